@@ -1,0 +1,149 @@
+"""Dialogues, the actions an agent proposes, and the reference actions it is scored against.
+
+Turns count from 1 and intervals include both ends. A decision point lies after every user turn `u`: the agent has seen
+turns 1..u and has not answered yet, so an action "ready at u" may fire before the agent's next words.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Speaker = Literal["user", "agent"]
+Interval = tuple[int, int]
+
+_PUNCTUATION = re.compile(r"[\"'`.,;!?()\[\]]+(?=\s|$)|(?<!\S)[\"'`.,;!?()\[\]]+")
+
+
+class Status(StrEnum):
+    """Where an action stands [NOTES]. The paper's spelling READY_TO_TRIGGER reads as READY; case does not matter."""
+
+    PENDING = "PENDING"
+    READY = "READY"
+    TRIGGERED = "TRIGGERED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Status | None:
+        if not isinstance(value, str):
+            return None
+        spelling = value.strip().upper().replace(" ", "_").replace("-", "_")
+        return {"READY_TO_TRIGGER": cls.READY}.get(spelling) or cls.__members__.get(spelling)
+
+    @property
+    def rank(self) -> int:
+        """0, 1, 2 for PENDING, READY, TRIGGERED: duplicates collapse to the highest."""
+        return tuple(Status).index(self)
+
+
+def normalise(value: str) -> str:
+    """Parameter values are compared in this form: lower case, single spaces, no punctuation around words.
+
+    "Dr. Morgan" and "dr morgan" are equal; "11:30" and "1130" are not (punctuation inside a word stays) [INFERRED].
+    """
+    return " ".join(_PUNCTUATION.sub("", value.casefold()).split())
+
+
+class Turn(BaseModel):
+    """One message. `index` is 1-based."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(ge=1)
+    speaker: Speaker
+    text: str
+
+
+class Action(BaseModel):
+    """What the agent proposes at a decision point; parameters may be partial while PENDING."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    params: dict[str, str] = Field(default_factory=dict)
+    status: Status
+
+
+class Reference(BaseModel):
+    """An action that this dialogue calls for, and when.
+
+    `coverage` (o, c): the turns at which it is listed at all. `ready` (s, e): the turns at which it may fire; None is an
+    unknown window, which is masked and counted (`null_reason` says why). `observed_trigger`: the last turn the logged
+    agent had seen when it acted. `value_turns`: for each parameter the first turn at which its value had been said
+    (absent: never said literally); `values_seen`: the first turn at which all of them had been, None when one never was.
+    `variants`: other spellings of a value, as said in the dialogue, that count as equal to the one in `params`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    params: dict[str, str] = Field(default_factory=dict)
+    coverage: Interval | None = None
+    ready: Interval | None = None
+    observed_trigger: int | None = None
+    value_turns: dict[str, int] = Field(default_factory=dict)
+    values_seen: int | None = None
+    variants: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    null_reason: str = ""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Reference:
+        if self.coverage is not None and not 1 <= self.coverage[0] <= self.coverage[1]:
+            raise ValueError(f"reference {self.id!r}: coverage {self.coverage} is reversed or starts before turn 1")
+        if self.ready is None:
+            return self
+        if self.coverage is None:
+            raise ValueError(f"reference {self.id!r}: a ready window {self.ready} without coverage")
+        if not self.coverage[0] <= self.ready[0] <= self.ready[1] <= self.coverage[1]:
+            raise ValueError(f"reference {self.id!r}: ready {self.ready} is reversed or outside coverage {self.coverage}")
+        return self
+
+    def accepts(self, parameter: str, value: str) -> bool:
+        """Is `value` right for `parameter`: equal, after `normalise`, to the reference value or one of its variants?"""
+        if parameter not in self.params:
+            return False
+        said = normalise(value)
+        return said == normalise(self.params[parameter]) or any(
+            said == normalise(other) for other in self.variants.get(parameter, ())
+        )
+
+
+class Dialogue(BaseModel):
+    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the catalog)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    turns: tuple[Turn, ...]
+    references: tuple[Reference, ...] = ()
+    tools: tuple[str, ...] = ()
+    domain: str = ""
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dialogue:
+        if not self.turns:
+            raise ValueError(f"dialogue {self.id!r} has no turns")
+        if any(turn.index != position for position, turn in enumerate(self.turns, start=1)):
+            raise ValueError(f"dialogue {self.id!r}: turn indices are not 1..{len(self.turns)}")
+        seen: set[str] = set()
+        for reference in self.references:
+            if reference.id in seen:
+                raise ValueError(f"dialogue {self.id!r}: reference {reference.id!r} appears twice")
+            seen.add(reference.id)
+            if reference.coverage is not None and reference.coverage[1] > len(self.turns):
+                raise ValueError(
+                    f"dialogue {self.id!r}: reference {reference.id!r} covers turn {reference.coverage[1]} "
+                    f"of {len(self.turns)}"
+                )
+            if self.tools and reference.name not in self.tools:
+                raise ValueError(f"dialogue {self.id!r}: reference {reference.id!r} uses {reference.name!r}, not offered")
+        return self
+
+    @property
+    def decision_turns(self) -> tuple[int, ...]:
+        """The turns after which the agent decides: every user turn, 1-based."""
+        return tuple(turn.index for turn in self.turns if turn.speaker == "user")
