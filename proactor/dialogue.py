@@ -112,13 +112,19 @@ class Reference(BaseModel):
 
 
 class Dialogue(BaseModel):
-    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the catalog)."""
+    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the catalog).
+
+    `withdrawn`: actions that the user began and took back before they were ready. They are not called for, so a fire on
+    one is false; they are listed because until then they looked like any pending action (`coverage` says when), and a
+    policy that does not wait for the assent fires on them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(min_length=1)
     turns: tuple[Turn, ...]
     references: tuple[Reference, ...] = ()
+    withdrawn: tuple[Reference, ...] = ()
     tools: tuple[str, ...] = ()
     domain: str = ""
     source: str = ""
@@ -130,7 +136,7 @@ class Dialogue(BaseModel):
         if any(turn.index != position for position, turn in enumerate(self.turns, start=1)):
             raise ValueError(f"dialogue {self.id!r}: turn indices are not 1..{len(self.turns)}")
         seen: set[str] = set()
-        for reference in self.references:
+        for reference in (*self.references, *self.withdrawn):
             if reference.id in seen:
                 raise ValueError(f"dialogue {self.id!r}: reference {reference.id!r} appears twice")
             seen.add(reference.id)
