@@ -1,0 +1,34 @@
+"""What every test shares: the folder of real data, and few threads, since several test processes share the cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: it reads this once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would download something is a mistake
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with the real dialogues and tokenizer: $PROACTOR_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("PROACTOR_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set PROACTOR_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return ROOT
