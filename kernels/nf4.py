@@ -1,0 +1,237 @@
+"""NF4 weights with (optionally nested) block scales: quantise, hold, dequantise.
+
+A weight of n values is cut, in row-major order, into blocks of 64. Each block keeps its largest magnitude (`absmax`)
+and each value a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation stores the block
+scales themselves in 8 bits. The layout is the one that bitsandbytes writes, so that its checkpoints are read as they
+are and ours are read by it:
+
+    packed[j]  = index[2j] << 4 | index[2j + 1]                                          (high nibble first)
+    scale[b]   = nested_code[absmax[b]] * nested_absmax[b // 256] + nested_offset         (nested), or absmax[b]
+    weight[i]  = code[index[i]] * scale[i // 64], in fp32, rounded to the dtype last
+
+[PAPER] QLoRA for the quantiles and the double quantisation; [CODE] bitsandbytes 0.50 for bits and rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64
+NESTED_BLOCK = 256
+# Values handled at once: bounds the fp32 temporaries of a 70-million-value weight to a few MiB. A multiple of every
+# legal block size.
+CHUNK = 1 << 20
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+NF4_CODE = torch.tensor(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+    dtype=torch.float32,
+)  # fmt: skip
+"""The sixteen levels, f32 [16], ascending. [CODE] bitsandbytes `_NF4_QUANT_TABLE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NF4Tensor:
+    """A quantised weight [N, K] as stored.
+
+    `packed` u8 [ceil(N * K / 2)]; `absmax` f32 [blocks], or u8 [blocks] when nested; `code` f32 [16]; `nested_absmax`
+    f32 [ceil(blocks / nested_blocksize)] and `nested_code` f32 [256] are None when the scales are single-level;
+    `dtype` is the dtype of the weight before quantisation, and the default of `dequantize`.
+    """
+
+    packed: Tensor
+    absmax: Tensor
+    code: Tensor
+    nested_absmax: Tensor | None
+    nested_code: Tensor | None
+    nested_offset: float
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    blocksize: int = BLOCK
+    nested_blocksize: int = NESTED_BLOCK
+
+    def __post_init__(self) -> None:
+        size = self.shape[0] * self.shape[1]
+        blocks = -(-size // self.blocksize)
+        if self.packed.dtype != torch.uint8 or self.packed.shape != ((size + 1) // 2,):
+            got = f"{self.packed.dtype} {list(self.packed.shape)}"
+            raise ValueError(f"packed is {got}, {size} values need u8 [{(size + 1) // 2}]")
+        scale_dtype = torch.float32 if self.nested_absmax is None else torch.uint8
+        if self.absmax.dtype != scale_dtype or self.absmax.shape != (blocks,):
+            raise ValueError(f"absmax is {self.absmax.dtype} {list(self.absmax.shape)}, not {scale_dtype} [{blocks}]")
+        if self.code.shape != (16,):
+            raise ValueError(f"code has shape {list(self.code.shape)}, not [16]")
+        if (self.nested_absmax is None) != (self.nested_code is None):
+            raise ValueError("nested_absmax and nested_code come together or not at all")
+        if self.nested_absmax is not None and self.nested_code is not None:
+            nested = -(-blocks // self.nested_blocksize)
+            if self.nested_absmax.shape != (nested,) or self.nested_code.shape != (256,):
+                raise ValueError(
+                    f"nested_absmax {list(self.nested_absmax.shape)} and nested_code {list(self.nested_code.shape)} "
+                    f"should be [{nested}] and [256]"
+                )
+
+    @property
+    def nested(self) -> bool:
+        """Whether the block scales are themselves quantised."""
+        return self.nested_absmax is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bytes live."""
+        return self.packed.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, scales and tables included."""
+        parts = (self.packed, self.absmax, self.code, self.nested_absmax, self.nested_code)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def to(self, device: torch.device | str) -> NF4Tensor:
+        """The same weight on `device`; bits unchanged."""
+        return replace(
+            self,
+            packed=self.packed.to(device),
+            absmax=self.absmax.to(device),
+            code=self.code.to(device),
+            nested_absmax=None if self.nested_absmax is None else self.nested_absmax.to(device),
+            nested_code=None if self.nested_code is None else self.nested_code.to(device),
+        )
+
+    def scales(self) -> Tensor:
+        """Block scales f32 [blocks] (the formula of the module docstring)."""
+        if self.nested_absmax is None or self.nested_code is None:
+            return self.absmax
+        coarse = self.nested_absmax.repeat_interleave(self.nested_blocksize)[: self.absmax.numel()]
+        # Two roundings, multiplication then addition: a fused multiply-add would differ from bitsandbytes in the last
+        # bit.
+        return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight [N, K] in `dtype` (default: its own), bit-identical to bitsandbytes' `dequantize_4bit`."""
+        return dequantize_nf4(self, dtype)
+
+
+def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns [N, K]."""
+    target = weight.dtype if dtype is None else dtype
+    size = weight.shape[0] * weight.shape[1]
+    scales = weight.scales()
+    high, low = weight.code.repeat_interleave(16), weight.code.repeat(16)
+    pairs = torch.stack((high, low), dim=1)  # [256, 2]: both values of a byte in one look-up
+    out = torch.empty(size, dtype=target, device=weight.device)
+    for start in range(0, size, CHUNK):
+        stop = min(start + CHUNK, size)
+        values = F.embedding(weight.packed[start // 2 : (stop + 1) // 2].int(), pairs).flatten()
+        part = scales[start // weight.blocksize : -(-stop // weight.blocksize)]
+        whole = values.numel() // weight.blocksize * weight.blocksize
+        values[:whole].view(-1, weight.blocksize).mul_(part[: whole // weight.blocksize, None])
+        values[whole:].mul_(part[-1])
+        out[start:stop] = values[: stop - start]
+    return out.view(weight.shape)
+
+
+def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None = None) -> NF4Tensor:
+    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4, blocks of 64; `nested` also quantises the block scales to
+    8 bits.
+
+    Bit-identical on a CPU to bitsandbytes' `quantize_4bit(..., compress_statistics=nested, quant_type="nf4")`, and the
+    same bits on every device. `dtype` is what `dequantize` will return by default (the weight's own when None).
+
+    Raises ValueError for anything but a two-dimensional floating weight, and for values that are not finite.
+    """
+    if weight.ndim != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
+        got = f"{weight.dtype} {list(weight.shape)}"
+        raise ValueError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
+    flat = weight.detach().reshape(-1)
+    size = flat.numel()
+    midpoints = ((NF4_CODE[:-1] + NF4_CODE[1:]) / 2).to(flat.device)
+    packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
+    absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
+    for start in range(0, size, CHUNK):
+        values = flat[start : start + CHUNK].float()
+        scaled, scales = _scale_blocks(values)
+        absmax[start // BLOCK : start // BLOCK + scales.numel()] = scales
+        index = torch.bucketize(F.pad(scaled, (0, scaled.numel() % 2)), midpoints, out_int32=True).to(torch.uint8)
+        packed[start // 2 : start // 2 + index.numel() // 2] = index[::2] << 4 | index[1::2]
+    if not bool(torch.isfinite(absmax).all()):
+        raise ValueError("the weight holds values that are not finite")
+    own = weight.dtype if dtype is None else dtype
+    shape = (weight.shape[0], weight.shape[1])
+    code = NF4_CODE.to(flat.device)
+    if not nested:
+        return NF4Tensor(packed, absmax, code, None, None, 0.0, shape, own)
+    # The mean's summation order differs between devices: take it on the CPU, so that the same weight gives the same
+    # bits everywhere.
+    offset = absmax.cpu().mean()
+    indices, nested_absmax = _quantize_scales(absmax - offset.to(absmax.device))
+    return NF4Tensor(packed, indices, code, nested_absmax, dynamic_code().to(flat.device), offset.item(), shape, own)
+
+
+def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [m] f32 divided by their block's largest magnitude, and these magnitudes [ceil(m / 64)].
+
+    A short last block is divided and keeps a floor of 1e-38; whole blocks are multiplied by a reciprocal:
+    bitsandbytes' own rounding.
+    """
+    whole = values.numel() // BLOCK * BLOCK
+    blocks = values[:whole].view(-1, BLOCK)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = (blocks * (1.0 / absmax.clamp(min=1e-38))[:, None]).clamp_(-1, 1).view(-1)
+    if whole == values.numel():
+        return scaled, absmax
+    rest = values[whole:]
+    last = rest.abs().amax().clamp(min=1e-38)
+    return torch.cat((scaled, (rest / last).clamp_(-1, 1))), torch.cat((absmax, last[None]))
+
+
+def _quantize_scales(values: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit dynamic quantisation of f32 [m] in blocks of 256: indices u8 [m] and f32 block magnitudes [ceil(m / 256)].
+
+    [CODE] bitsandbytes' CPU kernel looks the nearest level up in a table over 65,536 steps of [-1, 1]; so does this,
+    because rounding to the nearest level directly would differ from it for two scales in a thousand.
+    """
+    size = values.numel()
+    blocks = F.pad(values, (0, -size % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
+    absmax = blocks.abs().amax(dim=1)
+    inverse = torch.where(absmax > 0, 1.0 / absmax, torch.zeros_like(absmax))
+    steps = (blocks * inverse[:, None]).add_(1.0).mul_(32767.5).add_(0.5).floor_()
+    table = torch.arange(65536, dtype=torch.float64, device=values.device).mul_(2.0 / 65535).sub_(1.0).float()
+    code = dynamic_code().to(values.device)
+    levels = torch.bucketize(table, (code[:-1] + code[1:]) / 2).to(torch.uint8)
+    indices = levels[steps.long().clamp_(0, 65535)] * (absmax > 0)[:, None]  # a block of zeros is all index 0
+    return indices.view(-1)[:size].contiguous(), absmax
+
+
+@cache
+def dynamic_code() -> Tensor:
+    """The 256 signed levels of dynamic 8-bit quantisation, f32, ascending.
+
+    Level = sign * 10^(e - 6) * (centre of a cell of [0.1, 1] cut into 2^e cells), e = 0..6, with 0 and 1 added.
+    [PAPER] 8-bit Optimizers via Block-wise Quantization; [CODE] bitsandbytes `create_dynamic_map`.
+    """
+    levels = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1.0, 2**exponent + 1, dtype=torch.float32)
+        centres = 10 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2.0)
+        levels += centres.tolist() + (-centres).tolist()
+    return torch.tensor(sorted(levels), dtype=torch.float32)
+
+
+def nf4_nbytes(shape: tuple[int, int], nested: bool = True) -> int:
+    """Bytes of an `NF4Tensor` of this shape, its tables included: what a memory plan needs before anything is
+    loaded."""
+    size = math.prod(shape)
+    blocks = -(-size // BLOCK)
+    scales = blocks + 4 * (-(-blocks // NESTED_BLOCK)) + 4 * 256 if nested else 4 * blocks
+    return (size + 1) // 2 + scales + 4 * 16
