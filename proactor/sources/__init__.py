@@ -1,0 +1,53 @@
+"""One reader a corpus, and the generator of synthetic dialogues, behind one function: `load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from proactor.sources.base import SPLITS, Corpus, SourceError, Split, split_of
+
+__all__ = ["NAMES", "SPLITS", "Corpus", "SourceError", "Split", "load", "split_of"]
+
+NAMES = ("synthetic", "sgd", "star", "abcd")
+
+
+def load(
+    name: str,
+    path: str | Path | None = None,
+    split: Split | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    **opts: Any,
+) -> Corpus:
+    """The dialogues of corpus `name` ("synthetic", "sgd", "star" or "abcd").
+
+    Args:
+        path: folder (or file) of a real corpus; not used by "synthetic".
+        split: "train", "dev", "test" or None for all; by a hash of the dialogue id, 80/10/10.
+        limit: at most this many dialogues, a sample that depends on `seed` and grows by prefix; the rest is not parsed.
+        seed: of the sample, and of the generator.
+        opts: options of the reader (`SyntheticOptions`, `SgdOptions`, …); unknown ones are refused by name.
+
+    Raises:
+        SourceError: one line, `file:line: what`, for missing files and for empty or malformed lines.
+        ValueError: an unknown corpus, split or option.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit {limit} is negative")
+    if name == "synthetic":
+        if path is not None:
+            raise ValueError(f"the synthetic corpus has no path (got {path})")
+        from proactor.sources import synthetic
+
+        return synthetic.load(split, limit, seed, **opts)
+    from proactor.sources import abcd, sgd, star
+
+    readers = {"sgd": sgd.load, "star": star.load, "abcd": abcd.load}
+    if name not in readers:
+        raise ValueError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
+    if path is None:
+        raise ValueError(f"corpus {name!r} needs a path")
+    return readers[name](Path(path), split, limit, seed, **opts)
