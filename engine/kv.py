@@ -92,6 +92,11 @@ class PagePool:
         """Pages referenced by live sequences or pinned as the source of a copy."""
         return self.num_pages - self.available
 
+    @property
+    def live(self) -> int:
+        """Sequences that are open."""
+        return len(self._live)
+
     def pages_for(self, tokens: int) -> int:
         """Pages that `tokens` tokens occupy."""
         return -(-tokens // self.page_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 
 @dataclass(slots=True, eq=False)
@@ -127,3 +128,41 @@ def search(tree: Tree, ids: Ids[int], size: int) -> Match:
     if needed > overlap:
         return Match(tuple(nodes), source, overlap, wait, needed)
     return Match(tuple(nodes), source, overlap)
+
+
+def common_length(a: list[int], b: list[int]) -> int:
+    """`common_prefix` of long lists: halves slices, which compare at C speed."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def sharing_order(prompts: list[list[int]]) -> list[int]:
+    """Order in which prompts that arrive together are best computed: walks their trie, the branch with most prompts first.
+
+    Of the turns of one dialogue (each a longer piece of the trunk with a tail of its own) the deepest comes first: it
+    computes the trunk, and all others need only their tails from the next step on. Shallow first, every turn would wait
+    for the one before. Prompts that share nothing, and branches of equal weight, keep their order.
+    """
+    ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
+    depth = [common_length(prompts[a], prompts[b]) for a, b in pairwise(ranked)]
+    order: list[int] = []
+    stack = [(0, len(ranked))] if ranked else []
+    while stack:
+        first, end = stack.pop()
+        if end - first == 1:
+            order.append(ranked[first])
+            continue
+        shared = min(depth[first : end - 1])
+        cuts = [k + 1 for k in range(first, end - 1) if depth[k] == shared]
+        branches = [
+            (-(hi - lo) if shared else 0, min(ranked[lo:hi]), lo, hi)
+            for lo, hi in zip([first, *cuts], [*cuts, end], strict=True)
+        ]
+        stack.extend((lo, hi) for _, _, lo, hi in sorted(branches, reverse=True))
+    return order
