@@ -1,0 +1,282 @@
+"""Model folders in Hugging Face's layout: weights in, quantised one tensor at a time on the way if asked; 4-bit folders out.
+
+Everything that can be wrong with a folder is found from its headers before a weight is read, and is one line that names file and tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from proactor.engine import bnb4bit
+from proactor.engine.files import atomic_folder
+from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
+from proactor.engine.shards import INDEX, SINGLE, Shards, one_line
+from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
+
+__all__ = ["CheckpointError", "load_weights", "resolve_model", "save_bnb4bit", "weight_shapes"]
+
+Quantization = Literal["auto", "nf4", "none"]
+Weights = dict[str, Tensor | NF4Tensor]
+
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.jinja",
+    "generation_config.json",
+)
+MODEL_FILES = ("*.safetensors", INDEX, "config.json", *TOKENIZER_FILES)
+PLAIN_DTYPES = ("F32", "F16", "BF16")
+
+
+def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """A local folder as it is, or a Hub repository downloaded (or found in the offline cache) at `revision`.
+
+    Raises CheckpointError when it is neither, naming what was asked for.
+    """
+    path = Path(path_or_hub_id).expanduser()
+    if path.is_dir():
+        return path
+    name = str(path_or_hub_id)
+    if path.exists():
+        raise CheckpointError(f"{name}: is a file; a model is a folder with config.json and safetensors files")
+    if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"{name}: no such folder")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"{name}{at}: no such folder, and not available from the Hub: {one_line(error)}"
+        ) from error
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor a checkpoint of this model must hold, by Hugging Face's name, in reading order; `lm_head.weight` unless tied."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    linears = {
+        "self_attn.q_proj": (queries, hidden, config.qkv_bias),
+        "self_attn.k_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.v_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.o_proj": (hidden, queries, config.o_bias),
+        "mlp.gate_proj": (inner, hidden, config.mlp_bias),
+        "mlp.up_proj": (inner, hidden, config.mlp_bias),
+        "mlp.down_proj": (hidden, inner, config.mlp_bias),
+    }
+    layer: dict[str, tuple[int, ...]] = {}
+    for name, (rows, columns, bias) in linears.items():
+        layer[f"{name}.weight"] = (rows, columns)
+        if bias:
+            layer[f"{name}.bias"] = (rows,)
+    layer |= {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+    if config.qk_norm:
+        layer |= {"self_attn.q_norm.weight": (config.head_dim,), "self_attn.k_norm.weight": (config.head_dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    for index in range(config.num_layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    return shapes
+
+
+def is_linear(name: str) -> bool:
+    """Whether a tensor name is one of the seven quantisable linears' weight."""
+    return name.startswith("model.layers.") and name.endswith("_proj.weight")
+
+
+def load_weights(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    quantization: Quantization = "auto",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Weights:
+    """Every tensor of `weight_shapes(config)`, by name, on `device`; plain ones in `dtype` (None: as stored).
+
+    The seven linears of a layer become NF4Tensor where the folder stores them in bitsandbytes' 4 bits ("auto", "nf4": bytes as stored,
+    modules that were skipped there stay plain), or where `quantization="nf4"` is asked of a plain folder: each is then quantised, with
+    double quantisation, before the next one is read. "none" dequantises a 4-bit folder. `progress(done, total)` is called per tensor.
+
+    Raises CheckpointError for anything missing, unexpected, malformed, of another shape than `config` says, or not finite.
+    """
+    path = Path(folder)
+    stored_4bit = bnb4bit.is_4bit(read_json(path / "config.json"), str(path / "config.json"))
+    shapes = weight_shapes(config)
+    weights: Weights = {}
+    with Shards(path) as shards:
+        _check(shards, shapes, config.tie_embeddings)
+        for done, (name, shape) in enumerate(shapes.items(), 1):
+            if name + bnb4bit.STATE in shards:
+                weights[name] = _load_quantized(shards, name, shape, quantization, dtype, device)
+            else:
+                quantize = quantization == "nf4" and not stored_4bit and is_linear(name)
+                weights[name] = _load_plain(shards, name, quantize, dtype, device)
+            if progress is not None:
+                progress(done, len(shapes))
+    return weights
+
+
+def _check(shards: Shards, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    """Names, shapes and dtypes, from the headers alone."""
+    missing = [name for name in shapes if name not in shards]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise shards.error(missing[0], f"missing{more}")
+    parts = {name + part for name in shapes if name + bnb4bit.STATE in shards for part in bnb4bit.PARTS}
+    for name in shards.names():
+        if name in shapes or name in parts or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if tied and name == "lm_head.weight":
+            _check_tied(shards)
+        elif ".quant_state." in name:
+            raise shards.error(
+                name, f"quantisation {name.rpartition('__')[2]!r} is not supported, only bitsandbytes nf4"
+            )
+        elif name.rpartition(".weight.")[0] + ".weight" in shapes and name.endswith(bnb4bit.PARTS):
+            raise shards.error(name.rpartition(".weight.")[0] + ".weight" + bnb4bit.STATE, "missing")
+        else:
+            raise shards.error(name, "unexpected: config.json describes a model without it")
+    for name, shape in shapes.items():
+        if name + bnb4bit.STATE in shards:
+            continue
+        if shards.dtype(name) not in PLAIN_DTYPES:
+            what = (
+                "and has no quant_state"
+                if shards.dtype(name) == "U8"
+                else f"only {', '.join(PLAIN_DTYPES)} are supported"
+            )
+            raise shards.error(name, f"is {shards.dtype(name)}, {what}")
+        if shards.shape(name) != shape:
+            raise shards.error(
+                name, f"shape {list(shards.shape(name))} contradicts config.json, which needs {list(shape)}"
+            )
+
+
+def _check_tied(shards: Shards) -> None:
+    """A tied folder may repeat the embedding as its head, but not hold another head."""
+    embed, head = "model.embed_tokens.weight", "lm_head.weight"
+    if shards.shape(head) != shards.shape(embed) or not torch.equal(shards.read(head), shards.read(embed)):
+        raise shards.error(head, f"differs from {embed}, though config.json ties them (tie_word_embeddings)")
+
+
+def _load_quantized(
+    shards: Shards,
+    name: str,
+    shape: tuple[int, ...],
+    quantization: Quantization,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Tensor | NF4Tensor:
+    if len(shape) != 2:
+        raise shards.error(name, "only two-dimensional weights can be quantised")
+    tensor = bnb4bit.unpack(shards, name, (shape[0], shape[1]), device)
+    if quantization != "none" and is_linear(name):
+        return tensor
+    return tensor.dequantize(dtype)
+
+
+def _load_plain(
+    shards: Shards, name: str, quantize: bool, dtype: torch.dtype | None, device: torch.device | str
+) -> Tensor | NF4Tensor:
+    tensor = shards.read(name)
+    if quantize:
+        try:
+            return quantize_nf4(tensor.to(device), dtype=dtype)
+        except ValueError as error:
+            raise shards.error(name, str(error)) from error
+    converted = tensor.to(device, dtype or tensor.dtype, copy=True)
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(converted))).all()):
+        finite = bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+        what = f"does not fit {dtype}: pick another dtype" if finite else "holds values that are not finite"
+        raise shards.error(name, what)
+    return converted
+
+
+def save_bnb4bit(
+    folder: str | Path,
+    config_json: Mapping[str, Any],
+    tensors: Mapping[str, Tensor | NF4Tensor],
+    tokenizer_from: str | Path | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a folder that `load_weights`, and transformers with bitsandbytes, load: NF4Tensors in 4 bits, the rest as they are.
+
+    `config_json` is the model's config.json; its `quantization_config` is set here. `tokenizer_from` is a folder whose tokenizer files
+    (and generation_config.json) are copied. Files are split above `shard_bytes`. Atomic: on any failure an earlier save is untouched.
+
+    Raises CheckpointError when the folder cannot be written.
+    """
+    plain = [name.removesuffix(".weight") for name, t in tensors.items() if is_linear(name) and isinstance(t, Tensor)]
+    quantized = [t for t in tensors.values() if isinstance(t, NF4Tensor)]
+    config = dict(config_json)
+    if quantized:
+        nested = any(t.nested for t in quantized)
+        config["quantization_config"] = bnb4bit.quantization_config(["lm_head", *plain], nested, quantized[0].dtype)
+    else:
+        config.pop("quantization_config", None)
+    try:
+        with atomic_folder(folder, owned=MODEL_FILES) as temporary:
+            (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if tokenizer_from is not None:
+                _copy_tokenizer(Path(tokenizer_from), temporary)
+            _write_shards(temporary, tensors, shard_bytes)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
+        ) from error
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}):
+        shutil.copyfile(path, target / path.name)
+
+
+def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> None:
+    """One file, or numbered shards with an index; only one shard's tensors are on the CPU at a time."""
+    plan = list(_plan_shards(tensors, shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(plan, 1):
+        file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+        parts: dict[str, Tensor] = {}
+        for name in names:
+            tensor = tensors[name]
+            parts |= (
+                bnb4bit.pack(name, tensor)
+                if isinstance(tensor, NF4Tensor)
+                else {name: tensor.detach().cpu().contiguous()}
+            )
+        save_file(parts, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(parts, file)
+    if len(plan) > 1:
+        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _plan_shards(tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, tensor in tensors.items():
+        if names and held + tensor.nbytes > shard_bytes:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += tensor.nbytes
+    yield names

@@ -1,0 +1,119 @@
+"""The tensors of a Hugging Face folder, one at a time, from one safetensors file or from shards with an index.
+
+Opening reads every header, so that a truncated file, a missing shard or a missing tensor is known before any weight is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from proactor.engine.model_config import CheckpointError, read_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class Shards:
+    """Read access by tensor name. Use as a context manager: files stay mapped until it ends."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._files: dict[Path, Any] = {}
+        self._where = self._locate()
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.clear()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def names(self) -> list[str]:
+        """Every tensor name, in file order."""
+        return list(self._where)
+
+    def path(self, name: str) -> Path:
+        """The file that holds (or should hold) the tensor."""
+        return self._where.get(name, self.source)
+
+    def error(self, name: str, what: str) -> CheckpointError:
+        """A CheckpointError about one tensor, naming its file."""
+        return CheckpointError(f"{self.path(name)}: {name}: {what}")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """From the header, without reading the tensor."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Safetensors' name of the dtype ("BF16", "U8", ...), from the header."""
+        return str(self._slice(name).get_dtype())
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as stored, on the CPU. It may share memory with the file: copy what is kept."""
+        if name not in self._where:
+            raise self.error(name, "missing")
+        try:
+            tensor: Tensor = self._files[self._where[name]].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise self.error(name, one_line(error)) from error
+        return tensor
+
+    @property
+    def source(self) -> Path:
+        """The index, or the single file when there is none."""
+        index = self.folder / INDEX
+        return index if index.exists() else self.folder / SINGLE
+
+    def _slice(self, name: str) -> Any:
+        if name not in self._where:
+            raise self.error(name, "missing")
+        return self._files[self._where[name]].get_slice(name)
+
+    def _locate(self) -> dict[str, Path]:
+        source = self.source
+        if source.name == SINGLE:
+            if not source.exists():
+                others = sorted(p.name for p in self.folder.glob("*.bin")) + sorted(
+                    p.name for p in self.folder.glob("*.pt*")
+                )
+                hint = f" (found {others[0]}: only safetensors files are read)" if others else ""
+                raise CheckpointError(f"{source}: no such file, and no {INDEX} beside it{hint}")
+            return dict.fromkeys(self._open(source), source)
+        weight_map = read_json(source).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+            raise CheckpointError(f"{source}: weight_map: should map tensor names to file names")
+        held: dict[str, set[str]] = {}
+        for shard in sorted(set(weight_map.values())):
+            if Path(shard).name != shard:
+                raise CheckpointError(f"{source}: weight_map: {shard!r} is not a file name")
+            if not (self.folder / shard).exists():
+                raise CheckpointError(f"{self.folder / shard}: this shard is named by {INDEX} but is missing")
+            held[shard] = set(self._open(self.folder / shard))
+        for name, shard in weight_map.items():
+            if name not in held[shard]:
+                raise CheckpointError(f"{self.folder / shard}: {name}: missing, though {INDEX} places it here")
+        return {name: self.folder / shard for name, shard in weight_map.items()}
+
+    def _open(self, path: Path) -> list[str]:
+        try:
+            opened: Any = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: truncated or corrupted safetensors file: {one_line(error)}") from error
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror or one_line(error)}") from error
+        self._files[path] = opened
+        return list(opened.keys())
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without line breaks."""
+    return " ".join(str(error).split())
