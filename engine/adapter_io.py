@@ -1,0 +1,187 @@
+"""LoRA adapters in PEFT's layout: `adapter_config.json` beside `adapter_model.safetensors`.
+
+What PEFT writes and this project trains with is one plain low-rank pair per linear, one rank and one scale for all. Every PEFT setting
+that would make the same tensors mean something else is refused by name rather than dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from proactor.engine.config import Target
+from proactor.engine.files import atomic_folder
+from proactor.engine.lora import MODULE, shapes
+from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
+from proactor.engine.shards import one_line
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TARGETS: dict[str, Target] = {module: target for target, module in MODULE.items()}
+LEAF: dict[str, str] = {target: module.rpartition(".")[2] for target, module in MODULE.items()}
+
+# Settings that say how an adapter was made or where it applies, but not what its tensors mean.
+HARMLESS = frozenset(
+    {
+        "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "inference_mode",
+        "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout",
+        "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "runtime_config",
+        "target_modules", "task_type", "use_rslora",
+    }
+)  # fmt: skip
+# Initialisations that subtract from the base weights: their tensors fit only the base that was changed with them.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+Pairs = dict[str, tuple[Tensor, Tensor]]
+
+
+def write_peft(
+    folder: str | Path,
+    tensors: Mapping[str, tuple[Tensor, Tensor]],
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    base_model: str | None = None,
+) -> None:
+    """Write `tensors`, {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}, as an adapter that PEFT loads.
+
+    The adapter adds (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier save survives any failure,
+    and files in the folder that are not an adapter's stay. Raises CheckpointError when it cannot be written.
+    """
+    leaves = sorted({LEAF.get(target, target) for target in targets})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": 0.0,
+        "target_modules": leaves,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    flat: dict[str, Tensor] = {}
+    for name, (a, b) in tensors.items():
+        if a.shape[0] != rank or b.shape[1] != rank:
+            raise CheckpointError(f"{folder}: {name}: A {list(a.shape)} and B {list(b.shape)} are not of rank {rank}")
+        # copies: the training buffer's views share memory, which safetensors refuses
+        flat[f"{PREFIX}{name}.lora_A.weight"] = a.detach().cpu().clone(memory_format=torch.contiguous_format)
+        flat[f"{PREFIX}{name}.lora_B.weight"] = b.detach().cpu().clone(memory_format=torch.contiguous_format)
+    try:
+        with atomic_folder(folder, owned=(CONFIG, "adapter_model.*")) as temporary:
+            (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            save_file(flat, temporary / TENSORS, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
+        ) from error
+
+
+def read_peft(folder: str | Path, config: ModelConfig | None = None) -> tuple[Pairs, int, float, tuple[Target, ...]]:
+    """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets); tensors as stored, on the CPU.
+
+    The scale is alpha / rank whatever PEFT's convention was: a rank-stabilised adapter comes back with alpha * sqrt(rank). With `config`,
+    layers and shapes are checked against the model. Raises CheckpointError, naming file and key or tensor, for anything that cannot
+    be represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
+    """
+    path = Path(folder)
+    rank, alpha = _read_config(path / CONFIG)
+    stored = _read_tensors(path / TENSORS)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in stored.items():
+        match = re.fullmatch(
+            r"base_model\.model\.(model\.layers\.\d+\.(\w+\.\w+))\.lora_([AB])(?:\.default)?\.weight", key
+        )
+        if match is None or match[2] not in TARGETS:
+            raise CheckpointError(
+                f"{path / TENSORS}: {key}: not the low-rank half of a supported linear ({', '.join(TARGETS)})"
+            )
+        halves.setdefault(match[1], {})[match[3]] = tensor
+    pairs: Pairs = {}
+    for name, half in sorted(halves.items(), key=lambda item: _order(item[0])):
+        if len(half) != 2:
+            raise CheckpointError(f"{path / TENSORS}: {name}: lora_{'B' if 'A' in half else 'A'} is missing")
+        _check_pair(f"{path / TENSORS}: {name}", name, half["A"], half["B"], rank, config)
+        pairs[name] = (half["A"], half["B"])
+    if not pairs:
+        raise CheckpointError(f"{path / TENSORS}: holds no adapter tensors")
+    present = {TARGETS[name.split(".", 3)[3]] for name in pairs}
+    return pairs, rank, alpha, tuple(target for target in MODULE if target in present)
+
+
+def _order(name: str) -> tuple[int, int]:
+    layer, module = name.split(".", 3)[2:]
+    return int(layer), list(TARGETS).index(module)
+
+
+def _read_config(path: Path) -> tuple[int, float]:
+    """Rank and effective alpha, after every setting was checked."""
+    values = read_json(path)
+
+    def refuse(key: str, what: str) -> CheckpointError:
+        return CheckpointError(f"{path}: {key}: {what}")
+
+    if values.get("peft_type") != "LORA":
+        raise refuse("peft_type", f"{values.get('peft_type')!r} is not supported, only LORA")
+    for key, value in values.items():
+        if key not in HARMLESS and value:
+            raise refuse(key, f"{value!r} is not supported")
+    if values.get("bias", "none") != "none":
+        raise refuse("bias", f"{values['bias']!r} is not supported, only 'none'")
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        raise refuse(
+            "init_lora_weights", f"{start!r} changes the base weights; convert it to a plain LoRA in PEFT first"
+        )
+    rank, alpha = values.get("r"), values.get("lora_alpha")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
+        raise refuse("r", f"should be a positive integer, not {rank!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise refuse("lora_alpha", f"should be a number, not {alpha!r}")
+    return rank, float(alpha) * (math.sqrt(rank) if values.get("use_rslora") else 1.0)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file (only safetensors adapters are read)")
+    try:
+        opened: Any = safe_open(path, framework="pt")
+        with opened as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dictionary
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated or corrupted safetensors file: {one_line(error)}") from error
+
+
+def _check_pair(where: str, name: str, a: Tensor, b: Tensor, rank: int, config: ModelConfig | None) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
+        raise CheckpointError(
+            f"{where}: A {list(a.shape)} and B {list(b.shape)} are not of rank {rank}, which {CONFIG} gives"
+        )
+    for half, tensor in (("lora_A", a), ("lora_B", b)):
+        if not tensor.dtype.is_floating_point or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{where}: {half} holds values that are not finite")
+    if config is None:
+        return
+    layer, module = name.split(".", 3)[2:]
+    if int(layer) >= config.num_layers:
+        raise CheckpointError(f"{where}: the model has only {config.num_layers} layers")
+    rows, columns = shapes(config)[TARGETS[module]]
+    if a.shape[1] != columns or b.shape[0] != rows:
+        raise CheckpointError(
+            f"{where}: A {list(a.shape)} and B {list(b.shape)} do not fit the model's linear [{rows}, {columns}]"
+        )
