@@ -1,0 +1,252 @@
+"""Turn rewards, and how a config names one: from the registry, or `module:function` in TRL's signature.
+
+A reward function takes `(prompts, completions, **columns)` and returns one float a completion; completions are texts or message
+lists. Columns of the built-in ones, one value a completion: `dialogue` (Dialogue), `turn` (int), `board` (Board, optional).
+
+Families are confirmed [NOTES, methods 1.6], bodies [INFERRED]. Choices where the methods leave room, all [INFERRED]:
+- Open means: coverage contains the turn, window known, not on the board. Masked actions leave the turn as if not proposed.
+- A repeat (on the board, or a second fire on one reference in the same turn) is false.
+- Due for the last time means that no later decision turn lies in the ready window.
+- An entry that could not be read is a false action without similarity, so an unparsable output gets the floor, `-false`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
+
+from proactor.board import EMPTY, Board
+from proactor.dialogue import Action, Dialogue
+from proactor.matching import THETA, Judged, Timing, judge
+from proactor.metrics import Contribution, early_weight, score_dialogue
+from proactor.parse import Parsed, parse
+from proactor.windows import due_at, open_at, ready_at
+
+RewardFunction = Callable[..., Sequence[float]]
+
+
+class RewardError(ValueError):
+    """A reward that is unknown, raised, or gave something other than one finite number a completion."""
+
+
+@runtime_checkable
+class TurnReward(Protocol):
+    """A built-in reward: `parts` scores one decision and names what it is made of, under "reward" the sum."""
+
+    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]: ...
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedMetric:
+    """`consistency * RAC + timing * T_u - false * F_u` [INFERRED weights 0.5, 0.4, 0.1].
+
+    For n actions proposed: RAC = mean similarity to the nearest open reference, `T_u = (#early + #on_time) / n`,
+    `F_u = #false / n`. For an empty proposal: RAC 1 if nothing is open else 0, T_u 0 if a reference is due for the last time
+    else 1, F_u 0.
+
+    The defaults are the methods' formula. Under it an early fire is worth as much as one on time, and waiting for an assent costs
+    RAC at every turn, so that on synthetic dialogues firing as soon as the values are known (0.77) beats perfect timing
+    (0.73). Three options make perfect timing the optimum [INFERRED]:
+    `early`: worth of an early fire in T_u, a number, or "linear" for the weight of PT_w;
+    `waiting`: an empty proposal is inconsistent while something is "open" or only while it is "ready";
+    `pending`: worth in T_u of a PENDING action that is covered and not ready yet.
+    """
+
+    consistency: float = 0.5
+    timing: float = 0.4
+    false: float = 0.1
+    early: float | Literal["linear"] = 1.0
+    waiting: Literal["open", "ready"] = "open"
+    pending: float = 0.0
+    theta: float = THETA
+
+    def __post_init__(self) -> None:
+        if self.early != "linear" and not isinstance(self.early, int | float):
+            raise RewardError(f"reward weighted_metric: early is a number or 'linear', not {self.early!r}")
+        if self.waiting not in ("open", "ready"):
+            raise RewardError(f"reward weighted_metric: waiting is 'open' or 'ready', not {self.waiting!r}")
+
+    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
+        """{"reward", "rac", "max_rac", "timing", "false", "unread"}, all finite."""
+        judged = judge(dialogue, turn, parsed.actions, fired=board.fired, theta=self.theta)
+        kept = [j for j in judged if not j.masked]
+        unread = sum(parsed.unread.values())
+        n = len(kept) + unread
+        if n == 0:
+            wanted = open_at(dialogue, turn) if self.waiting == "open" else ready_at(dialogue, turn)
+            rac = max_rac = float(all(r.ready is None or r.id in board.fired for r in wanted))
+            in_time, false = float(all(r.id in board.fired for r in due_at(dialogue, turn))), 0.0
+        else:
+            rac, max_rac = sum(j.similarity for j in kept) / n, max((j.similarity for j in kept), default=0.0)
+            in_time = sum(self._credit(j, turn) for j in kept) / n
+            false = (unread + sum(j.timing in (Timing.FALSE, Timing.REPEAT) for j in kept)) / n
+        reward = self.consistency * rac + self.timing * in_time - self.false * false
+        return {
+            "reward": reward,
+            "rac": rac,
+            "max_rac": max_rac,
+            "timing": in_time,
+            "false": false,
+            "unread": float(unread),
+        }
+
+    def _credit(self, judged: Judged, turn: int) -> float:
+        if judged.timing is Timing.EARLY and judged.reference is not None:
+            return early_weight(judged.reference, turn) if self.early == "linear" else float(self.early)
+        if judged.timing is None:
+            begun = judged.reference is not None and (
+                judged.reference.ready is None or turn < judged.reference.ready[0]
+            )
+            return self.pending * begun
+        return float(judged.timing is Timing.ON_TIME)
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        return [p["reward"] for p in batch_parts(self, completions, columns)]
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """RAC or Max RAC alone [name NOTES, body INFERRED]: what it trains is timid; for ablations."""
+
+    of: Literal["rac", "max_rac"] = "rac"
+    theta: float = THETA
+
+    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
+        parts = WeightedMetric(theta=self.theta).parts(dialogue, turn, parsed, board)
+        return parts | {"reward": parts[self.of]}
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        return [p["reward"] for p in batch_parts(self, completions, columns)]
+
+
+REGISTRY: dict[str, Callable[..., TurnReward]] = {
+    "weighted_metric": WeightedMetric,
+    "rac": lambda **options: Consistency("rac", **options),
+    "max_rac": lambda **options: Consistency("max_rac", **options),
+}
+"""Built-in rewards by the name a config uses; the options of a config go to the factory."""
+
+
+def batch_parts(
+    reward: TurnReward, completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]
+) -> list[dict[str, float]]:
+    """`parts` of each completion from the columns `dialogue`, `turn` and, when given, `board`."""
+    for name in ("dialogue", "turn"):
+        if name not in columns:
+            raise RewardError(f"reward {type(reward).__name__}: needs the column {name!r}")
+    boards = columns.get("board") or [EMPTY] * len(completions)
+    return [
+        reward.parts(dialogue, turn, parse(completion_text(completion)), board)
+        for completion, dialogue, turn, board in zip(
+            completions, columns["dialogue"], columns["turn"], boards, strict=True
+        )
+    ]
+
+
+def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+    """The text of a completion: itself, or the contents of its messages joined (TRL's conversational form)."""
+    return completion if isinstance(completion, str) else "".join(m.get("content") or "" for m in completion)
+
+
+def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> RewardFunction:
+    """A built-in by name, or any callable as `module:function` (also from the working directory). RewardError says what is wrong."""
+    options = dict(options or {})
+    if spec in REGISTRY:
+        try:
+            return REGISTRY[spec](**options)
+        except TypeError as error:
+            raise RewardError(f"reward {spec!r}: {error}") from error
+    module_name, colon, attribute = spec.partition(":")
+    if not colon or not module_name or not attribute:
+        raise RewardError(f"reward {spec!r} is unknown: one of {', '.join(REGISTRY)}, or module:function")
+    if options:
+        raise RewardError(f"reward {spec!r}: options {sorted(options)} are only taken by built-in rewards")
+    function = getattr(_import(module_name, spec), attribute, None)
+    if not callable(function):
+        raise RewardError(f"reward {spec!r}: {module_name} has no function {attribute!r}")
+    return function  # type: ignore[no-any-return]  # checked callable; its result is checked at each call
+
+
+def _import(module: str, spec: str) -> Any:
+    """Import with the working directory on the path, as `python -m` would have it; a console script does not."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RewardError(f"reward {spec!r}: {error}") from error
+    finally:
+        sys.path.remove(here)
+
+
+def run_reward(
+    name: str,
+    function: RewardFunction,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+) -> list[dict[str, float]]:
+    """Score completions: one dict each, "reward" and, for built-in rewards, its parts.
+
+    RewardError names the reward and the completion when it raises, returns another number of values, or one that is not a
+    finite number.
+    """
+    try:
+        if isinstance(function, TurnReward):
+            scored = batch_parts(function, completions, columns)
+        else:
+            scored = [{"reward": value} for value in function(prompts=prompts, completions=completions, **columns)]
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error}".replace("\n", " ")) from error
+    if len(scored) != len(completions):
+        raise RewardError(f"reward {name!r} gave {len(scored)} values for {len(completions)} completions")
+    for i, parts in enumerate(scored):
+        value: object = parts["reward"]
+        if not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
+            raise RewardError(
+                f"reward {name!r} gave {value!r} for completion {i}: {completion_text(completions[i])[:80]!r}"
+            )
+        parts["reward"] = float(value)
+    return scored
+
+
+def score_replay(
+    dialogue: Dialogue,
+    outputs: Mapping[int, Parsed | Sequence[Action]],
+    reward: TurnReward | None = None,
+    theta: float = THETA,
+) -> Contribution:
+    """Metrics and turn rewards of a dialogue played through on the agent's own board.
+
+    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward` (WeightedMetric).
+    """
+    reward = reward or WeightedMetric(theta=theta)
+    board, rewards, unparsed = EMPTY, {}, 0
+    actions: dict[int, tuple[Action, ...]] = {}
+    for turn in sorted({*dialogue.decision_turns, *outputs}):
+        output = outputs.get(turn, ())
+        parsed = output if isinstance(output, Parsed) else Parsed(tuple(output))
+        rewards[turn] = reward.parts(dialogue, turn, parsed, board)["reward"]
+        board = board.after(dialogue, turn, parsed.actions, theta)
+        actions[turn] = parsed.actions
+        unparsed += not parsed.ok
+    return score_dialogue(dialogue, actions, rewards=rewards, unparsed=unparsed, theta=theta)
+
+
+def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
+    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape: INFERRED]."""
+    return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
+
+
+def adaptive_ruler(metric: float, ruler: float, weight: float) -> float:
+    """`R(u) = (1 - lambda_u) R_metric + lambda_u R_RULER` [NOTES]."""
+    return (1 - weight) * metric + weight * ruler
