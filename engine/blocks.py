@@ -1,0 +1,137 @@
+"""Attention blocks: which rows see which keys, stacked into few batched products. The same form serves tree rows and KV pages.
+
+Members that share a context form a family: siblings in a tree, the samples of a prompt. Long runs are cut into chunks, each a family of one whose
+context is all that stands before it. Families of similar shape are stacked into one `AttentionBlock` when the padding costs less than another round of
+small operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from proactor.engine.tree import ROOT, Tree
+from proactor.kernels.tree_attention import AttentionBlock
+
+CHUNK = 256
+"""Longest run of rows handled as one member; beyond it, causal masking would waste half of a square."""
+OVERHEAD = 40_000
+"""Query-key pairs that cost as much as issuing one more block (about 0.2 ms on two CPU cores)."""
+
+Index = NDArray[np.int64]
+EMPTY: Index = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class Member:
+    """Query ``rows`` [lq]; query i sees its own keys 0 … ``offset`` + i, which lie in the units ``own``."""
+
+    rows: Index
+    own: Index
+    offset: int = 0
+
+
+@dataclass(slots=True)
+class Family:
+    """Members that all see every key of the ``context`` units."""
+
+    context: Index
+    members: list[Member]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(members, longest run of rows, most own units, context units)."""
+        return len(self.members), max(len(m.rows) for m in self.members), max(len(m.own) for m in self.members), len(self.context)
+
+
+def tree_families(tree: Tree, start: dict[int, int]) -> list[Family]:
+    """Every row of the tree as a query in exactly one family; ``start`` gives each node's first row."""
+    path: dict[int, Index] = {ROOT: EMPTY}
+    siblings: dict[int, list[Index]] = {}
+    out: list[Family] = []
+    for i in tree.order():
+        node = tree.nodes[i]
+        rows = np.arange(start[i], start[i] + len(node.ids))
+        above = path[node.parent]
+        path[i] = np.concatenate([above, rows])
+        siblings.setdefault(node.parent, []).append(rows[:CHUNK])
+        for first in range(CHUNK, len(rows), CHUNK):
+            chunk = rows[first : first + CHUNK]
+            out.append(Family(path[i][: len(above) + first], [Member(chunk, chunk)]))
+    for parent, runs in siblings.items():
+        out.extend(Family(path[parent], [Member(r, r) for r in similar]) for similar in _similar(runs))
+    return out
+
+
+def _similar(runs: list[Index]) -> list[list[Index]]:
+    """Split siblings where padding them to one length would waste more than half of it."""
+    groups: list[list[Index]] = []
+    for rows in sorted(runs, key=len, reverse=True):
+        if groups and len(groups[-1][0]) <= 2 * len(rows) + 8:
+            groups[-1].append(rows)
+        else:
+            groups.append([rows])
+    return groups
+
+
+def chunk_families(table: list[int], unit: int, start: int, rows: Index) -> list[Family]:
+    """Prompt tokens ``start …`` (their rows given) of a sequence whose keys lie in the pages of ``table``."""
+    pages, out = np.asarray(table, np.int64), []
+    for first in range(0, len(rows), CHUNK):
+        part = rows[first : first + CHUNK]
+        begin = start + first
+        base, end = begin // unit, -(-(begin + len(part)) // unit)
+        out.append(Family(pages[:base], [Member(part, pages[base:end], begin - base * unit)]))
+    return out
+
+
+def stack(found: list[Family], unit: int = 1) -> list[AttentionBlock]:
+    """Stack families into blocks, greedily from the largest, while padding stays cheaper than `OVERHEAD`."""
+
+    def cost(count: int, shape: tuple[int, int, int, int]) -> int:
+        members, rows, own, context = shape
+        return count * members * rows * (own + context) * unit
+
+    blocks: list[AttentionBlock] = []
+    held: list[Family] = []
+    shape, alone = (0, 0, 0, 0), 0
+    for family in sorted(found, key=lambda f: f.shape, reverse=True):
+        one = family.shape
+        a, b, c, d = (max(x, y) for x, y in zip(shape, one, strict=True))
+        if held and cost(len(held) + 1, (a, b, c, d)) > alone + cost(1, one) + OVERHEAD:
+            blocks.append(_block(held, unit))
+            held, alone, (a, b, c, d) = [], 0, one
+        held, alone, shape = [*held, family], alone + cost(1, one) + (OVERHEAD if held else 0), (a, b, c, d)
+    return [*blocks, _block(held, unit)] if held else blocks
+
+
+def _block(held: list[Family], unit: int) -> AttentionBlock:
+    """Pad families to one shape. Padding repeats real rows and units, and is hidden from or ignored by everyone."""
+    f = len(held)
+    n, lq, lo, lc = (max(h.shape[i] for h in held) for i in range(4))
+    rows, real = np.zeros((f, n, lq), np.int64), np.zeros((f, n, lq), bool)
+    last = np.zeros((f, n), np.int64)
+    own, offset = np.zeros((f, n, lo), np.int64), np.zeros((f, n), np.int64)
+    context, far = np.zeros((f, lc), np.int64), np.ones((f, lc), bool)
+    for i, family in enumerate(held):
+        context[i], far[i, : len(family.context)] = family.members[0].own[0], False
+        context[i, : len(family.context)] = family.context
+        rows[i], own[i] = family.members[0].rows[0], family.members[0].own[0]
+        for j, member in enumerate(family.members):
+            rows[i, j], own[i, j], offset[i, j] = member.rows[-1], member.own[-1], member.offset
+            rows[i, j, : len(member.rows)], own[i, j, : len(member.own)] = member.rows, member.own
+            real[i, j, : len(member.rows)], last[i, j] = True, len(member.rows) - 1
+    seen = offset[:, :, None] + np.minimum(np.arange(lq), last[:, :, None])  # a padding query sees what the last real one does
+    near = np.arange(lo * unit) > seen[..., None]
+    return AttentionBlock(
+        rows=torch.from_numpy(rows),
+        context=torch.from_numpy(context),
+        own=torch.from_numpy(own),
+        valid=None if real.all() else torch.from_numpy(np.flatnonzero(real)),
+        context_hidden=torch.from_numpy(np.repeat(far, unit, axis=1)) if far.any() else None,
+        own_hidden=torch.from_numpy(near) if near.any() else None,
+        own_unwritten=torch.from_numpy(near.all(2)) if unit > 1 else None,
+    )

@@ -1,0 +1,114 @@
+"""Frozen configurations of the engine. Unknown keys and impossible values are refused by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
+ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+
+
+class LoRA(Config):
+    """Low-rank adapters (arXiv 2106.09685); the defaults are ProActor's reported settings [NOTES]."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    targets: tuple[Target, ...] = ALL_TARGETS
+    dropout: float = 0.0
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank product: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    @field_validator("targets")
+    @classmethod
+    def _ordered(cls, value: tuple[Target, ...]) -> tuple[Target, ...]:
+        if not value:
+            raise ValueError("at least one target is needed")
+        return tuple(t for t in ALL_TARGETS if t in value)
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError("dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; use 0")
+        return value
+
+
+class Sampling(Config):
+    """How samples are drawn. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch those filters off."""
+
+    n: int = Field(1, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    max_tokens: int = Field(256, ge=1)
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    seed: int | None = None
+    adapter: bool = True
+    ignore_eos: bool = False
+    logit_mask: object | None = Field(
+        None, description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed ids, or None for all"
+    )
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the distribution sampled from differs from the full softmax at this temperature."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.logit_mask is not None
+
+
+class AdamW(Config):
+    """Optimizer and schedule. ``warmup`` and ``total`` count steps; past ``warmup`` the rate decays to ``final`` of itself at ``total``."""
+
+    lr: float = Field(5e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_norm: float | None = Field(1.0, gt=0)
+    warmup: int = Field(0, ge=0)
+    total: int | None = Field(None, ge=1)
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    final: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _has_total(self) -> AdamW:
+        if self.decay != "constant" and self.total is None:
+            raise ValueError(f"decay={self.decay} needs total, the number of steps it spans")
+        return self
+
+
+class GRPO(AdamW):
+    """Group-relative policy optimisation; defaults as in ART [CODE]: clip 0.2, no KL, population deviation, token mean.
+
+    ``normalizer`` names what the summed loss is divided by over all ranks: trained tokens, samples (each sample's own token mean first), or ``constant``.
+    ``importance_cap`` truncates exp(policy - sampled log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None switches it off.
+    """
+
+    epsilon: float = Field(0.2, gt=0)
+    epsilon_high: float | None = Field(None, gt=0)
+    beta: float = Field(0.0, ge=0)
+    advantages: Literal["art", "verl"] = "art"
+    normalizer: Literal["tokens", "samples", "constant"] = "tokens"
+    constant: float = Field(1.0, gt=0)
+    importance_cap: float | None = Field(None, gt=0)
+    epochs: int = Field(1, ge=1)
+    minibatches: int = Field(1, ge=1)
+
+
+class SFT(AdamW):
+    """Supervised loss: mean negative log-likelihood of the unmasked tokens."""
+
+    normalizer: Literal["tokens", "samples", "constant"] = "tokens"
+    constant: float = Field(1.0, gt=0)

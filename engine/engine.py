@@ -1,0 +1,358 @@
+"""The public object: one process that owns the frozen weights, the KV cache, the adapter and its gradients."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from proactor.engine.adapter_io import read_peft, write_peft
+from proactor.engine.chat import ChatFormat, load_tokenizer
+from proactor.engine.checkpoint import load_weights, resolve_model
+from proactor.engine.config import GRPO, SFT, AdamW, LoRA, Sampling
+from proactor.engine.forward import tree_logprobs
+from proactor.engine.lora import MODULE, LoRABuffer
+from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
+from proactor.engine.model import Decoder, Exactness
+from proactor.engine.model_config import ModelConfig
+from proactor.engine.paged import PagedCache
+from proactor.engine.parallel import Parallel
+from proactor.engine.sampler import Job, Sampler
+from proactor.engine.state import read_state, write_state
+from proactor.engine.trainer import Tally, Trainer
+from proactor.engine.tree import Tree, pack
+from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.update import Batch, means, prepare, statistics
+from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+"""Cache size when ``kv_tokens`` is not given, by device; taken from memory only as pages are written."""
+
+
+class Engine:
+    """Sampler and trainer on one copy of the weights; see the module `proactor.engine` for the whole public surface. Made by `Engine.load`."""
+
+    def __init__(
+        self, config: ModelConfig, decoder: Decoder, tokenizer: Any, seed: int, kv_tokens: int | None, page_size: int, token_budget: int, max_batch: int
+    ) -> None:  # fmt: skip
+        self.config, self.decoder, self.tokenizer, self.seed = config, decoder, tokenizer, seed
+        self.chat = ChatFormat(tokenizer) if tokenizer is not None else None
+        self.parallel = Parallel(decoder.device)
+        self.trainer = Trainer(decoder, self.parallel, token_budget) if decoder.lora else None
+        self.policy_version = 0
+        self.samplings = 0
+        self._epoch = 0
+        self._kv_tokens, self._page_size, self._token_budget, self._max_batch = kv_tokens, page_size, token_budget, max_batch
+        self._sampler: Sampler | None = None
+        self.eos_ids = frozenset(config.eos_ids) | ({tokenizer.eos_token_id} - {None} if tokenizer is not None else frozenset())
+        self.vocabulary = min(config.vocab_size, len(tokenizer)) if tokenizer is not None else config.vocab_size
+        self.base_name = ""
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, lora: LoRA | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
+        quantization: Literal["auto", "nf4", "none"] = "auto", resident: Literal["auto", "dense", "nf4"] = "auto",
+        deterministic: bool = False, seed: int = 0, kv_tokens: int | None = None, page_size: int = 16, token_budget: int = 8192,
+        max_batch: int = 256, revision: str | None = None, progress: Callable[[int, int], None] | None = None,
+    ) -> Engine:  # fmt: skip
+        """Load a Hugging Face folder or hub id.
+
+        device: "auto" takes CUDA when there is one. dtype: of activations and dense weights; "auto" is float32 on a CPU, bfloat16 on a GPU.
+        quantization: "auto" keeps what is stored, "nf4" quantises while streaming in, "none" dequantises. resident: whether 4-bit linears stay 4-bit
+        ("nf4") or keep a dense copy for speed ("dense", what "auto" means here); `memory` reports both. deterministic: see the README.
+        kv_tokens: tokens the KV cache holds. token_budget: rows of one forward. max_batch: sequences decoding at once.
+        Raises EngineError (CheckpointError) with one line naming file and tensor for anything that cannot be loaded.
+        """
+        folder = resolve_model(path, revision)
+        config = ModelConfig.from_folder(folder)
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        kind = _dtype(dtype, place)
+        if deterministic and (place.type != "cpu" or kind != torch.float32 or not onednn_available()):
+            raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
+        weights = load_weights(folder, config, quantization=quantization, dtype=kind, device=place, progress=progress)
+        buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
+        decoder = Decoder.build(config, weights, kind, buffer, resident != "nf4")
+        if deterministic:
+            minimum = exact_minimum(onednn_linear, decoder.linear_shapes(), kind)
+            decoder.form = Exactness(onednn_linear, minimum, exact=True)
+        elif place.type == "cpu" and kind == torch.float32:
+            decoder.form = Exactness(fastest_cpu_linear())
+        engine = cls(config, decoder, load_tokenizer(folder), seed, kv_tokens, page_size, token_budget, max_batch)
+        engine.base_name = str(path)
+        return engine
+
+    # -- readings ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        return self.config.context_length
+
+    @property
+    def rank(self) -> int:
+        """This process among `world_size`."""
+        return self.parallel.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.parallel.world_size
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether results are bitwise independent of batching and ranks."""
+        return self.decoder.form.exact
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held: dense and nf4 linears, embeddings and head, adapter with gradient, optimizer, KV cache."""
+        optimizer = 2 * self.trainer.m.nbytes if self.trainer else 0
+        return {**self.decoder.nbytes(), "optimizer": optimizer, "kv": self._sampler.cache.nbytes if self._sampler else 0}
+
+    def counters(self) -> dict[str, int]:
+        """Totals since loading: rows through the model, tokens sampled, prompt tokens that sharing avoided, cache events."""
+        found = {"rows_computed": self.decoder.rows_computed, "skipped_steps": self.trainer.skipped_steps if self.trainer else 0}
+        if self._sampler is not None:
+            found |= {"tokens_sampled": self._sampler.tokens_sampled, **self._sampler.scheduler.counters()}
+        return found
+
+    # -- sampling ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt: text (no template), messages (with the generation prompt), or ids as they are."""
+        if isinstance(prompt, str):
+            return list(self._chat().encode_text(prompt))
+        if len(prompt) and isinstance(prompt[0], Mapping):
+            return self._chat().encode(prompt, add_generation_prompt=True)  # type: ignore[arg-type]
+        return [int(i) for i in prompt]  # type: ignore[arg-type]
+
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling | None = None, keys: Sequence[int] | None = None) -> list[Group]:
+        """Groups of samples in the order of ``prompts``. ``keys`` name the groups for noise (their index otherwise): equal keys, seed and step draw the same."""
+        groups: dict[int, Group] = dict(self._run(prompts, sampling or Sampling(), keys))
+        return [groups[i] for i in range(len(prompts))]
+
+    async def stream(self, prompts: Sequence[Prompt], sampling: Sampling | None = None, keys: Sequence[int] | None = None) -> AsyncIterator[Group]:
+        """Yield each group the moment its last member ends, so that judging overlaps sampling. Order is that of ending."""
+        for _, group in self._run(prompts, sampling or Sampling(), keys):
+            yield group
+            await asyncio.sleep(0)
+
+    def _run(self, prompts: Sequence[Prompt], sampling: Sampling, keys: Sequence[int] | None) -> Iterator[tuple[int, Group]]:
+        if keys is not None and len(keys) != len(prompts):
+            raise EngineError(f"keys: {len(keys)} for {len(prompts)} prompts")
+        if sampling.stop and self.tokenizer is None:
+            raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
+        step = 0 if sampling.seed is not None else self.samplings
+        self.samplings += 1
+        seed = self.seed if sampling.seed is None else sampling.seed
+        jobs = []
+        for i, prompt in enumerate(prompts):
+            ids = self.encode(prompt)
+            jobs.append(self._job(i, ids, sampling, (seed & 0xFFFFFFFFFFFFFFFF, step, i if keys is None else keys[i])))
+        return self._ready_sampler().run(jobs)
+
+    def _job(self, index: int, ids: list[int], sampling: Sampling, noise: tuple[int, int, int]) -> Job:
+        if not ids or min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise EngineError(f"prompt {index}: empty, or with ids outside 0 … {self.config.vocab_size - 1}")
+        room = self.context_length - len(ids)
+        if room < 1:
+            raise EngineError(f"prompt {index}: {len(ids)} tokens leave no room in a context of {self.context_length}")
+        ends = frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
+        adapter = sampling.adapter and self.decoder.lora is not None
+        namespace: Hashable = ("adapter", self._epoch, self.decoder.dtype) if adapter else ("base", self.decoder.dtype)
+        return Job(ids, sampling, noise, namespace, self.policy_version, min(sampling.max_tokens, room), ends)
+
+    def _ready_sampler(self) -> Sampler:
+        if self._sampler is None:
+            size, dtype = self._page_size, self.decoder.dtype
+            if self._kv_tokens is not None:
+                pages = -(-self._kv_tokens // size)
+            else:
+                most = self._max_batch * -(-self.context_length // size)
+                pages = max(1, min(most, KV_BYTES[self.decoder.device.type] // PagedCache.page_bytes(self.config, size, dtype)))
+            rows = max(self._token_budget, self._max_batch)
+            self._sampler = Sampler(self.decoder, self.tokenizer, pages, size, rows, self._max_batch, self.vocabulary)
+        return self._sampler
+
+    def _chat(self) -> ChatFormat:
+        if self.chat is None:
+            raise EngineError(f"{self.base_name}: no tokenizer in the model folder, so prompts must be token ids")
+        return self.chat
+
+    # -- training ---------------------------------------------------------------------------------------------------------
+
+    def train(self, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> dict[str, float]:
+        """One call of the trainer: GRPO on groups (rewards, or advantages where a sample has one), or SFT on samples with masks.
+
+        Returns statistics summed over ranks; `policy_version` has advanced and the next sampled token uses the new weights.
+        Raises EngineError for a missing or NaN reward, and for greedy samples.
+        """
+        if isinstance(config, SFT):
+            groups = [Group(s.prompt_ids, [s]) for s in data if isinstance(s, Sample)] or [g for g in data if isinstance(g, Group)]
+            return self._update([(groups, None)], SFTLoss(config), config, {})
+        if not all(isinstance(g, Group) for g in data):
+            raise EngineError("train: GRPO takes groups")
+        batches, sums = prepare([g for g in data if isinstance(g, Group)], config)
+        return self._update(batches, GRPOLoss(config), config, sums)
+
+    def _update(
+        self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]
+    ) -> dict[str, float]:
+        trainer = self._trainer()
+        tally, stepped, version = Tally(), {}, self.policy_version
+        tally.sums.update(sums)
+        for groups, normalizer in batches:
+            part = trainer.forward_backward(groups, loss, normalizer, version)
+            tally.sums.update(part.sums)
+            for name, value in part.maxima.items():
+                tally.top(name, value)
+            stepped = self.step(config)
+        found, top = self.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
+        return {**means(found), **top, **stepped, "policy_version": float(self.policy_version)}
+
+    def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
+        """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums. Follow with `step`, or `reduce_gradients`."""
+        groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
+        tally = self._trainer().forward_backward(groups, loss, version=self.policy_version)
+        return {**{k: float(v) for k, v in tally.sums.items()}, **tally.maxima}
+
+    def reduce_gradients(self) -> float:
+        """Make ``.grad`` of `parameters` final: summed over ranks and divided by the normaliser, which is returned. For a caller's own optimizer."""
+        return self._trainer().reduce()
+
+    def step(self, config: AdamW | None = None) -> dict[str, float]:
+        """Reduce, clip and apply one AdamW step; the policy version advances unless the gradient was not finite."""
+        found = self._trainer().step(config or AdamW())
+        if not found["nonfinite_gradient"]:
+            self.weights_changed()
+        return found
+
+    def weights_changed(self) -> None:
+        """Declare that the adapter was changed (a caller's own optimizer calls this): cached KV of the old one is dropped."""
+        self.policy_version += 1
+        self._open_epoch()
+
+    def _open_epoch(self) -> None:
+        old = ("adapter", self._epoch, self.decoder.dtype)
+        self._epoch += 1
+        if self._sampler is not None:
+            self._sampler.scheduler.drop_namespace(old)
+
+    def zero_grad(self) -> None:
+        """Forget accumulated gradients."""
+        self._trainer().zero_grad()
+
+    def parameters(self) -> list[Tensor]:
+        """The adapter's leaves (float32 views of one flat buffer), for a caller's own optimizer."""
+        return self._trainer().lora.leaves
+
+    @torch.no_grad()
+    def logprobs(
+        self, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]] | None = None, adapter: bool = True
+    ) -> list[Tensor]:
+        """Log-probabilities at temperature 1 of each list's ids from the second on, or of ids[start:end] for ``spans`` (start at least 1); float32, on the CPU."""
+        cuts = spans if spans is not None else [(1, len(ids)) for ids in sequences]
+        out: list[Tensor] = [torch.empty(0) for _ in sequences]
+        groups = []
+        for i, (ids, (start, end)) in enumerate(zip(sequences, cuts, strict=True)):
+            if not 1 <= start <= end <= len(ids):
+                raise EngineError(f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)")
+            if len(ids) > self.context_length:
+                raise EngineError(f"logprobs: sequence {i} has {len(ids)} tokens, the context {self.context_length}")
+            if end > start:
+                groups.append(Group(list(ids[:start]), [Sample(list(ids[:start]), list(ids[start:end]), info={"index": i})]))
+        for tree in pack(groups, self._token_budget, together=not self.deterministic):
+            values, flat = tree_logprobs(self.decoder, tree, adapter)
+            counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
+            for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
+                out[sample.info["index"]] = part
+        return out
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This rank's part of a list of whole units (groups, dialogues)."""
+        return self.parallel.share(items)
+
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
+        return self.trainer
+
+    # -- saving -----------------------------------------------------------------------------------------------------------
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter as a PEFT folder, atomically."""
+        lora = self._trainer().lora
+        targets = [MODULE[t].split(".")[1] for t in lora.lora.targets]
+        write_peft(folder, lora.tensors(), lora.lora.rank, lora.lora.alpha, targets, self.base_name or None)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Read a PEFT folder into the adapter. Raises EngineError naming what does not fit (rank, scale, targets, shapes)."""
+        lora = self._trainer().lora
+        tensors, rank, alpha, _ = read_peft(folder)
+        scale = alpha / rank
+        if rank != lora.lora.rank or not math.isclose(scale, lora.lora.scale, rel_tol=1e-6):
+            raise EngineError(f"{folder}: rank {rank} and scale {scale:g}, this engine's adapter has {lora.lora.rank} and {lora.lora.scale:g}")
+        try:
+            lora.load(tensors)
+        except (KeyError, ValueError) as error:
+            raise EngineError(f"{folder}: {error.args[0]}") from error
+        self.weights_changed()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes: tensors (adapter, both moments) and counters."""
+        t = self._trainer()
+        return {
+            "adapter": t.lora.flat.detach().clone(), "m": t.m.clone(), "v": t.v.clone(), "steps": t.steps, "skipped_steps": t.skipped_steps,
+            "policy_version": self.policy_version, "samplings": self.samplings, "seed": self.seed,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict`; opens a new weights epoch. Raises EngineError when its adapter has another size."""
+        t = self._trainer()
+        if state["adapter"].shape != t.lora.flat.shape:
+            raise EngineError(f"state: adapter of {state['adapter'].numel()} numbers, this engine's has {t.lora.flat.numel()}")
+        with torch.no_grad():
+            for mine, name in ((t.lora.flat, "adapter"), (t.m, "m"), (t.v, "v")):
+                mine.copy_(state[name])
+        t.zero_grad()
+        t.steps, t.skipped_steps = int(state["steps"]), int(state["skipped_steps"])
+        self.policy_version, self.samplings, self.seed = int(state["policy_version"]), int(state["samplings"]), int(state["seed"])
+        self._open_epoch()
+
+    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+        """Write the state and the caller's JSON-able ``record`` to one file, atomically (the first rank writes)."""
+        state = self.state_dict()
+        tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        numbers = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
+        if self.rank == 0:
+            write_state(path, tensors, {"engine": numbers, "caller": dict(record or {})})
+        self.parallel.barrier()
+
+    def resume(self, path: str | Path) -> dict[str, Any]:
+        """Read a save back, exactly; returns the caller's record."""
+        tensors, record = read_state(path)
+        self.load_state_dict({**tensors, **record["engine"]})
+        caller: dict[str, Any] = record["caller"]
+        return caller
+
+    def release(self) -> None:
+        """Give memory back: cache, weights, optimizer. The engine cannot be used afterwards."""
+        self.parallel.release()
+        self._sampler = self.trainer = None
+        del self.decoder
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    found = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    if found is None:
+        raise EngineError(f"dtype={dtype!r}: use auto, float32, bfloat16 or float16")
+    return found

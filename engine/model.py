@@ -1,0 +1,219 @@
+"""The decoder: one forward for sampler and trainer; only the attention view differs.
+
+Qwen2/2.5, Qwen3, Llama and Mistral differ by configuration alone. Rows are flat: a row is one token of one sequence or tree node, with a
+position; which rows it sees is the view's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from proactor.engine.config import Target
+from proactor.engine.lora import GROUPS, LoRABuffer, module_name, shapes
+from proactor.engine.model_config import ModelConfig
+from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.lora import lora_linear
+from proactor.kernels.nf4 import NF4Tensor
+from proactor.kernels.norm import rms_norm
+from proactor.kernels.rope import rope
+from proactor.kernels.swiglu import swiglu
+
+
+class AttentionView(Protocol):
+    """Where keys and values live and who sees whom."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated) -> [T, Hq * D]."""
+        ...
+
+
+class BaseLinear:
+    """Frozen weight of one or several linears that read the same input, stacked by output; dense, or NF4 dequantised at each use.
+
+    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let go.
+    """
+
+    def __init__(self, parts: Sequence[Tensor | NF4Tensor], bias: Tensor | None, dtype: torch.dtype, resident: bool) -> None:
+        self.parts: list[Tensor | NF4Tensor] = list(parts)
+        self.bias, self.dtype = bias, dtype
+        self.dense: Tensor | None = None
+        if resident or not any(isinstance(p, NF4Tensor) for p in parts):
+            self.dense = self._build()
+            self.parts = []
+
+    def _build(self) -> Tensor:
+        dense = [p.dequantize(self.dtype) if isinstance(p, NF4Tensor) else p.to(self.dtype) for p in self.parts]
+        return dense[0] if len(dense) == 1 else torch.cat(dense)
+
+    def weight(self) -> Tensor:
+        """The weight [N, K] in ``dtype``: the resident copy, or a fresh one."""
+        return self.dense if self.dense is not None else self._build()
+
+    def nbytes(self) -> tuple[int, int]:
+        """(bytes held dense, bytes held as NF4)."""
+        dense = self.dense.nbytes if self.dense is not None else sum(p.nbytes for p in self.parts if isinstance(p, Tensor))
+        return dense, sum(p.nbytes for p in self.parts if isinstance(p, NF4Tensor))
+
+
+@dataclass(slots=True)
+class Layer:
+    """One decoder layer's frozen tensors."""
+
+    norm1: Tensor
+    norm2: Tensor
+    linears: dict[tuple[Target, ...], BaseLinear]
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Exactness:
+    """How rows are computed so that their bits do not depend on the batch: one linear form, and never fewer rows than ``min_rows``."""
+
+    linear: Linear = library_linear
+    min_rows: int = 1
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class Decoder:
+    """Frozen base model with adapters. Built by `Decoder.build`."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    embed: Tensor
+    head: Tensor
+    norm: Tensor
+    layers: list[Layer]
+    cos: Tensor
+    sin: Tensor
+    lora: LoRABuffer | None = None
+    form: Exactness = field(default_factory=Exactness)
+    rows_computed: int = 0
+
+    @classmethod
+    def build(
+        cls, config: ModelConfig, weights: dict[str, Tensor | NF4Tensor], dtype: torch.dtype, lora: LoRABuffer | None, resident: bool
+    ) -> Decoder:
+        """Take over ``weights`` by Hugging Face's names (popped as they are used, so that nothing is held twice)."""
+
+        def plain(name: str) -> Tensor:
+            tensor = weights.pop(name)
+            assert isinstance(tensor, Tensor), name
+            return tensor.to(dtype)
+
+        embed = plain("model.embed_tokens.weight")
+        head = embed if config.tie_embeddings else plain("lm_head.weight")
+        layers = []
+        for i in range(config.num_layers):
+            prefix = f"model.layers.{i}"
+            linears = {group: _stack(weights, i, group, config, dtype, resident) for group in GROUPS}
+            q_norm = plain(f"{prefix}.self_attn.q_norm.weight") if config.qk_norm else None
+            k_norm = plain(f"{prefix}.self_attn.k_norm.weight") if config.qk_norm else None
+            norm1, norm2 = plain(f"{prefix}.input_layernorm.weight"), plain(f"{prefix}.post_attention_layernorm.weight")
+            layers.append(Layer(norm1, norm2, linears, q_norm, k_norm))
+        positions = torch.arange(config.context_length, dtype=torch.float32)
+        angles = torch.outer(positions, config.rope.inv_freq(config.head_dim))
+        factor = config.rope.attention_factor
+        cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+        device = embed.device
+        return cls(config, dtype, embed, head, plain("model.norm.weight"), layers, cos.to(device), sin.to(device), lora)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.embed.device
+
+    def linear_shapes(self) -> set[tuple[int, int]]:
+        """(N, K) of every product a row meets: stacked base linears, adapters and the head."""
+        size = shapes(self.config)
+        found = {(self.head.shape[0], self.head.shape[1])}
+        rank = self.lora.lora.rank if self.lora else 0
+        for group in GROUPS:
+            found.add((sum(size[t][0] for t in group), size[group[0]][1]))
+            if rank:
+                names = [t for t in group if t in self.lora.lora.targets] if self.lora else []
+                found |= {(rank * len(names), size[group[0]][1])} if names else set()
+                found |= {(size[t][0], rank) for t in names}
+        return found
+
+    def hidden(self, ids: Tensor, positions: Tensor, view: AttentionView, adapter: bool = True, row_mask: Tensor | None = None) -> Tensor:
+        """Last hidden rows before the final norm: ids, positions int64 [T] -> [T, H].
+
+        ``adapter`` False runs the bare base model; ``row_mask`` float [T] switches the adapter per row.
+        """
+        rows = ids.shape[0]
+        self.rows_computed += rows
+        pad = max(0, self.form.min_rows - rows)
+        if pad:
+            ids, positions = (torch.cat([t, t[:1].expand(pad)]) for t in (ids, positions))
+            row_mask = None if row_mask is None else torch.cat([row_mask, row_mask[:1].expand(pad)])
+        cos, sin = self.cos[positions], self.sin[positions]
+        h = self.embed[ids]
+        for i, layer in enumerate(self.layers):
+            h = self._layer(i, layer, h, cos, sin, rows, view, adapter, row_mask)
+        return h[:rows]
+
+    def _layer(
+        self, i: int, layer: Layer, h: Tensor, cos: Tensor, sin: Tensor, rows: int, view: AttentionView, adapter: bool, row_mask: Tensor | None
+    ) -> Tensor:
+        c = self.config
+
+        def linear(x: Tensor, group: tuple[Target, ...]) -> Tensor:
+            low_rank = self.lora.adapters.get((i, group)) if adapter and self.lora else None
+            base = layer.linears[group]
+            return lora_linear(x, base.weight, base.bias, low_rank, row_mask, self.form.linear)
+
+        qkv = linear(rms_norm(h, layer.norm1, c.rms_eps), GROUPS[0]).view(h.shape[0], -1, c.head_dim)
+        q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, layer.q_norm, c.rms_eps), rms_norm(k, layer.k_norm, c.rms_eps)
+            q, k = rope(q, cos, sin), rope(k, cos, sin)
+        else:
+            q, k = rope(qkv[:, : c.num_heads + c.num_kv_heads], cos, sin).split((c.num_heads, c.num_kv_heads), dim=1)
+        out = view.attend(i, q[:rows], k[:rows], v[:rows])
+        if h.shape[0] > rows:
+            out = torch.nn.functional.pad(out, (0, 0, 0, h.shape[0] - rows))
+        h = h + linear(out, GROUPS[1])
+        gate_up = linear(rms_norm(h, layer.norm2, c.rms_eps), GROUPS[2])
+        return h + linear(swiglu(gate_up), GROUPS[3])
+
+    def final_norm(self, h: Tensor) -> Tensor:
+        """Final RMSNorm of rows [R, H], padded to the safe row count in between."""
+        pad = max(0, self.form.min_rows - h.shape[0])
+        if pad:
+            h = torch.cat([h, h[:1].expand(pad, -1)])
+        out = rms_norm(h, self.norm, self.config.rms_eps)
+        return out[: out.shape[0] - pad]
+
+    def head_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The head's product, padded to the safe row count."""
+        pad = max(0, self.form.min_rows - x.shape[0])
+        if not pad:
+            return self.form.linear(x, weight, bias)
+        return self.form.linear(torch.cat([x, x[:1].expand(pad, -1)]), weight, bias)[: x.shape[0]]
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes by kind: dense (kept dequantised or stored so), nf4, embeddings and head, adapter with gradient."""
+        dense, nf4 = (sum(b) for b in zip(*(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True))
+        tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
+        adapter = 2 * self.lora.flat.nbytes if self.lora else 0
+        return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter}
+
+
+def _stack(
+    weights: dict[str, Tensor | NF4Tensor], layer: int, group: tuple[Target, ...], config: ModelConfig, dtype: torch.dtype, resident: bool
+) -> BaseLinear:
+    size = shapes(config)
+    parts = [weights.pop(f"{module_name(layer, t)}.weight") for t in group]
+    found = [weights.pop(f"{module_name(layer, t)}.bias", None) for t in group]
+    if not any(b is not None for b in found):
+        return BaseLinear(parts, None, dtype, resident)
+    device = parts[0].device if isinstance(parts[0], Tensor) else parts[0].packed.device
+    filled = [torch.zeros(size[t][0], dtype=dtype, device=device) if b is None else b for t, b in zip(group, found, strict=True)]
+    return BaseLinear(parts, torch.cat([b.to(dtype) for b in filled if isinstance(b, Tensor)]), dtype, resident)

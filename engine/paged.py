@@ -1,0 +1,126 @@
+"""The KV cache as tensors: pages of a pool, read through block tables, and the attention view of one sampler step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
+from proactor.engine.model_config import ModelConfig
+from proactor.engine.step import Chunk, Decode, Step
+from proactor.kernels.tree_attention import AttentionBlock, attend
+
+
+class PagedCache:
+    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that memory is only taken when written."""
+
+    def __init__(self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.num_kv_heads, pages * page_size, config.head_dim)
+        self.page_size = page_size
+        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+
+    @staticmethod
+    def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one page over all layers, keys and values."""
+        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * page_size * dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole cache."""
+        return sum(t.nbytes for t in (*self.k, *self.v))
+
+    def copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        """Copy the first n tokens of page source to page destination for each (source, destination, n); all are read before any is written."""
+        if not copies:
+            return
+        source = torch.cat([torch.arange(s * self.page_size, s * self.page_size + n) for s, _, n in copies])
+        target = torch.cat([torch.arange(d * self.page_size, d * self.page_size + n) for _, d, n in copies])
+        for t in (*self.k, *self.v):
+            t.index_copy_(1, target, t.index_select(1, source))
+
+
+class DecodeRows:
+    """Index tensors of a decode set; rebuilt when a block table or the set changes, advanced in place otherwise."""
+
+    def __init__(self, decodes: Sequence[Decode], page_size: int) -> None:
+        self.decodes, self.page_size = decodes, page_size
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, d in enumerate(decodes):
+            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+        families = []
+        for (_, shared), rows in groups.items():
+            members = [Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows]
+            families.append(Family(np.asarray(decodes[rows[0]].block_table[:shared], np.int64), members))
+        self.blocks = stack(families, page_size)
+        self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int64)
+        self.spans = [np.arange(b.own.shape[2] * page_size) for b in self.blocks]
+        self.order = [b.rows[:, :, 0].numpy() for b in self.blocks]
+
+    def refresh(self) -> tuple[Index, Index]:
+        """Positions and write slots of this step's rows; the blocks' masks follow the lengths."""
+        count, size = len(self.decodes), self.page_size
+        positions = np.fromiter((d.length for d in self.decodes), np.int64, count) - 1
+        pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
+        seen = positions - self.shared
+        for block, span, rows in zip(self.blocks, self.spans, self.order, strict=True):
+            hidden = torch.from_numpy(span > seen[rows][..., None])
+            block.own_hidden, block.own_unwritten = hidden.unsqueeze(2), hidden
+        return positions, pages * size + positions % size
+
+
+class PagedView:
+    """Attention of one step: decode rows first, then the rows of prompt chunks."""
+
+    def __init__(self, cache: PagedCache, blocks: list[AttentionBlock], slots: Tensor, scale: float, exact: bool) -> None:
+        self.cache, self.blocks, self.slots, self.scale, self.exact = cache, blocks, slots, scale, exact
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write this step's keys and values to their slots, then read through the tables: rows of one step may see one another's."""
+        keys, values = self.cache.k[layer], self.cache.v[layer]
+        keys.index_copy_(1, self.slots, k.transpose(0, 1))
+        values.index_copy_(1, self.slots, v.transpose(0, 1))
+        return attend(q, keys, values, self.blocks, self.scale, self.cache.page_size, self.exact)
+
+
+class StepRows:
+    """Turns planned steps into row tensors and an attention view, keeping what does not change between steps."""
+
+    def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
+        self.cache, self.scale, self.exact = cache, scale, exact
+        self._membership = -1
+        self._decode: DecodeRows | None = None
+
+    def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView]:
+        """(ids, positions, view) of a step's rows."""
+        size = self.cache.page_size
+        ids, positions, slots, blocks = [], [], [], []
+        if step.decodes:
+            if self._decode is None or step.membership != self._membership:
+                self._decode, self._membership = DecodeRows(step.decodes, size), step.membership
+            where, slot = self._decode.refresh()
+            ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
+            positions.append(where)
+            slots.append(slot)
+            blocks.extend(self._decode.blocks)
+        first, families = len(step.decodes), []
+        for chunk in step.prefills:
+            rows = np.arange(first, first + len(chunk.ids))
+            where = np.arange(chunk.start, chunk.start + len(chunk.ids))
+            ids.append(np.asarray(chunk.ids, np.int64))
+            positions.append(where)
+            slots.append(chunk_slots(chunk, where, size))
+            families.extend(chunk_families(chunk.block_table, size, chunk.start, rows))
+            first += len(chunk.ids)
+        blocks = [*blocks, *stack(families, size)]
+        tensors = [torch.from_numpy(np.concatenate(parts)) for parts in (ids, positions, slots)]
+        return tensors[0], tensors[1], PagedView(self.cache, blocks, tensors[2], self.scale, self.exact)
+
+
+def chunk_slots(chunk: Chunk, positions: Index, page_size: int) -> Index:
+    """Cache slots of a chunk's tokens."""
+    table = np.asarray(chunk.block_table, np.int64)
+    return table[positions // page_size] * page_size + positions % page_size

@@ -1,0 +1,69 @@
+"""Processes that train one adapter together: raw torch.distributed, whole groups dealt to ranks, one flat all-reduce a step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Parallel:
+    """This process's place among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process group; otherwise it is alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.owns_group = False
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            self.owns_group = True
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum ``tensor`` over ranks in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def reduce(self, sums: dict[str, float], maxima: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums and maxima of named numbers over ranks; every rank must bring the same names."""
+        if self.world_size == 1:
+            return sums, maxima
+        total = torch.tensor([sums[k] for k in sorted(sums)], dtype=torch.float64)
+        top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64)
+        dist.all_reduce(total)
+        dist.all_reduce(top, op=dist.ReduceOp.MAX)
+        return dict(zip(sorted(sums), total.tolist(), strict=True)), dict(zip(sorted(maxima), top.tolist(), strict=True))
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Give every rank the first rank's ``tensor``, in place."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of a list of whole units: every ``world_size``-th, from ``rank``."""
+        return list(items[self.rank :: self.world_size])
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's picklable ``value``, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        out: list[T | None] = [None] * self.world_size
+        dist.all_gather_object(out, value)
+        return out  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def release(self) -> None:
+        """Leave the process group if this object joined it."""
+        if self.owns_group:
+            dist.destroy_process_group()
+            self.owns_group = False

@@ -1,0 +1,195 @@
+"""Generation: runs what the scheduler decided, draws tokens, and hands over each group the moment its last member ends."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proactor.engine.config import Sampling
+from proactor.engine.faults import point
+from proactor.engine.kv import PagePool
+from proactor.engine.model import Decoder
+from proactor.engine.paged import PagedCache, StepRows
+from proactor.engine.scheduler import Scheduler
+from proactor.engine.step import Ended, Request, SampleId, Step
+from proactor.engine.types import EngineError, FinishReason, Group, Sample
+from proactor.kernels.sample import Filters, sample_tokens, uniforms
+
+
+@dataclass(slots=True)
+class Job:
+    """A prompt to sample from. ``noise`` is (seed, step, group key): with sample index and position it decides every token.
+
+    ``limit`` is the most tokens a sample can have here: ``sampling.max_tokens``, or what the context leaves.
+    """
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    noise: tuple[int, int, int]
+    namespace: Hashable
+    version: int
+    limit: int
+    end_ids: frozenset[int]
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One drawn token: whose it is and where it stands."""
+
+    job: Job
+    sample: int
+    record: Sample
+    key: SampleId
+
+
+class Sampler:
+    """Continuous batching over a paged cache for one decoder. One `run` at a time."""
+
+    def __init__(self, decoder: Decoder, tokenizer: Any, pages: int, page_size: int, max_rows: int, max_seqs: int, vocabulary: int) -> None:
+        self.decoder, self.tokenizer, self.vocabulary = decoder, tokenizer, vocabulary
+        self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs)
+        self.cache = PagedCache(decoder.config, pages, page_size, decoder.dtype, decoder.device)
+        self.rows = StepRows(self.cache, decoder.config.head_dim**-0.5, decoder.form.exact)
+        self.tokens_sampled = 0
+        self.steps = 0
+        self._next_id = 0
+
+    def run(self, jobs: list[Job]) -> Iterator[tuple[int, Group]]:
+        """(index of the job, its group) in the order in which groups end. Leaving early frees everything that still ran."""
+        if not self.scheduler.idle:
+            raise EngineError("sample: another sample() or stream() is still running on this engine")
+        requests: dict[int, tuple[int, Job]] = {}
+        for index, job in enumerate(jobs):
+            job.samples = [_record(job) for _ in range(job.sampling.n)]
+            self.scheduler.add(Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit))
+            requests[self._next_id] = index, job
+            self._next_id += 1
+        try:
+            while (step := self.scheduler.plan()) is not None:
+                point("sampling")
+                for ended in self._step(step, requests):
+                    index, job = requests[ended.request_id]
+                    self._finish(job, ended)
+                    if ended.last:
+                        del requests[ended.request_id]
+                        yield index, Group(job.prompt_ids, job.samples)
+        finally:
+            if not self.scheduler.idle:
+                self.scheduler.reset()
+
+    @torch.no_grad()
+    def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
+        self.cache.copy(step.copies)
+        ids, positions, view = self.rows.build(step)
+        mask, adapter = _adapter_mask(step, requests)
+        hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
+        rows, source = _drawn_rows(step, requests)
+        self.steps += 1
+        if not rows:
+            return self.scheduler.commit(step, {})
+        wanted = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(np.unique(source))))
+        logits = self.decoder.head_linear(wanted, self.decoder.head).float()
+        if len(logits) != len(source):
+            logits = logits.index_select(0, torch.from_numpy(np.unique(source, return_inverse=True)[1]))
+        tokens = self._draw(logits, rows)
+        self.tokens_sampled += len(rows)
+        finished = {row.key for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
+        return self.scheduler.commit(step, {row.key: token for row, token in zip(rows, tokens, strict=True)}, finished)
+
+    def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
+        """Draw one token a row from logits [B, V] and record it."""
+        count = len(rows)
+        temperature = torch.tensor([row.job.sampling.temperature for row in rows])
+        noise = np.asarray([(*row.job.noise[1:], row.sample, len(row.record.token_ids)) for row in rows], np.int64)
+        seeds = np.asarray([row.job.noise[0] for row in rows], np.uint64)
+        uniform = np.empty(count)
+        for seed in np.unique(seeds):
+            for step in np.unique(noise[seeds == seed, 0]):
+                at = (seeds == seed) & (noise[:, 0] == step)
+                uniform[at] = uniforms(int(seed), int(step), noise[at, 1], noise[at, 2], noise[at, 3])
+        ids, logprobs, policy = sample_tokens(logits, temperature, torch.from_numpy(uniform), self._filters(rows, logits))
+        drawn: list[int] = ids.tolist()
+        for row, token, logp, full in zip(rows, drawn, logprobs.tolist(), policy.tolist(), strict=True):
+            row.record.token_ids.append(token)
+            row.record.logprobs.append(logp)
+            row.record.policy_logprobs.append(full)
+        return drawn
+
+    def _filters(self, rows: list[_Row], logits: Tensor) -> Filters | None:
+        settings = [row.job.sampling for row in rows]
+        padded = self.vocabulary < logits.shape[1]
+        if not padded and not any(s.filtered for s in settings):
+            return None
+        allowed = None
+        if padded or any(s.logit_mask is not None for s in settings):
+            allowed = torch.ones(len(rows), logits.shape[1], dtype=torch.bool)
+            allowed[:, self.vocabulary :] = False
+            for i, row in enumerate(rows):
+                hook = row.job.sampling.logit_mask
+                mask = hook(row.record.token_ids, len(row.record.token_ids)) if callable(hook) else None
+                if mask is not None:
+                    allowed[i] &= mask
+                    if not bool(allowed[i].any()):
+                        raise EngineError(f"logit_mask: no token allowed at position {len(row.record.token_ids)}")
+        return Filters(
+            torch.tensor([s.top_k for s in settings]), torch.tensor([s.top_p for s in settings]),
+            torch.tensor([s.min_p for s in settings]), allowed,
+        )  # fmt: skip
+
+    def _stops(self, row: _Row, token: int) -> bool:
+        if token in row.job.end_ids:
+            return True
+        stop = row.job.sampling.stop
+        if not stop:
+            return False
+        longest = max(len(s) for s in stop)
+        tail = self.tokenizer.decode(row.record.token_ids[-(longest + 8) :])  # a token is at least one byte; 8 more for split characters
+        return any(s in tail for s in stop)
+
+    def _finish(self, job: Job, ended: Ended) -> None:
+        sample = job.samples[ended.sample]
+        reason: FinishReason = ended.reason
+        if reason == "length" and job.limit < job.sampling.max_tokens:
+            reason = "context"
+        sample.finish_reason = reason
+        if self.tokenizer is not None:
+            sample.text = self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+            cuts = [at for s in job.sampling.stop if (at := sample.text.find(s)) >= 0]
+            sample.text = sample.text[: min(cuts)] if cuts else sample.text
+
+
+def _record(job: Job) -> Sample:
+    return Sample(job.prompt_ids, [], policy_version=job.version, temperature=job.sampling.temperature)
+
+
+def _drawn_rows(step: Step, requests: dict[int, tuple[int, Job]]) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
+    """The tokens this step draws, and the hidden row each comes from: one a decode, n for a prompt's last chunk."""
+    rows, source = [], []
+    for i, decode in enumerate(step.decodes):
+        job = requests[decode.id[0]][1]
+        rows.append(_Row(job, decode.id[1], job.samples[decode.id[1]], decode.id))
+        source.append(i)
+    at = len(step.decodes)
+    for chunk in step.prefills:
+        at += len(chunk.ids)
+        if chunk.last:
+            job = requests[chunk.request_id][1]
+            rows.extend(_Row(job, s, job.samples[s], (chunk.request_id, s)) for s in range(job.sampling.n))
+            source.extend([at - 1] * job.sampling.n)
+    return rows, np.asarray(source, np.int64)
+
+
+def _adapter_mask(step: Step, requests: dict[int, tuple[int, Job]]) -> tuple[Tensor | None, bool]:
+    """(per-row switch, or None when all agree; whether any row uses the adapter)."""
+    uses = [requests[d.id[0]][1].sampling.adapter for d in step.decodes]
+    for chunk in step.prefills:
+        uses.extend([requests[chunk.request_id][1].sampling.adapter] * len(chunk.ids))
+    if all(uses) or not any(uses):
+        return None, bool(uses[0])
+    return torch.tensor(uses, dtype=torch.float32), True

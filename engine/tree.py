@@ -1,0 +1,282 @@
+"""Token trees: a trie of token runs whose ancestors are their context, and the only thing the trainer computes on.
+
+Prompts merge where their ids are equal; sampled tokens of different samples never do, because clipping is not linear in the advantage. A group is a
+prompt with its samples as leaves; a dialogue replayed turn by turn is a caterpillar. Each run of tokens is one range of rows, computed once forward and
+once backward. The last token of a leaf is only a target: nothing is predicted from it, so it gets no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proactor.engine.types import EngineError, Group, Sample
+
+Ids = NDArray[np.int64]
+ROOT = -1
+
+
+@dataclass(slots=True)
+class Node:
+    """A run of tokens after ``parent`` (an index, or ROOT), the first of them at ``depth``."""
+
+    ids: Ids
+    parent: int
+    depth: int
+    leaf: bool = False
+    children: dict[int, int] = field(default_factory=dict)
+
+
+def common_prefix(a: Ids, b: Ids) -> int:
+    """Length of the longest common prefix of two id arrays."""
+    m = min(len(a), len(b))
+    different = np.flatnonzero(a[:m] != b[:m])
+    return int(different[0]) if len(different) else m
+
+
+class Tree:
+    """The trie of some groups.
+
+    ``nodes`` in creation order; ``prompt_end[g]`` is the node that ends group g's prompt; ``leaves[g][s]`` the node of a sample's rows (None when it has none).
+    Raises EngineError for an empty prompt or completion, missing ids, or a group whose parent sample is not in the tree.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = list(groups)
+        self.nodes: list[Node] = []
+        self.roots: dict[int, int] = {}
+        self.prompt_end: list[int] = []
+        self.leaves: list[list[int | None]] = []
+        self._leaf_of: dict[int, int] = {}
+        extended = {id(g.parent) for g in self.groups if g.parent is not None}
+        for group in self.groups:
+            self._add(group, extended)
+
+    @property
+    def rows(self) -> int:
+        """Rows that enter each linear layer: the tree's token count."""
+        return sum(len(n.ids) for n in self.nodes)
+
+    @property
+    def flat_tokens(self) -> int:
+        """Rows that separate, unshared sequences would take."""
+        return sum(len(g.prompt_ids) + len(s.token_ids) - 1 for g in self.groups for s in g.samples)
+
+    def _add(self, group: Group, extended: set[int]) -> None:
+        prompt = np.asarray(group.prompt_ids, dtype=np.int64)
+        if not len(prompt):
+            raise EngineError("group.prompt_ids: a prompt needs at least one token")
+        start, at = 0, ROOT
+        if group.parent is not None:
+            at = self._leaf_of.get(id(group.parent), ROOT)
+            start = len(group.parent.prompt_ids) + len(group.parent.token_ids)
+            if at == ROOT or group.prompt_ids[:start] != group.parent.prompt_ids + group.parent.token_ids:
+                raise EngineError("group.parent: the parent sample must stand earlier in the tree and begin this group's prompt")
+        end = self._insert(prompt[start:], at, start)
+        self.prompt_end.append(end)
+        self.leaves.append([self._add_leaf(s, end, len(prompt), id(s) in extended) for s in group.samples])
+
+    def _add_leaf(self, sample: Sample, parent: int, depth: int, extended: bool) -> int | None:
+        if not sample.token_ids:
+            raise EngineError("sample.token_ids: a sample needs at least one token")
+        ids = np.asarray(sample.token_ids if extended else sample.token_ids[:-1], dtype=np.int64)
+        if not len(ids):
+            return None
+        self.nodes.append(Node(ids, parent, depth, leaf=True))
+        self._leaf_of[id(sample)] = len(self.nodes) - 1
+        return len(self.nodes) - 1
+
+    def _insert(self, ids: Ids, at: int, depth: int) -> int:
+        """Walk ``ids`` down from node ``at``, splitting and adding prompt nodes; returns the node where they end."""
+        while len(ids):
+            children = self.roots if at == ROOT else self.nodes[at].children
+            child = children.get(int(ids[0]))
+            if child is None:
+                self.nodes.append(Node(ids, at, depth))
+                children[int(ids[0])] = len(self.nodes) - 1
+                return len(self.nodes) - 1
+            shared = common_prefix(self.nodes[child].ids, ids)
+            if shared < len(self.nodes[child].ids):
+                child = self._split(child, shared, children)
+            ids, at, depth = ids[shared:], child, depth + shared
+        return at
+
+    def _split(self, index: int, length: int, siblings: dict[int, int]) -> int:
+        """Cut node ``index`` after ``length`` tokens; the lower part keeps the index, so that recorded ends stay valid."""
+        lower = self.nodes[index]
+        upper = Node(lower.ids[:length], lower.parent, lower.depth, children={int(lower.ids[length]): index})
+        self.nodes.append(upper)
+        siblings[int(upper.ids[0])] = len(self.nodes) - 1
+        lower.ids, lower.parent, lower.depth = lower.ids[length:], len(self.nodes) - 1, lower.depth + length
+        return len(self.nodes) - 1
+
+    def order(self) -> list[int]:
+        """Node indices, parents first; prompt nodes before leaves, so that a trunk is one contiguous range of rows."""
+        seen: list[int] = []
+        inner = [i for i, n in enumerate(self.nodes) if n.parent == ROOT]
+        below: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            below.setdefault(node.parent, []).append(i)
+        late: list[int] = []
+        stack = list(reversed(inner))
+        while stack:
+            i = stack.pop()
+            seen.append(i)
+            children = below.get(i, [])
+            late.extend(c for c in children if self.nodes[c].leaf)
+            stack.extend(c for c in reversed(children) if not self.nodes[c].leaf)
+            if not stack and late:
+                stack.extend(reversed(late))
+                late.clear()
+        return seen
+
+
+@dataclass(slots=True)
+class TokenBatch:
+    """What a loss sees besides log-probabilities; tensors of N trained tokens, sample after sample, tokens in order.
+
+    target: int64 ids; old, sampled: recorded policy and sampled log-probabilities (float32; NaN where a sample brought none);
+    advantage, weight: float32; sample: int64 index into ``samples``; position: int64 place in the sample's ``token_ids``;
+    entropy: float32, filled in by the trainer; reference: log-probabilities with the adapter off, when the loss asked for them.
+    """
+
+    target: Tensor
+    old: Tensor
+    sampled: Tensor
+    advantage: Tensor
+    weight: Tensor
+    sample: Tensor
+    position: Tensor
+    samples: list[Sample]
+    entropy: Tensor
+    reference: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Layout:
+    """A tree as flat arrays: ids and positions [T]; the rows of each node; head pairs.
+
+    ``head_row`` [R] rows whose logits are needed (ascending, one per row and temperature) with ``head_temperature`` [R];
+    ``pair_row`` [N] index into them for pair j (ascending) and ``order`` [N] that sorts pairs into the order of `TokenBatch`.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    start: dict[int, int]
+    head_row: Tensor
+    head_temperature: Tensor
+    pair_row: Tensor
+    pair_target: Tensor
+    unsort: Tensor
+    batch: TokenBatch
+
+
+def layout(tree: Tree) -> Layout:
+    """Flatten ``tree``: rows in `Tree.order`, and one (row, target) pair for each trained token."""
+    start, total = {}, 0
+    for i in tree.order():
+        start[i] = total
+        total += len(tree.nodes[i].ids)
+    ids, positions = np.empty(total, np.int64), np.empty(total, np.int64)
+    for i, first in start.items():
+        node = tree.nodes[i]
+        ids[first : first + len(node.ids)] = node.ids
+        positions[first : first + len(node.ids)] = np.arange(node.depth, node.depth + len(node.ids))
+    rows, columns, samples = _pairs(tree, start)
+    temperature = np.asarray([samples[s].temperature for s in columns["sample"]], np.float64)
+    keys, pair_row = np.unique(np.stack([rows.astype(np.float64), temperature]), axis=1, return_inverse=True)
+    pair_row = pair_row.reshape(-1)
+    sort = np.argsort(pair_row, kind="stable")
+    unsort = np.empty_like(sort)
+    unsort[sort] = np.arange(len(sort))
+    batch = TokenBatch(
+        **{k: torch.from_numpy(v) for k, v in columns.items()}, samples=samples, entropy=torch.empty(0)
+    )
+    return Layout(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        start=start,
+        head_row=torch.from_numpy(keys[0].astype(np.int64)),
+        head_temperature=torch.from_numpy(keys[1].astype(np.float32)),
+        pair_row=torch.from_numpy(pair_row[sort]),
+        pair_target=batch.target[torch.from_numpy(sort)],
+        unsort=torch.from_numpy(unsort),
+        batch=batch,
+    )
+
+
+def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np.generic]], list[Sample]]:
+    """Predecessor row of each trained token, and the columns of `TokenBatch`."""
+    parts: dict[str, list[NDArray[np.generic]]] = {k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position")}
+    samples: list[Sample] = []
+    for g, group in enumerate(tree.groups):
+        end = tree.prompt_end[g]
+        last = start[end] + len(tree.nodes[end].ids) - 1
+        for sample, leaf in zip(group.samples, tree.leaves[g], strict=True):
+            keep = np.flatnonzero(sample.trained())
+            length = len(sample.token_ids)
+            row = np.empty(length, np.int64)
+            row[0] = last
+            if leaf is not None:
+                row[1:] = start[leaf] + np.arange(length - 1)
+            parts["row"].append(row[keep])
+            parts["target"].append(np.asarray(sample.token_ids, np.int64)[keep])
+            parts["old"].append(_column(sample.policy_logprobs, length)[keep])
+            parts["sampled"].append(_column(sample.logprobs, length)[keep])
+            parts["advantage"].append(np.asarray(sample.token_advantages(), np.float32)[keep])
+            parts["sample"].append(np.full(len(keep), len(samples), np.int64))
+            parts["position"].append(keep.astype(np.int64))
+            samples.append(sample)
+    joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
+    row = joined.pop("row").astype(np.int64)
+    joined["weight"] = np.ones(len(row), np.float32)
+    return row, joined, samples
+
+
+def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
+    if not values:
+        return np.full(length, np.nan, np.float32)
+    if len(values) != length:
+        raise EngineError(f"sample: {len(values)} log-probabilities for {length} tokens")
+    return np.asarray(values, np.float32)
+
+
+def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tree]:
+    """Trees of at most ``budget`` rows from ``groups``; groups with one ``tree`` key stay together while they fit.
+
+    Neighbours in the order of their prompts share the longest prefixes, so trees are filled in that order. With ``together`` off each key gets its own
+    tree, whatever stands beside it: what deterministic mode needs. A single group above the budget makes a tree of its own.
+    """
+    units: dict[object, list[Group]] = {}
+    for i, group in enumerate(groups):
+        units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
+    pieces = [piece for unit in units.values() for piece in _fit(unit, budget)]
+    if not together:
+        return pieces
+    pieces.sort(key=lambda t: t.groups[0].prompt_ids)
+    trees: list[Tree] = []
+    held: list[Group] = []
+    size = 0
+    previous: Ids = np.empty(0, np.int64)
+    for piece in pieces:
+        prompt = np.asarray(piece.groups[0].prompt_ids, np.int64)
+        extra = piece.rows - (common_prefix(previous, prompt) if held else 0)
+        if held and size + extra > budget:
+            trees.append(Tree(held))
+            held, size, extra = [], 0, piece.rows
+        held, size, previous = held + piece.groups, size + extra, prompt
+    return [*trees, Tree(held)] if held else trees
+
+
+def _fit(unit: list[Group], budget: int) -> list[Tree]:
+    """Halve a unit until its trees fit; groups that hang off another's sample stay with it."""
+    tree = Tree(unit)
+    if tree.rows <= budget or len(unit) == 1 or any(g.parent is not None for g in unit):
+        return [tree]
+    half = len(unit) // 2
+    return [*_fit(unit[:half], budget), *_fit(unit[half:], budget)]

@@ -1,0 +1,107 @@
+"""What the engine's users hold: samples and groups. Token ids are kept as sampled, end tokens included; nothing is encoded again from text."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "context", "outside"]
+
+
+class EngineError(ValueError):
+    """Input that the engine refuses; the message is one line that names what is wrong."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One completion of a prompt.
+
+    ``logprobs`` belong to the distribution sampled from (after temperature, filters and masks), ``policy_logprobs`` to the full softmax at
+    ``temperature``; both are natural logarithms, one a token of ``token_ids``. ``mask`` is False where a token carries no loss (observations);
+    None means every token is trained. ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
+    """
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float] = field(default_factory=list)
+    policy_logprobs: list[float] = field(default_factory=list)
+    policy_version: int = 0
+    finish_reason: FinishReason = "outside"
+    text: str = ""
+    reward: float | None = None
+    advantage: float | Sequence[float] | None = None
+    mask: list[bool] | None = None
+    temperature: float = 1.0
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def trained(self) -> list[bool]:
+        """One flag a token: whether it carries loss."""
+        return self.mask if self.mask is not None else [True] * len(self.token_ids)
+
+    def turns(self) -> list[tuple[int, int]]:
+        """Spans [start, end) of consecutive trained tokens, in order: the agent's turns."""
+        flags = [*self.trained(), False]
+        starts = [i for i, on in enumerate(flags) if on and (i == 0 or not flags[i - 1])]
+        ends = [i for i, on in enumerate(flags) if not on and i > 0 and flags[i - 1]]
+        return list(zip(starts, ends, strict=True))
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Append observation ids: context for what follows, never trained. Their log-probabilities are stored as 0."""
+        self.mask = [*self.trained(), *([False] * len(ids))]
+        self.token_ids.extend(ids)
+        self.logprobs.extend([0.0] * len(ids))
+        self.policy_logprobs.extend([0.0] * len(ids))
+
+    def append(self, other: Sample) -> None:
+        """Append a turn sampled from ``prompt_ids + token_ids``; its ids, log-probabilities and finish reason are taken over.
+
+        Raises EngineError when ``other`` continues something else.
+        """
+        if other.prompt_ids != self.prompt_ids + self.token_ids:
+            raise EngineError("sample.append: the other sample's prompt is not this sample's prompt and tokens")
+        self.mask = [*self.trained(), *other.trained()]
+        self.token_ids.extend(other.token_ids)
+        self.logprobs.extend(other.logprobs)
+        self.policy_logprobs.extend(other.policy_logprobs)
+        self.finish_reason, self.text = other.finish_reason, other.text
+
+    def token_advantages(self) -> list[float]:
+        """``advantage`` spread over the tokens, 0 where masked. Raises EngineError when its length is neither turns nor tokens."""
+        flags = self.trained()
+        if self.advantage is None or isinstance(self.advantage, (int, float)):
+            value = float(self.advantage or 0.0)
+            return [value if on else 0.0 for on in flags]
+        values, turns = [float(a) for a in self.advantage], self.turns()
+        if len(values) == len(self.token_ids):
+            return [a if on else 0.0 for a, on in zip(values, flags, strict=True)]
+        if len(values) != len(turns):
+            raise EngineError(f"advantage: {len(values)} values for a sample of {len(turns)} turns and {len(self.token_ids)} tokens")
+        out = [0.0] * len(flags)
+        for value, (start, end) in zip(values, turns, strict=True):
+            out[start:end] = [value] * (end - start)
+        return out
+
+
+@dataclass(slots=True)
+class Group:
+    """Samples that are compared with one another. ``tree`` names groups that belong together (say one dialogue's turns): they stay on
+    one rank and their common prompt rows are computed once. ``parent`` hangs the group off the end of another group's sample, whose rows it shares.
+    """
+
+    prompt_ids: list[int]
+    samples: list[Sample]
+    tree: Hashable | None = None
+    parent: Sample | None = None
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """The samples' rewards, in order; assign a list to set them."""
+        return [s.reward for s in self.samples]
+
+    @rewards.setter
+    def rewards(self, values: Sequence[float]) -> None:
+        if len(values) != len(self.samples):
+            raise EngineError(f"rewards: {len(values)} values for {len(self.samples)} samples")
+        for sample, value in zip(self.samples, values, strict=True):
+            sample.reward = float(value)

@@ -1,0 +1,108 @@
+"""From rewards to an update: group advantages, what can be skipped, and the statistics that a training step reports."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from proactor.engine.config import GRPO
+from proactor.engine.trainer import Tally
+from proactor.engine.types import EngineError, Group, Sample
+from proactor.kernels.grpo import group_advantages
+
+Batch = tuple[list[Group], float | None]
+"""Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient included); None: what they hold."""
+
+
+def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[str, float]]:
+    """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches`` steps.
+
+    Returns the batches and sums for the statistics. Raises EngineError for a missing, NaN or infinite reward and for greedy samples.
+    """
+    sums: Counter[str] = Counter()
+    rewards: list[float] = []
+    for i, group in enumerate(groups):
+        _check(i, group)
+        if any(s.advantage is None for s in group.samples):
+            values = [float(s.reward) for s in group.samples if s.reward is not None]
+            for sample, advantage in zip(group.samples, group_advantages(values, config.advantages), strict=True):
+                if sample.advantage is None:
+                    sample.advantage = advantage
+        rewards.extend(float(s.reward) for s in group.samples if s.reward is not None)
+        sums["groups"] += 1
+        sums["flat_groups"] += not any(any(s.token_advantages()) for s in group.samples)
+        sums["truncated"] += sum(s.finish_reason in ("length", "context") for s in group.samples)
+        sums["all_samples"] += len(group.samples)
+    sums["reward"], sums["reward_squared"], sums["rewarded"] = sum(rewards), sum(r * r for r in rewards), len(rewards)
+    batches = [b for _ in range(config.epochs) for b in _minibatches(groups, config)]
+    return batches, dict(sums)
+
+
+def _check(index: int, group: Group) -> None:
+    for j, sample in enumerate(group.samples):
+        if sample.temperature <= 0:
+            raise EngineError(f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on")
+        if sample.advantage is None and (sample.reward is None or not math.isfinite(sample.reward)):
+            raise EngineError(f"group {index}, sample {j}: reward is {sample.reward}; every sample needs a finite reward or an advantage")
+
+
+def _minibatches(groups: Sequence[Group], config: GRPO) -> list[Batch]:
+    """Deal whole trees to ``minibatches`` steps in order."""
+    units: dict[Hashable, list[Group]] = {}
+    for i, group in enumerate(groups):
+        units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
+    ordered = list(units.values())
+    parts = [ordered[i :: config.minibatches] for i in range(config.minibatches)]
+    out: list[Batch] = []
+    for part in parts:
+        members = [g for unit in part for g in unit]
+        parents = {id(g.parent) for g in members if g.parent is not None}
+        kept = [g for g in members if config.beta > 0 or _matters(g, parents)]
+        out.append((kept, _normalizer(members, config)))
+    return out
+
+
+def _matters(group: Group, parents: set[int]) -> bool:
+    """Whether a group has a gradient, or others hang off it."""
+    return any(id(s) in parents or any(s.token_advantages()) for s in group.samples)
+
+
+def _normalizer(groups: Sequence[Group], config: GRPO) -> float:
+    samples: list[Sample] = [s for g in groups for s in g.samples]
+    if config.normalizer == "constant":
+        return config.constant
+    return float(len(samples) if config.normalizer == "samples" else sum(sum(s.trained()) for s in samples))
+
+
+SUMS = (
+    "loss", "tokens", "samples", "entropy", "gap", "gap_tokens", "rows", "flat", "clip_share", "kl", "groups", "flat_groups", "truncated", "all_samples",
+    "reward", "reward_squared", "rewarded",
+)  # fmt: skip
+
+
+def statistics(tally: Tally) -> dict[str, float]:
+    """The tally's sums under the fixed names every rank brings, and whatever else the loss reported."""
+    return {**dict.fromkeys(SUMS, 0.0), **{k: float(v) for k, v in tally.sums.items()}}
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """Means and shares from sums over ranks: what a training step reports."""
+    tokens, rewarded = max(sums["tokens"], 1.0), max(sums["rewarded"], 1.0)
+    mean = sums["reward"] / rewarded
+    extra = {k: v / tokens for k, v in sums.items() if k not in SUMS}
+    return {
+        "loss": sums["loss"] / tokens,
+        "entropy": sums["entropy"] / tokens,
+        "clip_share": sums["clip_share"] / tokens,
+        "kl": sums["kl"] / tokens,
+        "sampler_trainer_gap": sums["gap"] / max(sums["gap_tokens"], 1.0),
+        "reward_mean": mean,
+        "reward_std": math.sqrt(max(0.0, sums["reward_squared"] / rewarded - mean * mean)),
+        "zero_spread_share": sums["flat_groups"] / max(sums["groups"], 1.0),
+        "truncated_share": sums["truncated"] / max(sums["all_samples"], 1.0),
+        "tokens_trained": sums["tokens"],
+        "tokens_computed": sums["rows"],
+        "tokens_avoided": sums["flat"] - sums["rows"],
+        **extra,
+    }

@@ -1,0 +1,73 @@
+"""Matrix product with a frozen weight: which of the equivalent forms a device runs, and how few rows keep it exact.
+
+``y = x Wᵀ + b`` for x [T, K], W [N, K]. On a CPU two libraries compute it: MKL (``F.linear``) and oneDNN
+(``mkldnn._linear_pointwise``). Which is faster depends on the processor, so it is measured once; oneDNN also gives bit-identical rows
+whatever the number of rows, except for very few, which is what deterministic mode stands on. The smallest safe number is probed, not assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+PROBE_ROWS = 96
+PROBE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17, 24, 31, 32, 33, 47, 64, 65, 95)
+
+
+def library_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` by the framework's default library: x [T, K], weight [N, K], bias [N] or None -> [T, N]."""
+    return F.linear(x, weight, bias)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` by oneDNN on CPU tensors, same shapes as `library_linear`."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def onednn_available() -> bool:
+    """Whether this build of torch has the oneDNN linear."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@lru_cache(maxsize=1)
+def fastest_cpu_linear() -> Linear:
+    """The faster of the two CPU forms on a 512 x 512 product of 512 rows, measured once per process."""
+    if not onednn_available():
+        return library_linear
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(512, 512, generator=generator), torch.randn(512, 512, generator=generator)
+
+    def best(form: Linear) -> float:
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            form(x, weight, None)
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return onednn_linear if best(onednn_linear) < 0.8 * best(library_linear) else library_linear
+
+
+def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype) -> int:
+    """Smallest row count from which every row of ``form`` is bit-identical whatever the row count, for weights [N, K] in ``shapes``.
+
+    Raises RuntimeError when no tested count is safe: deterministic mode cannot be kept on such a machine.
+    """
+    generator = torch.Generator().manual_seed(1)
+    minimum = 1
+    for n, k in sorted(shapes):
+        x = torch.randn(PROBE_ROWS, k, generator=generator).to(dtype)
+        weight = torch.randn(n, k, generator=generator).to(dtype)
+        full = form(x, weight, None)
+        unsafe = [m for m in PROBE_COUNTS if not torch.equal(form(x[:m].contiguous(), weight, None), full[:m])]
+        minimum = max(minimum, max(unsafe, default=0) + 1)
+    if minimum > PROBE_COUNTS[-1]:
+        raise RuntimeError(f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use fp32 on a CPU")
+    return minimum

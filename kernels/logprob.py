@@ -1,0 +1,106 @@
+"""Log-probabilities of chosen tokens from hidden rows, without keeping the logits of every row.
+
+For pairs (row r, target y) with temperature τ:   log p = z_y/τ - logsumexp(z/τ),   z = W h_r,   entropy = logsumexp(z/τ) - Σ p z/τ
+
+A branch point of a token tree predicts the first token of every child, so that several pairs may name one row: its logits are computed once.
+The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through the head in chunks; a chunk's probabilities are kept for the backward while
+they fit in `KEEP_BYTES` altogether (two head products a chunk), and recomputed otherwise (three).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.precision import wide_dtype, widen
+
+CHUNK_ROWS = 512
+KEEP_BYTES = 1 << 30
+
+
+def logprob_reference(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain torch: hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P] -> log p [P], entropy [P]."""
+    logits = widen(hidden[row] @ weight.t()) / temperature.unsqueeze(1)
+    logp = logits.log_softmax(-1)
+    return logp.gather(1, target.unsqueeze(1)).squeeze(1), -(logp.exp() * logp).sum(-1)
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, scale: Tensor, linear: Linear, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        logp = hidden.new_empty(row.shape[0], dtype=wide_dtype(hidden.dtype))
+        entropy = torch.empty_like(logp)
+        kept: list[Tensor] = []
+        bounds = chunk_pairs(row, hidden.shape[0])
+        for start, stop, first, last in bounds:
+            logits = widen(linear(hidden[start:stop], weight, None)).mul_(scale[start:stop].unsqueeze(1))
+            probs, lse, entropies = softmax_stats(logits)
+            r = row[first:last] - start
+            logp[first:last] = logits[r, target[first:last]] - lse[r]
+            entropy[first:last] = entropies[r]
+            if keep:
+                kept.append(probs.to(hidden.dtype))
+        ctx.save_for_backward(hidden, weight, row, target, scale)
+        ctx.kept, ctx.bounds, ctx.linear = kept, bounds, linear
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, row, target, scale = ctx.saved_tensors
+        dlogp = grads[0]
+        dh = torch.empty_like(hidden)
+        for i, (start, stop, first, last) in enumerate(ctx.bounds):
+            if ctx.kept:
+                probs = widen(ctx.kept[i])
+            else:
+                logits = widen(ctx.linear(hidden[start:stop], weight, None)).mul_(scale[start:stop].unsqueeze(1))
+                probs = torch.softmax(logits, -1)
+            r, g = row[first:last] - start, dlogp[first:last]
+            total = dlogp.new_zeros(stop - start).index_add_(0, r, g)
+            dz = probs.mul_(-total.unsqueeze(1))
+            dz.index_put_((r, target[first:last]), g, accumulate=True)
+            dz.mul_(scale[start:stop].unsqueeze(1))
+            dh[start:stop] = dz.to(hidden.dtype) @ weight
+        ctx.kept = []
+        return dh, None, None, None, None, None, None
+
+
+def softmax_stats(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities [R, V], log-sum-exp [R] and entropy [R] of float32 logits [R, V], with one exponential a logit.
+
+    Sampler and trainer both call this, so that equal logits give equal bits. Masked logits (-inf) count as probability 0.
+    """
+    top = logits.amax(-1, keepdim=True)
+    probs = (logits - top).exp_()
+    total = probs.sum(-1, keepdim=True)
+    probs.div_(total)
+    lse = (top + total.log()).squeeze(1)
+    mean = torch.bmm(probs.unsqueeze(1), logits.clamp(min=-1e30).unsqueeze(2)).view(-1)
+    return probs, lse, lse - mean
+
+
+def chunk_pairs(row: Tensor, rows: int) -> list[tuple[int, int, int, int]]:
+    """(first row, end row, first pair, end pair) for each chunk of `CHUNK_ROWS` rows; ``row`` must ascend."""
+    edges = list(range(0, rows, CHUNK_ROWS)) + [rows]
+    cuts = torch.searchsorted(row, torch.tensor(edges)).tolist()
+    return [(a, b, c, d) for a, b, c, d in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True)]
+
+
+def log_probabilities(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, linear: Linear = library_linear
+) -> tuple[Tensor, Tensor]:
+    """Differentiable log-probabilities of pairs.
+
+    hidden [R, H]; weight [V, H]; row, target int64 [P] with ``row`` ascending and every row named; temperature float32 [R], above 0.
+    Returns log p [P] and entropy [P] (nats, no gradient), float32. Raises ValueError when the rows do not ascend.
+    """
+    if row.numel() > 1 and bool((row[1:] < row[:-1]).any()):
+        raise ValueError("row: pairs must be sorted by row")
+    keep = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= KEEP_BYTES
+    return _LogProb.apply(hidden, weight, row, target, temperature.reciprocal(), linear, keep)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,16 @@
+"""The precision statistics are kept in: float32 for half types, the tensor's own otherwise (so that float64 checks stay float64)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for bfloat16 and float16, else ``dtype``."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def widen(x: Tensor) -> Tensor:
+    """``x`` in `wide_dtype`; no copy when it is there already."""
+    return x.to(wide_dtype(x.dtype))

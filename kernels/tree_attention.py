@@ -1,0 +1,290 @@
+"""Attention of rows to their ancestors, read through an index table: pages in the sampler, tree rows in the trainer.
+
+A *family* is n members that share one context: the samples of a prompt, the children of a tree node, or a single chunk of a prompt (n = 1).
+Member m's queries see the whole context and a prefix of m's own keys:
+
+    out_i = softmax(scale * q_i · [K_context ; K_own(m)[: visible_i]]) [V_context ; V_own(m)[: visible_i]]
+
+The context is read once for all members (as in cascade attention, FlashInfer), nothing is masked densely, and the plain causal case is a family of one
+with an empty context. `AttentionBlock` stacks F families of equal padded shape so that one batched product serves them all.
+
+Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a page of tokens; 1 for tree rows). Grouped-query heads are folded into rows.
+`attend_exact` computes the same sums in fixed blocks of `EXACT_BLOCK` keys from the root, so that a row's bits do not depend on what it is batched with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.precision import wide_dtype, widen
+
+EXACT_BLOCK = 32
+EXACT_TILE_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class AttentionBlock:
+    """F families of n members with lq query rows each.
+
+    rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in ``rows``, None when all are;
+    context [F, c] and own [F, n, o]: units of the key store; context_hidden [F, Lc] and own_hidden [F, n, lq, Lo]: bool, True where a query must
+    not look, None when all is visible (Lc = c * unit keys, Lo = o * unit keys); own_unwritten [F, n, Lo]: bool, True where no query looks, needed
+    only where such keys may hold anything at all (pages), values included.
+    """
+
+    rows: Tensor
+    context: Tensor
+    own: Tensor
+    valid: Tensor | None = None
+    context_hidden: Tensor | None = None
+    own_hidden: Tensor | None = None
+    own_unwritten: Tensor | None = None
+
+
+def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
+    """[T, Hq, D] -> [Hkv, T, G, D] contiguous."""
+    t, hq, d = x.shape
+    return x.view(t, kv_heads, hq // kv_heads, d).transpose(0, 1).contiguous()
+
+
+def _gather(store: Tensor, index: Tensor, unit: int) -> Tensor:
+    """Rows of store [Hkv, S, D] named by units ``index`` [..., u] -> [Hkv, prod(...), u * unit, D]."""
+    hkv, s, d = store.shape
+    flat = store.view(hkv, s // unit, unit * d).index_select(1, index.reshape(-1))
+    return flat.view(hkv, index.shape[:-1].numel(), index.shape[-1] * unit, d)
+
+
+def _queries(qh: Tensor, block: AttentionBlock) -> Tensor:
+    hkv, _, g, d = qh.shape
+    return qh.index_select(1, block.rows.reshape(-1)).view(hkv, *block.rows.shape, g, d)
+
+
+def _scores(qf: Tensor, kc: Tensor, ko: Tensor, block: AttentionBlock, scale: float) -> tuple[Tensor, Tensor]:
+    """Scaled, masked scores [Hkv, F, n, lq, G, Lc] and [..., Lo] in float32."""
+    hkv, f, n, lq, g, d = qf.shape
+    sc = torch.bmm(qf.reshape(hkv * f, n * lq * g, d), kc.reshape(hkv * f, -1, d).transpose(1, 2))
+    so = torch.bmm(qf.reshape(hkv * f * n, lq * g, d), ko.reshape(hkv * f * n, -1, d).transpose(1, 2))
+    sc = widen(sc).mul_(scale).view(hkv, f, n, lq, g, -1)
+    so = widen(so).mul_(scale).view(hkv, f, n, lq, g, -1)
+    if block.context_hidden is not None:
+        sc.masked_fill_(block.context_hidden[None, :, None, None, None, :], float("-inf"))
+    if block.own_hidden is not None:
+        so.masked_fill_(block.own_hidden[None, :, :, :, None, :], float("-inf"))
+    return sc, so
+
+
+def _block_forward(
+    qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
+) -> tuple[Tensor, Tensor]:
+    """Output [Hkv, F*n*lq, G, D] and log-sum-exp [Hkv, F*n*lq, G] of one block."""
+    qf = _queries(qh, block)
+    hkv, f, n, lq, g, d = qf.shape
+    kc, vc = _gather(k, block.context, unit), _gather(v, block.context, unit)
+    ko, vo = _gather(k, block.own, unit), _gather(v, block.own, unit)
+    if block.own_unwritten is not None:  # 0 * NaN is NaN: what stands in unwritten slots must not reach the product
+        vo.masked_fill_(block.own_unwritten.reshape(1, f * n, -1, 1), 0)
+        if block.context_hidden is not None:
+            vc.masked_fill_(block.context_hidden[None, :, :, None], 0)
+    sc, so = _scores(qf, kc, ko, block, scale)
+    top = so.amax(-1, keepdim=True)
+    if sc.shape[-1]:
+        top = torch.maximum(top, sc.amax(-1, keepdim=True))
+    pc, po = sc.sub_(top).exp_(), so.sub_(top).exp_()
+    total = pc.sum(-1, keepdim=True) + po.sum(-1, keepdim=True)
+    out = torch.bmm(po.to(v.dtype).view(hkv * f * n, lq * g, -1), vo.reshape(hkv * f * n, -1, d)).view(hkv, f, n, lq, g, d)
+    if sc.shape[-1]:
+        out += torch.bmm(pc.to(v.dtype).view(hkv * f, n * lq * g, -1), vc.reshape(hkv * f, -1, d)).view_as(out)
+    out = (out / total).to(v.dtype)
+    lse = (top + total.log()).squeeze(-1)
+    return out.view(hkv, -1, g, d), lse.reshape(hkv, -1, g)
+
+
+def _scatter(target: Tensor, block: AttentionBlock, value: Tensor) -> None:
+    rows = block.rows.reshape(-1)
+    if block.valid is not None:
+        rows, value = rows[block.valid], value.index_select(1, block.valid)
+    target.index_copy_(1, rows, value)
+
+
+def _run(
+    q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, unit: int, exact: bool
+) -> tuple[Tensor, Tensor]:
+    qh = _heads_first(q, k.shape[0])
+    out = torch.empty_like(qh)
+    lse = qh.new_empty(qh.shape[:3], dtype=wide_dtype(qh.dtype))
+    for block in blocks:
+        o, log_sum = (_exact_forward if exact else _block_forward)(qh, k, v, block, scale, unit)
+        _scatter(out, block, o)
+        _scatter(lse, block, log_sum)
+    return out, lse
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, unit: int = 1, exact: bool = False
+) -> Tensor:
+    """Attention of q [T, Hq, D] to k, v [Hkv, S, D] -> [T, Hq * D]; every row must stand in exactly one block. No gradient."""
+    out, _ = _run(q, k, v, blocks, scale, unit, exact)
+    return out.transpose(0, 1).reshape(q.shape[0], -1)
+
+
+# --- fixed order ------------------------------------------------------------------------------------------------------
+
+
+def _exact_forward(
+    qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
+) -> tuple[Tensor, Tensor]:
+    """As `_block_forward`, one product a (row, key block): the shapes, and so the order of every sum, depend on depth alone."""
+    qf = _queries(qh, block)
+    hkv, f, n, lq, g, d = qf.shape
+    path, hidden = _paths(block, unit)
+    length = path.shape[-1]
+    out, lse = qf.new_empty(hkv, f * n, lq, g, d), qf.new_empty(hkv, f * n, lq, g, dtype=wide_dtype(qf.dtype))
+    qm = qf.reshape(hkv, f * n, lq, g, d)
+    tile = max(1, EXACT_TILE_BYTES // max(1, hkv * f * n * length * d * 4))
+    kp, vp = k.index_select(1, path.reshape(-1)), v.index_select(1, path.reshape(-1))
+    kp, vp = kp.view(hkv, f * n, 1, length, d), vp.view(hkv, f * n, 1, length, d)
+    vp.masked_fill_(hidden.all(1)[None, :, None, :, None], 0)
+    for start in range(0, lq, tile):
+        rows = slice(start, min(lq, start + tile))
+        out[:, :, rows], lse[:, :, rows] = _exact_tile(qm[:, :, rows], kp, vp, hidden[:, rows], scale)
+    return out.reshape(hkv, -1, g, d), lse.reshape(hkv, -1, g)
+
+
+def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
+    """Key slots from the root for each member [F*n, L] (L a multiple of EXACT_BLOCK) and what each query must not see [F*n, lq, L]."""
+    f, n, lq = block.rows.shape
+    offsets = torch.arange(unit, device=block.own.device)
+
+    def slots(index: Tensor) -> Tensor:
+        return (index.unsqueeze(-1) * unit + offsets).flatten(-2)
+
+    context, own = slots(block.context), slots(block.own)
+    lc, lo = context.shape[-1], own.shape[-1]
+    far = block.context_hidden if block.context_hidden is not None else own.new_zeros((f, lc), dtype=torch.bool)
+    near = block.own_hidden if block.own_hidden is not None else own.new_zeros((f, n, lq, lo), dtype=torch.bool)
+    paths, masks = [], []
+    for i in range(f):
+        seen = int((~far[i]).sum())  # padding stands behind the real context and must not shift what follows
+        paths.append(torch.cat([context[i, :seen].expand(n, seen), own[i]], -1))
+        masks.append(torch.cat([far[i, :seen].expand(n, lq, seen), near[i]], -1))
+    length = -(-max(p.shape[-1] for p in paths) // EXACT_BLOCK) * EXACT_BLOCK
+    path = torch.cat([torch.nn.functional.pad(p, (0, length - p.shape[-1])) for p in paths])
+    hidden = torch.cat([torch.nn.functional.pad(m, (0, length - m.shape[-1]), value=True) for m in masks])
+    return path, hidden
+
+
+def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Online softmax over key blocks in order: q [Hkv, B, r, G, D], k/v [Hkv, B, 1, L, D], hidden bool [B, r, L]."""
+    hkv, b, r, g, d = q.shape
+    flat = q.reshape(-1, g, d)
+    count = flat.shape[0]
+    top = flat.new_full((count, g, 1), float("-inf"), dtype=wide_dtype(flat.dtype))
+    total = torch.zeros_like(top)
+    acc = flat.new_zeros((count, g, d), dtype=top.dtype)
+    for start in range(0, k.shape[3], EXACT_BLOCK):
+        keys = slice(start, start + EXACT_BLOCK)
+        kb = k[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
+        vb = v[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
+        s = widen(_small_bmm(flat, kb.transpose(1, 2))) * scale
+        unseen = hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK).reshape(count, 1, EXACT_BLOCK)
+        s = s.masked_fill(unseen, float("-inf"))
+        new_top = torch.maximum(top, s.amax(-1, keepdim=True))
+        p = (s - new_top).exp()
+        keep = (top - new_top).exp()
+        total = total * keep + p.sum(-1, keepdim=True)
+        acc = acc * keep + widen(_small_bmm(p.to(v.dtype), vb))
+        top = new_top
+    out = (acc / total).to(v.dtype)
+    return out.view(hkv, b, r, g, d), (top + total.log()).view(hkv, b, r, g)
+
+
+def _small_bmm(a: Tensor, b: Tensor) -> Tensor:
+    """Batched product whose batch is never 1, where libraries switch to another kernel."""
+    if a.shape[0] == 1:
+        return torch.bmm(a.expand(2, -1, -1).contiguous(), b.expand(2, -1, -1).contiguous())[:1]
+    return torch.bmm(a, b)
+
+
+# --- with gradient ----------------------------------------------------------------------------------------------------
+
+
+def _block_backward(
+    block: AttentionBlock, scale: float, qh: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
+    dq: Tensor, dk: Tensor, dv: Tensor,
+) -> None:  # fmt: skip
+    """Add one block's gradients; probabilities are recomputed from the saved log-sum-exp (Dao et al., arXiv 2205.14135)."""
+    qf = _queries(qh, block)
+    hkv, f, n, lq, g, d = qf.shape
+    rows = block.rows.reshape(-1)
+    do = dout.index_select(1, rows)
+    if block.valid is not None:
+        keep = torch.zeros(rows.shape[0], device=do.device, dtype=do.dtype)
+        keep[block.valid] = 1
+        do = do * keep.view(1, -1, 1, 1)
+    delta = widen((do * out.index_select(1, rows)).sum(-1)).view(hkv, f, n, lq, g, 1)
+    norm = lse.index_select(1, rows).view(hkv, f, n, lq, g, 1)
+    kc, vc = _gather(k, block.context, 1), _gather(v, block.context, 1)
+    ko, vo = _gather(k, block.own, 1), _gather(v, block.own, 1)
+    sc, so = _scores(qf, kc, ko, block, scale)
+    dqf = torch.zeros_like(qf).view(hkv * f * n, lq * g, d)
+    for scores, key, value, index, batch in ((so, ko, vo, block.own, hkv * f * n), (sc, kc, vc, block.context, hkv * f)):
+        if not scores.shape[-1]:
+            continue
+        p = scores.sub_(norm).exp_()
+        dof, q2 = do.view(batch, -1, d), qf.reshape(batch, -1, d)
+        key, value = key.reshape(batch, -1, d), value.reshape(batch, -1, d)
+        dp = widen(torch.bmm(dof, value.transpose(1, 2))).view_as(p)
+        ds = dp.sub_(delta).mul_(p).mul_(scale).to(k.dtype).view(batch, -1, key.shape[1])
+        dqf += torch.bmm(ds, key).view_as(dqf)
+        flat = index.reshape(-1)
+        dk.index_add_(1, flat, torch.bmm(ds.transpose(1, 2), q2).reshape(hkv, -1, d).to(dk.dtype))
+        dv.index_add_(1, flat, torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype))
+    dq.index_add_(1, rows, dqf.view(hkv, -1, g, d))
+
+
+class _TreeAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, exact: bool
+    ) -> Tensor:
+        kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
+        out, lse = _run(q, kh, vh, blocks, scale, 1, exact)
+        ctx.save_for_backward(q, kh, vh, out, lse)
+        ctx.blocks, ctx.scale = blocks, scale
+        return out.transpose(0, 1).reshape(q.shape[0], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        qh = _heads_first(q, k.shape[0])
+        dout = _heads_first(grads[0].reshape(q.shape), k.shape[0])
+        dq, dk, dv = torch.zeros_like(qh), torch.zeros_like(k), torch.zeros_like(v)
+        for block in ctx.blocks:
+            _block_backward(block, ctx.scale, qh, k, v, out, lse, dout, dq, dk, dv)
+        return dq.transpose(0, 1).reshape(q.shape), dk.transpose(0, 1), dv.transpose(0, 1), None, None, None
+
+
+def tree_attention(
+    q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, exact: bool = False
+) -> Tensor:
+    """Differentiable attention over tree rows: q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D].
+
+    Blocks index rows (unit 1) and together hold every row as a query exactly once. Cost is proportional to the visible keys.
+    """
+    if torch.is_grad_enabled() and q.requires_grad:
+        return _TreeAttention.apply(q, k, v, blocks, scale, exact)  # type: ignore[no-any-return, no-untyped-call]
+    kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
+    return attend(q, kh, vh, blocks, scale, exact=exact)
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """Dense softmax attention for checks: q [T, Hq, D], k/v [S, Hkv, D], visible bool [T, S] -> [T, Hq * D]."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("thd,shd->hts", q, k) * scale
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    return torch.einsum("hts,shd->thd", weights, v).flatten(1)
