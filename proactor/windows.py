@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from statistics import mean
 
 from proactor.dialogue import Dialogue, Interval, Reference, Status, Turn
@@ -67,16 +68,18 @@ def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None
 
     Literal matching is optimistic: a value can be said by chance, or offered before it is chosen.
     """
-    patterns = [_word_pattern(s) for s in spellings if _LETTER.search(s)]
+    wanted = [(s.casefold().split(), _word_pattern(s)) for s in spellings if _LETTER.search(s)]
     for turn in turns:
-        if any(pattern.search(turn.text) for pattern in patterns):
+        text = turn.text.casefold()
+        if any(all(word in text for word in words) and pattern.search(text) for words, pattern in wanted):
             return turn.index
     return None
 
 
+@lru_cache(maxsize=4096)
 def _word_pattern(spelling: str) -> re.Pattern[str]:
-    words = r"\s+".join(re.escape(word) for word in spelling.split())
-    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+    words = r"\s+".join(re.escape(word) for word in spelling.casefold().split())
+    return re.compile(rf"(?<!\w){words}(?!\w)")
 
 
 def mentions(

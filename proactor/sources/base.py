@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from proactor import windows
 from proactor.catalog import Catalog
-from proactor.dialogue import Dialogue
+from proactor.dialogue import Dialogue, Turn
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -128,19 +128,53 @@ def _all_lines(files: Iterable[Path]) -> Iterator[Line]:
             raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
 
 
-def convert(line: Line, build: Callable[[dict[str, Any], Counter[str]], Dialogue], counters: Counter[str]) -> Dialogue:
-    """`build(record, counters)` with its failures named by file and line."""
-    record = line.parse()
+def convert(
+    where: str,
+    record: dict[str, Any],
+    build: Callable[[dict[str, Any], Counter[str]], Dialogue],
+    counters: Counter[str],
+) -> Dialogue:
+    """`build(record, counters)` with its failures named by `where` (file and line)."""
     try:
         return build(record, counters)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise SourceError(f"{line.where}: {key + ': ' if key else ''}{first['msg']}") from None
+        raise SourceError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from None
     except KeyError as error:
-        raise SourceError(f"{line.where}: key {error} is missing") from None
+        raise SourceError(f"{where}: key {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
-        raise SourceError(f"{line.where}: malformed dialogue ({error})") from None
+        raise SourceError(f"{where}: malformed dialogue ({error})") from None
+
+
+def user_turn(turns: Sequence[Turn], at: int) -> int | None:
+    """The last user turn at or before turn `at`: where the agent that acted then had its last chance to decide."""
+    return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
+
+
+def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """The turns of a compact record; an agent is everybody who is not the user."""
+    return tuple(
+        Turn(index=i, speaker="user" if t["speaker"] == "USER" else "agent", text=spoken(t["text"]))
+        for i, t in enumerate(record["turns"], start=1)
+    )
+
+
+def spoken(text: object) -> str:
+    """A turn's text, stripped; ValueError when it is empty."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"empty turn {text!r}")
+    return text.strip()
+
+
+def find(folder: Path, *patterns: str) -> list[Path]:
+    """Files of `folder` for the first pattern that has any, sorted; a file is itself. SourceError when there are none."""
+    if folder.is_file():
+        return [folder]
+    for pattern in patterns:
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise SourceError(f"{folder}: no such file, nor a folder with {' or '.join(patterns)}")
 
 
 def read_json(file: Path) -> Any:

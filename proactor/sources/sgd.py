@@ -1,0 +1,310 @@
+"""Schema-Guided Dialogue: the raw release (dialogues_*.json, schema.json) and the compact JSONL of it.
+
+Both are brought to the same frames, and windows are derived from the annotations once:
+
+- a service call on a system turn is a reference; it was triggered after the user turn before it (that turn is `latest`,
+  the end of the ready window) [DERIVED from the corpus];
+- a value is there from the first user turn since which the dialogue state holds it as the call has it [DERIVED]; the
+  window opens with the last of them: all parameters of the call (`params="all"`), because the whole call is scored, or
+  the required ones (`params="required"`) [INFERRED];
+- a transactional intent needs assent: its window opens at the last AFFIRM that answers the last CONFIRM before the call,
+  if the values were there before [INFERRED; the data's own windows include the CONFIRM and may include a NEGATE];
+- coverage runs from the turn at which the intent became active to the last ready turn [INFERRED];
+- a later call of the same intent begins after the one before it [INFERRED].
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proactor import windows
+from proactor.catalog import Catalog, Effect, Parameter, ParameterType, Tool
+from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.sources import base
+from proactor.sources.base import Corpus, SourceError, Split
+
+_MONEY = re.compile(r"Buy|Purchase|Pay|Transfer|Send|Rent")
+
+
+class SgdOptions(BaseModel):
+    """How SGD is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    part: Literal["all", "train", "dev", "test"] = Field(default="all", description="part of the release")
+    params: Literal["all", "required"] = Field(default="all", description="values the ready window waits for")
+    values: Literal["spoken", "canonical"] = Field(
+        default="spoken", description="spelling of parameter values; the other one counts as a variant"
+    )
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads a folder or file of either format; see `sources.load`."""
+    options = base.options(SgdOptions, opts)
+    raw = "dialogues_*.json"
+    files = base.find(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
+    files = [f for f in files if options.part == "all" or options.part in _part(f)]
+    if not files:
+        raise SourceError(f"{path}: nothing of part {options.part!r}")
+    schema = read_schema(path if path.is_dir() else path.parent)
+    counters: Counter[str] = Counter()
+    compact = any(".jsonl" in file.name for file in files)
+    records = _compact(files, split, limit, seed) if compact else _raw(files, split, limit, seed)
+    reader = _Reader(schema, options)
+    dialogues = [base.convert(where, record, reader.dialogue, counters) for where, record in records]
+    return base.corpus(reader.catalog(), dialogues, counters)
+
+
+def read_schema(folder: Path) -> dict[str, dict[str, Any]]:
+    """Services by name, from all schema files in `folder` and one level below; equal entries repeat over the parts."""
+    services: dict[str, dict[str, Any]] = {}
+    for file in base.find(folder, "schema*.json", "*/schema.json"):
+        for service in base.read_json(file):
+            try:
+                services.setdefault(service["service_name"], service)
+            except (KeyError, TypeError):
+                raise SourceError(f"{file}: a service without service_name") from None
+    return services
+
+
+def _part(file: Path) -> str:
+    named = [part for part in base.SPLITS if part in file.name]
+    return named[0] if named else file.parent.name
+
+
+def _compact(files: Sequence[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
+    for line in base.lines(files, split, limit, seed):
+        yield line.where, line.parse()
+
+
+def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
+    """Dialogues of the release, one file after the other; with a limit in a seeded order, so that few are opened."""
+    if limit is not None:
+        files = random.Random(f"{seed}/files").sample(files, len(files))
+    given = 0
+    for file in files:
+        if given == limit:
+            return
+        records = base.read_json(file)
+        if not isinstance(records, list):
+            raise SourceError(f"{file}:1: not a list of dialogues")
+        for position, record in enumerate(records, start=1):
+            where = f"{file}:dialogue {position}"
+            name = record.get("dialogue_id") if isinstance(record, dict) else None
+            if not isinstance(name, str) or not name:
+                raise SourceError(f"{where}: no dialogue_id")
+            record["dialogue_id"] = f"sgd/{_part(file)}/{name}"
+            if given == limit or (split is not None and base.split_of(record["dialogue_id"]) != split):
+                continue
+            given += 1
+            yield where, record
+
+
+def _frames(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    """A turn's frames in the compact form: service, acts [[act, slot, values]], intent, slots, call."""
+    if "utterance" not in turn:
+        return list(turn["frames"])
+    frames: list[dict[str, Any]] = []
+    for raw in turn["frames"]:
+        frame: dict[str, Any] = {
+            "service": raw["service"],
+            "acts": [[a["act"], a["slot"], a.get("canonical_values") or a["values"]] for a in raw["actions"]],
+        }
+        if "state" in raw:
+            frame |= {"intent": raw["state"]["active_intent"], "slots": raw["state"]["slot_values"]}
+        if "service_call" in raw:
+            frame["call"] = raw["service_call"]
+        frames.append(frame)
+    return frames
+
+
+class _Reader:
+    """Builds dialogues and the catalog of one corpus."""
+
+    def __init__(self, schema: dict[str, dict[str, Any]], options: SgdOptions) -> None:
+        self.schema = schema
+        self.options = options
+        self.intents = {(s, i["name"]): i for s, service in schema.items() for i in service["intents"]}
+
+    def catalog(self) -> Catalog:
+        return Catalog(tools=tuple(self._tool(service, intent) for (service, _), intent in self.intents.items()))
+
+    def _tool(self, service: str, intent: dict[str, Any]) -> Tool:
+        """Transactional intents write and need assent; those that move money cannot be undone [INFERRED]."""
+        slots = {slot["name"]: slot for slot in self.schema[service]["slots"]}
+        effect: Effect = "read"
+        if intent["is_transactional"]:
+            effect = "irreversible" if _MONEY.search(intent["name"]) else "write"
+        required = set(intent["required_slots"])
+        return Tool(
+            name=f"{service}.{intent['name']}",
+            description=intent["description"],
+            effect=effect,
+            confirm=intent["is_transactional"],
+            parameters=tuple(
+                _parameter(slots[name], name in required)
+                for name in (*intent["required_slots"], *intent["optional_slots"])
+            ),
+        )
+
+    def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        turns = tuple(
+            Turn(
+                index=i,
+                speaker="user" if t["speaker"] == "USER" else "agent",
+                text=base.spoken(t["utterance"] if "utterance" in t else t["text"]),
+            )
+            for i, t in enumerate(record["turns"], start=1)
+        )
+        frames = [_frames(turn) for turn in record["turns"]]
+        references: list[Reference] = []
+        earlier: dict[tuple[str, str], int] = {}
+        for position, listed in enumerate(frames, start=1):
+            for frame in listed:
+                if "call" in frame:
+                    key = (frame["service"], frame["call"]["method"])
+                    call = _Call(turns, frames, key, frame["call"]["parameters"], position, earlier.get(key, 0))
+                    references.append(self._reference(call, f"a{len(references) + 1}", counters))
+                    earlier[key] = position
+        services = record["services"]
+        return Dialogue(
+            id=record["dialogue_id"],
+            turns=turns,
+            references=tuple(references),
+            tools=tuple(f"{s}.{i['name']}" for s in services for i in self.schema[s]["intents"]),
+            domain="+".join(sorted({s.rsplit("_", 1)[0] for s in services})),
+            source="sgd",
+        )
+
+    def _reference(self, call: _Call, name: str, counters: Counter[str]) -> Reference:
+        intent = self.intents[call.key]
+        tool = ".".join(call.key)
+        arrived, spellings = call.values()
+        params, variants = self._spell(call, spellings, counters)
+        counters["missing_required"] += bool(set(intent["required_slots"]) - params.keys())
+        mentioned, _ = windows.mentions(call.turns[: call.latest], params, variants)
+        value_turns = {
+            p: min(t for t in (mentioned.get(p), arrived.get(p)) if t) for p in params if p in mentioned | arrived
+        }
+        begin = call.intent_turn()
+        if begin is None or not set(params) <= value_turns.keys():
+            counters["untraced"] += 1
+            return Reference(
+                id=name, name=tool, params=params, variants=variants, value_turns=value_turns,
+                observed_trigger=call.latest, null_reason="untraced",
+            )  # fmt: skip
+        wanted = params if self.options.params == "all" else intent["required_slots"]
+        start = max([begin, *(arrived[p] for p in wanted if p in arrived)])
+        if intent["is_transactional"]:
+            assent = call.assent()
+            counters["no_assent"] += assent is None
+            counters["opened_by_assent"] += assent is not None and assent > start
+            start = max(start, assent or 0)
+        counters["repeat_call"] += bool(call.after)
+        return Reference(
+            id=name,
+            name=tool,
+            params=params,
+            coverage=(min(begin, start), call.latest),
+            ready=(start, call.latest),
+            observed_trigger=call.latest,
+            value_turns=value_turns,
+            values_seen=max(value_turns.values(), default=begin),
+            variants=variants,
+        )
+
+    def _spell(
+        self, call: _Call, spellings: dict[str, tuple[str, ...]], counters: Counter[str]
+    ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """The spelling a reference uses (the one said first, when any was said literally), and the others."""
+        params: dict[str, str] = {}
+        variants: dict[str, tuple[str, ...]] = {}
+        for name, canonical in call.params.items():
+            known = tuple(dict.fromkeys((canonical, *spellings.get(name, ()))))
+            said = [(t, v) for v in known if (t := windows.first_mention(call.turns[: call.latest], (v,)))]
+            counters["values"] += 1
+            counters["values_not_literal"] += not said
+            params[name] = min(said)[1] if said and self.options.values == "spoken" else canonical
+            if others := tuple(v for v in known if v != params[name]):
+                variants[name] = others
+        return params, variants
+
+
+class _Call:
+    """A service call with what the turns before it say about it; turns are 1-based."""
+
+    def __init__(
+        self,
+        turns: tuple[Turn, ...],
+        frames: list[list[dict[str, Any]]],
+        key: tuple[str, str],
+        params: dict[str, Any],
+        turn: int,
+        after: int,
+    ) -> None:
+        latest = base.user_turn(turns, turn - 1)
+        if latest is None:
+            raise ValueError(f"turn {turn}: a call before the user spoke")
+        self.turns, self.key, self.after, self.latest = turns, key, after, latest
+        self.params = {name: str(value) for name, value in params.items()}
+        service = key[0]
+        self.seen = [(u, f) for u in range(1, turn) for f in frames[u - 1] if f["service"] == service]
+        self.states = [(u, f) for u, f in self.seen if "slots" in f]
+
+    def intent_turn(self) -> int | None:
+        """The user turn since which the intent has been active; after an earlier call of it, the turn that follows."""
+        begin = None
+        for turn, frame in reversed(self.states):
+            if frame["intent"] != self.key[1]:
+                break
+            begin = turn
+        if begin is None or begin > self.after:
+            return begin
+        return next((u for u, _ in self.states if u > self.after), None)
+
+    def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+        """For each parameter in the dialogue state: since when it holds the call's value, and how that was spelled."""
+        arrived: dict[str, int] = {}
+        spellings: dict[str, tuple[str, ...]] = {}
+        final = self.states[-1][1]["slots"] if self.states else {}
+        for name, value in self.params.items():
+            said = tuple(final.get(name, ()))
+            target = _plain(value)
+            wanted = {target} if target in map(_plain, said) else set(map(_plain, said))
+            for turn, frame in reversed(self.states):
+                if wanted.isdisjoint(map(_plain, frame["slots"].get(name, ()))):
+                    break
+                arrived[name] = turn
+            spellings[name] = said
+        return arrived, spellings
+
+    def assent(self) -> int | None:
+        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report of the failure."""
+        acts = [(u, act[0]) for u, frame in self.seen for act in frame["acts"] if u > self.after]
+        asked = max((u for u, act in acts if act == "CONFIRM"), default=self.after)
+        return max((u for u, act in acts if act == "AFFIRM" and u > asked > 0), default=None)
+
+
+def _plain(value: object) -> str:
+    return str(value).strip().lower()
+
+
+def _parameter(slot: dict[str, Any], required: bool) -> Parameter:
+    values = tuple(map(str, slot["possible_values"]))
+    kind: ParameterType = "string"
+    if values and {v.lower() for v in values} <= {"true", "false"}:
+        kind, values = "boolean", ()
+    elif values and all(v.isdigit() for v in values):
+        kind = "integer"
+    elif slot["is_categorical"] and values:
+        kind = "enum"
+    elif slot["name"].endswith(("date", "time")):
+        kind = "date" if slot["name"].endswith("date") else "time"
+    return Parameter(name=slot["name"], type=kind, required=required, description=slot["description"], values=values)

@@ -1,0 +1,197 @@
+"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL and apis.json).
+
+- An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and needs
+  assent [DERIVED from apis.json].
+- `latest` of the data (the user turn before the query) ends the window and is right; `earliest` is a first literal
+  mention and often too early [measured, see the data's notes]. So the window is null when a required parameter was never
+  tracked in the text (`untraced`) or a value was not found (`unmatched`); a booking opens at the user's acceptance, which
+  is `latest`; a repeated query that would open right with the one before is a point at `latest` [INFERRED].
+- Coverage runs from the first user turn at which a value had been said, after the last query of the same tool, to
+  `latest` [INFERRED].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proactor import windows
+from proactor.catalog import Catalog, Effect, Parameter, ParameterType, Tool
+from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.sources import base
+from proactor.sources.base import Corpus, Split
+
+# APIs without RequestType that change something [INFERRED]; all others without it only look things up.
+_WRITES = frozenset({"meeting_schedule", "hotel_service_request", "spaceship_access_codes", "spaceship_life_support"})
+_TYPES: dict[str, ParameterType] = {"Integer": "integer", "Boolean": "boolean", "Categorical": "enum"}
+_CONSTRAINT = re.compile(r"api\.(\w+)\((.*)\)$", re.DOTALL)
+_WORDS = {
+    "is_one_of": "",
+    "contains": "",
+    "is_not": "not ",
+    "contains_not": "not ",
+    "is_at_least": "at least ",
+    "is_at_most": "at most ",
+    "is_less_than": "less than ",
+    "is_greater_than": "more than ",
+}
+
+
+class StarOptions(BaseModel):
+    """How STAR is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trust_bookings: bool = Field(
+        default=False, description="open a booking at the acceptance even when a parameter of it was never tracked"
+    )
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads the compact folder (or one of its JSONL files, with apis.json beside it); see `sources.load`."""
+    reader = _Reader(path if path.is_dir() else path.parent, base.options(StarOptions, opts))
+    counters: Counter[str] = Counter()
+    chosen = base.lines(base.find(path, "star*.jsonl.gz", "*.jsonl"), split, limit, seed)
+    dialogues = [base.convert(line.where, line.parse(), reader.dialogue, counters) for line in chosen]
+    return base.corpus(reader.catalog, dialogues, counters)
+
+
+def plain_value(raw: str) -> str | None:
+    """A query's constraint in plain words: `"5 pm"` -> 5 pm, `api.is_at_most(900)` -> at most 900; None when empty."""
+    text = raw.strip()
+    found = _CONSTRAINT.match(text)
+    prefix, text = (_WORDS.get(found[1], f"{found[1]} "), found[2]) if found else ("", text)
+    try:
+        value = json.loads(text) if text else None
+    except ValueError:
+        value = text
+    values = value if isinstance(value, list) else [value]
+    words = " or ".join(" ".join(str(v).split()) for v in values if v is not None)
+    return f"{prefix}{words}" if words else None
+
+
+class _Reader:
+    """Builds dialogues and the catalog."""
+
+    def __init__(self, folder: Path, options: StarOptions) -> None:
+        self.options = options
+        self.file = folder / "apis.json"
+        self.apis: dict[str, dict[str, Any]] = base.read_json(self.file)
+        self.catalog = Catalog(tools=tuple(tool for name in self.apis for tool in self._tools(name)))
+
+    def _tools(self, name: str) -> list[Tool]:
+        api = self.apis[name]
+        required = set(api["required"])
+        parameters = tuple(
+            _parameter(given, given["Name"] in required) for given in api["input"] if given["Type"] != "RequestType"
+        )
+        title = api.get("function", name).replace("_", " ")
+
+        def tool(suffix: str, effect: Effect, confirm: bool) -> Tool:
+            return Tool(name=name + suffix, description=title, effect=effect, confirm=confirm, parameters=parameters)
+
+        if self._two_step(name):
+            return [tool(".check", "read", False), tool(".book", "write", True)]
+        return [tool("", "write" if name in _WRITES else "read", False)]
+
+    def _two_step(self, name: str) -> bool:
+        return any(given["Type"] == "RequestType" for given in self.apis[name]["input"])
+
+    def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        turns = base.turns_of(record)
+        references: list[Reference] = []
+        known: set[tuple[str, str, int]] = set()
+        for action in record["actions"]:
+            same = (action["method"], json.dumps(action["parameters"], sort_keys=True), action["last_visible_turn"])
+            if same in known:
+                counters["duplicate_call"] += 1
+                continue
+            known.add(same)
+            references.append(self._reference(turns, action, f"a{len(references) + 1}", references, counters))
+        tasks = [task for task in record["tasks"] if task in self.apis]
+        used = {r.name for r in references} | {t.name for task in tasks for t in self._tools(task)}
+        return Dialogue(
+            id=record["dialogue_id"],
+            turns=turns,
+            references=tuple(references),
+            tools=tuple(name for name in self.catalog.names if name in used),
+            domain="+".join(d for d in record["domains"] if d),
+            source="star",
+        )
+
+    def _reference(
+        self,
+        turns: tuple[Turn, ...],
+        action: dict[str, Any],
+        name: str,
+        earlier: list[Reference],
+        counters: Counter[str],
+    ) -> Reference:
+        params: dict[str, str] = {}
+        for key, raw in action["parameters"].items():
+            value = None if key == "RequestType" else plain_value(raw)
+            counters["empty_value"] += value is None and key != "RequestType"
+            if value is not None:
+                params[key] = value
+        latest = base.user_turn(turns, action["last_visible_turn"] + 1)
+        if latest is None:
+            raise ValueError(f"{action['method']}: a query before the user spoke")
+        literal, _ = windows.mentions(turns[:latest], params)
+        traced = {key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None}
+        said = literal | traced
+        ready, reason = self._window(turns, action, latest, counters)
+        tool = action["method"]
+        if self._two_step(tool):
+            tool += ".book" if action["request"] == "Book" else ".check"
+        after = max((r.coverage[1] for r in earlier if r.name == tool and r.coverage), default=0)
+        begin = windows.snap(turns, (max(after + 1, min(said.values(), default=latest)), latest))
+        first = min(begin[0] if begin else latest, ready[0] if ready else latest)
+        return Reference(
+            id=name,
+            name=tool,
+            params=params,
+            coverage=(first, latest),
+            ready=ready,
+            observed_trigger=latest,
+            value_turns=said,
+            values_seen=max(said.values(), default=first) if said.keys() >= params.keys() else None,
+            null_reason=reason,
+        )
+
+    def _window(
+        self, turns: tuple[Turn, ...], action: dict[str, Any], latest: int, counters: Counter[str]
+    ) -> tuple[Interval | None, str]:
+        booking = action["request"] == "Book"
+        if booking and self.options.trust_bookings:
+            return (latest, latest), ""
+        if action["untraced_required"]:
+            return None, "untraced"
+        if action["window"] is None:
+            return None, "unmatched" if action["unmatched"] else "no_window"
+        if booking:
+            counters["opened_by_assent"] += 1
+            return (latest, latest), ""
+        earliest = action["window"]["earliest"]
+        before = action["depends_on_result_at_turn"]
+        if before is not None and earliest <= before < latest - 1:
+            counters["repeat_pointed"] += 1
+            return (latest, latest), ""
+        ready = windows.snap(turns, (earliest + 1, latest))
+        return ready, "" if ready else "no_decision_turn"
+
+
+def _parameter(given: dict[str, Any], required: bool) -> Parameter:
+    kind = _TYPES.get(given["Type"], "string")
+    values = tuple(map(str, given.get("Categories", ())))
+    return Parameter(
+        name=given["Name"],
+        type="string" if kind == "enum" and not values else kind,
+        required=required,
+        description=given.get("ReadableName", ""),
+        values=values,
+    )
