@@ -128,7 +128,8 @@ def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
             "nested_offset": tensor.nested_offset,
         }
     parts[name + STATE] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-    return {key: value.cpu().contiguous() for key, value in parts.items()}
+    # copies: linears may share their tables, which safetensors refuses
+    return {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in parts.items()}
 
 
 def quantization_config(plain_linears: Iterable[str], nested: bool, compute_dtype: torch.dtype) -> dict[str, Any]:

@@ -136,6 +136,10 @@ def load_weights(
 
 def _check(shards: Shards, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
     """Names, shapes and dtypes, from the headers alone."""
+    for name in shards.names():
+        kind = name.rpartition(".quant_state.")[2]
+        if kind != name and not name.endswith(bnb4bit.STATE):
+            raise shards.error(name, f"{kind.rpartition('__')[2]!r} is not supported, only bitsandbytes nf4")
     missing = [name for name in shapes if name not in shards]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

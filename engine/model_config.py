@@ -194,14 +194,14 @@ class _Keys:
     def error(self, key: str, what: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: {key}: {what}")
 
-    def count(self, key: str, default: int | None = None, none: int | None = None) -> int:
-        """A positive integer; `default` stands for an absent key, `none` for an explicit null."""
+    def count(self, key: str, default: int | None = None, none: int | None = None, least: int = 1) -> int:
+        """An integer from `least` on; `default` stands for an absent key, `none` for an explicit null."""
         value = self.values.get(key, default)
         value = none if value is None else value
         if value is None:
             raise self.error(key, "missing")
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self.error(key, f"should be a positive integer, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(key, f"should be an integer of at least {least}, not {value!r}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -341,7 +341,7 @@ def _sliding_layers(keys: _Keys, family: Family, layers: int) -> int:
     types = keys.values.get("layer_types")
     if isinstance(types, list):
         return types.count("sliding_attention")
-    return max(0, layers - keys.count("max_window_layers", 28))
+    return max(0, layers - keys.count("max_window_layers", 28, least=0))
 
 
 def _eos_ids(keys: _Keys, generation: Mapping[str, Any], family: Family) -> tuple[int, ...]:

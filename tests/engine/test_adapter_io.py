@@ -1,0 +1,245 @@
+"""Adapters that PEFT wrote are read, ours are read by PEFT with the same logits, and what cannot be represented is refused by name."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proactor.engine.adapter_io import read_peft, write_peft
+from proactor.engine.model_config import CheckpointError, ModelConfig
+from tests.tiny import tiny_config, tiny_model
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+IDS = torch.randint(0, 101, (2, 9), generator=torch.Generator().manual_seed(0))
+CONFIG = ModelConfig.from_dict({**tiny_config().to_dict(), "architectures": None})
+KEY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+def peft_model(**options: Any) -> Any:
+    values: dict[str, Any] = {
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": ALL,
+        "task_type": "CAUSAL_LM",
+        "init_lora_weights": False,
+    }
+    return get_peft_model(tiny_model(), LoraConfig(**{**values, **options})).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("peft") / "adapter"
+    torch.manual_seed(1)
+    model = peft_model()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture
+def broken(saved: tuple[Path, Any], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved[0], tmp_path / "broken"))
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(IDS).logits
+    return result
+
+
+def test_reads_what_peft_writes(saved: tuple[Path, Any]) -> None:
+    folder, model = saved
+    pairs, rank, alpha, targets = read_peft(folder, CONFIG)
+    assert (rank, alpha, targets) == (4, 6.0, ("q", "k", "v", "o", "gate", "up", "down"))
+    assert len(pairs) == 14 and next(iter(pairs)) == "model.layers.0.self_attn.q_proj"
+    for name, (a, b) in pairs.items():
+        module = model.base_model.model.get_submodule(name)
+        assert torch.equal(a, module.lora_A["default"].weight) and torch.equal(b, module.lora_B["default"].weight)
+
+
+def test_peft_reads_what_we_write(saved: tuple[Path, Any], tmp_path: Path) -> None:
+    pairs, rank, alpha, targets = read_peft(saved[0])
+    write_peft(tmp_path / "ours", pairs, rank, alpha, targets, base_model="someone/tiny")
+    again = read_peft(tmp_path / "ours", CONFIG)
+    assert again[1:] == (rank, alpha, targets) and list(again[0]) == list(pairs)
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()
+    assert loaded.peft_config["default"].base_model_name_or_path == "someone/tiny"
+    assert torch.equal(logits(loaded), logits(saved[1]))
+    assert not torch.allclose(logits(loaded), logits(tiny_model()), atol=1e-3)
+
+
+@pytest.mark.parametrize("targets", [("q", "down"), ("q_proj", "down_proj")])
+def test_some_targets_only(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    torch.manual_seed(2)
+    model = peft_model(target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
+    model.save_pretrained(tmp_path / "theirs")
+    pairs, rank, alpha, found = read_peft(tmp_path / "theirs", CONFIG)
+    assert found == ("q", "down") and list(pairs) == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    # PEFT makes an adapter for every layer with such a module: the others' are zero
+    filled = {
+        name.replace("layers.1", f"layers.{layer}"): (a * (layer == 1), b * (layer == 1))
+        for name, (a, b) in pairs.items()
+        for layer in (0, 1)
+    }
+    write_peft(tmp_path / "ours", filled, rank, alpha, targets)
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model))
+
+
+def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = peft_model(use_rslora=True)
+    model.save_pretrained(tmp_path / "theirs")
+    pairs, rank, alpha, targets = read_peft(tmp_path / "theirs")
+    assert alpha == 12.0  # 6 * sqrt(4): alpha / rank is now 6 / sqrt(4)
+    write_peft(tmp_path / "ours", pairs, rank, alpha, targets)
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model))
+
+
+def test_views_of_one_buffer_can_be_written(tmp_path: Path) -> None:
+    flat = torch.randn(4 * 64 + 64 * 4, requires_grad=True)
+    pair = (flat[:256].view(4, 64), flat[256:].view(4, 64).T)  # shared memory, one half not contiguous
+    write_peft(tmp_path, {"model.layers.0.self_attn.q_proj": pair}, 4, 8, ("q",))
+    (a, b), *_ = read_peft(tmp_path)[0].values()
+    assert torch.equal(a, pair[0]) and torch.equal(b, pair[1])
+
+
+def test_a_full_disk_leaves_the_earlier_adapter(saved: tuple[Path, Any], tmp_path: Path) -> None:
+    pairs, rank, alpha, targets = read_peft(saved[0])
+    write_peft(tmp_path / "out", pairs, rank, alpha, targets)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written, an earlier save is untouched"):
+            write_peft(tmp_path / "out", {name: (a + 1, b) for name, (a, b) in pairs.items()}, rank, alpha, targets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    again = read_peft(tmp_path / "out")[0]
+    assert all(torch.equal(again[name][0], a) for name, (a, _) in pairs.items())
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    write_peft(tmp_path / "out", pairs, rank, alpha, targets)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_wrong_rank_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8"):
+        write_peft(
+            tmp_path / "out", {"model.layers.0.self_attn.q_proj": (torch.ones(4, 64), torch.ones(64, 4))}, 8, 8, ("q",)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+# ---- bad input ----
+
+
+def assert_refused(folder: Path, message: str, file: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_peft(folder, CONFIG)
+    assert str(folder / file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_dora": True}, "use_dora: True is not supported"),
+        ({"bias": "all"}, "bias: 'all' is not supported"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: .*lm_head"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' changes the base weights"),
+        ({"lora_bias": True}, "lora_bias: True"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
+    ],
+)
+def test_settings_that_mean_something_else(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """Written by PEFT itself with these settings."""
+    peft_model(**options).save_pretrained(tmp_path)
+    assert_refused(tmp_path, message, "adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported, only LORA"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"a_setting_of_tomorrow": {"x": 1}}, "a_setting_of_tomorrow"),
+        ({"r": 0}, "r: should be a positive integer"),
+        ({"r": True}, "r: should be a positive integer"),
+        ({"lora_alpha": "8"}, "lora_alpha: should be a number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: should be a number"),
+    ],
+)
+def test_malformed_config(broken: Path, changes: dict[str, Any], message: str) -> None:
+    path = broken / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert_refused(broken, message, "adapter_config.json")
+
+
+def test_config_that_contradicts_the_tensors(broken: Path) -> None:
+    path = broken / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 8}))
+    assert_refused(broken, r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8", "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (KEY, None, "layers.1.self_attn.q_proj: lora_A is missing"),
+        (KEY, torch.ones(4, 65), "do not fit the model's linear"),
+        (KEY, torch.ones(4), "are not of rank 4"),
+        (KEY, torch.full((4, 64), float("nan")), "lora_A holds values that are not finite"),
+        (KEY, torch.ones(4, 64, dtype=torch.int32), "lora_A holds values that are not finite"),
+        ("base_model.model.lm_head.lora_A.weight", torch.ones(4, 64), "lm_head.lora_A.weight: not the low-rank half"),
+        (
+            "base_model.model.model.embed_tokens.lora_embedding_A",
+            torch.ones(4, 64),
+            "embed_tokens.lora_embedding_A: not the low-rank",
+        ),
+        (
+            KEY.replace("lora_A", "lora_magnitude_vector"),
+            torch.ones(4),
+            "lora_magnitude_vector.weight: not the low-rank half",
+        ),
+    ],
+)
+def test_malformed_tensors(broken: Path, name: str, tensor: Tensor | None, message: str) -> None:
+    tensors = load_file(broken / "adapter_model.safetensors")
+    tensors.pop(name, None)
+    save_file(tensors | ({} if tensor is None else {name: tensor}), broken / "adapter_model.safetensors")
+    assert_refused(broken, message, "adapter_model.safetensors")
+
+
+def test_layers_the_model_does_not_have(broken: Path) -> None:
+    tensors = load_file(broken / "adapter_model.safetensors")
+    for half in ("A", "B"):
+        tensors[f"base_model.model.model.layers.2.self_attn.q_proj.lora_{half}.weight"] = tensors[
+            KEY.replace("lora_A", f"lora_{half}")
+        ].clone()
+    save_file(tensors, broken / "adapter_model.safetensors")
+    assert_refused(broken, "layers.2.self_attn.q_proj: the model has only 2 layers", "adapter_model.safetensors")
+
+
+def test_missing_truncated_and_empty_files(broken: Path) -> None:
+    path = broken / "adapter_model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-7])
+    assert_refused(broken, "truncated or corrupted", path.name)
+    save_file({}, path)
+    assert_refused(broken, "holds no adapter tensors", path.name)
+    path.rename(broken / "adapter_model.bin")
+    assert_refused(broken, "no such file", path.name)
+    (broken / "adapter_config.json").write_text("[")
+    assert_refused(broken, "not valid JSON", "adapter_config.json")
+    (broken / "adapter_config.json").unlink()
+    assert_refused(broken, "No such file", "adapter_config.json")
