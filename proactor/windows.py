@@ -68,15 +68,15 @@ def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None
 
     Literal matching is optimistic: a value can be said by chance, or offered before it is chosen.
     """
-    wanted = [(s.casefold().split(), _word_pattern(s)) for s in spellings if _LETTER.search(s)]
+    wanted = [(s.casefold().split()[0], _word_pattern(s)) for s in spellings if _LETTER.search(s)]
     for turn in turns:
         text = turn.text.casefold()
-        if any(all(word in text for word in words) and pattern.search(text) for words, pattern in wanted):
+        if any(word in text and pattern.search(text) for word, pattern in wanted):
             return turn.index
     return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def _word_pattern(spelling: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in spelling.casefold().split())
     return re.compile(rf"(?<!\w){words}(?!\w)")
