@@ -273,6 +273,16 @@ class Engine:
                 out[sample.info["index"]] = part
         return out
 
+    @torch.no_grad()
+    def nll(self, groups: Sequence[Group]) -> float:
+        """Mean negative log-likelihood (nats) of the groups' trained tokens over all ranks; nothing is updated."""
+        total, count = 0.0, 0
+        for tree in pack(groups, self._token_budget, together=not self.deterministic):
+            values, _ = tree_logprobs(self.decoder, tree)
+            total, count = total - float(values.double().sum()), count + len(values)
+        sums, _ = self.parallel.reduce({"total": total, "count": float(count)}, {})
+        return sums["total"] / max(sums["count"], 1.0)
+
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's part of a list of whole units (groups, dialogues)."""
         return self.parallel.share(items)

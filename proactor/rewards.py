@@ -224,8 +224,8 @@ def score_replay(
     outputs: Mapping[int, Parsed | Sequence[Action]],
     reward: TurnReward | None = None,
     theta: float = THETA,
-) -> Contribution:
-    """Metrics and turn rewards of a dialogue played through on the agent's own board.
+) -> tuple[Contribution, dict[int, float]]:
+    """Metrics and turn rewards (by turn) of a dialogue played through on the agent's own board.
 
     `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward` (WeightedMetric).
     """
@@ -239,7 +239,7 @@ def score_replay(
         board = board.after(dialogue, turn, parsed.actions, theta)
         actions[turn] = parsed.actions
         unparsed += not parsed.ok
-    return score_dialogue(dialogue, actions, rewards=rewards, unparsed=unparsed, theta=theta)
+    return score_dialogue(dialogue, actions, rewards=rewards, unparsed=unparsed, theta=theta), rewards
 
 
 def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
