@@ -1,0 +1,63 @@
+"""Trivial policies: what they know and what they must not know."""
+
+from __future__ import annotations
+
+from proactor.dialogue import Reference
+from proactor.metrics import aggregate
+from proactor.policies import POLICIES, always, never, values_seen
+from proactor.rewards import score_replay
+from proactor.sources import load
+from tests.proactor.scoring_helpers import ready, users
+
+BOOK = Reference(
+    id="b",
+    name="book",
+    params={"day": "Monday", "time": "9"},
+    coverage=(2, 6),
+    ready=(5, 5),
+    value_turns={"day": 1, "time": 3},
+    values_seen=3,
+)
+
+
+def test_never_waits() -> None:
+    assert never(users(6, BOOK)) == dict.fromkeys(range(1, 7), ())
+
+
+def test_always_fires_every_tool_with_the_values_said_last() -> None:
+    later = BOOK.model_copy(update={"id": "c", "params": {"day": "Friday"}, "value_turns": {"day": 4}})
+    outputs = always(users(6, BOOK, later, tools=("call", "book")))
+    assert [outputs[u][0] for u in outputs] == [ready("call")] * 6
+    assert [outputs[u][1].params for u in range(1, 5)] == [
+        {"day": "Monday"},
+        {"day": "Monday"},
+        {"day": "Monday", "time": "9"},
+        {"day": "Friday", "time": "9"},
+    ]
+
+
+def test_always_does_not_look_at_windows() -> None:
+    moved = BOOK.model_copy(update={"coverage": (1, 7), "ready": (1, 7)})
+    unknown = BOOK.model_copy(update={"coverage": None, "ready": None})
+    assert always(users(7, BOOK)) == always(users(7, moved)) == always(users(7, unknown))
+
+
+def test_values_seen_fires_once_without_waiting_for_the_assent() -> None:
+    fires = {u: a for u, a in values_seen(users(7, BOOK)).items() if a}
+    assert fires == {3: (ready("book", day="Monday", time="9"),)}
+    unsaid = BOOK.model_copy(update={"values_seen": None})
+    assert not any(values_seen(users(7, unsaid)).values())
+    raised_later = BOOK.model_copy(update={"coverage": (4, 6)})
+    assert values_seen(users(7, raised_later))[4]
+    withdrawn = BOOK.model_copy(update={"ready": None})
+    assert values_seen(users(7, withdrawn=(withdrawn,)))[3]
+
+
+def test_order_on_synthetic_dialogues() -> None:
+    dialogues = load("synthetic", limit=60).dialogues
+    scores = {name: aggregate(score_replay(d, policy(d))[0] for d in dialogues) for name, policy in POLICIES.items()}
+    f1 = {name: m["first_fire_f1"] or 0.0 for name, m in scores.items()}
+    assert f1["never"] == 0.0 < f1["always"] < 0.3 < f1["values_seen"]
+    assert scores["always"]["recall"] == 1.0
+    strict = scores["values_seen"]["on_time_f1"]
+    assert strict is not None and strict < 0.8  # it does not wait for assents
