@@ -8,7 +8,8 @@ Both are brought to the same frames, and windows are derived from the annotation
   window opens with the last of them: all parameters of the call (`params="all"`), because the whole call is scored, or
   the required ones (`params="required"`) [INFERRED];
 - a transactional intent needs assent: its window opens at the last AFFIRM that answers the last CONFIRM before the call,
-  if the values were there before [INFERRED; the data's own windows include the CONFIRM and may include a NEGATE];
+  if the values were there before; without such an AFFIRM the window is null (`no_assent`) [INFERRED; the data's own
+  windows include the CONFIRM and may include a NEGATE];
 - coverage runs from the turn at which the intent became active to the last ready turn [INFERRED];
 - a later call of the same intent begins after the one before it [INFERRED].
 """
@@ -19,6 +20,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,7 +187,6 @@ class _Reader:
 
     def _reference(self, call: _Call, name: str, counters: Counter[str]) -> Reference:
         intent = self.intents[call.key]
-        tool = ".".join(call.key)
         arrived, spellings = call.values()
         params, variants = self._spell(call, spellings, counters)
         counters["missing_required"] += bool(set(intent["required_slots"]) - params.keys())
@@ -193,31 +194,31 @@ class _Reader:
         value_turns = {
             p: min(t for t in (mentioned.get(p), arrived.get(p)) if t) for p in params if p in mentioned | arrived
         }
+        build = partial(
+            Reference,
+            id=name,
+            name=".".join(call.key),
+            params=params,
+            observed_trigger=call.latest,
+            value_turns=value_turns,
+            variants=variants,
+        )
         begin = call.intent_turn()
         if begin is None or not set(params) <= value_turns.keys():
-            counters["untraced"] += 1
-            return Reference(
-                id=name, name=tool, params=params, variants=variants, value_turns=value_turns,
-                observed_trigger=call.latest, null_reason="untraced",
-            )  # fmt: skip
+            return build(null_reason="untraced")
         wanted = params if self.options.params == "all" else intent["required_slots"]
         start = max([begin, *(arrived[p] for p in wanted if p in arrived)])
         if intent["is_transactional"]:
             assent = call.assent()
-            counters["no_assent"] += assent is None
-            counters["opened_by_assent"] += assent is not None and assent > start
-            start = max(start, assent or 0)
+            if assent is None:
+                return build(null_reason="no_assent", coverage=(begin, call.latest))
+            counters["opened_by_assent"] += assent > start
+            start = max(start, assent)
         counters["repeat_call"] += bool(call.after)
-        return Reference(
-            id=name,
-            name=tool,
-            params=params,
-            coverage=(min(begin, start), call.latest),
+        return build(
+            coverage=(begin, call.latest),
             ready=(start, call.latest),
-            observed_trigger=call.latest,
-            value_turns=value_turns,
             values_seen=max(value_turns.values(), default=begin),
-            variants=variants,
         )
 
     def _spell(

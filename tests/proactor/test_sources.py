@@ -140,6 +140,60 @@ def test_sgd_wide_window_and_spelling(tmp_path: Path) -> None:
     assert canonical.params["place"] == "Luigi's Ristorante" and canonical.accepts("place", "Luigi's")
 
 
+@pytest.mark.parametrize(
+    ("acts", "ready"),
+    [
+        ((["CONFIRM"], ["AFFIRM"]), (5, 5)),
+        ((["REQUEST"], ["AFFIRM"]), None),  # agrees to something else
+        ((["CONFIRM"], ["THANK_YOU"]), None),
+        (([], []), None),
+    ],
+)
+def test_sgd_without_assent_the_window_is_unknown(
+    tmp_path: Path, acts: tuple[list[str], list[str]], ready: tuple[int, int] | None
+) -> None:
+    slots = {"place": "Luigi's", "seats": "2"}
+    turns = [
+        user("a table for 2 at Luigi's", [], "Reserve", **slots),
+        system("hm", []),
+        user("please", ["AFFIRM"] if acts[0] == ["CONFIRM"] else [], "Reserve", **slots),
+        system("well", acts[0]),
+        user("hm", acts[1], "Reserve", **slots),
+        system("failed", [], RESERVE),
+        user("pity", [], "Reserve", **slots),
+        system("done", [], RESERVE),
+    ]
+    corpus = load("sgd", write_sgd(tmp_path, SGD | {"turns": turns}))
+    first, second = corpus.dialogues[0].references
+    assert (first.ready, first.coverage) == (ready, (1, 5))
+    assert (second.ready, second.coverage, second.null_reason) == (None, (7, 7), "no_assent")
+    assert corpus.counters["null_no_assent"] == (1 if ready else 2)
+
+
+@pytest.mark.parametrize(("intent", "slots"), [("Find", {}), ("NONE", {"place": "the museum"})])
+def test_sgd_call_that_the_state_does_not_explain_is_unknown(
+    tmp_path: Path, intent: str, slots: dict[str, str]
+) -> None:
+    turns = [user("hello", [], intent, **slots), system("found", [], ("Find", {"place": "the museum"}))]
+    corpus = load("sgd", write_sgd(tmp_path, SGD | {"turns": turns}))
+    (reference,) = corpus.dialogues[0].references
+    assert (reference.ready, reference.coverage, reference.null_reason) == (None, None, "untraced")
+    assert corpus.counters["null_untraced"] == 1
+
+
+def test_sgd_value_arrives_when_the_state_has_it_as_the_call_does(tmp_path: Path) -> None:
+    turns = [
+        user("find that Luigi's", [], "Find", place="Luigi's"),
+        system("Luigi's Ristorante?", []),
+        user("yes", [], "Find", place="Luigi's"),
+        system("found", [], ("Find", {"place": "Luigi's Ristorante"})),
+    ]
+    turns[2]["frames"][0]["slots"]["place"] = ["Luigi's", "Luigi's Ristorante", "the Italian"]
+    (reference,) = load("sgd", write_sgd(tmp_path, SGD | {"turns": turns})).dialogues[0].references
+    assert reference.coverage == (1, 3) and reference.ready == (3, 3) and reference.value_turns == {"place": 1}
+    assert reference.params == {"place": "Luigi's"} and reference.accepts("place", "the italian")
+
+
 def test_sgd_required_only_opens_earlier(tmp_path: Path) -> None:
     turns = [
         user("find Luigi's", [], "Find", place="Luigi's"),
@@ -266,6 +320,8 @@ def test_star_windows(tmp_path: Path) -> None:
     assert (untraced.ready, untraced.null_reason, untraced.observed_trigger) == (None, "untraced", 3)
     assert (unmatched.ready, unmatched.null_reason) == (None, "unmatched")
     assert (repeat.ready, repeat.coverage) == ((7, 7), (7, 7))
+    (offered,) = star(tmp_path, query("weather", 4, (3, 4)))[0]
+    assert offered.ready == (5, 5)  # opened by the agent's turn 4: decided after the user's next
 
 
 def test_star_counts_what_it_drops(tmp_path: Path) -> None:
