@@ -95,9 +95,9 @@ def _add_first_fires(sums: dict[str, float], turn: int, judged: Sequence[Judged]
         if j.masked or j.timing is None:
             continue
         sums["first_fires"] += 1
-        if j.reference is None or j.timing is Timing.REPEAT:
+        if j.reference is None:
             continue
-        first[j.reference.id] = j.timing
+        first.setdefault(j.reference.id, j.timing)
         if j.timing in HITS and j.reference.ready is not None:
             sums["first_hits"] += 1
             sums["first_on_time"] += j.timing is Timing.ON_TIME

@@ -33,6 +33,14 @@ def test_own_board_keeps_every_fire_and_scores_the_right_ones() -> None:
     assert EMPTY.entries == () and EMPTY.fired == {}
 
 
+def test_own_board_tells_two_references_of_the_same_action_apart() -> None:
+    dialogue = users(7, BOOK, BOOK.model_copy(update={"id": "b2"}))
+    fire = (ready("book", day="Monday"),)
+    board = EMPTY.after(dialogue, 4, fire)
+    assert board.fired == {"b": Timing.ON_TIME}
+    assert board.after(dialogue, 6, fire).fired == {"b": Timing.ON_TIME, "b2": Timing.LATE}
+
+
 def test_drawn_board_is_a_function_of_its_key() -> None:
     dialogue = users(7, CALL)
     drawn = [bool(draw_board(dialogue, 3, seed=s).entries) for s in range(400)]
@@ -41,5 +49,6 @@ def test_drawn_board_is_a_function_of_its_key() -> None:
     assert any(
         draw_board(dialogue, 3, seed=0, epoch=e) != draw_board(dialogue, 3, seed=0, epoch=0) for e in range(1, 20)
     )
+    assert any(bool(draw_board(dialogue, 4, seed=s).entries) != drawn[s] for s in range(20))
     assert not any(draw_board(dialogue, 3, seed=s, logged=0.0).entries for s in range(50))
     assert all(draw_board(dialogue, 3, seed=s, logged=1.0).entries for s in range(50))

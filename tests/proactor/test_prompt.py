@@ -143,6 +143,9 @@ def test_templates_that_cannot_append_get_a_tree_a_turn() -> None:
     assert encoder.prompts(spoken()) == [(1, [1]), (3, [2]), (5, [3])]
     assert encoder.separate == 3 and not encoder.shared
     assert len({encoder.tree(spoken(), u) for u in (1, 3, 5)}) == 3
+    for report in ({"appendable": False, "alternating": False}, {"appendable": True, "alternating": True}):
+        chat.report = SimpleNamespace(roles=("system", "user", "assistant"), **report)
+        assert not PromptEncoder(chat, CATALOG).shared
     assert [m["role"] for m in chat.seen[1]] == ["user", "assistant", "user"]
     assert chat.seen[1][2]["content"] == "Monday?\n\n\nBoard: []"
     assert chat.seen[0][0]["content"].endswith("call() ask\n\nA table?\n\nBoard: []")

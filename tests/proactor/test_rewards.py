@@ -176,7 +176,7 @@ def broken(value: Any) -> Any:
 
 def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
     def raises(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        raise KeyError("two\nlines")
+        raise ValueError("two\nlines")
 
     for function, message in [
         (broken(math.nan), "reward 'mine' gave nan for completion 1: 'second'"),
@@ -184,7 +184,7 @@ def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
         (broken(None), "gave None"),
         (broken("0.5"), "gave '0.5'"),
         (lambda prompts, completions, **columns: [1.0], "gave 1 values for 2 completions"),
-        (raises, "reward 'mine' raised KeyError"),
+        (raises, "reward 'mine' raised ValueError: two lines"),
     ]:
         with pytest.raises(RewardError, match=message) as error:
             run_reward("mine", function, ["p"] * 2, ["first", "second"], {})
@@ -192,9 +192,11 @@ def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
 
 
 def test_replay_scores_on_the_agents_own_board() -> None:
-    m = aggregate([score_replay(DIALOGUE, {4: (FULL,), 5: Parsed((FULL,), unread={"bad_value": 1})})[0]])
-    expected = [0.9, 0.4, 0.4, 0.9, (0 - 0.2) / 2, 0.9, 0.9]  # waits, the fire, the repeat with an unread value, done
-    assert m["reward"] == pytest.approx(sum(expected) / 7)
+    contribution, rewards = score_replay(DIALOGUE, {4: (FULL,), 5: Parsed((FULL,), unread={"bad_value": 1})})
+    # Waits, the fire, the repeat with an unread value, done.
+    assert list(rewards.values()) == pytest.approx([0.9, 0.4, 0.4, 0.9, -0.1, 0.9, 0.9])
+    m = aggregate([contribution])
+    assert m["reward"] == pytest.approx(sum(rewards.values()) / 7)
     assert m["unparsed"] == 1
     dialogue, outputs = worked_example()
     assert aggregate([score_replay(dialogue, outputs)[0]])["pri"] == pytest.approx(0.7830, abs=5e-5)
