@@ -77,7 +77,7 @@ class Match:
 
     nodes: whole computed pages to share.
     source, overlap: a page whose first `overlap` computed tokens go on from there: copy on write.
-    wait, needed: a page that a live sequence is computing, and that extends the match once `wait.filled >= needed`.
+    wait, needed: the last page that a live sequence is computing for these ids: all is there once `wait.filled >= needed`.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -108,26 +108,27 @@ def common_prefix(a: Ids[int], b: Ids[int]) -> int:
 def search(tree: Tree, ids: Ids[int], size: int) -> Match:
     """Longest known beginning of `ids` (`size` tokens a page), never all of them: the last one gives the logits."""
     node, nodes, at, usable = tree.root, list[Node](), 0, len(ids) - 1
+    wait, needed = None, 0
     while at + size <= usable:
         child = node.full.get(tuple(ids[at : at + size]))
         if child is None:
             break
         if child.filled < size:
-            return Match(tuple(nodes), wait=child, needed=size)
-        nodes.append(child)
+            wait, needed = child, size  # and on: what matters is when the last shared page is there
+        else:
+            nodes.append(child)
         node, at = child, at + size
     rest = ids[at : min(at + size, usable)]
-    source, overlap = None, 0
-    wait, needed = None, 0
+    source, overlap, longest = None, 0, 0
     for child in node.heads.get(rest[0], ()) if rest else ():
         agreed = common_prefix(child.tokens, rest)
         if min(agreed, child.filled) > overlap:
             source, overlap = child, min(agreed, child.filled)
-        if agreed > needed:
-            wait, needed = child, agreed
-    if needed > overlap:
-        return Match(tuple(nodes), source, overlap, wait, needed)
-    return Match(tuple(nodes), source, overlap)
+        if agreed > longest:
+            longest, furthest = agreed, child
+    if longest > overlap:
+        wait, needed = furthest, longest
+    return Match(tuple(nodes), source, overlap, wait, needed)
 
 
 def common_length(a: list[int], b: list[int]) -> int:

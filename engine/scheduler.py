@@ -126,8 +126,7 @@ class Scheduler:
             box.clear()
 
     def drop_namespace(self, namespace: Hashable) -> int:
-        """`PagePool.drop_namespace`, for the queue's sake announced here."""
-        self._stuck = False
+        """`PagePool.drop_namespace`: after a change of weights, the KV computed with the old ones is of no use."""
         return self.pool.drop_namespace(namespace)
 
     # -- readings ------------------------------------------------------------------------------------------------
@@ -258,12 +257,10 @@ class Scheduler:
     def _fork(self, copies: list[Copy]) -> None:
         """Begin as many forks as there are places and pages for, in order of admission."""
         started: list[Decode] = []
-        tight = False
         for run in self._forking:
             while run.pending and len(self._decodes) + len(started) < self.max_seqs:
                 need = self._need(run, copy=len(run.pending) > 1)
-                if (tight and run.hold is None) or need > self.pool.available - self.reserved + (run.hold or 0):
-                    tight = True  # behind it only forks whose pages are reserved may begin
+                if need > self.pool.available - self.reserved + (run.hold or 0):
                     break
                 self.reserved += need - (run.hold or 0)
                 run.hold = None

@@ -58,9 +58,8 @@ def test_tokens_being_computed_are_waited_for_not_computed_again() -> None:
     match = pool.match("base", [0, 1, 2, 3, 4, 9])
     assert match.blocked() and not match.nodes
     pool.advance(first, 4)
-    assert not match.blocked()
-    match = pool.match("base", [0, 1, 2, 3, 4, 9])
-    assert match.blocked() and len(match.nodes) == 1  # token 4 is still to come
+    assert match.blocked()  # token 4 is still to come
+    assert len(pool.match("base", [0, 1, 2, 3, 4, 9]).nodes) == 1 and not pool.match("base", [0, 1, 2, 3, 9]).blocked()
     pool.advance(first, 1)
     assert not match.blocked() and pool.match("base", [0, 1, 2, 3, 4, 9]).overlap == 1
 
@@ -113,6 +112,44 @@ def test_eviction_takes_the_longest_unused_leaf_first() -> None:
     assert len(pool.match("base", [1, 2, 0]).nodes) == 1 and len(pool.match("base", [5, 6, 0]).nodes) == 1
     assert len(pool.match("base", [1, 2, 3, 4, 0]).nodes) == 1  # [3, 4] went: a leaf, and the oldest
     pool.check()
+
+
+def test_use_makes_a_leaf_young_again() -> None:
+    pool = PagePool(3, page_size=2)
+    for ids in ([1, 2], [5, 6], [1, 2]):  # the third time [1, 2] only lends its first token
+        pool.close(compute(pool, ids))
+    pool.close(pool.open("base", [1, 2, 9], pool.match("base", [1, 2, 9]))[0])  # taken and given back
+    compute(pool, [7, 8])
+    compute(pool, [3, 4])
+    assert pool.evictions == 1
+    assert not pool.match("base", [5, 6, 0]).nodes and len(pool.match("base", [1, 2, 0]).nodes) == 1
+    pool.check()
+
+
+def test_without_keep_nothing_new_enters_the_tree() -> None:
+    pool = PagePool(8, page_size=4)
+    pool.close(compute(pool, [1, 2, 3, 4, 5, 6]))
+    seq, copy = pool.open("base", [1, 2, 3, 4, 5, 7, 8, 9], pool.match("base", [1, 2, 3, 4, 5, 7, 8, 9]))
+    assert copy is not None  # it has not run, nor has the step
+    pool.close(seq, keep=False)
+    seq = compute(pool, [1, 2, 3, 4, 9])
+    decode(pool, seq, [1, 2, 3, 4])
+    pool.close(seq, keep=False)
+    pool.settle()
+    assert pool.cached == 2 and pool.match("base", [1, 2, 3, 4, 9, 1, 2]).overlap == 0
+    pool.check()
+
+
+def test_what_a_sample_generated_is_not_hung_under_a_page_that_may_never_be_computed() -> None:
+    pool = PagePool(16, page_size=2)
+    sample = compute(pool, [1, 2])
+    other, _ = pool.open("base", [1, 2, 3, 4, 5], pool.match("base", [1, 2, 3, 4, 5]))
+    decode(pool, sample, [3, 4, 5, 6])  # happens to say what the other is still going to compute
+    pool.close(sample)
+    pool.check()
+    pool.close(other)
+    pool.check()
+    assert pool.used == 0
 
 
 def test_the_source_of_a_copy_survives_until_it_has_run() -> None:

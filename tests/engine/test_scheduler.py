@@ -94,7 +94,9 @@ class Machine:
         step = self.scheduler.plan()
         if step is None:
             return False
+        self.scheduler.check()
         self.commit(step, self.run(step))
+        self.scheduler.check()
         return True
 
     def drain(self) -> int:
@@ -142,15 +144,19 @@ def test_nested_prompts_that_arrive_together_compute_the_trunk_once(per_turn: in
     requests = [Request(i, "base", prompt, 4, 6) for i, prompt in enumerate(prompts)]
     for request in requests:
         m.scheduler.add(request)
+    stranger = Request(8, "base", [7] * 9, 4, 6)
+    m.scheduler.add(stranger)
     m.step()
+    assert m.scheduler.counters()["admitted"] == 2  # who shares nothing does not wait
     m.step()
+    m.prefill_rows -= 9
     assert m.prefill_rows == 8 * per_turn + 8 * 3  # the trunk and the tails, two steps after arrival
     counters = m.scheduler.counters()
-    assert counters["admitted"] == 8 and counters["waiting"] == 0
+    assert counters["admitted"] == 9 and counters["waiting"] == 0
     assert counters["tokens_avoided_prefix"] == sum(map(len, prompts)) - m.prefill_rows
     m.drain()
-    assert m.scheduler.counters()["tokens_avoided_fork"] == 3 * sum(map(len, prompts))
-    m.verify(requests)
+    assert m.scheduler.counters()["tokens_avoided_fork"] == 3 * sum(map(len, [*prompts, stranger.prompt_ids]))
+    m.verify([*requests, stranger])
 
 
 def test_waiting_requests_follow_a_long_prompt_chunk_by_chunk() -> None:
@@ -160,10 +166,30 @@ def test_waiting_requests_follow_a_long_prompt_chunk_by_chunk() -> None:
         m.scheduler.add(request)
     m.step()
     assert m.scheduler.counters()["admitted"] == 1
+    requests.append(Request(6, "base", [7] * 5, 1, 3))
+    m.scheduler.add(requests[6])
     m.step()
-    assert m.scheduler.counters()["admitted"] == 2  # turn 1 begins while the trunk is still being computed
+    assert sorted(m.scheduler._runs) == [0, 4, 6]  # turn 1 begins while the trunk is being computed; a stranger as well
     m.drain()
-    assert m.prefill_rows == 6 * 10 + 6 * 3
+    assert m.prefill_rows == 6 * 10 + 6 * 3 + 5
+    m.verify(requests)
+
+
+def test_who_waits_does_not_hold_up_the_rest() -> None:
+    m = machine(size=8, chunk=3)
+    requests = [
+        Request(0, "base", [1] * 12, 1, 3),
+        Request(1, "base", [1] * 9 + [2], 1, 3),
+        Request(2, "base", [3] * 4),
+    ]
+    for request in requests[:2]:
+        m.scheduler.add(request)
+    m.step()
+    m.scheduler.add(requests[2])
+    m.step()
+    assert sorted(m.scheduler._runs) == [0, 2]  # 1 waits for pages that take 0 several steps
+    m.drain()
+    assert m.prefill_rows == 12 + 1 + 4
     m.verify(requests)
 
 
@@ -254,11 +280,12 @@ def test_samples_are_split_when_not_all_fit() -> None:
     requests = [Request(i, "base", [50 + i] * 9, 8, 8) for i in range(3)]
     for request in requests:
         m.scheduler.add(request)
-    most = 0
+    decoding, split = [], []
     while m.step():
-        m.scheduler.check()
-        most = max(most, m.scheduler.counters()["decoding"])
-    assert 2 <= most < 8
+        decoding.append(m.scheduler.counters()["decoding"])
+        split.append(len(m.scheduler._forking))
+    assert 2 <= max(decoding) < 8
+    assert max(split) == 1  # no second prompt is held while samples of the first have not begun
     m.verify(requests)
 
 
@@ -425,7 +452,17 @@ class Events(RuleBasedStateMachine):
     def step(self, times: int) -> None:
         for _ in range(times):
             self.machine.step()
-            self.scheduler.check()
+
+    @rule(data=st.data(), what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights"]))
+    def disturb(self, data: st.DataObject, what: str) -> None:
+        if what == "abort":
+            self.machine.ended.pop(self.drop(data), None)  # type: ignore[arg-type]
+        elif what == "abort in flight":
+            self.abort_during_a_step(data)
+        elif what == "step fails":
+            self.step_fails()
+        else:
+            self.scheduler.drop_namespace(data.draw(st.sampled_from("ab")))
 
     def drop(self, data: st.DataObject) -> int | None:
         live = [i for i in self.requests if i in self.scheduler._ids]
@@ -436,23 +473,16 @@ class Events(RuleBasedStateMachine):
         del self.requests[victim]
         return victim
 
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        victim = self.drop(data)
-        self.machine.ended.pop(victim, None)  # type: ignore[arg-type]
-
-    @rule(data=st.data())
     def abort_during_a_step(self, data: st.DataObject) -> None:
         step = self.scheduler.plan()
         if step is None:
             return
         tokens = self.machine.run(step)
         victim = self.drop(data)
-        ended = set(self.machine.ended.pop(victim, ()))  # type: ignore[arg-type]
+        self.machine.ended.pop(victim, None)  # type: ignore[arg-type]
         self.machine.commit(step, tokens)
-        assert victim not in self.machine.ended or not ended
+        assert victim not in self.machine.ended
 
-    @rule()
     def step_fails(self) -> None:
         step = self.scheduler.plan()
         running = set(self.scheduler._ids)
@@ -468,10 +498,6 @@ class Events(RuleBasedStateMachine):
     def garbage(self, chunk: Chunk) -> None:
         for slot in self.machine.slots(chunk.block_table, chunk.start + len(chunk.ids))[chunk.start :]:
             self.machine.memory[slot] = "garbage"
-
-    @rule(space=st.sampled_from("ab"))
-    def new_weights(self, space: str) -> None:
-        self.scheduler.drop_namespace(space)
 
     @invariant()
     def nothing_leaks_nothing_is_promised_twice(self) -> None:
