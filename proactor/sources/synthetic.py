@@ -49,18 +49,28 @@ class _Live:
                 self.said.setdefault(name, turn)
 
     def reference(self) -> Reference:
-        seen = max(self.said.values()) if len(self.said) == len(self.params) else None
-        acted = {"act": self.due, "forget": self.closed, "revoke": None}[self.ending]
+        """What is known of it; a withdrawn action keeps only the values that had been said by then."""
+        said = {name: turn for name, turn in self.said.items() if turn <= self.closed}
+        seen = max(said.values()) if len(said) == len(self.params) else None
+        if self.withdrawn:
+            return Reference(
+                id=self.id,
+                name=self.skill.name,
+                params={name: value for name, value in self.params.items() if name in said},
+                coverage=(self.opened, self.closed),
+                value_turns=said,
+                values_seen=seen,
+                null_reason="withdrawn",
+            )
         return Reference(
             id=self.id,
             name=self.skill.name,
             params=dict(self.params),
             coverage=(self.opened, self.closed),
-            ready=None if self.withdrawn else (self.ready, self.due),
-            observed_trigger=None if self.withdrawn else acted,
-            value_turns=dict(self.said),
+            ready=(self.ready, self.due),
+            observed_trigger={"act": self.due, "forget": self.closed, "revoke": None}[self.ending],
+            value_turns=said,
             values_seen=seen,
-            null_reason="withdrawn" if self.withdrawn else "",
         )
 
 

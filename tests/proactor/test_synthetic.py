@@ -101,6 +101,9 @@ def test_withdrawn_actions_are_never_reported(dialogues: list[Dialogue]) -> None
     for dialogue, ref in withdrawn:
         skill = BY_NAME[ref.name]
         assert ref.ready is None and ref.coverage is not None
+        assert ref.params.keys() == ref.value_turns.keys()
+        assert all(v in text(dialogue, ref.value_turns[k]) for k, v in ref.params.items())
+        assert max(ref.value_turns.values(), default=0) <= ref.coverage[1]
         assert text(dialogue, ref.coverage[1] + 2) in {w.format(skill.noun) for w in words.WITHDRAWALS}
         assert not any(done in t.text for t in dialogue.turns for done in skill.done)
 
