@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from proactor.dialogue import Reference
+from proactor.catalog import Catalog, Parameter, Tool
+from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.metrics import aggregate
-from proactor.policies import POLICIES, always, never, values_seen
+from proactor.policies import POLICIES, always, never, values_in_text, values_seen
 from proactor.rewards import score_replay
 from proactor.sources import load
 from tests.proactor.scoring_helpers import ready, users
@@ -51,6 +52,19 @@ def test_values_seen_fires_once_without_waiting_for_the_assent() -> None:
     assert values_seen(users(7, raised_later))[4]
     withdrawn = BOOK.model_copy(update={"ready": None})
     assert values_seen(users(7, withdrawn=(withdrawn,)))[3]
+
+
+def test_values_in_text_reads_with_the_values_of_training_dialogues() -> None:
+    day, time = Parameter(name="day"), Parameter(name="time", required=False)
+    catalog = Catalog(
+        tools=(Tool(name="book", parameters=(day, time)), Tool(name="list"), Tool(name="call", parameters=(day,)))
+    )
+    policy = values_in_text([users(6, BOOK)], catalog)
+    texts = ["Mondays at 9", "At 9 on friday, or MONDAY?", "Monday, 9."]
+    turns = tuple(Turn(index=i, speaker="user", text=t) for i, t in enumerate(texts, 1))
+    assert policy(Dialogue(id="t", turns=turns)) == {1: (), 2: (ready("book", day="MONDAY", time="9"),), 3: ()}
+    listed = Catalog(tools=(Tool(name="call", parameters=(day.model_copy(update={"values": ("Friday",)}),)),))
+    assert values_in_text([], listed)(Dialogue(id="t", turns=turns))[2] == (ready("call", day="friday"),)
 
 
 def test_order_on_synthetic_dialogues() -> None:
