@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine.config import Target
-from proactor.engine.files import atomic_folder
+from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
 from proactor.engine.shards import one_line
@@ -100,6 +100,7 @@ def read_peft(folder: str | Path, config: ModelConfig | None = None) -> tuple[Pa
     be represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
     """
     path = Path(folder)
+    recover(path)
     rank, alpha = _read_config(path / CONFIG)
     stored = _read_tensors(path / TENSORS)
     halves: dict[str, dict[str, Tensor]] = {}

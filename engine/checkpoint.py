@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine import bnb4bit
-from proactor.engine.files import atomic_folder
+from proactor.engine.files import atomic_folder, recover
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
 from proactor.engine.shards import INDEX, SINGLE, Shards, one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
@@ -49,6 +49,7 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
     Raises CheckpointError when it is neither, naming what was asked for.
     """
     path = Path(path_or_hub_id).expanduser()
+    recover(path)
     if path.is_dir():
         return path
     name = str(path_or_hub_id)
@@ -284,3 +285,19 @@ def _plan_shards(tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) ->
         names.append(name)
         held += tensor.nbytes
     yield names
+
+
+def save_quantized(
+    folder: str | Path,
+    config_json: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer_from: str | Path | None = None,
+) -> None:
+    """Quantise the linears of plain ``tensors`` to NF4 with double quantisation and write them as `save_bnb4bit` does.
+
+    Raises CheckpointError when the folder cannot be written, ValueError for a tensor that cannot be quantised.
+    """
+    packed = {
+        name: quantize_nf4(t) if is_linear(name) and name.endswith(".weight") else t for name, t in tensors.items()
+    }
+    save_bnb4bit(folder, config_json, packed, tokenizer_from)

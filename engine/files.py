@@ -30,6 +30,7 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
     final = Path(folder).resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
     recover(final)
+    _remove_abandoned(final)
     temporary = final.with_name(f".{final.name}.writing-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -43,15 +44,34 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
+def recover(folder: str | Path) -> None:
     """Put back a folder whose replacement was cut off between its two renames (only where the system has no exchange)."""
-    aside = _aside(folder)
-    if aside.exists() and not folder.exists():
-        aside.rename(folder)
+    final = Path(folder).resolve()
+    aside = _aside(final)
+    if aside.exists() and not final.exists():
+        aside.rename(final)
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.replaced")
+def _remove_abandoned(final: Path) -> None:
+    """Delete the temporary folders of writers that were killed; those of living processes stay."""
+    for path in final.parent.glob(f".{final.name}.writing-*"):
+        process = path.name.rpartition("-")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.replaced")
 
 
 def _flush(folder: Path) -> None:

@@ -64,10 +64,28 @@ def test_killed_at_any_point_the_folder_is_old_or_new(tmp_path: Path, system: st
     _, status = os.waitpid(child, 0)
     killed = fault != "folder.between" or system == "two renames"
     assert (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL) is killed
-    recover(folder)
+    with (
+        pytest.raises(OSError, match="disk"),
+        atomic_folder(folder),
+    ):  # the next writer first puts things right, then fails
+        raise OSError("disk")
     assert content(folder) == {"a.bin": "old" if killed else "new"}
-    save(folder, a="next")
-    assert content(folder) == {"a.bin": "next"}
+    assert [p.name for p in tmp_path.iterdir()] == ["save"], "what the killed writer left is gone"
+
+
+def test_a_reader_recovers_too(tmp_path: Path) -> None:
+    save(tmp_path / "save", a="1")
+    (tmp_path / "save").rename(tmp_path / ".save.replaced")
+    recover(tmp_path / "save")
+    recover(tmp_path / "save")
+    assert content(tmp_path / "save") == {"a.bin": "1"}
+
+
+def test_a_living_writers_folder_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / f".save.writing-{os.getppid()}"
+    other.mkdir()
+    save(tmp_path / "save", a="1")
+    assert other.is_dir()
 
 
 def test_follows_a_link_to_the_folder(tmp_path: Path) -> None:

@@ -65,17 +65,21 @@ def test_reads_what_transformers_writes(tmp_path: Path, family: str, rope: dict[
     ],
 )
 def test_yarn_options_are_transformers(tmp_path: Path, extra: dict[str, Any]) -> None:
-    theirs = tiny_config("qwen2", rope_parameters={**YARN, **extra})
+    shape = {"head_dim": 128, "max_position_embeddings": 16384}  # a ramp wide enough for the options to show
+    theirs = tiny_config("qwen3", rope_parameters={**YARN, "original_max_position_embeddings": 4096, **extra}, **shape)
     theirs.save_pretrained(tmp_path)
     rope = ModelConfig.from_folder(tmp_path).rope
     inv_freq, attention = ROPE_INIT_FUNCTIONS["yarn"](theirs, "cpu")
-    assert torch.equal(rope.inv_freq(16), inv_freq)
+    assert torch.equal(rope.inv_freq(128), inv_freq)
     assert rope.attention_factor == attention
 
 
 def test_old_and_new_rope_spellings_agree(tmp_path: Path) -> None:
-    old = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}}
-    new = {"rope_parameters": {**old["rope_scaling"], "rope_type": "yarn", "rope_theta": 1e6}}  # type: ignore[dict-item]
+    old: dict[str, Any] = {
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    }
+    new = {"rope_parameters": {**old["rope_scaling"], "rope_type": "yarn", "rope_theta": 1e6}}
     nested = {"rope_parameters": {"full_attention": new["rope_parameters"]}}
     configs = [ModelConfig.from_folder(write(tmp_path, changes)) for changes in (old, new, nested)]
     assert configs[0] == configs[1] == configs[2]

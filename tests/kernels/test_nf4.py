@@ -154,7 +154,7 @@ def test_refuses_what_it_cannot_quantise(w: torch.Tensor, message: str) -> None:
 def test_refuses_parts_that_do_not_fit_together() -> None:
     t = quantize_nf4(weight((8, 64)))
     parts = {name: getattr(t, name) for name in NF4Tensor.__slots__}
-    for changed, message in [
+    cases: list[tuple[dict[str, object], str]] = [
         ({"packed": t.packed[:-1]}, "packed"),
         ({"absmax": t.absmax[:-1]}, "absmax"),
         ({"absmax": t.absmax.float()}, "absmax"),
@@ -163,6 +163,7 @@ def test_refuses_parts_that_do_not_fit_together() -> None:
         ({"nested_code": dynamic_code()[:-1]}, "nested"),
         ({"code": NF4_CODE[:-1]}, "code"),
         ({"shape": (8, 65)}, "packed"),
-    ]:
+    ]
+    for changed, message in cases:
         with pytest.raises(ValueError, match=message):
             NF4Tensor(**{**parts, **changed})
