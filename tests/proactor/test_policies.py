@@ -60,7 +60,7 @@ def test_values_in_text_reads_with_the_values_of_training_dialogues() -> None:
         tools=(Tool(name="book", parameters=(day, time)), Tool(name="list"), Tool(name="call", parameters=(day,)))
     )
     policy = values_in_text([users(6, BOOK)], catalog)
-    texts = ["Mondays at 9", "At 9 on friday, or MONDAY?", "Monday, 9."]
+    texts = ["Mondays at 9, or SuperMonday", "At 9 on friday, not on XMonday: MONDAY?", "Monday, 9."]
     turns = tuple(Turn(index=i, speaker="user", text=t) for i, t in enumerate(texts, 1))
     assert policy(Dialogue(id="t", turns=turns)) == {1: (), 2: (ready("book", day="MONDAY", time="9"),), 3: ()}
     listed = Catalog(tools=(Tool(name="call", parameters=(day.model_copy(update={"values": ("Friday",)}),)),))
