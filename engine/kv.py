@@ -289,7 +289,11 @@ class PagePool:
             tokens = tuple(ids[i * size : min((i + 1) * size, seq.computed)])
             if not tokens:
                 return
-            node = self._node[page] or self._insert(parent, tokens, page, len(tokens)) or parent.full.get(tokens)
+            node = self._node[page]
+            if node is None:
+                if self._refs[page] > 1 and i and parent.page != seq.block_table[i - 1]:
+                    return  # siblings go on holding this page, but not the twin of the page before that the tree holds
+                node = self._insert(parent, tokens, page, len(tokens)) or parent.full.get(tokens)
             if node is None or node.filled < size:
                 return
             parent = node

@@ -152,6 +152,22 @@ def test_what_a_sample_generated_is_not_hung_under_a_page_that_may_never_be_comp
     assert pool.used == 0
 
 
+def test_a_page_that_siblings_share_is_not_hung_under_a_page_that_they_do_not() -> None:
+    pool = PagePool(8, page_size=1)
+    first, _ = pool.open("base", [5], pool.match("base", [5]))
+    twin, _ = pool.open("base", [5, 6], pool.match("base", [5, 6]))  # does not wait: computes 5 again
+    pool.advance(first, 1)
+    pool.advance(twin, 2)
+    sibling, _ = pool.fork(twin)
+    pool.close(twin)
+    pool.check()
+    pool.close(first)
+    pool.check()  # otherwise 5 would be idle, above a page in use, and could not be evicted
+    pool.close(sibling)
+    pool.check()
+    assert pool.match("base", [5, 6, 7]).nodes and pool.cached == 2
+
+
 def test_the_source_of_a_copy_survives_until_it_has_run() -> None:
     pool = PagePool(3, page_size=4)
     pool.close(compute(pool, [1, 2, 3]))
