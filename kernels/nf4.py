@@ -155,14 +155,13 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
         raise ValueError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
     flat = weight.detach().reshape(-1)
     size = flat.numel()
-    midpoints = ((NF4_CODE[:-1] + NF4_CODE[1:]) / 2).to(flat.device)
     packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
     for start in range(0, size, CHUNK):
         values = flat[start : start + CHUNK].float()
         scaled, scales = _scale_blocks(values)
         absmax[start // BLOCK : start // BLOCK + scales.numel()] = scales
-        index = torch.bucketize(F.pad(scaled, (0, scaled.numel() % 2)), midpoints, out_int32=True).to(torch.uint8)
+        index = _levels_below(F.pad(scaled, (0, scaled.numel() % 2)))
         packed[start // 2 : start // 2 + index.numel() // 2] = index[::2] << 4 | index[1::2]
     if not bool(torch.isfinite(absmax).all()):
         raise ValueError("the weight holds values that are not finite")
@@ -193,6 +192,14 @@ def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
     rest = values[whole:]
     last = rest.abs().amax().clamp(min=1e-38)
     return torch.cat((scaled, (rest / last).clamp_(-1, 1))), torch.cat((absmax, last[None]))
+
+
+def _levels_below(scaled: Tensor) -> Tensor:
+    """Index u8 of the nearest level of values in [-1, 1]; ties go down. Comparing with each midpoint takes half a bucketize's time."""
+    index = torch.zeros(scaled.shape, dtype=torch.uint8, device=scaled.device)
+    for midpoint in ((NF4_CODE[:-1] + NF4_CODE[1:]) / 2).tolist():
+        index += (scaled > midpoint).view(torch.uint8)
+    return index
 
 
 def _quantize_scales(values: Tensor) -> tuple[Tensor, Tensor]:
