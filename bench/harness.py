@@ -1,0 +1,196 @@
+"""The fair harness: both sides as processes with one environment, agreement first, then alternating timed steps, then a card and one line of JSON.
+
+A side is timed from outside, from the command to the reply. Nothing is timed before log-probabilities, loss and every LoRA gradient agree on the same
+ids. TRL runs at the faster of one micro-batch with every sequence and micro-batches of 8, found in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import logging
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.models import write_adapter, write_tiny_qwen2
+from bench.protocol import ROOT, Side, environment
+from bench.workloads import Workload, gate_batch
+
+LOGPROB_TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-4
+"""Largest difference of a tensor's gradient relative to its largest element; the loss is held to the same."""
+
+
+def compare(workload: Workload, argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the whole comparison and print it; returns the JSON record."""
+    parser = argparse.ArgumentParser(description=f"the {workload.name} workload beside a peer")
+    parser.add_argument("--peer", choices=("trl", "none"), default="trl")
+    parser.add_argument("--workload", choices=(workload.name,), default=workload.name)
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
+    parser.add_argument("--warmup", type=int, default=1, help="steps of each side before that")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record")
+    options = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # other libraries' remarks; what matters here raises
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        return _run(workload, options, Path(scratch), stack)
+
+
+def _run(workload: Workload, options: argparse.Namespace, scratch: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    say(
+        f"workload {workload.name}: {len(workload.lengths)} prompts of {min(workload.lengths)}-{max(workload.lengths)} tokens, "
+        f"{workload.samples} samples of {workload.max_tokens} tokens each; 5.2M-parameter Qwen2, float32, LoRA r=16"
+    )
+    model = write_tiny_qwen2(scratch / "model")
+    adapter = write_adapter(scratch / "adapter", model)
+    setup = {"model": str(model), "adapter": str(adapter), "workload": workload.to_json()}
+
+    def start(name: str, module: str, **more: Any) -> Side:
+        side = Side(name, module, {**setup, **more}, scratch / f"{name}.log")
+        stack.callback(side.close)
+        return side
+
+    sides = [start("ours", "bench.engine_side")]
+    agreement = {}
+    if options.peer == "trl":
+        total = len(workload.lengths) * workload.samples
+        sides += [start(f"trl {total // m} x {m}", "bench.trl_side", micro=m) for m in sorted({total, 8}, reverse=True)]
+        agreement = gate(sides[0], sides[1], workload, adapter, scratch)
+    for side in sides:
+        for _ in range(options.warmup):
+            side.call(do="step", step=0)
+    sides[1:] = _fastest(sides[1:])
+    rounds: list[list[dict[str, Any]]] = [[] for _ in sides]
+    for i in range(options.repeats):
+        for side, replies in zip(sides, rounds, strict=True):
+            replies.append(side.call(do="step", step=i + 2))
+        say(
+            f"  round {i + 1}: "
+            + ", ".join(f"{s.name} {r[-1]['seconds']:.2f} s" for s, r in zip(sides, rounds, strict=True))
+        )
+    record = _record(workload, [side.name for side in sides], rounds, agreement)
+    _card(record)
+    _save(record, options.results)
+    print(json.dumps(record))
+    return record
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr, the record alone to the end of stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Path) -> dict[str, float]:
+    """Both sides on the same ids. Old log-probabilities are the peer's plus noise, so that ratios leave 1 and some are clipped.
+
+    Ends the program with one line when log-probabilities, loss or a gradient differ by more than the tolerances.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    batch = gate_batch(workload)
+    theirs = torch.tensor(peer.call(do="gate", batch=batch)["logprobs"])
+    mine = torch.tensor(ours.call(do="gate", batch=batch)["logprobs"])
+    for sample, row in zip(batch, theirs.tolist(), strict=True):
+        sample["old"] = [a + b for a, b in zip(row, sample["noise"], strict=True)]
+    losses, grads = [], []
+    for side in (ours, peer):
+        out = scratch / f"gradient {side.name}"
+        losses.append(side.call(do="gate", batch=batch, out=str(out), adapter=str(adapter))["loss"])
+        grads.append(load_file(out / "adapter_model.safetensors"))
+    if grads[0].keys() != grads[1].keys():
+        raise SystemExit(f"gate: gradients of different tensors: {sorted(grads[0].keys() ^ grads[1].keys())[:4]}")
+    worst = max(float((g - grads[1][n]).abs().max() / grads[1][n].abs().max()) for n, g in grads[0].items())
+    found = {
+        "logprob_max_difference": float((mine - theirs).abs().max()),
+        "loss_relative_difference": abs(losses[0] - losses[1]) / abs(losses[1]),
+        "gradient_max_relative_difference": worst,
+    }
+    limits = (LOGPROB_TOLERANCE, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE)
+    say("agreement on the same ids: " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()))
+    for (name, value), limit in zip(found.items(), limits, strict=True):
+        if not value <= limit:
+            raise SystemExit(
+                f"gate: {name} is {value:.2e}, allowed are {limit:.0e}: the sides do not compute the same, nothing was timed"
+            )
+    return found
+
+
+def _fastest(peers: list[Side]) -> list[Side]:
+    """Keep the faster micro-batching, by one step each after the warm-up; end the other."""
+    if not peers:
+        return []
+    seconds = {peer.name: peer.call(do="step", step=1)["seconds"] for peer in peers}
+    say("layouts of the peer: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
+    best = min(peers, key=lambda peer: seconds[peer.name])
+    for peer in peers:
+        if peer is not best:
+            peer.close()
+    return [best]
+
+
+def _record(
+    workload: Workload, names: list[str], rounds: list[list[dict[str, Any]]], agreement: dict[str, float]
+) -> dict[str, Any]:
+    sides = []
+    for name, replies in zip(names, rounds, strict=True):
+        seconds = [reply["seconds"] for reply in replies]
+        phases = {p: statistics.median(r["phases"].get(p, 0.0) for r in replies) for p in replies[0]["phases"]}
+        phases["rest"] = max(0.0, statistics.median(seconds) - sum(phases.values()))
+        sides.append({
+            "name": name, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
+            "phases": phases, "tokens_computed": replies[-1]["tokens"],
+        })  # fmt: skip
+    speedups = [b["seconds"] / a["seconds"] for a, b in zip(rounds[0], rounds[-1], strict=True)]
+    return {
+        "workload": workload.to_json(),
+        "sides": sides,
+        "agreement": agreement,
+        "repeats": len(rounds[0]),
+        "machine": machine(),
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")},
+        "environment": {
+            k: v for k, v in environment().items() if k.startswith(("OMP_", "MALLOC_", "MKL_", "LD_PRELOAD"))
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "speedup": round(sides[-1]["seconds"] / sides[0]["seconds"], 3) if len(sides) > 1 else None,
+        "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)] if len(sides) > 1 else None,
+    }
+
+
+def machine() -> str:
+    """Name for this machine: processor model and the cores that this process may use."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"{found[1].strip() if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _card(record: dict[str, Any]) -> None:
+    print(f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating steps")
+    for side in record["sides"]:
+        print(f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to {side['slowest']:.3f})")
+        print("               " + ", ".join(f"{name} {value:.3f}" for name, value in side["phases"].items()))
+        print(
+            "               tokens through the model: "
+            + ", ".join(f"{name} {value:,}" for name, value in side["tokens_computed"].items())
+        )
+    if record["speedup"]:
+        low, high = record["speedup_range"]
+        print(f"  speed-up     {record['speedup']:.2f} x   ({low:.2f} to {high:.2f} by round)\n")
+
+
+def _save(record: dict[str, Any], results: Path) -> None:
+    slug = re.sub(r"[^a-z0-9]+", "-", record["machine"].lower()).strip("-")
+    path = results / slug / f"{record['workload']['name']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,63 @@
+"""Models that benchmarks run on: random weights in plain Hugging Face folders, so that nothing is downloaded and both sides load the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+VOCAB = 8192
+PAD, EOS, UNKNOWN = 0, 1, 2
+RANK, ALPHA = 16, 32
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
+    """A Qwen2 of 5.2M float32 parameters (256 x 4 layers, 4 heads, 2 key-value heads, vocabulary 8192, tied) with a tokenizer of one word an id."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+    config = Qwen2Config(
+        hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
+        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(config).float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(
+                    0, 0.02
+                )  # transformers starts them at 0, which would hide a bias that one side forgets
+    model.save_pretrained(folder)
+    _word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
+    """A PEFT adapter for that model with random A *and* B: with B = 0, as adapters start, half of the gradients would be 0 and agree by accident."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), config)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.01)
+    peft.save_pretrained(folder)
+    return folder
+
+
+def _word_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, VOCAB)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

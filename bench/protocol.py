@@ -1,0 +1,87 @@
+"""How a benchmark talks to its sides: one process each, one line of JSON a command, one line back. While one side works, the other waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOCATOR = {
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+}
+"""Without these, page faults of large tensors cost up to twice the time, on both sides."""
+
+
+def environment() -> dict[str, str]:
+    """The one environment that every side gets."""
+    fixed = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+    }
+    return {**os.environ, **ALLOCATOR, **fixed}
+
+
+class Side:
+    """A process that answers commands. ``log`` takes its stdout and stderr, shown when it dies."""
+
+    def __init__(self, name: str, module: str, setup: dict[str, Any], log: Path) -> None:
+        self.name, self.log = name, log
+        with log.open("w") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, cwd=ROOT,
+                env=environment(), text=True,
+            )  # fmt: skip
+        self.call(**setup)
+
+    def call(self, **command: Any) -> dict[str, Any]:
+        """Send a command, wait for the reply, and add the wall-clock ``seconds`` seen from here."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        start = time.perf_counter()
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its log says why
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} died (exit code {self.process.wait()}):\n{self.log.read_text()[-3000:]}")
+        reply: dict[str, Any] = json.loads(line)
+        return {**reply, "seconds": time.perf_counter() - start}
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Channel:
+    """The other end: reads commands, writes replies. Whatever libraries print goes to stderr."""
+
+    def __init__(self) -> None:
+        self._out: IO[str] = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def receive(self) -> dict[str, Any]:
+        """The next command; the process ends with its parent."""
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)
+        command: dict[str, Any] = json.loads(line)
+        return command
+
+    def send(self, **reply: Any) -> None:
+        """Answer the last command."""
+        self._out.write(json.dumps(reply) + "\n")
+        self._out.flush()

@@ -1,0 +1,160 @@
+"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time, with nothing on that would cost it time (no logging, saving, evaluation, reference
+model, gradient checkpointing, old-policy pass, tokenising). Its own methods are wrapped by timers only."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import pad
+
+from bench.models import PAD
+from bench.protocol import Channel
+from bench.workloads import Workload, reward
+
+STEPS = 200
+"""Steps of prompts in its dataset: more than any run takes."""
+
+
+class IdTrainer(GRPOTrainer):
+    """Takes prompts as JSON lists of token ids, which spares TRL the tokenising."""
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [json.loads(prompt) for prompt in prompts], None, {}
+
+
+class OnCommand(TrainerCallback):
+    """Begins a step when told to, answers when it has ended."""
+
+    def __init__(self, channel: Channel, reply: Callable[[], dict[str, Any]]) -> None:
+        self.channel, self.reply, self.told = channel, reply, True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.told:
+            assert self.channel.receive()["do"] == "step"
+        self.told = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.channel.send(**self.reply())
+
+
+def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdTrainer:
+    """GRPOTrainer at ``setup["micro"]`` sequences a micro-batch; all of a step's sequences in one generation."""
+    total = len(workload.lengths) * workload.samples
+    base = AutoModelForCausalLM.from_pretrained(setup["model"], dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, setup["adapter"], is_trainable=True)
+    config = GRPOConfig(
+        output_dir=scratch, per_device_train_batch_size=setup["micro"], gradient_accumulation_steps=total // setup["micro"],
+        generation_batch_size=total, num_generations=workload.samples, max_completion_length=workload.max_tokens,
+        generation_kwargs={"min_new_tokens": workload.max_tokens}, temperature=1.0, top_p=1.0, top_k=0, num_iterations=1, beta=0.0,
+        loss_type="dapo", epsilon=0.2, scale_rewards="group", learning_rate=1e-5, lr_scheduler_type="constant", max_grad_norm=1.0,
+        max_steps=STEPS, bf16=False, gradient_checkpointing=False, shuffle_dataset=False, use_cpu=True, logging_strategy="no",
+        save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True, log_completions=False, seed=0,
+    )  # fmt: skip
+    rows = [{"prompt": json.dumps(ids)} for step in range(STEPS) for ids in workload.prompts(step)]
+    return IdTrainer(
+        model=model,
+        reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(setup["model"]),
+    )
+
+
+def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
+    """Log-probabilities of the batch or, where it brings old ones, loss and gradients, by TRL's own functions."""
+    batch, model = command["batch"], trainer.model
+    prompts, completions = ([torch.tensor(s[key]) for s in batch] for key in ("prompt", "completion"))
+    inputs = {
+        "prompt_ids": pad(prompts, padding_value=PAD, padding_side="left"),
+        "prompt_mask": pad([torch.ones_like(p) for p in prompts], padding_value=0, padding_side="left"),
+        "completion_ids": torch.stack(completions),
+        "completion_mask": torch.ones(len(batch), len(completions[0]), dtype=torch.long),
+        "num_items_in_batch": torch.tensor(sum(map(len, completions))),
+    }
+    if "old" not in batch[0]:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        with torch.no_grad():
+            logps = trainer._get_per_token_logps_and_entropies(model, ids, mask, len(completions[0]), batch_size=8)[0]
+        return {"logprobs": logps.tolist()}
+    model.train()
+    model.zero_grad()
+    loss, total = 0.0, len(batch)
+    trainer.current_gradient_accumulation_steps = (
+        trainer.args.steps_per_generation
+    )  # as in a step: the loss of all parts is one mean
+    for start in range(0, total, 8):
+        part = {k: v[start : start + 8] if v.dim() else v for k, v in inputs.items()}
+        part["advantages"] = torch.tensor([s["advantage"] for s in batch[start : start + 8]])
+        part["old_per_token_logps"] = torch.tensor([s["old"] for s in batch[start : start + 8]])
+        value = trainer.compute_loss(model, part)
+        value.backward()
+        loss += value.item()
+    grads = {n.replace(".default", ""): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    Path(command["out"]).mkdir()
+    save_file(grads, Path(command["out"]) / "adapter_model.safetensors")
+    model.zero_grad()
+    return {"loss": loss}
+
+
+def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
+    """Wrap TRL's phases with timers and count rows through the first layer; returns what reads and resets them."""
+    seconds: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+
+    def timed(owner: Any, method: str, phase: str) -> None:
+        plain = getattr(owner, method)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = plain(*args, **kwargs)
+            seconds[phase] += time.perf_counter() - start
+            return result
+
+        setattr(owner, method, wrapper)
+
+    def count(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        tokens["train" if torch.is_grad_enabled() else "generate"] += args[0].shape[0] * args[0].shape[1]
+
+    timed(trainer, "_generate_single_turn", "generate")
+    timed(trainer, "compute_loss", "forward")
+    timed(trainer.accelerator, "backward", "backward")
+    trainer.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(count)
+
+    def read() -> dict[str, Any]:
+        found = {"phases": dict(seconds), "tokens": dict(tokens)}
+        seconds.clear()
+        tokens.clear()
+        return found
+
+    return read
+
+
+def main() -> None:
+    """Set up, answer the gate, then train step by step until the parent goes away."""
+    channel = Channel()
+    setup = channel.receive()
+    workload = Workload.from_json(setup["workload"])
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = make_trainer(setup, workload, scratch)
+        channel.send(ready=True)
+        while (command := channel.receive())["do"] == "gate":
+            channel.send(**gate(trainer, command))
+        trainer.add_callback(OnCommand(channel, instrument(trainer)))
+        trainer.train()
+
+
+if __name__ == "__main__":
+    main()
