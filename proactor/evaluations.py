@@ -1,0 +1,143 @@
+"""Evaluations on disk: the dialogues of a run and how each system played them, in one JSON file a report can be rebuilt from.
+
+Numbers are written with full precision, so that a rebuilt report equals the first one. The file replaces an older one in one
+rename: a full disk or a kill leaves the older one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from proactor.dialogue import Action, Dialogue
+from proactor.evaluate import Evaluation, Replay
+from proactor.metrics import FIELDS, Contribution
+
+VERSION = 1
+
+
+class EvaluationsError(ValueError):
+    """A file of evaluations that cannot be read: one line that names the file and the key or line."""
+
+
+class _Replay(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    dialogue_id: str
+    outputs: dict[int, str]
+    actions: dict[int, tuple[Action, ...]]
+    rewards: dict[int, float]
+
+
+class _Contribution(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    dialogue: str
+    sums: dict[str, float]
+
+
+class _Evaluation(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    metrics: dict[str, float | None]
+    contributions: list[_Contribution]
+    replays: list[_Replay]
+    unparsed_share: float
+    truncated_share: float
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    dialogues: list[Dialogue]
+    evaluations: dict[str, _Evaluation]
+
+
+def save_evaluations(path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
+    """Write `named` (before, after and the trivial policies, by name) and the dialogues they were played on."""
+    value = {
+        "version": VERSION,
+        "dialogues": [d.model_dump(mode="json") for d in dialogues],
+        "evaluations": {name: _dump(evaluation) for name, evaluation in named.items()},
+    }
+    write_whole(path, json.dumps(value, separators=(",", ":")).encode())
+
+
+def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evaluation]]:
+    """The dialogues and the evaluations by name. EvaluationsError, one line, names the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise EvaluationsError(f"{path}: no such file") from None
+    try:
+        raw = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EvaluationsError(f"{path}: not JSON: {error}") from None
+    if isinstance(raw, dict) and raw.get("version") != VERSION:
+        raise EvaluationsError(f"{path}: version: {raw.get('version')!r}, this program reads {VERSION}")
+    try:
+        read = _File.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
+    known = {d.id for d in read.dialogues}
+    for name, evaluation in read.evaluations.items():
+        for i, contribution in enumerate(evaluation.contributions):
+            if odd := set(FIELDS) ^ contribution.sums.keys():
+                raise EvaluationsError(
+                    f"{path}: evaluations.{name}.contributions.{i}.sums: {min(odd)}: missing or unknown"
+                )
+        for i, replay in enumerate(evaluation.replays):
+            if replay.dialogue_id not in known:
+                raise EvaluationsError(f"{path}: evaluations.{name}.replays.{i}: no dialogue {replay.dialogue_id!r}")
+    return read.dialogues, {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all: beside its place, flushed, then renamed over it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _dump(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "metrics": evaluation.metrics,
+        "contributions": [{"dialogue": c.dialogue, "sums": c.sums} for c in evaluation.contributions],
+        "replays": [
+            {
+                "dialogue_id": r.dialogue_id,
+                "outputs": r.outputs,
+                "actions": {turn: [a.model_dump(mode="json") for a in actions] for turn, actions in r.actions.items()},
+                "rewards": r.rewards,
+            }
+            for r in evaluation.replays
+        ],
+        "unparsed_share": evaluation.unparsed_share,
+        "truncated_share": evaluation.truncated_share,
+    }
+
+
+def _load(read: _Evaluation) -> Evaluation:
+    return Evaluation(
+        metrics=read.metrics,
+        contributions=[Contribution(c.dialogue, c.sums) for c in read.contributions],
+        replays=[Replay(r.dialogue_id, r.outputs, r.actions, r.rewards) for r in read.replays],
+        unparsed_share=read.unparsed_share,
+        truncated_share=read.truncated_share,
+    )
