@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +21,11 @@ from proactor.engine.model import Decoder, Exactness
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.paged import PagedCache
 from proactor.engine.parallel import Parallel
-from proactor.engine.sampler import Job, Sampler
+from proactor.engine.sampler import GroupStream, Job, Sampler
 from proactor.engine.state import read_state, write_state
 from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree import Tree, pack
-from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 from proactor.engine.update import Batch, means, prepare, statistics
 from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
 
@@ -131,29 +130,36 @@ class Engine:
             return self._chat().encode(prompt, add_generation_prompt=True)  # type: ignore[arg-type]
         return [int(i) for i in prompt]  # type: ignore[arg-type]
 
-    def sample(self, prompts: Sequence[Prompt], sampling: Sampling | None = None, keys: Sequence[int] | None = None) -> list[Group]:
-        """Groups of samples in the order of ``prompts``. ``keys`` name the groups for noise (their index otherwise): equal keys, seed and step draw the same."""
-        groups: dict[int, Group] = dict(self._run(prompts, sampling or Sampling(), keys))
+    def sample(
+        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, keys: Sequence[int] | None = None
+    ) -> list[Group]:
+        """Groups of samples in the order of ``prompts``; one ``sampling`` for all, or one a prompt.
+
+        ``keys`` name the groups for noise (their index otherwise): equal keys, seed and step draw the same.
+        """
+        groups: dict[int, Group] = dict(self._run(prompts, sampling, keys))
         return [groups[i] for i in range(len(prompts))]
 
-    async def stream(self, prompts: Sequence[Prompt], sampling: Sampling | None = None, keys: Sequence[int] | None = None) -> AsyncIterator[Group]:
-        """Yield each group the moment its last member ends, so that judging overlaps sampling. Order is that of ending."""
-        for _, group in self._run(prompts, sampling or Sampling(), keys):
-            yield group
-            await asyncio.sleep(0)
+    def stream(
+        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, keys: Sequence[int] | None = None
+    ) -> AsyncIterator[Group]:
+        """``async for`` over groups, each given the moment its last member ends, so that judging overlaps sampling. Leaving the loop frees the rest."""
+        return GroupStream(self._run(prompts, sampling, keys))
 
-    def _run(self, prompts: Sequence[Prompt], sampling: Sampling, keys: Sequence[int] | None) -> Iterator[tuple[int, Group]]:
-        if keys is not None and len(keys) != len(prompts):
-            raise EngineError(f"keys: {len(keys)} for {len(prompts)} prompts")
-        if sampling.stop and self.tokenizer is None:
+    def _run(
+        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None, keys: Sequence[int] | None
+    ) -> Generator[tuple[int, Group]]:
+        settings = [sampling or Sampling()] * len(prompts) if isinstance(sampling, Sampling | None) else list(sampling)
+        names = range(len(prompts)) if keys is None else keys
+        if len(names) != len(prompts) or len(settings) != len(prompts):
+            raise EngineError(f"sample: {len(prompts)} prompts with {len(names)} keys and {len(settings)} settings")
+        if self.tokenizer is None and any(s.stop for s in settings):
             raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
-        step = 0 if sampling.seed is not None else self.samplings
-        self.samplings += 1
-        seed = self.seed if sampling.seed is None else sampling.seed
         jobs = []
-        for i, prompt in enumerate(prompts):
-            ids = self.encode(prompt)
-            jobs.append(self._job(i, ids, sampling, (seed & 0xFFFFFFFFFFFFFFFF, step, i if keys is None else keys[i])))
+        for i, (prompt, chosen, key) in enumerate(zip(prompts, settings, names, strict=True)):
+            seed, step = (self.seed, self.samplings) if chosen.seed is None else (chosen.seed, 0)
+            jobs.append(self._job(i, self.encode(prompt), chosen, (seed & 0xFFFFFFFFFFFFFFFF, step, key)))
+        self.samplings += 1
         return self._ready_sampler().run(jobs)
 
     def _job(self, index: int, ids: list[int], sampling: Sampling, noise: tuple[int, int, int]) -> Job:
@@ -165,7 +171,8 @@ class Engine:
         ends = frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
         adapter = sampling.adapter and self.decoder.lora is not None
         namespace: Hashable = ("adapter", self._epoch, self.decoder.dtype) if adapter else ("base", self.decoder.dtype)
-        return Job(ids, sampling, noise, namespace, self.policy_version, min(sampling.max_tokens, room), ends)
+        version = self.policy_version if adapter or self.decoder.lora is None else BASE_VERSION
+        return Job(ids, sampling, noise, namespace, version, min(sampling.max_tokens, room), ends)
 
     def _ready_sampler(self) -> Sampler:
         if self._sampler is None:
@@ -192,8 +199,12 @@ class Engine:
         Returns statistics summed over ranks; `policy_version` has advanced and the next sampled token uses the new weights.
         Raises EngineError for a missing or NaN reward, and for greedy samples.
         """
+        if not data and self.world_size == 1:
+            raise EngineError("train: nothing to train on")
         if isinstance(config, SFT):
-            groups = [Group(s.prompt_ids, [s]) for s in data if isinstance(s, Sample)] or [g for g in data if isinstance(g, Group)]
+            if not all(isinstance(x, Sample | Group) for x in data):
+                raise EngineError("train: SFT takes samples or groups")
+            groups = [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
             return self._update([(groups, None)], SFTLoss(config), config, {})
         if not all(isinstance(g, Group) for g in data):
             raise EngineError("train: GRPO takes groups")
@@ -204,6 +215,7 @@ class Engine:
         self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]
     ) -> dict[str, float]:
         trainer = self._trainer()
+        trainer.zero_grad()  # a call that raised half-way may have left some
         tally, stepped, version = Tally(), {}, self.policy_version
         tally.sums.update(sums)
         for groups, normalizer in batches:
@@ -298,7 +310,7 @@ class Engine:
         """Write the adapter as a PEFT folder, atomically."""
         lora = self._trainer().lora
         targets = [MODULE[t].split(".")[1] for t in lora.lora.targets]
-        write_peft(folder, lora.tensors(), lora.lora.rank, lora.lora.alpha, targets, self.base_name or None)
+        write_peft(folder, lora.tensors(), lora.lora.rank, lora.lora.scale * lora.lora.rank, targets, self.base_name or None)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Read a PEFT folder into the adapter. Raises EngineError naming what does not fit (rank, scale, targets, shapes)."""

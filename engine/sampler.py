@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import asyncio
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from proactor.engine.kv import PagePool
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
-from proactor.engine.step import Ended, Request, SampleId, Step
+from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError, FinishReason, Group, Sample
 from proactor.kernels.sample import Filters, sample_tokens, uniforms
 
@@ -60,17 +61,17 @@ class Sampler:
         self.steps = 0
         self._next_id = 0
 
-    def run(self, jobs: list[Job]) -> Iterator[tuple[int, Group]]:
+    def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
         """(index of the job, its group) in the order in which groups end. Leaving early frees everything that still ran."""
         if not self.scheduler.idle:
             raise EngineError("sample: another sample() or stream() is still running on this engine")
         requests: dict[int, tuple[int, Job]] = {}
-        for index, job in enumerate(jobs):
-            job.samples = [_record(job) for _ in range(job.sampling.n)]
-            self.scheduler.add(Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit))
-            requests[self._next_id] = index, job
-            self._next_id += 1
         try:
+            for index, job in enumerate(jobs):
+                job.samples = [_record(job) for _ in range(job.sampling.n)]
+                self._add(index, job)
+                requests[self._next_id] = index, job
+                self._next_id += 1
             while (step := self.scheduler.plan()) is not None:
                 point("sampling")
                 for ended in self._step(step, requests):
@@ -82,6 +83,12 @@ class Sampler:
         finally:
             if not self.scheduler.idle:
                 self.scheduler.reset()
+
+    def _add(self, index: int, job: Job) -> None:
+        try:
+            self.scheduler.add(Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit))
+        except RequestTooLarge as error:
+            raise EngineError(f"prompt {index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens") from error
 
     @torch.no_grad()
     def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
@@ -162,6 +169,29 @@ class Sampler:
             sample.text = self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
             cuts = [at for s in job.sampling.stop if (at := sample.text.find(s)) >= 0]
             sample.text = sample.text[: min(cuts)] if cuts else sample.text
+
+
+class GroupStream:
+    """The groups of a `Sampler.run` for ``async for``.
+
+    Not an async generator: when the loop is left, the run ends at once, not when the event loop comes to it.
+    """
+
+    def __init__(self, run: Generator[tuple[int, Group]]) -> None:
+        self._run = run
+
+    def __aiter__(self) -> GroupStream:
+        return self
+
+    async def __anext__(self) -> Group:
+        await asyncio.sleep(0)
+        for _, group in self._run:
+            return group
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the run and free what it holds."""
+        self._run.close()
 
 
 def _record(job: Job) -> Sample:

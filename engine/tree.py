@@ -189,6 +189,8 @@ def layout(tree: Tree) -> Layout:
         positions[first : first + len(node.ids)] = np.arange(node.depth, node.depth + len(node.ids))
     rows, columns, samples = _pairs(tree, start)
     temperature = np.asarray([samples[s].temperature for s in columns["sample"]], np.float64)
+    if (temperature <= 0).any():
+        raise EngineError("sample.temperature: 0 (greedy) has no log-probabilities to train; set it to 1 to train on the tokens")
     keys, pair_row = np.unique(np.stack([rows.astype(np.float64), temperature]), axis=1, return_inverse=True)
     pair_row = pair_row.reshape(-1)
     sort = np.argsort(pair_row, kind="stable")

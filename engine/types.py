@@ -9,6 +9,10 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "context", "outside"]
 
 
+BASE_VERSION = -1
+"""``policy_version`` of samples drawn with the adapter off: no step of it says what they were drawn from."""
+
+
 class EngineError(ValueError):
     """Input that the engine refuses; the message is one line that names what is wrong."""
 
@@ -60,10 +64,13 @@ class Sample:
         """
         if other.prompt_ids != self.prompt_ids + self.token_ids:
             raise EngineError("sample.append: the other sample's prompt is not this sample's prompt and tokens")
+        if other.temperature != self.temperature:
+            raise EngineError(f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}")
         self.mask = [*self.trained(), *other.trained()]
         self.token_ids.extend(other.token_ids)
         self.logprobs.extend(other.logprobs)
         self.policy_logprobs.extend(other.policy_logprobs)
+        self.policy_version = min(self.policy_version, other.policy_version)
         self.finish_reason, self.text = other.finish_reason, other.text
 
     def token_advantages(self) -> list[float]:

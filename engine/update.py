@@ -15,6 +15,15 @@ Batch = tuple[list[Group], float | None]
 """Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient included); None: what they hold."""
 
 
+class GroupAdvantage(float):
+    """An advantage that came from rewards: unlike one that the caller gave, the next call computes it anew."""
+
+
+def _open(sample: Sample) -> bool:
+    """Whether the sample's advantage is to be computed from rewards."""
+    return sample.advantage is None or isinstance(sample.advantage, GroupAdvantage)
+
+
 def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[str, float]]:
     """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches`` steps.
 
@@ -24,11 +33,11 @@ def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[st
     rewards: list[float] = []
     for i, group in enumerate(groups):
         _check(i, group)
-        if any(s.advantage is None for s in group.samples):
+        if any(_open(s) for s in group.samples):
             values = [float(s.reward) for s in group.samples if s.reward is not None]
             for sample, advantage in zip(group.samples, group_advantages(values, config.advantages), strict=True):
-                if sample.advantage is None:
-                    sample.advantage = advantage
+                if _open(sample):
+                    sample.advantage = GroupAdvantage(advantage)
         rewards.extend(float(s.reward) for s in group.samples if s.reward is not None)
         sums["groups"] += 1
         sums["flat_groups"] += not any(any(s.token_advantages()) for s in group.samples)
@@ -40,11 +49,12 @@ def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[st
 
 
 def _check(index: int, group: Group) -> None:
+    scored = any(_open(s) for s in group.samples)
     for j, sample in enumerate(group.samples):
         if sample.temperature <= 0:
             raise EngineError(f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on")
-        if sample.advantage is None and (sample.reward is None or not math.isfinite(sample.reward)):
-            raise EngineError(f"group {index}, sample {j}: reward is {sample.reward}; every sample needs a finite reward or an advantage")
+        if scored and (sample.reward is None or not math.isfinite(sample.reward)):
+            raise EngineError(f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a finite reward, or all an advantage")
 
 
 def _minibatches(groups: Sequence[Group], config: GRPO) -> list[Batch]:
