@@ -1,0 +1,124 @@
+"""Self-test: a few training dialogues, learnt to their maximum. If this fails, nothing larger will work.
+
+The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. The supervised stage runs until every answer can be read
+(to the goal, when no GRPO follows); GRPO runs until the greedy policy earns the goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proactor.board import EMPTY
+from proactor.config import ConfigError, RunConfig
+from proactor.dialogue import Dialogue
+from proactor.evaluate import Evaluation
+from proactor.metrics import aggregate
+from proactor.parse import Parsed
+from proactor.progress import Progress, Quiet
+from proactor.prompt import target
+from proactor.rewards import TurnReward, score_replay
+from proactor.session import Session
+from proactor.train import grpo_step, reset_optimizer, sft_step
+
+CHECK_EVERY = 5
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Overfit:
+    """What was reached against the goal, after how many updates."""
+
+    passed: bool
+    reward: float
+    goal_reward: float
+    first_fire_f1: float
+    goal_first_fire_f1: float
+    updates: int
+
+    def __str__(self) -> str:
+        return (
+            f"{'PASS' if self.passed else 'FAIL'}: turn reward {self.reward:.3f} of {self.goal_reward:.3f}, "
+            f"first-fire F1 {self.first_fire_f1:.3f} of {self.goal_first_fire_f1:.3f}, {self.updates} updates"
+        )
+
+
+def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Overfit:
+    """Train on the first ``count`` training dialogues that ask for an action, within the steps of the config's stages. Writes nothing."""
+    if config.sft is None and config.grpo is None:
+        raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
+    ui = ui or Quiet()
+    session = Session.open(config, ui)
+    chosen = tuple(d for d in session.train if any(r.ready for r in d.references))[:count]
+    if len(chosen) < count:
+        raise ConfigError(
+            f"data.train: --overfit {count} needs as many dialogues with a known window, there are {len(chosen)}"
+        )
+    session.train = session.dev = session.test = chosen
+    test = _Test(session, ui)
+    if config.sft is not None:
+        test.supervise()
+    if config.grpo is not None:
+        test.reinforce()
+    return test.result()
+
+
+class _Test:
+    def __init__(self, session: Session, ui: Progress) -> None:
+        self.session, self.ui, self.updates = session, ui, 0
+        pending = session.config.sft is not None and session.config.sft.pending
+        self.goal = goal(session.train, session.turn_reward, pending)
+        self.found: Evaluation = session.play(session.train, "playing")
+
+    def supervise(self) -> None:
+        stage = self.session.config.sft
+        assert stage is not None
+        enough = self.reached if self.session.config.grpo is None else lambda: self.found.unparsed_share == 0
+        self.ui.phase("overfit, SFT", stage.max_steps)
+        for step in range(stage.max_steps):
+            row = sft_step(self.session, stage, step)
+            if self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}") and enough():
+                break
+
+    def reinforce(self) -> None:
+        stage = self.session.config.grpo
+        assert stage is not None
+        reset_optimizer(self.session.engine)
+        self.ui.phase("overfit, GRPO", stage.steps)
+        for step in range(stage.steps):
+            row, _ = grpo_step(self.session, stage, step)
+            if self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}") and self.reached():
+                break
+
+    def check(self, step: int, last: int, text: str) -> bool:
+        self.updates += 1
+        due = step % CHECK_EVERY == 0 or step == last
+        if due:
+            self.found = self.session.play(self.session.train, "playing")
+        self.ui.step(f"{text}, played {_of(self.found.metrics, 'reward'):.3f} of {_of(self.goal, 'reward'):.3f}")
+        return due
+
+    def reached(self) -> bool:
+        return all(_of(self.found.metrics, k) >= _of(self.goal, k) - TOLERANCE for k in ("reward", "first_fire_f1"))
+
+    def result(self) -> Overfit:
+        reward, f1 = (_of(self.found.metrics, k) for k in ("reward", "first_fire_f1"))
+        return Overfit(
+            self.reached(), reward, _of(self.goal, "reward"), f1, _of(self.goal, "first_fire_f1"), self.updates
+        )
+
+
+def _of(metrics: dict[str, float | None], key: str) -> float:
+    return metrics[key] or 0.0
+
+
+def goal(dialogues: Sequence[Dialogue], reward: TurnReward | None, pending: bool) -> dict[str, float | None]:
+    """Metrics of the wanted answers, played through on their own board."""
+    scored = []
+    for dialogue in dialogues:
+        board, outputs = EMPTY, {}
+        for turn in dialogue.decision_turns:
+            actions = target(dialogue, turn, board, pending=pending)
+            outputs[turn], board = Parsed(actions), board.after(dialogue, turn, actions)
+        scored.append(score_replay(dialogue, outputs, reward)[0])
+    return aggregate(scored)

@@ -1,0 +1,212 @@
+"""A run's folder: what is written there, in which order, and how a resumed run picks it up.
+
+    runs/<name>/
+      config.yaml                    the whole config, defaults included
+      metrics.jsonl                  one row a training step (`kind` sft, grpo) or evaluation (eval), in order; `step` counts over phases
+      tensorboard/                   the same numbers as scalars
+      samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage, finish_reason, ok
+      start/ best/ last/             adapters (PEFT): where GRPO began, best on dev, latest
+      state.safetensors              the exact state to resume from
+      evaluations.json               the test dialogues and how start (`before`), best (`after`) and the trivial policies played them
+      summary.json                   their metrics side by side, paired intervals, seconds
+
+Rows are appended first, then the state is saved with the length of the file, then adapters are exported. A run killed between two of these
+is cut back to its last state: rows and samples after it are dropped, and are written again, equal, by the resumed run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from proactor.config import ConfigError, RunConfig
+from proactor.dialogue import Dialogue
+from proactor.engine.faults import point
+from proactor.evaluate import Evaluation
+from proactor.evaluations import save_evaluations
+
+CLOCKS = ("seconds", "seconds_sampling", "tokens_per_second")
+"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not killed (deterministic mode)."""
+
+MAY_CHANGE = (
+    "sft.max_steps",
+    "sft.patience",
+    "sft.eval_every",
+    "grpo.steps",
+    "grpo.eval_every",
+    "eval",
+    "save_every",
+    "samples_every",
+    "runs",
+)
+"""What a resumed run may set anew; anything else would make it another run."""
+
+
+class RunError(ConfigError):
+    """A run folder that cannot be used as asked: one line that names it."""
+
+
+class Run:
+    """One folder. Only the first rank holds a `writer`; on the others everything that writes does nothing."""
+
+    def __init__(self, folder: str | Path, writer: bool = True) -> None:
+        self.folder, self.writer = Path(folder), writer
+        self.state = self.folder / "state.safetensors"
+        self.start, self.best, self.last = (self.folder / name for name in ("start", "best", "last"))
+        self._metrics = self.folder / "metrics.jsonl"
+        self._board: Any = None
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has written here."""
+        return self._metrics.exists() or self.state.exists()
+
+    def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
+        """Make the folder ready. RunError when it holds a run that was neither to be resumed nor replaced, or one of another config."""
+        if self.begun and not (resume or fresh):
+            raise RunError(
+                f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts another"
+            )
+        if self.begun and resume:
+            self._same(config)
+        if not self.writer:
+            return
+        if fresh:
+            self.clear()
+        _write(
+            self.folder / "config.yaml",
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        )
+
+    def clear(self) -> None:
+        """Delete what a run writes here, the state first: a kill in between leaves nothing that looks resumable."""
+        self.state.unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "summary.json", "evaluations.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("tensorboard", "samples", "start", "best", "last"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _same(self, config: RunConfig) -> None:
+        file = self.folder / "config.yaml"
+        if not file.exists():
+            return
+        old, new = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(config.model_dump(mode="json"))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE):
+                raise RunError(
+                    f"{file}: {key} was {old.get(key)!r}, now {new.get(key)!r}: a resumed run keeps its config (use another name)"
+                )
+
+    # -- metrics -------------------------------------------------------------------------------------------------------
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row; its numbers go to TensorBoard under ``<kind>/<key>`` at step ``row["step"]``. Numbers that are not finite become null."""
+        if not self.writer:
+            return
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(clean, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from None
+        if self._board is None:
+            self._open_board(int(row["step"]))
+        for key, value in clean.items():
+            if isinstance(value, int | float) and key != "step":
+                self._board.add_scalar(f"{row['kind']}/{key.removeprefix('eval_')}", value, int(row["step"]))
+
+    def _open_board(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+        # what an earlier process wrote from this step on is hidden: this one writes it again
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far; a last line that was cut off is left out. RunError names a line that is not JSON."""
+        if not self._metrics.exists():
+            return []
+        found = []
+        for number, line in enumerate(self._metrics.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise RunError(f"{self._metrics}:{number}: not JSON ({error.msg})") from None
+        return found
+
+    def flush(self) -> int:
+        """Bring the rows to disk; returns the length of the file in bytes, which belongs into the state."""
+        if not self.writer or not self._metrics.exists():
+            return 0
+        if self._board is not None:
+            self._board.flush()
+        with self._metrics.open("rb") as file:
+            os.fsync(file.fileno())
+        point("metrics")
+        return self._metrics.stat().st_size
+
+    def rewind(self, length: int, step: int) -> None:
+        """Drop rows beyond ``length`` bytes and samples of steps after ``step``. RunError when rows that the state counts on are missing."""
+        if not self.writer:
+            return
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if size < length:
+            raise RunError(f"{self._metrics}: {size} bytes, the saved state had written {length}: rows are missing")
+        if size > length:
+            os.truncate(self._metrics, length)
+        for file in (self.folder / "samples").glob("*.jsonl"):
+            if int(file.stem.rpartition("-")[2]) > step:
+                file.unlink()
+
+    # -- samples, evaluations ------------------------------------------------------------------------------------------
+
+    def write_samples(self, phase: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One file of samples: what was drawn for the training step ``step``."""
+        if self.writer:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            _write(self.folder / "samples" / f"{phase}-{step:06d}.jsonl", text)
+
+    def write_evaluations(self, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
+        """`evaluations.json`, whole: the dialogues and how each system (by name) played them."""
+        if self.writer:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_evaluations(self.folder / "evaluations.json", dialogues, named)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """`summary.json`, whole."""
+        if self.writer:
+            _write(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Flush and close TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _write(file: Path, text: str) -> None:
+    """Write beside the place and rename: readers see the old file or the new one. RunError when it cannot be written (a full disk, say)."""
+    temporary = file.with_name(f".{file.name}.writing")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{file}: cannot be written ({error.strerror})") from None

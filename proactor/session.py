@@ -1,0 +1,159 @@
+"""What a run works with, made from its config: the engine, the dialogues, the prompts and the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proactor.board import Board, logged_board
+from proactor.catalog import Catalog
+from proactor.config import ConfigError, RunConfig
+from proactor.dialogue import Dialogue
+from proactor.engine import Engine
+from proactor.evaluate import Evaluation, evaluate
+from proactor.metrics import aggregate
+from proactor.progress import Progress, Quiet
+from proactor.prompt import PromptEncoder, PromptStyle
+from proactor.rewards import RewardFunction, TurnReward, load_reward
+from proactor.sources import Corpus, SourceError, load
+
+
+@dataclass(slots=True)
+class Session:
+    """An engine with dialogues to train on (`train`), to choose by (`dev`) and to report on (`test`).
+
+    ``dropped``: dialogues left out of a part because they do not fit the context.
+    """
+
+    config: RunConfig
+    engine: Engine
+    encoder: PromptEncoder
+    train: tuple[Dialogue, ...]
+    dev: tuple[Dialogue, ...]
+    test: tuple[Dialogue, ...]
+    reward: RewardFunction
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    ui: Progress = field(default_factory=Quiet)
+
+    @classmethod
+    def open(cls, config: RunConfig, ui: Progress | None = None) -> Session:
+        """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError, RewardError or EngineError says what is wrong."""
+        ui = ui or Quiet()
+        reward = load_reward(config.reward, config.reward_options)
+        corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
+        options = config.engine.model_dump()
+        engine = Engine.load(
+            config.model, lora=config.lora, seed=config.seed, progress=lambda done, total: ui.within("loading the model", done, total), **options
+        )  # fmt: skip
+        if engine.chat is None:
+            raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
+        style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
+        encoder = PromptEncoder(engine.chat, merged([c.catalog for c in corpora.values()]), style)
+        session = cls(config, engine, encoder, (), (), (), reward, {k: c.counters for k, c in corpora.items()}, ui=ui)
+        session.train, session.dev, session.test = (session.fitting(name, c.dialogues) for name, c in corpora.items())
+        return session
+
+    @property
+    def turn_reward(self) -> TurnReward | None:
+        """The reward that evaluations use: the config's where it scores single decisions, else None (the default)."""
+        return self.reward if isinstance(self.reward, TurnReward) else None
+
+    def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
+        """The dialogues that fit the context; `Data.too_long` says whether one that does not is an error or is left out and counted."""
+        kept = []
+        for dialogue in dialogues:
+            need, context = self.needed(dialogue), self.engine.context_length
+            if need <= context:
+                kept.append(dialogue)
+            elif self.config.data.too_long == "error":
+                raise ConfigError(
+                    f"data.{part}: dialogue {dialogue.id!r} needs up to {need} tokens, the model's context has {context}; "
+                    "data.too_long=drop leaves such dialogues out"
+                )
+        self.dropped[part] = len(dialogues) - len(kept)
+        if not kept:
+            raise ConfigError(
+                f"data.{part}: no dialogue fits the model's context of {self.engine.context_length} tokens"
+            )
+        return tuple(kept)
+
+    def needed(self, dialogue: Dialogue) -> int:
+        """Most tokens of a prompt with its answer: the last decision, on a board that holds every logged action and one answer's worth a decision."""
+        turns = dialogue.decision_turns
+        if not turns:
+            return 0
+        board: Board = logged_board(dialogue, len(dialogue.turns) + 1)
+        tokens = self.config.eval.max_tokens
+        if self.config.grpo is not None:
+            tokens = max(tokens, self.config.grpo.sampling.max_tokens)
+        return (
+            len(self.encoder.prompt(dialogue, turns[-1], board))
+            + tokens
+            + self.config.eval.max_tokens * (len(turns) - 1)
+        )
+
+    def play(self, dialogues: Sequence[Dialogue], name: str) -> Evaluation:
+        """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""
+        options = self.config.eval
+        progress: Callable[[int, int], None] = lambda done, total: self.ui.within(name, done, total)  # noqa: E731
+        own = self.engine.share(dialogues)
+        found = evaluate(
+            self.engine, self.encoder, own, self.turn_reward,
+            max_tokens=options.max_tokens, temperature=options.temperature, seed=self.config.seed, progress=progress,
+        )  # fmt: skip
+        if self.engine.world_size == 1:
+            return found
+        parts = self.engine.parallel.gather((found, sum(len(d.decision_turns) for d in own)))
+        return joined(dialogues, parts)
+
+
+def load_part(config: RunConfig, name: str) -> Corpus:
+    """The corpus of `data.train`, `data.dev` or `data.test`."""
+    data = config.data
+    part = getattr(data, name)
+    try:
+        corpus = load(data.source, data.path, part.split, part.limit, data.seed, **data.options)
+    except SourceError:
+        raise
+    except ValueError as error:  # an unknown or impossible option of the reader
+        raise ConfigError(f"data: {error}") from None
+    if not corpus.dialogues:
+        where = f"{data.source} {data.path or ''}".strip()
+        raise ConfigError(f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}")
+    return corpus
+
+
+def merged(catalogs: Iterable[Catalog]) -> Catalog:
+    """Tools of all catalogs; the first definition of a name stays."""
+    tools: dict[str, Any] = {}
+    for catalog in catalogs:
+        for tool in catalog.tools:
+            tools.setdefault(tool.name, tool)
+    return Catalog(tools=tuple(tools.values()))
+
+
+def joined(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
+    """One evaluation from those of the ranks (with their numbers of decisions), in the order of ``dialogues``."""
+    contributions = {c.dialogue: c for part, _ in parts for c in part.contributions}
+    replays = {r.dialogue_id: r for part, _ in parts for r in part.replays}
+    total = max(sum(count for _, count in parts), 1)
+    ordered = [contributions[d.id] for d in dialogues]
+    return Evaluation(
+        aggregate(ordered), ordered, [replays[d.id] for d in dialogues],
+        sum(part.unparsed_share * count for part, count in parts) / total,
+        sum(part.truncated_share * count for part, count in parts) / total,
+    )  # fmt: skip
+
+
+def adapter_folder(run: Path, name: str) -> Path | None:
+    """The folder of an adapter named on the command line: "none" (the bare model), start, best, last, or a path."""
+    if name == "none":
+        return None
+    inside = run / name
+    folder = inside if name in ("start", "best", "last") else Path(name)
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
+    return folder
