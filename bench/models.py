@@ -32,7 +32,7 @@ def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
                     0, 0.02
                 )  # transformers starts them at 0, which would hide a bias that one side forgets
     model.save_pretrained(folder)
-    _word_tokenizer().save_pretrained(folder)
+    word_tokenizer(VOCAB).save_pretrained(folder)
     return folder
 
 
@@ -53,11 +53,12 @@ def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
     return folder
 
 
-def _word_tokenizer() -> Any:
+def word_tokenizer(vocabulary: int) -> Any:
+    """A fast tokenizer in which id i is the word `ti`, besides pad, end and unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, VOCAB)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, vocabulary)}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

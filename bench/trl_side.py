@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
@@ -68,7 +68,7 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
         args=config,
         train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(setup["model"]),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(setup["model"]),
     )
 
 

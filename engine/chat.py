@@ -65,12 +65,18 @@ class ChatReport:
 
 
 def load_tokenizer(folder: str | Path) -> Any | None:
-    """The Hugging Face tokenizer of a model folder, or None when the folder holds none. Reads local files only."""
-    if not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
-        return None
-    from transformers import AutoTokenizer  # takes a second: only when there is a tokenizer to load
+    """The Hugging Face tokenizer of a model folder, or None when the folder holds none. Reads local files only.
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    A tokenizer.json is taken as it stands. AutoTokenizer would choose a class by the model's architecture, and that class replaces the file's
+    pre-tokenizer by its own: a Qwen2 model with another tokenizer would then be read with other ids than it was trained on.
+    """
+    found = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    if not found:
+        return None
+    import transformers  # takes a second: only when there is a tokenizer to load
+
+    kind = transformers.PreTrainedTokenizerFast if found[0] == "tokenizer.json" else transformers.AutoTokenizer
+    return kind.from_pretrained(str(folder), local_files_only=True)
 
 
 class ChatFormat:

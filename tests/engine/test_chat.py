@@ -217,3 +217,24 @@ def test_repeated_tool_results_are_refused_where_the_template_joins_them(qwen: A
 def test_folder_without_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert load_tokenizer(tmp_path) is None
+
+
+def test_tokenizer_file_is_taken_as_it_stands(make: Make, tmp_path: Path) -> None:
+    """AutoTokenizer would split text as Qwen2 does, because the folder holds a Qwen2 model."""
+    tokenizer = make(CHATML)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    loaded = load_tokenizer(tmp_path)
+    assert loaded is not None
+    text = "what time?\n< a table for two?\n<"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert ChatFormat(loaded).encode(DIALOGUE) == ChatFormat(tokenizer).encode(DIALOGUE)
+
+
+def test_other_tokenizer_in_a_known_layout(data_dir: Path) -> None:
+    folder = data_dir / "stories260k" / "qwen2-layout"
+    if not folder.is_dir():
+        pytest.skip(f"no model in {folder}")
+    chat = ChatFormat(load_tokenizer(folder))
+    assert len(chat.encode_text("Once upon a time, there was a little girl")) == 12
+    assert chat.decode(chat.encode_text("Once upon a time")) == "Once upon a time"
