@@ -132,6 +132,11 @@ def test_a_full_disk_leaves_the_earlier_adapter(saved: tuple[Path, Any], tmp_pat
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_whose_replacement_was_cut_off_is_put_back(broken: Path) -> None:
+    broken.rename(broken.with_name(f".{broken.name}.replaced"))
+    assert read_peft(broken)[1] == 4
+
+
 def test_wrong_rank_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8"):
         write_peft(

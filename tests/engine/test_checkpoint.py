@@ -548,6 +548,11 @@ def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path)) == tmp_path
 
 
+def test_a_folder_whose_replacement_was_cut_off_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".model.replaced").mkdir()
+    assert resolve_model(tmp_path / "model") == tmp_path / "model"
+
+
 def test_a_hub_id_is_found_in_the_offline_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = tmp_path / "models--someone--tiny"
     commit = "a" * 40
@@ -574,6 +579,9 @@ def test_what_is_neither_folder_nor_hub_id(name: str, monkeypatch: pytest.Monkey
     with pytest.raises(CheckpointError, match="no such folder") as caught:
         resolve_model(name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+    assert ("the Hub" in str(caught.value)) is (name == "bad name!"), (
+        "what can only be a path is not looked for on the Hub"
+    )
 
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:

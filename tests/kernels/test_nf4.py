@@ -50,10 +50,12 @@ def test_quantised_bits_are_those_of_bitsandbytes(shape: tuple[int, int], dtype:
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_zeros_and_constants_quantise_as_in_bitsandbytes(nested: bool) -> None:
+def test_zeros_constants_and_ties_quantise_as_in_bitsandbytes(nested: bool) -> None:
     half = weight((64, 128))
     half[:32] = 0
-    for w in (torch.zeros(32, 64), torch.full((32, 64), 0.5), half, torch.zeros(3, 5)):
+    ties = torch.ones(1, 64)
+    ties[0, :15] = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2  # exactly between two levels
+    for w in (torch.zeros(32, 64), torch.full((32, 64), 0.5), half, torch.zeros(3, 5), ties):
         assert_same_bits(w, nested)
 
 
