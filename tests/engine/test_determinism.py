@@ -1,0 +1,122 @@
+"""Deterministic mode: the bits of a request do not depend on what it is batched with, nor on how its prompt was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proactor.engine import Engine, EngineError, Sampling
+from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, reward, sampler
+
+PROMPT = prompts(1, length=23, shared=9)[0]
+MATES = prompts(5, length=7, seed=4, shared=0)
+SIBLINGS = [PROMPT[:17] + mate for mate in MATES[:3]]
+DRAW = Sampling(n=3, max_tokens=12, seed=11, temperature=1.2, top_p=0.95)
+
+
+def alone(engine: Engine) -> list[tuple[Any, ...]]:
+    return drawn(engine.sample([PROMPT], DRAW, keys=[7]))
+
+
+def with_mates(engine: Engine) -> list[tuple[Any, ...]]:
+    draws = [Sampling(n=1 + i, max_tokens=4 + i, temperature=0.5 + i) for i in range(5)]
+    return drawn(engine.sample([*MATES, PROMPT], [*draws, DRAW], keys=[1, 2, 3, 4, 5, 7])[-1:])
+
+
+def with_siblings(engine: Engine) -> list[tuple[Any, ...]]:
+    found = engine.sample([SIBLINGS[0], PROMPT, *SIBLINGS[1:]], DRAW, keys=[1, 7, 2, 3])
+    return drawn(found[1:2])
+
+
+def twin(engine: Engine) -> list[tuple[Any, ...]]:
+    return drawn(engine.sample([PROMPT, PROMPT], DRAW, keys=[1, 7])[1:])
+
+
+def hot(engine: Engine) -> list[tuple[Any, ...]]:
+    alone(engine)
+    before = engine.counters()["tokens_avoided_prefix"]
+    found = alone(engine)
+    assert engine.counters()["tokens_avoided_prefix"] > before, "the prefix cache was cold"
+    return found
+
+
+def chunked(rows: int) -> Callable[[Engine], list[tuple[Any, ...]]]:
+    def run(engine: Engine) -> list[tuple[Any, ...]]:
+        sampler(engine).scheduler.prefill_chunk = rows
+        return with_mates(engine)
+
+    return run
+
+
+def beside_the_bare_model(engine: Engine) -> list[tuple[Any, ...]]:
+    bare = Sampling(n=2, max_tokens=12, adapter=False)
+    return drawn(engine.sample([PROMPT, PROMPT], [bare, DRAW], keys=[1, 7])[1:])
+
+
+WAYS: dict[str, tuple[Callable[[Engine], list[tuple[Any, ...]]], dict[str, Any]]] = {
+    "mates": (with_mates, {}),
+    "siblings": (with_siblings, {}),
+    "twin": (twin, {}),
+    "hot cache": (hot, {}),
+    "chunks of 1": (chunked(1), {}),
+    "chunks of 5": (chunked(5), {}),
+    "chunks of 16": (chunked(16), {}),
+    "one at a time": (with_mates, {"max_batch": 1}),
+    "few rows a step": (with_mates, {"max_batch": 4, "token_budget": 6}),
+    "few pages": (with_siblings, {"kv_tokens": 56}),
+    "pages of 16": (with_siblings, {"page_size": 16}),
+    "pages of 1": (with_siblings, {"page_size": 1}),
+    "adapter off beside it": (beside_the_bare_model, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[tuple[Any, ...]]:
+    return alone(load(folder, deterministic=True))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_do_not_depend_on_the_batch(folder: Path, expected: list[tuple[Any, ...]], way: str) -> None:
+    run, settings = WAYS[way]
+    assert run(load(folder, deterministic=True, **settings)) == expected
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_other_families(tmp_path: Path, family: str) -> None:
+    from tests.tiny import save_tiny
+
+    save_tiny(tmp_path / "model", family)
+    path = tmp_path / "model"
+    first = alone(load(path, deterministic=True))
+    assert first == with_mates(load(path, deterministic=True)) == with_siblings(load(path, deterministic=True, page_size=8))
+    engine = load(path, deterministic=True)
+    assert engine.train(reward(engine.sample([PROMPT, *SIBLINGS], DRAW)), TRAIN)["ratio_max_error"] == 0.0
+
+
+def test_two_runs_train_to_the_same_bits(folder: Path) -> None:
+    ends = []
+    for order in (1, -1):
+        engine = load(folder, deterministic=True)
+        for _ in range(3):
+            ids = [PROMPT, *SIBLINGS, *MATES]
+            groups = reward(engine.sample(ids[::order], Sampling(n=2, max_tokens=6), keys=list(range(len(ids)))[::order]))
+            engine.train(groups, TRAIN)
+        ends.append(adapter(engine))
+    assert torch.equal(*ends), "the order of groups changed the sum of their gradients"
+    assert not torch.equal(ends[0], adapter(load(folder, deterministic=True)))
+
+
+def test_the_other_mode_may_differ_but_agrees(folder: Path, expected: list[tuple[Any, ...]]) -> None:
+    found = alone(load(folder))
+    assert [f[0] for f in found] == [e[0] for e in expected]
+    for f, e in zip(found, expected, strict=True):
+        assert f[2] == pytest.approx(e[2], abs=1e-5)
+
+
+def test_where_it_cannot_be_kept_it_is_refused(folder: Path) -> None:
+    with pytest.raises(EngineError, match="deterministic=True needs a CPU, float32 and oneDNN"):
+        load(folder, deterministic=True, dtype="bfloat16")
