@@ -44,7 +44,12 @@ class Family:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(members, longest run of rows, most own units, context units)."""
-        return len(self.members), max(len(m.rows) for m in self.members), max(len(m.own) for m in self.members), len(self.context)
+        return (
+            len(self.members),
+            max(len(m.rows) for m in self.members),
+            max(len(m.own) for m in self.members),
+            len(self.context),
+        )
 
 
 def tree_families(tree: Tree, start: dict[int, int]) -> list[Family]:
@@ -124,7 +129,9 @@ def _block(held: list[Family], unit: int) -> AttentionBlock:
             rows[i, j], own[i, j], offset[i, j] = member.rows[-1], member.own[-1], member.offset
             rows[i, j, : len(member.rows)], own[i, j, : len(member.own)] = member.rows, member.own
             real[i, j, : len(member.rows)], last[i, j] = True, len(member.rows) - 1
-    seen = offset[:, :, None] + np.minimum(np.arange(lq), last[:, :, None])  # a padding query sees what the last real one does
+    seen = offset[:, :, None] + np.minimum(
+        np.arange(lq), last[:, :, None]
+    )  # a padding query sees what the last real one does
     near = np.arange(lo * unit) > seen[..., None]
     return AttentionBlock(
         rows=torch.from_numpy(rows),

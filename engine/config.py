@@ -41,7 +41,9 @@ class LoRA(Config):
     @classmethod
     def _no_dropout(cls, value: float) -> float:
         if value != 0:
-            raise ValueError("dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; use 0")
+            raise ValueError(
+                "dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; use 0"
+            )
         return value
 
 
@@ -60,7 +62,8 @@ class Sampling(Config):
     adapter: bool = True
     ignore_eos: bool = False
     logit_mask: object | None = Field(
-        None, description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed ids, or None for all"
+        None,
+        description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed ids, or None for all",
     )
 
     @property
@@ -93,7 +96,8 @@ class GRPO(AdamW):
     """Group-relative policy optimisation; defaults as in ART [CODE]: clip 0.2, no KL, population deviation, token mean.
 
     ``normalizer`` names what the summed loss is divided by over all ranks: trained tokens, samples (each sample's own token mean first), or ``constant``.
-    ``importance_cap`` truncates exp(policy - sampled log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None switches it off.
+    ``importance_cap`` truncates exp(policy - sampled log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None
+    switches it off.
     """
 
     epsilon: float = Field(0.2, gt=0)

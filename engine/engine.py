@@ -27,7 +27,7 @@ from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree import Tree, pack
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 from proactor.engine.update import Batch, means, prepare, statistics
-from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
+from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, onednn_available, onednn_linear
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
@@ -47,9 +47,16 @@ class Engine:
         self.policy_version = 0
         self.samplings = 0
         self._epoch = 0
-        self._kv_tokens, self._page_size, self._token_budget, self._max_batch = kv_tokens, page_size, token_budget, max_batch
+        self._kv_tokens, self._page_size, self._token_budget, self._max_batch = (
+            kv_tokens,
+            page_size,
+            token_budget,
+            max_batch,
+        )
         self._sampler: Sampler | None = None
-        self.eos_ids = frozenset(config.eos_ids) | ({tokenizer.eos_token_id} - {None} if tokenizer is not None else frozenset())
+        self.eos_ids = frozenset(config.eos_ids) | (
+            {tokenizer.eos_token_id} - {None} if tokenizer is not None else frozenset()
+        )
         self.vocabulary = min(config.vocab_size, len(tokenizer)) if tokenizer is not None else config.vocab_size
         self.base_name = ""
 
@@ -111,11 +118,18 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes held: dense and nf4 linears, embeddings and head, adapter with gradient, optimizer, KV cache."""
         optimizer = 2 * self.trainer.m.nbytes if self.trainer else 0
-        return {**self.decoder.nbytes(), "optimizer": optimizer, "kv": self._sampler.cache.nbytes if self._sampler else 0}
+        return {
+            **self.decoder.nbytes(),
+            "optimizer": optimizer,
+            "kv": self._sampler.cache.nbytes if self._sampler else 0,
+        }
 
     def counters(self) -> dict[str, int]:
         """Totals since loading: rows through the model, tokens sampled, prompt tokens that sharing avoided, cache events."""
-        found = {"rows_computed": self.decoder.rows_computed, "skipped_steps": self.trainer.skipped_steps if self.trainer else 0}
+        found = {
+            "rows_computed": self.decoder.rows_computed,
+            "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
+        }
         if self._sampler is not None:
             found |= {"tokens_sampled": self._sampler.tokens_sampled, **self._sampler.scheduler.counters()}
         return found
@@ -131,7 +145,10 @@ class Engine:
         return [int(i) for i in prompt]  # type: ignore[arg-type]
 
     def sample(
-        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, keys: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        keys: Sequence[int] | None = None,
     ) -> list[Group]:
         """Groups of samples in the order of ``prompts``; one ``sampling`` for all, or one a prompt.
 
@@ -141,7 +158,10 @@ class Engine:
         return [groups[i] for i in range(len(prompts))]
 
     def stream(
-        self, prompts: Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, keys: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        keys: Sequence[int] | None = None,
     ) -> AsyncIterator[Group]:
         """``async for`` over groups, each given the moment its last member ends, so that judging overlaps sampling. Leaving the loop frees the rest."""
         return GroupStream(self._run(prompts, sampling, keys))
@@ -181,7 +201,9 @@ class Engine:
                 pages = -(-self._kv_tokens // size)
             else:
                 most = self._max_batch * -(-self.context_length // size)
-                pages = max(1, min(most, KV_BYTES[self.decoder.device.type] // PagedCache.page_bytes(self.config, size, dtype)))
+                pages = max(
+                    1, min(most, KV_BYTES[self.decoder.device.type] // PagedCache.page_bytes(self.config, size, dtype))
+                )
             rows = max(self._token_budget, self._max_batch)
             self._sampler = Sampler(self.decoder, self.tokenizer, pages, size, rows, self._max_batch, self.vocabulary)
         return self._sampler
@@ -211,16 +233,14 @@ class Engine:
         batches, sums = prepare([g for g in data if isinstance(g, Group)], config)
         return self._update(batches, GRPOLoss(config), config, sums)
 
-    def _update(
-        self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]
-    ) -> dict[str, float]:
+    def _update(self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]) -> dict[str, float]:
         trainer = self._trainer()
         trainer.zero_grad()  # a call that raised half-way may have left some
         tally, stepped, version = Tally(), {}, self.policy_version
-        tally.sums.update(sums)
+        tally.add(sums)
         for groups, normalizer in batches:
             part = trainer.forward_backward(groups, loss, normalizer, version)
-            tally.sums.update(part.sums)
+            tally.add(part.sums)
             for name, value in part.maxima.items():
                 tally.top(name, value)
             stepped = self.step(config)
@@ -231,7 +251,7 @@ class Engine:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums. Follow with `step`, or `reduce_gradients`."""
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         tally = self._trainer().forward_backward(groups, loss, version=self.policy_version)
-        return {**{k: float(v) for k, v in tally.sums.items()}, **tally.maxima}
+        return {**tally.sums, **tally.maxima}
 
     def reduce_gradients(self) -> float:
         """Make ``.grad`` of `parameters` final: summed over ranks and divided by the normaliser, which is returned. For a caller's own optimizer."""
@@ -267,17 +287,24 @@ class Engine:
     def logprobs(
         self, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]] | None = None, adapter: bool = True
     ) -> list[Tensor]:
-        """Log-probabilities at temperature 1 of each list's ids from the second on, or of ids[start:end] for ``spans`` (start at least 1); float32, on the CPU."""
+        """Log-probabilities at temperature 1 of each list's ids from the second on, or of ids[start:end] for ``spans`` (start at least 1).
+
+        One float32 tensor a list, on the CPU.
+        """
         cuts = spans if spans is not None else [(1, len(ids)) for ids in sequences]
         out: list[Tensor] = [torch.empty(0) for _ in sequences]
         groups = []
         for i, (ids, (start, end)) in enumerate(zip(sequences, cuts, strict=True)):
             if not 1 <= start <= end <= len(ids):
-                raise EngineError(f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)")
+                raise EngineError(
+                    f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)"
+                )
             if len(ids) > self.context_length:
                 raise EngineError(f"logprobs: sequence {i} has {len(ids)} tokens, the context {self.context_length}")
             if end > start:
-                groups.append(Group(list(ids[:start]), [Sample(list(ids[:start]), list(ids[start:end]), info={"index": i})]))
+                groups.append(
+                    Group(list(ids[:start]), [Sample(list(ids[:start]), list(ids[start:end]), info={"index": i})])
+                )
         for tree in pack(groups, self._token_budget, together=not self.deterministic):
             values, flat = tree_logprobs(self.decoder, tree, adapter)
             counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
@@ -310,7 +337,9 @@ class Engine:
         """Write the adapter as a PEFT folder, atomically."""
         lora = self._trainer().lora
         targets = [MODULE[t].split(".")[1] for t in lora.lora.targets]
-        write_peft(folder, lora.tensors(), lora.lora.rank, lora.lora.scale * lora.lora.rank, targets, self.base_name or None)
+        write_peft(
+            folder, lora.tensors(), lora.lora.rank, lora.lora.scale * lora.lora.rank, targets, self.base_name or None
+        )
 
     def load_adapter(self, folder: str | Path) -> None:
         """Read a PEFT folder into the adapter. Raises EngineError naming what does not fit (rank, scale, targets, shapes)."""
@@ -318,7 +347,9 @@ class Engine:
         tensors, rank, alpha, _ = read_peft(folder)
         scale = alpha / rank
         if rank != lora.lora.rank or not math.isclose(scale, lora.lora.scale, rel_tol=1e-6):
-            raise EngineError(f"{folder}: rank {rank} and scale {scale:g}, this engine's adapter has {lora.lora.rank} and {lora.lora.scale:g}")
+            raise EngineError(
+                f"{folder}: rank {rank} and scale {scale:g}, this engine's adapter has {lora.lora.rank} and {lora.lora.scale:g}"
+            )
         try:
             lora.load(tensors)
         except (KeyError, ValueError) as error:
@@ -337,13 +368,19 @@ class Engine:
         """Take over a `state_dict`; opens a new weights epoch. Raises EngineError when its adapter has another size."""
         t = self._trainer()
         if state["adapter"].shape != t.lora.flat.shape:
-            raise EngineError(f"state: adapter of {state['adapter'].numel()} numbers, this engine's has {t.lora.flat.numel()}")
+            raise EngineError(
+                f"state: adapter of {state['adapter'].numel()} numbers, this engine's has {t.lora.flat.numel()}"
+            )
         with torch.no_grad():
             for mine, name in ((t.lora.flat, "adapter"), (t.m, "m"), (t.v, "v")):
                 mine.copy_(state[name])
         t.zero_grad()
         t.steps, t.skipped_steps = int(state["steps"]), int(state["skipped_steps"])
-        self.policy_version, self.samplings, self.seed = int(state["policy_version"]), int(state["samplings"]), int(state["seed"])
+        self.policy_version, self.samplings, self.seed = (
+            int(state["policy_version"]),
+            int(state["samplings"]),
+            int(state["seed"]),
+        )
         self._open_epoch()
 
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:

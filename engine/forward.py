@@ -38,6 +38,8 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
     view = TreeView(stack(tree_families(tree, flat.start)), decoder.config.head_dim**-0.5, decoder.form.exact)
     hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)
     rows = decoder.final_norm(hidden.index_select(0, flat.head_row))
-    logp, entropy = log_probabilities(rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, decoder.head_linear)
+    logp, entropy = log_probabilities(
+        rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, decoder.head_linear
+    )
     flat.batch.entropy = entropy[flat.unsort]
     return logp[flat.unsort], flat

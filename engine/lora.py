@@ -109,7 +109,9 @@ class LoRABuffer:
         A gradient that autograd put elsewhere is copied in first, so nothing is lost.
         """
         for factor, leaf in zip(self.factors, self.leaves, strict=True):
-            view = self.grad[factor.start : factor.start + factor.rows * factor.columns].view(factor.rows, factor.columns)
+            view = self.grad[factor.start : factor.start + factor.rows * factor.columns].view(
+                factor.rows, factor.columns
+            )
             if leaf.grad is None:
                 view.zero_()
             elif leaf.grad.data_ptr() != view.data_ptr():

@@ -38,7 +38,9 @@ class BaseLinear:
     ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let go.
     """
 
-    def __init__(self, parts: Sequence[Tensor | NF4Tensor], bias: Tensor | None, dtype: torch.dtype, resident: bool) -> None:
+    def __init__(
+        self, parts: Sequence[Tensor | NF4Tensor], bias: Tensor | None, dtype: torch.dtype, resident: bool
+    ) -> None:
         self.parts: list[Tensor | NF4Tensor] = list(parts)
         self.bias, self.dtype = bias, dtype
         self.dense: Tensor | None = None
@@ -56,7 +58,9 @@ class BaseLinear:
 
     def nbytes(self) -> tuple[int, int]:
         """(bytes held dense, bytes held as NF4)."""
-        dense = self.dense.nbytes if self.dense is not None else sum(p.nbytes for p in self.parts if isinstance(p, Tensor))
+        dense = (
+            self.dense.nbytes if self.dense is not None else sum(p.nbytes for p in self.parts if isinstance(p, Tensor))
+        )
         return dense, sum(p.nbytes for p in self.parts if isinstance(p, NF4Tensor))
 
 
@@ -98,7 +102,12 @@ class Decoder:
 
     @classmethod
     def build(
-        cls, config: ModelConfig, weights: dict[str, Tensor | NF4Tensor], dtype: torch.dtype, lora: LoRABuffer | None, resident: bool
+        cls,
+        config: ModelConfig,
+        weights: dict[str, Tensor | NF4Tensor],
+        dtype: torch.dtype,
+        lora: LoRABuffer | None,
+        resident: bool,
     ) -> Decoder:
         """Take over ``weights`` by Hugging Face's names (popped as they are used, so that nothing is held twice)."""
 
@@ -142,7 +151,9 @@ class Decoder:
                 found |= {(size[t][0], rank) for t in names}
         return found
 
-    def hidden(self, ids: Tensor, positions: Tensor, view: AttentionView, adapter: bool = True, row_mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, positions: Tensor, view: AttentionView, adapter: bool = True, row_mask: Tensor | None = None
+    ) -> Tensor:
         """Last hidden rows before the final norm: ids, positions int64 [T] -> [T, H].
 
         ``adapter`` False runs the bare base model; ``row_mask`` float [T] switches the adapter per row.
@@ -160,7 +171,16 @@ class Decoder:
         return h[:rows]
 
     def _layer(
-        self, i: int, layer: Layer, h: Tensor, cos: Tensor, sin: Tensor, rows: int, view: AttentionView, adapter: bool, row_mask: Tensor | None
+        self,
+        i: int,
+        layer: Layer,
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        rows: int,
+        view: AttentionView,
+        adapter: bool,
+        row_mask: Tensor | None,
     ) -> Tensor:
         c = self.config
 
@@ -200,14 +220,22 @@ class Decoder:
 
     def nbytes(self) -> dict[str, int]:
         """Bytes by kind: dense (kept dequantised or stored so), nf4, embeddings and head, adapter with gradient."""
-        dense, nf4 = (sum(b) for b in zip(*(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True))
+        dense, nf4 = (
+            sum(b)
+            for b in zip(*(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True)
+        )
         tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
         adapter = 2 * self.lora.flat.nbytes if self.lora else 0
         return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter}
 
 
 def _stack(
-    weights: dict[str, Tensor | NF4Tensor], layer: int, group: tuple[Target, ...], config: ModelConfig, dtype: torch.dtype, resident: bool
+    weights: dict[str, Tensor | NF4Tensor],
+    layer: int,
+    group: tuple[Target, ...],
+    config: ModelConfig,
+    dtype: torch.dtype,
+    resident: bool,
 ) -> BaseLinear:
     size = shapes(config)
     parts = [weights.pop(f"{module_name(layer, t)}.weight") for t in group]
@@ -215,5 +243,8 @@ def _stack(
     if not any(b is not None for b in found):
         return BaseLinear(parts, None, dtype, resident)
     device = parts[0].device if isinstance(parts[0], Tensor) else parts[0].packed.device
-    filled = [torch.zeros(size[t][0], dtype=dtype, device=device) if b is None else b for t, b in zip(group, found, strict=True)]
+    filled = [
+        torch.zeros(size[t][0], dtype=dtype, device=device) if b is None else b
+        for t, b in zip(group, found, strict=True)
+    ]
     return BaseLinear(parts, torch.cat([b.to(dtype) for b in filled if isinstance(b, Tensor)]), dtype, resident)

@@ -17,7 +17,9 @@ from proactor.kernels.tree_attention import AttentionBlock, attend
 class PagedCache:
     """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that memory is only taken when written."""
 
-    def __init__(self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (config.num_kv_heads, pages * page_size, config.head_dim)
         self.page_size = page_size
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
@@ -75,7 +77,9 @@ class DecodeRows:
 class PagedView:
     """Attention of one step: decode rows first, then the rows of prompt chunks."""
 
-    def __init__(self, cache: PagedCache, blocks: list[AttentionBlock], slots: Tensor, scale: float, exact: bool) -> None:
+    def __init__(
+        self, cache: PagedCache, blocks: list[AttentionBlock], slots: Tensor, scale: float, exact: bool
+    ) -> None:
         self.cache, self.blocks, self.slots, self.scale, self.exact = cache, blocks, slots, scale, exact
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class Parallel:
         top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64)
         dist.all_reduce(total)
         dist.all_reduce(top, op=dist.ReduceOp.MAX)
-        return dict(zip(sorted(sums), total.tolist(), strict=True)), dict(zip(sorted(maxima), top.tolist(), strict=True))
+        return dict(zip(sorted(sums), total.tolist(), strict=True)), dict(
+            zip(sorted(maxima), top.tolist(), strict=True)
+        )
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Give every rank the first rank's ``tensor``, in place."""

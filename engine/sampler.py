@@ -52,7 +52,16 @@ class _Row:
 class Sampler:
     """Continuous batching over a paged cache for one decoder. One `run` at a time."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Any, pages: int, page_size: int, max_rows: int, max_seqs: int, vocabulary: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Any,
+        pages: int,
+        page_size: int,
+        max_rows: int,
+        max_seqs: int,
+        vocabulary: int,
+    ) -> None:
         self.decoder, self.tokenizer, self.vocabulary = decoder, tokenizer, vocabulary
         self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs)
         self.cache = PagedCache(decoder.config, pages, page_size, decoder.dtype, decoder.device)
@@ -63,8 +72,7 @@ class Sampler:
 
     def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
         """(index of the job, its group) in the order in which groups end. Leaving early frees everything that still ran."""
-        if not self.scheduler.idle:
-            raise EngineError("sample: another sample() or stream() is still running on this engine")
+        self._claim()
         requests: dict[int, tuple[int, Job]] = {}
         try:
             for index, job in enumerate(jobs):
@@ -84,11 +92,17 @@ class Sampler:
             if not self.scheduler.idle:
                 self.scheduler.reset()
 
+    def _claim(self) -> None:
+        if not self.scheduler.idle:
+            raise EngineError("sample: another sample() or stream() is still running on this engine")
+
     def _add(self, index: int, job: Job) -> None:
         try:
             self.scheduler.add(Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit))
         except RequestTooLarge as error:
-            raise EngineError(f"prompt {index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens") from error
+            raise EngineError(
+                f"prompt {index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
+            ) from error
 
     @torch.no_grad()
     def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
@@ -120,7 +134,9 @@ class Sampler:
             for step in np.unique(noise[seeds == seed, 0]):
                 at = (seeds == seed) & (noise[:, 0] == step)
                 uniform[at] = uniforms(int(seed), int(step), noise[at, 1], noise[at, 2], noise[at, 3])
-        ids, logprobs, policy = sample_tokens(logits, temperature, torch.from_numpy(uniform), self._filters(rows, logits))
+        ids, logprobs, policy = sample_tokens(
+            logits, temperature, torch.from_numpy(uniform), self._filters(rows, logits)
+        )
         drawn: list[int] = ids.tolist()
         for row, token, logp, full in zip(rows, drawn, logprobs.tolist(), policy.tolist(), strict=True):
             row.record.token_ids.append(token)
@@ -156,7 +172,9 @@ class Sampler:
         if not stop:
             return False
         longest = max(len(s) for s in stop)
-        tail = self.tokenizer.decode(row.record.token_ids[-(longest + 8) :])  # a token is at least one byte; 8 more for split characters
+        tail = self.tokenizer.decode(
+            row.record.token_ids[-(longest + 8) :]
+        )  # a token is at least one byte; 8 more for split characters
         return any(s in tail for s in stop)
 
     def _finish(self, job: Job, ended: Ended) -> None:
@@ -198,7 +216,9 @@ def _record(job: Job) -> Sample:
     return Sample(job.prompt_ids, [], policy_version=job.version, temperature=job.sampling.temperature)
 
 
-def _drawn_rows(step: Step, requests: dict[int, tuple[int, Job]]) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
+def _drawn_rows(
+    step: Step, requests: dict[int, tuple[int, Job]]
+) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
     """The tokens this step draws, and the hidden row each comes from: one a decode, n for a prompt's last chunk."""
     rows, source = [], []
     for i, decode in enumerate(step.decodes):

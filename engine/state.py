@@ -29,10 +29,12 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
     """
     final = Path(path)
     temporary = final.with_name(f".{final.name}.writing")
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": FORMAT, "record": json.dumps(record)})
+    data = save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": FORMAT, "record": json.dumps(record)}
+    )
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data[: len(data) // 2])
             file.flush()
             point("save.write")
@@ -40,7 +42,7 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
             file.flush()
             os.fsync(file.fileno())
         point("save.rename")
-        os.replace(temporary, final)
+        temporary.replace(final)
         _sync_folder(final.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -7,8 +7,8 @@ gradient is added as integers of 2^-40, so that neither the order of trees nor t
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,8 +33,13 @@ FIXED_LIMIT = 2.0**21
 class Tally:
     """Statistics of some trees, as sums and maxima that can be added over trees and ranks."""
 
-    sums: Counter[str] = field(default_factory=Counter)
+    sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     maxima: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sums: Mapping[str, float]) -> None:
+        """Add to the sums."""
+        for name, value in sums.items():
+            self.sums[name] += value
 
     def top(self, name: str, value: float) -> None:
         """Raise a maximum."""
@@ -87,7 +92,7 @@ class Trainer:
         value.backward()
         if self.fixed is not None:
             self._fix()
-        tally.sums.update(stats)
+        tally.add(stats)
         tally.sums["loss"] += float(value.detach())
         tally.sums["rows"] += tree.rows
         tally.sums["flat"] += tree.flat_tokens
@@ -97,7 +102,9 @@ class Trainer:
         assert self.fixed is not None
         top = float(self.lora.grad.abs().max())
         if not top < FIXED_LIMIT:
-            raise EngineError(f"gradient: largest element {top:g} is not finite or above {FIXED_LIMIT:g}; lower the loss's scale or the rewards")
+            raise EngineError(
+                f"gradient: largest element {top:g} is not finite or above {FIXED_LIMIT:g}; lower the loss's scale or the rewards"
+            )
         self.fixed += (self.lora.grad.double() * FIXED_POINT).round().long()
         self.lora.grad.zero_()
 
@@ -123,7 +130,17 @@ class Trainer:
         rate = learning_rate(config, self.steps)
         if finite:
             self.steps += 1
-            adamw(self.lora.flat, self.lora.grad, self.m, self.v, self.steps, rate, config.betas, config.eps, config.weight_decay)
+            adamw(
+                self.lora.flat,
+                self.lora.grad,
+                self.m,
+                self.v,
+                self.steps,
+                rate,
+                config.betas,
+                config.eps,
+                config.weight_decay,
+            )
         else:
             self.skipped_steps += 1
         self.lora.grad.zero_()

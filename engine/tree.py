@@ -76,7 +76,9 @@ class Tree:
             at = self._leaf_of.get(id(group.parent), ROOT)
             start = len(group.parent.prompt_ids) + len(group.parent.token_ids)
             if at == ROOT or group.prompt_ids[:start] != group.parent.prompt_ids + group.parent.token_ids:
-                raise EngineError("group.parent: the parent sample must stand earlier in the tree and begin this group's prompt")
+                raise EngineError(
+                    "group.parent: the parent sample must stand earlier in the tree and begin this group's prompt"
+                )
         end = self._insert(prompt[start:], at, start)
         self.prompt_end.append(end)
         self.leaves.append([self._add_leaf(s, end, len(prompt), id(s) in extended) for s in group.samples])
@@ -190,15 +192,15 @@ def layout(tree: Tree) -> Layout:
     rows, columns, samples = _pairs(tree, start)
     temperature = np.asarray([samples[s].temperature for s in columns["sample"]], np.float64)
     if (temperature <= 0).any():
-        raise EngineError("sample.temperature: 0 (greedy) has no log-probabilities to train; set it to 1 to train on the tokens")
+        raise EngineError(
+            "sample.temperature: 0 (greedy) has no log-probabilities to train; set it to 1 to train on the tokens"
+        )
     keys, pair_row = np.unique(np.stack([rows.astype(np.float64), temperature]), axis=1, return_inverse=True)
     pair_row = pair_row.reshape(-1)
     sort = np.argsort(pair_row, kind="stable")
     unsort = np.empty_like(sort)
     unsort[sort] = np.arange(len(sort))
-    batch = TokenBatch(
-        **{k: torch.from_numpy(v) for k, v in columns.items()}, samples=samples, entropy=torch.empty(0)
-    )
+    batch = TokenBatch(**{k: torch.from_numpy(v) for k, v in columns.items()}, samples=samples, entropy=torch.empty(0))
     return Layout(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
@@ -214,7 +216,9 @@ def layout(tree: Tree) -> Layout:
 
 def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np.generic]], list[Sample]]:
     """Predecessor row of each trained token, and the columns of `TokenBatch`."""
-    parts: dict[str, list[NDArray[np.generic]]] = {k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position")}
+    parts: dict[str, list[NDArray[np.generic]]] = {
+        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position")
+    }
     samples: list[Sample] = []
     for g, group in enumerate(tree.groups):
         end = tree.prompt_end[g]

@@ -65,7 +65,9 @@ class Sample:
         if other.prompt_ids != self.prompt_ids + self.token_ids:
             raise EngineError("sample.append: the other sample's prompt is not this sample's prompt and tokens")
         if other.temperature != self.temperature:
-            raise EngineError(f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}")
+            raise EngineError(
+                f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}"
+            )
         self.mask = [*self.trained(), *other.trained()]
         self.token_ids.extend(other.token_ids)
         self.logprobs.extend(other.logprobs)
@@ -83,7 +85,9 @@ class Sample:
         if len(values) == len(self.token_ids):
             return [a if on else 0.0 for a, on in zip(values, flags, strict=True)]
         if len(values) != len(turns):
-            raise EngineError(f"advantage: {len(values)} values for a sample of {len(turns)} turns and {len(self.token_ids)} tokens")
+            raise EngineError(
+                f"advantage: {len(values)} values for a sample of {len(turns)} turns and {len(self.token_ids)} tokens"
+            )
         out = [0.0] * len(flags)
         for value, (start, end) in zip(values, turns, strict=True):
             out[start:end] = [value] * (end - start)

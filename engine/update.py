@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from proactor.engine.config import GRPO
@@ -29,7 +29,7 @@ def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[st
 
     Returns the batches and sums for the statistics. Raises EngineError for a missing, NaN or infinite reward and for greedy samples.
     """
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     rewards: list[float] = []
     for i, group in enumerate(groups):
         _check(i, group)
@@ -54,7 +54,9 @@ def _check(index: int, group: Group) -> None:
         if sample.temperature <= 0:
             raise EngineError(f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on")
         if scored and (sample.reward is None or not math.isfinite(sample.reward)):
-            raise EngineError(f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a finite reward, or all an advantage")
+            raise EngineError(
+                f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a finite reward, or all an advantage"
+            )
 
 
 def _minibatches(groups: Sequence[Group], config: GRPO) -> list[Batch]:
@@ -93,7 +95,7 @@ SUMS = (
 
 def statistics(tally: Tally) -> dict[str, float]:
     """The tally's sums under the fixed names every rank brings, and whatever else the loss reported."""
-    return {**dict.fromkeys(SUMS, 0.0), **{k: float(v) for k, v in tally.sums.items()}}
+    return {**dict.fromkeys(SUMS, 0.0), **tally.sums}
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """AdamW on one flat buffer (Loshchilov & Hutter, arXiv 1711.05101), with the gradient norm and clipping.
 
-    m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
+m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
 """
 
 from __future__ import annotations

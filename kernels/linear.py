@@ -69,5 +69,7 @@ def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype
         unsafe = [m for m in PROBE_COUNTS if not torch.equal(form(x[:m].contiguous(), weight, None), full[:m])]
         minimum = max(minimum, max(unsafe, default=0) + 1)
     if minimum > PROBE_COUNTS[-1]:
-        raise RuntimeError(f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use fp32 on a CPU")
+        raise RuntimeError(
+            f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use fp32 on a CPU"
+        )
     return minimum

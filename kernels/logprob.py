@@ -21,7 +21,9 @@ CHUNK_ROWS = 512
 KEEP_BYTES = 1 << 30
 
 
-def logprob_reference(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+def logprob_reference(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor]:
     """Plain torch: hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P] -> log p [P], entropy [P]."""
     logits = widen(hidden[row] @ weight.t()) / temperature.unsqueeze(1)
     logp = logits.log_softmax(-1)
@@ -87,7 +89,7 @@ def softmax_stats(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def chunk_pairs(row: Tensor, rows: int) -> list[tuple[int, int, int, int]]:
     """(first row, end row, first pair, end pair) for each chunk of `CHUNK_ROWS` rows; ``row`` must ascend."""
-    edges = list(range(0, rows, CHUNK_ROWS)) + [rows]
+    edges = [*range(0, rows, CHUNK_ROWS), rows]
     cuts = torch.searchsorted(row, torch.tensor(edges)).tolist()
     return [(a, b, c, d) for a, b, c, d in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True)]
 

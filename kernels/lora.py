@@ -36,7 +36,9 @@ class Adapter:
 WeightSource = Callable[[], Tensor]
 
 
-def _delta(xa: Tensor, y: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, linear: Linear) -> None:
+def _delta(
+    xa: Tensor, y: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, linear: Linear
+) -> None:
     for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
         part = xa[:, i * rank : (i + 1) * rank]
         if linear is library_linear:
@@ -124,7 +126,7 @@ def lora_linear(
     base is never kept in full precision between forward and backward. ``row_mask`` [T] holds 1 for rows that use the adapter, 0 for those that do not.
     """
     if adapter is None:
-        return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else linear(x, source(), bias)  # type: ignore[no-any-return, no-untyped-call]
+        return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else linear(x, source(), bias)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
         return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, source(), bias, adapter, row_mask, linear)[0]

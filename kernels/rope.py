@@ -1,6 +1,6 @@
 """Rotary position embedding in the half-split layout of Hugging Face (Su et al., arXiv 2104.09864).
 
-    y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin,   x = (x1, x2) halves of a head, angle = position * inv_freq
+y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin,   x = (x1, x2) halves of a head, angle = position * inv_freq
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Drawing tokens: temperature, top-k, top-p and min-p filters, and noise that belongs to a position rather than to a batch.
 
-One uniform a row comes from Philox4x32-10 (Salmon et al., SC 2011) keyed by (seed; step, group, sample, position), so that a token does not depend on what it is
-batched with; the token is the inverse of the cumulative distribution at that uniform, found in two levels of sums.
+One uniform a row comes from Philox4x32-10 (Salmon et al., SC 2011) keyed by (seed; step, group, sample, position), so that a token does not depend on
+what it is batched with; the token is the inverse of the cumulative distribution at that uniform, found in two levels of sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return np.stack([x0, x1, x2, x3], axis=1)
 
 
-def uniforms(seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Uniforms in (0, 1) with 53 random bits, one a row, from its own key."""
     counter = np.stack([position, sample, group, np.full(len(group), step)], axis=1).astype(np.uint64)
     words = philox(counter, seed)

@@ -95,7 +95,9 @@ def _block_forward(
         top = torch.maximum(top, sc.amax(-1, keepdim=True))
     pc, po = sc.sub_(top).exp_(), so.sub_(top).exp_()
     total = pc.sum(-1, keepdim=True) + po.sum(-1, keepdim=True)
-    out = torch.bmm(po.to(v.dtype).view(hkv * f * n, lq * g, -1), vo.reshape(hkv * f * n, -1, d)).view(hkv, f, n, lq, g, d)
+    out = torch.bmm(po.to(v.dtype).view(hkv * f * n, lq * g, -1), vo.reshape(hkv * f * n, -1, d)).view(
+        hkv, f, n, lq, g, d
+    )
     if sc.shape[-1]:
         out += torch.bmm(pc.to(v.dtype).view(hkv * f, n * lq * g, -1), vc.reshape(hkv * f, -1, d)).view_as(out)
     out = (out / total).to(v.dtype)
@@ -231,7 +233,10 @@ def _block_backward(
     ko, vo = _gather(k, block.own, 1), _gather(v, block.own, 1)
     sc, so = _scores(qf, kc, ko, block, scale)
     dqf = torch.zeros_like(qf).view(hkv * f * n, lq * g, d)
-    for scores, key, value, index, batch in ((so, ko, vo, block.own, hkv * f * n), (sc, kc, vc, block.context, hkv * f)):
+    for scores, key, value, index, batch in (
+        (so, ko, vo, block.own, hkv * f * n),
+        (sc, kc, vc, block.context, hkv * f),
+    ):
         if not scores.shape[-1]:
             continue
         p = scores.sub_(norm).exp_()
@@ -242,7 +247,9 @@ def _block_backward(
         dqf += torch.bmm(ds, key).view_as(dqf)
         flat = index.reshape(-1)
         dk.index_add_(1, flat, torch.bmm(ds.transpose(1, 2), q2).reshape(hkv, -1, d).to(dk.dtype))
-        dv.index_add_(1, flat, torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype))
+        dv.index_add_(
+            1, flat, torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype)
+        )
     dq.index_add_(1, rows, dqf.view(hkv, -1, g, d))
 
 
