@@ -115,14 +115,22 @@ def test_qwen_boundaries_are_not_merged(qwen: Any) -> None:
     assert chat.decode(answer) == DIALOGUE[4]["content"]
 
 
-def test_every_prompt_is_a_prefix_of_the_next(qwen: Any, make: Make) -> None:
-    for tokenizer in (qwen, make(CHATML), make(STRIPPING), make(None)):
-        chat = ChatFormat(tokenizer)
-        assert chat.appendable
-        ids = chat.encode(DIALOGUE[:1])
-        for i, message in enumerate(DIALOGUE[1:], start=1):
-            ids = ids + chat.encode_message(message)
-            assert ids == chat.encode(DIALOGUE[: i + 1])
+def grows_at_its_end(chat: ChatFormat) -> None:
+    ids = chat.encode(DIALOGUE[:1])
+    for i, message in enumerate(DIALOGUE[1:], start=1):
+        ids = ids + chat.encode_message(message)
+        assert ids == chat.encode(DIALOGUE[: i + 1])
+
+
+@pytest.mark.parametrize("template", [CHATML, STRIPPING, None])
+def test_every_prompt_is_a_prefix_of_the_next(make: Make, template: str | None) -> None:
+    chat = ChatFormat(make(template))
+    assert chat.appendable
+    grows_at_its_end(chat)
+
+
+def test_qwen_prompts_are_prefixes_of_the_next(qwen: Any) -> None:
+    grows_at_its_end(ChatFormat(qwen))
 
 
 def test_text_that_looks_like_a_special_token_stays_text(qwen: Any) -> None:
