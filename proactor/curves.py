@@ -43,7 +43,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"tokens?_avoided.*", "Work", "Tokens avoided", "shared in the tree, so not computed again"),
     (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),
     (r"lr|learning_rate", "Work", "Learning rate", ""),
-    (r".*(seconds|time|_per_second|_s|bytes|memory).*", "Work", "", ""),
+    (r".*(seconds|time|per_second|bytes|memory).*", "Work", "", ""),
 )  # fmt: skip
 """(key pattern, section, name, sentence); the first that matches the whole key wins."""
 
