@@ -1,0 +1,54 @@
+"""The CPU forms of one product agree, and the probe finds where rows stop depending on the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from proactor.kernels import linear
+from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
+
+needs_onednn = pytest.mark.skipif(not onednn_available(), reason="this build of torch has no oneDNN linear")
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows,k,n", [(1, 5, 7), (3, 33, 17), (19, 65, 129)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_forms_agree(rows: int, k: int, n: int, biased: bool) -> None:
+    torch.manual_seed(rows)
+    x, weight = torch.randn(rows, k), torch.randn(n, k)
+    bias = torch.randn(n) if biased else None
+    exact = (x.double() @ weight.double().t() + (0 if bias is None else bias.double())).float()
+    for form in (library_linear, onednn_linear, fastest_cpu_linear()):
+        torch.testing.assert_close(form(x, weight, bias), exact, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_from_the_minimum_on_rows_are_bit_identical() -> None:
+    shapes = {(96, 64), (64, 96), (8, 64), (64, 8)}
+    minimum = exact_minimum(onednn_linear, shapes, torch.float32)
+    torch.manual_seed(5)
+    for n, k in shapes:
+        x, weight = torch.randn(70, k), torch.randn(n, k)
+        full = onednn_linear(x, weight, None)
+        for rows in range(minimum, 71):
+            assert torch.equal(onednn_linear(x[:rows].contiguous(), weight, None), full[:rows]), (n, k, rows)
+
+
+def test_the_probe_sees_a_form_that_depends_on_the_batch() -> None:
+    def switches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out = library_linear(x.double(), weight.double()).float()
+        return out if x.shape[0] >= 5 else out + 1e-3
+
+    def never_exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return library_linear(x.double(), weight.double()).float() + x.shape[0]
+
+    assert exact_minimum(switches, {(8, 8)}, torch.float32) == 5
+    with pytest.raises(RuntimeError, match="deterministic mode"):
+        exact_minimum(never_exact, {(8, 8)}, torch.float32)
+
+
+def test_without_onednn_the_library_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "onednn_available", lambda: False)
+    assert fastest_cpu_linear.__wrapped__() is library_linear

@@ -1,0 +1,58 @@
+"""Rotation of half-split heads is multiplication by a unit complex number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from proactor.kernels.rope import rope, rope_reference
+
+SHAPES = [(1, 1, 2), (5, 3, 6), (7, 2, 34), (3, 9, 128)]
+
+
+def angles(rows: int, half: int) -> Tensor:
+    return torch.outer(torch.arange(rows, dtype=torch.float64) * 3.7, 10000.0 ** (-torch.arange(half) / half))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor", [1.0, 1.139])
+def test_rotation_and_gradient(shape: tuple[int, int, int], factor: float) -> None:
+    """``factor`` is what yarn multiplies cos and sin by: the gradient is the transpose, not the inverse."""
+    torch.manual_seed(0)
+    half = shape[-1] // 2
+    theta = angles(shape[0], half)
+    cos, sin = theta.cos() * factor, theta.sin() * factor
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.full_like(theta, factor), theta)[:, None]
+    formula = torch.cat([turned.real, turned.imag], -1)
+    ours = rope(x, cos, sin)
+    torch.testing.assert_close(ours, formula, rtol=1e-12, atol=1e-12)
+    grad = torch.randn_like(formula)
+    (expected,) = torch.autograd.grad(formula, [x], grad)
+    (mine,) = torch.autograd.grad(ours, [x], grad)
+    torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(rope(x, cos, sin), rope_reference(x, cos, sin))
+
+
+def test_layout_is_that_of_transformers() -> None:
+    theta = angles(6, 8).float()
+    q, k = torch.randn(6, 4, 16), torch.randn(6, 2, 16)
+    cos, sin = (torch.cat([t, t], -1)[None] for t in (theta.cos(), theta.sin()))
+    expected = apply_rotary_pos_emb(q.transpose(0, 1)[None], k.transpose(0, 1)[None], cos, sin)
+    for mine, reference in zip((q, k), expected, strict=True):
+        out = rope(mine, theta.cos(), theta.sin())
+        torch.testing.assert_close(out, reference[0].transpose(0, 1), rtol=1e-6, atol=1e-6)
+
+
+def test_scores_depend_on_distance_alone() -> None:
+    theta = angles(12, 4)
+    q, k = torch.randn(1, 1, 8, dtype=torch.float64), torch.randn(1, 1, 8, dtype=torch.float64)
+
+    def score(i: int, j: int) -> float:
+        at = [rope(t, theta[p : p + 1].cos(), theta[p : p + 1].sin()) for t, p in ((q, i), (k, j))]
+        return float((at[0] * at[1]).sum())
+
+    assert score(11, 7) == pytest.approx(score(4, 0), abs=1e-12)

@@ -1,0 +1,180 @@
+"""Blocks of families equal dense masked attention, forward and backward, through rows and through pages, in both orders of summation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from proactor.kernels.tree_attention import (
+    EXACT_BLOCK,
+    AttentionBlock,
+    attend,
+    attention_reference,
+    tree_attention,
+)
+
+HEADS = [(1, 1, 2), (7, 1, 6), (8, 1, 4), (4, 2, 10), (3, 3, 16)]
+# blocks as (families, members, rows a member, context, own)
+LAYOUTS = {
+    "one row": [(1, 1, 1, 0, 1)],
+    "causal run": [(1, 1, 9, 0, 9)],
+    "siblings": [(1, 5, 3, 7, 3)],
+    "several blocks": [(2, 3, 4, 11, 4), (1, 1, 6, 0, 6), (3, 1, 1, 5, 1)],
+    "longer than a block of keys": [(1, 2, 3, 45, 3), (1, 1, 40, 0, 40)],
+}
+
+
+class Case:
+    """Random blocks over random keys; ``visible`` [T, S] says by the definition who sees whom."""
+
+    def __init__(self, layout: str, heads: tuple[int, int, int], seed: int = 0, padded: bool = False) -> None:
+        torch.manual_seed(seed)
+        self.hq, self.hkv, self.d = heads
+        self.rows = sum(f * n * lq for f, n, lq, _, _ in LAYOUTS[layout])
+        self.keys = max(self.rows, max(c + n * o for _, n, _, c, o in LAYOUTS[layout])) + 3
+        self.visible = torch.zeros(self.rows, self.keys, dtype=torch.bool)
+        order, at = torch.randperm(self.rows), 0
+        self.blocks = []
+        for f, n, lq, c, o in LAYOUTS[layout]:
+            rows = order[at : at + f * n * lq].view(f, n, lq)
+            at += f * n * lq
+            self.blocks.append(self._block(rows, f, n, lq, c, o, padded))
+
+    def _block(self, rows: Tensor, f: int, n: int, lq: int, c: int, o: int, padded: bool) -> AttentionBlock:
+        context, own = torch.empty(f, c, dtype=torch.int64), torch.empty(f, n, o, dtype=torch.int64)
+        far = torch.zeros(f, c, dtype=torch.bool)
+        near = (torch.arange(o) > torch.arange(lq)[:, None]).expand(f, n, lq, o).clone()
+        for i in range(f):
+            keys = torch.randperm(self.keys)
+            context[i], own[i] = keys[:c], keys[c : c + n * o].view(n, o)
+            if padded and i % 2 == 0:
+                far[i, (c + 1) // 2 :] = True
+        for i in range(f):
+            for j in range(n):
+                for q in range(lq):
+                    self.visible[rows[i, j, q], context[i][~far[i]]] = True
+                    self.visible[rows[i, j, q], own[i, j][~near[i, j, q]]] = True
+        return AttentionBlock(
+            rows, context, own, None, far if bool(far.any()) else None, near if bool(near.any()) else None
+        )
+
+    def tensors(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+        shapes = ((self.rows, self.hq), (self.keys, self.hkv), (self.keys, self.hkv))
+        q, k, v = (torch.randn(*s, self.d, dtype=dtype).requires_grad_() for s in shapes)
+        return q, k, v
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_dense_attention(layout: str, heads: tuple[int, int, int], padded: bool, exact: bool) -> None:
+    case = Case(layout, heads, padded=padded)
+    q, k, v = case.tensors()
+    scale = heads[2] ** -0.5
+    ours = tree_attention(q, k, v, case.blocks, scale, exact)
+    dense = attention_reference(q, k, v, case.visible, scale)
+    torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
+    grad = torch.randn_like(dense)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, [q, k, v], grad), torch.autograd.grad(dense, [q, k, v], grad), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(tree_attention(q, k, v, case.blocks, scale, exact), dense, rtol=1e-11, atol=1e-11)
+
+
+def test_padding_queries_count_once() -> None:
+    """Members of different length: padding repeats a real row, whose output and gradient must not double."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(5, 2, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
+    rows = torch.tensor([[[0, 1, 2], [3, 4, 4]]])
+    near = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
+    hidden = torch.stack([near, torch.tensor([[False, True, True], [False, False, True], [False, False, True]])])
+    block = AttentionBlock(rows, torch.empty(1, 0, dtype=torch.int64), rows, torch.arange(5), None, hidden[None])
+    visible = torch.zeros(5, 5, dtype=torch.bool)
+    for i, seen in enumerate(([0], [0, 1], [0, 1, 2], [3], [3, 4])):
+        visible[i, seen] = True
+    ours, dense = tree_attention(q, k, v, [block], 0.5), attention_reference(q, k, v, visible, 0.5)
+    torch.testing.assert_close(ours, dense, rtol=1e-12, atol=1e-12)
+    grad = torch.randn_like(dense)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, [q, k, v], grad), torch.autograd.grad(dense, [q, k, v], grad), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", ["q", "k", "v", "qk", "qv", "kv"])
+def test_gradient_where_only_some_inputs_need_one(frozen: str) -> None:
+    case = Case("siblings", (4, 2, 10))
+    tensors = case.tensors()
+    inputs = [t.detach() if name in frozen else t for name, t in zip("qkv", tensors, strict=True)]
+    leaves = [t for t in inputs if t.requires_grad]
+    ours = tree_attention(inputs[0], inputs[1], inputs[2], case.blocks, 0.3)
+    dense = attention_reference(inputs[0], inputs[1], inputs[2], case.visible, 0.3)
+    for mine, reference in zip(
+        torch.autograd.grad(ours.sum(), leaves), torch.autograd.grad(dense.sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("unit", [2, 3, 16])
+def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
+    """Two samples of a prompt: its full pages are the context, each has pages of its own; what nobody may see is poisoned with NaN."""
+    torch.manual_seed(unit)
+    prompt, lengths = 2 * unit, (unit + 1, 2 * unit)
+    table = torch.randperm(9)[:6]
+    context, own = table[:2][None], table[2:].view(1, 2, 2)
+    k, v = (torch.full((2, 9 * unit, 8), float("nan"), dtype=torch.float64) for _ in range(2))
+    q = torch.randn(2, 4, 8, dtype=torch.float64)
+    hidden = torch.arange(2 * unit) >= torch.tensor(lengths)[:, None]
+    block = AttentionBlock(
+        torch.arange(2).view(1, 2, 1), context, own, None, None, hidden[None, :, None], own_unwritten=hidden[None]
+    )
+    expected = []
+    for i, length in enumerate(lengths):
+        pages = torch.cat([context[0], own[0, i]])
+        slots = (pages[:, None] * unit + torch.arange(unit)).flatten()[: prompt + length]
+        fresh = slots if i == 0 else slots[prompt:]
+        k[:, fresh], v[:, fresh] = torch.randn(2, 2, len(fresh), 8, dtype=torch.float64)
+        seen = torch.ones(1, len(slots), dtype=torch.bool)
+        keys, values = k[:, slots].transpose(0, 1), v[:, slots].transpose(0, 1)
+        expected.append(attention_reference(q[i : i + 1], keys, values, seen, 0.4))
+    out = attend(q, k, v, [block], 0.4, unit, exact)
+    torch.testing.assert_close(out, torch.cat(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_fixed_order_does_not_depend_on_company() -> None:
+    """In fixed order a row's bits are the same alone, beside others, and with its path split elsewhere between context and own keys."""
+    torch.manual_seed(0)
+    length = 2 * EXACT_BLOCK + 5
+    k, v = torch.randn(2, 200, 16), torch.randn(2, 200, 16)
+    q = torch.randn(3, 4, 16)
+    paths = [torch.randperm(200)[:length] for _ in range(3)]
+
+    def one(i: int, split: int) -> Tensor:
+        block = AttentionBlock(torch.tensor([[[0]]]), paths[i][None, :split], paths[i][None, None, split:])
+        return attend(q[i : i + 1], k, v, [block], 0.25, exact=True)
+
+    alone = torch.cat([one(i, 0) for i in range(3)])
+    for split in (1, EXACT_BLOCK, length - 1):
+        assert torch.equal(torch.cat([one(i, split) for i in range(3)]), alone)
+    together = AttentionBlock(
+        torch.arange(3).view(3, 1, 1), torch.stack([p[:9] for p in paths]), torch.stack([p[9:] for p in paths])[:, None]
+    )
+    assert torch.equal(attend(q, k, v, [together], 0.25, exact=True), alone)
+
+
+def test_half_precision_gradients() -> None:
+    case = Case("several blocks", (4, 2, 16))
+    q, k, v = case.tensors(torch.float32)
+    halves = [t.detach().bfloat16().requires_grad_() for t in (q, k, v)]
+    ours = tree_attention(halves[0], halves[1], halves[2], case.blocks, 0.25)
+    dense = attention_reference(q, k, v, case.visible, 0.25)
+    assert ours.dtype == torch.bfloat16
+    grad = torch.randn_like(dense)
+    found = torch.autograd.grad(ours, halves, grad.bfloat16())
+    for mine, reference in zip(found, torch.autograd.grad(dense, [q, k, v], grad), strict=True):
+        assert float((mine.float() - reference).norm() / reference.norm()) < 2e-2
