@@ -87,7 +87,7 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     block = _index(edges, sums, target)
     rows = torch.arange(b)
     inner = blocks[rows, block].double()
-    rest = target - (edges[rows, block] - sums[rows, block])
+    rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(min=0)  # rounding must not reach a leading zero
     return block * CDF_BLOCK + _index(inner.cumsum(-1), inner, rest)
 
 

@@ -282,7 +282,7 @@ def tree_attention(
 
     Blocks index rows (unit 1) and together hold every row as a query exactly once. Cost is proportional to the visible keys.
     """
-    if torch.is_grad_enabled() and q.requires_grad:
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _TreeAttention.apply(q, k, v, blocks, scale, exact)  # type: ignore[no-any-return, no-untyped-call]
     kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
     return attend(q, kh, vh, blocks, scale, exact=exact)
