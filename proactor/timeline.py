@@ -220,7 +220,7 @@ def _mark(j: Judged) -> Mark:
         Timing.EARLY: "early: before the window opened",
         Timing.ON_TIME: "on time: inside the window",
         Timing.LATE: "late: the window had closed",
-        Timing.FALSE: "false: nothing called for it",
+        Timing.FALSE: "false: it fits nothing that was open",
         Timing.REPEAT: "repeat: it had been done",
         Timing.UNKNOWN: "not counted: its window is unknown",
         Timing.AFTER_EARLY: "not counted: it had fired early, and the log goes on as if it had not",
