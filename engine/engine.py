@@ -236,10 +236,10 @@ class Engine:
     def _update(self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]) -> dict[str, float]:
         trainer = self._trainer()
         trainer.zero_grad()  # a call that raised half-way may have left some
-        tally, stepped, version = Tally(), {}, self.policy_version
+        tally, stepped = Tally(), {}
         tally.add(sums)
         for groups, normalizer in batches:
-            part = trainer.forward_backward(groups, loss, normalizer, version)
+            part = trainer.forward_backward(groups, loss, normalizer, self.policy_version)
             tally.add(part.sums)
             for name, value in part.maxima.items():
                 tally.top(name, value)
