@@ -160,9 +160,9 @@ def test_stop_strings(text_folder: Path) -> None:
         mask[ids] = True
         return lambda so_far, position: mask
 
-    sampling = Sampling(n=6, max_tokens=30, stop=("ab", "ccc"), logit_mask=allow("abcd"))
+    sampling = Sampling(n=40, max_tokens=30, stop=("ab", "ccc"), logit_mask=allow("abcd"))
     [group] = engine.sample(["hello"], sampling)
-    assert {s.finish_reason for s in group.samples} >= {"stop"}
+    assert {engine.tokenizer.decode(s.token_ids)[-2:] for s in group.samples} >= {"ab", "cc"}
     for sample in group.samples:
         raw = engine.tokenizer.decode(sample.token_ids)
         assert sample.text == raw.split("ab")[0].split("ccc")[0]
@@ -216,3 +216,26 @@ def test_the_distribution_is_the_one_recorded(folder: Path) -> None:
         expected[token] = 6000 * torch.tensor(sample.logprobs[0]).exp().item()
     assert len(counts) == 12 and sum(expected.values()) == pytest.approx(6000, rel=1e-4)
     assert sum((counts[t] - expected[t]) ** 2 / expected[t] for t in counts) < 35  # 0.9997 quantile at 11 degrees
+
+
+@pytest.mark.parametrize("name", ["top-k", "top-p", "min-p", "all filters", "mask and filters"])
+def test_filters_keep_what_they_say(folder: Path, name: str) -> None:
+    """The first tokens' support and probabilities, against the filters written out on the full distribution."""
+    engine, sampling = load(folder), Sampling(**{**SETTINGS[name], "n": 4000, "max_tokens": 1})
+    [ids] = prompts(1)
+    logits = torch.cat(engine.logprobs([[*ids, t] for t in range(101)], [(10, 11)] * 101)) / sampling.temperature
+    probs = logits.softmax(0) * (EVEN if sampling.logit_mask else 1)
+    kept: set[int] = set(torch.nonzero(probs).flatten().tolist())
+    if sampling.top_k:
+        kept = set(sorted(kept, key=lambda t: -probs[t])[: sampling.top_k])
+    if sampling.top_p < 1:
+        ranked, total = sorted(kept, key=lambda t: -probs[t]), float(sum(probs[t] for t in kept))
+        kept = {t for i, t in enumerate(ranked) if float(sum(probs[r] for r in ranked[:i])) < sampling.top_p * total}
+    kept = {t for t in kept if probs[t] >= sampling.min_p * max(probs[t] for t in kept)}
+    assert 1 < len(kept) < 90
+    [group] = engine.sample([ids], sampling)
+    left = sum(float(probs[t]) for t in kept)
+    assert {s.token_ids[0] for s in group.samples} == kept
+    for sample in group.samples[:50]:
+        assert sample.logprobs[0] == pytest.approx(float((probs[sample.token_ids[0]] / left).log()), abs=1e-4)
+        assert sample.policy_logprobs[0] == pytest.approx(float(logits.log_softmax(0)[sample.token_ids[0]]), abs=1e-4)

@@ -1,0 +1,81 @@
+"""One flat buffer: where adapters lie in it, that leaves and gradients are views, and what it refuses to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from proactor.engine.config import LoRA
+from proactor.engine.lora import LoRABuffer, shapes
+from proactor.engine.model_config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> ModelConfig:
+    return ModelConfig.from_folder(folder)
+
+
+def buffer(config: ModelConfig, **changes: object) -> LoRABuffer:
+    return LoRABuffer(config, LoRA.model_validate({"rank": 3, "alpha": 6, **changes}), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("targets", [("q",), ("v", "q"), ("o", "up"), ("q", "k", "v", "o", "gate", "up", "down")])
+def test_the_buffer_is_filled_without_gaps(config: ModelConfig, targets: tuple[str, ...]) -> None:
+    found = buffer(config, targets=targets)
+    size = shapes(config)
+    assert len(found.flat) == 2 * sum(3 * sum(size[t]) for t in found.lora.targets)
+    found.flat.copy_(torch.arange(len(found.flat)))
+    assert sorted(int(x) for leaf in found.leaves for x in leaf.flatten()) == list(range(len(found.flat)))
+    tensors = found.tensors()
+    assert len(tensors) == 2 * len(targets)
+    assert sorted(int(x) for pair in tensors.values() for t in pair for x in t.flatten()) == list(range(len(found.flat)))
+    for name, (a, b) in tensors.items():
+        target = next(t for t in size if name.endswith(f"{t}_proj"))
+        assert a.shape == (3, size[target][1]) and b.shape == (size[target][0], 3)
+
+
+def test_leaves_and_gradients_are_views(config: ModelConfig) -> None:
+    found = buffer(config)
+    sum((leaf * leaf).sum() for leaf in found.leaves).backward()  # type: ignore[union-attr]
+    assert torch.equal(found.grad, 2 * found.flat) and bool(found.grad.any())
+    found.flat.fill_(3.0)
+    assert all(bool((leaf == 3).all()) for leaf in found.leaves)
+    for leaf in found.leaves:
+        leaf.grad = None
+    found.attach_grad()
+    assert not found.grad.any(), "a dropped gradient is a zero one"
+    found.leaves[0].grad = torch.full_like(found.leaves[0], 7.0)
+    found.attach_grad()
+    assert found.grad[0] == 7.0 and found.leaves[0].grad.data_ptr() == found.grad.data_ptr()
+
+
+def test_it_starts_as_no_change(config: ModelConfig) -> None:
+    found = buffer(config)
+    for a, b in found.tensors().values():
+        assert not b.any()
+        bound = a.shape[1] ** -0.5  # PEFT's Kaiming-uniform with a = sqrt(5)
+        assert float(a.abs().max()) <= bound and float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.3)
+
+
+def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
+    found = buffer(config, targets=("q", "v"))
+    good = {name: (torch.ones_like(a), torch.ones_like(b)) for name, (a, b) in found.tensors().items()}
+    q, before = "model.layers.1.self_attn.q_proj", found.flat.clone()
+    a, b = good[q]
+    with pytest.raises(KeyError, match=r"model.layers.1.self_attn.q_proj is missing"):
+        found.load({name: pair for name, pair in good.items() if name != q})
+    with pytest.raises(KeyError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"):
+        found.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
+    with pytest.raises(ValueError, match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)"):
+        found.load({**good, q: (a[:, 1:], b)})
+    assert torch.equal(found.flat, before), "nothing is half loaded"
+    found.load(good)
+    assert bool((found.flat == 1).all())
+
+
+def test_scale(config: ModelConfig) -> None:
+    assert LoRA(rank=4, alpha=8).scale == 2 and LoRA(rank=4, alpha=8, rslora=True).scale == 4
+    adapter = buffer(config, rslora=True).adapters[0, ("q", "k", "v")]
+    assert adapter.scale == pytest.approx(6 / 3**0.5) and adapter.spans == [(0, 32), (32, 48), (48, 64)]
