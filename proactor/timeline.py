@@ -91,7 +91,7 @@ class Said:
 
 @dataclass(slots=True)
 class Cell:
-    """A lane at a turn. `band`: "", cover, ready, unknown or withdrawn; `letter` where a window begins."""
+    """A lane at a turn. `band`: "", cover, ready or withdrawn; `letter` where a window begins."""
 
     band: str = ""
     letter: str = ""
@@ -137,11 +137,13 @@ class Timeline:
 
 def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
     """The timeline of `dialogue` with the replay of each system in `replays` (name -> replay) on it."""
-    drawn = [r for r in (*dialogue.references, *dialogue.withdrawn) if r.coverage is not None]
-    drawn.sort(key=lambda r: (r.coverage or (0, 0), r.id))
-    unplaced = [r for r in dialogue.references if r.coverage is None]
-    letters = {r.id: _letter(i) for i, r in enumerate([*drawn, *unplaced])}
     withdrawn = {r.id for r in dialogue.withdrawn}
+    # An unknown window is not counted, so it gets no lane either; the key lists it.
+    known = [r for r in dialogue.references if r.ready is not None]
+    drawn = [r for r in (*known, *dialogue.withdrawn) if r.coverage is not None]
+    drawn.sort(key=lambda r: (r.coverage or (0, 0), r.id))
+    unplaced = [r for r in dialogue.references if r.ready is None]
+    letters = {r.id: _letter(i) for i, r in enumerate([*drawn, *unplaced])}
     lane = _lanes(drawn)
     lanes = max(lane.values(), default=-1) + 1
     rows = [Row(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
@@ -187,9 +189,7 @@ def _band(reference: Reference, rows: list[Row], lane: int, letter: str, withdra
         cell = rows[turn - 1].cells[lane]
         if withdrawn:
             cell.band = "withdrawn"
-        elif reference.ready is None:
-            cell.band = "unknown"
-        else:
+        elif reference.ready is not None:
             cell.band = "ready" if reference.ready[0] <= turn <= reference.ready[1] else "cover"
         cell.opens, cell.closes, cell.letter = turn == first, turn == last, letter if turn == first else ""
 
@@ -208,7 +208,7 @@ def _marks(system: str, played: Played, rows: list[Row], lane: Mapping[str, int]
             if mark.kind == PENDING and not letter:
                 continue  # announced, belongs to nothing: the text says it, the lanes stay readable
             # A late or masked action may stand outside its own window, where the lane can belong to another.
-            inside = j.reference is not None and j.reference.coverage is not None
+            inside = j.reference is not None and j.reference.id in lane and j.reference.coverage is not None
             inside = inside and j.reference.coverage[0] <= turn <= j.reference.coverage[1]  # type: ignore[union-attr,index]
             cell = row.cells[lane[j.reference.id] if inside and j.reference is not None else -1]
             cell.marks.setdefault(system, []).append(mark)
