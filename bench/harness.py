@@ -149,6 +149,7 @@ def _record(
         phases["rest"] = max(0.0, statistics.median(seconds) - sum(phases.values()))
         sides.append({
             "name": name, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
+            "cpu_seconds": statistics.median(reply["cpu_seconds"] for reply in replies),
             "phases": phases, "tokens_computed": replies[-1]["tokens"],
         })  # fmt: skip
     speedups = [b["seconds"] / a["seconds"] for a, b in zip(rounds[0], rounds[-1], strict=True)]
@@ -178,7 +179,9 @@ def machine() -> str:
 def _card(record: dict[str, Any]) -> None:
     print(f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating steps")
     for side in record["sides"]:
-        print(f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to {side['slowest']:.3f})")
+        print(
+            f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to {side['slowest']:.3f}), {side['cpu_seconds']:.2f} s of processor time"
+        )
         print("               " + ", ".join(f"{name} {value:.3f}" for name, value in side["phases"].items()))
         print(
             "               tokens through the model: "

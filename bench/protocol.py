@@ -45,10 +45,10 @@ class Side:
         self.call(**setup)
 
     def call(self, **command: Any) -> dict[str, Any]:
-        """Send a command, wait for the reply, and add the wall-clock ``seconds`` seen from here."""
+        """Send a command, wait for the reply, and add the wall-clock ``seconds`` and the process's ``cpu_seconds`` seen from here."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), self._cpu_seconds()
         try:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
@@ -58,7 +58,12 @@ class Side:
         if not line:
             raise SystemExit(f"{self.name} died (exit code {self.process.wait()}):\n{self.log.read_text()[-3000:]}")
         reply: dict[str, Any] = json.loads(line)
-        return {**reply, "seconds": time.perf_counter() - start}
+        return {**reply, "seconds": time.perf_counter() - start, "cpu_seconds": self._cpu_seconds() - busy}
+
+    def _cpu_seconds(self) -> float:
+        """User and system time of all threads so far: what a busy machine changes least."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """End the process."""
