@@ -195,7 +195,7 @@ def _load_quantized(
     tensor = bnb4bit.unpack(shards, name, (shape[0], shape[1]), device)
     if quantization != "none" and is_linear(name):
         return tensor
-    return tensor.dequantize(dtype)
+    return tensor.dequantize().to(dtype)  # rounded to the stored type first: what bitsandbytes and transformers give
 
 
 def _load_plain(

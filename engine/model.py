@@ -49,7 +49,8 @@ class BaseLinear:
             self.parts = []
 
     def _build(self) -> Tensor:
-        dense = [p.dequantize(self.dtype) if isinstance(p, NF4Tensor) else p.to(self.dtype) for p in self.parts]
+        # dequantised to the stored type and only then widened, as bitsandbytes does: float32 results then equal transformers'
+        dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
         return dense[0] if len(dense) == 1 else torch.cat(dense)
 
     def weight(self) -> Tensor:
