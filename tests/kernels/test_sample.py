@@ -83,7 +83,9 @@ def test_filters_equal_transformers(top_k: int, top_p: float, min_p: float) -> N
 def test_rows_have_their_own_settings() -> None:
     """What stands beside a row in the batch does not change what it keeps."""
     torch.manual_seed(1)
-    logits = torch.randn(4, 60, dtype=torch.float64) * 3
+    logits = (
+        torch.randn(4, 60) * torch.tensor([20.0, 3, 3, 3])[:, None]
+    )  # the first ends in what a sum in float32 cannot see
     settings_of = [(0, 1.0, 0.0), (3, 1.0, 0.0), (7, 0.5, 0.0), (0, 1.0, 0.3)]
     batch = Filters(*(torch.tensor(column) for column in zip(*settings_of, strict=True)))
     together = filter_probs(logits.softmax(-1), batch)

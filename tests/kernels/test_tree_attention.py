@@ -167,6 +167,30 @@ def test_fixed_order_does_not_depend_on_company() -> None:
     assert torch.equal(attend(q, k, v, [together], 0.25, exact=True), alone)
 
 
+def test_padding_a_context_does_not_change_bits_in_fixed_order() -> None:
+    """Stacked beside a family with a longer context, a row keeps its bits."""
+    torch.manual_seed(0)
+    k, v, q = torch.randn(2, 200, 16), torch.randn(2, 200, 16), torch.randn(1, 4, 16)
+    context, own = torch.randperm(200)[:45], torch.randperm(200)[:7]
+    alone = AttentionBlock(torch.tensor([[[0]]]), context[None], own[None, None])
+    hidden = (torch.arange(60) >= 45)[None]
+    padded = AttentionBlock(
+        torch.tensor([[[0]]]), torch.cat([context, own[:1].expand(15)])[None], own[None, None], None, hidden
+    )
+    assert torch.equal(attend(q, k, v, [padded], 0.25, exact=True), attend(q, k, v, [alone], 0.25, exact=True))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_large_scores_stay_finite(exact: bool) -> None:
+    """The largest score may stand among the context or among a row's own keys."""
+    case = Case("several blocks", (2, 1, 4))
+    q, k, v = case.tensors(torch.float32)
+    ours = tree_attention(q * 300, k, v, case.blocks, 0.5, exact)
+    dense = attention_reference(q * 300, k, v, case.visible, 0.5)
+    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-3)
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(ours.sum(), [q, k, v]))
+
+
 def test_half_precision_gradients() -> None:
     case = Case("several blocks", (4, 2, 16))
     q, k, v = case.tensors(torch.float32)

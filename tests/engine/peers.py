@@ -1,0 +1,114 @@
+"""The other side of the parity tests: transformers and PEFT on padded, separate sequences, and losses written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from proactor.engine import GRPO, Engine, Group, Sample
+from proactor.engine.lora import module_name
+
+
+def padded_logits(model: Any, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Logits [len, V] of each sequence, computed side by side with padding on the right."""
+    width = max(len(s) for s in sequences)
+    ids, mask = (torch.zeros(len(sequences), width, dtype=torch.int64) for _ in range(2))
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)], mask[i, : len(sequence)] = torch.tensor(sequence), 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return [logits[i, : len(s)] for i, s in enumerate(sequences)]
+
+
+def padded_logprobs(model: Any, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[Tensor]:
+    """Log-probabilities of each sequence's ids from the second on."""
+    out = []
+    for sequence, logits in zip(sequences, padded_logits(model, sequences), strict=True):
+        logp = (logits[:-1].float() / temperature).log_softmax(-1)
+        out.append(logp.gather(1, torch.tensor(sequence[1:])[:, None])[:, 0])
+    return out
+
+
+def with_adapter(folder: Path, adapter: Path, model: Any = None) -> Any:
+    """The folder's model in float32 with a PEFT folder on it, trainable."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) if model is None else model
+    return PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
+
+
+def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
+    """The GRPO loss over separate sequences, token by token as published, for a PEFT model; differentiable."""
+    samples = [s for g in groups for s in g.samples]
+    total, count = torch.zeros(()), 0
+    for sample in samples:
+        sequence = [*sample.prompt_ids, *sample.token_ids]
+        new = _completion(model, sample, sequence)
+        terms = []
+        with torch.no_grad(), model.disable_adapter():
+            reference = _completion(model, sample, sequence) if config.beta else new.detach()
+        for t, (trained, advantage) in enumerate(zip(sample.trained(), sample.token_advantages(), strict=True)):
+            if not trained:
+                continue
+            ratio = (new[t] - (sample.policy_logprobs[t] if sample.policy_logprobs else new[t].detach())).exp()
+            high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+            bounded = ratio.clamp(1 - config.epsilon, 1 + high)
+            term = -torch.minimum(ratio * advantage, bounded * advantage)
+            if config.beta:
+                d = reference[t] - new[t]
+                term = term + config.beta * (d.exp() - d - 1)
+            if config.importance_cap is not None:
+                shift = torch.tensor(sample.policy_logprobs[t] - sample.logprobs[t]).exp()
+                term = term * shift.clamp(max=config.importance_cap)
+            terms.append(term)
+        if terms:
+            share = torch.stack(terms)
+            total = total + (share.mean() if config.normalizer == "samples" else share.sum())
+            count += 1 if config.normalizer == "samples" else len(terms)
+    return total / (config.constant if config.normalizer == "constant" else count)
+
+
+def _completion(model: Any, sample: Sample, sequence: list[int]) -> Tensor:
+    return padded_logprobs(model, [sequence], sample.temperature)[0][len(sample.prompt_ids) - 1 :]
+
+
+def engine_gradients(engine: Engine) -> dict[str, tuple[Tensor, Tensor]]:
+    """{module: (gradient of A, gradient of B)} after `Engine.reduce_gradients`, in Hugging Face's names."""
+    assert engine.trainer is not None
+    lora = engine.trainer.lora
+    rank, a, b = lora.lora.rank, {}, {}
+    for factor, leaf in zip(lora.factors, engine.parameters(), strict=True):
+        assert leaf.grad is not None
+        for i, target in enumerate(factor.names):
+            name = module_name(factor.layer, target)
+            if factor.kind == "a":
+                a[name] = leaf.grad[i * rank : (i + 1) * rank].clone()
+            else:
+                b[name] = leaf.grad.clone()
+    return {name: (a[name], b[name]) for name in a}
+
+
+def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same from a PEFT model."""
+    model.zero_grad()
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    names = {n.split(".lora_")[0] for n in found}
+    return {
+        n.removeprefix("base_model.model."): (found[f"{n}.lora_A.default.weight"], found[f"{n}.lora_B.default.weight"])
+        for n in names
+    }
+
+
+def largest_error(ours: dict[str, tuple[Tensor, Tensor]], theirs: dict[str, tuple[Tensor, Tensor]]) -> float:
+    """Largest relative error of any module's A or B gradient, by norms; a zero gradient on the other side is an error of the test."""
+    assert ours.keys() == theirs.keys()
+    worst = 0.0
+    for name, pair in ours.items():
+        for mine, reference in zip(pair, theirs[name], strict=True):
+            assert float(reference.norm()) > 0, name
+            worst = max(worst, float((mine - reference).norm() / reference.norm()))
+    return worst

@@ -1,0 +1,145 @@
+"""Attention blocks let each row see its ancestors and itself, and nothing else, whatever is chunked, stacked or padded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from proactor.engine import Group, Sample, blocks
+from proactor.engine.blocks import Family, Member, chunk_families, stack, tree_families
+from proactor.engine.tree import Tree, layout
+from proactor.kernels.tree_attention import AttentionBlock
+from tests.engine.trees import ancestors, groups, long_tokens
+
+
+def seen_by_row(found: list[AttentionBlock], unit: int = 1) -> dict[int, list[int]]:
+    """Key slots that each query row sees, in order, read off the blocks as their docstring defines them; a row that stands twice fails."""
+    out: dict[int, list[int]] = {}
+    for block in found:
+        families, members, length = block.rows.shape
+        keep = set(range(block.rows.numel())) if block.valid is None else set(block.valid.tolist())
+        context, own = slots(block.context, unit), slots(block.own, unit)
+        for flat, (f, n, q) in enumerate(np.ndindex(families, members, length)):
+            if flat not in keep:
+                continue
+            row = int(block.rows[f, n, q])
+            assert row not in out, f"row {row} stands twice"
+            far, near = context[f], own[f, n]
+            if block.context_hidden is not None:
+                far = far[~block.context_hidden[f]]
+            if block.own_hidden is not None:
+                near = near[~block.own_hidden[f, n, q]]
+            out[row] = [*far.tolist(), *near.tolist()]
+    return out
+
+
+def slots(index: Tensor, unit: int) -> Tensor:
+    return (index.unsqueeze(-1) * unit + torch.arange(unit)).flatten(-2)
+
+
+def expected(tree: Tree, start: dict[int, int]) -> dict[int, list[int]]:
+    """Rows on the path from the root to each row, itself last."""
+    out = {}
+    for i, node in enumerate(tree.nodes):
+        above = [r for a in reversed(list(ancestors(tree, node.parent))) for r in rows_of(tree, start, a)]
+        mine = rows_of(tree, start, i)
+        for j, row in enumerate(mine):
+            out[row] = above + mine[: j + 1]
+    return out
+
+
+def rows_of(tree: Tree, start: dict[int, int], node: int) -> list[int]:
+    return list(range(start[node], start[node] + len(tree.nodes[node].ids)))
+
+
+CHUNKS = [(3, 0), (3, 10**9), (256, 0), (256, 40_000), (8, 200)]
+
+
+@pytest.mark.parametrize("chunk,overhead", CHUNKS)
+def test_visibility_is_ancestry(chunk: int, overhead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``overhead`` 0 stacks almost nothing, a huge one pads everything into one block."""
+    monkeypatch.setattr(blocks, "CHUNK", chunk)
+    monkeypatch.setattr(blocks, "OVERHEAD", overhead)
+
+    @settings(deadline=None, max_examples=20)
+    @given(groups(long_tokens))
+    def check(found: list[Group]) -> None:
+        tree = Tree(found)
+        start = layout(tree).start
+        made = stack(tree_families(tree, start))
+        assert seen_by_row(made) == expected(tree, start)
+        if overhead >= 10**9:
+            assert len(made) == 1
+
+    check()
+
+
+def test_a_long_dialogue_makes_few_blocks() -> None:
+    """A real shape: 8 turns on a trunk of 600 tokens, 8 samples of 32."""
+    trunk = list(range(600))
+    found = [Group(trunk[:u], [Sample(trunk[:u], [1] * 32) for _ in range(8)]) for u in range(100, 601, 70)]
+    tree = Tree(found)
+    start = layout(tree).start
+    made = stack(tree_families(tree, start))
+    assert seen_by_row(made) == expected(tree, start)
+    assert len(made) <= 10  # of 16 families
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.integers(1, 5), st.integers(0, 30), st.integers(1, 30))
+def test_prompt_chunks_see_the_pages_before_them(data: st.DataObject, unit: int, start: int, count: int) -> None:
+    """Rows of a chunk see slots 0 … their position in page order; what nobody sees is marked unwritten or hidden."""
+    pages = -(-(start + count) // unit)
+    table = data.draw(st.permutations(range(pages + 3)))[:pages]
+    rows = np.arange(7, 7 + count)
+    whole = slots(torch.tensor(table), unit).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "CHUNK", data.draw(st.sampled_from([4, 256])))
+        patch.setattr(blocks, "OVERHEAD", data.draw(st.sampled_from([0, 10**9])))
+        made = stack(chunk_families(list(table), unit, start, rows), unit)
+    assert seen_by_row(made, unit) == {7 + i: whole[: start + i + 1] for i in range(count)}
+    assert_unseen_is_marked(made, unit)
+
+
+def assert_unseen_is_marked(made: list[AttentionBlock], unit: int) -> None:
+    for block in made:
+        assert unit == 1 or block.own_unwritten is not None
+        if block.own_unwritten is not None:
+            nobody = block.own_unwritten.new_zeros(block.own_unwritten.shape)
+            if block.own_hidden is not None:
+                nobody = block.own_hidden.all(2)
+            assert torch.equal(block.own_unwritten, nobody)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.sampled_from([1, 2, 4]))
+def test_stacking_keeps_each_member_to_itself(data: st.DataObject, unit: int) -> None:
+    """Families of any shape, as decoding makes them: different contexts, different numbers of siblings and pages."""
+    shapes = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=4
+        )
+    )
+    families, wanted, row, page = [], {}, 0, 0
+    for context, lengths in shapes:
+        shared = np.arange(page, page + context)
+        page += context
+        members = []
+        for length in lengths:
+            own = np.arange(page, page + -(-length // unit))
+            page += len(own)
+            members.append(Member(np.asarray([row]), own, length - 1))
+            wanted[row] = (
+                slots(torch.from_numpy(shared), unit).tolist() + slots(torch.from_numpy(own), unit).tolist()[:length]
+            )
+            row += 1
+        families.append(Family(shared, members))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "OVERHEAD", data.draw(st.sampled_from([0, 10**9])))
+        made = stack(families, unit)
+    assert seen_by_row(made, unit) == wanted
+    assert_unseen_is_marked(made, unit)

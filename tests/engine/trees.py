@@ -1,0 +1,50 @@
+"""Hypothesis strategies for groups over a tiny alphabet, where prefixes collide all the time, and what their trees must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import strategies as st
+
+from proactor.engine import Group, Sample
+from proactor.engine.tree import ROOT, Tree
+
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=7)
+long_tokens = st.lists(st.integers(0, 1), min_size=1, max_size=40)
+
+
+@st.composite
+def groups(draw: st.DrawFn, ids: st.SearchStrategy[list[int]] = tokens, parents: bool = True) -> list[Group]:
+    """Groups with random masks and temperatures; some hang off a sample of an earlier one."""
+    found: list[Group] = []
+    for _ in range(draw(st.integers(1, 6))):
+        before = [s for g in found for s in g.samples]
+        parent = draw(st.sampled_from(before)) if parents and before and draw(st.integers(0, 3)) == 0 else None
+        prompt = draw(ids)
+        if parent is not None:
+            prompt = parent.prompt_ids + parent.token_ids + (prompt if draw(st.booleans()) else [])
+        samples = [_sample(draw, prompt, draw(ids)) for _ in range(draw(st.integers(1, 3)))]
+        key = "shared" if parents else draw(st.sampled_from([None, "a", "b"]))
+        found.append(Group(prompt, samples, tree=key, parent=parent))
+    return found
+
+
+def _sample(draw: st.DrawFn, prompt: list[int], ids: list[int]) -> Sample:
+    mask = [draw(st.booleans()) for _ in ids] if draw(st.booleans()) else None
+    return Sample(prompt, ids, mask=mask, temperature=draw(st.sampled_from([1.0, 0.7])))
+
+
+def path(tree: Tree, node: int) -> list[int]:
+    """Token ids from the root to the end of a node."""
+    ids: list[int] = []
+    while node != ROOT:
+        ids = [*tree.nodes[node].ids.tolist(), *ids]
+        node = tree.nodes[node].parent
+    return ids
+
+
+def ancestors(tree: Tree, node: int) -> Iterator[int]:
+    """A node and all above it."""
+    while node != ROOT:
+        yield node
+        node = tree.nodes[node].parent
