@@ -30,9 +30,11 @@ class TreeView:
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
     """Log-probabilities [N] of a tree's trained tokens in the order of `TokenBatch`, and its layout with ``batch.entropy`` filled in.
 
-    Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained.
+    Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained, for ids
+    outside the vocabulary and for sequences beyond the context.
     """
     flat = layout(tree)
+    _check(decoder, tree, flat)
     if not len(flat.head_row):
         raise EngineError("tree: no token carries loss (every mask is False)")
     view = TreeView(stack(tree_families(tree, flat.start)), decoder.config.head_dim**-0.5, decoder.form.exact)
@@ -43,3 +45,13 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
     )
     flat.batch.entropy = entropy[flat.unsort]
     return logp[flat.unsort], flat
+
+
+def _check(decoder: Decoder, tree: Tree, flat: Layout) -> None:
+    size, room = decoder.config.vocab_size, decoder.config.context_length
+    longest = max((len(g.prompt_ids) + len(s.token_ids) for g in tree.groups for s in g.samples), default=0)
+    if longest > room:
+        raise EngineError(f"tree: a sample of {longest} tokens (prompt included) in a context of {room}")
+    for ids in (flat.ids, flat.pair_target):
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= size):
+            raise EngineError(f"tree: ids outside 0 … {size - 1}")

@@ -30,7 +30,8 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
     final = Path(path)
     temporary = final.with_name(f".{final.name}.writing")
     data = save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"format": FORMAT, "record": json.dumps(record)}
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+        {FORMAT: json.dumps(record)},  # one key: several would come in random order
     )
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +55,14 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 raise EngineError(f"{path}: not a saved engine state")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors handle is not a mapping)
     except FileNotFoundError as error:
         raise EngineError(f"{path}: no such save") from error
     except (SafetensorError, OSError) as error:
         raise EngineError(f"{path}: cannot be read as a saved engine state ({error})") from error
-    return tensors, json.loads(metadata["record"])
+    return tensors, json.loads(metadata[FORMAT])
 
 
 def _sync_folder(folder: Path) -> None:

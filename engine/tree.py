@@ -43,7 +43,7 @@ class Tree:
     """The trie of some groups.
 
     ``nodes`` in creation order; ``prompt_end[g]`` is the node that ends group g's prompt; ``leaves[g][s]`` the node of a sample's rows (None when it has none).
-    Raises EngineError for an empty prompt or completion, missing ids, or a group whose parent sample is not in the tree.
+    Raises EngineError for an empty prompt or completion, a sample of another prompt, or a group whose parent sample is not in the tree.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -79,6 +79,9 @@ class Tree:
                 raise EngineError(
                     "group.parent: the parent sample must stand earlier in the tree and begin this group's prompt"
                 )
+        for sample in group.samples:
+            if sample.prompt_ids is not group.prompt_ids and list(sample.prompt_ids) != list(group.prompt_ids):
+                raise EngineError("group: a sample's prompt is not the group's")
         end = self._insert(prompt[start:], at, start)
         self.prompt_end.append(end)
         self.leaves.append([self._add_leaf(s, end, len(prompt), id(s) in extended) for s in group.samples])

@@ -40,8 +40,12 @@ class Sample:
     info: dict[str, Any] = field(default_factory=dict)
 
     def trained(self) -> list[bool]:
-        """One flag a token: whether it carries loss."""
-        return self.mask if self.mask is not None else [True] * len(self.token_ids)
+        """One flag a token: whether it carries loss. Raises EngineError when ``mask`` has another length."""
+        if self.mask is None:
+            return [True] * len(self.token_ids)
+        if len(self.mask) != len(self.token_ids):
+            raise EngineError(f"sample: a mask of {len(self.mask)} for {len(self.token_ids)} tokens")
+        return self.mask
 
     def turns(self) -> list[tuple[int, int]]:
         """Spans [start, end) of consecutive trained tokens, in order: the agent's turns."""
