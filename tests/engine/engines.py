@@ -21,7 +21,10 @@ TRAIN = GRPO(lr=1e-2)
 
 def write_folder(folder: Path) -> Path:
     """A model of 101 ids without a tokenizer; id 100 ends."""
-    save_tiny(folder, eos_token_id=EOS, hidden_size=32, intermediate_size=64, head_dim=8)
+    model = save_tiny(folder, eos_token_id=EOS, hidden_size=32, intermediate_size=64, head_dim=8)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(6.0)  # logits far enough apart for filters, and for errors to show
+    model.save_pretrained(folder)
     return folder
 
 

@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hot": {"temperature": 1.7},
     "top-k": {"top_k": 7},
     "top-p": {"top_p": 0.6},
-    "min-p": {"min_p": 0.5},
+    "min-p": {"min_p": 0.1},
     "all filters": {"temperature": 0.8, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
     "mask": {"logit_mask": only_even},
     "mask and filters": {"logit_mask": only_even, "top_p": 0.7, "temperature": 1.3},

@@ -194,7 +194,7 @@ def test_sft_trains_the_unmasked_tokens(folder: Path) -> None:
     assert engine.nll([Group(ids[:5], [changed])]) != pytest.approx(engine.nll([Group(ids[:5], [sample])]))
     for _ in range(40):
         last = engine.train([sample], SFT(lr=3e-2))["loss"]
-    assert last < before / 2
+    assert last < before / 4
     unmasked = engine.logprobs([ids])[0][4:]
     assert float(-unmasked[torch.tensor(mask)].mean()) < before / 2 < before - 1 < float(-unmasked[~torch.tensor(mask)].mean())
 

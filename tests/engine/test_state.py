@@ -1,0 +1,130 @@
+"""Exact save and resume, and saves that a full disk or a cut cannot spoil."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proactor.engine import GRPO, Engine, EngineError, LoRA, Sampling
+from proactor.engine.state import read_state, write_state
+from tests.engine.engines import adapter, drawn, load, prompts, reward
+
+CONFIG = GRPO(lr=2e-2, warmup=3, total=8, decay="cosine", weight_decay=0.01)
+
+
+def advance(engine: Engine, steps: int) -> list[Any]:
+    """Train; returns everything that was sampled and reported."""
+    out: list[Any] = []
+    for _ in range(steps):
+        groups = reward(engine.sample(prompts(2), Sampling(n=3, max_tokens=5)))
+        out += [drawn(groups), engine.train(groups, CONFIG)]
+    return out
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_resumed_run_gives_the_same_numbers(folder: Path, tmp_path: Path, deterministic: bool) -> None:
+    whole = load(folder, deterministic=deterministic)
+    first, rest = advance(whole, 2), advance(whole, 3)
+    half = load(folder, deterministic=deterministic)
+    assert advance(half, 2) == first
+    half.save(tmp_path / "state", {"position": 17, "rng": [1, 2, 3]})
+    resumed = load(folder, stir=False, seed=99, deterministic=deterministic)  # whatever it was, the save decides
+    assert resumed.resume(tmp_path / "state") == {"position": 17, "rng": [1, 2, 3]}
+    assert advance(resumed, 3) == rest
+    assert torch.equal(adapter(resumed), adapter(whole))
+    assert resumed.state_dict().keys() == whole.state_dict().keys()
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value) if isinstance(value, torch.Tensor) else value == resumed.state_dict()[key]
+
+
+def test_a_state_dict_is_a_copy(folder: Path) -> None:
+    engine = load(folder)
+    state = engine.state_dict()
+    kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+    advance(engine, 1)
+    assert all(torch.equal(state[k], v) if isinstance(v, torch.Tensor) else state[k] == v for k, v in kept.items())
+    engine.load_state_dict(state)
+    assert torch.equal(adapter(engine), kept["adapter"]) and engine.policy_version == kept["policy_version"]
+
+
+def test_what_cannot_be_resumed_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
+    engine, path = load(folder), tmp_path / "state"
+    before = adapter(engine)
+    with pytest.raises(EngineError, match="state: no such save"):
+        engine.resume(path)
+    engine.save(path)
+    data = path.read_bytes()
+    for cut in (0, 7, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(EngineError, match=r"state: cannot be read as a saved engine state \(.*\)") as caught:
+            engine.resume(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(EngineError, match=r"model\.safetensors: not a saved engine state"):
+        engine.resume(folder / "model.safetensors")
+    with pytest.raises(EngineError, match="cannot be read as a saved engine state"):
+        engine.resume(tmp_path)
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match=r"state: adapter of \d+ numbers, this engine's has \d+"):
+        load(folder, lora=LoRA(rank=2, alpha=4)).resume(path)
+    assert torch.equal(adapter(engine), before)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_keeps_the_earlier_save(folder: Path, small_disk: Path) -> None:
+    engine = load(folder)
+    engine.save(small_disk / "state", {"step": 1})
+    engine.save_adapter(small_disk / "adapter")
+    kept = {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file()}
+    advance(engine, 1)
+    left = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(b"x" * (left.f_bavail - 1) * left.f_bsize)
+    with pytest.raises(EngineError, match=r"^/.*/disk/state: cannot save \(No space left on device\); the earlier save, if any, is untouched$"):
+        engine.save(small_disk / "state", {"step": 2})
+    with pytest.raises(EngineError, match=r"disk/adapter.*No space left") as caught:
+        engine.save_adapter(small_disk / "adapter")
+    assert "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file() and p.name != "ballast"} == kept, "something was left or lost"
+    (small_disk / "ballast").unlink()
+    assert engine.resume(small_disk / "state") == {"step": 1}
+    engine.save(small_disk / "state", {"step": 2})
+    assert engine.resume(small_disk / "state") == {"step": 2}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_any_failing_call_keeps_the_earlier_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "deep" / "state"
+    write_state(path, {"x": torch.ones(3)}, {"n": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    if call == "replace":
+        monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(EngineError, match="cannot save"):
+        write_state(path, {"x": torch.zeros(3)}, {"n": 2})
+    monkeypatch.undo()
+    tensors, record = read_state(path)
+    assert record == {"n": 1} and tensors["x"].tolist() == [1, 1, 1]
+    assert [p.name for p in path.parent.iterdir()] == ["state"]
