@@ -1,6 +1,9 @@
-"""A reward of one's own, in TRL's signature. Any config takes it by name:
+"""A reward of one's own, in TRL's signature. In a run configuration: `reward: examples.reward:brevity`.
 
-proactor train configs/demo.yaml reward=examples.reward:calm
+    proactor train configs/demo.yaml reward=examples.reward:brevity
+
+A reward gets a batch of prompts and completions and returns one number a completion. Every column of the data arrives as a keyword argument, one value
+a completion: take those that you need by name and leave the rest to `columns`. A completion is a text, or a list of messages.
 """
 
 from __future__ import annotations
@@ -8,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proactor.rewards import WeightedMetric
+TARGET = 40
+"""Characters that an answer may have before it costs."""
 
-TIMING = WeightedMetric()
+
+def text_of(completion: str | Sequence[dict[str, str]]) -> str:
+    """The text of a completion in either form."""
+    return completion if isinstance(completion, str) else "".join(m["content"] for m in completion)
 
 
-def calm(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-    """The built-in timing reward, less a little for every character beyond 200: say what is needed and no more.
-
-    ``columns`` hold one value a completion: ``dialogue``, ``turn`` and ``board``. Returns one finite number a completion.
-    """
-    timing = TIMING(prompts, completions, **columns)
-    return [value - 0.002 * max(0, len(text) - 200) for value, text in zip(timing, completions, strict=True)]
+def brevity(prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> list[float]:
+    """1 for an answer of at most `TARGET` characters, falling to 0 at twice that; an empty answer is worth nothing."""
+    lengths = [len(text_of(completion).strip()) for completion in completions]
+    return [0.0 if not n else max(0.0, min(1.0, 2.0 - n / TARGET)) for n in lengths]
