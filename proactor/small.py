@@ -1,0 +1,48 @@
+"""The small model of a config's `pretrain` section: built once, from the training dialogues alone, into the folder that `model` names."""
+
+from __future__ import annotations
+
+from proactor.config import ConfigError, Pretrain, RunConfig
+from proactor.engine import ChatFormat
+from proactor.parse import render
+from proactor.pretrain import SmallModel, build_model, export, pretrain, train_tokenizer
+from proactor.progress import Progress
+from proactor.prompt import PromptEncoder, PromptStyle, system_message, target
+from proactor.session import load_part
+
+PARTS = 100
+"""Steps of the progress bar."""
+
+
+def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
+    """Train tokenizer and model on the training split, a twentieth held out to stop by, and write them as a bitsandbytes-4bit folder."""
+    try:
+        size = SmallModel(**section.size)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
+    part = config.data.train.model_copy(update={"limit": section.limit})
+    corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
+    style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
+    systems = {system_message(d, corpus.catalog, style)["content"] for d in corpus.dialogues}
+    answers = (render(target(d, u)) for d in corpus.dialogues for u in d.decision_turns)
+    texts = [*systems, *answers, *(t.text for d in corpus.dialogues for t in d.turns)]
+    tokenizer = train_tokenizer(texts, size.vocabulary)
+    encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, style)
+    usable = [d for d in corpus.dialogues if d.decision_turns]
+    held_out = max(1, len(usable) // 20)
+    ui.phase(f"pre-training a small model for {section.seconds:.0f} s", PARTS)
+    shown = 0
+
+    def progress(elapsed: float, text: str) -> None:
+        nonlocal shown
+        while shown < min(PARTS, int(elapsed * PARTS)):
+            shown += 1
+            ui.step(text)
+
+    model = build_model(tokenizer, size)
+    history = pretrain(
+        model, encoder, usable[held_out:], usable[:held_out], size, seconds=section.seconds, progress=progress
+    )
+    export(model, tokenizer, config.model)
+    last = f", held-out loss {history[-1][1]:.3f}" if history else ""
+    ui.say(f"{config.model}: written{last}")
