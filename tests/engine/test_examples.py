@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from examples import environment, own_loop, reward
-from proactor.engine import GRPO, Sampling
+from proactor.config import load_config
+from proactor.engine import GRPO, Sample, Sampling
 from proactor.rewards import load_reward, run_reward
 from tests.engine.engines import load
 
@@ -37,8 +38,6 @@ def test_environment(text_folder: Path) -> None:
 
 
 def test_credit_belongs_to_turns() -> None:
-    from proactor.engine import Sample
-
     samples = [Sample([1], [2, 3]) for _ in range(2)]
     environment.set_credit(samples, [[1.0, 0.0], [0.0, 0.5]])
     assert [s.advantage for s in samples] == [[0.5, -0.25], [-0.5, 0.25]]
@@ -47,7 +46,9 @@ def test_credit_belongs_to_turns() -> None:
 
 def test_reward_as_a_config_names_it(monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
     monkeypatch.chdir(repo_root)
-    function = load_reward("examples.reward:brevity")
+    command = next(line for line in (reward.__doc__ or "").splitlines() if "proactor train" in line).split()
+    config = load_config(command[2], command[3:])
+    function = load_reward(config.reward, config.reward_options)
     answers = ["yes", "x" * 60, "x" * 100, "  ", [{"role": "assistant", "content": "yes"}]]
     found = run_reward("examples.reward:brevity", function, ["?"] * 5, answers, {"turn": [1] * 5})
     assert [f["reward"] for f in found] == [1.0, 0.5, 0.0, 0.0, 1.0]
