@@ -60,6 +60,7 @@ def train(
     from proactor.train import train as run_training
 
     settings = load_config(config, overrides or [])
+    _ensure_model(settings)
     if overfit:
         _overfit(settings, overfit)
         return
@@ -86,6 +87,28 @@ def _overfit(settings: RunConfig, count: int) -> None:
     console.print(str(result), markup=False)
     if not result.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Build the small model that a config with a `pretrain` section trains (`train` does it too, when there is none yet)."""
+    settings = load_config(config, overrides or [])
+    if settings.pretrain is None:
+        raise ConfigError(f"{config}: no pretrain section, nothing to build")
+    _ensure_model(settings)
+
+
+def _ensure_model(settings: RunConfig) -> None:
+    if settings.pretrain is None or Path(settings.model).is_dir():
+        return
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
+        )
+    from proactor.small import build
+
+    with _terminal() as ui:
+        build(settings, settings.pretrain, ui)
 
 
 @app.command()
@@ -178,12 +201,13 @@ def report(
     _report(load_config(run).folder if run.is_file() else run)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def demo(context: typer.Context) -> None:
+@app.command()
+def demo(overrides: Overrides = None) -> None:
     """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, show it before and after."""
-    from proactor.demo import main as run_demo
-
-    run_demo(context.args)
+    config = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{config}: not there; the demo runs from a checkout of the repository")
+    train(config, overrides, fresh=True)
 
 
 def _session(settings: RunConfig, adapter: str) -> Session:

@@ -169,6 +169,16 @@ class PromptOptions(Section):
     board_role: str | None = None
 
 
+class Pretrain(Section):
+    """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.pretrain`): for ``seconds``, on the training
+    split (``limit`` dialogues of it; null: all). ``size``: fields of `pretrain.SmallModel`.
+    """
+
+    seconds: float = Field(default=300, gt=0)
+    limit: int | None = Field(default=None, ge=20)
+    size: dict[str, Any] = Field(default_factory=dict)
+
+
 class RunConfig(Section):
     """A whole run. ``save_every``: training steps between saves (an evaluation and SIGTERM save too). ``samples_every``: steps between
     files of samples. ``runs``: the folder that holds run folders.
@@ -177,6 +187,7 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     seed: int = 0
     model: str
+    pretrain: Pretrain | None = None
     engine: EngineOptions = EngineOptions()
     lora: LoRA = LoRA()
     data: Data = Data()

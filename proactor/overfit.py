@@ -1,7 +1,7 @@
 """Self-test: a few training dialogues, learnt to their maximum. If this fails, nothing larger will work.
 
-The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. The supervised stage runs until every answer can be read
-(to the goal, when no GRPO follows); GRPO runs until the greedy policy earns the goal.
+The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. Each stage of the config runs until the greedy policy
+earns it, GRPO for a few updates at least: after a supervised stage it must keep what was learnt, by itself it must get there.
 """
 
 from __future__ import annotations
@@ -44,16 +44,23 @@ class Overfit:
 
 
 def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Overfit:
-    """Train on the first ``count`` training dialogues that ask for an action, within the steps of the config's stages. Writes nothing."""
+    """Train on ``count`` training dialogues that ask for an action, within the steps of the config's stages. Writes nothing.
+
+    Dialogues whose logged agent acted at the first ready turn come first: there the boards that training draws are those of a perfect agent. Raises
+    ConfigError when there are too few dialogues, or when the token limits cut a wanted answer.
+    """
     if config.sft is None and config.grpo is None:
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     ui = ui or Quiet()
     session = Session.open(config, ui)
-    chosen = tuple(d for d in session.train if any(r.ready for r in d.references))[:count]
+    asking = [d for d in session.train if any(r.ready for r in d.references)]
+    chosen = tuple(sorted(asking, key=lambda d: not _prompt_log(d)))[:count]
     if len(chosen) < count:
         raise ConfigError(
             f"data.train: --overfit {count} needs as many dialogues with a known window, there are {len(chosen)}"
         )
+    if cut := session.cut_answers(chosen):
+        raise ConfigError(cut)
     session.train = session.dev = session.test = chosen
     test = _Test(session, ui)
     if config.sft is not None:
@@ -61,6 +68,10 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     if config.grpo is not None:
         test.reinforce()
     return test.result()
+
+
+def _prompt_log(dialogue: Dialogue) -> bool:
+    return all(r.ready is not None and r.observed_trigger == r.ready[0] for r in dialogue.references)
 
 
 class _Test:
@@ -73,11 +84,10 @@ class _Test:
     def supervise(self) -> None:
         stage = self.session.config.sft
         assert stage is not None
-        enough = self.reached if self.session.config.grpo is None else lambda: self.found.unparsed_share == 0
         self.ui.phase("overfit, SFT", stage.max_steps)
         for step in range(stage.max_steps):
             row = sft_step(self.session, stage, step)
-            if self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}") and enough():
+            if self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}") and self.reached():
                 break
 
     def reinforce(self) -> None:

@@ -15,7 +15,7 @@ from proactor.engine import Engine
 from proactor.evaluate import Evaluation, evaluate
 from proactor.metrics import aggregate
 from proactor.progress import Progress, Quiet
-from proactor.prompt import PromptEncoder, PromptStyle
+from proactor.prompt import PromptEncoder, PromptStyle, target
 from proactor.rewards import RewardFunction, TurnReward, load_reward
 from proactor.sources import Corpus, SourceError, load
 
@@ -94,6 +94,17 @@ class Session:
             + tokens
             + self.config.eval.max_tokens * (len(turns) - 1)
         )
+
+    def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
+        """A sentence when a token limit of the config cuts wanted answers of ``dialogues``, else nothing."""
+        lengths = [len(self.encoder.answer(target(d, u))) for d in dialogues for u in d.decision_turns]
+        limits = {"eval.max_tokens": self.config.eval.max_tokens}
+        if self.config.grpo is not None:
+            limits["grpo.sampling.max_tokens"] = self.config.grpo.sampling.max_tokens
+        for key, limit in limits.items():
+            if over := sum(length > limit for length in lengths):
+                return f"{key}={limit} cuts {over} of {len(lengths)} wanted answers, which need up to {max(lengths)} tokens"
+        return ""
 
     def play(self, dialogues: Sequence[Dialogue], name: str) -> Evaluation:
         """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""

@@ -291,6 +291,7 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     with stopping() as asked:
         session = Session.open(config, ui)
         initial = session.engine.state_dict()
+        _tell(session, ui)
         training = Training(session, run, asked, ui)
         try:
             if resume:
@@ -301,6 +302,19 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     if not config.eval.final:
         return {}
     return compare(session, run, initial, seconds=training.position.seconds)
+
+
+def _tell(session: Session, ui: Progress) -> None:
+    """What is worth knowing before hours are spent: how much data there is, what was left out, whether limits cut answers."""
+    sizes = ", ".join(f"{len(getattr(session, part))} {part}" for part in ("train", "dev", "test"))
+    ui.say(
+        f"{session.config.data.source}: {sizes} dialogues; {session.counters['train'].get('null', 0)} training actions with an unknown window"
+    )
+    for part, count in session.dropped.items():
+        if count:
+            ui.say(f"data.{part}: {count} dialogues left out, longer than the context")
+    if cut := session.cut_answers(session.dev):
+        ui.say(f"warning: {cut}")
 
 
 @contextmanager

@@ -1,0 +1,148 @@
+"""Configs: what is read, what an override may change, and the one line that every mistake gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from proactor.config import ConfigError, RunConfig, load_config
+
+TEXT = "model: some/hub-id\nsft: {lr: 1e-3}\ngrpo: {lr: 1e-5, steps: 50, sampling: {n: 4}}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my-run.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def message(file: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_and_given_values(file: Path) -> None:
+    config = load_config(file)
+    assert config.name == "my-run" and config.folder == Path("runs/my-run") and config.model == "some/hub-id"
+    assert config.sft is not None and config.sft.lr == 1e-3
+    assert config.grpo is not None and config.grpo.lr == 1e-5
+    assert (config.grpo.sampling.n, config.grpo.sampling.max_tokens) == (4, 64)
+    assert (config.data.train.split, config.data.dev.split, config.data.test.split) == ("train", "dev", "test")
+    with pytest.raises(ValidationError):
+        config.seed = 3  # type: ignore[misc]
+
+
+def test_overrides_are_typed_by_their_field(file: Path) -> None:
+    config = load_config(
+        file,
+        ["name=007", "seed=3", "grpo.lr=2e-4", "sft=null", "data.train.limit=9", "data.options.size=50", "lora.targets=[q, v]",
+         "reward_options.early=linear", "reward_options.theta=1e-1", "engine.deterministic=true", "grpo.sampling.temperature=0.7"],
+    )  # fmt: skip
+    assert config.name == "007" and config.seed == 3 and config.sft is None
+    assert config.grpo is not None and config.grpo.lr == 2e-4 and config.grpo.steps == 50
+    assert config.grpo.sampling.temperature == 0.7 and config.grpo.sampling.n == 4
+    assert config.data.train.limit == 9 and config.data.train.split == "train" and config.data.options == {"size": 50}
+    assert config.lora.targets == ("q", "v") and config.engine.deterministic is True
+    assert config.reward_options == {"early": "linear", "theta": 0.1}
+
+
+def test_a_decay_spans_its_stage_in_optimizer_steps(file: Path) -> None:
+    config = load_config(file, ["grpo.decay=linear", "grpo.epochs=2", "grpo.minibatches=3", "sft.decay=cosine"])
+    assert config.grpo is not None and config.grpo.total == 300
+    assert config.sft is not None and config.sft.total == config.sft.max_steps
+    given = load_config(file, ["grpo.decay=linear", "grpo.total=7"])
+    assert given.grpo is not None and given.grpo.total == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("grpo.lrr=1", ["grpo.lrr", "did you mean 'lr'"]),
+        ("stepz=1", ["'stepz'", "known: name, seed"]),
+        ("grpo.sampling.nn=2", ["grpo.sampling.nn"]),
+        ("lora.rnk=4", ["lora.rnk", "'rank'"]),
+        ("grpo.lr=fast", ["grpo.lr", "'fast'"]),
+        ("grpo.lr=-1", ["grpo.lr", "greater than 0"]),
+        ("grpo.sampling.temperature=0", ["grpo.sampling", "greedy"]),
+        ("lora.dropout=0.1", ["lora.dropout"]),
+        ("data.source=imagined", ["data.source", "synthetic, sgd"]),
+        ("data.path=/no/such/place", ["data.path", "/no/such/place"]),
+        ("eval.metric=luck", ["eval.metric", "first_fire_f1"]),
+        ("name=a/b", ["name"]),
+        ("reward.x=1", ["reward"]),
+    ],
+)
+def test_a_wrong_override_is_named(file: Path, override: str, parts: list[str]) -> None:
+    said = message(file, override)
+    assert override in said
+    for part in parts:
+        assert part in said
+
+
+def test_overrides_need_a_form(file: Path) -> None:
+    assert "write key=value" in message(file, "grpo.lr")
+    assert "not YAML" in message(file, "grpo.lr=[1")
+    assert "no keys inside" in message(file, "model.x=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("model: a\ngrpo: {stpes: 3}\n", ["grpo.stpes", "steps"]),
+        ("model: a\nseed: 1\nseed: 2\n", [":3", "'seed' is given twice"]),
+        ("model: a\n  seed: 1\n", [":2", "not YAML"]),
+        ("- a\n", ["expected keys"]),
+        ("seed: 1\n", ["model", "required"]),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    said = message(path)
+    for part in [str(path), *parts]:
+        assert part in said
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
+    assert "none.yaml: No such file" in message(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "bytes.yaml: not" in message(tmp_path / "bytes.yaml")
+
+
+def test_paths_lie_beside_the_config_or_in_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "corpus").mkdir()
+    (file.parent / "weights").mkdir()
+    found = load_config(file, ["data.path=corpus", "model=weights"])
+    assert found.data.path == str(file.parent / "corpus") and found.model == str(file.parent / "weights")
+    monkeypatch.chdir(file.parent)
+    assert load_config(file, ["data.path=corpus"]).data.path == "corpus"
+
+
+def test_the_data_folder_comes_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    override = "data.path=${PROACTOR_DATA}/corpus"
+    monkeypatch.delenv("PROACTOR_DATA", raising=False)
+    said = message(file, override)
+    assert "PROACTOR_DATA is not set" in said and "data.path" in said
+    (file.parent / "corpus").mkdir()
+    monkeypatch.setenv("PROACTOR_DATA", str(file.parent))
+    assert load_config(file, [override]).data.path == str(file.parent / "corpus")
+    assert load_config(file, [f"data.path=${{NOT_SET_HERE:-{file.parent}}}/corpus"]).data.path == str(
+        file.parent / "corpus"
+    )
+
+
+def test_the_configs_of_the_repository_load(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sgd", "star"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("PROACTOR_DATA", str(tmp_path))
+    files = sorted((repo_root / "configs").glob("*.yaml"))
+    assert {f.stem for f in files} >= {"demo", "synthetic", "sgd-small", "star-small"}
+    for path in files:
+        assert path.read_text().startswith("# "), f"{path} starts with the command that runs it"
+        assert f"configs/{path.name}" in path.read_text().splitlines()[0]
+        assert isinstance(load_config(path), RunConfig)
