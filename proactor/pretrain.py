@@ -187,12 +187,15 @@ def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimize
 
 
 def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[Row]]:
-    """Batches without end, each of rows of similar length, so that little is padded."""
+    """Batches without end, each of rows of similar length, so that little is padded. A dialogue is encoded once, with the boards of its first time."""
     order, pool = random.Random(size.seed), size.batch * 16
+    known: dict[int, list[Row]] = {}
     for at in itertools.count(0, pool):
-        epoch, first = divmod(at, len(train))
-        rows = sorted((row(encoder, d, size.seed, epoch, size.pending) for d in train[first : first + pool]), key=lambda r: len(r.ids))
-        parts = [rows[i : i + size.batch] for i in range(0, len(rows), size.batch)]
+        first = at % len(train)
+        if first not in known:
+            rows = (row(encoder, d, size.seed, 0, size.pending) for d in train[first : first + pool])
+            known[first] = sorted(rows, key=lambda r: len(r.ids))
+        parts = [known[first][i : i + size.batch] for i in range(0, len(known[first]), size.batch)]
         order.shuffle(parts)
         yield from parts
 
