@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proactor.engine.chat import ChatFormat as ChatFormat
+    from proactor.engine.checkpoint import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ChatFormat": "chat", "GRPO": "config", "SFT": "config", "AdamW": "config", "LoRA": "config", "Sampling": "config", "Engine": "engine",
-    "GRPOLoss": "loss", "SFTLoss": "loss", "TokenBatch": "tree", "Tree": "tree", "EngineError": "types", "Group": "types", "Sample": "types",
+    "GRPOLoss": "loss", "SFTLoss": "loss", "TokenBatch": "tree", "Tree": "tree", "save_quantized": "checkpoint",
+    "EngineError": "types", "Group": "types", "Sample": "types",
 }  # fmt: skip
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
