@@ -37,54 +37,58 @@ class _LogProb(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logp = hidden.new_empty(row.shape[0], dtype=wide_dtype(hidden.dtype))
         entropy = torch.empty_like(logp)
+        total = logp.new_empty(hidden.shape[0])
         kept: list[Tensor] = []
         bounds = chunk_pairs(row, hidden.shape[0])
         for start, stop, first, last in bounds:
-            logits = widen(linear(hidden[start:stop], weight, None)).mul_(scale[start:stop].unsqueeze(1))
-            probs, lse, entropies = softmax_stats(logits)
+            shifted = _scaled_logits(hidden[start:stop], weight, scale[start:stop], linear)
+            weights, total[start:stop] = exponentials_(shifted)
+            log_total = total[start:stop].log()
+            mean = torch.bmm(weights.unsqueeze(1), shifted.unsqueeze(2)).view(-1) / total[start:stop]
             r = row[first:last] - start
-            logp[first:last] = logits[r, target[first:last]] - lse[r]
-            entropy[first:last] = entropies[r]
+            logp[first:last] = shifted[r, target[first:last]] - log_total[r]
+            entropy[first:last] = (log_total - mean)[r]
             if keep:
-                kept.append(probs.to(hidden.dtype))
-        ctx.save_for_backward(hidden, weight, row, target, scale)
+                kept.append(weights.to(hidden.dtype))
+        ctx.save_for_backward(hidden, weight, row, target, scale, total)
         ctx.kept, ctx.bounds, ctx.linear = kept, bounds, linear
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, row, target, scale = ctx.saved_tensors
+        hidden, weight, row, target, scale, total = ctx.saved_tensors
         dlogp = grads[0]
         dh = torch.empty_like(hidden)
         for i, (start, stop, first, last) in enumerate(ctx.bounds):
+            part = scale[start:stop]
             if ctx.kept:
-                probs = widen(ctx.kept[i])
+                weights = widen(ctx.kept[i])
             else:
-                logits = widen(ctx.linear(hidden[start:stop], weight, None)).mul_(scale[start:stop].unsqueeze(1))
-                probs = torch.softmax(logits, -1)
-            r, g = row[first:last] - start, dlogp[first:last]
-            total = dlogp.new_zeros(stop - start).index_add_(0, r, g)
-            dz = probs.mul_(-total.unsqueeze(1))
+                weights, _ = exponentials_(_scaled_logits(hidden[start:stop], weight, part, ctx.linear))
+            r = row[first:last] - start
+            g = dlogp[first:last] * part[r]
+            pull = dlogp.new_zeros(stop - start).index_add_(0, r, g)
+            dz = weights.mul_((-pull / total[start:stop]).unsqueeze(1))
             dz.index_put_((r, target[first:last]), g, accumulate=True)
-            dz.mul_(scale[start:stop].unsqueeze(1))
             dh[start:stop] = dz.to(hidden.dtype) @ weight
         ctx.kept = []
         return dh, None, None, None, None, None, None
 
 
-def softmax_stats(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities [R, V], log-sum-exp [R] and entropy [R] of float32 logits [R, V], with one exponential a logit.
+def _scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear) -> Tensor:
+    logits = widen(linear(hidden, weight, None))
+    return logits if bool((scale == 1).all()) else logits.mul_(scale.unsqueeze(1))
 
-    Sampler and trainer both call this, so that equal logits give equal bits. Masked logits (-inf) count as probability 0.
+
+def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits - max) [R, V] and its sums [R]; ``logits`` [R, V] float32 are left shifted by their maximum.
+
+    log p of token y is then ``logits[y] - log(sum)``. Sampler and trainer both compute it so, hence equal logits give equal bits.
     """
-    top = logits.amax(-1, keepdim=True)
-    probs = (logits - top).exp_()
-    total = probs.sum(-1, keepdim=True)
-    probs.div_(total)
-    lse = (top + total.log()).squeeze(1)
-    mean = torch.bmm(probs.unsqueeze(1), logits.clamp(min=-1e30).unsqueeze(2)).view(-1)
-    return probs, lse, lse - mean
+    logits.sub_(logits.amax(-1, keepdim=True))
+    weights = logits.exp()
+    return weights, weights.sum(-1)
 
 
 def chunk_pairs(row: Tensor, rows: int) -> list[tuple[int, int, int, int]]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proactor.kernels.logprob import softmax_stats
+from proactor.kernels.logprob import exponentials_
 
 CDF_BLOCK = 64
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -53,8 +53,9 @@ class Filters:
     allowed: Tensor | None = None
 
 
-def filter_probs(probs: Tensor, filters: Filters) -> Tensor:
-    """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does); probs [B, V] -> [B, V], not renormalised.
+def filter_weights(probs: Tensor, filters: Filters) -> Tensor:
+    """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does); unnormalised probabilities
+    [B, V] -> [B, V].
 
     Ties at a top-k threshold are all kept. At least the most probable allowed token always stays.
     """
@@ -107,13 +108,14 @@ def sample_tokens(
     Returns ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that temperature [B] (greedy: at 1), float32.
     """
     greedy = temperature <= 0
-    scaled = logits.mul_(torch.where(greedy, 1.0, temperature).reciprocal().unsqueeze(1))
-    probs, lse, _ = softmax_stats(scaled)
-    kept = probs if filters is None else filter_probs(probs, filters)
+    if not bool((temperature == 1).all()):
+        logits.mul_(torch.where(greedy, 1.0, temperature).reciprocal().unsqueeze(1))
+    weights, total = exponentials_(logits)
+    kept = weights if filters is None else filter_weights(weights, filters)
     ids = draw(kept, uniform)
     if bool(greedy.any()):
         ids = torch.where(greedy, kept.argmax(-1), ids)
-    policy = scaled.gather(1, ids.unsqueeze(1)).squeeze(1) - lse
+    policy = logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total.log()
     if filters is None:
         return ids, policy, policy
-    return ids, policy - kept.sum(-1).log(), policy
+    return ids, policy - (kept.sum(-1) / total).log(), policy

@@ -26,13 +26,10 @@ class _SwiGLU(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         (dy,) = grads
         gate, up = gate_up.chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
         out = torch.empty_like(gate_up)
         width = gate.shape[-1]
-        torch.mul(dy, silu, out=out[:, width:])
-        slope = sigmoid.add_(silu - silu * sigmoid)  # silu' = s + silu (1 - s)
-        torch.mul(dy * up, slope, out=out[:, :width])
+        torch.mul(dy, F.silu(gate), out=out[:, width:])
+        torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=out[:, :width])
         return out
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from proactor.kernels.sample import Filters, draw, filter_probs, philox, sample_tokens, uniforms
+from proactor.kernels.sample import Filters, draw, filter_weights, philox, sample_tokens, uniforms
 
 
 def words(counter: list[int], seed: int) -> list[str]:
@@ -75,7 +75,7 @@ def test_filters_equal_transformers(top_k: int, top_p: float, min_p: float) -> N
     torch.manual_seed(0)
     logits = torch.randn(13, 131, dtype=torch.float64) * torch.linspace(0.1, 6, 13).double()[:, None]
     expected = by_transformers(logits, top_k, top_p, min_p)
-    kept = filter_probs(logits.softmax(-1), filters(top_k, top_p, min_p, 13))
+    kept = filter_weights(logits.softmax(-1), filters(top_k, top_p, min_p, 13))
     assert torch.equal(kept > 0, expected > -torch.inf)
     torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), expected.softmax(-1), rtol=1e-9, atol=1e-12)
 
@@ -88,17 +88,17 @@ def test_rows_have_their_own_settings() -> None:
     )  # the first ends in what a sum in float32 cannot see
     settings_of = [(0, 1.0, 0.0), (3, 1.0, 0.0), (7, 0.5, 0.0), (0, 1.0, 0.3)]
     batch = Filters(*(torch.tensor(column) for column in zip(*settings_of, strict=True)))
-    together = filter_probs(logits.softmax(-1), batch)
+    together = filter_weights(logits.softmax(-1), batch)
     for i, (k, p, m) in enumerate(settings_of):
-        assert torch.equal(together[i], filter_probs(logits[i : i + 1].softmax(-1), filters(k, p, m))[0])
+        assert torch.equal(together[i], filter_weights(logits[i : i + 1].softmax(-1), filters(k, p, m))[0])
 
 
 def test_a_mask_comes_before_the_filters() -> None:
     probs = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
     allowed = torch.tensor([[False, True, True, True]])
-    found = filter_probs(probs, Filters(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0]), allowed))
+    found = filter_weights(probs, Filters(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0]), allowed))
     assert (found > 0).tolist() == [[False, True, True, False]]
-    found = filter_probs(probs, Filters(torch.tensor([0]), torch.tensor([0.55]), torch.tensor([0.0]), allowed))
+    found = filter_weights(probs, Filters(torch.tensor([0]), torch.tensor([0.55]), torch.tensor([0.0]), allowed))
     assert (found > 0).tolist() == [[False, True, False, False]]  # 0.3 of the remaining 0.5 is the nucleus
     assert torch.equal(probs, torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64))
 
