@@ -115,6 +115,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pyt
     run.write_summary({"a": 1})
 
     def full(self: Path, text: str, encoding: str) -> int:
+        self.write_bytes(text.encode(encoding)[:1])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
