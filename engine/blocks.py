@@ -140,5 +140,4 @@ def _block(held: list[Family], unit: int) -> AttentionBlock:
         valid=None if real.all() else torch.from_numpy(np.flatnonzero(real)),
         context_hidden=torch.from_numpy(np.repeat(far, unit, axis=1)) if far.any() else None,
         own_hidden=torch.from_numpy(near) if near.any() else None,
-        own_unwritten=torch.from_numpy(near.all(2)) if unit > 1 else None,
     )

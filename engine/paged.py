@@ -35,14 +35,30 @@ class PagedCache:
         """Bytes of the whole cache."""
         return sum(t.nbytes for t in (*self.k, *self.v))
 
-    def copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
-        """Copy the first n tokens of page source to page destination for each (source, destination, n); all are read before any is written."""
-        if not copies:
-            return
-        source = torch.cat([torch.arange(s * self.page_size, s * self.page_size + n) for s, _, n in copies])
-        target = torch.cat([torch.arange(d * self.page_size, d * self.page_size + n) for _, d, n in copies])
-        for t in (*self.k, *self.v):
-            t.index_copy_(1, target, t.index_select(1, source))
+    def prepare(self, step: Step) -> None:
+        """Clear the values of pages handed out since the last step, then carry out its copies.
+
+        A page that somebody owns thus holds finite values in slots that nobody has written yet: hidden keys get weight 0, and 0 times NaN is NaN.
+        """
+        fresh = [d for _, d, _ in step.copies] + [step.decodes[i].block_table[-1] for i in step.grown]
+        for chunk in step.prefills:
+            end = chunk.start + len(chunk.ids)
+            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
+        if fresh:
+            slots = self._slots([(page, self.page_size) for page in fresh])
+            for t in self.v:
+                t.index_fill_(1, slots, 0)
+        if step.copies:
+            source, target = (
+                self._slots([(s, n) for s, _, n in step.copies]),
+                self._slots([(d, n) for _, d, n in step.copies]),
+            )
+            for t in (*self.k, *self.v):
+                t.index_copy_(1, target, t.index_select(1, source))
+
+    def _slots(self, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """Slots of the first n tokens of each (page, n)."""
+        return torch.cat([torch.arange(page * self.page_size, page * self.page_size + n) for page, n in runs])
 
 
 class DecodeRows:
@@ -70,7 +86,7 @@ class DecodeRows:
         seen = positions - self.shared
         for block, span, rows in zip(self.blocks, self.spans, self.order, strict=True):
             hidden = torch.from_numpy(span > seen[rows][..., None])
-            block.own_hidden, block.own_unwritten = hidden.unsqueeze(2), hidden
+            block.own_hidden = hidden.unsqueeze(2)
         return positions, pages * size + positions % size
 
 

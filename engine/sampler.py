@@ -106,7 +106,7 @@ class Sampler:
 
     @torch.no_grad()
     def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
-        self.cache.copy(step.copies)
+        self.cache.prepare(step)
         ids, positions, view = self.rows.build(step)
         mask, adapter = _adapter_mask(step, requests)
         hidden = self.decoder.hidden(ids, positions, view, adapter, mask)

@@ -32,8 +32,8 @@ class AttentionBlock:
 
     rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in ``rows``, None when all are;
     context [F, c] and own [F, n, o]: units of the key store; context_hidden [F, Lc] and own_hidden [F, n, lq, Lo]: bool, True where a query must
-    not look, None when all is visible (Lc = c * unit keys, Lo = o * unit keys); own_unwritten [F, n, Lo]: bool, True where no query looks, needed
-    only where such keys may hold anything at all (pages), values included.
+    not look, None when all is visible (Lc = c * unit keys, Lo = o * unit keys). Hidden keys may
+    hold anything, NaN included; their values must be finite, for they are multiplied by a weight of 0.
     """
 
     rows: Tensor
@@ -42,7 +42,6 @@ class AttentionBlock:
     valid: Tensor | None = None
     context_hidden: Tensor | None = None
     own_hidden: Tensor | None = None
-    own_unwritten: Tensor | None = None
 
 
 def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
@@ -85,10 +84,6 @@ def _block_forward(
     hkv, f, n, lq, g, d = qf.shape
     kc, vc = _gather(k, block.context, unit), _gather(v, block.context, unit)
     ko, vo = _gather(k, block.own, unit), _gather(v, block.own, unit)
-    if block.own_unwritten is not None:  # 0 * NaN is NaN: what stands in unwritten slots must not reach the product
-        vo.masked_fill_(block.own_unwritten.reshape(1, f * n, -1, 1), 0)
-        if block.context_hidden is not None:
-            vc.masked_fill_(block.context_hidden[None, :, :, None], 0)
     sc, so = _scores(qf, kc, ko, block, scale)
     top = so.amax(-1, keepdim=True)
     if sc.shape[-1]:

@@ -122,17 +122,16 @@ def test_gradient_where_only_some_inputs_need_one(frozen: str) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("unit", [2, 3, 16])
 def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
-    """Two samples of a prompt: its full pages are the context, each has pages of its own; what nobody may see is poisoned with NaN."""
+    """Two samples of a prompt: its full pages are the context, each has pages of its own; keys that nobody may see are NaN."""
     torch.manual_seed(unit)
     prompt, lengths = 2 * unit, (unit + 1, 2 * unit)
     table = torch.randperm(9)[:6]
     context, own = table[:2][None], table[2:].view(1, 2, 2)
-    k, v = (torch.full((2, 9 * unit, 8), float("nan"), dtype=torch.float64) for _ in range(2))
+    k = torch.full((2, 9 * unit, 8), float("nan"), dtype=torch.float64)
+    v = torch.full((2, 9 * unit, 8), 1e9, dtype=torch.float64)
     q = torch.randn(2, 4, 8, dtype=torch.float64)
     hidden = torch.arange(2 * unit) >= torch.tensor(lengths)[:, None]
-    block = AttentionBlock(
-        torch.arange(2).view(1, 2, 1), context, own, None, None, hidden[None, :, None], own_unwritten=hidden[None]
-    )
+    block = AttentionBlock(torch.arange(2).view(1, 2, 1), context, own, None, None, hidden[None, :, None])
     expected = []
     for i, length in enumerate(lengths):
         pages = torch.cat([context[0], own[0, i]])
