@@ -172,7 +172,8 @@ def test_a_sequence_level_loss(folder: Path) -> None:
     for e, loss in ((engine, Sequence()), (other, GRPOLoss(GRPO(normalizer="samples")))):
         e.forward_backward(groups, loss)
         assert e.reduce_gradients() == 6
-    assert torch.allclose(gradient(engine), gradient(other), atol=1e-6) and bool(gradient(engine).any())
+    expected = gradient(other)
+    assert float(expected.norm()) > 0.1 and float((gradient(engine) - expected).norm() / expected.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("to_none", [True, False])

@@ -67,6 +67,7 @@ def work(model: str, out: Path) -> None:
     only = [g for g in data(exact) if exact.rank == 0][:1]
     found["sft"] = exact.train(only, SFT(lr=1e-2))  # a rank without data takes part all the same
     found["sft adapter"] = exact.trainer.lora.flat.tolist()
+    found["reduced"] = exact.parallel.reduce({"sum": exact.rank + 1.0}, {"top": exact.rank + 5.0})
     found["gathered"] = exact.parallel.gather(exact.rank)
     (out / f"rank{exact.rank}.json").write_text(json.dumps(found))
     exact.release()
@@ -125,6 +126,7 @@ def test_statistics_are_those_of_all_ranks(results: tuple[dict[str, Any], dict[s
         assert a == pytest.approx(b, rel=1e-6)
         assert a["ratio_max_error"] == 0.0
     assert one["stats"][0]["zero_spread_share"] == 0.2
+    assert one["reduced"] == [{"sum": 1.0}, {"top": 5.0}] and two["reduced"] == [{"sum": 3.0}, {"top": 6.0}]
 
 
 def test_sharing_deals_every_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
