@@ -1,4 +1,4 @@
-"""The command line: ``proactor train|evaluate|sample|report|demo``. Each command is a few lines around the library.
+"""The command line: ``proactor train|pretrain|evaluate|sample|report|pool|demo``. Each command is a few lines around the library.
 
 Input that cannot work is told in one line on stderr with exit code 2; a run that was asked to stop ends with 128 + the signal, saved.
 """
@@ -20,6 +20,7 @@ from proactor.bootstrap import KEYS, intervals
 from proactor.config import ConfigError, RunConfig, load_config
 from proactor.console import Terminal, metrics_table
 from proactor.engine import EngineError, Sampling
+from proactor.evaluations import EvaluationsError
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError, run_reward
 from proactor.sources import SourceError
@@ -202,6 +203,19 @@ def report(
 
 
 @app.command()
+def pool(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
+) -> None:
+    """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
+    from proactor.compare import pooled
+
+    found = pooled(runs)
+    systems = {name: found[name] for name in ("before", "after")}
+    console.print(metrics_table(f"{found['runs']} runs", systems, KEYS, found["difference"]))
+    console.print(json.dumps(found), soft_wrap=True, markup=False)
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
     """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, show it before and after."""
     config = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
@@ -253,7 +267,7 @@ def main() -> None:
     """Entry point of ``proactor`` and ``python -m proactor.cli`` (the latter under torchrun)."""
     try:
         app()
-    except (ConfigError, EngineError, RewardError, SourceError) as error:
+    except (ConfigError, EngineError, EvaluationsError, RewardError, SourceError) as error:
         print(f"proactor: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Stopped as stopped:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from proactor.bootstrap import KEYS, Interval, paired_difference
 from proactor.evaluate import Evaluation, trivial
+from proactor.evaluations import EvaluationsError, load_evaluations
 from proactor.runs import Run
 from proactor.session import Session
 
@@ -42,6 +44,27 @@ def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]
         "difference": {key: _interval(interval) for key, interval in difference.items()},
         "parsed": {"before": 1 - before.unparsed_share, "after": 1 - after.unparsed_share},
         "dialogues": len(after.contributions),
+    }
+
+
+def pooled(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
+    """Runs that differ by seed, pooled: before, after (means over runs) and their paired difference, one draw of dialogues for all runs.
+
+    ``rising`` counts the runs in which each metric went up. Raises EvaluationsError for a folder without evaluations, or with other dialogues than
+    the first.
+    """
+    runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if [c.dialogue for c in run["before"].contributions] != [c.dialogue for c in runs[0]["before"].contributions]:
+            raise EvaluationsError(f"{folder}: holds other dialogues than {folders[0]}, so they cannot be pooled")
+    sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
+    difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
+    values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
+    return {
+        **{name: {k: sum(v) / len(v) for k, v in of.items()} for name, of in values.items()},
+        "difference": {key: _interval(interval) for key, interval in difference.items()},
+        "rising": {k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS},
+        "runs": len(runs),
     }
 
 
