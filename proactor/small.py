@@ -10,12 +10,14 @@ from proactor.progress import Progress
 from proactor.prompt import PromptEncoder, PromptStyle, system_message, target
 from proactor.session import load_part
 
+HELD_OUT = 96
+"""Most dialogues that the held-out loss is taken on: it is computed again and again."""
 PARTS = 100
 """Steps of the progress bar."""
 
 
 def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
-    """Train tokenizer and model on the training split, a twentieth held out to stop by, and write them as a bitsandbytes-4bit folder."""
+    """Train tokenizer and model on the training split, a twentieth (at most `HELD_OUT`) held out to stop by, and write them as a bitsandbytes-4bit folder."""
     try:
         size = SmallModel(**section.size)
     except TypeError as error:
@@ -29,7 +31,7 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     tokenizer = train_tokenizer(texts, size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
-    held_out = max(1, len(usable) // 20)
+    held_out = min(HELD_OUT, max(1, len(usable) // 20))
     ui.phase(f"pre-training a small model for {section.seconds:.0f} s", PARTS)
     shown = 0
 
