@@ -20,7 +20,6 @@ from proactor.bootstrap import KEYS, intervals
 from proactor.config import ConfigError, RunConfig, load_config
 from proactor.console import Terminal, metrics_table
 from proactor.engine import EngineError, Sampling
-from proactor.evaluations import EvaluationsError
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError, run_reward
 from proactor.sources import SourceError
@@ -208,8 +207,12 @@ def pool(
 ) -> None:
     """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
     from proactor.compare import pooled
+    from proactor.evaluations import EvaluationsError
 
-    found = pooled(runs)
+    try:
+        found = pooled(runs)
+    except EvaluationsError as error:
+        raise ConfigError(str(error)) from error
     systems = {name: found[name] for name in ("before", "after")}
     console.print(metrics_table(f"{found['runs']} runs", systems, KEYS, found["difference"]))
     console.print(json.dumps(found), soft_wrap=True, markup=False)
@@ -267,7 +270,7 @@ def main() -> None:
     """Entry point of ``proactor`` and ``python -m proactor.cli`` (the latter under torchrun)."""
     try:
         app()
-    except (ConfigError, EngineError, EvaluationsError, RewardError, SourceError) as error:
+    except (ConfigError, EngineError, RewardError, SourceError) as error:
         print(f"proactor: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Stopped as stopped:
