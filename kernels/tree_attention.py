@@ -177,6 +177,10 @@ def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
 def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Online softmax over key blocks in order: q [Hkv, B, r, G, D], k/v [Hkv, B, 1, L, D], hidden bool [B, r, L]."""
     hkv, b, r, g, d = q.shape
+    if hkv * b * r == 1:  # libraries switch to another kernel for a batch of one product
+        pair = [t.expand(1, 2, *t.shape[2:]) for t in (q, k, v)]
+        out, lse = _exact_tile(pair[0], pair[1], pair[2], hidden.expand(2, -1, -1), scale)
+        return out[:, :1], lse[:, :1]
     flat = q.reshape(-1, g, d)
     count = flat.shape[0]
     top = flat.new_full((count, g, 1), float("-inf"), dtype=wide_dtype(flat.dtype))
@@ -186,24 +190,17 @@ def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -
         keys = slice(start, start + EXACT_BLOCK)
         kb = k[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         vb = v[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
-        s = widen(_small_bmm(flat, kb.transpose(1, 2))) * scale
+        s = widen(torch.bmm(flat, kb.transpose(1, 2))) * scale
         unseen = hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK).reshape(count, 1, EXACT_BLOCK)
         s = s.masked_fill(unseen, float("-inf"))
         new_top = torch.maximum(top, s.amax(-1, keepdim=True))
         p = (s - new_top).exp()
         keep = (top - new_top).exp()
         total = total * keep + p.sum(-1, keepdim=True)
-        acc = acc * keep + widen(_small_bmm(p.to(v.dtype), vb))
+        acc = acc * keep + widen(torch.bmm(p.to(v.dtype), vb))
         top = new_top
     out = (acc / total).to(v.dtype)
     return out.view(hkv, b, r, g, d), (top + total.log()).view(hkv, b, r, g)
-
-
-def _small_bmm(a: Tensor, b: Tensor) -> Tensor:
-    """Batched product whose batch is never 1, where libraries switch to another kernel."""
-    if a.shape[0] == 1:
-        return torch.bmm(a.expand(2, -1, -1).contiguous(), b.expand(2, -1, -1).contiguous())[:1]
-    return torch.bmm(a, b)
 
 
 # --- with gradient ----------------------------------------------------------------------------------------------------

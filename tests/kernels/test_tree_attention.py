@@ -145,12 +145,13 @@ def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
     torch.testing.assert_close(out, torch.cat(expected), rtol=1e-12, atol=1e-12)
 
 
-def test_fixed_order_does_not_depend_on_company() -> None:
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_fixed_order_does_not_depend_on_company(kv_heads: int) -> None:
     """In fixed order a row's bits are the same alone, beside others, and with its path split elsewhere between context and own keys."""
     torch.manual_seed(0)
     length = 2 * EXACT_BLOCK + 5
-    k, v = torch.randn(2, 200, 16), torch.randn(2, 200, 16)
-    q = torch.randn(3, 4, 16)
+    k, v = torch.randn(kv_heads, 200, 16), torch.randn(kv_heads, 200, 16)
+    q = torch.randn(3, 2 * kv_heads, 16)
     paths = [torch.randperm(200)[:length] for _ in range(3)]
 
     def one(i: int, split: int) -> Tensor:
