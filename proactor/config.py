@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from proactor.bootstrap import KEYS
 from proactor.engine import GRPO, SFT, LoRA, Sampling
-from proactor.sources import NAMES, Split
+from proactor.sources import NAMES, Selection, Split
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -65,13 +65,14 @@ class Part(Section):
 
 class Data(Section):
     """A corpus and its parts. ``seed`` draws the sample (and generates synthetic dialogues), apart from the run's seed: runs of
-    several seeds see the same data. ``too_long``: what happens to a dialogue that does not fit the model's context.
+    several seeds see the same data. ``keep``: which domains, and how long. ``too_long``: what happens to a dialogue that does not fit the model's context.
     """
 
     source: str = "synthetic"
     path: str | None = None
     seed: int = 0
     options: dict[str, Any] = Field(default_factory=dict)
+    keep: Selection = Selection()
     train: Part = Part(split="train")
     dev: Part = Part(split="dev", limit=64)
     test: Part = Part(split="test", limit=200)

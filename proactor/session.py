@@ -126,7 +126,7 @@ def load_part(config: RunConfig, name: str) -> Corpus:
     data = config.data
     part = getattr(data, name)
     try:
-        corpus = load(data.source, data.path, part.split, part.limit, data.seed, **data.options)
+        corpus = load(data.source, data.path, part.split, part.limit, data.seed, data.keep, **data.options)
     except SourceError:
         raise
     except ValueError as error:  # an unknown or impossible option of the reader

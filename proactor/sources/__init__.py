@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from proactor.sources.base import SPLITS, Corpus, SourceError, Split, split_of
+from proactor.sources.base import SPLITS, Corpus, Selection, SourceError, Split, split_of
 
-__all__ = ["NAMES", "SPLITS", "Corpus", "SourceError", "Split", "load", "split_of"]
+__all__ = ["NAMES", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 
 NAMES = ("synthetic", "sgd", "star", "abcd")
 
@@ -18,6 +18,7 @@ def load(
     split: Split | None = None,
     limit: int | None = None,
     seed: int = 0,
+    keep: Selection | None = None,
     **opts: Any,
 ) -> Corpus:
     """The dialogues of corpus `name` ("synthetic", "sgd", "star" or "abcd").
@@ -27,6 +28,7 @@ def load(
         split: "train", "dev", "test" or None for all; by a hash of the dialogue id, 80/10/10.
         limit: at most this many dialogues, a sample that depends on `seed` and grows by prefix; the rest is not parsed.
         seed: of the sample, and of the generator.
+        keep: which of them, by domain and length; `limit` then counts those, and all of the split are parsed.
         opts: options of the reader (`SyntheticOptions`, `SgdOptions`, …); unknown ones are refused by name.
 
     Raises:
@@ -37,6 +39,8 @@ def load(
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     if limit is not None and limit < 0:
         raise ValueError(f"limit {limit} is negative")
+    if keep is not None and keep != Selection():
+        return keep.apply(load(name, path, split, None, seed, **opts), limit, seed)
     if name == "synthetic":
         if path is not None:
             raise ValueError(f"the synthetic corpus has no path (got {path})")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proactor import windows
 from proactor.catalog import Catalog
@@ -47,6 +47,45 @@ def corpus(catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[st
     """A corpus whose counters are those of `windows.count` and the reader's own."""
     listed = tuple(dialogues)
     return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
+
+
+class Selection(BaseModel):
+    """Which dialogues of a corpus are wanted: of these ``domains`` (empty: all), of at most ``max_turns`` turns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domains: tuple[str, ...] = ()
+    max_turns: int | None = Field(default=None, ge=1)
+
+    def apply(self, found: Corpus, limit: int | None, seed: int) -> Corpus:
+        """The wanted dialogues of ``found``, at most ``limit`` of them (a sample by ``seed``); the others are counted.
+
+        Raises ValueError for a domain that no dialogue has.
+        """
+        known = {d.domain for d in found.dialogues}
+        if missing := set(self.domains) - known:
+            raise ValueError(f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are {', '.join(sorted(known))}")
+        counters: Counter[str] = Counter()
+        kept = []
+        for dialogue in found.dialogues:
+            other = bool(self.domains) and dialogue.domain not in self.domains
+            long = self.max_turns is not None and len(dialogue.turns) > self.max_turns
+            counters["other_domain"] += other
+            counters["too_many_turns"] += long and not other
+            if not (other or long):
+                kept.append(dialogue)
+        return corpus(found.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
+
+
+Item = TypeVar("Item")
+
+
+def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
+    """At most `limit` items, those with the smallest seeded hash of their name, in their order: a sample that grows by prefix."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    chosen = heapq.nsmallest(limit, range(len(items)), key=lambda i: _hash("sample", seed, name(items[i])))
+    return [items[i] for i in sorted(chosen)]
 
 
 def split_of(dialogue_id: str) -> Split:
@@ -106,10 +145,7 @@ def lines(files: Iterable[Path], split: Split | None, limit: int | None, seed: i
         seen[line.id] = line.where
         if split is None or split_of(line.id) == split:
             kept.append(line)
-    if limit is not None and limit < len(kept):
-        chosen = heapq.nsmallest(limit, range(len(kept)), key=lambda i: _hash("sample", seed, kept[i].id))
-        kept = [kept[i] for i in sorted(chosen)]
-    return kept
+    return sample(kept, lambda line: line.id, limit, seed)
 
 
 def _all_lines(files: Iterable[Path]) -> Iterator[Line]:
