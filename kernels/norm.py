@@ -1,4 +1,9 @@
-"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, statistics in float32 (Zhang & Sennrich, arXiv 1910.07467)."""
+"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, statistics in float32 (Zhang & Sennrich, arXiv 1910.07467).
+
+With a residual the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from the saved 1/rms:
+
+    n = s / rms,   g = dy * w,   ds += (g - n * mean(g n)) / rms
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.op import Arguments, Case, Launch, Op, require, use_triton
 from proactor.kernels.precision import widen
 
 
@@ -16,9 +23,98 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
+def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(norm of x + residual, x + residual) in plain torch."""
+    total = x + residual
+    return rms_norm_reference(total, weight, eps), total
+
+
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+
+@jit
+def rms_norm_forward_kernel(
+    x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr, width, eps, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One program a row: y [T, H], 1/rms [T] and, with a residual, x + residual [T, H]."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    at = row * width + column
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
+    if RESIDUAL:
+        other = tl.load(residual_ptr + at, mask=inside, other=0.0)
+        x = (x.to(tl.float32) + other.to(tl.float32)).to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + at, x, mask=inside)
+    wide = x.to(tl.float32)
+    rstd = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps)
+    tl.store(rstd_ptr + row, rstd)
+    unit = (wide * rstd).to(y_ptr.dtype.element_ty)
+    weight = tl.load(weight_ptr + column, mask=inside, other=0.0)
+    tl.store(y_ptr + at, unit.to(tl.float32) * weight.to(tl.float32), mask=inside)
+
+
+@jit
+def rms_norm_backward_kernel(
+    total_ptr, weight_ptr, rstd_ptr, dy_ptr, extra_ptr, dx_ptr, width, EXTRA: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One program a row: the gradient [T, H] of the row that was normalised, plus what reaches it past the norm (``extra``)."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    at = row * width + column
+    rstd = tl.load(rstd_ptr + row)
+    unit = tl.load(total_ptr + at, mask=inside, other=0.0).to(tl.float32) * rstd
+    weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32) * weight
+    dx = (g - unit * (tl.sum(g * unit, 0) / width)) * rstd
+    if EXTRA:
+        dx += tl.load(extra_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx_ptr + at, dx, mask=inside)
+
+
+def _warps(block: int) -> int:
+    return min(16, max(1, block // 512))
+
+
+def _launch_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, what was normalised, 1/rms) of contiguous rows."""
+    width = x.shape[-1]
+    x = x.contiguous()
+    y, rstd = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+    total = x if residual is None else torch.empty_like(x)
+    other = x if residual is None else residual.contiguous()
+    block = triton.next_power_of_2(width)
+    if rstd.numel():
+        rms_norm_forward_kernel[(rstd.numel(),)](
+            x, other, weight, y, total, rstd, width, eps, residual is not None, block, num_warps=_warps(block)
+        )
+    return y, total, rstd
+
+
+def _launch_backward(total: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, extra: Tensor | None) -> Tensor:
+    width = total.shape[-1]
+    dx, dy = torch.empty_like(total), dy.contiguous()
+    block = triton.next_power_of_2(width)
+    if rstd.numel():
+        rms_norm_backward_kernel[(rstd.numel(),)](
+            total, weight, rstd, dy, dy if extra is None else extra.contiguous(), dx, width, extra is not None, block,
+            num_warps=_warps(block),
+        )  # fmt: skip
+    return dx
+
+
+# --- with gradient ----------------------------------------------------------------------------------------------------
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.triton = use_triton(x)
+        if ctx.triton:
+            y, total, rstd = _launch_forward(x, None, weight, eps)
+            ctx.save_for_backward(total, weight, rstd)
+            return y
         wide = widen(x)
         rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, rstd)
@@ -27,14 +123,104 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rstd = ctx.saved_tensors
+        if ctx.triton:
+            return _launch_backward(x, weight, rstd, grads[0], None), None, None
         g = widen(grads[0] * weight)
         unit = widen(x) * rstd
         dx = (g - unit * (g * unit).mean(-1, keepdim=True)) * rstd
         return dx.to(x.dtype), None, None
 
 
+class _AddRMSNorm(torch.autograd.Function):
+    """The Triton form of `add_rms_norm`; on a CPU autograd's addition and `_RMSNorm` do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        y, total, rstd = _launch_forward(x, residual, weight, eps)
+        ctx.save_for_backward(total, weight, rstd)
+        return y, total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        total, weight, rstd = ctx.saved_tensors
+        dx = _launch_backward(total, weight, rstd, grads[0], grads[1])
+        return dx, dx, None, None
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass from the saved 1/rms."""
+    """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass from the saved 1/rms.
+
+    Raises ValueError when ``weight`` does not match.
+    """
+    _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return rms_norm_reference(x, weight, eps)
+    return _launch_forward(x, None, weight, eps)[0] if use_triton(x) else rms_norm_reference(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises ValueError when shapes or types differ."""
+    _check(x, weight)
+    require(residual.shape == x.shape, "residual", f"shape {tuple(residual.shape)} beside x {tuple(x.shape)}")
+    require(residual.dtype == x.dtype, "residual", f"{residual.dtype} beside x {x.dtype}")
+    if not use_triton(x):
+        total = x + residual
+        return rms_norm(total, weight, eps), total
+    if torch.is_grad_enabled() and (x.requires_grad or residual.requires_grad):
+        return _AddRMSNorm.apply(x, residual, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+    return _launch_forward(x, residual, weight, eps)[:2]
+
+
+def _check(x: Tensor, weight: Tensor) -> None:
+    require(weight.shape == x.shape[-1:], "weight", f"shape {tuple(weight.shape)} for rows of {x.shape[-1:]}")
+    require(weight.device == x.device, "weight", f"on {weight.device}, x on {x.device}")
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+EPS = 1e-6
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def _case(rows: int, width: int, residual: bool) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+        rest = {"residual": draw(rows, width)} if residual else {}
+        return {"x": draw(rows, width), **rest, "weight": draw(width), "eps": EPS}
+
+    return Case(f"{rows}x{width}", make)
+
+
+def _timed(residual: bool) -> Any:
+    return lambda shape: [_case(rows, shape.hidden, residual) for rows in (64, 16384)]
+
+
+def _launches(residual: bool) -> list[Launch]:
+    found = []
+    for width in (896, 5120):
+        block = 1 << (width - 1).bit_length()
+        pointers = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr"), "*bf16")
+        forward = pointers | {"rstd_ptr": "*fp32", "width": "i32", "eps": "fp32"}
+        found.append(Launch(rms_norm_forward_kernel, forward, {"RESIDUAL": residual, "BLOCK": block}, _warps(block), 1))
+        pointers = dict.fromkeys(("total_ptr", "weight_ptr", "dy_ptr", "extra_ptr", "dx_ptr"), "*bf16")
+        backward = pointers | {"rstd_ptr": "*fp32", "width": "i32"}
+        found.append(Launch(rms_norm_backward_kernel, backward, {"EXTRA": residual, "BLOCK": block}, _warps(block), 1))
+    return found
+
+
+SHAPES = ((1, 8), (3, 7), (5, 64), (2, 130), (0, 16))
+
+RMS_NORM = Op(
+    "rms_norm", rms_norm, rms_norm_reference, [_case(*s, False) for s in SHAPES], TOLERANCE,
+    bytes=lambda x, weight, eps: 2 * x.nbytes + weight.nbytes,
+    flops=lambda x, weight, eps: 4 * x.numel(),
+    gradients=("x",), launches=_launches(False), timed=_timed(False),
+)  # fmt: skip
+ADD_RMS_NORM = Op(
+    "add_rms_norm", add_rms_norm, add_rms_norm_reference, [_case(*s, True) for s in SHAPES], TOLERANCE,
+    bytes=lambda x, residual, weight, eps: 4 * x.nbytes + weight.nbytes,
+    flops=lambda x, residual, weight, eps: 5 * x.numel(),
+    gradients=("x", "residual"), launches=_launches(True), timed=_timed(True),
+)  # fmt: skip

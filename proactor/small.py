@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from proactor.config import ConfigError, Pretrain, RunConfig
 from proactor.engine import ChatFormat
 from proactor.parse import render
@@ -31,6 +33,7 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     tokenizer = train_tokenizer(texts, size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
+    random.Random(size.seed).shuffle(usable)  # files are sorted: their first dialogues may be of one domain
     held_out = min(HELD_OUT, max(1, len(usable) // 20))
     ui.phase(f"pre-training a small model for {section.seconds:.0f} s", PARTS)
     shown = 0
