@@ -1,14 +1,28 @@
 """AdamW on one flat buffer (Loshchilov & Hutter, arXiv 1711.05101), with the gradient norm and clipping.
 
 m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
+
+Fused: sums of squares of runs of the gradient, in float64 as squares of 1e20 overflow float32; one program adds them up in order and leaves
+(norm, clip factor) in device memory; the update reads the factor there, so that the host never waits. The factor is NaN where the norm is not finite,
+and then nothing is loaded or stored.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+
+SETTINGS = {
+    "default": {"BLOCK": 1024, "RUN": 32768, "WARPS": 4},
+    "interpreter": {"BLOCK": 32, "RUN": 64, "WARPS": 4},
+}
+"""BLOCK elements at a time; RUN: elements that one program squares and adds."""
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
@@ -20,11 +34,11 @@ def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
 
 
 @torch.no_grad()
-def adamw(
+def adamw_reference(
     param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float,
     betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
 ) -> None:  # fmt: skip
-    """One update in place; all tensors float32 [P], ``step`` counts from 1. The same arithmetic as torch.optim.AdamW."""
+    """`adamw` in plain torch: the same arithmetic as torch.optim.AdamW."""
     beta1, beta2 = betas
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
@@ -32,3 +46,213 @@ def adamw(
     v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     denominator = (v.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
     param.addcdiv_(m, denominator, value=-lr / (1 - beta1**step))
+
+
+def clipped_adamw_reference(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, weight_decay: float = 0.0, max_norm: float | None = None,
+) -> Tensor:  # fmt: skip
+    """`clipped_adamw` as `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
+    norm = clip_by_norm(grad, max_norm)
+    if math.isfinite(norm):
+        adamw_reference(param, grad, m, v, step, lr, betas, eps, weight_decay)
+    return torch.tensor(norm, dtype=torch.float64, device=grad.device)
+
+
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+
+@jit
+def squares_kernel(grad_ptr, partial_ptr, count, RUN: tl.constexpr, BLOCK: tl.constexpr):
+    """One program a run of RUN elements: their sum of squares, float64 [programs]."""
+    start = tl.program_id(0).to(tl.int64) * RUN
+    total = tl.zeros([BLOCK], tl.float64)
+    for offset in range(0, RUN, BLOCK):
+        at = start + offset + tl.arange(0, BLOCK)
+        grad = tl.load(grad_ptr + at, mask=at < count, other=0.0).to(tl.float64)
+        total += grad * grad
+    tl.store(partial_ptr + tl.program_id(0), tl.sum(total, 0))
+
+
+@jit
+def clip_kernel(partial_ptr, state_ptr, programs, max_norm, BLOCK: tl.constexpr):
+    """One program: state = (norm, factor), factor NaN where the norm is not finite."""
+    total = tl.zeros([BLOCK], tl.float64)
+    for offset in range(0, programs, BLOCK):
+        at = offset + tl.arange(0, BLOCK)
+        total += tl.load(partial_ptr + at, mask=at < programs, other=0.0)
+    norm = tl.sqrt(tl.sum(total, 0))
+    above = norm > max_norm
+    factor = tl.where(above, max_norm / tl.where(above, norm, 1.0), 1.0)
+    tl.store(state_ptr, norm)
+    tl.store(state_ptr + 1, tl.where(norm < float("inf"), factor, float("nan")))
+
+
+@jit
+def adamw_kernel(
+    param_ptr, grad_ptr, m_ptr, v_ptr, state_ptr, count, keep, share1, beta2, share2, root2, eps, rate,
+    CLIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program BLOCK elements: the update in place, of the gradient times the factor in ``state`` (CLIP) or as it is."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    factor = 1.0
+    if CLIP:
+        factor = tl.load(state_ptr + 1).to(tl.float32)
+        count = tl.where(factor == factor, count, 0)
+    inside = at < count
+    grad = tl.load(grad_ptr + at, mask=inside, other=0.0) * factor
+    m = tl.load(m_ptr + at, mask=inside, other=0.0)
+    m += (grad - m) * share1
+    v = tl.load(v_ptr + at, mask=inside, other=0.0) * beta2 + grad * grad * share2
+    param = tl.load(param_ptr + at, mask=inside, other=0.0) * keep
+    param += rate * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), root2) + eps)
+    tl.store(m_ptr + at, m, mask=inside)
+    tl.store(v_ptr + at, v, mask=inside)
+    tl.store(param_ptr + at, param, mask=inside)
+
+
+def _launch_update(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, state: Tensor | None, step: int, lr: float,
+    betas: tuple[float, float], eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    use, count = configured(SETTINGS, param.device), param.numel()
+    if count:
+        beta1, beta2 = betas
+        adamw_kernel[(triton.cdiv(count, use["BLOCK"]),)](
+            param, grad, m, v, grad if state is None else state, count,
+            1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps, -lr / (1 - beta1**step),
+            state is not None, use["BLOCK"], num_warps=use["WARPS"],
+        )  # fmt: skip
+
+
+def _launch_norm(grad: Tensor, max_norm: float | None) -> Tensor:
+    """(norm, clip factor), float64 [2]."""
+    use, count = configured(SETTINGS, grad.device), grad.numel()
+    programs = triton.cdiv(count, use["RUN"])
+    partial = torch.empty(max(1, programs), dtype=torch.float64, device=grad.device)
+    state = torch.empty(2, dtype=torch.float64, device=grad.device)
+    if programs:
+        squares_kernel[(programs,)](grad, partial, count, use["RUN"], use["BLOCK"], num_warps=use["WARPS"])
+    bound = math.inf if max_norm is None else max_norm
+    clip_kernel[(1,)](partial, state, programs, bound, use["BLOCK"], num_warps=use["WARPS"])
+    return state
+
+
+# --- public -----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def adamw(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float,
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
+) -> None:  # fmt: skip
+    """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as torch.optim.AdamW.
+
+    Tensors of another type or with gaps take the torch form everywhere. Raises ValueError where tensors do not match or ``step`` is below 1.
+    """
+    _check(param, grad, m, v, step)
+    if _runs_triton(param, grad, m, v):
+        _launch_update(param, grad, m, v, None, step, lr, betas, eps, weight_decay)
+    else:
+        adamw_reference(param, grad, m, v, step, lr, betas, eps, weight_decay)
+
+
+@torch.no_grad()
+def clipped_adamw(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, weight_decay: float = 0.0, max_norm: float | None = None,
+) -> Tensor:  # fmt: skip
+    """`clip_by_norm` and `adamw` in one, without waiting for the device; returns the norm before clipping, a float64 scalar on the device.
+
+    Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count the step. ``grad`` may be left scaled or not.
+    Raises ValueError as `adamw` does, and for a ``max_norm`` that is not above 0.
+    """
+    _check(param, grad, m, v, step)
+    require(max_norm is None or max_norm > 0, "max_norm", f"{max_norm} is not above 0")
+    if not _runs_triton(param, grad, m, v):
+        return clipped_adamw_reference(param, grad, m, v, step, lr, betas, eps, weight_decay, max_norm)
+    state = _launch_norm(grad, max_norm)
+    _launch_update(param, grad, m, v, state, step, lr, betas, eps, weight_decay)
+    return state[0]
+
+
+def _check(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int) -> None:
+    for name, tensor in (("grad", grad), ("m", m), ("v", v)):
+        require(tensor.shape == param.shape, name, f"shape {tuple(tensor.shape)} beside param {tuple(param.shape)}")
+        require(tensor.device == param.device, name, f"on {tensor.device}, param on {param.device}")
+    require(step >= 1, "step", f"{step}: counts from 1")
+
+
+def _runs_triton(*tensors: Tensor) -> bool:
+    return all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and use_triton(tensors[0])
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def _plain(form: Any) -> Any:
+    """``form`` returning what it updated as well, (param, m, v, norm), for the check."""
+
+    def run(**arguments: Any) -> tuple[Tensor, ...]:
+        found = form(**arguments)
+        updated = tuple(arguments[name] for name in ("param", "m", "v"))
+        return updated if found is None else (*updated, found)
+
+    return run
+
+
+def _case(count: int, scale: float, max_norm: float | None, decay: float, clipped: bool) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        param, grad, m, v = (torch.randn(count, generator=generator, device=device) for _ in range(4))
+        rest = {"max_norm": max_norm} if clipped else {}
+        tensors = {"param": param, "grad": grad * scale, "m": m * 0.1, "v": v.square()}
+        return {
+            **{k: t.to(dtype) for k, t in tensors.items()}, "step": 3, "lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6,
+            "weight_decay": decay, **rest,
+        }  # fmt: skip
+
+    return Case(f"{count}{'' if max_norm is None else f'clip{max_norm:g}'}", make)
+
+
+def adapter_elements(shape: ModelShape, rank: int = 16) -> int:
+    """Elements of a low-rank adapter on all linears of a model."""
+    q, kv, i = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
+    sides = 2 * (shape.hidden + q) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + i)
+    return rank * sides * shape.layers
+
+
+def _timed(clipped: bool) -> Any:
+    return lambda shape: [_case(adapter_elements(shape), 1.0, 1.0, 0.01, clipped)]
+
+
+def _update_launch(clip: bool) -> Launch:
+    use = SETTINGS["default"]
+    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32") | {"state_ptr": "*fp64", "count": "i32"}
+    types |= dict.fromkeys(("keep", "share1", "beta2", "share2", "root2", "eps", "rate"), "fp32")
+    return Launch(adamw_kernel, types, {"CLIP": clip, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
+
+
+def _norm_launches() -> list[Launch]:
+    use = SETTINGS["default"]
+    squares = {"grad_ptr": "*fp32", "partial_ptr": "*fp64", "count": "i32"}
+    clip = {"partial_ptr": "*fp64", "state_ptr": "*fp64", "programs": "i32", "max_norm": "fp32"}
+    return [
+        Launch(squares_kernel, squares, {"RUN": use["RUN"], "BLOCK": use["BLOCK"]}, use["WARPS"], 1),
+        Launch(clip_kernel, clip, {"BLOCK": use["BLOCK"]}, use["WARPS"], 1),
+    ]
+
+
+COUNTS = (0, 1, 64, 130, 2100)
+TOLERANCE = {torch.float32: 1e-5}
+
+ADAMW = Op(
+    "adamw", _plain(adamw), _plain(adamw_reference), [_case(n, 1.0, None, 0.1, False) for n in COUNTS], TOLERANCE,
+    bytes=lambda param, **_: 7 * param.nbytes, flops=lambda param, **_: 13 * param.numel(),
+    launches=[_update_launch(False)], timed=_timed(False),
+)  # fmt: skip
+CLIPPED_ADAMW = Op(
+    "clipped_adamw", _plain(clipped_adamw), _plain(clipped_adamw_reference),
+    [_case(n, 1.0, bound, 0.1, True) for n in COUNTS for bound in (None, 0.5, 1e4)], TOLERANCE,
+    bytes=lambda param, **_: 7 * param.nbytes, flops=lambda param, **_: 16 * param.numel(),
+    launches=[*_norm_launches(), _update_launch(True)], timed=_timed(True),
+)  # fmt: skip

@@ -3,8 +3,9 @@
 For pairs (row r, target y) with temperature τ:   log p = z_y/τ - logsumexp(z/τ),   z = W h_r,   entropy = logsumexp(z/τ) - Σ p z/τ
 
 A branch point of a token tree predicts the first token of every child, so that several pairs may name one row: its logits are computed once.
-The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through the head in chunks; a chunk's probabilities are kept for the backward while
-they fit in `KEEP_BYTES` altogether (two head products a chunk), and recomputed otherwise (three).
+The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through the head in chunks; what the backward needs of them is kept while
+it fits in `KEEP_BYTES` altogether (two head products a chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
+`logprob_loss` forms the gradient while a chunk's logits are there.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.head_rows import Rows, launch_slopes_, launch_values, launches, pair_offsets
 from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_triton
 from proactor.kernels.precision import wide_dtype, widen
 
 CHUNK_ROWS = 512
+"""Rows a chunk of the torch form."""
+CHUNK_BYTES = 256 << 20
+"""Logits of a chunk of the Triton form."""
 KEEP_BYTES = 1 << 30
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def logprob_reference(
@@ -28,6 +35,9 @@ def logprob_reference(
     logits = widen(hidden[row] @ weight.t()) / temperature.unsqueeze(1)
     logp = logits.log_softmax(-1)
     return logp.gather(1, target.unsqueeze(1)).squeeze(1), -(logp.exp() * logp).sum(-1)
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
 
 
 class _LogProb(torch.autograd.Function):
@@ -41,13 +51,9 @@ class _LogProb(torch.autograd.Function):
         kept: list[Tensor] = []
         bounds = chunk_pairs(row, hidden.shape[0])
         for start, stop, first, last in bounds:
-            shifted = _scaled_logits(hidden[start:stop], weight, scale[start:stop], linear)
-            weights, total[start:stop] = exponentials_(shifted)
-            log_total = total[start:stop].log()
-            mean = torch.bmm(weights.unsqueeze(1), shifted.unsqueeze(2)).view(-1) / total[start:stop]
+            shifted = scaled_logits(hidden[start:stop], weight, scale[start:stop], linear)
             r = row[first:last] - start
-            logp[first:last] = shifted[r, target[first:last]] - log_total[r]
-            entropy[first:last] = (log_total - mean)[r]
+            weights, total[start:stop], logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
             if keep:
                 kept.append(weights.to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, row, target, scale, total)
@@ -65,18 +71,16 @@ class _LogProb(torch.autograd.Function):
             if ctx.kept:
                 weights = widen(ctx.kept[i])
             else:
-                weights, _ = exponentials_(_scaled_logits(hidden[start:stop], weight, part, ctx.linear))
+                weights, _ = exponentials_(scaled_logits(hidden[start:stop], weight, part, ctx.linear))
             r = row[first:last] - start
-            g = dlogp[first:last] * part[r]
-            pull = dlogp.new_zeros(stop - start).index_add_(0, r, g)
-            dz = weights.mul_((-pull / total[start:stop]).unsqueeze(1))
-            dz.index_put_((r, target[first:last]), g, accumulate=True)
+            dz = slopes_(weights, total[start:stop], part, r, target[first:last], dlogp[first:last])
             dh[start:stop] = dz.to(hidden.dtype) @ weight
         ctx.kept = []
         return dh, None, None, None, None, None, None
 
 
-def _scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear) -> Tensor:
+def scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear) -> Tensor:
+    """Logits [R, V] of rows over their temperature, in float32 (float64 stays)."""
     logits = widen(linear(hidden, weight, None))
     return logits if bool((scale == 1).all()) else logits.mul_(scale.unsqueeze(1))
 
@@ -91,11 +95,74 @@ def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
     return weights, weights.sum(-1)
 
 
-def chunk_pairs(row: Tensor, rows: int) -> list[tuple[int, int, int, int]]:
-    """(first row, end row, first pair, end pair) for each chunk of `CHUNK_ROWS` rows; ``row`` must ascend."""
-    edges = [*range(0, rows, CHUNK_ROWS), rows]
-    cuts = torch.searchsorted(row, torch.tensor(edges)).tolist()
+def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(exponentials [R, V], their sums [R], log p [P], entropy [P]) of a chunk; ``r`` [P] counts from its first row; ``logits`` are shifted."""
+    weights, total = exponentials_(logits)
+    log_total = total.log()
+    mean = torch.bmm(weights.unsqueeze(1), logits.unsqueeze(2)).view(-1) / total
+    return weights, total, logits[r, target] - log_total[r], (log_total - mean)[r]
+
+
+def slopes_(weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor) -> Tensor:
+    """Gradient of a chunk's logits [R, V] from that of its pairs' log p [P], in place of the exponentials ``weights``."""
+    g = dlogp * scale[r]
+    pull = dlogp.new_zeros(len(total)).index_add_(0, r, g)
+    dz = weights.mul_((-pull / total).unsqueeze(1))
+    return dz.index_put_((r, target), g, accumulate=True)
+
+
+def chunk_pairs(row: Tensor, rows: int, size: int | None = None) -> list[tuple[int, int, int, int]]:
+    """(first row, end row, first pair, end pair) for each chunk of ``size`` (`CHUNK_ROWS`) rows; ``row`` must ascend."""
+    edges = [*range(0, rows, size or CHUNK_ROWS), rows]
+    cuts = torch.searchsorted(row, torch.tensor(edges, device=row.device)).tolist()
     return [(a, b, c, d) for a, b, c, d in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True)]
+
+
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+
+class _TritonLogProb(torch.autograd.Function):
+    """Logits stay in the head's type and become their own gradient; nothing else of size [rows, V] exists."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, rows: Rows, linear: Linear, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        logp = torch.empty(len(rows.target), dtype=torch.float32, device=hidden.device)
+        entropy, lse = torch.empty_like(logp), torch.empty_like(rows.scale)
+        kept = []
+        for start, stop in row_chunks(hidden.shape[0], weight):
+            logits = linear(hidden[start:stop], weight, None).contiguous()
+            launch_values(logits, start, rows, logp, entropy, lse)
+            if keep:
+                kept.append(logits)
+            del logits  # or two chunks would stand side by side
+        ctx.save_for_backward(hidden, weight, lse)
+        ctx.rows, ctx.kept, ctx.linear = rows, kept, linear
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, lse = ctx.saved_tensors
+        dlogp, dh = grads[0].contiguous(), torch.empty_like(hidden)
+        kept, ctx.kept = ctx.kept[::-1], []  # overwritten below: a second backward computes them again
+        for start, stop in row_chunks(hidden.shape[0], weight):
+            logits = kept.pop() if kept else ctx.linear(hidden[start:stop], weight, None).contiguous()
+            launch_slopes_(logits, start, ctx.rows, lse, dlogp)
+            torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
+            del logits
+        return dh, None, None, None, None
+
+
+def row_chunks(rows: int, weight: Tensor) -> list[tuple[int, int]]:
+    """Chunks of rows whose logits, in the type of ``weight`` [V, H], stay within `CHUNK_BYTES`."""
+    fitting = CHUNK_BYTES // (weight.shape[0] * weight.element_size())
+    size = max(1, fitting // 64 * 64 or fitting)
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+# --- public -----------------------------------------------------------------------------------------------------------
 
 
 def log_probabilities(
@@ -103,10 +170,84 @@ def log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """Differentiable log-probabilities of pairs.
 
-    hidden [R, H]; weight [V, H]; row, target int64 [P] with ``row`` ascending and every row named; temperature float32 [R], above 0.
-    Returns log p [P] and entropy [P] (nats, no gradient), float32. Raises ValueError when the rows do not ascend.
+    hidden [R, H]; weight [V, H], frozen; row, target int64 [P] with ``row`` ascending and every row named; temperature float32 [R], above 0.
+    Returns log p [P] and entropy [P] (nats, no gradient), float32. Float64 takes the torch form everywhere. Raises ValueError for rows that
+    do not ascend, ids outside the head, temperatures of 0 or less, and shapes that do not match; to know, it waits for the device once.
     """
-    if row.numel() > 1 and bool((row[1:] < row[:-1]).any()):
-        raise ValueError("row: pairs must be sorted by row")
+    check_pairs(hidden, weight, row, target, temperature)
     keep = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= KEEP_BYTES
+    if use_triton(hidden) and hidden.dtype in TRITON_DTYPES:
+        rows = triton_rows(row, target, temperature)
+        keep &= hidden.requires_grad
+        return _TritonLogProb.apply(hidden.contiguous(), weight, rows, linear, keep)  # type: ignore[no-any-return, no-untyped-call]
     return _LogProb.apply(hidden, weight, row, target, temperature.reciprocal(), linear, keep)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def triton_rows(row: Tensor, target: Tensor, temperature: Tensor) -> Rows:
+    """The pairs as the kernels take them."""
+    scale = temperature.float().reciprocal().contiguous()
+    return Rows(scale, pair_offsets(row.contiguous(), len(scale)), target.contiguous())
+
+
+def check_pairs(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> None:
+    """Raise ValueError for what `log_probabilities` cannot take."""
+    require(hidden.dim() == 2 and hidden.is_floating_point(), "hidden", "not a matrix of floats")
+    require(
+        weight.shape[1:] == hidden.shape[1:], "weight", f"shape {tuple(weight.shape)} for rows of {hidden.shape[1]}"
+    )
+    require(weight.dtype == hidden.dtype, "weight", f"{weight.dtype} beside hidden {hidden.dtype}")
+    for name, value in (("row", row), ("target", target)):
+        require(value.dtype == torch.int64 and value.shape == (len(target),), name, "not int64, one a pair")
+    require(temperature.shape == hidden.shape[:1], "temperature", f"shape {tuple(temperature.shape)}: not one a row")
+    if not len(row):
+        return
+    facts = [row[1:] < row[:-1], (row < 0) | (row >= len(hidden)), (target < 0) | (target >= len(weight))]
+    order, rows, targets, heat = torch.stack([f.any() for f in (*facts, ~(temperature > 0))]).tolist()
+    require(not order, "row", "pairs must be sorted by row")
+    require(not rows, "row", f"outside 0 … {len(hidden) - 1}")
+    require(not targets, "target", f"outside 0 … {len(weight) - 1}")
+    require(not heat, "temperature", "must be above 0")
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2.5e-2}
+"""Half types: the logits' own rounding, seen through log p."""
+
+
+def _reference(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
+    return logprob_reference(hidden, weight, row, target, temperature[row])
+
+
+def head_case(rows: int, hidden: int, vocabulary: int, extra: int) -> Case:
+    """Every row named once and ``extra`` more pairs on rows by chance."""
+
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        def ids(high: int, count: int) -> Tensor:
+            return torch.randint(0, max(1, high), (count,), generator=generator, device=device)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        row = torch.cat([torch.arange(rows, device=device), ids(rows, extra if rows else 0)]).sort().values
+        temperature = torch.rand(rows, generator=generator, device=device) + 0.5
+        weight = (draw(vocabulary, hidden) * (4 / hidden) ** 0.5).to(dtype)
+        found = {"hidden": draw(rows, hidden).to(dtype), "weight": weight, "row": row}
+        return found | {"target": ids(vocabulary, len(row)), "temperature": temperature}
+
+    return Case(f"{rows}x{hidden}x{vocabulary}+{extra}", make)
+
+
+def timed_heads(shape: ModelShape) -> list[Case]:
+    """A decision's worth of rows, and a full batch."""
+    return [head_case(rows, shape.hidden, shape.vocabulary, rows // 8) for rows in (512, 16384)]
+
+
+SHAPES = ((0, 8, 11, 0), (1, 3, 5, 0), (1, 4, 300, 9), (7, 5, 131, 12), (5, 16, 257, 0))
+
+LOGPROB = Op(
+    "logprob", log_probabilities, _reference, [head_case(*s) for s in SHAPES], TOLERANCE,
+    bytes=lambda hidden, weight, row, target, temperature: hidden.nbytes + weight.nbytes + 24 * len(row),
+    flops=lambda hidden, weight, row, target, temperature: 2 * hidden.shape[0] * weight.numel(),
+    gradients=("hidden",), launches=launches(), timed=timed_heads,
+)  # fmt: skip

@@ -7,6 +7,9 @@ m [T] or None switches the adapter per row. The backward never forms a weight gr
 
     g_i = scale * m * (dy[:, span_i] B_i);  dx = dy W + Σ g_i A_i;  dA_i = g_iᵀ x;  dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
 
+On a card the updates of all spans are one kernel, which applies scale and mask in float32; for few rows and no gradient x Aᵀ is another, and the
+base product may stay 4-bit (`nf4_linear`). Large products are the library's.
+
 LoRA: Hu et al., arXiv 2106.09685, with the QLoRA reading of a frozen 4-bit base (arXiv 2305.14314).
 """
 
@@ -14,12 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.lora_kernels import RANKS, launch_add, launch_down
+from proactor.kernels.nf4 import NF4Tensor
+from proactor.kernels.nf4_linear import nf4_linear
+from proactor.kernels.nf4_pack import PackedNF4
+from proactor.kernels.op import require, use_triton
 
 
 @dataclass(slots=True)
@@ -33,7 +42,24 @@ class Adapter:
     scale: float
 
 
-WeightSource = Callable[[], Tensor]
+Weight = Tensor | NF4Tensor | PackedNF4
+WeightSource = Callable[[], Weight]
+DECODE_ROWS = 64
+"""Most rows for which x Aᵀ is our kernel: above, the library fills the card by itself."""
+
+
+def _base(x: Tensor, weight: Weight, bias: Tensor | None, linear: Linear) -> Tensor:
+    return linear(x, weight, bias) if isinstance(weight, Tensor) else nf4_linear(x, weight, bias)
+
+
+def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
+    return weight if isinstance(weight, Tensor) else weight.dequantize().to(dtype)
+
+
+def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
+    """Whether the adapter runs Triton kernels: not for float64, ranks above 64, or a linear form that was asked for by name."""
+    kinds = (torch.float32, torch.float16, torch.bfloat16)
+    return use_triton(x) and x.dtype in kinds and adapter.rank <= RANKS and linear is library_linear
 
 
 def _delta(
@@ -48,9 +74,25 @@ def _delta(
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter, row_mask: Tensor | None, linear: Linear
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None,
+    adapter: Adapter,
+    row_mask: Tensor | None,
+    linear: Linear,
+    grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    y = linear(x, weight, bias)
+    """(y, what the backward needs of x Aᵀ: scaled and masked on the torch path, plain on the Triton one)."""
+    y = _base(x, weight, bias, linear)
+    if _fused(x, adapter, linear):
+        if x.shape[0] <= DECODE_ROWS and not grad:
+            xa = launch_down(x, adapter.a)
+        else:
+            xa = torch.mm(x, adapter.a.to(x.dtype).t()).unsqueeze(0)
+        inside = all(stop <= y.shape[1] for _, stop in adapter.spans)
+        require(inside, "adapter", f"spans {list(adapter.spans)} pass {y.shape[1]} outputs")
+        launch_add(y, xa, adapter.b, adapter.spans, adapter.rank, adapter.scale, row_mask)
+        return y, xa[0]
     xa = linear(x, adapter.a.to(x.dtype), None) * adapter.scale
     if row_mask is not None:
         xa = xa * row_mask.unsqueeze(1)
@@ -71,7 +113,8 @@ class _LoRALinear(torch.autograd.Function):
         a: Tensor,
         *b: Tensor,
     ) -> Tensor:
-        y, xa = _forward(x, source(), bias, adapter, row_mask, linear)
+        y, xa = _forward(x, source(), bias, adapter, row_mask, linear, True)
+        ctx.plain = _fused(x, adapter, linear)
         ctx.save_for_backward(x, xa, row_mask, a, *b)
         ctx.source, ctx.adapter = source, adapter
         return y
@@ -82,6 +125,10 @@ class _LoRALinear(torch.autograd.Function):
         x, xa, row_mask, a, *b = ctx.saved_tensors
         adapter: Adapter = ctx.adapter
         rank = adapter.rank
+        if ctx.plain:
+            xa = xa * adapter.scale
+            if row_mask is not None:
+                xa = xa * row_mask.unsqueeze(1)
         g = torch.empty_like(xa)
         db = []
         for i, (factor, (start, stop)) in enumerate(zip(b, adapter.spans, strict=True)):
@@ -93,7 +140,7 @@ class _LoRALinear(torch.autograd.Function):
             g *= row_mask.unsqueeze(1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.mm(dy, ctx.source())
+            dx = torch.mm(dy, _dense(ctx.source(), dy.dtype))
             dx.addmm_(g, a.to(x.dtype))
         da = torch.mm(g.t(), x).to(a.dtype)
         return (dx, None, None, None, None, None, da, *db)
@@ -105,11 +152,11 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: WeightSource, bias: Tensor | None, linear: Linear) -> Tensor:
         ctx.source = source
-        return linear(x, source(), bias)
+        return _base(x, source(), bias, linear)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.mm(grads[0], ctx.source()), None, None, None
+        return torch.mm(grads[0], _dense(ctx.source(), grads[0].dtype)), None, None, None
 
 
 def lora_linear(
@@ -123,20 +170,79 @@ def lora_linear(
     """Frozen linear with adapter: x [T, K] -> [T, N] in x's dtype.
 
     ``source`` returns the base weight [N, K] each time it is called (a dense tensor, or an NF4 one dequantised on the fly), so that a 4-bit
-    base is never kept in full precision between forward and backward. ``row_mask`` [T] holds 1 for rows that use the adapter, 0 for those that do not.
+    base is never kept in full precision between forward and backward; it may also return an `NF4Tensor` or `PackedNF4`, for `nf4_linear` to multiply.
+    ``row_mask`` [T] holds 1 for rows that use the adapter, 0 for those that do not.
+
+    The Triton form takes ranks up to 64 and raises ValueError naming the argument when shapes or devices do not match or spans overlap; a larger rank
+    goes the torch way.
     """
+    if adapter is not None and _fused(x, adapter, linear):
+        _check(x, adapter, row_mask)
     if adapter is None:
-        return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else linear(x, source(), bias)  # type: ignore[no-untyped-call]
+        return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else _base(x, source(), bias, linear)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
         return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
-    return _forward(x, source(), bias, adapter, row_mask, linear)[0]
+    return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
+
+
+def lora_add(
+    y: Tensor, xa: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, scale: float,
+    row_mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """``y[:, span_i] += scale * m * xa_i B_iᵀ`` in place, every span in one launch; returns y. No gradient.
+
+    y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises ValueError naming the argument when they do not match.
+    """
+    _check_update(y, xa, b, spans, rank, row_mask)
+    if use_triton(y) and rank <= RANKS and y.dtype != torch.float64:
+        launch_add(y, xa.contiguous().unsqueeze(0), b, spans, rank, scale, row_mask)
+        return y
+    xa = xa * scale if row_mask is None else xa * scale * row_mask.unsqueeze(1)
+    _delta(xa.to(y.dtype), y, [factor.to(y.dtype) for factor in b], spans, rank, library_linear)
+    return y
+
+
+def _check(x: Tensor, adapter: Adapter, row_mask: Tensor | None) -> None:
+    a, stacked = adapter.a, adapter.rank * len(adapter.b)
+    require(x.ndim == 2, "x", f"shape {tuple(x.shape)}: two dimensions wanted")
+    require(a.shape == (stacked, x.shape[1]), "adapter", f"a {tuple(a.shape)}: [{stacked}, {x.shape[1]}] wanted")
+    require(a.device == x.device, "adapter", f"a on {a.device}, x on {x.device}")
+    _check_factors(x, adapter.b, adapter.spans, adapter.rank, row_mask)
+
+
+def _check_factors(
+    rows: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, row_mask: Tensor | None
+) -> None:
+    require(len(b) == len(spans), "spans", f"{len(spans)} for {len(b)} factors")
+    for factor, (start, stop) in zip(b, spans, strict=True):
+        require(factor.shape == (stop - start, rank), "b", f"{tuple(factor.shape)}: [{stop - start}, {rank}] wanted")
+        require(factor.device == rows.device, "b", f"on {factor.device}, rows on {rows.device}")
+    edges = sorted(spans)
+    apart = all(last[1] <= following[0] for last, following in pairwise(edges))
+    require(apart and all(start >= 0 for start, _ in spans), "spans", f"{list(spans)} overlap or begin below 0")
+    if row_mask is not None:
+        require(row_mask.shape == rows.shape[:1], "row_mask", f"{tuple(row_mask.shape)} for {rows.shape[0]} rows")
+        require(row_mask.device == rows.device, "row_mask", f"on {row_mask.device}, rows on {rows.device}")
+
+
+def _check_update(
+    y: Tensor, xa: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, row_mask: Tensor | None
+) -> None:
+    require(y.ndim == 2 and y.is_contiguous(), "y", f"{tuple(y.shape)}: two dimensions, contiguous, wanted")
+    wanted = (y.shape[0], rank * len(b))
+    require(
+        xa.shape == wanted and xa.dtype == y.dtype, "xa", f"{xa.dtype} {tuple(xa.shape)}: {y.dtype} {wanted} wanted"
+    )
+    require(xa.device == y.device, "xa", f"on {xa.device}, y on {y.device}")
+    _check_factors(y, b, spans, rank, row_mask)
+    require(all(stop <= y.shape[1] for _, stop in spans), "spans", f"{list(spans)} pass {y.shape[1]} columns")
 
 
 def lora_linear_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter, row_mask: Tensor | None = None
 ) -> Tensor:
     """The formula in plain torch, differentiable by autograd: the check for `lora_linear`."""
-    delta = torch.zeros(x.shape[0], weight.shape[0], dtype=x.dtype)
+    delta = torch.zeros(x.shape[0], weight.shape[0], dtype=x.dtype, device=x.device)
     gate = 1.0 if row_mask is None else row_mask.unsqueeze(1)
     for i, (factor, (start, stop)) in enumerate(zip(adapter.b, adapter.spans, strict=True)):
         a = adapter.a[i * adapter.rank : (i + 1) * adapter.rank]

@@ -22,12 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proactor.kernels.nf4_kernels import launch_dequantize, launch_quantize
+from proactor.kernels.op import use_triton
+
 BLOCK = 64
 NESTED_BLOCK = 256
 # Values handled at once: bounds the fp32 temporaries of a 70-million-value weight to a few MiB. A multiple of every
 # legal block size.
 CHUNK = 1 << 20
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+TRITON_BLOCKS = tuple(1 << i for i in range(4, 13))
 
 NF4_CODE = torch.tensor(
     [
@@ -38,6 +42,8 @@ NF4_CODE = torch.tensor(
     dtype=torch.float32,
 )  # fmt: skip
 """The sixteen levels, f32 [16], ascending. [CODE] bitsandbytes `_NF4_QUANT_TABLE`."""
+MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
+"""A value above midpoint i lies above level i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +129,24 @@ class NF4Tensor:
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns [N, K]."""
+    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns [N, K].
+
+    The Triton form takes block sizes that are powers of two from 16 to 4096, and fp32, fp16 and bf16; anything else goes the torch way.
+    """
     target = weight.dtype if dtype is None else dtype
+    if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
+        nested = None
+        if weight.nested_code is not None and weight.nested_absmax is not None:
+            nested = weight.nested_code, weight.nested_absmax, weight.nested_offset, weight.nested_blocksize
+        flat = launch_dequantize(
+            weight.packed, weight.absmax, weight.code, nested, math.prod(weight.shape), weight.blocksize, target
+        )
+        return flat.view(weight.shape)
+    return dequantize_torch(weight, target)
+
+
+def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
+    """The torch form of `dequantize_nf4`, some MiB at a time."""
     size = weight.shape[0] * weight.shape[1]
     scales = weight.scales()
     high, low = weight.code.repeat_interleave(16), weight.code.repeat(16)
@@ -154,15 +176,9 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
         got = f"{weight.dtype} {list(weight.shape)}"
         raise ValueError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
     flat = weight.detach().reshape(-1)
-    size = flat.numel()
-    packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
-    absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
-    for start in range(0, size, CHUNK):
-        values = flat[start : start + CHUNK].float()
-        scaled, scales = _scale_blocks(values)
-        absmax[start // BLOCK : start // BLOCK + scales.numel()] = scales
-        index = _levels_below(F.pad(scaled, (0, scaled.numel() % 2)))
-        packed[start // 2 : start // 2 + index.numel() // 2] = index[::2] << 4 | index[1::2]
+    packed, absmax = (
+        launch_quantize(flat, MIDPOINTS.to(flat.device), BLOCK) if use_triton(flat) else quantize_torch(flat)
+    )
     if not bool(torch.isfinite(absmax).all()):
         raise ValueError("the weight holds values that are not finite")
     own = weight.dtype if dtype is None else dtype
@@ -175,6 +191,20 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
     offset = absmax.cpu().mean()
     indices, nested_absmax = _quantize_scales(absmax - offset.to(absmax.device))
     return NF4Tensor(packed, indices, code, nested_absmax, dynamic_code().to(flat.device), offset.item(), shape, own)
+
+
+def quantize_torch(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """The torch form of quantisation to one level: (packed u8, absmax f32) of a flat weight, some MiB at a time."""
+    size = flat.numel()
+    packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
+    absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
+    for start in range(0, size, CHUNK):
+        values = flat[start : start + CHUNK].float()
+        scaled, scales = _scale_blocks(values)
+        absmax[start // BLOCK : start // BLOCK + scales.numel()] = scales
+        index = _levels_below(F.pad(scaled, (0, scaled.numel() % 2)))
+        packed[start // 2 : start // 2 + index.numel() // 2] = index[::2] << 4 | index[1::2]
+    return packed, absmax
 
 
 def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +227,7 @@ def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
 def _levels_below(scaled: Tensor) -> Tensor:
     """Index u8 of the nearest level of values in [-1, 1]; ties go down. Comparing with each midpoint takes half a bucketize's time."""
     index = torch.zeros(scaled.shape, dtype=torch.uint8, device=scaled.device)
-    for midpoint in ((NF4_CODE[:-1] + NF4_CODE[1:]) / 2).tolist():
+    for midpoint in MIDPOINTS.tolist():
         index += (scaled > midpoint).view(torch.uint8)
     return index
 

@@ -10,9 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
+
+SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
+
+
+def rope_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The formula alone, which autograd can follow; shapes as in `rope_reference`."""
+    x1, x2 = x.chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+
 
 def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype."""
+    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype: the form for CPUs."""
     half = x.shape[-1] // 2
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     x1, x2 = x[..., :half], x[..., half:]
@@ -22,20 +34,129 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+
+@jit
+def rope_kernel(
+    x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, x_row, x_head,
+    INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """One program a row and HEADS of its heads: contiguous y [T, heads, 2 half]; INVERSE turns by the negative angle."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    column = tl.arange(0, HALF)[None, :]
+    inside = (head < heads) & (column < half)
+    cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
+    if INVERSE:
+        sin = -sin
+    source = x_ptr + row * x_row + head.to(tl.int64) * x_head + column
+    x1 = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    x2 = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
+    target = y_ptr + (row * heads + head) * (2 * half) + column
+    tl.store(target, x1 * cos - x2 * sin, mask=inside)
+    tl.store(target + half, x2 * cos + x1 * sin, mask=inside)
+
+
+def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
+    """Rows and heads of ``x`` may be strided (a slice of stacked projections); the result is contiguous."""
+    rows, heads, width = x.shape
+    x = x if x.stride(2) == 1 else x.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if y.numel():
+        use = configured(SETTINGS, x.device)
+        rope_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
+            x, cos.contiguous(), sin.contiguous(), y, heads, width // 2, x.stride(0), x.stride(1),
+            inverse, use["HEADS"], triton.next_power_of_2(width // 2), num_warps=use["WARPS"],
+        )  # fmt: skip
+    return y
+
+
+# --- with gradient ----------------------------------------------------------------------------------------------------
+
+
 class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return rope_reference(x, cos, sin)
+        ctx.triton = runs_triton(x)
+        return _launch(x, cos, sin, False) if ctx.triton else rope_reference(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return rope_reference(grads[0], cos, -sin), None, None
+        dx = _launch(grads[0], cos, sin, True) if ctx.triton else rope_reference(grads[0], cos, -sin)
+        return dx, None, None
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Differentiable rotation; the gradient is the rotation by the negative angle. Shapes as in `rope_reference`."""
+    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype; the gradient of x is the rotation by the negative angle.
+
+    Triton computes in float32 and rounds once, and takes any even D; float64 stays in torch. Raises ValueError where shapes or devices do not fit.
+    """
+    check_rotation("x", x, cos, sin)
     if x.requires_grad and torch.is_grad_enabled():
         return _Rope.apply(x, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
-    return rope_reference(x, cos, sin)
+    return _launch(x, cos, sin, False) if runs_triton(x) else rope_reference(x, cos, sin)
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Whether kernels that compute in float32 may take ``x``."""
+    return x.dtype != torch.float64 and use_triton(x)
+
+
+def check_rotation(name: str, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Raise ValueError unless x is [T, H, D] with even D, and cos and sin are [T, D/2] beside it."""
+    if x.ndim != 3 or x.shape[2] % 2:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} is not [T, H, D] with even D")
+    want = (x.shape[0], x.shape[2] // 2)
+    for other, tensor in (("cos", cos), ("sin", sin)):
+        if tensor.shape != want or tensor.device != x.device:
+            found = f"{tuple(tensor.shape)} on {tensor.device}"
+            raise ValueError(f"{other}: {found}, not {want} on {x.device} for {name} {tuple(x.shape)}")
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def draw_angles(rows: int, half: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [rows, half] of random angles."""
+    angles = torch.rand(rows, half, generator=generator, device=device) * 6.3
+    return angles.cos(), angles.sin()
+
+
+def _case(rows: int, heads: int, width: int) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        x = torch.randn(rows, heads, width, generator=generator, device=device)
+        cos, sin = draw_angles(rows, width // 2, generator, device)
+        return {"x": x.to(dtype), "cos": cos.to(dtype), "sin": sin.to(dtype)}
+
+    return Case(f"{rows}x{heads}x{width}", make)
+
+
+def _timed(shape: ModelShape) -> list[Case]:
+    return [_case(rows, shape.heads + shape.kv_heads, shape.head_dim) for rows in (64, 16384)]
+
+
+def _launches() -> list[Launch]:
+    pointers = dict.fromkeys(("x_ptr", "cos_ptr", "sin_ptr", "y_ptr"), "*bf16")
+    types = pointers | dict.fromkeys(("heads", "half", "x_row", "x_head"), "i32")
+    heads, warps = SETTINGS["default"]["HEADS"], SETTINGS["default"]["WARPS"]
+    return [
+        Launch(rope_kernel, types, {"INVERSE": inverse, "HEADS": heads, "HALF": half}, warps, 1)
+        for half in (32, 64)
+        for inverse in (False, True)
+    ]
+
+
+SHAPES = ((1, 1, 2), (3, 5, 6), (2, 4, 34), (5, 9, 16), (0, 2, 8))
+
+ROPE = Op(
+    "rope", rope, rope_formula, [_case(*s) for s in SHAPES], TOLERANCE,
+    bytes=lambda x, cos, sin: 2 * x.nbytes + cos.nbytes + sin.nbytes,
+    flops=lambda x, cos, sin: 3 * x.numel(),
+    gradients=("x",), launches=_launches(), timed=_timed,
+)  # fmt: skip

@@ -1,46 +1,24 @@
 """Drawing tokens: temperature, top-k, top-p and min-p filters, and noise that belongs to a position rather than to a batch.
 
-One uniform a row comes from Philox4x32-10 (Salmon et al., SC 2011) keyed by (seed; step, group, sample, position), so that a token does not depend on
-what it is batched with; the token is the inverse of the cumulative distribution at that uniform, found in two levels of sums.
+One uniform a row comes from its own key (`noise`), so that a token does not depend on what it is batched with; the token is the inverse of
+the cumulative distribution at that uniform, found in two levels of sums. `sample_kernel` holds the Triton form.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from proactor.kernels.logprob import exponentials_
+from proactor.kernels.logprob import TRITON_DTYPES, exponentials_
+from proactor.kernels.noise import keyed_uniforms, philox, uniforms
+from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_triton
+from proactor.kernels.sample_kernel import launch_sample, launches
+
+__all__ = ["SAMPLE", "Filters", "draw", "filter_weights", "keyed_uniforms", "philox", "sample_tokens", "uniforms"]
 
 CDF_BLOCK = 64
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-
-def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Philox4x32-10: counters [N, 4] of 32-bit words (as uint64) and a 64-bit seed -> [N, 4] of 32-bit words."""
-    x0, x1, x2, x3 = (counter[:, i] & _LOW for i in range(4))
-    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-    for _ in range(10):
-        p0, p1 = _M0 * x0, _M1 * x2
-        x0, x1, x2, x3 = (p1 >> _HALF) ^ x1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _HALF) ^ x3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack([x0, x1, x2, x3], axis=1)
-
-
-def uniforms(
-    seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Uniforms in (0, 1) with 53 random bits, one a row, from its own key."""
-    counter = np.stack([position, sample, group, np.full(len(group), step)], axis=1).astype(np.uint64)
-    words = philox(counter, seed)
-    bits = (words[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (words[:, 1] >> np.uint64(6))
-    out: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-53
-    return out
 
 
 @dataclass(slots=True)
@@ -53,11 +31,12 @@ class Filters:
     allowed: Tensor | None = None
 
 
-def filter_weights(probs: Tensor, filters: Filters) -> Tensor:
+def filter_weights(probs: Tensor, filters: Filters, stable: bool = False) -> Tensor:
     """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does); unnormalised probabilities
     [B, V] -> [B, V].
 
-    Ties at a top-k threshold are all kept. At least the most probable allowed token always stays.
+    Ties at a top-k threshold are all kept; of equals at the end of a nucleus as many as its mass asks for, with ``stable`` the lowest ids.
+    At least the most probable allowed token always stays.
     """
     probs = probs.clone() if filters.allowed is None else probs * filters.allowed
     if bool((filters.top_k > 0).any()):
@@ -66,7 +45,7 @@ def filter_weights(probs: Tensor, filters: Filters) -> Tensor:
         threshold = best.gather(1, (k - 1).clamp(max=best.shape[1] - 1).unsqueeze(1))
         probs.masked_fill_((probs < threshold) & (filters.top_k > 0).unsqueeze(1), 0.0)
     if bool((filters.top_p < 1).any()):
-        ordered, index = probs.sort(dim=-1, descending=True)
+        ordered, index = probs.sort(dim=-1, descending=True, stable=stable)
         before = ordered.cumsum(-1) - ordered
         drop = before >= filters.top_p.unsqueeze(1) * ordered.sum(-1, keepdim=True)
         drop[:, 0] = False
@@ -81,12 +60,12 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     """Token ids [B] at ``uniform`` [B] (float64) of the cumulative distribution of non-negative weights probs [B, V]; never one of weight 0."""
     b, v = probs.shape
     padded = torch.nn.functional.pad(probs, (0, -v % CDF_BLOCK)) if v % CDF_BLOCK else probs
-    blocks = padded.view(b, -1, CDF_BLOCK)
+    blocks = padded.view(b, padded.shape[1] // CDF_BLOCK, CDF_BLOCK)
     sums = blocks.sum(-1).double()
     edges = sums.cumsum(-1)
     target = uniform * edges[:, -1]
     block = _index(edges, sums, target)
-    rows = torch.arange(b)
+    rows = torch.arange(b, device=probs.device)
     inner = blocks[rows, block].double()
     rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(min=0)  # rounding must not reach a leading zero
     return block * CDF_BLOCK + _index(inner.cumsum(-1), inner, rest)
@@ -94,28 +73,114 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
 
 def _index(edges: Tensor, weights: Tensor, target: Tensor) -> Tensor:
     """First index whose cumulative weight passes ``target``, held to the last one of positive weight."""
-    places = torch.arange(1, weights.shape[1] + 1)
+    places = torch.arange(1, weights.shape[1] + 1, device=weights.device)
     last = ((weights > 0) * places).amax(-1) - 1
     return torch.minimum((edges <= target.unsqueeze(1)).sum(-1), last)
 
 
-def sample_tokens(
-    logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None = None
+def sample_reference(
+    logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None = None, stable: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token a row.
-
-    logits [B, V] float32 (overwritten); temperature float32 [B], 0 for greedy; uniform float64 [B].
-    Returns ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that temperature [B] (greedy: at 1), float32.
-    """
+    """`sample_tokens` in torch; ``logits`` are overwritten."""
     greedy = temperature <= 0
     if not bool((temperature == 1).all()):
         logits.mul_(torch.where(greedy, 1.0, temperature).reciprocal().unsqueeze(1))
     weights, total = exponentials_(logits)
-    kept = weights if filters is None else filter_weights(weights, filters)
+    kept = weights if filters is None else filter_weights(weights, filters, stable)
+    mass = total if filters is None else kept.sum(-1)
+    _refuse((mass > 0) & total.isfinite())
     ids = draw(kept, uniform)
     if bool(greedy.any()):
         ids = torch.where(greedy, kept.argmax(-1), ids)
     policy = logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total.log()
     if filters is None:
         return ids, policy, policy
-    return ids, policy - (kept.sum(-1) / total).log(), policy
+    return ids, policy - (mass / total).log(), policy
+
+
+def sample_tokens(
+    logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None = None, checked: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token a row.
+
+    logits [B, V] float32 (overwritten by the torch form; the Triton form takes half types too and only reads); temperature float32 [B], 0 for
+    greedy (the lowest id among equals); uniform float64 [B].
+    Returns ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that temperature [B] (greedy: at 1), float32.
+
+    The Triton form draws the torch form's tokens up to rounding: where a uniform falls within about 1e-6 of a border between tokens, or a
+    nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both keep the same number, but only the Triton form surely the lowest ids.
+
+    Raises ValueError for arguments that do not match and for rows without a distribution (a logit that is NaN or +inf, or nothing of positive weight
+    allowed). To know that, the Triton form waits for the device; ``checked`` False leaves it to the caller: id -1 and NaN.
+    """
+    _check(logits, temperature, uniform, filters)
+    if use_triton(logits) and logits.dtype in TRITON_DTYPES:
+        found = launch_sample(logits.contiguous(), temperature.float(), uniform, filters)
+        if checked:
+            _refuse(found[0] >= 0)
+        return found
+    return sample_reference(logits, temperature, uniform, filters, stable=False)
+
+
+def _refuse(good: Tensor) -> None:
+    if not bool(good.all()):
+        rows = (~good).nonzero().flatten().tolist()
+        raise ValueError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
+
+
+def _check(logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None) -> None:
+    require(logits.dim() == 2 and logits.is_floating_point(), "logits", "not a matrix of floats")
+    require(logits.shape[1] > 0, "logits", "no vocabulary")
+    rows = logits.shape[:1]
+    require(uniform.dtype == torch.float64, "uniform", f"{uniform.dtype}, not float64")
+    given = {"temperature": temperature, "uniform": uniform}
+    if filters is not None:
+        given |= {"top_k": filters.top_k, "top_p": filters.top_p, "min_p": filters.min_p}
+        allowed = filters.allowed
+        require(allowed is None or allowed.shape == logits.shape, "allowed", "not the shape of the logits")
+        require(allowed is None or allowed.dtype == torch.bool, "allowed", "not bool")
+        require(allowed is None or allowed.device == logits.device, "allowed", f"not on {logits.device}")
+    for name, value in given.items():
+        require(value.shape == rows, name, f"shape {tuple(value.shape)}: not one a row")
+        require(value.device == logits.device, name, f"on {value.device}, logits on {logits.device}")
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+"""Half types too: the logits are given, and everything after them is float32."""
+SETTINGS = ((0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.8, 0.0), (0, 1.0, 0.2), (7, 0.6, 0.05), (1, 1.0, 0.0), (0, 1e-6, 0.0))
+"""(top-k, top-p, min-p), dealt to rows in turn."""
+
+
+def _case(rows: int, vocabulary: int, filtered: bool, masked: bool = False) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        def draw_(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        logits = torch.randn((rows, vocabulary), generator=generator, device=device) * 3
+        temperature = (draw_(rows) * 1.5 + 0.3) * (torch.arange(rows, device=device) % 4 != 3)
+        uniform = torch.rand(rows, generator=generator, device=device, dtype=torch.float64)
+        dealt = [SETTINGS[i % len(SETTINGS)] for i in range(rows)]
+        k, p, m = (torch.tensor([s[i] for s in dealt], device=device) for i in range(3))
+        allowed = draw_(rows, vocabulary) < 0.7 if masked else None
+        if allowed is not None:
+            allowed[:, vocabulary // 2] = True
+        filters = Filters(k.long(), p.float(), m.float(), allowed) if filtered else None
+        return {"logits": logits.to(dtype), "temperature": temperature, "uniform": uniform, "filters": filters}
+
+    return Case(f"{rows}x{vocabulary}{'f' * filtered}{'m' * masked}", make)
+
+
+def _timed(shape: ModelShape) -> list[Case]:
+    return [_case(rows, shape.vocabulary, filtered) for rows in (1, 64, 256) for filtered in (False, True)]
+
+
+SAMPLE = Op(
+    "sample", sample_tokens, sample_reference,
+    [_case(0, 9, True), _case(1, 1, True), _case(3, 5, False), _case(7, 131, True), _case(4, 200, False), _case(7, 67, True, True)],
+    TOLERANCE,
+    bytes=lambda logits, temperature, uniform, filters: logits.nbytes + 20 * len(logits),
+    flops=lambda logits, temperature, uniform, filters: 4 * logits.numel(),
+    launches=launches(), timed=_timed,
+)  # fmt: skip

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from proactor.kernels.grpo import clipped_loss, group_advantages, kl_k3
+from proactor.kernels import grpo
+from proactor.kernels.grpo import STATISTICS, clipped_loss, group_advantages, kl_k3, policy_loss
+from proactor.kernels.jit import HAS_TRITON, interpreted
+
+DEVICE = torch.device("cpu" if interpreted() else "cuda")
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
+FORMS = ["reference", pytest.param("triton", marks=needs_triton)]
 
 rewards = st.lists(st.floats(-100, 100, allow_subnormal=False), min_size=2, max_size=9)
 
@@ -80,3 +86,110 @@ def test_k3_is_never_negative_and_unbiased() -> None:
     assert bool((estimates >= 0).all())
     assert float((p.exp() * estimates).sum()) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-10)
     assert float(kl_k3(p, p).abs().max()) == 0
+
+
+def tokens(count: int = 41) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    found = {"new": torch.randn(count) - 2, "advantage": torch.randn(count), "weight": torch.rand(count)}
+    found |= {"old": found["new"] + torch.randn(count) * 0.3, "reference": found["new"] + torch.randn(count) * 0.3}
+    return {k: v.to(DEVICE) for k, v in found.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_policy_loss_joins_the_parts(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch to the last bit: what the engine computed from the parts."""
+    monkeypatch.setenv("PROACTOR_KERNELS", form)
+    given = tokens()
+    mine, theirs = (given["new"].clone().requires_grad_() for _ in range(2))
+    loss, statistics = policy_loss(**{**given, "new": mine}, epsilon_low=0.1, epsilon_high=0.3, beta=0.2)
+    expected, clipped = clipped_loss(theirs, given["old"], given["advantage"], given["weight"], 0.1, 0.3)
+    kl = kl_k3(theirs, given["reference"])
+    expected = expected + 0.2 * kl * given["weight"]
+    upstream = torch.rand(41, device=DEVICE)
+    (grad,) = torch.autograd.grad(loss, [mine], upstream)
+    (wanted,) = torch.autograd.grad(expected, [theirs], upstream)
+    tolerance = 0.0 if form == "reference" else 2e-6
+    torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(grad, wanted, rtol=tolerance, atol=tolerance)
+    error = (given["new"] - given["old"]).expm1().abs().max()
+    by_name = dict(zip(STATISTICS, statistics.tolist(), strict=True))
+    assert 0 < by_name["clipped"] == float(clipped.sum()) < by_name["tokens"] == 41
+    assert by_name["loss"] == pytest.approx(float(expected.detach().double().sum()), rel=1e-5)
+    assert by_name["kl"] == pytest.approx(float(kl.detach().double().sum()), rel=1e-5)
+    assert by_name["ratio_error"] == pytest.approx(float(error), rel=1e-5)
+    assert statistics.dtype == torch.float64 and not statistics.requires_grad
+
+
+@needs_triton
+def test_policy_loss_repeats_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    first, second = (policy_loss(**tokens(100), beta=0.1) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@needs_triton
+def test_on_policy_ratio_is_exactly_one_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clip bounds of 0 then bind nowhere, and the gradient is that of REINFORCE, to the bit."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    given = tokens()
+    new = given["new"].requires_grad_()
+    loss, statistics = policy_loss(new, new.detach(), given["advantage"], given["weight"], None, 0.0, 0.0)
+    (grad,) = torch.autograd.grad(loss.sum(), [new])
+    assert torch.equal(grad, -(given["advantage"] * given["weight"]))
+    assert statistics.tolist()[1:4] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["new", "old", "advantage", "weight", "reference"])
+@pytest.mark.parametrize("place", [0, 33])
+def test_nan_shows_in_its_token_and_in_the_sum(
+    form: str, name: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", form)
+    given = tokens()
+    given[name][place] = float("nan")
+    loss, statistics = policy_loss(**given, beta=0.1)
+    assert loss.isnan().nonzero().tolist() == [[place]]
+    assert bool(statistics[0].isnan())
+    assert bool(statistics[3].isnan()) == (name in ("new", "old"))
+
+
+@needs_triton
+def test_a_clipped_ratio_beyond_float32_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd's chain rule gives 0 times infinity there."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    new = torch.zeros(2, device=DEVICE, requires_grad=True)
+    one = torch.ones(2, device=DEVICE)
+    loss, statistics = policy_loss(new, torch.tensor([-200.0, 0.0], device=DEVICE), one, one)
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([-1.2, -1.0])
+    assert new.grad is not None and new.grad.tolist() == [0.0, -1.0]
+    assert float(statistics[3]) == math.inf
+
+
+def test_policy_loss_refuses_what_does_not_fit() -> None:
+    given = {k: v.cpu() for k, v in tokens(4).items()}
+    wrong = {
+        "old": given["old"][:3], "advantage": given["advantage"][:, None], "weight": given["weight"].requires_grad_(),
+        "reference": given["reference"][None],
+    }  # fmt: skip
+    for name, tensor in wrong.items():
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            policy_loss(**{**given, "weight": given["weight"].detach(), name: tensor})
+    with pytest.raises(ValueError, match=r"^new: "):
+        policy_loss(**{k: v[None] for k, v in given.items()})
+
+
+@needs_triton
+def test_policy_loss_of_other_types_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probabilities of a float64 model beside float32 advantages."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    monkeypatch.setattr(
+        grpo, "_PolicyLoss", None
+    )  # the interpreter would not show it: its kernels compute in float64 if they are given that
+    given = tokens()
+    given |= {k: given[k].double() for k in ("new", "old", "reference")}
+    loss, _ = policy_loss(**given, beta=0.1)
+    expected = clipped_loss(given["new"], given["old"], given["advantage"].double(), given["weight"].double(), 0.2, 0.2)
+    kl = 0.1 * kl_k3(given["new"], given["reference"]) * given["weight"].double()
+    torch.testing.assert_close(loss, expected[0] + kl, rtol=1e-13, atol=1e-13)

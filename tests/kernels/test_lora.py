@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from proactor.kernels import lora as lora_module
+from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.linear import Linear, library_linear, onednn_linear
-from proactor.kernels.lora import Adapter, lora_linear, lora_linear_reference
+from proactor.kernels.lora import Adapter, lora_add, lora_linear, lora_linear_reference
+from proactor.kernels.lora_kernels import launch_down
+from proactor.kernels.nf4_pack import repack
+from proactor.kernels.nf4_records import draw_nf4
+from tests.kernels.fence import fenced_memory
 
 SHAPES = [
     # rows, inputs, outputs of each target, targets that have an adapter, rank
@@ -118,3 +126,138 @@ def test_the_base_weight_is_not_kept_for_the_backward() -> None:
         assert len(made) == 1 and made[0]() is None
         out.sum().backward()
         assert len(made) == 2
+
+
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
+DEVICE = torch.device("cpu" if interpreted() else "cuda")
+
+
+def adapter_case(
+    m: int, k: int, n: int, spans: list[tuple[int, int]], rank: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Adapter, Tensor]:
+    generator = torch.Generator(device=DEVICE).manual_seed(m + k)
+
+    def draw(*shape: int) -> Tensor:
+        return guarded(torch.randn(shape, generator=generator, device=DEVICE))
+
+    a = guarded(draw(rank * len(spans), k) / k**0.5)
+    adapter = Adapter(a, [draw(stop - start, rank) for start, stop in spans], spans, rank, 1.5)
+    mask = guarded((torch.arange(m, device=DEVICE) % 2).to(dtype))
+    return guarded(draw(m, k).to(dtype)), guarded(draw(n, k).to(dtype)), adapter, mask
+
+
+def relative(ours: Tensor, exact: Tensor) -> float:
+    return float((ours.double() - exact).abs().max() / exact.abs().max())
+
+
+@needs_triton
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(
+    ("m", "k", "n", "spans", "rank"),
+    [
+        (1, 1100, 150, [(0, 130), (135, 140), (140, 150)], 4),
+        (17, 600, 90, [(80, 90), (0, 70)], 40),
+        (64, 70, 9, [(1, 8)], 64),
+        (2, 33, 40, [(0, 4), (5, 9), (9, 20), (20, 21), (30, 40)], 3),
+    ],
+)
+def test_few_rows_without_gradient(
+    m: int, k: int, n: int, spans: list[tuple[int, int]], rank: int, dtype: torch.dtype, limit: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The narrow product in parts along K, and one addition over all spans."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    x, weight, adapter, mask = adapter_case(m, k, n, spans, rank, dtype)
+    for used in (mask, None):
+        with torch.no_grad(), poisoned_memory():
+            ours = lora_linear(x, lambda: weight, None, adapter, used)
+        exact = lora_linear_reference(
+            x.double(), weight.double(), None, adapter, None if used is None else used.double()
+        )
+        assert ours.dtype == dtype and relative(ours, exact.detach()) < limit
+
+
+@needs_triton
+def test_base_weight_in_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused forward, dequantised backward: as with the dense copy."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    weight = draw_nf4((60, 128), True, torch.Generator(device=DEVICE).manual_seed(0), DEVICE)
+    weight = replace(weight, dtype=torch.float32)
+    dense, packed = weight.dequantize(), repack(weight)
+    x, _, adapter, mask = adapter_case(5, 128, 60, [(0, 32), (40, 60)], 8, torch.float32)
+    leaves = [x, adapter.a, *adapter.b]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    expected = lora_linear(x, lambda: dense, None, adapter, mask)
+    seed = torch.randn_like(expected)
+    grads = torch.autograd.grad(expected, leaves, seed)
+    for source in (lambda: weight, lambda: packed):
+        ours = lora_linear(x, source, None, adapter, mask)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(torch.autograd.grad(ours, leaves, seed), grads, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
+        alone = lora_linear(x, source, None)
+        (dx,) = torch.autograd.grad(alone, [x], seed)
+        torch.testing.assert_close(dx, seed @ dense, rtol=1e-4, atol=1e-4)
+
+
+@needs_triton
+def test_masked_rows_and_columns_outside_the_spans_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    x, weight, adapter, mask = adapter_case(6, 40, 30, [(3, 9), (12, 29)], 4, torch.float32)
+    with torch.no_grad():
+        base = lora_linear(x, lambda: weight)
+        y = lora_linear(x, lambda: weight, None, adapter, mask)
+    changed = torch.zeros_like(y, dtype=torch.bool)
+    for start, stop in adapter.spans:
+        changed[1::2, start:stop] = True
+    assert torch.equal(y != base, changed)
+
+
+@needs_triton
+def test_nothing_is_written_past_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    adapter = adapter_case(6, 40, 30, [(0, 9), (12, 30)], 4, torch.float32)[2]
+    with fenced_memory():
+        y, x = torch.empty(6, 30, device=DEVICE).zero_(), torch.ones(6, 40, device=DEVICE)
+        launch_down(x, adapter.a)
+        lora_add(y, torch.ones(6, 8, device=DEVICE), adapter.b, adapter.spans, 4, 1.0)
+
+
+@needs_triton
+def test_ranks_and_types_beyond_the_kernels_take_the_torch_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    monkeypatch.setattr(lora_module, "launch_add", None)  # would fail if called
+    for rank, dtype in ((65, torch.float32), (2, torch.float64)):
+        x, weight, adapter, mask = adapter_case(3, 70, 20, [(0, 20)], rank, torch.float32)
+        x, weight = x.to(dtype), weight.to(dtype)
+        ours = lora_linear(x, lambda w=weight: w, None, adapter, mask.to(dtype))
+        torch.testing.assert_close(
+            ours, lora_linear_reference(x, weight, None, adapter, mask.to(dtype)), rtol=1e-4, atol=1e-4
+        )
+
+
+@needs_triton
+def test_bad_adapters_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    x, weight, good, mask = adapter_case(3, 40, 30, [(3, 9), (12, 29)], 4, torch.float32)
+    cases: list[tuple[Adapter, Tensor, str]] = [
+        (replace(good, a=good.a[1:]), mask, "adapter: a"),
+        (replace(good, b=good.b[:1], a=good.a[:4]), mask, "spans: 2 for 1"),
+        (replace(good, b=[good.b[0][1:], good.b[1]]), mask, "b: "),
+        (replace(good, spans=[(3, 9), (8, 25)]), mask, "spans: .*overlap"),
+        (replace(good, spans=[(-3, 3), (12, 29)]), mask, "spans: .*below 0"),
+        (replace(good, spans=[(3, 9), (14, 31)]), mask, "adapter: spans .* pass 30"),
+        (good, mask[1:], "row_mask: "),
+    ]
+    for adapter, rows, problem in cases:
+        with pytest.raises(ValueError, match=problem), torch.no_grad():
+            lora_linear(x, lambda: weight, None, adapter, rows)
+    y, xa = torch.zeros(3, 30, device=DEVICE), torch.zeros(3, 8, device=DEVICE)
+    for wrong_y, wrong_xa, problem in (
+        (y.t(), xa, "y: "), (y, xa[:, 1:], "xa: "), (y, xa.bfloat16(), "xa: "), (y[:, :20].contiguous(), xa, "spans: .*pass 20"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=problem):
+            lora_add(wrong_y, wrong_xa, good.b, good.spans, 4, 1.0, mask)

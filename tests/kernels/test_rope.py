@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from proactor.kernels.rope import rope, rope_reference
+from proactor.kernels.jit import HAS_TRITON, interpreted
+from proactor.kernels.rope import rope, rope_formula, rope_reference
 
+DEVICE = torch.device("cpu" if interpreted() else "cuda")
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
 SHAPES = [(1, 1, 2), (5, 3, 6), (7, 2, 34), (3, 9, 128)]
 
 
@@ -56,3 +59,41 @@ def test_scores_depend_on_distance_alone() -> None:
         return float((at[0] * at[1]).sum())
 
     assert score(11, 7) == pytest.approx(score(4, 0), abs=1e-12)
+
+
+@needs_triton
+@pytest.mark.parametrize("order", ["rows", "heads", "columns"])
+def test_kernel_reads_slices_as_it_reads_copies(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine rotates the first heads of a stacked projection; a gradient may come expanded from one number."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    theta = angles(3, 5).float().to(DEVICE)
+    stacked = torch.randn(3, 7, 10, device=DEVICE)
+    if order == "heads":
+        stacked = stacked.transpose(0, 1).contiguous().transpose(0, 1)
+    if order == "columns":
+        stacked = stacked.transpose(0, 2).contiguous().transpose(0, 2)
+    part = stacked[:, :5]
+    assert not part.is_contiguous()
+    assert torch.equal(rope(part, theta.cos(), theta.sin()), rope(part.contiguous(), theta.cos(), theta.sin()))
+    part = part.detach().requires_grad_()
+    rope(part, theta.cos(), theta.sin()).sum().backward()
+    expected = rope_formula(torch.ones(3, 5, 10, device=DEVICE), theta.cos(), -theta.sin())
+    assert part.grad is not None
+    torch.testing.assert_close(part.grad, expected, rtol=1e-6, atol=1e-6)
+
+
+@needs_triton
+def test_float64_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    theta, x = angles(4, 3).to(DEVICE), torch.randn(4, 2, 6, dtype=torch.float64, device=DEVICE)
+    expected = rope_formula(x, theta.cos(), theta.sin())
+    torch.testing.assert_close(rope(x, theta.cos(), theta.sin()), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_refuses_what_does_not_fit() -> None:
+    x, half = torch.randn(4, 2, 6), torch.ones(4, 3)
+    for bad, cos, sin, name in (
+        (x[0], half, half, "x"), (x[..., :5], half, half, "x"), (x, half[:3], half, "cos"), (x, half, half[:1], "sin"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            rope(bad, cos, sin)

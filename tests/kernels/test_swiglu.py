@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.swiglu import swiglu, swiglu_reference
+
+DEVICE = torch.device("cpu" if interpreted() else "cuda")
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
+FORMS = ["reference", pytest.param("triton", marks=needs_triton)]
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 14), (17, 66)])
@@ -25,8 +30,10 @@ def test_forward_and_gradient(shape: tuple[int, int]) -> None:
         assert torch.equal(swiglu(x), swiglu_reference(x))
 
 
-def test_extreme_gates_stay_finite() -> None:
-    x = torch.tensor([[-200.0, 200.0, 0.0, 3.0, -3.0, 5.0]], requires_grad=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_extreme_gates_stay_finite(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", form)
+    x = torch.tensor([[-200.0, 200.0, 0.0, 3.0, -3.0, 5.0]], device=DEVICE, requires_grad=True)
     out = swiglu(x)
     out.sum().backward()
     assert x.grad is not None and bool(torch.isfinite(out).all()) and bool(torch.isfinite(x.grad).all())
@@ -39,3 +46,24 @@ def test_half_precision() -> None:
     assert out.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.bfloat16
     expected = swiglu_reference(x.detach().double())
     torch.testing.assert_close(out.double(), expected, rtol=3e-2, atol=1e-2)
+
+
+@needs_triton
+def test_kernel_reads_slices_as_it_reads_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    wide = torch.randn(3, 50, device=DEVICE)
+    upstream = torch.randn(3, 1, device=DEVICE).expand(3, 11)
+    for part in (wide[:, 5:27], wide.T.contiguous().T[:, 5:27]):
+        ours, copy = (t.detach().requires_grad_() for t in (part, part.clone(memory_format=torch.contiguous_format)))
+        assert not ours.is_contiguous() and copy.is_contiguous()
+        out, expected = swiglu(ours), swiglu(copy)
+        assert torch.equal(out, expected)
+        out.backward(upstream)
+        expected.backward(upstream.contiguous())
+        assert ours.grad is not None and copy.grad is not None and torch.equal(ours.grad, copy.grad)
+
+
+def test_refuses_another_shape() -> None:
+    for bad in (torch.randn(3), torch.randn(2, 3), torch.randn(1, 2, 4)):
+        with pytest.raises(ValueError, match=r"^gate_up: "):
+            swiglu(bad)

@@ -1,0 +1,145 @@
+"""Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300); one group and the conventions: `grpo.group_advantages`.
+
+A_i = (r_i - mean) / (std + eps)   within each group, in float64
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.grpo import Convention, group_advantages
+from proactor.kernels.jit import jit, tl
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+
+SETTINGS = {"default": {"BLOCK": 128, "WARPS": 1}, "interpreter": {"BLOCK": 8, "WARPS": 1}}
+
+
+def ragged_advantages_reference(
+    rewards: Tensor, offsets: Tensor, convention: Convention = "art", eps: float = 1e-6
+) -> Tensor:
+    """`ragged_advantages` group by group with `group_advantages`, in float64."""
+    out = torch.full(rewards.shape, float("nan"), dtype=torch.float64)
+    values, bounds = rewards.tolist(), offsets.tolist()
+    for begin, end in pairwise(bounds):
+        if begin < end:
+            out[begin:end] = torch.tensor(group_advantages(values[begin:end], convention, eps), dtype=torch.float64)
+    return out.to(rewards.device)
+
+
+# --- Triton -----------------------------------------------------------------------------------------------------------
+
+
+@jit
+def ragged_advantages_kernel(
+    reward_ptr, offset_ptr, out_ptr, count, eps, UNBIASED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One program a group, BLOCK rewards at a time in order: sum, then squared deviations, then the advantages."""
+    begin = tl.load(offset_ptr + tl.program_id(0)).to(tl.int64)
+    end = tl.load(offset_ptr + tl.program_id(0) + 1).to(tl.int64)
+    sound = (begin >= 0) & (end <= count)
+    low, high = tl.maximum(begin, 0), tl.minimum(end, count)
+    size = end - begin
+    first = tl.load(reward_ptr + low, mask=low < high, other=0.0).to(tl.float64)
+    total = first * 0.0
+    others = size * 0
+    for start in range(low, high, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
+        total += tl.sum(reward, 0)
+        others += tl.sum(((reward != first) & (at < high)).to(tl.int64), 0)
+    mean = total / tl.maximum(size, 1).to(tl.float64)
+    squares = first * 0.0
+    for start in range(low, high, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
+        away = tl.where(at < high, reward - mean, 0.0)
+        squares += tl.sum(away * away, 0)
+    divisor = tl.maximum(size - 1 if UNBIASED else size, 1)
+    scale = 1.0 / (tl.sqrt(squares / divisor.to(tl.float64)) + eps)
+    for start in range(low, high, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
+        # equal rewards: exact, rounding in the mean must not turn them into a gradient
+        advantage = tl.where(others == 0, 0.0, (reward - mean) * scale)
+        if UNBIASED:
+            advantage = tl.where(size == 1, reward, advantage)
+        advantage = tl.where(sound, advantage, float("nan"))
+        tl.store(out_ptr + at, advantage.to(tl.float32), mask=at < high)
+
+
+def ragged_advantages(
+    rewards: Tensor, offsets: Tensor, convention: Convention = "art", eps: float = 1e-6
+) -> Tensor:  # fmt: skip
+    """Advantages of groups side by side: rewards float32 or float64 [N], offsets int32 or int64 [G + 1] -> float32 [N].
+
+    Group g is ``rewards[offsets[g] : offsets[g + 1]]``; conventions as in `group_advantages`: "art" (population deviation, a group of one gets 0) and
+    "verl" (unbiased deviation, a group of one keeps its reward). Equal rewards give exact zeros, a NaN or infinite reward NaN for its group, a reward in
+    no group NaN. Raises ValueError for other types and shapes, and for offsets that decrease or leave [0, N]; where the offsets lie on a device, which
+    would have to be waited for, groups that leave [0, N] get NaN instead.
+    """
+    require(rewards.ndim == 1 and rewards.dtype in (torch.float32, torch.float64), "rewards", _seen(rewards))
+    good = offsets.ndim == 1 and offsets.shape[0] >= 1 and offsets.dtype in (torch.int32, torch.int64)
+    require(good, "offsets", _seen(offsets))
+    require(convention in ("art", "verl"), "convention", f"{convention!r} is not art or verl")
+    count = rewards.shape[0]
+    if not offsets.is_cuda:
+        bounds = offsets.tolist()
+        require(
+            bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count, "offsets", f"not rising in 0..{count}"
+        )
+    if not use_triton(rewards):
+        return ragged_advantages_reference(rewards, offsets, convention, eps).float()
+    out = torch.full((count,), float("nan"), dtype=torch.float32, device=rewards.device)
+    groups = offsets.shape[0] - 1
+    if groups and count:
+        use = configured(SETTINGS, rewards.device)
+        ragged_advantages_kernel[(groups,)](
+            rewards.contiguous(), offsets.to(rewards.device).contiguous(), out, count, eps,
+            convention == "verl", use["BLOCK"], num_warps=use["WARPS"],
+        )  # fmt: skip
+    return out
+
+
+def _seen(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+
+def _case(sizes: tuple[int, ...], convention: Convention) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        rewards = torch.randn(sum(sizes), generator=generator, device=device).to(dtype) + 0.5
+        offsets = torch.tensor([0, *sizes]).cumsum(0).to(device)
+        return {"rewards": rewards, "offsets": offsets, "convention": convention}
+
+    shown = f"{len(sizes)}groups" if len(sizes) > 5 else "+".join(map(str, sizes))
+    return Case(f"{shown or 'none'}-{convention}", make)
+
+
+def _timed(shape: ModelShape) -> list[Case]:
+    return [_case((8,) * 512, "art")]
+
+
+def _launches() -> list[Launch]:
+    types = {"reward_ptr": "*fp32", "offset_ptr": "*i64", "out_ptr": "*fp32", "count": "i32", "eps": "fp32"}
+    use = SETTINGS["default"]
+    return [
+        Launch(ragged_advantages_kernel, types, {"UNBIASED": unbiased, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
+        for unbiased in (False, True)
+    ]
+
+
+SIZES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2, 1, 0, 7), (8, 3), (25, 1, 17))
+CONVENTIONS: tuple[Convention, ...] = ("art", "verl")
+
+RAGGED_ADVANTAGES = Op(
+    "ragged_advantages", ragged_advantages, ragged_advantages_reference,
+    [_case(sizes, c) for sizes in SIZES for c in CONVENTIONS], {torch.float32: 1e-6},
+    bytes=lambda rewards, offsets, convention: rewards.nbytes + 4 * rewards.numel() + offsets.nbytes,
+    flops=lambda rewards, offsets, convention: 5 * rewards.numel(),
+    launches=_launches(), timed=_timed,
+)  # fmt: skip

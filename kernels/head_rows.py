@@ -1,0 +1,147 @@
+"""The two passes over a chunk of the head's logits [R, V] in Triton: values of its pairs, and the logits' gradient in place.
+
+    values    m = max z/τ,  s = Σ exp(z/τ - m),  log p = (z_y/τ - m) - log s,  entropy = log s - Σ exp(z/τ - m)(z/τ - m) / s
+    slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) exp(z/τ - lse)) / τ
+
+One program owns a row (values) or a tile of a row (slopes) and takes its pairs in their order: no atomics, the same bits whatever stands beside a row.
+The maximum and the sum run along (Milakov & Gimelshein, arXiv 1805.02867), so that values read the logits once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.op import Launch, configured
+
+# The sampler sums a row in the same tiles: equal logits of one type then give equal log-probabilities.
+TILES = {
+    "default": {"block": 8192, "draw": 4096, "search": 2048, "warps": 16},
+    "interpreter": {"block": 64, "draw": 32, "search": 128, "warps": 1},
+}
+SLOPES = {"default": {"block": 4096, "warps": 8}, "interpreter": {"block": 64, "warps": 1}}
+PAIRS = 16
+LOWEST = -1e30
+"""Stands for the maximum of nothing: finite, so that differences are numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the kernels need to know of the rows: 1/temperature float32 [R], pair offsets int64 [R + 1] and targets int64 [P], on the device."""
+
+    scale: Tensor
+    offsets: Tensor
+    target: Tensor
+
+
+def pair_offsets(row: Tensor, rows: int) -> Tensor:
+    """Pairs of row r lie from offset r to offset r + 1: int64 [rows + 1] from ascending ``row`` [P]."""
+    return torch.searchsorted(row, torch.arange(rows + 1, device=row.device))
+
+
+@jit
+def row_statistics(row_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.constexpr):
+    """(m, Σ w, Σ w d) of one row z: m = max z scale, d = z scale - m, w = exp(d). A NaN or +inf logit makes the sums NaN."""
+    top = tl.full([], LOWEST, tl.float32)
+    sums = tl.zeros([BLOCK], tl.float32)
+    moments = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        z = tl.load(row_ptr + column, mask=column < width, other=float("-inf")).to(tl.float32) * scale
+        above = tl.maximum(top, tl.max(z, 0))
+        shift = top - above
+        factor = tl.exp(shift)
+        d = z - above
+        w = tl.exp(d)
+        moments = (moments + sums * shift) * factor + w * tl.where(w > 0, d, 0.0)  # 0 * -inf is not 0
+        sums = sums * factor + w
+        top = above
+    return top, tl.sum(sums, 0), tl.sum(moments, 0)
+
+
+@jit
+def logprob_values_kernel(
+    logits_ptr, scale_ptr, offset_ptr, target_ptr, logp_ptr, entropy_ptr, lse_ptr, start, width,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr, LOWEST: tl.constexpr,
+):  # fmt: skip
+    """One program a row of the chunk [R, V] that begins at row ``start``: its lse, and log p and entropy of its pairs."""
+    local = tl.program_id(0).to(tl.int64)
+    row = start + local
+    logits = logits_ptr + local * width
+    scale = tl.load(scale_ptr + row)
+    top, total, moment = row_statistics(logits, width, scale, BLOCK, LOWEST)
+    log_total = tl.log(total)
+    tl.store(lse_ptr + row, top + log_total)
+    entropy = log_total - moment / total
+    first = tl.load(offset_ptr + row)
+    last = tl.load(offset_ptr + row + 1)
+    for at in range(first, last, PAIRS):
+        pair = at + tl.arange(0, PAIRS)
+        inside = pair < last
+        target = tl.load(target_ptr + pair, mask=inside, other=0)
+        z = tl.load(logits + target, mask=inside, other=0.0).to(tl.float32) * scale
+        tl.store(logp_ptr + pair, (z - top) - log_total, mask=inside)
+        tl.store(entropy_ptr + pair, tl.zeros([PAIRS], tl.float32) + entropy, mask=inside)
+
+
+@jit
+def logprob_slopes_kernel(
+    logits_ptr, scale_ptr, offset_ptr, target_ptr, dlogp_ptr, lse_ptr, start, width, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One program a tile of a row: logits become their gradient."""
+    local = tl.program_id(0).to(tl.int64)
+    row = start + local
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    at = logits_ptr + local * width + column
+    scale = tl.load(scale_ptr + row)
+    z = tl.load(at, mask=inside, other=0.0).to(tl.float32) * scale
+    p = tl.exp(z - tl.load(lse_ptr + row))
+    pull = tl.full([], 0.0, tl.float32)
+    hot = tl.zeros([BLOCK], tl.float32)
+    for pair in range(tl.load(offset_ptr + row), tl.load(offset_ptr + row + 1)):
+        g = tl.load(dlogp_ptr + pair).to(tl.float32)
+        pull += g
+        hot += tl.where(column == tl.load(target_ptr + pair), g, 0.0)
+    tl.store(at, (hot - pull * p) * scale, mask=inside)
+
+
+def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy: Tensor, lse: Tensor) -> None:
+    """Fill lse [R], log p [P] and entropy [P] for the rows from ``start`` on whose contiguous logits are given."""
+    count, width = logits.shape
+    if count:
+        tiles = configured(TILES, logits.device)
+        logprob_values_kernel[(count,)](
+            logits, rows.scale, rows.offsets, rows.target, logp, entropy, lse, start, width,
+            tiles["block"], PAIRS, LOWEST, num_warps=tiles["warps"], enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: Tensor) -> None:
+    """Overwrite the chunk's contiguous logits with their gradient, from that of log p [P]."""
+    count, width = logits.shape
+    if count:
+        tiles = configured(SLOPES, logits.device)
+        logprob_slopes_kernel[(count, triton.cdiv(width, tiles["block"]))](
+            logits, rows.scale, rows.offsets, rows.target, dlogp, lse, start, width, tiles["block"],
+            num_warps=tiles["warps"],
+        )  # fmt: skip
+
+
+def launches() -> list[Launch]:
+    """Both kernels; their sizes do not depend on the model."""
+    shared = {
+        "logits_ptr": "*bf16", "scale_ptr": "*fp32", "offset_ptr": "*i64", "target_ptr": "*i64", "lse_ptr": "*fp32",
+        "start": "i32", "width": "i32",
+    }  # fmt: skip
+    values, slopes = TILES["default"], SLOPES["default"]
+    constants = {"BLOCK": values["block"], "PAIRS": PAIRS, "LOWEST": LOWEST}
+    return [
+        Launch(
+            logprob_values_kernel, shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"}, constants, values["warps"], 1
+        ),
+        Launch(logprob_slopes_kernel, shared | {"dlogp_ptr": "*fp32"}, {"BLOCK": slopes["block"]}, slopes["warps"], 1),
+    ]

@@ -1,0 +1,175 @@
+"""A loss over log-probabilities, with its gradient in two head products a chunk of rows and no logits kept.
+
+The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after the last chunk. When the loss is a sum of one
+term a pair it is known at once:
+
+    logits = H Wᵀ  ->  log p, entropy  ->  (terms, d terms / d log p) from the caller  ->  logits become dz in place  ->  dH = dz W
+
+so that the backward only multiplies the stored dH [R, H] by the gradient of the sum. (Gradients formed in the forward of a fused head: Liger Kernel,
+arXiv 2410.10989.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.head_rows import launch_slopes_, launch_values
+from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.logprob import (
+    SHAPES,
+    TOLERANCE,
+    TRITON_DTYPES,
+    check_pairs,
+    chunk_pairs,
+    head_case,
+    logprob_reference,
+    row_chunks,
+    scaled_logits,
+    slopes_,
+    timed_heads,
+    triton_rows,
+    values_,
+)
+from proactor.kernels.op import Arguments, Case, ModelShape, Op, use_triton
+from proactor.kernels.precision import wide_dtype
+
+PairLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""(log p [p] float32 of some pairs, which pairs) -> (their terms [p], d term / d log p [p]). Must not wait for the device if nothing else is to."""
+
+
+def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
+    """A `PairLoss` from a function of (log p, pairs) that gives the terms alone, by autograd."""
+
+    def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = logp.detach().requires_grad_()
+            found = terms(leaf, pairs)
+            (slope,) = torch.autograd.grad(found.sum(), leaf)
+        return found.detach(), slope
+
+    return loss
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss,
+        linear: Linear, needed: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        run = _triton if use_triton(hidden) and hidden.dtype in TRITON_DTYPES else _torch
+        terms, logp, entropy, dh = run(hidden, weight, row, target, temperature, loss, linear, needed)
+        ctx.save_for_backward(*([dh] if needed else []))
+        ctx.mark_non_differentiable(logp, entropy)
+        return terms.sum(), logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (dh,) = ctx.saved_tensors
+        return (dh * grads[0].to(dh.dtype), *[None] * 7)
+
+
+def _triton(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
+    needed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    logp = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
+    entropy, terms, slope = (torch.empty_like(logp) for _ in range(3))
+    rows = triton_rows(row, target, temperature)
+    lse, dh = torch.empty_like(rows.scale), torch.empty_like(hidden if needed else hidden[:0])
+    chunks = row_chunks(len(hidden), weight)
+    bounds = chunk_pairs(row, len(hidden), chunks[0][1]) if chunks else []
+    for start, stop, first, last in bounds:
+        logits = linear(hidden[start:stop], weight, None).contiguous()
+        launch_values(logits, start, rows, logp, entropy, lse)
+        terms[first:last], slope[first:last] = loss(logp[first:last], slice(first, last))
+        if needed:
+            launch_slopes_(logits, start, rows, lse, slope)
+            torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
+        del logits  # or two chunks would stand side by side
+    return terms, logp, entropy, dh
+
+
+def _torch(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
+    needed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    logp = hidden.new_empty(len(row), dtype=wide_dtype(hidden.dtype))
+    entropy, terms = torch.empty_like(logp), torch.empty_like(logp)
+    scale, dh = temperature.reciprocal(), torch.empty_like(hidden if needed else hidden[:0])
+    for start, stop, first, last in chunk_pairs(row, len(hidden)):
+        r, part = row[first:last] - start, scale[start:stop]
+        shifted = scaled_logits(hidden[start:stop], weight, part, linear)
+        weights, total, logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
+        terms[first:last], slope = loss(logp[first:last], slice(first, last))
+        if needed:
+            slope = slope.to(logp.dtype)
+            dh[start:stop] = slopes_(weights, total, part, r, target[first:last], slope).to(hidden.dtype) @ weight
+        del shifted, weights
+    return terms, logp, entropy, dh
+
+
+def logprob_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    loss: PairLoss,
+    linear: Linear = library_linear,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ terms, log p [P], entropy [P]): a loss of one term a pair over `log_probabilities`, differentiable in ``hidden`` through the sum alone.
+
+    Arguments as there. ``loss`` is called once a chunk, in order, without gradient; a term may depend on its own pair's log p only (a ratio over
+    a whole sequence does not: take `log_probabilities`). Log p has the same bits as there when chunks agree. Raises ValueError as there.
+    """
+    check_pairs(hidden, weight, row, target, temperature)
+    needed = hidden.requires_grad and torch.is_grad_enabled()
+    return _Loss.apply(hidden.contiguous(), weight, row, target, temperature, loss, linear, needed)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+
+def _clipped(logp: Tensor, pairs: slice) -> Tensor:
+    """A clipped policy loss around made-up old log-probabilities and advantages."""
+    index = torch.arange(pairs.start, pairs.stop, device=logp.device)
+    advantage = (index % 5 - 2).to(logp.dtype)
+    ratio = (logp + 4.0 + (index % 3 - 1) * 0.1).clamp(max=2.0).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+
+
+def _reference(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss
+) -> tuple[Tensor, ...]:
+    logp, entropy = logprob_reference(hidden, weight, row, target, temperature[row])
+    terms, slope = loss(logp.detach(), slice(0, len(row)))
+    return (terms + slope * (logp - logp.detach())).sum(), logp.detach(), entropy.detach()
+
+
+def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        return base.make(generator, device, dtype) | {"loss": differentiated(terms)}
+
+    return Case(base.name, make)
+
+
+def _quadratic(logp: Tensor, pairs: slice) -> Tensor:
+    """Terms of one sign and a smooth slope: a clip would make half types choose the other side, and a sum near zero show rounding alone."""
+    index = torch.arange(pairs.start, pairs.stop, device=logp.device)
+    return (index % 5 + 0.5).to(logp.dtype) * (0.1 * logp * logp - logp)
+
+
+def _timed(shape: ModelShape) -> list[Case]:
+    return [_case(case, _clipped) for case in timed_heads(shape)]
+
+
+LOGPROB_LOSS = Op(
+    "logprob_loss", logprob_loss, _reference, [_case(head_case(*s), _quadratic) for s in SHAPES], TOLERANCE,
+    bytes=lambda hidden, weight, row, target, temperature, loss: 2 * hidden.nbytes + 2 * weight.nbytes + 24 * len(row),
+    flops=lambda hidden, weight, row, target, temperature, loss: 4 * hidden.shape[0] * weight.numel(),
+    gradients=("hidden",), timed=_timed,
+)  # fmt: skip

@@ -1,0 +1,167 @@
+"""Attention among the rows of a token tree: each row sees its ancestors and the rows before it in its own segment (`kernels.spans.Spans`).
+
+    out_i = sum_j p_ij v_j,   p_ij = exp(scale * q_i · k_j - lse_i)   over the visible j
+    ds_ij = p_ij (do_i · v_j - do_i · out_i),   dv_j = sum_i p_ij do_i,   dq_i = scale * sum_j ds_ij k_j,   dk_j = scale * sum_i ds_ij q_i
+
+Online softmax and recomputation from the saved log-sum-exp: Dao et al., arXiv 2205.14135 and 2307.08691. No atomics: key gradients loop over the queries
+that see them, in a fixed order; heavy key tiles are split into parts whose sums are added in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.attention_sizes import FORWARD, KEY_GRADIENT, QUERY_GRADIENT, launches_of
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, use_triton
+from proactor.kernels.precision import widen
+from proactor.kernels.span_kernels import (
+    launch_backward,
+    launch_forward,
+    span_forward_kernel,
+    span_key_gradient_kernel,
+    span_key_sum_kernel,
+    span_query_gradient_kernel,
+)
+from proactor.kernels.spans import Spans
+
+KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNEL_HEAD_DIM = 128
+"""Beyond this, and in float64, the torch form computes on every device."""
+
+
+def span_attention_reference(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
+    """Dense masked softmax in plain torch: q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D]."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    hidden = torch.from_numpy(~spans.visible()).to(q.device)
+    scores = torch.einsum("thd,shd->hts", q, k) * scale
+    return torch.einsum("hts,shd->thd", scores.masked_fill(hidden, float("-inf")).softmax(-1), v).flatten(1)
+
+
+def _by_segments(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
+    """The torch form: one product a segment and key head, over what the segment sees."""
+    hkv, d = k.shape[1:]
+    pieces: dict[int, Tensor] = {}
+    for i, (start, length) in enumerate(zip(spans.start.tolist(), spans.length.tolist(), strict=True)):
+        keys, values = (torch.cat([x[a:b] for a, b in spans.runs(i)]).transpose(0, 1) for x in (k, v))
+        rows = q[start : start + length].reshape(length, hkv, -1, d).transpose(0, 1).reshape(hkv, -1, d)
+        scores = (widen(rows @ keys.transpose(1, 2)) * scale).view(hkv, length, -1, keys.shape[1])
+        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        hidden = torch.nn.functional.pad(later, (keys.shape[1] - length, 0))[:, None]
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
+        seen = weights.view(hkv, -1, keys.shape[1]) @ values
+        pieces[start] = seen.view(hkv, length, -1, d).transpose(0, 1).reshape(length, -1)
+    if not pieces:
+        return (q + k.sum() + v.sum()).flatten(1)  # nothing, but part of the graph
+    return torch.cat([pieces[start] for start in sorted(pieces)])
+
+
+# --- with gradient ----------------------------------------------------------------------------------------------------
+
+
+class _SpanAttention(torch.autograd.Function):
+    """The Triton form of `span_attention`."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
+        out, lse = launch_forward(q, k, v, spans, scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.spans, ctx.scale = spans, scale
+        return out.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        do = grads[0].contiguous().view(out.shape)
+        return (*launch_backward(q, k, v, out, lse, do, ctx.spans, ctx.scale), None, None)
+
+
+def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
+    """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D]; Hq a multiple of Hkv.
+
+    Rows may stand apart in memory (a slice of a fused projection). On a card it runs in float32, float16 and bfloat16 for D up to `KERNEL_HEAD_DIM`;
+    anything else takes the torch form. Raises ValueError when shapes, types or ``spans`` do not match.
+    """
+    _check(q, k, v, spans)
+    if not (use_triton(q) and q.dtype in KERNEL_TYPES and q.shape[2] <= KERNEL_HEAD_DIM):
+        return _by_segments(q, k, v, spans, scale)
+    q, k, v = (x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous() for x in (q, k, v))
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _SpanAttention.apply(q, k, v, spans, scale)  # type: ignore[no-any-return, no-untyped-call]
+    return launch_forward(q, k, v, spans, scale)[0].flatten(1)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> None:
+    require(q.dim() == 3 and 0 not in q.shape[1:], "q", f"shape {tuple(q.shape)}, not [T, heads, head dim]")
+    require(q.is_floating_point(), "q", f"{q.dtype}")
+    require(k.dim() == 3 and k.shape[::2] == q.shape[::2], "k", f"shape {tuple(k.shape)} beside q {tuple(q.shape)}")
+    require(k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0, "k", f"{k.shape[1]} heads for {q.shape[1]} query heads")
+    require(v.shape == k.shape, "v", f"shape {tuple(v.shape)} beside k {tuple(k.shape)}")
+    for name, x in (("k", k), ("v", v)):
+        same = x.dtype == q.dtype and x.device == q.device
+        require(same, name, f"{x.dtype} on {x.device}, q {q.dtype} on {q.device}")
+    require(spans.rows == q.shape[0], "spans", f"{spans.rows} rows for q with {q.shape[0]}")
+
+
+# --- record -----------------------------------------------------------------------------------------------------------
+
+TREES = {
+    "empty": Spans.causal([0]),
+    "one row": Spans.causal([0, 1]),
+    "causal": Spans.causal([0, 37]),
+    "packed": Spans.causal([0, 1, 18, 18, 39]),
+    "siblings": Spans.tree([0, 17, 22, 25], [17, 5, 3, 9], [-1, 0, 0, 0]),
+    "branches of a trunk": Spans.tree([0, 21, 29, 30, 35], [21, 8, 1, 5, 3], [-1, 0, 0, 0, 3], [0, 5, 21, 0, 2]),
+    "caterpillar": Spans.tree([0, 9, 16, 25, 30, 32], [9, 7, 9, 5, 2, 6], [-1, 0, 1, 0, 0, 1]),
+    "interleaved": Spans.tree([0, 7, 12, 15, 33], [7, 5, 3, 18, 4], [-1, 0, 0, 2, -1]),
+}
+HEADS = ((1, 1, 16), (5, 1, 16), (14, 2, 8), (8, 1, 16), (4, 4, 24))
+
+
+def _case(name: str, spans: Spans, heads: int, kv_heads: int, dim: int) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
+        def draw(count: int) -> Tensor:
+            return torch.randn((spans.rows, count, dim), generator=generator, device=device).to(dtype)
+
+        return {"q": draw(heads), "k": draw(kv_heads), "v": draw(kv_heads), "spans": spans, "scale": dim**-0.5}
+
+    return Case(f"{name} {heads}/{kv_heads}x{dim}", make)
+
+
+def _timed(shape: ModelShape) -> list[Case]:
+    """A causal run, and 16 samples of 256 tokens behind a prompt of 2048."""
+    group = Spans.tree([0, *range(2048, 6144, 256)], [2048] + [256] * 16, [-1] + [0] * 16)
+    found = (("causal 4096", Spans.causal([0, 4096])), ("16 samples of 256 behind 2048", group))
+    return [_case(name, spans, shape.heads, shape.kv_heads, shape.head_dim) for name, spans in found]
+
+
+def _launches() -> list[Launch]:
+    half = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "do_ptr", "dq_ptr", "dk_ptr", "dv_ptr"), "*bf16")
+    rest = dict.fromkeys(("lse_ptr", "delta_ptr", "parts_ptr"), "*fp32") | dict.fromkeys(("scale", "scale2"), "fp32")
+    rest |= dict.fromkeys(("tile_ptr", "span_ptr", "item_ptr", "entry_ptr", "sum_ptr"), "*i32")
+    rest |= dict.fromkeys(("q_stride", "k_stride", "v_stride", "heads", "kv_heads"), "i32")
+    found = []
+    for kernel, table in (
+        (span_forward_kernel, FORWARD),
+        (span_query_gradient_kernel, QUERY_GRADIENT),
+        (span_key_gradient_kernel, KEY_GRADIENT),
+    ):
+        found += launches_of(kernel, table, half | rest)
+    ours = {name: kind for name, kind in (half | rest).items() if name in span_key_sum_kernel.arg_names}
+    return [*found, Launch(span_key_sum_kernel, ours, {"D": 128, "N": 64, "BLOCK_D": 128})]
+
+
+SPAN_ATTENTION = Op(
+    "span_attention", span_attention, span_attention_reference,
+    [
+        *(_case(name, spans, *heads) for (name, spans), heads in zip(TREES.items(), HEADS * 2, strict=False)),
+        _case("siblings", TREES["siblings"], 32, 1, 16),  # so many blocks of queries that key tiles are split
+    ],
+    {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
+    bytes=lambda q, k, v, spans, scale: 2 * q.nbytes + k.nbytes + v.nbytes,
+    flops=lambda q, k, v, spans, scale: 4 * spans.pairs * q.shape[1] * q.shape[2],
+    gradients=("q", "k", "v"), launches=_launches(), timed=_timed,
+)  # fmt: skip
