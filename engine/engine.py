@@ -27,7 +27,7 @@ from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree import Tree, pack
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 from proactor.engine.update import Batch, means, prepare, statistics
-from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, onednn_available, onednn_linear
+from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
@@ -85,8 +85,8 @@ class Engine:
         buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
         decoder = Decoder.build(config, weights, kind, buffer, resident != "nf4")
         if deterministic:
-            minimum = exact_minimum(onednn_linear, decoder.linear_shapes(), kind)
-            decoder.form = Exactness(onednn_linear, minimum, exact=True)
+            minimum = exact_minimum(exact_linear, decoder.linear_shapes(), kind)
+            decoder.form = Exactness(exact_linear, minimum, exact=True)
         elif place.type == "cpu" and kind == torch.float32:
             decoder.form = Exactness(fastest_cpu_linear())
         engine = cls(config, decoder, load_tokenizer(folder), seed, kv_tokens, page_size, token_budget, max_batch)

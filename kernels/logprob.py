@@ -71,7 +71,7 @@ class _LogProb(torch.autograd.Function):
             pull = dlogp.new_zeros(stop - start).index_add_(0, r, g)
             dz = weights.mul_((-pull / total[start:stop]).unsqueeze(1))
             dz.index_put_((r, target[first:last]), g, accumulate=True)
-            dh[start:stop] = dz.to(hidden.dtype) @ weight
+            dh[start:stop] = ctx.linear(dz.to(hidden.dtype), weight.t(), None)
         ctx.kept = []
         return dh, None, None, None, None, None, None
 

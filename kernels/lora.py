@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.linear import Linear, exact_linear, library_linear
 
 
 @dataclass(slots=True)
@@ -41,10 +41,10 @@ def _delta(
 ) -> None:
     for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
         part = xa[:, i * rank : (i + 1) * rank]
-        if linear is library_linear:
-            y[:, start:stop].addmm_(part, factor.t())
-        else:
+        if linear is exact_linear:  # the library's product in place is faster, but its rows depend on how many there are
             y[:, start:stop] += linear(part.contiguous(), factor, None)
+        else:
+            y[:, start:stop].addmm_(part, factor.t())
 
 
 def _forward(
@@ -73,7 +73,7 @@ class _LoRALinear(torch.autograd.Function):
     ) -> Tensor:
         y, xa = _forward(x, source(), bias, adapter, row_mask, linear)
         ctx.save_for_backward(x, xa, row_mask, a, *b)
-        ctx.source, ctx.adapter = source, adapter
+        ctx.source, ctx.adapter, ctx.linear = source, adapter, linear
         return y
 
     @staticmethod
@@ -93,7 +93,7 @@ class _LoRALinear(torch.autograd.Function):
             g *= row_mask.unsqueeze(1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.mm(dy, ctx.source())
+            dx = ctx.linear(dy, ctx.source().t(), None)
             dx.addmm_(g, a.to(x.dtype))
         da = torch.mm(g.t(), x).to(a.dtype)
         return (dx, None, None, None, None, None, da, *db)
@@ -104,12 +104,12 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: WeightSource, bias: Tensor | None, linear: Linear) -> Tensor:
-        ctx.source = source
+        ctx.source, ctx.linear = source, linear
         return linear(x, source(), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.mm(grads[0], ctx.source()), None, None, None
+        return ctx.linear(grads[0], ctx.source().t(), None), None, None, None
 
 
 def lora_linear(
