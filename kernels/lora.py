@@ -41,7 +41,8 @@ def _delta(
 ) -> None:
     for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
         part = xa[:, i * rank : (i + 1) * rank]
-        if linear is exact_linear:  # the library's product in place is faster, but its rows depend on how many there are
+        # the library's product in place is faster, but its rows depend on how many there are
+        if linear is exact_linear:
             y[:, start:stop] += linear(part.contiguous(), factor, None)
         else:
             y[:, start:stop].addmm_(part, factor.t())

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import linear
-from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
+from proactor.kernels.linear import (
+    exact_linear,
+    exact_minimum,
+    fastest_cpu_linear,
+    library_linear,
+    onednn_available,
+    onednn_linear,
+)
 
 needs_onednn = pytest.mark.skipif(not onednn_available(), reason="this build of torch has no oneDNN linear")
 
