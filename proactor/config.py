@@ -165,11 +165,13 @@ class PromptOptions(Section):
 
 class Pretrain(Section):
     """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.pretrain`): for ``seconds``, on the training
-    split (``limit`` dialogues of it; null: all). ``size``: fields of `pretrain.SmallModel`.
+    split (``limit`` dialogues of it; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than from few
+    real ones. ``size``: fields of `pretrain.SmallModel`.
     """
 
     seconds: float = Field(default=300, gt=0)
     limit: int | None = Field(default=None, ge=20)
+    synthetic: int = Field(default=0, ge=0)
     size: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -154,9 +154,11 @@ def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tens
 
 def pretrain(
     model: Any, encoder: PromptEncoder, train: Sequence[Dialogue], held_out: Sequence[Dialogue], size: SmallModel, *,
-    seconds: float, patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
+    seconds: float, warm: Sequence[Dialogue] = (), patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:  # fmt: skip
     """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns (step, held-out loss) pairs.
+
+    ``warm``: dialogues seen once before those of ``train``; the loss is watched from there on.
 
     The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule too.
     """
@@ -166,7 +168,8 @@ def pretrain(
         collate([row(encoder, d, size.seed, 0, size.pending) for d in held_out[i : i + 16]], pad, 0.0)
         for i in range(0, len(held_out), 16)
     ]
-    batches = _batches(encoder, train, size)
+    first = -(-len(warm) // size.batch)
+    batches = itertools.chain(itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size))
     history: list[tuple[int, float]] = []
     start, step, best, stale = time.monotonic(), 0, math.inf, 0
     while (elapsed := (time.monotonic() - start) / seconds) < 1 and stale < patience:
@@ -181,7 +184,9 @@ def pretrain(
         for optimizer, _ in optimizers:
             optimizer.step()
         step += 1
-        if step % check_every == 0:
+        if step <= first and step % check_every == 0 and progress is not None:
+            progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}")
+        elif step % check_every == 0:
             with torch.no_grad():
                 held = sum(float(loss_of(model, *batch)) for batch in checks) / len(checks)
             history.append((step, held))
