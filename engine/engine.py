@@ -71,7 +71,7 @@ class Engine:
 
         device: "auto" takes CUDA when there is one. dtype: of activations and dense weights; "auto" is float32 on a CPU, bfloat16 on a GPU.
         quantization: "auto" keeps what is stored, "nf4" quantises while streaming in, "none" dequantises. resident: whether 4-bit linears stay 4-bit
-        ("nf4") or keep a dense copy for speed ("dense", what "auto" means here); `memory` reports both. deterministic: see the README.
+        ("nf4", what "auto" means on a GPU) or keep a dense copy for speed ("dense", on a CPU); `memory` reports both. deterministic: see the README.
         kv_tokens: tokens the KV cache holds. token_budget: rows of one forward. max_batch: sequences decoding at once.
         Raises EngineError (CheckpointError) with one line naming file and tensor for anything that cannot be loaded.
         """

@@ -16,6 +16,7 @@ from proactor.engine.model import Decoder, Exactness
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
+from proactor.kernels.op import use_triton
 
 Quantization = Literal["auto", "nf4", "none"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,10 +43,11 @@ def build(
         raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
     weights = load_weights(folder, config, quantization=quantization, dtype=kind, device=place, progress=progress)
     buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
-    decoder = Decoder.build(config, weights, kind, buffer, resident != "nf4")
+    dense = resident == "dense" or (resident == "auto" and place.type == "cpu")
+    decoder = Decoder.build(config, weights, kind, buffer, dense)
     if deterministic:
         decoder.form = Exactness(exact_linear, exact_minimum(exact_linear, decoder.linear_shapes(), kind), exact=True)
-    elif place.type == "cpu" and kind == torch.float32:
+    elif place.type == "cpu" and kind == torch.float32 and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
     return Model(config, decoder, load_tokenizer(folder))
 

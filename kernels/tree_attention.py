@@ -14,7 +14,7 @@ Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -42,6 +42,13 @@ class AttentionBlock:
     valid: Tensor | None = None
     context_hidden: Tensor | None = None
     own_hidden: Tensor | None = None
+
+    def to(self, device: torch.device) -> AttentionBlock:
+        """The block with its tensors on ``device``; itself where they are there already."""
+        if self.rows.device == device:
+            return self
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return AttentionBlock(**{k: None if t is None else t.to(device) for k, t in moved.items()})
 
 
 def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
