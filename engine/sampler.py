@@ -157,8 +157,11 @@ class Sampler:
                     allowed[i] &= mask.to(logits.device)
                     if not bool(allowed[i].any()):
                         raise EngineError(f"logit_mask: no token allowed at position {len(row.record.token_ids)}")
-        columns = ([s.top_k for s in settings], [s.top_p for s in settings], [s.min_p for s in settings])
-        return Filters(*(torch.tensor(column, device=logits.device) for column in columns), allowed)
+        device = logits.device
+        return Filters(
+            torch.tensor([s.top_k for s in settings], device=device), torch.tensor([s.top_p for s in settings], device=device),
+            torch.tensor([s.min_p for s in settings], device=device), allowed,
+        )  # fmt: skip
 
     def _stops(self, row: _Row, token: int) -> bool:
         if token in row.job.end_ids:

@@ -8,7 +8,8 @@ once backward. The last token of a leaf is only a target: nothing is predicted f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch

@@ -14,7 +14,7 @@ Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,8 +47,8 @@ class AttentionBlock:
         """The block with its tensors on ``device``; itself where they are there already."""
         if self.rows.device == device:
             return self
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return AttentionBlock(**{k: None if t is None else t.to(device) for k, t in moved.items()})
+        optional = [None if t is None else t.to(device) for t in (self.valid, self.context_hidden, self.own_hidden)]
+        return AttentionBlock(self.rows.to(device), self.context.to(device), self.own.to(device), *optional)
 
 
 def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
