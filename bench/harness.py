@@ -176,6 +176,13 @@ def machine() -> str:
     return f"{found[1].strip() if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
+def result_folder(results: Path, name: str) -> Path:
+    """The folder of a machine's records, made where it is missing."""
+    folder = results / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _card(record: dict[str, Any]) -> None:
     print(f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating steps")
     for side in record["sides"]:
@@ -193,7 +200,5 @@ def _card(record: dict[str, Any]) -> None:
 
 
 def _save(record: dict[str, Any], results: Path) -> None:
-    slug = re.sub(r"[^a-z0-9]+", "-", record["machine"].lower()).strip("-")
-    path = results / slug / f"{record['workload']['name']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = result_folder(results, record["machine"]) / f"{record['workload']['name']}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")

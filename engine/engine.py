@@ -11,23 +11,22 @@ import torch
 from torch import Tensor
 
 from proactor.engine.adapter_io import read_peft, write_peft
-from proactor.engine.chat import ChatFormat, load_tokenizer
-from proactor.engine.checkpoint import load_weights, resolve_model
+from proactor.engine.chat import ChatFormat
 from proactor.engine.config import GRPO, SFT, AdamW, LoRA, Sampling
-from proactor.engine.forward import tree_logprobs
-from proactor.engine.lora import MODULE, LoRABuffer
+from proactor.engine.loading import build
+from proactor.engine.lora import MODULE
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
-from proactor.engine.model import Decoder, Exactness
+from proactor.engine.model import Decoder
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.paged import PagedCache
 from proactor.engine.parallel import Parallel
 from proactor.engine.sampler import GroupStream, Job, Sampler
+from proactor.engine.scoring import sequence_logprobs, total_nll
 from proactor.engine.state import read_state, write_state
 from proactor.engine.trainer import Tally, Trainer
-from proactor.engine.tree import Tree, pack
+from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 from proactor.engine.update import Batch, means, prepare, statistics
-from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, onednn_available, onednn_linear
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
@@ -40,7 +39,8 @@ class Engine:
     def __init__(
         self, config: ModelConfig, decoder: Decoder, tokenizer: Any, seed: int, kv_tokens: int | None, page_size: int, token_budget: int, max_batch: int
     ) -> None:  # fmt: skip
-        self.config, self.decoder, self.tokenizer, self.seed = config, decoder, tokenizer, seed
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self._decoder: Decoder | None = decoder
         self.chat = ChatFormat(tokenizer) if tokenizer is not None else None
         self.parallel = Parallel(decoder.device)
         self.trainer = Trainer(decoder, self.parallel, token_budget) if decoder.lora else None
@@ -71,29 +71,23 @@ class Engine:
 
         device: "auto" takes CUDA when there is one. dtype: of activations and dense weights; "auto" is float32 on a CPU, bfloat16 on a GPU.
         quantization: "auto" keeps what is stored, "nf4" quantises while streaming in, "none" dequantises. resident: whether 4-bit linears stay 4-bit
-        ("nf4") or keep a dense copy for speed ("dense", what "auto" means here); `memory` reports both. deterministic: see the README.
+        ("nf4", what "auto" means on a GPU) or keep a dense copy for speed ("dense", on a CPU); `memory` reports both. deterministic: see the README.
         kv_tokens: tokens the KV cache holds. token_budget: rows of one forward. max_batch: sequences decoding at once.
         Raises EngineError (CheckpointError) with one line naming file and tensor for anything that cannot be loaded.
         """
-        folder = resolve_model(path, revision)
-        config = ModelConfig.from_folder(folder)
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        kind = _dtype(dtype, place)
-        if deterministic and (place.type != "cpu" or kind != torch.float32 or not onednn_available()):
-            raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
-        weights = load_weights(folder, config, quantization=quantization, dtype=kind, device=place, progress=progress)
-        buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
-        decoder = Decoder.build(config, weights, kind, buffer, resident != "nf4")
-        if deterministic:
-            minimum = exact_minimum(onednn_linear, decoder.linear_shapes(), kind)
-            decoder.form = Exactness(onednn_linear, minimum, exact=True)
-        elif place.type == "cpu" and kind == torch.float32:
-            decoder.form = Exactness(fastest_cpu_linear())
-        engine = cls(config, decoder, load_tokenizer(folder), seed, kv_tokens, page_size, token_budget, max_batch)
+        model = build(path, lora, device, dtype, quantization, resident, deterministic, seed, revision, progress)
+        engine = cls(model.config, model.decoder, model.tokenizer, seed, kv_tokens, page_size, token_budget, max_batch)
         engine.base_name = str(path)
         return engine
 
     # -- readings ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model. Raises EngineError after `release`."""
+        if self._decoder is None:
+            raise EngineError("this engine was released; load another one")
+        return self._decoder
 
     @property
     def context_length(self) -> int:
@@ -283,7 +277,6 @@ class Engine:
         """The adapter's leaves (float32 views of one flat buffer), for a caller's own optimizer."""
         return self._trainer().lora.leaves
 
-    @torch.no_grad()
     def logprobs(
         self, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]] | None = None, adapter: bool = True
     ) -> list[Tensor]:
@@ -292,34 +285,12 @@ class Engine:
         One float32 tensor a list, on the CPU.
         """
         cuts = spans if spans is not None else [(1, len(ids)) for ids in sequences]
-        out: list[Tensor] = [torch.empty(0) for _ in sequences]
-        groups = []
-        for i, (ids, (start, end)) in enumerate(zip(sequences, cuts, strict=True)):
-            if not 1 <= start <= end <= len(ids):
-                raise EngineError(
-                    f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)"
-                )
-            if len(ids) > self.context_length:
-                raise EngineError(f"logprobs: sequence {i} has {len(ids)} tokens, the context {self.context_length}")
-            if end > start:
-                groups.append(
-                    Group(list(ids[:start]), [Sample(list(ids[:start]), list(ids[start:end]), info={"index": i})])
-                )
-        for tree in pack(groups, self._token_budget, together=not self.deterministic):
-            values, flat = tree_logprobs(self.decoder, tree, adapter)
-            counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
-            for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
-                out[sample.info["index"]] = part
-        return out
+        return sequence_logprobs(self.decoder, sequences, cuts, adapter, self._token_budget)
 
-    @torch.no_grad()
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens over all ranks; nothing is updated."""
-        total, count = 0.0, 0
-        for tree in pack(groups, self._token_budget, together=not self.deterministic):
-            values, _ = tree_logprobs(self.decoder, tree)
-            total, count = total - float(values.double().sum()), count + len(values)
-        sums, _ = self.parallel.reduce({"total": total, "count": float(count)}, {})
+        total, count = total_nll(self.decoder, groups, self._token_budget)
+        sums, _ = self.parallel.reduce({"total": total, "count": count}, {})
         return sums["total"] / max(sums["count"], 1.0)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
@@ -327,6 +298,7 @@ class Engine:
         return self.parallel.share(items)
 
     def _trainer(self) -> Trainer:
+        self.decoder  # noqa: B018  # after release, that is what to say
         if self.trainer is None:
             raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
         return self.trainer
@@ -400,18 +372,6 @@ class Engine:
         return caller
 
     def release(self) -> None:
-        """Give memory back: cache, weights, optimizer. The engine cannot be used afterwards."""
+        """Give memory back: cache, weights, optimizer. Using the engine afterwards is an EngineError."""
         self.parallel.release()
-        self._sampler = self.trainer = None
-        del self.decoder
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
-    if found is None:
-        raise EngineError(f"dtype={dtype!r}: use auto, float32, bfloat16 or float16")
-    return found
+        self._sampler = self.trainer = self._decoder = None

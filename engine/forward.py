@@ -8,9 +8,13 @@ from torch import Tensor
 
 from proactor.engine.blocks import stack, tree_families
 from proactor.engine.model import Decoder
-from proactor.engine.tree import Layout, Tree, layout
+from proactor.engine.tree import ROOT, Layout, Tree, layout
 from proactor.engine.types import EngineError
 from proactor.kernels.logprob import log_probabilities
+from proactor.kernels.op import use_triton
+from proactor.kernels.rope import rotate_heads
+from proactor.kernels.span_attention import span_attention
+from proactor.kernels.spans import Spans
 from proactor.kernels.tree_attention import AttentionBlock, tree_attention
 
 
@@ -22,9 +26,47 @@ class TreeView:
     scale: float
     exact: bool
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kv_heads: int
+
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        return rotate_heads(qkv, self.kv_heads, cos, sin)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D], differentiable."""
+        assert k is not None and v is not None
         return tree_attention(q, k, v, self.blocks, self.scale, self.exact)
+
+
+@dataclass(slots=True)
+class SpanView:
+    """Attention among a tree's own rows as the GPU kernels read it: spans of rows instead of blocks."""
+
+    spans: Spans
+    scale: float
+    kv_heads: int
+
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        return rotate_heads(qkv, self.kv_heads, cos, sin)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
+        """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D], differentiable."""
+        assert k is not None and v is not None
+        return span_attention(q, k, v, self.spans, self.scale)
+
+
+def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeView | SpanView:
+    """The attention of ``tree``, whose node i has its first row at ``start[i]``."""
+    scale, kv_heads = decoder.config.head_dim**-0.5, decoder.config.num_kv_heads
+    if not use_triton(decoder.embed):
+        blocks = [block.to(decoder.device) for block in stack(tree_families(tree, start))]
+        return TreeView(blocks, scale, decoder.form.exact, kv_heads)
+    order = list(start)
+    place = {node: i for i, node in enumerate(order)} | {ROOT: -1}
+    nodes = [tree.nodes[i] for i in order]
+    spans = Spans.tree(list(start.values()), [len(n.ids) for n in nodes], [place[n.parent] for n in nodes])
+    return SpanView(spans, scale, kv_heads)
 
 
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
@@ -33,11 +75,11 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
     Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained, for ids
     outside the vocabulary and for sequences beyond the context.
     """
-    flat = layout(tree)
+    flat = layout(tree).to(decoder.device)
     _check(decoder, tree, flat)
     if not len(flat.head_row):
         raise EngineError("tree: no token carries loss (every mask is False)")
-    view = TreeView(stack(tree_families(tree, flat.start)), decoder.config.head_dim**-0.5, decoder.form.exact)
+    view = tree_view(decoder, tree, flat.start)
     hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)
     rows = decoder.final_norm(hidden.index_select(0, flat.head_row))
     logp, entropy = log_probabilities(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from proactor.engine.config import GRPO, SFT
 from proactor.engine.tree import TokenBatch
-from proactor.kernels.grpo import clipped_loss, kl_k3
+from proactor.kernels.grpo import STATISTICS, policy_loss
 
 Loss = Callable[[Tensor, TokenBatch], Any]
 
@@ -35,13 +35,10 @@ class GRPOLoss:
             ratio = (batch.old - batch.sampled).exp().nan_to_num(nan=1.0)
             weight = weight * ratio.clamp(max=c.importance_cap)
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
-        loss, clipped = clipped_loss(logprobs, old, batch.advantage, weight, c.epsilon, high)
-        stats = {"clip_share": float(clipped.sum())}
-        if batch.reference is not None:
-            kl = kl_k3(logprobs, batch.reference)
-            loss = loss + c.beta * kl * weight
-            stats["kl"] = float(kl.detach().sum())
-        return loss.sum(), stats
+        loss, found = policy_loss(logprobs, old, batch.advantage, weight, batch.reference, c.epsilon, high, c.beta)
+        sums = dict(zip(STATISTICS, found.tolist(), strict=True))
+        kl = {} if batch.reference is None else {"kl": sums["kl"]}
+        return loss.sum(), {"clip_share": sums["clipped"], **kl}
 
 
 class SFTLoss:

@@ -19,7 +19,9 @@ from proactor.engine.model_config import ModelConfig
 from proactor.kernels.linear import Linear, library_linear
 from proactor.kernels.lora import lora_linear
 from proactor.kernels.nf4 import NF4Tensor
-from proactor.kernels.norm import rms_norm
+from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
+from proactor.kernels.norm import add_rms_norm, rms_norm
+from proactor.kernels.op import use_triton
 from proactor.kernels.rope import rope
 from proactor.kernels.swiglu import swiglu
 
@@ -27,15 +29,20 @@ from proactor.kernels.swiglu import swiglu
 class AttentionView(Protocol):
     """Where keys and values live and who sees whom."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """q, k (both rotated) and v of qkv [T, Hq + 2 Hkv, D]; k and v are None when they have gone to the cache already."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated) -> [T, Hq * D]."""
         ...
 
 
 class BaseLinear:
-    """Frozen weight of one or several linears that read the same input, stacked by output; dense, or NF4 dequantised at each use.
+    """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
-    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let go.
+    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let go. On a GPU NF4 parts that can be are repacked
+    for the fused product; elsewhere they are dequantised at each use.
     """
 
     def __init__(
@@ -43,9 +50,13 @@ class BaseLinear:
     ) -> None:
         self.parts: list[Tensor | NF4Tensor] = list(parts)
         self.bias, self.dtype = bias, dtype
-        self.dense: Tensor | None = None
-        if resident or not any(isinstance(p, NF4Tensor) for p in parts):
-            self.dense = self._build()
+        self.ready: Tensor | PackedNF4 | None = None
+        quantised = [p for p in parts if isinstance(p, NF4Tensor)]
+        if resident or not quantised:
+            self.ready = self._build()
+        elif len(quantised) == len(parts) and use_triton(quantised[0].packed) and can_repack(*quantised):
+            self.ready = repack(*quantised)
+        if self.ready is not None:
             self.parts = []
 
     def _build(self) -> Tensor:
@@ -53,16 +64,15 @@ class BaseLinear:
         dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
         return dense[0] if len(dense) == 1 else torch.cat(dense)
 
-    def weight(self) -> Tensor:
-        """The weight [N, K] in ``dtype``: the resident copy, or a fresh one."""
-        return self.dense if self.dense is not None else self._build()
+    def weight(self) -> Tensor | PackedNF4:
+        """The weight [N, K]: the copy in ``dtype`` or the packed one that is kept, else a fresh one in ``dtype``."""
+        return self.ready if self.ready is not None else self._build()
 
     def nbytes(self) -> tuple[int, int]:
         """(bytes held dense, bytes held as NF4)."""
-        dense = (
-            self.dense.nbytes if self.dense is not None else sum(p.nbytes for p in self.parts if isinstance(p, Tensor))
-        )
-        return dense, sum(p.nbytes for p in self.parts if isinstance(p, NF4Tensor))
+        held = self.parts if self.ready is None else [self.ready]
+        dense = sum(p.nbytes for p in held if isinstance(p, Tensor))
+        return dense, sum(p.nbytes for p in held if not isinstance(p, Tensor))
 
 
 @dataclass(slots=True)
@@ -165,24 +175,26 @@ class Decoder:
         if pad:
             ids, positions = (torch.cat([t, t[:1].expand(pad)]) for t in (ids, positions))
             row_mask = None if row_mask is None else torch.cat([row_mask, row_mask[:1].expand(pad)])
-        cos, sin = self.cos[positions], self.sin[positions]
-        h = self.embed[ids]
+        cos, sin = self.cos[positions[:rows]], self.sin[positions[:rows]]
+        h, delta = self.embed[ids], None
         for i, layer in enumerate(self.layers):
-            h = self._layer(i, layer, h, cos, sin, rows, view, adapter, row_mask)
-        return h[:rows]
+            delta, h = self._layer(i, layer, h, delta, cos, sin, rows, view, adapter, row_mask)
+        return (h if delta is None else h + delta)[:rows]
 
     def _layer(
         self,
         i: int,
         layer: Layer,
         h: Tensor,
+        delta: Tensor | None,
         cos: Tensor,
         sin: Tensor,
         rows: int,
         view: AttentionView,
         adapter: bool,
         row_mask: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """(what the layer adds to the residual stream last, the stream before that): the next norm adds them up in its own pass."""
         c = self.config
 
         def linear(x: Tensor, group: tuple[Target, ...]) -> Tensor:
@@ -190,19 +202,22 @@ class Decoder:
             base = layer.linears[group]
             return lora_linear(x, base.weight, base.bias, low_rank, row_mask, self.form.linear)
 
-        qkv = linear(rms_norm(h, layer.norm1, c.rms_eps), GROUPS[0]).view(h.shape[0], -1, c.head_dim)
-        q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = rms_norm(q, layer.q_norm, c.rms_eps), rms_norm(k, layer.k_norm, c.rms_eps)
-            q, k = rope(q, cos, sin), rope(k, cos, sin)
+        if delta is None:
+            x = rms_norm(h, layer.norm1, c.rms_eps)
         else:
-            q, k = rope(qkv[:, : c.num_heads + c.num_kv_heads], cos, sin).split((c.num_heads, c.num_kv_heads), dim=1)
-        out = view.attend(i, q[:rows], k[:rows], v[:rows])
+            x, h = add_rms_norm(delta, h, layer.norm1, c.rms_eps)
+        qkv = linear(x, GROUPS[0])[:rows].view(rows, -1, c.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
+            q, k = rms_norm(q, layer.q_norm, c.rms_eps), rms_norm(k, layer.k_norm, c.rms_eps)
+            heads: tuple[Tensor, Tensor | None, Tensor | None] = (rope(q, cos, sin), rope(k, cos, sin), v)
+        else:
+            heads = view.rotate(i, qkv, cos, sin)
+        out = view.attend(i, *heads)
         if h.shape[0] > rows:
             out = torch.nn.functional.pad(out, (0, 0, 0, h.shape[0] - rows))
-        h = h + linear(out, GROUPS[1])
-        gate_up = linear(rms_norm(h, layer.norm2, c.rms_eps), GROUPS[2])
-        return h + linear(swiglu(gate_up), GROUPS[3])
+        x, h = add_rms_norm(linear(out, GROUPS[1]), h, layer.norm2, c.rms_eps)
+        return linear(swiglu(linear(x, GROUPS[2])), GROUPS[3]), h
 
     def final_norm(self, h: Tensor) -> Tensor:
         """Final RMSNorm of rows [R, H], padded to the safe row count in between."""

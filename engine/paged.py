@@ -11,6 +11,9 @@ from torch import Tensor
 from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Decode, Step
+from proactor.engine.tables import ChunkTables, DecodeTables, TableView
+from proactor.kernels.op import use_triton
+from proactor.kernels.rope import rotate_heads
 from proactor.kernels.tree_attention import AttentionBlock, attend
 
 
@@ -58,7 +61,8 @@ class PagedCache:
 
     def _slots(self, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Slots of the first n tokens of each (page, n)."""
-        return torch.cat([torch.arange(page * self.page_size, page * self.page_size + n) for page, n in runs])
+        slots = [torch.arange(page * self.page_size, page * self.page_size + n) for page, n in runs]
+        return torch.cat(slots).to(self.k[0].device)
 
 
 class DecodeRows:
@@ -98,8 +102,13 @@ class PagedView:
     ) -> None:
         self.cache, self.blocks, self.slots, self.scale, self.exact = cache, blocks, slots, scale, exact
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        return rotate_heads(qkv, self.cache.k[layer].shape[0], cos, sin)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write this step's keys and values to their slots, then read through the tables: rows of one step may see one another's."""
+        assert k is not None and v is not None
         keys, values = self.cache.k[layer], self.cache.v[layer]
         keys.index_copy_(1, self.slots, k.transpose(0, 1))
         values.index_copy_(1, self.slots, v.transpose(0, 1))
@@ -111,33 +120,47 @@ class StepRows:
 
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
+        self.device = cache.k[0].device
         self._membership = -1
-        self._decode: DecodeRows | None = None
+        self._decode: DecodeRows | DecodeTables | None = None
 
-    def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView]:
+    def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
         """(ids, positions, view) of a step's rows."""
         size = self.cache.page_size
-        ids, positions, slots, blocks = [], [], [], []
+        ids, positions, slots = [], [], []
         if step.decodes:
             if self._decode is None or step.membership != self._membership:
-                self._decode, self._membership = DecodeRows(step.decodes, size), step.membership
+                self._membership = step.membership
+                tables = use_triton(self.cache.k[0])
+                self._decode = (
+                    DecodeTables(step.decodes, size, self.device) if tables else DecodeRows(step.decodes, size)
+                )
             where, slot = self._decode.refresh()
             ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
             positions.append(where)
             slots.append(slot)
-            blocks.extend(self._decode.blocks)
-        first, families = len(step.decodes), []
         for chunk in step.prefills:
-            rows = np.arange(first, first + len(chunk.ids))
             where = np.arange(chunk.start, chunk.start + len(chunk.ids))
             ids.append(np.asarray(chunk.ids, np.int64))
             positions.append(where)
             slots.append(chunk_slots(chunk, where, size))
+        joined = [torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)]
+        return joined[0], joined[1], self._view(step, joined[2])
+
+    def _view(self, step: Step, slots: Tensor) -> PagedView | TableView:
+        size, decode = self.cache.page_size, self._decode if step.decodes else None
+        if use_triton(self.cache.k[0]):
+            assert decode is None or isinstance(decode, DecodeTables)
+            chunks = ChunkTables(step.prefills, size, self.device) if step.prefills else None
+            return TableView(self.cache.k, self.cache.v, slots, decode, chunks, self.scale)
+        first, families = len(step.decodes), []
+        for chunk in step.prefills:
+            rows = np.arange(first, first + len(chunk.ids))
             families.extend(chunk_families(chunk.block_table, size, chunk.start, rows))
             first += len(chunk.ids)
-        blocks = [*blocks, *stack(families, size)]
-        tensors = [torch.from_numpy(np.concatenate(parts)) for parts in (ids, positions, slots)]
-        return tensors[0], tensors[1], PagedView(self.cache, blocks, tensors[2], self.scale, self.exact)
+        blocks = [*(decode.blocks if isinstance(decode, DecodeRows) else []), *stack(families, size)]
+        on_device = [block.to(self.device) for block in blocks]
+        return PagedView(self.cache, on_device, slots, self.scale, self.exact)
 
 
 def chunk_slots(chunk: Chunk, positions: Index, page_size: int) -> Index:

@@ -19,7 +19,8 @@ from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError, FinishReason, Group, Sample
-from proactor.kernels.sample import Filters, sample_tokens, uniforms
+from proactor.kernels.noise import keyed_uniforms
+from proactor.kernels.sample import Filters, sample_tokens
 
 
 @dataclass(slots=True)
@@ -108,16 +109,18 @@ class Sampler:
     def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
         self.cache.prepare(step)
         ids, positions, view = self.rows.build(step)
-        mask, adapter = _adapter_mask(step, requests)
+        mask, adapter = _adapter_mask(step, requests, self.decoder.device)
         hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
         rows, source = _drawn_rows(step, requests)
         self.steps += 1
         if not rows:
             return self.scheduler.commit(step, {})
-        wanted = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(np.unique(source))))
+        device = self.decoder.device
+        once, place = np.unique(source, return_inverse=True)
+        wanted = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(once).to(device)))
         logits = self.decoder.head_linear(wanted, self.decoder.head).float()
         if len(logits) != len(source):
-            logits = logits.index_select(0, torch.from_numpy(np.unique(source, return_inverse=True)[1]))
+            logits = logits.index_select(0, torch.from_numpy(place).to(device))
         tokens = self._draw(logits, rows)
         self.tokens_sampled += len(rows)
         finished = {row.key for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
@@ -125,18 +128,12 @@ class Sampler:
 
     def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
         """Draw one token a row from logits [B, V] and record it."""
-        count = len(rows)
-        temperature = torch.tensor([row.job.sampling.temperature for row in rows])
-        noise = np.asarray([(*row.job.noise[1:], row.sample, len(row.record.token_ids)) for row in rows], np.int64)
-        seeds = np.asarray([row.job.noise[0] for row in rows], np.uint64)
-        uniform = np.empty(count)
-        for seed in np.unique(seeds):
-            for step in np.unique(noise[seeds == seed, 0]):
-                at = (seeds == seed) & (noise[:, 0] == step)
-                uniform[at] = uniforms(int(seed), int(step), noise[at, 1], noise[at, 2], noise[at, 3])
-        ids, logprobs, policy = sample_tokens(
-            logits, temperature, torch.from_numpy(uniform), self._filters(rows, logits)
-        )
+        device = logits.device
+        temperature = torch.tensor([row.job.sampling.temperature for row in rows], device=device)
+        noise = [(*row.job.noise, row.sample, len(row.record.token_ids)) for row in rows]
+        keys = torch.from_numpy(np.asarray([(seed - (seed >> 63 << 64), *rest) for seed, *rest in noise], np.int64))
+        filters = self._filters(rows, logits)
+        ids, logprobs, policy = sample_tokens(logits, temperature, keyed_uniforms(keys.to(device)), filters)
         drawn: list[int] = ids.tolist()
         for row, token, logp, full in zip(rows, drawn, logprobs.tolist(), policy.tolist(), strict=True):
             row.record.token_ids.append(token)
@@ -151,18 +148,19 @@ class Sampler:
             return None
         allowed = None
         if padded or any(s.logit_mask is not None for s in settings):
-            allowed = torch.ones(len(rows), logits.shape[1], dtype=torch.bool)
+            allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device)
             allowed[:, self.vocabulary :] = False
             for i, row in enumerate(rows):
                 hook = row.job.sampling.logit_mask
                 mask = hook(row.record.token_ids, len(row.record.token_ids)) if callable(hook) else None
                 if mask is not None:
-                    allowed[i] &= mask
+                    allowed[i] &= mask.to(logits.device)
                     if not bool(allowed[i].any()):
                         raise EngineError(f"logit_mask: no token allowed at position {len(row.record.token_ids)}")
+        device = logits.device
         return Filters(
-            torch.tensor([s.top_k for s in settings]), torch.tensor([s.top_p for s in settings]),
-            torch.tensor([s.min_p for s in settings]), allowed,
+            torch.tensor([s.top_k for s in settings], device=device), torch.tensor([s.top_p for s in settings], device=device),
+            torch.tensor([s.min_p for s in settings], device=device), allowed,
         )  # fmt: skip
 
     def _stops(self, row: _Row, token: int) -> bool:
@@ -235,11 +233,11 @@ def _drawn_rows(
     return rows, np.asarray(source, np.int64)
 
 
-def _adapter_mask(step: Step, requests: dict[int, tuple[int, Job]]) -> tuple[Tensor | None, bool]:
+def _adapter_mask(step: Step, requests: dict[int, tuple[int, Job]], device: torch.device) -> tuple[Tensor | None, bool]:
     """(per-row switch, or None when all agree; whether any row uses the adapter)."""
     uses = [requests[d.id[0]][1].sampling.adapter for d in step.decodes]
     for chunk in step.prefills:
         uses.extend([requests[chunk.request_id][1].sampling.adapter] * len(chunk.ids))
     if all(uses) or not any(uses):
         return None, bool(uses[0])
-    return torch.tensor(uses, dtype=torch.float32), True
+    return torch.tensor(uses, dtype=torch.float32, device=device), True

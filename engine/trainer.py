@@ -22,7 +22,7 @@ from proactor.engine.model import Decoder
 from proactor.engine.parallel import Parallel
 from proactor.engine.tree import TokenBatch, Tree, pack
 from proactor.engine.types import EngineError, Group
-from proactor.kernels.adamw import adamw, clip_by_norm
+from proactor.kernels.adamw import clipped_adamw
 
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
@@ -57,7 +57,7 @@ class Trainer:
         self.steps = 0
         self.skipped_steps = 0
         self.normalizer = 0.0
-        self.fixed = torch.zeros(self.lora.flat.shape, dtype=torch.int64) if decoder.form.exact else None
+        self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
 
     def forward_backward(
         self, groups: Sequence[Group], loss: Loss, normalizer: float | None = None, version: int | None = None
@@ -125,24 +125,14 @@ class Trainer:
     def step(self, config: AdamW) -> dict[str, float]:
         """Reduce, clip and apply one AdamW step. A non-finite gradient is counted, dropped and does not advance the step."""
         normalizer = self.reduce()
-        norm = clip_by_norm(self.lora.grad, config.max_norm)
-        finite = math.isfinite(norm)
         rate = learning_rate(config, self.steps)
-        if finite:
-            self.steps += 1
-            adamw(
-                self.lora.flat,
-                self.lora.grad,
-                self.m,
-                self.v,
-                self.steps,
-                rate,
-                config.betas,
-                config.eps,
-                config.weight_decay,
-            )
-        else:
-            self.skipped_steps += 1
+        norm = float(clipped_adamw(
+            self.lora.flat, self.lora.grad, self.m, self.v, self.steps + 1, rate, config.betas, config.eps, config.weight_decay,
+            config.max_norm,
+        ))  # fmt: skip
+        finite = math.isfinite(norm)
+        self.steps += finite
+        self.skipped_steps += not finite
         self.lora.grad.zero_()
         return {
             "grad_norm": norm, "lr": rate, "step": float(self.steps), "nonfinite_gradient": 0.0 if finite else 1.0,
@@ -162,7 +152,8 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
     tally.sums["tokens"] += len(logp)
     tally.sums["samples"] += len(batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
-    current = torch.tensor([version is not None and s.policy_version == version for s in batch.samples])
+    recorded = [version is not None and s.policy_version == version for s in batch.samples]
+    current = torch.tensor(recorded, device=logp.device)
     use = current[batch.sample] & ~batch.old.isnan()
     gap = (logp - batch.old)[use]
     tally.sums["gap_tokens"] += len(gap)

@@ -8,7 +8,8 @@ once backward. The last token of a leaf is only a target: nothing is predicted f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,6 +180,21 @@ class Layout:
     pair_target: Tensor
     unsort: Tensor
     batch: TokenBatch
+
+    def to(self, device: torch.device) -> Layout:
+        """The layout with every tensor on ``device``."""
+        return self if self.ids.device == device else _moved(self, device)
+
+
+def _moved(record: Any, device: torch.device) -> Any:
+    """A copy of a dataclass with its tensors, and those of the dataclasses inside it, on ``device``."""
+    found = {f.name: getattr(record, f.name) for f in fields(record)}
+    for name, value in found.items():
+        if isinstance(value, Tensor):
+            found[name] = value.to(device)
+        elif isinstance(value, TokenBatch):
+            found[name] = _moved(value, device)
+    return type(record)(**found)
 
 
 def layout(tree: Tree) -> Layout:

@@ -31,6 +31,11 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
+def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`onednn_linear` under the name that asks for rows whose bits do not depend on how many they are: nothing else may stand in for it."""
+    return onednn_linear(x, weight, bias)
+
+
 def onednn_available() -> bool:
     """Whether this build of torch has the oneDNN linear."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

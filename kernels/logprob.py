@@ -74,7 +74,7 @@ class _LogProb(torch.autograd.Function):
                 weights, _ = exponentials_(scaled_logits(hidden[start:stop], weight, part, ctx.linear))
             r = row[first:last] - start
             dz = slopes_(weights, total[start:stop], part, r, target[first:last], dlogp[first:last])
-            dh[start:stop] = dz.to(hidden.dtype) @ weight
+            dh[start:stop] = ctx.linear(dz.to(hidden.dtype), weight.t(), None)
         ctx.kept = []
         return dh, None, None, None, None, None, None
 

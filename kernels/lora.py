@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.linear import Linear, exact_linear, library_linear
 from proactor.kernels.lora_kernels import RANKS, launch_add, launch_down
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_linear import nf4_linear
@@ -67,10 +67,11 @@ def _delta(
 ) -> None:
     for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
         part = xa[:, i * rank : (i + 1) * rank]
-        if linear is library_linear:
-            y[:, start:stop].addmm_(part, factor.t())
-        else:
+        # the library's product in place is faster, but its rows depend on how many there are
+        if linear is exact_linear:
             y[:, start:stop] += linear(part.contiguous(), factor, None)
+        else:
+            y[:, start:stop].addmm_(part, factor.t())
 
 
 def _forward(
@@ -116,7 +117,7 @@ class _LoRALinear(torch.autograd.Function):
         y, xa = _forward(x, source(), bias, adapter, row_mask, linear, True)
         ctx.plain = _fused(x, adapter, linear)
         ctx.save_for_backward(x, xa, row_mask, a, *b)
-        ctx.source, ctx.adapter = source, adapter
+        ctx.source, ctx.adapter, ctx.linear = source, adapter, linear
         return y
 
     @staticmethod
@@ -140,7 +141,7 @@ class _LoRALinear(torch.autograd.Function):
             g *= row_mask.unsqueeze(1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.mm(dy, _dense(ctx.source(), dy.dtype))
+            dx = ctx.linear(dy, _dense(ctx.source(), dy.dtype).t(), None)
             dx.addmm_(g, a.to(x.dtype))
         da = torch.mm(g.t(), x).to(a.dtype)
         return (dx, None, None, None, None, None, da, *db)
@@ -151,12 +152,12 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: WeightSource, bias: Tensor | None, linear: Linear) -> Tensor:
-        ctx.source = source
+        ctx.source, ctx.linear = source, linear
         return _base(x, source(), bias, linear)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.mm(grads[0], _dense(ctx.source(), grads[0].dtype)), None, None, None
+        return ctx.linear(grads[0], _dense(ctx.source(), grads[0].dtype).t(), None), None, None, None
 
 
 def lora_linear(

@@ -101,6 +101,13 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _launch(x, cos, sin, False) if runs_triton(x) else rope_reference(x, cos, sin)
 
 
+def rotate_heads(qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k rotated, and v, of a stacked projection [T, Hq + 2 Hkv, D]; differentiable."""
+    turned = qkv.shape[1] - kv_heads
+    q, k = rope(qkv[:, :turned], cos, sin).split((turned - kv_heads, kv_heads), dim=1)
+    return q, k, qkv[:, turned:]
+
+
 def runs_triton(x: Tensor) -> bool:
     """Whether kernels that compute in float32 may take ``x``."""
     return x.dtype != torch.float64 and use_triton(x)

@@ -43,6 +43,13 @@ class AttentionBlock:
     context_hidden: Tensor | None = None
     own_hidden: Tensor | None = None
 
+    def to(self, device: torch.device) -> AttentionBlock:
+        """The block with its tensors on ``device``; itself where they are there already."""
+        if self.rows.device == device:
+            return self
+        optional = [None if t is None else t.to(device) for t in (self.valid, self.context_hidden, self.own_hidden)]
+        return AttentionBlock(self.rows.to(device), self.context.to(device), self.own.to(device), *optional)
+
 
 def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
     """[T, Hq, D] -> [Hkv, T, G, D] contiguous."""

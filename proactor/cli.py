@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from proactor.bootstrap import KEYS, intervals
-from proactor.config import ConfigError, RunConfig, load_config
+from proactor.config import ConfigError, RunConfig
+from proactor.config_file import load_config
 from proactor.console import Terminal, metrics_table
 from proactor.engine import EngineError, Sampling
 from proactor.progress import Quiet, Stopped

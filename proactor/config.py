@@ -1,4 +1,4 @@
-"""What a run is, in one frozen object: read from YAML, changed by ``key=value`` overrides, and refused by name where a key or value is wrong.
+"""What a run is, in one frozen object; `proactor.config_file` reads it.
 
     name: my-run                     # runs/my-run/
     model: path/or/hub-id
@@ -13,22 +13,15 @@ beside the config. Everything else is a plain value.
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proactor.bootstrap import KEYS
 from proactor.engine import GRPO, SFT, LoRA, Sampling
 from proactor.sources import NAMES, Selection, Split
-
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class ConfigError(ValueError):
@@ -172,11 +165,13 @@ class PromptOptions(Section):
 
 class Pretrain(Section):
     """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.pretrain`): for ``seconds``, on the training
-    split (``limit`` dialogues of it; null: all). ``size``: fields of `pretrain.SmallModel`.
+    split (``limit`` dialogues of it; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than from few
+    real ones. ``size``: fields of `pretrain.SmallModel`.
     """
 
     seconds: float = Field(default=300, gt=0)
     limit: int | None = Field(default=None, ge=20)
+    synthetic: int = Field(default=0, ge=0)
     size: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -218,169 +213,3 @@ def _spanned(kind: type[BaseModel], values: Any, steps: str) -> Any:
             return {**values, "total": 1}  # a wrong type is reported under its own key
         length *= factor
     return {**values, "total": length}
-
-
-# -- reading -------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no annotations
-    """YAML with 1e-5 as a number (YAML 1.2) and without keys given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out). ``name`` defaults to the file's.
-
-    Raises ConfigError for anything unknown or impossible, in one line that names file or override, and key.
-    """
-    file = Path(path)
-    values = _read(file)
-    values.setdefault("name", file.stem)
-    given: dict[str, str] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override {override!r}: write key=value")
-        _assign(values, key, _typed(key, text), override)
-        given[key] = override
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error, file, given)) from None
-    data = config.data.model_copy(update={"path": _existing(config.data.path, file, _source("data.path", file, given))})
-    model = _model(config.model, file, _source("model", file, given))
-    return config.model_copy(update={"data": data, "model": model})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not a text file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{file}{f':{mark.line + 1}' if mark else ''}: not YAML ({problem})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected keys and values, found {type(values).__name__}")
-    return values
-
-
-def _typed(key: str, text: str) -> Any:
-    """An override's value by the type of its field: text stays text, all else is read as YAML."""
-    kind = _field_type(key)
-    if kind is str or (_optional(kind) and str in get_args(kind) and text not in ("null", "~", "")):
-        return text
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {key}={text}: the value is not YAML") from None
-
-
-def _field_type(key: str) -> Any:
-    kind: Any = RunConfig
-    for part in key.split("."):
-        model = _model_of(kind)
-        if model is None or part not in model.model_fields:
-            return None
-        kind = model.model_fields[part].annotation
-    return kind
-
-
-def _optional(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def _model_of(kind: Any) -> type[BaseModel] | None:
-    kinds = get_args(kind) if _optional(kind) else (kind,)
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-
-
-def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None:
-    *path, last = key.split(".")
-    here = values
-    for part in path:
-        inner = here.get(part)
-        if inner is None:
-            inner = here[part] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {part} has no keys inside it")
-        here = inner
-    here[last] = value
-
-
-def _one_line(error: ValidationError, file: Path, given: Mapping[str, str]) -> str:
-    """The first problem, told in one line: an unknown key before any other, since it often explains the rest."""
-    errors = error.errors()
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    key = ".".join(str(part) for part in first["loc"])
-    source = _source(key, file, given)
-    if first["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}{_hint(first['loc'])}"
-    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return f"{source}: {key}: {message}{got}"
-
-
-def _source(key: str, file: Path, given: Mapping[str, str]) -> str:
-    """Where a key's value came from: the override that set it, something around it or inside it, or the file."""
-    nested = (o for k, o in given.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}."))
-    override = next(nested, None)
-    return f"override {override!r}" if override is not None else str(file)
-
-
-def _hint(where: Iterable[Any]) -> str:
-    *path, last = [str(part) for part in where]
-    model = _model_of(_field_type(".".join(path))) if path else RunConfig
-    known = list(model.model_fields) if model else []
-    close = difflib.get_close_matches(last, known, 1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
-
-
-# -- paths ---------------------------------------------------------------------------------------------------------------
-
-
-def _expand(text: str, source: str) -> str:
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1], match[2])
-        if found is None:
-            raise ConfigError(
-                f"{source}: the environment variable {match[1]} is not set; set it to the folder that {text!r} means (README, Data)"
-            )
-        return found
-
-    return _VARIABLE.sub(value, text)
-
-
-def _existing(text: str | None, file: Path, source: str) -> str | None:
-    if text is None:
-        return None
-    path = Path(_expand(text, f"{source}: data.path")).expanduser()
-    places = [path, file.parent / path]
-    found = next((p for p in places if p.exists()), None)
-    if found is None:
-        looked = " or ".join(dict.fromkeys(str(p) for p in places))
-        raise ConfigError(f"{source}: data.path: no such file or folder: {looked}")
-    return str(found)
-
-
-def _model(text: str, file: Path, source: str) -> str:
-    """A folder where there is one; anything else is left for the engine, which knows hub ids."""
-    expanded = _expand(text, f"{source}: model")
-    path = Path(expanded).expanduser()
-    return next((str(p) for p in (path, file.parent / path) if p.is_dir()), expanded)

@@ -98,7 +98,9 @@ class Reference(BaseModel):
         if self.coverage is None:
             raise ValueError(f"reference {self.id!r}: a ready window {self.ready} without coverage")
         if not self.coverage[0] <= self.ready[0] <= self.ready[1] <= self.coverage[1]:
-            raise ValueError(f"reference {self.id!r}: ready {self.ready} is reversed or outside coverage {self.coverage}")
+            raise ValueError(
+                f"reference {self.id!r}: ready {self.ready} is reversed or outside coverage {self.coverage}"
+            )
         return self
 
     def accepts(self, parameter: str, value: str) -> bool:
@@ -146,7 +148,9 @@ class Dialogue(BaseModel):
                     f"of {len(self.turns)}"
                 )
             if self.tools and reference.name not in self.tools:
-                raise ValueError(f"dialogue {self.id!r}: reference {reference.id!r} uses {reference.name!r}, not offered")
+                raise ValueError(
+                    f"dialogue {self.id!r}: reference {reference.id!r} uses {reference.name!r}, not offered"
+                )
         return self
 
     @property

@@ -83,7 +83,10 @@ def trivial(dialogues: Sequence[Dialogue], reward: TurnReward | None = None) -> 
 
 
 def _scored(
-    dialogues: Sequence[Dialogue], parsed: dict[str, dict[int, Parsed]], texts: dict[str, dict[int, str]], reward: TurnReward | None
+    dialogues: Sequence[Dialogue],
+    parsed: dict[str, dict[int, Parsed]],
+    texts: dict[str, dict[int, str]],
+    reward: TurnReward | None,
 ) -> Evaluation:
     contributions, replays = [], []
     for dialogue in dialogues:

@@ -59,10 +59,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIALS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
@@ -126,10 +131,14 @@ def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str
         ids[b, :n], positions[b, :n] = torch.tensor(r.ids), torch.tensor(r.positions)
         segment, index = torch.tensor(r.segment), torch.arange(n)
         own = (segment[:, None] == segment[None, :]) & (index[None, :] <= index[:, None])
-        visible[b, :n, :n] = own | ((segment[None, :] == 0) & (index[None, :] < torch.tensor(r.trunk_seen)[segment][:, None]))
+        visible[b, :n, :n] = own | (
+            (segment[None, :] == 0) & (index[None, :] < torch.tensor(r.trunk_seen)[segment][:, None])
+        )
         inside = segment[1:] == segment[:-1]
         labels[b, : n - 1] = torch.where(inside, ids[b, 1:n], IGNORED)
-        weights[b, : n - 1] = torch.where(torch.tensor(r.answer)[1:], 1.0, torch.where(segment[1:] == 0, text_weight, 0.0))
+        weights[b, : n - 1] = torch.where(
+            torch.tensor(r.answer)[1:], 1.0, torch.where(segment[1:] == 0, text_weight, 0.0)
+        )
     mask = torch.zeros(len(rows), 1, length, length).masked_fill_(~visible[:, None], torch.finfo(torch.float32).min)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": mask}, labels, weights
 
@@ -137,22 +146,30 @@ def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str
 def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean negative log-likelihood."""
     logits = model(**inputs, use_cache=False).logits
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
     return (nll * weights.flatten()).sum() / weights.sum().clamp(min=1)
 
 
 def pretrain(
     model: Any, encoder: PromptEncoder, train: Sequence[Dialogue], held_out: Sequence[Dialogue], size: SmallModel, *,
-    seconds: float, patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
+    seconds: float, warm: Sequence[Dialogue] = (), patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:  # fmt: skip
     """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns (step, held-out loss) pairs.
+
+    ``warm``: dialogues seen once before those of ``train``; the loss is watched from there on.
 
     The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule too.
     """
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id
-    checks = [collate([row(encoder, d, size.seed, 0, size.pending) for d in held_out[i : i + 16]], pad, 0.0) for i in range(0, len(held_out), 16)]
-    batches = _batches(encoder, train, size)
+    checks = [
+        collate([row(encoder, d, size.seed, 0, size.pending) for d in held_out[i : i + 16]], pad, 0.0)
+        for i in range(0, len(held_out), 16)
+    ]
+    first = -(-len(warm) // size.batch)
+    batches = itertools.chain(itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size))
     history: list[tuple[int, float]] = []
     start, step, best, stale = time.monotonic(), 0, math.inf, 0
     while (elapsed := (time.monotonic() - start) / seconds) < 1 and stale < patience:
@@ -167,7 +184,9 @@ def pretrain(
         for optimizer, _ in optimizers:
             optimizer.step()
         step += 1
-        if step % check_every == 0:
+        if step <= first and step % check_every == 0 and progress is not None:
+            progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}")
+        elif step % check_every == 0:
             with torch.no_grad():
                 held = sum(float(loss_of(model, *batch)) for batch in checks) / len(checks)
             history.append((step, held))

@@ -29,7 +29,9 @@ class Decision:
     prompt: list[int]
 
 
-def decisions(encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5) -> list[Decision]:
+def decisions(
+    encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
+) -> list[Decision]:
     """Every decision point of ``dialogues``, its board drawn from {empty, logged} by (seed, epoch, dialogue, turn) alone."""
     found = []
     for dialogue in dialogues:
@@ -66,12 +68,24 @@ def sample_groups(
         for sample, parts in zip(group.samples, scored, strict=True):
             read = parse(sample.text)
             sample.reward = parts["reward"]
-            sample.info = {"dialogue": point.dialogue.id, "turn": point.turn, "parts": parts, "ok": read.ok, "unread": read.unread}
+            sample.info = {
+                "dialogue": point.dialogue.id,
+                "turn": point.turn,
+                "parts": parts,
+                "ok": read.ok,
+                "unread": read.unread,
+            }
     return groups
 
 
 def sft_groups(
-    encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5, pending: bool = True
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    *,
+    seed: int,
+    epoch: int,
+    logged: float = 0.5,
+    pending: bool = True,
 ) -> tuple[list[Group], Counter[str]]:
     """One wanted answer a decision point, sharing trunks. Points where an unknown window may be right are left out and counted as ``unknowable``."""
     groups, counters = [], Counter[str]()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
+from proactor.catalog import Catalog
 from proactor.config import ConfigError, Pretrain, RunConfig
+from proactor.dialogue import Dialogue
 from proactor.engine import ChatFormat
 from proactor.parse import render
 from proactor.pretrain import SmallModel, build_model, export, pretrain, train_tokenizer
 from proactor.progress import Progress
 from proactor.prompt import PromptEncoder, PromptStyle, system_message, target
-from proactor.session import load_part
+from proactor.session import load_part, merged
+from proactor.sources import load
 
 HELD_OUT = 96
 """Most dialogues that the held-out loss is taken on: it is computed again and again."""
 PARTS = 100
 """Steps of the progress bar."""
+
+
+def _texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) -> list[str]:
+    """What a tokenizer should know: tool lists, answers and turns."""
+    systems = {system_message(d, catalog, style)["content"] for d in dialogues}
+    answers = (render(target(d, u)) for d in dialogues for u in d.decision_turns)
+    return [*systems, *answers, *(t.text for d in dialogues for t in d.turns)]
 
 
 def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
@@ -26,12 +37,11 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
         raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
     part = config.data.train.model_copy(update={"limit": section.limit})
     corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
+    warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
+    catalog = merged([corpus.catalog, warm.catalog])
     style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
-    systems = {system_message(d, corpus.catalog, style)["content"] for d in corpus.dialogues}
-    answers = (render(target(d, u)) for d in corpus.dialogues for u in d.decision_turns)
-    texts = [*systems, *answers, *(t.text for d in corpus.dialogues for t in d.turns)]
-    tokenizer = train_tokenizer(texts, size.vocabulary)
-    encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, style)
+    tokenizer = train_tokenizer(_texts(corpus.dialogues, catalog, style), size.vocabulary)
+    encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
     random.Random(size.seed).shuffle(usable)  # files are sorted: their first dialogues may be of one domain
     held_out = min(HELD_OUT, max(1, len(usable) // 20))
@@ -46,8 +56,9 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
 
     model = build_model(tokenizer, size)
     history = pretrain(
-        model, encoder, usable[held_out:], usable[:held_out], size, seconds=section.seconds, progress=progress
-    )
+        model, encoder, usable[held_out:], usable[:held_out], size,
+        warm=warm.dialogues, seconds=section.seconds, progress=progress,
+    )  # fmt: skip
     export(model, tokenizer, config.model)
     last = f", held-out loss {history[-1][1]:.3f}" if history else ""
     ui.say(f"{config.model}: written{last}")

@@ -64,7 +64,9 @@ class Selection(BaseModel):
         """
         known = {d.domain for d in found.dialogues}
         if missing := set(self.domains) - known:
-            raise ValueError(f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are {', '.join(sorted(known))}"
+            )
         counters: Counter[str] = Counter()
         kept = []
         for dialogue in found.dialogues:

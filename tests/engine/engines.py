@@ -73,9 +73,7 @@ def reward(groups: Sequence[Group]) -> list[Group]:
 
 def drawn(groups: Sequence[Group]) -> list[tuple[Any, ...]]:
     """Everything about samples that must not depend on how they were computed, to the bit."""
-    return [
-        (s.token_ids, s.logprobs, s.policy_logprobs, s.finish_reason, s.text) for g in groups for s in g.samples
-    ]
+    return [(s.token_ids, s.logprobs, s.policy_logprobs, s.finish_reason, s.text) for g in groups for s in g.samples]
 
 
 def rollout(engine: Engine, count: int = 3, n: int = 3, tokens: int = 6, **changes: Any) -> list[Group]:

@@ -92,7 +92,11 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     save_tiny(tmp_path / "model", family)
     path = tmp_path / "model"
     first = alone(load(path, deterministic=True))
-    assert first == with_mates(load(path, deterministic=True)) == with_siblings(load(path, deterministic=True, page_size=8))
+    assert (
+        first
+        == with_mates(load(path, deterministic=True))
+        == with_siblings(load(path, deterministic=True, page_size=8))
+    )
     engine = load(path, deterministic=True)
     assert engine.train(reward(engine.sample([PROMPT, *SIBLINGS], DRAW)), TRAIN)["ratio_max_error"] == 0.0
 
@@ -103,7 +107,9 @@ def test_two_runs_train_to_the_same_bits(folder: Path) -> None:
         engine = load(folder, deterministic=True)
         for _ in range(3):
             ids = [PROMPT, *SIBLINGS, *MATES]
-            groups = reward(engine.sample(ids[::order], Sampling(n=2, max_tokens=6), keys=list(range(len(ids)))[::order]))
+            groups = reward(
+                engine.sample(ids[::order], Sampling(n=2, max_tokens=6), keys=list(range(len(ids)))[::order])
+            )
             engine.train(groups, TRAIN)
         ends.append(adapter(engine))
     assert torch.equal(*ends), "the order of groups changed the sum of their gradients"

@@ -97,10 +97,14 @@ def test_what_can_never_fit_is_refused_and_nothing_stays_queued(folder: Path) ->
     engine = load(folder, kv_tokens=64)
     fits, never = prompts(1, length=20)[0], prompts(1, length=60)[0]
     for _ in range(2):
-        with pytest.raises(EngineError, match=r"^prompt 1: 60 prompt tokens and 10 new ones need 18 pages .* the pool has 16; give"):
+        with pytest.raises(
+            EngineError, match=r"^prompt 1: 60 prompt tokens and 10 new ones need 18 pages .* the pool has 16; give"
+        ):
             engine.sample([fits, never], Sampling(n=2, max_tokens=10))
         assert idle(engine)
-    assert len(engine.sample([fits] * 3, Sampling(n=8, max_tokens=20))) == 3  # 24 sequences of 10 pages, 16 pages: one after the other
+    assert (
+        len(engine.sample([fits] * 3, Sampling(n=8, max_tokens=20))) == 3
+    )  # 24 sequences of 10 pages, 16 pages: one after the other
 
 
 def test_admission_keeps_to_the_pages_it_has(folder: Path) -> None:
@@ -194,6 +198,9 @@ def test_memory_and_release(folder: Path) -> None:
     engine.release()
     gc.collect()
     assert [a() for a in alive] == [None] * 4
+    for use in (lambda: engine.sample([[1, 2]]), engine.memory, engine.zero_grad):
+        with pytest.raises(EngineError, match="released"):
+            use()
 
 
 def test_an_adapter_travels_through_a_folder(folder: Path, tmp_path: Path) -> None:

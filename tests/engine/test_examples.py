@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from examples import environment, own_loop, reward
-from proactor.config import load_config
+from proactor.config_file import load_config
 from proactor.engine import GRPO, Sample, Sampling
 from proactor.rewards import load_reward, run_reward
 from tests.engine.engines import load
 
 
-def test_own_loop(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_loop(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     means = own_loop.train(str(text_folder), steps=2, n=3, max_tokens=5)
     assert len(means) == 2 and all(-1 <= m < 0 for m in means)

@@ -20,7 +20,9 @@ def two_turns(engine: Engine, n: int = 3) -> Group:
     [group] = engine.sample([ids], Sampling(n=n, max_tokens=4, ignore_eos=True))
     for i, sample in enumerate(group.samples):
         sample.extend(OBSERVATIONS[i % 3])
-    seconds = engine.sample([s.prompt_ids + s.token_ids for s in group.samples], Sampling(max_tokens=3, ignore_eos=True))
+    seconds = engine.sample(
+        [s.prompt_ids + s.token_ids for s in group.samples], Sampling(max_tokens=3, ignore_eos=True)
+    )
     for sample, second in zip(group.samples, seconds, strict=True):
         sample.append(second.samples[0])
     return group
@@ -56,7 +58,9 @@ def test_the_first_turn_is_not_computed_again(folder: Path) -> None:
     engine = load(folder, page_size=1)
     before = engine.counters()
     group = two_turns(engine)
-    fed = 10 + 3 * 3 + sum(1 + len(o) for o in OBSERVATIONS) + 3 * 2  # prompt; turn 1; its last token and what was seen; turn 2
+    fed = (
+        10 + 3 * 3 + sum(1 + len(o) for o in OBSERVATIONS) + 3 * 2
+    )  # prompt; turn 1; its last token and what was seen; turn 2
     assert engine.counters()["rows_computed"] - before["rows_computed"] == fed
     assert Tree([group]).rows == 10 + sum(7 + len(o) - 1 for o in OBSERVATIONS)
 

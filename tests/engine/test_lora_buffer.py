@@ -30,7 +30,9 @@ def test_the_buffer_is_filled_without_gaps(config: ModelConfig, targets: tuple[s
     assert sorted(int(x) for leaf in found.leaves for x in leaf.flatten()) == list(range(len(found.flat)))
     tensors = found.tensors()
     assert len(tensors) == 2 * len(targets)
-    assert sorted(int(x) for pair in tensors.values() for t in pair for x in t.flatten()) == list(range(len(found.flat)))
+    assert sorted(int(x) for pair in tensors.values() for t in pair for x in t.flatten()) == list(
+        range(len(found.flat))
+    )
     for name, (a, b) in tensors.items():
         target = next(t for t in size if name.endswith(f"{t}_proj"))
         assert a.shape == (3, size[target][1]) and b.shape == (size[target][0], 3)
@@ -68,7 +70,9 @@ def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
         found.load({name: pair for name, pair in good.items() if name != q})
     with pytest.raises(KeyError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"):
         found.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
-    with pytest.raises(ValueError, match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)"
+    ):
         found.load({**good, q: (a[:, 1:], b)})
     assert torch.equal(found.flat, before), "nothing is half loaded"
     found.load(good)

@@ -101,7 +101,9 @@ def by_autograd(engine: Engine, normalizer: str) -> Tensor:
         trained = sum(sample.trained())
         weight = 1 / trained if normalizer == "samples" else 1.0
         engine.zero_grad()
-        engine.forward_backward([Group(sample.prompt_ids, [sample])], lambda lp, b, w=weight: -(lp * b.advantage).sum() * w)
+        engine.forward_backward(
+            [Group(sample.prompt_ids, [sample])], lambda lp, b, w=weight: -(lp * b.advantage).sum() * w
+        )
         total, tokens, samples = total + gradient(engine), tokens + trained, samples + 1
     engine.zero_grad()
     return total / {"tokens": tokens, "samples": samples, "constant": 32.0}[normalizer]
@@ -111,7 +113,9 @@ def by_autograd(engine: Engine, normalizer: str) -> Tensor:
 def test_normalizers(engine: Engine, normalizer: Any) -> None:
     expected = by_autograd(engine, normalizer)
     engine.forward_backward(groups()[:1], GRPOLoss(GRPO(normalizer=normalizer, constant=16.0)))
-    engine.forward_backward(groups()[1:], GRPOLoss(GRPO(normalizer=normalizer, constant=16.0)))  # two calls of 16 make 32
+    engine.forward_backward(
+        groups()[1:], GRPOLoss(GRPO(normalizer=normalizer, constant=16.0))
+    )  # two calls of 16 make 32
     engine.reduce_gradients()
     found = gradient(engine)
     engine.zero_grad()
@@ -150,6 +154,8 @@ def test_the_reference_is_the_bare_model(engine: Engine) -> None:
     engine.forward_backward([group], Loss())
     engine.zero_grad()
     sample = group.samples[1]
-    expected = engine.logprobs([sample.prompt_ids + sample.token_ids], [(5, 5 + len(sample.token_ids))], adapter=False)[0]
+    expected = engine.logprobs([sample.prompt_ids + sample.token_ids], [(5, 5 + len(sample.token_ids))], adapter=False)[
+        0
+    ]
     reference = seen[0].reference
     assert reference is not None and torch.allclose(reference[seen[0].sample == 1], expected, atol=1e-5)

@@ -49,7 +49,9 @@ def work(engine: Engine) -> list[tuple[Any, ...]]:
     """Shared prefixes, forks inside a page, a hot cache, a change of weights, adapter on and off."""
     found = []
     for seed in (1, 2):
-        draws = [Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True) for i in range(len(TURNS + OTHERS))]
+        draws = [
+            Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True) for i in range(len(TURNS + OTHERS))
+        ]
         found += drawn(engine.sample(TURNS + OTHERS, draws))
         found += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
         shake(engine, seed)
@@ -153,7 +155,9 @@ def test_new_weights_do_not_read_old_pages_and_the_bare_model_keeps_its_own(fold
     assert drawn(engine.sample([TRUNK], draw)) == drawn(fresh.sample([TRUNK], draw))
     hits = engine.counters()["tokens_avoided_prefix"]
     assert drawn(engine.sample([TRUNK], bare)) == first
-    assert engine.counters()["tokens_avoided_prefix"] == hits + len(TRUNK) - 1, "the bare model's pages outlive the step"
+    assert engine.counters()["tokens_avoided_prefix"] == hits + len(TRUNK) - 1, (
+        "the bare model's pages outlive the step"
+    )
     engine.load_state_dict(state)
     hits = engine.counters()["tokens_avoided_prefix"]
     engine.sample([TRUNK], draw)

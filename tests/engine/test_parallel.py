@@ -84,8 +84,22 @@ def run(model: Path, out: Path, ranks: int, root: Path) -> list[dict[str, Any]]:
     for rank in range(ranks):
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         if ranks > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes.append(subprocess.Popen([sys.executable, __file__, str(model), str(out)], cwd=root, env=environment, stderr=subprocess.PIPE, text=True))
+            environment |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(model), str(out)],
+                cwd=root,
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
@@ -93,7 +107,9 @@ def run(model: Path, out: Path, ranks: int, root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def results(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What one process found, and what both of two found."""
     base = tmp_path_factory.mktemp("ranks")
     [one] = run(folder, base / "one", 1, repo_root)
@@ -131,7 +147,11 @@ def test_statistics_are_those_of_all_ranks(results: tuple[dict[str, Any], dict[s
 
 def test_sharing_deals_every_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lone = Parallel(torch.device("cpu"))
-    assert lone.share([1, 2, 3]) == [1, 2, 3] and lone.gather("x") == ["x"] and lone.reduce({"a": 1.0}, {}) == ({"a": 1.0}, {})
+    assert (
+        lone.share([1, 2, 3]) == [1, 2, 3]
+        and lone.gather("x") == ["x"]
+        and lone.reduce({"a": 1.0}, {}) == ({"a": 1.0}, {})
+    )
     shares = []
     for rank in range(3):
         lone.rank, lone.world_size = rank, 3

@@ -67,7 +67,9 @@ def test_the_first_ratio_is_one(engine: Engine, name: str) -> None:
 def test_a_mixed_batch_has_ratio_one(engine: Engine) -> None:
     """Settings differ by prompt, all in the same forward passes; the bare model's samples belong to no policy version."""
     names = list(SETTINGS)
-    settings = [Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0) for i, name in enumerate(names)]
+    settings = [
+        Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0) for i, name in enumerate(names)
+    ]
     groups = engine.sample(prompts(len(names), shared=5), settings)
     with_adapter = [g for g, s in zip(groups, settings, strict=True) if s.adapter]
     bare = [g for g, s in zip(groups, settings, strict=True) if not s.adapter]
@@ -201,7 +203,9 @@ def test_noise_belongs_to_seed_step_key_and_sample(folder: Path) -> None:
     assert tokens(engine.sample([prompt], fixed)) == tokens(engine.sample([prompt], fixed)), "a request's seed holds"
     pair = tokens(engine.sample([prompt, prompt], fixed))
     assert pair[:3] != pair[3:], "groups differ by index"
-    assert tokens(engine.sample([prompt, prompt], fixed, keys=[9, 9]))[:3] == tokens(engine.sample([prompt], fixed, keys=[9]))
+    assert tokens(engine.sample([prompt, prompt], fixed, keys=[9, 9]))[:3] == tokens(
+        engine.sample([prompt], fixed, keys=[9])
+    )
 
 
 def test_the_distribution_is_the_one_recorded(folder: Path) -> None:

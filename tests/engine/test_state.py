@@ -42,7 +42,11 @@ def test_a_resumed_run_gives_the_same_numbers(folder: Path, tmp_path: Path, dete
     assert torch.equal(adapter(resumed), adapter(whole))
     assert resumed.state_dict().keys() == whole.state_dict().keys()
     for key, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[key], value) if isinstance(value, torch.Tensor) else value == resumed.state_dict()[key]
+        assert (
+            torch.equal(resumed.state_dict()[key], value)
+            if isinstance(value, torch.Tensor)
+            else value == resumed.state_dict()[key]
+        )
 
 
 def test_a_state_dict_is_a_copy(folder: Path) -> None:
@@ -99,12 +103,17 @@ def test_a_full_disk_keeps_the_earlier_save(folder: Path, small_disk: Path) -> N
     advance(engine, 1)
     left = os.statvfs(small_disk)
     (small_disk / "ballast").write_bytes(b"x" * (left.f_bavail - 1) * left.f_bsize)
-    with pytest.raises(EngineError, match=r"^/.*/disk/state: cannot save \(No space left on device\); the earlier save, if any, is untouched$"):
+    with pytest.raises(
+        EngineError,
+        match=r"^/.*/disk/state: cannot save \(No space left on device\); the earlier save, if any, is untouched$",
+    ):
         engine.save(small_disk / "state", {"step": 2})
     with pytest.raises(EngineError, match=r"disk/adapter.*No space left") as caught:
         engine.save_adapter(small_disk / "adapter")
     assert "\n" not in str(caught.value)
-    assert {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file() and p.name != "ballast"} == kept, "something was left or lost"
+    assert {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file() and p.name != "ballast"} == kept, (
+        "something was left or lost"
+    )
     (small_disk / "ballast").unlink()
     assert engine.resume(small_disk / "state") == {"step": 1}
     engine.save(small_disk / "state", {"step": 2})

@@ -168,7 +168,9 @@ def test_epochs_and_minibatches_step_each(folder: Path) -> None:
     engine = load(folder)
     groups = rollout(engine, count=4)
     found = engine.train(groups, GRPO(lr=3e-2, epochs=2, minibatches=2))
-    assert found["step"] == 4 and found["tokens_trained"] == 2 * sum(len(s.token_ids) for g in groups for s in g.samples)
+    assert found["step"] == 4 and found["tokens_trained"] == 2 * sum(
+        len(s.token_ids) for g in groups for s in g.samples
+    )
     assert found["policy_version"] == 5
     assert found["ratio_max_error"] <= 1e-5, "only the first of them is on policy, and only it is compared"
 
@@ -196,7 +198,12 @@ def test_sft_trains_the_unmasked_tokens(folder: Path) -> None:
         last = engine.train([sample], SFT(lr=3e-2))["loss"]
     assert last < before / 4
     unmasked = engine.logprobs([ids])[0][4:]
-    assert float(-unmasked[torch.tensor(mask)].mean()) < before / 2 < before - 1 < float(-unmasked[~torch.tensor(mask)].mean())
+    assert (
+        float(-unmasked[torch.tensor(mask)].mean())
+        < before / 2
+        < before - 1
+        < float(-unmasked[~torch.tensor(mask)].mean())
+    )
 
 
 def test_samples_and_groups_mix_in_sft(folder: Path) -> None:

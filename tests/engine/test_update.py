@@ -87,10 +87,37 @@ def test_what_cannot_be_trained_on_is_refused_by_place() -> None:
 
 def test_reported_means() -> None:
     tally = Tally()
-    tally.sums.update({"tokens": 10, "loss": 5.0, "entropy": 20.0, "gap": 1.0, "gap_tokens": 4, "clip_share": 3, "rows": 30, "flat": 90})
-    tally.sums.update({"groups": 4, "flat_groups": 1, "reward": 6.0, "reward_squared": 20.0, "rewarded": 3, "truncated": 2, "all_samples": 8, "mine": 2.0})
+    tally.sums.update(
+        {
+            "tokens": 10,
+            "loss": 5.0,
+            "entropy": 20.0,
+            "gap": 1.0,
+            "gap_tokens": 4,
+            "clip_share": 3,
+            "rows": 30,
+            "flat": 90,
+        }
+    )
+    tally.sums.update(
+        {
+            "groups": 4,
+            "flat_groups": 1,
+            "reward": 6.0,
+            "reward_squared": 20.0,
+            "rewarded": 3,
+            "truncated": 2,
+            "all_samples": 8,
+            "mine": 2.0,
+        }
+    )
     found = means(statistics(tally))
-    assert found["loss"] == 0.5 and found["entropy"] == 2 and found["sampler_trainer_gap"] == 0.25 and found["clip_share"] == 0.3
+    assert (
+        found["loss"] == 0.5
+        and found["entropy"] == 2
+        and found["sampler_trainer_gap"] == 0.25
+        and found["clip_share"] == 0.3
+    )
     assert found["reward_mean"] == 2 and found["reward_std"] == pytest.approx(math.sqrt(20 / 3 - 4))
     assert found["zero_spread_share"] == 0.25 and found["truncated_share"] == 0.25
     assert found["tokens_computed"] == 30 and found["tokens_avoided"] == 60 and found["mine"] == 0.2

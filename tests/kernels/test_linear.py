@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import linear
-from proactor.kernels.linear import exact_minimum, fastest_cpu_linear, library_linear, onednn_available, onednn_linear
+from proactor.kernels.linear import (
+    exact_linear,
+    exact_minimum,
+    fastest_cpu_linear,
+    library_linear,
+    onednn_available,
+    onednn_linear,
+)
 
 needs_onednn = pytest.mark.skipif(not onednn_available(), reason="this build of torch has no oneDNN linear")
 
@@ -20,20 +27,20 @@ def test_forms_agree(rows: int, k: int, n: int, biased: bool) -> None:
     x, weight = torch.randn(rows, k), torch.randn(n, k)
     bias = torch.randn(n) if biased else None
     exact = (x.double() @ weight.double().t() + (0 if bias is None else bias.double())).float()
-    for form in (library_linear, onednn_linear, fastest_cpu_linear()):
+    for form in (library_linear, onednn_linear, exact_linear, fastest_cpu_linear()):
         torch.testing.assert_close(form(x, weight, bias), exact, rtol=1e-5, atol=1e-5)
 
 
 @needs_onednn
 def test_from_the_minimum_on_rows_are_bit_identical() -> None:
     shapes = {(96, 64), (64, 96), (8, 64), (64, 8)}
-    minimum = exact_minimum(onednn_linear, shapes, torch.float32)
+    minimum = exact_minimum(exact_linear, shapes, torch.float32)
     torch.manual_seed(5)
     for n, k in shapes:
         x, weight = torch.randn(70, k), torch.randn(n, k)
-        full = onednn_linear(x, weight, None)
+        full = exact_linear(x, weight, None)
         for rows in range(minimum, 71):
-            assert torch.equal(onednn_linear(x[:rows].contiguous(), weight, None), full[:rows]), (n, k, rows)
+            assert torch.equal(exact_linear(x[:rows].contiguous(), weight, None), full[:rows]), (n, k, rows)
 
 
 def test_the_probe_sees_a_form_that_depends_on_the_batch() -> None:

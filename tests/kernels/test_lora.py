@@ -13,7 +13,7 @@ from torch import Tensor
 from proactor.kernels import lora as lora_module
 from proactor.kernels.check import guarded, poisoned_memory
 from proactor.kernels.jit import HAS_TRITON, interpreted
-from proactor.kernels.linear import Linear, library_linear, onednn_linear
+from proactor.kernels.linear import Linear, exact_linear, library_linear, onednn_linear
 from proactor.kernels.lora import Adapter, lora_add, lora_linear, lora_linear_reference
 from proactor.kernels.lora_kernels import launch_down
 from proactor.kernels.nf4_pack import repack
@@ -84,7 +84,7 @@ def test_input_without_gradient_still_trains_the_adapter() -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("form", [library_linear, onednn_linear])
+@pytest.mark.parametrize("form", [library_linear, onednn_linear, exact_linear])
 def test_both_cpu_forms_agree_in_float32(form: Linear) -> None:
     x, weight, bias, adapter = case(SHAPES[1], torch.float32)
     expected = lora_linear_reference(x, weight, bias, adapter)

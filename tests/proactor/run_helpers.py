@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from proactor.config import RunConfig, load_config
+from proactor.config import RunConfig
+from proactor.config_file import load_config
 from proactor.engine import ChatFormat
 from proactor.pretrain import SmallModel, build_model, collate, loss_of, row, train_tokenizer
 from proactor.prompt import PromptEncoder, PromptStyle

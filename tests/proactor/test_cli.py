@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proactor import cli
-from proactor.config import load_config
+from proactor.config_file import load_config
 from tests.proactor.run_helpers import config_file
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from proactor.config import ConfigError, RunConfig, load_config
+from proactor.config import ConfigError, RunConfig
+from proactor.config_file import load_config
 
 TEXT = "model: some/hub-id\nsft: {lr: 1e-3}\ngrpo: {lr: 1e-5, steps: 50, sampling: {n: 4}}\n"
 

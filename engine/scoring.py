@@ -1,0 +1,54 @@
+"""Log-probabilities of given ids: sequences as rows of packed trees, through the trainer's forward, without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from proactor.engine.forward import tree_logprobs
+from proactor.engine.model import Decoder
+from proactor.engine.tree import pack
+from proactor.engine.types import EngineError, Group, Sample
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    decoder: Decoder,
+    sequences: Sequence[Sequence[int]],
+    spans: Sequence[tuple[int, int]],
+    adapter: bool,
+    token_budget: int,
+) -> list[Tensor]:
+    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises EngineError for a span or length that cannot be."""
+    out: list[Tensor] = [torch.empty(0) for _ in sequences]
+    groups = []
+    for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
+        if not 1 <= start <= end <= len(ids):
+            raise EngineError(
+                f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)"
+            )
+        if len(ids) > decoder.config.context_length:
+            raise EngineError(
+                f"logprobs: sequence {i} has {len(ids)} tokens, the context {decoder.config.context_length}"
+            )
+        if end > start:
+            prompt = list(ids[:start])
+            groups.append(Group(prompt, [Sample(prompt, list(ids[start:end]), info={"index": i})]))
+    for tree in pack(groups, token_budget, together=not decoder.form.exact):
+        values, flat = tree_logprobs(decoder, tree, adapter)
+        counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
+        for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
+            out[sample.info["index"]] = part
+    return out
+
+
+@torch.no_grad()
+def total_nll(decoder: Decoder, groups: Sequence[Group], token_budget: int) -> tuple[float, float]:
+    """(sum of the negative log-likelihoods, number) of the groups' trained tokens, in nats."""
+    total, count = 0.0, 0.0
+    for tree in pack(groups, token_budget, together=not decoder.form.exact):
+        values, _ = tree_logprobs(decoder, tree)
+        total, count = total - float(values.double().sum()), count + len(values)
+    return total, count

@@ -1,0 +1,110 @@
+"""A sampler step as the GPU kernels read it: block tables and lengths in tensors, and the attention view over them.
+
+Decode rows that share a request's prompt form a family, whose shared pages are read once for all of them; a chunk of a prompt is a run of rows with a
+length each. Tables are rebuilt when a block table or the set changes; between, only the lengths move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proactor.engine.step import Chunk, Decode
+from proactor.kernels.kv_write import rope_into_pages
+from proactor.kernels.paged_attention import paged_attention, paged_rows_attention, shared_prefix_attention
+from proactor.kernels.paged_kernels import RowGroups
+
+
+def _table(tables: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Tables of pages, padded to one width: int32 [N, P]."""
+    padded = np.zeros((len(tables), max((len(t) for t in tables), default=0)), np.int32)
+    for row, table in zip(padded, tables, strict=True):
+        row[: len(table)] = table
+    return torch.from_numpy(padded).to(device)
+
+
+class DecodeTables:
+    """Tables of a decode set: each sequence's own pages, and the pages that the samples of one request share."""
+
+    def __init__(self, decodes: Sequence[Decode], page_size: int, device: torch.device) -> None:
+        self.decodes, self.page_size, self.device = decodes, page_size, device
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, d in enumerate(decodes):
+            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+        firsts = [decodes[rows[0]] for rows in groups.values()]
+        self.own = _table([d.block_table[d.shared_pages :] for d in decodes], device)
+        self.prefix = _table([d.block_table[: d.shared_pages] for d in firsts], device)
+        shared = [d.shared_pages * page_size for d in firsts]
+        self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
+        self.families = RowGroups.of(list(groups.values()))
+        self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
+        self.lengths = self.prefix_lengths[:0]
+
+    def refresh(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """Positions and write slots of this step's rows; the lengths follow."""
+        count, size = len(self.decodes), self.page_size
+        length = np.fromiter((d.length for d in self.decodes), np.int64, count)
+        pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
+        self.lengths = torch.from_numpy((length - self.shared).astype(np.int32)).to(self.device)
+        return length - 1, pages * size + (length - 1) % size
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """q [B, Hq, D] of the decode rows -> [B, Hq * D]."""
+        if not self.prefix.shape[1]:
+            return paged_attention(q, keys, values, self.own, self.lengths, scale, self.page_size)
+        return shared_prefix_attention(
+            q,
+            keys,
+            values,
+            self.own,
+            self.lengths,
+            self.prefix,
+            self.prefix_lengths,
+            self.families,
+            scale,
+            self.page_size,
+        )
+
+
+class ChunkTables:
+    """Tables of the prompt chunks of one step."""
+
+    def __init__(self, chunks: Sequence[Chunk], page_size: int, device: torch.device) -> None:
+        self.page_size = page_size
+        self.table = _table([c.block_table for c in chunks], device)
+        visible = np.concatenate([np.arange(c.start + 1, c.start + len(c.ids) + 1, dtype=np.int32) for c in chunks])
+        self.visible = torch.from_numpy(visible).to(device)
+        self.sequences = RowGroups.runs([len(c.ids) for c in chunks])
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """q [T, Hq, D] of the chunks' rows -> [T, Hq * D]."""
+        return paged_rows_attention(q, keys, values, self.table, self.visible, self.sequences, scale, self.page_size)
+
+
+class TableView:
+    """Attention of one step: decode rows first, then the rows of prompt chunks."""
+
+    def __init__(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor], slots: Tensor, decodes: DecodeTables | None, chunks: ChunkTables | None, scale: float
+    ) -> None:  # fmt: skip
+        self.keys, self.values, self.slots, self.scale = keys, values, slots, scale
+        self.decodes, self.chunks = decodes, chunks
+
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, None, None]:
+        """Rotate q and k of qkv [T, Hq + 2 Hkv, D]; keys and values go to their slots in the same pass."""
+        q, _, _ = rope_into_pages(qkv.flatten(1), cos, sin, self.slots, self.keys[layer], self.values[layer])
+        return q, None, None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
+        """Keys and values that `rotate` has not written yet are written, then all are read through the tables."""
+        keys, values = self.keys[layer], self.values[layer]
+        if k is not None and v is not None:
+            keys.index_copy_(1, self.slots, k.transpose(0, 1))
+            values.index_copy_(1, self.slots, v.transpose(0, 1))
+        count = len(self.decodes.decodes) if self.decodes else 0
+        parts = [self.decodes.attend(q[:count], keys, values, self.scale)] if self.decodes else []
+        parts += [self.chunks.attend(q[count:], keys, values, self.scale)] if self.chunks else []
+        return torch.cat(parts) if len(parts) > 1 else parts[0]

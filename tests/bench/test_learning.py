@@ -1,0 +1,62 @@
+"""The comparison of GRPO with its start and its rivals, on a model of two layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench import learning
+from proactor.config_file import load_config
+from proactor.runs import Run
+from proactor.train import train
+from tests.proactor.run_helpers import tiny_folder, values
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(values(tiny_folder(tmp_path / "model"), tmp_path / "runs")))
+    return file
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs train in this process; the names of those that did."""
+    names: list[str] = []
+
+    def run(command: list[str], check: bool) -> None:
+        at = command.index("train")
+        overrides = [part for part in command[at + 2 :] if not part.startswith("--")]
+        settings = load_config(command[at + 1], overrides)
+        names.append(settings.name)
+        train(settings, resume="--resume" in command, fresh="--fresh" in command)
+
+    monkeypatch.setattr(learning.subprocess, "run", run)
+    return names
+
+
+def test_seeds_rivals_and_a_second_call(
+    config: Path, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(config), "grpo.steps=2", "--seeds", "2", "--results", str(tmp_path / "results")]
+    learning.main(arguments)
+    assert trained == ["tiny-s0", "tiny-s1", "tiny-pace", "tiny-sft"]
+    (file,) = (tmp_path / "results").glob("*/learning-tiny.json")
+    record: dict[str, Any] = json.loads(file.read_text())
+    assert record["runs"] == 2 and record["dialogues"] == 2
+    assert record["gain_over"].keys() == record["rivals"].keys() == {"supervised", "never", "always", "values_seen"}
+    summaries = [json.loads((tmp_path / "runs" / f"tiny-s{i}" / "summary.json").read_text()) for i in (0, 1)]
+    mean = sum(s["after"]["reward"] for s in summaries) / 2
+    assert record["after"]["reward"] == pytest.approx(mean)
+    assert record["gain_over"]["never"]["reward"]["estimate"] == pytest.approx(mean - summaries[0]["never"]["reward"])
+    steps = sum(row["kind"] == "sft" for row in Run(tmp_path / "runs" / "tiny-sft").rows())
+    assert steps > 4, "the supervised run went no further than the stage it continues"
+    shown = capsys.readouterr().out.splitlines()
+    assert json.loads(shown[-2])["rising"].keys() >= {"reward", "first_fire_f1"}
+    trained.clear()
+    learning.main(arguments)
+    assert trained == []
