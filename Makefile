@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-step bench-dialogue clean
+.PHONY: help demo test lint format compile-check bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -20,8 +20,10 @@ help:
 	@echo "make test            lint, types, layers, all tests (below 10 minutes on 2 cores)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make format          ruff format"
+	@echo "make compile-check   every Triton kernel compiled for every GPU target, without a GPU (CHECK='--quick --ops rms_norm' for a part)"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
+	@echo "make bench-gpu       on a GPU: every operation checked, timed and set beside its peers (8 minutes; GPU=--quick: 90 seconds)"
 	@echo "make clean           remove .venv and caches"
 
 $(BIN)/python:
@@ -53,6 +55,9 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format .
 
+compile-check: $(VENV)/.installed
+	@PYTHONPATH=. $(BIN)/python -m proactor.kernels.compile_check $(CHECK)
+
 test: lint
 	$(call say,"tests: $(JOBS) processes")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
@@ -64,6 +69,9 @@ bench-step: $(VENV)/.installed-dev
 
 bench-dialogue: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.dialogue --peer trl
+
+bench-gpu: $(VENV)/.installed
+	@PYTHONPATH=. $(BIN)/python -m bench.gpu $(GPU)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
