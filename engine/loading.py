@@ -58,5 +58,5 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
-        raise EngineError(f"dtype={dtype!r}: use auto, {', '.join(DTYPES)}")
+        raise EngineError(f"dtype={dtype!r}: use auto, float32, bfloat16 or float16")
     return DTYPES[dtype]

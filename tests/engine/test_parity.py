@@ -16,9 +16,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, GRPOLoss, LoRA, Sample
-from proactor.engine.blocks import stack, tree_families
 from proactor.engine.config import ALL_TARGETS
-from proactor.engine.forward import TreeView, tree_logprobs
+from proactor.engine.forward import tree_logprobs, tree_view
 from proactor.engine.tree import Tree, layout
 from tests.engine.engines import prompts, shake
 from tests.engine.peers import (
@@ -85,7 +84,7 @@ def tree_logits(engine: Engine, groups: list[Group]) -> list[torch.Tensor]:
     """Logits of all rows of each group's prompt, from one forward over their tree."""
     tree = Tree(groups)
     flat = layout(tree)
-    view = TreeView(stack(tree_families(tree, flat.start)), engine.config.head_dim**-0.5, engine.deterministic)
+    view = tree_view(engine.decoder, tree, flat.start)
     with torch.no_grad():
         hidden = engine.decoder.hidden(flat.ids, flat.positions, view)
         logits = engine.decoder.head_linear(engine.decoder.final_norm(hidden), engine.decoder.head)
