@@ -104,7 +104,7 @@ def continued(config: Path, overrides: Sequence[str], base: RunConfig, budget: f
     pace = ensure(
         config, [*overrides, f"name={base.name}-pace", "grpo=null", "eval.final=false", _sft(stage, PACE_STEPS)], paced
     )
-    steps = PACE_STEPS + round(budget * PACE_STEPS / training_seconds(pace, "sft"))
+    steps = round(budget * PACE_STEPS / training_seconds(pace, "sft"))
     before = sum(row["kind"] == "sft" for row in Run(Path(base.runs) / f"{base.name}-s0").rows())
     return ["grpo=null", _sft(stage, before + steps)]
 

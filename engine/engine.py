@@ -30,7 +30,7 @@ from proactor.engine.update import Batch, means, prepare, statistics
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""Cache size when ``kv_tokens`` is not given, by device; taken from memory only as pages are written."""
+"""Most bytes of the cache when ``kv_tokens`` is not given, by device. A CPU gives them only as pages are written; of a GPU's, half of what is free at most."""
 
 
 class Engine:
@@ -71,7 +71,8 @@ class Engine:
 
         device: "auto" takes CUDA when there is one. dtype: of activations and dense weights; "auto" is float32 on a CPU, bfloat16 on a GPU.
         quantization: "auto" keeps what is stored, "nf4" quantises while streaming in, "none" dequantises. resident: whether 4-bit linears stay 4-bit
-        ("nf4", what "auto" means on a GPU) or keep a dense copy for speed ("dense", on a CPU); `memory` reports both. deterministic: see the README.
+        ("nf4", what "auto" means where the fused kernels run) or keep a dense copy for speed ("dense", elsewhere); `memory` reports both.
+        deterministic: see the README.
         kv_tokens: tokens the KV cache holds. token_budget: rows of one forward. max_batch: sequences decoding at once.
         Raises EngineError (CheckpointError) with one line naming file and tensor for anything that cannot be loaded.
         """
@@ -195,9 +196,10 @@ class Engine:
                 pages = -(-self._kv_tokens // size)
             else:
                 most = self._max_batch * -(-self.context_length // size)
-                pages = max(
-                    1, min(most, KV_BYTES[self.decoder.device.type] // PagedCache.page_bytes(self.config, size, dtype))
-                )
+                room = KV_BYTES[self.decoder.device.type]
+                if self.decoder.device.type == "cuda":
+                    room = min(room, torch.cuda.mem_get_info(self.decoder.device)[0] // 2)
+                pages = max(1, min(most, room // PagedCache.page_bytes(self.config, size, dtype)))
             rows = max(self._token_budget, self._max_batch)
             self._sampler = Sampler(self.decoder, self.tokenizer, pages, size, rows, self._max_batch, self.vocabulary)
         return self._sampler
@@ -375,3 +377,5 @@ class Engine:
         """Give memory back: cache, weights, optimizer. Using the engine afterwards is an EngineError."""
         self.parallel.release()
         self._sampler = self.trainer = self._decoder = None
+        if self.parallel.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -25,7 +25,6 @@ class TreeView:
     blocks: list[AttentionBlock]
     scale: float
     exact: bool
-
     kv_heads: int
 
     def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,10 +74,11 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
     Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained, for ids
     outside the vocabulary and for sequences beyond the context.
     """
-    flat = layout(tree).to(decoder.device)
+    flat = layout(tree)
     _check(decoder, tree, flat)
     if not len(flat.head_row):
         raise EngineError("tree: no token carries loss (every mask is False)")
+    flat = flat.to(decoder.device)
     view = tree_view(decoder, tree, flat.start)
     hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)
     rows = decoder.final_norm(hidden.index_select(0, flat.head_row))

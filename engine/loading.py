@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,19 +38,33 @@ def build(
     """See `Engine.load`, whose arguments these are. Raises EngineError for what cannot be loaded or run so."""
     folder = resolve_model(path, revision)
     config = ModelConfig.from_folder(folder)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = _place(device)
     kind = _dtype(dtype, place)
     if deterministic and (place.type != "cpu" or kind != torch.float32 or not onednn_available()):
         raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
     weights = load_weights(folder, config, quantization=quantization, dtype=kind, device=place, progress=progress)
     buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
-    dense = resident == "dense" or (resident == "auto" and place.type == "cpu")
+    if resident not in ("auto", "dense", "nf4"):
+        raise EngineError(f"resident={resident!r}: use auto, dense or nf4")
+    fused = place.type == "cuda" and use_triton(torch.empty(0, device=place))
+    dense = resident == "dense" or (resident == "auto" and not fused)
     decoder = Decoder.build(config, weights, kind, buffer, dense)
     if deterministic:
         decoder.form = Exactness(exact_linear, exact_minimum(exact_linear, decoder.linear_shapes(), kind), exact=True)
     elif place.type == "cpu" and kind == torch.float32 and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
     return Model(config, decoder, load_tokenizer(folder))
+
+
+def _place(device: str) -> torch.device:
+    """The device named, "auto" the GPU of this rank where there is one; it becomes the current one, for kernels launch there."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
+    place = torch.device(name)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    return place
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

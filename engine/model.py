@@ -34,7 +34,7 @@ class AttentionView(Protocol):
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated) -> [T, Hq * D]."""
+        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated; None: what `rotate` kept) -> [T, Hq * D]."""
         ...
 
 

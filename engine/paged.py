@@ -18,7 +18,7 @@ from proactor.kernels.tree_attention import AttentionBlock, attend
 
 
 class PagedCache:
-    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that memory is only taken when written."""
+    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that a CPU takes memory only when they are written."""
 
     def __init__(
         self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
@@ -41,13 +41,14 @@ class PagedCache:
     def prepare(self, step: Step) -> None:
         """Clear the values of pages handed out since the last step, then carry out its copies.
 
-        A page that somebody owns thus holds finite values in slots that nobody has written yet: hidden keys get weight 0, and 0 times NaN is NaN.
+        A page that somebody owns thus holds finite values in slots that nobody has written yet: in the torch form hidden keys get weight 0, and 0 times NaN
+        is NaN. The Triton kernels do not read them.
         """
         fresh = [d for _, d, _ in step.copies] + [step.decodes[i].block_table[-1] for i in step.grown]
         for chunk in step.prefills:
             end = chunk.start + len(chunk.ids)
             fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
-        if fresh:
+        if fresh and not use_triton(self.k[0]):
             slots = self._slots([(page, self.page_size) for page in fresh])
             for t in self.v:
                 t.index_fill_(1, slots, 0)
@@ -121,7 +122,7 @@ class StepRows:
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
         self.device = cache.k[0].device
-        self._membership = -1
+        self._known = -1
         self._decode: DecodeRows | DecodeTables | None = None
 
     def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
@@ -129,13 +130,7 @@ class StepRows:
         size = self.cache.page_size
         ids, positions, slots = [], [], []
         if step.decodes:
-            if self._decode is None or step.membership != self._membership:
-                self._membership = step.membership
-                tables = use_triton(self.cache.k[0])
-                self._decode = (
-                    DecodeTables(step.decodes, size, self.device) if tables else DecodeRows(step.decodes, size)
-                )
-            where, slot = self._decode.refresh()
+            where, slot = self._decode_rows(step).refresh()
             ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
             positions.append(where)
             slots.append(slot)
@@ -146,6 +141,18 @@ class StepRows:
             slots.append(chunk_slots(chunk, where, size))
         joined = [torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)]
         return joined[0], joined[1], self._view(step, joined[2])
+
+    def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
+        """The decode set of ``step``: the one kept, brought up to date, or a new one."""
+        if not use_triton(self.cache.k[0]):
+            if self._decode is None or step.membership != self._known:
+                self._known, self._decode = step.membership, DecodeRows(step.decodes, self.cache.page_size)
+        elif isinstance(self._decode, DecodeTables) and step.roster == self._known:
+            self._decode.grow(step.grown)
+        else:
+            self._known = step.roster
+            self._decode = DecodeTables(step.decodes, self.cache.page_size, self.device)
+        return self._decode
 
     def _view(self, step: Step, slots: Tensor) -> PagedView | TableView:
         size, decode = self.cache.page_size, self._decode if step.decodes else None

@@ -18,9 +18,10 @@ class Parallel:
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = device
         self.owns_group = False
         if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             self.owns_group = True
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -33,8 +34,8 @@ class Parallel:
         """Sums and maxima of named numbers over ranks; every rank must bring the same names."""
         if self.world_size == 1:
             return sums, maxima
-        total = torch.tensor([sums[k] for k in sorted(sums)], dtype=torch.float64)
-        top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64)
+        total = torch.tensor([sums[k] for k in sorted(sums)], dtype=torch.float64, device=self.device)
+        top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         dist.all_reduce(top, op=dist.ReduceOp.MAX)
         return dict(zip(sorted(sums), total.tolist(), strict=True)), dict(

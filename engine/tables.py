@@ -1,7 +1,7 @@
 """A sampler step as the GPU kernels read it: block tables and lengths in tensors, and the attention view over them.
 
 Decode rows that share a request's prompt form a family, whose shared pages are read once for all of them; a chunk of a prompt is a run of rows with a
-length each. Tables are rebuilt when a block table or the set changes; between, only the lengths move.
+length each. Tables are rebuilt when a sequence joins or leaves; between, grown ones get their new page and the lengths move.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from proactor.engine.step import Chunk, Decode
@@ -17,13 +18,17 @@ from proactor.kernels.kv_write import rope_into_pages
 from proactor.kernels.paged_attention import paged_attention, paged_rows_attention, shared_prefix_attention
 from proactor.kernels.paged_kernels import RowGroups
 
+WIDTH = 16
+"""Tables are padded to a multiple of so many pages: Triton compiles anew for integers that are, and that are not, multiples of 16."""
 
-def _table(tables: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Tables of pages, padded to one width: int32 [N, P]."""
-    padded = np.zeros((len(tables), max((len(t) for t in tables), default=0)), np.int32)
+
+def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
+    """Tables of pages with ``room`` for more, padded to one width [N, P]; no column at all where there is nothing to hold."""
+    longest = max((len(t) for t in tables), default=0) + room
+    padded = np.zeros((len(tables), -(-longest // WIDTH) * WIDTH), np.int32)
     for row, table in zip(padded, tables, strict=True):
         row[: len(table)] = table
-    return torch.from_numpy(padded).to(device)
+    return padded
 
 
 class DecodeTables:
@@ -35,15 +40,27 @@ class DecodeTables:
         for i, d in enumerate(decodes):
             groups.setdefault((d.request.id, d.shared_pages), []).append(i)
         firsts = [decodes[rows[0]] for rows in groups.values()]
-        self.own = _table([d.block_table[d.shared_pages :] for d in decodes], device)
-        self.prefix = _table([d.block_table[: d.shared_pages] for d in firsts], device)
+        self._host = _table([d.block_table[d.shared_pages :] for d in decodes], room=1)
+        self.own = torch.tensor(self._host, device=device)
+        self.prefix = torch.tensor(_table([d.block_table[: d.shared_pages] for d in firsts]), device=device)
         shared = [d.shared_pages * page_size for d in firsts]
         self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
         self.families = RowGroups.of(list(groups.values()))
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
         self.lengths = self.prefix_lengths[:0]
 
-    def refresh(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def grow(self, grown: Sequence[int]) -> None:
+        """Write the last page of each sequence in ``grown``, which has just been given one."""
+        for i in grown:
+            d = self.decodes[i]
+            at = len(d.block_table) - d.shared_pages - 1
+            if at >= self._host.shape[1]:
+                self._host = np.pad(self._host, ((0, 0), (0, WIDTH)))
+            self._host[i, at] = d.block_table[-1]
+        if grown:
+            self.own = torch.tensor(self._host, device=self.device)
+
+    def refresh(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions and write slots of this step's rows; the lengths follow."""
         count, size = len(self.decodes), self.page_size
         length = np.fromiter((d.length for d in self.decodes), np.int64, count)
@@ -74,7 +91,7 @@ class ChunkTables:
 
     def __init__(self, chunks: Sequence[Chunk], page_size: int, device: torch.device) -> None:
         self.page_size = page_size
-        self.table = _table([c.block_table for c in chunks], device)
+        self.table = torch.tensor(_table([c.block_table for c in chunks]), device=device)
         visible = np.concatenate([np.arange(c.start + 1, c.start + len(c.ids) + 1, dtype=np.int32) for c in chunks])
         self.visible = torch.from_numpy(visible).to(device)
         self.sequences = RowGroups.runs([len(c.ids) for c in chunks])

@@ -111,7 +111,9 @@ class Trainer:
     def reduce(self) -> float:
         """Sum gradients over ranks and divide by the normaliser; ``.grad`` of every leaf is then final. Returns the normaliser."""
         self.lora.attach_grad()
-        total = self.parallel.sum(torch.tensor([self.normalizer], dtype=torch.float64)).item()
+        total = self.parallel.sum(
+            torch.tensor([self.normalizer], dtype=torch.float64, device=self.lora.flat.device)
+        ).item()
         self.normalizer = 0.0
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:

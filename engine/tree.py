@@ -168,7 +168,7 @@ class Layout:
     """A tree as flat arrays: ids and positions [T]; the rows of each node; head pairs.
 
     ``head_row`` [R] rows whose logits are needed (ascending, one per row and temperature) with ``head_temperature`` [R];
-    ``pair_row`` [N] index into them for pair j (ascending) and ``order`` [N] that sorts pairs into the order of `TokenBatch`.
+    ``pair_row`` [N] index into them for pair j (ascending) and ``unsort`` [N] that brings pairs into the order of `TokenBatch`.
     """
 
     ids: Tensor

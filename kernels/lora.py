@@ -179,6 +179,8 @@ def lora_linear(
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)
+    if row_mask is not None:
+        row_mask = row_mask.to(x.dtype)  # 0 and 1 are exact in every type, and a wider one would widen the products
     if adapter is None:
         return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else _base(x, source(), bias, linear)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():

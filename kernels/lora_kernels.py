@@ -171,9 +171,9 @@ def launches_add() -> list[Launch]:
     found = []
     for block_m, count, parts, kind in ((16, 3, 8, "*fp32"), (64, 2, 1, "*bf16"), (64, 4, 8, "*fp32")):
         tile = ADD[block_m]["default"]
-        for pad in (16, 64):
+        for pad, masked in ((16, False), (64, True)):
             constants = {
-                "COUNT": count, "SPLIT": parts > 1, "MASK": True, "WIDE": False, "PAD": pad, "BLOCK_M": block_m,
+                "COUNT": count, "SPLIT": parts > 1, "MASK": masked, "WIDE": False, "PAD": pad, "BLOCK_M": block_m,
                 "BLOCK_N": tile["block_n"],
             }  # fmt: skip
             found.append(Launch(lora_add_kernel, types | {"xa_ptr": kind}, constants, tile["warps"], tile["stages"]))

@@ -110,7 +110,7 @@ def _launch_backward(total: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, ex
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.triton = use_triton(x)
+        ctx.triton = _runs_triton(x)
         if ctx.triton:
             y, total, rstd = _launch_forward(x, None, weight, eps)
             ctx.save_for_backward(total, weight, rstd)
@@ -155,7 +155,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch_forward(x, None, weight, eps)[0] if use_triton(x) else rms_norm_reference(x, weight, eps)
+    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -163,12 +163,17 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     _check(x, weight)
     require(residual.shape == x.shape, "residual", f"shape {tuple(residual.shape)} beside x {tuple(x.shape)}")
     require(residual.dtype == x.dtype, "residual", f"{residual.dtype} beside x {x.dtype}")
-    if not use_triton(x):
+    if not _runs_triton(x):
         total = x + residual
         return rms_norm(total, weight, eps), total
     if torch.is_grad_enabled() and (x.requires_grad or residual.requires_grad):
         return _AddRMSNorm.apply(x, residual, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
     return _launch_forward(x, residual, weight, eps)[:2]
+
+
+def _runs_triton(x: Tensor) -> bool:
+    """float64 stays in torch on every device: the kernels compute in float32."""
+    return x.dtype != torch.float64 and use_triton(x)
 
 
 def _check(x: Tensor, weight: Tensor) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -117,6 +118,7 @@ QWEN25 = (
 )
 
 
+@lru_cache
 def device_name(device: torch.device) -> str:
     """The target a device's kernels compile for: "sm_90", "gfx942", or "interpreter" for a CPU."""
     if device.type != "cuda":

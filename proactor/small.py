@@ -38,7 +38,7 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     part = config.data.train.model_copy(update={"limit": section.limit})
     corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
     warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
-    catalog = merged([corpus.catalog, warm.catalog])
+    catalog = merged([corpus.catalog, warm.catalog]) if warm.dialogues else corpus.catalog
     style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
     tokenizer = train_tokenizer(_texts(corpus.dialogues, catalog, style), size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)

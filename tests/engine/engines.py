@@ -53,7 +53,7 @@ def shake(engine: Engine, seed: int = 0, size: float = 0.2) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for leaf in engine.parameters():
-            leaf.add_(torch.randn(leaf.shape, generator=generator) * size)
+            leaf.add_((torch.randn(leaf.shape, generator=generator) * size).to(leaf.device))
     engine.weights_changed()
 
 

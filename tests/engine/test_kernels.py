@@ -98,5 +98,7 @@ def test_sampled_and_trained_as_on_torch(
     paged_attention logprob_values logprob_slopes policy_loss policy_statistics squares clip adamw keyed_uniforms sample quantize_nf4
     """.split()
     own = {"qwen2": ["rope_into_pages", "nf4_linear", "lora_down", "dequantize_packed"], "qwen3": ["dequantize_nf4"]}
+    if not interpreted():  # in float32 a card dequantises and multiplies
+        own["qwen2"].remove("nf4_linear")
     missing = {f"{name}_kernel" for name in (*everywhere, *own[family])} - launched
     assert not missing

@@ -261,3 +261,24 @@ def test_bad_adapters_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     ):  # fmt: skip
         with pytest.raises(ValueError, match=problem):
             lora_add(wrong_y, wrong_xa, good.b, good.spans, 4, 1.0, mask)
+
+
+@pytest.mark.parametrize("mode", ["reference", "triton"])
+def test_a_float32_mask_switches_rows_of_any_type(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's mask is float32 whatever the rows are."""
+    if mode == "triton" and not HAS_TRITON:
+        pytest.skip("triton has no wheel for this system")
+    monkeypatch.setenv("PROACTOR_KERNELS", mode)
+    torch.manual_seed(0)
+    weight, a, b = torch.randn(24, 32), torch.randn(4, 32, requires_grad=True), torch.randn(24, 4, requires_grad=True)
+    adapter = Adapter(a, [b], [(0, 24)], 4, 2.0)
+    x = torch.randn(5, 32).half().requires_grad_()
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    y = lora_linear(x, lambda: weight.half(), None, adapter, mask)
+    y.sum().backward()
+    plain = x.detach() @ weight.half().t()
+    assert y.dtype == torch.float16 and x.grad is not None
+    torch.testing.assert_close(y[mask == 0], plain[mask == 0], rtol=1e-2, atol=1e-2)
+    assert float((y - plain)[mask == 1].detach().abs().min(1).values.max()) > 0
+    with torch.no_grad():
+        torch.testing.assert_close(lora_linear(x, lambda: weight.half(), None, adapter, mask), y, rtol=1e-2, atol=1e-2)
