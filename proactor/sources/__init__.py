@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from proactor.sources.base import SPLITS, Corpus, Selection, SourceError, Split, split_of
 
-__all__ = ["NAMES", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
+__all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 
-NAMES = ("synthetic", "sgd", "star", "abcd")
+READERS = ("jsonl", "sgd", "star", "abcd", "multiwoz", "smcalflow", "taskmaster4", "multidogo", "proactivebench")
+"""Corpora on disk: each has a module of its name here, imported when it is first read."""
+
+NAMES = ("synthetic", *READERS)
 
 
 def load(
@@ -21,7 +25,7 @@ def load(
     keep: Selection | None = None,
     **opts: Any,
 ) -> Corpus:
-    """The dialogues of corpus `name` ("synthetic", "sgd", "star" or "abcd").
+    """The dialogues of corpus `name` (one of `NAMES`).
 
     Args:
         path: folder (or file) of a real corpus; not used by "synthetic".
@@ -47,11 +51,10 @@ def load(
         from proactor.sources import synthetic
 
         return synthetic.load(split, limit, seed, **opts)
-    from proactor.sources import abcd, sgd, star
-
-    readers = {"sgd": sgd.load, "star": star.load, "abcd": abcd.load}
-    if name not in readers:
+    if name not in READERS:
         raise ValueError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
     if path is None:
         raise ValueError(f"corpus {name!r} needs a path")
-    return readers[name](Path(path), split, limit, seed, **opts)
+    reader = import_module(f"proactor.sources.{name}")
+    found: Corpus = reader.load(Path(path), split, limit, seed, **opts)
+    return found

@@ -1,4 +1,4 @@
-"""ABCD: customer service chats with the agent's actions (compact JSONL and ontology.json).
+"""ABCD: customer service chats with the agent's actions (compact JSONL, or the release by way of `abcd_raw`).
 
 The data's windows run from the first literal mention of the last value to the last turn before the action; against
 labels made by careful reading they agree well [measured, see the data's notes]. They are shrunk to user turns, since
@@ -12,14 +12,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from proactor import windows
 from proactor.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.sources import base
+from proactor.sources import abcd_raw, base
 from proactor.sources.base import Corpus, Split
 
 _READS = frozenset(
@@ -36,25 +36,39 @@ _SHAPES = {
 
 
 class AbcdOptions(BaseModel):
-    """ABCD has no options yet; unknown ones are still refused by name."""
+    """How ABCD is read; both options are about the release's own file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    part: Literal["all", "train", "dev", "test"] = Field(default="all", description="part of the release's own split")
+    max_turns: int | None = Field(
+        default=None, ge=1, description="cut a conversation of the release after so many turns (ABCD+: 50)"
+    )
+
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads the compact folder (or one of its JSONL files, with ontology.json beside it); see `sources.load`."""
-    base.options(AbcdOptions, opts)
-    reader = _Reader(path if path.is_dir() else path.parent)
+    """Reads a folder or file of either format, with ontology.json beside it; see `sources.load`.
+
+    A folder with the release's abcd_v*.json[.gz] is read from that, which makes "ABCD+" (see `abcd_raw`).
+    """
+    options = base.options(AbcdOptions, opts)
+    release = ("abcd_v*.json.gz", "abcd_v*.json", "data/abcd_v*.json*")
+    file = base.find(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
+    reader = _Reader(file.parent, options)
     counters: Counter[str] = Counter()
-    chosen = base.lines(base.find(path, "abcd*.jsonl", "abcd*.jsonl.gz"), split, limit, seed)
-    dialogues = [base.convert(line.where, line.parse(), reader.dialogue, counters) for line in chosen]
+    if ".jsonl" in file.name:
+        found: list[Any] = base.lines([file], split, limit, seed)
+    else:
+        found = base.choose(abcd_raw.conversations(file, options.part), split, limit, seed)
+    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
     return base.corpus(reader.catalog, dialogues, counters)
 
 
 class _Reader:
     """Builds dialogues and the catalog."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: AbcdOptions) -> None:
+        self.options = options
         ontology = base.read_json(folder / "ontology.json")
         self.values: dict[str, set[str]] = {
             slot: {value.lower() for value in values} for slot, values in ontology["values"]["enumerable"].items()
@@ -83,6 +97,8 @@ class _Reader:
         self.catalog = Catalog(tools=tuple(tools))
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        if "delexed" in record:
+            record = abcd_raw.compact(record, self.options.max_turns, counters)
         turns = base.turns_of(record)
         scenario = record["scenario"]
         facts = {k: str(v).lower() for part in ("personal", "order") for k, v in scenario.get(part, {}).items()}

@@ -24,8 +24,6 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Options = TypeVar("Options", bound=BaseModel)
 
-_ID = re.compile(rb'"dialogue_id"\s*:\s*"((?:[^"\\]|\\.)*)"')
-
 
 class SourceError(ValueError):
     """A corpus that cannot be read: one line, `file:line: what` (no line where there is none)."""
@@ -47,6 +45,12 @@ def corpus(catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[st
     """A corpus whose counters are those of `windows.count` and the reader's own."""
     listed = tuple(dialogues)
     return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
+
+
+def narrowed(found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None) -> Corpus:
+    """A corpus with some (or other) dialogues of ``found``: counted anew, with what its reader counted and ``counters``."""
+    own = {k: v for k, v in found.counters.items() if k not in windows.count(found.dialogues)}
+    return corpus(found.catalog, dialogues, own | dict(counters or {}))
 
 
 class Selection(BaseModel):
@@ -126,44 +130,78 @@ class Line:
     def parse(self) -> dict[str, Any]:
         try:
             record = json.loads(self.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{self.where}: not JSON ({error})") from None
         if not isinstance(record, dict):
             raise SourceError(f"{self.where}: not an object")
         return record
 
 
-def lines(files: Iterable[Path], split: Split | None, limit: int | None, seed: int) -> list[Line]:
-    """Dialogues of JSONL files (gzip or plain) in file order. `limit` keeps those with the smallest seeded hash.
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One dialogue of a file that holds many in one JSON value (or that is one), and where it stands."""
 
-    Only the id is looked at, so reading 200 of 12,000 dialogues parses 200. An empty line, a line without an id and two
-    lines with one id are SourceErrors.
-    """
+    where: str
+    id: str
+    value: dict[str, Any]
+
+    def parse(self) -> dict[str, Any]:
+        return self.value
+
+
+Found = TypeVar("Found", Line, Record)
+
+
+def choose(found: Iterable[Found], split: Split | None, limit: int | None, seed: int) -> list[Found]:
+    """Those of the split, at most `limit` of them (the smallest seeded hashes), in order; an id that repeats is an error."""
     seen: dict[str, str] = {}
-    kept: list[Line] = []
-    for line in _all_lines(files):
-        if line.id in seen:
-            raise SourceError(f"{line.where}: dialogue {line.id!r} appears twice (first in {seen[line.id]})")
-        seen[line.id] = line.where
-        if split is None or split_of(line.id) == split:
-            kept.append(line)
-    return sample(kept, lambda line: line.id, limit, seed)
+    kept: list[Found] = []
+    for one in found:
+        if one.id in seen:
+            raise SourceError(f"{one.where}: dialogue {one.id!r} appears twice (first in {seen[one.id]})")
+        seen[one.id] = one.where
+        if split is None or split_of(one.id) == split:
+            kept.append(one)
+    return sample(kept, lambda one: one.id, limit, seed)
 
 
-def _all_lines(files: Iterable[Path]) -> Iterator[Line]:
+def lines(
+    files: Iterable[Path],
+    split: Split | None,
+    limit: int | None,
+    seed: int,
+    key: str = "dialogue_id",
+    name: Callable[[Path, str], str] | None = None,
+) -> list[Line]:
+    """Dialogues of JSONL files (gzip or plain) in file order, chosen as `choose` does.
+
+    Only the id (the value of `key`; `name(file, value)` makes the dialogue's id of it) is looked at, so reading 200 of
+    12,000 dialogues parses 200. An empty line, a line without an id and two lines with one id are SourceErrors.
+    """
+    return choose(_all_lines(files, key, name or (lambda _, given: given)), split, limit, seed)
+
+
+def _all_lines(files: Iterable[Path], key: str, name: Callable[[Path, str], str]) -> Iterator[Line]:
+    pattern = re.compile(rb'"%s"\s*:\s*"((?:[^"\\]|\\.)*)"' % re.escape(key).encode())
     for file in files:
-        number = 0
-        try:
-            with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-                for number, text in enumerate(stream, start=1):
-                    if not text.strip():
-                        raise SourceError(f"{file}:{number}: empty line")
-                    found = _ID.search(text)
-                    if found is None:
-                        raise SourceError(f"{file}:{number}: no dialogue_id")
-                    yield Line(file, number, found[1].decode(errors="replace"), text)
-        except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
+        for number, text in text_lines(file):
+            found = pattern.search(text)
+            if found is None:
+                raise SourceError(f"{file}:{number}: no {key}")
+            yield Line(file, number, name(file, found[1].decode(errors="replace")), text)
+
+
+def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of a file's lines, gzip or plain; an empty line and a file that breaks off are SourceErrors."""
+    number = 0
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            for number, text in enumerate(stream, start=1):
+                if not text.strip():
+                    raise SourceError(f"{file}:{number}: empty line")
+                yield number, text
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
 
 
 def convert(
@@ -178,7 +216,7 @@ def convert(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise SourceError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from None
+        raise SourceError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
     except KeyError as error:
         raise SourceError(f"{where}: key {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
@@ -215,14 +253,18 @@ def find(folder: Path, *patterns: str) -> list[Path]:
     raise SourceError(f"{folder}: no such file, nor a folder with {' or '.join(patterns)}")
 
 
+def read_bytes(file: Path) -> bytes:
+    """A file's content, unpacked where it is gzip; SourceError when it cannot be read."""
+    try:
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{file}: cannot be read ({error})") from None
+
+
 def read_json(file: Path) -> Any:
     """A JSON file, plain or gzip; SourceError with the line where it is not JSON."""
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}: cannot be read ({error})") from None
-    try:
-        return json.loads(raw)
+        return json.loads(read_bytes(file))
     except json.JSONDecodeError as error:
         raise SourceError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:

@@ -17,7 +17,6 @@ Both are brought to the same frames, and windows are derived from the annotation
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,12 +26,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, ParameterType, Tool
+from proactor.catalog import Catalog
+from proactor.catalogs.sgd import read_schema, tools
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.sources import base
 from proactor.sources.base import Corpus, SourceError, Split
-
-_MONEY = re.compile(r"Buy|Purchase|Pay|Transfer|Send|Rent")
 
 
 class SgdOptions(BaseModel):
@@ -62,18 +60,6 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     reader = _Reader(schema, options)
     dialogues = [base.convert(where, record, reader.dialogue, counters) for where, record in records]
     return base.corpus(reader.catalog(), dialogues, counters)
-
-
-def read_schema(folder: Path) -> dict[str, dict[str, Any]]:
-    """Services by name, from all schema files in `folder` and one level below; equal entries repeat over the parts."""
-    services: dict[str, dict[str, Any]] = {}
-    for file in base.find(folder, "schema*.json", "*/schema.json"):
-        for service in base.read_json(file):
-            try:
-                services.setdefault(service["service_name"], service)
-            except (KeyError, TypeError):
-                raise SourceError(f"{file}: a service without service_name") from None
-    return services
 
 
 def _part(file: Path) -> str:
@@ -136,25 +122,7 @@ class _Reader:
         self.intents = {(s, i["name"]): i for s, service in schema.items() for i in service["intents"]}
 
     def catalog(self) -> Catalog:
-        return Catalog(tools=tuple(self._tool(service, intent) for (service, _), intent in self.intents.items()))
-
-    def _tool(self, service: str, intent: dict[str, Any]) -> Tool:
-        """Transactional intents write and need assent; those that move money cannot be undone [INFERRED]."""
-        slots = {slot["name"]: slot for slot in self.schema[service]["slots"]}
-        effect: Effect = "read"
-        if intent["is_transactional"]:
-            effect = "irreversible" if _MONEY.search(intent["name"]) else "write"
-        required = set(intent["required_slots"])
-        return Tool(
-            name=f"{service}.{intent['name']}",
-            description=intent["description"],
-            effect=effect,
-            confirm=intent["is_transactional"],
-            parameters=tuple(
-                _parameter(slots[name], name in required)
-                for name in (*intent["required_slots"], *intent["optional_slots"])
-            ),
-        )
+        return Catalog(tools=tuple(tools(self.schema)))
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         turns = tuple(
@@ -295,17 +263,3 @@ class _Call:
 
 def _plain(value: object) -> str:
     return str(value).strip().lower()
-
-
-def _parameter(slot: dict[str, Any], required: bool) -> Parameter:
-    values = tuple(map(str, slot["possible_values"]))
-    kind: ParameterType = "string"
-    if values and {v.lower() for v in values} <= {"true", "false"}:
-        kind, values = "boolean", ()
-    elif values and all(v.isdigit() for v in values):
-        kind = "integer"
-    elif slot["is_categorical"] and values:
-        kind = "enum"
-    elif slot["name"].endswith(("date", "time")):
-        kind = "date" if slot["name"].endswith("date") else "time"
-    return Parameter(name=slot["name"], type=kind, required=required, description=slot["description"], values=values)

@@ -1,4 +1,4 @@
-"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL and apis.json).
+"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release by way of `star_raw`).
 
 - An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and needs
   assent [DERIVED from apis.json].
@@ -21,14 +21,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, ParameterType, Tool
+from proactor.catalog import Catalog
+from proactor.catalogs.star import read_apis, tools, two_step
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
-from proactor.sources import base
+from proactor.sources import base, star_raw
 from proactor.sources.base import Corpus, Split
 
-# APIs without RequestType that change something [INFERRED]; all others without it only look things up.
-_WRITES = frozenset({"meeting_schedule", "hotel_service_request", "spaceship_access_codes", "spaceship_life_support"})
-_TYPES: dict[str, ParameterType] = {"Integer": "integer", "Boolean": "boolean", "Categorical": "enum"}
 _CONSTRAINT = re.compile(r"api\.(\w+)\((.*)\)$", re.DOTALL)
 _WORDS = {
     "is_one_of": "",
@@ -53,11 +51,16 @@ class StarOptions(BaseModel):
 
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads the compact folder (or one of its JSONL files, with apis.json beside it); see `sources.load`."""
-    reader = _Reader(path if path.is_dir() else path.parent, base.options(StarOptions, opts))
+    """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see `sources.load`."""
+    options = base.options(StarOptions, opts)
+    files = base.find(path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json")
+    reader = _Reader(star_raw.folder_of_apis(files[0]), options)
     counters: Counter[str] = Counter()
-    chosen = base.lines(base.find(path, "star*.jsonl.gz", "*.jsonl"), split, limit, seed)
-    dialogues = [base.convert(line.where, line.parse(), reader.dialogue, counters) for line in chosen]
+    if ".jsonl" in files[0].name:
+        found: list[Any] = base.lines(files, split, limit, seed)
+    else:
+        found = base.choose(star_raw.dialogues(files, counters), split, limit, seed)
+    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
     return base.corpus(reader.catalog, dialogues, counters)
 
 
@@ -78,31 +81,13 @@ def plain_value(raw: str) -> str | None:
 class _Reader:
     """Builds dialogues and the catalog."""
 
-    def __init__(self, folder: Path, options: StarOptions) -> None:
+    def __init__(self, apis: Path, options: StarOptions) -> None:
         self.options = options
-        self.file = folder / "apis.json"
-        self.apis: dict[str, dict[str, Any]] = base.read_json(self.file)
-        self.catalog = Catalog(tools=tuple(tool for name in self.apis for tool in self._tools(name)))
-
-    def _tools(self, name: str) -> list[Tool]:
-        api = self.apis[name]
-        required = set(api["required"])
-        parameters = tuple(
-            _parameter(given, given["Name"] in required) for given in api["input"] if given["Type"] != "RequestType"
-        )
-        title = api.get("function", name).replace("_", " ")
-
-        def tool(suffix: str, effect: Effect, confirm: bool) -> Tool:
-            return Tool(name=name + suffix, description=title, effect=effect, confirm=confirm, parameters=parameters)
-
-        if self._two_step(name):
-            return [tool(".check", "read", False), tool(".book", "write", True)]
-        return [tool("", "write" if name in _WRITES else "read", False)]
-
-    def _two_step(self, name: str) -> bool:
-        return any(given["Type"] == "RequestType" for given in self.apis[name]["input"])
+        self.apis = read_apis(apis)
+        self.catalog = Catalog(tools=tuple(tool for name, api in self.apis.items() for tool in tools(name, api)))
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        record = star_raw.compact(record, self.apis, counters) if "Events" in record else record
         turns = base.turns_of(record)
         references: list[Reference] = []
         known: set[tuple[str, str, int]] = set()
@@ -114,7 +99,7 @@ class _Reader:
             known.add(same)
             references.append(self._reference(turns, action, f"a{len(references) + 1}", references, counters))
         tasks = [task for task in record["tasks"] if task in self.apis]
-        used = {r.name for r in references} | {t.name for task in tasks for t in self._tools(task)}
+        used = {r.name for r in references} | {t.name for task in tasks for t in tools(task, self.apis[task])}
         return Dialogue(
             id=record["dialogue_id"],
             turns=turns,
@@ -146,7 +131,7 @@ class _Reader:
         said = literal | traced
         ready, reason = self._window(turns, action, latest, counters)
         tool = action["method"]
-        if self._two_step(tool):
+        if two_step(self.apis[tool]):
             tool += ".book" if action["request"] == "Book" else ".check"
         after = max((r.coverage[1] for r in earlier if r.name == tool and r.coverage), default=0)
         begin = windows.snap(turns, (max(after + 1, min(said.values(), default=latest)), latest))
@@ -183,15 +168,3 @@ class _Reader:
             return (latest, latest), ""
         ready = windows.snap(turns, (earliest + 1, latest))
         return ready, "" if ready else "no_decision_turn"
-
-
-def _parameter(given: dict[str, Any], required: bool) -> Parameter:
-    kind = _TYPES.get(given["Type"], "string")
-    values = tuple(map(str, given.get("Categories", ())))
-    return Parameter(
-        name=given["Name"],
-        type="string" if kind == "enum" and not values else kind,
-        required=required,
-        description=given.get("ReadableName", ""),
-        values=values,
-    )

@@ -1,0 +1,57 @@
+"""Tools of any origin as one catalog: one reader a format, and a proposal of effects where a format has none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from proactor.catalog import Catalog
+from proactor.catalogs import jsonschema, openai, proactor, python, sgd, star
+from proactor.catalogs.base import CatalogError, Reading, Remark
+from proactor.catalogs.detect import Format, detect
+from proactor.catalogs.proposal import Proposal, Suggestion, propose
+
+__all__ = [
+    "FORMATS", "CatalogError", "Format", "Proposal", "Reading", "Remark", "Suggestion", "detect", "propose", "read", "read_catalog", "write_catalog",
+]  # fmt: skip
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_READERS: dict[Format, Callable[[Path], Reading]] = {
+    "proactor": proactor.read, "openai": openai.read, "jsonschema": jsonschema.read, "sgd": sgd.read, "star": star.read, "python": python.read,
+}  # fmt: skip
+
+
+def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading:
+    """The tools of a file, a folder or a module (`module:path.py`, `module:package.name`), with remarks on what did not fit.
+
+    A tool that says nothing of `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
+
+    Raises:
+        CatalogError: one line, `file:line: what`, with the tool and the parameter.
+        ValueError: an unknown format.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise ValueError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
+    chosen = detect(path) if format == "auto" else format
+    if chosen != "python" and not Path(path).exists():
+        raise CatalogError(f"{path}: no such file or folder")
+    return _READERS[chosen](Path(path))
+
+
+def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") -> Catalog:
+    """The catalog of `read`."""
+    return read(path, format).catalog
+
+
+def write_catalog(catalog: Catalog, path: str | Path) -> None:
+    """Write a catalog as the `catalog.json` that `read_catalog` reads back and that people edit; the file appears whole.
+
+    Every field is written, so that a tool that said nothing of its effect says it from then on.
+    """
+    from proactor.evaluations import write_whole  # brings the engine with it, which reading tools does not need
+
+    text = json.dumps(catalog.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_whole(path, f"{text}\n".encode())

@@ -1,0 +1,186 @@
+"""What all readers of tools share: JSON with line numbers, the tools found so far, and remarks on what was not a plain fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from proactor.catalog import Catalog, Effect, Tool
+from proactor.sources.base import SourceError, read_bytes, read_json
+
+Place = tuple[str | int, ...]
+"""Keys and positions from the top of a JSON file to a value in it."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
+
+
+class CatalogError(SourceError):
+    """Tools that cannot be read: one line, `file:line: what`, with the tool and the parameter where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that has no exact place in a catalog, and what became of it (`kind`); `parameter` is empty for a whole tool."""
+
+    tool: str
+    parameter: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A catalog with the format it was read from, and remarks on what did not fit exactly."""
+
+    catalog: Catalog
+    format: str
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """How many remarks there are of each kind."""
+        return dict(Counter(remark.kind for remark in self.remarks))
+
+
+class Document:
+    """A JSON file that knows its lines; a key given twice in one object is an error, since one of the two would be lost."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.value: Any = json_value(file)
+        seen: set[Place] = set()
+        self._lines: dict[Place, int] = {(): 1}
+        for place, line in positions(read_bytes(file).decode("utf-8-sig", "replace")):
+            if place in seen:
+                raise CatalogError(f"{file}:{line}: {place[-1]!r} is given twice (first in line {self._lines[place]})")
+            seen.add(place)
+            self._lines[place] = line
+
+    def where(self, place: Place = ()) -> str:
+        """`file:line` of a value, or of what is around it where there is no such value."""
+        while place not in self._lines:
+            place = place[:-1]
+        return f"{self.file}:{self._lines[place]}"
+
+
+def json_value(file: Path) -> Any:
+    """What a JSON file holds (plain or gzip). CatalogError names the line where it is not JSON."""
+    try:
+        return read_json(file)
+    except RecursionError:
+        raise CatalogError(f"{file}: nested too deeply to be tools") from None
+    except SourceError as error:
+        raise CatalogError(str(error)) from None
+
+
+def positions(text: str) -> Iterator[tuple[Place, int]]:
+    """Place and line (from 1) of each member and item of a JSON text, in order; the text is known to be JSON."""
+    stack: list[tuple[bool, str | int, bool]] = []  # (an object?, its key or position now, does a key come next?)
+    line, end = 1, 0
+    for token in _TOKEN.finditer(text):
+        line += text.count("\n", end, token.start())
+        end = token.start()
+        sign = token[0]
+        here = tuple(step for _, step, _ in stack)
+        if sign in "}]":
+            stack.pop()
+        elif sign == ",":
+            keyed, step, _ = stack[-1]
+            stack[-1] = (True, "", True) if keyed else (False, int(step) + 1, False)
+        elif sign != ":" and stack and stack[-1][2]:
+            stack[-1] = True, json.loads(sign), False
+            yield (*here[:-1], stack[-1][1]), line
+        elif sign != ":":
+            if stack and not stack[-1][0]:
+                yield here, line
+            if sign in "{[":
+                stack.append((sign == "{", "" if sign == "{" else 0, sign == "{"))
+
+
+@dataclass(slots=True)
+class Tools:
+    """The tools of one source, as they are found."""
+
+    remarks: list[Remark] = field(default_factory=list)
+    _found: dict[str, tuple[Tool, str]] = field(default_factory=dict)
+
+    def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
+        """Add a tool. CatalogError names `where` for one without a name, one whose name is taken and one that is not valid."""
+        if not isinstance(name, str) or not name.strip():
+            raise CatalogError(f"{where}: a tool without a name (name {name!r})")
+        if name in self._found:
+            raise CatalogError(f"{where}: tool {name!r} is defined twice (first in {self._found[name][1]})")
+        self._found[name] = built(where, name, build), where
+
+    def reading(self, source: object, format: str) -> Reading:
+        """All of them; CatalogError when there are none."""
+        if not self._found:
+            raise CatalogError(f"{source}: no tools in it")
+        return Reading(Catalog(tools=tuple(tool for tool, _ in self._found.values())), format, tuple(self.remarks))
+
+
+def built(where: str, name: str, build: Callable[[], Tool]) -> Tool:
+    """`build()`; what is not valid about the tool is a CatalogError that names `where` and the tool."""
+    try:
+        return build()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        what = first["msg"].removeprefix("Value error, ")
+        raise CatalogError(f"{where}: tool {name!r}: {key + ': ' if key else ''}{what}") from None
+
+
+def one_line(text: object) -> str:
+    """A description on one line; anything that is not text is none."""
+    return " ".join(text.split()) if isinstance(text, str) else ""
+
+
+def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
+    """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left out.
+
+    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Then the hints that MCP
+    tool definitions have, in `annotations` or flat: readOnlyHint true reads and asks nothing; destructiveHint true is
+    irreversible and asks; readOnlyHint false alone writes [INFERRED: MCP's own default would call each such tool
+    destructive]. A hint that is absent says nothing.
+    """
+    found: dict[str, Any] = {}
+    hints: dict[str, bool] = {}
+    for holder in (h for h in holders if isinstance(h, Mapping)):
+        if "x-effect" in holder:
+            if holder["x-effect"] not in get_args(Effect):
+                known = ", ".join(get_args(Effect))
+                raise CatalogError(f"{where}: tool {name!r}: x-effect {holder['x-effect']!r} is not one of {known}")
+            found.setdefault("effect", holder["x-effect"])
+        if "x-confirm" in holder:
+            if not isinstance(holder["x-confirm"], bool):
+                raise CatalogError(
+                    f"{where}: tool {name!r}: x-confirm {holder['x-confirm']!r} is neither true nor false"
+                )
+            found.setdefault("confirm", holder["x-confirm"])
+        annotations = holder.get("annotations")
+        for place in (annotations if isinstance(annotations, Mapping) else {}, holder):
+            for key in ("readOnlyHint", "destructiveHint"):
+                if isinstance(place.get(key), bool):
+                    hints.setdefault(key, place[key])
+                elif place.get(key) is not None:
+                    raise CatalogError(f"{where}: tool {name!r}: {key} {place[key]!r} is neither true nor false")
+    return _hinted(hints) | found
+
+
+def _hinted(hints: Mapping[str, bool]) -> dict[str, Any]:
+    if hints.get("readOnlyHint"):
+        return {"effect": "read", "confirm": False}
+    if hints.get("destructiveHint"):
+        return {"effect": "irreversible", "confirm": True}
+    return {"effect": "write"} if "readOnlyHint" in hints else {}
+
+
+def json_files(folder: Path) -> Sequence[Path]:
+    """The JSON files of a folder, sorted."""
+    return sorted(f for f in folder.glob("*.json") if f.is_file())

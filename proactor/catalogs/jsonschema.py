@@ -1,0 +1,83 @@
+"""One object schema a tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic writes them for
+several models, or a folder with a file for each. The name is the key, the schema's title, or the file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from proactor.catalog import Tool
+from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared, json_files, one_line
+from proactor.catalogs.schema import SchemaReader, Spot
+
+_DEFINITIONS = ("$defs", "definitions")
+_SAYS_SCHEMA = ("type", "properties", "$ref", "allOf")
+
+
+def read(path: Path) -> Reading:
+    """The tools of a file, or of all JSON files of a folder."""
+    found = Tools()
+    for file in json_files(path) if path.is_dir() else [path]:
+        document = Document(file)
+        for name, place, schema in _schemas(document):
+            _add(found, document, name, place, schema)
+    return found.reading(path, "jsonschema")
+
+
+def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
+    value = document.value
+    if isinstance(value, list):
+        for position, schema in enumerate(value):
+            yield (schema.get("title") if isinstance(schema, dict) else None), (position,), schema
+    elif not isinstance(value, dict):
+        raise CatalogError(f"{document.where()}: neither an object schema nor schemas by name")
+    elif any(isinstance(value.get(key), str | list) for key in _SAYS_SCHEMA) or _is_properties(value):
+        named = str(value.get("$ref", "")).rpartition("/")[2]  # a model that refers to itself has its title there
+        yield value.get("title") or named or document.file.name.split(".")[0], (), value
+    elif key := next((key for key in _DEFINITIONS if isinstance(value.get(key), Mapping)), None):
+        used = set(_references(value))
+        for name, schema in value[key].items():
+            if f"#/{key}/{name}" not in used:
+                yield name, (key, name), schema
+    else:
+        for name, schema in value.items():
+            if not name.startswith("$"):  # $schema, $id, $comment
+                yield name, (name,), schema
+
+
+def _is_properties(value: Mapping[str, Any]) -> bool:
+    """Does `properties` hold the properties of one schema, and is not a tool of that name?"""
+    inside = value.get("properties")
+    return isinstance(inside, Mapping) and not any(isinstance(inside.get(key), str) for key in ("type", "$ref"))
+
+
+def _references(value: object) -> Iterator[str]:
+    """Every `$ref` in `value`: a definition that others refer to is a part of a tool and not a tool [INFERRED]."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+
+
+def _add(found: Tools, document: Document, name: object, place: Place, schema: Any) -> None:
+    where = document.where(place)
+    if not isinstance(schema, Mapping) or not any(key in schema for key in _SAYS_SCHEMA):
+        raise CatalogError(f"{where}: tool {name!r}: {one_line(repr(schema))[:60]} is not an object schema")
+    own = any(key in schema for key in _DEFINITIONS)
+
+    def build() -> Tool:
+        reader = SchemaReader(str(name), document.where, found.remarks)
+        root, root_place = (schema, place) if own or not isinstance(document.value, dict) else (document.value, ())
+        return Tool(
+            name=str(name),
+            description=one_line(schema.get("description")),
+            parameters=reader.parameters(Spot(schema, root, place, root_place)),
+            **declared(where, name, schema),
+        )
+
+    found.add(where, name, build)

@@ -1,0 +1,64 @@
+"""Tool definitions as chat APIs take them: `{"type": "function", "function": {…}}`, the flat form of it, bare
+`{name, description, parameters}`, and the definitions of MCP servers (`inputSchema`), in a list, alone, or under `tools`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proactor.catalog import Tool
+from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared, one_line
+from proactor.catalogs.schema import SchemaReader, Spot
+
+SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema")
+WRAPPERS = ("tools", "functions")
+
+
+def read(path: Path) -> Reading:
+    """The tools of a file."""
+    document = Document(path)
+    found = Tools()
+    for place, value in _listed(document):
+        _add(found, document, place, value)
+    return found.reading(path, "openai")
+
+
+def _listed(document: Document) -> list[tuple[Place, Any]]:
+    value: Any = document.value
+    place: Place = ()
+    if isinstance(value, dict):
+        wrapper = next((key for key in WRAPPERS if isinstance(value.get(key), list)), None)
+        if wrapper is None:
+            return [((), value)]
+        value, place = value[wrapper], (wrapper,)
+    if not isinstance(value, list):
+        raise CatalogError(f"{document.where()}: not a list of tools")
+    return [((*place, position), one) for position, one in enumerate(value)]
+
+
+def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
+    where = document.where(place)
+    if not isinstance(outer, Mapping):
+        raise CatalogError(f"{where}: a tool is an object, found {type(outer).__name__}")
+    if outer.get("type", "function") != "function" and not any(key in outer for key in SCHEMA_KEYS):
+        raise CatalogError(f"{where}: a tool of type {outer['type']!r}; only functions have parameters to fill")
+    inner, inside = outer, place
+    if isinstance(outer.get("function"), Mapping):
+        inner, inside = outer["function"], (*place, "function")
+    name = inner.get("name")
+    key = next((key for key in SCHEMA_KEYS if inner.get(key) is not None), None)
+    schema = inner[key] if key else {}
+
+    def build() -> Tool:
+        reader = SchemaReader(str(name), document.where, found.remarks)
+        there = (*inside, key) if key else inside
+        spot = Spot(schema, schema if isinstance(schema, Mapping) else {}, there, there)
+        return Tool(
+            name=str(name),
+            description=one_line(inner.get("description")),
+            parameters=reader.parameters(spot),
+            **declared(where, name, outer, inner, schema),
+        )
+
+    found.add(where, name, build)

@@ -1,0 +1,250 @@
+"""From a JSON Schema object to the parameters of a tool; JSON Schema files, OpenAI tools and Python modules share it.
+
+What a catalog has no exact place for is kept as text and remarked upon [INFERRED]:
+
+- an object with properties is flattened by one level, `address.street`; deeper or open ones are text (`object_as_text`);
+- an array is text (`array_as_text`); what its items may be stays as a hint;
+- alternatives of one type are that type, integer or number is number, others are text (`union_as_text`);
+- a schema that says nothing of a type is text (`untyped_as_text`), and so is a date-time (`datetime_as_text`).
+
+A parameter is required when the schema says so and it neither accepts null nor has a default: strict tools list every
+parameter as required and let the optional ones be null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from proactor.catalog import Parameter, ParameterType
+from proactor.catalogs.base import CatalogError, Place, Remark, one_line
+
+Schema = Mapping[str, Any]
+
+DEEPEST = 8
+"""Alternatives inside alternatives; a schema with more refers to itself."""
+
+_PLAIN: dict[str, ParameterType] = {
+    "string": "string", "integer": "integer", "number": "number", "boolean": "boolean",
+}  # fmt: skip
+_KNOWN = (*_PLAIN, "array", "object", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A schema inside a file: `root` is what `#/…` references start from, `place` where the schema stands."""
+
+    schema: Any
+    root: Schema
+    place: Place = ()
+    root_place: Place = ()
+    depth: int = 0
+    """alternatives inside alternatives"""
+
+    def at(self, *steps: str | int) -> Spot:
+        """What lies at `steps` inside the schema."""
+        inner = self.schema
+        for step in steps:
+            inner = inner[step]
+        return replace(self, schema=inner, place=(*self.place, *steps))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a schema accepts, as far as a catalog can say it."""
+
+    type: ParameterType
+    values: tuple[str, ...] = ()
+    nullable: bool = False
+    kind: str = ""
+    """of remark; empty when the type is exact"""
+
+
+@dataclass(slots=True)
+class SchemaReader:
+    """Parameters of one tool. `where(place)` names a place in the file; `remarks` grows."""
+
+    tool: str
+    where: Callable[[Place], str]
+    remarks: list[Remark] = field(default_factory=list)
+
+    def parameters(self, spot: Spot) -> tuple[Parameter, ...]:
+        """Of an object schema. CatalogError names file, line, tool and parameter of what cannot be read."""
+        spot = self._resolve(spot, "")
+        schema = spot.schema
+        if schema.get("type", "object") != "object":
+            raise self._error(spot, "", f"a schema of type {schema['type']!r} is not the object of a tool's parameters")
+        return tuple(
+            p for name, wanted, inner in self._properties(spot, "") for p in self.parameter(name, inner, wanted)
+        )
+
+    def parameter(self, name: str, spot: Spot, required: bool) -> tuple[Parameter, ...]:
+        """One property: a parameter, or those of the object that it is."""
+        spot = self._resolve(spot, name)
+        lone = self._lone(spot, name)
+        if "." not in name and self._type_of(lone.schema) == "object" and lone.schema.get("properties"):
+            required = required and lone is spot and "default" not in spot.schema
+            self.remarks.append(Remark(self.tool, name, "flattened"))
+            return tuple(
+                p
+                for inner, wanted, there in self._properties(lone, f"{name}.")
+                for p in self.parameter(f"{name}.{inner}", there, required and wanted)
+            )
+        shape = self._shape(spot, name)
+        if shape.kind:
+            self.remarks.append(Remark(self.tool, name, shape.kind))
+        required = required and not shape.nullable and "default" not in spot.schema
+        description = one_line(spot.schema.get("description") or lone.schema.get("description"))
+        try:
+            found = Parameter(
+                name=name, type=shape.type, required=required, description=description, values=shape.values
+            )
+        except ValidationError as error:
+            raise self._error(spot, name, error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return (found,)
+
+    def _properties(self, spot: Spot, within: str) -> list[tuple[str, bool, Spot]]:
+        properties, required = spot.schema.get("properties", {}), spot.schema.get("required", [])
+        if not isinstance(properties, Mapping):
+            raise self._error(spot, within[:-1], "`properties` is not an object")
+        if not isinstance(required, Sequence) or isinstance(required, str):
+            raise self._error(spot, within[:-1], "`required` is not a list of names")
+        for name in required:
+            if not isinstance(name, str) or name not in properties:
+                raise self._error(spot, within[:-1], f"`required` names {name!r}, which is not among the properties")
+        return [(name, name in required, spot.at("properties", name)) for name in properties]
+
+    def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
+        """The schema with its `$ref` followed and its `allOf` merged; a boolean schema accepts anything, or is an error."""
+        schema = {} if spot.schema is True else spot.schema
+        if not isinstance(schema, Mapping):
+            raise self._error(spot, name, f"{schema!r} is not a schema")
+        if "$ref" in schema:
+            reference = schema["$ref"]
+            if reference in seen:
+                raise self._error(spot, name, f"$ref {reference!r} leads back to itself")
+            target = self._resolve(self._target(spot, name, reference), name, (*seen, reference))
+            beside = {key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")}
+            return replace(target, schema={**target.schema, **beside})
+        if isinstance(parts := schema.get("allOf"), Sequence) and not isinstance(parts, str):
+            merged = dict(schema)
+            del merged["allOf"]
+            for position in range(len(parts)):
+                part = self._resolve(spot.at("allOf", position), name, seen).schema
+                both = {k: {**merged[k], **part[k]} for k in ("properties",) if k in merged and k in part}
+                needed = [*merged.get("required", ()), *part.get("required", ())]
+                merged = {**part, **merged, **both, **({"required": needed} if needed else {})}
+            schema = merged
+        return replace(spot, schema=schema)
+
+    def _target(self, spot: Spot, name: str, reference: object) -> Spot:
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            raise self._error(spot, name, f"$ref {reference!r} leaves the file; only #/… is read")
+        steps = [s.replace("~1", "/").replace("~0", "~") for s in reference[1:].split("/") if s]
+        inner: Any = spot.root
+        for step in steps:
+            if not isinstance(inner, Mapping) or step not in inner:
+                raise self._error(spot, name, f"$ref {reference!r} leads nowhere")
+            inner = inner[step]
+        return replace(spot, schema=inner, place=(*spot.root_place, *steps))
+
+    def _lone(self, spot: Spot, name: str) -> Spot:
+        """The one alternative that is not null, where there is only one; else the schema itself."""
+        key = next((k for k in ("anyOf", "oneOf") if k in spot.schema), None)
+        if key is None:
+            return spot
+        others = [o for o in self._alternatives(spot, name, key) if o.schema.get("type") != "null"]
+        return others[0] if len(others) == 1 else spot
+
+    def _alternatives(self, spot: Spot, name: str, key: str) -> list[Spot]:
+        listed = spot.schema[key]
+        if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
+            raise self._error(spot, name, f"`{key}` is not a list of schemas")
+        if spot.depth == DEEPEST:
+            raise self._error(spot, name, f"alternatives inside each other, {DEEPEST} deep")
+        inside = (
+            replace(spot, schema=one, place=(*spot.place, key, i), depth=spot.depth + 1) for i, one in enumerate(listed)
+        )
+        return [self._resolve(one, name) for one in inside]
+
+    def _shape(self, spot: Spot, name: str) -> _Shape:
+        schema = spot.schema
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                alternatives = self._alternatives(spot, name, key)
+                others = [self._shape(o, name) for o in alternatives if o.schema.get("type") != "null"]
+                nullable = len(others) < len(alternatives) or any(o.nullable for o in others)
+                return self._joined(spot, name, others, nullable)
+        nullable = schema.get("nullable") is True
+        if "const" in schema or "enum" in schema:
+            return self._enumerated(spot, name, [schema["const"]] if "const" in schema else schema["enum"], nullable)
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kinds = [k for k in kind if k != "null"]
+            others = [self._shape(replace(spot, schema={**schema, "type": k}), name) for k in kinds]
+            return self._joined(spot, name, others, nullable or len(kinds) < len(kind))
+        return replace(self._typed(spot, name), nullable=nullable)
+
+    def _typed(self, spot: Spot, name: str) -> _Shape:
+        kind = self._type_of(spot.schema)
+        if kind is None:
+            return _Shape("string", kind="untyped_as_text")
+        if kind == "string":
+            form = spot.schema.get("format")
+            if form in ("date", "time"):
+                return _Shape(form)
+            return _Shape("string", kind="datetime_as_text" if form == "date-time" else "")
+        if isinstance(kind, str) and kind in _PLAIN:
+            return _Shape(_PLAIN[kind])
+        if kind == "object":
+            return _Shape("string", kind="object_as_text")
+        if kind == "array":
+            items = spot.schema.get("items", True)
+            inner = self._resolve(replace(spot, schema=items, place=(*spot.place, "items")), name)
+            listed = self._enumerated(inner, name, inner.schema["enum"], False).values if "enum" in inner.schema else ()
+            return _Shape("string", listed, kind="array_as_text")
+        if kind == "null":
+            raise self._error(spot, name, "accepts nothing but null")
+        raise self._error(spot, name, f"unknown type {kind!r} (known: {', '.join(_KNOWN)})")
+
+    def _type_of(self, schema: Schema) -> Any:
+        """The type that is said, or the one that other keywords mean; None when nothing is said."""
+        if "type" in schema:
+            return schema["type"]
+        return "object" if "properties" in schema else "array" if "items" in schema else None
+
+    def _enumerated(self, spot: Spot, name: str, values: Any, nullable: bool) -> _Shape:
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise self._error(spot, name, "`enum` is not a list")
+        given = [value for value in values if value is not None]
+        if not given or any(isinstance(value, Mapping | list) for value in given):
+            raise self._error(spot, name, "an enum needs values, and they have to be plain")
+        nullable = nullable or len(given) < len(values)
+        if all(isinstance(value, bool) for value in given):
+            return _Shape("boolean", nullable=nullable)
+        texts = tuple(dict.fromkeys(str(v).lower() if isinstance(v, bool) else str(v) for v in given))
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in given)
+        return _Shape("integer" if whole else "enum", texts, nullable)
+
+    def _joined(self, spot: Spot, name: str, shapes: Sequence[_Shape], nullable: bool) -> _Shape:
+        """One shape for several alternatives."""
+        if not shapes:
+            raise self._error(spot, name, "accepts nothing but null")
+        types = {shape.type for shape in shapes}
+        values = tuple(dict.fromkeys(value for shape in shapes for value in shape.values))
+        if len(shapes) == 1:
+            return replace(shapes[0], nullable=nullable)
+        if len(types) == 1:
+            closed = all(shape.values for shape in shapes)
+            kind = next((shape.kind for shape in shapes if shape.kind), "")
+            return _Shape(shapes[0].type, values if closed else (), nullable, kind)
+        if types == {"integer", "number"}:
+            return _Shape("number", nullable=nullable)
+        return _Shape("string", values, nullable, "union_as_text")
+
+    def _error(self, spot: Spot, name: str, what: str) -> CatalogError:
+        parameter = f", parameter {name!r}" if name else ""
+        return CatalogError(f"{self.where(spot.place)}: tool {self.tool!r}{parameter}: {what}")

@@ -1,0 +1,179 @@
+"""Our own JSONL, and plain transcripts of anybody's.
+
+A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue a line, and the tools beside
+them in `catalog.json`. A line is either
+
+- a dialogue as `Dialogue.model_dump(mode="json")` gives it, references and all (what `annotate` writes), or
+- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay as they are, also two
+  of one speaker in a row. Speakers are known by common names (`USERS`, `AGENTS`); what else a line holds is ignored and
+  counted (`ignored_keys`).
+
+A dialogue with one speaker has nobody who decides or nothing to decide on: it is dropped and counted as `no_user_turns` or
+`no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proactor.catalog import Catalog
+from proactor.catalogs import propose, read_catalog
+from proactor.catalogs.proactor import NAME
+from proactor.dialogue import Dialogue, Speaker, Turn
+from proactor.sources import base
+from proactor.sources.base import Corpus, Line, SourceError, Split
+
+USERS = frozenset("user customer human client caller member patient guest visitor".split())
+AGENTS = frozenset("agent assistant system bot chatbot ai model operator advisor adviser representative rep support staff".split())  # fmt: skip
+
+_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
+_KEYS = {"id", "turns", *Dialogue.model_fields}
+_MARKS = ("references", "withdrawn")
+
+
+class JsonlOptions(BaseModel):
+    """How JSONL is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    catalog: str | None = Field(
+        default=None,
+        description="tools, of any format that `read_catalog` knows; default: catalog.json beside the file",
+    )
+    user: str | None = Field(
+        default=None, description="the user's name in transcripts; who is not known as a user is then an agent"
+    )
+    empty: Literal["error", "drop"] = Field(default="error", description="what becomes of a turn without text")
+    one_speaker: Literal["drop", "keep", "error"] = Field(
+        default="drop", description="what becomes of a dialogue without user turns, or without agent turns"
+    )
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are dropped."""
+    options = base.options(JsonlOptions, opts)
+    files = base.find(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
+    counters: Counter[str] = Counter()
+    reader = _Reader(path if path.is_dir() else path.parent, options, counters)
+    dialogues = []
+    for line in base.choose(_lines(files), split, limit, seed):
+        dialogue = base.convert(line.where, {**line.parse(), "id": line.id}, reader.dialogue, counters)
+        if reader.keeps(line.where, dialogue):
+            dialogues.append(dialogue)
+    return base.corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
+
+
+def _lines(files: Iterable[Path]) -> Iterator[Line]:
+    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids of their own."""
+    for file in files:
+        for number, text in base.text_lines(file):
+            line = Line(file, number, "", text)
+            found = _ID.match(text)
+            given = json.loads(found[1].decode("utf-8", "replace"), strict=False) if found else line.parse().get("id")
+            if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+                raise SourceError(f"{line.where}: no id")
+            yield Line(file, number, _whole(str(given)), text)
+
+
+class _Reader:
+    """Builds dialogues and checks them against the catalog."""
+
+    def __init__(self, folder: Path, options: JsonlOptions, counters: Counter[str]) -> None:
+        self.options = options
+        self.counters = counters
+        self.file = Path(options.catalog) if options.catalog else folder / NAME
+        self.catalog: Catalog | None = None
+        if options.catalog or self.file.is_file():
+            proposal = propose(read_catalog(options.catalog or self.file))
+            self.catalog = proposal.catalog
+            counters["effects_proposed"] += len(proposal.open)
+        else:
+            counters["no_catalog"] += 1
+
+    def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        listed = record["turns"]
+        if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
+            raise ValueError("`turns` is not a list of objects")
+        own = bool(listed) and all("index" in turn for turn in listed)
+        dialogue = Dialogue.model_validate(record) if own else self._transcript(record, listed)
+        dialogue = self._without_empty(dialogue)
+        self._check_tools(dialogue)
+        return dialogue
+
+    def _transcript(self, record: dict[str, Any], listed: list[dict[str, Any]]) -> Dialogue:
+        turns = []
+        for index, turn in enumerate(listed, start=1):
+            text = turn.get("text")
+            if not isinstance(text, str):
+                raise ValueError(f"turn {index}: no text (found {text!r})")
+            turns.append(Turn(index=index, speaker=self._speaker(turn, index), text=_whole(text.strip())))
+            self.counters["broken_characters"] += turns[-1].text != text.strip()
+            self.counters["ignored_keys"] += len(turn.keys() - {"speaker", "text", "index"})
+        self.counters["ignored_keys"] += len(record.keys() - _KEYS)
+        known = {key: value for key, value in record.items() if key in _KEYS}
+        return Dialogue.model_validate({"source": "jsonl", **known, "turns": tuple(turns)})
+
+    def _speaker(self, turn: dict[str, Any], index: int) -> Speaker:
+        name = turn.get("speaker")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"turn {index}: no speaker (found {name!r})")
+        said = name.strip().casefold()
+        if said in USERS or (self.options.user is not None and said == self.options.user.strip().casefold()):
+            return "user"
+        if said not in AGENTS and self.options.user is None:
+            raise ValueError(
+                f"turn {index}: speaker {name!r} is not known as user ({', '.join(sorted(USERS))}) or agent "
+                f"({', '.join(sorted(AGENTS))}); the option `user` names the user"
+            )
+        return "agent"
+
+    def _without_empty(self, dialogue: Dialogue) -> Dialogue:
+        spoken = [turn for turn in dialogue.turns if any(c.isprintable() and not c.isspace() for c in turn.text)]
+        gone = len(dialogue.turns) - len(spoken)
+        if not gone:
+            return dialogue
+        first = next(turn.index for turn in dialogue.turns if turn not in spoken)
+        if self.options.empty == "error":
+            raise ValueError(f"turn {first} is empty; the option empty=drop leaves such turns out")
+        if dialogue.references or dialogue.withdrawn:
+            raise ValueError(f"turn {first} is empty and cannot be dropped: the windows count on it")
+        self.counters["empty_turns"] += gone
+        turns = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(spoken, start=1))
+        return Dialogue.model_validate({**dict(dialogue), "turns": turns})
+
+    def _check_tools(self, dialogue: Dialogue) -> None:
+        marks = (*dialogue.references, *dialogue.withdrawn)
+        named = dict.fromkeys((*(mark.name for mark in marks), *dialogue.tools))
+        if self.catalog is None:
+            if named:
+                raise ValueError(f"names tools ({next(iter(named))!r}), but there is no {self.file}")
+            return
+        for name in named:
+            if name not in self.catalog:
+                raise ValueError(f"tool {name!r} is not in {self.file}")
+        for mark in marks:
+            known = {parameter.name for parameter in self.catalog[mark.name].parameters}
+            self.counters["unknown_parameters"] += len(mark.params.keys() - known)
+
+    def keeps(self, where: str, dialogue: Dialogue) -> bool:
+        """False for a dialogue of one speaker, counted; SourceError or True where the options say so."""
+        speakers = {turn.speaker for turn in dialogue.turns}
+        missing = next((name for name in ("user", "agent") if name not in speakers), None)
+        if missing is None:
+            return True
+        if self.options.one_speaker == "error":
+            raise SourceError(f"{where}: dialogue {dialogue.id!r} has no {missing} turns")
+        self.counters[f"no_{missing}_turns"] += 1
+        return self.options.one_speaker == "keep"
+
+
+def _whole(text: str) -> str:
+    """Half a surrogate pair (a cut emoji) is no UTF-8 and would fail later: it becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,106 @@
+"""MultiDoGO: transcripts of human service chats (TSV), for annotation: the corpus logs no actions.
+
+Two kinds of file, told apart by their columns:
+
+- the paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn, sentences of one turn
+  are joined, and what the agent said is not there: such a dialogue has no agent turn and is counted (`customer_only`), its
+  missing turns too (`turns_missing`, from the gaps of the turn numbers). It still has decision points, since an agent
+  decides after user turns, but nobody answers in it;
+- the unannotated files have both sides (`authorRole`). They were not at hand: their columns are taken from the release's
+  notes [CODE], an `authorRole` of "customer" (any case) is read as the user and any other as the agent [INFERRED].
+
+There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive lines of one
+speaker stay turns of their own. The domain is the folder's last word (`finance`, `multidogo_finance`) or, for an
+unannotated file, its name. Intents and slot tags are not used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from proactor.catalog import Catalog
+from proactor.dialogue import Dialogue, Turn
+from proactor.sources import base
+from proactor.sources.base import Corpus, Record, SourceError, Split
+
+_COLUMNS = ("conversationId", "turnNumber", "utterance")
+_PARTS = frozenset({"train", "dev", "test"})
+
+
+class MultidogoOptions(BaseModel):
+    """MultiDoGO has no options yet; unknown ones are still refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads a folder of TSV files or one of them; see `sources.load`."""
+    base.options(MultidogoOptions, opts)
+    files = base.find(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
+    counters: Counter[str] = Counter()
+    chosen = base.choose(_conversations(files), split, limit, seed)
+    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
+    return base.corpus(Catalog(tools=()), dialogues, counters)
+
+
+def _conversations(files: list[Path]) -> Iterator[Record]:
+    """One record a conversation: its lines, which stand together in the files."""
+    for file in files:
+        stem = file.name.split(".")[0]
+        domain = (file.resolve().parent.name if stem in _PARTS else stem).rsplit("_", 1)[-1]
+        current: Record | None = None
+        for number, row in _rows(file):
+            name = f"multidogo/{row['conversationId']}"
+            if current is None or current.id != name:
+                if current is not None:
+                    yield current
+                current = Record(f"{file}:{number}", name, {"dialogue_id": name, "domain": domain, "rows": []})
+            current.value["rows"].append(row)
+        if current is not None:
+            yield current
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row by column) of a TSV file; quotes have no meaning in it."""
+    head: list[str] = []
+    for number, line in base.text_lines(file):
+        try:
+            cells = line.decode().rstrip("\r\n").split("\t")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{file}:{number}: not UTF-8 ({error})") from None
+        if not head:
+            head = cells
+            if missing := [column for column in _COLUMNS if column not in head]:
+                raise SourceError(f"{file}:{number}: no column {missing[0]!r}")
+        elif len(cells) != len(head):
+            raise SourceError(f"{file}:{number}: {len(cells)} columns, the first line has {len(head)}")
+        else:
+            yield number, dict(zip(head, cells, strict=True))
+
+
+def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+    turns: list[Turn] = []
+    last = ("", "")
+    numbers: list[int] = []
+    for row in record["rows"]:
+        if not row["utterance"].strip():
+            counters["empty_utterance"] += 1
+            continue
+        user = row.get("authorRole", "customer").strip().lower() == "customer"
+        this = (row["turnNumber"], str(user))
+        if turns and this == last and "sentenceNumber" in row:
+            turns[-1] = turns[-1].model_copy(update={"text": f"{turns[-1].text} {row['utterance'].strip()}"})
+            counters["sentences_joined"] += 1
+            continue
+        last = this
+        numbers.append(int(float(row["turnNumber"])))
+        text = base.spoken(row["utterance"])
+        turns.append(Turn(index=len(turns) + 1, speaker="user" if user else "agent", text=text))
+    counters["turns_missing"] += max(numbers, default=-1) + 1 - len(set(numbers))
+    counters["customer_only"] += all(turn.speaker == "user" for turn in turns)
+    return Dialogue(id=record["dialogue_id"], turns=tuple(turns), domain=record["domain"], source="multidogo")

@@ -1,0 +1,210 @@
+"""ProactiveBench (the reward data of ProactiveAgent): streams of events on a user's computer, judged event by event.
+
+A line of the corpus is a prefix of a stream, a task that an assistant might propose there (or null: to stay silent), and
+people's judgement of it. Streams are put together again from their prefixes: the events are user turns, so the agent
+decides after each of them, and the one tool is `propose`. All of this mapping is [INFERRED]:
+
+- `help_needed` (some task was accepted by all judges [CODE: the release's converter]) says whether to propose or to wait at
+  an event. A run of events at which help is needed is one opportunity: coverage and ready window are the run, and one
+  proposal in it will do. Where it is false, waiting is right and a proposal is a false fire;
+- nobody acted, so there is no logged trigger. An event that no line judges cannot be scored: it is in no window and is
+  counted (`unjudged`);
+- `task="omit"` (default): `propose` has no parameters and its timing is what is scored, since free text is never equal to
+  free text. `task="accepted"`: `propose(task)`, with the first accepted task of the run and the others as variants; a run
+  without one has no window (`no_accepted_task`);
+- `unit="trace"` (default): one dialogue a stream. `unit="judgement"`: one dialogue a line, with all its events in one turn,
+  so that only the judged point is a decision, and the category (Correct-Detection, False-Alarm, Missed-Need,
+  Correct-Rejection) as domain; many lines share a stream;
+- the split is by stream, so that no stream is in two parts; the corpus at hand has 16 streams, so a part can be empty;
+- a proposal only offers something, so `propose` reads and needs no assent.
+
+Release: reward_data/train_data.jsonl and test_data.jsonl, whose lines the compact file keeps as they are. The folder
+test_data (traces with candidate tasks, without `help_needed`) is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from proactor.catalog import Catalog, Parameter, Tool
+from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.sources import base
+from proactor.sources.base import Corpus, SourceError, Split
+
+Events = tuple[tuple[str, str], ...]
+"""(time, event) of a stream, in order."""
+
+
+class ProactivebenchOptions(BaseModel):
+    """How the event streams are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Literal["trace", "judgement"] = Field(
+        default="trace", description="a dialogue is a stream, or one judged line"
+    )
+    task: Literal["omit", "accepted"] = Field(default="omit", description="what propose takes as its parameter")
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    time: str
+    event: str
+
+
+class _Judgement(BaseModel):
+    """A line of the corpus; fields that are not used are let be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    obs: tuple[_Event, ...] = Field(min_length=1)
+    pred_task: str | None
+    valid: bool
+    help_needed: bool
+    category: str
+
+    @property
+    def events(self) -> Events:
+        return tuple((e.time, e.event) for e in self.obs)
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen unit."""
+    options = base.options(ProactivebenchOptions, opts)
+    files = base.find(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
+    lines = [found for file in files for found in _lines(file)]
+    counters: Counter[str] = Counter()
+    for _, judged in lines:
+        counters[f"category_{judged.category}"] += 1
+        counters["accepted_without_need"] += bool(judged.pred_task and judged.valid and not judged.help_needed)
+    streams = _streams(judged for _, judged in lines)
+    kept = [events for events in streams if split is None or base.split_of(_name(events)) == split]
+    if options.unit == "trace":
+        taken: Counter[str] = Counter()
+        dialogues = []
+        for events in kept:
+            taken[_name(events)] += 1
+            name = _name(events) + (f"-{taken[_name(events)]}" if taken[_name(events)] > 1 else "")
+            dialogues.append(_trace(name, events, streams[events], options, counters))
+    else:
+        firsts = {events[0] for events in kept}
+        dialogues = [
+            _single(f"{_name(judged.events)}/{number}", judged, options)
+            for number, (_, judged) in enumerate(lines, start=1)
+            if judged.events[0] in firsts
+        ]
+    counters["streams"] = len(kept)
+    return base.corpus(_catalog(options), base.sample(dialogues, lambda d: d.id, limit, seed), counters)
+
+
+def _catalog(options: ProactivebenchOptions) -> Catalog:
+    task = (Parameter(name="task", description="what to offer, in a few words"),)
+    return Catalog(
+        tools=(
+            Tool(
+                name="propose",
+                description="offer the user help with what they are doing",
+                effect="read",
+                parameters=task if options.task == "accepted" else (),
+            ),
+        )
+    )
+
+
+def _lines(file: Path) -> Iterator[tuple[str, _Judgement]]:
+    for number, text in base.text_lines(file):
+        where = f"{file}:{number}"
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise SourceError(f"{where}: not JSON ({error})") from None
+        try:
+            yield where, _Judgement.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SourceError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _streams(judgements: Iterator[_Judgement] | Sequence[_Judgement]) -> dict[Events, list[_Judgement]]:
+    """Every longest stream with the judgements of its prefixes, in the order in which the corpus begins them."""
+    by_events: dict[Events, list[_Judgement]] = defaultdict(list)
+    for judged in judgements:
+        by_events[judged.events].append(judged)
+    streams: dict[Events, list[_Judgement]] = {}
+    for events in sorted(by_events, key=len, reverse=True):
+        whole = next((s for s in streams if s[: len(events)] == events), events)
+        streams.setdefault(whole, []).extend(by_events[events])
+    order = {events: position for position, events in enumerate(by_events)}
+    return dict(sorted(streams.items(), key=lambda item: min(order[j.events] for j in item[1])))
+
+
+def _name(events: Events) -> str:
+    return f"proactivebench/{hashlib.sha256(json.dumps(events[:1]).encode()).hexdigest()[:10]}"
+
+
+def _trace(
+    name: str, events: Events, judgements: list[_Judgement], options: ProactivebenchOptions, counters: Counter[str]
+) -> Dialogue:
+    """A stream, an event a turn."""
+    at: dict[int, list[_Judgement]] = defaultdict(list)
+    for judged in judgements:
+        at[len(judged.obs)].append(judged)
+    needed: dict[int, bool] = {}
+    for turn in range(1, len(events) + 1):
+        said = {judged.help_needed for judged in at[turn]}
+        counters["unjudged"] += not said
+        counters["need_disputed"] += len(said) > 1
+        needed[turn] = said == {True}
+    references: list[Reference] = []
+    for need, run in groupby(range(1, len(events) + 1), key=needed.__getitem__):
+        if need:
+            turns = list(run)
+            accepted = [j.pred_task for t in turns for j in at[t] if j.valid and j.pred_task]
+            references.append(_reference(f"a{len(references) + 1}", (turns[0], turns[-1]), accepted, options))
+    return Dialogue(
+        id=name,
+        turns=tuple(
+            Turn(index=i, speaker="user", text=base.spoken(f"[{when}] {what}"))
+            for i, (when, what) in enumerate(events, start=1)
+        ),
+        references=tuple(references),
+        tools=("propose",),
+        domain="events",
+        source="proactivebench",
+    )
+
+
+def _single(name: str, judged: _Judgement, options: ProactivebenchOptions) -> Dialogue:
+    """A line: its events in one turn, the judged point as the only decision."""
+    text = "\n".join(f"[{when}] {what}" for when, what in judged.events)
+    accepted = [judged.pred_task] if judged.valid and judged.pred_task else []
+    references = (_reference("a1", (1, 1), accepted, options),) if judged.help_needed else ()
+    return Dialogue(
+        id=name,
+        turns=(Turn(index=1, speaker="user", text=base.spoken(text)),),
+        references=references,
+        tools=("propose",),
+        domain=judged.category,
+        source="proactivebench",
+    )
+
+
+def _reference(name: str, window: Interval, accepted: list[str], options: ProactivebenchOptions) -> Reference:
+    if options.task == "omit":
+        return Reference(id=name, name="propose", coverage=window, ready=window, values_seen=window[0])
+    if not accepted:
+        return Reference(id=name, name="propose", coverage=window, null_reason="no_accepted_task")
+    others = tuple(dict.fromkeys(task for task in accepted[1:] if task != accepted[0]))
+    variants = {"task": others} if others else {}
+    return Reference(
+        id=name, name="propose", params={"task": accepted[0]}, variants=variants, coverage=window, ready=window
+    )

@@ -1,0 +1,251 @@
+"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL; release *.dataflow_dialogues.jsonl).
+
+What a program asks for is read by `smcalflow_programs`; the windows follow from when it is asked and when it is agreed to:
+
+- a look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED];
+- a change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage from the turn that
+  asks for it, ready at the turn that assents, which is also the logged trigger. Revisions in between change its parameters
+  [DERIVED from the programs; that assent is needed is INFERRED from the agent's own questions];
+- a change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED];
+- a change that is refused, replaced by another, or unanswered at the end is not called for: it stands in `withdrawn`;
+- a choice among offers is the assent when the agent then says that it has done it, and a revision otherwise [INFERRED];
+- parameters are the values in plain words; a value that is a mere reference ("that meeting") is no parameter. A value had
+  been said when all its parts had been (`value_turns`).
+
+Release: one dialogue a line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance: {original_text},
+lispress}]}` [CODE: the release's own classes].
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from proactor import windows
+from proactor.catalog import Catalog, Effect, Parameter, Tool
+from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.sources import base, lispress
+from proactor.sources.base import Corpus, Split
+from proactor.sources.smcalflow_programs import Parts, Step, merged, spellings, steps
+
+_EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_as")
+_WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
+_TOOLS: dict[str, tuple[str, Effect, tuple[str, ...]]] = {
+    "create_event": ("put an event on the calendar", "write", _EVENT),
+    "update_event": ("change an event (event_…: which one; the rest: what it becomes)", "write", (*_EVENT, *_WHICH)),
+    "delete_event": ("delete an event", "irreversible", (*_EVENT, "number")),
+    "respond_to_event": ("accept or decline an event", "write", (*_EVENT, *_WHICH, "response", "organizer")),
+    "forward_event": ("forward an event", "write", (*_EVENT, *_WHICH)),
+    "find_events": ("look up events", "read", (*_EVENT, "number", "organizer")),
+    "get_weather": ("look up the weather", "read", ("place", "time")),
+    "find_place": ("look up a place", "read", ("place",)),
+    "find_person": ("look up a person", "read", ("person",)),
+}
+_DONE = re.compile(
+    r"\bi(?:'ve| have) (?:put|added|changed|updated|deleted|cancel|removed|moved|scheduled|accepted|declined|made)"
+    r"|has been updated|^i forwarded|i'll update that",
+    re.IGNORECASE,
+)
+
+
+class SmcalflowOptions(BaseModel):
+    """SMCalFlow has no options yet; unknown ones are still refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+    """Reads a folder or file of either format; see `sources.load`."""
+    base.options(SmcalflowOptions, opts)
+    counters: Counter[str] = Counter()
+    files = base.find(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
+    chosen = base.lines(files, split, limit, seed, name=_named)
+    dialogues = [
+        base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters) for line in chosen
+    ]
+    return base.corpus(_catalog(), dialogues, counters)
+
+
+def _named(file: Path, given: str) -> str:
+    """The release's ids do not name its part; its files do."""
+    return given if "/" in given else f"smcalflow2/{file.name.split('.')[0]}/{given}"
+
+
+def _catalog() -> Catalog:
+    return Catalog(
+        tools=tuple(
+            Tool(
+                name=name,
+                description=description,
+                effect=effect,
+                confirm=effect != "read",
+                parameters=tuple(Parameter(name=slot, required=False) for slot in slots),
+            )
+            for name, (description, effect, slots) in _TOOLS.items()
+        )
+    )
+
+
+def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+    raw = record["turns"]
+    if raw and "user_utterance" in raw[0]:
+        raw = [side for turn in raw for side in _sides(turn)]
+    turns = base.turns_of({"turns": raw})
+    story = _Story(turns, counters)
+    for turn, entry in zip(turns, raw, strict=True):
+        if turn.speaker == "user":
+            try:
+                asked = steps(lispress.read(entry["program"]))
+            except lispress.LispressError as error:
+                raise ValueError(f"turn {turn.index}: a program that cannot be read, {error}") from None
+            answer = turns[turn.index].text if turn.index < len(turns) else ""
+            story.hear(turn.index, asked, _DONE.search(answer) is not None)
+    story.end()
+    tools = {r.name for r in (*story.references, *story.withdrawn)}
+    return Dialogue(
+        id=record["dialogue_id"],
+        turns=turns,
+        references=tuple(story.references),
+        withdrawn=tuple(story.withdrawn),
+        tools=tuple(_TOOLS),
+        domain="+".join(sorted({_domain(name) for name in tools})),
+        source="smcalflow",
+    )
+
+
+def _sides(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    """A turn of the release as the compact form's two."""
+    user = {"speaker": "USER", "text": turn["user_utterance"]["original_text"], "program": turn["lispress"]}
+    return [user, {"speaker": "AGENT", "text": turn["agent_utterance"]["original_text"]}]
+
+
+def _domain(tool: str) -> str:
+    return {"get_weather": "weather", "find_place": "places", "find_person": "people"}.get(tool, "calendar")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a revision may repeat)."""
+
+    tool: str
+    params: dict[str, Parts]
+    begin: int
+    look: bool = False
+
+
+@dataclass(slots=True)
+class _Story:
+    """What the programs of one dialogue come to, turn by turn."""
+
+    turns: tuple[Turn, ...]
+    counters: Counter[str]
+    references: list[Reference] = field(default_factory=list)
+    withdrawn: list[Reference] = field(default_factory=list)
+    pending: _Pending | None = None
+    last_look: _Pending | None = None
+
+    def hear(self, turn: int, asked: list[Step], done: bool) -> None:
+        """User turn `turn` and what its program asks for; `done`: the agent then says that it has done something."""
+        kinds = {step.kind for step in asked}
+        for step in asked:
+            if step.kind == "look":
+                self.last_look = _Pending(step.tool, step.params, turn, look=True)
+                self._close(self.last_look, turn, (turn, turn))
+            elif step.kind == "change":
+                self._drop(turn, "replaced")
+                self.pending = _Pending(step.tool, step.params, turn)
+                self.last_look = None
+            elif step.kind == "revise" or (step.kind == "choose" and not done and "change" not in kinds):
+                self._revise(step, turn)
+            elif step.kind in ("assent", "choose"):
+                if self.pending is None:
+                    self.counters["assent_to_nothing"] += 1
+                    continue
+                self.pending.params = self._merged(self.pending, step)
+                self._close(self.pending, turn, (turn, turn))
+                self.pending = None
+            else:
+                self._drop(turn, "refused")
+        if done and self.pending is not None and kinds.isdisjoint({"assent", "choose", "withdraw"}):
+            self._close(self.pending, turn, None)
+            self.pending = None
+
+    def _revise(self, step: Step, turn: int) -> None:
+        if self.last_look is not None:
+            again = _Pending(self.last_look.tool, self._merged(self.last_look, step), turn, look=True)
+            self.last_look = again
+            self._close(again, turn, (turn, turn))
+        elif self.pending is not None:
+            self.pending.params = self._merged(self.pending, step)
+        else:
+            self.counters["revision_of_nothing"] += 1
+
+    def _merged(self, target: _Pending, step: Step) -> dict[str, Parts]:
+        """The target's values with the revision's over them; what its tool does not take is counted."""
+        known = {k: v for k, v in step.params.items() if k in _TOOLS[target.tool][2]}
+        other = [v for k, v in step.params.items() if k not in known]
+        if other and target.tool in ("get_weather", "find_place", "find_person"):
+            known[_TOOLS[target.tool][2][0]] = other[0]
+        else:
+            self.counters["revised_value_unknown"] += len(other)
+        for slot in known.keys() & target.params.keys() & {"start", "end"}:
+            known[slot] = merged(target.params[slot], known[slot])
+        return target.params | known
+
+    def _close(self, done: _Pending, turn: int, ready: Interval | None) -> None:
+        self.references.append(self._reference(done, f"a{len(self.references) + 1}", turn, ready))
+
+    def _drop(self, turn: int, why: str) -> None:
+        """The pending change ends before user turn `turn`."""
+        if self.pending is None:
+            return
+        last = max((t.index for t in self.turns if t.speaker == "user" and t.index < turn), default=0)
+        self.counters[f"change_{why}"] += 1
+        if last >= self.pending.begin:
+            name = f"w{len(self.withdrawn) + 1}"
+            self.withdrawn.append(self._reference(self.pending, name, last, None, logged=False))
+        self.pending = None
+
+    def end(self) -> None:
+        """The dialogue is over: what is still pending was never agreed to."""
+        self._drop(len(self.turns) + 1, "unanswered")
+
+    def _reference(
+        self, done: _Pending, name: str, turn: int, ready: Interval | None, logged: bool = True
+    ) -> Reference:
+        spoken = {slot: parts for slot, parts in done.params.items() if parts}
+        params = {slot: " ".join(parts) for slot, parts in spoken.items() if slot in _TOOLS[done.tool][2]}
+        self.counters["values_without_words"] += len(done.params) - len(spoken)
+        self.counters["values_of_no_parameter"] += len(spoken) - len(params)
+        said: dict[str, int] = {}
+        for slot in params:
+            heard = [windows.first_mention(self.turns[:turn], spellings(part)) for part in done.params[slot]]
+            known = [t for t in heard if t is not None]
+            if len(known) == len(heard):
+                said[slot] = max(known)
+            self.counters["values"] += 1
+            self.counters["values_not_literal"] += slot not in said
+        return Reference(
+            id=name,
+            name=done.tool,
+            params=params,
+            coverage=(done.begin, turn),
+            ready=ready,
+            observed_trigger=turn if logged else None,
+            value_turns=said,
+            values_seen=max(said.values(), default=done.begin) if said.keys() >= params.keys() else None,
+            variants={
+                slot: forms for slot, parts in done.params.items() if slot in params and (forms := _forms(parts))
+            },
+            null_reason="" if ready else "no_assent" if logged else "withdrawn",
+        )
+
+
+def _forms(parts: Parts) -> tuple[str, ...]:
+    """Other spellings of a value of one part; a value of several is compared as it stands."""
+    return tuple(form for form in spellings(parts[0]) if form != parts[0]) if len(parts) == 1 else ()
