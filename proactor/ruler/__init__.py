@@ -1,0 +1,30 @@
+"""Candidates scored against one another by a judge: RULER, its rubrics and its judges.
+
+from proactor.ruler import Ruler, RuleJudge
+
+ruler = Ruler(RuleJudge(), rubric="custom")
+scores = await ruler.score(candidates)      # [{"ruler": 0.9, "timing": …}, …], or None: dropped and counted
+"""
+
+from __future__ import annotations
+
+from proactor.ruler.agreement import Agreement as Agreement
+from proactor.ruler.agreement import agreement as agreement
+from proactor.ruler.agreement import spread as spread
+from proactor.ruler.build import build_judge as build_judge
+from proactor.ruler.errors import RulerError as RulerError
+from proactor.ruler.judges import EndpointJudge as EndpointJudge
+from proactor.ruler.judges import EngineJudge as EngineJudge
+from proactor.ruler.judges import Judge as Judge
+from proactor.ruler.judges import JudgeFailure as JudgeFailure
+from proactor.ruler.question import JudgeRequest as JudgeRequest
+from proactor.ruler.rubric import RUBRICS as RUBRICS
+from proactor.ruler.rubric import Rubric as Rubric
+from proactor.ruler.ruler import Ruler as Ruler
+from proactor.ruler.ruler import ruler_scores as ruler_scores
+from proactor.ruler.rules import RuleJudge as RuleJudge
+
+__all__ = [
+    "Agreement", "EndpointJudge", "EngineJudge", "Judge", "JudgeFailure", "JudgeRequest", "RUBRICS", "Rubric", "RuleJudge", "Ruler",
+    "RulerError", "agreement", "build_judge", "ruler_scores", "spread",
+]  # fmt: skip

@@ -1,0 +1,86 @@
+"""How much a judge separates the candidates of a group, and whether it orders them as another score does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, pstdev
+
+
+def spread(groups: Iterable[Sequence[float]]) -> float | None:
+    """Mean over groups of two or more of the population standard deviation of their scores; None without such a group.
+
+    Near 0 a judge gives no gradient: group normalisation turns what little there is into noise.
+    """
+    found = [pstdev(group) for group in groups if len(group) > 1]
+    return fmean(found) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Pairs of candidates within groups, by how two scores order them: ``same``, ``opposite``, tied in one of them or in both."""
+
+    same: int = 0
+    opposite: int = 0
+    tied_first: int = 0
+    tied_second: int = 0
+    tied_both: int = 0
+
+    @property
+    def pairs(self) -> int:
+        return self.same + self.opposite + self.tied_first + self.tied_second + self.tied_both
+
+    @property
+    def rate(self) -> float | None:
+        """``same / (same + opposite)``: of the pairs that both scores order, the share ordered alike; 0.5 is chance. None without one."""
+        ordered = self.same + self.opposite
+        return self.same / ordered if ordered else None
+
+    @property
+    def tau(self) -> float | None:
+        """Kendall's tau-b over all within-group pairs, in -1..1, which counts a tie in one score alone as half a miss; None when
+        one score ties every pair."""
+        first = self.same + self.opposite + self.tied_second
+        second = self.same + self.opposite + self.tied_first
+        return (self.same - self.opposite) / math.sqrt(first * second) if first and second else None
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.same + other.same,
+            self.opposite + other.opposite,
+            self.tied_first + other.tied_first,
+            self.tied_second + other.tied_second,
+            self.tied_both + other.tied_both,
+        )
+
+
+def agreement(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], tolerance: float = 1e-9
+) -> Agreement:
+    """Compare two scores of the same groups, pair by pair within each group; differences up to ``tolerance`` are ties.
+
+    Raises ValueError when the groups differ in number or size.
+    """
+    total = Agreement()
+    for a, b in zip(first, second, strict=True):
+        if len(a) != len(b):
+            raise ValueError(f"agreement: a group of {len(a)} scores beside one of {len(b)}")
+        for i, j in combinations(range(len(a)), 2):
+            total += _pair(_sign(a[i] - a[j], tolerance), _sign(b[i] - b[j], tolerance))
+    return total
+
+
+def _pair(first: int, second: int) -> Agreement:
+    if first == 0 and second == 0:
+        return Agreement(tied_both=1)
+    if first == 0:
+        return Agreement(tied_first=1)
+    if second == 0:
+        return Agreement(tied_second=1)
+    return Agreement(same=1) if first == second else Agreement(opposite=1)
+
+
+def _sign(difference: float, tolerance: float) -> int:
+    return 0 if abs(difference) <= tolerance else 1 if difference > 0 else -1

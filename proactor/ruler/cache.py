@@ -1,0 +1,92 @@
+"""Verdicts already given, in memory and, when there is a file, on disk: one line of JSON a group, appended.
+
+A run that is resumed, or meets the same answers again, does not ask twice. A line cut off by a kill is passed over and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from proactor.ruler.verdict import Score
+
+Scores = dict[str, Score]
+"""Scores by digest of what the candidate wrote."""
+
+
+class _Score(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    parts: dict[str, float]
+    explanation: str
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    scores: dict[str, _Score]
+
+
+@dataclass
+class Cache:
+    """``path``: the file, read now and appended to; None keeps verdicts in memory only. ``keep``: groups held in memory, the oldest
+    make room. ``counters``: cache_bad_lines."""
+
+    path: str | Path | None = None
+    keep: int = 100_000
+    counters: Counter[str] = field(default_factory=Counter)
+    _known: dict[str, Scores] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.path is None or not Path(self.path).exists():
+            return
+        data = Path(self.path).read_bytes()
+        for line in data.splitlines():
+            try:
+                read = _Line.model_validate_json(line)
+            except ValidationError:
+                self.counters["cache_bad_lines"] += 1
+                continue
+            self._hold(read.key, {k: Score(s.value, s.parts, s.explanation) for k, s in read.scores.items()})
+        if data and not data.endswith(b"\n"):
+            self._append(b"\n")
+
+    def get(self, key: str) -> Scores | None:
+        return self._known.get(key)
+
+    def put(self, key: str, scores: Mapping[str, Score]) -> None:
+        """Keep a group's scores. OSError when the file cannot be written."""
+        self._hold(key, dict(scores))
+        if self.path is not None:
+            line: dict[str, Any] = {"key": key, "scores": {k: _dump(s) for k, s in scores.items()}}
+            self._append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def _hold(self, key: str, scores: Scores) -> None:
+        self._known.pop(key, None)
+        while len(self._known) >= max(self.keep, 1):
+            del self._known[next(iter(self._known))]
+        self._known[key] = scores
+
+    def _append(self, data: bytes) -> None:
+        """One write, so that several ranks can share a file."""
+        assert self.path is not None
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, data)
+        finally:
+            os.close(handle)
+
+
+def _dump(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "parts": score.parts, "explanation": score.explanation}

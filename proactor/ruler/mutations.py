@@ -1,0 +1,63 @@
+"""Answers to a decision that a policy might give and mostly does not: what a judge in training has to tell apart.
+
+Made from the reference windows, so each kind goes wrong in one known way [INFERRED]. Which of them is worth what, the teacher says.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from proactor.board import Board
+from proactor.catalog import Catalog
+from proactor.dialogue import Action, Dialogue, Reference, Status
+from proactor.parse import render
+from proactor.prompt import target
+from proactor.windows import open_at, params_at, ready_at
+
+
+def mutations(dialogue: Dialogue, turn: int, board: Board, tools: Catalog, draw: random.Random) -> dict[str, str]:
+    """Answers by kind, those that make sense here: ``wait``, ``right`` (what supervised training shows), ``early``, ``late``,
+    ``repeat``, ``wrong_value``, ``less`` (a value left out), ``wrong_tool``, ``more`` (something nobody asked for beside it)."""
+    found = {"wait": (), "right": target(dialogue, turn, board)}
+    live = [r for r in open_at(dialogue, turn) if r.ready is not None and r.id not in board.fired]
+    ready = {r.id for r in ready_at(dialogue, turn)}
+    if coming := [r for r in live if r.id not in ready]:
+        found["early"] = (_fire(draw.choice(coming), turn),)
+    if past := [r for r in dialogue.references if r.ready is not None and r.ready[1] < turn and r.id not in board.fired]:
+        found["late"] = (_fire(draw.choice(past)),)
+    if board.entries:
+        found["repeat"] = (draw.choice(board.entries).model_copy(update={"status": Status.READY}),)
+    base = [a for a in found["right"] if a.status is Status.READY] or list(found.get("early", ()))
+    if base:
+        chosen = draw.choice(base)
+        found |= {kind: (action,) for kind, action in _spoilt(chosen, dialogue, tools, draw)}
+    if other := [t for t in tools.names if all(a.name != t for a in found["right"])]:
+        extra = Action(name=draw.choice(other), status=Status.READY)
+        found["more"] = (*found["right"], extra)
+    return {kind: render(actions) for kind, actions in found.items()}
+
+
+def _fire(reference: Reference, turn: int | None = None) -> Action:
+    """READY for ``reference``, with the values said by ``turn`` (None: all of them)."""
+    params = reference.params if turn is None else params_at(reference, turn)
+    return Action(name=reference.name, params=params, status=Status.READY)
+
+
+def _spoilt(action: Action, dialogue: Dialogue, tools: Catalog, draw: random.Random) -> Iterable[tuple[str, Action]]:
+    if action.params:
+        name = draw.choice(sorted(action.params))
+        others = sorted(
+            {v for r in dialogue.references for v in r.params.values()} | _allowed(tools, action.name, name)
+            - {action.params[name]}
+        )  # fmt: skip
+        if others := [v for v in others if v != action.params[name]]:
+            yield "wrong_value", action.model_copy(update={"params": {**action.params, name: draw.choice(others)}})
+        yield "less", action.model_copy(update={"params": {k: v for k, v in action.params.items() if k != name}})
+    if names := [t for t in tools.names if t != action.name]:
+        yield "wrong_tool", action.model_copy(update={"name": draw.choice(names)})
+
+
+def _allowed(tools: Catalog, tool: str, parameter: str) -> set[str]:
+    known = tools.get(tool)
+    return {v for p in (known.parameters if known else ()) if p.name == parameter for v in p.values}

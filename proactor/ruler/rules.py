@@ -1,0 +1,155 @@
+"""A judge made of rules: grades decisions by the reference windows, as the rubrics say. Deterministic, for tests and for runs
+without a judge model; it knows the references, so what it trains says nothing about what a judge model would.
+
+Every number here is ours [INFERRED]. It answers in JSON like any judge, so that the whole path behind a judge is exercised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+from proactor.candidates import Candidates
+from proactor.dialogue import Reference, Status
+from proactor.matching import Judged, Timing, judge, similarity
+from proactor.parse import Parsed
+from proactor.ruler.errors import RulerError
+from proactor.ruler.judges import JudgeFailure
+from proactor.ruler.question import JudgeRequest
+from proactor.ruler.rubric import CUSTOM, GENERAL
+from proactor.windows import due_at, first_mention, open_at, ready_at
+
+FIRED = {Timing.ON_TIME: 1.0, Timing.EARLY: 0.5, Timing.LATE: 0.3, Timing.FALSE: 0.0, Timing.REPEAT: 0.0}
+"""Worth of a READY action by its timing: a little lost for early, everything outside the coverage."""
+
+WEIGHTS = {"timing": 0.4, "correctness": 0.4, "restraint": 0.2}
+"""Shares of the sub-scores in the score."""
+
+
+@dataclass
+class RuleJudge:
+    """Grades by `general` or `custom`; needs `JudgeRequest.candidates`. RulerError for a rubric of one's own, or message lists."""
+
+    name: str = field(default="rule", init=False)
+    concurrent: bool = field(default=True, init=False)
+
+    async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: JudgeRequest) -> str:
+        if request.candidates is None:
+            raise RulerError("the rule judge grades decisions of a dialogue, not message lists")
+        if request.rubric not in (GENERAL, CUSTOM):
+            raise RulerError(f"the rule judge knows the rubrics general and custom, not {request.rubric.name}")
+        scores = []
+        for id, index in zip(request.ids, request.shown, strict=True):
+            parts = (general if request.rubric == GENERAL else custom)(request.candidates, index)
+            scores.append({"id": id, "explanation": "", **{name: round(value, 4) for name, value in parts.items()}})
+        return json.dumps({"scores": scores})
+
+
+def general(candidates: Candidates, index: int) -> dict[str, float]:
+    """{"score"} by the general rubric: the goal is what is open at this turn, whenever it may fire.
+
+    Share of the open references reached (similarity of the nearest READY action, half of it for a PENDING one), times the share of
+    actions that serve one. With nothing open: 1 for waiting, 0 for acting.
+    """
+    kept, unread = _kept(candidates, index)
+    wanted = _live(candidates, open_at(candidates.dialogue, candidates.turn))
+    n = len(kept) + unread
+    if not wanted:
+        return {"score": float(n == 0)}
+    if n == 0:
+        return {"score": 0.0}
+    reached = mean(
+        max((similarity(j.action, r) * (1.0 if _fires(j) else 0.5) for j in kept), default=0.0) for r in wanted
+    )
+    return {"score": reached * sum(j.similarity > 0 for j in kept) / n}
+
+
+def custom(candidates: Candidates, index: int) -> dict[str, float]:
+    """{"timing", "correctness", "restraint", "score"} by the proactiveness rubric; the score is their sum by `WEIGHTS`.
+
+    timing: mean over the actions of `FIRED`; a PENDING one is worth 1 before the ready window, 0.4 inside it (0 at the last turn at
+    which it may fire), 0 elsewhere. What is ready and left out counts as an action of worth 0.5, or 0 at its last turn, where that lowers the mean. Waiting
+    is worth 1 with nothing open, 0.9 while something is open but not ready.
+    correctness: share of right values over those the action should have by now (all when READY, those given when PENDING), less
+    the share of invented ones, values that neither the reference knows nor anybody has said; as timing for waiting.
+    restraint: share of actions that are not false, repeated, unreadable or beyond those called for.
+    """
+    dialogue, turn = candidates.dialogue, candidates.turn
+    kept, unread = _kept(candidates, index)
+    n = len(kept) + unread
+    meant = [_meant(j, candidates) for j in kept]
+    served = {r.id for r in meant if r is not None}
+    due = {r.id for r in due_at(dialogue, turn)}
+    left = [r for r in _live(candidates, ready_at(dialogue, turn)) if r.id not in served]
+    opened = _live(candidates, open_at(dialogue, turn))
+    worth = [_timing(j, r, turn, due) for j, r in zip(kept, meant, strict=True)] + [0.0] * unread
+    waited = [0.0 if r.id in due else 0.5 for r in left]
+    if n:
+        timing = min(mean(worth), mean([*worth, *waited]))
+    else:
+        timing = mean(waited) if waited else 0.9 if opened else 1.0
+    right = [_correct(j, r, candidates) for j, r in zip(kept, meant, strict=True)] + [0.0] * unread
+    good = sum(
+        r is not None and j.timing not in (Timing.FALSE, Timing.REPEAT) for j, r in zip(kept, meant, strict=True)
+    )
+    parts = {
+        "timing": timing,
+        "correctness": mean(right) if right else timing,
+        "restraint": min(good, max(len(opened), len(served))) / n if n else 1.0,
+    }
+    return parts | {"score": sum(WEIGHTS[name] * value for name, value in parts.items())}
+
+
+def _kept(candidates: Candidates, index: int) -> tuple[list[Judged], int]:
+    """The actions that can be judged, and the number of entries that could not be read. Masked actions are as if not proposed."""
+    parsed: Parsed = candidates.parsed[index]
+    judged = judge(candidates.dialogue, candidates.turn, parsed.actions, fired=candidates.board.fired)
+    return [j for j in judged if not j.masked], sum(parsed.unread.values())
+
+
+def _live(candidates: Candidates, references: Sequence[Reference]) -> list[Reference]:
+    return [r for r in references if r.ready is not None and r.id not in candidates.board.fired]
+
+
+def _fires(judged: Judged) -> bool:
+    return judged.action.status is Status.READY
+
+
+def _meant(judged: Judged, candidates: Candidates) -> Reference | None:
+    """What an action is about. A PENDING one may lack most of its values, so its name is enough; of several references the one
+    that most of the values given fit."""
+    if judged.reference is not None:
+        return None if judged.reference.id in candidates.board.fired else judged.reference
+    if _fires(judged):
+        return None
+    dialogue, turn = candidates.dialogue, candidates.turn
+    begun = [r for r in dialogue.withdrawn if r.coverage and r.coverage[0] <= turn <= r.coverage[1]]
+    named = [r for r in (*_live(candidates, open_at(dialogue, turn)), *begun) if r.name == judged.action.name]
+    given = judged.action.params.items()
+    return max(named, key=lambda r: sum(r.accepts(name, value) for name, value in given), default=None)
+
+
+def _timing(judged: Judged, reference: Reference | None, turn: int, due: Collection[str]) -> float:
+    if judged.timing is not None:
+        return FIRED.get(judged.timing, 0.0)
+    if reference is None:
+        return 0.0
+    if reference.ready is None or turn < reference.ready[0]:
+        return 1.0
+    return 0.4 if turn <= reference.ready[1] and reference.id not in due else 0.0
+
+
+def _correct(judged: Judged, reference: Reference | None, candidates: Candidates) -> float:
+    given = judged.action.params
+    if reference is None:
+        return 0.0
+    wrong = [value for name, value in given.items() if not reference.accepts(name, value)]
+    heard = candidates.dialogue.turns[: candidates.turn]
+    invented = sum(first_mention(heard, (value,)) is None for value in wrong)
+    asked = given.keys() | reference.params.keys() if _fires(judged) else given.keys()
+    return max(0.0, (len(given) - len(wrong) - invented) / len(asked)) if asked else 1.0

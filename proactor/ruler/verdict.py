@@ -1,0 +1,134 @@
+"""What a judge said, read strictly: scores by id, every id exactly once, every score a finite number.
+
+Upstream zips scores with candidates by position and neither clamps nor checks them [CODE]; here they are matched by id, clamped to
+0..1 (counted), and NaN, infinities, booleans and texts are refused [INFERRED, methods 2].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Reason = Literal["bad_json", "wrong_ids", "bad_scores"]
+
+LONGEST = 200_000
+"""Characters read of an answer."""
+
+STARTS = 32
+"""Opening brackets tried before giving up."""
+
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One candidate's: ``value`` and ``parts`` in 0..1."""
+
+    value: float
+    parts: dict[str, float] = field(default_factory=dict)
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Scores by id; ``clamped``: numbers that lay outside 0..1. ``missing_parts``: sub-scores that were asked for and not given."""
+
+    scores: dict[str, Score]
+    clamped: int = 0
+    missing_parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """An answer that is no verdict: ``bad_json`` (no JSON of the asked shape), ``wrong_ids``, ``bad_scores``."""
+
+    reason: Reason
+    detail: str
+
+
+def schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON schema of a verdict: the reason before the number, so that it can bear on it."""
+    numbers: dict[str, Any] = {name: {"type": "number"} for name in (*parts, "score")}
+    entry = {"id": {"type": "string", "enum": list(ids)}, "explanation": {"type": "string"}, **numbers}
+    item = {"type": "object", "properties": entry, "required": list(entry), "additionalProperties": False}
+    scores = {"type": "array", "items": item}
+    return {
+        "type": "object",
+        "properties": {"scores": scores},
+        "required": ["scores"],
+        "additionalProperties": False,
+    }
+
+
+def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Verdict | Unusable:
+    """Read a judge's answer. Total: any string gives a `Verdict` over exactly ``ids``, or an `Unusable`.
+
+    Text around the JSON, code fences and a closed thinking block are passed over; the first JSON value of the asked shape counts.
+    An id may be a number. Sub-scores other than ``parts`` are ignored.
+    """
+    entries = next(_verdicts(text), None)
+    if entries is None:
+        return Unusable("bad_json", f"no verdict in {text[:80]!r}")
+    said = [_id(entry.get("id")) for entry in entries]
+    if len(said) != len(ids) or set(said) != set(ids):
+        return Unusable("wrong_ids", f"ids {said[:20]} for {list(ids)}"[:200])
+    scores: dict[str, Score] = {}
+    clamped = missing = 0
+    for name, entry in zip(said, entries, strict=True):
+        numbers: dict[str, float] = {}
+        for part in ("score", *parts):
+            if part != "score" and part not in entry:
+                missing += 1
+                continue
+            number = entry.get(part)
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                return Unusable("bad_scores", f"{part} of {name} is {str(number)[:40]!r}")
+            numbers[part] = min(max(float(number), 0.0), 1.0)
+            clamped += numbers[part] != number
+        explanation = entry.get("explanation")
+        value = numbers.pop("score")
+        scores[str(name)] = Score(value, numbers, explanation if isinstance(explanation, str) else "")
+    return Verdict(scores, clamped, missing)
+
+
+def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
+    """The JSON values in ``text`` that have a verdict's shape: ``{"scores": [{…}, …]}``, or that list alone."""
+    text = _THOUGHT.sub("", text[:LONGEST])
+    if text.lstrip().startswith("<think>"):
+        return  # cut off while thinking: what stands there is a draft
+    position, starts = 0, 0
+    while (match := re.compile(r"[\[{]").search(text, position)) and starts < STARTS:
+        starts += 1
+        try:
+            value, position = _DECODER.raw_decode(text, match.start())
+        except (ValueError, RecursionError):  # ValueError also for an integer of thousands of digits
+            position = match.start() + 1
+            continue
+        entries = value.get("scores") if isinstance(value, dict) else value
+        if isinstance(entries, list) and entries and all(isinstance(e, dict) and "id" in e for e in entries):
+            yield entries
+
+
+def _id(value: object) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return str(value).strip() if isinstance(value, str) else format(value, "d") if abs(value) < 10**9 else None
+
+
+def _integer(digits: str) -> float | int:
+    return int(digits) if len(digits) < 18 else float(digits)
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that comes twice makes its value unusable, since which one was meant cannot be known."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found[key] = "given twice" if key in found and key != "explanation" else value
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_once, strict=False)
