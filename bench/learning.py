@@ -26,6 +26,7 @@ from proactor.compare import pooled
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
+from proactor.evaluate import Evaluation
 from proactor.evaluations import load_evaluations
 from proactor.metrics import Contribution
 from proactor.runs import Run
@@ -123,21 +124,30 @@ def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
     other = load_evaluations(supervised / "evaluations.json")[1]
     after = [run["after"].contributions for run in evaluations]
     rivals = {"supervised": other["after"], **{name: evaluations[0][name] for name in RIVALS}}
-    parsed = {
-        side: 1 - sum(run[side].unparsed_share for run in evaluations) / len(evaluations)
-        for side in ("before", "after")
-    }
     return {
         **pooled(seeds),
         "rivals": {name: {k: evaluation.metrics[k] for k in KEYS} for name, evaluation in rivals.items()},
-        "gain_over": {name: _difference(evaluation.contributions, after) for name, evaluation in rivals.items()},
-        "parsed": parsed,
+        "gain_over": {
+            name: difference([evaluation.contributions] * len(after), after) for name, evaluation in rivals.items()
+        },
+        "parsed": parsed_shares(evaluations),
         "dialogues": len(after[0]),
     }
 
 
-def _difference(rival: Sequence[Contribution], after: Sequence[Sequence[Contribution]]) -> dict[str, dict[str, float]]:
-    found: Mapping[str, Interval] = paired_difference([rival] * len(after), after)
+def parsed_shares(evaluations: Sequence[Mapping[str, Evaluation]]) -> dict[str, float]:
+    """Share of outputs that could be read in full, before and after, mean over runs."""
+    return {
+        side: 1 - sum(run[side].unparsed_share for run in evaluations) / len(evaluations)
+        for side in ("before", "after")
+    }
+
+
+def difference(
+    rival: Sequence[Sequence[Contribution]], after: Sequence[Sequence[Contribution]]
+) -> dict[str, dict[str, float]]:
+    """``after`` minus ``rival``, one list of dialogues a seed, paired by dialogue, with bootstrap intervals."""
+    found: Mapping[str, Interval] = paired_difference(rival, after)
     return {key: {"estimate": i.estimate, "low": i.low, "high": i.high} for key, i in found.items()}
 
 

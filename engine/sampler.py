@@ -20,7 +20,8 @@ from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError, FinishReason, Group, Sample
 from proactor.kernels.noise import keyed_uniforms
-from proactor.kernels.sample import Filters, sample_tokens
+from proactor.kernels.op import use_triton
+from proactor.kernels.sample import Filters, check_drawn, sample_tokens
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class Sampler:
                     self._finish(job, ended)
                     if ended.last:
                         del requests[ended.request_id]
-                        yield index, Group(job.prompt_ids, job.samples)
+                        yield index, Group(job.prompt_ids, job.samples, index=index)
         finally:
             if not self.scheduler.idle:
                 self.scheduler.reset()
@@ -118,7 +119,8 @@ class Sampler:
         device = self.decoder.device
         once, place = np.unique(source, return_inverse=True)
         wanted = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(once).to(device)))
-        logits = self.decoder.head_linear(wanted, self.decoder.head).float()
+        logits = self.decoder.head_linear(wanted, self.decoder.head)
+        logits = logits if use_triton(logits) else logits.float()  # the kernel reads half types as they are
         if len(logits) != len(source):
             logits = logits.index_select(0, torch.from_numpy(place).to(device))
         tokens = self._draw(logits, rows)
@@ -127,15 +129,18 @@ class Sampler:
         return self.scheduler.commit(step, {row.key: token for row, token in zip(rows, tokens, strict=True)}, finished)
 
     def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
-        """Draw one token a row from logits [B, V] and record it."""
+        """Draw one token a row from logits [B, V] and record it. The device is waited for once, to read what was drawn."""
         device = logits.device
         temperature = torch.tensor([row.job.sampling.temperature for row in rows], device=device)
         noise = [(*row.job.noise, row.sample, len(row.record.token_ids)) for row in rows]
         keys = torch.from_numpy(np.asarray([(seed - (seed >> 63 << 64), *rest) for seed, *rest in noise], np.int64))
         filters = self._filters(rows, logits)
-        ids, logprobs, policy = sample_tokens(logits, temperature, keyed_uniforms(keys.to(device)), filters)
-        drawn: list[int] = ids.tolist()
-        for row, token, logp, full in zip(rows, drawn, logprobs.tolist(), policy.tolist(), strict=True):
+        found = sample_tokens(logits, temperature, keyed_uniforms(keys.to(device)), filters, checked=False)
+        parts = [part.double() for part in found]  # which holds all three exactly
+        ids, logprobs, policy = torch.stack(parts).tolist()
+        drawn = [int(token) for token in ids]
+        check_drawn(drawn)
+        for row, token, logp, full in zip(rows, drawn, logprobs, policy, strict=True):
             row.record.token_ids.append(token)
             row.record.logprobs.append(logp)
             row.record.policy_logprobs.append(full)
@@ -154,9 +159,9 @@ class Sampler:
                 hook = row.job.sampling.logit_mask
                 mask = hook(row.record.token_ids, len(row.record.token_ids)) if callable(hook) else None
                 if mask is not None:
-                    allowed[i] &= mask.to(logits.device)
-                    if not bool(allowed[i].any()):
+                    if not bool(mask[: self.vocabulary].any()):  # asked where the mask lies: a host's costs no wait
                         raise EngineError(f"logit_mask: no token allowed at position {len(row.record.token_ids)}")
+                    allowed[i] &= mask.to(logits.device)
         device = logits.device
         return Filters(
             torch.tensor([s.top_k for s in settings], device=device), torch.tensor([s.top_p for s in settings], device=device),

@@ -102,12 +102,14 @@ class Sample:
 class Group:
     """Samples that are compared with one another. ``tree`` names groups that belong together (say one dialogue's turns): they stay on
     one rank and their common prompt rows are computed once. ``parent`` hangs the group off the end of another group's sample, whose rows it shares.
+    ``index``: the place of its prompt in the call that sampled it (a stream gives groups in the order in which they end).
     """
 
     prompt_ids: list[int]
     samples: list[Sample]
     tree: Hashable | None = None
     parent: Sample | None = None
+    index: int = 0
 
     @property
     def rewards(self) -> list[float | None]:

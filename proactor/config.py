@@ -21,7 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from proactor.bootstrap import KEYS
 from proactor.engine import GRPO, SFT, LoRA, Sampling
+from proactor.prompt import Mode
 from proactor.sources import NAMES, Selection, Split
+from proactor.sources.unseen import Unseen
+from proactor.utility import CostTable
+
+ROOM: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
+"""Tokens of an answer, where a config does not say: a thought and a graph need room."""
 
 
 class ConfigError(ValueError):
@@ -59,6 +65,10 @@ class Part(Section):
 class Data(Section):
     """A corpus and its parts. ``seed`` draws the sample (and generates synthetic dialogues), apart from the run's seed: runs of
     several seeds see the same data. ``keep``: which domains, and how long. ``too_long``: what happens to a dialogue that does not fit the model's context.
+
+    ``unseen``: domains and tools that only the test part holds (`sources.unseen`). ``labels``: what training is shown, windows or, for comparison, the point at
+    which the logged agent acted (`windows.as_points`). The training part alone is labelled so, and the held-out loss with it; whatever is played through
+    and scored, dev and test, keeps its windows.
     """
 
     source: str = "synthetic"
@@ -66,6 +76,8 @@ class Data(Section):
     seed: int = 0
     options: dict[str, Any] = Field(default_factory=dict)
     keep: Selection = Selection()
+    unseen: Unseen = Unseen()
+    labels: Literal["windows", "points"] = "windows"
     train: Part = Part(split="train")
     dev: Part = Part(split="dev", limit=64)
     test: Part = Part(split="test", limit=200)
@@ -139,12 +151,20 @@ class GRPOStage(GRPO):
 
 
 class EvalOptions(Section):
-    """Playing dialogues through: greedy by default. ``metric`` picks the best adapter on dev; ``resamples`` of the bootstrap on test."""
+    """Playing dialogues through: greedy by default. ``metric`` picks the best adapter on dev; ``resamples`` of the bootstrap on test. ``reward``: the
+    metric reward of evaluations, with its options; null is the config's own reward where that scores single decisions without a judge, else
+    weighted_metric. Runs with different rewards are compared under the same one. ``costs``: of the utility. ``budget``: wrong fires in 100 dialogues that
+    `proactor calibrate` allows.
+    """
 
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     metric: str = "reward"
+    reward: str | None = None
+    reward_options: dict[str, Any] = Field(default_factory=dict)
     resamples: int = Field(default=2000, ge=100)
+    costs: CostTable = CostTable()
+    budget: float = Field(default=1.0, ge=0)
     final: bool = Field(default=True, description="compare start and best on the test dialogues when training ends")
 
     @field_validator("metric")
@@ -156,8 +176,10 @@ class EvalOptions(Section):
 
 
 class PromptOptions(Section):
-    """Fields of `prompt.PromptStyle`; null keeps its default."""
+    """Fields of `prompt.PromptStyle`; null keeps its default. ``mode``: the answer alone (plain), after a thought (reasoning), or after a thought and a
+    state graph of the agent's own (graph); answers then get more tokens (`ROOM`) where the config does not say how many."""
 
+    mode: Mode = "plain"
     instructions: str | None = None
     catalog: str | None = None
     board_role: str | None = None
@@ -176,8 +198,8 @@ class Pretrain(Section):
 
 
 class RunConfig(Section):
-    """A whole run. ``save_every``: training steps between saves (an evaluation and SIGTERM save too). ``samples_every``: steps between
-    files of samples. ``runs``: the folder that holds run folders.
+    """A whole run. ``start``: the folder of an adapter to begin with (null: an untrained one). ``save_every``: training steps between saves (an
+    evaluation and SIGTERM save too). ``samples_every``: steps between files of samples. ``runs``: the folder that holds run folders.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -192,10 +214,26 @@ class RunConfig(Section):
     grpo: GRPOStage | None = None
     reward: str = "weighted_metric"
     reward_options: dict[str, Any] = Field(default_factory=dict)
+    start: str | None = None
     eval: EvalOptions = EvalOptions()
     save_every: int = Field(default=10, ge=1)
     samples_every: int = Field(default=1, ge=1)
     runs: str = "runs"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _room(cls, values: Any) -> Any:
+        """Longer answers for a mode that needs them, where their length is not given."""
+        prompt = values.get("prompt") if isinstance(values, Mapping) else None
+        mode = prompt.get("mode") if isinstance(prompt, Mapping) else None
+        if mode not in ("reasoning", "graph"):
+            return values
+        room = ROOM[mode]
+        playing, grpo = values.get("eval", {}), values.get("grpo")
+        changed = {"eval": {"max_tokens": room, **playing}} if isinstance(playing, Mapping) else {}
+        if isinstance(grpo, Mapping) and isinstance(drawing := grpo.get("sampling", {}), Mapping):
+            changed["grpo"] = {**grpo, "sampling": {"max_tokens": room, **drawing}}
+        return {**values, **changed}
 
     @property
     def folder(self) -> Path:

@@ -53,6 +53,8 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     ui = ui or Quiet()
     session = Session.open(config, ui)
+    if config.start is not None:
+        session.engine.load_adapter(config.start)
     asking = [d for d in session.train if any(r.ready for r in d.references)]
     chosen = tuple(sorted(asking, key=lambda d: not _prompt_log(d)))[:count]
     if len(chosen) < count:
@@ -67,6 +69,7 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
         test.supervise()
     if config.grpo is not None:
         test.reinforce()
+    session.close()
     return test.result()
 
 

@@ -4,11 +4,13 @@
       config.yaml                    the whole config, defaults included
       metrics.jsonl                  one row a training step (`kind` sft, grpo) or evaluation (eval), in order; `step` counts over phases
       tensorboard/                   the same numbers as scalars
-      samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage, finish_reason, ok
+      samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage, finish_reason, ok;
+                                     reward null where the judge gave no verdict on the group
       start/ best/ last/             adapters (PEFT): where GRPO began, best on dev, latest
       state.safetensors              the exact state to resume from
       evaluations.json               the test dialogues and how start (`before`), best (`after`) and the trivial policies played them
       summary.json                   their metrics side by side, paired intervals, seconds
+      thresholds.json tradeoff.json probabilities.json scores/   what `proactor calibrate` found with one of the adapters
 
 Rows are appended first, then the state is saved with the length of the file, then adapters are exported. A run killed between two of these
 is cut back to its last state: rows and samples after it are dropped, and are written again, equal, by the resumed run.
@@ -32,8 +34,9 @@ from proactor.engine.faults import point
 from proactor.evaluate import Evaluation
 from proactor.evaluations import save_evaluations
 
-CLOCKS = ("seconds", "seconds_sampling", "tokens_per_second")
-"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not killed (deterministic mode)."""
+CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
+"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not killed (deterministic mode),
+but for ``judge/requests``, ``judge/cache_hits`` and what follows from them: a judge's memory begins anew where it has no file. Scores do not depend on it."""
 
 MAY_CHANGE = (
     "sft.max_steps",
@@ -47,6 +50,10 @@ MAY_CHANGE = (
     "runs",
 )
 """What a resumed run may set anew; anything else would make it another run."""
+
+
+CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
+"""What `proactor calibrate` writes, besides the folder `scores`."""
 
 
 class RunError(ConfigError):
@@ -90,9 +97,9 @@ class Run:
     def clear(self) -> None:
         """Delete what a run writes here, the state first: a kill in between leaves nothing that looks resumable."""
         self.state.unlink(missing_ok=True)
-        for name in ("metrics.jsonl", "summary.json", "evaluations.json"):
+        for name in ("metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("tensorboard", "samples", "start", "best", "last"):
+        for name in ("tensorboard", "samples", "start", "best", "last", "scores"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _same(self, config: RunConfig) -> None:

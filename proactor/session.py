@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proactor import windows
 from proactor.board import Board, logged_board
 from proactor.catalog import Catalog
 from proactor.config import ConfigError, RunConfig
@@ -15,16 +16,28 @@ from proactor.engine import Engine
 from proactor.evaluate import Evaluation, evaluate
 from proactor.metrics import aggregate
 from proactor.progress import Progress, Quiet
-from proactor.prompt import PromptEncoder, PromptStyle, target
-from proactor.rewards import RewardFunction, TurnReward, load_reward
-from proactor.sources import Corpus, SourceError, load
+from proactor.prompt import PromptEncoder, PromptStyle
+from proactor.rewards import (
+    GroupReward,
+    Judging,
+    Reward,
+    RewardError,
+    RewardFunction,
+    TurnReward,
+    WeightedMetric,
+    load_reward,
+)
+from proactor.sources import Corpus, SourceError, Split, load
+from proactor.sources.base import narrowed
+from proactor.utility import CostTable
 
 
 @dataclass(slots=True)
 class Session:
     """An engine with dialogues to train on (`train`), to choose by (`dev`) and to report on (`test`).
 
-    ``dropped``: dialogues left out of a part because they do not fit the context.
+    ``dropped``: dialogues left out of a part because they do not fit the context. ``metric``: what `eval.reward` names. ``judging``: the reward at
+    work, where it is a `GroupReward`.
     """
 
     config: RunConfig
@@ -33,7 +46,9 @@ class Session:
     train: tuple[Dialogue, ...]
     dev: tuple[Dialogue, ...]
     test: tuple[Dialogue, ...]
-    reward: RewardFunction
+    reward: Reward
+    metric: TurnReward | None = None
+    judging: Judging | None = None
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     ui: Progress = field(default_factory=Quiet)
@@ -42,7 +57,7 @@ class Session:
     def open(cls, config: RunConfig, ui: Progress | None = None) -> Session:
         """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError, RewardError or EngineError says what is wrong."""
         ui = ui or Quiet()
-        reward = load_reward(config.reward, config.reward_options)
+        reward, metric = load_reward(config.reward, config.reward_options), metric_reward(config)
         corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
         options = config.engine.model_dump()
         engine = Engine.load(
@@ -52,14 +67,67 @@ class Session:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
         style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
         encoder = PromptEncoder(engine.chat, merged([c.catalog for c in corpora.values()]), style)
-        session = cls(config, engine, encoder, (), (), (), reward, {k: c.counters for k, c in corpora.items()}, ui=ui)
+        session = cls(
+            config,
+            engine,
+            encoder,
+            (),
+            (),
+            (),
+            reward,
+            metric,
+            counters={k: c.counters for k, c in corpora.items()},
+            ui=ui,
+        )
+        session.bind()
+        _ = session.costs  # fails early where they do not fit the catalog
         session.train, session.dev, session.test = (session.fitting(name, c.dialogues) for name, c in corpora.items())
         return session
 
+    def bind(self) -> None:
+        """Tell the rewards which engine and which tools there are. RewardError when one cannot work with them."""
+        for reward in (self.reward, self.metric):
+            bind = getattr(reward, "bind", None)
+            if callable(bind):
+                bind(self.engine, self.encoder.catalog)
+        if isinstance(self.reward, GroupReward):
+            self.judging = Judging(self.config.reward, self.reward)
+
+    def close(self) -> None:
+        """End what works in the background."""
+        if self.judging is not None:
+            self.judging.close()
+
     @property
     def turn_reward(self) -> TurnReward | None:
-        """The reward that evaluations use: the config's where it scores single decisions, else None (the default)."""
+        """The reward that evaluations use: `eval.reward`, else the config's own where it scores single decisions, else None (the default). Never a
+        judge: what trains must not grade itself.
+        """
+        if self.metric is not None:
+            return self.metric
         return self.reward if isinstance(self.reward, TurnReward) else None
+
+    @property
+    def sample_reward(self) -> RewardFunction:
+        """What scores an answer by itself, for showing samples: the config's reward, or the metric where that one compares answers."""
+        if isinstance(self.reward, GroupReward):
+            return self.turn_reward or WeightedMetric()
+        return self.reward
+
+    @property
+    def costs(self) -> CostTable:
+        """What the utility of evaluations is made of: `eval.costs`, and which tools need assent. ConfigError for a tool that is not in the catalog."""
+        try:
+            return self.config.eval.costs.known_by(self.encoder.catalog)
+        except ValueError as error:
+            raise ConfigError(f"eval.{error}") from None
+
+    @property
+    def held_out(self) -> tuple[Dialogue, ...]:
+        """The dev dialogues labelled as the training part is, for the held-out loss: it must be a loss of what training minimises."""
+        if self.config.data.labels == "points":
+            return tuple(windows.as_points(d) for d in self.dev)
+        return self.dev
 
     def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
         """The dialogues that fit the context; `Data.too_long` says whether one that does not is an error or is left out and counted."""
@@ -97,7 +165,7 @@ class Session:
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
         """A sentence when a token limit of the config cuts wanted answers of ``dialogues``, else nothing."""
-        lengths = [len(self.encoder.answer(target(d, u))) for d in dialogues for u in d.decision_turns]
+        lengths = [len(self.encoder.wanted(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:
             limits["grpo.sampling.max_tokens"] = self.config.grpo.sampling.max_tokens
@@ -113,7 +181,8 @@ class Session:
         own = self.engine.share(dialogues)
         found = evaluate(
             self.engine, self.encoder, own, self.turn_reward,
-            max_tokens=options.max_tokens, temperature=options.temperature, seed=self.config.seed, progress=progress,
+            max_tokens=options.max_tokens, temperature=options.temperature, seed=self.config.seed, costs=self.costs,
+            progress=progress,
         )  # fmt: skip
         if self.engine.world_size == 1:
             return found
@@ -121,20 +190,57 @@ class Session:
         return joined(dialogues, parts)
 
 
+def metric_reward(config: RunConfig) -> TurnReward | None:
+    """The reward that `eval.reward` names, None when it names none. RewardError when it cannot score single decisions."""
+    options = config.eval
+    if options.reward is None and not options.reward_options:
+        return None
+    name = options.reward or "weighted_metric"
+    found = load_reward(name, options.reward_options)
+    if not isinstance(found, TurnReward):
+        raise RewardError(f"eval.reward: {name!r} does not score single decisions by the references, as evaluations do")
+    return found
+
+
 def load_part(config: RunConfig, name: str) -> Corpus:
-    """The corpus of `data.train`, `data.dev` or `data.test`."""
+    """The corpus of `data.train`, `data.dev` or `data.test`: of the kinds that belong there, the training part labelled as `data.labels` says.
+
+    Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end of their window.
+    """
     data = config.data
     part = getattr(data, name)
+    limit = None if data.unseen else part.limit
     try:
-        corpus = load(data.source, data.path, part.split, part.limit, data.seed, data.keep, **data.options)
+        corpus = _load(config, part.split, limit)
+        if data.unseen:
+            if data.unseen.unknown(corpus) and (wrong := data.unseen.unknown(_load(config, None, None))):
+                raise ValueError(wrong)
+            corpus = data.unseen.apply(corpus, name, part.limit, data.seed)
     except SourceError:
         raise
     except ValueError as error:  # an unknown or impossible option of the reader
         raise ConfigError(f"data: {error}") from None
     if not corpus.dialogues:
         where = f"{data.source} {data.path or ''}".strip()
-        raise ConfigError(f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}")
-    return corpus
+        why = ""
+        if data.unseen:
+            why = " that data.unseen leaves" + (
+                ": split=null takes test dialogues of all splits" if name == "test" else ""
+            )
+        raise ConfigError(f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}{why}")
+    return pointed(corpus) if name == "train" and data.labels == "points" else corpus
+
+
+def _load(config: RunConfig, split: Split | None, limit: int | None) -> Corpus:
+    data = config.data
+    return load(data.source, data.path, split, limit, data.seed, data.keep, **data.options)
+
+
+def pointed(found: Corpus) -> Corpus:
+    """A corpus with point labels."""
+    logged = [windows.point_of(d, r)[1] for d in found.dialogues for r in d.references if r.ready is not None]
+    counters = {"points_logged": sum(logged), "points_end": len(logged) - sum(logged)}
+    return narrowed(found, map(windows.as_points, found.dialogues), counters)
 
 
 def merged(catalogs: Iterable[Catalog]) -> Catalog:
@@ -156,6 +262,7 @@ def joined(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]
         aggregate(ordered), ordered, [replays[d.id] for d in dialogues],
         sum(part.unparsed_share * count for part, count in parts) / total,
         sum(part.truncated_share * count for part, count in parts) / total,
+        None if parts[0][0].unread_graph_share is None else sum((p.unread_graph_share or 0.0) * n for p, n in parts) / total,
     )  # fmt: skip
 
 

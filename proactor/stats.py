@@ -1,25 +1,25 @@
-"""What a GRPO step reports beside the trainer's numbers: parts of the reward and their spread, what could not be read, and the samples themselves."""
+"""What a GRPO step reports beside the trainer's numbers: parts of the reward and their spread, how judges did, what could not be read, and the samples."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from proactor.engine import Group
+from proactor.ruler import Agreement, agreement, spread
 
 
 def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group]) -> dict[str, float]:
     """Statistics over the groups of all ranks (``gather`` gives every rank's value).
 
     ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples; ``_within``: mean deviation inside a group, the only
-    spread that gives gradient. ``unparsed_share``: answers not read in full, ``unread/<reason>`` their pieces; ``samples``, ``groups``, ``tokens_sampled``.
+    spread that gives gradient. ``unparsed_share``: answers not read in full, ``unread/<reason>`` their pieces
+    (``unread_graph/<reason>`` those of state graphs, in that prompt mode); ``samples``, ``groups``, ``tokens_sampled``.
+    Groups that the reward dropped are in ``groups_dropped`` and, since they were sampled, in ``tokens_sampled``, and nowhere else.
     """
-    sums: defaultdict[str, float] = defaultdict(float)
-    for part in gather(_sums(groups)):
-        for name, value in part.items():
-            sums[name] += value
+    sums = _added(gather(_sums(groups)))
     samples, count = max(sums["samples"], 1), max(sums["groups"], 1)
     found: dict[str, float] = {"unparsed_share": sums["unparsed"] / samples}
     for name in sorted(k.removeprefix("sum/") for k in sums if k.startswith("sum/")):
@@ -27,13 +27,17 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group
         found[f"parts/{name}"] = mean
         found[f"parts/{name}_std"] = math.sqrt(max(0.0, sums[f"square/{name}"] / samples - mean * mean))
         found[f"parts/{name}_within"] = sums[f"within/{name}"] / count
-    found |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith("unread/")}
-    return found | {name: float(sums[name]) for name in ("samples", "groups", "tokens_sampled")}
+    found |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith(("unread/", "unread_graph/"))}
+    return found | {name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")}
 
 
 def _sums(groups: Iterable[Group]) -> dict[str, float]:
     sums: defaultdict[str, float] = defaultdict(float)
     for group in groups:
+        if any(s.reward is None for s in group.samples):
+            sums["groups_dropped"] += 1
+            sums["tokens_sampled"] += sum(len(s.token_ids) for s in group.samples)
+            continue
         sums["groups"] += 1
         values: dict[str, list[float]] = {}
         for sample in group.samples:
@@ -42,6 +46,8 @@ def _sums(groups: Iterable[Group]) -> dict[str, float]:
             sums["unparsed"] += not sample.info["ok"]
             for reason, pieces in sample.info["unread"].items():
                 sums[f"unread/{reason}"] += pieces
+            for reason, pieces in sample.info.get("unread_graph", {}).items():
+                sums[f"unread_graph/{reason}"] += pieces
             for name, value in sample.info["parts"].items():
                 values.setdefault(name, []).append(value)
         for name, column in values.items():
@@ -51,13 +57,56 @@ def _sums(groups: Iterable[Group]) -> dict[str, float]:
     return dict(sums)
 
 
+def _added(parts: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:
+    """The sums of all ranks."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            sums[name] += value
+    return sums
+
+
+def judge_statistics(
+    gather: Callable[[Any], list[Any]], groups: Sequence[Group], judged: Sequence[str], counters: Mapping[str, int]
+) -> dict[str, float]:
+    """How the judge did in a step, over the groups of all ranks; ``judged`` names the parts that a judge gave.
+
+    ``judge/<event>``: its counters in this step. Where it was asked: ``judge/spread``, mean deviation of its scores inside a group;
+    ``judge/agreement``, of the pairs of answers to one decision that both the judge and the metric reward tell apart, the share they put in
+    the same order, with their number ``judge/pairs``; ``judge/tau``, Kendall's over all pairs.
+    """
+    columns, metric = _judged_columns(groups, judged)
+    spreads = [d for column in columns if (d := spread([column])) is not None]
+    own = {f"judge/{name}": float(n) for name, n in counters.items()} | {"spread": sum(spreads), "groups": len(spreads)}
+    told = gather((own, agreement(columns, metric)))
+    sums = _added(part for part, _ in told)
+    pairs = sum((found for _, found in told), Agreement())
+    found = {k: v for k, v in sorted(sums.items()) if k.startswith("judge/")}
+    if sums["groups"]:
+        found |= {"judge/spread": sums["spread"] / sums["groups"], "judge/pairs": float(pairs.same + pairs.opposite)}
+    rates = {"judge/agreement": pairs.rate, "judge/tau": pairs.tau}
+    return found | {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _judged_columns(groups: Iterable[Group], judged: Sequence[str]) -> tuple[list[list[float]], list[list[float]]]:
+    """The scores of each judged group, and the metric reward of the same samples."""
+    columns, metric = [], []
+    for group in groups:
+        parts = [s.info["parts"] for s in group.samples]
+        for name in judged:
+            if all(name in p for p in parts):
+                columns.append([p[name] for p in parts])
+                metric.append([p["metric"] for p in parts])
+    return columns, metric
+
+
 def _deviation(values: Sequence[float]) -> float:
     mean = sum(values) / len(values)
     return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
 
 
 def sample_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was read."""
+    """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was read. A dropped group's have no reward."""
     return [
         {
             "dialogue": s.info["dialogue"], "turn": s.info["turn"], "sample": i, "text": s.text, "reward": s.reward, "parts": s.info["parts"],

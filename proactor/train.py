@@ -17,17 +17,20 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
+from proactor.candidates import Stage
 from proactor.compare import compare
 from proactor.config import GRPOStage, RunConfig, SFTStage
 from proactor.dialogue import Dialogue
 from proactor.engine import Engine, Group
 from proactor.evaluate import Evaluation
+from proactor.graph_rollout import trainable
 from proactor.metrics import FIELDS
 from proactor.progress import Progress, Quiet, Stopped
-from proactor.rollout import held_out_loss, sample_groups, sft_groups
+from proactor.rewards import GroupReward, WeightedMetric
+from proactor.rollout import dropped, held_out_loss, judge_groups, sample_groups, sft_groups
 from proactor.runs import Run, RunError
 from proactor.session import Session
-from proactor.stats import reward_statistics, sample_rows
+from proactor.stats import judge_statistics, reward_statistics, sample_rows
 
 Row = dict[str, Any]
 
@@ -94,25 +97,53 @@ def sft_step(session: Session, stage: SFTStage, step: int) -> Row:
 
 
 def grpo_step(session: Session, stage: GRPOStage, step: int) -> tuple[Row, list[Group]]:
-    """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups."""
+    """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups, those dropped by the reward included."""
+    epoch, chosen = batch(session.train, stage.batch_dialogues, session.config.seed, "grpo", step)
+    groups, told = _scored(session, stage, step, epoch, session.engine.share(chosen))
+    kept = [g for g in groups if not dropped(g)]
+    if session.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
+        kept = trainable(kept, stage.advantages)
+    stats = _updated(session.engine, kept, stage)
+    found = reward_statistics(session.engine.parallel.gather, groups)
+    return {"epoch": epoch, **stats, **found, **told}, groups
+
+
+def _scored(
+    session: Session, stage: GRPOStage, step: int, epoch: int, own: Sequence[Dialogue]
+) -> tuple[list[Group], Row]:
+    """This rank's groups with their rewards, and what there is to tell of the scoring over all ranks."""
     seed, engine = session.config.seed, session.engine
-    epoch, chosen = batch(session.train, stage.batch_dialogues, seed, "grpo", step)
     sampling = stage.sampling.model_copy(update={"seed": derived(seed, "noise", step)})
-    before = time.perf_counter()
-    groups = sample_groups(
-        engine, session.encoder, engine.share(chosen), sampling, session.config.reward, session.reward,
-        seed=seed, epoch=epoch, logged=stage.logged,
+    if session.judging is None:
+        assert not isinstance(session.reward, GroupReward), "Session.bind makes its judging"
+        before = time.perf_counter()
+        groups = sample_groups(
+            engine, session.encoder, own, sampling, session.config.reward, session.reward,
+            seed=seed, epoch=epoch, logged=stage.logged,
+        )  # fmt: skip
+        return groups, {"seconds_sampling": time.perf_counter() - before}
+    now, reward = Stage(step, stage.steps), session.judging.reward
+    judged = judge_groups(
+        engine, session.encoder, own, sampling, session.judging, session.turn_reward or WeightedMetric(),
+        stage=now, seed=seed, epoch=epoch, logged=stage.logged,
     )  # fmt: skip
-    sampled = time.perf_counter() - before
+    coefficients = {f"coef/{name}": value for name, value in reward.coefficients(now).items()}
+    events = judge_statistics(engine.parallel.gather, judged.groups, reward.judged, judged.counters)
+    return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
+
+
+def _updated(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
+    """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank nothing moves, and the row says so."""
+    if not any(engine.parallel.gather(bool(groups))):
+        version = float(engine.policy_version)
+        return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
     stats = engine.train(groups, stage)
-    found = reward_statistics(engine.parallel.gather, groups)
-    row = {"epoch": epoch, **{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, **found}
-    return row | {"seconds_sampling": sampled}, groups
+    return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
 
 
 def held_out(session: Session, stage: SFTStage) -> float:
     """Loss of the wanted answers on the dev dialogues (boards fixed by the seed), nats a token."""
-    own = session.engine.share(session.dev)
+    own = session.engine.share(session.held_out)
     groups, _ = sft_groups(
         session.encoder, own, seed=session.config.seed, epoch=-1, logged=stage.logged, pending=stage.pending
     )
@@ -122,10 +153,12 @@ def held_out(session: Session, stage: SFTStage) -> float:
 def evaluation_row(evaluation: Evaluation) -> Row:
     """An evaluation's metrics (not the counts behind them) under ``eval_*``."""
     metrics = {f"eval_{k}": v for k, v in evaluation.metrics.items() if k not in FIELDS}
+    graphs = evaluation.unread_graph_share
     return {
         **metrics,
         "eval_unparsed_share": evaluation.unparsed_share,
         "eval_truncated_share": evaluation.truncated_share,
+        **({} if graphs is None else {"eval_unread_graph_share": graphs}),
     }
 
 
@@ -290,6 +323,8 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     run.begin(config, resume=resume, fresh=fresh)
     with stopping() as asked:
         session = Session.open(config, ui)
+        if config.start is not None:
+            session.engine.load_adapter(config.start)
         initial = session.engine.state_dict()
         _tell(session, ui)
         training = Training(session, run, asked, ui)
@@ -299,6 +334,7 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
             training.go()
         finally:
             run.close()
+            session.close()
     if not config.eval.final:
         return {}
     return compare(session, run, initial, seconds=training.position.seconds)

@@ -1,7 +1,4 @@
-"""Turn rewards, and how a config names one: from the registry, or `module:function` in TRL's signature.
-
-A reward function takes `(prompts, completions, **columns)` and returns one float a completion; completions are texts or message
-lists. Columns of the built-in ones, one value a completion: `dialogue` (Dialogue), `turn` (int), `board` (Board, optional).
+"""Rewards of single decisions, computed from the references alone; what evaluations use too.
 
 Families are confirmed [NOTES, methods 1.6], bodies [INFERRED]. Choices where the methods leave room, all [INFERRED]:
 - Open means: coverage contains the turn, window known, not on the board. Masked actions leave the turn as if not proposed.
@@ -12,26 +9,17 @@ Families are confirmed [NOTES, methods 1.6], bodies [INFERRED]. Choices where th
 
 from __future__ import annotations
 
-import importlib
-import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from proactor.board import EMPTY, Board
-from proactor.dialogue import Action, Dialogue
+from proactor.dialogue import Dialogue
 from proactor.matching import THETA, Judged, Timing, judge
-from proactor.metrics import Contribution, early_weight, score_dialogue
+from proactor.metrics import early_weight
 from proactor.parse import Parsed, parse
+from proactor.rewards.errors import RewardError
 from proactor.windows import due_at, open_at, ready_at
-
-RewardFunction = Callable[..., Sequence[float]]
-
-
-class RewardError(ValueError):
-    """A reward that is unknown, raised, or gave something other than one finite number a completion."""
 
 
 @runtime_checkable
@@ -113,25 +101,18 @@ class WeightedMetric:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """RAC or Max RAC alone [name NOTES, body INFERRED]: what it trains is timid; for ablations."""
+    """RAC or Max RAC alone [name NOTES, body INFERRED]: what it trains is timid; for ablations. ``waiting``: as in `WeightedMetric`."""
 
     of: Literal["rac", "max_rac"] = "rac"
     theta: float = THETA
+    waiting: Literal["open", "ready"] = "open"
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
-        parts = WeightedMetric(theta=self.theta).parts(dialogue, turn, parsed, board)
+        parts = WeightedMetric(theta=self.theta, waiting=self.waiting).parts(dialogue, turn, parsed, board)
         return parts | {"reward": parts[self.of]}
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         return [p["reward"] for p in batch_parts(self, completions, columns)]
-
-
-REGISTRY: dict[str, Callable[..., TurnReward]] = {
-    "weighted_metric": WeightedMetric,
-    "rac": lambda **options: Consistency("rac", **options),
-    "max_rac": lambda **options: Consistency("max_rac", **options),
-}
-"""Built-in rewards by the name a config uses; the options of a config go to the factory."""
 
 
 def batch_parts(
@@ -153,100 +134,3 @@ def batch_parts(
 def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
     """The text of a completion: itself, or the contents of its messages joined (TRL's conversational form)."""
     return completion if isinstance(completion, str) else "".join(m.get("content") or "" for m in completion)
-
-
-def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> RewardFunction:
-    """A built-in by name, or any callable as `module:function` (also from the working directory). RewardError says what is wrong."""
-    options = dict(options or {})
-    if spec in REGISTRY:
-        try:
-            return REGISTRY[spec](**options)
-        except TypeError as error:
-            raise RewardError(f"reward {spec!r}: {error}") from error
-    module_name, colon, attribute = spec.partition(":")
-    if not colon or not module_name or not attribute:
-        raise RewardError(f"reward {spec!r} is unknown: one of {', '.join(REGISTRY)}, or module:function")
-    if options:
-        raise RewardError(f"reward {spec!r}: options {sorted(options)} are only taken by built-in rewards")
-    function = getattr(_import(module_name, spec), attribute, None)
-    if not callable(function):
-        raise RewardError(f"reward {spec!r}: {module_name} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]  # checked callable; its result is checked at each call
-
-
-def _import(module: str, spec: str) -> Any:
-    """Import with the working directory on the path, as `python -m` would have it; a console script does not."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RewardError(f"reward {spec!r}: {error}") from error
-    finally:
-        sys.path.remove(here)
-
-
-def run_reward(
-    name: str,
-    function: RewardFunction,
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
-    columns: Mapping[str, Sequence[Any]],
-) -> list[dict[str, float]]:
-    """Score completions: one dict each, "reward" and, for built-in rewards, its parts.
-
-    RewardError names the reward and the completion when it raises, returns another number of values, or one that is not a
-    finite number.
-    """
-    try:
-        if isinstance(function, TurnReward):
-            scored = batch_parts(function, completions, columns)
-        else:
-            scored = [{"reward": value} for value in function(prompts=prompts, completions=completions, **columns)]
-    except RewardError:
-        raise
-    except Exception as error:
-        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error}".replace("\n", " ")) from error
-    if len(scored) != len(completions):
-        raise RewardError(f"reward {name!r} gave {len(scored)} values for {len(completions)} completions")
-    for i, parts in enumerate(scored):
-        value: object = parts["reward"]
-        if not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
-            raise RewardError(
-                f"reward {name!r} gave {value!r} for completion {i}: {completion_text(completions[i])[:80]!r}"
-            )
-        parts["reward"] = float(value)
-    return scored
-
-
-def score_replay(
-    dialogue: Dialogue,
-    outputs: Mapping[int, Parsed | Sequence[Action]],
-    reward: TurnReward | None = None,
-    theta: float = THETA,
-) -> tuple[Contribution, dict[int, float]]:
-    """Metrics and turn rewards (by turn) of a dialogue played through on the agent's own board.
-
-    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward` (WeightedMetric).
-    """
-    reward = reward or WeightedMetric(theta=theta)
-    board, rewards, unparsed = EMPTY, {}, 0
-    actions: dict[int, tuple[Action, ...]] = {}
-    for turn in sorted({*dialogue.decision_turns, *outputs}):
-        output = outputs.get(turn, ())
-        parsed = output if isinstance(output, Parsed) else Parsed(tuple(output))
-        rewards[turn] = reward.parts(dialogue, turn, parsed, board)["reward"]
-        board = board.after(dialogue, turn, parsed.actions, theta)
-        actions[turn] = parsed.actions
-        unparsed += not parsed.ok
-    return score_dialogue(dialogue, actions, rewards=rewards, unparsed=unparsed, theta=theta), rewards
-
-
-def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
-    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape: INFERRED]."""
-    return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
-
-
-def adaptive_ruler(metric: float, ruler: float, weight: float) -> float:
-    """`R(u) = (1 - lambda_u) R_metric + lambda_u R_RULER` [NOTES]."""
-    return (1 - weight) * metric + weight * ruler

@@ -1,0 +1,236 @@
+"""What does each reward of the family train? The same supervised start, the same number of updates, the same evaluation; several seeds.
+
+python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120] [--judge rule] [--set key=value …]
+
+On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others (configs/star-small.yaml) only rac, custom_ruler and
+adaptive_ruler; these three with ``--core-seeds`` everywhere. The budget is seconds of the weighted metric's training steps, measured once: all rewards
+get the number of updates that fit in. A supervised stage runs once and gives every run its start. Evaluations are the same for all: test dialogues
+with references from logs, scored by the config's metric reward, never by the judge, which also picks each run's adapter on dev dialogues.
+
+Runs are processes of their own, found again when the command is given again (see `bench.learning`). Prints a table a config, with paired bootstrap intervals
+clustered by dialogue, and writes ``bench/results/<machine>/rewards.json`` (``rewards-<judge>.json`` for judges other than the rules) after every reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import machine, result_folder
+from bench.learning import RIVALS, difference, ensure, grpo_seconds, parsed_shares
+from proactor.bootstrap import KEYS
+from proactor.compare import pooled
+from proactor.config import RunConfig
+from proactor.config_file import load_config
+from proactor.console import NAMES
+from proactor.engine.state import read_state
+from proactor.evaluations import load_evaluations, write_whole
+from proactor.rewards.family import MetricOptions
+from proactor.runs import Run
+
+CONFIGS = (Path("configs/sgd-small.yaml"), Path("configs/star-small.yaml"))
+REWARDS = ("weighted_metric", "rac", "max_rac", "adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler")
+CORE = ("rac", "custom_ruler", "adaptive_ruler")
+JUDGED = ("general_ruler", "custom_ruler", "adaptive_ruler")
+PACE_STEPS = 5
+"""Updates from which the time of one is taken; the first is left out."""
+SHOWN = ("reward", "first_fire_f1", "on_time_f1", "recall", "precision", "pt", "ftr", "ac")
+"""Metrics in the table; the record has all of `bootstrap.KEYS`."""
+CHECKS = 4
+"""Times a run's adapter is tried on dev dialogues."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One config's part: how every run is started. ``judge``: what a config would say; ``ruler``: more options of the judged rewards."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    judge: Any = "rule"
+    ruler: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> RunConfig:
+        return load_config(self.config, self.overrides)
+
+    def start(self) -> list[str]:
+        """Overrides that put every run where supervised training ended; without such a stage all start from the model as it is."""
+        base = self.base
+        if base.sft is None:
+            return []
+        run = ensure(self.config, [*self.overrides, f"name={base.name}-start", "grpo=null", "eval.final=false"], ended)
+        return ["sft=null", f"start={run.best}"]
+
+    def updates(self, start: Sequence[str], budget: float) -> int:
+        """Updates that fit into ``budget`` seconds."""
+        base = self.base
+        short = [f"grpo.steps={PACE_STEPS}", f"grpo.eval_every={PACE_STEPS}", "eval.final=false"]
+        pace = ensure(self.config, [*self.overrides, *start, *short, f"name={base.name}-rewards-pace"], ended)
+        seconds = [row["seconds"] for row in pace.rows() if row["kind"] == "grpo"][1:PACE_STEPS]
+        return max(CHECKS, round(budget / fmean(seconds)))
+
+    def train(self, reward: str, seed: int, start: Sequence[str], updates: int) -> Run:
+        """One run, ended and compared on the test dialogues."""
+        base = self.base
+        judge = f"-{self.label}" if reward in JUDGED else ""
+        return ensure(self.config, [
+            *self.overrides, *start, f"name={base.name}-{reward}{judge}-{updates}u-s{seed}", f"seed={seed}",
+            f"reward={reward}", f"reward_options={json.dumps(self.options(reward))}", *evaluated_by(base),
+            f"grpo.steps={updates}", f"grpo.eval_every={max(1, updates // CHECKS)}",
+        ])  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        """The judge's kind, with a digest of its options when it has any."""
+        kind = self.judge if isinstance(self.judge, str) else str(self.judge.get("kind"))
+        more = [self.judge, dict(self.ruler)] if self.judge != kind or self.ruler else []
+        return kind + (f"-{hashlib.blake2b(json.dumps(more).encode(), digest_size=3).hexdigest()}" if more else "")
+
+    def options(self, reward: str) -> dict[str, Any]:
+        """A reward's options: the config's way of judging decisions where the reward has one, and the judge."""
+        base = self.base
+        given = base.reward_options if base.reward == "weighted_metric" else {}
+        metric = {k: v for k, v in given.items() if k in MetricOptions.model_fields}
+        consistency = {k: v for k, v in metric.items() if k in ("waiting", "theta")}
+        judged = {"judge": self.judge, **self.ruler}
+        return {
+            "weighted_metric": dict(given), "adaptive_metric": metric, "rac": consistency, "max_rac": consistency,
+            "general_ruler": judged, "custom_ruler": judged, "adaptive_ruler": judged | {"metric_options": metric},
+        }.get(reward, {})  # fmt: skip
+
+
+def evaluated_by(base: RunConfig) -> list[str]:
+    """Overrides by which every run is evaluated alike: by the config's own metric reward, whatever trains."""
+    if base.eval.reward is not None or base.reward != "weighted_metric":
+        return []
+    return ["eval.reward=weighted_metric", f"eval.reward_options={json.dumps(base.reward_options)}"]
+
+
+def ended(run: Run) -> bool:
+    """Whether a run has come to the end of its stages."""
+    return run.state.is_file() and read_state(run.state)[1]["caller"]["phase"] == "done"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.rewards", description="every reward of the family from the same start"
+    )
+    parser.add_argument("configs", nargs="*", type=Path, default=list(CONFIGS), metavar="CONFIG")
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="overrides for all runs")
+    parser.add_argument("--rewards", nargs="*", default=list(REWARDS), help="names of built-in rewards")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--core-seeds", type=int, default=5, help=f"seeds of {', '.join(CORE)}")
+    parser.add_argument("--budget-seconds", type=float, default=120.0)
+    parser.add_argument(
+        "--judge",
+        type=yaml.safe_load,
+        default="rule",
+        help="rule, engine, or a mapping like {kind: engine, forced: true}",
+    )
+    parser.add_argument(
+        "--ruler", type=yaml.safe_load, default={}, help="more options of judged rewards, like {grading: text}"
+    )
+    parser.add_argument("--results", type=Path, default=Path("bench/results"))
+    given = parser.parse_args(arguments)
+    record: dict[str, Any] = {
+        "machine": machine(), "date": time.strftime("%Y-%m-%d"), "judge": given.judge, "ruler": given.ruler,
+        "budget_seconds": given.budget_seconds, "configs": {},
+    }  # fmt: skip
+    suffix = "" if given.judge == "rule" else f"-{Bench(Path(), (), given.judge).label}"
+    file = result_folder(given.results, record["machine"]) / f"rewards{suffix}.json"
+    for i, config in enumerate(given.configs):
+        bench = Bench(config, tuple(given.set), given.judge, given.ruler)
+        seeds = {r: given.core_seeds if r in CORE else given.seeds for r in given.rewards if i == 0 or r in CORE}
+        if not seeds:
+            continue
+        start = bench.start()
+        updates = bench.updates(start, given.budget_seconds)
+        runs: dict[str, list[Run]] = {}
+        for reward, count in seeds.items():
+            runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
+            record["configs"][bench.base.name] = found = summed_up(bench, runs) | {"updates": updates}
+            write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
+        show(bench.base.name, found)
+    print(f"record: {file}")
+
+
+def summed_up(bench: Bench, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Every reward's result on one config, the start and the trivial policies; the config without the paths of this machine."""
+    first = next(iter(runs.values()))[0]
+    named = load_evaluations(first.folder / "evaluations.json")[1]
+    systems = {"start": named["before"], **{name: named[name] for name in RIVALS}}
+    return {
+        "config": bench.base.model_dump(mode="json", exclude={"data": {"path"}}),
+        "dialogues": len(named["before"].contributions),
+        "systems": {name: {key: found.metrics[key] for key in KEYS} for name, found in systems.items()},
+        "rewards": {reward: cell(bench, reward, of, runs.get("rac", ())) for reward, of in runs.items()},
+    }
+
+
+def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
+    """One reward: means before and after over seeds, their difference and that to RAC at the same seeds, each with its interval; cost and judge."""
+    after = [load_evaluations(run.folder / "evaluations.json")[1]["after"].contributions for run in runs]
+    other = [load_evaluations(run.folder / "evaluations.json")[1]["after"].contributions for run in rac]
+    both = min(len(after), len(other))
+    rows = [row for run in runs for row in run.rows() if row["kind"] == "grpo"]
+    told = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
+    means = {key: fmean(values) for key in told if (values := [row[key] for row in rows if key in row])}
+    return {
+        **pooled([run.folder for run in runs]),
+        "options": bench.options(reward),
+        "over_rac": difference(other[:both], after[:both]) if both and reward != "rac" else {},
+        "parsed": parsed_shares([load_evaluations(run.folder / "evaluations.json")[1] for run in runs]),
+        "seconds": fmean(grpo_seconds(run) for run in runs),
+        "seconds_judging": sum(row.get("seconds_judging", 0.0) for row in rows) / len(runs),
+        "groups_dropped": sum(row["groups_dropped"] for row in rows),
+        "skipped_updates": sum(row["skipped_update"] for row in rows),
+        "means": means,
+    }
+
+
+def show(name: str, found: Mapping[str, Any]) -> None:
+    """The table of one config."""
+    table = Table(
+        title=f"{name}: {found['updates']} updates, {found['dialogues']} test dialogues", title_justify="left"
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("seeds", justify="right")
+    for key in SHOWN:
+        table.add_column(NAMES.get(key, key), justify="right")
+    for heading in ("F1 over start [95%]", "F1 over RAC [95%]", "s a run", "dropped"):
+        table.add_column(heading, justify="right")
+    for system, metrics in found["systems"].items():
+        table.add_row(system.replace("_", " "), "", *(_number(metrics[key]) for key in SHOWN), "", "", "", "")
+    for reward, of in found["rewards"].items():
+        table.add_row(
+            reward, str(of["runs"]), *(_number(of["after"][key]) for key in SHOWN),
+            _range(of["difference"]), _range(of["over_rac"]), f"{of['seconds']:.0f}", f"{of['groups_dropped']:.0f}",
+        )  # fmt: skip
+    Console(width=220).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _range(intervals: Mapping[str, Mapping[str, float]]) -> str:
+    if not intervals:
+        return ""
+    of = intervals["first_fire_f1"]
+    return rf"{of['estimate']:+.3f} \[{of['low']:+.3f}, {of['high']:+.3f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A dialogue played through, scored turn by turn on the agent's own board."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from proactor.board import EMPTY
+from proactor.dialogue import Action, Dialogue
+from proactor.matching import THETA
+from proactor.metrics import Contribution, score_dialogue
+from proactor.parse import Parsed
+from proactor.rewards.turn import TurnReward, WeightedMetric
+
+
+def score_replay(
+    dialogue: Dialogue,
+    outputs: Mapping[int, Parsed | Sequence[Action]],
+    reward: TurnReward | None = None,
+    theta: float = THETA,
+) -> tuple[Contribution, dict[int, float]]:
+    """Metrics and turn rewards (by turn) of a dialogue played through on the agent's own board.
+
+    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward` (WeightedMetric).
+    """
+    reward = reward or WeightedMetric(theta=theta)
+    board, rewards, unparsed = EMPTY, {}, 0
+    actions: dict[int, tuple[Action, ...]] = {}
+    for turn in sorted({*dialogue.decision_turns, *outputs}):
+        output = outputs.get(turn, ())
+        parsed = output if isinstance(output, Parsed) else Parsed(tuple(output))
+        rewards[turn] = reward.parts(dialogue, turn, parsed, board)["reward"]
+        board = board.after(dialogue, turn, parsed.actions, theta)
+        actions[turn] = parsed.actions
+        unparsed += not parsed.ok
+    return score_dialogue(dialogue, actions, rewards=rewards, unparsed=unparsed, theta=theta), rewards

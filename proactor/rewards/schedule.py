@@ -1,0 +1,81 @@
+"""Coefficients that change as training goes on: functions of the update alone, so a resumed run has the same ones.
+
+Stage means stage of training [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule spans the updates of the GRPO stage
+(`Stage.total`): resuming with more steps stretches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from proactor.candidates import Stage
+from proactor.rewards.options import Options
+
+
+class Constant(Options):
+    """The same number throughout."""
+
+    schedule: Literal["constant"] = "constant"
+    value: float
+
+    def at(self, stage: Stage) -> float:
+        return self.value
+
+
+class Linear(Options):
+    """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then constant."""
+
+    schedule: Literal["linear"] = "linear"
+    start: float = Field(default=0.0, alias="from")
+    to: float
+    warm_up: float = Field(default=0.5, ge=0, le=1)
+
+    def at(self, stage: Stage) -> float:
+        return self.start + ruler_weight(stage.update, self.warm_up * stage.total, self.to - self.start)
+
+
+class Thirds(Options):
+    """One number for each third of training: exploration, balance, conservative [NOTES]."""
+
+    schedule: Literal["thirds"] = "thirds"
+    values: tuple[float, float, float]
+
+    def at(self, stage: Stage) -> float:
+        return self.values[min(2, 3 * stage.update // stage.total)] if stage.total > 0 else self.values[2]
+
+
+class Rest(Options):
+    """What the other coefficients leave of 1."""
+
+    schedule: Literal["rest"] = "rest"
+
+
+def _spelled(value: Any) -> Any:
+    """A number is a constant; "rest" is itself."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"schedule": "constant", "value": value}
+    if value == "rest":
+        return {"schedule": "rest"}
+    if not isinstance(value, Mapping | Options):
+        raise ValueError("a number, or a mapping with schedule: constant, linear or thirds")
+    return value
+
+
+Fixed = Constant | Linear | Thirds
+Schedule = Annotated[Fixed, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+"""A coefficient in a config: a number, or a mapping with ``schedule``."""
+Weight = Annotated[Fixed | Rest, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+"""The same, or "rest"."""
+
+
+def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
+    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape: INFERRED]."""
+    return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
+
+
+def adaptive_ruler(metric: float, ruler: float, weight: float) -> float:
+    """`R(u) = (1 - lambda_u) R_metric + lambda_u R_RULER` [NOTES]."""
+    return (1 - weight) * metric + weight * ruler

@@ -1,0 +1,111 @@
+"""The comparison of rewards from one start, on a model of two layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench import learning, rewards
+from bench.rewards import Bench
+from proactor.bootstrap import KEYS
+from proactor.config_file import load_config
+from proactor.runs import Run
+from proactor.train import train
+from tests.proactor.run_helpers import tiny_folder, values
+
+OPTIONS = {"early": 0.0, "waiting": "ready"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+def config(folder: Path, model: Path, name: str, **changes: Any) -> Path:
+    file = folder / f"{name}.yaml"
+    given = values(model, folder / "runs", **{"reward_options": OPTIONS, **changes})
+    file.write_text(yaml.safe_dump(given | {"name": name}))
+    return file
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs train in this process, in which each step takes a second; the names of those that did."""
+    names: list[str] = []
+
+    def run(command: list[str], check: bool) -> None:
+        at = command.index("train")
+        overrides = [part for part in command[at + 2 :] if not part.startswith("--")]
+        settings = load_config(command[at + 1], overrides)
+        names.append(settings.name)
+        train(settings, resume="--resume" in command, fresh="--fresh" in command)
+
+    monkeypatch.setattr(learning.subprocess, "run", run)
+    monkeypatch.setattr(Bench, "updates", lambda self, start, budget: int(budget))
+    return names
+
+
+def test_every_reward_from_one_start_and_a_second_call(
+    model: Path, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = config(tmp_path, model, "one"), config(tmp_path, model, "two", sft=None)
+    names = ["weighted_metric", "rac", "adaptive_ruler"]
+    arguments = [str(first), str(second), "--rewards", *names, "--seeds", "1", "--core-seeds", "2", "--budget-seconds", "1"]  # fmt: skip
+    arguments += ["--results", str(tmp_path / "results")]
+    rewards.main(arguments)
+    assert trained == [
+        "one-start", "one-weighted_metric-1u-s0", "one-rac-1u-s0", "one-rac-1u-s1", "one-adaptive_ruler-rule-1u-s0",
+        "one-adaptive_ruler-rule-1u-s1", "two-rac-1u-s0", "two-rac-1u-s1", "two-adaptive_ruler-rule-1u-s0", "two-adaptive_ruler-rule-1u-s1",
+    ]  # fmt: skip
+    (file,) = (tmp_path / "results").glob("*/rewards.json")
+    record = json.loads(file.read_text())
+    one, two = (record["configs"][name] for name in ("one", "two"))
+    assert list(one["rewards"]) == names and list(two["rewards"]) == names[1:]
+    assert [one["rewards"][name]["runs"] for name in names] == [1, 2, 2]
+    for name in names:
+        assert one["rewards"][name]["before"] == {k: pytest.approx(one["systems"]["start"][k] or 0.0) for k in KEYS}
+    assert one["rewards"]["rac"]["over_rac"] == {} and one["rewards"]["adaptive_ruler"]["over_rac"].keys() == set(KEYS)
+    assert str(tmp_path) not in json.dumps(one["config"]["data"])
+    shown = capsys.readouterr().out
+    assert "adaptive_ruler" in shown and shown.splitlines()[-1] == f"record: {file}"
+
+    runs = tmp_path / "runs"
+    starts = {(runs / f"{n}-1u-s0/start/adapter_model.safetensors").read_bytes() for n in ("one-rac", "one-adaptive_ruler-rule")}  # fmt: skip
+    assert starts == {(runs / "one-start/best/adapter_model.safetensors").read_bytes()}
+    evaluated = {json.dumps(yaml.safe_load((runs / f"{n}/config.yaml").read_text())["eval"]) for n in trained[1:]}
+    assert len(evaluated) == 1 and json.loads(evaluated.pop())["reward_options"] == OPTIONS
+    trained.clear()
+    rewards.main(arguments)
+    assert trained == []
+
+
+def test_the_budget_becomes_updates_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+
+    def ensure(config: Path, overrides: list[str], ended: Any) -> Run:
+        made.append(overrides)
+        run = Run(tmp_path / "pace")
+        rows = [{"kind": "grpo", "seconds": s} for s in (9.0, 2.0, 2.0, 3.0, 1.0)] + [{"kind": "eval"}]
+        monkeypatch.setattr(run, "rows", lambda: rows)
+        return run
+
+    monkeypatch.setattr(rewards, "ensure", ensure)
+    bench = Bench(config(tmp_path, model, "one"), ())
+    assert (bench.updates(["start=x"], 120.0), bench.updates([], 1.0)) == (60, rewards.CHECKS)
+    assert "name=one-rewards-pace" in made[0] and "start=x" in made[0]
+
+
+def test_options_and_names(model: Path, tmp_path: Path) -> None:
+    file = config(tmp_path, model, "one")
+    plain, engine = Bench(file, ()), Bench(file, (), {"kind": "engine"}, {"grading": "Grade."})
+    assert plain.options("rac") == {"waiting": "ready"} and plain.options("weighted_metric") == OPTIONS
+    assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": OPTIONS}
+    assert engine.options("custom_ruler") == {"judge": {"kind": "engine"}, "grading": "Grade."}
+    assert plain.label == "rule" and engine.label.startswith("engine-") and Bench(file, (), "engine").label == "engine"
+    assert rewards.evaluated_by(Bench(file, ("reward=rac", "reward_options={}")).base) == []
+    for reward in rewards.REWARDS:
+        load_config(file, [f"reward={reward}", f"reward_options={json.dumps(plain.options(reward))}"])
