@@ -3,8 +3,9 @@
 Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY` announces it.
 The status leads because it is the decision, and the parameters lie flat beside it: 17 Qwen2.5 tokens for an action with
 two parameters where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also takes that long form, common
-aliases, code fences, text around the JSON, a closed thinking block, and lists that were cut off. It never raises: what it
-could not read is counted by name in `unread`, what it had to repair in `repaired`.
+aliases, code fences, text around the JSON, a closed thinking block and a closed state graph before it (see
+`proactor.state_graph`), and lists that were cut off. It never raises: what it could not read is counted by name in `unread`,
+what it had to repair in `repaired`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ _NAMES = ("name", "action", "tool", "function", "method")
 _STATUS = ("status", "state")
 _PARAMS = ("params", "parameters", "arguments", "args", "slots")
 _WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
+_BLOCKS = ("think", "graph")
 _OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
 _GAP = re.compile(r"[\s,]*")
 # Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks in strings pass.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, strict=False)
+_DECODER = json.JSONDecoder(parse_int=lambda text: Number(text), parse_float=lambda text: Number(text), parse_constant=str, strict=False)
+
+
+class Number(str):
+    """A JSON number as it was written, so that a reader can tell `5` from `"5"`."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,8 @@ class Parsed:
     """What an output said.
 
     `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could not be read, by
-    reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think, not_a_list, not_an_object, no_name,
-    bad_status, bad_params, bad_value. `repaired`: what was understood although it was not canonical: surrounding_text,
+    reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think, unclosed_graph, not_a_list, not_an_object,
+    no_name, bad_status, bad_params, bad_value. `repaired`: what was understood although it was not canonical: surrounding_text,
     single_object, wrapper, no_status, loose_params, null_value, duplicate.
     """
 
@@ -55,13 +63,20 @@ class Parsed:
 
 def render(actions: Iterable[Action]) -> str:
     """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates collapsed."""
-    return json.dumps([_canonical(a) for a in collapse(actions)], ensure_ascii=False, separators=(",", ":"))
+    return dumps(canonical(a) for a in collapse(actions))
 
 
-def _canonical(action: Action) -> dict[str, object]:
-    if any(_is_status(key) for key in action.params):  # a parameter named like a status would be read as one
-        return {"name": action.name, "status": action.status.value, "params": action.params}
-    return {action.status.value: action.name, **action.params}
+def dumps(entries: Iterable[object]) -> str:
+    """JSON in as few characters as it takes."""
+    return json.dumps(list(entries), ensure_ascii=False, separators=(",", ":"))
+
+
+def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
+    """The JSON object of an action; parameters named in `missing` are null."""
+    params: dict[str, object] = {**action.params, **{name: None for name in missing if name not in action.params}}
+    if any(_is_status(key) for key in params):  # a parameter named like a status would be read as one
+        return {"name": action.name, "status": action.status.value, "params": params}
+    return {action.status.value: action.name, **params}
 
 
 def key(action: Action) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -79,28 +94,61 @@ def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
     return tuple(kept.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """An output taken apart: what stood inside its leading `<think>` and `<graph>` blocks (None: no such block), the `answer` after
+    them, and the name of a block that never ended (then there is no answer)."""
+
+    think: str | None = None
+    graph: str | None = None
+    answer: str = ""
+    unclosed: str = ""
+
+
+def split(text: str) -> Pieces:
+    """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be absent."""
+    rest = _utf8(text).strip()[:LONGEST]
+    found: dict[str, str | None] = dict.fromkeys(_BLOCKS)
+    for name in _BLOCKS:
+        if rest.startswith(f"<{name}>"):
+            inside, closed, rest = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+            if not closed:
+                return Pieces(found["think"], found["graph"], "", name)
+            found[name], rest = inside, rest.strip()
+    return Pieces(found["think"], found["graph"], rest)
+
+
 def parse(text: str) -> Parsed:
     """Read an output. Total: any string gives a `Parsed`, never an exception."""
-    unread: Counter[str] = Counter()
-    repaired: Counter[str] = Counter()
-    text = _utf8(text).strip()
-    if len(text) > LONGEST:
-        unread["too_long"] += 1
-        text = text[:LONGEST]
-    body = text
-    if text.startswith("<think>"):
-        _, closed, body = text.partition("</think>")
-        if not closed:
-            return Parsed((), {**unread, "unclosed_think": 1}, {})
-        body = body.strip()
-    if not body:
-        return Parsed((), dict(unread or {"empty": 1}), {})
-    entries = _entries(body, unread, repaired)
-    read = [action for entry in entries if (action := _entry(entry, unread, repaired)) is not None]
+    found, unread, repaired = entries(text)
+    read = [action for entry in found if (action := _entry(entry, unread, repaired)[0]) is not None]
     actions = collapse(read)
     if len(actions) < len(read):
         repaired["duplicate"] += len(read) - len(actions)
     return Parsed(actions, dict(unread), dict(repaired))
+
+
+def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
+    """The raw entries of the list that ``text`` holds, with what was `unread` and `repaired` (see `Parsed`) on the way. Total."""
+    unread: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
+    if len(_utf8(text).strip()) > LONGEST:
+        unread["too_long"] += 1
+    pieces = split(text)
+    if pieces.unclosed:
+        unread[f"unclosed_{pieces.unclosed}"] += 1
+        return [], unread, repaired
+    if not pieces.answer:
+        return [], unread or Counter(empty=1), repaired
+    return _entries(pieces.answer, unread, repaired), unread, repaired
+
+
+def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
+    """The actions of a state graph's text, each with the names of its parameters that are null or blank; and what was unread. Total."""
+    unread: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
+    read = [_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
+    return [(action, missing) for action, missing in read if action is not None], dict(unread)
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
@@ -173,10 +221,11 @@ def _cut_off(body: str, start: int) -> bool:
     return False
 
 
-def _entry(entry: object, unread: Counter[str], repaired: Counter[str]) -> Action | None:
+def _entry(entry: object, unread: Counter[str], repaired: Counter[str]) -> tuple[Action | None, tuple[str, ...]]:
+    """(the action, None when it cannot be read; names of its parameters that are null or blank)."""
     if not isinstance(entry, dict):
         unread["not_an_object"] += 1
-        return None
+        return None, ()
     flat = [k for k, v in entry.items() if _is_status(k) and isinstance(v, str)]
     if len(flat) == 1:
         status: Status | None = Status(flat[0])
@@ -186,14 +235,15 @@ def _entry(entry: object, unread: Counter[str], repaired: Counter[str]) -> Actio
         name, status, params = _long_form(entry, repaired)
     if status is None:
         unread["bad_status"] += 1
-        return None
+        return None, ()
     if not isinstance(name, str) or not name.strip():
         unread["no_name"] += 1
-        return None
+        return None, ()
     if not isinstance(params, dict):
         unread["bad_params"] += 1
-        return None
-    return Action(name=_utf8(name).strip(), params=_values(params, unread, repaired), status=status)
+        return None, ()
+    values, missing = _values(params, unread, repaired)
+    return Action(name=_utf8(name).strip(), params=values, status=status), missing
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
@@ -221,19 +271,23 @@ def _is_status(value: str) -> bool:
     return Status._missing_(value) is not None
 
 
-def _values(params: Mapping[str, object], unread: Counter[str], repaired: Counter[str]) -> dict[str, str]:
-    """Values as text. A null or blank value is a value not given; a list or object is no value."""
+def _values(
+    params: Mapping[str, object], unread: Counter[str], repaired: Counter[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Values as text, and the names of those not given: null or blank. A list or object is no value."""
     read: dict[str, str] = {}
+    missing: list[str] = []
     for name, value in params.items():
         if isinstance(value, bool):
             value = str(value).lower()
         if value is None or (isinstance(value, str) and not value.strip()):
             repaired["null_value"] += 1
+            missing.append(_utf8(name))
         elif isinstance(value, str):
             read[_utf8(name)] = _utf8(value).strip()
         else:
             unread["bad_value"] += 1
-    return read
+    return read, tuple(missing)
 
 
 def _utf8(text: str) -> str:

@@ -1,0 +1,169 @@
+"""Annotate dialogues: ask the oracle about every decision turn, merge, pass the gates, write windows.jsonl, catalog.json and report.json.
+
+Finished dialogues are kept in windows.jsonl.partial while the work goes on: the same command resumes there, and gives the same output as one
+that was never stopped. A dialogue whose questions were not all answered (a server that went away) is left out, counted, and tried again by
+the same command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proactor.annotation.oracle import Answer, Oracle, Question
+from proactor.annotation.record import Annotated, Options, digest
+from proactor.annotation.report import report
+from proactor.annotation.store import AnnotationError, Store
+from proactor.catalog import Catalog
+from proactor.catalogs import write_catalog
+from proactor.dialogue import Dialogue
+from proactor.evaluations import write_whole
+from proactor.progress import Progress, Quiet
+from proactor.sources.base import sample
+
+VERSION = 1
+WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
+COMPLAINT = (
+    "An earlier answer let an action go back from a later status to an earlier one between turns {turns}; "
+    "PENDING, READY and TRIGGERED come in this order only."
+)
+LASTING = ("too_long",)
+"""Failures that another try would not mend: the dialogue is dropped for good."""
+
+
+def annotate(
+    dialogues: Sequence[Dialogue], catalog: Catalog, oracle: Oracle, out: Path, options: Options | None = None, ui: Progress | None = None,
+    *, fresh: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report.
+
+    Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is finished already or was begun
+    with other settings (``fresh`` replaces both).
+    """
+    options, ui = options or Options(), ui or Quiet()
+    tools = {d.id: offered(d, catalog) for d in dialogues}
+    if len(tools) < len(dialogues):
+        twice = next(name for name, count in Counter(d.id for d in dialogues).items() if count > 1)
+        raise AnnotationError(f"dialogue {twice!r} appears twice")
+    partial = out / PARTIAL
+    if fresh:
+        partial.unlink(missing_ok=True)
+    elif (out / WINDOWS).exists() and not partial.exists():
+        raise AnnotationError(f"{out / WINDOWS}: finished already; --fresh replaces it")
+    store = Store(partial, fingerprint(oracle, catalog, options))
+    run = _Run(dialogues, tools, oracle, options, store, ui)
+    try:
+        asyncio.run(run.all())
+    finally:
+        store.close()
+    finished = [store.records[d.id] for d in dialogues if d.id in store.records]
+    kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
+    found = report(finished, kept, oracle, options, run.unanswered)
+    lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
+    write_catalog(catalog, out / CATALOG)
+    write_whole(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
+    if not run.unanswered:
+        partial.unlink()
+    return found
+
+
+def offered(dialogue: Dialogue, catalog: Catalog) -> Catalog:
+    """The tools of a dialogue; AnnotationError names one that the catalog does not have."""
+    if missing := [name for name in dialogue.tools if name not in catalog]:
+        raise AnnotationError(f"dialogue {dialogue.id!r} offers {missing[0]!r}, which the catalog does not have")
+    return catalog.subset(dialogue.tools) if dialogue.tools else catalog
+
+
+def fingerprint(oracle: Oracle, catalog: Catalog, options: Options) -> str:
+    """Name of everything that changes what a dialogue's record is."""
+    whole = f"{VERSION}\n{oracle.identity}\n{catalog.model_dump_json()}\n{options.model_dump_json()}"
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+class _Run:
+    """The dialogues still to do, handed to the oracle in batches."""
+
+    def __init__(
+        self, dialogues: Sequence[Dialogue], tools: Mapping[str, Catalog], oracle: Oracle, options: Options, store: Store, ui: Progress
+    ) -> None:  # fmt: skip
+        self.tools, self.oracle, self.options, self.store, self.ui = tools, oracle, options, store, ui
+        self.known = any(r.ready is not None for d in dialogues for r in d.references)
+        self.todo = [d for d in dialogues if d.id not in store.records or store.records[d.id].digest != digest(d)]
+        self.twice: set[str] = set()
+        if not oracle.steady and options.second_reading > 0 and dialogues:
+            number = max(1, round(options.second_reading * len(dialogues)))
+            self.twice = {d.id for d in sample(dialogues, lambda d: d.id, number, options.seed)}
+        self.unanswered: Counter[str] = Counter()
+        self.total = len(dialogues)
+
+    async def all(self) -> None:
+        """Every dialogue, ``oracle.workers`` batches at a time."""
+        self.ui.phase("annotating", self.total, self.total - len(self.todo))
+        size = self.oracle.batch
+        batches = deque(self.todo[i : i + size] for i in range(0, len(self.todo), size))
+
+        async def worker() -> None:
+            while batches:
+                await self._batch(batches.popleft())
+
+        try:
+            await asyncio.gather(*(worker() for _ in range(min(self.oracle.workers, len(batches)))))
+        finally:
+            await self.oracle.close()
+
+    async def _batch(self, dialogues: Sequence[Dialogue]) -> None:
+        first = await self._ask(dialogues)
+        broken = {a.dialogue.id: dict.fromkeys(a.merged.broken, _complaint(a)) for a in first if a.merged.broken}
+        if broken and not self.oracle.steady:
+            better = await self._answers([d for d in dialogues if d.id in broken], broken)
+            for annotated in first:
+                if annotated.dialogue.id in broken:
+                    annotated.again(better[annotated.dialogue.id])
+        chosen = [d for d in dialogues if d.id in self.twice]
+        second = {a.dialogue.id: a for a in await self._ask(chosen, repeat=1)}
+        for annotated in first:
+            self._finish(annotated, second.get(annotated.dialogue.id))
+
+    def _finish(self, annotated: Annotated, second: Annotated | None) -> None:
+        failures = annotated.failures
+        self.ui.step(annotated.dialogue.id)
+        if any(kind not in LASTING for kind in failures):
+            self.unanswered[next(kind for kind in failures if kind not in LASTING)] += 1
+            return
+        record = annotated.record(self.known, second)
+        if failures:
+            kind = next(iter(failures))
+            record = record.model_copy(
+                update={"failed": kind, "counters": {**record.counters, f"failed/{kind}": failures[kind]}}
+            )
+        self.store.add(record)
+
+    async def _ask(self, dialogues: Sequence[Dialogue], repeat: int = 0) -> list[Annotated]:
+        answers = await self._answers(dialogues, {}, repeat)
+        return [Annotated(d, self.tools[d.id], self.options, answers[d.id]) for d in dialogues]
+
+    async def _answers(
+        self, dialogues: Sequence[Dialogue], complaints: Mapping[str, Mapping[int, str]], repeat: int = 0
+    ) -> dict[str, dict[int, Answer]]:
+        """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where it names none."""
+        questions = [
+            Question(d, turn, self.tools[d.id], repeat, complaint)
+            for d in dialogues
+            for turn, complaint in complaints.get(d.id, dict.fromkeys(d.decision_turns, "")).items()
+        ]
+        answers = await self.oracle.answer(questions) if questions else []
+        found: dict[str, dict[int, Answer]] = {d.id: {} for d in dialogues}
+        for question, answer in zip(questions, answers, strict=True):
+            found[question.dialogue.id][question.turn] = answer
+        return found
+
+
+def _complaint(annotated: Annotated) -> str:
+    turns = annotated.merged.broken or (0,)
+    return COMPLAINT.format(turns=f"{turns[0]} and {turns[-1]}")

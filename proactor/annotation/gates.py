@@ -1,0 +1,86 @@
+"""Quality gates for annotated windows (methods 1.3, [INFERRED]): what has to hold before a dialogue is kept.
+
+G1 validity of the annotator's entries, by dialogue; G2 recall of logged triggers, by dialogue, where there are logs; G3 agreement of the
+annotator with itself on a sample, by corpus; G4 causality, by reference, on by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proactor.dialogue import Action, Dialogue, Reference, Status
+from proactor.matching import similarity
+
+VALIDITY = 0.98
+TRIGGER_RECALL = 0.9
+SELF_AGREEMENT = 0.7
+SECOND_READING = 0.05
+"""Share of the dialogues that are annotated twice for G3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """An action that the logged agent ran; ``turn`` is the last one it had seen."""
+
+    name: str
+    params: dict[str, str]
+    turn: int
+
+
+def triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
+    """What the log says was run, whatever windows the dialogue came with."""
+    return tuple(
+        Trigger(r.name, r.params, r.observed_trigger) for r in dialogue.references if r.observed_trigger is not None
+    )
+
+
+def valid(entries: int, well_formed: int, least: float = VALIDITY) -> bool:
+    """Gate G1: the share of entries that follow the schema; a dialogue without entries passes."""
+    return entries == 0 or well_formed / entries >= least
+
+
+def covered(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple[tuple[Reference, ...], float | None]:
+    """Gate G2: the references with their trigger stored, and the share of ``logged`` that lies in the coverage of a reference of its name
+    (None without logs).
+
+    A trigger is stored with the reference of most similar parameters that has none yet.
+    """
+    stored: dict[int, int] = {}
+    hits = 0
+    for trigger in logged:
+        action = Action(name=trigger.name, params=trigger.params, status=Status.TRIGGERED)
+        inside = [
+            (similarity(action, r), -i)
+            for i, r in enumerate(references)
+            if r.name == trigger.name and r.coverage is not None and r.coverage[0] <= trigger.turn <= r.coverage[1]
+        ]
+        hits += bool(inside)
+        free = [pair for pair in inside if -pair[1] not in stored]
+        if free:
+            stored[-max(free)[1]] = trigger.turn
+    kept = tuple(
+        r.model_copy(update={"observed_trigger": stored[i]}) if i in stored else r for i, r in enumerate(references)
+    )
+    return kept, hits / len(logged) if logged else None
+
+
+def acausal_values(dialogue: Dialogue) -> list[tuple[str, str, int]]:
+    """Gate G4, causality: (reference id, parameter, turn) of each value first said after its ready window starts.
+
+    An annotator has hindsight, the agent has not: such a value must be absent at the window's start. Values never said
+    literally are not judged.
+    """
+    return [
+        (reference.id, parameter, turn)
+        for reference in dialogue.references
+        if reference.ready is not None
+        for parameter, turn in reference.value_turns.items()
+        if turn > reference.ready[0]
+    ]
+
+
+def causal(dialogue: Dialogue) -> tuple[tuple[Reference, ...], int]:
+    """The references that pass G4, and how many do not."""
+    failed = {name for name, _, _ in acausal_values(dialogue)}
+    return tuple(r for r in dialogue.references if r.id not in failed), len(failed)

@@ -1,0 +1,38 @@
+"""The one prompt of all model annotators, from templates/annotate.j2: system, then the whole dialogue, then the question about one turn."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from proactor.annotation.oracle import Question
+
+
+@lru_cache(maxsize=1)
+def _macros() -> Any:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+    )
+    return environment.get_template("annotate.j2").module
+
+
+def parts(question: Question, brief: bool = False) -> tuple[str, str, str]:
+    """(system, dialogue, question) as text; the first two are the same for every turn of a dialogue. ``brief``: without instructions."""
+    macros = _macros()
+    dialogue = question.dialogue
+    return (
+        str(macros.system(question.tools, brief)),
+        str(macros.dialogue(dialogue.turns, brief)),
+        str(macros.question(dialogue.turns[question.turn - 1], question.complaint, brief)),
+    )
+
+
+def messages(question: Question, brief: bool = False) -> list[dict[str, str]]:
+    """As two messages: chat templates that want roles to alternate take those, and providers cache the beginning they share."""
+    system, dialogue, asked = parts(question, brief)
+    return [{"role": "system", "content": system}, {"role": "user", "content": f"{dialogue}\n\n{asked}"}]

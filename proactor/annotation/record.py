@@ -1,0 +1,149 @@
+"""One dialogue's answers become its record: windows, what was dropped on the way, and which gates it passed. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proactor.annotation.agreement import Agreement, agreement
+from proactor.annotation.gates import (
+    SECOND_READING,
+    SELF_AGREEMENT,
+    TRIGGER_RECALL,
+    VALIDITY,
+    causal,
+    covered,
+    triggers,
+    valid,
+)
+from proactor.annotation.marks import MarkReader
+from proactor.annotation.merge import MAX_GAP, Merged, merge
+from proactor.annotation.oracle import Answer
+from proactor.catalog import Catalog
+from proactor.dialogue import Dialogue
+
+
+class Options(BaseModel):
+    """How answers become windows; the thresholds are those of `gates` [INFERRED].
+
+    ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference. ``second_reading``: share of the
+    dialogues that are annotated twice for G3, at least one. ``seed``: of that sample.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gates: bool = True
+    causality: bool = True
+    max_gap: int = Field(default=MAX_GAP, ge=0)
+    validity: float = Field(default=VALIDITY, ge=0, le=1)
+    trigger_recall: float = Field(default=TRIGGER_RECALL, ge=0, le=1)
+    self_agreement: float = Field(default=SELF_AGREEMENT, ge=0, le=1)
+    second_reading: float = Field(default=SECOND_READING, ge=0, le=1)
+    seed: int = 0
+
+
+class Sums(BaseModel):
+    """An `Agreement` on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    references: int = 0
+    judged: int = 0
+    ready: float = 0.0
+    coverage: float = 0.0
+    exact: int = 0
+
+    @classmethod
+    def of(cls, found: Agreement) -> Sums:
+        return cls(**asdict(found))
+
+    def agreement(self) -> Agreement:
+        return Agreement(**self.model_dump())
+
+
+class Record(BaseModel):
+    """A finished dialogue. ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows, also where a gate failed
+    (``failed``: its name). ``counters``: kind/name. ``known``: against the windows it came with; ``own``: against a second reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    digest: str
+    dialogue: Dialogue
+    failed: str = ""
+    counters: dict[str, int] = Field(default_factory=dict)
+    known: Sums | None = None
+    own: Sums | None = None
+
+
+def digest(dialogue: Dialogue) -> str:
+    """Name of a dialogue's content."""
+    return hashlib.sha256(dialogue.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Annotated:
+    """The answers about one dialogue, merged; `again` replaces some of them."""
+
+    def __init__(self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, Answer]) -> None:
+        self.dialogue, self.tools, self.options = dialogue, tools, options
+        self.reader = MarkReader(dialogue, tools, options.causality)
+        self.answers = dict(answers)
+        self.reasked = 0
+        self.merged = self._merge()
+
+    def again(self, answers: Mapping[int, Answer]) -> None:
+        """Take second answers about some turns; one that failed leaves the first."""
+        self.reasked += len(answers)
+        self.answers |= {turn: answer for turn, answer in answers.items() if not answer.failure}
+        self.merged = self._merge()
+
+    def _merge(self) -> Merged:
+        self.readings = {turn: self.reader.read(turn, a.text) for turn, a in self.answers.items() if not a.failure}
+        marks = {turn: reading.marks for turn, reading in self.readings.items()}
+        return merge(self.dialogue, marks, self.tools, max_gap=self.options.max_gap)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Questions without an answer, by kind."""
+        return Counter(answer.failure for answer in self.answers.values() if answer.failure)
+
+    def record(self, known: bool, second: Annotated | None = None) -> Record:
+        """``known``: compare with the windows that the dialogue came with. ``second``: a second reading of the same dialogue."""
+        counters = self._counters()
+        source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
+        logged = triggers(source)
+        references, recall = covered(merged.references, logged)
+        failed = ""
+        if not valid(counters["entries/all"], counters["entries/valid"], self.options.validity):
+            failed = "G1"
+        elif recall is not None and recall < self.options.trigger_recall:
+            failed = "G2"
+        counters["logged/triggers"] = len(logged)
+        counters["logged/covered"] = round((recall or 0.0) * len(logged))
+        result = source.model_copy(update={"references": references, "withdrawn": merged.withdrawn})
+        if self.options.causality:
+            kept, lost = causal(result)
+            counters["gate/G4"] = lost
+            result = result.model_copy(update={"references": kept})
+        counters[f"gate/{failed}"] += bool(failed)
+        return Record(
+            id=source.id, digest=digest(source), dialogue=result, failed=failed, counters={k: v for k, v in counters.items() if v},
+            known=Sums.of(agreement(result.references, source.references, points)) if known else None,
+            own=Sums.of(agreement(merged.references, second.merged.references, points)) if second is not None else None,
+        )  # fmt: skip
+
+    def _counters(self) -> Counter[str]:
+        counters: Counter[str] = Counter({"questions/asked": len(self.answers), "questions/asked_again": self.reasked})
+        for reading in self.readings.values():
+            counters["entries/all"] += reading.entries
+            counters["entries/valid"] += reading.valid
+            counters["entries/marks"] += len(reading.marks)
+            counters.update({f"drop/{reason}": count for reason, count in reading.drops.items()})
+            counters.update({f"repair/{reason}": count for reason, count in reading.repairs.items()})
+        counters.update({f"merge/{name}": count for name, count in self.merged.counters.items()})
+        counters["dialogue/no_decision_turns"] = not self.dialogue.decision_turns
+        return counters

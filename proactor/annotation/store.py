@@ -1,0 +1,67 @@
+"""Finished dialogues of an annotation under way, a line each, so that a run killed at any moment goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from proactor.annotation.record import Record
+
+
+class AnnotationError(ValueError):
+    """An annotation that cannot be made: one line that says why."""
+
+
+class Store:
+    """``path`` holds a header with the ``fingerprint`` of the settings, then records in the order in which they were finished.
+
+    A last line that was cut off by a kill is dropped. Raises AnnotationError for another fingerprint and for a damaged line.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = self._read(fingerprint) if path.is_file() else 0
+        self._file: IO[bytes] = path.open("r+b" if kept else "wb")
+        self._file.truncate(kept)
+        self._file.seek(kept)
+        if not kept:
+            self._write(json.dumps({"fingerprint": fingerprint}))
+
+    def _read(self, fingerprint: str) -> int:
+        """Reads what is whole; returns the bytes to keep."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = 0
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break  # the line that was being written
+            try:
+                if number == 1:
+                    if json.loads(line)["fingerprint"] != fingerprint:
+                        raise AnnotationError(
+                            f"{self.path}: begun with another oracle, catalog or options; --fresh starts over"
+                        )
+                else:
+                    record = Record.model_validate_json(line)
+                    self.records[record.id] = record
+            except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
+                raise AnnotationError(f"{self.path}:{number}: damaged; --fresh starts over") from None
+            kept += len(line)
+        return kept
+
+    def add(self, record: Record) -> None:
+        """Keep a finished dialogue; it is on disk when this returns, but for what the operating system still holds."""
+        self.records[record.id] = record
+        self._write(record.model_dump_json())
+
+    def _write(self, line: str) -> None:
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

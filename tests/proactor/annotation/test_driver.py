@@ -1,0 +1,259 @@
+"""The whole way from dialogues to windows.jsonl: resumed at any point, with servers that go away, gates, and dialogues of every kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proactor.annotation import AnnotationError, Answer, Mark, Options, Question, annotate, marks_of
+from proactor.annotation.driver import CATALOG, PARTIAL, REPORT, WINDOWS
+from proactor.annotation.estimate import estimate
+from proactor.annotation.log_oracle import LogOracle
+from proactor.annotation.marks import render
+from proactor.annotation.report import table
+from proactor.catalog import Catalog
+from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.sources import load
+from tests.proactor.annotation.helpers import BOOKING, TOOLS, Say, Scripted, mark, says, talk
+
+CORPUS = load("synthetic", limit=12)
+
+
+def known(question: Question) -> str:
+    return render(marks_of(question.dialogue)[question.turn])
+
+
+def dialogues(out: Path) -> list[Dialogue]:
+    return [Dialogue.model_validate_json(line) for line in (out / WINDOWS).read_text().splitlines()]
+
+
+def outcome(out: Path) -> tuple[bytes, dict[str, Any]]:
+    found = json.loads((out / REPORT).read_bytes())
+    return (out / WINDOWS).read_bytes(), {k: v for k, v in found.items() if k != "cost"}
+
+
+def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
+    oracle = Scripted(known)
+    found = annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
+    assert (
+        found["known"]["exact"] == 1
+        and found["drops"] == {}
+        and found["gates"]["G2"]["recall"] == 1
+        and found["gates"]["G3"]["iou"] == 1
+    )
+    for mine, theirs in zip(dialogues(tmp_path), CORPUS.dialogues, strict=True):
+        assert mine.turns == theirs.turns and mine.tools == theirs.tools
+        assert {r.observed_trigger for r in mine.references} == {r.observed_trigger for r in theirs.references}
+    assert Catalog.model_validate_json((tmp_path / CATALOG).read_bytes()) == CORPUS.catalog
+    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and table(found).row_count > 5
+    with pytest.raises(AnnotationError, match="finished already"):
+        annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
+    assert annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, fresh=True)["known"] == found["known"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 11, 12])
+@pytest.mark.parametrize("torn", [0, 1, 30])
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, after: int, torn: int) -> None:
+    whole = tmp_path / "whole"
+    annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), whole)
+    finished: set[str] = set()
+
+    def dies(question: Question) -> str:
+        finished.add(question.dialogue.id)
+        if len(finished) > after:
+            raise Killed
+        return known(question)
+
+    out = tmp_path / "out"
+    if after < 12:
+        with pytest.raises(Killed):
+            annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(dies), out)
+        assert not (out / WINDOWS).exists()
+        partial = out / PARTIAL
+        lines = partial.read_bytes()
+        assert lines.count(b"\n") == after + 1
+        partial.write_bytes(lines + b'{"id":"half a line that was being wri'[:torn])
+    second = Scripted(known)
+    annotate(CORPUS.dialogues, CORPUS.catalog, second, out)
+    assert outcome(out) == outcome(whole)
+    assert len({q.dialogue.id for q in second.asked}) == 12 - (after if after < 12 else 0)
+
+
+def test_a_line_cut_inside_is_written_again(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), whole)
+    with pytest.raises(Killed):
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(_dying_after(20)), out)
+    content = (out / PARTIAL).read_bytes()
+    for size in (len(content) - 1, len(content) // 2, 3, 0):
+        (out / PARTIAL).write_bytes(content[:size])
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), out)
+        assert outcome(out) == outcome(whole)
+        (out / WINDOWS).unlink()
+
+
+def _dying_after(questions: int) -> Say:
+    left = [questions]
+
+    def dies(question: Question) -> str:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return known(question)
+
+    return dies
+
+
+def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(_dying_after(20)), tmp_path)
+    with pytest.raises(AnnotationError, match="begun with another"):
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, Options(causality=False))
+    partial = tmp_path / PARTIAL
+    partial.write_bytes(partial.read_bytes() + b"{}\n")
+    with pytest.raises(AnnotationError, match=rf"{PARTIAL}:\d+: damaged"):
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path)
+    assert annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, fresh=True)["known"]["exact"] == 1
+
+
+def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path: Path) -> None:
+    lost = CORPUS.dialogues[3].id
+
+    def flaky(question: Question) -> str | Answer:
+        return Answer(failure="timeout") if question.dialogue.id == lost else known(question)
+
+    found = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
+    assert found["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
+    assert lost not in {d.id for d in dialogues(tmp_path)}
+    second = Scripted(known)
+    found = annotate(CORPUS.dialogues, CORPUS.catalog, second, tmp_path)
+    assert found["dialogues"]["kept"] == 12 and {q.dialogue.id for q in second.asked} == {lost}
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def test_a_dialogue_that_does_not_fit_is_dropped_for_good(tmp_path: Path) -> None:
+    found = annotate([BOOKING], TOOLS, Scripted(lambda q: Answer(failure="too_long")), tmp_path)
+    assert (
+        found["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
+        and not (tmp_path / PARTIAL).exists()
+    )
+
+
+def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_path: Path) -> None:
+    bad = {1: [mark("note", "READY", text="book")], 3: [mark("note", "PENDING", text="book")]}
+    good = {**bad, 3: [mark("note", "READY", text="book")]}
+    oracle = Scripted(lambda q: says(good if q.complaint else bad)(q))
+    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", Options(second_reading=0))
+    assert [(q.turn, bool(q.complaint)) for q in oracle.asked] == [
+        (1, False),
+        (3, False),
+        (5, False),
+        (7, False),
+        (9, False),
+        (1, True),
+        (3, True),
+    ]
+    assert [r.ready for r in dialogues(tmp_path / "a")[0].references] == [(1, 3)] and found["questions"] == {
+        "asked": 5,
+        "asked_again": 2,
+    }
+    assert "between turns 1 and 3" in oracle.asked[-1].complaint
+    stubborn = Scripted(says(bad))
+    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", Options(second_reading=0))
+    assert (
+        len(stubborn.asked) == 7
+        and found["merge"]["not_monotone"] == 1
+        and dialogues(tmp_path / "b")[0].references == ()
+    )
+
+
+def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> None:
+    called = BOOKING.model_copy(
+        update={"references": (Reference(id="r", name="note", coverage=(1, 1), observed_trigger=1),)}
+    )
+    broken = BOOKING.model_copy(update={"id": "broken"})
+
+    def say(question: Question) -> str:
+        return "no JSON" if question.dialogue.id == "broken" else "[]"
+
+    for gates, kept in ((True, 0), (False, 2)):
+        found = annotate(
+            [called, broken], TOOLS, Scripted(say), tmp_path / str(gates), Options(gates=gates, second_reading=0)
+        )
+        assert found["dialogues"]["failed"] == {"G2": 1, "G1": 1} and found["dialogues"]["kept"] == kept
+        assert found["drops"] == {"not_json": 5} and found["gates"]["G2"]["recall"] == 0
+
+
+def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_path: Path) -> None:
+    """G4 on the whole way: READY at turn 1 with the day that is said at turn 3."""
+    hindsight: dict[int, list[Mark]] = {u: [mark("note", "READY", text="monday")] for u in (1, 3, 5)}
+    annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "on")
+    assert [r.ready for r in dialogues(tmp_path / "on")[0].references] == [(3, 5)]
+    found = annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", Options(causality=False))
+    assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"]["G4"] == {
+        "on": False,
+        "failed_references": 0,
+    }
+
+
+def test_an_oracle_that_disagrees_with_itself_is_told_off(tmp_path: Path) -> None:
+    late = {7: [mark("note", "READY", text="book")]}
+    early = {1: [mark("note", "READY", text="book")]}
+    oracle = Scripted(lambda q: says(late if q.repeat else early)(q))
+    found = annotate([BOOKING], TOOLS, oracle, tmp_path)
+    assert found["gates"]["G3"]["iou"] == 0 and found["gates"]["G3"]["passed"] is False
+    steady = annotate([BOOKING], TOOLS, Scripted(says(early), steady=True), tmp_path, fresh=True)
+    assert steady["gates"]["G3"]["iou"] is None
+
+
+ODD = [
+    talk("only me", id="user only").model_copy(
+        update={
+            "turns": (Turn(index=1, speaker="user", text="only me"), Turn(index=2, speaker="user", text="still me"))
+        }
+    ),
+    Dialogue(id="agent only", turns=(Turn(index=1, speaker="agent", text="hello?"),)),
+    talk("", "", " ", id="empty"),
+    talk("🎉👩‍👩‍👧 book 🍽️", "\ud83c\udf89".encode("utf-16", "surrogatepass").decode("utf-16"), "yes", id="emoji"),
+    talk("احجز طاولة ليوم الاثنين", "كم شخص؟", "أربعة \u202e אבג \u2066", id="right to left"),
+    talk(*(f"turn {i} on monday\nfor {{{{ 4 }}}} people" for i in range(500)), id="long"),
+]
+
+
+@pytest.mark.parametrize("dialogue", ODD, ids=[d.id for d in ODD])
+@pytest.mark.parametrize("kind", ["log", "marks", "noise"])
+def test_odd_dialogues_go_through(dialogue: Dialogue, kind: str, tmp_path: Path) -> None:
+    values = {"text": dialogue.turns[0].text.strip() or "x"}
+    reference = Reference(
+        id="r", name="note", params=values, coverage=(1, 1), observed_trigger=1, value_turns={"text": 1}
+    )
+    dialogue = dialogue.model_copy(update={"references": (reference,) if dialogue.decision_turns else ()})
+    one = {u: [mark("note", "READY", **values)] for u in dialogue.decision_turns}
+    oracle = {"log": LogOracle(), "marks": Scripted(says(one)), "noise": Scripted(lambda q: '[{"name":"\ud800')}[kind]
+    found = annotate([dialogue], TOOLS, oracle, tmp_path, Options(gates=False))
+    written = dialogues(tmp_path)[0]
+    assert written.turns == dialogue.turns and found["dialogues"]["kept"] == 1
+    assert len(written.references) == (kind != "noise" and bool(dialogue.decision_turns))
+
+
+def test_input_that_cannot_be_annotated_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="'d' appears twice"):
+        annotate([BOOKING, BOOKING], TOOLS, Scripted(known), tmp_path)
+    with pytest.raises(AnnotationError, match="offers 'fly', which the catalog does not have"):
+        annotate([BOOKING.model_copy(update={"tools": ("fly",)})], TOOLS, Scripted(known), tmp_path)
+
+
+def test_the_estimate_says_what_sharing_saves_and_prices_what_is_billed() -> None:
+    found = estimate([BOOKING], TOOLS, Scripted(known), price_in=2.0, price_out=4.0)
+    assert found.questions == 5 and found.naive > found.shared > 0
+    assert found.price == pytest.approx((found.naive * 2 + found.answers * 4) / 1e6) and "5 questions" in str(found)
+    twice = estimate([BOOKING, BOOKING.model_copy(update={"id": "e"})], TOOLS, Scripted(known))
+    assert twice.naive == 2 * found.naive and twice.price is None
+    assert estimate([ODD[1]], TOOLS, LogOracle()).naive == 0

@@ -1,0 +1,50 @@
+"""Quality gates for annotations."""
+
+from __future__ import annotations
+
+from proactor.annotation.gates import acausal_values, causal, covered, triggers, valid
+from proactor.dialogue import Reference
+from tests.proactor.scoring_helpers import users
+
+LATE = Reference(
+    id="r",
+    name="book",
+    params={"day": "Mon", "time": "9"},
+    coverage=(1, 8),
+    ready=(4, 8),
+    value_turns={"day": 4, "time": 7},
+)
+
+
+def test_a_value_uttered_after_the_window_opens_fails_the_causality_gate() -> None:
+    """T1.5."""
+    assert acausal_values(users(8, LATE)) == [("r", "time", 7)]
+    assert acausal_values(users(8, LATE.model_copy(update={"ready": (7, 8)}))) == []
+    assert acausal_values(users(8, LATE.model_copy(update={"ready": None}))) == []
+
+
+def test_a_reference_that_fails_causality_goes_and_the_others_stay() -> None:
+    fine = LATE.model_copy(update={"id": "s", "ready": (7, 8)})
+    assert causal(users(8, LATE, fine)) == ((fine,), 1)
+
+
+def test_validity_is_a_share_and_nothing_said_is_valid() -> None:
+    assert valid(0, 0) and valid(100, 98) and not valid(100, 97) and valid(100, 50, least=0.5)
+
+
+def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_likest() -> None:
+    logged = users(
+        9,
+        Reference(id="x", name="book", params={"day": "Tue"}, coverage=(1, 9), ready=(9, 9), observed_trigger=3),
+        Reference(id="y", name="note", params={}, coverage=(1, 1), observed_trigger=8),
+        Reference(id="z", name="note", params={}, coverage=(1, 1)),
+    )
+    found = (
+        Reference(id="a1", name="book", params={"day": "Mon"}, coverage=(1, 5)),
+        Reference(id="a2", name="book", params={"day": "Tue"}, coverage=(2, 3)),
+        Reference(id="a3", name="note", coverage=(1, 7)),
+    )
+    kept, recall = covered(found, triggers(logged))
+    assert recall == 0.5 and [r.observed_trigger for r in kept] == [None, 3, None]
+    assert covered(found, ()) == (found, None)
+    assert covered((), triggers(logged)) == ((), 0.0)

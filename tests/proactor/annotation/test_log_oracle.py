@@ -1,0 +1,140 @@
+"""The log-derived annotator against windows that are known exactly."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from proactor.annotation import MarkReader, Question, agreement, merge
+from proactor.annotation.cues import ENGLISH, synthetic_book
+from proactor.annotation.log_oracle import LogOracle, log_of
+from proactor.annotation.merge import Merged
+from proactor.catalog import Catalog
+from proactor.dialogue import Dialogue, Reference
+from proactor.sources import load
+from proactor.sources.synthetic_phrases import NUDGES, REVOCATIONS
+from proactor.windows import count
+from tests.proactor.annotation.helpers import BOOKING, TOOLS, talk
+
+NUMBER = 300
+
+
+def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> Merged:
+    answers = asyncio.run(oracle.answer([Question(dialogue, u, tools) for u in dialogue.decision_turns]))
+    reader = MarkReader(dialogue, tools)
+    return merge(
+        dialogue,
+        {u: reader.read(u, a.text).marks for u, a in zip(dialogue.decision_turns, answers, strict=True)},
+        tools,
+    )
+
+
+def shapes(references: tuple[Reference, ...]) -> list[tuple[object, ...]]:
+    return sorted((r.name, r.coverage, r.ready or ()) for r in references)  # type: ignore[misc]
+
+
+def two_come_backs_in_a_row(dialogue: Dialogue) -> bool:
+    """Two actions that the user asks for again, or takes back, in consecutive turns. The generator closes both windows before the first of them or each
+    before its own, by a clock that leaves no trace in the conversation."""
+    stems = tuple(p.split("{}")[0] for p in (*NUDGES, *REVOCATIONS))
+    back = [t.text.startswith(stems) for t in dialogue.turns if t.speaker == "user"]
+    return any(a and b for a, b in pairwise(back))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_actions": 5, "max_turns": 26, "max_delay": 6},
+        {
+            "min_turns": 4,
+            "max_turns": 8,
+            "skills": ["add_event", "cancel_event", "set_reminder", "book_table"],
+            "tools": 4,
+        },
+    ],
+    ids=["default", "long", "demo"],
+)
+def test_it_finds_the_generators_windows_exactly(options: dict[str, object]) -> None:
+    """Coverage and ready windows of all actions, and the coverage of those taken back; from the log and the words, see `test_it_does_not_see_the_windows`."""
+    corpus = load("synthetic", limit=NUMBER, seed=3, **options)
+    oracle, ambiguous, references = LogOracle(), 0, 0
+    for dialogue in corpus.dialogues:
+        merged = annotated(dialogue, corpus.catalog, oracle)
+        if two_come_backs_in_a_row(dialogue):
+            ambiguous += 1
+            continue
+        assert shapes(merged.references) == shapes(dialogue.references), dialogue.id
+        assert shapes(merged.withdrawn) == shapes(dialogue.withdrawn), dialogue.id
+        references += len(dialogue.references)
+    assert ambiguous <= NUMBER // 40 and references > 0.9 * NUMBER and count(corpus.dialogues)["withdrawn"] > 20
+
+
+def test_it_does_not_see_the_windows() -> None:
+    """With coverage and ready windows taken away, and the withdrawn actions put among the others, it says the same."""
+    corpus = load("synthetic", limit=40, seed=3)
+    for dialogue in corpus.dialogues:
+        blank = {"coverage": None, "ready": None, "values_seen": None, "null_reason": ""}
+        bare = dialogue.model_copy(
+            update={
+                "references": tuple(r.model_copy(update=blank) for r in (*dialogue.withdrawn, *dialogue.references)),
+                "withdrawn": (),
+            }
+        )
+        assert log_of(bare) == log_of(dialogue)
+        assert annotated(bare, corpus.catalog, LogOracle()) == annotated(dialogue, corpus.catalog, LogOracle())
+
+
+def test_general_english_comes_close_without_the_generators_phrases() -> None:
+    corpus = load("synthetic", limit=100, seed=3)
+    oracle = LogOracle(ENGLISH)
+    total = sum(
+        (
+            agreement(annotated(d, corpus.catalog, oracle).references, d.references, d.decision_turns)
+            for d in corpus.dialogues
+        ),
+        start=agreement((), (), ()),
+    )
+    means = total.means()
+    assert 0.8 < (means["ready_iou"] or 0) < 1 and 0.7 < (means["coverage_iou"] or 0) < 1
+
+
+def logged(trigger: int | None, dialogue: Dialogue = BOOKING, **said: int) -> Dialogue:
+    values = {"day": "monday", "people": "4"}
+    return dialogue.model_copy(
+        update={
+            "references": (
+                Reference(
+                    id="r", name="book", params={k: values[k] for k in said}, observed_trigger=trigger, value_turns=said
+                ),
+            )
+        }
+    )
+
+
+def test_a_tool_that_asks_first_is_ready_at_the_assent() -> None:
+    found = annotated(logged(7, day=3, people=5), TOOLS, LogOracle()).references
+    assert [(r.coverage, r.ready, r.params) for r in found] == [((3, 7), (7, 7), {"day": "monday", "people": "4"})]
+
+
+def test_an_action_run_before_the_assent_has_no_window() -> None:
+    found = annotated(logged(5, day=3, people=5), TOOLS, LogOracle()).references
+    assert [(r.coverage, r.ready, r.null_reason) for r in found] == [((3, 5), None, "never_ready")]
+
+
+def test_an_action_that_nothing_places_is_left_out() -> None:
+    assert annotated(logged(None), TOOLS, LogOracle()) == Merged()
+
+
+def test_an_offer_counts_once_the_user_takes_it_up() -> None:
+    offer = talk("remind me", "monday or tuesday?", "my dog barks", "monday or tuesday?", "monday then", "done")
+    plain = Catalog(tools=tuple(t.model_copy(update={"confirm": False}) for t in TOOLS.tools))
+    found = annotated(logged(5, offer, day=2), plain, LogOracle()).references
+    assert [r.ready for r in found] == [(5, 5)]
+
+
+def test_its_name_tells_its_book() -> None:
+    assert len({LogOracle().identity, LogOracle(ENGLISH).identity, LogOracle(synthetic_book()).identity}) == 3
+    assert LogOracle(ENGLISH).identity == LogOracle(ENGLISH).identity

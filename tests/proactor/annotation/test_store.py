@@ -1,0 +1,27 @@
+"""Finished dialogues on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proactor.annotation.record import Record
+from proactor.annotation.store import Store
+from tests.proactor.annotation.helpers import talk
+
+
+def record(name: str) -> Record:
+    return Record(id=name, digest="0", dialogue=talk("hi", id=name))
+
+
+def test_a_torn_line_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Also when it was longer than all that is written after it."""
+    path = tmp_path / "partial"
+    first = Store(path, "f")
+    first.add(record("a"))
+    first.close()
+    path.write_bytes(path.read_bytes() + b'{"id":"' + b"x" * 9000)
+    second = Store(path, "f")
+    assert list(second.records) == ["a"]
+    second.add(record("b"))
+    second.close()
+    assert list(Store(path, "f").records) == ["a", "b"] and path.read_bytes().endswith(b"\n")
