@@ -6,14 +6,27 @@ A corpus metric is recomputed from the resampled sums (`metrics.FIELDS`), never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from proactor.metrics import FIELDS, Array, Contribution, matrix, metrics_of
 
-KEYS = ("reward", "first_fire_f1", "recall", "precision", "pri", "ac", "pt", "ftr", "rar")
+KEYS = (
+    "reward",
+    "first_fire_f1",
+    "on_time_f1",
+    "recall",
+    "precision",
+    "turns_saved",
+    "false_per_100",
+    "pri",
+    "ac",
+    "pt",
+    "ftr",
+    "rar",
+)
 """The metrics of a summary."""
 
 
@@ -42,9 +55,22 @@ def intervals(
     """Interval of each metric in `keys` of one system. ValueError without dialogues."""
     if not contributions:
         raise ValueError("bootstrap: no dialogues")
-    sums = matrix(contributions)
-    drawn = metrics_of(_weights(len(sums), resamples, seed) @ sums)
-    exact = metrics_of(sums.sum(axis=0))
+    return resampled(matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed)
+
+
+def resampled(
+    rows: Array,
+    statistics: Callable[[Array], Mapping[str, Array]],
+    keys: Sequence[str],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of any statistics of sums: `rows` [dialogues, F], one row a dialogue; `statistics` maps sums [..., F] to named [...]. The draws depend
+    on the number of rows and the seed alone."""
+    drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
+    exact = statistics(rows.sum(axis=0))
     return {key: _interval(float(exact[key]), drawn[key], level) for key in keys}
 
 

@@ -59,8 +59,18 @@ class Range:
     high: float
 
 
-def strip(before: Range, after: Range, others: Mapping[str, float | None], low: float, high: float) -> Markup:
-    """Before (hollow) above after (solid), each with its interval, and a tick with its first letter for each other system."""
+def strip(
+    before: Range,
+    after: Range,
+    others: Mapping[str, float | None],
+    low: float,
+    high: float,
+    names: tuple[str, str] = ("before", "after"),
+) -> Markup:
+    """Before (hollow) above after (solid), each with its interval, and a tick with its first letter for each other system.
+
+    `names`: what the two are called in the tooltips.
+    """
     if high <= low:
         low, high = low - 0.5, high + 0.5
 
@@ -81,16 +91,16 @@ def strip(before: Range, after: Range, others: Mapping[str, float | None], low: 
             f'<text class="other" x="{last:.1f}" y="34" text-anchor="middle">{escape(name[:1])}'
             f"<title>{escape(name)} {number(value)}</title></text>"
         )
-    for kind, y, shown in (("before", 8, before), ("after", 20, after)):
+    for kind, name, y, shown in (("before", names[0], 8, before), ("after", names[1], 20, after)):
         if not math.isfinite(shown.estimate):
             continue
         whisker = ""
         if math.isfinite(shown.low) and math.isfinite(shown.high):
             whisker = f'<line x1="{x(shown.low)}" x2="{x(shown.high)}" y1="{y}" y2="{y}"/>'
         dot = f'<circle cx="{x(shown.estimate)}" cy="{y}" r="3.6"/>'
-        title = f"{kind} {number(shown.estimate)}, {number(shown.low)} to {number(shown.high)}"
+        title = escape(f"{name} {number(shown.estimate)}, {number(shown.low)} to {number(shown.high)}")
         parts.append(f'<g class="{kind}">{whisker}{dot}<title>{title}</title></g>')
-    return _svg("strip", 180, 38, parts, "before and after with intervals, beside the trivial policies")
+    return _svg("strip", 180, 38, parts, f"{names[0]} and {names[1]} with intervals, beside the trivial policies")
 
 
 def line(
@@ -180,14 +190,55 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
     return _svg("offsets", 627, 172, parts, "first fires by turns from the opening of their window")
 
 
-def mark(kind: str, system: str, said: str = "", count: int = 1) -> Markup:
-    """The symbol of a class of fire; `system` picks hollow or solid in the page's style."""
+def trade_off(
+    curves: Mapping[str, Sequence[Point]], dots: Mapping[str, Point], budget: float, chosen: Point | None
+) -> Markup:
+    """What is gained (up) against false fires in 100 dialogues (right, on a square-root scale so that 0 and the budget are seen).
+
+    `curves`: points of a system at many thresholds; `dots`: systems that have one point; `chosen`: ringed.
+    """
+    every = [point for points in curves.values() for point in points] + list(dots.values())
+    low, high = _limits([0.0, *(y for _, y in every)])
+    left, right, top, bottom = 46.0, 600.0, 12.0, 220.0
+    most = math.sqrt(max([budget * 4, *(x for x, _ in every)]))
+
+    def at(point: Point) -> tuple[float, float]:
+        across, down = math.sqrt(max(point[0], 0.0)) / most, (point[1] - low) / (high - low)
+        return round(left + (right - left) * across, 1), round(bottom - (bottom - top) * down, 1)
+
+    limit = at((budget, low))[0]
+    parts = [f'<rect class="within" x="{left}" y="{top}" width="{limit - left:.1f}" height="{bottom - top:.1f}"/>']
+    for tick in _ticks(low, high):
+        y = at((0.0, tick))[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(tick, high - low)}</text>')
+    for tick in sorted({0.0, budget, *(round((most * k / 4) ** 2) for k in (1, 2, 3, 4))}):
+        parts.append(f'<text x="{at((tick, low))[0]}" y="{bottom + 15}" text-anchor="middle">{number(tick, 0)}</text>')
+    for name, points in curves.items():
+        places = " ".join(f"{x},{y}" for x, y in map(at, sorted(points)))
+        parts.append(f'<polyline class="curve" points="{places}"><title>{escape(name)}</title></polyline>')
+    for name, point in dots.items():
+        x, y = at(point)
+        side, shift = ("end", -8) if x > (left + right) / 2 else ("start", 8)
+        parts.append(f'<circle class="other" cx="{x}" cy="{y}" r="4"/>')
+        parts.append(
+            f'<text x="{x + shift:.1f}" y="{y - 5:.1f}" text-anchor="{side}">{escape(name.replace("_", " "))}</text>'
+        )
+    if chosen is not None:
+        x, y = at(chosen)
+        parts.append(f'<circle class="chosen" cx="{x}" cy="{y}" r="6"><title>chosen on dev</title></circle>')
+    return _svg("tradeoff", 620, 244, parts, "turns saved against false fires in 100 dialogues")
+
+
+def mark(kind: str, system: str, said: str = "", count: int = 1, name: str = "") -> Markup:
+    """The symbol of a class of fire; `system` picks hollow or solid in the page's style and is called `name`."""
     # kind and system are our own words, but a name can come from a file.
+    name = name or system
     times = Markup("<small>×{}</small>").format(count) if count > 1 else ""
     return Markup(
         '<span class="mark {} {}" title="{}"><svg viewBox="0 0 16 16" aria-hidden="true"><use href="#m-{}"/></svg>'
         '<span class="sr">{}</span>{}</span>'
-    ).format(kind, system, f"{system}: {said}" if said else system, kind, f"{system} {kind.replace('_', ' ')}", times)
+    ).format(kind, system, f"{name}: {said}" if said else name, kind, f"{name} {kind.replace('_', ' ')}", times)
 
 
 def symbols() -> Markup:

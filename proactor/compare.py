@@ -28,7 +28,7 @@ def compare(session: Session, run: Run, initial: Mapping[str, Any], seconds: flo
     before = session.play(session.test, "before, on test")
     engine.load_adapter(run.best)
     after = session.play(session.test, "after, on test")
-    named = {"before": before, "after": after, **trivial(session.test, session.turn_reward)}
+    named = {"before": before, "after": after, **trivial(session.test, session.turn_reward, session.costs)}
     summary = summarise(named, session.config.eval.resamples) | {"seconds": seconds}
     run.write_evaluations(session.test, named)
     run.write_summary(summary)
@@ -43,6 +43,7 @@ def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]
         **{name: {key: evaluation.metrics[key] for key in KEYS} for name, evaluation in named.items()},
         "difference": {key: _interval(interval) for key, interval in difference.items()},
         "parsed": {"before": 1 - before.unparsed_share, "after": 1 - after.unparsed_share},
+        "windows": {key: after.metrics[key] for key in ("null_share", "width_0_share")},
         "dialogues": len(after.contributions),
     }
 

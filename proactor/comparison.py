@@ -14,6 +14,7 @@ from markupsafe import Markup
 from proactor import charts
 from proactor.bootstrap import Interval, intervals, paired_difference
 from proactor.evaluate import Evaluation
+from proactor.policies import HUMAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,20 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """What the two systems of a report are called: in a column, and in a sentence that ends in it."""
+
+    before: str = "before"
+    after: str = "after"
+    after_phrase: str = "after training"
+
+    @classmethod
+    def of_runs(cls, first: str, second: str) -> Sides:
+        """Two runs, each after its training."""
+        return cls(first, second, f"with {second}")
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """A row of the table. `verdict`: better, worse, leaning_better, leaning_worse, same or open (no direction)."""
 
@@ -85,11 +100,18 @@ class Rival:
     behind: bool
 
 
-def table(before: Evaluation, after: Evaluation, trivial: Mapping[str, Evaluation]) -> dict[str, list[Line]]:
-    """Every metric by section. ValueError when there are no dialogues, or when before and after hold different ones."""
+def table(
+    before: Evaluation,
+    after: Evaluation,
+    trivial: Mapping[str, Evaluation],
+    sides: Sides | None = None,
+) -> dict[str, list[Line]]:
+    """Every metric by section; ``sides`` names the two in tooltips. ValueError when there are no dialogues, or when before and after hold different ones."""
     keys = [metric.key for metrics in METRICS.values() for metric in metrics]
     old, new = intervals(before.contributions, keys), intervals(after.contributions, keys)
     change = paired_difference([before.contributions], [after.contributions], keys)
+    sides = sides or Sides()
+    names = (sides.before, sides.after)
     found: dict[str, list[Line]] = {}
     for section, metrics in METRICS.items():
         for m in metrics:
@@ -99,7 +121,7 @@ def table(before: Evaluation, after: Evaluation, trivial: Mapping[str, Evaluatio
                 for value in (*others.values(), old[m.key].estimate)
             )
             low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
-            strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high)
+            strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
             verdict = _verdict(m, change[m.key])
             found.setdefault(section, []).append(
                 Line(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
@@ -127,7 +149,7 @@ def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> t
 
 
 def rival(key: str, line: Line, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
-    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is."""
-    name = max(trivial, key=lambda n: trivial[n].metrics[key] or 0.0)
+    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is. The human is none."""
+    name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
     margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]
     return Rival(line, name, margin, behind=margin.high < 0)

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proactor.bootstrap import KEYS
 from proactor.engine import GRPO, SFT, LoRA, Sampling
@@ -55,10 +55,21 @@ class EngineOptions(Section):
     revision: str | None = None
 
 
+def _share(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= value[0] < value[1] <= 1:
+        raise ValueError(f"{list(value)} is not a share: two fractions of 0 to 1, the smaller one first")
+    return value
+
+
+Share = Annotated[tuple[float, float], AfterValidator(_share)]
+"""A part of a whole from one fraction to another, e.g. [0, 0.6]."""
+
+
 class Part(Section):
-    """Which dialogues: a split (80/10/10 by a hash of the id; null: all) and at most how many."""
+    """Which dialogues: a split (80/10/10 by a hash of the id; null: all), of that a ``share`` (by another hash), and at most how many."""
 
     split: Split | None = None
+    share: Share = (0.0, 1.0)
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -187,11 +198,13 @@ class PromptOptions(Section):
 
 class Pretrain(Section):
     """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.pretrain`): for ``seconds``, on the training
-    split (``limit`` dialogues of it; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than from few
-    real ones. ``size``: fields of `pretrain.SmallModel`.
+    split (a ``share`` of it, ``limit`` dialogues; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than
+    from few real ones. ``size``: fields of `pretrain.SmallModel`. A model that knows the dialogues of GRPO by heart explores nothing there: where there are
+    few, give GRPO others (``data.train.share``).
     """
 
     seconds: float = Field(default=300, gt=0)
+    share: Share = (0.0, 1.0)
     limit: int | None = Field(default=None, ge=20)
     synthetic: int = Field(default=0, ge=0)
     size: dict[str, Any] = Field(default_factory=dict)

@@ -25,7 +25,8 @@ LINE_EVERY = 10.0
 
 NAMES = {
     "reward": "turn reward", "first_fire_f1": "first-fire F1", "recall": "window recall", "precision": "window precision",
-    "pri": "PRI", "ac": "AC", "pt": "PT", "ftr": "FTR (low is good)", "rar": "RAR",
+    "on_time_f1": "on-time F1", "turns_saved": "turns saved / 100", "false_per_100": "false fires / 100", "pri": "PRI", "ac": "AC", "pt": "PT",
+    "ftr": "FTR (low is good)", "rar": "RAR",
 }  # fmt: skip
 
 
@@ -89,14 +90,25 @@ class Terminal:
         self.console.print(text, markup=False, highlight=False)
 
 
+def windows_caption(shares: Mapping[str, float | None] | None) -> str | None:
+    """What to know of the windows behind a table: the shares ``null_share`` (masked) and ``width_0_share``; None when they are not known."""
+    if shares is None:
+        return None
+    null, point = shares.get("null_share") or 0.0, shares.get("width_0_share") or 0.0
+    return f"windows: {null:.0%} unknown (masked), {point:.0%} of the known ones a single turn"
+
+
 def metrics_table(
     title: str,
     systems: Mapping[str, Mapping[str, float | None]],
     keys: Sequence[str],
     change: Mapping[str, Any] | None = None,
+    windows: Mapping[str, float | None] | None = None,
 ) -> Table:
-    """Systems side by side; ``change``: per key the interval of after - before, bold where it excludes 0."""
-    table = Table(title=title, title_justify="left")
+    """Systems side by side; ``change``: per key the interval of after - before, bold where it excludes 0. The caption tells the shares of windows that
+    are unknown or of a single turn, from ``windows`` or from the first system that has them."""
+    shares = windows or next((s for s in systems.values() if "null_share" in s), None)
+    table = Table(title=title, title_justify="left", caption=windows_caption(shares), caption_justify="left")
     table.add_column("metric", no_wrap=True)
     for name in systems:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from proactor.charts import line, number
 
 EVALUATED = "Evaluations on held-out dialogues"
-SECTIONS = ("Learning", "Reward parts", EVALUATED, "Health", "Work", "Other")
+SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
 
 KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"reward(_mean|/mean)?", "Learning", "Reward", "mean over the samples of a step; band: one standard deviation"),
@@ -27,6 +27,10 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"grpo/loss", "Learning", "Policy loss", "its value says little: near 0 by construction"),
     (r"parts?[/_.].*_within", "Reward parts", "", "mean deviation inside a group: the only spread that gives gradient"),
     (r"parts?[/_.].*|reward[/_.](?!mean|std).*", "Reward parts", "", "mean over the samples of a step"),
+    (r"coef[/_].*", "Coefficients", "", "of a part of the reward, at this step"),
+    (r"judge[/_]spread", "Judge", "Spread", "mean deviation of its scores inside a group"),
+    (r"judge[/_]agreement", "Judge", "Agreement", "share of pairs that it orders as the metric reward does"),
+    (r"judge[/_].*|groups_dropped|skipped_update|seconds_judging|seconds_waiting", "Judge", "", ""),
     (r"eval[/_].*", EVALUATED, "", ""),
     (r".*zero_spread.*", "Health", "Groups without spread", "all samples scored the same: nothing to learn from"),
     (r".*unparsed.*", "Health", "Unparsed", "share of outputs that could not be read in full"),

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.dialogue import Action, Dialogue
 from proactor.evaluate import Evaluation, Replay
-from proactor.metrics import FIELDS, Contribution
+from proactor.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
-VERSION = 1
+VERSION = 2
+"""2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again from its replays."""
 
 
 class EvaluationsError(ValueError):
@@ -49,6 +50,7 @@ class _Evaluation(BaseModel):
     replays: list[_Replay]
     unparsed_share: float
     truncated_share: float
+    unread_graph_share: float | None = None
 
 
 class _File(BaseModel):
@@ -80,7 +82,7 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         raw = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EvaluationsError(f"{path}: not JSON: {error}") from None
-    if isinstance(raw, dict) and raw.get("version") != VERSION:
+    if isinstance(raw, dict) and raw.get("version") not in (1, VERSION):
         raise EvaluationsError(f"{path}: version: {raw.get('version')!r}, this program reads {VERSION}")
     try:
         read = _File.model_validate(raw)
@@ -89,7 +91,7 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
     known = {d.id for d in read.dialogues}
     for name, evaluation in read.evaluations.items():
-        for i, contribution in enumerate(evaluation.contributions):
+        for i, contribution in enumerate(evaluation.contributions if read.version == VERSION else ()):
             if odd := set(FIELDS) ^ contribution.sums.keys():
                 raise EvaluationsError(
                     f"{path}: evaluations.{name}.contributions.{i}.sums: {min(odd)}: missing or unknown"
@@ -97,7 +99,22 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         for i, replay in enumerate(evaluation.replays):
             if replay.dialogue_id not in known:
                 raise EvaluationsError(f"{path}: evaluations.{name}.replays.{i}: no dialogue {replay.dialogue_id!r}")
-    return read.dialogues, {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
+    named = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
+    if read.version < VERSION:
+        for older in named.values():
+            _score_again(read.dialogues, older)
+    return read.dialogues, named
+
+
+def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
+    """Sums and metrics of an older version, from what was played; the rewards are those of then."""
+    by_id = {d.id: d for d in dialogues}
+    unparsed = {c.dialogue: int(c.sums.get("unparsed", 0)) for c in evaluation.contributions}
+    evaluation.contributions = [
+        score_dialogue(by_id[r.dialogue_id], r.actions, rewards=r.rewards, unparsed=unparsed.get(r.dialogue_id, 0))
+        for r in evaluation.replays
+    ]
+    evaluation.metrics = aggregate(evaluation.contributions)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -130,6 +147,7 @@ def _dump(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "unparsed_share": evaluation.unparsed_share,
         "truncated_share": evaluation.truncated_share,
+        "unread_graph_share": evaluation.unread_graph_share,
     }
 
 
@@ -140,4 +158,5 @@ def _load(read: _Evaluation) -> Evaluation:
         replays=[Replay(r.dialogue_id, r.outputs, r.actions, r.rewards) for r in read.replays],
         unparsed_share=read.unparsed_share,
         truncated_share=read.truncated_share,
+        unread_graph_share=read.unread_graph_share,
     )

@@ -12,7 +12,7 @@ Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices where th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -121,6 +121,20 @@ def judge(
             if fired is not None:
                 used.setdefault(match.id, timing)
     return [judged[position] for position in sorted(judged)]
+
+
+def first_fires(
+    dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], theta: float = THETA
+) -> Iterator[tuple[int, Judged]]:
+    """(turn, fire) for each READY action of a dialogue played through, in order, masked ones left out: the form in which a repeat is false."""
+    fired: dict[str, Timing] = {}
+    for turn, actions in sorted(outputs.items()):
+        for judged in judge(dialogue, turn, actions, fired=fired, theta=theta):
+            if judged.timing is None or judged.masked:
+                continue
+            if judged.reference is not None:
+                fired.setdefault(judged.reference.id, judged.timing)
+            yield turn, judged
 
 
 def _nearest(action: Action, references: Sequence[Reference]) -> float:

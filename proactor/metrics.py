@@ -2,7 +2,7 @@
 
 Formulas are methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged; `matching.py` says what an early, on-time,
 late or false fire is. Every metric is a function of sums over dialogues (`FIELDS`), so that `bootstrap.py` can recompute it
-for any resample. An empty denominator gives 0, except Difference and lead, which are then undefined (None).
+for any resample. An empty denominator gives 0, except Difference and the leads, which are then undefined (None).
 
 How to read them: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read it beside
 first-fire F1 (one fire a reference; a repeat is false), recall, and the trivial policies of `policies.py`.
@@ -18,17 +18,26 @@ import numpy.typing as npt
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.matching import HITS, THETA, Judged, Timing, judge
+from proactor.utility import Costs, judged_parts, total
+from proactor.utility import table as costs_of
+from proactor.windows import width
 
 Array = npt.NDArray[np.float64]
 
 FIELDS = (
-    "decisions", "acted", "ac_sum", "max_ac_sum", "actions", "ready", "early", "on_time", "late", "false", "early_weight",
-    "references", "hit", "first_hits", "first_on_time", "first_fires", "first_lead", "reward_sum", "rewarded", "unparsed",
-    "null_references", "null_masked", "early_masked",
+    "dialogues", "decisions", "acted", "ac_sum", "max_ac_sum", "actions", "ready", "early", "on_time", "late", "false", "early_weight",
+    "lead_sum", "references", "hit", "first_actions", "first_hits", "first_on_time", "first_late", "first_false", "first_repeats",
+    "first_fires", "first_lead", "observed", "saved", "saved_sum", "saved_early_sum", "utility_sum", "reward_sum", "rewarded", "unparsed",
+    "width_0_references", "null_references", "null_masked", "early_masked",
 )  # fmt: skip
 """The sums of a dialogue. decisions: turns scored; acted: those with an action left after masking; actions: all statuses;
-ready: fires, repeats included; early_weight: sum of the PT_w weights of early fires; references: with a known window;
-first_*: the first-fire count (fires: right, late, false and repeated ones); unparsed: outputs not read in full."""
+ready: fires, repeats included; early_weight: sum of the PT_w weights of early fires; lead_sum: of `s - u` over early and on-time
+fires; references: with a known window; width_0_references: those of a single ready turn; first_*: the first-fire count (actions:
+what masking leaves; fires: right, late, false and repeated ones); unparsed: outputs not read in full.
+
+Against the logged human trigger tau [INFERRED]: observed: references with a known window and a tau; saved: those whose first fire
+was on time and at `u <= tau`, and saved_sum the turns `tau - u` of these; saved_early_sum: the same of early first fires, which
+are no gain where a value or the assent was still missing, so no metric counts them as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,15 @@ def score_dialogue(
     *,
     rewards: Mapping[int, float] | None = None,
     unparsed: int = 0,
+    costs: Costs | None = None,
     theta: float = THETA,
 ) -> Contribution:
     """Score a replayed dialogue.
 
     `outputs`: turn -> proposed actions; a decision turn without an entry is a wait. `rewards`: turn -> turn reward.
-    `unparsed`: outputs that could not be read in full (their readable part is in `outputs`).
+    `unparsed`: outputs that could not be read in full (their readable part is in `outputs`). `costs`: for the utility.
     """
+    prices = costs_of(costs)
     sums = dict.fromkeys(FIELDS, 0.0)
     known = {r.id for r in dialogue.references if r.ready is not None}
     hit: set[str] = set()
@@ -59,10 +70,16 @@ def score_dialogue(
     turns = sorted({*dialogue.decision_turns, *outputs})
     for turn in turns:
         actions = outputs.get(turn, ())
+        own: list[Judged] = []
         if actions:
+            own = judge(dialogue, turn, actions, fired=first, theta=theta)
             _add_turn(sums, turn, judge(dialogue, turn, actions, theta=theta), hit)
-            _add_first_fires(sums, turn, judge(dialogue, turn, actions, fired=first, theta=theta), first)
-    sums["decisions"], sums["references"], sums["hit"] = len(turns), len(known), len(hit)
+            _add_first_fires(sums, turn, own, first)
+        sums["utility_sum"] += total(judged_parts(dialogue, turn, own, first, False, prices))
+    sums["utility_sum"] -= unparsed * prices.default.interrupt_cost
+    sums["dialogues"], sums["decisions"], sums["references"], sums["hit"] = 1, len(turns), len(known), len(hit)
+    sums["observed"] = sum(r.ready is not None and r.observed_trigger is not None for r in dialogue.references)
+    sums["width_0_references"] = sum(width(r) == 0 for r in dialogue.references)
     sums["null_references"] = len(dialogue.references) - len(known)
     sums["unparsed"] = unparsed
     if rewards:
@@ -86,15 +103,20 @@ def _add_turn(sums: dict[str, float], turn: int, judged: Sequence[Judged], hit: 
         sums[j.timing.value] += 1
         if j.timing in HITS and j.reference is not None:
             hit.add(j.reference.id)
+            sums["lead_sum"] += j.reference.ready[0] - turn if j.reference.ready else 0.0
             sums["early_weight"] += early_weight(j.reference, turn) if j.timing is Timing.EARLY else 0.0
 
 
 def _add_first_fires(sums: dict[str, float], turn: int, judged: Sequence[Judged], first: dict[str, Timing]) -> None:
     for j in judged:
         sums["early_masked"] += j.timing is Timing.AFTER_EARLY
+        sums["first_actions"] += not j.masked
         if j.masked or j.timing is None:
             continue
         sums["first_fires"] += 1
+        sums["first_late"] += j.timing is Timing.LATE
+        sums["first_false"] += j.timing is Timing.FALSE
+        sums["first_repeats"] += j.timing is Timing.REPEAT
         if j.reference is None:
             continue
         first.setdefault(j.reference.id, j.timing)
@@ -102,6 +124,15 @@ def _add_first_fires(sums: dict[str, float], turn: int, judged: Sequence[Judged]
             sums["first_hits"] += 1
             sums["first_on_time"] += j.timing is Timing.ON_TIME
             sums["first_lead"] += j.reference.ready[0] - turn
+            _add_saved(sums, turn, j.reference, j.timing)
+
+
+def _add_saved(sums: dict[str, float], turn: int, reference: Reference, timing: Timing) -> None:
+    if reference.observed_trigger is None or turn > reference.observed_trigger:
+        return
+    early = timing is Timing.EARLY
+    sums["saved"] += not early
+    sums["saved_early_sum" if early else "saved_sum"] += reference.observed_trigger - turn
 
 
 def early_weight(reference: Reference, turn: int) -> float:
@@ -118,8 +149,15 @@ def metrics_of(sums: Array) -> dict[str, Array]:
     reward: mean turn reward. first_fire_precision = first hits / first fires, first_fire_recall = first hits / references,
     first_fire_f1 their harmonic mean; on_time_f1 the same with early fires as misses (the strict reading). precision and
     recall: window precision (early + on_time) / ready and hit references / references, repeats counted. lead: mean `s - u`
-    over first hits, in turns, positive when early. AC, MaxAC, Difference = MaxAC / AC - 1 [DERIVED], PT, PT_w, FTR, RAR over
-    N = actions (identity RAR = PT + FTR + late / N), and the absolute PRI.
+    over first hits, in turns, positive when early; lead_repeats: over all early and on-time fires. AC, MaxAC, Difference =
+    MaxAC / AC - 1 [DERIVED], PT, PT_w, FTR, RAR over N = actions (identity RAR = PT + FTR + late / N), and the absolute PRI.
+    first_pt, first_ftr, first_rar, first_late_share: the same over first_actions with each reference's first fire alone, a
+    repeat counted as false (so the identity holds); the parity form is the other one.
+
+    To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, turns a hundred dialogues win against the logged human
+    trigger; saved_each: the mean of these over the references saved; false_per_100 = 100 (first_false + first_repeats) /
+    dialogues; utility: mean over dialogues (see utility.py). null_share and width_0_share: references with an unknown window
+    among all, and with one of a single turn among the known ones, where no turn can be won.
     """
     v = {name: sums[..., i] for i, name in enumerate(FIELDS)}
     right = v["early"] + v["on_time"]
@@ -128,16 +166,27 @@ def metrics_of(sums: Array) -> dict[str, Array]:
     precision, recall = _ratio(right, v["ready"]), _ratio(v["hit"], v["references"])
     difference = _ratio(max_ac, ac, np.nan) - 1.0
     ci, ti, pri = absolute_pri(ac, max_ac, difference, pt, ftr, rar)
+    first_wrong = v["first_false"] + v["first_repeats"]
     return {
         "reward": _ratio(v["reward_sum"], v["rewarded"]),
         "first_fire_f1": _ratio(2 * v["first_hits"], v["first_fires"] + v["references"]),
         "first_fire_precision": _ratio(v["first_hits"], v["first_fires"]),
         "first_fire_recall": _ratio(v["first_hits"], v["references"]),
         "on_time_f1": _ratio(2 * v["first_on_time"], v["first_fires"] + v["references"]),
+        "on_time_recall": _ratio(v["first_on_time"], v["references"]),
+        "first_pt": _ratio(v["first_hits"], v["first_actions"]),
+        "first_ftr": _ratio(first_wrong, v["first_actions"]),
+        "first_rar": _ratio(v["first_fires"], v["first_actions"]),
+        "first_late_share": _ratio(v["first_late"], v["first_actions"]),
+        "turns_saved": _ratio(100 * v["saved_sum"], v["dialogues"]),
+        "saved_each": _ratio(v["saved_sum"], v["saved"], np.nan),
+        "false_per_100": _ratio(100 * first_wrong, v["dialogues"]),
+        "utility": _ratio(v["utility_sum"], v["dialogues"]),
         "precision": precision,
         "recall": recall,
         "window_f1": harmonic(precision, recall),
         "lead": _ratio(v["first_lead"], v["first_hits"], np.nan),
+        "lead_repeats": _ratio(v["lead_sum"], right, np.nan),
         "pri": pri,
         "ci": ci,
         "ti": ti,
@@ -150,6 +199,8 @@ def metrics_of(sums: Array) -> dict[str, Array]:
         "rar": rar,
         "late_share": _ratio(v["late"], v["actions"]),
         "unparsed_share": _ratio(v["unparsed"], v["decisions"]),
+        "null_share": _ratio(v["null_references"], v["references"] + v["null_references"]),
+        "width_0_share": _ratio(v["width_0_references"], v["references"]),
     }
 
 
@@ -212,3 +263,7 @@ def _ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
     out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), empty)
     np.divide(numerator, denominator, out=out, where=denominator != 0)
     return out
+
+
+ALL = tuple(metrics_of(np.zeros(len(FIELDS))))
+"""Names of all metrics."""

@@ -4,7 +4,8 @@
 window. `always` fires every tool on offer at every decision point with the values said so far; `values_seen` fires each action
 once, as soon as the user has raised it (its coverage) and all its values were said, without waiting for an assent, and also where
 the user will withdraw it. No early fire of `values_seen` misses, so its first-fire F1 is near 1 by construction wherever nothing
-is withdrawn: compare its timing by on-time F1. `values_in_text` is the same rule for an agent that has to read: it knows which
+is withdrawn: compare its timing by on-time F1. `human` is the logged agent: no policy of ours, and not trivial, but what every result
+is measured against where a corpus logs when it acted. `values_in_text` is the same rule for an agent that has to read: it knows which
 values each parameter took in training dialogues, and looks for them.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Action, Dialogue, Reference, Status
+from proactor.windows import last_decision
 
 Outputs = dict[int, tuple[Action, ...]]
 Policy = Callable[[Dialogue], Outputs]
@@ -61,7 +63,26 @@ def values_seen(dialogue: Dialogue) -> Outputs:
     return {turn: tuple(actions) for turn, actions in outputs.items()}
 
 
-POLICIES: dict[str, Policy] = {"never": never, "always": always, "values_seen": values_seen}
+def human(dialogue: Dialogue) -> Outputs:
+    """READY once for each action that the logged agent triggered, with its parameters, at the last decision point before it did."""
+    outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
+    for reference in dialogue.references:
+        if reference.observed_trigger is None:
+            continue
+        turn = last_decision(dialogue, reference.observed_trigger)
+        if turn is not None:
+            outputs[turn].append(Action(name=reference.name, params=reference.params, status=Status.READY))
+    return {turn: tuple(actions) for turn, actions in outputs.items()}
+
+
+def logs_triggers(dialogues: Iterable[Dialogue]) -> bool:
+    """Does any of the dialogues say when the logged agent acted? Without, `human` would only ever wait."""
+    return any(r.observed_trigger is not None for d in dialogues for r in d.references)
+
+
+POLICIES: dict[str, Policy] = {"never": never, "always": always, "values_seen": values_seen, "human": human}
+HUMAN = "human"
+"""The one of `POLICIES` that is no trivial policy but a person."""
 
 
 def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:

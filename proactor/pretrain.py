@@ -21,7 +21,7 @@ from torch import Tensor
 
 from proactor.dialogue import Dialogue
 from proactor.engine import save_quantized
-from proactor.prompt import PromptEncoder, target, unknowable
+from proactor.prompt import PromptEncoder, unknowable
 from proactor.rollout import decisions
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -109,7 +109,7 @@ def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pendi
         if unknowable(dialogue, point.turn, point.board):
             continue
         seen = trunk.ends[point.turn]
-        answer = encoder.answer(target(dialogue, point.turn, point.board, pending=pending))
+        answer = encoder.wanted(dialogue, point.turn, point.board, pending=pending)
         leaf = [*point.prompt[seen:], *answer]
         out.trunk_seen.append(seen)
         out.ids += leaf

@@ -7,35 +7,47 @@ the agent fired before and after training. All text from data and models is esca
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from proactor import charts, curves, windows
-from proactor.comparison import rival, table
+from proactor.anatomy import anatomy, first_fires, groups
+from proactor.anatomy import played as played_by
+from proactor.calibration import load_probabilities
+from proactor.comparison import Sides, rival, table
 from proactor.dialogue import Dialogue
 from proactor.evaluate import Evaluation
 from proactor.evaluations import load_evaluations, write_whole
-from proactor.metrics import FIELDS, Contribution
-from proactor.timeline import MASKED, MISSED, Played, Timeline, play, timeline
+from proactor.heatmap import heat_maps
+from proactor.metrics import FIELDS
+from proactor.probabilities import DialogueProbabilities
+from proactor.stages import STAGES, components
+from proactor.tradeoff import TradeOff, TradeOffPoint, TradeOffs, load_trade_offs
 
 HEADLINES = ("reward", "first_fire_f1", "first_fire_precision", "first_fire_recall")
-OUTCOMES = ("on_time", "early", "late", MISSED)
 SHOWN = 3
 """Dialogues drawn in each group of timelines."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Timelines under one heading."""
+class Calibrated:
+    """What `proactor calibrate` leaves in a run's folder: lead against false fires, and the probabilities of some dialogues."""
 
-    title: str
-    help: str
-    items: list[tuple[Timeline, float, float]]
+    trade_offs: TradeOffs | None = None
+    probabilities: Sequence[DialogueProbabilities] = ()
+
+    @classmethod
+    def read(cls, run: Path) -> Calibrated:
+        """The files that are there. ValueError, one line, names one that cannot be read."""
+        curves, heat = run / "tradeoff.json", run / "probabilities.json"
+        return cls(
+            load_trade_offs(curves) if curves.exists() else None, load_probabilities(heat) if heat.exists() else ()
+        )
 
 
 def build_report(
@@ -47,19 +59,23 @@ def build_report(
     history: Sequence[Mapping[str, Any]],
     notes: Mapping[str, Any],
     *,
+    calibrated: Calibrated | None = None,
+    sides: Sides | None = None,
     shown: int = SHOWN,
 ) -> str:
     """The report as HTML text.
 
     `history`: rows of metrics.jsonl. `notes`: what else a reader should know (model, seconds, seed, …), shown as given.
+    `calibrated`: drawn where it is given. `sides`: what the two systems are called, when they are not before and after training.
     `shown`: dialogues drawn in each group. ValueError when there are no dialogues or `before` and `after` hold different ones.
     """
-    lines = table(before, after, trivial)
+    sides, calibrated = sides or Sides(), calibrated or Calibrated()
+    lines = table(before, after, trivial, sides)
     flat = {line.metric.key: line for rows in lines.values() for line in rows}
     systems = {"before": before, "after": after, **trivial}
-    played = {name: _played(dialogues, evaluation) for name, evaluation in systems.items()}
+    played = {name: played_by(dialogues, evaluation) for name, evaluation in systems.items()}
     return (
-        _environment()
+        _environment(sides)
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -69,10 +85,16 @@ def build_report(
             worse=[line for line in flat.values() if line.verdict == "worse"],
             leaning=[line for line in flat.values() if line.verdict == "leaning_worse"],
             rivals=[rival(key, flat[key], after, trivial) for key in HEADLINES[:2] if trivial],
-            anatomy=[_anatomy(name, dialogues, played[name]) for name in systems],
-            offsets=charts.offsets(_offsets(dialogues, played["before"]), _offsets(dialogues, played["after"])),
+            anatomy=[anatomy(getattr(sides, name, name), dialogues, played[name]) for name in systems],
+            offsets=charts.offsets(first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])),
+            sides=sides,
             curves=curves.sections(history),
-            groups=_groups(dialogues, before, after, shown),
+            stages=components(history),
+            stage_names=STAGES,
+            trade_offs=calibrated.trade_offs,
+            trade_off_chart=trade_off_chart(calibrated.trade_offs) if calibrated.trade_offs else "",
+            heat=heat_maps(dialogues, calibrated.probabilities),
+            groups=groups(dialogues, before, after, shown, sides),
             counters=_counters(dialogues, before, after),
             shares={name: (e.unparsed_share, e.truncated_share) for name, e in (("before", before), ("after", after))},
             size={"dialogues": len(dialogues), "decisions": sum(len(d.decision_turns) for d in dialogues)},
@@ -98,7 +120,8 @@ def write_report(
 
 
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
-    """Write `report.html` again from the files of a run's folder: `evaluations.json` and `metrics.jsonl`.
+    """Write `report.html` again from the files of a run's folder: `evaluations.json` and `metrics.jsonl`, and those of
+    `proactor calibrate` where they are there.
 
     Without `notes`, the run is described by `seconds` of `summary.json` and by `config.yaml`, where these are there.
     ValueError, one line, names the file (and line) that is missing or cannot be read.
@@ -112,7 +135,36 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
     history = read_history(run / "metrics.jsonl")
     before, after = named["before"], named["after"]
     notes = _described(run) if notes is None else notes
-    return write_report(run / "report.html", run.resolve().name, dialogues, before, after, trivial, history, notes)
+    text = build_report(
+        run.resolve().name, dialogues, before, after, trivial, history, notes, calibrated=Calibrated.read(run)
+    )
+    write_whole(run / "report.html", text.encode("utf-8", "replace"))
+    return run / "report.html"
+
+
+def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Path:
+    """The agents of two runs after training on the same test dialogues, as one report at `path`; trivial policies are taken from `first`.
+
+    ValueError, one line, names the file that is missing, or the dialogue that only one of them played.
+    """
+    folders = Path(first), Path(second)
+    (dialogues, one), (_, other) = (load_evaluations(folder / "evaluations.json") for folder in folders)
+    for folder, named in zip(folders, (one, other), strict=True):
+        if "after" not in named:
+            raise ValueError(f"{folder / 'evaluations.json'}: evaluations.after: missing")
+    names = [folder.resolve().name for folder in folders]
+    trivial = {name: e for name, e in one.items() if name not in ("before", "after")}
+    sides = Sides.of_runs(names[0], names[1])
+    notes = {
+        name: config
+        for name, folder in zip(names, folders, strict=True)
+        if (config := _described(folder).get("config"))
+    }
+    text = build_report(
+        f"{names[0]} and {names[1]}", dialogues, one["after"], other["after"], trivial, [], notes, sides=sides
+    )
+    write_whole(path, text.encode("utf-8", "replace"))
+    return Path(path)
 
 
 def _described(run: Path) -> dict[str, Any]:
@@ -150,74 +202,23 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _played(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, Played]:
-    replays = {r.dialogue_id: r for r in evaluation.replays}
-    return {d.id: play(d, replays[d.id].actions if d.id in replays else {}) for d in dialogues}
+def _told(curve: TradeOff) -> list[TradeOffPoint]:
+    """The points of a curve that its table tells: the chosen one, else the only one, else both ends."""
+    if curve.chosen is not None:
+        return [curve.chosen]
+    return list(curve.points[:1] + curve.points[-1:] if len(curve.points) > 1 else curve.points)
 
 
-def _anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> dict[str, Any]:
-    """What became of each reference, as shares, and the fires that belonged to none."""
-    counts: Counter[str] = Counter()
-    for dialogue in dialogues:
-        counts.update(played[dialogue.id].counts(dialogue))
-    total = sum(counts[kind] for kind in OUTCOMES)
-    parts = [(kind, counts[kind], counts[kind] / total if total else 0.0) for kind in OUTCOMES]
-    return {"name": name, "parts": parts, "total": total, **{k: counts[k] for k in ("false", "repeat", MASKED)}}
+def trade_off_chart(found: TradeOffs) -> Markup:
+    """Systems with thresholds as curves, the others as points."""
 
+    def place(p: TradeOffPoint) -> charts.Point:
+        return p.false_per_100, p.turns_saved
 
-def _offsets(dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> Counter[int]:
-    """Turns from the opening of a reference's window to its first fire."""
-    return Counter(
-        played[d.id].first[r.id][0] - r.ready[0]
-        for d in dialogues
-        for r in d.references
-        if r.ready and r.id in played[d.id].first
-    )
-
-
-def _f1(contribution: Contribution) -> float:
-    """First-fire F1 of one dialogue; 1 when nothing was called for and nothing was fired."""
-    s = contribution.sums
-    below = s["first_fires"] + s["references"]
-    return 2 * s["first_hits"] / below if below else 1.0
-
-
-def _groups(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation, shown: int) -> list[Group]:
-    """The dialogues that gained and lost most, then the worst and the best of the rest; none appears twice."""
-    old = {c.dialogue: (_f1(c), _mean(c)) for c in before.contributions}
-    new = {c.dialogue: (_f1(c), _mean(c)) for c in after.contributions}
-    replays = [{r.dialogue_id: r for r in e.replays} for e in (before, after)]
-    scored = old.keys() & new.keys() & replays[0].keys() & replays[1].keys()
-    known = {d.id: d for d in dialogues if d.id in scored}
-
-    def gain(name: str) -> tuple[float, float, str]:
-        return new[name][0] - old[name][0], new[name][1] - old[name][1], name
-
-    def quality(name: str) -> tuple[float, float, str]:
-        return *new[name], name
-
-    left = sorted(known)
-    wanted = (
-        ("Gained most", "first-fire F1 after training minus before", sorted(left, key=gain, reverse=True), gain, 1),
-        ("Lost most", "what training cost", sorted(left, key=gain), gain, -1),
-        ("Worst after training", "what it still gets wrong", sorted(left, key=quality), None, 0),
-        ("Best after training", "what it gets right", sorted(left, key=quality, reverse=True), None, 0),
-    )
-    groups, used = [], set[str]()
-    for title, help, order, measure, sign in wanted:
-        picked = [n for n in order if n not in used and (measure is None or sign * measure(n)[0] > 0)][:shown]
-        used.update(picked)
-        items = [
-            (timeline(known[n], {"before": replays[0][n], "after": replays[1][n]}), old[n][0], new[n][0])
-            for n in picked
-        ]
-        if items:
-            groups.append(Group(title, help, items))
-    return groups
-
-
-def _mean(contribution: Contribution) -> float:
-    return contribution.sums["reward_sum"] / max(contribution.sums["rewarded"], 1.0)
+    curves = {c.system: [place(p) for p in c.points] for c in found.systems if len(c.points) > 1}
+    dots = {c.system: place(c.points[0]) for c in found.systems if len(c.points) == 1}
+    chosen = next((place(c.chosen) for c in found.systems if c.chosen is not None), None)
+    return charts.trade_off(curves, dots, found.budget, chosen)
 
 
 def _counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
@@ -272,11 +273,17 @@ def _note(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str, indent=1)
 
 
-def _environment() -> jinja2.Environment:
+def _environment(sides: Sides) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": charts.number, "signed": charts.signed}
-    environment.globals |= {"mark": charts.mark, "symbols": charts.symbols, "number": charts.number}
+    environment.filters |= {"told": _told, "number": charts.number, "signed": charts.signed}
+
+    def mark(kind: str, system: str, said: str = "", count: int = 1) -> Markup:
+        return charts.mark(
+            kind, system, said, count, {"before": sides.before, "after": sides.after}.get(system, system)
+        )
+
+    environment.globals |= {"mark": mark, "symbols": charts.symbols, "number": charts.number}
     return environment

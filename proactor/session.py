@@ -28,7 +28,7 @@ from proactor.rewards import (
     load_reward,
 )
 from proactor.sources import Corpus, SourceError, Split, load
-from proactor.sources.base import narrowed
+from proactor.sources.base import narrowed, within
 from proactor.utility import CostTable
 
 
@@ -209,13 +209,16 @@ def load_part(config: RunConfig, name: str) -> Corpus:
     """
     data = config.data
     part = getattr(data, name)
-    limit = None if data.unseen else part.limit
+    shared = part.share != (0, 1)
+    limit = None if data.unseen or shared else part.limit
     try:
         corpus = _load(config, part.split, limit)
         if data.unseen:
             if data.unseen.unknown(corpus) and (wrong := data.unseen.unknown(_load(config, None, None))):
                 raise ValueError(wrong)
-            corpus = data.unseen.apply(corpus, name, part.limit, data.seed)
+            corpus = data.unseen.apply(corpus, name, None if shared else part.limit, data.seed)
+        if shared:
+            corpus = within(corpus, part.share, part.limit, data.seed)
     except SourceError:
         raise
     except ValueError as error:  # an unknown or impossible option of the reader

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from proactor.board import EMPTY
 from proactor.catalog import Catalog
 from proactor.config import ConfigError, Pretrain, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.engine import ChatFormat
-from proactor.parse import render
 from proactor.pretrain import SmallModel, build_model, export, pretrain, train_tokenizer
 from proactor.progress import Progress
-from proactor.prompt import PromptEncoder, PromptStyle, system_message, target
+from proactor.prompt import PromptEncoder, PromptStyle, system_message, wanted
 from proactor.session import load_part, merged
 from proactor.sources import load
 
@@ -25,7 +25,7 @@ PARTS = 100
 def _texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) -> list[str]:
     """What a tokenizer should know: tool lists, answers and turns."""
     systems = {system_message(d, catalog, style)["content"] for d in dialogues}
-    answers = (render(target(d, u)) for d in dialogues for u in d.decision_turns)
+    answers = (wanted(d, u, EMPTY, catalog, style.mode) for d in dialogues for u in d.decision_turns)
     return [*systems, *answers, *(t.text for d in dialogues for t in d.turns)]
 
 
@@ -35,7 +35,7 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
         size = SmallModel(**section.size)
     except TypeError as error:
         raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
-    part = config.data.train.model_copy(update={"limit": section.limit})
+    part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
     warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
     catalog = merged([corpus.catalog, warm.catalog]) if warm.dialogues else corpus.catalog

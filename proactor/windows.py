@@ -104,6 +104,40 @@ def snap(turns: Sequence[Turn], window: Interval) -> Interval | None:
     return (inside[0], inside[-1]) if inside else None
 
 
+def as_points(dialogue: Dialogue) -> Dialogue:
+    """`dialogue` with point labels, for comparison with windows [INFERRED: how the paper's SFT on points was labelled is not known].
+
+    Each reference with a known window is labelled at one turn: the decision point at which the logged agent had its last chance before
+    it acted (`observed_trigger`), where that lies inside coverage, else the end of the window. Coverage and ready window become that
+    turn: nothing is pending before it and nothing late after it. Actions that the user began and withdrew go, since a log of triggers does
+    not hold them. Unknown windows stay unknown.
+    """
+    known = tuple(
+        r if r.ready is None else r.model_copy(update={"coverage": (u, u), "ready": (u, u)})
+        for r in dialogue.references
+        for u, _ in (point_of(dialogue, r),)
+    )
+    return dialogue.model_copy(update={"references": known, "withdrawn": ()})
+
+
+def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
+    """The turn that `as_points` labels, and whether it is the logged trigger's; (0, False) where the window is unknown."""
+    if reference.ready is None or reference.coverage is None:
+        return 0, False
+    first, last = reference.coverage
+    if reference.observed_trigger is not None and reference.observed_trigger <= last:
+        logged = last_decision(dialogue, reference.observed_trigger)
+        if logged is not None and logged >= first:
+            return logged, True
+    end = last_decision(dialogue, reference.ready[1])
+    return (reference.ready[1] if end is None or end < first else end), False
+
+
+def last_decision(dialogue: Dialogue, turn: int) -> int | None:
+    """The last decision point at or before `turn`, None when there is none."""
+    return max((u for u in dialogue.decision_turns if u <= turn), default=None)
+
+
 def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     """Counters of a corpus: dialogues, turns, decision turns, references, null (and why), width_0, wider, withdrawn."""
     counters: Counter[str] = Counter(dialogues=0, turns=0, decision_turns=0, references=0, null=0, width_0=0, wider=0)

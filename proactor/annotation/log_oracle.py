@@ -22,7 +22,7 @@ from proactor.annotation.merge import marks_of
 from proactor.annotation.oracle import Answer, Question
 from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.windows import first_mention
+from proactor.windows import first_mention, mentions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,15 @@ class LoggedAction:
 def log_of(dialogue: Dialogue) -> tuple[LoggedAction, ...]:
     """The log of a dialogue: its actions without their windows. Those run and those taken back are not told apart but by the trigger."""
     actions = [
-        LoggedAction(r.name, _spoken(dialogue, r), r.observed_trigger, dict(r.value_turns), dict(r.variants))
+        LoggedAction(r.name, _spoken(dialogue, r), r.observed_trigger, _said(dialogue, r), dict(r.variants))
         for r in (*dialogue.references, *dialogue.withdrawn)
     ]
     return tuple(sorted(actions, key=lambda a: (min(a.said.values(), default=a.trigger or 0), a.name, a.trigger or 0)))
+
+
+def _said(dialogue: Dialogue, reference: Reference) -> dict[str, int]:
+    """Where each value was said, as the log has it; one's own transcripts say it of none, and then they are looked for."""
+    return dict(reference.value_turns) or mentions(dialogue.turns, reference.params, reference.variants)[0]
 
 
 def _spoken(dialogue: Dialogue, reference: Reference) -> dict[str, str]:

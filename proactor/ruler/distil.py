@@ -31,7 +31,7 @@ from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import EngineJudge, Judge
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest, Question
-from proactor.ruler.rubric import CUSTOM, find_rubric
+from proactor.ruler.rubric import find_rubric
 from proactor.ruler.ruler import Ruler
 from proactor.ruler.rules import RuleJudge
 from proactor.ruler.verdict import Score, Unusable, read_verdict
@@ -164,7 +164,9 @@ def teach(
     if not by_dialogue:
         raise RulerError("distil: no decisions to learn from")
     start, waiting = time.monotonic(), list[str]()
-    while (share := max((time.monotonic() - start) / seconds, told.steps / steps if steps else 0.0)) < 1 or not told.steps:
+    while (
+        share := max((time.monotonic() - start) / seconds, told.steps / steps if steps else 0.0)
+    ) < 1 or not told.steps:
         if len(waiting) < batch:
             more = list(by_dialogue)
             draws.shuffle(more)

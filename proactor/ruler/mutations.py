@@ -24,7 +24,9 @@ def mutations(dialogue: Dialogue, turn: int, board: Board, tools: Catalog, draw:
     ready = {r.id for r in ready_at(dialogue, turn)}
     if coming := [r for r in live if r.id not in ready]:
         found["early"] = (_fire(draw.choice(coming), turn),)
-    if past := [r for r in dialogue.references if r.ready is not None and r.ready[1] < turn and r.id not in board.fired]:
+    if past := [
+        r for r in dialogue.references if r.ready is not None and r.ready[1] < turn and r.id not in board.fired
+    ]:
         found["late"] = (_fire(draw.choice(past)),)
     if board.entries:
         found["repeat"] = (draw.choice(board.entries).model_copy(update={"status": Status.READY}),)

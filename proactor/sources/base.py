@@ -100,6 +100,18 @@ def split_of(dialogue_id: str) -> Split:
     return "train" if share < 8 else "dev" if share == 8 else "test"
 
 
+def within(found: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
+    """The dialogues whose `share_of` lies in [low, high), at most ``limit`` of them; the others are counted."""
+    kept = [d for d in found.dialogues if share[0] <= share_of(d.id) < share[1]]
+    counters = {"other_share": len(found.dialogues) - len(kept)}
+    return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
+
+
+def share_of(dialogue_id: str) -> float:
+    """A hundredth in [0, 1) by a hash of the id, apart from that of the split."""
+    return _hash("share", dialogue_id) % 100 / 100
+
+
 def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
 

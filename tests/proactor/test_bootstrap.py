@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from proactor.bootstrap import Interval, intervals, paired_difference
+from proactor.bootstrap import Interval, intervals, paired_difference, resampled
 from proactor.metrics import FIELDS, Contribution, aggregate
 
 
@@ -47,6 +47,12 @@ def test_pooling_is_the_mean_over_seeds_and_keeps_a_dialogue_together() -> None:
     assert mixed.estimate == pytest.approx(one.estimate / 2)
     reordered = paired_difference([worse], [better[::-1]], ("reward",))["reward"]
     assert reordered == one
+
+
+def test_any_statistic_of_sums() -> None:
+    rows = np.array([[1.0, 1.0], [0.0, 1.0]] * 100)
+    found = resampled(rows, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, ["share"])["share"]
+    assert found == intervals(run([1, 0] * 100), ("reward",))["reward"]
 
 
 def test_excludes_zero() -> None:

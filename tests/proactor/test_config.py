@@ -60,6 +60,19 @@ def test_a_decay_spans_its_stage_in_optimizer_steps(file: Path) -> None:
     assert given.grpo is not None and given.grpo.total == 7
 
 
+def test_a_mode_that_writes_more_gets_more_tokens_unless_told_otherwise(file: Path) -> None:
+    for mode, room in (("plain", 64), ("reasoning", 192), ("graph", 320)):
+        config = load_config(file, [f"prompt.mode={mode}"])
+        assert config.grpo is not None and config.prompt.mode == mode
+        assert (config.eval.max_tokens, config.grpo.sampling.max_tokens, config.grpo.sampling.n) == (room, room, 4)
+    given = load_config(
+        file, ["prompt.mode=graph", "eval.max_tokens=50", "grpo.sampling.max_tokens=60", "eval.metric=ac"]
+    )
+    assert given.grpo is not None and (given.eval.max_tokens, given.grpo.sampling.max_tokens) == (50, 60)
+    assert load_config(file, ["prompt.mode=reasoning", "grpo=null"]).eval.max_tokens == 192
+    assert load_config(file).prompt.mode == "plain" and load_config(file).data.labels == "windows"
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -71,10 +84,13 @@ def test_a_decay_spans_its_stage_in_optimizer_steps(file: Path) -> None:
         ("grpo.lr=-1", ["grpo.lr", "greater than 0"]),
         ("grpo.sampling.temperature=0", ["grpo.sampling", "greedy"]),
         ("lora.dropout=0.1", ["lora.dropout"]),
-        ("data.source=imagined", ["data.source", "synthetic, sgd"]),
+        ("data.source=imagined", ["data.source", "one of synthetic, "]),
         ("data.path=/no/such/place", ["data.path", "/no/such/place"]),
         ("eval.metric=luck", ["eval.metric", "first_fire_f1"]),
         ("name=a/b", ["name"]),
+        ("prompt.mode=thinking", ["prompt.mode", "'plain', 'reasoning' or 'graph'"]),
+        ("data.labels=dots", ["data.labels", "'windows' or 'points'"]),
+        ("data.unseen.domain=[a]", ["data.unseen.domain", "did you mean 'domains'"]),
         ("reward.x=1", ["reward"]),
     ],
 )

@@ -48,6 +48,19 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path: Path, monkeypatch: py
     assert [p.name for p in tmp_path.iterdir()] == ["evaluations.json"]
 
 
+def test_a_file_of_version_1_is_scored_again(tmp_path: Path) -> None:
+    file = saved(tmp_path)
+    new = load_evaluations(file)
+    value = json.loads(file.read_text())
+    value["version"] = 1
+    for old in value["evaluations"].values():
+        old["metrics"] = {"reward": old["metrics"]["reward"]}
+        for contribution in old["contributions"]:
+            contribution["sums"] = {"unparsed": contribution["sums"]["unparsed"]}
+    file.write_text(json.dumps(value))
+    assert load_evaluations(file) == new
+
+
 def _drop_sum(value: dict[str, Any]) -> None:
     del value["evaluations"]["before"]["contributions"][1]["sums"]["acted"]
 

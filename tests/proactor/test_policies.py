@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from proactor.catalog import Catalog, Parameter, Tool
+from proactor.comparison import rival, table
 from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.evaluate import trivial
 from proactor.metrics import aggregate
-from proactor.policies import POLICIES, always, never, values_in_text, values_seen
+from proactor.policies import POLICIES, always, human, logs_triggers, never, values_in_text, values_seen
 from proactor.rewards import score_replay
 from proactor.sources import load
 from tests.proactor.scoring_helpers import ready, users
@@ -54,6 +56,41 @@ def test_values_seen_fires_once_without_waiting_for_the_assent() -> None:
     assert values_seen(users(7, withdrawn=(withdrawn,)))[3]
 
 
+def test_the_human_fires_when_the_log_says_so() -> None:
+    logged = BOOK.model_copy(update={"observed_trigger": 5})
+    assert {u: a for u, a in human(users(7, logged)).items() if a} == {5: (ready("book", day="Monday", time="9"),)}
+    assert not any(human(users(7, BOOK)).values())
+    turns = tuple(Turn(index=i, speaker=s, text="x") for i, s in enumerate(("user", "agent", "user", "agent"), 1))
+    acted = BOOK.model_copy(update={"coverage": (1, 4), "ready": (3, 4), "observed_trigger": 4})
+    assert human(Dialogue(id="a", turns=turns, references=(acted,))) == {1: (), 3: (ready(BOOK.name, **BOOK.params),)}
+    before = acted.model_copy(update={"observed_trigger": 0})
+    assert human(Dialogue(id="a", turns=turns, references=(before,))) == {1: (), 3: ()}
+
+
+def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> None:
+    dialogues = load("synthetic", limit=20).dialogues
+    assert logs_triggers(dialogues)
+    found = trivial(dialogues)
+    assert set(found) == {"never", "always", "values_seen", "human"}
+    assert (found["human"].metrics["first_fire_f1"] or 0) > (found["always"].metrics["first_fire_f1"] or 0)
+    line = next(
+        x
+        for rows in table(found["never"], found["never"], found).values()
+        for x in rows
+        if x.metric.key == "on_time_f1"
+    )
+    best = {name: e.metrics["on_time_f1"] or 0.0 for name, e in found.items()}
+    assert max(best, key=lambda n: best[n]) == "human"
+    assert rival("on_time_f1", line, found["never"], found).name != "human"
+    unlogged = [
+        d.model_copy(
+            update={"references": tuple(r.model_copy(update={"observed_trigger": None}) for r in d.references)}
+        )
+        for d in dialogues
+    ]
+    assert not logs_triggers(unlogged) and "human" not in trivial(unlogged)
+
+
 def test_values_in_text_reads_with_the_values_of_training_dialogues() -> None:
     day, time = Parameter(name="day"), Parameter(name="time", required=False)
     catalog = Catalog(
@@ -71,7 +108,7 @@ def test_order_on_synthetic_dialogues() -> None:
     dialogues = load("synthetic", limit=60).dialogues
     scores = {name: aggregate(score_replay(d, policy(d))[0] for d in dialogues) for name, policy in POLICIES.items()}
     f1 = {name: m["first_fire_f1"] or 0.0 for name, m in scores.items()}
-    assert f1["never"] == 0.0 < f1["always"] < 0.3 < f1["values_seen"]
+    assert f1["never"] == 0.0 < f1["always"] < 0.3 < min(f1["values_seen"], f1["human"])
     assert scores["always"]["recall"] == 1.0
     strict = scores["values_seen"]["on_time_f1"]
     assert strict is not None and strict < 0.8  # it does not wait for assents

@@ -16,9 +16,10 @@ from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.engine.chat import ChatFormat, load_tokenizer
 from proactor.matching import Timing
 from proactor.parse import parse, render
-from proactor.prompt import PromptEncoder, PromptStyle, decisions, messages, target, unknowable
+from proactor.prompt import PromptEncoder, PromptStyle, decisions, messages, target, unknowable, wanted
 from proactor.rewards import score_replay
 from proactor.sources import load
+from proactor.state_graph import NO_GRAPH, Node, StateGraph
 from tests.proactor.scoring_helpers import pending, ready, users
 
 CATALOG = Catalog(tools=(Tool(name="book", parameters=(Parameter(name="day"),)), Tool(name="call", confirm=True)))
@@ -85,6 +86,60 @@ def test_messages_append() -> None:
         {"role": "system", "content": "call() ask"},
         {"role": "system", "content": "Board: []"},
     ]
+
+
+PLAIN = """\
+<|im_start|>system
+Each user message is followed by the board of actions already triggered. Answer with a JSON list of the actions to take now: \
+[] to wait, [{"READY":"tool","parameter":"value"}] to act, PENDING for READY while something is missing. \
+Take values from the conversation only. Tools marked ask need the user's consent first. Never repeat what is on the board.
+Tools:
+book(day)
+call() ask<|im_end|>
+<|im_start|>user
+turn 1<|im_end|>
+<|im_start|>user
+turn 2<|im_end|>
+<|im_start|>user
+Board: [{"TRIGGERED":"book","day":"Monday","time":"9"}]<|im_end|>
+<|im_start|>assistant
+"""
+
+
+def test_plain_prompts_are_those_of_always() -> None:
+    chat, dialogue = byte_chat(), users(7, BOOK.model_copy(update={"observed_trigger": 1}))
+    board, graph = logged_board(dialogue, 2), StateGraph((Node(pending("call")),))
+    for style in (
+        PromptStyle(),
+        PromptStyle(mode="plain"),
+        PromptStyle(instructions=PLAIN.split("\n", 1)[1].split("\nbook(")[0]),
+    ):
+        encoder = PromptEncoder(chat, CATALOG, style)
+        ids = encoder.prompt(dialogue, 2, board)
+        assert chat.tokenizer.decode(ids, skip_special_tokens=False) == PLAIN
+        assert ids == encoder.prompt(dialogue, 2, board, graph), "a graph shows in graph mode alone"
+        assert encoder.wanted(dialogue, 4) == encoder.answer(target(dialogue, 4))
+        assert encoder.earlier_graph(dialogue, 4) == NO_GRAPH
+
+
+def test_modes_change_the_opening_and_the_leaf_alone() -> None:
+    chat, dialogue = byte_chat(), users(7, BOOK)
+    board, graph = logged_board(dialogue, 5), StateGraph((Node(pending("book", day="Monday"), ("time",)),))
+    plain, reasoning, keeping = (
+        messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph) for m in ("plain", "reasoning", "graph")
+    )
+    assert plain[1:] == reasoning[1:] and plain[1:-1] == keeping[1:-1]
+    assert keeping[-1]["content"] == plain[-1]["content"] + '\nGraph: [{"PENDING":"book","day":"Monday","time":null}]'
+    assert "<think>" in reasoning[0]["content"] and "<graph>" not in reasoning[0]["content"]
+    assert "<think>" in keeping[0]["content"] and "<graph>" in keeping[0]["content"]
+    assert keeping[0]["content"].endswith(plain[0]["content"])
+    bare = PromptStyle(instructions="", mode="graph")
+    assert messages(dialogue, 5, board, CATALOG, bare)[0]["content"] == "book(day)\ncall() ask"
+    encoder = PromptEncoder(chat, CATALOG, bare)
+    trunk = encoder.trunk(dialogue)
+    first, second = encoder.prompt(dialogue, 5, board), encoder.prompt(dialogue, 5, board, graph)
+    assert first != second and first[: trunk.ends[5]] == second[: trunk.ends[5]] == trunk.ids[: trunk.ends[5]]
+    assert chat.decode(encoder.wanted(dialogue, 3)) == wanted(dialogue, 3, EMPTY, CATALOG, "graph")
 
 
 def test_ids_are_those_of_the_messages_and_share_the_trunk(chat: ChatFormat, synthetic: Any) -> None:

@@ -88,6 +88,50 @@ def test_snap(window: tuple[int, int], snapped: tuple[int, int] | None) -> None:
     assert windows.snap(TURNS, window) == snapped
 
 
+def point(*references: Reference, turns: str = SPEAKERS) -> list[tuple[object, object]]:
+    spoken = tuple(
+        Turn(index=i, speaker="user" if who == "u" else "agent", text="x") for i, who in enumerate(turns, start=1)
+    )
+    labelled = windows.as_points(Dialogue(id="d", turns=spoken, references=references))
+    return [(r.coverage, r.ready) for r in labelled.references]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "turn"),
+    [
+        (None, 6),  # no log: the window's end
+        (3, 3),
+        (4, 3),  # acted after an agent turn: its last chance was the user turn before
+        (1, 1),  # early, but covered
+        (8, 8),  # late, but covered
+        (9, 6),  # outside coverage
+        (0, 6),
+    ],
+)
+def test_a_point_is_the_logged_trigger_or_the_end_of_the_window(trigger: int | None, turn: int) -> None:
+    wide = WIDE.model_copy(update={"observed_trigger": trigger})
+    assert point(wide) == [((turn, turn), (turn, turn))]
+    assert windows.point_of(DIALOGUE, wide) == (turn, turn == trigger or trigger == 4)
+
+
+def test_points_stay_inside_coverage_and_on_decision_points() -> None:
+    late_start = WIDE.model_copy(update={"coverage": (4, 6), "ready": (4, 6), "observed_trigger": 4})
+    assert point(late_start) == [((6, 6), (6, 6))]  # its user turn 3 lies before coverage
+    agent_only = WIDE.model_copy(update={"coverage": (4, 5), "ready": (4, 5)})
+    assert point(agent_only, turns="uauaau") == [((5, 5), (5, 5))]  # nothing to decide at: kept as it ends
+
+
+def test_points_know_nothing_of_pending_and_leave_unknown_windows_unknown() -> None:
+    dialogue = DIALOGUE.model_copy(update={"withdrawn": (WIDE.model_copy(update={"id": "w", "ready": None}),)})
+    labelled = windows.as_points(dialogue)
+    assert labelled.withdrawn == () and ids(windows.masked(labelled)) == ["unknown", "nowhere"]
+    assert labelled.references[2] == UNKNOWN
+    assert [windows.status_at(labelled.references[0], u) for u in (1, 3, 6, 8)] == [None, None, Status.READY, None]
+    assert labelled.references[0].params == WIDE.params and labelled.turns == dialogue.turns
+    assert windows.as_points(labelled) == labelled
+    assert dialogue.references[0] == WIDE  # the windows are still there
+
+
 def test_counters() -> None:
     assert windows.count([DIALOGUE]) == {
         "dialogues": 1, "turns": 8, "decision_turns": 5, "references": 4, "null": 2, "null_untraced": 1, "null_unknown": 1,

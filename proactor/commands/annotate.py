@@ -1,0 +1,128 @@
+"""``proactor annotate``: opportunity windows for a corpus or for one's own transcripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proactor.commands.common import console, terminal
+from proactor.config import ConfigError
+from proactor.progress import Progress
+from proactor.sources import NAMES, load
+
+if TYPE_CHECKING:
+    from proactor.annotation import Oracle
+    from proactor.catalog import Catalog
+    from proactor.sources import Corpus
+
+ORACLES = ("log", "engine", "endpoint")
+
+
+def annotate(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="a corpus (with --path), or JSONL transcripts", show_default=False)],
+    catalog: Annotated[str | None, typer.Option(help="tools, in any format that `proactor catalog` reads; default: the corpus' own")] = None,
+    oracle: Annotated[str, typer.Option(help="log, engine or endpoint")] = "log",
+    model: Annotated[str, typer.Option(help="model folder (engine) or name (endpoint)")] = "",
+    adapter: Annotated[Path | None, typer.Option(help="adapter folder for the engine")] = None,
+    base_url: Annotated[str | None, typer.Option(help="of the endpoint; default: OpenAI's")] = None,
+    path: Annotated[Path | None, typer.Option(help="folder or file of a corpus")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most this many dialogues")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the result")] = Path("annotated"),
+    gates: Annotated[bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")] = True,
+    causality: Annotated[bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")] = True,
+    brief: Annotated[bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of one answer")] = 512,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests under way at once (endpoint)")] = 8,
+    timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
+    price_in: Annotated[float | None, typer.Option(help="of a million prompt tokens, for the estimate")] = None,
+    price_out: Annotated[float | None, typer.Option(help="of a million answer tokens")] = None,
+    seed: Annotated[int, typer.Option(help="of the samples")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")] = False,
+) -> None:  # fmt: skip
+    """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl, catalog.json and report.json."""
+    from proactor.annotation import AnnotationError, Options
+    from proactor.annotation import annotate as run
+    from proactor.annotation.estimate import estimate
+    from proactor.annotation.report import table
+    from proactor.endpoint import EndpointSetupError
+
+    if oracle not in ORACLES:
+        raise ConfigError(f"--oracle {oracle}: {', '.join(ORACLES)}")
+    if oracle != "log" and not model:
+        raise ConfigError(f"--oracle {oracle} needs --model")
+    for name, value, only in (("base-url", base_url, "endpoint"), ("adapter", adapter, "engine")):
+        if value is not None and oracle != only:
+            raise ConfigError(f"--{name} does not go with --oracle {oracle}")
+    corpus = _corpus(source, path, limit, seed, catalog)
+    tools = _catalog(catalog, corpus)
+    try:
+        with terminal() as ui:
+            asked = _oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
+            ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
+            if dry_run:
+                return
+            found = run(
+                corpus.dialogues,
+                tools,
+                asked,
+                out,
+                Options(gates=gates, causality=causality, seed=seed),
+                ui,
+                fresh=fresh,
+            )
+    except (AnnotationError, EndpointSetupError) as error:
+        raise ConfigError(str(error)) from error
+    console.print(table(found))
+    console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
+
+
+def _corpus(source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None) -> Corpus:
+    name = source
+    if source not in NAMES:
+        if not Path(source).exists():
+            raise ConfigError(f"SOURCE {source}: neither a corpus ({', '.join(NAMES)}) nor a file or folder")
+        if path is not None:
+            raise ConfigError(f"SOURCE {source} is a file already: --path is for corpora")
+        name, path = "jsonl", Path(source)
+    # transcripts are checked against the tools as they are read
+    options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
+    try:
+        corpus = load(name, path, limit=limit, seed=seed, **options)
+    except ValueError as error:  # SourceError among them: all are one line that says what is wrong
+        raise ConfigError(str(error)) from error
+    if not corpus.dialogues:
+        raise ConfigError(f"SOURCE {source}: no dialogues")
+    return corpus
+
+
+def _catalog(file: str | None, corpus: Corpus) -> Catalog:
+    if file is not None:
+        from proactor.catalogs import propose, read_catalog
+
+        try:
+            return propose(read_catalog(file)).catalog
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if not len(corpus.catalog):
+        raise ConfigError("--catalog: the transcripts bring no tools of their own")
+    return corpus.catalog
+
+
+def _oracle(
+    kind: str, model: str, adapter: Path | None, base_url: str | None, brief: bool, max_tokens: int, concurrency: int, timeout: float, ui: Progress
+) -> Oracle:  # fmt: skip
+    if kind == "log":
+        from proactor.annotation.log_oracle import LogOracle
+
+        return LogOracle()
+    if kind == "endpoint":
+        from proactor.annotation.endpoint_oracle import EndpointOracle
+        from proactor.endpoint import Endpoint
+
+        return EndpointOracle(Endpoint(model, base_url=base_url, timeout=timeout, concurrency=concurrency), max_tokens)
+    from proactor.annotation.engine_oracle import EngineOracle, load_engine
+
+    return EngineOracle(load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens)

@@ -1,0 +1,97 @@
+"""``proactor calibrate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proactor.commands.common import Adapter, ConfigFile, Overrides, Split, console, open_session, part, terminal
+from proactor.config import ConfigError
+from proactor.config_file import load_config
+
+if TYPE_CHECKING:
+    from proactor.config import RunConfig
+    from proactor.session import Session
+    from proactor.thresholds import Thresholds
+    from proactor.tradeoff import TradeOffs
+
+
+def calibrate(
+    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best",
+    budget: Annotated[float | None, typer.Option(min=0.0, help="wrong fires allowed in 100 dialogues; eval.budget otherwise")] = None,
+    split_dev: Annotated[str, typer.Option(help="part that the thresholds are chosen on")] = "dev",
+    split: Split = "test",
+    floor: Annotated[float, typer.Option(min=0.0, max=1.0, help="least probability that a threshold may have")] = 0.02,
+    exact: Annotated[bool, typer.Option("--exact", help="an action is right only with every value right")] = False,
+    heat: Annotated[int, typer.Option(min=0, help="dialogues whose probabilities are kept for the report")] = 4,
+) -> None:  # fmt: skip
+    """Choose each tool's threshold on one part of the data for a budget of false fires, and report lead against false fires on another.
+
+    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. Stopped, it goes on where it was.
+    """
+    from proactor.tradeoff import trade_off_table
+
+    settings = load_config(config, overrides or [])
+    if split_dev == split:
+        raise ConfigError(
+            f"--split {split}: thresholds chosen on a part say nothing about that part; take another --split-dev"
+        )
+    allowed = settings.eval.budget if budget is None else budget
+    session = open_session(settings, adapter)
+    thresholds, found = _calibrated(session, settings, adapter, split_dev, split, allowed, floor, exact, heat)
+    if console.quiet:
+        return
+    console.print(trade_off_table(found))
+    fires = sum(t <= 1 for t in thresholds.tools.values())
+    console.print(
+        f"chosen on {thresholds.dialogues} {split_dev} dialogues: common {_told(thresholds.default)}, "
+        f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may fire\n{settings.folder / 'tradeoff.json'}",
+        markup=False,
+    )
+
+
+def _calibrated(
+    session: Session, settings: RunConfig, adapter: str, split_dev: str, split: str, budget: float, floor: float, exact: bool, heat: int,
+) -> tuple[Thresholds, TradeOffs]:  # fmt: skip
+    from proactor.breakdown import outputs_of
+    from proactor.calibration import save_probabilities, scored_part
+    from proactor.evaluations import write_whole
+    from proactor.matching import THETA
+    from proactor.probabilities import ProbabilityError
+    from proactor.session import adapter_folder
+    from proactor.tradeoff import calibrated, gather, policies, save_trade_offs, single
+    from proactor.utility import needs_assent
+
+    on_dev, on_test = part(session, split_dev), part(session, split)
+    loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA
+    assent, resamples = needs_assent(session.encoder.catalog), settings.eval.resamples
+    with terminal() as ui:
+        session.ui = ui
+        try:
+            dev = scored_part(session, split_dev, on_dev, loaded, floor)
+            test = scored_part(session, split, on_test, loaded, floor)
+        except ProbabilityError as error:
+            raise ConfigError(str(error)) from error
+        played = session.play(on_test, f"playing {split}")
+        ui.say(
+            f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, {test.table.unread} of {len(test.table.rows)} on {split}"
+        )
+    thresholds, curves = calibrated(
+        dev.table, on_dev, test.table, on_test, assent, budget=budget, theta=theta, resamples=resamples
+    )
+    greedy = single("greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples)
+    others = policies(on_test, assent, theta=theta, resamples=resamples)
+    found = gather(split, on_test, budget, [*curves, greedy, *others])
+    if session.engine.rank == 0:
+        write_whole(settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode())
+        save_trade_offs(settings.folder / "tradeoff.json", found)
+        wanted = {d.id for d in on_test if d.references}
+        save_probabilities(
+            settings.folder / "probabilities.json", [p for p in test.probabilities if p.dialogue_id in wanted][:heat]
+        )
+    return thresholds, found
+
+
+def _told(threshold: float) -> str:
+    return "never" if threshold > 1 else f"{threshold:.3f}"

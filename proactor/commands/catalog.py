@@ -1,0 +1,130 @@
+"""``proactor catalog``: tools of any origin as one catalog, with effects to read and edit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import jinja2
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from proactor.catalog import Catalog
+from proactor.catalogs import FORMATS, Proposal, Reading, propose, read, write_catalog
+from proactor.catalogs.proactor import NAME
+from proactor.commands.common import console
+from proactor.config import ConfigError
+
+REMARKS = {
+    "flattened": "objects became one parameter a field (address.street)",
+    "object_as_text": "open or deeper objects are text",
+    "array_as_text": "lists are text",
+    "union_as_text": "parameters of several types are text",
+    "untyped_as_text": "parameters without a type are text",
+    "datetime_as_text": "date-times are text",
+    "variadic_left_out": "*args and **kwargs are left out",
+}
+"""What a remark of a reader means."""
+
+
+def catalog(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="a file, a folder, or module:path.py", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"write the catalog; a folder gets {NAME}")
+    ] = None,
+    format: Annotated[str, typer.Option(help=f"auto, {', '.join(FORMATS)}")] = "auto",
+    render: Annotated[
+        str, typer.Option(metavar="TEMPLATE", help="print the tools as a prompt has them: full, compact, or a .j2 file")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+) -> None:
+    """Read tools of any origin, propose what each does (effect) and whether it needs assent (confirm), and write a catalog to edit."""
+    if format not in ("auto", *FORMATS):
+        raise ConfigError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")
+    file = _target(output, force)
+    reading = read(source, format)  # type: ignore[arg-type]  # checked above
+    proposal = propose(reading.catalog)
+    if file is not None:
+        write_catalog(proposal.catalog, file)
+    if render:
+        console.print(_rendered(proposal.catalog, render), markup=False, soft_wrap=True)
+        return
+    console.print(table(proposal))
+    _say_remarks(reading)
+    console.print(_next(proposal, file), markup=False, soft_wrap=True)
+
+
+def _target(output: Path | None, force: bool) -> Path | None:
+    """The file to write; ConfigError before anything is read when it exists already."""
+    file = output / NAME if output is not None and output.is_dir() else output
+    if file is not None and file.exists() and not force:
+        raise ConfigError(f"{file}: exists already, perhaps with edits of yours; --force replaces it")
+    return file
+
+
+def table(proposal: Proposal) -> Table:
+    """The tools with effect and assent; a star marks what is proposed, a question mark what is a guess."""
+    shown = Table("tool", "parameters", "effect", "asks", "why")
+    for suggestion in proposal.suggestions:
+        tool = proposal.catalog[suggestion.name]
+        names = ", ".join(p.name if p.required else f"{p.name}?" for p in tool.parameters)
+        style = "red" if suggestion.guess else "yellow" if suggestion.proposed else ""
+        sign = "?" if suggestion.guess else "*"
+        shown.add_row(
+            Text(tool.name),
+            Text(names),
+            Text(tool.effect + (sign if "effect" in suggestion.proposed else ""), style=style),
+            Text(("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else ""), style=style),
+            Text(suggestion.reason, style=style),
+        )
+    return shown
+
+
+def _say_remarks(reading: Reading) -> None:
+    for kind, count in sorted(reading.counters.items()):
+        first = next(remark for remark in reading.remarks if remark.kind == kind)
+        console.print(
+            f"{count} x {REMARKS[kind]}, e.g. {first.parameter!r} of {first.tool!r}", markup=False, soft_wrap=True
+        )
+
+
+def _next(proposal: Proposal, file: Path | None) -> str:
+    """What there is, and what to do next."""
+    still, guesses = len(proposal.open), sum(s.guess for s in proposal.suggestions)
+    said = f"{len(proposal.suggestions)} tools; "
+    if not still:
+        said += "nothing is proposed, all of them say what they do"
+    else:
+        said += f"{still} with a proposal (*)" + (f", {guesses} of them a guess (?)" if guesses else "")
+    if file is None:
+        return f"{said}. Nothing was written: -o {NAME} writes the catalog."
+    lines = [f"{said}. Written: {file}"]
+    if still:
+        lines.append(
+            "Read it through: `effect` (read, write, irreversible) and `confirm` (true: never without the user's assent) "
+            "decide when a tool may fire."
+        )
+    return "\n".join([*lines, f"Then: proactor annotate SOURCE --catalog {file}"])
+
+
+def _rendered(catalog: Catalog, template: str) -> str:
+    """The catalog as a prompt has it; ConfigError names the template, and its line, where it does not work."""
+    if template in ("full", "compact"):
+        return catalog.render(template)
+    file = Path(template)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--render {template}: neither full, compact nor a template that can be read ({error})"
+        ) from None
+    try:
+        return catalog.render(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"{file}:{error.lineno}: {error.message}") from None
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"{file}: {re.sub(chr(10), ' ', str(error))}") from None

@@ -1,0 +1,64 @@
+"""What the commands share: the console, how options are spelled, and a session opened with a progress bar."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from proactor.config import ConfigError, RunConfig
+from proactor.console import Terminal
+from proactor.progress import Quiet
+
+if TYPE_CHECKING:
+    from proactor.dialogue import Dialogue
+    from proactor.session import Session
+
+console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+if not console.is_terminal:
+    console.width = 120  # a file or a pipe has no width of its own, and 80 cuts tables
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; see configs/", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. grpo.lr=1e-4 data.train.limit=50", show_default=False),
+]
+Adapter = Annotated[str, typer.Option(help="start, best, last, none, or a folder with an adapter")]
+Split = Annotated[str, typer.Option(help="train, dev or test")]
+
+
+def open_session(settings: RunConfig, adapter: str) -> Session:
+    """The run of a config, with one of its adapters (see `Adapter`) loaded. ConfigError when it is not there."""
+    from proactor.session import Session, adapter_folder
+
+    folder = adapter_folder(settings.folder, adapter)
+    with terminal() as ui:
+        session = Session.open(settings, ui)
+    if folder is not None:
+        session.engine.load_adapter(folder)
+    return session
+
+
+def part(session: Session, split: str) -> tuple[Dialogue, ...]:
+    """The dialogues of a part by its name."""
+    if split not in ("train", "dev", "test"):
+        raise ConfigError(f"--split {split}: train, dev or test")
+    found: tuple[Dialogue, ...] = getattr(session, split)
+    return found
+
+
+def find(dialogues: tuple[Dialogue, ...], wanted: str) -> Dialogue:
+    """The dialogue of an id or a position."""
+    for i, dialogue in enumerate(dialogues):
+        if wanted in (dialogue.id, str(i)):
+            return dialogue
+    raise ConfigError(f"--dialogue {wanted}: neither an id nor a position below {len(dialogues)}")
+
+
+def terminal() -> AbstractContextManager[Any]:
+    """A progress display on the console; none on ranks that print nothing."""
+    return nullcontext(Quiet()) if console.quiet else Terminal(console)

@@ -1,0 +1,108 @@
+"""``proactor evaluate`` and ``sample``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from proactor.bootstrap import KEYS, intervals
+from proactor.commands.common import Adapter, ConfigFile, Overrides, Split, console, find, open_session, part, terminal
+from proactor.config import ConfigError
+from proactor.config_file import load_config
+from proactor.console import metrics_table
+from proactor.engine import Sampling
+from proactor.metrics import ALL
+from proactor.rewards import run_reward
+
+if TYPE_CHECKING:
+    from proactor.dialogue import Dialogue
+    from proactor.session import Session
+
+
+def evaluate(config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "test") -> None:
+    """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
+    from proactor.breakdown import breakdown, breakdown_tables
+    from proactor.evaluate import trivial
+    from proactor.evaluations import write_whole
+
+    settings = load_config(config, overrides or [])
+    session = open_session(settings, adapter)
+    dialogues = part(session, split)
+    with terminal() as ui:
+        session.ui = ui
+        found = session.play(dialogues, f"playing {split}")
+    if console.quiet:
+        return
+    named = {adapter: found, **trivial(dialogues, session.turn_reward, session.costs)}
+    bounds = intervals(found.contributions, ALL, resamples=settings.eval.resamples)
+    parts = breakdown(dialogues, found, resamples=settings.eval.resamples)
+    record = {
+        "adapter": adapter, "split": split, "dialogues": len(dialogues), "unparsed_share": found.unparsed_share, "truncated_share": found.truncated_share,
+        "intervals": {k: [b.low, b.high] for k, b in bounds.items() if math.isfinite(b.low)},
+        "breakdown": parts.model_dump(mode="json"), **{name: e.metrics for name, e in named.items()},
+    }  # fmt: skip
+    file = settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
+    write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
+    console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS))
+    for table in breakdown_tables(parts):
+        console.print(table)
+    ranges = ", ".join(f"{k} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
+    console.print(
+        f"95% by dialogue: {ranges}\nunparsed {found.unparsed_share:.1%}, truncated {found.truncated_share:.1%}\n{file}",
+        markup=False,
+    )
+
+
+def sample(
+    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "dev",
+    dialogue: Annotated[str, typer.Option(help="id, or position in the split")] = "0",
+    turn: Annotated[int, typer.Option(help="user turn after which to decide; 0: every one")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="samples a decision")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    prompt: Annotated[str, typer.Option(help="a user message of one's own instead of a dialogue")] = "",
+) -> None:  # fmt: skip
+    """Draw answers at the decision points of one dialogue (logged board) and show what each would earn."""
+    settings = load_config(config, overrides or [])
+    session = open_session(settings, adapter)
+    drawing = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)
+    if prompt:
+        group = session.engine.sample([[{"role": "user", "content": prompt}]], drawing)[0]
+        for drawn in group.samples:
+            console.print(drawn.text, markup=False)
+        return
+    _show_samples(session, find(part(session, split), dialogue), turn, drawing)
+
+
+def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
+    from proactor.board import logged_board
+    from proactor.rollout import noise_key
+
+    if turn and turn not in chosen.decision_turns:
+        raise ConfigError(
+            f"--turn {turn}: dialogue {chosen.id!r} has user turns {', '.join(map(str, chosen.decision_turns))}"
+        )
+    turns = [turn] if turn else list(chosen.decision_turns)
+    boards = {u: logged_board(chosen, u) for u in turns}
+    encoder = session.encoder
+    prompts = [encoder.prompt(chosen, u, boards[u], encoder.earlier_graph(chosen, u, boards[u])) for u in turns]
+    groups = dict(
+        zip(turns, session.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]), strict=True)
+    )
+    for spoken in chosen.turns:
+        console.print(f"{spoken.index:3} {spoken.speaker}: {spoken.text}", markup=False)
+        if spoken.index not in groups:
+            continue
+        texts = [s.text for s in groups[spoken.index].samples]
+        columns: dict[str, list[Any]] = {
+            "dialogue": [chosen] * len(texts), "turn": [spoken.index] * len(texts), "board": [boards[spoken.index]] * len(texts),
+        }  # fmt: skip
+        scored = run_reward(session.config.reward, session.sample_reward, [""] * len(texts), texts, columns)
+        table = Table("reward", "answer", box=None, padding=(0, 2))
+        for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):
+            table.add_row(f"{parts['reward']:+.3f}", text.replace("[", r"\["))
+        console.print(table)
