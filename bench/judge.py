@@ -34,6 +34,9 @@ from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, 
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
 from proactor.session import Session
 
+KEEP_EVERY = 25
+"""Training steps between saves of the adapter, so that a stopped run can go on (``--more``)."""
+
 Scores = list[list[float] | None]
 """One list a group; None where there was no usable verdict."""
 
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1, help="dialogues a step")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--rubric", default=RUBRIC, help="the student's: custom, or a text (no sub-scores)")
+    parser.add_argument("--more", action="store_true", help="go on from the adapter that is there")
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
     given = parser.parse_args(arguments)
     if given.seconds <= 0:
@@ -96,11 +100,19 @@ def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[
         "mixed": [g for g in (mixed(g, given.most, draws) for g in held) if len(g) > 1],
     }
     systems = {name: {"untrained": examine(asked.ruler(EngineJudge(engine)), groups)} for name, groups in sets.items()}
+    folder = config.folder / "judge"
+    if given.more:
+        engine.load_adapter(folder)
+
+    def tell(share: float, text: str) -> None:
+        if int(text.split()[1].rstrip(",")) % KEEP_EVERY == 0:
+            say(f"  {share:.0%} {text}")
+            engine.save_adapter(folder)
+
     told = teach(
         engine, asked, drawn, seconds=given.seconds, rate=given.rate, batch=given.batch, most=given.most, seed=config.seed,
-        progress=lambda share, text: say(f"  {share:.0%} {text}") if text.split()[1].rstrip(",").endswith("0") else None,
+        progress=tell,
     )  # fmt: skip
-    folder = config.folder / "judge"
     engine.save_adapter(folder)
     engine.load_state_dict(untrained)  # what is measured is the adapter as it was written
     for name, groups in sets.items():
@@ -109,7 +121,7 @@ def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[
     options = asked.options(folder)
     return {
         "config": config.model_dump(mode="json", exclude={"data": {"path"}}), "reward_options": options, "teacher": asked.teacher,
-        "settings": {k: getattr(given, k) for k in ("seconds", "dialogues", "held_out", "n", "most", "batch", "rate")},
+        "settings": {k: getattr(given, k) for k in ("seconds", "dialogues", "held_out", "n", "most", "batch", "rate", "more")},
         "decisions": {"train": len(drawn), "held_out": len(held)}, "drawing_seconds": drawing,
         "steps": told.steps, "examples": told.examples, "too_long": told.too_long, "loss": told.last(), "systems": systems,
     }  # fmt: skip

@@ -34,6 +34,8 @@ from proactor.runs import Run
 RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
 """Steps from which the time of a supervised step is taken."""
+PLACES = ("data.path", "runs", "save_every", "samples_every")
+"""What may differ between a run that is found and one that would be trained: where things lie, and how often they are written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,10 +81,15 @@ def paced(run: Run) -> bool:
 
 
 def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] = compared) -> Run:
-    """The run of these settings, ended: trained now, gone on with, or found."""
+    """The run of these settings, ended: trained now, gone on with, or found. A run of that name with other settings ends the benchmark: its numbers would
+    stand under a false heading."""
     settings = load_config(config, overrides)
     run = Run(settings.folder)
-    if not ended(run):
+    if ended(run):
+        if (changed := run.changed(settings, PLACES)) is not None:
+            key, old, new = changed
+            raise SystemExit(f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)")
+    else:
         more = ["--resume"] if run.state.is_file() else ["--fresh"]
         print(f"{settings.name}: training", flush=True)
         subprocess.run([sys.executable, "-m", "proactor.cli", "train", str(config), *overrides, *more], check=True)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from proactor.bootstrap import Interval, resampled
+from proactor.console import NAMES
 from proactor.dialogue import Action, Dialogue
 from proactor.evaluate import Evaluation
 from proactor.matching import THETA, Judged, Timing, first_fires
@@ -36,7 +37,7 @@ KEYS = (
 """The metrics of a breakdown."""
 
 NOT_OFFERED = "(not offered)"
-"""The line of proposals that name no tool on offer; there is no such line where a dialogue does not say what is on offer."""
+"""The line of proposals that name no tool on offer; where a dialogue does not say what is on offer, none that any dialogue calls for."""
 
 DISTANCES = (
     "5 or more before", "3 to 4 before", "1 to 2 before", "inside", "1 to 2 after", "3 to 4 after", "5 or more after", "repeat", "unmatched",
@@ -126,10 +127,11 @@ def score_tool(dialogue: Dialogue, outputs: Outputs, tool: str, theta: float = T
 def tool_contributions(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, list[Contribution]]:
     """Tool -> one contribution for every dialogue, in the order of `dialogues`; the dialogues where a tool does not occur hold zeros."""
     played = outputs_of(evaluation, dialogues)
+    called = {r.name for d in dialogues for r in (*d.references, *d.withdrawn)}
     found: dict[str, dict[str, Array]] = {}
     for dialogue in dialogues:
         for tool in tools_in(dialogue, played[dialogue.id]):
-            line = tool if not dialogue.tools or tool in dialogue.tools else NOT_OFFERED
+            line = tool if tool in (dialogue.tools or called) else NOT_OFFERED
             row = matrix([score_tool(dialogue, played[dialogue.id], tool)])[0]
             rows = found.setdefault(line, {})
             rows[dialogue.id] = rows.get(dialogue.id, np.zeros(len(FIELDS))) + row
@@ -228,7 +230,7 @@ def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 
         table = Table(title=title + left, title_justify="left")
         table.add_column(title.removeprefix("by "), no_wrap=True)
         for name in ("dialogues", "refs", "fires", "unknown", "width 0", *keys):
-            table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+            table.add_column(NAMES.get(name, name.replace("_", " ")), justify="right")
         for line in shown:
             counts = (line.dialogues, line.references, line.fires)
             shares = (f"{line.null_share:.0%}", f"{line.width_0_share:.0%}")
@@ -236,9 +238,9 @@ def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 
         tables.append(table)
     table = Table("first fires, turns to the window", "fires", "share", title="by distance", title_justify="left")
     for row in found.distances:
-        table.add_row(row.name, str(row.fires), _cell(row.share))
+        table.add_row(row.name, str(row.fires), _cell(row.share, " "))
     return [*tables, table]
 
 
-def _cell(value: Any) -> str:
-    return "–" if value is None else rf"{value[0]:.2f} \[{value[1]:.2f}, {value[2]:.2f}]"
+def _cell(value: Any, between: str = "\n") -> str:
+    return "–" if value is None else rf"{value[0]:.2f}{between}\[{value[1]:.2f}, {value[2]:.2f}]"

@@ -193,7 +193,7 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
 def trade_off(
     curves: Mapping[str, Sequence[Point]], dots: Mapping[str, Point], budget: float, chosen: Point | None
 ) -> Markup:
-    """What is gained (up) against false fires in 100 dialogues (right, on a square-root scale so that 0 and the budget are seen).
+    """What is gained (up) against wrong fires in 100 dialogues (right, on a square-root scale so that 0 and the budget are seen).
 
     `curves`: points of a system at many thresholds; `dots`: systems that have one point; `chosen`: ringed.
     """
@@ -227,7 +227,7 @@ def trade_off(
     if chosen is not None:
         x, y = at(chosen)
         parts.append(f'<circle class="chosen" cx="{x}" cy="{y}" r="6"><title>chosen on dev</title></circle>')
-    return _svg("tradeoff", 620, 244, parts, "turns saved against false fires in 100 dialogues")
+    return _svg("tradeoff", 620, 244, parts, "turns saved against wrong fires in 100 dialogues")
 
 
 def mark(kind: str, system: str, said: str = "", count: int = 1, name: str = "") -> Markup:

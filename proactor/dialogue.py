@@ -147,6 +147,10 @@ class Dialogue(BaseModel):
                     f"dialogue {self.id!r}: reference {reference.id!r} covers turn {reference.coverage[1]} "
                     f"of {len(self.turns)}"
                 )
+            if (odd := _outside(reference, len(self.turns))) is not None:
+                raise ValueError(
+                    f"dialogue {self.id!r}: reference {reference.id!r} has {odd[0]} at turn {odd[1]} of {len(self.turns)}"
+                )
             if self.tools and reference.name not in self.tools:
                 raise ValueError(
                     f"dialogue {self.id!r}: reference {reference.id!r} uses {reference.name!r}, not offered"
@@ -157,3 +161,11 @@ class Dialogue(BaseModel):
     def decision_turns(self) -> tuple[int, ...]:
         """The turns after which the agent decides: every user turn, 1-based."""
         return tuple(turn.index for turn in self.turns if turn.speaker == "user")
+
+
+def _outside(reference: Reference, turns: int) -> tuple[str, int] | None:
+    """What of a reference lies outside a dialogue of so many turns, and where; its windows aside. An agent may act before it has seen a turn."""
+    said = {f"value_turns.{name}": turn for name, turn in reference.value_turns.items()}
+    places = {"observed_trigger": reference.observed_trigger, "values_seen": reference.values_seen, **said}
+    least = {"observed_trigger": 0}
+    return next(((k, at) for k, at in places.items() if at is not None and not least.get(k, 1) <= at <= turns), None)

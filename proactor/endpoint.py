@@ -116,22 +116,35 @@ class Endpoint:
         schema: Mapping[str, Any] | None = None,
         seed: int | None = None,
         max_tokens: int = 1024,
+        within: float | None = None,
     ) -> str:
-        """The text of the answer. ``schema``: a JSON schema the answer should follow, not checked here.
+        """The text of the answer. ``schema``: a JSON schema the answer should follow, not checked here. ``within``: seconds for all attempts
+        together, from when the request's turn has come.
 
         Raises EndpointError by kind after the retries, EndpointSetupError where nothing can be asked.
         """
         link = self._here()
         async with link.slots:
-            for attempt in range(self.attempts):
-                try:
-                    return await self._supported(link.client, messages, schema, seed, max_tokens)
-                except _Again as again:
-                    if attempt + 1 == self.attempts:
-                        raise again.error from None
-                    self.counters["retries"] += 1
-                    wait = self.backoff * 2**attempt if again.wait is None else again.wait
-                    await self.sleep(min(max(wait, 0.0), self.longest_wait))
+            try:
+                async with asyncio.timeout(within):
+                    return await self._tried(link, messages, schema, seed, max_tokens)
+            except TimeoutError:
+                raise EndpointError(
+                    "timeout", f"{self.model}: no answer within {within:g} s, retries included"
+                ) from None
+
+    async def _tried(
+        self, link: _Link, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None, seed: int | None, max_tokens: int
+    ) -> str:  # fmt: skip
+        for attempt in range(self.attempts):
+            try:
+                return await self._supported(link.client, messages, schema, seed, max_tokens)
+            except _Again as again:
+                if attempt + 1 == self.attempts:
+                    raise again.error from None
+                self.counters["retries"] += 1
+                wait = self.backoff * 2**attempt if again.wait is None else again.wait
+                await self.sleep(min(max(wait, 0.0), self.longest_wait))
         raise AssertionError("attempts is at least 1")
 
     async def aclose(self) -> None:

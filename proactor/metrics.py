@@ -156,7 +156,7 @@ def metrics_of(sums: Array) -> dict[str, Array]:
 
     To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, turns a hundred dialogues win against the logged human
     trigger; saved_each: the mean of these over the references saved; false_per_100 = 100 (first_false + first_repeats) /
-    dialogues; utility: mean over dialogues (see utility.py). null_share and width_0_share: references with an unknown window
+    dialogues, to which `tradeoff` adds fires before an assent (wrong_per_100), as it knows the tools; utility: mean over dialogues (see utility.py). null_share and width_0_share: references with an unknown window
     among all, and with one of a single turn among the known ones, where no turn can be won.
     """
     v = {name: sums[..., i] for i, name in enumerate(FIELDS)}

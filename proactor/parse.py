@@ -32,7 +32,9 @@ _BLOCKS = ("think", "graph")
 _OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
 _GAP = re.compile(r"[\s,]*")
 # Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks in strings pass.
-_DECODER = json.JSONDecoder(parse_int=lambda text: Number(text), parse_float=lambda text: Number(text), parse_constant=str, strict=False)
+_DECODER = json.JSONDecoder(
+    parse_int=lambda text: Number(text), parse_float=lambda text: Number(text), parse_constant=str, strict=False
+)
 
 
 class Number(str):

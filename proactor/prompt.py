@@ -206,10 +206,11 @@ def target(dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool
     """The answer that supervised training shows: READY for each reference whose ready window contains `turn` and that is not on
     the board; with `pending`, PENDING for one that is covered but not ready, with the values said so far, once there is one.
 
-    An action that the user will withdraw is PENDING like any other until then: the agent has no hindsight. Empty: wait.
+    An action that the user will withdraw is PENDING like any other until then, and a value that is first said after `turn` is in
+    no answer: the agent has no hindsight. Empty: wait.
     """
     ready = [r for r in dialogue.references if r.id not in board.fired and status_at(r, turn) is Status.READY]
-    actions = [Action(name=r.name, params=r.params, status=Status.READY) for r in ready]
+    actions = [Action(name=r.name, params=params_at(r, turn), status=Status.READY) for r in ready]
     if pending:
         known = (r for r in dialogue.references if r.ready is not None)
         for reference in (*known, *dialogue.withdrawn):

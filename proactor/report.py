@@ -213,7 +213,7 @@ def trade_off_chart(found: TradeOffs) -> Markup:
     """Systems with thresholds as curves, the others as points."""
 
     def place(p: TradeOffPoint) -> charts.Point:
-        return p.false_per_100, p.turns_saved
+        return p.wrong_per_100, p.turns_saved
 
     curves = {c.system: [place(p) for p in c.points] for c in found.systems if len(c.points) > 1}
     dots = {c.system: place(c.points[0]) for c in found.systems if len(c.points) == 1}

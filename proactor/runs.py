@@ -23,10 +23,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
@@ -103,15 +105,27 @@ class Run:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _same(self, config: RunConfig) -> None:
+        if (changed := self.changed(config, MAY_CHANGE)) is not None:
+            key, old, new = changed
+            raise RunError(
+                f"{self.folder / 'config.yaml'}: {key} was {old!r}, now {new!r}: a resumed run keeps its config (use another name)"
+            )
+
+    def changed(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
+        """The first key at which the run's own config is another one, with both values; None where they are equal, but for the keys (or sections)
+        ``aside``, or where there is none. A key that an older program did not write has its default."""
         file = self.folder / "config.yaml"
         if not file.exists():
-            return
-        old, new = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(config.model_dump(mode="json"))
+            return None
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with suppress(ValidationError):  # a key that is gone is named below
+            written = RunConfig.model_validate(written).model_dump(mode="json")
+        old, new = _flat(written), _flat(config.model_dump(mode="json"))
+        left = tuple(aside)
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE):
-                raise RunError(
-                    f"{file}: {key} was {old.get(key)!r}, now {new.get(key)!r}: a resumed run keeps its config (use another name)"
-                )
+            if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in left):
+                return key, old.get(key), new.get(key)
+        return None
 
     # -- metrics -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proactor import windows
+from proactor import pretrained, windows
 from proactor.board import Board, logged_board
 from proactor.catalog import Catalog
 from proactor.config import ConfigError, RunConfig
@@ -57,6 +57,8 @@ class Session:
     def open(cls, config: RunConfig, ui: Progress | None = None) -> Session:
         """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError, RewardError or EngineError says what is wrong."""
         ui = ui or Quiet()
+        if config.pretrain is not None:
+            pretrained.check(config.model, config.data)
         reward, metric = load_reward(config.reward, config.reward_options), metric_reward(config)
         corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
         options = config.engine.model_dump()

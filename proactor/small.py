@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from proactor import pretrained
 from proactor.board import EMPTY
 from proactor.catalog import Catalog
 from proactor.config import ConfigError, Pretrain, RunConfig
@@ -38,7 +39,8 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
     warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
-    catalog = merged([corpus.catalog, warm.catalog]) if warm.dialogues else corpus.catalog
+    first = [d for d in warm.dialogues if not config.data.unseen.reason(d)]
+    catalog = merged([corpus.catalog, warm.catalog]) if first else corpus.catalog
     style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
     tokenizer = train_tokenizer(_texts(corpus.dialogues, catalog, style), size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)
@@ -57,8 +59,9 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     model = build_model(tokenizer, size)
     history = pretrain(
         model, encoder, usable[held_out:], usable[:held_out], size,
-        warm=warm.dialogues, seconds=section.seconds, progress=progress,
+        warm=first, seconds=section.seconds, progress=progress,
     )  # fmt: skip
     export(model, tokenizer, config.model)
+    pretrained.note(config.model, config.data)
     last = f", held-out loss {history[-1][1]:.3f}" if history else ""
     ui.say(f"{config.model}: written{last}")

@@ -3,7 +3,7 @@
 The figure people decide by: turns saved against the logged human trigger at no more than 1 wrong fire in 100 dialogues, and the recall there. Definitions,
 all [INFERRED], sums over the dialogues played (see `thresholds.OUTCOME`; turns are those of both speakers):
 
-- `false_per_100`: wrong fires in 100 dialogues: unmatched, repeats, and fires on a tool that needs assent before the assent.
+- `wrong_per_100`: wrong fires in 100 dialogues: unmatched, repeats, and fires on a tool that needs assent before the assent.
 - `turns_saved`: turns won in 100 dialogues, tau - u summed over references whose first fire was on time and no later than the logged human trigger tau.
   `saved_each`: their mean. An early fire wins nothing: a value or the assent was missing then, and the human could not have acted either.
   `early_turns`: what early fires that need no assent would add, for readers who disagree.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from proactor.bootstrap import resampled
@@ -35,7 +36,7 @@ from proactor.thresholds import BUDGET, NEVER, OUTCOME, Thresholds, allowed, cho
 from proactor.windows import width
 
 Outputs = Mapping[int, Iterable[Action]]
-KEYS = ("false_per_100", "before_assent_per_100", "late_per_100", "turns_saved", "saved_each", "early_turns", "recall", "lead")  # fmt: skip
+KEYS = ("wrong_per_100", "before_assent_per_100", "late_per_100", "turns_saved", "saved_each", "early_turns", "recall", "lead")  # fmt: skip
 MOST = 200
 """Points of a curve that are kept."""
 
@@ -50,7 +51,7 @@ class TradeOffPoint(Frozen):
     """One setting. `threshold`: None for a system without a common one. `intervals`: (low, high) at 95% by dialogue, where they were asked for."""
 
     threshold: float | None
-    false_per_100: float
+    wrong_per_100: float
     turns_saved: float
     recall: float
     lead: float | None
@@ -112,7 +113,7 @@ def _rates(sums: Array) -> dict[str, Array]:
         return out
 
     return {
-        "false_per_100": ratio(100 * (v["false"] + v["before_assent"]), v["dialogues"]),
+        "wrong_per_100": ratio(100 * (v["false"] + v["before_assent"]), v["dialogues"]),
         "before_assent_per_100": ratio(100 * v["before_assent"], v["dialogues"]),
         "late_per_100": ratio(100 * v["late"], v["dialogues"]),
         "turns_saved": ratio(100 * v["saved_turns"], v["dialogues"]),
@@ -160,7 +161,7 @@ def thinned(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOff
 
 
 def _shown(p: TradeOffPoint) -> tuple[float | None, ...]:
-    return p.false_per_100, p.turns_saved, p.recall, p.lead
+    return p.wrong_per_100, p.turns_saved, p.recall, p.lead
 
 
 def human_point(
@@ -244,6 +245,8 @@ def trade_off_table(found: TradeOffs) -> Table:
         title_justify="left",
         caption=windows_caption({"null_share": found.null_share, "width_0_share": found.width_0_share}),
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("system", no_wrap=True)
     for name in ("at", "wrong", "unasked", "late", "turns saved", "recall", "lead", "fires"):
@@ -252,7 +255,7 @@ def trade_off_table(found: TradeOffs) -> Table:
         p = system.chosen or system.points[0]
         at = "" if p.threshold is None else "never" if p.threshold >= NEVER else f"{p.threshold:.3f}"
         table.add_row(
-            system.system.replace("_", " "), at, _cell(p, "false_per_100"), f"{p.before_assent_per_100:.1f}", f"{p.late_per_100:.1f}",
+            system.system.replace("_", " "), at, _cell(p, "wrong_per_100"), f"{p.before_assent_per_100:.1f}", f"{p.late_per_100:.1f}",
             _cell(p, "turns_saved"), _cell(p, "recall"), "–" if p.lead is None else f"{p.lead:.2f}", str(p.fires),
         )  # fmt: skip
     return table

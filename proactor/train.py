@@ -244,7 +244,11 @@ class Training:
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:
                 self._check_metric()
-            self.ui.step(f"reward {row['reward_mean']:.3f}, best {self.config.eval.metric} on dev {p.best:.3f}")
+            gone = f", {row['groups_dropped']:.0f} groups without a verdict" if row["groups_dropped"] else ""
+            skipped = ", no update" if row["skipped_update"] else ""
+            self.ui.step(
+                f"reward {row['reward_mean']:.3f}, best {self.config.eval.metric} on dev {p.best:.3f}{gone}{skipped}"
+            )
             self._after(checked)
 
     def _enter(self) -> None:

@@ -53,14 +53,13 @@ def status_at(reference: Reference, turn: int) -> Status | None:
 
 
 def params_at(reference: Reference, turn: int) -> dict[str, str]:
-    """The parameters whose values had been said by `turn`; from the ready window's start on, all of them."""
-    if reference.ready is not None and turn >= reference.ready[0]:
-        return dict(reference.params)
-    return {
-        name: value
-        for name, value in reference.params.items()
-        if name in reference.value_turns and reference.value_turns[name] <= turn
-    }
+    """The parameters whose values had been said by `turn`; from the ready window's start on also those never said literally.
+
+    Never a value that is first said later: some corpora open a window before an optional value comes.
+    """
+    begun = reference.ready is not None and turn >= reference.ready[0]
+    never = turn if begun else turn + 1
+    return {name: value for name, value in reference.params.items() if reference.value_turns.get(name, never) <= turn}
 
 
 def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None:
@@ -155,6 +154,20 @@ def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
             else:
                 counters["width_0" if span == 0 else "wider"] += 1
     return dict(counters)
+
+
+def counts(name: str) -> bool:
+    """Is `name` one of the counters of `count`?"""
+    return name in (
+        "dialogues",
+        "turns",
+        "decision_turns",
+        "references",
+        "width_0",
+        "wider",
+        "withdrawn",
+        "null",
+    ) or name.startswith("null_")
 
 
 def mean_width(dialogues: Iterable[Dialogue]) -> float | None:

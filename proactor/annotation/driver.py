@@ -38,9 +38,9 @@ LASTING = ("too_long",)
 
 def annotate(
     dialogues: Sequence[Dialogue], catalog: Catalog, oracle: Oracle, out: Path, options: Options | None = None, ui: Progress | None = None,
-    *, fresh: bool = False,
+    *, read: Mapping[str, int] | None = None, fresh: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report.
+    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report. ``read``: what the reader counted, for the report.
 
     Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is finished already or was begun
     with other settings (``fresh`` replaces both).
@@ -63,7 +63,7 @@ def annotate(
         store.close()
     finished = [store.records[d.id] for d in dialogues if d.id in store.records]
     kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    found = report(finished, kept, oracle, options, run.unanswered)
+    found = report(finished, kept, oracle, options, run.unanswered, read or {})
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
     write_whole(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())

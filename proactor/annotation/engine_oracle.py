@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from proactor.adapters import content
 from proactor.annotation.oracle import Answer, Question
 from proactor.annotation.prompt import messages, parts
 from proactor.engine import Engine, EngineError, LoRA, Sampling
@@ -16,7 +17,8 @@ from proactor.rollout import noise_key
 
 class EngineOracle:
     """``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first answer (0: greedy);
-    ``second``: of a second reading, which must be able to differ. ``adapter``: use the engine's adapter, where it has one.
+    ``second``: of a second reading, which must be able to differ. ``adapter``: use the engine's adapter, where it has one; a folder says
+    which one was loaded, so that an annotation is not gone on with under another.
 
     Raises EngineError when the model folder holds no tokenizer.
     """
@@ -26,13 +28,14 @@ class EngineOracle:
 
     def __init__(
         self, engine: Engine, *, brief: bool = False, temperature: float = 0.0, second: float = 0.7, max_tokens: int = 256,
-        batch: int = 16, adapter: bool = True,
+        batch: int = 16, adapter: bool | Path = True,
     ) -> None:  # fmt: skip
         if engine.chat is None:
             raise EngineError(f"{engine.base_name}: the folder holds no tokenizer, so nothing can be asked")
         self.engine, self.chat, self.brief, self.batch = engine, engine.chat, brief, batch
-        self.temperature, self.second, self.max_tokens, self.adapter = temperature, second, max_tokens, adapter
-        self.identity = f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} max_tokens={max_tokens} adapter={adapter}"
+        self.temperature, self.second, self.max_tokens, self.adapter = temperature, second, max_tokens, bool(adapter)
+        worn = content(adapter) if isinstance(adapter, Path) else adapter
+        self.identity = f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} max_tokens={max_tokens} adapter={worn}"
         self.prompt_tokens = 0
         report = engine.chat.report
         self.shared = report.appendable and not report.alternating and "system" in report.roles

@@ -39,9 +39,11 @@ MEANING = {
 
 
 def report(
-    records: Sequence[Record], kept: Sequence[Dialogue], oracle: Oracle, options: Options, unanswered: Mapping[str, int]
-) -> dict[str, Any]:
-    """The report; everything in it but ``cost`` (this process's own) is the same however often the work was resumed."""
+    records: Sequence[Record], kept: Sequence[Dialogue], oracle: Oracle, options: Options, unanswered: Mapping[str, int],
+    read: Mapping[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """The report; everything in it but ``cost`` (this process's own) is the same however often the work was resumed. ``source``: what the
+    reader dropped, adjusted or left out before anything was asked; of its counters those that say nothing of the old windows."""
     counters: Counter[str] = Counter()
     for record in records:
         counters.update(record.counters)
@@ -58,6 +60,7 @@ def report(
             "failed": dict(failed),
             "unanswered": dict(unanswered),
         },
+        "source": {name: n for name, n in sorted(read.items()) if n and not windows.counts(name)},
         "windows": windows.count(kept),
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),
@@ -120,6 +123,8 @@ def table(found: Mapping[str, Any]) -> Table:
             rows.add_row(
                 f"  {kind}: {reason}", str(count), "the same command tries again" if kind == "unanswered" else ""
             )
+    for reason, count in found["source"].items():
+        rows.add_row(f"  reader: {reason}", str(count))
     rows.add_row("references", str(found["windows"]["references"]), f"{found['windows']['null']} without a window")
     rows.add_row(
         "questions", str(found["questions"].get("asked", 0)), f"{found['questions'].get('asked_again', 0)} asked again"

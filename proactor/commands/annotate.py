@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from proactor.commands.common import console, terminal
 from proactor.config import ConfigError
@@ -29,6 +30,7 @@ def annotate(
     base_url: Annotated[str | None, typer.Option(help="of the endpoint; default: OpenAI's")] = None,
     path: Annotated[Path | None, typer.Option(help="folder or file of a corpus")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most this many dialogues")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable")] = None,
     out: Annotated[Path, typer.Option(help="folder of the result")] = Path("annotated"),
     gates: Annotated[bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")] = True,
     causality: Annotated[bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")] = True,
@@ -56,7 +58,9 @@ def annotate(
     for name, value, only in (("base-url", base_url, "endpoint"), ("adapter", adapter, "engine")):
         if value is not None and oracle != only:
             raise ConfigError(f"--{name} does not go with --oracle {oracle}")
-    corpus = _corpus(source, path, limit, seed, catalog)
+    corpus = _corpus(source, path, limit, seed, catalog, option or [])
+    if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
+        raise ConfigError(f"--oracle log: {source} has no log of actions to read; take engine or endpoint")
     tools = _catalog(catalog, corpus)
     try:
         with terminal() as ui:
@@ -71,6 +75,7 @@ def annotate(
                 out,
                 Options(gates=gates, causality=causality, seed=seed),
                 ui,
+                read=corpus.counters,
                 fresh=fresh,
             )
     except (AnnotationError, EndpointSetupError) as error:
@@ -79,7 +84,9 @@ def annotate(
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
 
 
-def _corpus(source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None) -> Corpus:
+def _corpus(
+    source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None, given: list[str]
+) -> Corpus:
     name = source
     if source not in NAMES:
         if not Path(source).exists():
@@ -90,12 +97,24 @@ def _corpus(source: str, path: Path | None, limit: int | None, seed: int, catalo
     # transcripts are checked against the tools as they are read
     options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
     try:
+        options |= dict(_pair(text) for text in given)
         corpus = load(name, path, limit=limit, seed=seed, **options)
     except ValueError as error:  # SourceError among them: all are one line that says what is wrong
         raise ConfigError(str(error)) from error
     if not corpus.dialogues:
         raise ConfigError(f"SOURCE {source}: no dialogues")
     return corpus
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """An option of a reader; its value is YAML, as in a config."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"--option {text}: KEY=VALUE is wanted")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--option {text}: the value is not YAML") from None
 
 
 def _catalog(file: str | None, corpus: Corpus) -> Catalog:
@@ -125,4 +144,4 @@ def _oracle(
         return EndpointOracle(Endpoint(model, base_url=base_url, timeout=timeout, concurrency=concurrency), max_tokens)
     from proactor.annotation.engine_oracle import EngineOracle, load_engine
 
-    return EngineOracle(load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens)
+    return EngineOracle(load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens, adapter=adapter or True)

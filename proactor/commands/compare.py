@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +40,37 @@ def compare(
         raise ConfigError(str(error)) from error
     for table in paired_tables(found, KEYS):
         console.print(table)
+    rewards = [_measured_by(folder) for folder in folders]
+    if rewards[0] != rewards[1]:
+        console.print(
+            f"turn reward is not one measure here: {names[0]} by {rewards[0]}, {names[1]} by {rewards[1]} (eval.reward makes them one)",
+            markup=False,
+        )
     if output is not None:
         write_whole(output, (found.model_dump_json(indent=1) + "\n").encode())
         console.print(str(output), markup=False)
+
+
+def _measured_by(folder: Path) -> str:
+    """What the turn reward of a run's evaluations is, as its config says; "unknown" without one."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return "unknown"
+    config = load_config(file)
+    if config.eval.reward or config.eval.reward_options:
+        return _told(config.eval.reward or "weighted_metric", config.eval.reward_options)
+    judged = (
+        "adaptive_metric",
+        "general_ruler",
+        "custom_ruler",
+        "adaptive_ruler",
+        "mixture",
+    )  # evaluated by the default
+    return _told("weighted_metric", {}) if config.reward in judged else _told(config.reward, config.reward_options)
+
+
+def _told(reward: str, options: Mapping[str, Any]) -> str:
+    return f"{reward} {json.dumps(options)}" if options else reward
 
 
 def _name(folder: Path, system: str) -> str:

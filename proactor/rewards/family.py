@@ -28,7 +28,7 @@ from proactor.rewards.mixture import Mixture, Term
 from proactor.rewards.options import Options, read
 from proactor.rewards.own import own_reward
 from proactor.rewards.schedule import Constant, Fixed, Linear, Rest, Schedule, Thirds, Weight
-from proactor.rewards.turn import WeightedMetric
+from proactor.rewards.turn import Consistency, WeightedMetric
 from proactor.rewards.utility import Utility
 
 
@@ -54,6 +54,13 @@ class WeightedMetricOptions(MetricOptions):
 
     def metric(self) -> WeightedMetric:
         return replace(super().metric(), consistency=self.consistency, timing=self.timing, false=self.false)
+
+
+class ConsistencyOptions(Options):
+    """See `Consistency`."""
+
+    theta: float = THETA
+    waiting: Literal["open", "ready"] = "open"
 
 
 class AdaptiveMetricOptions(MetricOptions):
@@ -108,6 +115,21 @@ class ComponentOptions(Options):
         if value is not None and not value[0] < value[1]:
             raise ValueError(f"{list(value)} is empty or reversed")
         return value
+
+
+def weighted_metric(**options: Any) -> WeightedMetric:
+    """Weighted Metric, fixed weights."""
+    return read(WeightedMetricOptions, options, "reward 'weighted_metric'").metric()
+
+
+def rac(**options: Any) -> Consistency:
+    """RAC alone."""
+    return Consistency("rac", **read(ConsistencyOptions, options, "reward 'rac'").model_dump())
+
+
+def max_rac(**options: Any) -> Consistency:
+    """Max RAC alone."""
+    return Consistency("max_rac", **read(ConsistencyOptions, options, "reward 'max_rac'").model_dump())
 
 
 def adaptive_metric(**options: Any) -> Mixture:

@@ -10,19 +10,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proactor.rewards.errors import RewardError
-from proactor.rewards.family import adaptive_metric, adaptive_ruler_reward, custom_ruler, general_ruler, mixture
+from proactor.rewards.family import (
+    adaptive_metric,
+    adaptive_ruler_reward,
+    custom_ruler,
+    general_ruler,
+    max_rac,
+    mixture,
+    rac,
+    weighted_metric,
+)
 from proactor.rewards.group import GroupReward
 from proactor.rewards.own import own_reward
 from proactor.rewards.run import RewardFunction
-from proactor.rewards.turn import Consistency, TurnReward, WeightedMetric
+from proactor.rewards.turn import TurnReward
 from proactor.rewards.utility import Utility
 
 Reward = RewardFunction | GroupReward
 
 REGISTRY: dict[str, Callable[..., TurnReward]] = {
-    "weighted_metric": WeightedMetric,
-    "rac": lambda **options: Consistency("rac", **options),
-    "max_rac": lambda **options: Consistency("max_rac", **options),
+    "weighted_metric": weighted_metric,
+    "rac": rac,
+    "max_rac": max_rac,
 }
 """Metric rewards by the name a config uses; the options of a config go to the factory. All score single decisions on the scale of RAC."""
 
@@ -45,10 +54,7 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
     """
     options = dict(options or {})
     if spec in FAMILY:
-        try:
-            return FAMILY[spec](**options)
-        except TypeError as error:
-            raise RewardError(f"reward {spec!r}: {error}") from error
+        return FAMILY[spec](**options)
     module_name, colon, attribute = spec.partition(":")
     if not colon or not module_name or not attribute:
         raise RewardError(f"reward {spec!r} is unknown: one of {', '.join(FAMILY)}, or module:function")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from proactor.adapters import content
 from proactor.endpoint import Endpoint, EndpointError
 from proactor.ruler.errors import RulerError
 from proactor.ruler.question import JudgeRequest
@@ -62,12 +63,13 @@ class EndpointJudge:
 
     async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:
         """Raises EndpointSetupError (no client, no key) at the first request; all else is a failure of one request."""
-        return list(await asyncio.gather(*(self._one(request) for request in requests)))
+        return list(await asyncio.gather(*(self.reply_within(request, None) for request in requests)))
 
-    async def _one(self, request: JudgeRequest) -> str | JudgeFailure:
+    async def reply_within(self, request: JudgeRequest, seconds: float | None) -> str | JudgeFailure:
+        """One answer, in so many seconds from when the endpoint takes the request up: many wait for their turn there."""
         try:
             return await self.endpoint.reply(
-                request.messages, schema=request.schema, seed=request.seed, max_tokens=self.max_tokens
+                request.messages, schema=request.schema, seed=request.seed, max_tokens=self.max_tokens, within=seconds
             )
         except EndpointError as error:
             return JudgeFailure(error.kind, str(error))
@@ -94,6 +96,7 @@ class EngineJudge:
     concurrent: bool = field(default=False, init=False)
     _chat: ChatFormat | None = field(default=None, init=False, repr=False)
     _digits: tuple[int, ...] = field(default=(), init=False, repr=False)
+    _content: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.engine is not None:
@@ -103,10 +106,12 @@ class EngineJudge:
     def name(self) -> str:
         base = self.engine.base_name if self.engine is not None else ""
         form = "forced" if self.forced else f"free,{self.max_tokens}"
-        return f"engine:{base}+{self.adapter or 'no adapter'},{form},t={self.temperature:g}"
+        adapter = "no adapter" if self.adapter is None else f"{self.adapter}{self._content and f'={self._content}'}"
+        return f"engine:{base}+{adapter},{form},t={self.temperature:g}"
 
     def bind(self, engine: Engine) -> None:
-        """The engine to grade with. RulerError where it cannot: no tokenizer, or none with single digits when ``forced``."""
+        """The engine to grade with. RulerError where it cannot: no tokenizer, none with single digits when ``forced``, no adapter where one is
+        named."""
         chat = engine.chat
         if chat is None:
             raise RulerError(f"engine judge: {engine.base_name} has no tokenizer")
@@ -115,6 +120,10 @@ class EngineJudge:
             raise RulerError(
                 f"engine judge: the tokenizer of {engine.base_name} has no token a digit: use forced=False"
             )
+        if self.adapter is not None:
+            if not (Path(self.adapter) / "adapter_config.json").is_file():
+                raise RulerError(f"engine judge: {self.adapter}: no adapter there")
+            self._content = content(self.adapter)
         self.engine, self._chat, self._digits = engine, chat, tuple(ids[0] for ids in digits)
 
     async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:

@@ -129,7 +129,12 @@ class Question:
         """Everything a verdict may depend on, the order of candidates aside, as a digest: the key of a cache."""
         asked: list[object] = [self._system(rubric), self._head(), sorted(self.written[i] for i in self.distinct)]
         if (c := self.candidates) is not None:  # what only a judge by rules looks at
-            asked += [c.dialogue.id, c.turn, sorted(c.board.fired.items()), repr(c.dialogue.references)]
+            asked += [
+                c.dialogue.id,
+                c.turn,
+                sorted(c.board.fired.items()),
+                repr((c.dialogue.references, c.dialogue.withdrawn)),
+            ]
         return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
 
     def ask(self, rubric: Rubric, seed: int, attempt: int = 0) -> JudgeRequest:

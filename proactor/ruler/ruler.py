@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from proactor.candidates import Candidates
 from proactor.ruler.cache import Cache, Scores
 from proactor.ruler.errors import RulerError
-from proactor.ruler.judges import EngineJudge, Judge, JudgeFailure
+from proactor.ruler.judges import EndpointJudge, EngineJudge, Judge, JudgeFailure
 from proactor.ruler.question import JudgeRequest, Question
 from proactor.ruler.rubric import Rubric, find_rubric
 from proactor.ruler.verdict import Unusable, Verdict, read_verdict
@@ -36,7 +36,7 @@ FAILURES = {"timeout": "timeouts", "rate_limit": "rate_limited"}
 @dataclass
 class Ruler:
     """``rubric``: "general", "custom", a text of one's own, or a `Rubric`. ``timeout``: seconds for one answer of a concurrent judge
-    (its own retries included); an in-process judge cannot be interrupted. ``cache``: a JSONL file in which verdicts are kept, None for
+    (its own retries included, the wait for a turn not); an in-process judge cannot be interrupted. ``cache``: a JSONL file in which verdicts are kept, None for
     memory only. ``grading``: the judge's whole system message instead of the default, ``{rubric}`` in it is replaced (a short one
     for small models).
 
@@ -133,6 +133,8 @@ class Ruler:
         return found
 
     async def _one(self, request: JudgeRequest) -> str | JudgeFailure:
+        if isinstance(self.judge, EndpointJudge):  # requests queue there, which is no fault of the judge's
+            return await self.judge.reply_within(request, self.timeout)
         try:
             async with asyncio.timeout(self.timeout):
                 return (await self._reply([request]))[0]

@@ -60,3 +60,5 @@ def test_seeds_rivals_and_a_second_call(
     trained.clear()
     learning.main(arguments)
     assert trained == []
+    with pytest.raises(SystemExit, match=r"tiny-s0: lora\.alpha was .*, now 9\.0: give the new runs another name"):
+        learning.main([arguments[0], "lora.alpha=9", *arguments[1:]])

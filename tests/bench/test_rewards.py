@@ -81,6 +81,8 @@ def test_every_reward_from_one_start_and_a_second_call(
     trained.clear()
     rewards.main(arguments)
     assert trained == []
+    rewards.main([str(second), "--rewards", "rac", "--core-seeds", "2", "--budget-seconds", "1", *arguments[-2:]])
+    assert json.loads(file.read_text())["configs"].keys() == {"one", "two"}, "the other config's results stay"
 
 
 def test_the_budget_becomes_updates_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,9 @@ def test_a_malformed_dialogue_is_named_by_file_and_line(
 
 def test_the_demo_is_a_config_of_the_checkout(monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
     given: list[object] = []
-    monkeypatch.setattr(cli, "train", lambda config, overrides, **options: given.extend((config, overrides, options)))
+    monkeypatch.setattr(
+        cli.train, "train", lambda config, overrides, **options: given.extend((config, overrides, options))
+    )
     call("demo", "seed=5")
     assert given == [repo_root / "configs" / "demo.yaml", ["seed=5"], {"fresh": True}]
 
@@ -139,5 +141,6 @@ def test_a_config_can_bring_its_own_model(trained: Path, tmp_path: Path, capsys:
     assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)
     assert (tmp_path / "small" / "config.json").is_file()
+    assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {"domains": [], "tools": []}
     call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
     assert "test: " in capsys.readouterr().out

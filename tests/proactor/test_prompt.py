@@ -223,6 +223,12 @@ def test_targets_follow_the_windows() -> None:
     assert target(dialogue, 3, Board((), {"b": Timing.EARLY})) == ()
 
 
+def test_a_value_said_after_the_window_opened_is_in_no_earlier_target() -> None:
+    dialogue = users(7, BOOK.model_copy(update={"value_turns": {"day": 3, "time": 5}}))
+    assert target(dialogue, 4) == (ready("book", day="Monday"),)
+    assert target(dialogue, 5) == (ready("book", day="Monday", time="9"),)
+
+
 def test_withdrawn_actions_look_pending_until_then() -> None:
     withdrawn = BOOK.model_copy(update={"ready": None, "observed_trigger": None})
     dialogue = users(7, withdrawn=(withdrawn,))

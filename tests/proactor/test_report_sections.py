@@ -32,7 +32,7 @@ def probabilities(dialogue: Dialogue, tools: list[str]) -> DialogueProbabilities
 
 
 def point(false: float, saved: float, threshold: float | None = None) -> TradeOffPoint:
-    return TradeOffPoint(threshold=threshold, false_per_100=false, turns_saved=saved, recall=0.625, lead=None, fires=7)
+    return TradeOffPoint(threshold=threshold, wrong_per_100=false, turns_saved=saved, recall=0.625, lead=None, fires=7)
 
 
 def test_a_heat_map_shows_called_tools_first_and_their_windows() -> None:

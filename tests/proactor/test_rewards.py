@@ -149,8 +149,11 @@ def test_built_in_rewards_take_trl_calls() -> None:
         ("math:pi", {}, "math has no function 'pi'"),
         ("math:sqrt", {"a": 1}, r"options \['a'\] are only taken by built-in rewards"),
         ("weighted_metric", {"timming": 1}, "'weighted_metric'.*timming"),
-        ("weighted_metric", {"early": "later"}, "early is a number or 'linear', not 'later'"),
-        ("weighted_metric", {"waiting": "closed"}, "waiting is 'open' or 'ready'"),
+        ("weighted_metric", {"early": "later"}, "'weighted_metric': early.*number, .*got 'later'"),
+        ("weighted_metric", {"waiting": "closed"}, "waiting: Input should be 'open' or 'ready', got 'closed'"),
+        ("weighted_metric", {"consistency": "much"}, "consistency: .*number, .*got 'much'"),
+        ("rac", {"early": 0.0}, r"reward 'rac': unknown key 'early' \(known: theta, waiting\)"),
+        ("max_rac", {"theta": None}, "'max_rac': theta: "),
     ],
 )
 def test_wrong_specs_are_refused_in_one_line(spec: str, options: dict[str, Any], message: str) -> None:

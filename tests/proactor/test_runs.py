@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from proactor.config import RunConfig
 from proactor.runs import Run, RunError
+from proactor.sources.unseen import Unseen
 
 CONFIG = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}})
 
@@ -100,6 +102,18 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(run: Run, change: dict[str, 
         with pytest.raises(RunError, match=r"config\.yaml: .* was .*, now "):
             run.begin(other, resume=True, fresh=False)
     run.close()
+
+
+def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
+    run.begin(CONFIG, resume=False, fresh=False)
+    file = run.folder / "config.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["data"]["unseen"]
+    file.write_text(yaml.safe_dump(older))
+    assert run.changed(CONFIG) is None
+    unseen = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})})
+    assert run.changed(unseen) == ("data.unseen.domains", [], ["travel"])
+    assert run.changed(unseen, ("data",)) is None
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

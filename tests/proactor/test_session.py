@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proactor.config import ConfigError
+from proactor.pretrained import note
 from proactor.prompt import Mode
 from proactor.session import Session, load_part
 from proactor.sources import load
@@ -84,6 +86,21 @@ def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_pa
     )
     with pytest.raises(ConfigError, match=r"data\.test: .*that data\.unseen leaves: split=null takes"):
         load_part(config(tmp_path, tmp_path, data={"options": one, "unseen": {"domains": [rare.domain]}}), "test")
+
+
+def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    everything = load("synthetic", size=80, tools=2).dialogues
+    domain = everything[0].domain
+    data = WIDE | {"unseen": {"domains": [domain]}, "test": {"split": None, "limit": 2}}
+    shutil.copytree(tiny_model, tmp_path / "model")
+    settings = config(tmp_path, tmp_path / "model", data=data, pretrain={"seconds": 1})
+    with pytest.raises(ConfigError, match=r"no pretrained\.json says whether"):
+        Session.open(settings)
+    note(settings.model, config(tmp_path, tiny_model, data=WIDE).data)
+    with pytest.raises(ConfigError, match=f"was built on dialogues of the domain '{domain}'"):
+        Session.open(settings)
+    note(settings.model, settings.data)
+    assert {d.domain for d in Session.open(settings).test} == {domain}
 
 
 @pytest.mark.parametrize("mode", ["plain", "reasoning", "graph"])

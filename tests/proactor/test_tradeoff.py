@@ -51,7 +51,7 @@ def test_points_by_hand() -> None:
     dialogues = corpus(10, idle=10)
     outputs = {str(i): {3: (FIRE,)} for i in range(4)} | {"4": {1: (FIRE,)}, "5": {6: (FIRE,)}, "19": {2: (FIRE,)}}
     found = point(dialogues, outputs, resamples=200)
-    assert (found.false_per_100, found.late_per_100, found.before_assent_per_100) == (5.0, 5.0, 0.0)
+    assert (found.wrong_per_100, found.late_per_100, found.before_assent_per_100) == (5.0, 5.0, 0.0)
     assert found.turns_saved == pytest.approx(100 * 4 * 2 / 20) and found.saved_each == 2.0
     assert found.early_turns == pytest.approx(100 * 4 / 20)
     assert (found.recall, found.fires, found.threshold) == (0.5, 7, None)
@@ -59,7 +59,7 @@ def test_points_by_hand() -> None:
     low, high = found.intervals["turns_saved"]
     assert 0 < low < found.turns_saved < high
     careful = point(dialogues, outputs, frozenset({"book"}))
-    assert (careful.false_per_100, careful.before_assent_per_100, careful.recall, careful.early_turns) == (
+    assert (careful.wrong_per_100, careful.before_assent_per_100, careful.recall, careful.early_turns) == (
         10.0,
         5.0,
         0.4,
@@ -75,10 +75,10 @@ def test_nothing_saved_is_not_nothing_known() -> None:
 def test_the_human_is_the_measure() -> None:
     found = human_point(corpus(5))
     assert found is not None
-    assert (found.turns_saved, found.false_per_100, found.recall, found.lead) == (0.0, 0.0, 1.0, -2.0)
+    assert (found.turns_saved, found.wrong_per_100, found.recall, found.lead) == (0.0, 0.0, 1.0, -2.0)
     assert human_point([users(3)]) is None
     named = {t.system: t.points[0] for t in policies(load("synthetic", limit=20, seed=1).dialogues)}
-    assert named["never"].fires == 0 and named["always"].false_per_100 > named["values_seen"].false_per_100
+    assert named["never"].fires == 0 and named["always"].wrong_per_100 > named["values_seen"].wrong_per_100
     assert "human" not in {t.system for t in policies([users(6, book(observed_trigger=None))])}
 
 
@@ -95,7 +95,7 @@ def table(dialogues: list[Dialogue], wrong_from: float = 0.6) -> ScoreTable:
 def test_a_curve_and_its_choice() -> None:
     dialogues = corpus(49, idle=1)
     found = curve("model", table(dialogues), dialogues, budget=1.0)
-    assert [(p.threshold, p.false_per_100, p.turns_saved) for p in found.points] == [
+    assert [(p.threshold, p.wrong_per_100, p.turns_saved) for p in found.points] == [
         (NEVER, 0.0, 0.0),
         (0.9, 0.0, 98.0),
         (0.6, 2.0, 98.0),
@@ -113,9 +113,9 @@ def test_thresholds_come_from_dev_and_figures_from_test() -> None:
     thresholds, (common, each) = calibrated(table(dev, 0.6), dev, table(test, 0.6), test, resamples=100)
     assert thresholds.tools == {"book": 0.5, "fly": NEVER} and thresholds.dialogues == 100
     # A common 0.5 costs one in 100 on dev, which fits; on test it costs two, and the figure says so, although 0.9 would have fitted.
-    assert common.chosen is not None and (common.chosen.threshold, common.chosen.false_per_100) == (0.5, 2.0)
-    assert common.chosen_on == "dev" and common.chosen.intervals["false_per_100"][0] == 0.0
-    assert (each.points[0].false_per_100, each.points[0].turns_saved) == (0.0, 196.0)
+    assert common.chosen is not None and (common.chosen.threshold, common.chosen.wrong_per_100) == (0.5, 2.0)
+    assert common.chosen_on == "dev" and common.chosen.intervals["wrong_per_100"][0] == 0.0
+    assert (each.points[0].wrong_per_100, each.points[0].turns_saved) == (0.0, 196.0)
 
 
 def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:

@@ -66,7 +66,11 @@ def test_unread_output_and_unknown_windows() -> None:
 
 def test_a_window_without_a_decision_cannot_be_missed() -> None:
     turns = tuple(Turn(index=i, speaker="agent" if i == 2 else "user", text="x") for i in (1, 2, 3))
-    silent = Dialogue(id="d", turns=turns, references=(BOOK.model_copy(update={"coverage": (1, 3), "ready": (2, 2)}),))
+    silent = Dialogue(
+        id="d",
+        turns=turns,
+        references=(BOOK.model_copy(update={"coverage": (1, 3), "ready": (2, 2), "observed_trigger": 2}),),
+    )
     assert utility(silent, {}, COSTS) == 0.0
 
 

@@ -51,6 +51,8 @@ def test_params_grow_with_the_conversation() -> None:
     assert windows.params_at(WIDE, 3) == {"a": "x", "b": "y"}
     unsaid = WIDE.model_copy(update={"value_turns": {"a": 1}})
     assert windows.params_at(unsaid, 1) == {"a": "x"} and windows.params_at(unsaid, 3) == {"a": "x", "b": "y"}
+    later = WIDE.model_copy(update={"value_turns": {"a": 1, "b": 4}})
+    assert [set(windows.params_at(later, u)) for u in (3, 4)] == [{"a"}, {"a", "b"}]  # ready at 3, b is said at 4
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_snap(window: tuple[int, int], snapped: tuple[int, int] | None) -> None:
     assert windows.snap(TURNS, window) == snapped
 
 
-def point(*references: Reference, turns: str = SPEAKERS) -> list[tuple[object, object]]:
+def point(*references: Reference, turns: str = SPEAKERS + "a") -> list[tuple[object, object]]:
     spoken = tuple(
         Turn(index=i, speaker="user" if who == "u" else "agent", text="x") for i, who in enumerate(turns, start=1)
     )
@@ -104,7 +106,7 @@ def point(*references: Reference, turns: str = SPEAKERS) -> list[tuple[object, o
         (4, 3),  # acted after an agent turn: its last chance was the user turn before
         (1, 1),  # early, but covered
         (8, 8),  # late, but covered
-        (9, 6),  # outside coverage
+        (9, 6),  # outside coverage, and too late for it
         (0, 6),
     ],
 )

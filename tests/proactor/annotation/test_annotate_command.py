@@ -58,6 +58,29 @@ def test_transcripts_of_ones_own_with_an_endpoint(tmp_path: Path) -> None:
         assert len(fake.requests) == 10, "a single dialogue is read twice for G3"
 
 
+def test_what_the_reader_drops_is_reported_and_its_options_can_be_given(tmp_path: Path) -> None:
+    good = [{"speaker": "user", "text": "book monday"}, {"speaker": "agent", "text": "ok"}]
+    lines = [{"id": "alone", "turns": good[:1]}, {"id": "gap", "turns": [*good, {"speaker": "user", "text": " "}]}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with FakeEndpoint(otherwise=ok('{"actions":[]}')) as fake:
+        options = ("--catalog", tmp_path / "tools.json", "--oracle", "endpoint", "--model", "m", "--base-url", fake.url)
+        with pytest.raises(ConfigError, match=r"mine.jsonl:2: .*empty=drop"):
+            command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out")
+        out = command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out", "--option", "empty=drop")
+    assert "reader: no_agent_turns" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["source"] == {"empty_turns": 1, "no_agent_turns": 1}
+
+
+def test_transcripts_hold_no_log(tmp_path: Path) -> None:
+    line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with pytest.raises(ConfigError, match="no log of actions to read; take engine or endpoint"):
+        command(tmp_path / "mine.jsonl", "--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +90,8 @@ def test_transcripts_of_ones_own_with_an_endpoint(tmp_path: Path) -> None:
         (("synthetic", "--oracle", "crystal", "--model", "x"), "log, engine, endpoint"),
         (("synthetic", "--base-url", "http://x"), "does not go with --oracle log"),
         (("synthetic", "--limit", "2", "--catalog", "nowhere.json"), "nowhere.json"),
+        (("synthetic", "--option", "sise=3"), "option sise"),
+        (("synthetic", "--option", "size"), "KEY=VALUE is wanted"),
         (("synthetic", "--limit", "2", "--oracle", "endpoint", "--model", "m"), "OPENAI_API_KEY"),
     ],
 )

@@ -142,3 +142,11 @@ def test_a_server_that_misbehaves_costs_dialogues_and_no_crash(tmp_path: Path) -
     ]
     assert second["cost"]["rate_limited"] == 1
     assert second["drops"] == {"truncated": 1, "unknown_tool": 1}
+
+
+def test_another_adapter_is_another_annotator(engine: Engine, tmp_path: Path) -> None:
+    names = {EngineOracle(engine).identity}
+    for content in ("one", "two"):
+        (tmp_path / "adapter_model.safetensors").write_text(content)
+        names.add(EngineOracle(engine, adapter=tmp_path).identity)
+    assert len(names) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_a_server_that_hangs_is_given_up_on() -> None:
         found, ruler, endpoint = judged(fake, seconds=0.3)
         assert found == [0.9, 0.1, 0.6]
         assert ruler.counters["timeouts"] == endpoint.counters["timeouts"] == 1
+
+
+def test_waiting_for_a_turn_is_not_the_judges_time() -> None:
+    """With few requests allowed at once, the last groups of a step wait longer than one answer may take."""
+
+    def slow(body: Body) -> str:
+        time.sleep(0.15)
+        return honest(body)
+
+    with FakeEndpoint(otherwise=computed(slow)) as fake:
+        ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, concurrency=1)), "general", timeout=0.4)
+        found = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
+        assert None not in found and not ruler.counters["timeouts"]
+    with FakeEndpoint([timeout()], computed(honest)) as fake:
+        ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, timeout=20)), "general", timeout=0.3)
+        assert run(ruler.score(group(FULL, PART))) is not None
+        assert ruler.counters["timeouts"] == ruler.counters["retries"] == 1, (
+            "one answer that hangs is still given up on"
+        )
 
 
 def test_many_groups_are_asked_side_by_side_and_each_fails_by_itself() -> None:
@@ -185,6 +205,19 @@ def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_p
     assert engine.policy_version == version
     assert all(torch.equal(a, b) for a, b in zip(engine.parameters(), mine, strict=True))
     assert engine.sample([[5, 6]], Sampling(temperature=0, max_tokens=8))[0].samples[0].token_ids == policy
+
+
+def test_an_adapter_that_was_trained_again_is_another_judge(engine: Engine, tmp_path: Path) -> None:
+    """What a judge said is kept under its name."""
+    folder = tmp_path / "judge"
+    with pytest.raises(RulerError, match="judge: no adapter there"):
+        EngineJudge(engine, adapter=folder)
+    names = set()
+    for seed in (1, 2):
+        shake(engine, seed=seed)
+        engine.save_adapter(folder)
+        names |= {EngineJudge(engine, adapter=folder).name, EngineJudge(engine, adapter=folder).name}
+    assert len(names) == 2
 
 
 def test_a_free_model_that_writes_no_json_and_a_question_too_long_are_counted(engine: Engine) -> None:
