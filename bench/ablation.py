@@ -27,14 +27,14 @@ from rich.console import Console
 
 from bench.harness import machine, result_folder
 from bench.learning import difference, ensure, training_seconds
-from proactor.bootstrap import KEYS
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.evaluate import Evaluation
 from proactor.evaluations import load_evaluations, write_whole
-from proactor.runs import Run
+from proactor.scoring.bootstrap import KEYS
 from proactor.session import load_part
+from proactor.training.runs import Run
 
 LABELS = ("windows", "points")
 STAGES = {"sft": "before", "sft+grpo": "after"}

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _build(config: Path, folder: Path) -> None:
     """The small model of ``config``, at ``folder``."""
-    from proactor.small import build
+    from proactor.training.small import build
 
     settings = load_config(config, [f"model={folder}"])
     if settings.pretrain is None:

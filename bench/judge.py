@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness import machine, result_folder, say
-from proactor.bootstrap import resampled
 from proactor.candidates import Candidates
 from proactor.config_file import load_config
 from proactor.engine import Sampling
 from proactor.evaluations import write_whole
-from proactor.metrics import Array
 from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
+from proactor.scoring.bootstrap import resampled
+from proactor.scoring.metrics import Array
 from proactor.session import Session
 
 KEEP_EVERY = 25

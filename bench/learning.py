@@ -21,15 +21,15 @@ from typing import Any
 from rich.console import Console
 
 from bench.harness import machine, result_folder
-from proactor.bootstrap import KEYS, Interval, paired_difference
-from proactor.compare import pooled
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.evaluate import Evaluation
 from proactor.evaluations import load_evaluations
-from proactor.metrics import Contribution
-from proactor.runs import Run
+from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
+from proactor.scoring.metrics import Contribution
+from proactor.training.compare import pooled
+from proactor.training.runs import Run
 
 RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
@@ -126,7 +126,7 @@ def _sft(stage: SFTStage, steps: int) -> str:
 
 
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
-    """`proactor.compare.pooled` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
+    """`proactor.training.compare.pooled` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
     evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]
     other = load_evaluations(supervised / "evaluations.json")[1]
     after = [run["after"].contributions for run in evaluations]

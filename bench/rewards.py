@@ -29,15 +29,15 @@ from rich.table import Table
 
 from bench.harness import machine, result_folder
 from bench.learning import RIVALS, difference, ensure, grpo_seconds, parsed_shares
-from proactor.bootstrap import KEYS
-from proactor.compare import pooled
 from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.console import NAMES
 from proactor.engine.state import read_state
 from proactor.evaluations import load_evaluations, write_whole
 from proactor.rewards.family import MetricOptions
-from proactor.runs import Run
+from proactor.scoring.bootstrap import KEYS
+from proactor.training.compare import pooled
+from proactor.training.runs import Run
 
 CONFIGS = (Path("configs/sgd-small.yaml"), Path("configs/star-small.yaml"))
 REWARDS = ("weighted_metric", "rac", "max_rac", "adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proactor.dialogue import Action, Dialogue, Status
-from proactor.matching import THETA, Timing, judge
 from proactor.parse import collapse, render
+from proactor.scoring.matching import THETA, Timing, judge
 
 
 @dataclass(frozen=True, slots=True)

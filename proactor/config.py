@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from proactor.bootstrap import KEYS
 from proactor.engine import GRPO, SFT, LoRA, Sampling
 from proactor.prompt import Mode
+from proactor.scoring.bootstrap import KEYS
+from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
 from proactor.sources.unseen import Unseen
-from proactor.utility import CostTable
 
 ROOM: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
 """Tokens of an answer, where a config does not say: a thought and a graph need room."""
@@ -197,7 +197,7 @@ class PromptOptions(Section):
 
 
 class Pretrain(Section):
-    """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.pretrain`): for ``seconds``, on the training
+    """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.training.pretrain`): for ``seconds``, on the training
     split (a ``share`` of it, ``limit`` dialogues; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than
     from few real ones. ``size``: fields of `pretrain.SmallModel`. A model that knows the dialogues of GRPO by heart explores nothing there: where there are
     few, give GRPO others (``data.train.share``).

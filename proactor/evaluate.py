@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from proactor.board import EMPTY, Board
 from proactor.dialogue import Action, Dialogue
 from proactor.engine import Engine, Sampling
-from proactor.metrics import Contribution, aggregate
 from proactor.parse import Parsed, parse, render
 from proactor.policies import HUMAN, POLICIES, logs_triggers
 from proactor.prompt import PromptEncoder
 from proactor.rewards import TurnReward, score_replay
-from proactor.rollout import noise_key
+from proactor.scoring.metrics import Contribution, aggregate
+from proactor.scoring.utility import Costs, utility
 from proactor.state_graph import NO_GRAPH, StateGraph
-from proactor.utility import Costs, utility
+from proactor.training.rollout import noise_key
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.dialogue import Action, Dialogue
 from proactor.evaluate import Evaluation, Replay
-from proactor.metrics import FIELDS, Contribution, aggregate, score_dialogue
+from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
 VERSION = 2
 """2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again from its replays."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proactor import pretrained, windows
+from proactor import windows
 from proactor.board import Board, logged_board
 from proactor.catalog import Catalog
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.engine import Engine
 from proactor.evaluate import Evaluation, evaluate
-from proactor.metrics import aggregate
 from proactor.progress import Progress, Quiet
 from proactor.prompt import PromptEncoder, PromptStyle
 from proactor.rewards import (
@@ -27,9 +26,11 @@ from proactor.rewards import (
     WeightedMetric,
     load_reward,
 )
+from proactor.scoring.metrics import aggregate
+from proactor.scoring.utility import CostTable
 from proactor.sources import Corpus, SourceError, Split, load
 from proactor.sources.base import narrowed, within
-from proactor.utility import CostTable
+from proactor.training import pretrained
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from proactor.annotation.oracle import Answer, Question
 from proactor.annotation.prompt import messages, parts
 from proactor.engine import Engine, EngineError, LoRA, Sampling
 from proactor.progress import Progress
-from proactor.rollout import noise_key
+from proactor.training.rollout import noise_key
 
 
 class EngineOracle:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.matching import similarity
+from proactor.scoring.matching import similarity
 
 VALIDITY = 0.98
 TRIGGER_RECALL = 0.9

@@ -11,10 +11,10 @@ from proactor.config import ConfigError
 from proactor.config_file import load_config
 
 if TYPE_CHECKING:
+    from proactor.calibration.thresholds import Thresholds
+    from proactor.calibration.tradeoff import TradeOffs
     from proactor.config import RunConfig
     from proactor.session import Session
-    from proactor.thresholds import Thresholds
-    from proactor.tradeoff import TradeOffs
 
 
 def calibrate(
@@ -30,7 +30,7 @@ def calibrate(
 
     Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. Stopped, it goes on where it was.
     """
-    from proactor.tradeoff import trade_off_table
+    from proactor.calibration.tradeoff import trade_off_table
 
     settings = load_config(config, overrides or [])
     if split_dev == split:
@@ -54,14 +54,14 @@ def calibrate(
 def _calibrated(
     session: Session, settings: RunConfig, adapter: str, split_dev: str, split: str, budget: float, floor: float, exact: bool, heat: int,
 ) -> tuple[Thresholds, TradeOffs]:  # fmt: skip
-    from proactor.breakdown import outputs_of
-    from proactor.calibration import save_probabilities, scored_part
+    from proactor.calibration.probabilities import ProbabilityError
+    from proactor.calibration.scores import save_probabilities, scored_part
+    from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
     from proactor.evaluations import write_whole
-    from proactor.matching import THETA
-    from proactor.probabilities import ProbabilityError
+    from proactor.scoring.breakdown import outputs_of
+    from proactor.scoring.matching import THETA
+    from proactor.scoring.utility import needs_assent
     from proactor.session import adapter_folder
-    from proactor.tradeoff import calibrated, gather, policies, save_trade_offs, single
-    from proactor.utility import needs_assent
 
     on_dev, on_test = part(session, split_dev), part(session, split)
     loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA

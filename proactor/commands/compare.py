@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from proactor.bootstrap import KEYS
 from proactor.commands.common import console
 from proactor.config import ConfigError
 from proactor.config_file import load_config
+from proactor.scoring.bootstrap import KEYS
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
 ) -> None:
     """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every metric, by tool and by domain."""
     from proactor.evaluations import load_evaluations, write_whole
-    from proactor.paired import paired, paired_tables, systems_named
+    from proactor.scoring.paired import paired, paired_tables, systems_named
 
     folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
     try:

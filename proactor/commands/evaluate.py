@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from proactor.bootstrap import KEYS, intervals
 from proactor.commands.common import Adapter, ConfigFile, Overrides, Split, console, find, open_session, part, terminal
 from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.engine import Sampling
-from proactor.metrics import ALL
 from proactor.rewards import run_reward
+from proactor.scoring.bootstrap import KEYS, intervals
+from proactor.scoring.metrics import ALL
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 def evaluate(config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "test") -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
-    from proactor.breakdown import breakdown, breakdown_tables
     from proactor.evaluate import trivial
     from proactor.evaluations import write_whole
+    from proactor.scoring.breakdown import breakdown, breakdown_tables
 
     settings = load_config(config, overrides or [])
     session = open_session(settings, adapter)
@@ -80,7 +80,7 @@ def sample(
 
 def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
     from proactor.board import logged_board
-    from proactor.rollout import noise_key
+    from proactor.training.rollout import noise_key
 
     if turn and turn not in chosen.decision_turns:
         raise ConfigError(

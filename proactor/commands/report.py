@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from proactor.bootstrap import KEYS
 from proactor.commands.common import console
 from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.console import metrics_table
+from proactor.scoring.bootstrap import KEYS
 
 
 def report(
@@ -29,7 +29,7 @@ def report(
     if other is None:
         write(folder)
         return
-    from proactor.report import side_by_side
+    from proactor.report.page import side_by_side
 
     second = _folder(other)
     try:
@@ -47,8 +47,8 @@ def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
     """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
-    from proactor.compare import pooled
     from proactor.evaluations import EvaluationsError
+    from proactor.training.compare import pooled
 
     try:
         found = pooled(runs)
@@ -61,7 +61,7 @@ def pool(
 
 def write(folder: Path) -> None:
     """Write a run's report and say where it is."""
-    from proactor.report import rebuild_report
+    from proactor.report.page import rebuild_report
 
     try:
         file = rebuild_report(folder)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from proactor.bootstrap import KEYS
 from proactor.commands.common import ConfigFile, Overrides, console, terminal
 from proactor.commands.report import write as write_report
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
+from proactor.scoring.bootstrap import KEYS
 
 
 def train(
@@ -26,7 +26,7 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
 ) -> None:
     """Train a run; its folder, runs/<name>/, holds metrics, samples, adapters and the state to resume from."""
-    from proactor.train import train as run_training
+    from proactor.training.loop import train as run_training
 
     settings = load_config(config, overrides or [])
     _ensure_model(settings)
@@ -53,7 +53,7 @@ def train(
 
 
 def _overfit(settings: RunConfig, count: int) -> None:
-    from proactor.overfit import overfit
+    from proactor.training.overfit import overfit
 
     with terminal() as ui:
         result = overfit(settings, count, ui)
@@ -77,7 +77,7 @@ def _ensure_model(settings: RunConfig) -> None:
         raise ConfigError(
             f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
         )
-    from proactor.small import build
+    from proactor.training.small import build
 
     with terminal() as ui:
         build(settings, settings.pretrain, ui)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from proactor.matching import THETA
 from proactor.rewards.components import (
     UNIT,
     FunctionSource,
@@ -30,6 +29,7 @@ from proactor.rewards.own import own_reward
 from proactor.rewards.schedule import Constant, Fixed, Linear, Rest, Schedule, Thirds, Weight
 from proactor.rewards.turn import Consistency, WeightedMetric
 from proactor.rewards.utility import Utility
+from proactor.scoring.matching import THETA
 
 
 class MetricOptions(Options):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from proactor.board import EMPTY
 from proactor.dialogue import Action, Dialogue
-from proactor.matching import THETA
-from proactor.metrics import Contribution, score_dialogue
 from proactor.parse import Parsed
 from proactor.rewards.turn import TurnReward, WeightedMetric
+from proactor.scoring.matching import THETA
+from proactor.scoring.metrics import Contribution, score_dialogue
 
 
 def score_replay(

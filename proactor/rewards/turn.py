@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from proactor.board import EMPTY, Board
 from proactor.dialogue import Dialogue
-from proactor.matching import THETA, Judged, Timing, judge
-from proactor.metrics import early_weight
 from proactor.parse import Parsed, parse
 from proactor.rewards.errors import RewardError
+from proactor.scoring.matching import THETA, Judged, Timing, judge
+from proactor.scoring.metrics import early_weight
 from proactor.windows import due_at, open_at, ready_at
 
 

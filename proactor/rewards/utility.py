@@ -1,4 +1,4 @@
-"""The utility of single decisions as a reward: what tools win and cost by `proactor.utility` [INFERRED]."""
+"""The utility of single decisions as a reward: what tools win and cost by `proactor.scoring.utility` [INFERRED]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proactor.parse import Parsed
 from proactor.rewards.errors import RewardError
 from proactor.rewards.options import read
 from proactor.rewards.turn import batch_parts
-from proactor.utility import CostTable, ToolCosts, total, turn_parts
+from proactor.scoring.utility import CostTable, ToolCosts, total, turn_parts
 
 if TYPE_CHECKING:
     from proactor.engine import Engine

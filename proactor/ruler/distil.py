@@ -26,7 +26,6 @@ from proactor.candidates import Candidates
 from proactor.dialogue import Dialogue
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
 from proactor.prompt import PromptEncoder
-from proactor.rollout import decisions, noise_key
 from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import EngineJudge, Judge
 from proactor.ruler.mutations import mutations
@@ -35,6 +34,7 @@ from proactor.ruler.rubric import find_rubric
 from proactor.ruler.ruler import Ruler
 from proactor.ruler.rules import RuleJudge
 from proactor.ruler.verdict import Score, Unusable, read_verdict
+from proactor.training.rollout import decisions, noise_key
 
 RUBRIC = "Score each answer: right time, right values, nothing superfluous."
 """The student's rubric: no sub-scores, so that a verdict is a quarter as long."""

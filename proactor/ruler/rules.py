@@ -13,12 +13,12 @@ from statistics import mean
 
 from proactor.candidates import Candidates
 from proactor.dialogue import Reference, Status
-from proactor.matching import Judged, Timing, judge, similarity
 from proactor.parse import Parsed
 from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import JudgeFailure
 from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import CUSTOM, GENERAL
+from proactor.scoring.matching import Judged, Timing, judge, similarity
 from proactor.windows import due_at, first_mention, open_at, ready_at
 
 FIRED = {Timing.ON_TIME: 1.0, Timing.EARLY: 0.5, Timing.LATE: 0.3, Timing.FALSE: 0.0, Timing.REPEAT: 0.0}

@@ -12,9 +12,9 @@ import yaml
 from bench import ablation, learning
 from proactor.config_file import load_config
 from proactor.evaluations import load_evaluations, save_evaluations
-from proactor.runs import Run
 from proactor.session import load_part
-from proactor.train import train
+from proactor.training.loop import train
+from proactor.training.runs import Run
 from proactor.windows import as_points
 from tests.proactor.run_helpers import tiny_folder, values
 

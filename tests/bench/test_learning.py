@@ -11,8 +11,8 @@ import yaml
 
 from bench import learning
 from proactor.config_file import load_config
-from proactor.runs import Run
-from proactor.train import train
+from proactor.training.loop import train
+from proactor.training.runs import Run
 from tests.proactor.run_helpers import tiny_folder, values
 
 

@@ -11,10 +11,10 @@ import yaml
 
 from bench import learning, rewards
 from bench.rewards import Bench
-from proactor.bootstrap import KEYS
 from proactor.config_file import load_config
-from proactor.runs import Run
-from proactor.train import train
+from proactor.scoring.bootstrap import KEYS
+from proactor.training.loop import train
+from proactor.training.runs import Run
 from tests.proactor.run_helpers import tiny_folder, values
 
 OPTIONS = {"early": 0.0, "waiting": "ready"}

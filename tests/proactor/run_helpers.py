@@ -11,9 +11,9 @@ import yaml
 from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.engine import ChatFormat
-from proactor.pretrain import SmallModel, build_model, collate, loss_of, row, train_tokenizer
 from proactor.prompt import PromptEncoder, PromptStyle
 from proactor.sources import load
+from proactor.training.pretrain import SmallModel, build_model, collate, loss_of, row, train_tokenizer
 
 SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=420, context=1024)
 OPTIONS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proactor.board import EMPTY, draw_board, logged_board
 from proactor.dialogue import Reference, Status
-from proactor.matching import Timing
+from proactor.scoring.matching import Timing
 from tests.proactor.scoring_helpers import pending, ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(2, 6), ready=(4, 5), observed_trigger=4)

@@ -13,7 +13,7 @@ import pytest
 from proactor.evaluate import trivial
 from proactor.evaluations import EvaluationsError, load_evaluations, save_evaluations
 from proactor.sources import load
-from tests.proactor.report_helpers import agent, evaluation
+from tests.proactor.report.helpers import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from proactor.catalog import Catalog, Parameter, Tool
-from proactor.comparison import rival, table
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluate import trivial
-from proactor.metrics import aggregate
 from proactor.policies import POLICIES, always, human, logs_triggers, never, values_in_text, values_seen
+from proactor.report.comparison import rival, table
 from proactor.rewards import score_replay
+from proactor.scoring.metrics import aggregate
 from proactor.sources import load
 from tests.proactor.scoring_helpers import ready, users
 

@@ -14,10 +14,10 @@ from proactor.board import EMPTY, Board, logged_board
 from proactor.catalog import Catalog, Parameter, Tool
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.engine.chat import ChatFormat, load_tokenizer
-from proactor.matching import Timing
 from proactor.parse import parse, render
 from proactor.prompt import PromptEncoder, PromptStyle, decisions, messages, target, unknowable, wanted
 from proactor.rewards import score_replay
+from proactor.scoring.matching import Timing
 from proactor.sources import load
 from proactor.state_graph import NO_GRAPH, Node, StateGraph
 from tests.proactor.scoring_helpers import pending, ready, users

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from proactor.board import Board
 from proactor.dialogue import Action, Dialogue, Reference
-from proactor.matching import Timing
-from proactor.metrics import aggregate
 from proactor.parse import Parsed, parse
 from proactor.rewards import (
     REGISTRY,
@@ -25,6 +23,8 @@ from proactor.rewards import (
     run_reward,
     score_replay,
 )
+from proactor.scoring.matching import Timing
+from proactor.scoring.metrics import aggregate
 from tests.proactor.scoring_helpers import pending, ready, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from proactor.config import ConfigError
-from proactor.pretrained import note
 from proactor.prompt import Mode
 from proactor.session import Session, load_part
 from proactor.sources import load
+from proactor.training.pretrained import note
 from proactor.windows import as_points, width
 from tests.proactor.run_helpers import config
 

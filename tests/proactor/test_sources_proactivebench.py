@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proactor.dialogue import Action, Status
-from proactor.matching import Timing, judge
+from proactor.scoring.matching import Timing, judge
 from proactor.sources import SourceError, load, split_of
 
 

@@ -14,9 +14,9 @@ from proactor.catalog import Catalog, Parameter, Tool
 from proactor.dialogue import Action, Status
 from proactor.engine import ChatFormat, Group, Sample, Tree
 from proactor.engine.chat import load_tokenizer
-from proactor.matching import Timing
 from proactor.parse import parse, split
 from proactor.prompt import PromptEncoder, PromptStyle, earlier_graph, target, wanted
+from proactor.scoring.matching import Timing
 from proactor.sources import load
 from proactor.state_graph import NO_GRAPH, Node, StateGraph, graph_of, read
 from tests.proactor.run_helpers import OPTIONS

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proactor.engine import Group, Sample
-from proactor.stats import judge_statistics, reward_statistics
+from proactor.training.stats import judge_statistics, reward_statistics
 
 
 def judged(*pairs: tuple[float, float] | None, name: str = "ruler") -> Group:

@@ -22,10 +22,10 @@ from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import Judging, RewardError, Scored, WeightedMetric, load_reward
-from proactor.rollout import dropped
-from proactor.runs import CLOCKS, Run
 from proactor.session import Session
-from proactor.train import grpo_step, train
+from proactor.training.loop import grpo_step, train
+from proactor.training.rollout import dropped
+from proactor.training.runs import CLOCKS, Run
 from tests.proactor.fake_endpoint import (
     Body,
     FakeEndpoint,

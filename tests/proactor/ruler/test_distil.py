@@ -14,7 +14,6 @@ from proactor.board import EMPTY, Board
 from proactor.candidates import Candidates
 from proactor.dialogue import Action, Status
 from proactor.engine import Engine
-from proactor.matching import Timing
 from proactor.parse import parse, render
 from proactor.rewards import load_reward
 from proactor.ruler import EngineJudge, RuleJudge, Ruler, RulerError
@@ -23,6 +22,7 @@ from proactor.ruler.judges import JudgeFailure
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import CUSTOM
+from proactor.scoring.matching import Timing
 from tests.engine.engines import adapter, load, write_text_folder
 from tests.proactor.ruler.helpers import FULL, PART, group, run
 from tests.proactor.scoring_helpers import ready

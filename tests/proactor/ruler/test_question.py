@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proactor.board import Board
-from proactor.matching import Timing
 from proactor.ruler.question import Question, quoted, safe
 from proactor.ruler.rubric import CUSTOM, GENERAL
+from proactor.scoring.matching import Timing
 from tests.proactor.ruler.helpers import FULL, PART, group
 from tests.proactor.scoring_helpers import ready
 

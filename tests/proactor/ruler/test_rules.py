@@ -10,12 +10,12 @@ import pytest
 from proactor.board import EMPTY, Board, draw_board
 from proactor.candidates import Candidates
 from proactor.dialogue import Action, Reference, Status
-from proactor.matching import Timing
 from proactor.parse import render
 from proactor.policies import always, values_seen
 from proactor.prompt import target
 from proactor.ruler import RuleJudge, Ruler, RulerError, ruler_scores
 from proactor.ruler.rules import custom, general
+from proactor.scoring.matching import Timing
 from proactor.sources import load
 from tests.proactor.ruler.helpers import CATALOG, FULL, PART, group, run
 from tests.proactor.scoring_helpers import pending, ready, users

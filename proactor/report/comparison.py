@@ -1,0 +1,155 @@
+"""Metrics before and after training beside the trivial policies: intervals, which got better, which got worse.
+
+A change counts as better or worse only when the paired bootstrap interval over dialogues excludes 0; else it is unsure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from proactor.evaluate import Evaluation
+from proactor.policies import HUMAN
+from proactor.report import charts
+from proactor.scoring.bootstrap import Interval, intervals, paired_difference
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a metric reads. `better`: 1 when higher is better, -1 when lower is, 0 when neither; `share`: it lies in 0..1."""
+
+    key: str
+    name: str
+    help: str
+    better: int = 1
+    share: bool = True
+
+
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "Reward": (Metric("reward", "Turn reward", "mean over decision points", share=False),),
+    "When it first acts": (
+        Metric("first_fire_f1", "First-fire F1", "one fire a reference; early or on time counts, a repeat is false"),
+        Metric("first_fire_precision", "First-fire precision", "right first fires among all fires"),
+        Metric("first_fire_recall", "First-fire recall", "references fired on before their window closed"),
+        Metric("on_time_f1", "On-time F1", "the strict reading: an early fire is a miss"),
+        Metric("lead", "Lead", "turns before the window opens; neither sign is better", better=0, share=False),
+    ),
+    "What it proposes": (
+        Metric("ac", "AC", "mean similarity to what is open"),
+        Metric("max_ac", "Max AC", "similarity of the best proposal of a turn"),
+        Metric("difference", "Difference", "Max AC over AC, minus 1", better=-1, share=False),
+    ),
+    "When it fires, repeats counted": (
+        Metric("precision", "Window precision", "fires no later than the window among all fires"),
+        Metric("recall", "Window recall", "references hit at least once"),
+        Metric("window_f1", "Window F1", "of the two above"),
+        Metric("pt", "PT", "well-timed fires among all proposals"),
+        Metric("pt_weighted", "PT, weighted", "an early fire counts by how early"),
+        Metric("ftr", "FTR", "false fires among all proposals", better=-1),
+        Metric("late_share", "Late", "late fires among all proposals", better=-1),
+        Metric("rar", "RAR", "fires among all proposals; PRI takes more for better"),
+    ),
+    "Taken together": (
+        Metric("pri", "PRI", "harmonic mean of CI and TI; flatters few actions and many"),
+        Metric("ci", "CI", "from AC, Max AC, Difference"),
+        Metric("ti", "TI", "from PT, FTR, RAR"),
+    ),
+    "Form": (Metric("unparsed_share", "Unparsed", "outputs that could not be read in full", better=-1),),
+}
+"""The table, by section, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What the two systems of a report are called: in a column, and in a sentence that ends in it."""
+
+    before: str = "before"
+    after: str = "after"
+    after_phrase: str = "after training"
+
+    @classmethod
+    def of_runs(cls, first: str, second: str) -> Sides:
+        """Two runs, each after its training."""
+        return cls(first, second, f"with {second}")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the table. `verdict`: better, worse, leaning_better, leaning_worse, same or open (no direction)."""
+
+    metric: Metric
+    before: Interval
+    after: Interval
+    change: Interval
+    verdict: str
+    others: Mapping[str, float | None]
+    best: bool
+    strip: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The strongest trivial policy by a metric; `margin`: after training minus that policy, paired by dialogue."""
+
+    line: Line
+    name: str
+    margin: Interval
+    behind: bool
+
+
+def table(
+    before: Evaluation,
+    after: Evaluation,
+    trivial: Mapping[str, Evaluation],
+    sides: Sides | None = None,
+) -> dict[str, list[Line]]:
+    """Every metric by section; ``sides`` names the two in tooltips. ValueError when there are no dialogues, or when before and after hold different ones."""
+    keys = [metric.key for metrics in METRICS.values() for metric in metrics]
+    old, new = intervals(before.contributions, keys), intervals(after.contributions, keys)
+    change = paired_difference([before.contributions], [after.contributions], keys)
+    sides = sides or Sides()
+    names = (sides.before, sides.after)
+    found: dict[str, list[Line]] = {}
+    for section, metrics in METRICS.items():
+        for m in metrics:
+            others = {name: e.metrics[m.key] for name, e in trivial.items()}
+            best = bool(m.better) and all(
+                value is None or m.better * (new[m.key].estimate - value) >= 0
+                for value in (*others.values(), old[m.key].estimate)
+            )
+            low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
+            strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
+            verdict = _verdict(m, change[m.key])
+            found.setdefault(section, []).append(
+                Line(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
+            )
+    return found
+
+
+def _verdict(metric: Metric, change: Interval) -> str:
+    if not metric.better or not math.isfinite(change.estimate):
+        return "open"
+    if abs(change.estimate) < 1e-12:
+        return "same"
+    word = "better" if change.estimate * metric.better > 0 else "worse"
+    return word if change.excludes_zero else f"leaning_{word}"
+
+
+def _range(interval: Interval) -> charts.Range:
+    return charts.Range(interval.estimate, interval.low, interval.high)
+
+
+def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> tuple[float, float]:
+    values = [0.0, *(v for v in others.values() if v is not None)]
+    values += [x for i in (old, new) for x in (i.estimate, i.low, i.high) if math.isfinite(x)]
+    return min(values), max(values)
+
+
+def rival(key: str, line: Line, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
+    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is. The human is none."""
+    name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
+    margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]
+    return Rival(line, name, margin, behind=margin.high < 0)

@@ -1,0 +1,167 @@
+"""Learning curves from the rows of metrics.jsonl: every number in a row becomes a small chart, grouped by what it tells.
+
+Known keys get a name and a sentence; an unknown one is shown under its own name, so that a new counter is never lost.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from proactor.report.charts import line, number
+
+EVALUATED = "Evaluations on held-out dialogues"
+SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
+
+KNOWN: tuple[tuple[str, str, str, str], ...] = (
+    (r"reward(_mean|/mean)?", "Learning", "Reward", "mean over the samples of a step; band: one standard deviation"),
+    (r"held_?out_loss|eval[/_]loss|nll", "Learning", "Held-out loss", "nats a token on dialogues not trained on"),
+    (r"eval[/_](turn_)?reward", "Learning", "Reward, evaluated", "one answer a turn, on the agent's own board"),
+    (r"eval[/_]first_fire_f1", "Learning", "First-fire F1, evaluated", "early or on time, one fire a reference"),
+    (r"(sft/)?loss", "Learning", "Loss", "nats a token, supervised"),
+    (r"grpo/loss", "Learning", "Policy loss", "its value says little: near 0 by construction"),
+    (r"parts?[/_.].*_within", "Reward parts", "", "mean deviation inside a group: the only spread that gives gradient"),
+    (r"parts?[/_.].*|reward[/_.](?!mean|std).*", "Reward parts", "", "mean over the samples of a step"),
+    (r"coef[/_].*", "Coefficients", "", "of a part of the reward, at this step"),
+    (r"judge[/_]spread", "Judge", "Spread", "mean deviation of its scores inside a group"),
+    (r"judge[/_]agreement", "Judge", "Agreement", "share of pairs that it orders as the metric reward does"),
+    (r"judge[/_].*|groups_dropped|skipped_update|seconds_judging|seconds_waiting", "Judge", "", ""),
+    (r"eval[/_].*", EVALUATED, "", ""),
+    (r".*zero_spread.*", "Health", "Groups without spread", "all samples scored the same: nothing to learn from"),
+    (r".*unparsed.*", "Health", "Unparsed", "share of outputs that could not be read in full"),
+    (r"unread/.*", "Health", "", "pieces of outputs that could not be read, by reason"),
+    (r".*truncated.*", "Health", "Truncated", "share of outputs cut off at the token limit"),
+    (r"entropy.*", "Health", "Entropy", "nats a token: how undecided the policy still is"),
+    (r"clip_share.*", "Health", "Clipped", "share of tokens whose ratio was clipped"),
+    (r"grad_norm", "Health", "Gradient norm", "before clipping"),
+    (r"adapter_norm", "Health", "Adapter norm", "distance from the base model"),
+    (r"sampler_trainer_gap.*", "Health", "Sampler-trainer gap", "difference of their log-probabilities"),
+    (r"ratio.*", "Health", "", "policy ratio, new to old"),
+    (r"(mean_)?(kl|approx_kl).*|nonfinite.*", "Health", "", ""),
+    (r"tokens?_computed.*", "Work", "Tokens computed", "by the trainer, a step"),
+    (r"tokens?_avoided.*", "Work", "Tokens avoided", "shared in the tree, so not computed again"),
+    (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),
+    (r"lr|learning_rate", "Work", "Learning rate", ""),
+    (r".*(seconds|time|per_second|bytes|memory).*", "Work", "", ""),
+)  # fmt: skip
+"""(key pattern, section, name, sentence); the first that matches the whole key wins."""
+
+SKIPPED = frozenset({"step", "epoch", "time", "timestamp", "wall_time", "policy_version", "seed"})
+PHASES = ("phase", "kind", "stage")
+SPREADS = ("_std", "/std", "_spread", "/spread")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart: its name, the sentence under it, the first and last value."""
+
+    key: str
+    name: str
+    help: str
+    first: str
+    last: str
+    svg: Markup
+
+
+@dataclass(slots=True)
+class Section:
+    """Charts that belong together; what never changed is told in words."""
+
+    title: str
+    panels: list[Panel] = field(default_factory=list)
+    constants: list[tuple[str, str]] = field(default_factory=list)
+
+
+def sections(history: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out."""
+    xs, breaks = _steps(history)
+    series: dict[str, list[tuple[float, float]]] = {}
+    for x, row in zip(xs, history):
+        for key, value in _numbers(row):
+            # Supervised and policy losses share a name, but not a meaning.
+            name = f"{row['kind']}/{key}" if key == "loss" and row.get("kind") in ("sft", "grpo") else key
+            series.setdefault(name, []).append((x, value))
+    if "reward_mean" in series:
+        series.pop("parts/reward", None)
+    found = {title: Section(title) for title in SECTIONS}
+    for key in sorted(series, key=_order):
+        owner = next((key.removesuffix(s) for s in SPREADS if key.endswith(s)), None)
+        if owner is not None and _centre(owner, series) is not None:
+            continue  # drawn as a band around its mean
+        points = series[key]
+        section, name, help = describe(key)
+        if len({y for _, y in points}) == 1:
+            found[section].constants.append((name, number(points[0][1])))
+            continue
+        spread = next((series[b + s] for b in _bases(key) for s in SPREADS if b + s in series and b + s != key), None)
+        band = (
+            [y for _, y in spread] if spread is not None and [p[0] for p in spread] == [p[0] for p in points] else None
+        )
+        svg = line(points, band=band, breaks=breaks, label=name)
+        found[section].panels.append(Panel(key, name, help, number(points[0][1]), number(points[-1][1]), svg))
+    return [s for s in found.values() if s.panels or s.constants]
+
+
+def describe(key: str) -> tuple[str, str, str]:
+    """(section, name, sentence) of a key."""
+    readable = (
+        re.sub(r"^(train|eval|parts?)[/_.]", "", key.replace("_within", ", spread in a group"))
+        .replace("_", " ")
+        .replace("/", " · ")
+        .strip()
+    )
+    readable = readable[:1].upper() + readable[1:]
+    for pattern, section, name, help in KNOWN:
+        if re.fullmatch(pattern, key.removeprefix("train/")):
+            return section, name or readable, help
+    return "Other", readable, ""
+
+
+def _order(key: str) -> tuple[int, str]:
+    bare = key.removeprefix("train/")
+    return next((i for i, known in enumerate(KNOWN) if re.fullmatch(known[0], bare)), len(KNOWN)), key
+
+
+def _bases(key: str) -> tuple[str, ...]:
+    return key, key.removesuffix("_mean"), key.removesuffix("/mean")
+
+
+def _centre(base: str, series: Mapping[str, object]) -> str | None:
+    return next((name for name in (base, f"{base}_mean", f"{base}/mean") if name in series), None)
+
+
+def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Finite numbers of a row, nested ones under `outer/inner`."""
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif key not in SKIPPED and _is_number(value):
+            yield f"{prefix}{key}", float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
+    """The x of each row, rising also where the count of steps starts again, and where each phase begins."""
+    xs: list[float] = []
+    breaks: list[tuple[float, str]] = []
+    offset, last, phase = 0.0, 0.0, ""
+    for i, row in enumerate(history):
+        step = row.get("step", i + 1)
+        step = float(step) if isinstance(step, int | float) and math.isfinite(step) else float(i + 1)
+        named = next((str(row[key]) for key in PHASES if key in row), "")
+        if xs and step + offset < last:
+            offset = last
+        last = step + offset
+        xs.append(last)
+        if named and named != phase and named not in [name for _, name in breaks]:
+            breaks.append((last, named))
+            phase = named
+    return xs, breaks if len(breaks) > 1 else []

@@ -1,0 +1,78 @@
+"""Every tool's probability at every decision of a dialogue, as rows for the report's heat map, beside the windows the dialogue calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proactor.calibration.probabilities import DialogueProbabilities
+from proactor.dialogue import Dialogue, Status
+from proactor.windows import status_at
+
+COLUMNS = 10
+"""Tools shown at most: those the dialogue calls for, then the most probable ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Probability that the answer fires the tool, and where its window stands: "ready", "pending", "unknown" or ""."""
+
+    probability: float
+    window: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One decision: after ``turn``, in which the user said ``text``; ``wait`` is the probability of the empty answer."""
+
+    turn: int
+    text: str
+    wait: float
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """A dialogue's map. ``hidden``: tools on offer that have no column, ``highest``: the most probable any of them ever was."""
+
+    dialogue: Dialogue
+    tools: tuple[str, ...]
+    rows: tuple[Row, ...]
+    hidden: int
+    highest: float
+
+
+def heat_maps(dialogues: Iterable[Dialogue], scored: Sequence[DialogueProbabilities]) -> list[HeatMap]:
+    """One map for each scored dialogue that is among ``dialogues``, in the order scored."""
+    known = {d.id: d for d in dialogues}
+    return [heat_map(known[s.dialogue_id], s) for s in scored if s.dialogue_id in known]
+
+
+def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
+    """The map of one dialogue."""
+    most: dict[str, float] = {}
+    for turn in scored.turns:
+        for tool, probability in turn.tools.items():
+            most[tool] = max(most.get(tool, 0.0), probability)
+    called = list(dict.fromkeys(r.name for r in dialogue.references if r.name in most))
+    others = sorted((t for t in most if t not in called), key=lambda t: (-most[t], t))
+    tools = tuple([*called, *others][: max(COLUMNS, len(called))])
+    left = [t for t in most if t not in tools]
+    rows = tuple(
+        Row(t.turn, dialogue.turns[t.turn - 1].text, t.wait, tuple(_cell(dialogue, t.turn, tool, t.tools.get(tool, 0.0)) for tool in tools))
+        for t in scored.turns
+    )  # fmt: skip
+    return HeatMap(dialogue, tools, rows, len(left), max((most[t] for t in left), default=0.0))
+
+
+def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> Cell:
+    """The most urgent state of the tool's references at this turn."""
+    states = {status_at(r, turn) for r in dialogue.references if r.name == tool}
+    unknown = any(
+        r.name == tool and r.ready is None and r.coverage is not None and r.coverage[0] <= turn <= r.coverage[1]
+        for r in dialogue.references
+    )
+    window = (
+        "ready" if Status.READY in states else "pending" if Status.PENDING in states else "unknown" if unknown else ""
+    )
+    return Cell(probability, window)

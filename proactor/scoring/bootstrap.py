@@ -1,0 +1,138 @@
+"""Bootstrap intervals by dialogue: turns of one dialogue are not independent, so whole dialogues are drawn with replacement.
+
+A corpus metric is recomputed from the resampled sums (`metrics.FIELDS`), never averaged over dialogues. Percentile intervals
+[INFERRED: the methods name a bootstrap by dialogue, not its kind].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of
+
+KEYS = (
+    "reward",
+    "first_fire_f1",
+    "on_time_f1",
+    "recall",
+    "precision",
+    "turns_saved",
+    "false_per_100",
+    "pri",
+    "ac",
+    "pt",
+    "ftr",
+    "rar",
+)
+"""The metrics of a summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """`estimate` on the data, percentile bounds `low`, `high` of the resamples, at `level`."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def intervals(
+    contributions: Sequence[Contribution],
+    keys: Sequence[str] = KEYS,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Interval of each metric in `keys` of one system. ValueError without dialogues."""
+    if not contributions:
+        raise ValueError("bootstrap: no dialogues")
+    return resampled(matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed)
+
+
+def resampled(
+    rows: Array,
+    statistics: Callable[[Array], Mapping[str, Array]],
+    keys: Sequence[str],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of any statistics of sums: `rows` [dialogues, F], one row a dialogue; `statistics` maps sums [..., F] to named [...]. The draws depend
+    on the number of rows and the seed alone."""
+    drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
+    exact = statistics(rows.sum(axis=0))
+    return {key: _interval(float(exact[key]), drawn[key], level) for key in keys}
+
+
+def paired_difference(
+    before: Sequence[Sequence[Contribution]],
+    after: Sequence[Sequence[Contribution]],
+    keys: Sequence[str] = KEYS,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Interval of `after - before` of each metric, paired by dialogue and pooled over seeds.
+
+    One inner list a seed; before[i] and after[i] must hold the same dialogues (ValueError names one that is missing).
+    A resample draws dialogues once and uses the draw for both systems and every seed, so that a dialogue's runs stay
+    together; the difference is the mean over seeds of the corpus metric's difference. Seeds themselves are not resampled.
+    """
+    if not before or len(before) != len(after):
+        raise ValueError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
+    ids = sorted({c.dialogue for run in (*before, *after) for c in run})
+    if not ids:
+        raise ValueError("bootstrap: no dialogues")
+    weights = _weights(len(ids), resamples, seed)
+    drawn = {key: np.zeros(resamples) for key in keys}
+    exact = dict.fromkeys(keys, 0.0)
+    for old, new in zip(before, after):
+        _same_dialogues(old, new)
+        a, b = _aligned(old, ids), _aligned(new, ids)
+        old_drawn, new_drawn = metrics_of(weights @ a), metrics_of(weights @ b)
+        old_exact, new_exact = metrics_of(a.sum(axis=0)), metrics_of(b.sum(axis=0))
+        for key in keys:
+            drawn[key] += (new_drawn[key] - old_drawn[key]) / len(before)
+            exact[key] += float(new_exact[key] - old_exact[key]) / len(before)
+    return {key: _interval(exact[key], drawn[key], level) for key in keys}
+
+
+def _same_dialogues(before: Sequence[Contribution], after: Sequence[Contribution]) -> None:
+    old, new = [c.dialogue for c in before], [c.dialogue for c in after]
+    for ids in (old, new):
+        if len(set(ids)) < len(ids):
+            raise ValueError(
+                f"bootstrap: dialogue {next(i for i in ids if ids.count(i) > 1)!r} appears twice in one run"
+            )
+    if odd := set(old) ^ set(new):
+        raise ValueError(f"bootstrap: dialogue {min(odd)!r} was scored before or after, not both")
+
+
+def _aligned(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array:
+    place = {name: i for i, name in enumerate(ids)}
+    rows = np.zeros((len(ids), len(FIELDS)))
+    rows[[place[c.dialogue] for c in contributions]] = matrix(contributions)
+    return rows
+
+
+def _weights(dialogues: int, resamples: int, seed: int) -> Array:
+    """[resamples, dialogues] float64: how often each dialogue was drawn."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=resamples).astype(np.float64)
+
+
+def _interval(estimate: float, drawn: Array, level: float) -> Interval:
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
+    return Interval(estimate, float(low), float(high), level)

@@ -1,0 +1,227 @@
+"""A small Qwen2-architecture model from scratch, so that the project can be tried without a download.
+
+A byte-pair tokenizer and a model of a million parameters learn, in a short transformers loop, to continue dialogues and to answer at their decision points;
+`export` writes them as a bitsandbytes-4bit Hugging Face folder, which the engine loads like any other. A dialogue and all its decision points are
+one row of a batch: the answers hang off the trunk behind a four-dimensional attention mask.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proactor.dialogue import Dialogue
+from proactor.engine import save_quantized
+from proactor.prompt import PromptEncoder, unknowable
+from proactor.training.rollout import decisions
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """Sizes of the model and of its training. ``text_weight``: loss of the dialogue's own text, against 1 for answers;
+    ``pending``: whether answers announce actions that are not ready yet."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 384
+    vocabulary: int = 1024
+    context: int = 2048
+    batch: int = 16
+    lr: float = 3e-3
+    muon_lr: float = 0.02
+    text_weight: float = 0.3
+    pending: bool = False
+    seed: int = 0
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer with a ChatML template, digits split one by one, as a transformers fast tokenizer."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(r"\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
+
+
+def build_model(tokenizer: Any, size: SmallModel) -> Any:
+    """A random Qwen2ForCausalLM for ``tokenizer``."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(size.seed)
+    vocabulary = -(-len(tokenizer) // 64) * 64
+    config = Qwen2Config(
+        vocab_size=vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate, num_hidden_layers=size.layers,
+        num_attention_heads=size.heads, num_key_value_heads=size.kv_heads, max_position_embeddings=size.context, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, attn_implementation="sdpa",
+    )  # fmt: skip
+    return Qwen2ForCausalLM(config)
+
+
+@dataclass(slots=True)
+class Row:
+    """A dialogue as one row: ids, positions, the segment each token is in, and each segment's view of the trunk (-1: trunk itself)."""
+
+    ids: list[int]
+    positions: list[int]
+    segment: list[int]
+    trunk_seen: list[int]
+    answer: list[bool]
+
+
+def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> Row:
+    """The trunk once, then board and wanted answer of every decision point, each seeing the trunk up to its turn."""
+    trunk = encoder.trunk(dialogue)
+    end = trunk.ends[dialogue.decision_turns[-1]]
+    out = Row(trunk.ids[:end], list(range(end)), [0] * end, [0], [False] * end)
+    for point in decisions(encoder, [dialogue], seed=seed, epoch=epoch):
+        if unknowable(dialogue, point.turn, point.board):
+            continue
+        seen = trunk.ends[point.turn]
+        answer = encoder.wanted(dialogue, point.turn, point.board, pending=pending)
+        leaf = [*point.prompt[seen:], *answer]
+        out.trunk_seen.append(seen)
+        out.ids += leaf
+        out.positions += range(seen, seen + len(leaf))
+        out.segment += [len(out.trunk_seen) - 1] * len(leaf)
+        out.answer += [False] * (len(leaf) - len(answer)) + [True] * len(answer)
+    return out
+
+
+def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Model inputs (ids, positions, additive mask [B, 1, L, L]), next-token labels [B, L] and loss weights [B, L]."""
+    length = max(len(r.ids) for r in rows)
+    ids = torch.full((len(rows), length), pad)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    labels, weights = torch.full((len(rows), length), IGNORED), torch.zeros(len(rows), length)
+    visible = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)
+    for b, r in enumerate(rows):
+        n = len(r.ids)
+        ids[b, :n], positions[b, :n] = torch.tensor(r.ids), torch.tensor(r.positions)
+        segment, index = torch.tensor(r.segment), torch.arange(n)
+        own = (segment[:, None] == segment[None, :]) & (index[None, :] <= index[:, None])
+        visible[b, :n, :n] = own | (
+            (segment[None, :] == 0) & (index[None, :] < torch.tensor(r.trunk_seen)[segment][:, None])
+        )
+        inside = segment[1:] == segment[:-1]
+        labels[b, : n - 1] = torch.where(inside, ids[b, 1:n], IGNORED)
+        weights[b, : n - 1] = torch.where(
+            torch.tensor(r.answer)[1:], 1.0, torch.where(segment[1:] == 0, text_weight, 0.0)
+        )
+    mask = torch.zeros(len(rows), 1, length, length).masked_fill_(~visible[:, None], torch.finfo(torch.float32).min)
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": mask}, labels, weights
+
+
+def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean negative log-likelihood."""
+    logits = model(**inputs, use_cache=False).logits
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return (nll * weights.flatten()).sum() / weights.sum().clamp(min=1)
+
+
+def pretrain(
+    model: Any, encoder: PromptEncoder, train: Sequence[Dialogue], held_out: Sequence[Dialogue], size: SmallModel, *,
+    seconds: float, warm: Sequence[Dialogue] = (), patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
+) -> list[tuple[int, float]]:  # fmt: skip
+    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns (step, held-out loss) pairs.
+
+    ``warm``: dialogues seen once before those of ``train``; the loss is watched from there on.
+
+    The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule too.
+    """
+    optimizers = _optimizers(model, size)
+    pad = encoder.chat.tokenizer.pad_token_id
+    checks = [
+        collate([row(encoder, d, size.seed, 0, size.pending) for d in held_out[i : i + 16]], pad, 0.0)
+        for i in range(0, len(held_out), 16)
+    ]
+    first = -(-len(warm) // size.batch)
+    batches = itertools.chain(itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size))
+    history: list[tuple[int, float]] = []
+    start, step, best, stale = time.monotonic(), 0, math.inf, 0
+    while (elapsed := (time.monotonic() - start) / seconds) < 1 and stale < patience:
+        rows = next(batches)
+        for optimizer, rate in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, elapsed / 0.03 + 0.02, (1 - elapsed) / 0.6)
+        loss = loss_of(model, *collate(rows, pad, size.text_weight))
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        step += 1
+        if step <= first and step % check_every == 0 and progress is not None:
+            progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}")
+        elif step % check_every == 0:
+            with torch.no_grad():
+                held = sum(float(loss_of(model, *batch)) for batch in checks) / len(checks)
+            history.append((step, held))
+            stale = 0 if held < best - 1e-4 else stale + 1
+            best = min(best, held)
+            if progress is not None:
+                progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}, held-out {held:.3f}")
+    return history
+
+
+def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the layers' matrices, which learn to copy in far fewer steps with it, AdamW for the rest; each with its rate."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers" in name)]
+    muon = torch.optim.Muon(matrices, lr=size.muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original")
+    return [(muon, size.muon_lr), (torch.optim.AdamW(others, lr=size.lr, betas=(0.9, 0.98), weight_decay=0.0), size.lr)]
+
+
+def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[Row]]:
+    """Batches without end, each of rows of similar length, so that little is padded. A dialogue is encoded once, with the boards of its first time."""
+    order, pool = random.Random(size.seed), size.batch * 16
+    known: dict[int, list[Row]] = {}
+    for at in itertools.count(0, pool):
+        first = at % len(train)
+        if first not in known:
+            rows = (row(encoder, d, size.seed, 0, size.pending) for d in train[first : first + pool])
+            known[first] = sorted(rows, key=lambda r: len(r.ids))
+        parts = [known[first][i : i + size.batch] for i in range(0, len(known[first]), size.batch)]
+        order.shuffle(parts)
+        yield from parts
+
+
+def export(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write model and tokenizer as a bitsandbytes-4bit Hugging Face folder (NF4, double quantisation)."""
+    config = {**model.config.to_diff_dict(), "architectures": ["Qwen2ForCausalLM"], "torch_dtype": "float32"}
+    tensors = {k: v.detach() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    save_quantized(folder, config, tensors)
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,127 @@
+"""What a report shows beside before and after: two runs, probabilities, the trade-off, the reward by stage."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from proactor.calibration.probabilities import DialogueProbabilities, TurnProbabilities
+from proactor.calibration.scores import save_probabilities
+from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, gather, policies, save_trade_offs
+from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.evaluate import trivial
+from proactor.evaluations import save_evaluations
+from proactor.report.comparison import Sides
+from proactor.report.heatmap import heat_map
+from proactor.report.page import Calibrated, rebuild_report, side_by_side
+from proactor.report.stages import components
+from tests.proactor.report.helpers import agent, evaluation
+from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
+
+
+def probabilities(dialogue: Dialogue, tools: list[str]) -> DialogueProbabilities:
+    """Made-up ones: tool i at the k-th decision has 0.1 (i + 1) / (k + 1)."""
+    rows = [
+        TurnProbabilities(turn=u, wait=0.5, tools={t: 0.1 * (i + 1) / (k + 1) for i, t in enumerate(tools)})
+        for k, u in enumerate(dialogue.decision_turns)
+    ]
+    return DialogueProbabilities(dialogue_id=dialogue.id, turns=tuple(rows))
+
+
+def point(false: float, saved: float, threshold: float | None = None) -> TradeOffPoint:
+    return TradeOffPoint(threshold=threshold, wrong_per_100=false, turns_saved=saved, recall=0.625, lead=None, fires=7)
+
+
+def test_a_heat_map_shows_called_tools_first_and_their_windows() -> None:
+    turns = tuple(Turn(index=i, speaker="user" if i % 2 else "agent", text=f"t{i}") for i in range(1, 8))
+    references = (
+        Reference(id="a", name="book", coverage=(1, 5), ready=(3, 5)),
+        Reference(id="b", name="call", coverage=(5, 7), null_reason="unmatched"),
+    )
+    dialogue = Dialogue(id="d", turns=turns, references=references)
+    tools = [*(f"x{i:02}" for i in range(12)), "book", "call"]
+    found = heat_map(dialogue, probabilities(dialogue, tools))
+    assert found.tools[:2] == ("book", "call")
+    assert found.tools[2:] == tuple(f"x{i:02}" for i in range(11, 3, -1))
+    assert found.hidden == 4 and found.highest == pytest.approx(0.4)
+    assert [row.cells[0].window for row in found.rows] == ["pending", "ready", "ready", ""]
+    assert [row.cells[1].window for row in found.rows] == ["", "", "unknown", "unknown"]
+    assert found.rows[1].cells[0].probability == pytest.approx(1.3 / 2)
+    assert [row.text for row in found.rows] == ["t1", "t3", "t5", "t7"]
+
+
+def test_reward_parts_are_told_by_thirds_of_training() -> None:
+    rows = [
+        {"kind": "grpo", "parts/reward": float(i), "parts/rac_within": 0.5, "parts/rac": 1.0, "coef/rac": i / 10}
+        for i in range(7)
+    ]
+    found = {c.name: c for c in components([{"kind": "sft", "parts/reward": 99.0}, *rows])}
+    assert list(found) == ["reward", "rac"]
+    assert found["reward"].means == (0.5, 2.5, 5.0)
+    assert found["rac"].spreads == (0.5, 0.5, 0.5)
+    assert found["rac"].coefficients == pytest.approx((0.05, 0.25, 0.5))
+    assert found["reward"].coefficients == (None, None, None)
+    assert components(rows[:2]) == []
+    page = Page(report(history=[*HISTORY, *rows])).text
+    assert "What the reward was made of" in page and "What the reward was made of" not in Page(report()).text
+
+
+def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    systems = trivial(DIALOGUES)
+    save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER, **systems})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
+    plain = rebuild_report(run).read_text()
+    assert 'id="tradeoff"' not in plain and 'id="heat"' not in plain
+    curve = TradeOff(
+        system="common threshold",
+        points=(point(0.0, 1.0, 0.9), point(4.0, 30.0, 0.5)),
+        chosen=point(1.0, 12.25, 0.7),
+        chosen_on="dev",
+    )
+    save_trade_offs(run / "tradeoff.json", gather("test", DIALOGUES, 1.0, [curve, *policies(DIALOGUES)]))
+    save_probabilities(run / "probabilities.json", [probabilities(DIALOGUES[0], [HOSTILE, "b"])])
+    text = rebuild_report(run).read_text()
+    page = Page(text)
+    assert page.tags == Page(plain).tags
+    assert "12.25" in page.text and "chosen on dev" in page.text and "human" in page.text
+    assert page.text.count(HOSTILE) == 1
+    assert text.count('<circle class="chosen"') == 1
+    (run / "tradeoff.json").write_text('{"part": 3}')
+    with pytest.raises(ValueError, match=r"tradeoff\.json: "):
+        Calibrated.read(run)
+
+
+def test_the_trade_off_chart_is_to_scale() -> None:
+    found = gather("test", DIALOGUES, 1.0, [TradeOff(system="a", points=(point(4.0, 10.0),))])
+    text = report(calibrated=Calibrated(found))
+    within = re.search(r'<rect class="within" x="46.0" y="12.0" width="([\d.]+)"', text)
+    dot = re.search(r'<circle class="other" cx="([\d.]+)"', text)
+    assert within and dot
+    assert float(dot[1]) - 46 == pytest.approx(
+        2 * float(within[1]), abs=0.2
+    )  # a square-root scale: 4 is twice as far as 1
+
+
+def test_two_runs_side_by_side(tmp_path: Path) -> None:
+    other = evaluation(DIALOGUES, agent(DIALOGUES, 9, 0.5))
+    for name, after in (("north", AFTER), ("south", other)):
+        save_evaluations(tmp_path / name / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": after})
+    file = side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
+    page = Page(file.read_text()).text
+    assert "north and south" in page and "Worst with south" in page and "training" not in page.replace("Learning", "")
+    assert f"{AFTER.metrics['first_fire_f1']:.3f}" in page and f"{other.metrics['first_fire_f1']:.3f}" in page
+    save_evaluations(tmp_path / "south" / "evaluations.json", DIALOGUES[:5], {"after": evaluation(DIALOGUES[:5], {})})
+    with pytest.raises(ValueError, match="before or after, not both"):
+        side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
+    save_evaluations(tmp_path / "south" / "evaluations.json", DIALOGUES, {"before": BEFORE})
+    with pytest.raises(ValueError, match=r"south/evaluations\.json: evaluations\.after: missing"):
+        side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
+
+
+def test_names_of_runs_stay_text() -> None:
+    text = report(sides=Sides.of_runs(HOSTILE, "b"))
+    assert Page(text).tags <= Page(report()).tags

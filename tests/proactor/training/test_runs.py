@@ -1,0 +1,141 @@
+"""A run's folder: rows that survive a kill, samples cut back with them, and folders that are not overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proactor.config import RunConfig
+from proactor.sources.unseen import Unseen
+from proactor.training.runs import Run, RunError
+
+CONFIG = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "r")
+    run.begin(CONFIG, resume=False, fresh=False)
+    return run
+
+
+def row(step: int, **values: object) -> dict[str, object]:
+    return {"phase": "grpo", "kind": "grpo", "step": step, **values}
+
+
+def test_rows_are_cut_back_to_the_saved_length(run: Run) -> None:
+    for step in (1, 2):
+        run.log(row(step, loss=0.5))
+        run.write_samples("grpo", step, [{"text": "ä"}])
+    length = run.flush()
+    run.log(row(3, loss=0.25))
+    run.write_samples("grpo", 3, [])
+    assert [r["step"] for r in run.rows()] == [1, 2, 3]
+    run.rewind(length, 2)
+    assert [r["step"] for r in run.rows()] == [1, 2]
+    assert sorted(f.name for f in (run.folder / "samples").iterdir()) == ["grpo-000001.jsonl", "grpo-000002.jsonl"]
+    run.close()
+
+
+def test_rows_that_the_state_counts_on_must_be_there(run: Run) -> None:
+    run.log(row(1))
+    with pytest.raises(RunError, match=r"metrics\.jsonl: \d+ bytes, .* missing"):
+        run.rewind(run.flush() + 1, 1)
+
+
+def test_numbers_that_are_not_finite_become_null(run: Run) -> None:
+    run.log(row(1, grad_norm=float("nan"), loss=float("inf"), share=0.5))
+    assert run.rows()[0] == row(1, grad_norm=None, loss=None, share=0.5)
+
+
+def test_a_row_cut_off_by_a_kill_is_left_out_and_a_damaged_one_named(run: Run) -> None:
+    file = run.folder / "metrics.jsonl"
+    file.write_text(json.dumps(row(1)) + "\n" + '{"step": 2, "lo')
+    assert [r["step"] for r in run.rows()] == [1]
+    file.write_text('{"step": 1\n' + json.dumps(row(2)) + "\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl:1: not JSON"):
+        run.rows()
+
+
+def test_numbers_reach_tensorboard(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run.log(row(1, loss=0.5))
+    run.log({"phase": "grpo", "kind": "eval", "step": 1, "eval_reward": 0.25})
+    run.close()
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("grpo/loss")] == [(1, 0.5)]
+    assert [e.value for e in events.Scalars("eval/reward")] == [0.25]
+
+
+def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
+    run.log(row(1))
+    with pytest.raises(RunError, match="--resume continues it, --fresh replaces it"):
+        Run(run.folder).begin(CONFIG, resume=False, fresh=False)
+    Run(run.folder).begin(CONFIG, resume=True, fresh=False)
+    assert run.rows()
+    (run.folder / "notes.txt").write_text("mine")
+    Run(run.folder).begin(CONFIG, resume=False, fresh=True)
+    assert not run.rows() and (run.folder / "notes.txt").exists()
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"seed": 1}, False),
+        ({"grpo": {"lr": 1.0}}, False),
+        ({"grpo": {"steps": 7}}, True),
+        ({"save_every": 3}, True),
+    ],
+)
+def test_a_resumed_run_keeps_what_makes_it_that_run(run: Run, change: dict[str, object], allowed: bool) -> None:
+    run.log(row(1))
+    other = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}} | change)
+    if allowed:
+        run.begin(other, resume=True, fresh=False)
+    else:
+        with pytest.raises(RunError, match=r"config\.yaml: .* was .*, now "):
+            run.begin(other, resume=True, fresh=False)
+    run.close()
+
+
+def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
+    run.begin(CONFIG, resume=False, fresh=False)
+    file = run.folder / "config.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["data"]["unseen"]
+    file.write_text(yaml.safe_dump(older))
+    assert run.changed(CONFIG) is None
+    unseen = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})})
+    assert run.changed(unseen) == ("data.unseen.domains", [], ["travel"])
+    assert run.changed(unseen, ("data",)) is None
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    other = Run(tmp_path / "r", writer=False)
+    other.begin(CONFIG, resume=False, fresh=False)
+    other.log(row(1))
+    other.write_samples("grpo", 1, [])
+    other.write_summary({})
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.write_summary({"a": 1})
+
+    def full(self: Path, text: str, encoding: str) -> int:
+        self.write_bytes(text.encode(encoding)[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
+        run.write_summary({"a": 2})
+    assert json.loads((run.folder / "summary.json").read_text()) == {"a": 1}
+    (run.folder / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
+        run.log(row(1))
