@@ -226,7 +226,7 @@ class Engine:
             return self._update([(groups, None)], SFTLoss(config), config, {})
         if not all(isinstance(g, Group) for g in data):
             raise EngineError("train: GRPO takes groups")
-        batches, sums = prepare([g for g in data if isinstance(g, Group)], config)
+        batches, sums = prepare([g for g in data if isinstance(g, Group)], config, self.decoder.device)
         return self._update(batches, GRPOLoss(config), config, sums)
 
     def _update(self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]) -> dict[str, float]:
@@ -280,14 +280,19 @@ class Engine:
         return self._trainer().lora.leaves
 
     def logprobs(
-        self, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]] | None = None, adapter: bool = True
+        self,
+        sequences: Sequence[Sequence[int]],
+        spans: Sequence[tuple[int, int]] | None = None,
+        adapter: bool = True,
+        trees: Sequence[Hashable] | None = None,
     ) -> list[Tensor]:
         """Log-probabilities at temperature 1 of each list's ids from the second on, or of ids[start:end] for ``spans`` (start at least 1).
 
-        One float32 tensor a list, on the CPU.
+        One float32 tensor a list, on the CPU. ``trees`` names, one a list, those that belong together (`Group.tree`): what they share before their
+        spans is computed once, in deterministic mode too.
         """
         cuts = spans if spans is not None else [(1, len(ids)) for ids in sequences]
-        return sequence_logprobs(self.decoder, sequences, cuts, adapter, self._token_budget)
+        return sequence_logprobs(self.decoder, sequences, cuts, adapter, self._token_budget, trees)
 
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens over all ranks; nothing is updated."""

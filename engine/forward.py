@@ -11,6 +11,7 @@ from proactor.engine.model import Decoder
 from proactor.engine.tree import ROOT, Layout, Tree, layout
 from proactor.engine.types import EngineError
 from proactor.kernels.logprob import log_probabilities
+from proactor.kernels.logprob_loss import PairLoss, logprob_loss
 from proactor.kernels.op import use_triton
 from proactor.kernels.rope import rotate_heads
 from proactor.kernels.span_attention import span_attention
@@ -71,6 +72,15 @@ def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeView |
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
     """Log-probabilities [N] of a tree's trained tokens in the order of `TokenBatch`, and its layout with ``batch.entropy`` filled in.
 
+    `head_rows` and `head_logprobs` in one.
+    """
+    rows, flat = head_rows(decoder, tree, adapter)
+    return head_logprobs(decoder, rows, flat), flat
+
+
+def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
+    """The rows [R, H] of a tree that enter the head, and its layout on their device.
+
     Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained, for ids
     outside the vocabulary and for sequences beyond the context.
     """
@@ -81,12 +91,28 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
     flat = flat.to(decoder.device)
     view = tree_view(decoder, tree, flat.start)
     hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)
-    rows = decoder.final_norm(hidden.index_select(0, flat.head_row))
+    return decoder.final_norm(hidden.index_select(0, flat.head_row)), flat
+
+
+def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
+    """Log-probabilities [N] of the trained tokens in the order of `TokenBatch`, differentiable in ``rows``; fills in ``flat.batch.entropy``."""
     logp, entropy = log_probabilities(
         rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, decoder.head_linear
     )
     flat.batch.entropy = entropy[flat.unsort]
-    return logp[flat.unsort], flat
+    return logp[flat.unsort]
+
+
+def head_loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: PairLoss) -> tuple[Tensor, Tensor]:
+    """(Σ ``loss`` over the pairs, in their order, and differentiable in ``rows``; log-probabilities [N] as `head_logprobs` gives, without gradient).
+
+    No logits outlive their chunk of rows, whatever their number, and none is computed twice. Fills in ``flat.batch.entropy``.
+    """
+    value, logp, entropy = logprob_loss(
+        rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, loss, decoder.head_linear
+    )
+    flat.batch.entropy = entropy[flat.unsort]
+    return value, logp[flat.unsort]
 
 
 def _check(decoder: Decoder, tree: Tree, flat: Layout) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,14 @@ def sequence_logprobs(
     spans: Sequence[tuple[int, int]],
     adapter: bool,
     token_budget: int,
+    trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
-    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises EngineError for a span or length that cannot be."""
+    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises EngineError for a span or length that cannot be.
+
+    What stands before a span merges with what others have in common with it; spans never merge. ``trees``: as `Group.tree`.
+    """
+    if trees is not None and len(trees) != len(sequences):
+        raise EngineError(f"logprobs: {len(sequences)} sequences with {len(trees)} trees")
     out: list[Tensor] = [torch.empty(0) for _ in sequences]
     groups = []
     for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
@@ -35,7 +41,8 @@ def sequence_logprobs(
             )
         if end > start:
             prompt = list(ids[:start])
-            groups.append(Group(prompt, [Sample(prompt, list(ids[start:end]), info={"index": i})]))
+            sample = Sample(prompt, list(ids[start:end]), info={"index": i})
+            groups.append(Group(prompt, [sample], tree=None if trees is None else trees[i]))
     for tree in pack(groups, token_budget, together=not decoder.form.exact):
         values, flat = tree_logprobs(decoder, tree, adapter)
         counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()

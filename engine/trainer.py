@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from proactor.engine.config import AdamW
 from proactor.engine.faults import point
-from proactor.engine.forward import tree_logprobs
-from proactor.engine.loss import Loss
+from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
+from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate
 from proactor.engine.model import Decoder
 from proactor.engine.parallel import Parallel
-from proactor.engine.tree import TokenBatch, Tree, pack
+from proactor.engine.tree import Layout, TokenBatch, Tree, pack
 from proactor.engine.types import EngineError, Group
 from proactor.kernels.adamw import clipped_adamw
+from proactor.kernels.logprob_loss import differentiated
+from proactor.kernels.op import use_triton
 
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
@@ -36,10 +38,10 @@ class Tally:
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     maxima: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sums: Mapping[str, float]) -> None:
+    def add(self, sums: Statistics) -> None:
         """Add to the sums."""
         for name, value in sums.items():
-            self.sums[name] += value
+            self.sums[name] += float(value)
 
     def top(self, name: str, value: float) -> None:
         """Raise a maximum."""
@@ -81,13 +83,12 @@ class Trainer:
         if getattr(loss, "needs_reference", False):
             with torch.no_grad():
                 reference = tree_logprobs(self.decoder, tree, adapter=False)[0]
-        logp, flat = tree_logprobs(self.decoder, tree)
+        rows, flat = head_rows(self.decoder, tree)
         batch = flat.batch
         batch.reference = reference
         if getattr(loss, "normalizer", "tokens") == "samples":
             batch.weight = batch.weight / torch.bincount(batch.sample, minlength=len(batch.samples))[batch.sample]
-        found = loss(logp, batch)
-        value, stats = found if isinstance(found, tuple) else (found, {})
+        value, logp, stats = self._loss(rows, flat, loss)
         point("backward")
         value.backward()
         if self.fixed is not None:
@@ -97,6 +98,18 @@ class Trainer:
         tally.sums["rows"] += tree.rows
         tally.sums["flat"] += tree.flat_tokens
         _compare(logp.detach(), batch, tally, version)
+
+    def _loss(self, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:
+        """(sum, log-probabilities, statistics) of a tree's trained tokens. On the kernels a loss by token is taken inside the head, so that each chunk's
+        logits are computed once and their gradient takes their place; a loss that may couple tokens needs all log-probabilities first.
+        """
+        if use_triton(rows) and by_token(loss):
+            partial = PartialLoss(loss, flat)
+            value, logp = head_loss(self.decoder, rows, flat, differentiated(partial))
+            return value, logp, partial.statistics
+        logp = head_logprobs(self.decoder, rows, flat)
+        value, stats = evaluate(loss, logp, flat.batch)
+        return value, logp, stats
 
     def _fix(self) -> None:
         assert self.fixed is not None

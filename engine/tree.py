@@ -8,7 +8,7 @@ once backward. The last token of a leaf is only a target: nothing is predicted f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,16 @@ class TokenBatch:
     samples: list[Sample]
     entropy: Tensor
     reference: Tensor | None = None
+
+    def take(self, tokens: Tensor | slice) -> TokenBatch:
+        """The batch of some tokens; a column that is not filled in yet stays so, and ``samples`` is the whole list."""
+        count = len(self.target)
+        columns: dict[str, Any] = {}
+        for f in fields(self):
+            column = getattr(self, f.name)
+            if isinstance(column, Tensor) and len(column) == count:
+                columns[f.name] = column[tokens]
+        return replace(self, **columns)
 
 
 @dataclass(slots=True)

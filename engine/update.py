@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from itertools import accumulate
+
+import torch
 
 from proactor.engine.config import GRPO
 from proactor.engine.trainer import Tally
 from proactor.engine.types import EngineError, Group, Sample
-from proactor.kernels.grpo import group_advantages
+from proactor.kernels.advantages import ragged_advantages
+from proactor.kernels.grpo import Convention, group_advantages
+from proactor.kernels.op import use_triton
 
 Batch = tuple[list[Group], float | None]
 """Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient included); None: what they hold."""
@@ -24,20 +29,25 @@ def _open(sample: Sample) -> bool:
     return sample.advantage is None or isinstance(sample.advantage, GroupAdvantage)
 
 
-def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[str, float]]:
+def prepare(
+    groups: Sequence[Group], config: GRPO, device: torch.device | str = "cpu"
+) -> tuple[list[Batch], dict[str, float]]:
     """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches`` steps.
 
-    Returns the batches and sums for the statistics. Raises EngineError for a missing, NaN or infinite reward and for greedy samples.
+    ``device`` is where advantages are computed. Returns the batches and sums for the statistics. Raises EngineError for a missing, NaN or infinite
+    reward and for greedy samples.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     rewards: list[float] = []
     for i, group in enumerate(groups):
         _check(i, group)
-        if any(_open(s) for s in group.samples):
-            values = [float(s.reward) for s in group.samples if s.reward is not None]
-            for sample, advantage in zip(group.samples, group_advantages(values, config.advantages), strict=True):
-                if _open(sample):
-                    sample.advantage = GroupAdvantage(advantage)
+    scored = [g for g in groups if any(_open(s) for s in g.samples)]
+    given = [[float(s.reward) for s in g.samples if s.reward is not None] for g in scored]
+    for group, found in zip(scored, _advantages(given, config.advantages, torch.device(device)), strict=True):
+        for sample, advantage in zip(group.samples, found, strict=True):
+            if _open(sample):
+                sample.advantage = GroupAdvantage(advantage)
+    for group in groups:
         rewards.extend(float(s.reward) for s in group.samples if s.reward is not None)
         sums["groups"] += 1
         sums["flat_groups"] += not any(any(s.token_advantages()) for s in group.samples)
@@ -46,6 +56,16 @@ def prepare(groups: Sequence[Group], config: GRPO) -> tuple[list[Batch], dict[st
     sums["reward"], sums["reward_squared"], sums["rewarded"] = sum(rewards), sum(r * r for r in rewards), len(rewards)
     batches = [b for _ in range(config.epochs) for b in _minibatches(groups, config)]
     return batches, dict(sums)
+
+
+def _advantages(rewards: list[list[float]], convention: Convention, device: torch.device) -> list[list[float]]:
+    """Advantages of each group of rewards: all groups in one launch where kernels run, one by one (and not rounded to float32) elsewhere."""
+    flat = torch.tensor([r for group in rewards for r in group], dtype=torch.float64, device=device)
+    if not use_triton(flat):
+        return [group_advantages(group, convention) for group in rewards]
+    sizes = [len(group) for group in rewards]
+    found = ragged_advantages(flat, torch.tensor([0, *sizes]).cumsum(0), convention).tolist()
+    return [found[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _check(index: int, group: Group) -> None:

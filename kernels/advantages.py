@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.grpo import Convention, group_advantages
-from proactor.kernels.jit import jit, tl
+from proactor.kernels.jit import jit_any, tl
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
 
 SETTINGS = {"default": {"BLOCK": 128, "WARPS": 1}, "interpreter": {"BLOCK": 8, "WARPS": 1}}
@@ -32,7 +32,7 @@ def ragged_advantages_reference(
 # --- Triton -----------------------------------------------------------------------------------------------------------
 
 
-@jit
+@jit_any("count")
 def ragged_advantages_kernel(
     reward_ptr, offset_ptr, out_ptr, count, eps, UNBIASED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

@@ -64,7 +64,7 @@ class Result:
 
 
 def build(launch: Launch, target: str, aligned: bool) -> Any:
-    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16.
+    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16, but for those it does not specialise on.
 
     Raises ValueError for an argument with neither type nor value, and what the compiler raises.
     """
@@ -78,7 +78,9 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
         raise ValueError(f"{launch.name}: arguments without type or value, or not the kernel's: {', '.join(unknown)}")
     signature = {n: "constexpr" if n in launch.constants else launch.types[n] for n in names}
     wide = ("*", "i32", "i64") if aligned else ("*",)
-    attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith(wide)}
+    loose = {p.name for p in launch.kernel.params if p.do_not_specialize}
+    known = [i for i, n in enumerate(names) if signature[n].startswith(wide) and n not in loose]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in known}
     source = ASTSource(launch.kernel, signature, dict(launch.constants), attributes)
     amd = target.startswith("gfx")
     machine = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)

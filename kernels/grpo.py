@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.jit import jit_any, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
 
 Convention = Literal["art", "verl"]
@@ -78,7 +78,7 @@ def policy_loss_reference(
         return loss, torch.stack([p.detach().double() for p in parts])
 
 
-@jit
+@jit_any("count", "programs")
 def policy_loss_kernel(
     new_ptr, old_ptr, advantage_ptr, weight_ptr, reference_ptr, loss_ptr, slope_ptr, partial_ptr,
     count, programs, low, high, beta, REFERENCE: tl.constexpr, BLOCK: tl.constexpr,
@@ -112,7 +112,7 @@ def policy_loss_kernel(
     tl.store(partial_ptr + 3 * programs + program, tl.where(lost, float("nan"), tl.max(error, 0)))
 
 
-@jit
+@jit_any("count", "programs")
 def policy_statistics_kernel(partial_ptr, out_ptr, count, programs, BLOCK: tl.constexpr):
     """One program: the partials in order, sums in float64, into out [5]."""
     loss = tl.zeros([BLOCK], tl.float64)

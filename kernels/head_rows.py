@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.jit import jit, jit_any, tl, triton
 from proactor.kernels.op import Launch, configured
 
 # The sampler sums a row in the same tiles: equal logits of one type then give equal log-probabilities.
 TILES = {
-    "default": {"block": 8192, "draw": 4096, "search": 2048, "warps": 16},
+    "default": {"block": 8192, "draw": 2048, "search": 1024, "warps": 16},
     "interpreter": {"block": 64, "draw": 32, "search": 128, "warps": 1},
 }
 SLOPES = {"default": {"block": 4096, "warps": 8}, "interpreter": {"block": 64, "warps": 1}}
@@ -62,7 +62,7 @@ def row_statistics(row_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.conste
     return top, tl.sum(sums, 0), tl.sum(moments, 0)
 
 
-@jit
+@jit_any("start")
 def logprob_values_kernel(
     logits_ptr, scale_ptr, offset_ptr, target_ptr, logp_ptr, entropy_ptr, lse_ptr, start, width,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr, LOWEST: tl.constexpr,
@@ -87,7 +87,7 @@ def logprob_values_kernel(
         tl.store(entropy_ptr + pair, tl.zeros([PAIRS], tl.float32) + entropy, mask=inside)
 
 
-@jit
+@jit_any("start")
 def logprob_slopes_kernel(
     logits_ptr, scale_ptr, offset_ptr, target_ptr, dlogp_ptr, lse_ptr, start, width, BLOCK: tl.constexpr
 ):  # fmt: skip

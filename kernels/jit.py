@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ["HAS_TRITON", "interpreted", "jit", "tl", "triton"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["HAS_TRITON", "interpreted", "jit", "jit_any", "tl", "triton"]
 
 try:
     import triton
     import triton.language as tl
 
     HAS_TRITON = True
-    jit: Callable[[Any], Any] = triton.jit
 except ImportError:  # no wheel for this system
 
     class _Missing:
@@ -33,8 +30,23 @@ except ImportError:  # no wheel for this system
     triton = tl = _Missing()
     HAS_TRITON = False
 
-    def jit(function: Function) -> Function:
-        return function
+
+def jit(function: Any) -> Any:
+    """A kernel, or a function that kernels call."""
+    return triton.jit(function) if HAS_TRITON else function
+
+
+def jit_any(*names: str) -> Callable[[Any], Any]:
+    """A kernel that is compiled once whatever the integers of these names are.
+
+    Triton otherwise compiles anew where an integer is 1, is a multiple of 16, and is neither. That pays where a size decides which loads are wide; a
+    number that changes from step to step (rows, parts of the keys) only stops the run for a compiler.
+    """
+
+    def made(function: Any) -> Any:
+        return triton.jit(function, do_not_specialize=names) if HAS_TRITON else function
+
+    return made
 
 
 def interpreted() -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured
-from proactor.kernels.rope import TOLERANCE, check_rotation, draw_angles, rope_reference, runs_triton
+from proactor.kernels.rope import TOLERANCE, check_rotation, draw_angles, rope_reference, runs_triton, turned_halves
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -60,10 +60,8 @@ def rope_into_pages_kernel(
         x2 += tl.load(bias_ptr + at + half, mask=inside, other=0.0).to(tl.float32)
         x1 = x1.to(out_ptr.dtype.element_ty).to(tl.float32)
         x2 = x2.to(out_ptr.dtype.element_ty).to(tl.float32)
-    cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
-    y1 = tl.where(head < turned, x1 * cos - x2 * sin, x1)
-    y2 = tl.where(head < turned, x2 * cos + x1 * sin, x2)
+    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, False)
+    y1, y2 = tl.where(head < turned, y1, x1), tl.where(head < turned, y2, x2)
     slot = tl.load(slot_ptr + row)
     lost = slot >= store_slots  # there is nowhere to write: the row's attention must show it
     y1, y2 = tl.where(lost, float("nan"), y1), tl.where(lost, float("nan"), y2)

@@ -3,7 +3,7 @@
 The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after the last chunk. When the loss is a sum of one
 term a pair it is known at once:
 
-    logits = H Wᵀ  ->  log p, entropy  ->  (terms, d terms / d log p) from the caller  ->  logits become dz in place  ->  dH = dz W
+    logits = H Wᵀ  ->  log p, entropy  ->  (Σ terms, d Σ terms / d log p) from the caller  ->  logits become dz in place  ->  dH = dz W
 
 so that the backward only multiplies the stored dH [R, H] by the gradient of the sum. (Gradients formed in the forward of a fused head: Liger Kernel,
 arXiv 2410.10989.)
@@ -38,17 +38,17 @@ from proactor.kernels.op import Arguments, Case, ModelShape, Op, use_triton
 from proactor.kernels.precision import wide_dtype
 
 PairLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""(log p [p] float32 of some pairs, which pairs) -> (their terms [p], d term / d log p [p]). Must not wait for the device if nothing else is to."""
+"""(log p [p] float32 of some pairs, which pairs) -> (the sum of their terms, its slope in log p [p]). Must not wait for the device if nothing else is to."""
 
 
 def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
-    """A `PairLoss` from a function of (log p, pairs) that gives the terms alone, by autograd."""
+    """A `PairLoss` from a function of (log p, pairs) that gives the terms, or their sum, alone: by autograd."""
 
     def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             leaf = logp.detach().requires_grad_()
-            found = terms(leaf, pairs)
-            (slope,) = torch.autograd.grad(found.sum(), leaf)
+            found = terms(leaf, pairs).sum()
+            (slope,) = torch.autograd.grad(found, leaf)
         return found.detach(), slope
 
     return loss
@@ -61,10 +61,10 @@ class _Loss(torch.autograd.Function):
         linear: Linear, needed: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         run = _triton if use_triton(hidden) and hidden.dtype in TRITON_DTYPES else _torch
-        terms, logp, entropy, dh = run(hidden, weight, row, target, temperature, loss, linear, needed)
+        sums, logp, entropy, dh = run(hidden, weight, row, target, temperature, loss, linear, needed)
         ctx.save_for_backward(*([dh] if needed else []))
         ctx.mark_non_differentiable(logp, entropy)
-        return terms.sum(), logp, entropy
+        return torch.stack(sums).sum() if sums else logp.new_zeros(()), logp, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -75,9 +75,10 @@ class _Loss(torch.autograd.Function):
 def _triton(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
     needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     logp = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
-    entropy, terms, slope = (torch.empty_like(logp) for _ in range(3))
+    entropy, slope = torch.empty_like(logp), torch.empty_like(logp)
+    sums: list[Tensor] = []
     rows = triton_rows(row, target, temperature)
     lse, dh = torch.empty_like(rows.scale), torch.empty_like(hidden if needed else hidden[:0])
     chunks = row_chunks(len(hidden), weight)
@@ -85,31 +86,34 @@ def _triton(
     for start, stop, first, last in bounds:
         logits = linear(hidden[start:stop], weight, None).contiguous()
         launch_values(logits, start, rows, logp, entropy, lse)
-        terms[first:last], slope[first:last] = loss(logp[first:last], slice(first, last))
+        total, slope[first:last] = loss(logp[first:last], slice(first, last))
+        sums.append(total)
         if needed:
             launch_slopes_(logits, start, rows, lse, slope)
             torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
         del logits  # or two chunks would stand side by side
-    return terms, logp, entropy, dh
+    return sums, logp, entropy, dh
 
 
 def _torch(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
     needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     logp = hidden.new_empty(len(row), dtype=wide_dtype(hidden.dtype))
-    entropy, terms = torch.empty_like(logp), torch.empty_like(logp)
+    entropy = torch.empty_like(logp)
+    sums: list[Tensor] = []
     scale, dh = temperature.reciprocal(), torch.empty_like(hidden if needed else hidden[:0])
     for start, stop, first, last in chunk_pairs(row, len(hidden)):
         r, part = row[first:last] - start, scale[start:stop]
         shifted = scaled_logits(hidden[start:stop], weight, part, linear)
         weights, total, logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
-        terms[first:last], slope = loss(logp[first:last], slice(first, last))
+        found, slope = loss(logp[first:last], slice(first, last))
+        sums.append(found)
         if needed:
             slope = slope.to(logp.dtype)
             dh[start:stop] = slopes_(weights, total, part, r, target[first:last], slope).to(hidden.dtype) @ weight
         del shifted, weights
-    return terms, logp, entropy, dh
+    return sums, logp, entropy, dh
 
 
 def logprob_loss(
@@ -146,8 +150,8 @@ def _reference(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss
 ) -> tuple[Tensor, ...]:
     logp, entropy = logprob_reference(hidden, weight, row, target, temperature[row])
-    terms, slope = loss(logp.detach(), slice(0, len(row)))
-    return (terms + slope * (logp - logp.detach())).sum(), logp.detach(), entropy.detach()
+    total, slope = loss(logp.detach(), slice(0, len(row)))
+    return total + (slope * (logp - logp.detach())).sum(), logp.detach(), entropy.detach()
 
 
 def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:

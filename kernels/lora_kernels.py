@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proactor.kernels.jit import interpreted, jit, tl, triton
+from proactor.kernels.jit import interpreted, jit, jit_any, tl, triton
 from proactor.kernels.nf4_kernels import round_half
 from proactor.kernels.op import Launch, configured
 
@@ -27,7 +27,7 @@ DOWN = {
 }
 
 
-@jit
+@jit_any("M")
 def lora_down_kernel(
     x_ptr, a_ptr, parts_ptr, M, R, K, per_part, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr
 ):  # fmt: skip
@@ -53,6 +53,15 @@ def lora_down_kernel(
 
 
 @jit
+def _later(tile, end, next_ptr, next_start, next_width, next_target, b_ptr, start, width, target, base):
+    """(B, start, width, target, first tile) of the next span where ``tile`` lies beyond the ``end`` of those before, else as given."""
+    later = tile >= end
+    b_ptr, start = tl.where(later, next_ptr, b_ptr), tl.where(later, next_start, start)
+    width, target = tl.where(later, next_width, width), tl.where(later, next_target, target)
+    return b_ptr, start, width, target, tl.where(later, end, base)
+
+
+@jit_any("M")
 def lora_add_kernel(
     y_ptr, xa_ptr, mask_ptr, b0_ptr, b1_ptr, b2_ptr, b3_ptr, M, N, R, rank, parts, first, start0, start1, start2, start3, width0,
     width1, width2, width3, scale, COUNT: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr,
@@ -61,36 +70,22 @@ def lora_add_kernel(
     """y [M, N] += scale * mask * (xa_i B_iᵀ) on each of COUNT spans; xa [parts, M, R], target i's columns from (first + i) * rank on."""
     tile = tl.program_id(0)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    b_ptr, start, width, target = b0_ptr, start0, width0, first
-    end = tl.cdiv(width0, BLOCK_N)
-    if COUNT > 1:  # programs are laid out span after span
-        later = tile >= end
-        b_ptr, start, width = (
-            tl.where(later, b1_ptr, b_ptr),
-            tl.where(later, start1, start),
-            tl.where(later, width1, width),
+    b_ptr, start, width, target, base = b0_ptr, start0, width0, first, 0
+    end = tl.cdiv(width0, BLOCK_N)  # programs are laid out span after span
+    if COUNT > 1:
+        b_ptr, start, width, target, base = _later(
+            tile, end, b1_ptr, start1, width1, first + 1, b_ptr, start, width, target, base
         )
-        target, base = tl.where(later, first + 1, target), tl.where(later, end, 0)
         end += tl.cdiv(width1, BLOCK_N)
-    else:
-        base = 0
     if COUNT > 2:
-        later = tile >= end
-        b_ptr, start, width = (
-            tl.where(later, b2_ptr, b_ptr),
-            tl.where(later, start2, start),
-            tl.where(later, width2, width),
+        b_ptr, start, width, target, base = _later(
+            tile, end, b2_ptr, start2, width2, first + 2, b_ptr, start, width, target, base
         )
-        target, base = tl.where(later, first + 2, target), tl.where(later, end, base)
         end += tl.cdiv(width2, BLOCK_N)
     if COUNT > 3:
-        later = tile >= end
-        b_ptr, start, width = (
-            tl.where(later, b3_ptr, b_ptr),
-            tl.where(later, start3, start),
-            tl.where(later, width3, width),
+        b_ptr, start, width, target, base = _later(
+            tile, end, b3_ptr, start3, width3, first + 3, b_ptr, start, width, target, base
         )
-        target, base = tl.where(later, first + 3, target), tl.where(later, end, base)
     n = (tile - base) * BLOCK_N + tl.arange(0, BLOCK_N)
     c = tl.arange(0, PAD)
     xa_at = xa_ptr + m.to(tl.int64)[:, None] * R + target * rank + c[None, :]

@@ -60,7 +60,9 @@ def quantize_nf4_kernel(
     size_of = tl.abs(value)
     absmax = tl.max(size_of, 1)
     lost = tl.sum((size_of <= 3.4028234663852886e38).to(tl.int32), 1) < BLOCK
-    safe = tl.maximum(absmax, 1e-38)
+    safe = tl.maximum(
+        absmax, tl.full((ROWS,), 1e-38, tl.float32)
+    )  # bare, triton 3.6 takes what is subnormal for float64
     whole = (block + 1) * BLOCK <= size
     one = tl.full((ROWS,), 1.0, tl.float32)
     scaled = tl.where(

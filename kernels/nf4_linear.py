@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proactor.kernels.jit import interpreted, jit, tl, triton
+from proactor.kernels.jit import interpreted, jit_any, tl, triton
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_decode import assembly, decode, level_table
 from proactor.kernels.nf4_kernels import round_half
@@ -69,7 +69,7 @@ def nf4_linear_reference(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor 
 # --- Triton -----------------------------------------------------------------------------------------------------------
 
 
-@jit
+@jit_any("M")
 def nf4_linear_kernel(
     x_ptr, words_ptr, scale_ptr, code_ptr, coarse_ptr, offset_ptr, levels_ptr, bias_ptr, y_ptr, M, N, K, rows, chunks,
     per_split, NESTED: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
@@ -120,7 +120,7 @@ def nf4_linear_kernel(
         tl.store(at, round_half(acc, y_ptr.dtype.element_ty, WIDE), mask=inside)
 
 
-@jit
+@jit_any("M")
 def sum_parts_kernel(
     parts_ptr, bias_ptr, y_ptr, M, N, parts, BIAS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proactor.kernels.jit import jit, tl, triton
+from proactor.kernels.jit import jit_any, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, use_triton
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -54,7 +54,7 @@ def keyed_uniforms_reference(keys: Tensor) -> Tensor:
 # --- Triton -----------------------------------------------------------------------------------------------------------
 
 
-@jit
+@jit_any("rows")
 def keyed_uniforms_kernel(keys_ptr, out_ptr, rows, BLOCK: tl.constexpr):
     """Uniforms float64 [B] of keys int64 [B, 5]; 32-bit words wrap around as Philox wants."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

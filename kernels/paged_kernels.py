@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proactor.kernels.attention_sizes import ROWS, Table, chosen
-from proactor.kernels.jit import interpreted, jit, tl, triton
+from proactor.kernels.jit import interpreted, jit, jit_any, tl, triton
 from proactor.kernels.op import require
 from proactor.kernels.span_kernels import LOG2E
 from proactor.kernels.spans import Int32, cut, to_device
@@ -29,7 +29,7 @@ def _page_rows(ptr, slot, inside, column, D: tl.constexpr, WIDE: tl.constexpr):
     return x.to(tl.float32) if WIDE else x
 
 
-@jit
+@jit_any("pages", "split", "part0", "parts")
 def paged_attention_kernel(
     q_ptr, k_ptr, v_ptr, table_ptr, tile_ptr, row_ptr, visible_ptr, out_ptr, lse_ptr, scale2, q_stride, slots, pages, split,
     heads, part0, parts,
@@ -89,7 +89,7 @@ def paged_attention_kernel(
         tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=there & (total > 0.0)[:, None])
 
 
-@jit
+@jit_any("parts")
 def merge_parts_kernel(
     part_ptr, lse_ptr, out_ptr, parts, D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr
 ):

@@ -38,6 +38,16 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @jit
+def turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.constexpr):
+    """Halves [heads, HALF] in float32, rotated by the angles of a row (by their negatives if INVERSE)."""
+    cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
+    if INVERSE:
+        sin = -sin
+    return x1 * cos - x2 * sin, x2 * cos + x1 * sin
+
+
+@jit
 def rope_kernel(
     x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, x_row, x_head,
     INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
@@ -47,16 +57,13 @@ def rope_kernel(
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (column < half)
-    cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
-    if INVERSE:
-        sin = -sin
     source = x_ptr + row * x_row + head.to(tl.int64) * x_head + column
     x1 = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
+    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
     target = y_ptr + (row * heads + head) * (2 * half) + column
-    tl.store(target, x1 * cos - x2 * sin, mask=inside)
-    tl.store(target + half, x2 * cos + x1 * sin, mask=inside)
+    tl.store(target, y1, mask=inside)
+    tl.store(target + half, y2, mask=inside)
 
 
 def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:

@@ -6,6 +6,7 @@ the cumulative distribution at that uniform, found in two levels of sums. `sampl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,17 @@ from proactor.kernels.noise import keyed_uniforms, philox, uniforms
 from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_triton
 from proactor.kernels.sample_kernel import launch_sample, launches
 
-__all__ = ["SAMPLE", "Filters", "draw", "filter_weights", "keyed_uniforms", "philox", "sample_tokens", "uniforms"]
+__all__ = [
+    "SAMPLE",
+    "Filters",
+    "check_drawn",
+    "draw",
+    "filter_weights",
+    "keyed_uniforms",
+    "philox",
+    "sample_tokens",
+    "uniforms",
+]
 
 CDF_BLOCK = 64
 
@@ -111,7 +122,7 @@ def sample_tokens(
     nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both keep the same number, but only the Triton form surely the lowest ids.
 
     Raises ValueError for arguments that do not match and for rows without a distribution (a logit that is NaN or +inf, or nothing of positive weight
-    allowed). To know that, the Triton form waits for the device; ``checked`` False leaves it to the caller: id -1 and NaN.
+    allowed). To know that, the Triton form waits for the device; ``checked`` False leaves it to the caller (`check_drawn`): id -1 and NaN.
     """
     _check(logits, temperature, uniform, filters)
     if use_triton(logits) and logits.dtype in TRITON_DTYPES:
@@ -122,10 +133,16 @@ def sample_tokens(
     return sample_reference(logits, temperature, uniform, filters, stable=False)
 
 
+def check_drawn(ids: Sequence[int]) -> None:
+    """Raise the ValueError of `sample_tokens` for ids that it gave unchecked and that have come to the host."""
+    if min(ids, default=0) < 0:
+        rows = [row for row, token in enumerate(ids) if token < 0]
+        raise ValueError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
+
+
 def _refuse(good: Tensor) -> None:
     if not bool(good.all()):
-        rows = (~good).nonzero().flatten().tolist()
-        raise ValueError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
+        check_drawn((good.long() - 1).tolist())
 
 
 def _check(logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None) -> None:

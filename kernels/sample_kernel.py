@@ -2,9 +2,13 @@
 
     w = exp(z/τ - max z/τ)  (0 where not allowed), computed anew in every pass, the same bits each time
     top-k, top-p   the largest threshold t with #{w >= t} >= k, and with Σ{w >= t} w >= p Σ w, by a search over the bits of float32, which order as
-                   non-negative numbers do: `ROUNDS` passes that split the interval in five end at one number, so that the kept set is exact
+                   non-negative numbers do: passes that split the interval in five end at one number, or at one weight, so that the kept set is exact
     min-p          w >= min_p max w
     draw           first token whose cumulative weight passes u Σ w: sums of tiles, then one tile, both in float64
+
+Passes over a row: 2 (statistics, draw) and a tile; 1 for a mask; a search for top-k; a search and 3 for top-p, 1 more where equals at its border must be
+counted off. A search takes 13 (`ROUNDS`) at most; for 152,064 normal logits of deviation 2 to 4 it is 6 to 8 in bfloat16, where equals abound, and about 9 in
+float32.
 
 Filters apply in the order mask, top-k, top-p (of what top-k kept), min-p. A row's bits depend on that row alone. (Sampling without sorting by a search over
 thresholds: FlashInfer's sampling kernels, arXiv 2501.01005, which reject and redraw; a search draws once.)
@@ -47,19 +51,22 @@ def largest_threshold(
     logits_ptr, allowed_ptr, width, scale, top, floor, goal,
     COUNT: tl.constexpr, ROUNDS: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach ``goal``; 0 when none does.
+    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach ``goal``; one that keeps all when none does.
 
-    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust its comparisons.
+    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust its comparisons. The answer is one of the weights:
+    where those of an interval are all alike the search is over.
     """
     low = tl.full([], 0, tl.int32)
     step = tl.full([], 5, tl.int32)
     for _ in tl.static_range(ROUNDS - 2):
         step *= 5
-    for _ in range(ROUNDS):
+    while step > 0:
         a = tl.zeros([BLOCK], tl.float32)
         b = tl.zeros([BLOCK], tl.float32)
         c = tl.zeros([BLOCK], tl.float32)
         d = tl.zeros([BLOCK], tl.float32)
+        least = tl.full([BLOCK], 2147483647, tl.int32)
+        most = tl.zeros([BLOCK], tl.int32)
         for start in range(0, width, BLOCK):
             w = tile_weights(
                 logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
@@ -70,10 +77,14 @@ def largest_threshold(
             b += tl.where(bits >= low + 2 * step, amount, 0.0)
             c += tl.where(bits >= low + 3 * step, amount, 0.0)
             d += tl.where(bits >= low + 4 * step, amount, 0.0)
+            least = tl.minimum(least, tl.where(bits >= low, bits, 2147483647))
+            most = tl.maximum(most, tl.where(bits < low + 5 * step, bits, 0))
         passed = (tl.sum(a, 0) >= goal).to(tl.int32) + (tl.sum(b, 0) >= goal).to(tl.int32)
         passed += (tl.sum(c, 0) >= goal).to(tl.int32) + (tl.sum(d, 0) >= goal).to(tl.int32)
-        low += passed * step
-        step = step // 5
+        only = tl.min(least, 0)
+        settled = only == tl.max(most, 0)
+        low = tl.where(settled, only, low + passed * step)
+        step = tl.where(settled, 0, step // 5)
     return low.to(tl.float32, bitcast=True)
 
 

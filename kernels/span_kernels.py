@@ -32,6 +32,15 @@ def _seen(row, key, end):
 
 
 @jit
+def _tile(tile_ptr, head, G: tl.constexpr, M: tl.constexpr):
+    """(first row, end, base, first span, end of spans; the query row and head of each of its M rows) of this program's tile."""
+    tile = tile_ptr + tl.program_id(0) * 5
+    first, end, base = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
+    low, high = tl.load(tile + 3), tl.load(tile + 4)
+    return first, end, base, low, high, first + tl.arange(0, M) // G, head * G + tl.arange(0, M) % G
+
+
+@jit
 def _span(span_ptr, i, high, base, first, end, N: tl.constexpr):
     """(start, end of its whole visible blocks, end) of span i of a tile; the last, ``high``, is the run that ends in the tile itself."""
     start = tl.load(span_ptr + 2 * i, mask=i < high, other=0)
@@ -66,12 +75,8 @@ def span_forward_kernel(
     D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """One program a (tile of query rows, key head): out [T, Hq, D] and the log-sum-exp [T, Hq]."""
-    head = tl.program_id(1)
-    tile = tile_ptr + tl.program_id(0) * 5
-    first, end, base = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    low, high = tl.load(tile + 3), tl.load(tile + 4)
-    row, query_head = first + tl.arange(0, M) // G, head * G + tl.arange(0, M) % G
-    column = tl.arange(0, BLOCK_D)
+    head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
+    first, end, base, low, high, row, query_head = _tile(tile_ptr, head, G, M)
     q = _rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, row < end, column, D, WIDE)
     k_ptr, v_ptr = k_ptr + head * D, v_ptr + head * D
     top = tl.full([M], float("-inf"), tl.float32)  # finite after the first block: its first key is seen by every row
@@ -117,12 +122,8 @@ def span_query_gradient_kernel(
     D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Over the tiles of the forward: dq [T, Hq, D], and delta = do · out [T, Hq] for the key gradients."""
-    head = tl.program_id(1)
-    tile = tile_ptr + tl.program_id(0) * 5
-    first, end, base = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    low, high = tl.load(tile + 3), tl.load(tile + 4)
-    row, query_head = first + tl.arange(0, M) // G, head * G + tl.arange(0, M) % G
-    column = tl.arange(0, BLOCK_D)
+    head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
+    first, end, base, low, high, row, query_head = _tile(tile_ptr, head, G, M)
     q = _rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, row < end, column, D, WIDE)
     at = row.to(tl.int64) * heads + query_head
     do = _rows(do_ptr, at * D, row < end, column, D, WIDE)

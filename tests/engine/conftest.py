@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.engines import write_folder, write_text_folder
+from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a tokenizer of bytes."""
     return write_text_folder(tmp_path_factory.mktemp("tiny-text") / "model")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    return folder, save_tiny(folder, "qwen2", torch.bfloat16)
+
+
+@pytest.fixture
+def broken(plain: tuple[Path, Any], tmp_path: Path) -> Path:
+    """A copy of the plain folder, to be broken."""
+    return Path(shutil.copytree(plain[0], tmp_path / "broken"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from proactor.engine import GRPO, EngineError, Group, Sample
 from proactor.engine.trainer import Tally
 from proactor.engine.update import means, prepare, statistics
 from proactor.kernels.grpo import group_advantages
+from proactor.kernels.jit import HAS_TRITON, interpreted
 
 
 def group(*rewards: float | None, tokens: int = 4, **changes: object) -> Group:
@@ -41,6 +43,20 @@ def test_rewards_become_advantages_anew_each_time() -> None:
     groups[0].samples[0].advantage = 3.0  # a caller's own stays
     prepare(groups, GRPO())
     assert advantages(groups)[0] == 3.0
+
+
+@pytest.mark.skipif(not (HAS_TRITON and interpreted()), reason="runs kernels on CPU tensors")
+@pytest.mark.parametrize("convention", ["art", "verl"])
+def test_ragged_groups_in_one_launch(monkeypatch: pytest.MonkeyPatch, convention: Any) -> None:
+    rewards = ((0.0, 1.0, 5.0), (2.0,), (1.0, 1.0), (3.0, -1.0, 0.5, 0.25))
+    alone, together = [group(*r) for r in rewards], [group(*r) for r in rewards]
+    for groups in (alone, together):
+        groups[0].samples[1].advantage = 0.75
+    prepare(alone, GRPO(advantages=convention))
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    prepare(together, GRPO(advantages=convention))
+    for found, expected in zip(together, alone, strict=True):
+        assert advantages([found]) == pytest.approx(advantages([expected]), rel=1e-6)
 
 
 def test_a_group_without_spread_is_left_out_and_counted() -> None:

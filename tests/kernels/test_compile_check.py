@@ -30,6 +30,8 @@ import proactor.kernels.registry as registry
 def show(results):
     print(json.dumps([dataclasses.asdict(r) for r in results]))
 
+kernels = {w.kernel for op in registry.OPS for w in op.launches}
+STEPPING = next(w for op in registry.OPS for w in op.launches if w.kernel.__name__ == "keyed_uniforms_kernel")
 small = dataclasses.replace(RMS_NORM, launches=RMS_NORM.launches[:1])
 show(c.check_all(c.tasks([small], ["sm_90", "gfx942"]), jobs=2))
 show(c.check_all([("control", c.CONTROL, t) for t in ("sm_90", "gfx942")], quick=True, jobs=2))
@@ -41,6 +43,9 @@ code = c.main(["--quick", "--targets", "sm_90"])
 registry.OPS = (small,)
 c.CONTROL = small.launches[0]
 print(json.dumps([code, c.main(["--quick", "--targets", "sm_90"])]))
+print(json.dumps({k.__name__: [p.name for p in k.params if p.do_not_specialize] for k in kernels}))
+loose = c.build(STEPPING, "sm_90", True).asm["ttir"], c.build(STEPPING, "sm_90", False).asm["ttir"]
+print(json.dumps([["rows", *(text.count("tt.divisibility = 16") for text in loose)]]))
 """
 
 
@@ -52,7 +57,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    return [*(json.loads(line) for line in lines if line.startswith(("[{", "{", "[1", "[0"))), done.stdout]
+    return [*(json.loads(line) for line in lines if line.startswith(("[{", "{", "[1", "[0", "[["))), done.stdout]
 
 
 @needs_triton
@@ -92,9 +97,25 @@ def test_opcodes_count_spills(seen: list[Any]) -> None:
 @needs_triton
 def test_command_fails_on_a_spill_and_when_blind(seen: list[Any]) -> None:
     assert seen[4] == [1, 1]
-    assert "FAILED spilling on sm_90: oversized_kernel" in seen[5]
-    assert "control passed, the check sees no spills on sm_90" in seen[5]
-    assert "1 ok, 0 failed; control spills on 0 of 1 targets" in seen[5]
+    assert "FAILED spilling on sm_90: oversized_kernel" in seen[-1]
+    assert "control passed, the check sees no spills on sm_90" in seen[-1]
+    assert "1 ok, 0 failed; control spills on 0 of 1 targets" in seen[-1]
+
+
+STEPPED = {
+    "paged_attention_kernel": ["pages", "split", "part0", "parts"], "merge_parts_kernel": ["parts"], "nf4_linear_kernel": ["M"],
+    "sum_parts_kernel": ["M"], "lora_down_kernel": ["M"], "lora_add_kernel": ["M"], "keyed_uniforms_kernel": ["rows"],
+    "logprob_values_kernel": ["start"], "logprob_slopes_kernel": ["start"], "policy_loss_kernel": ["count", "programs"],
+    "policy_statistics_kernel": ["count", "programs"], "ragged_advantages_kernel": ["count"],
+}  # fmt: skip
+"""What changes from one step of sampling or training to the next, by kernel."""
+
+
+@needs_triton
+def test_what_changes_by_the_step_does_not_compile_anew(seen: list[Any]) -> None:
+    assert {kernel: names for kernel, names in seen[5].items() if names} == STEPPED
+    ((_, aligned, odd),) = seen[6]
+    assert aligned == odd == 2, "its two pointers alone: the check compiles what will run"
 
 
 def test_problems_are_named() -> None:

@@ -74,7 +74,7 @@ def test_one_forward_product_a_chunk_and_no_logits_left() -> None:
     def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
         assert not torch.is_grad_enabled() and len(logp) == pairs.stop - pairs.start
         seen.append(pairs)
-        return logp, torch.ones_like(logp)
+        return logp.sum(), torch.ones_like(logp)
 
     value, *_ = logprob_loss(**given, loss=loss, linear=linear)
     assert not any(r() is not None for r in alive)

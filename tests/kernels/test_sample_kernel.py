@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from proactor.kernels import sample_kernel
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.noise import keyed_uniforms
@@ -195,3 +196,27 @@ def test_bad_arguments_are_named() -> None:
     for allowed in (torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 9)):
         with pytest.raises(ValueError, match="allowed: "):
             sample_tokens(**good, filters=filters(2, allowed=allowed.to(DEVICE)))
+
+
+@pytest.mark.skipif(not interpreted(), reason="counts what the interpreter runs")
+def test_a_search_ends_when_one_weight_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few distinct weights, as half types have, well below `ROUNDS` passes."""
+    tiles = sample_kernel.tile_weights
+    passes = []
+
+    def counted(*arguments: object, **options: object) -> object:
+        passes.append(1)
+        return tiles(*arguments, **options)
+
+    monkeypatch.setattr(sample_kernel, "tile_weights", counted)
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    logits = (torch.arange(20) % 7).float().unsqueeze(0)  # one tile a pass
+    for k, kept in ((1, {6, 13}), (4, {6, 13, 5, 12, 19})):
+        passes.clear()
+        filters = Filters(torch.tensor([k]), torch.tensor([1.0]), torch.tensor([0.0]))
+        drawn = {
+            int(sample_tokens(logits, torch.ones(1), torch.tensor([u], dtype=torch.float64), filters)[0])
+            for u in torch.linspace(0, 0.999, 8).tolist()
+        }
+        assert drawn <= kept
+        assert 2 * 8 < len(passes) <= (2 + 6) * 8, "a drawing reads a tile twice"

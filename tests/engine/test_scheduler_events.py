@@ -1,0 +1,134 @@
+"""The scheduler under any order of events: requests that come, are aborted and fail, with a pool too small for all."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from proactor.engine.step import Chunk, Request, RequestTooLarge
+from tests.engine.machine import machine
+
+
+class Events(RuleBasedStateMachine):
+    """Requests that share beginnings arrive, are aborted before, between and during steps, steps fail, weights change."""
+
+    @initialize(
+        pages=st.integers(4, 24),
+        size=st.integers(1, 4),
+        seqs=st.integers(1, 6),
+        more=st.integers(0, 8),
+        chunk=st.integers(1, 9),
+    )
+    def start(self, pages: int, size: int, seqs: int, more: int, chunk: int) -> None:
+        self.machine = machine(pages, size, seqs + more, seqs, chunk)
+        self.scheduler = self.machine.scheduler
+        self.requests: dict[int, Request] = {}
+        self.next_id = 0
+        self.done: list[Request] = []
+
+    @rule(
+        data=st.data(),
+        ids=st.lists(st.integers(1, 2), max_size=8),
+        n=st.integers(1, 4),
+        new=st.integers(1, 7),
+        space=st.sampled_from("ab"),
+    )
+    def add(self, data: st.DataObject, ids: list[int], n: int, new: int, space: str) -> None:
+        base = data.draw(st.sampled_from([[], *(request.prompt_ids for request in self.requests.values())]))
+        prompt = base[: data.draw(st.integers(0, len(base)))] + ids or [1]
+        request = Request(self.next_id, space, prompt, n, new)
+        try:
+            self.scheduler.add(request)
+        except RequestTooLarge:
+            return
+        self.next_id += 1
+        self.requests[request.id] = request
+
+    @rule(times=st.integers(1, 4))
+    def step(self, times: int) -> None:
+        for _ in range(times):
+            self.machine.step()
+
+    @rule(data=st.data(), what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights"]))
+    def disturb(self, data: st.DataObject, what: str) -> None:
+        if what == "abort":
+            self.machine.ended.pop(self.drop(data), None)  # type: ignore[arg-type]
+        elif what == "abort in flight":
+            self.abort_during_a_step(data)
+        elif what == "step fails":
+            self.step_fails()
+        else:
+            self.scheduler.drop_namespace(data.draw(st.sampled_from("ab")))
+
+    def drop(self, data: st.DataObject) -> int | None:
+        live = [i for i in self.requests if i in self.scheduler._ids]
+        if not live:
+            return None
+        victim = data.draw(st.sampled_from(live))
+        assert self.scheduler.abort(victim)
+        del self.requests[victim]
+        return victim
+
+    def abort_during_a_step(self, data: st.DataObject) -> None:
+        step = self.scheduler.plan()
+        if step is None:
+            return
+        tokens = self.machine.run(step)
+        victim = self.drop(data)
+        self.machine.ended.pop(victim, None)  # type: ignore[arg-type]
+        self.machine.commit(step, tokens)
+        assert victim not in self.machine.ended
+
+    def step_fails(self) -> None:
+        step = self.scheduler.plan()
+        running = set(self.scheduler._ids)
+        if step is not None:
+            for chunk in step.prefills:
+                self.garbage(chunk)
+        self.scheduler.reset()
+        for i in running:
+            del self.requests[i]
+            self.machine.ended.pop(i, None)
+        assert self.scheduler.idle and self.scheduler.pool.used == 0
+
+    def garbage(self, chunk: Chunk) -> None:
+        for slot in self.machine.slots(chunk.block_table, chunk.start + len(chunk.ids))[chunk.start :]:
+            self.machine.memory[slot] = "garbage"
+
+    @invariant()
+    def nothing_leaks_nothing_is_promised_twice(self) -> None:
+        self.scheduler.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        self.machine.drain()
+        self.machine.verify(list(self.requests.values()))
+
+
+TestEvents = Events.TestCase
+TestEvents.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_same_events_give_the_same_steps(seed: int) -> None:
+    logs: list[list[object]] = []
+    for _ in range(2):
+        rng = random.Random(seed)
+        m = machine(pages=30, size=3, rows=20, seqs=6, chunk=7)
+        for i in range(12):
+            prompt = [rng.randint(1, 2) for _ in range(rng.randint(1, 15))]
+            m.scheduler.add(Request(i, "base", prompt, rng.randint(1, 3), rng.randint(1, 9)))
+            if rng.random() < 0.5:
+                m.step()
+            if rng.random() < 0.2:
+                m.scheduler.abort(rng.randint(0, i))
+        m.drain()
+        logs.append(m.log)
+    assert logs[0] == logs[1]
