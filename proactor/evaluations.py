@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from proactor.dialogue import Action, Dialogue
 from proactor.evaluate import Evaluation, Replay
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
+
+Read = TypeVar("Read")
 
 VERSION = 2
 """2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again from its replays."""
@@ -115,6 +117,17 @@ def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
         for r in evaluation.replays
     ]
     evaluation.metrics = aggregate(evaluation.contributions)
+
+
+def read_validated(path: Path, kind: TypeAdapter[Read]) -> Read:
+    """A JSON file of a run's folder as ``kind``. EvaluationsError, one line, names the file and the key."""
+    try:
+        return kind.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise EvaluationsError(f"{path}: no such file") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
 
 
 def write_whole(path: str | Path, data: bytes) -> None:

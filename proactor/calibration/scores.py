@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from proactor.calibration.probabilities import DialogueProbabilities
 from proactor.calibration.score_table import ScoreTable, score_table
 from proactor.dialogue import Dialogue
-from proactor.evaluations import EvaluationsError, write_whole
+from proactor.evaluations import read_validated, write_whole
 from proactor.session import Session
 
 PIECE = 16
@@ -108,13 +108,7 @@ def save_probabilities(path: Path, found: Sequence[DialogueProbabilities]) -> No
 
 def load_probabilities(path: Path) -> list[DialogueProbabilities]:
     """Read them back. EvaluationsError, one line, names the file and the key."""
-    try:
-        return _LIST.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise EvaluationsError(f"{path}: no such file") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
+    return read_validated(path, _LIST)
 
 
 _LIST = TypeAdapter(list[DialogueProbabilities])

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -38,7 +38,7 @@ from proactor.calibration.thresholds import (
 )
 from proactor.console import windows_caption
 from proactor.dialogue import Action, Dialogue
-from proactor.evaluations import EvaluationsError, write_whole
+from proactor.evaluations import read_validated, write_whole
 from proactor.policies import POLICIES, human, logs_triggers
 from proactor.scoring.bootstrap import resampled
 from proactor.scoring.matching import THETA
@@ -237,13 +237,7 @@ def save_trade_offs(path: Path, found: TradeOffs) -> None:
 
 def load_trade_offs(path: Path) -> TradeOffs:
     """Read them back. EvaluationsError, one line, names the file and the key."""
-    try:
-        return TradeOffs.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise EvaluationsError(f"{path}: no such file") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
+    return read_validated(path, TypeAdapter(TradeOffs))
 
 
 def trade_off_table(found: TradeOffs) -> Table:

@@ -10,8 +10,6 @@ import pytest
 import yaml
 
 from bench import learning
-from proactor.config_file import load_config
-from proactor.training.loop import train
 from proactor.training.runs import Run
 from tests.proactor.run_helpers import tiny_folder, values
 
@@ -21,22 +19,6 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(values(tiny_folder(tmp_path / "model"), tmp_path / "runs")))
     return file
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs train in this process; the names of those that did."""
-    names: list[str] = []
-
-    def run(command: list[str], check: bool) -> None:
-        at = command.index("train")
-        overrides = [part for part in command[at + 2 :] if not part.startswith("--")]
-        settings = load_config(command[at + 1], overrides)
-        names.append(settings.name)
-        train(settings, resume="--resume" in command, fresh="--fresh" in command)
-
-    monkeypatch.setattr(learning.subprocess, "run", run)
-    return names
 
 
 def test_seeds_rivals_and_a_second_call(

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bench import learning, rewards
+from bench import rewards
 from bench.rewards import Bench
 from proactor.config_file import load_config
 from proactor.scoring.bootstrap import KEYS
-from proactor.training.loop import train
 from proactor.training.runs import Run
 from tests.proactor.run_helpers import tiny_folder, values
 
@@ -33,20 +32,10 @@ def config(folder: Path, model: Path, name: str, **changes: Any) -> Path:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs train in this process, in which each step takes a second; the names of those that did."""
-    names: list[str] = []
-
-    def run(command: list[str], check: bool) -> None:
-        at = command.index("train")
-        overrides = [part for part in command[at + 2 :] if not part.startswith("--")]
-        settings = load_config(command[at + 1], overrides)
-        names.append(settings.name)
-        train(settings, resume="--resume" in command, fresh="--fresh" in command)
-
-    monkeypatch.setattr(learning.subprocess, "run", run)
+def trained(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As for all benches of learning, with steps that take a second."""
     monkeypatch.setattr(Bench, "updates", lambda self, start, budget: int(budget))
-    return names
+    return trained
 
 
 def test_every_reward_from_one_start_and_a_second_call(
