@@ -104,18 +104,8 @@ def build_report(
     )
 
 
-def write_report(
-    path: str | Path,
-    title: str,
-    dialogues: Sequence[Dialogue],
-    before: Evaluation,
-    after: Evaluation,
-    trivial: Mapping[str, Evaluation],
-    history: Sequence[Mapping[str, Any]],
-    notes: Mapping[str, Any],
-) -> Path:
-    """`build_report` into a file, which appears whole or not at all. Returns its path."""
-    text = build_report(title, dialogues, before, after, trivial, history, notes)
+def write_page(path: str | Path, text: str) -> Path:
+    """The page in a file, which appears whole or not at all; half a surrogate pair in the data becomes a question mark. Returns its path."""
     write_whole(path, text.encode("utf-8", "replace"))
     return Path(path)
 
@@ -139,8 +129,7 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
     text = build_report(
         run.resolve().name, dialogues, before, after, trivial, history, notes, calibrated=Calibrated.read(run)
     )
-    write_whole(run / "report.html", text.encode("utf-8", "replace"))
-    return run / "report.html"
+    return write_page(run / "report.html", text)
 
 
 def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Path:
@@ -164,8 +153,7 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
     text = build_report(
         f"{names[0]} and {names[1]}", dialogues, one["after"], other["after"], trivial, [], notes, sides=sides
     )
-    write_whole(path, text.encode("utf-8", "replace"))
-    return Path(path)
+    return write_page(path, text)
 
 
 def _described(run: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from proactor.evaluate import Evaluation, trivial
 from proactor.evaluations import save_evaluations
 from proactor.report import curves
 from proactor.report.comparison import METRICS, table
-from proactor.report.page import build_report, read_history, rebuild_report, write_report
+from proactor.report.page import build_report, read_history, rebuild_report, write_page
 from proactor.scoring.bootstrap import paired_difference
 from proactor.sources import load
 from tests.proactor.report.helpers import agent, evaluation
@@ -142,7 +142,7 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     (run / "summary.json").write_text('{"seconds": 12.5}')
     (run / "config.yaml").write_text("seed: 3\ngrpo:\n  steps: 4\n")
     notes = {"seconds": 12.5, "config": "seed: 3\ngrpo:\n  steps: 4"}
-    first = write_report(tmp_path / "first.html", "demo", DIALOGUES, BEFORE, AFTER, systems, HISTORY, notes)
+    first = write_page(tmp_path / "first.html", build_report("demo", DIALOGUES, BEFORE, AFTER, systems, HISTORY, notes))
     assert rebuild_report(run).read_bytes() == first.read_bytes()
 
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
