@@ -9,6 +9,7 @@ with references from logs, scored by the config's metric reward, never by the ju
 
 Runs are processes of their own, found again when the command is given again (see `bench.learning`). Prints a table a config, with paired bootstrap intervals
 clustered by dialogue, and writes ``bench/results/<machine>/rewards.json`` (``rewards-<judge>.json`` for judges other than the rules) after every reward.
+Where a config tests on unseen domains and unseen tools (configs/sgd-unseen.yaml), each kind is shown on its own too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +37,7 @@ from proactor.engine.state import read_state
 from proactor.evaluations import load_evaluations, write_whole
 from proactor.rewards.family import MetricOptions
 from proactor.scoring.bootstrap import KEYS
+from proactor.scoring.metrics import Contribution, aggregate
 from proactor.training.compare import pooled
 from proactor.training.runs import Run
 
@@ -186,16 +188,25 @@ def summed_up(bench: Bench, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]
 
 def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
     """One reward: means before and after over seeds, their difference and that to RAC at the same seeds, each with its interval; cost and judge."""
-    after = [load_evaluations(run.folder / "evaluations.json")[1]["after"].contributions for run in runs]
-    other = [load_evaluations(run.folder / "evaluations.json")[1]["after"].contributions for run in rac]
-    both = min(len(after), len(other))
+    before, after, other = (played(of, name) for of, name in ((runs, "before"), (runs, "after"), (rac, "after")))
+    both = 0 if reward == "rac" else min(len(after), len(other))
     rows = [row for run in runs for row in run.rows() if row["kind"] == "grpo"]
     told = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
     means = {key: fmean(values) for key in told if (values := [row[key] for row in rows if key in row])}
     return {
         **pooled([run.folder for run in runs]),
         "options": bench.options(reward),
-        "over_rac": difference(other[:both], after[:both]) if both and reward != "rac" else {},
+        "over_rac": difference(other[:both], after[:both]) if both else {},
+        "parts": {
+            name: {
+                "dialogues": len(ids),
+                "before": metrics_on(before, ids),
+                "after": metrics_on(after, ids),
+                "difference": difference(within(before, ids), within(after, ids)),
+                "over_rac": difference(within(other[:both], ids), within(after[:both], ids)) if both else {},
+            }
+            for name, ids in parts(bench, runs[0]).items()
+        },
         "parsed": parsed_shares([load_evaluations(run.folder / "evaluations.json")[1] for run in runs]),
         "seconds": fmean(grpo_seconds(run) for run in runs),
         "seconds_judging": sum(row.get("seconds_judging", 0.0) for row in rows) / len(runs),
@@ -203,6 +214,34 @@ def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> 
         "skipped_updates": sum(row["skipped_update"] for row in rows),
         "means": means,
     }
+
+
+Played = Sequence[Sequence[Contribution]]
+"""One list of dialogues a seed."""
+
+
+def played(runs: Sequence[Run], name: str) -> Played:
+    """What the system called ``name`` adds to the metrics in each run, by dialogue."""
+    return [load_evaluations(run.folder / "evaluations.json")[1][name].contributions for run in runs]
+
+
+def parts(bench: Bench, run: Run) -> dict[str, set[str]]:
+    """Kind of novelty (unseen_domain, unseen_tool) -> ids of the test dialogues that have it; empty where the config has no such split."""
+    unseen, found = bench.base.data.unseen, dict[str, set[str]]()
+    for dialogue in load_evaluations(run.folder / "evaluations.json")[0] if unseen else ():
+        found.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)
+    return dict(sorted(found.items()))
+
+
+def within(of: Played, ids: Collection[str]) -> Played:
+    """Only the dialogues named in ``ids``."""
+    return [[c for c in contributions if c.dialogue in ids] for contributions in of]
+
+
+def metrics_on(of: Played, ids: Collection[str]) -> dict[str, float]:
+    """The metrics of some dialogues, means over seeds; undefined counts as 0."""
+    each = [aggregate(contributions) for contributions in within(of, ids)]
+    return {key: fmean(metrics[key] or 0.0 for metrics in each) for key in KEYS}
 
 
 def show(name: str, found: Mapping[str, Any]) -> None:
@@ -223,6 +262,11 @@ def show(name: str, found: Mapping[str, Any]) -> None:
             reward, str(of["runs"]), *(_number(of["after"][key]) for key in SHOWN),
             _range(of["difference"]), _range(of["over_rac"]), f"{of['seconds']:.0f}", f"{of['groups_dropped']:.0f}",
         )  # fmt: skip
+        for part, on in of["parts"].items():
+            table.add_row(
+                f"  {part.replace('_', ' ')} ({on['dialogues']})", "", *(_number(on["after"][key]) for key in SHOWN),
+                _range(on["difference"]), _range(on["over_rac"]), "", "",
+            )  # fmt: skip
     Console(width=220).print(table)
 
 

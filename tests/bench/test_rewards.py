@@ -14,6 +14,7 @@ from bench.rewards import Bench
 from proactor.config_file import load_config
 from proactor.scoring.bootstrap import KEYS
 from proactor.training.runs import Run
+from tests.proactor.run_helpers import OPTIONS as DIALOGUES
 from tests.proactor.run_helpers import tiny_folder, values
 
 OPTIONS = {"early": 0.0, "waiting": "ready"}
@@ -72,6 +73,27 @@ def test_every_reward_from_one_start_and_a_second_call(
     assert trained == []
     rewards.main([str(second), "--rewards", "rac", "--core-seeds", "2", "--budget-seconds", "1", *arguments[-2:]])
     assert json.loads(file.read_text())["configs"].keys() == {"one", "two"}, "the other config's results stay"
+
+
+def test_unseen_domains_and_tools_have_results_of_their_own(model: Path, trained: list[str], tmp_path: Path) -> None:
+    data = {
+        "options": DIALOGUES | {"skills": ["set_reminder", "set_alarm", "book_table"]},
+        "unseen": {"domains": ["dining"], "tools": ["set_alarm"]},
+        "train": {"limit": 4}, "dev": {"limit": 2}, "test": {"split": None, "limit": 6},
+    }  # fmt: skip
+    file = config(tmp_path, model, "new", sft=None, data=data)
+    given = "--rewards rac adaptive_ruler --core-seeds 1 --budget-seconds 1 --results".split()
+    rewards.main([str(file), *given, str(tmp_path)])
+    (record,) = tmp_path.glob("*/rewards.json")
+    found = json.loads(record.read_text())["configs"]["new"]
+    for reward, told in found["rewards"].items():
+        assert told["parts"].keys() == {"unseen_domain", "unseen_tool"}
+        assert sum(part["dialogues"] for part in told["parts"].values()) == found["dialogues"] == 6
+        for part in told["parts"].values():
+            assert part["difference"]["reward"]["estimate"] == pytest.approx(
+                part["after"]["reward"] - part["before"]["reward"]
+            )
+            assert bool(part["over_rac"]) == (reward != "rac")
 
 
 def test_the_budget_becomes_updates_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
