@@ -70,15 +70,21 @@ class LogOracle:
     def __init__(self, book: CueBook | None = None) -> None:
         self.book = book
         self.identity = "log" if book is None else f"log {hashlib.sha256(repr(book).encode()).hexdigest()[:16]}"
-        self._known: tuple[Dialogue | None, dict[int, tuple[Mark, ...]]] = None, {}
+        self._known: tuple[Dialogue | None, Derived] = None, Derived({}, 0)
 
     async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        return [Answer(render(self._marks(q.dialogue, q.tools)[q.turn])) for q in questions]
+        return [self._answer(q.turn, self._derived(q.dialogue, q.tools)) for q in questions]
 
-    def _marks(self, dialogue: Dialogue, tools: Catalog) -> dict[int, tuple[Mark, ...]]:
+    @staticmethod
+    def _answer(turn: int, found: Derived) -> Answer:
+        """The marks of a turn; the first turn tells what could not be placed at any."""
+        dropped = {"not_placed": found.not_placed} if found.not_placed and turn == min(found.marks) else {}
+        return Answer(render(found.marks[turn]), dropped=dropped)
+
+    def _derived(self, dialogue: Dialogue, tools: Catalog) -> Derived:
         if self._known[0] is not dialogue:
             book = self.book or (synthetic_book() if dialogue.source == "synthetic" else ENGLISH)
-            self._known = dialogue, derived_marks(dialogue.turns, log_of(dialogue), tools, book)
+            self._known = dialogue, derive(dialogue.turns, log_of(dialogue), tools, book)
         return self._known[1]
 
     def tokens(self, text: str) -> int:
@@ -91,10 +97,16 @@ class LogOracle:
         """Nothing is held."""
 
 
-def derived_marks(
-    turns: Sequence[Turn], log: Sequence[LoggedAction], tools: Catalog, book: CueBook
-) -> dict[int, tuple[Mark, ...]]:
-    """The marks of every user turn."""
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """``marks`` of every user turn; ``not_placed``: logged actions that nothing in the conversation or the log gives a turn."""
+
+    marks: dict[int, tuple[Mark, ...]]
+    not_placed: int
+
+
+def derive(turns: Sequence[Turn], log: Sequence[LoggedAction], tools: Catalog, book: CueBook) -> Derived:
+    """What a log and the words around it say of a dialogue."""
     references: list[Reference] = []
     withdrawn: list[Reference] = []
     agreed: dict[str, list[int]] = {}
@@ -108,10 +120,11 @@ def derived_marks(
             if found.ready is not None and tools[action.name].confirm:
                 agreed.setdefault(action.name, []).append(found.ready[0])
     spoken = Dialogue(id="log", turns=tuple(turns), references=tuple(references), withdrawn=tuple(withdrawn))
-    return {
-        turn: tuple(_assented(mark, turn, agreed.get(mark.name, ())) for mark in marks)
-        for turn, marks in marks_of(spoken).items()
+    marks = {
+        turn: tuple(_assented(mark, turn, agreed.get(mark.name, ())) for mark in of)
+        for turn, of in marks_of(spoken).items()
     }
+    return Derived(marks, not_placed=len(log) - len(references) - len(withdrawn))
 
 
 def _assented(mark: Mark, turn: int, agreed: Sequence[int]) -> Mark:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proactor.catalog import Catalog
@@ -24,10 +24,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection, http, empty)."""
+    """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection, http, empty). ``dropped``: what the
+    annotator itself had to leave out, by reason."""
 
     text: str = ""
     failure: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 class Oracle(Protocol):

@@ -144,6 +144,8 @@ class Annotated:
             counters["entries/marks"] += len(reading.marks)
             counters.update({f"drop/{reason}": count for reason, count in reading.drops.items()})
             counters.update({f"repair/{reason}": count for reason, count in reading.repairs.items()})
+        for answer in self.answers.values():
+            counters.update({f"drop/{reason}": count for reason, count in answer.dropped.items()})
         counters.update({f"merge/{name}": count for name, count in self.merged.counters.items()})
         counters["dialogue/no_decision_turns"] = not self.dialogue.decision_turns
         return counters

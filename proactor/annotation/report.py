@@ -26,6 +26,7 @@ MEANING = {
     "bad_status": "no such status",
     "outside_dialogue": "turns that the dialogue does not have",
     "hindsight_value": "values first said later (G4)",
+    "not_placed": "logged actions without a trigger and without a value that was said",
     "duplicate": "said twice for one turn",
     "not_monotone": "actions whose status goes back",
     "gap_filled": "single turns filled in",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from proactor.annotation import MarkReader, Question, agreement, merge
+from proactor.annotation import MarkReader, Question, agreement, annotate, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import Merged
@@ -124,8 +125,10 @@ def test_an_action_run_before_the_assent_has_no_window() -> None:
     assert [(r.coverage, r.ready, r.null_reason) for r in found] == [((3, 5), None, "never_ready")]
 
 
-def test_an_action_that_nothing_places_is_left_out() -> None:
+def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -> None:
     assert annotated(logged(None), TOOLS, LogOracle()) == Merged()
+    report = annotate([logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path)
+    assert report["drops"] == {"not_placed": 1}
 
 
 def test_an_offer_counts_once_the_user_takes_it_up() -> None:
