@@ -152,8 +152,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     suffix = "" if given.judge == "rule" else f"-{Bench(Path(), (), given.judge).label}"
     file = result_folder(given.results, record["machine"]) / f"rewards{suffix}.json"
-    if file.exists():  # other configs, with other splits say, stay
-        record["configs"] = json.loads(file.read_text())["configs"]
     for i, config in enumerate(given.configs):
         bench = Bench(config, tuple(given.set), given.judge, given.ruler)
         seeds = {r: given.core_seeds if r in CORE else given.seeds for r in given.rewards if i == 0 or r in CORE}
@@ -164,10 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs: dict[str, list[Run]] = {}
         for reward, count in seeds.items():
             runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
-            record["configs"][bench.base.name] = found = summed_up(bench, runs) | {
-                "updates": updates,
-                "budget_seconds": given.budget_seconds,
-            }
+            found = summed_up(bench, runs) | {"updates": updates, "budget_seconds": given.budget_seconds}
+            if file.exists():  # the other configs' results stay, also those that another call writes meanwhile
+                record["configs"] = json.loads(file.read_text())["configs"]
+            record["configs"][bench.base.name] = found
             write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
         show(bench.base.name, found)
     print(f"record: {file}")
