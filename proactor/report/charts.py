@@ -6,7 +6,7 @@ Every function returns `Markup` that is safe to place in HTML; names and texts g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -108,17 +108,18 @@ def line(
     *,
     band: Sequence[float] | None = None,
     breaks: Sequence[tuple[float, str]] = (),
+    beside: Sequence[Point] = (),
     label: str = "",
 ) -> Markup:
     """A learning curve: faint as measured, bold as a running mean; with few points, dots.
 
-    `band`: a half-width for each point, drawn behind. `breaks`: (x, name) of the phases of training.
+    `band`: a half-width for each point, drawn behind. `breaks`: (x, name) of the phases of training. `beside`: the curve of another run, dashed.
     """
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     widths = list(band) if band is not None else [0.0] * len(points)
-    low, high = _limits([y - w for y, w in zip(ys, widths)] + [y + w for y, w in zip(ys, widths)])
+    low, high = _limits([y + side * w for y, w in zip(ys, widths) for side in (-1, 1)] + [y for _, y in beside])
     left, right, top, bottom = 46.0, 312.0, 10.0, 118.0
-    x_low, x_high = min(xs), max(xs)
+    x_low, x_high = min(every := [*xs, *(x for x, _ in beside)]), max(every)
 
     def across(x: float) -> float:
         return round(left + (right - left) * ((x - x_low) / (x_high - x_low) if x_high > x_low else 0.5), 1)
@@ -126,8 +127,8 @@ def line(
     def down(y: float) -> float:
         return round(bottom - (bottom - top) * (y - low) / (high - low), 1)
 
-    def path(kind: str, values: Sequence[float]) -> str:
-        return f'<polyline class="{kind}" points="{" ".join(f"{across(x)},{down(y)}" for x, y in zip(xs, values))}"/>'
+    def path(kind: str, drawn: Iterable[Point]) -> str:
+        return f'<polyline class="{kind}" points="{" ".join(f"{across(x)},{down(y)}" for x, y in drawn)}"/>'
 
     parts = []
     for tick in _ticks(low, high):
@@ -147,13 +148,17 @@ def line(
         upper = [f"{across(x)},{down(y + w)}" for x, y, w in zip(xs, ys, widths)]
         lower = [f"{across(x)},{down(y - w)}" for x, y, w in zip(xs, ys, widths)]
         parts.append(f'<polygon class="band" points="{" ".join(upper + lower[::-1])}"/>')
+    if beside:
+        others = [y for _, y in beside]
+        smooth = others if len(others) <= FEW else _smooth(others)
+        parts.append(path("beside", zip([x for x, _ in beside], smooth)))
     if len(points) <= FEW:
-        parts.append(path("curve", ys))
+        parts.append(path("curve", points))
         for x, y in points:
             title = f"{number(x, 0)}: {number(y, 4)}"
             parts.append(f'<circle class="dot" cx="{across(x)}" cy="{down(y)}" r="2.6"><title>{title}</title></circle>')
     else:
-        parts += [path("raw", ys), path("curve", _smooth(ys))]
+        parts += [path("raw", points), path("curve", zip(xs, _smooth(ys)))]
     parts += [
         f'<text x="{across(x)}" y="133" text-anchor="{anchor}">{number(x, 0)}</text>'
         for x, anchor in ((x_low, "start"), (x_high, "end"))

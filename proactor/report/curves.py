@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from proactor.report.charts import line, number
+from proactor.report.charts import Point, line, number
 
 EVALUATED = "Evaluations on held-out dialogues"
 SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
@@ -58,13 +58,14 @@ SPREADS = ("_std", "/std", "_spread", "/spread")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: its name, the sentence under it, the first and last value."""
+    """One chart: its name, the sentence under it, the first and last value, and the other run's last one where there are two."""
 
     key: str
     name: str
     help: str
     first: str
     last: str
+    beside: str
     svg: Markup
 
 
@@ -77,34 +78,44 @@ class Section:
     constants: list[tuple[str, str]] = field(default_factory=list)
 
 
-def sections(history: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out."""
+def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
+    """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out.
+
+    `beside`: the rows of another run, drawn into the charts of the numbers that both have.
+    """
     xs, breaks = _steps(history)
-    series: dict[str, list[tuple[float, float]]] = {}
-    for x, row in zip(xs, history):
-        for key, value in _numbers(row):
-            # Supervised and policy losses share a name, but not a meaning.
-            name = f"{row['kind']}/{key}" if key == "loss" and row.get("kind") in ("sft", "grpo") else key
-            series.setdefault(name, []).append((x, value))
-    if "reward_mean" in series:
-        series.pop("parts/reward", None)
+    series, others = _series(history, xs), _series(beside, _steps(beside)[0])
     found = {title: Section(title) for title in SECTIONS}
     for key in sorted(series, key=_order):
         owner = next((key.removesuffix(s) for s in SPREADS if key.endswith(s)), None)
         if owner is not None and _centre(owner, series) is not None:
             continue  # drawn as a band around its mean
-        points = series[key]
+        points, other = series[key], others.get(key, [])
         section, name, help = describe(key)
-        if len({y for _, y in points}) == 1:
+        if len({y for _, y in (*points, *other)}) == 1:
             found[section].constants.append((name, number(points[0][1])))
             continue
         spread = next((series[b + s] for b in _bases(key) for s in SPREADS if b + s in series and b + s != key), None)
         band = (
             [y for _, y in spread] if spread is not None and [p[0] for p in spread] == [p[0] for p in points] else None
         )
-        svg = line(points, band=band, breaks=breaks, label=name)
-        found[section].panels.append(Panel(key, name, help, number(points[0][1]), number(points[-1][1]), svg))
+        svg = line(points, band=band, breaks=breaks, beside=other, label=name)
+        last = number(other[-1][1]) if other else ""
+        found[section].panels.append(Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg))
     return [s for s in found.values() if s.panels or s.constants]
+
+
+def _series(history: Sequence[Mapping[str, Any]], xs: Sequence[float]) -> dict[str, list[Point]]:
+    """The numbers of a run by key: (x, value) of every row that has it."""
+    series: dict[str, list[Point]] = {}
+    for x, row in zip(xs, history, strict=True):
+        for key, value in _numbers(row):
+            # Supervised and policy losses share a name, but not a meaning.
+            name = f"{row['kind']}/{key}" if key == "loss" and row.get("kind") in ("sft", "grpo") else key
+            series.setdefault(name, []).append((x, value))
+    if "reward_mean" in series:
+        series.pop("parts/reward", None)
+    return series
 
 
 def describe(key: str) -> tuple[str, str, str]:

@@ -62,12 +62,14 @@ def build_report(
     *,
     calibrated: Calibrated | None = None,
     sides: Sides | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
     shown: int = SHOWN,
 ) -> str:
     """The report as HTML text.
 
     `history`: rows of metrics.jsonl. `notes`: what else a reader should know (model, seconds, seed, …), shown as given.
-    `calibrated`: drawn where it is given. `sides`: what the two systems are called, when they are not before and after training.
+    `calibrated`: drawn where it is given. `sides`: what the two systems are called, when they are not before and after training. `beside`: the
+    rows of the run called `sides.before`, when `history` is of the other; then the parts of the reward by stage are left out.
     `shown`: dialogues drawn in each group. ValueError when there are no dialogues or `before` and `after` hold different ones.
     """
     sides, calibrated = sides or Sides(), calibrated or Calibrated()
@@ -89,8 +91,9 @@ def build_report(
             anatomy=[anatomy(getattr(sides, name, name), dialogues, played[name]) for name in systems],
             offsets=charts.offsets(first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])),
             sides=sides,
-            curves=curves.sections(history),
-            stages=components(history),
+            curves=curves.sections(history, beside),
+            two_runs=bool(beside),
+            stages=() if beside else components(history),
             stage_names=STAGES,
             trade_offs=calibrated.trade_offs,
             trade_off_chart=trade_off_chart(calibrated.trade_offs) if calibrated.trade_offs else "",
@@ -150,9 +153,11 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
         for name, folder in zip(names, folders, strict=True)
         if (config := _described(folder).get("config"))
     }
+    rows = [read_history(file) if (file := f / "metrics.jsonl").exists() else [] for f in folders]
     text = build_report(
-        f"{names[0]} and {names[1]}", dialogues, one["after"], other["after"], trivial, [], notes, sides=sides
-    )
+        f"{names[0]} and {names[1]}", dialogues, one["after"], other["after"], trivial, rows[1], notes, sides=sides,
+        beside=rows[0],
+    )  # fmt: skip
     return write_page(path, text)
 
 

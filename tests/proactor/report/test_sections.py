@@ -122,6 +122,22 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
 
 
+def test_two_runs_share_their_charts(tmp_path: Path) -> None:
+    north = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i, "lr": 1.0} for i in range(1, 4)]
+    south = [{"kind": "grpo", "step": i, "reward_mean": 0.2, "lr": 1.0, "judge/spread": 0.1 * i} for i in range(1, 6)]
+    for name, rows in (("north", north), ("south", south)):
+        save_evaluations(tmp_path / name / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER})
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html").read_text()
+    (drawn,) = re.findall(r'class="beside" points="([^"]*)"', text)
+    xs, ys = zip(*(map(float, point.split(",")) for point in drawn.split()))
+    assert xs == (46.0, 112.5, 179.0), "the other run's three steps on an axis of five"
+    assert ys[0] > ys[1] > ys[2]
+    page = Page(text).text
+    assert "0.200 → 0.200 (0.300)" in page and "Learning rate 1.000" in page
+    assert "dashed, where it has the number: north" in page and "dashed, where" not in Page(report(history=HISTORY)).text
+
+
 def test_names_of_runs_stay_text() -> None:
     text = report(sides=Sides.of_runs(HOSTILE, "b"))
     assert Page(text).tags <= Page(report()).tags
