@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from proactor.session import Session
 
 
-def evaluate(config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "test") -> None:
+def evaluate(
+    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "test",
+    output: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="file of the result; default: one in the run's folder")] = None,
+) -> None:  # fmt: skip
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
     from proactor.evaluate import trivial
     from proactor.evaluations import write_whole
@@ -46,7 +49,7 @@ def evaluate(config: ConfigFile, overrides: Overrides = None, adapter: Adapter =
         "intervals": {k: [b.low, b.high] for k, b in bounds.items() if math.isfinite(b.low)},
         "breakdown": parts.model_dump(mode="json"), **{name: e.metrics for name, e in named.items()},
     }  # fmt: skip
-    file = settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
+    file = output or settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
     write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS))
     for table in breakdown_tables(parts):

@@ -71,7 +71,9 @@ def test_evaluate_prints_metrics_beside_the_trivial_policies(trained: Path, caps
 
 
 def test_evaluate_of_the_bare_model_needs_no_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("evaluate", trained, "name=bare", "--adapter", "none")
+    call("evaluate", trained, "name=bare", "--adapter", "none", "--json", trained.parent / "bare.json")
+    assert json.loads((trained.parent / "bare.json").read_text())["adapter"] == "none"
+    assert not (load_config(trained, ["name=bare"]).folder / "evaluate-test-none.json").exists()
     assert "test: 2 dialogues" in capsys.readouterr().out
 
 

@@ -135,7 +135,9 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
     assert ys[0] > ys[1] > ys[2]
     page = Page(text).text
     assert "0.200 → 0.200 (0.300)" in page and "Learning rate 1.000" in page
-    assert "dashed, where it has the number: north" in page and "dashed, where" not in Page(report(history=HISTORY)).text
+    assert (
+        "dashed, where it has the number: north" in page and "dashed, where" not in Page(report(history=HISTORY)).text
+    )
 
 
 def test_names_of_runs_stay_text() -> None:
