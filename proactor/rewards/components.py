@@ -39,17 +39,25 @@ class Source(Protocol):
     async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]: ...
 
 
-@dataclass(frozen=True)
-class MetricSource:
-    """The parts of a metric reward; two sources of equal metrics are equal, and a mixture asks only one of them."""
+class _Computed:
+    """A source that computes on the spot: cheap, in order, nothing to count and nothing to take note of."""
 
-    metric: TurnReward
     costly = False
     concurrent = False
 
     @property
     def counters(self) -> Counter[str]:
         return Counter()
+
+    def bind(self, engine: Engine, catalog: Catalog) -> None:
+        """Nothing to take note of."""
+
+
+@dataclass(frozen=True)
+class MetricSource(_Computed):
+    """The parts of a metric reward; two sources of equal metrics are equal, and a mixture asks only one of them."""
+
+    metric: TurnReward
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Some metrics want to know the tools."""
@@ -60,20 +68,11 @@ class MetricSource:
 
 
 @dataclass(frozen=True)
-class FunctionSource:
+class FunctionSource(_Computed):
     """A reward function of one's own in TRL's signature; its prompts are message lists."""
 
     name: str
     function: RewardFunction
-    costly = False
-    concurrent = False
-
-    @property
-    def counters(self) -> Counter[str]:
-        return Counter()
-
-    def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Nothing to take note of."""
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
         return [self._score(group) for group in groups]

@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proactor import windows
-from proactor.catalog import Catalog
+from proactor.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue import Dialogue, Turn
 
 Split = Literal["train", "dev", "test"]
@@ -45,6 +45,26 @@ def corpus(catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[st
     """A corpus whose counters are those of `windows.count` and the reader's own."""
     listed = tuple(dialogues)
     return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
+
+
+ToolRow = tuple[str, Effect, tuple[str, ...]]
+"""(description, effect, slots) of a tool in a source whose release has no catalog."""
+
+
+def catalog_of(rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()) -> Catalog:
+    """A catalog from rows by tool name. ``asks``: effects that need the user's assent; ``required``: slots that a call cannot do without."""
+    return Catalog(
+        tools=tuple(
+            Tool(
+                name=name,
+                description=description,
+                effect=effect,
+                confirm=effect in asks,
+                parameters=tuple(Parameter(name=slot, required=slot in required) for slot in slots),
+            )
+            for name, (description, effect, slots) in rows.items()
+        )
+    )
 
 
 def narrowed(found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None) -> Corpus:

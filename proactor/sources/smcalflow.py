@@ -27,7 +27,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.sources import base, lispress
 from proactor.sources.base import Corpus, Split
@@ -35,7 +34,7 @@ from proactor.sources.smcalflow_programs import Parts, Step, merged, spellings, 
 
 _EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_as")
 _WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
-_TOOLS: dict[str, tuple[str, Effect, tuple[str, ...]]] = {
+_TOOLS: dict[str, base.ToolRow] = {
     "create_event": ("put an event on the calendar", "write", _EVENT),
     "update_event": ("change an event (event_…: which one; the rest: what it becomes)", "write", (*_EVENT, *_WHICH)),
     "delete_event": ("delete an event", "irreversible", (*_EVENT, "number")),
@@ -68,27 +67,12 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     dialogues = [
         base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters) for line in chosen
     ]
-    return base.corpus(_catalog(), dialogues, counters)
+    return base.corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
 
 
 def _named(file: Path, given: str) -> str:
     """The release's ids do not name its part; its files do."""
     return given if "/" in given else f"smcalflow2/{file.name.split('.')[0]}/{given}"
-
-
-def _catalog() -> Catalog:
-    return Catalog(
-        tools=tuple(
-            Tool(
-                name=name,
-                description=description,
-                effect=effect,
-                confirm=effect != "read",
-                parameters=tuple(Parameter(name=slot, required=False) for slot in slots),
-            )
-            for name, (description, effect, slots) in _TOOLS.items()
-        )
-    )
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:

@@ -26,13 +26,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.sources import base
 from proactor.sources.base import Corpus, Record, SourceError, Split
 
 _OPTIONS = ("milk_options", "espresso_shots", "caffeine", "hot_or_iced")
-_TOOLS: dict[str, tuple[str, Effect, tuple[str, ...]]] = {
+_TOOLS: dict[str, base.ToolRow] = {
     "show_menu": ("show the menu", "read", ()),
     "get_menu_items": ("look up drinks on the menu", "read", ("query", "fields")),
     "get_addons": ("look up options and addons", "read", ("query", "item", "scope")),
@@ -72,7 +71,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     else:
         found = base.choose(_release(files), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in found]
-    return base.corpus(_catalog(), dialogues, counters)
+    return base.corpus(base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters)
 
 
 def _named(given: str) -> str:
@@ -89,21 +88,6 @@ def _release(files: list[Path]) -> Iterator[Record]:
             if not isinstance(name, str) or not name:
                 raise SourceError(f"{file}:dialogue {position}: no conversation_id")
             yield Record(f"{file}:dialogue {position}", _named(name), record)
-
-
-def _catalog() -> Catalog:
-    return Catalog(
-        tools=tuple(
-            Tool(
-                name=name,
-                description=description,
-                effect=effect,
-                confirm=effect == "irreversible",
-                parameters=tuple(Parameter(name=slot, required=slot in ("query", "item")) for slot in slots),
-            )
-            for name, (description, effect, slots) in _TOOLS.items()
-        )
-    )
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:

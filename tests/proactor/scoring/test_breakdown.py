@@ -14,8 +14,7 @@ from proactor.evaluate import Evaluation, Replay
 from proactor.parse import render
 from proactor.scoring.breakdown import NOT_OFFERED, Breakdown, breakdown, breakdown_tables, tool_contributions
 from proactor.scoring.metrics import FIELDS, aggregate, matrix, score_dialogue
-from tests.proactor.scoring.test_metrics import scored
-from tests.proactor.scoring_helpers import ready, users
+from tests.proactor.scoring_helpers import ready, scored, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 9), ready=(6, 7))
 CALL = Reference(id="c", name="call", coverage=(2, 2), ready=(2, 2))

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.dialogue import Action, Dialogue, Reference, Status
+from proactor.dialogue import Action, Dialogue, Reference
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate, harmonic, relative_pri, score_dialogue
-from tests.proactor.scoring_helpers import pending, ready, users, worked_example
+from tests.proactor.scoring_helpers import pending, ready, scored, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 4))
 FIRE = ready("book", day="Monday")
@@ -196,24 +196,6 @@ def test_shares_of_unknown_and_single_turn_windows() -> None:
     point = BOOK.model_copy(update={"id": "p", "ready": (4, 4)})
     m = score(users(6, BOOK, point, Reference(id="u", name="call", params={})), {})
     assert (m["null_share"], m["width_0_share"]) == (pytest.approx(1 / 3), 0.5)
-
-
-@st.composite
-def scored(draw: st.DrawFn) -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
-    turns = draw(st.integers(1, 6))
-    values, names = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2), st.sampled_from("ab")
-    references = []
-    for i in range(draw(st.integers(0, 3))):
-        o, s, e, c = sorted(draw(st.lists(st.integers(1, turns), min_size=4, max_size=4)))
-        known = draw(st.integers(0, 3)) > 0
-        references.append(
-            Reference(
-                id=str(i), name=draw(names), params=draw(values), coverage=(o, c), ready=(s, e) if known else None
-            )
-        )
-    action = st.builds(Action, name=names, params=values, status=st.sampled_from(Status))
-    outputs = {u: tuple(draw(st.lists(action, max_size=3))) for u in range(1, turns + 1)}
-    return users(turns, *references, id=draw(st.uuids()).hex), outputs
 
 
 @given(st.lists(scored(), max_size=4))

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from proactor.board import EMPTY
 from proactor.catalog import Catalog, Tool
-from proactor.dialogue import Action, Dialogue, Reference, Status, Turn
+from proactor.dialogue import Action, Dialogue, Reference, Turn
 from proactor.parse import Parsed, parse
 from proactor.scoring.metrics import aggregate, score_dialogue
 from proactor.scoring.utility import CostTable, ToolCosts, needs_assent, total, turn_parts, turn_utility, utility
-from tests.proactor.scoring_helpers import pending, ready, users, worked_example
+from tests.proactor.scoring_helpers import pending, ready, scored, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5)
 FIRE = ready("book", day="Monday")
@@ -80,24 +80,7 @@ def test_the_logged_agent_that_acts_at_the_last_moment_is_the_zero() -> None:
     assert utility(dialogue, {3: (full,), 4: (ready("email", to="x"),)}, COSTS) == 0.0
 
 
-@st.composite
-def played(draw: st.DrawFn) -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
-    turns = draw(st.integers(1, 5))
-    names, values = st.sampled_from("ab"), st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
-    references = []
-    for i in range(draw(st.integers(0, 3))):
-        o, s, e, c = sorted(draw(st.lists(st.integers(1, turns), min_size=4, max_size=4)))
-        known = draw(st.integers(0, 3)) > 0
-        references.append(
-            Reference(
-                id=str(i), name=draw(names), params=draw(values), coverage=(o, c), ready=(s, e) if known else None
-            )
-        )
-    action = st.builds(Action, name=names, params=values, status=st.sampled_from(Status))
-    return users(turns, *references), {u: tuple(draw(st.lists(action, max_size=3))) for u in range(1, turns + 1)}
-
-
-@given(played(), st.sampled_from([frozenset[str](), frozenset("a")]))
+@given(scored(), st.sampled_from([frozenset[str](), frozenset("a")]))
 @settings(max_examples=60)
 def test_reward_dialogue_and_metric_agree(
     play: tuple[Dialogue, dict[int, tuple[Action, ...]]], assent: frozenset[str]
