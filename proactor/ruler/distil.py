@@ -97,18 +97,20 @@ def mixed(drawn: Candidates, most: int, draws: random.Random) -> Candidates:
 def lessons(
     judge: EngineJudge, asked: Asked, groups: Sequence[Candidates], seed: int = 0
 ) -> Iterator[tuple[Candidates, Group]]:
-    """One example a group: the question as ``judge`` sends it, and the forced verdict with the teacher's scores in its digits, which
-    alone carry loss. A dialogue's questions share its rows. Groups that do not fit the context are left out."""
+    """One example a group: the question as ``judge`` sends it and, as its samples, each number of the verdict as far as the teacher's digit, which
+    alone carries loss. A dialogue's questions share its rows. Groups that do not fit the context are left out."""
     assert judge.engine is not None
     requests = [asked.request(group, seed) for group in groups]
     for group, request, scores in zip(groups, requests, taught(asked, requests), strict=True):
-        prompt, slots = judge.prompt(request), judge.form(request)
-        if len(prompt) + len(slots) > judge.engine.context_length:
+        prompt = judge.prompt(request)
+        if len(prompt) + judge.length(request) > judge.engine.context_length:
             continue
-        wanted = iter(_digits(request, scores))
-        ids = [slot[0] if len(slot) == 1 else slot[next(wanted)] for slot in slots]
-        sample = Sample(prompt, ids, mask=[len(slot) > 1 for slot in slots])
-        yield group, Group(prompt, [sample], tree=group.dialogue.id)
+        samples = []
+        for slot in judge.slots(request):
+            said = scores[slot.id]
+            digit = judge.digit(said.value if slot.part == "score" else said.parts[slot.part])
+            samples.append(Sample(prompt, [*slot.before, digit], mask=[False] * len(slot.before) + [True]))
+        yield group, Group(prompt, samples, tree=group.dialogue.id)
 
 
 def taught(asked: Asked, requests: Sequence[JudgeRequest]) -> list[dict[str, Score]]:
@@ -121,13 +123,6 @@ def taught(asked: Asked, requests: Sequence[JudgeRequest]) -> list[dict[str, Sco
         assert not isinstance(verdict, Unusable), verdict
         found.append(verdict.scores)
     return found
-
-
-def _digits(request: JudgeRequest, scores: dict[str, Score]) -> Iterator[int]:
-    """The digits of a verdict in the order of its form: two a number, 0.99 the most that it can say."""
-    for id in request.ids:
-        for value in (*(scores[id].parts[part] for part in request.rubric.parts), scores[id].value):
-            yield from divmod(min(99, round(value * 100)), 10)
 
 
 @dataclass

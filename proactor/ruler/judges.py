@@ -7,11 +7,13 @@ all judges alike.
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from proactor.adapters import content
 from proactor.endpoint import Endpoint, EndpointError
@@ -19,7 +21,9 @@ from proactor.ruler.errors import RulerError
 from proactor.ruler.question import JudgeRequest
 
 if TYPE_CHECKING:
-    from proactor.engine import ChatFormat, Engine, Sampling
+    from torch import Tensor
+
+    from proactor.engine import ChatFormat, Engine
 
 FailureKind = Literal["timeout", "rate_limit", "connection", "http", "empty", "too_long"]
 
@@ -75,14 +79,25 @@ class EndpointJudge:
             return JudgeFailure(error.kind, str(error))
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A number of a verdict that is still to be said: ``part`` of the candidate ``id``, whose first digit comes after the token ids ``before``."""
+
+    id: str
+    part: str
+    before: list[int]
+
+
 @dataclass
 class EngineJudge:
     """The engine that trains the policy, grading with the adapter off, or with the adapter in the PEFT folder ``adapter``.
 
-    All requests are one batch; their shared beginnings (rubric, tools, dialogue) are computed once, and with the adapter off they
-    stay cached over training steps. ``forced``: the form of the verdict is forced token by token and only the digits are the model's,
-    so that any model gives a readable verdict, without explanations and with scores 0.00 to 0.99; otherwise it writes freely, up to
-    ``max_tokens``. ``temperature`` 0: the likeliest answer.
+    All requests are one batch, and their shared beginnings (rubric, tools, dialogue) are computed once. ``forced``: nothing is written. Behind
+    the question each number of the verdict is begun on a branch of its own, and its value is the mean over the first digit that the model would go
+    on with, a tenth told by its middle: 0.05 to 0.95. So any model gives a readable verdict, in one pass, without explanations; no number leans on one said
+    before it, and answers that the likeliest digit would tie are told apart. [INFERRED; weighing scores by their probability is G-Eval's, arXiv 2303.16634.]
+    Otherwise it writes freely, up to ``max_tokens``, at ``temperature`` (0: the likeliest answer), and with the adapter off questions stay cached over
+    training steps.
 
     The policy's random numbers, version and optimizer are as they were after a reply. Another adapter must have the shape of the
     policy's and is swapped in for the batch, which costs the policy its cached prompts.
@@ -105,9 +120,9 @@ class EngineJudge:
     @property
     def name(self) -> str:
         base = self.engine.base_name if self.engine is not None else ""
-        form = "forced" if self.forced else f"free,{self.max_tokens}"
+        form = "digits" if self.forced else f"free,{self.max_tokens},t={self.temperature:g}"
         adapter = "no adapter" if self.adapter is None else f"{self.adapter}{self._content and f'={self._content}'}"
-        return f"engine:{base}+{adapter},{form},t={self.temperature:g}"
+        return f"engine:{base}+{adapter},{form}"
 
     def bind(self, engine: Engine) -> None:
         """The engine to grade with. RulerError where it cannot: no tokenizer, none with single digits when ``forced``, no adapter where one is
@@ -130,57 +145,78 @@ class EngineJudge:
         """Answers of one batch. A question that does not fit the context is a failure ``too_long``."""
         engine, _ = self._bound()
         answers: dict[int, str | JudgeFailure] = {}
-        prompts: dict[int, list[int]] = {}
-        settings: dict[int, Sampling] = {}
+        fitting: dict[int, tuple[JudgeRequest, list[int]]] = {}
         for i, request in enumerate(requests):
-            prompt, chosen = self.prompt(request), self._sampling(request, engine)
-            need = len(prompt) + chosen.max_tokens
+            prompt = self.prompt(request)
+            need = len(prompt) + self.length(request)
             if need > engine.context_length:
                 answers[i] = JudgeFailure("too_long", f"{need} tokens for a context of {engine.context_length}")
             else:
-                prompts[i], settings[i] = prompt, chosen
-        if prompts:
-            texts = self._sample(engine, list(prompts.values()), list(settings.values()))
-            answers |= zip(prompts, texts, strict=True)
+                fitting[i] = request, prompt
+        if fitting:
+            ask = self._weigh if self.forced else self._sample
+            with nullcontext() if self.adapter is None else _Wearing(engine, self.adapter):
+                answers |= zip(fitting, ask(engine, list(fitting.values())), strict=True)
         return [answers[i] for i in range(len(requests))]
 
-    def _sampling(self, request: JudgeRequest, engine: Engine) -> Sampling:
+    def _sample(self, engine: Engine, asked: Sequence[tuple[JudgeRequest, list[int]]]) -> list[str]:
         from proactor.engine import Sampling
 
-        settings: dict[str, Any] = {"max_tokens": self.max_tokens}
-        if self.forced:
-            slots = self.form(request)
-            mask = _Forced(slots, engine.config.vocab_size)
-            settings = {"max_tokens": len(slots), "logit_mask": mask, "ignore_eos": True}
-        return Sampling(temperature=self.temperature, adapter=self.adapter is not None, seed=request.seed, **settings)
-
-    def _sample(self, engine: Engine, prompts: list[list[int]], settings: list[Sampling]) -> list[str]:
+        drawing = {
+            "temperature": self.temperature,
+            "adapter": self.adapter is not None,
+            "max_tokens": self.max_tokens,
+        }
+        settings = [Sampling(**drawing, seed=request.seed) for request, _ in asked]
         draws = engine.samplings
         try:
-            with nullcontext() if self.adapter is None else _Wearing(engine, self.adapter):
-                groups = engine.sample(prompts, settings, keys=[0] * len(prompts))
+            groups = engine.sample([prompt for _, prompt in asked], settings, keys=[0] * len(asked))
         finally:
             engine.samplings = draws  # the policy's noise must not depend on how often a judge was asked
         return [group.samples[0].text for group in groups]
+
+    def _weigh(self, engine: Engine, asked: Sequence[tuple[JudgeRequest, list[int]]]) -> list[str]:
+        """Verdicts whose numbers are means over digits; the questions about one dialogue are one tree."""
+        sequences, trees, slots = [], [], [self.slots(request) for request, _ in asked]
+        for i, (request, prompt) in enumerate(asked):
+            tree = request.candidates.dialogue.id if request.candidates is not None else i
+            for slot in slots[i]:
+                sequences += [[*prompt, *slot.before, digit] for digit in self._digits]
+                trees += [tree] * 10
+        logps = engine.logprobs(
+            sequences, [(len(s) - 1, len(s)) for s in sequences], adapter=self.adapter is not None, trees=trees
+        )
+        means = iter([_mean_digit(logps[i : i + 10]) for i in range(0, len(logps), 10)])
+        texts = []
+        for of in slots:
+            entries: dict[str, dict[str, str | float]] = {}
+            for slot in of:
+                entries.setdefault(slot.id, {"id": slot.id})[slot.part] = next(means)
+            texts.append(json.dumps({"scores": list(entries.values())}))
+        return texts
 
     def prompt(self, request: JudgeRequest) -> list[int]:
         """The question as token ids."""
         engine, chat = self._bound()
         return engine.encode(_fitting(request.messages, chat))
 
-    def form(self, request: JudgeRequest) -> list[tuple[int, ...]]:
-        """The verdict as token slots: one id where the form is fixed, the ten digits, 0 first, where the model decides."""
+    def length(self, request: JudgeRequest) -> int:
+        """Tokens that an answer to ``request`` may take, behind the question."""
+        return max(len(s.before) + 1 for s in self.slots(request)) if self.forced else self.max_tokens
+
+    def slots(self, request: JudgeRequest) -> list[Slot]:
+        """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells nothing but it."""
         _, chat = self._bound()
-        slots: list[tuple[int, ...]] = []
-        before = '{"scores":['
-        for id in request.ids:
-            before += f'{{"id":"{id}"'
-            for part in (*request.rubric.parts, "score"):
-                slots += [(token,) for token in chat.encode_text(f'{before},"{part}":0.')]
-                slots += [self._digits, self._digits]
-                before = ""
-            before = "}," if id != request.ids[-1] else "}]}"
-        return slots + [(token,) for token in chat.encode_text(before)]
+        return [
+            Slot(id, part, chat.encode_text(f'{{"scores":[{{"id":"{id}","{part}":0.'))
+            for id in request.ids
+            for part in (*request.rubric.parts, "score")
+        ]
+
+    def digit(self, value: float) -> int:
+        """The token id of the first digit behind the point, for a number in 0..1: 9 tenths are the most that can be said."""
+        self._bound()
+        return self._digits[min(9, int(value * 10 + 1e-9))]
 
     def _bound(self) -> tuple[Engine, ChatFormat]:
         if self.engine is None or self._chat is None:
@@ -195,19 +231,12 @@ def _fitting(messages: Sequence[Mapping[str, str]], chat: ChatFormat) -> list[Ma
     return [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
 
 
-@dataclass(frozen=True, slots=True)
-class _Forced:
-    """A ``logit_mask``: at each position the ids of its slot."""
-
-    slots: list[tuple[int, ...]]
-    vocabulary: int
-
-    def __call__(self, ids: list[int], position: int) -> Any:
-        import torch
-
-        allowed = torch.zeros(self.vocabulary, dtype=torch.bool)
-        allowed[list(self.slots[position])] = True
-        return allowed
+def _mean_digit(logps: Sequence[Tensor]) -> float:
+    """The mean number, from the log-probabilities [1] of 0.0…, 0.1…, to 0.9…, which are the only ways on."""
+    values = [float(logp) for logp in logps]
+    weights = [math.exp(value - max(values)) for value in values]
+    mean = sum(weight * (digit + 0.5) for digit, weight in enumerate(weights)) / sum(weights)
+    return round(mean / 10, 6)
 
 
 class _Wearing:

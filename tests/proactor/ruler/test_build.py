@@ -43,6 +43,6 @@ def test_a_judges_name_tells_settings_apart() -> None:
     specs: list[dict[str, Any]] = [
         {"kind": "endpoint", "model": "m"}, {"kind": "endpoint", "model": "n"}, {"kind": "endpoint", "model": "m", "base_url": "http://x"},
         {"kind": "endpoint", "model": "m", "options": {"temperature": 0}}, {"kind": "engine"}, {"kind": "engine", "adapter": "a"},
-        {"kind": "engine", "forced": False}, {"kind": "engine", "temperature": 1.0}, {"kind": "rule"},
+        {"kind": "engine", "forced": False}, {"kind": "engine", "forced": False, "temperature": 1.0}, {"kind": "rule"},
     ]  # fmt: skip
     assert len({build_judge(spec).name for spec in specs}) == len(specs)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from proactor.endpoint import Endpoint, EndpointSetupError
-from proactor.engine import Engine, Sampling
+from proactor.engine import Engine, Sampling, scoring
+from proactor.engine.model import Decoder
+from proactor.engine.tree import Layout, Tree
 from proactor.ruler import EndpointJudge, EngineJudge, Rubric, Ruler, RulerError
+from proactor.ruler.question import Question
 from tests.engine.engines import load, shake, write_folder, write_text_folder
 from tests.proactor.fake_endpoint import (
     Behaviour,
@@ -145,33 +148,64 @@ def test_any_model_gives_a_verdict_when_its_form_is_forced(engine: Engine) -> No
     found = run(ruler.score_all([group(FULL, "[]", FULL)]))
     assert ruler.counters["scored_groups"] == 1 and ruler.counters["missing_parts"] == 0
     for parts in (p for f in found if f is not None for p in f):
-        assert parts.keys() == {"ruler", "timing"} and 0 <= parts["ruler"] <= 0.99
+        assert parts.keys() == {"ruler", "timing"} and all(0.05 <= value <= 0.95 for value in parts.values())
     again = Ruler(EngineJudge(engine), MINE, grading=SHORT)
-    assert run(again.score_all([group(FULL, "[]", FULL)])) == found, "greedy: the same again"
+    assert run(again.score_all([group(FULL, "[]", FULL)])) == found, "nothing is drawn: the same again"
 
 
-def test_a_dialogue_is_computed_once_for_all_its_turns_and_stays(engine: Engine) -> None:
+def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> None:
+    """Against one plain call of the engine for each number, its probabilities in float64; among other questions or alone."""
+    judge = EngineJudge(engine)
+    groups = [group(FULL, PART, turn=1), group(FULL, "[]", PART, turn=3)]
+    requests = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
+    together = [json.loads(str(text)) for text in run(judge.reply(requests))]
+    assert engine.chat is not None
+    for request, found in zip(requests, together, strict=True):
+        assert [entry["id"] for entry in found["scores"]] == list(request.ids)
+        for entry in found["scores"]:
+            for part in ("timing", "score"):
+                begun = engine.chat.encode_text(f'{{"scores":[{{"id":"{entry["id"]}","{part}":0.')
+                ways = [[*judge.prompt(request), *begun, *engine.chat.encode_text(str(d))] for d in range(10)]
+                logps = engine.logprobs(ways, [(len(w) - 1, len(w)) for w in ways], adapter=False)
+                p = torch.tensor([float(x) for x in logps], dtype=torch.float64).softmax(0)
+                mean = float((p * (torch.arange(10, dtype=torch.float64) + 0.5)).sum()) / 10
+                assert entry[part] == pytest.approx(mean, abs=2e-6)
+        alone = json.loads(str(run(judge.reply([request]))[0]))["scores"]
+        assert [e["score"] for e in alone] == pytest.approx([e["score"] for e in found["scores"]], abs=2e-6)
+
+
+def test_a_dialogue_is_computed_once_for_all_its_turns(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = scoring.tree_logprobs
+
+    def counted(decoder: Decoder, tree: Tree, adapter: bool) -> tuple[torch.Tensor, Layout]:
+        rows.append(tree.rows)
+        return plain(decoder, tree, adapter)
+
+    monkeypatch.setattr(scoring, "tree_logprobs", counted)
     groups = [group(FULL, PART, turn=t) for t in (1, 2, 3)]
-    ruler = Ruler(EngineJudge(engine), MINE, grading="Grade with care, and again. {rubric}")
-    asked = sum(len(engine.encode(list(r.messages))) for r in questions(ruler, groups))
+    ruler, judge = Ruler(EngineJudge(engine), MINE, grading=SHORT), EngineJudge(engine)
+    asked = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
+    run(ruler.score_all(groups))
+    branches = sum(len(slot.before) for request in asked for slot in judge.slots(request))
+    assert len(rows) == 1 and rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + branches
+
+
+def test_what_is_written_freely_stays_cached_over_training_steps(engine: Engine) -> None:
+    groups = [group(FULL, PART, turn=t) for t in (1, 2, 3)]
+    judge = EngineJudge(engine, forced=False, max_tokens=4)
+    ruler = Ruler(judge, MINE, grading="Grade with care, and again. {rubric}")
     before = engine.counters()["rows_computed"]
     run(ruler.score_all(groups))
     first = engine.counters()["rows_computed"] - before
-    decoded = 3 * 2 * len('{"id":"1","timing":0.00,"score":0.00}')
-    assert first < asked * 0.75 + decoded, "less than the questions one by one"
     shake(engine, seed=5)  # a training step: the policy's cache goes, the judge's does not
     before = engine.counters()["rows_computed"]
-    run(Ruler(EngineJudge(engine), MINE, grading="Grade with care, and again. {rubric}").score_all(groups))
+    run(Ruler(judge, MINE, grading="Grade with care, and again. {rubric}").score_all(groups))
     assert engine.counters()["rows_computed"] - before < first / 2
 
 
-def questions(ruler: Ruler, groups: Sequence[object]) -> list[object]:
-    from proactor.ruler.question import Question
-
-    return [Question.of(g, ruler.grading).ask(MINE, ruler.seed) for g in groups]  # type: ignore[arg-type]
-
-
-def test_the_policy_does_not_notice_the_judge(engine: Engine) -> None:
+@pytest.mark.parametrize("forced", [True, False])
+def test_the_policy_does_not_notice_the_judge(engine: Engine, forced: bool) -> None:
     """Its noise, version and weights are as if nobody had graded in between."""
 
     def drawn(judge: EngineJudge | None) -> list[list[int]]:
@@ -183,7 +217,7 @@ def test_the_policy_does_not_notice_the_judge(engine: Engine) -> None:
         assert {s.policy_version for s in later} == {s.policy_version for s in ids}
         return [s.token_ids for s in (*ids, *later)]
 
-    assert drawn(None) == drawn(EngineJudge(engine))
+    assert drawn(None) == drawn(EngineJudge(engine, forced=forced, max_tokens=3))
 
 
 def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_path: Path) -> None:
