@@ -92,15 +92,15 @@ class Slot:
 class EngineJudge:
     """The engine that trains the policy, grading with the adapter off, or with the adapter in the PEFT folder ``adapter``.
 
-    All requests are one batch, and their shared beginnings (rubric, tools, dialogue) are computed once. ``forced``: nothing is written. Behind
-    the question each number of the verdict is begun on a branch of its own, and its value is the mean over the first digit that the model would go
-    on with, a tenth told by its middle: 0.05 to 0.95. So any model gives a readable verdict, in one pass, without explanations; no number leans on one said
-    before it, and answers that the likeliest digit would tie are told apart. [INFERRED; weighing scores by their probability is G-Eval's, arXiv 2303.16634.]
-    Otherwise it writes freely, up to ``max_tokens``, at ``temperature`` (0: the likeliest answer), and with the adapter off questions stay cached over
-    training steps.
+    All requests are one batch, and their shared beginnings (rubric, tools, dialogue) are computed once. ``forced``: nothing is written. Behind the
+    question each number of the verdict is begun on a branch of its own, after the candidate once more, and its value is the mean over the first digit
+    that the model would go on with, a tenth told by its middle: 0.05 to 0.95. So any model gives a readable verdict, in one pass, without
+    explanations; no number leans on one said before it, and answers that the likeliest digit would tie are told apart. [INFERRED; weighing scores by
+    their probability is G-Eval's, arXiv 2303.16634.] Otherwise it writes freely, up to ``max_tokens``, at ``temperature`` (0: the likeliest answer),
+    and with the adapter off questions stay cached over training steps.
 
-    The policy's random numbers, version and optimizer are as they were after a reply. Another adapter must have the shape of the
-    policy's and is swapped in for the batch, which costs the policy its cached prompts.
+    The policy's random numbers, version and optimizer are as they were after a reply. Another adapter must have the shape of the policy's and is
+    swapped in for the batch, which costs the policy its cached prompts.
     """
 
     engine: Engine | None = field(default=None, repr=False)
@@ -205,11 +205,18 @@ class EngineJudge:
         return max(len(s.before) + 1 for s in self.slots(request)) if self.forced else self.max_tokens
 
     def slots(self, request: JudgeRequest) -> list[Slot]:
-        """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells nothing but it."""
+        """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells nothing but it.
+
+        The candidate is quoted there: a small model cannot look up by its id what it is to grade.
+        """
         _, chat = self._bound()
+        begun = [
+            f'{{"scores":[{{"id":"{id}","trajectory":[{written.replace(chr(10), ",")}]'
+            for id, written in zip(request.ids, request.written, strict=True)
+        ]
         return [
-            Slot(id, part, chat.encode_text(f'{{"scores":[{{"id":"{id}","{part}":0.'))
-            for id in request.ids
+            Slot(id, part, chat.encode_text(f'{before},"{part}":0.'))
+            for id, before in zip(request.ids, begun, strict=True)
             for part in (*request.rubric.parts, "score")
         ]
 

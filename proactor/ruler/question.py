@@ -51,7 +51,8 @@ _MARKER = re.compile(r"\[(?=/?[A-Z_]+\])")
 class JudgeRequest:
     """One question. ``messages``: system and user. ``shown``: which candidate stands under id "1", "2", …. ``seed``: for sampling.
 
-    ``candidates`` and ``rubric`` are for a judge that reads no text (the rule judge); None where there are only messages.
+    ``written``: those candidates as they stand in the question. ``candidates`` and ``rubric`` are for a judge that reads no text (the rule judge);
+    None where there are only messages.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -60,6 +61,7 @@ class JudgeRequest:
     shown: tuple[int, ...]
     rubric: Rubric
     candidates: Candidates | None = None
+    written: tuple[str, ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -150,7 +152,8 @@ class Question:
         user = "\n".join((self._head(), "Candidates:", *blocks))
         messages = ({"role": "system", "content": self._system(rubric)}, {"role": "user", "content": user})
         ids = tuple(str(i) for i in range(1, len(shown) + 1))
-        return JudgeRequest(messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, self.candidates)
+        written = tuple(self.written[index] for index in shown)
+        return JudgeRequest(messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, self.candidates, written)
 
     def _system(self, rubric: Rubric) -> str:
         if self.grading is not None:

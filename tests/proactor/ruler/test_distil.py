@@ -100,6 +100,8 @@ def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give
     for sample in lesson.samples:
         assert sample.prompt_ids == lesson.prompt_ids
         (entry,) = json.loads(engine.chat.tokenizer.decode(sample.token_ids) + "}]}")["scores"]
+        (message,) = entry.pop("trajectory")
+        assert message["content"] == one.texts[request.shown[int(entry["id"]) - 1]]
         said.setdefault(entry.pop("id"), {}).update(entry)
         assert list(sample.trained()) == [False] * (len(sample.token_ids) - 1) + [True]
     rules = run(Ruler(RuleJudge(), "custom").score(one))

@@ -160,11 +160,13 @@ def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> N
     requests = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
     together = [json.loads(str(text)) for text in run(judge.reply(requests))]
     assert engine.chat is not None
-    for request, found in zip(requests, together, strict=True):
+    for request, found, texts in zip(requests, together, (g.texts for g in groups), strict=True):
         assert [entry["id"] for entry in found["scores"]] == list(request.ids)
         for entry in found["scores"]:
             for part in ("timing", "score"):
-                begun = engine.chat.encode_text(f'{{"scores":[{{"id":"{entry["id"]}","{part}":0.')
+                said = {"role": "assistant", "content": texts[request.shown[int(entry["id"]) - 1]]}
+                quoted = f'{{"scores":[{{"id":"{entry["id"]}","trajectory":[{json.dumps(said)}],"{part}":0.'
+                begun = engine.chat.encode_text(quoted)
                 ways = [[*judge.prompt(request), *begun, *engine.chat.encode_text(str(d))] for d in range(10)]
                 logps = engine.logprobs(ways, [(len(w) - 1, len(w)) for w in ways], adapter=False)
                 p = torch.tensor([float(x) for x in logps], dtype=torch.float64).softmax(0)
