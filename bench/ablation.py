@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--each", action="store_true", help="pretrain a model for either kind of labels, on those")
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     base = load_config(given.config, given.overrides)
     if base.grpo is None:
         parser.error(f"{given.config}: no grpo section: there is no second stage to compare")

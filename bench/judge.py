@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rubric", default=RUBRIC, help="the student's: custom, or a text (no sub-scores)")
     parser.add_argument("--more", action="store_true", help="go on from the adapter that is there")
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.seconds <= 0:
         raise SystemExit("--seconds must be above 0")
     config = load_config(

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     base = load_config(given.config, given.overrides)
     seeds = [
         ensure(given.config, [*given.overrides, f"name={base.name}-s{i}", f"seed={i}"]) for i in range(given.seeds)

@@ -15,10 +15,10 @@ from tests.proactor.run_helpers import config_file, tiny_folder
 def test_a_judge_is_taught_measured_and_named_for_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = config_file(tmp_path, tiny_folder(tmp_path / "model"))
     sizes = "--seconds 2 --dialogues 2 --held-out 2 --n 3 --most 3 --results".split()
-    judge.main([str(file), *sizes, str(tmp_path / "results")])
+    judge.main([str(file), *sizes, str(tmp_path / "results"), "seed=3"])
     (path,) = (tmp_path / "results").glob("*/judge.json")
     found = json.loads(path.read_text())["tiny"]
-    assert found["steps"] >= 1 and found["decisions"]["held_out"] > 0
+    assert found["config"]["seed"] == 3 and found["steps"] >= 1 and found["decisions"]["held_out"] > 0
     for systems in found["systems"].values():
         assert list(systems) == ["untrained", "taught", "likes waiting", "likes acting"]
         assert systems["likes waiting"]["tau"] == pytest.approx(-systems["likes acting"]["tau"])
