@@ -27,7 +27,7 @@ from proactor.dialogue import Dialogue
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
 from proactor.prompt import PromptEncoder
 from proactor.ruler.errors import RulerError
-from proactor.ruler.judges import EngineJudge, Judge
+from proactor.ruler.judges import EngineJudge, Judge, longest
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest, Question
 from proactor.ruler.rubric import find_rubric
@@ -37,7 +37,7 @@ from proactor.ruler.verdict import Score, Unusable, read_verdict
 from proactor.training.rollout import decisions, noise_key
 
 RUBRIC = "Score each answer: right time, right values, nothing superfluous."
-"""The student's rubric: no sub-scores, so that a verdict is a quarter as long."""
+"""The student's rubric: no sub-scores, so that a verdict has a quarter of the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +96,20 @@ def mixed(drawn: Candidates, most: int, draws: random.Random) -> Candidates:
 
 def lessons(
     judge: EngineJudge, asked: Asked, groups: Sequence[Candidates], seed: int = 0
-) -> Iterator[tuple[Candidates, Group]]:
-    """One example a group: the question as ``judge`` sends it and, as its samples, each number of the verdict as far as the teacher's digit, which
+) -> Iterator[tuple[Candidates, list[Group]]]:
+    """For each group its examples, one a number of the verdict: the question as ``judge`` sends it with the verdict begun, then the teacher's digit, which
     alone carries loss. A dialogue's questions share its rows. Groups that do not fit the context are left out."""
     assert judge.engine is not None
     requests = [asked.request(group, seed) for group in groups]
     for group, request, scores in zip(groups, requests, taught(asked, requests), strict=True):
-        prompt = judge.prompt(request)
-        if len(prompt) + judge.length(request) > judge.engine.context_length:
+        question, slots, examples = judge.prompt(request), judge.slots(request), []
+        if len(question) + longest(slots) > judge.engine.context_length:
             continue
-        samples = []
-        for slot in judge.slots(request):
-            said = scores[slot.id]
+        for slot in slots:
+            said, prompt = scores[slot.id], [*question, *slot.before]
             digit = judge.digit(said.value if slot.part == "score" else said.parts[slot.part])
-            samples.append(Sample(prompt, [*slot.before, digit], mask=[False] * len(slot.before) + [True]))
-        yield group, Group(prompt, samples, tree=group.dialogue.id)
+            examples.append(Group(prompt, [Sample(prompt, [digit])], tree=group.dialogue.id))
+        yield group, examples
 
 
 def taught(asked: Asked, requests: Sequence[JudgeRequest]) -> list[dict[str, Score]]:
@@ -169,14 +168,14 @@ def teach(
         chosen = [g for id in waiting[:batch] for g in by_dialogue[id]]
         del waiting[:batch]
         groups = [g for g in (_question(g, most, spoilt, draws) for g in chosen) if len(set(g.texts)) > 1]
-        examples = [example for _, example in lessons(judge, asked, groups, seed=told.steps)]
+        examples = [example for _, example in lessons(judge, asked, groups, seed=told.steps)]  # one list a group
         told.too_long += len(groups) - len(examples)
         if not examples:
             if share >= 1:
                 raise RulerError("distil: no group fits the context or has two answers to compare")
             continue
         factor = max(0.01, min(1.0, share / 0.03 + 0.05, 1.02 - share))
-        loss = engine.train(examples, SFT(lr=rate * factor))["loss"]
+        loss = engine.train([number for example in examples for number in example], SFT(lr=rate * factor))["loss"]
         told.steps, told.examples = told.steps + 1, told.examples + len(examples)
         told.losses.append((time.monotonic() - start, loss))
         if progress is not None:

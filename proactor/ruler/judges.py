@@ -88,6 +88,20 @@ class Slot:
     before: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as token ids, and the numbers it asks for where the form of the verdict is forced."""
+
+    request: JudgeRequest
+    prompt: list[int]
+    slots: list[Slot]
+
+
+def longest(slots: Sequence[Slot]) -> int:
+    """Tokens that the longest of ``slots`` takes behind the question, its digit included."""
+    return max((len(slot.before) + 1 for slot in slots), default=0)
+
+
 @dataclass
 class EngineJudge:
     """The engine that trains the policy, grading with the adapter off, or with the adapter in the PEFT folder ``adapter``.
@@ -114,6 +128,8 @@ class EngineJudge:
     _content: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.forced and self.temperature:
+            raise RulerError(f"engine judge: temperature={self.temperature:g} goes with forced=False")
         if self.engine is not None:
             self.bind(self.engine)
 
@@ -131,7 +147,7 @@ class EngineJudge:
         if chat is None:
             raise RulerError(f"engine judge: {engine.base_name} has no tokenizer")
         digits = [chat.encode_text(str(digit)) for digit in range(10)]
-        if self.forced and any(len(ids) != 1 for ids in digits):
+        if self.forced and (any(len(ids) != 1 for ids in digits) or len(chat.encode_text("0.75")) < 4):
             raise RulerError(
                 f"engine judge: the tokenizer of {engine.base_name} has no token a digit: use forced=False"
             )
@@ -145,52 +161,51 @@ class EngineJudge:
         """Answers of one batch. A question that does not fit the context is a failure ``too_long``."""
         engine, _ = self._bound()
         answers: dict[int, str | JudgeFailure] = {}
-        fitting: dict[int, tuple[JudgeRequest, list[int]]] = {}
+        asked: dict[int, _Asked] = {}
         for i, request in enumerate(requests):
-            prompt = self.prompt(request)
-            need = len(prompt) + self.length(request)
+            one = _Asked(request, self.prompt(request), self.slots(request) if self.forced else [])
+            need = len(one.prompt) + (longest(one.slots) if self.forced else self.max_tokens)
             if need > engine.context_length:
                 answers[i] = JudgeFailure("too_long", f"{need} tokens for a context of {engine.context_length}")
             else:
-                fitting[i] = request, prompt
-        if fitting:
+                asked[i] = one
+        if asked:
             ask = self._weigh if self.forced else self._sample
             with nullcontext() if self.adapter is None else _Wearing(engine, self.adapter):
-                answers |= zip(fitting, ask(engine, list(fitting.values())), strict=True)
+                answers |= zip(asked, ask(engine, list(asked.values())), strict=True)
         return [answers[i] for i in range(len(requests))]
 
-    def _sample(self, engine: Engine, asked: Sequence[tuple[JudgeRequest, list[int]]]) -> list[str]:
+    def _sample(self, engine: Engine, asked: Sequence[_Asked]) -> list[str]:
         from proactor.engine import Sampling
 
-        drawing = {
-            "temperature": self.temperature,
-            "adapter": self.adapter is not None,
-            "max_tokens": self.max_tokens,
-        }
-        settings = [Sampling(**drawing, seed=request.seed) for request, _ in asked]
+        on = self.adapter is not None
+        settings = [
+            Sampling(temperature=self.temperature, max_tokens=self.max_tokens, adapter=on, seed=one.request.seed)
+            for one in asked
+        ]
         draws = engine.samplings
         try:
-            groups = engine.sample([prompt for _, prompt in asked], settings, keys=[0] * len(asked))
+            groups = engine.sample([one.prompt for one in asked], settings, keys=[0] * len(asked))
         finally:
             engine.samplings = draws  # the policy's noise must not depend on how often a judge was asked
         return [group.samples[0].text for group in groups]
 
-    def _weigh(self, engine: Engine, asked: Sequence[tuple[JudgeRequest, list[int]]]) -> list[str]:
+    def _weigh(self, engine: Engine, asked: Sequence[_Asked]) -> list[str]:
         """Verdicts whose numbers are means over digits; the questions about one dialogue are one tree."""
-        sequences, trees, slots = [], [], [self.slots(request) for request, _ in asked]
-        for i, (request, prompt) in enumerate(asked):
-            tree = request.candidates.dialogue.id if request.candidates is not None else i
-            for slot in slots[i]:
-                sequences += [[*prompt, *slot.before, digit] for digit in self._digits]
+        sequences, trees = [], []
+        for i, one in enumerate(asked):
+            tree = one.request.candidates.dialogue.id if one.request.candidates is not None else i
+            for slot in one.slots:
+                sequences += [[*one.prompt, *slot.before, digit] for digit in self._digits]
                 trees += [tree] * 10
         logps = engine.logprobs(
             sequences, [(len(s) - 1, len(s)) for s in sequences], adapter=self.adapter is not None, trees=trees
         )
         means = iter([_mean_digit(logps[i : i + 10]) for i in range(0, len(logps), 10)])
         texts = []
-        for of in slots:
+        for one in asked:
             entries: dict[str, dict[str, str | float]] = {}
-            for slot in of:
+            for slot in one.slots:
                 entries.setdefault(slot.id, {"id": slot.id})[slot.part] = next(means)
             texts.append(json.dumps({"scores": list(entries.values())}))
         return texts
@@ -199,10 +214,6 @@ class EngineJudge:
         """The question as token ids."""
         engine, chat = self._bound()
         return engine.encode(_fitting(request.messages, chat))
-
-    def length(self, request: JudgeRequest) -> int:
-        """Tokens that an answer to ``request`` may take, behind the question."""
-        return max(len(s.before) + 1 for s in self.slots(request)) if self.forced else self.max_tokens
 
     def slots(self, request: JudgeRequest) -> list[Slot]:
         """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells nothing but it.
@@ -243,7 +254,7 @@ def _mean_digit(logps: Sequence[Tensor]) -> float:
     values = [float(logp) for logp in logps]
     weights = [math.exp(value - max(values)) for value in values]
     mean = sum(weight * (digit + 0.5) for digit, weight in enumerate(weights)) / sum(weights)
-    return round(mean / 10, 6)
+    return round(mean / 10, 2)  # finer is noise, which a group's normalisation would blow up: such groups shall tie
 
 
 class _Wearing:

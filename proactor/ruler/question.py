@@ -60,8 +60,8 @@ class JudgeRequest:
     seed: int
     shown: tuple[int, ...]
     rubric: Rubric
+    written: tuple[str, ...]
     candidates: Candidates | None = None
-    written: tuple[str, ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Question:
         messages = ({"role": "system", "content": self._system(rubric)}, {"role": "user", "content": user})
         ids = tuple(str(i) for i in range(1, len(shown) + 1))
         written = tuple(self.written[index] for index in shown)
-        return JudgeRequest(messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, self.candidates, written)
+        return JudgeRequest(messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, written, self.candidates)
 
     def _system(self, rubric: Rubric) -> str:
         if self.grading is not None:

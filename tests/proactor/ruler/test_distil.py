@@ -93,24 +93,26 @@ def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give
     """Each sample begins a verdict with one number, as far as the rules' first digit; loss is on that digit alone."""
     asked, judge = Asked("custom", "Grade."), EngineJudge(engine)
     one = group(FULL, PART, "[]")
-    ((_, lesson),) = lessons(judge, asked, [one], seed=3)
+    ((_, numbers),) = lessons(judge, asked, [one], seed=3)
     request = asked.request(one, seed=3)
-    assert lesson.prompt_ids == judge.prompt(request) and engine.chat is not None
+    question = judge.prompt(request)
+    assert engine.chat is not None
     said: dict[str, dict[str, float]] = {}
-    for sample in lesson.samples:
-        assert sample.prompt_ids == lesson.prompt_ids
-        (entry,) = json.loads(engine.chat.tokenizer.decode(sample.token_ids) + "}]}")["scores"]
+    for number in numbers:
+        (sample,) = number.samples
+        assert number.prompt_ids[: len(question)] == question and len(sample.token_ids) == 1
+        begun = [*number.prompt_ids[len(question) :], *sample.token_ids]
+        (entry,) = json.loads(engine.chat.tokenizer.decode(begun) + "}]}")["scores"]
         (message,) = entry.pop("trajectory")
         assert message["content"] == one.texts[request.shown[int(entry["id"]) - 1]]
         said.setdefault(entry.pop("id"), {}).update(entry)
-        assert list(sample.trained()) == [False] * (len(sample.token_ids) - 1) + [True]
     rules = run(Ruler(RuleJudge(), "custom").score(one))
     assert rules is not None
     for id, index in zip(request.ids, request.shown, strict=True):
         for name, value in rules[index].items():
             told = said[id]["score" if name == "ruler" else name]
             assert told == min(0.9, math.floor(value * 10 + 1e-9) / 10), (index, name)
-    assert len(lesson.samples) == 3 * 4
+    assert len(numbers) == 3 * 4
 
 
 def test_what_is_asked_in_training_is_what_a_ruler_with_these_options_asks() -> None:

@@ -131,10 +131,15 @@ MINE = Rubric("mine", "Be right.", ("timing",))
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_text_folder(tmp_path_factory.mktemp("judge"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
     engine = load(folder, kv_tokens=8192, page_size=16)
     yield engine
     engine.release()
@@ -154,7 +159,7 @@ def test_any_model_gives_a_verdict_when_its_form_is_forced(engine: Engine) -> No
 
 
 def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> None:
-    """Against one plain call of the engine for each number, its probabilities in float64; among other questions or alone."""
+    """Against one plain call of the engine for each number, its probabilities in float64."""
     judge = EngineJudge(engine)
     groups = [group(FULL, PART, turn=1), group(FULL, "[]", PART, turn=3)]
     requests = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
@@ -171,12 +176,15 @@ def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> N
                 logps = engine.logprobs(ways, [(len(w) - 1, len(w)) for w in ways], adapter=False)
                 p = torch.tensor([float(x) for x in logps], dtype=torch.float64).softmax(0)
                 mean = float((p * (torch.arange(10, dtype=torch.float64) + 0.5)).sum()) / 10
-                assert entry[part] == pytest.approx(mean, abs=2e-6)
-        alone = json.loads(str(run(judge.reply([request]))[0]))["scores"]
-        assert [e["score"] for e in alone] == pytest.approx([e["score"] for e in found["scores"]], abs=2e-6)
+                assert entry[part] == pytest.approx(mean, abs=0.0051) and round(entry[part], 2) == entry[part]
 
 
-def test_a_dialogue_is_computed_once_for_all_its_turns(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_dialogue_is_computed_once_for_all_its_turns(
+    folder: Path, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In deterministic mode too, where only what is named as one tree shares anything."""
+    engine = load(folder, kv_tokens=8192, page_size=16, deterministic=deterministic)
     rows: list[int] = []
     plain = scoring.tree_logprobs
 
@@ -189,8 +197,9 @@ def test_a_dialogue_is_computed_once_for_all_its_turns(engine: Engine, monkeypat
     ruler, judge = Ruler(EngineJudge(engine), MINE, grading=SHORT), EngineJudge(engine)
     asked = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
     run(ruler.score_all(groups))
-    branches = sum(len(slot.before) for request in asked for slot in judge.slots(request))
-    assert len(rows) == 1 and rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + branches
+    quoted = sum(len(slot.before) for request in asked for slot in judge.slots(request) if slot.part == "score")
+    assert len(rows) == 1 and rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + 1.3 * quoted
+    engine.release()
 
 
 def test_what_is_written_freely_stays_cached_over_training_steps(engine: Engine) -> None:
@@ -220,6 +229,11 @@ def test_the_policy_does_not_notice_the_judge(engine: Engine, forced: bool) -> N
         return [s.token_ids for s in (*ids, *later)]
 
     assert drawn(None) == drawn(EngineJudge(engine, forced=forced, max_tokens=3))
+
+
+def test_a_temperature_needs_something_to_draw(engine: Engine) -> None:
+    with pytest.raises(RulerError, match=r"temperature=1 goes with forced=False"):
+        EngineJudge(engine, temperature=1.0)
 
 
 def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_path: Path) -> None:
