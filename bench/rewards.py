@@ -224,7 +224,7 @@ def played(runs: Sequence[Run], name: str) -> Played:
 
 
 def parts(bench: Bench, run: Run) -> dict[str, set[str]]:
-    """Kind of novelty (unseen_domain, unseen_tool) -> ids of the test dialogues that have it; empty where the config has no such split."""
+    """Kind of novelty (unseen_domain, else unseen_tool) -> ids of the test dialogues; empty where the config has no such split."""
     unseen, found = bench.base.data.unseen, dict[str, set[str]]()
     for dialogue in load_evaluations(run.folder / "evaluations.json")[0] if unseen else ():
         found.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)

@@ -26,7 +26,7 @@ MEANING = {
     "bad_status": "no such status",
     "outside_dialogue": "turns that the dialogue does not have",
     "hindsight_value": "values first said later (G4)",
-    "not_placed": "logged actions without a trigger and without a value that was said",
+    "not_placed": "logged actions that no turn of the user's can be given",
     "duplicate": "said twice for one turn",
     "not_monotone": "actions whose status goes back",
     "gap_filled": "single turns filled in",

@@ -81,10 +81,11 @@ class Section:
 def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
     """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out.
 
-    `beside`: the rows of another run, drawn into the charts of the numbers that both have.
+    `beside`: the rows of another run, drawn into the charts of the numbers that both have; its phases begin where those of `history` do.
     """
     xs, breaks = _steps(history)
-    series, others = _series(history, xs), _series(beside, _steps(beside)[0])
+    series, others = _series(history, xs), _series(beside, _aligned(beside, breaks))
+    breaks = breaks if len(breaks) > 1 else []
     found = {title: Section(title) for title in SECTIONS}
     for key in sorted(series, key=_order):
         owner = next((key.removesuffix(s) for s in SPREADS if key.endswith(s)), None)
@@ -116,6 +117,12 @@ def _series(history: Sequence[Mapping[str, Any]], xs: Sequence[float]) -> dict[s
     if "reward_mean" in series:
         series.pop("parts/reward", None)
     return series
+
+
+def only_in(history: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers that `history` has and `other` has not."""
+    missing = _series(history, _steps(history)[0]).keys() - _series(other, _steps(other)[0]).keys()
+    return sorted({describe(key)[1] for key in missing})
 
 
 def describe(key: str) -> tuple[str, str, str]:
@@ -175,4 +182,12 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tupl
         if named and named != phase and named not in [name for _, name in breaks]:
             breaks.append((last, named))
             phase = named
-    return xs, breaks if len(breaks) > 1 else []
+    return xs, breaks
+
+
+def _aligned(history: Sequence[Mapping[str, Any]], breaks: Sequence[tuple[float, str]]) -> list[float]:
+    """The x of each row when every phase begins where ``breaks``, of another run, say; a phase that is not there stays behind the one before."""
+    xs, own = _steps(history)
+    begins = {name: at for at, name in breaks}
+    shifts = [(at, begins[name] - at) for at, name in own if name in begins]
+    return [x + next((shift for at, shift in reversed(shifts) if x >= at), 0.0) for x in xs]

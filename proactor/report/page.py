@@ -62,7 +62,7 @@ def build_report(
     *,
     calibrated: Calibrated | None = None,
     sides: Sides | None = None,
-    beside: Sequence[Mapping[str, Any]] = (),
+    beside: Sequence[Mapping[str, Any]] | None = None,
     shown: int = SHOWN,
 ) -> str:
     """The report as HTML text.
@@ -91,9 +91,10 @@ def build_report(
             anatomy=[anatomy(getattr(sides, name, name), dialogues, played[name]) for name in systems],
             offsets=charts.offsets(first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])),
             sides=sides,
-            curves=curves.sections(history, beside),
-            two_runs=bool(beside),
-            stages=() if beside else components(history),
+            curves=curves.sections(history, beside or ()),
+            two_runs=beside is not None,
+            only_beside=curves.only_in(beside or (), history),
+            stages=components(history) if beside is None else (),
             stage_names=STAGES,
             trade_offs=calibrated.trade_offs,
             trade_off_chart=trade_off_chart(calibrated.trade_offs) if calibrated.trade_offs else "",

@@ -12,7 +12,9 @@ import yaml
 from bench import rewards
 from bench.rewards import Bench
 from proactor.config_file import load_config
+from proactor.evaluations import load_evaluations
 from proactor.scoring.bootstrap import KEYS
+from proactor.scoring.metrics import aggregate
 from proactor.training.runs import Run
 from tests.proactor.run_helpers import OPTIONS as DIALOGUES
 from tests.proactor.run_helpers import tiny_folder, values
@@ -94,6 +96,13 @@ def test_unseen_domains_and_tools_have_results_of_their_own(model: Path, trained
                 part["after"]["reward"] - part["before"]["reward"]
             )
             assert bool(part["over_rac"]) == (reward != "rac")
+    played, named = load_evaluations(tmp_path / "runs/new-rac-1u-s0/evaluations.json")
+    dining = {d.id for d in played if d.domain == "dining"}
+    part = found["rewards"]["rac"]["parts"]["unseen_domain"]
+    own = aggregate(c for c in named["after"].contributions if c.dialogue in dining)
+    assert 0 < part["dialogues"] == len(dining) < 6
+    assert part["after"] == {key: pytest.approx(own[key] or 0.0) for key in KEYS}
+    assert part["after"]["reward"] != pytest.approx(found["rewards"]["rac"]["after"]["reward"])
 
 
 def test_the_budget_becomes_updates_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluate import trivial
 from proactor.evaluations import save_evaluations
 from proactor.report.comparison import Sides
+from proactor.report.curves import sections
 from proactor.report.heatmap import heat_map
 from proactor.report.page import Calibrated, rebuild_report, side_by_side
 from proactor.report.stages import components
@@ -138,6 +139,28 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
     assert (
         "dashed, where it has the number: north" in page and "dashed, where" not in Page(report(history=HISTORY)).text
     )
+
+
+def test_phases_of_two_runs_begin_together() -> None:
+    """One run was supervised for 40 steps before, the other for none: their GRPO steps still lie above one another."""
+    sft = [{"kind": "sft", "step": i, "loss": 1 / i} for i in range(1, 41)]
+    grpo = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i} for i in range(1, 6)]
+    for history, beside in (([*sft, *grpo], grpo), (grpo, [*sft, *grpo])):
+        (panel,) = [p for section in sections(history, beside) for p in section.panels if p.key == "reward_mean"]
+        drawn = dict(re.findall(r'class="(beside|curve)" points="([^"]*)"', panel.svg))
+        assert drawn["beside"] == drawn["curve"]
+
+
+def test_a_run_without_metrics_is_told_apart_too(tmp_path: Path) -> None:
+    for name in ("north", "south"):
+        save_evaluations(tmp_path / name / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER})
+    rows = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i} for i in range(1, 4)]
+    (tmp_path / "south" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "a.html").read_text()).text
+    assert "Of south" in page and "What the reward was made of" not in page
+    (tmp_path / "north" / "metrics.jsonl").write_text(json.dumps(rows[0] | {"judge/spread": 0.2, "lr": 1.0}) + "\n")
+    page = Page(side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "a.html").read_text()).text
+    assert "Only there, and not drawn: Learning rate, Spread." in page
 
 
 def test_names_of_runs_stay_text() -> None:
