@@ -107,24 +107,6 @@ def _beginnings(chat: ChatFormat, tool: Tool, status: Status) -> tuple[Path, ...
     return tuple(found)
 
 
-def score_probabilities(
-    engine: Engine,
-    encoder: PromptEncoder,
-    dialogues: Sequence[Dialogue],
-    boards: Boards = lambda dialogue, turn: EMPTY,
-    *,
-    pending: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[DialogueProbabilities]:
-    """Probabilities at every decision of each dialogue. `boards`: what the agent is shown (nothing triggered yet); `progress(done, total)` counts dialogues."""
-    found = []
-    for scored in score(engine, encoder, dialogues, boards, pending=pending):
-        found.append(scored.probabilities)
-        if progress is not None:
-            progress(len(found), len(dialogues))
-    return found
-
-
 def score(
     engine: Engine,
     encoder: PromptEncoder,

@@ -9,7 +9,7 @@ import pytest
 
 from proactor.board import EMPTY
 from proactor.calibration import probabilities as module
-from proactor.calibration.probabilities import ProbabilityError, answers, score, score_probabilities
+from proactor.calibration.probabilities import ProbabilityError, answers, score
 from proactor.calibration.score_table import ScoreTable, score_table
 from proactor.catalog import Catalog, Parameter, Tool
 from proactor.dialogue import Action, Status
@@ -64,7 +64,7 @@ def encoder(engine: Engine, catalog: Catalog = CORPUS.catalog, mode: str = "plai
 
 def test_waiting_is_the_exact_probability_of_the_empty_answer(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
-    found = score_probabilities(engine, prompts, [dialogue])[0]
+    found = next(score(engine, prompts, [dialogue])).probabilities
     wait = prompts.answer(())
     assert found.dialogue_id == dialogue.id
     for turn, (u, prompt) in zip(found.turns, prompts.prompts(dialogue), strict=True):
@@ -126,7 +126,7 @@ def test_beginnings_cover_every_canonical_answer_and_none_begins_another(
 
 def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[1]
-    found = score_probabilities(engine, prompts, [dialogue])[0]
+    found = next(score(engine, prompts, [dialogue])).probabilities
     for turn in found.turns:
         assert 0 <= turn.wait + sum(turn.tools.values()) + sum(turn.pending.values()) <= 1 + 1e-6
         assert set(turn.tools) == set(turn.pending) == set(dialogue.tools or CORPUS.catalog.names)
@@ -146,7 +146,7 @@ def test_one_tree_a_dialogue(engine: Engine) -> None:
     """Rows through the model: the trunk once, each decision's board and the answers' inner tokens once; never once a tool."""
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
     before = engine.counters()["rows_computed"]
-    score_probabilities(engine, prompts, [dialogue])
+    list(score(engine, prompts, [dialogue]))
     rows = engine.counters()["rows_computed"] - before
     sequences = set()
     known = answers(prompts.chat, prompts.catalog.subset(dialogue.tools) if dialogue.tools else prompts.catalog)
@@ -164,7 +164,8 @@ def test_a_board_changes_what_is_asked(engine: Engine) -> None:
     action = Action(name=dialogue.references[0].name, params=dialogue.references[0].params, status=Status.READY)
     after = EMPTY.after(dialogue, dialogue.decision_turns[0], [action])
     plain, shown = (
-        score_probabilities(engine, prompts, [dialogue], b) for b in (lambda d, u: EMPTY, lambda d, u: after)
+        [found.probabilities for found in score(engine, prompts, [dialogue], b)]
+        for b in (lambda d, u: EMPTY, lambda d, u: after)
     )
     assert plain[0].turns[-1].wait != shown[0].turns[-1].wait
 
@@ -191,7 +192,7 @@ def test_a_table_holds_the_greedy_values_of_what_is_probable(engine: Engine) -> 
 
 def test_what_has_no_probability_is_refused(engine: Engine) -> None:
     with pytest.raises(ProbabilityError, match="'reasoning' a thought comes first"):
-        score_probabilities(engine, encoder(engine, mode="reasoning"), CORPUS.dialogues)
+        next(score(engine, encoder(engine, mode="reasoning"), CORPUS.dialogues))
     chat = encoder(engine).chat
 
     class Lossy:
