@@ -1,15 +1,19 @@
-"""What do opportunity windows buy over point labels? The same training on both, judged by windows on dialogues never trained on.
+"""What do opportunity windows buy over point labels? The same training on both, judged by windows on
+dialogues never trained on.
 
 python -m bench.ablation configs/sgd-small.yaml [--seeds 3] [--each] [key=value …]
 
-Per seed and kind of labels (`data.labels`) one run of supervised training, then GRPO: `proactor train CONFIG name=…-windows-s0 data.labels=windows …`. Both
-kinds start from one pretrained model and make the same number of steps of each stage: supervised training goes on to its last step, with the adapter of the
-lowest held-out loss (of its own labels) as its result; GRPO keeps its best on dev, which is judged by windows for both. A run that is there already is
-taken as it is and one that was interrupted goes on, so the command can be given again after a stop. Pooled over seeds, with paired bootstrap intervals
-over dialogues, windows are compared with points after either stage; a table is printed and a record written to ``bench/results/<machine>/``.
+Per seed and kind of labels (`data.labels`) one run of supervised training, then GRPO: `proactor train CONFIG
+name=…-windows-s0 data.labels=windows …`. Both kinds start from one pretrained model and make the same number
+of steps of each stage: supervised training goes on to its last step, with the adapter of the lowest held-out
+loss (of its own labels) as its result; GRPO keeps its best on dev, which is judged by windows for both. A run
+that is there already is taken as it is and one that was interrupted goes on, so the command can be given
+again after a stop. Pooled over seeds, with paired bootstrap intervals over dialogues, windows are compared
+with points after either stage; a table is printed and a record written to ``bench/results/<machine>/``.
 
-A model of a config's `pretrain` section has already seen the windows of the training split, whichever labels come after. With --each either kind pretrains a
-model of its own on its own labels (`MODEL-windows`, `MODEL-points`): then nothing ever shows a window to the side of the points.
+A model of a config's `pretrain` section has already seen the windows of the training split, whichever labels
+come after. With --each either kind pretrains a model of its own on its own labels (`MODEL-windows`,
+`MODEL-points`): then nothing ever shows a window to the side of the points.
 """
 
 from __future__ import annotations
@@ -38,7 +42,9 @@ from proactor.training.runs import Run
 
 LABELS = ("windows", "points")
 STAGES = {"sft": "before", "sft+grpo": "after"}
-"""What a run's evaluations call the adapter that each stage ended with: GRPO begins where supervised training ended."""
+"""What a run's evaluations call the adapter that each stage ended with: GRPO begins where supervised training
+ended.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--each", action="store_true", help="pretrain a model for either kind of labels, on those")
+    parser.add_argument(
+        "--each", action="store_true", help="pretrain a model for either kind of labels, on those"
+    )
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
     given = parser.parse_intermixed_args(arguments)
     base = load_config(given.config, given.overrides)
@@ -57,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.config}: no grpo section: there is no second stage to compare")
     if given.each and base.pretrain is None:
         parser.error(
-            f"{given.config}: --each pretrains a model for either kind of labels, and there is no pretrain section"
+            f"{given.config}: --each pretrains a model for either kind of labels, and there is no pretrain "
+            "section"
         )
     sides = {labels: settings(given.overrides, base, labels, given.each) for labels in LABELS}
     for overrides in sides.values():
@@ -74,14 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         labels: {kind: sum(training_seconds(run, kind) for run in of) / len(of) for kind in ("sft", "grpo")}
         for labels, of in runs.items()
     }
-    file = result_folder(given.results, record["machine"]) / f"ablation-{base.name}{'-each' if given.each else ''}.json"
+    file = (
+        result_folder(given.results, record["machine"])
+        / f"ablation-{base.name}{'-each' if given.each else ''}.json"
+    )
     write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
     show(record)
     print(f"record: {file}")
 
 
 def settings(overrides: Sequence[str], base: RunConfig, labels: str, each: bool) -> list[str]:
-    """The overrides of one side: its labels, and a supervised stage that makes all its steps (one of the defaults where the config has none)."""
+    """The overrides of one side: its labels, and a supervised stage that makes all its steps (one of the
+    defaults where the config has none).
+    """
     size = base.grpo.batch_dialogues if base.grpo else 8
     stage = base.sft or SFTStage(batch_dialogues=size, pending=False)
     kept = stage.model_dump(mode="json", exclude_unset=True) | {
@@ -96,19 +110,27 @@ def settings(overrides: Sequence[str], base: RunConfig, labels: str, each: bool)
 
 
 def ensure_model(config: Path, overrides: Sequence[str]) -> None:
-    """The model that the side starts from, built by its labels where it is to be pretrained. Shared, it is the windows' side that builds it."""
+    """The model that the side starts from, built by its labels where it is to be pretrained. Shared, it is
+    the windows' side that builds it.
+    """
     chosen = load_config(config, overrides)
     if chosen.pretrain is not None and not Path(chosen.model).is_dir():
         print(f"{chosen.model}: pre-training", flush=True)
-        subprocess.run([sys.executable, "-m", "proactor.cli", "pretrain", str(config), *overrides], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "proactor.cli", "pretrain", str(config), *overrides], check=True
+        )
 
 
 def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Windows against points after each stage: mean metrics over seeds, the paired difference, and in how many seeds windows were above.
+    """Windows against points after each stage: mean metrics over seeds, the paired difference, and in how
+    many seeds windows were above.
 
-    Raises ValueError, naming a dialogue, when two runs were tested on different ones, and EvaluationsError for a folder without evaluations.
+    Raises ValueError, naming a dialogue, when two runs were tested on different ones, and EvaluationsError
+    for a folder without evaluations.
     """
-    loaded = {labels: [load_evaluations(f / "evaluations.json")[1] for f in of] for labels, of in folders.items()}
+    loaded = {
+        labels: [load_evaluations(f / "evaluations.json")[1] for f in of] for labels, of in folders.items()
+    }
     first = loaded["windows"][0]
     rivals = {name: e for name, e in first.items() if name not in STAGES.values()}
     return {
@@ -127,18 +149,27 @@ def _stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
     values = {labels: {k: [e.metrics[k] or 0.0 for e in of] for k in KEYS} for labels, of in runs.items()}
     return {
         **{labels: {k: sum(v) / len(v) for k, v in of.items()} for labels, of in values.items()},
-        "windows_minus_points": difference([e.contributions for e in points], [e.contributions for e in windows]),
-        "windows_above": {k: sum(w > p for w, p in zip(values["windows"][k], values["points"][k], strict=True)) for k in KEYS},
+        "windows_minus_points": difference(
+            [e.contributions for e in points], [e.contributions for e in windows]
+        ),
+        "windows_above": {
+            k: sum(w > p for w, p in zip(values["windows"][k], values["points"][k], strict=True))
+            for k in KEYS
+        },
         "parsed": {labels: 1 - sum(e.unparsed_share for e in of) / len(of) for labels, of in runs.items()},
-    }  # fmt: skip
+    }
 
 
 def described(base: RunConfig, config: Path, points: Sequence[str]) -> dict[str, Any]:
-    """What a record says of itself beside its numbers; ``training_labels``: the counters of the point-labelled training split."""
+    """What a record says of itself beside its numbers; ``training_labels``: the counters of the
+    point-labelled training split.
+    """
     counters = load_part(load_config(config, points), "train").counters
     return {
         "config": base.model_dump(mode="json", exclude={"data": {"path"}}),
-        "training_labels": {k: counters[k] for k in ("dialogues", "references", "null", "points_logged", "points_end")},
+        "training_labels": {
+            k: counters[k] for k in ("dialogues", "references", "null", "points_logged", "points_end")
+        },
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
     }

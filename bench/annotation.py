@@ -1,10 +1,12 @@
-"""A small model as annotator: how well it finds windows that are known exactly, and what the shared dialogue saves.
+"""A small model as annotator: how well it finds windows that are known exactly, and what the shared dialogue
+saves.
 
 python -m bench.annotation [--model runs/models/demo] [--steps 250] [--dialogues 100]
 
-The model (one is pre-trained on the spot where the folder is missing) learns the marks of synthetic dialogues through `Engine.train`, then
-annotates dialogues it has not seen. Printed and written to ``bench/results/<machine>/annotation.json``: the agreement with the known windows
-before and after training, what was dropped, and tokens computed against those of a loop that sends the dialogue again for every turn.
+The model (one is pre-trained on the spot where the folder is missing) learns the marks of synthetic dialogues
+through `Engine.train`, then annotates dialogues it has not seen. Printed and written to
+``bench/results/<machine>/annotation.json``: the agreement with the known windows before and after training,
+what was dropped, and tokens computed against those of a loop that sends the dialogue again for every turn.
 """
 
 from __future__ import annotations
@@ -35,15 +37,21 @@ from proactor.progress import Quiet
 from proactor.sources import Corpus, load
 
 DATA: dict[str, Any] = {
-    "size": 40000, "min_turns": 4, "max_turns": 8, "max_actions": 2, "tools": 3,
+    "size": 40000,
+    "min_turns": 4,
+    "max_turns": 8,
+    "max_actions": 2,
+    "tools": 3,
     "skills": ["add_event", "cancel_event", "set_reminder", "book_table"],
-}  # fmt: skip
+}
 """The dialogues of configs/demo.yaml."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m bench.annotation", description="a small model as annotator")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.annotation", description="a small model as annotator"
+    )
     parser.add_argument("--model", type=Path, default=Path("runs/models/demo"))
     parser.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="builds the model where it is missing"
@@ -73,11 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = time.monotonic() - start
     used = {name: count - before[name] for name, count in oracle.cost().items()}
     record = {
-        "model": str(given.model), "data": DATA, "steps": steps, "batch": given.batch, "loss": loss, "train_seconds": taught,
-        "dialogues": given.dialogues, "systems": {name: _brief(r) for name, r in reports.items()}, "tokens": tokens(used), "seconds": seconds,
+        "model": str(given.model),
+        "data": DATA,
+        "steps": steps,
+        "batch": given.batch,
+        "loss": loss,
+        "train_seconds": taught,
+        "dialogues": given.dialogues,
+        "systems": {name: _brief(r) for name, r in reports.items()},
+        "tokens": tokens(used),
+        "seconds": seconds,
         "tokens_long": long_dialogues(engine, min(30, given.dialogues)),
-        "machine": machine(), "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
     file = result_folder(given.results, record["machine"]) / "annotation.json"
     file.write_text(json.dumps(record, indent=2) + "\n")
     Console(width=120).print(table(reports["after"]))
@@ -101,7 +118,9 @@ def _build(config: Path, folder: Path) -> None:
 
 
 LONG: dict[str, Any] = {"min_turns": 24, "max_turns": 30, "max_actions": 5, "tools": 6}
-"""Longer dialogues, for the count of tokens alone: the model is not trained on them, and answers are cut after a few tokens."""
+"""Longer dialogues, for the count of tokens alone: the model is not trained on them, and answers are cut
+after a few tokens.
+"""
 
 
 def long_dialogues(engine: Engine, number: int) -> dict[str, float]:
@@ -118,8 +137,11 @@ def run(corpus: Corpus, oracle: EngineOracle | LogOracle) -> dict[str, Any]:
         return annotate(corpus.dialogues, corpus.catalog, oracle, Path(folder), Options(gates=False))
 
 
-def teach(engine: Engine, oracle: EngineOracle, corpus: Corpus, given: argparse.Namespace) -> tuple[int, float]:
-    """Supervised training on the known marks of every turn, for ``given.steps`` or ``given.seconds``; (steps, mean loss of the last tenth).
+def teach(
+    engine: Engine, oracle: EngineOracle, corpus: Corpus, given: argparse.Namespace
+) -> tuple[int, float]:
+    """Supervised training on the known marks of every turn, for ``given.steps`` or ``given.seconds``; (steps,
+    mean loss of the last tenth).
 
     The rate warms up over 20 steps and falls to nothing over the second half.
     """
@@ -144,19 +166,27 @@ def lessons(oracle: EngineOracle, dialogue: Dialogue, catalog: Catalog) -> list[
     for turn, marks in marks_of(dialogue).items():
         prompt = oracle.prompt(Question(dialogue, turn, tools))
         groups.append(
-            Group(prompt, [Sample(prompt, oracle.chat.encode_answer(render(marks, flat=True)))], tree=dialogue.id)
+            Group(
+                prompt,
+                [Sample(prompt, oracle.chat.encode_answer(render(marks, flat=True)))],
+                tree=dialogue.id,
+            )
         )
     return groups
 
 
 def tokens(used: dict[str, int]) -> dict[str, float]:
-    """What the engine computed, beside a loop that sends system, dialogue and question again for every turn."""
+    """What the engine computed, beside a loop that sends system, dialogue and question again for every
+    turn.
+    """
     naive = used["prompt_tokens"] + used["tokens_sampled"]
     return {**used, "naive": naive, "saving": round(naive / used["tokens_computed"], 3)}
 
 
 def _brief(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("known", "dialogues", "entries", "drops", "repairs", "merge", "gates")}
+    return {
+        name: found[name] for name in ("known", "dialogues", "entries", "drops", "repairs", "merge", "gates")
+    }
 
 
 if __name__ == "__main__":

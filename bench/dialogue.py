@@ -1,4 +1,5 @@
-"""One dialogue replayed turn by turn, sampled and trained, beside TRL: 8 turns with contexts of 450-660 tokens, 8 samples of 32 tokens a turn.
+"""One dialogue replayed turn by turn, sampled and trained, beside TRL: 8 turns with contexts of 450-660
+tokens, 8 samples of 32 tokens a turn.
 
 python -m bench.dialogue --peer trl
 """

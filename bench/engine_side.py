@@ -17,17 +17,25 @@ LOSS = GRPO(lr=1e-5, epsilon=0.2, normalizer="tokens", advantages="verl", max_no
 
 
 def gate(engine: Engine, command: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of the batch or, where it brings old ones, loss and gradients (written in the layout of an adapter)."""
+    """Log-probabilities of the batch or, where it brings old ones, loss and gradients (written in the layout
+    of an adapter).
+    """
     batch = command["batch"]
     if "old" not in batch[0]:
         spans = [(len(s["prompt"]), len(s["prompt"]) + len(s["completion"])) for s in batch]
         return {
-            "logprobs": [t.tolist() for t in engine.logprobs([s["prompt"] + s["completion"] for s in batch], spans)]
+            "logprobs": [
+                t.tolist() for t in engine.logprobs([s["prompt"] + s["completion"] for s in batch], spans)
+            ]
         }
     groups: dict[tuple[int, ...], Group] = {}
     for s in batch:
         sample = Sample(
-            s["prompt"], s["completion"], logprobs=s["old"], policy_logprobs=s["old"], advantage=s["advantage"]
+            s["prompt"],
+            s["completion"],
+            logprobs=s["old"],
+            policy_logprobs=s["old"],
+            advantage=s["advantage"],
         )
         groups.setdefault(tuple(s["prompt"]), Group(s["prompt"], [], tree="gate")).samples.append(sample)
     engine.zero_grad()
@@ -70,12 +78,16 @@ def main() -> None:
     channel = Channel()
     setup = channel.receive()
     workload = Workload.from_json(setup["workload"])
-    engine = Engine.load(Path(setup["model"]), lora=LoRA(rank=RANK, alpha=ALPHA), device="cpu", dtype="float32")
+    engine = Engine.load(
+        Path(setup["model"]), lora=LoRA(rank=RANK, alpha=ALPHA), device="cpu", dtype="float32"
+    )
     engine.load_adapter(setup["adapter"])
     channel.send(ready=True)
     while True:
         command = channel.receive()
-        channel.send(**(gate(engine, command) if command["do"] == "gate" else step(engine, workload, command["step"])))
+        channel.send(
+            **(gate(engine, command) if command["do"] == "gate" else step(engine, workload, command["step"]))
+        )
 
 
 if __name__ == "__main__":

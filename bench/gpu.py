@@ -1,7 +1,9 @@
-"""Every operation on the card at hand, one command: ``python -m bench.gpu``; ``--quick`` for correctness and a few rows in under 90 seconds.
+"""Every operation on the card at hand, one command: ``python -m bench.gpu``; ``--quick`` for correctness and
+a few rows in under 90 seconds.
 
-First correctness: all cases of every record, all types, fresh inputs. Then the ceilings of this card in this run, then rows, most important first, until
-the budget is spent. An operation that is wrong is not timed. Exit code 0: all right; 1: something failed; 2: nothing here to run on.
+First correctness: all cases of every record, all types, fresh inputs. Then the ceilings of this card in this
+run, then rows, most important first, until the budget is spent. An operation that is wrong is not timed. Exit
+code 0: all right; 1: something failed; 2: nothing here to run on.
 
 The record, ``<results>/<card>/<date>-<commit>.json``, is written anew after every step:
 
@@ -12,10 +14,12 @@ The record, ``<results>/<card>/<date>-<commit>.json``, is written anew after eve
     correctness   for each operation: seed, checks, worst error by type as a share of what is allowed, failures
     ceilings      copy {bytes_per_second, …}, product N {flop_per_second, …}
     rows          op, model, case, pass ("forward" or "forward+backward"), dtype, seed, copies (sets of inputs in rotation), size_error (against the
-                  reference in float32 at this size, relative; null: too large for memory) and size_limit; median, low, high (seconds on the device, 20th and
-                  80th percentile), samples, calls (in a sample), host (seconds to queue a call); for forward rows bytes, flops, bound
-                  ("memory" or "arithmetic"), floor (seconds at the ceilings) and share (floor over median);
-                  peers: name and either the same times with speedup (theirs over ours) or "skipped" with the reason; or instead of all that "failed"
+                  reference in float32 at this size, relative; null: too large for memory) and size_limit;
+                  median, low, high (seconds on the device, 20th and 80th percentile), samples, calls (in a
+                  sample), host (seconds to queue a call); for forward rows bytes, flops, bound ("memory" or
+                  "arithmetic"), floor (seconds at the ceilings) and share (floor over median); peers: name
+                  and either the same times with speedup (theirs over ours) or "skipped" with the reason; or
+                  instead of all that "failed"
 """
 
 from __future__ import annotations
@@ -117,8 +121,11 @@ def readings() -> dict[str, str] | None:
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"],
-            capture_output=True, text=True, check=False, timeout=10,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     values = [v.strip() for v in done.stdout.strip().split(",")]
@@ -130,10 +137,14 @@ def card(device: torch.device) -> tuple[dict[str, Any], Machine]:
     properties = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
     facts = {
-        "name": properties.name, "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count, "memory": total,
-        "cache": properties.L2_cache_size, "before": readings(), "after": None,
-    }  # fmt: skip
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": total,
+        "cache": properties.L2_cache_size,
+        "before": readings(),
+        "after": None,
+    }
     return facts, Machine(device, properties.L2_cache_size, free // 2)
 
 
@@ -168,7 +179,15 @@ def table(record: dict[str, Any]) -> Any:
     from rich.table import Table
 
     shown = Table(
-        "operation", "case", "model", "pass", "µs", "±", "of ceiling", "host µs", "peers: their time over ours"
+        "operation",
+        "case",
+        "model",
+        "pass",
+        "µs",
+        "±",
+        "of ceiling",
+        "host µs",
+        "peers: their time over ours",
     )
     for row in record["rows"]:
         short = (
@@ -183,11 +202,18 @@ def table(record: dict[str, Any]) -> Any:
         spread = (row["high"] - row["low"]) / row["median"]
         of = f"{row['share']:.0%} {row['bound']}" if "share" in row else ""
         peers = [
-            f"{p['name']} {p['speedup']:.2f}x" if "speedup" in p else f"[dim]{p['name']}: {p['skipped']}[/dim]"
+            f"{p['name']} {p['speedup']:.2f}x"
+            if "speedup" in p
+            else f"[dim]{p['name']}: {p['skipped']}[/dim]"
             for p in row["peers"]
         ]
         shown.add_row(
-            *short, f"{row['median'] * 1e6:.1f}", f"{spread:.0%}", of, f"{row['host'] * 1e6:.0f}", "; ".join(peers)
+            *short,
+            f"{row['median'] * 1e6:.1f}",
+            f"{spread:.0%}",
+            of,
+            f"{row['host'] * 1e6:.0f}",
+            "; ".join(peers),
         )
     return shown
 
@@ -202,12 +228,14 @@ def finish(report: Report, print_table: bool = True) -> int:
         console.print(table(record))
     checks = sum(c["checks"] for c in record["correctness"])
     console.print(
-        f"{record['card']['name']}: {checks} checks of {len(record['correctness'])} operations, {len(record['rows'])} rows"
+        f"{record['card']['name']}: {checks} checks of {len(record['correctness'])} operations, "
+        f"{len(record['rows'])} rows"
     )
     if record["ceilings"]:
         best = max(v["flop_per_second"] for v in record["ceilings"].values() if "flop_per_second" in v)
         console.print(
-            f"ceilings: copy {record['ceilings']['copy']['bytes_per_second'] / 1e12:.2f} TB/s, bf16 {best / 1e12:.0f} TFLOP/s"
+            f"ceilings: copy {record['ceilings']['copy']['bytes_per_second'] / 1e12:.2f} TB/s, bf16 "
+            f"{best / 1e12:.0f} TFLOP/s"
         )
     for line in report.failures:
         console.print(f"FAILED {line}", style="red", markup=False, soft_wrap=True)
@@ -216,7 +244,9 @@ def finish(report: Report, print_table: bool = True) -> int:
 
 
 def _watch_out(report: Report, budget: Budget) -> threading.Timer:
-    """Ends the process just before the budget does, with what is there: a call that hangs must not cost the record."""
+    """Ends the process just before the budget does, with what is there: a call that hangs must not cost the
+    record.
+    """
 
     def stop() -> None:
         report.save(stopped=f"out of time during {report.record.get('running')}", seconds=budget.spent)
@@ -235,17 +265,38 @@ def run(ops: Sequence[Op], options: argparse.Namespace, budget: Budget) -> int:
     device = torch.device("cuda", torch.cuda.current_device())
     facts, machine = card(device)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    report = Report(options.results, {
-        "finished": False, "commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "quick": options.quick,
-        "budget": budget.seconds, "seconds": 0.0, "seed": seed, "card": facts, "versions": versions(), "correctness": [],
-        "ceilings": {}, "rows": [], "skipped": [], "running": "correctness",
-    })  # fmt: skip
+    report = Report(
+        options.results,
+        {
+            "finished": False,
+            "commit": commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "quick": options.quick,
+            "budget": budget.seconds,
+            "seconds": 0.0,
+            "seed": seed,
+            "card": facts,
+            "versions": versions(),
+            "correctness": [],
+            "ceilings": {},
+            "rows": [],
+            "skipped": [],
+            "running": "correctness",
+        },
+    )
     guard = _watch_out(report, budget)
     say(f"{facts['name']}: correctness of {len(ops)} operations, seed {seed}")
     found = check_all(
-        [op.name for op in ops], "cuda", seed, CORRECTNESS_SHARE * budget.seconds, min(8, max(1, (os.cpu_count() or 2) // 2)),
-        lambda c: say(f"  [{budget.spent:4.0f} s] {c['op']}: {c['checks']} checks, {len(c['failures'])} failed, worst {c['worst']}"),
-    )  # fmt: skip
+        [op.name for op in ops],
+        "cuda",
+        seed,
+        CORRECTNESS_SHARE * budget.seconds,
+        min(8, max(1, (os.cpu_count() or 2) // 2)),
+        lambda c: say(
+            f"  [{budget.spent:4.0f} s] {c['op']}: {c['checks']} checks, {len(c['failures'])} failed, worst "
+            f"{c['worst']}"
+        ),
+    )
     report.save(correctness=found)
     right = [op for op, result in zip(ops, found, strict=True) if not result["failures"]]
     try:
@@ -269,7 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu", description="every operation on this card: correctness, ceilings, times"
     )
-    parser.add_argument("--quick", action="store_true", help="correctness of all and a few rows, under 90 seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="correctness of all and a few rows, under 90 seconds"
+    )
     parser.add_argument(
         "--budget",
         type=float,
@@ -277,7 +330,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"seconds for everything ({BUDGET:.0f}; with --quick {QUICK_BUDGET:.0f})",
     )
     parser.add_argument("--ops", default="", help="names of operations, with commas between")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record"
+    )
     parser.add_argument(
         "--seed", type=int, default=None, help="of all inputs; by default a fresh one, which the record names"
     )
@@ -286,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not HAS_TRITON or not torch.cuda.is_available():
         missing = "a CUDA or ROCm card that torch sees" if HAS_TRITON else "triton"
         say(
-            f"bench.gpu needs {missing}; here is torch {torch.__version__} without. On a CPU: make bench, make compile-check"
+            f"bench.gpu needs {missing}; here is torch {torch.__version__} without. On a CPU: make bench, "
+            "make compile-check"
         )
         return 2
     from proactor.kernels.registry import OPS

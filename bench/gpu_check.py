@@ -1,6 +1,8 @@
-"""Correctness on a card, an operation at a time in a process of its own: ``python -m bench.gpu_check OP``; several run side by side.
+"""Correctness on a card, an operation at a time in a process of its own: ``python -m bench.gpu_check OP``;
+several run side by side.
 
-A kernel that breaks the device's context, or the process, takes only its own operation with it, and compiling takes all cores.
+A kernel that breaks the device's context, or the process, takes only its own operation with it, and compiling
+takes all cores.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from proactor.kernels.op import Op
 
 
 def check_op(op: Op, device: torch.device, seed: int) -> dict[str, Any]:
-    """Every case in every dtype on fresh inputs: {"op", "seed", "checks": how many, "worst": by dtype, "failures": one line each, "seconds"}.
+    """Every case in every dtype on fresh inputs: {"op", "seed", "checks": how many, "worst": by dtype,
+    "failures": one line each, "seconds"}.
 
     ``worst`` is the largest error as a share of what is allowed.
     """
@@ -53,15 +56,26 @@ def check_op(op: Op, device: torch.device, seed: int) -> dict[str, Any]:
     except CardLost as lost:
         failures.append(f"the card is lost, {len(runs) - done} checks not done: {lost}")
     return {
-        "op": op.name, "seed": seed, "checks": done, "worst": worst, "failures": failures,
+        "op": op.name,
+        "seed": seed,
+        "checks": done,
+        "worst": worst,
+        "failures": failures,
         "seconds": round(time.perf_counter() - begun, 2),
-    }  # fmt: skip
+    }
 
 
 def check_all(
-    names: Sequence[str], device: str, seed: int, seconds: float, jobs: int, done: Callable[[dict[str, Any]], None]
+    names: Sequence[str],
+    device: str,
+    seed: int,
+    seconds: float,
+    jobs: int,
+    done: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Check operations in ``jobs`` processes at a time; what has not ended after ``seconds`` is stopped and counts as failed."""
+    """Check operations in ``jobs`` processes at a time; what has not ended after ``seconds`` is stopped and
+    counts as failed.
+    """
     end = time.monotonic() + seconds
     waiting = list(names)
     running: dict[str, tuple[subprocess.Popen[str], Any]] = {}
@@ -105,7 +119,9 @@ def _answer(name: str, seed: int, code: int, log: Any, late: bool) -> dict[str, 
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
     return _failed(
-        name, seed, "out of time" if late else f"process ended with {code}: {lines[-1] if lines else 'no message'}"
+        name,
+        seed,
+        "out of time" if late else f"process ended with {code}: {lines[-1] if lines else 'no message'}",
     )
 
 

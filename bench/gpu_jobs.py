@@ -1,4 +1,6 @@
-"""One row of the benchmark: an operation on one case, checked at that size, timed beside its peers, and set against the ceilings."""
+"""One row of the benchmark: an operation on one case, checked at that size, timed beside its peers, and set
+against the ceilings.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,22 @@ from proactor.kernels.op import QWEN25, Arguments, Case, ModelShape, Op
 
 FORWARD, BOTH = "forward", "forward+backward"
 FIRST = (
-    "nf4_linear", "span_attention", "paged_attention", "shared_prefix_attention", "logprob_loss", "logprob", "lora_linear", "lora_add",
-    "sample", "swiglu", "add_rms_norm", "rms_norm", "rope_into_pages", "rope", "adamw",
-)  # fmt: skip
+    "nf4_linear",
+    "span_attention",
+    "paged_attention",
+    "shared_prefix_attention",
+    "logprob_loss",
+    "logprob",
+    "lora_linear",
+    "lora_add",
+    "sample",
+    "swiglu",
+    "add_rms_norm",
+    "rms_norm",
+    "rope_into_pages",
+    "rope",
+    "adamw",
+)
 """Operations by the share of a training step that they take; others follow in the order of the registry."""
 SLOWEST_PEER = 1.0
 """Seconds of one call above which a peer is not timed."""
@@ -61,11 +76,14 @@ class Job:
 
 
 def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool = False) -> list[Job]:
-    """The rows, most important first: by model, forward before backward, every operation's first case before any second one.
+    """The rows, most important first: by model, forward before backward, every operation's first case before
+    any second one.
 
     ``quick``: the first model, forward, one case each.
     """
-    rank = {op.name: (FIRST.index(op.name) if op.name in FIRST else len(FIRST) + i) for i, op in enumerate(ops)}
+    rank = {
+        op.name: (FIRST.index(op.name) if op.name in FIRST else len(FIRST) + i) for i, op in enumerate(ops)
+    }
     keyed = []
     for m, model in enumerate(models[:1] if quick else models):
         for op in ops:
@@ -82,11 +100,18 @@ def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool =
 def run_job(
     job: Job, watch: Stopwatch, ceiling: Ceilings, machine: Machine, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """Measure one row for about ``seconds``. What fails is in the row ("failed"), not raised, unless the card is lost."""
+    """Measure one row for about ``seconds``. What fails is in the row ("failed"), not raised, unless the card
+    is lost.
+    """
     dtype = torch.bfloat16 if torch.bfloat16 in job.op.tolerance else next(iter(job.op.tolerance))
     row: dict[str, Any] = {
-        "op": job.op.name, "model": job.model.name, "case": job.case.name, "pass": job.passes, "dtype": str(dtype)[6:], "seed": seed,
-    }  # fmt: skip
+        "op": job.op.name,
+        "model": job.model.name,
+        "case": job.case.name,
+        "pass": job.passes,
+        "dtype": str(dtype)[6:],
+        "seed": seed,
+    }
     problem = attempt(lambda: _measure(job, watch, ceiling, machine, seconds, dtype, row))
     if problem:
         row["failed"] = problem
@@ -120,7 +145,9 @@ def _measure(
     row: dict[str, Any],
 ) -> None:
     op = job.op
-    arguments = job.case.make(torch.Generator(device=machine.device).manual_seed(row["seed"]), machine.device, dtype)
+    arguments = job.case.make(
+        torch.Generator(device=machine.device).manual_seed(row["seed"]), machine.device, dtype
+    )
     count, work = op.bytes(**arguments), op.flops(**arguments)
     ours = op.function
     result = _values(ours(**copy.deepcopy(arguments)))
@@ -147,7 +174,13 @@ def _measure(
     floor, bound = ceiling.floor(count, work)
     row.update(dataclasses.asdict(timings["ours"]))
     if not backward:  # the record counts bytes and operations of the forward pass alone
-        row |= {"bytes": count, "flops": work, "bound": bound, "floor": floor, "share": floor / timings["ours"].median}
+        row |= {
+            "bytes": count,
+            "flops": work,
+            "bound": bound,
+            "floor": floor,
+            "share": floor / timings["ours"].median,
+        }
     for entry in peers:
         if "skipped" not in entry:
             timing = timings[str(entry["name"])]
@@ -156,7 +189,9 @@ def _measure(
 
 
 def _own(op: Op, arguments: Arguments) -> Form:
-    return Form(lambda: op.function(**arguments), [arguments[n] for n in op.gradients if arguments.get(n) is not None])
+    return Form(
+        lambda: op.function(**arguments), [arguments[n] for n in op.gradients if arguments.get(n) is not None]
+    )
 
 
 def _run(form: Form, backward: bool) -> Run:
@@ -175,7 +210,9 @@ def _run(form: Form, backward: bool) -> Run:
 
 
 def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, row: dict[str, Any]) -> None:
-    """Compare with the reference in float32 at this very size. What does not fit in memory is noted; an error beyond twice the tolerance raises."""
+    """Compare with the reference in float32 at this very size. What does not fit in memory is noted; an error
+    beyond twice the tolerance raises.
+    """
     wide = {
         k: v.detach().float().clone() if isinstance(v, Tensor) and v.is_floating_point() else copy.deepcopy(v)
         for k, v in arguments.items()
@@ -188,11 +225,18 @@ def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, 
         row["size_error"] = None
         return
     if not row["size_error"] <= row["size_limit"]:
-        raise ValueError(f"wrong at this size: error {row['size_error']:.2e}, allowed are {row['size_limit']:.1e}")
+        raise ValueError(
+            f"wrong at this size: error {row['size_error']:.2e}, allowed are {row['size_limit']:.1e}"
+        )
 
 
 def _peer(
-    peer: Peer, arguments: Arguments, sets: Sequence[Arguments], ours: list[Tensor], limit: float, backward: bool
+    peer: Peer,
+    arguments: Arguments,
+    sets: Sequence[Arguments],
+    ours: list[Tensor],
+    limit: float,
+    backward: bool,
 ) -> tuple[list[Run] | None, str]:
     """The peer's calls on every set of arguments, or why there are none."""
     if peer.absent:
@@ -203,7 +247,9 @@ def _peer(
     notes: list[str] = []
 
     def prepare() -> None:
-        trial = peer.build(copy.deepcopy({k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()}))
+        trial = peer.build(
+            copy.deepcopy({k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()})
+        )
         if trial is None:
             notes.append("no such form for this case")
             return
@@ -239,9 +285,11 @@ def _values(outputs: Any) -> list[Tensor]:
 
 
 def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest element of ``theirs``, over outputs by place; infinite where shapes differ or a value is NaN.
+    """Largest difference relative to the largest element of ``theirs``, over outputs by place; infinite where
+    shapes differ or a value is NaN.
 
-    Integers, such as drawn tokens, may differ in a share of `FLIPS`: at the edge of two tokens rounding decides. Rows where they do are left out.
+    Integers, such as drawn tokens, may differ in a share of `FLIPS`: at the edge of two tokens rounding
+    decides. Rows where they do are left out.
     """
     if not ours or len(ours) < len(theirs):
         return float("inf")

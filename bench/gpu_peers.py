@@ -1,7 +1,8 @@
 """What an operation stands beside on a card: library forms of the same computation, by the operation's name.
 
-A peer takes the operation's arguments and prepares what its users prepare once (weights in its own layout, a mask), outside what is timed. Nothing is imported
-before it is asked for; a peer whose package is missing is recorded as absent, and one whose result differs from ours is not timed.
+A peer takes the operation's arguments and prepares what its users prepare once (weights in its own layout, a
+mask), outside what is timed. Nothing is imported before it is asked for; a peer whose package is missing is
+recorded as absent, and one whose result differs from ours is not timed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from proactor.kernels.op import Arguments, Op, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A call ready to time, the tensors whose gradients belong to it, and its result in the operation's layout."""
+    """A call ready to time, the tensors whose gradients belong to it, and its result in the operation's
+    layout.
+    """
 
     call: Callable[[], Any]
     leaves: Sequence[Tensor] = ()
@@ -42,7 +45,9 @@ class Peer:
     def absent(self) -> str:
         """Why it cannot run here; empty when it can."""
         root, _, rest = self.package.partition(".")
-        if importlib.util.find_spec(root) is None or (rest and importlib.util.find_spec(self.package) is None):
+        if importlib.util.find_spec(root) is None or (
+            rest and importlib.util.find_spec(self.package) is None
+        ):
             return f"{self.package} is not installed"
         return ""
 
@@ -56,7 +61,7 @@ def peers_of(op: Op) -> list[Peer]:
     return [*PEERS.get(op.name, ()), Peer("torch reference", reference)]
 
 
-# --- norms, rotation, activation --------------------------------------------------------------------------------------
+# --- norms, rotation, activation ---
 
 
 def _torch_norm(a: Arguments) -> Form:
@@ -96,7 +101,9 @@ def _liger_swiglu(a: Arguments) -> Form:
 
 
 def _liger_rope(a: Arguments) -> Form | None:
-    """It turns queries and keys together and in place: here all heads but the last, and the last, laid out as a projection leaves them."""
+    """It turns queries and keys together and in place: here all heads but the last, and the last, laid out as
+    a projection leaves them.
+    """
     turn = _liger("rope").LigerRopeFunction
     x = a["x"].detach()
     if x.shape[1] < 2:
@@ -111,7 +118,7 @@ def _liger_rope(a: Arguments) -> Form | None:
     )
 
 
-# --- 4-bit linear -----------------------------------------------------------------------------------------------------
+# --- 4-bit linear ---
 
 
 def _dense(a: Arguments) -> Form:
@@ -124,23 +131,36 @@ def _dequantise_then_linear(a: Arguments) -> Form:
 
 
 def _bnb_state(weight: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
-    """The weight in bitsandbytes' hands: the same bytes, or, where ours are repacked, its values quantised again, which moves scales of scales a little."""
+    """The weight in bitsandbytes' hands: the same bytes, or, where ours are repacked, its values quantised
+    again, which moves scales of scales a little.
+    """
     from bitsandbytes.functional import QuantState, quantize_4bit
 
     if not hasattr(weight, "packed"):
         values = weight.dequantize(dtype)
-        packed, state = quantize_4bit(values, blocksize=64, compress_statistics=weight.nested, quant_type="nf4")
+        packed, state = quantize_4bit(
+            values, blocksize=64, compress_statistics=weight.nested, quant_type="nf4"
+        )
         return packed, state
     inner = offset = None
     if weight.nested:
         inner = QuantState(
-            absmax=weight.nested_absmax, code=weight.nested_code, blocksize=weight.nested_blocksize, dtype=torch.float32
+            absmax=weight.nested_absmax,
+            code=weight.nested_code,
+            blocksize=weight.nested_blocksize,
+            dtype=torch.float32,
         )
         offset = torch.tensor(weight.nested_offset, device=weight.device)
     state = QuantState(
-        absmax=weight.absmax, shape=torch.Size(weight.shape), code=weight.code, blocksize=weight.blocksize, quant_type="nf4",
-        dtype=dtype, offset=offset, state2=inner,
-    )  # fmt: skip
+        absmax=weight.absmax,
+        shape=torch.Size(weight.shape),
+        code=weight.code,
+        blocksize=weight.blocksize,
+        quant_type="nf4",
+        dtype=dtype,
+        offset=offset,
+        state2=inner,
+    )
     return weight.packed.view(-1, 1), state
 
 
@@ -148,7 +168,9 @@ def _bnb_fused(a: Arguments) -> Form:
     import bitsandbytes
 
     packed, state = _bnb_state(a["weight"], a["x"].dtype)
-    return Form(lambda: bitsandbytes.matmul_4bit(a["x"], packed.t(), quant_state=state, bias=a.get("bias")), [a["x"]])
+    return Form(
+        lambda: bitsandbytes.matmul_4bit(a["x"], packed.t(), quant_state=state, bias=a.get("bias")), [a["x"]]
+    )
 
 
 def _bnb_dequantise(a: Arguments) -> Form:
@@ -165,7 +187,7 @@ def _bnb_dequantise_alone(a: Arguments) -> Form:
     return Form(lambda: dequantize_4bit(packed, state))
 
 
-# --- attention --------------------------------------------------------------------------------------------------------
+# --- attention ---
 
 
 def _heads_first(a: Arguments) -> list[Tensor]:
@@ -245,7 +267,7 @@ def _gathered(a: Arguments) -> Form | None:
     return Form(call, view=lambda out: out[:, :, 0].flatten(1))
 
 
-# --- optimizer --------------------------------------------------------------------------------------------------------
+# --- optimizer ---
 
 
 def _torch_adamw(a: Arguments) -> Form:
@@ -255,9 +277,20 @@ def _torch_adamw(a: Arguments) -> Form:
 
     def call() -> tuple[Tensor, ...]:
         torch._fused_adamw_(
-            [a["param"]], [a["grad"]], [a["m"]], [a["v"]], [], [state.add_(1)], lr=a["lr"], beta1=beta1, beta2=beta2,
-            weight_decay=a["weight_decay"], eps=a["eps"], amsgrad=False, maximize=False,
-        )  # fmt: skip
+            [a["param"]],
+            [a["grad"]],
+            [a["m"]],
+            [a["v"]],
+            [],
+            [state.add_(1)],
+            lr=a["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=a["weight_decay"],
+            eps=a["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
         return a["param"], a["m"], a["v"]
 
     return Form(call)
@@ -265,7 +298,10 @@ def _torch_adamw(a: Arguments) -> Form:
 
 PEERS: dict[str, tuple[Peer, ...]] = {
     "rms_norm": (Peer("torch rms_norm", _torch_norm), Peer("liger", _liger_norm, "liger_kernel")),
-    "add_rms_norm": (Peer("torch add, rms_norm", _torch_add_norm), Peer("liger", _liger_add_norm, "liger_kernel")),
+    "add_rms_norm": (
+        Peer("torch add, rms_norm", _torch_add_norm),
+        Peer("liger", _liger_add_norm, "liger_kernel"),
+    ),
     "swiglu": (Peer("liger", _liger_swiglu, "liger_kernel"),),
     "rope": (Peer("liger", _liger_rope, "liger_kernel"),),
     "nf4_linear": (
@@ -282,4 +318,4 @@ PEERS: dict[str, tuple[Peer, ...]] = {
     ),
     "paged_attention": (Peer("SDPA on gathered keys", _gathered),),
     "adamw": (Peer("torch fused", _torch_adamw),),
-}  # fmt: skip
+}

@@ -1,8 +1,11 @@
-"""How time is taken on a card: device events around runs of calls, inputs rotated past the cache, forms by turns, and the ceilings of the same run.
+"""How time is taken on a card: device events around runs of calls, inputs rotated past the cache, forms by
+turns, and the ceilings of the same run.
 
-A sample is a run of calls between two events. A kernel that only waits goes in front, for about as long as the host needs to queue the calls, so that
-the device never waits for the host inside a sample: the time of a call is the device's, and the host's own time for it is kept beside it. Each call
-takes the next of several copies of its arguments, enough to push earlier ones out of the cache, and its results stay alive until that copy's next turn.
+A sample is a run of calls between two events. A kernel that only waits goes in front, for about as long as
+the host needs to queue the calls, so that the device never waits for the host inside a sample: the time of a
+call is the device's, and the host's own time for it is kept beside it. Each call takes the next of several
+copies of its arguments, enough to push earlier ones out of the cache, and its results stay alive until that
+copy's next turn.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ LONGEST_LEAD = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one call on the device: median and the 20th and 80th percentile of ``samples`` runs of ``calls``; ``host``: to queue it."""
+    """Seconds of one call on the device: median and the 20th and 80th percentile of ``samples`` runs of
+    ``calls``; ``host``: to queue it.
+    """
 
     median: float
     low: float
@@ -51,7 +56,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the card reaches in this run: bytes read and written a second by a copy, bf16 operations a second by a square product."""
+    """What the card reaches in this run: bytes read and written a second by a copy, bf16 operations a second
+    by a square product.
+    """
 
     copy: float
     product: float
@@ -65,7 +72,9 @@ class Ceilings:
 class Budget:
     """Seconds to spend, ``reserve`` of them kept for the end, by a clock that can be replaced."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic, reserve: float = 0.0) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic, reserve: float = 0.0
+    ) -> None:
         self.seconds, self.reserve, self._clock = seconds, reserve, clock
         self._start = clock()
         self._longest = 0.0
@@ -93,7 +102,9 @@ class Stopwatch(Protocol):
     """What `measure` needs of a device."""
 
     def sample(self, calls: Sequence[Run], lead: float) -> tuple[float, float]:
-        """(Device seconds, host seconds) of all ``calls`` together; the host needs about ``lead`` seconds to queue them."""
+        """(Device seconds, host seconds) of all ``calls`` together; the host needs about ``lead`` seconds to
+        queue them.
+        """
 
     def now(self) -> float:
         """A clock in seconds."""
@@ -151,7 +162,9 @@ class Held:
 
 
 def measure(watch: Stopwatch, forms: Mapping[str, Sequence[Run]], seconds: float) -> dict[str, Timing]:
-    """Time ``forms`` (for each the same call on rotated copies) by turns for about ``seconds``, after a round of every copy to warm up."""
+    """Time ``forms`` (for each the same call on rotated copies) by turns for about ``seconds``, after a round
+    of every copy to warm up.
+    """
     turns: dict[str, Iterator[Run]] = {}
     counts: dict[str, int] = {}
     leads: dict[str, float] = {}
@@ -184,7 +197,7 @@ def summary(values: Sequence[tuple[float, float]], calls: int) -> Timing:
     return Timing(statistics.median(device), low, high, len(device), calls, host)
 
 
-# --- rotation ---------------------------------------------------------------------------------------------------------
+# --- rotation ---
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -196,7 +209,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         yield from itertools.chain.from_iterable(tensors(v) for v in value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from itertools.chain.from_iterable(tensors(getattr(value, f.name)) for f in dataclasses.fields(value))
+        yield from itertools.chain.from_iterable(
+            tensors(getattr(value, f.name)) for f in dataclasses.fields(value)
+        )
 
 
 def nbytes(value: Any) -> int:
@@ -205,7 +220,9 @@ def nbytes(value: Any) -> int:
 
 
 def copies(read: int, held: int, cache: int, free: int) -> int:
-    """How many copies of arguments outrun ``cache`` when a call reads ``read`` bytes of them, and fit in ``free`` when each takes ``held``."""
+    """How many copies of arguments outrun ``cache`` when a call reads ``read`` bytes of them, and fit in
+    ``free`` when each takes ``held``.
+    """
     wanted = -(-CACHE_TURNS * cache // max(read, 1)) + 1
     return max(1, min(wanted, free // max(held, 1), MOST_COPIES))
 
@@ -215,7 +232,7 @@ def rotated(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [arguments, *(copy.deepcopy(arguments) for _ in range(count - 1))]
 
 
-# --- ceilings ---------------------------------------------------------------------------------------------------------
+# --- ceilings ---
 
 
 def copy_rate(size: int, seconds: float) -> float:
@@ -234,11 +251,15 @@ def _timed_copy(watch: Stopwatch, device: torch.device, size: int) -> tuple[Timi
     return measure(watch, {"copy": [lambda: target.copy_(source)]}, 0.5)["copy"], source.nbytes
 
 
-def ceilings(watch: Stopwatch, device: torch.device, free: int, quick: bool) -> tuple[Ceilings, dict[str, Any]]:
+def ceilings(
+    watch: Stopwatch, device: torch.device, free: int, quick: bool
+) -> tuple[Ceilings, dict[str, Any]]:
     """Measure them on random data, with the record of each attempt: the best counts."""
     found, size = _timed_copy(watch, device, min(2**32, free // 8))
     copied = copy_rate(size, found.median)
-    record: dict[str, Any] = {"copy": {"bytes": size, **dataclasses.asdict(found), "bytes_per_second": copied}}
+    record: dict[str, Any] = {
+        "copy": {"bytes": size, **dataclasses.asdict(found), "bytes_per_second": copied}
+    }
     rates = []
     for n in (8192,) if quick else (4096, 8192, 16384):
         if 6 * n * n > free // 2:

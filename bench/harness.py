@@ -1,7 +1,9 @@
-"""The fair harness: both sides as processes with one environment, agreement first, then alternating timed steps, then a card and one line of JSON.
+"""The fair harness: both sides as processes with one environment, agreement first, then alternating timed
+steps, then a card and one line of JSON.
 
-A side is timed from outside, from the command to the reply. Nothing is timed before log-probabilities, loss and every LoRA gradient agree on the same
-ids. TRL runs at the faster of one micro-batch with every sequence and micro-batches of 8, found in the same run.
+A side is timed from outside, from the command to the reply. Nothing is timed before log-probabilities, loss
+and every LoRA gradient agree on the same ids. TRL runs at the faster of one micro-batch with every sequence
+and micro-batches of 8, found in the same run.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def compare(workload: Workload, argv: list[str] | None = None) -> dict[str, Any]
     parser.add_argument("--workload", choices=(workload.name,), default=workload.name)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before that")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record"
+    )
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # other libraries' remarks; what matters here raises
@@ -46,10 +50,14 @@ def compare(workload: Workload, argv: list[str] | None = None) -> dict[str, Any]
         return _run(workload, options, Path(scratch), stack)
 
 
-def _run(workload: Workload, options: argparse.Namespace, scratch: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _run(
+    workload: Workload, options: argparse.Namespace, scratch: Path, stack: contextlib.ExitStack
+) -> dict[str, Any]:
     say(
-        f"workload {workload.name}: {len(workload.lengths)} prompts of {min(workload.lengths)}-{max(workload.lengths)} tokens, "
-        f"{workload.samples} samples of {workload.max_tokens} tokens each; 5.2M-parameter Qwen2, float32, LoRA r=16"
+        f"workload {workload.name}: {len(workload.lengths)} prompts of "
+        f"{min(workload.lengths)}-{max(workload.lengths)} tokens, "
+        f"{workload.samples} samples of {workload.max_tokens} tokens each; 5.2M-parameter Qwen2, float32, "
+        "LoRA r=16"
     )
     model = write_tiny_qwen2(scratch / "model")
     adapter = write_adapter(scratch / "adapter", model)
@@ -64,7 +72,10 @@ def _run(workload: Workload, options: argparse.Namespace, scratch: Path, stack: 
     agreement = {}
     if options.peer == "trl":
         total = len(workload.lengths) * workload.samples
-        sides += [start(f"trl {total // m} x {m}", "bench.trl_side", micro=m) for m in sorted({total, 8}, reverse=True)]
+        sides += [
+            start(f"trl {total // m} x {m}", "bench.trl_side", micro=m)
+            for m in sorted({total, 8}, reverse=True)
+        ]
         agreement = gate(sides[0], sides[1], workload, adapter, scratch)
     for side in sides:
         for _ in range(options.warmup):
@@ -91,9 +102,11 @@ def say(text: str) -> None:
 
 
 def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Path) -> dict[str, float]:
-    """Both sides on the same ids. Old log-probabilities are the peer's plus noise, so that ratios leave 1 and some are clipped.
+    """Both sides on the same ids. Old log-probabilities are the peer's plus noise, so that ratios leave 1 and
+    some are clipped.
 
-    Ends the program with one line when log-probabilities, loss or a gradient differ by more than the tolerances.
+    Ends the program with one line when log-probabilities, loss or a gradient differ by more than the
+    tolerances.
     """
     import torch
     from safetensors.torch import load_file
@@ -109,7 +122,9 @@ def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Pat
         losses.append(side.call(do="gate", batch=batch, out=str(out), adapter=str(adapter))["loss"])
         grads.append(load_file(out / "adapter_model.safetensors"))
     if grads[0].keys() != grads[1].keys():
-        raise SystemExit(f"gate: gradients of different tensors: {sorted(grads[0].keys() ^ grads[1].keys())[:4]}")
+        raise SystemExit(
+            f"gate: gradients of different tensors: {sorted(grads[0].keys() ^ grads[1].keys())[:4]}"
+        )
     worst = max(float((g - grads[1][n]).abs().max() / grads[1][n].abs().max()) for n, g in grads[0].items())
     found = {
         "logprob_max_difference": float((mine - theirs).abs().max()),
@@ -121,7 +136,8 @@ def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Pat
     for (name, value), limit in zip(found.items(), limits, strict=True):
         if not value <= limit:
             raise SystemExit(
-                f"gate: {name} is {value:.2e}, allowed are {limit:.0e}: the sides do not compute the same, nothing was timed"
+                f"gate: {name} is {value:.2e}, allowed are {limit:.0e}: the sides do not compute the same, "
+                "nothing was timed"
             )
     return found
 
@@ -145,13 +161,21 @@ def _record(
     sides = []
     for name, replies in zip(names, rounds, strict=True):
         seconds = [reply["seconds"] for reply in replies]
-        phases = {p: statistics.median(r["phases"].get(p, 0.0) for r in replies) for p in replies[0]["phases"]}
+        phases = {
+            p: statistics.median(r["phases"].get(p, 0.0) for r in replies) for p in replies[0]["phases"]
+        }
         phases["rest"] = max(0.0, statistics.median(seconds) - sum(phases.values()))
-        sides.append({
-            "name": name, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
-            "cpu_seconds": statistics.median(reply["cpu_seconds"] for reply in replies),
-            "phases": phases, "tokens_computed": replies[-1]["tokens"],
-        })  # fmt: skip
+        sides.append(
+            {
+                "name": name,
+                "seconds": statistics.median(seconds),
+                "fastest": min(seconds),
+                "slowest": max(seconds),
+                "cpu_seconds": statistics.median(reply["cpu_seconds"] for reply in replies),
+                "phases": phases,
+                "tokens_computed": replies[-1]["tokens"],
+            }
+        )
     speedups = [b["seconds"] / a["seconds"] for a, b in zip(rounds[0], rounds[-1], strict=True)]
     return {
         "workload": workload.to_json(),
@@ -184,10 +208,14 @@ def result_folder(results: Path, name: str) -> Path:
 
 
 def _card(record: dict[str, Any]) -> None:
-    print(f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating steps")
+    print(
+        f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating "
+        "steps"
+    )
     for side in record["sides"]:
         print(
-            f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to {side['slowest']:.3f}), {side['cpu_seconds']:.2f} s of processor time"
+            f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to "
+            f"{side['slowest']:.3f}), {side['cpu_seconds']:.2f} s of processor time"
         )
         print("               " + ", ".join(f"{name} {value:.3f}" for name, value in side["phases"].items()))
         print(

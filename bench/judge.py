@@ -1,11 +1,14 @@
-"""Can the run's own small model learn to judge? An adapter taught the rule judge's verdicts, against the model as it is, on dialogues it has not seen.
+"""Can the run's own small model learn to judge? An adapter taught the rule judge's verdicts, against the
+model as it is, on dialogues it has not seen.
 
 python -m bench.judge configs/sgd-small.yaml [key=value …] [--seconds 300]
 
-Teaches an adapter of the config's shape (see `proactor.ruler.distil`), writes it to ``runs/<name>/judge`` and measures, on dev dialogues, how it orders the
-answers of a group against the rule judge: the policy's own samples, as a training step has them, and samples mixed with spoilt ones. Beside it the
-untrained judge and two that know nothing: one that likes waiting best, one that likes acting best. The result is a small model that imitates
-rules; how well it does so is all this says. Writes ``bench/results/<machine>/judge.json``, one entry a config.
+Teaches an adapter of the config's shape (see `proactor.ruler.distil`), writes it to ``runs/<name>/judge`` and
+measures, on dev dialogues, how it orders the answers of a group against the rule judge: the policy's own
+samples, as a training step has them, and samples mixed with spoilt ones. Beside it the untrained judge and
+two that know nothing: one that likes waiting best, one that likes acting best. The result is a small model
+that imitates rules; how well it does so is all this says. Writes ``bench/results/<machine>/judge.json``, one
+entry a config.
 """
 
 from __future__ import annotations
@@ -62,8 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.seconds <= 0:
         raise SystemExit("--seconds must be above 0")
     config = load_config(
-        given.config, [f"data.train.limit={given.dialogues}", f"data.dev.limit={given.held_out}", "data.test.limit=1", *given.overrides]
-    )  # fmt: skip
+        given.config,
+        [
+            f"data.train.limit={given.dialogues}",
+            f"data.dev.limit={given.held_out}",
+            "data.test.limit=1",
+            *given.overrides,
+        ],
+    )
     if config.grpo is None:
         raise SystemExit(f"{given.config}: no grpo section, so no policy whose answers are judged")
     session, asked = Session.open(config), Asked(rubric=given.rubric)
@@ -99,7 +108,10 @@ def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[
         "sampled": [g for g in held if len(set(g.texts)) > 1],
         "mixed": [g for g in (mixed(g, given.most, draws) for g in held) if len(g) > 1],
     }
-    systems = {name: {"untrained": examine(asked.ruler(EngineJudge(engine)), groups)} for name, groups in sets.items()}
+    systems = {
+        name: {"untrained": examine(asked.ruler(EngineJudge(engine)), groups)}
+        for name, groups in sets.items()
+    }
     folder = config.folder / "judge"
     if given.more:
         engine.load_adapter(folder)
@@ -110,9 +122,16 @@ def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[
             engine.save_adapter(folder)
 
     told = teach(
-        engine, asked, drawn, seconds=given.seconds, rate=given.rate, batch=given.batch, most=given.most, seed=config.seed,
+        engine,
+        asked,
+        drawn,
+        seconds=given.seconds,
+        rate=given.rate,
+        batch=given.batch,
+        most=given.most,
+        seed=config.seed,
         progress=tell,
-    )  # fmt: skip
+    )
     engine.save_adapter(folder)
     engine.load_state_dict(untrained)  # what is measured is the adapter as it was written
     for name, groups in sets.items():
@@ -120,11 +139,21 @@ def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[
         systems[name] |= {"likes waiting": trivial(groups, 1.0), "likes acting": trivial(groups, 0.0)}
     options = asked.options(folder)
     return {
-        "config": config.model_dump(mode="json", exclude={"data": {"path"}}), "reward_options": options, "teacher": asked.teacher,
-        "settings": {k: getattr(given, k) for k in ("seconds", "dialogues", "held_out", "n", "most", "batch", "rate", "more")},
-        "decisions": {"train": len(drawn), "held_out": len(held)}, "drawing_seconds": drawing,
-        "steps": told.steps, "examples": told.examples, "too_long": told.too_long, "loss": told.last(), "systems": systems,
-    }  # fmt: skip
+        "config": config.model_dump(mode="json", exclude={"data": {"path"}}),
+        "reward_options": options,
+        "teacher": asked.teacher,
+        "settings": {
+            k: getattr(given, k)
+            for k in ("seconds", "dialogues", "held_out", "n", "most", "batch", "rate", "more")
+        },
+        "decisions": {"train": len(drawn), "held_out": len(held)},
+        "drawing_seconds": drawing,
+        "steps": told.steps,
+        "examples": told.examples,
+        "too_long": told.too_long,
+        "loss": told.last(),
+        "systems": systems,
+    }
 
 
 def rules(groups: Sequence[Candidates]) -> Scores:
@@ -147,12 +176,15 @@ def examine(ruler: Ruler, groups: Sequence[Candidates]) -> dict[str, Any]:
 
 def trivial(groups: Sequence[Candidates], waiting: float) -> dict[str, Any]:
     """A judge that only looks whether an answer acts."""
-    return compared(groups, [[waiting if not p.actions and p.ok else 1 - waiting for p in g.parsed] for g in groups])
+    return compared(
+        groups, [[waiting if not p.actions and p.ok else 1 - waiting for p in g.parsed] for g in groups]
+    )
 
 
 def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
-    """Agreement of scores with the rules' on the same groups: over different answers, groups without a verdict left out.
-    Intervals by dialogue."""
+    """Agreement of scores with the rules' on the same groups: over different answers, groups without a
+    verdict left out. Intervals by dialogue.
+    """
     truth = rules(groups)
     by_dialogue: dict[str, Agreement] = {}
     kept: list[tuple[list[float], list[float]]] = []
@@ -165,18 +197,27 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
         so_far = by_dialogue.get(group.dialogue.id, Agreement())
         by_dialogue[group.dialogue.id] = so_far + agreement([pair[0]], [pair[1]])
     total = sum(by_dialogue.values(), Agreement())
-    rows = np.array([[a.same, a.opposite, a.tied_first, a.tied_second] for a in by_dialogue.values()], dtype=float)
+    rows = np.array(
+        [[a.same, a.opposite, a.tied_first, a.tied_second] for a in by_dialogue.values()], dtype=float
+    )
     bounds = resampled(rows, statistics, ("rate", "tau")) if len(rows) else {}
     return {
-        "groups": len(groups), "usable": len(kept) / len(groups) if groups else None,
-        "pairs": total.pairs, "ordered": total.same + total.opposite + total.tied_second, "rate": total.rate, "tau": total.tau,
+        "groups": len(groups),
+        "usable": len(kept) / len(groups) if groups else None,
+        "pairs": total.pairs,
+        "ordered": total.same + total.opposite + total.tied_second,
+        "rate": total.rate,
+        "tau": total.tau,
         "intervals": {key: [i.low, i.high] for key, i in bounds.items()},
-        "spread": spread(mine for _, mine in kept), "spread_of_rules": spread(theirs for theirs, _ in kept),
-    }  # fmt: skip
+        "spread": spread(mine for _, mine in kept),
+        "spread_of_rules": spread(theirs for theirs, _ in kept),
+    }
 
 
 def statistics(sums: Array) -> dict[str, Array]:
-    """Rate and tau of sums [..., same, opposite, tied by the rules, tied by the judge]; nan where there is none."""
+    """Rate and tau of sums [..., same, opposite, tied by the rules, tied by the judge]; nan where there is
+    none.
+    """
     same, opposite, first, second = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         tau = (same - opposite) / np.sqrt((same + opposite + second) * (same + opposite + first))
@@ -187,15 +228,32 @@ def show(name: str, record: dict[str, Any]) -> None:
     """The table."""
     title = f"{name}: {record['steps']} steps, {record['examples']} groups, against the rule judge on dialogues not trained on"
     table = Table(title=title, title_justify="left")
-    for heading in ("answers", "judge", "groups", "usable", "pairs", "ordered alike", "tau [95%]", "spread", "rules"):
+    for heading in (
+        "answers",
+        "judge",
+        "groups",
+        "usable",
+        "pairs",
+        "ordered alike",
+        "tau [95%]",
+        "spread",
+        "rules",
+    ):
         table.add_column(heading, justify="left" if heading in ("answers", "judge") else "right")
     for kind, systems in record["systems"].items():
         for system, found in systems.items():
             low, high = found["intervals"].get("tau", (float("nan"), float("nan")))
             table.add_row(
-                kind, system, str(found["groups"]), _number(found["usable"]), str(found["pairs"]), _number(found["rate"]),
-                rf"{_number(found['tau'])} \[{low:+.3f}, {high:+.3f}]", _number(found["spread"]), _number(found["spread_of_rules"]),
-            )  # fmt: skip
+                kind,
+                system,
+                str(found["groups"]),
+                _number(found["usable"]),
+                str(found["pairs"]),
+                _number(found["rate"]),
+                rf"{_number(found['tau'])} \[{low:+.3f}, {high:+.3f}]",
+                _number(found["spread"]),
+                _number(found["spread_of_rules"]),
+            )
     Console(width=140).print(table)
 
 

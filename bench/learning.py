@@ -1,10 +1,13 @@
-"""Does GRPO improve on its supervised start? Several seeds, and supervised training continued for the same time, on dialogues never trained on.
+"""Does GRPO improve on its supervised start? Several seeds, and supervised training continued for the same
+time, on dialogues never trained on.
 
 python -m bench.learning configs/sgd-small.yaml [--seeds 3] [key=value …]
 
-Each run is `proactor train CONFIG name=… seed=…` in a process of its own; a run that is there already is taken as it is and one that was
-interrupted goes on, so the command can be given again after a stop. Pooled over seeds, with paired bootstrap intervals over dialogues, it compares
-GRPO with its start, with the supervised run and with the trivial policies, prints a table, and writes a record to ``bench/results/<machine>/``.
+Each run is `proactor train CONFIG name=… seed=…` in a process of its own; a run that is there already is
+taken as it is and one that was interrupted goes on, so the command can be given again after a stop. Pooled
+over seeds, with paired bootstrap intervals over dialogues, it compares GRPO with its start, with the
+supervised run and with the trivial policies, prints a table, and writes a record to
+``bench/results/<machine>/``.
 """
 
 from __future__ import annotations
@@ -35,13 +38,16 @@ RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
 """Steps from which the time of a supervised step is taken."""
 PLACES = ("data.path", "runs", "save_every", "samples_every")
-"""What may differ between a run that is found and one that would be trained: where things lie, and how often they are written."""
+"""What may differ between a run that is found and one that would be trained: where things lie, and how often
+they are written.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.learning", description="GRPO against its start and against more supervised training"
+        prog="python -m bench.learning",
+        description="GRPO against its start and against more supervised training",
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -50,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_intermixed_args(arguments)
     base = load_config(given.config, given.overrides)
     seeds = [
-        ensure(given.config, [*given.overrides, f"name={base.name}-s{i}", f"seed={i}"]) for i in range(given.seeds)
+        ensure(given.config, [*given.overrides, f"name={base.name}-s{i}", f"seed={i}"])
+        for i in range(given.seeds)
     ]
     budget = sum(grpo_seconds(run) for run in seeds) / len(seeds)
     supervised = ensure(
@@ -81,18 +88,23 @@ def paced(run: Run) -> bool:
 
 
 def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] = compared) -> Run:
-    """The run of these settings, ended: trained now, gone on with, or found. A run of that name with other settings ends the benchmark: its numbers would
-    stand under a false heading."""
+    """The run of these settings, ended: trained now, gone on with, or found. A run of that name with other
+    settings ends the benchmark: its numbers would stand under a false heading.
+    """
     settings = load_config(config, overrides)
     run = Run(settings.folder)
     if ended(run):
         if (changed := run.changed(settings, PLACES)) is not None:
             key, old, new = changed
-            raise SystemExit(f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)")
+            raise SystemExit(
+                f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)"
+            )
     else:
         more = ["--resume"] if run.state.is_file() else ["--fresh"]
         print(f"{settings.name}: training", flush=True)
-        subprocess.run([sys.executable, "-m", "proactor.cli", "train", str(config), *overrides, *more], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "proactor.cli", "train", str(config), *overrides, *more], check=True
+        )
     return run
 
 
@@ -107,10 +119,14 @@ def grpo_seconds(run: Run) -> float:
 
 
 def continued(config: Path, overrides: Sequence[str], base: RunConfig, budget: float) -> list[str]:
-    """Overrides for supervised training that goes on for ``budget`` seconds past where its held-out loss stopped falling."""
+    """Overrides for supervised training that goes on for ``budget`` seconds past where its held-out loss
+    stopped falling.
+    """
     stage = base.sft or SFTStage(batch_dialogues=base.grpo.batch_dialogues if base.grpo else 8, pending=False)
     pace = ensure(
-        config, [*overrides, f"name={base.name}-pace", "grpo=null", "eval.final=false", _sft(stage, PACE_STEPS)], paced
+        config,
+        [*overrides, f"name={base.name}-pace", "grpo=null", "eval.final=false", _sft(stage, PACE_STEPS)],
+        paced,
     )
     steps = round(budget * PACE_STEPS / training_seconds(pace, "sft"))
     before = sum(row["kind"] == "sft" for row in Run(Path(base.runs) / f"{base.name}-s0").rows())
@@ -126,7 +142,9 @@ def _sft(stage: SFTStage, steps: int) -> str:
 
 
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
-    """`proactor.training.compare.pooled` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
+    """`proactor.training.compare.pooled` of the seeds, and GRPO's result minus each rival's, paired by
+    dialogue.
+    """
     evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]
     other = load_evaluations(supervised / "evaluations.json")[1]
     after = [run["after"].contributions for run in evaluations]
@@ -135,7 +153,8 @@ def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
         **pooled(seeds),
         "rivals": {name: {k: evaluation.metrics[k] for k in KEYS} for name, evaluation in rivals.items()},
         "gain_over": {
-            name: difference([evaluation.contributions] * len(after), after) for name, evaluation in rivals.items()
+            name: difference([evaluation.contributions] * len(after), after)
+            for name, evaluation in rivals.items()
         },
         "parsed": parsed_shares(evaluations),
         "dialogues": len(after[0]),
@@ -153,7 +172,9 @@ def parsed_shares(evaluations: Sequence[Mapping[str, Evaluation]]) -> dict[str, 
 def difference(
     rival: Sequence[Sequence[Contribution]], after: Sequence[Sequence[Contribution]]
 ) -> dict[str, dict[str, float]]:
-    """``after`` minus ``rival``, one list of dialogues a seed, paired by dialogue, with bootstrap intervals."""
+    """``after`` minus ``rival``, one list of dialogues a seed, paired by dialogue, with bootstrap
+    intervals.
+    """
     found: Mapping[str, Interval] = paired_difference(rival, after)
     return {key: {"estimate": i.estimate, "low": i.low, "high": i.high} for key, i in found.items()}
 
@@ -163,7 +184,10 @@ def show(record: Mapping[str, Any]) -> None:
     systems = {"before": record["before"], "after": record["after"], **record["rivals"]}
     Console(width=140).print(
         metrics_table(
-            f"{record['runs']} seeds, {record['dialogues']} test dialogues", systems, KEYS, record["difference"]
+            f"{record['runs']} seeds, {record['dialogues']} test dialogues",
+            systems,
+            KEYS,
+            record["difference"],
         )
     )
     for name, gains in record["gain_over"].items():
@@ -174,7 +198,8 @@ def show(record: Mapping[str, Any]) -> None:
         print(f"GRPO over {name}: {', '.join(told)}")
     print(
         json.dumps(
-            {key: record["difference"][key] for key in ("reward", "first_fire_f1")} | {"rising": record["rising"]}
+            {key: record["difference"][key] for key in ("reward", "first_fire_f1")}
+            | {"rising": record["rising"]}
         )
     )
 

@@ -1,4 +1,6 @@
-"""Models that benchmarks run on: random weights in plain Hugging Face folders, so that nothing is downloaded and both sides load the same bytes."""
+"""Models that benchmarks run on: random weights in plain Hugging Face folders, so that nothing is downloaded
+and both sides load the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
-    """A Qwen2 of 5.2M float32 parameters (256 x 4 layers, 4 heads, 2 key-value heads, vocabulary 8192, tied) with a tokenizer of one word an id."""
+    """A Qwen2 of 5.2M float32 parameters (256 x 4 layers, 4 heads, 2 key-value heads, vocabulary 8192, tied)
+    with a tokenizer of one word an id.
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging
@@ -20,9 +24,18 @@ def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
     logging.disable_progress_bar()
 
     config = Qwen2Config(
-        hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD,
-    )  # fmt: skip
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCAB,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config).float()
     with torch.no_grad():
@@ -37,13 +50,17 @@ def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
 
 
 def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
-    """A PEFT adapter for that model with random A *and* B: with B = 0, as adapters start, half of the gradients would be 0 and agree by accident."""
+    """A PEFT adapter for that model with random A *and* B: with B = 0, as adapters start, half of the
+    gradients would be 0 and agree by accident.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+    )
     peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), config)
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
@@ -61,4 +78,6 @@ def word_tokenizer(vocabulary: int) -> Any:
     words = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, vocabulary)}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )

@@ -1,4 +1,6 @@
-"""How a benchmark talks to its sides: one process each, one line of JSON a command, one line back. While one side works, the other waits."""
+"""How a benchmark talks to its sides: one process each, one line of JSON a command, one line back. While one
+side works, the other waits.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,20 @@ class Side:
         self.name, self.log = name, log
         with log.open("w") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, cwd=ROOT,
-                env=environment(), text=True,
-            )  # fmt: skip
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                cwd=ROOT,
+                env=environment(),
+                text=True,
+            )
         self.call(**setup)
 
     def call(self, **command: Any) -> dict[str, Any]:
-        """Send a command, wait for the reply, and add the wall-clock ``seconds`` and the process's ``cpu_seconds`` seen from here."""
+        """Send a command, wait for the reply, and add the wall-clock ``seconds`` and the process's
+        ``cpu_seconds`` seen from here.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         start, busy = time.perf_counter(), self._cpu_seconds()
@@ -56,7 +65,9 @@ class Side:
             pass  # it died; its log says why
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} died (exit code {self.process.wait()}):\n{self.log.read_text()[-3000:]}")
+            raise SystemExit(
+                f"{self.name} died (exit code {self.process.wait()}):\n{self.log.read_text()[-3000:]}"
+            )
         reply: dict[str, Any] = json.loads(line)
         return {**reply, "seconds": time.perf_counter() - start, "cpu_seconds": self._cpu_seconds() - busy}
 

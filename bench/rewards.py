@@ -1,15 +1,21 @@
-"""What does each reward of the family train? The same supervised start, the same number of updates, the same evaluation; several seeds.
+"""What does each reward of the family train? The same supervised start, the same number of updates, the same
+evaluation; several seeds.
 
-python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120] [--judge rule] [--set key=value …]
+python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120]
+[--judge rule] [--set key=value …]
 
-On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others (configs/star-small.yaml) only rac, custom_ruler and
-adaptive_ruler; these three with ``--core-seeds`` everywhere. The budget is seconds of the weighted metric's training steps, measured once: all rewards
-get the number of updates that fit in. A supervised stage runs once and gives every run its start. Evaluations are the same for all: test dialogues
-with references from logs, scored by the config's metric reward, never by the judge, which also picks each run's adapter on dev dialogues.
+On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others
+(configs/star-small.yaml) only rac, custom_ruler and adaptive_ruler; these three with ``--core-seeds``
+everywhere. The budget is seconds of the weighted metric's training steps, measured once: all rewards get the
+number of updates that fit in. A supervised stage runs once and gives every run its start. Evaluations are the
+same for all: test dialogues with references from logs, scored by the config's metric reward, never by the
+judge, which also picks each run's adapter on dev dialogues.
 
-Runs are processes of their own, found again when the command is given again (see `bench.learning`). Prints a table a config, with paired bootstrap intervals
-clustered by dialogue, and writes ``bench/results/<machine>/rewards.json`` (``rewards-<judge>.json`` for judges other than the rules) after every reward.
-Where a config tests on unseen domains and unseen tools (configs/sgd-unseen.yaml), each kind is shown on its own too.
+Runs are processes of their own, found again when the command is given again (see `bench.learning`). Prints a
+table a config, with paired bootstrap intervals clustered by dialogue, and writes
+``bench/results/<machine>/rewards.json`` (``rewards-<judge>.json`` for judges other than the rules) after
+every reward. Where a config tests on unseen domains and unseen tools (configs/sgd-unseen.yaml), each kind is
+shown on its own too.
 """
 
 from __future__ import annotations
@@ -42,7 +48,15 @@ from proactor.training.compare import pooled
 from proactor.training.runs import Run
 
 CONFIGS = (Path("configs/sgd-small.yaml"), Path("configs/star-small.yaml"))
-REWARDS = ("weighted_metric", "rac", "max_rac", "adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler")
+REWARDS = (
+    "weighted_metric",
+    "rac",
+    "max_rac",
+    "adaptive_metric",
+    "general_ruler",
+    "custom_ruler",
+    "adaptive_ruler",
+)
 CORE = ("rac", "custom_ruler", "adaptive_ruler")
 JUDGED = ("general_ruler", "custom_ruler", "adaptive_ruler")
 PACE_STEPS = 5
@@ -55,7 +69,9 @@ CHECKS = 4
 
 @dataclass(frozen=True)
 class Bench:
-    """One config's part: how every run is started. ``judge``: what a config would say; ``ruler``: more options of the judged rewards."""
+    """One config's part: how every run is started. ``judge``: what a config would say; ``ruler``: more
+    options of the judged rewards.
+    """
 
     config: Path
     overrides: tuple[str, ...]
@@ -67,11 +83,15 @@ class Bench:
         return load_config(self.config, self.overrides)
 
     def start(self) -> list[str]:
-        """Overrides that put every run where supervised training ended; without such a stage all start from the model as it is."""
+        """Overrides that put every run where supervised training ended; without such a stage all start from
+        the model as it is.
+        """
         base = self.base
         if base.sft is None:
             return []
-        run = ensure(self.config, [*self.overrides, f"name={base.name}-start", "grpo=null", "eval.final=false"], ended)
+        run = ensure(
+            self.config, [*self.overrides, f"name={base.name}-start", "grpo=null", "eval.final=false"], ended
+        )
         return ["sft=null", f"start={run.best}"]
 
     def updates(self, start: Sequence[str], budget: float) -> int:
@@ -86,30 +106,48 @@ class Bench:
         """One run, ended and compared on the test dialogues."""
         base = self.base
         judge = f"-{self.label}" if reward in JUDGED else ""
-        return ensure(self.config, [
-            *self.overrides, *start, f"name={base.name}-{reward}{judge}-{updates}u-s{seed}", f"seed={seed}",
-            f"reward={reward}", f"reward_options={json.dumps(self.options(reward))}", *evaluated_by(base),
-            f"grpo.steps={updates}", f"grpo.eval_every={max(1, updates // CHECKS)}",
-        ])  # fmt: skip
+        return ensure(
+            self.config,
+            [
+                *self.overrides,
+                *start,
+                f"name={base.name}-{reward}{judge}-{updates}u-s{seed}",
+                f"seed={seed}",
+                f"reward={reward}",
+                f"reward_options={json.dumps(self.options(reward))}",
+                *evaluated_by(base),
+                f"grpo.steps={updates}",
+                f"grpo.eval_every={max(1, updates // CHECKS)}",
+            ],
+        )
 
     @property
     def label(self) -> str:
         """The judge's kind, with a digest of its options when it has any."""
         kind = self.judge if isinstance(self.judge, str) else str(self.judge.get("kind"))
         more = [self.judge, dict(self.ruler)] if self.judge != kind or self.ruler else []
-        return kind + (f"-{hashlib.blake2b(json.dumps(more).encode(), digest_size=3).hexdigest()}" if more else "")
+        return kind + (
+            f"-{hashlib.blake2b(json.dumps(more).encode(), digest_size=3).hexdigest()}" if more else ""
+        )
 
     def options(self, reward: str) -> dict[str, Any]:
-        """A reward's options: the config's way of judging decisions where the reward has one, and the judge."""
+        """A reward's options: the config's way of judging decisions where the reward has one, and the
+        judge.
+        """
         base = self.base
         given = base.reward_options if base.reward == "weighted_metric" else {}
         metric = {k: v for k, v in given.items() if k in MetricOptions.model_fields}
         consistency = {k: v for k, v in metric.items() if k in ("waiting", "theta")}
         judged = {"judge": self.judge, **self.ruler}
         return {
-            "weighted_metric": dict(given), "adaptive_metric": metric, "rac": consistency, "max_rac": consistency,
-            "general_ruler": judged, "custom_ruler": judged, "adaptive_ruler": judged | {"metric_options": metric},
-        }.get(reward, {})  # fmt: skip
+            "weighted_metric": dict(given),
+            "adaptive_metric": metric,
+            "rac": consistency,
+            "max_rac": consistency,
+            "general_ruler": judged,
+            "custom_ruler": judged,
+            "adaptive_ruler": judged | {"metric_options": metric},
+        }.get(reward, {})
 
 
 def evaluated_by(base: RunConfig) -> list[str]:
@@ -142,19 +180,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="rule, engine, or a mapping like {kind: engine, forced: true}",
     )
     parser.add_argument(
-        "--ruler", type=yaml.safe_load, default={}, help="more options of judged rewards, like {grading: text}"
+        "--ruler",
+        type=yaml.safe_load,
+        default={},
+        help="more options of judged rewards, like {grading: text}",
     )
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
     given = parser.parse_args(arguments)
     record: dict[str, Any] = {
-        "machine": machine(), "date": time.strftime("%Y-%m-%d"), "judge": given.judge, "ruler": given.ruler,
-        "budget_seconds": given.budget_seconds, "configs": {},
-    }  # fmt: skip
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "judge": given.judge,
+        "ruler": given.ruler,
+        "budget_seconds": given.budget_seconds,
+        "configs": {},
+    }
     suffix = "" if given.judge == "rule" else f"-{Bench(Path(), (), given.judge).label}"
     file = result_folder(given.results, record["machine"]) / f"rewards{suffix}.json"
     for i, config in enumerate(given.configs):
         bench = Bench(config, tuple(given.set), given.judge, given.ruler)
-        seeds = {r: given.core_seeds if r in CORE else given.seeds for r in given.rewards if i == 0 or r in CORE}
+        seeds = {
+            r: given.core_seeds if r in CORE else given.seeds for r in given.rewards if i == 0 or r in CORE
+        }
         if not seeds:
             continue
         start = bench.start()
@@ -163,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for reward, count in seeds.items():
             runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
             found = summed_up(bench, runs) | {"updates": updates, "budget_seconds": given.budget_seconds}
-            if file.exists():  # the other configs' results stay, also those that another call writes meanwhile
+            if (
+                file.exists()
+            ):  # the other configs' results stay, also those that another call writes meanwhile
                 record["configs"] = json.loads(file.read_text())["configs"]
             record["configs"][bench.base.name] = found
             write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
@@ -172,7 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def summed_up(bench: Bench, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Every reward's result on one config, the start and the trivial policies; the config without the paths of this machine."""
+    """Every reward's result on one config, the start and the trivial policies; the config without the paths
+    of this machine.
+    """
     first = next(iter(runs.values()))[0]
     named = load_evaluations(first.folder / "evaluations.json")[1]
     systems = {"start": named["before"], **{name: named[name] for name in RIVALS}}
@@ -185,8 +236,12 @@ def summed_up(bench: Bench, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]
 
 
 def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
-    """One reward: means before and after over seeds, their difference and that to RAC at the same seeds, each with its interval; cost and judge."""
-    before, after, other = (played(of, name) for of, name in ((runs, "before"), (runs, "after"), (rac, "after")))
+    """One reward: means before and after over seeds, their difference and that to RAC at the same seeds, each
+    with its interval; cost and judge.
+    """
+    before, after, other = (
+        played(of, name) for of, name in ((runs, "before"), (runs, "after"), (rac, "after"))
+    )
     both = 0 if reward == "rac" else min(len(after), len(other))
     rows = [row for run in runs for row in run.rows() if row["kind"] == "grpo"]
     told = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
@@ -224,7 +279,9 @@ def played(runs: Sequence[Run], name: str) -> Played:
 
 
 def parts(bench: Bench, run: Run) -> dict[str, set[str]]:
-    """Kind of novelty (unseen_domain, else unseen_tool) -> ids of the test dialogues; empty where the config has no such split."""
+    """Kind of novelty (unseen_domain, else unseen_tool) -> ids of the test dialogues; empty where the config
+    has no such split.
+    """
     unseen, found = bench.base.data.unseen, dict[str, set[str]]()
     for dialogue in load_evaluations(run.folder / "evaluations.json")[0] if unseen else ():
         found.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)
@@ -257,14 +314,24 @@ def show(name: str, found: Mapping[str, Any]) -> None:
         table.add_row(system.replace("_", " "), "", *(_number(metrics[key]) for key in SHOWN), "", "", "", "")
     for reward, of in found["rewards"].items():
         table.add_row(
-            reward, str(of["runs"]), *(_number(of["after"][key]) for key in SHOWN),
-            _range(of["difference"]), _range(of["over_rac"]), f"{of['seconds']:.0f}", f"{of['groups_dropped']:.0f}",
-        )  # fmt: skip
+            reward,
+            str(of["runs"]),
+            *(_number(of["after"][key]) for key in SHOWN),
+            _range(of["difference"]),
+            _range(of["over_rac"]),
+            f"{of['seconds']:.0f}",
+            f"{of['groups_dropped']:.0f}",
+        )
         for part, on in of["parts"].items():
             table.add_row(
-                f"  {part.replace('_', ' ')} ({on['dialogues']})", "", *(_number(on["after"][key]) for key in SHOWN),
-                _range(on["difference"]), _range(on["over_rac"]), "", "",
-            )  # fmt: skip
+                f"  {part.replace('_', ' ')} ({on['dialogues']})",
+                "",
+                *(_number(on["after"][key]) for key in SHOWN),
+                _range(on["difference"]),
+                _range(on["over_rac"]),
+                "",
+                "",
+            )
     Console(width=220).print(table)
 
 

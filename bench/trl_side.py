@@ -1,5 +1,7 @@
-"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time, with nothing on that would cost it time (no logging, saving, evaluation, reference
-model, gradient checkpointing, old-policy pass, tokenising). Its own methods are wrapped by timers only."""
+"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time, with nothing on that would cost it time (no
+logging, saving, evaluation, reference model, gradient checkpointing, old-policy pass, tokenising). Its own
+methods are wrapped by timers only.
+"""
 
 from __future__ import annotations
 
@@ -50,18 +52,44 @@ class OnCommand(TrainerCallback):
 
 
 def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdTrainer:
-    """GRPOTrainer at ``setup["micro"]`` sequences a micro-batch; all of a step's sequences in one generation."""
+    """GRPOTrainer at ``setup["micro"]`` sequences a micro-batch; all of a step's sequences in one
+    generation.
+    """
     total = len(workload.lengths) * workload.samples
     base = AutoModelForCausalLM.from_pretrained(setup["model"], dtype=torch.float32)
     model = PeftModel.from_pretrained(base, setup["adapter"], is_trainable=True)
     config = GRPOConfig(
-        output_dir=scratch, per_device_train_batch_size=setup["micro"], gradient_accumulation_steps=total // setup["micro"],
-        generation_batch_size=total, num_generations=workload.samples, max_completion_length=workload.max_tokens,
-        generation_kwargs={"min_new_tokens": workload.max_tokens}, temperature=1.0, top_p=1.0, top_k=0, num_iterations=1, beta=0.0,
-        loss_type="dapo", epsilon=0.2, scale_rewards="group", learning_rate=1e-5, lr_scheduler_type="constant", max_grad_norm=1.0,
-        max_steps=STEPS, bf16=False, gradient_checkpointing=False, shuffle_dataset=False, use_cpu=True, logging_strategy="no",
-        save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True, log_completions=False, seed=0,
-    )  # fmt: skip
+        output_dir=scratch,
+        per_device_train_batch_size=setup["micro"],
+        gradient_accumulation_steps=total // setup["micro"],
+        generation_batch_size=total,
+        num_generations=workload.samples,
+        max_completion_length=workload.max_tokens,
+        generation_kwargs={"min_new_tokens": workload.max_tokens},
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        num_iterations=1,
+        beta=0.0,
+        loss_type="dapo",
+        epsilon=0.2,
+        scale_rewards="group",
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        max_steps=STEPS,
+        bf16=False,
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        use_cpu=True,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        log_completions=False,
+        seed=0,
+    )
     rows = [{"prompt": json.dumps(ids)} for step in range(STEPS) for ids in workload.prompts(step)]
     return IdTrainer(
         model=model,
@@ -73,7 +101,9 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
 
 
 def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of the batch or, where it brings old ones, loss and gradients, by TRL's own functions."""
+    """Log-probabilities of the batch or, where it brings old ones, loss and gradients, by TRL's own
+    functions.
+    """
     batch, model = command["batch"], trainer.model
     prompts, completions = ([torch.tensor(s[key]) for s in batch] for key in ("prompt", "completion"))
     inputs = {
@@ -87,7 +117,9 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         with torch.no_grad():
-            logps = trainer._get_per_token_logps_and_entropies(model, ids, mask, len(completions[0]), batch_size=8)[0]
+            logps = trainer._get_per_token_logps_and_entropies(
+                model, ids, mask, len(completions[0]), batch_size=8
+            )[0]
         return {"logprobs": logps.tolist()}
     model.train()
     model.zero_grad()
@@ -102,7 +134,9 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
         value = trainer.compute_loss(model, part)
         value.backward()
         loss += value.item()
-    grads = {n.replace(".default", ""): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    grads = {
+        n.replace(".default", ""): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
     Path(command["out"]).mkdir()
     save_file(grads, Path(command["out"]) / "adapter_model.safetensors")
     model.zero_grad()
@@ -110,7 +144,9 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
 
 
 def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
-    """Wrap TRL's phases with timers and count rows through the first layer; returns what reads and resets them."""
+    """Wrap TRL's phases with timers and count rows through the first layer; returns what reads and resets
+    them.
+    """
     seconds: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
 

@@ -1,4 +1,6 @@
-"""What both sides are given to do: prompts by step, completions of fixed length, a reward, and the batch on which they must agree first."""
+"""What both sides are given to do: prompts by step, completions of fixed length, a reward, and the batch on
+which they must agree first.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from bench.models import VOCAB
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``lengths``: tokens of each prompt. ``samples`` of ``max_tokens`` each are drawn from every prompt, end tokens ignored. ``nested``: the prompts are the
-    turns of one dialogue, each a prefix of the next."""
+    """``lengths``: tokens of each prompt. ``samples`` of ``max_tokens`` each are drawn from every prompt, end
+    tokens ignored. ``nested``: the prompts are the turns of one dialogue, each a prefix of the next.
+    """
 
     name: str
     lengths: tuple[int, ...]
@@ -47,7 +50,8 @@ def reward(ids: Sequence[int]) -> float:
 
 
 def gate_batch(workload: Workload) -> list[dict[str, Any]]:
-    """Completions with advantages, and old log-probabilities far enough from the new ones that some tokens are clipped; one dict a sample.
+    """Completions with advantages, and old log-probabilities far enough from the new ones that some tokens
+    are clipped; one dict a sample.
 
     The noise is added to the log-probabilities of the first side that is asked, see `bench.harness.gate`.
     """

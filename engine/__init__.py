@@ -34,10 +34,22 @@ if TYPE_CHECKING:
     from proactor.engine.types import Sample as Sample
 
 _HOME = {
-    "ChatFormat": "chat", "GRPO": "config", "SFT": "config", "AdamW": "config", "LoRA": "config", "Sampling": "config", "Engine": "engine",
-    "GRPOLoss": "loss", "SFTLoss": "loss", "TokenBatch": "tree", "Tree": "tree", "save_quantized": "checkpoint",
-    "EngineError": "types", "Group": "types", "Sample": "types",
-}  # fmt: skip
+    "ChatFormat": "chat",
+    "GRPO": "config",
+    "SFT": "config",
+    "AdamW": "config",
+    "LoRA": "config",
+    "Sampling": "config",
+    "Engine": "engine",
+    "GRPOLoss": "loss",
+    "SFTLoss": "loss",
+    "TokenBatch": "tree",
+    "Tree": "tree",
+    "save_quantized": "checkpoint",
+    "EngineError": "types",
+    "Group": "types",
+    "Sample": "types",
+}
 
 __all__ = sorted(_HOME)
 

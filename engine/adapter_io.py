@@ -1,7 +1,8 @@
 """LoRA adapters in PEFT's layout: `adapter_config.json` beside `adapter_model.safetensors`.
 
-What PEFT writes and this project trains with is one plain low-rank pair per linear, one rank and one scale for all. Every PEFT setting
-that would make the same tensors mean something else is refused by name rather than dropped.
+What PEFT writes and this project trains with is one plain low-rank pair per linear, one rank and one scale
+for all. Every PEFT setting that would make the same tensors mean something else is refused by name rather
+than dropped.
 """
 
 from __future__ import annotations
@@ -33,13 +34,34 @@ LEAF: dict[str, str] = {target: module.rpartition(".")[2] for target, module in 
 # Settings that say how an adapter was made or where it applies, but not what its tensors mean.
 HARMLESS = frozenset(
     {
-        "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "inference_mode",
-        "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout",
-        "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "runtime_config",
-        "target_modules", "task_type", "use_rslora",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
     }
-)  # fmt: skip
-# Initialisations that subtract from the base weights: their tensors fit only the base that was changed with them.
+)
+# Initialisations that subtract from the base weights: their tensors fit only the base that was changed with
+# them.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -53,10 +75,12 @@ def write_peft(
     targets: Sequence[str],
     base_model: str | None = None,
 ) -> None:
-    """Write `tensors`, {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}, as an adapter that PEFT loads.
+    """Write `tensors`, {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}, as an adapter
+    that PEFT loads.
 
-    The adapter adds (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier save survives any failure,
-    and files in the folder that are not an adapter's stay. Raises CheckpointError when it cannot be written.
+    The adapter adds (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier
+    save survives any failure, and files in the folder that are not an adapter's stay. Raises CheckpointError
+    when it cannot be written.
     """
     leaves = sorted({LEAF.get(target, target) for target in targets})
     config = {
@@ -78,7 +102,9 @@ def write_peft(
     flat: dict[str, Tensor] = {}
     for name, (a, b) in tensors.items():
         if a.shape[0] != rank or b.shape[1] != rank:
-            raise CheckpointError(f"{folder}: {name}: A {list(a.shape)} and B {list(b.shape)} are not of rank {rank}")
+            raise CheckpointError(
+                f"{folder}: {name}: A {list(a.shape)} and B {list(b.shape)} are not of rank {rank}"
+            )
         # copies: the training buffer's views share memory, which safetensors refuses
         flat[f"{PREFIX}{name}.lora_A.weight"] = a.detach().cpu().clone(memory_format=torch.contiguous_format)
         flat[f"{PREFIX}{name}.lora_B.weight"] = b.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -92,12 +118,16 @@ def write_peft(
         ) from error
 
 
-def read_peft(folder: str | Path, config: ModelConfig | None = None) -> tuple[Pairs, int, float, tuple[Target, ...]]:
-    """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets); tensors as stored, on the CPU.
+def read_peft(
+    folder: str | Path, config: ModelConfig | None = None
+) -> tuple[Pairs, int, float, tuple[Target, ...]]:
+    """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets); tensors as
+    stored, on the CPU.
 
-    The scale is alpha / rank whatever PEFT's convention was: a rank-stabilised adapter comes back with alpha * sqrt(rank). With `config`,
-    layers and shapes are checked against the model. Raises CheckpointError, naming file and key or tensor, for anything that cannot
-    be represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
+    The scale is alpha / rank whatever PEFT's convention was: a rank-stabilised adapter comes back with alpha
+    * sqrt(rank). With `config`, layers and shapes are checked against the model. Raises CheckpointError,
+    naming file and key or tensor, for anything that cannot be represented so (DoRA, per-module ranks, saved
+    modules, other adapter types) or does not fit.
     """
     path = Path(folder)
     recover(path)
@@ -147,7 +177,8 @@ def _read_config(path: Path) -> tuple[int, float]:
     start = values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         raise refuse(
-            "init_lora_weights", f"{start!r} changes the base weights; convert it to a plain LoRA in PEFT first"
+            "init_lora_weights",
+            f"{start!r} changes the base weights; convert it to a plain LoRA in PEFT first",
         )
     rank, alpha = values.get("r"), values.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
@@ -165,7 +196,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         with opened as file:
             return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated or corrupted safetensors file: {one_line(error)}") from error
+        raise CheckpointError(
+            f"{path}: truncated or corrupted safetensors file: {one_line(error)}"
+        ) from error
 
 
 def _check_pair(where: str, name: str, a: Tensor, b: Tensor, rank: int, config: ModelConfig | None) -> None:
@@ -184,5 +217,6 @@ def _check_pair(where: str, name: str, a: Tensor, b: Tensor, rank: int, config: 
     rows, columns = shapes(config)[TARGETS[module]]
     if a.shape[1] != columns or b.shape[0] != rows:
         raise CheckpointError(
-            f"{where}: A {list(a.shape)} and B {list(b.shape)} do not fit the model's linear [{rows}, {columns}]"
+            f"{where}: A {list(a.shape)} and B {list(b.shape)} do not fit the model's linear [{rows}, "
+            f"{columns}]"
         )

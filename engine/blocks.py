@@ -1,8 +1,9 @@
-"""Attention blocks: which rows see which keys, stacked into few batched products. The same form serves tree rows and KV pages.
+"""Attention blocks: which rows see which keys, stacked into few batched products. The same form serves tree
+rows and KV pages.
 
-Members that share a context form a family: siblings in a tree, the samples of a prompt. Long runs are cut into chunks, each a family of one whose
-context is all that stands before it. Families of similar shape are stacked into one `AttentionBlock` when the padding costs less than another round of
-small operations.
+Members that share a context form a family: siblings in a tree, the samples of a prompt. Long runs are cut
+into chunks, each a family of one whose context is all that stands before it. Families of similar shape are
+stacked into one `AttentionBlock` when the padding costs less than another round of small operations.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ def stack(found: list[Family], unit: int = 1) -> list[AttentionBlock]:
 
 
 def _block(held: list[Family], unit: int) -> AttentionBlock:
-    """Pad families to one shape. Padding repeats real rows and units, and is hidden from or ignored by everyone."""
+    """Pad families to one shape. Padding repeats real rows and units, and is hidden from or ignored by
+    everyone.
+    """
     f = len(held)
     n, lq, lo, lc = (max(h.shape[i] for h in held) for i in range(4))
     rows, real = np.zeros((f, n, lq), np.int64), np.zeros((f, n, lq), bool)

@@ -1,7 +1,9 @@
-"""bitsandbytes' 4-bit layout in a Hugging Face folder: which configs are accepted, and one linear's keys to an NF4Tensor and back.
+"""bitsandbytes' 4-bit layout in a Hugging Face folder: which configs are accepted, and one linear's keys to
+an NF4Tensor and back.
 
-Beside `weight` (the packed bytes) stand `weight.absmax`, `weight.quant_map`, where the scales are nested `weight.nested_absmax` and
-`weight.nested_quant_map`, and the JSON `weight.quant_state.bitsandbytes__nf4`. [CODE] bitsandbytes 0.50 `QuantState`.
+Beside `weight` (the packed bytes) stand `weight.absmax`, `weight.quant_map`, where the scales are nested
+`weight.nested_absmax` and `weight.nested_quant_map`, and the JSON `weight.quant_state.bitsandbytes__nf4`.
+[CODE] bitsandbytes 0.50 `QuantState`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def is_4bit(config: Mapping[str, Any], where: str) -> bool:
-    """Whether `config` (a whole config.json) declares bitsandbytes NF4; CheckpointError names any other quantisation."""
+    """Whether `config` (a whole config.json) declares bitsandbytes NF4; CheckpointError names any other
+    quantisation.
+    """
     quantization = config.get("quantization_config")
     if not quantization:
         return False
@@ -32,10 +36,13 @@ def is_4bit(config: Mapping[str, Any], where: str) -> bool:
     method = quantization.get("quant_method")
     if method != "bitsandbytes" and not (method is None and quantization.get("load_in_4bit")):
         raise CheckpointError(
-            f"{where}: quantization_config: quant_method {method!r} is not supported, only bitsandbytes 4-bit NF4"
+            f"{where}: quantization_config: quant_method {method!r} is not supported, only bitsandbytes "
+            "4-bit NF4"
         )
     if not quantization.get("load_in_4bit", quantization.get("_load_in_4bit")):
-        raise CheckpointError(f"{where}: quantization_config: bitsandbytes 8-bit is not supported, only 4-bit NF4")
+        raise CheckpointError(
+            f"{where}: quantization_config: bitsandbytes 8-bit is not supported, only 4-bit NF4"
+        )
     kind = quantization.get("bnb_4bit_quant_type", "fp4")
     if kind != "nf4":
         raise CheckpointError(
@@ -75,7 +82,9 @@ def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.devi
         raise shards.error(name, str(error)) from error
     coarse = tensor.absmax if tensor.nested_absmax is None else tensor.nested_absmax
     if not bool(torch.isfinite(coarse).all()):
-        raise shards.error(name + (".nested_absmax" if nested else ".absmax"), "holds values that are not finite")
+        raise shards.error(
+            name + (".nested_absmax" if nested else ".absmax"), "holds values that are not finite"
+        )
     return tensor
 
 
@@ -95,11 +104,15 @@ def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, 
     if state.get("quant_type") != "nf4":
         raise shards.error(key, f"quant_type {state.get('quant_type')!r} is not supported, only 'nf4'")
     if state.get("blocksize") not in BLOCKSIZES:
-        raise shards.error(key, f"blocksize {state.get('blocksize')!r} is not one of {', '.join(map(str, BLOCKSIZES))}")
+        raise shards.error(
+            key, f"blocksize {state.get('blocksize')!r} is not one of {', '.join(map(str, BLOCKSIZES))}"
+        )
     if state.get("dtype") not in DTYPES:
         raise shards.error(key, f"dtype {state.get('dtype')!r} is not one of {', '.join(DTYPES)}")
     if state.get("shape") != list(shape):
-        raise shards.error(key, f"shape {state.get('shape')} contradicts config.json, which needs {list(shape)}")
+        raise shards.error(
+            key, f"shape {state.get('shape')} contradicts config.json, which needs {list(shape)}"
+        )
     if name + ".nested_absmax" in shards:
         blocksize, offset = state.get("nested_blocksize"), state.get("nested_offset")
         if not isinstance(blocksize, int) or blocksize <= 0:
@@ -119,9 +132,16 @@ def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "shape": list(tensor.shape),
     }
-    parts = {name: tensor.packed.view(-1, 1), name + ".absmax": tensor.absmax, name + ".quant_map": tensor.code}
+    parts = {
+        name: tensor.packed.view(-1, 1),
+        name + ".absmax": tensor.absmax,
+        name + ".quant_map": tensor.code,
+    }
     if tensor.nested_absmax is not None and tensor.nested_code is not None:
-        parts |= {name + ".nested_absmax": tensor.nested_absmax, name + ".nested_quant_map": tensor.nested_code}
+        parts |= {
+            name + ".nested_absmax": tensor.nested_absmax,
+            name + ".nested_quant_map": tensor.nested_code,
+        }
         state |= {
             "nested_blocksize": tensor.nested_blocksize,
             "nested_dtype": "float32",
@@ -132,8 +152,12 @@ def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
     return {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in parts.items()}
 
 
-def quantization_config(plain_linears: Iterable[str], nested: bool, compute_dtype: torch.dtype) -> dict[str, Any]:
-    """The `quantization_config` of config.json; `plain_linears` are module names kept unquantised (lm_head included)."""
+def quantization_config(
+    plain_linears: Iterable[str], nested: bool, compute_dtype: torch.dtype
+) -> dict[str, Any]:
+    """The `quantization_config` of config.json; `plain_linears` are module names kept unquantised (lm_head
+    included).
+    """
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,

@@ -1,11 +1,14 @@
 """Messages to token ids, each message once, alone, so that a conversation only ever grows at its end.
 
-Joining turns as text and encoding the whole again breaks byte-pair boundaries (in Qwen2.5 ``?`` + newline is one token), and some templates rewrite
-what they rendered before (Qwen3 strips the thinking of earlier answers). Both would part a prompt from the cached pages and token trees that hold its
-beginning. So the text that a chat template adds for one message, between its special tokens, is encoded by itself, and :meth:`ChatFormat.check`
-tries on a synthetic dialogue whether the template allows that. [NOTES] design, "Tokens".
+Joining turns as text and encoding the whole again breaks byte-pair boundaries (in Qwen2.5 ``?`` + newline is
+one token), and some templates rewrite what they rendered before (Qwen3 strips the thinking of earlier
+answers). Both would part a prompt from the cached pages and token trees that hold its beginning. So the text
+that a chat template adds for one message, between its special tokens, is encoded by itself, and
+:meth:`ChatFormat.check` tries on a synthetic dialogue whether the template allows that. [NOTES] design,
+"Tokens".
 
-A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the tokenizer's end token if it has one, newline.
+A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the
+tokenizer's end token if it has one, newline.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from proactor.engine.types import EngineError
 Message = Mapping[str, Any]
 
 PLAIN_TEMPLATE: Final = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + (eos_token or '') + '\n' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + (eos_token or "
+    "'') + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -47,10 +51,12 @@ class ChatError(EngineError):
 class ChatReport:
     """What :meth:`ChatFormat.check` found.
 
-    ``appendable``: a prompt that ends in a user message is a prefix of the same conversation's later prompts. Where it is False, callers build one tree a
-    turn and count that. ``keeps_samples``: an answer sampled after the generation prompt stands unchanged in later prompts (False where thinking is
-    stripped or an empty thinking block comes and goes). ``exact``: our ids equal those of the template rendered and encoded whole. ``alternating``: the
-    template refuses a repeated role. ``dated``: it writes a date, which is frozen. ``strips_thinking``: it drops ``<think>`` blocks of earlier answers.
+    ``appendable``: a prompt that ends in a user message is a prefix of the same conversation's later prompts.
+    Where it is False, callers build one tree a turn and count that. ``keeps_samples``: an answer sampled
+    after the generation prompt stands unchanged in later prompts (False where thinking is stripped or an
+    empty thinking block comes and goes). ``exact``: our ids equal those of the template rendered and encoded
+    whole. ``alternating``: the template refuses a repeated role. ``dated``: it writes a date, which is
+    frozen. ``strips_thinking``: it drops ``<think>`` blocks of earlier answers.
     ``roles``: those it renders. ``problems``: one line each, empty when all is well.
     """
 
@@ -65,29 +71,38 @@ class ChatReport:
 
 
 def load_tokenizer(folder: str | Path) -> Any | None:
-    """The Hugging Face tokenizer of a model folder, or None when the folder holds none. Reads local files only.
+    """The Hugging Face tokenizer of a model folder, or None when the folder holds none. Reads local files
+    only.
 
-    A tokenizer.json is taken as it stands. AutoTokenizer would choose a class by the model's architecture, and that class replaces the file's
-    pre-tokenizer by its own: a Qwen2 model with another tokenizer would then be read with other ids than it was trained on.
+    A tokenizer.json is taken as it stands. AutoTokenizer would choose a class by the model's architecture,
+    and that class replaces the file's pre-tokenizer by its own: a Qwen2 model with another tokenizer would
+    then be read with other ids than it was trained on.
     """
     found = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
     if not found:
         return None
     import transformers  # takes a second: only when there is a tokenizer to load
 
-    kind = transformers.PreTrainedTokenizerFast if found[0] == "tokenizer.json" else transformers.AutoTokenizer
+    kind = (
+        transformers.PreTrainedTokenizerFast if found[0] == "tokenizer.json" else transformers.AutoTokenizer
+    )
     return kind.from_pretrained(str(folder), local_files_only=True)
 
 
 class ChatFormat:
     """A tokenizer's chat template as an append-only encoder.
 
-    ``tokenizer`` is a Hugging Face tokenizer; ``template_kwargs`` go to the template (``enable_thinking=False`` for Qwen3). Raises ChatError when the
-    template cannot render a question and an answer.
+    ``tokenizer`` is a Hugging Face tokenizer; ``template_kwargs`` go to the template
+    (``enable_thinking=False`` for Qwen3). Raises ChatError when the template cannot render a question and an
+    answer.
     """
 
     def __init__(
-        self, tokenizer: Any, *, date: datetime.date = FROZEN_DATE, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        *,
+        date: datetime.date = FROZEN_DATE,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.plain = not getattr(tokenizer, "chat_template", None)
@@ -100,18 +115,26 @@ class ChatFormat:
         question, closed = self.render([_USER]), self.render([_USER, _ANSWER, _OTHER])
         close = self.render([_USER, _ANSWER]).rpartition(_ANSWER["content"])[2]
         self._question = question
-        self._generation = _suffix(self.render([_USER], add_generation_prompt=True), question, "the generation prompt")
+        self._generation = _suffix(
+            self.render([_USER], add_generation_prompt=True), question, "the generation prompt"
+        )
         self._answered = closed[: closed.rfind(_ANSWER["content"])] + _ANSWER["content"] + close
-        """What stands before a later user message: a question and its answer, as a later prompt holds them."""
+        """What stands before a later user message: a question and its answer, as a later prompt holds
+        them.
+        """
         self._reply = closed.removeprefix(self._answered)
         self.generation_prompt_ids: tuple[int, ...] = tuple(self._ids(self._generation))
         """Ids that open an assistant message; empty where the template has none."""
         ids = self._ids(close)
         ends = max((i + 1 for i, token in enumerate(ids) if token in self._specials.values()), default=0)
         self.end_ids: tuple[int, ...] = tuple(ids[:ends])
-        """Ids that close an assistant message and are trained; empty when the template ends it by no special token."""
+        """Ids that close an assistant message and are trained; empty when the template ends it by no special
+        token.
+        """
         self.tail_ids: tuple[int, ...] = tuple(ids[ends:])
-        """What the template puts after the end token (a newline in Qwen2.5): context for the next turn, never trained."""
+        """What the template puts after the end token (a newline in Qwen2.5): context for the next turn, never
+        trained.
+        """
         self.report = self.check()
 
     @property
@@ -120,9 +143,11 @@ class ChatFormat:
         return self.report.appendable
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[int]:
-        """Ids of a conversation: the messages encoded one by one, or the template's whole rendering where that is not ``appendable``.
+        """Ids of a conversation: the messages encoded one by one, or the template's whole rendering where
+        that is not ``appendable``.
 
-        Raises ChatError for no messages, a message without role or content, or one that the template renders differently in this company.
+        Raises ChatError for no messages, a message without role or content, or one that the template renders
+        differently in this company.
         """
         if not messages:
             raise ChatError("a conversation without messages has no prompt")
@@ -130,42 +155,55 @@ class ChatFormat:
             text = self.render(messages, add_generation_prompt=add_generation_prompt)
             for token in (t for t in self._specials if any(t in m["content"] for m in messages)):
                 raise ChatError(
-                    f"a message contains the special token {token!r}, which this chat template cannot hold as text"
+                    f"a message contains the special token {token!r}, which this chat template cannot hold "
+                    "as text"
                 )
             return self._ids(text)
         self._check_roles([str(message.get("role")) for message in messages])
         pieces = [self._piece(message, first=i == 0) for i, message in enumerate(messages)]
         self._check_company(messages, pieces)
         ids = [
-            token for piece, message in zip(pieces, messages, strict=True) for token in self._piece_ids(piece, message)
+            token
+            for piece, message in zip(pieces, messages, strict=True)
+            for token in self._piece_ids(piece, message)
         ]
         return [*ids, *self.generation_prompt_ids] if add_generation_prompt else ids
 
     def encode_message(self, message: Message, first: bool = False) -> list[int]:
-        """Ids of one message by itself; ``first`` includes what the template puts before a conversation (a begin token, a default system message).
+        """Ids of one message by itself; ``first`` includes what the template puts before a conversation (a
+        begin token, a default system message).
 
-        For an assistant message: generation prompt, content, ``end_ids``, ``tail_ids``. Raises ChatError where the template is not ``appendable``.
+        For an assistant message: generation prompt, content, ``end_ids``, ``tail_ids``. Raises ChatError
+        where the template is not ``appendable``.
         """
         if not self.appendable:
             raise ChatError("this chat template rewrites earlier messages: encode the conversation whole")
         return self._piece_ids(self._piece(message, first), message)
 
     def encode_answer(self, content: str) -> list[int]:
-        """Ids of an answer as the model would sample it: what follows the generation prompt, end ids included. For supervised examples."""
+        """Ids of an answer as the model would sample it: what follows the generation prompt, end ids
+        included. For supervised examples.
+        """
         return [*self.encode_text(content), *self.end_ids]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; what looks like a special token stays text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, without special tokens and without tidying of white space."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The template's own text for a conversation, with the date frozen. Raises ChatError when the template refuses it."""
+        """The template's own text for a conversation, with the date frozen. Raises ChatError when the
+        template refuses it.
+        """
         for i, message in enumerate(messages):
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise ChatError(
@@ -181,14 +219,23 @@ class ChatFormat:
                 **self._kwargs,
             )
         except TemplateError as error:
-            raise ChatError(f"the chat template refuses the roles {[m['role'] for m in messages]}: {error}") from error
+            raise ChatError(
+                f"the chat template refuses the roles {[m['role'] for m in messages]}: {error}"
+            ) from error
         return text
 
     def check(self) -> ChatReport:
         """Try the template on a synthetic dialogue; the report says what holds and what does not."""
         roles = tuple(role for role in ("system", "user", "assistant", "tool") if self._stands_alone(role))
         opening: list[Message] = [{"role": "system", "content": "Be brief."}] if "system" in roles else []
-        dialogue = [*opening, _USER, _ANSWER, _OTHER, {"role": "assistant", "content": "Nothing: rest!"}, _USER]
+        dialogue = [
+            *opening,
+            _USER,
+            _ANSWER,
+            _OTHER,
+            {"role": "assistant", "content": "Nothing: rest!"},
+            _USER,
+        ]
         prompts = [dialogue[:end] for end in range(len(opening) + 1, len(dialogue) + 1, 2)]
         appendable = {"user", "assistant"} <= set(roles)
         exact = False
@@ -213,7 +260,8 @@ class ChatFormat:
             "the tokenizer merges across messages: ids differ from those of the conversation encoded whole": appendable
             and not exact,
             "there is no special token that ends an answer": not self.end_ids,
-            "the template writes today's date in a way that cannot be frozen": "strftime_now(" in self._template,
+            "the template writes today's date in a way that cannot be frozen": "strftime_now("
+            in self._template,
         }
         return ChatReport(
             appendable=appendable,
@@ -227,7 +275,9 @@ class ChatFormat:
         )
 
     def _piece(self, message: Message, first: bool = False) -> str:
-        """The text that the template adds for one message; an answer is taken between two user messages, as it stands in later prompts."""
+        """The text that the template adds for one message; an answer is taken between two user messages, as
+        it stands in later prompts.
+        """
         if message.get("role") == "assistant":
             before, stub = ([], "") if first else ([_USER], self._question)
             text = _suffix(self.render([*before, message, _OTHER]), stub, "an assistant message")
@@ -236,12 +286,15 @@ class ChatFormat:
             return text.removesuffix(self._reply)
         if first:
             return self.render([message])
-        return _suffix(self.render([_USER, _ANSWER, message]), self._answered, f"a {message.get('role')} message")
+        return _suffix(
+            self.render([_USER, _ANSWER, message]), self._answered, f"a {message.get('role')} message"
+        )
 
     def _piece_ids(self, piece: str, message: Message) -> list[int]:
         lead: tuple[int, ...] = ()
         if message["role"] == "assistant" and self._generation and piece.startswith(self._generation):
-            # Cut where sampling begins: an answer that starts with white space must not merge with the generation prompt's newline.
+            # Cut where sampling begins: an answer that starts with white space must not merge with the
+            # generation prompt's newline.
             lead, piece = self.generation_prompt_ids, piece.removeprefix(self._generation)
         content = message["content"]
         if not any(token in content for token in self._specials):
@@ -250,7 +303,8 @@ class ChatFormat:
         head, found, tail = piece.partition(content)
         if not found:
             raise ChatError(
-                f"a {message['role']} message contains a special token, and the chat template rewrites its text"
+                f"a {message['role']} message contains a special token, and the chat template rewrites its "
+                "text"
             )
         return [*lead, *self._ids(head), *self.encode_text(content), *self._ids(tail)]
 
@@ -261,20 +315,27 @@ class ChatFormat:
     def _check_roles(self, roles: Sequence[str]) -> None:
         for i, role in enumerate(roles):
             if role not in self.report.roles:
-                raise ChatError(f"message {i + 1}: this chat template has no {role!r} message that stands alone")
+                raise ChatError(
+                    f"message {i + 1}: this chat template has no {role!r} message that stands alone"
+                )
             if i and role == roles[i - 1] and self.report.alternating:
                 raise ChatError(
-                    f"message {i + 1}: {role!r} follows {role!r}, which this chat template refuses; join the two"
+                    f"message {i + 1}: {role!r} follows {role!r}, which this chat template refuses; join "
+                    "the two"
                 )
 
     def _check_company(self, messages: Sequence[Message], pieces: Sequence[str]) -> None:
-        """Company that the synthetic dialogue did not try (repeated roles, tools): compare with the template's own rendering."""
+        """Company that the synthetic dialogue did not try (repeated roles, tools): compare with the
+        template's own rendering.
+        """
         roles = [message["role"] for message in messages]
         if "tool" not in roles and all(a != b for a, b in itertools.pairwise(roles)):
             return
         company = messages if roles[-1] == "user" else [*messages, _OTHER]
         if self.render(company) != "".join(pieces) + (self._reply if company is not messages else ""):
-            raise ChatError(f"this chat template renders the roles {roles} differently together than one by one")
+            raise ChatError(
+                f"this chat template renders the roles {roles} differently together than one by one"
+            )
 
     def _accepts(self, messages: Sequence[Message]) -> bool:
         try:
@@ -302,6 +363,8 @@ def _suffix(text: str, stub: str, what: str) -> str:
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
     """Token text to id, for tokens that must never arise from what somebody wrote."""
     added = {
-        token.content: int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special
+        token.content: int(i)
+        for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        if token.special
     }
     return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))

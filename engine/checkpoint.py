@@ -1,6 +1,8 @@
-"""Model folders in Hugging Face's layout: weights in, quantised one tensor at a time on the way if asked; 4-bit folders out.
+"""Model folders in Hugging Face's layout: weights in, quantised one tensor at a time on the way if asked;
+4-bit folders out.
 
-Everything that can be wrong with a folder is found from its headers before a weight is read, and is one line that names file and tensor.
+Everything that can be wrong with a folder is found from its headers before a weight is read, and is one line
+that names file and tensor.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
         return path
     name = str(path_or_hub_id)
     if path.exists():
-        raise CheckpointError(f"{name}: is a file; a model is a folder with config.json and safetensors files")
+        raise CheckpointError(
+            f"{name}: is a file; a model is a folder with config.json and safetensors files"
+        )
     if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{name}: no such folder")
     try:
@@ -67,7 +71,9 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor a checkpoint of this model must hold, by Hugging Face's name, in reading order; `lm_head.weight` unless tied."""
+    """Every tensor a checkpoint of this model must hold, by Hugging Face's name, in reading order;
+    `lm_head.weight` unless tied.
+    """
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     linears = {
@@ -86,7 +92,10 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             layer[f"{name}.bias"] = (rows,)
     layer |= {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
     if config.qk_norm:
-        layer |= {"self_attn.q_norm.weight": (config.head_dim,), "self_attn.k_norm.weight": (config.head_dim,)}
+        layer |= {
+            "self_attn.q_norm.weight": (config.head_dim,),
+            "self_attn.k_norm.weight": (config.head_dim,),
+        }
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
     for index in range(config.num_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
@@ -112,11 +121,13 @@ def load_weights(
 ) -> Weights:
     """Every tensor of `weight_shapes(config)`, by name, on `device`; plain ones in `dtype` (None: as stored).
 
-    The seven linears of a layer become NF4Tensor where the folder stores them in bitsandbytes' 4 bits ("auto", "nf4": bytes as stored,
-    modules that were skipped there stay plain), or where `quantization="nf4"` is asked of a plain folder: each is then quantised, with
-    double quantisation, before the next one is read. "none" dequantises a 4-bit folder. `progress(done, total)` is called per tensor.
+    The seven linears of a layer become NF4Tensor where the folder stores them in bitsandbytes' 4 bits
+    ("auto", "nf4": bytes as stored, modules that were skipped there stay plain), or where
+    `quantization="nf4"` is asked of a plain folder: each is then quantised, with double quantisation, before
+    the next one is read. "none" dequantises a 4-bit folder. `progress(done, total)` is called per tensor.
 
-    Raises CheckpointError for anything missing, unexpected, malformed, of another shape than `config` says, or not finite.
+    Raises CheckpointError for anything missing, unexpected, malformed, of another shape than `config` says,
+    or not finite.
     """
     path = Path(folder)
     stored_4bit = bnb4bit.is_4bit(read_json(path / "config.json"), str(path / "config.json"))
@@ -195,7 +206,9 @@ def _load_quantized(
     tensor = bnb4bit.unpack(shards, name, (shape[0], shape[1]), device)
     if quantization != "none" and is_linear(name):
         return tensor
-    return tensor.dequantize().to(dtype)  # rounded to the stored type first: what bitsandbytes and transformers give
+    return tensor.dequantize().to(
+        dtype
+    )  # rounded to the stored type first: what bitsandbytes and transformers give
 
 
 def _load_plain(
@@ -222,19 +235,27 @@ def save_bnb4bit(
     tokenizer_from: str | Path | None = None,
     shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write a folder that `load_weights`, and transformers with bitsandbytes, load: NF4Tensors in 4 bits, the rest as they are.
+    """Write a folder that `load_weights`, and transformers with bitsandbytes, load: NF4Tensors in 4 bits, the
+    rest as they are.
 
-    `config_json` is the model's config.json; its `quantization_config` is set here. `tokenizer_from` is a folder whose tokenizer files
-    (and generation_config.json) are copied. Files are split above `shard_bytes`. Atomic: on any failure an earlier save is untouched.
+    `config_json` is the model's config.json; its `quantization_config` is set here. `tokenizer_from` is a
+    folder whose tokenizer files (and generation_config.json) are copied. Files are split above `shard_bytes`.
+    Atomic: on any failure an earlier save is untouched.
 
     Raises CheckpointError when the folder cannot be written.
     """
-    plain = [name.removesuffix(".weight") for name, t in tensors.items() if is_linear(name) and isinstance(t, Tensor)]
+    plain = [
+        name.removesuffix(".weight")
+        for name, t in tensors.items()
+        if is_linear(name) and isinstance(t, Tensor)
+    ]
     quantized = [t for t in tensors.values() if isinstance(t, NF4Tensor)]
     config = dict(config_json)
     if quantized:
         nested = any(t.nested for t in quantized)
-        config["quantization_config"] = bnb4bit.quantization_config(["lm_head", *plain], nested, quantized[0].dtype)
+        config["quantization_config"] = bnb4bit.quantization_config(
+            ["lm_head", *plain], nested, quantized[0].dtype
+        )
     else:
         config.pop("quantization_config", None)
     try:
@@ -250,7 +271,9 @@ def save_bnb4bit(
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}):
+    for path in sorted(
+        {path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}
+    ):
         shutil.copyfile(path, target / path.name)
 
 
@@ -271,7 +294,10 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard
         save_file(parts, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(parts, file)
     if len(plan) > 1:
-        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+        index = {
+            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+            "weight_map": weight_map,
+        }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -293,11 +319,14 @@ def save_quantized(
     tensors: Mapping[str, Tensor],
     tokenizer_from: str | Path | None = None,
 ) -> None:
-    """Quantise the linears of plain ``tensors`` to NF4 with double quantisation and write them as `save_bnb4bit` does.
+    """Quantise the linears of plain ``tensors`` to NF4 with double quantisation and write them as
+    `save_bnb4bit` does.
 
-    Raises CheckpointError when the folder cannot be written, ValueError for a tensor that cannot be quantised.
+    Raises CheckpointError when the folder cannot be written, ValueError for a tensor that cannot be
+    quantised.
     """
     packed = {
-        name: quantize_nf4(t) if is_linear(name) and name.endswith(".weight") else t for name, t in tensors.items()
+        name: quantize_nf4(t) if is_linear(name) and name.endswith(".weight") else t
+        for name, t in tensors.items()
     }
     save_bnb4bit(folder, config_json, packed, tokenizer_from)

@@ -13,7 +13,9 @@ ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 class Config(BaseModel):
     """Base of every configuration: immutable, and an unknown key is an error that names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+    )
 
 
 class LoRA(Config):
@@ -42,13 +44,16 @@ class LoRA(Config):
     def _no_dropout(cls, value: float) -> float:
         if value != 0:
             raise ValueError(
-                "dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; use 0"
+                "dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; "
+                "use 0"
             )
         return value
 
 
 class Sampling(Config):
-    """How samples are drawn. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch those filters off."""
+    """How samples are drawn. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch
+    those filters off.
+    """
 
     n: int = Field(1, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -73,7 +78,9 @@ class Sampling(Config):
 
 
 class AdamW(Config):
-    """Optimizer and schedule. ``warmup`` and ``total`` count steps; past ``warmup`` the rate decays to ``final`` of itself at ``total``."""
+    """Optimizer and schedule. ``warmup`` and ``total`` count steps; past ``warmup`` the rate decays to
+    ``final`` of itself at ``total``.
+    """
 
     lr: float = Field(5e-6, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -93,11 +100,13 @@ class AdamW(Config):
 
 
 class GRPO(AdamW):
-    """Group-relative policy optimisation; defaults as in ART [CODE]: clip 0.2, no KL, population deviation, token mean.
+    """Group-relative policy optimisation; defaults as in ART [CODE]: clip 0.2, no KL, population deviation,
+    token mean.
 
-    ``normalizer`` names what the summed loss is divided by over all ranks: trained tokens, samples (each sample's own token mean first), or ``constant``.
-    ``importance_cap`` truncates exp(policy - sampled log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None
-    switches it off.
+    ``normalizer`` names what the summed loss is divided by over all ranks: trained tokens, samples (each
+    sample's own token mean first), or ``constant``. ``importance_cap`` truncates exp(policy - sampled
+    log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None switches
+    it off.
     """
 
     epsilon: float = Field(0.2, gt=0)

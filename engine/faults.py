@@ -1,6 +1,7 @@
 """Named points where a test may kill the process, to prove that a run survives being killed anywhere.
 
-``PROACTOR_FAULT=save.write:3`` kills (SIGKILL) at the third passing of ``save.write``. Without the variable a point costs one dictionary look-up.
+``PROACTOR_FAULT=save.write:3`` kills (SIGKILL) at the third passing of ``save.write``. Without the variable a
+point costs one dictionary look-up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all: written beside their place, flushed, then swapped in.
 
-A full disk or a kill at any moment leaves what was there before. Files in the old folder that the writer does not own survive the swap.
+A full disk or a kill at any moment leaves what was there before. Files in the old folder that the writer does
+not own survive the swap.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ RENAME_EXCHANGE = 2
 
 @contextmanager
 def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `folder`; on leaving without an exception it takes the folder's place in one rename.
+    """Yield an empty temporary sibling of `folder`; on leaving without an exception it takes the folder's
+    place in one rename.
 
-    `owned` are file name patterns of this kind of save: such files of an earlier save disappear with it, anything else found in the
-    old folder is kept. On an exception the temporary folder is removed and the old one is untouched.
+    `owned` are file name patterns of this kind of save: such files of an earlier save disappear with it,
+    anything else found in the old folder is kept. On an exception the temporary folder is removed and the old
+    one is untouched.
     """
     final = Path(folder).resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +48,9 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
 
 
 def recover(folder: str | Path) -> None:
-    """Put back a folder whose replacement was cut off between its two renames (only where the system has no exchange)."""
+    """Put back a folder whose replacement was cut off between its two renames (only where the system has no
+    exchange).
+    """
     final = Path(folder).resolve()
     aside = _aside(final)
     if aside.exists() and not final.exists():
@@ -90,7 +95,8 @@ def _swap(temporary: Path, final: Path, owned: Sequence[str]) -> None:
     else:
         if not final.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
-        # Kept files enter the new folder before the swap, as links: at no moment is one of them only in a folder about to go.
+        # Kept files enter the new folder before the swap, as links: at no moment is one of them only in a
+        # folder about to go.
         for old in final.iterdir():
             new = temporary / old.name
             if not new.exists() and not any(fnmatch(old.name, pattern) for pattern in owned):

@@ -70,7 +70,8 @@ def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeView |
 
 
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
-    """Log-probabilities [N] of a tree's trained tokens in the order of `TokenBatch`, and its layout with ``batch.entropy`` filled in.
+    """Log-probabilities [N] of a tree's trained tokens in the order of `TokenBatch`, and its layout with
+    ``batch.entropy`` filled in.
 
     `head_rows` and `head_logprobs` in one.
     """
@@ -81,8 +82,8 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
 def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
     """The rows [R, H] of a tree that enter the head, and its layout on their device.
 
-    Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when no token is trained, for ids
-    outside the vocabulary and for sequences beyond the context.
+    Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when
+    no token is trained, for ids outside the vocabulary and for sequences beyond the context.
     """
     flat = layout(tree)
     _check(decoder, tree, flat)
@@ -95,7 +96,9 @@ def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tenso
 
 
 def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
-    """Log-probabilities [N] of the trained tokens in the order of `TokenBatch`, differentiable in ``rows``; fills in ``flat.batch.entropy``."""
+    """Log-probabilities [N] of the trained tokens in the order of `TokenBatch`, differentiable in ``rows``;
+    fills in ``flat.batch.entropy``.
+    """
     logp, entropy = log_probabilities(
         rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, decoder.head_linear
     )
@@ -104,9 +107,11 @@ def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
 
 
 def head_loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: PairLoss) -> tuple[Tensor, Tensor]:
-    """(Σ ``loss`` over the pairs, in their order, and differentiable in ``rows``; log-probabilities [N] as `head_logprobs` gives, without gradient).
+    """(Σ ``loss`` over the pairs, in their order, and differentiable in ``rows``; log-probabilities [N] as
+    `head_logprobs` gives, without gradient).
 
-    No logits outlive their chunk of rows, whatever their number, and none is computed twice. Fills in ``flat.batch.entropy``.
+    No logits outlive their chunk of rows, whatever their number, and none is computed twice. Fills in
+    ``flat.batch.entropy``.
     """
     value, logp, entropy = logprob_loss(
         rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, loss, decoder.head_linear

@@ -1,18 +1,18 @@
 """Pages of the KV cache: who owns which page, and which tokens it holds.
 
-A page holds the keys and values of `page_size` consecutive tokens. Pages whose content is known hang in a prefix tree,
-one tree a namespace (adapter or none, weights epoch, KV dtype): a prompt that begins like an earlier one takes its pages
-instead of computing them. Shared pages are never written: a sequence that diverges inside a page copies the part it
-agrees on.
+A page holds the keys and values of `page_size` consecutive tokens. Pages whose content is known hang in a
+prefix tree, one tree a namespace (adapter or none, weights epoch, KV dtype): a prompt that begins like an
+earlier one takes its pages instead of computing them. Shared pages are never written: a sequence that
+diverges inside a page copies the part it agrees on.
 
-The pool is a state machine over integers. It knows no tensor: the sampler executes the copies it asks for. It knows no
-clock: "least recently used" counts releases. And it reserves nothing: who may allocate how much is the scheduler's
-business.
+The pool is a state machine over integers. It knows no tensor: the sampler executes the copies it asks for. It
+knows no clock: "least recently used" counts releases. And it reserves nothing: who may allocate how much is
+the scheduler's business.
 
 Four rules make the rest work; `PagePool.check` asserts them:
 
-1. a page is free, or cached (known content, no owner), or referenced; references equal the block tables that name it,
-   plus pins;
+1. a page is free, or cached (known content, no owner), or referenced; references equal the block tables that
+   name it, plus pins;
 2. a page that will still be written has one owner;
 3. a referenced node's ancestors are referenced, so every cached page can be evicted, leaf first;
 4. a node that is not computed has a live writer, so whoever waits for it waits for somebody who moves.
@@ -37,7 +37,8 @@ class OutOfPages(RuntimeError):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The pages of one run of tokens, `prompt + generated`, of which the first `computed` have their KV written.
+    """The pages of one run of tokens, `prompt + generated`, of which the first `computed` have their KV
+    written.
 
     `block_table[i]` is the page of tokens `i * page_size ...`, `nodes[i]` its tree node where it has one.
     """
@@ -53,8 +54,8 @@ class Sequence:
 class PagePool:
     """Reference-counted pages and the prefix trees over them.
 
-    Counters: `hits` prompt tokens taken from a tree instead of computed, `copies` page copies asked for, `evictions`
-    cached pages given up for room.
+    Counters: `hits` prompt tokens taken from a tree instead of computed, `copies` page copies asked for,
+    `evictions` cached pages given up for room.
     """
 
     def __init__(self, num_pages: int, page_size: int = 16) -> None:
@@ -75,7 +76,7 @@ class PagePool:
         self._heap: list[tuple[int, int, Node]] = []
         self._tick = 0
 
-    # -- readings ------------------------------------------------------------------------------------------------
+    # -- readings ---
 
     @property
     def available(self) -> int:
@@ -101,10 +102,12 @@ class PagePool:
         """Pages that `tokens` tokens occupy."""
         return -(-tokens // self.page_size)
 
-    # -- the prefix trees ----------------------------------------------------------------------------------------
+    # -- the prefix trees ---
 
     def match(self, namespace: Hashable, ids: Ids[int]) -> Match:
-        """Longest known beginning of `ids` but the last one. Takes no reference: use it before anything changes."""
+        """Longest known beginning of `ids` but the last one. Takes no reference: use it before anything
+        changes.
+        """
         tree = self._trees.get(namespace)
         return Match() if tree is None else search(tree, ids, self.page_size)
 
@@ -115,7 +118,9 @@ class PagePool:
         return self.pages_for(tokens) - len(match.nodes) + idle + pinned
 
     def drop_namespace(self, namespace: Hashable) -> int:
-        """Forget a namespace. Returns the pages freed now; those still referenced are freed on their release."""
+        """Forget a namespace. Returns the pages freed now; those still referenced are freed on their
+        release.
+        """
         tree = self._trees.pop(namespace, None)
         if tree is None:
             return 0
@@ -147,10 +152,12 @@ class PagePool:
         if parent.parent is not None and not parent.heads and self._refs[parent.page] == 0:
             self._offer(parent)
 
-    # -- pages ---------------------------------------------------------------------------------------------------
+    # -- pages ---
 
     def _offer(self, node: Node) -> None:
-        """Put up an idle leaf for eviction. Entries are checked when popped; stale ones are swept when they pile up."""
+        """Put up an idle leaf for eviction. Entries are checked when popped; stale ones are swept when they
+        pile up.
+        """
         heapq.heappush(self._heap, (node.tick, node.page, node))
         if len(self._heap) > 4 * self.num_pages + 64:
             self._heap = sorted({entry[1]: entry for entry in self._heap if self._evictable(entry)}.values())
@@ -192,13 +199,15 @@ class PagePool:
         if not node.heads:
             self._offer(node)
 
-    # -- sequences -----------------------------------------------------------------------------------------------
+    # -- sequences ---
 
     def open(self, namespace: Hashable, prompt: list[int], match: Match) -> tuple[Sequence, Copy | None]:
-        """Pages for a prompt: those of `match` shared, the others new and announced in the tree as being computed.
+        """Pages for a prompt: those of `match` shared, the others new and announced in the tree as being
+        computed.
 
-        Returns the sequence, `computed` set behind the match, and the copy to run before its first step. The source of
-        the copy is pinned until `settle`. Raises OutOfPages when `cost(match, len(prompt)) > available`.
+        Returns the sequence, `computed` set behind the match, and the copy to run before its first step. The
+        source of the copy is pinned until `settle`. Raises OutOfPages when `cost(match, len(prompt)) >
+        available`.
         """
         cost = self.cost(match, len(prompt))
         if cost > self.available:
@@ -216,7 +225,11 @@ class PagePool:
         parent: Node | None = match.nodes[-1] if match.nodes else tree.root
         for i in range(shared, len(pages)):
             # filled is 0 even where the page begins with copied tokens: the copy has not run yet
-            parent = self._insert(parent, tuple(prompt[i * size : (i + 1) * size]), pages[i], 0) if parent else None
+            parent = (
+                self._insert(parent, tuple(prompt[i * size : (i + 1) * size]), pages[i], 0)
+                if parent
+                else None
+            )
             seq.nodes.append(parent)
         self._live[seq] = None
         self.hits += seq.computed
@@ -260,8 +273,9 @@ class PagePool:
         self._pins.clear()
 
     def close(self, seq: Sequence, keep: bool = True) -> None:
-        """Give all pages back. With `keep`, computed tokens stay in the tree until evicted; without, only those that
-        whole computed pages of it already held."""
+        """Give all pages back. With `keep`, computed tokens stay in the tree until evicted; without, only
+        those that whole computed pages of it already held.
+        """
         del self._live[seq]
         if not seq.tree.dropped:
             self._withdraw(seq)
@@ -271,7 +285,9 @@ class PagePool:
             self._release(page)
 
     def _withdraw(self, seq: Sequence) -> None:
-        """Take out what this sequence announced and has not computed, and partial pages it has since written on."""
+        """Take out what this sequence announced and has not computed, and partial pages it has since written
+        on.
+        """
         for i in range(len(seq.nodes) - 1, -1, -1):
             node = seq.nodes[i]
             if node is None or not node.live:
@@ -292,16 +308,20 @@ class PagePool:
             node = self._node[page]
             if node is None:
                 if self._refs[page] > 1 and i and parent.page != seq.block_table[i - 1]:
-                    return  # siblings go on holding this page, but not the twin of the page before that the tree holds
+                    # siblings go on holding this page, but not the twin of the page before that the tree
+                    # holds
+                    return
                 node = self._insert(parent, tokens, page, len(tokens)) or parent.full.get(tokens)
             if node is None or node.filled < size:
                 return
             parent = node
 
-    # -- invariants ----------------------------------------------------------------------------------------------
+    # -- invariants ---
 
     def check(self) -> None:
-        """Assert the four rules of the module docstring. Walks everything: for tests, and for hunting bugs."""
+        """Assert the four rules of the module docstring. Walks everything: for tests, and for hunting
+        bugs.
+        """
         owners = [0] * self.num_pages
         writers: set[Node] = set()
         for seq in self._live:
@@ -318,21 +338,35 @@ class PagePool:
         assert owners == self._refs, "reference counts differ from block tables and pins"
         nodes = [node for tree in self._trees.values() for node in tree.root.descendants()]
         held = {page for page, node in enumerate(self._node) if node is not None}
-        assert len(nodes) == len(held) and all(self._node[node.page] is node for node in nodes), "tree and pages differ"
+        assert len(nodes) == len(held) and all(self._node[node.page] is node for node in nodes), (
+            "tree and pages differ"
+        )
         for node in nodes:
             self._check_node(node, writers)
         idle = {page for page in range(self.num_pages) if owners[page] == 0}
         assert len(idle & held) == self._cached, "the count of cached pages is wrong"
-        assert sorted(self._free) == sorted(idle - held), "a page leaked, is free twice, or is free and in use"
+        assert sorted(self._free) == sorted(idle - held), (
+            "a page leaked, is free twice, or is free and in use"
+        )
 
     def _check_node(self, node: Node, writers: set[Node]) -> None:
         idle, parent = self._refs[node.page] == 0, node.parent
         assert parent is not None and node.live
         assert 0 < len(node.tokens) <= self.page_size and 0 <= node.filled <= len(node.tokens)
-        assert all(nodes and {child.tokens[0] for child in nodes} == {head} for head, nodes in node.heads.items())
-        assert set(node.full.values()) == {child for child in node.children() if len(child.tokens) == self.page_size}
+        assert all(
+            nodes and {child.tokens[0] for child in nodes} == {head} for head, nodes in node.heads.items()
+        )
+        assert set(node.full.values()) == {
+            child for child in node.children() if len(child.tokens) == self.page_size
+        }
         assert not node.heads or len(node.tokens) == self.page_size, "a partial page has children"
-        assert node.filled == len(node.tokens) or (node in writers and not idle), "a page waits for a lost writer"
-        assert idle or parent.parent is None or self._refs[parent.page], "a referenced page hangs under an idle one"
+        assert node.filled == len(node.tokens) or (node in writers and not idle), (
+            "a page waits for a lost writer"
+        )
+        assert idle or parent.parent is None or self._refs[parent.page], (
+            "a referenced page hangs under an idle one"
+        )
         if idle and not node.heads:
-            assert any(e[2] is node and self._evictable(e) for e in self._heap), "an idle leaf cannot be evicted"
+            assert any(e[2] is node and self._evictable(e) for e in self._heap), (
+                "an idle leaf cannot be evicted"
+            )

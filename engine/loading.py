@@ -1,4 +1,6 @@
-"""From a folder or hub id to a decoder on a device, with its tokenizer: what `Engine.load` does before there is an engine."""
+"""From a folder or hub id to a decoder on a device, with its tokenizer: what `Engine.load` does before there
+is an engine.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,29 @@ class Model(NamedTuple):
 
 
 def build(
-    path: str | Path, lora: LoRA | None, device: str, dtype: str | torch.dtype, quantization: Quantization, resident: str, deterministic: bool, seed: int,
-    revision: str | None, progress: Callable[[int, int], None] | None,
-) -> Model:  # fmt: skip
-    """See `Engine.load`, whose arguments these are. Raises EngineError for what cannot be loaded or run so."""
+    path: str | Path,
+    lora: LoRA | None,
+    device: str,
+    dtype: str | torch.dtype,
+    quantization: Quantization,
+    resident: str,
+    deterministic: bool,
+    seed: int,
+    revision: str | None,
+    progress: Callable[[int, int], None] | None,
+) -> Model:
+    """See `Engine.load`, whose arguments these are. Raises EngineError for what cannot be loaded or run
+    so.
+    """
     folder = resolve_model(path, revision)
     config = ModelConfig.from_folder(folder)
     place = _place(device)
     kind = _dtype(dtype, place)
     if deterministic and (place.type != "cpu" or kind != torch.float32 or not onednn_available()):
         raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
-    weights = load_weights(folder, config, quantization=quantization, dtype=kind, device=place, progress=progress)
+    weights = load_weights(
+        folder, config, quantization=quantization, dtype=kind, device=place, progress=progress
+    )
     buffer = LoRABuffer(config, lora, place, seed) if lora is not None else None
     if resident not in ("auto", "dense", "nf4"):
         raise EngineError(f"resident={resident!r}: use auto, dense or nf4")
@@ -50,14 +64,18 @@ def build(
     dense = resident == "dense" or (resident == "auto" and not fused)
     decoder = Decoder.build(config, weights, kind, buffer, dense)
     if deterministic:
-        decoder.form = Exactness(exact_linear, exact_minimum(exact_linear, decoder.linear_shapes(), kind), exact=True)
+        decoder.form = Exactness(
+            exact_linear, exact_minimum(exact_linear, decoder.linear_shapes(), kind), exact=True
+        )
     elif place.type == "cpu" and kind == torch.float32 and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
     return Model(config, decoder, load_tokenizer(folder))
 
 
 def _place(device: str) -> torch.device:
-    """The device named, "auto" the GPU of this rank where there is one; it becomes the current one, for kernels launch there."""
+    """The device named, "auto" the GPU of this rank where there is one; it becomes the current one, for
+    kernels launch there.
+    """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"

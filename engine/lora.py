@@ -1,7 +1,8 @@
 """LoRA adapters of every layer in one flat float32 buffer, with the gradient in a second one.
 
-One buffer means one all-reduce, one optimizer call and one tensor to save. Autograd's leaves are views of it: a stacked A for the targets that read one
-input (q, k, v; gate, up) and one B a target; each leaf's ``.grad`` is a view of the flat gradient, so a caller's own optimizer can take the leaves too.
+One buffer means one all-reduce, one optimizer call and one tensor to save. Autograd's leaves are views of it:
+a stacked A for the targets that read one input (q, k, v; gate, up) and one B a target; each leaf's ``.grad``
+is a view of the flat gradient, so a caller's own optimizer can take the leaves too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from proactor.kernels.lora import Adapter
 
 GROUPS: tuple[tuple[Target, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 MODULE: dict[Target, str] = {
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
-}  # fmt: skip
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
 
 
 def module_name(layer: int, target: Target) -> str:
@@ -32,12 +38,22 @@ def shapes(config: ModelConfig) -> dict[Target, tuple[int, int]]:
     """(outputs, inputs) of each target."""
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     h, i = config.hidden_size, config.intermediate_size
-    return {"q": (q, h), "k": (kv, h), "v": (kv, h), "o": (h, q), "gate": (i, h), "up": (i, h), "down": (h, i)}
+    return {
+        "q": (q, h),
+        "k": (kv, h),
+        "v": (kv, h),
+        "o": (h, q),
+        "gate": (i, h),
+        "up": (i, h),
+        "down": (h, i),
+    }
 
 
 @dataclass(slots=True)
 class Factor:
-    """Where one leaf lies: ``flat[start : start + rows * columns]`` as [rows, columns]; ``names`` are its targets in row order."""
+    """Where one leaf lies: ``flat[start : start + rows * columns]`` as [rows, columns]; ``names`` are its
+    targets in row order.
+    """
 
     layer: int
     kind: str
@@ -48,7 +64,9 @@ class Factor:
 
 
 class LoRABuffer:
-    """All adapters of a model. A starts as PEFT's Kaiming-uniform, B as zero, so that the adapter starts as no change."""
+    """All adapters of a model. A starts as PEFT's Kaiming-uniform, B as zero, so that the adapter starts as
+    no change.
+    """
 
     def __init__(self, config: ModelConfig, lora: LoRA, device: torch.device, seed: int = 0) -> None:
         self.config, self.lora = config, lora
@@ -104,7 +122,8 @@ class LoRABuffer:
                 leaf.copy_(torch.empty(leaf.shape).uniform_(-bound, bound, generator=generator))
 
     def attach_grad(self) -> None:
-        """Make every leaf's ``.grad`` the view of the flat gradient again (an outside ``zero_grad(set_to_none)`` may have dropped it).
+        """Make every leaf's ``.grad`` the view of the flat gradient again (an outside
+        ``zero_grad(set_to_none)`` may have dropped it).
 
         A gradient that autograd put elsewhere is copied in first, so nothing is lost.
         """
@@ -121,7 +140,11 @@ class LoRABuffer:
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """{module name: (A [r, K], B [N, r])} as views, in Hugging Face's names: what a PEFT folder holds."""
         rank, out = self.lora.rank, {}
-        b = {(f.layer, f.names[0]): leaf for f, leaf in zip(self.factors, self.leaves, strict=True) if f.kind == "b"}
+        b = {
+            (f.layer, f.names[0]): leaf
+            for f, leaf in zip(self.factors, self.leaves, strict=True)
+            if f.kind == "b"
+        }
         for factor, leaf in zip(self.factors, self.leaves, strict=True):
             if factor.kind == "a":
                 for i, name in enumerate(factor.names):
@@ -131,18 +154,23 @@ class LoRABuffer:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Copy adapters in by module name. Raises KeyError or ValueError naming the first module that is missing, unknown or of another shape."""
+        """Copy adapters in by module name. Raises KeyError or ValueError naming the first module that is
+        missing, unknown or of another shape.
+        """
         mine = self.tensors()
         for name in tensors:
             if name not in mine:
-                raise KeyError(f"adapter: {name} is not among this engine's targets {', '.join(self.lora.targets)}")
+                raise KeyError(
+                    f"adapter: {name} is not among this engine's targets {', '.join(self.lora.targets)}"
+                )
         for name, (a, b) in mine.items():
             if name not in tensors:
                 raise KeyError(f"adapter: {name} is missing")
             new_a, new_b = tensors[name]
             if new_a.shape != a.shape or new_b.shape != b.shape:
                 raise ValueError(
-                    f"adapter: {name} has A {tuple(new_a.shape)}, B {tuple(new_b.shape)}; expected {tuple(a.shape)}, {tuple(b.shape)}"
+                    f"adapter: {name} has A {tuple(new_a.shape)}, B {tuple(new_b.shape)}; expected "
+                    f"{tuple(a.shape)}, {tuple(b.shape)}"
                 )
         for name, (a, b) in mine.items():
             a.copy_(tensors[name][0])

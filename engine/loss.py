@@ -1,8 +1,9 @@
-"""Losses on per-token log-probabilities. A loss is any callable ``(logprobs [N], TokenBatch) -> sum`` (a scalar tensor).
+"""Losses on per-token log-probabilities. A loss is any callable ``(logprobs [N], TokenBatch) -> sum`` (a
+scalar tensor).
 
-It may also return ``(sum, statistics)`` with sums over tokens (numbers or tensors of one), and carry two attributes: ``normalizer`` ("tokens", "samples" or
-a number: what the sum is divided by over all ranks; "tokens" when absent) and ``needs_reference`` (log-probabilities with the adapter off are then in the
-batch).
+It may also return ``(sum, statistics)`` with sums over tokens (numbers or tensors of one), and carry two
+attributes: ``normalizer`` ("tokens", "samples" or a number: what the sum is divided by over all ranks;
+"tokens" when absent) and ``needs_reference`` (log-probabilities with the adapter off are then in the batch).
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ Statistics = Mapping[str, float | Tensor]
 
 
 class GRPOLoss:
-    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and, where asked for, truncated importance weights."""
+    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and, where asked for, truncated
+    importance weights.
+    """
 
     def __init__(self, config: GRPO) -> None:
         self.config = config
-        self.normalizer: str | float = config.constant if config.normalizer == "constant" else config.normalizer
+        self.normalizer: str | float = (
+            config.constant if config.normalizer == "constant" else config.normalizer
+        )
         self.needs_reference = config.beta > 0
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -37,8 +42,12 @@ class GRPOLoss:
             ratio = (batch.old - batch.sampled).exp().nan_to_num(nan=1.0)
             weight = weight * ratio.clamp(max=c.importance_cap)
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
-        loss, found = policy_loss(logprobs, old, batch.advantage, weight, batch.reference, c.epsilon, high, c.beta)
-        sums = dict(zip(STATISTICS, found.unbind(), strict=True))  # unread: the device need not be waited for here
+        loss, found = policy_loss(
+            logprobs, old, batch.advantage, weight, batch.reference, c.epsilon, high, c.beta
+        )
+        sums = dict(
+            zip(STATISTICS, found.unbind(), strict=True)
+        )  # unread: the device need not be waited for here
         kl = {} if batch.reference is None else {"kl": sums["kl"]}
         return loss.sum(), {"clip_share": sums["clipped"], **kl}
 
@@ -49,13 +58,15 @@ class SFTLoss:
     needs_reference = False
 
     def __init__(self, config: SFT) -> None:
-        self.normalizer: str | float = config.constant if config.normalizer == "constant" else config.normalizer
+        self.normalizer: str | float = (
+            config.constant if config.normalizer == "constant" else config.normalizer
+        )
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> Tensor:
         return -(logprobs * batch.weight).sum()
 
 
-# --- how the trainer asks ---------------------------------------------------------------------------------------------
+# --- how the trainer asks ---
 
 
 def evaluate(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, Statistics]:
@@ -65,12 +76,16 @@ def evaluate(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, S
 
 
 def by_token(loss: Loss) -> bool:
-    """Whether ``loss`` surely is a sum of terms of one token each, so that it may be asked about some tokens at a time. A subclass may be anything."""
+    """Whether ``loss`` surely is a sum of terms of one token each, so that it may be asked about some tokens
+    at a time. A subclass may be anything.
+    """
     return type(loss) in (GRPOLoss, SFTLoss)
 
 
 class PartialLoss:
-    """A loss `by_token` as the head asks for it: some pairs of ``flat`` at a time, in their order. ``statistics``: summed on the device."""
+    """A loss `by_token` as the head asks for it: some pairs of ``flat`` at a time, in their order.
+    ``statistics``: summed on the device.
+    """
 
     def __init__(self, loss: Loss, flat: Layout) -> None:
         self.loss = loss

@@ -1,7 +1,7 @@
 """The decoder: one forward for sampler and trainer; only the attention view differs.
 
-Qwen2/2.5, Qwen3, Llama and Mistral differ by configuration alone. Rows are flat: a row is one token of one sequence or tree node, with a
-position; which rows it sees is the view's business.
+Qwen2/2.5, Qwen3, Llama and Mistral differ by configuration alone. Rows are flat: a row is one token of one
+sequence or tree node, with a position; which rows it sees is the view's business.
 """
 
 from __future__ import annotations
@@ -29,20 +29,27 @@ from proactor.kernels.swiglu import swiglu
 class AttentionView(Protocol):
     """Where keys and values live and who sees whom."""
 
-    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """q, k (both rotated) and v of qkv [T, Hq + 2 Hkv, D]; k and v are None when they have gone to the cache already."""
+    def rotate(
+        self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """q, k (both rotated) and v of qkv [T, Hq + 2 Hkv, D]; k and v are None when they have gone to the
+        cache already.
+        """
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated; None: what `rotate` kept) -> [T, Hq * D]."""
+        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated; None: what `rotate` kept) -> [T,
+        Hq * D].
+        """
         ...
 
 
 class BaseLinear:
     """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
-    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let go. On a GPU NF4 parts that can be are repacked
-    for the fused product; elsewhere they are dequantised at each use.
+    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let
+    go. On a GPU NF4 parts that can be are repacked for the fused product; elsewhere they are dequantised at
+    each use.
     """
 
     def __init__(
@@ -60,12 +67,15 @@ class BaseLinear:
             self.parts = []
 
     def _build(self) -> Tensor:
-        # dequantised to the stored type and only then widened, as bitsandbytes does: float32 results then equal transformers'
+        # dequantised to the stored type and only then widened, as bitsandbytes does: float32 results then
+        # equal transformers'
         dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
         return dense[0] if len(dense) == 1 else torch.cat(dense)
 
     def weight(self) -> Tensor | PackedNF4:
-        """The weight [N, K]: the copy in ``dtype`` or the packed one that is kept, else a fresh one in ``dtype``."""
+        """The weight [N, K]: the copy in ``dtype`` or the packed one that is kept, else a fresh one in
+        ``dtype``.
+        """
         return self.ready if self.ready is not None else self._build()
 
     def nbytes(self) -> tuple[int, int]:
@@ -88,7 +98,9 @@ class Layer:
 
 @dataclass(slots=True)
 class Exactness:
-    """How rows are computed so that their bits do not depend on the batch: one linear form, and never fewer rows than ``min_rows``."""
+    """How rows are computed so that their bits do not depend on the batch: one linear form, and never fewer
+    rows than ``min_rows``.
+    """
 
     linear: Linear = library_linear
     min_rows: int = 1
@@ -120,7 +132,9 @@ class Decoder:
         lora: LoRABuffer | None,
         resident: bool,
     ) -> Decoder:
-        """Take over ``weights`` by Hugging Face's names (popped as they are used, so that nothing is held twice)."""
+        """Take over ``weights`` by Hugging Face's names (popped as they are used, so that nothing is held
+        twice).
+        """
 
         def plain(name: str) -> Tensor:
             tensor = weights.pop(name)
@@ -135,14 +149,27 @@ class Decoder:
             linears = {group: _stack(weights, i, group, config, dtype, resident) for group in GROUPS}
             q_norm = plain(f"{prefix}.self_attn.q_norm.weight") if config.qk_norm else None
             k_norm = plain(f"{prefix}.self_attn.k_norm.weight") if config.qk_norm else None
-            norm1, norm2 = plain(f"{prefix}.input_layernorm.weight"), plain(f"{prefix}.post_attention_layernorm.weight")
+            norm1, norm2 = (
+                plain(f"{prefix}.input_layernorm.weight"),
+                plain(f"{prefix}.post_attention_layernorm.weight"),
+            )
             layers.append(Layer(norm1, norm2, linears, q_norm, k_norm))
         positions = torch.arange(config.context_length, dtype=torch.float32)
         angles = torch.outer(positions, config.rope.inv_freq(config.head_dim))
         factor = config.rope.attention_factor
         cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
         device = embed.device
-        return cls(config, dtype, embed, head, plain("model.norm.weight"), layers, cos.to(device), sin.to(device), lora)
+        return cls(
+            config,
+            dtype,
+            embed,
+            head,
+            plain("model.norm.weight"),
+            layers,
+            cos.to(device),
+            sin.to(device),
+            lora,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +190,12 @@ class Decoder:
         return found
 
     def hidden(
-        self, ids: Tensor, positions: Tensor, view: AttentionView, adapter: bool = True, row_mask: Tensor | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        view: AttentionView,
+        adapter: bool = True,
+        row_mask: Tensor | None = None,
     ) -> Tensor:
         """Last hidden rows before the final norm: ids, positions int64 [T] -> [T, H].
 
@@ -194,7 +226,9 @@ class Decoder:
         adapter: bool,
         row_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(what the layer adds to the residual stream last, the stream before that): the next norm adds them up in its own pass."""
+        """(what the layer adds to the residual stream last, the stream before that): the next norm adds them
+        up in its own pass.
+        """
         c = self.config
 
         def linear(x: Tensor, group: tuple[Target, ...]) -> Tensor:
@@ -235,10 +269,14 @@ class Decoder:
         return self.form.linear(torch.cat([x, x[:1].expand(pad, -1)]), weight, bias)[: x.shape[0]]
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes by kind: dense (kept dequantised or stored so), nf4, embeddings and head, adapter with gradient."""
+        """Bytes by kind: dense (kept dequantised or stored so), nf4, embeddings and head, adapter with
+        gradient.
+        """
         dense, nf4 = (
             sum(b)
-            for b in zip(*(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True)
+            for b in zip(
+                *(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True
+            )
         )
         tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
         adapter = 2 * self.lora.flat.nbytes if self.lora else 0
@@ -263,4 +301,6 @@ def _stack(
         torch.zeros(size[t][0], dtype=dtype, device=device) if b is None else b
         for t, b in zip(group, found, strict=True)
     ]
-    return BaseLinear(parts, torch.cat([b.to(dtype) for b in filled if isinstance(b, Tensor)]), dtype, resident)
+    return BaseLinear(
+        parts, torch.cat([b.to(dtype) for b in filled if isinstance(b, Tensor)]), dtype, resident
+    )

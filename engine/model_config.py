@@ -1,8 +1,9 @@
 """What a decoder needs to know of a model, read from a Hugging Face folder's `config.json` and
 `generation_config.json`.
 
-Nothing is guessed: a setting that would change the numbers and that this decoder does not implement is refused by
-name, here and before any weight is read. Missing keys take the value that transformers gives them for the same family.
+Nothing is guessed: a setting that would change the numbers and that this decoder does not implement is
+refused by name, here and before any weight is read. Missing keys take the value that transformers gives them
+for the same family.
 """
 
 from __future__ import annotations
@@ -37,11 +38,17 @@ DEFAULT_EOS = {"llama": 2, "mistral": 2}
 DEFAULT_BOS = {"llama": 1, "mistral": 1}
 DEFAULT_KV_HEADS = {"qwen2": 32, "qwen3": 32, "mistral": 8}
 DEFAULT_CONTEXT = {"qwen2": 32768, "qwen3": 32768, "llama": 2048, "mistral": 131072}
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 class CheckpointError(EngineError):
-    """A model or adapter folder that cannot be read or written; one line that names the file and the key or tensor."""
+    """A model or adapter folder that cannot be read or written; one line that names the file and the key or
+    tensor.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +84,14 @@ class RopeConfig:
         return plain
 
     def _yarn(self, head_dim: int, periods: Tensor) -> Tensor:
-        """Interpolated below, extrapolated above, a linear ramp between the dimensions that turn beta_slow and
-        beta_fast times."""
+        """Interpolated below, extrapolated above, a linear ramp between the dimensions that turn beta_slow
+        and beta_fast times.
+        """
 
         def dimension(turns: float) -> float:
-            return (head_dim * math.log(self.original_context / (turns * 2 * math.pi))) / (2 * math.log(self.theta))
+            return (head_dim * math.log(self.original_context / (turns * 2 * math.pi))) / (
+                2 * math.log(self.theta)
+            )
 
         low, high = dimension(self.beta_fast), dimension(self.beta_slow)
         if self.truncate:
@@ -96,7 +106,10 @@ class RopeConfig:
     def _llama3(self, plain: Tensor) -> Tensor:
         """Long wavelengths divided by the factor, short ones kept, a smooth blend between."""
         wavelength = 2 * math.pi / plain
-        longest, shortest = self.original_context / self.low_freq_factor, self.original_context / self.high_freq_factor
+        longest, shortest = (
+            self.original_context / self.low_freq_factor,
+            self.original_context / self.high_freq_factor,
+        )
         scaled = torch.where(wavelength > longest, plain / self.factor, plain)
         low, high = self.low_freq_factor, self.high_freq_factor
         smooth = (self.original_context / wavelength - low) / (high - low)
@@ -107,8 +120,9 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and switches of one decoder. `context_length` is in tokens and includes what yarn or llama3 scaling
-    adds."""
+    """Shapes and switches of one decoder. `context_length` is in tokens and includes what yarn or llama3
+    scaling adds.
+    """
 
     family: Family
     hidden_size: int
@@ -152,13 +166,17 @@ class ModelConfig:
         kv_heads = keys.count("num_key_value_heads", DEFAULT_KV_HEADS.get(family, heads), none=heads)
         head_dim = keys.count("head_dim", DEFAULT_HEAD_DIM.get(family, hidden // heads), none=hidden // heads)
         if heads % kv_heads:
-            raise keys.error("num_key_value_heads", f"{kv_heads} does not divide num_attention_heads ({heads})")
+            raise keys.error(
+                "num_key_value_heads", f"{kv_heads} does not divide num_attention_heads ({heads})"
+            )
         if head_dim % 2:
             raise keys.error("head_dim", f"{head_dim} is odd: rotary embeddings turn pairs of dimensions")
         layers = keys.count("num_hidden_layers")
         positions = keys.count("max_position_embeddings", DEFAULT_CONTEXT[family])
         rope = _rope(keys, positions)
-        context = max(positions, int(rope.factor * rope.original_context)) if rope.kind == "yarn" else positions
+        context = (
+            max(positions, int(rope.factor * rope.original_context)) if rope.kind == "yarn" else positions
+        )
         _refuse_unimplemented(keys, family, layers, context)
         bias = keys.flag("attention_bias")
         return cls(
@@ -209,7 +227,12 @@ class _Keys:
         value = default if value is None else value
         if value is None:
             raise self.error(key, "missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or value <= 0
+        ):
             raise self.error(key, f"should be a positive number, not {value!r}")
         return float(value)
 
@@ -254,9 +277,13 @@ def _family(keys: _Keys) -> Family:
         what = f"{model_type!r} is a mixture of experts"
         raise keys.error("model_type", f"{what} ({', '.join(experts) or 'by its name'}): not supported")
     if model_type not in ARCHITECTURES:
-        raise keys.error("model_type", f"{model_type!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
+        raise keys.error(
+            "model_type", f"{model_type!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
+        )
     if architectures and architectures != [ARCHITECTURES[model_type]]:
-        raise keys.error("architectures", f"{architectures!r} is not supported; supported: {ARCHITECTURES[model_type]}")
+        raise keys.error(
+            "architectures", f"{architectures!r} is not supported; supported: {ARCHITECTURES[model_type]}"
+        )
     return cast(Family, model_type)
 
 
@@ -320,14 +347,21 @@ def _refuse_unimplemented(keys: _Keys, family: Family, layers: int, context: int
     act = keys.values.get("hidden_act", "silu")
     if act not in ("silu", "swish"):
         raise keys.error("hidden_act", f"{act!r} is not supported, only silu")
-    for key in ("attention_sinks", "use_attention_sinks", "attn_logit_softcapping", "final_logit_softcapping"):
+    for key in (
+        "attention_sinks",
+        "use_attention_sinks",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+    ):
         if keys.values.get(key):
             raise keys.error(key, "not supported")
     windowed = _sliding_layers(keys, family, layers)
     # Mistral's window is 4096 when the key is absent, and off when it is null. [CODE] transformers
     window = keys.values.get("sliding_window", 4096)
     if windowed and window is not None and window < context:
-        raise keys.error("sliding_window", f"{windowed} layers see only {window} tokens of {context}: not supported")
+        raise keys.error(
+            "sliding_window", f"{windowed} layers see only {window} tokens of {context}: not supported"
+        )
 
 
 def _sliding_layers(keys: _Keys, family: Family, layers: int) -> int:

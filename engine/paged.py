@@ -1,4 +1,6 @@
-"""The KV cache as tensors: pages of a pool, read through block tables, and the attention view of one sampler step."""
+"""The KV cache as tensors: pages of a pool, read through block tables, and the attention view of one sampler
+step.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from proactor.kernels.tree_attention import AttentionBlock, attend
 
 
 class PagedCache:
-    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that a CPU takes memory only when they are written."""
+    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that a CPU takes
+    memory only when they are written.
+    """
 
     def __init__(
         self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
@@ -41,8 +45,8 @@ class PagedCache:
     def prepare(self, step: Step) -> None:
         """Clear the values of pages handed out since the last step, then carry out its copies.
 
-        A page that somebody owns thus holds finite values in slots that nobody has written yet: in the torch form hidden keys get weight 0, and 0 times NaN
-        is NaN. The Triton kernels do not read them.
+        A page that somebody owns thus holds finite values in slots that nobody has written yet: in the torch
+        form hidden keys get weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
         """
         fresh = [d for _, d, _ in step.copies] + [step.decodes[i].block_table[-1] for i in step.grown]
         for chunk in step.prefills:
@@ -67,7 +71,9 @@ class PagedCache:
 
 
 class DecodeRows:
-    """Index tensors of a decode set; rebuilt when a block table or the set changes, advanced in place otherwise."""
+    """Index tensors of a decode set; rebuilt when a block table or the set changes, advanced in place
+    otherwise.
+    """
 
     def __init__(self, decodes: Sequence[Decode], page_size: int) -> None:
         self.decodes, self.page_size = decodes, page_size
@@ -76,7 +82,9 @@ class DecodeRows:
             groups.setdefault((d.request.id, d.shared_pages), []).append(i)
         families = []
         for (_, shared), rows in groups.items():
-            members = [Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows]
+            members = [
+                Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
+            ]
             families.append(Family(np.asarray(decodes[rows[0]].block_table[:shared], np.int64), members))
         self.blocks = stack(families, page_size)
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int64)
@@ -108,7 +116,9 @@ class PagedView:
         return rotate_heads(qkv, self.cache.k[layer].shape[0], cos, sin)
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Write this step's keys and values to their slots, then read through the tables: rows of one step may see one another's."""
+        """Write this step's keys and values to their slots, then read through the tables: rows of one step
+        may see one another's.
+        """
         assert k is not None and v is not None
         keys, values = self.cache.k[layer], self.cache.v[layer]
         keys.index_copy_(1, self.slots, k.transpose(0, 1))
@@ -117,7 +127,9 @@ class PagedView:
 
 
 class StepRows:
-    """Turns planned steps into row tensors and an attention view, keeping what does not change between steps."""
+    """Turns planned steps into row tensors and an attention view, keeping what does not change between
+    steps.
+    """
 
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
@@ -139,7 +151,9 @@ class StepRows:
             ids.append(np.asarray(chunk.ids, np.int64))
             positions.append(where)
             slots.append(chunk_slots(chunk, where, size))
-        joined = [torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)]
+        joined = [
+            torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)
+        ]
         return joined[0], joined[1], self._view(step, joined[2])
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:

@@ -1,4 +1,6 @@
-"""Processes that train one adapter together: raw torch.distributed, whole groups dealt to ranks, one flat all-reduce a step."""
+"""Processes that train one adapter together: raw torch.distributed, whole groups dealt to ranks, one flat
+all-reduce a step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ T = TypeVar("T")
 
 
 class Parallel:
-    """This process's place among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process group; otherwise it is alone."""
+    """This process's place among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process
+    group; otherwise it is alone.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -30,7 +34,9 @@ class Parallel:
             dist.all_reduce(tensor)
         return tensor
 
-    def reduce(self, sums: dict[str, float], maxima: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    def reduce(
+        self, sums: dict[str, float], maxima: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Sums and maxima of named numbers over ranks; every rank must bring the same names."""
         if self.world_size == 1:
             return sums, maxima

@@ -1,8 +1,8 @@
 """The prefix tree over KV pages: which page holds which tokens behind which tokens.
 
-One node is one page. A path from the root spells token ids; only a node that holds a whole page can have children. A
-node is announced before it is computed (`filled` counts the computed tokens), so that requests arriving together can
-see that somebody is already at work on what they share.
+One node is one page. A path from the root spells token ids; only a node that holds a whole page can have
+children. A node is announced before it is computed (`filled` counts the computed tokens), so that requests
+arriving together can see that somebody is already at work on what they share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from itertools import pairwise
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One page. `tokens` are the ids it holds or will hold; the KV of the first `filled` of them is computed."""
+    """One page. `tokens` are the ids it holds or will hold; the KV of the first `filled` of them is
+    computed.
+    """
 
     parent: Node | None
     tokens: tuple[int, ...]
@@ -65,7 +67,9 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Tree:
-    """The prefix tree of one namespace. `dropped`: its weights are gone, nothing is added or found any more."""
+    """The prefix tree of one namespace. `dropped`: its weights are gone, nothing is added or found any
+    more.
+    """
 
     root: Node
     dropped: bool = False
@@ -75,9 +79,9 @@ class Tree:
 class Match:
     """What a tree knows about the beginning of some ids.
 
-    nodes: whole computed pages to share.
-    source, overlap: a page whose first `overlap` computed tokens go on from there: copy on write.
-    wait, needed: the last page that a live sequence is computing for these ids: all is there once `wait.filled >= needed`.
+    nodes: whole computed pages to share. source, overlap: a page whose first `overlap` computed tokens go on
+    from there: copy on write. wait, needed: the last page that a live sequence is computing for these ids:
+    all is there once `wait.filled >= needed`.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -87,7 +91,9 @@ class Match:
     needed: int = 0
 
     def blocked(self) -> bool:
-        """True while the page waited for has a writer and is not there yet. A look at two fields, no new search."""
+        """True while the page waited for has a writer and is not there yet. A look at two fields, no new
+        search.
+        """
         return self.wait is not None and self.wait.live and self.wait.filled < self.needed
 
     def without_copy(self) -> Match:
@@ -106,7 +112,9 @@ def common_prefix(a: Ids[int], b: Ids[int]) -> int:
 
 
 def search(tree: Tree, ids: Ids[int], size: int) -> Match:
-    """Longest known beginning of `ids` (`size` tokens a page), never all of them: the last one gives the logits."""
+    """Longest known beginning of `ids` (`size` tokens a page), never all of them: the last one gives the
+    logits.
+    """
     node, nodes, at, usable = tree.root, list[Node](), 0, len(ids) - 1
     wait, needed = None, 0
     while at + size <= usable:
@@ -144,11 +152,13 @@ def common_length(a: list[int], b: list[int]) -> int:
 
 
 def sharing_order(prompts: list[list[int]]) -> list[int]:
-    """Order in which prompts that arrive together are best computed: walks their trie, the branch with most prompts first.
+    """Order in which prompts that arrive together are best computed: walks their trie, the branch with most
+    prompts first.
 
-    Of the turns of one dialogue (each a longer piece of the trunk with a tail of its own) the deepest comes first: it
-    computes the trunk, and all others need only their tails from the next step on. Shallow first, every turn would wait
-    for the one before. Prompts that share nothing, and branches of equal weight, keep their order.
+    Of the turns of one dialogue (each a longer piece of the trunk with a tail of its own) the deepest comes
+    first: it computes the trunk, and all others need only their tails from the next step on. Shallow first,
+    every turn would wait for the one before. Prompts that share nothing, and branches of equal weight, keep
+    their order.
     """
     ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
     depth = [common_length(prompts[a], prompts[b]) for a, b in pairwise(ranked)]

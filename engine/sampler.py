@@ -1,4 +1,6 @@
-"""Generation: runs what the scheduler decided, draws tokens, and hands over each group the moment its last member ends."""
+"""Generation: runs what the scheduler decided, draws tokens, and hands over each group the moment its last
+member ends.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from proactor.kernels.sample import Filters, check_drawn, sample_tokens
 
 @dataclass(slots=True)
 class Job:
-    """A prompt to sample from. ``noise`` is (seed, step, group key): with sample index and position it decides every token.
+    """A prompt to sample from. ``noise`` is (seed, step, group key): with sample index and position it
+    decides every token.
 
     ``limit`` is the most tokens a sample can have here: ``sampling.max_tokens``, or what the context leaves.
     """
@@ -73,7 +76,9 @@ class Sampler:
         self._next_id = 0
 
     def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
-        """(index of the job, its group) in the order in which groups end. Leaving early frees everything that still ran."""
+        """(index of the job, its group) in the order in which groups end. Leaving early frees everything that
+        still ran.
+        """
         self._claim()
         requests: dict[int, tuple[int, Job]] = {}
         try:
@@ -100,7 +105,9 @@ class Sampler:
 
     def _add(self, index: int, job: Job) -> None:
         try:
-            self.scheduler.add(Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit))
+            self.scheduler.add(
+                Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit)
+            )
         except RequestTooLarge as error:
             raise EngineError(
                 f"prompt {index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
@@ -126,14 +133,20 @@ class Sampler:
         tokens = self._draw(logits, rows)
         self.tokens_sampled += len(rows)
         finished = {row.key for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
-        return self.scheduler.commit(step, {row.key: token for row, token in zip(rows, tokens, strict=True)}, finished)
+        return self.scheduler.commit(
+            step, {row.key: token for row, token in zip(rows, tokens, strict=True)}, finished
+        )
 
     def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
-        """Draw one token a row from logits [B, V] and record it. The device is waited for once, to read what was drawn."""
+        """Draw one token a row from logits [B, V] and record it. The device is waited for once, to read what
+        was drawn.
+        """
         device = logits.device
         temperature = torch.tensor([row.job.sampling.temperature for row in rows], device=device)
         noise = [(*row.job.noise, row.sample, len(row.record.token_ids)) for row in rows]
-        keys = torch.from_numpy(np.asarray([(seed - (seed >> 63 << 64), *rest) for seed, *rest in noise], np.int64))
+        keys = torch.from_numpy(
+            np.asarray([(seed - (seed >> 63 << 64), *rest) for seed, *rest in noise], np.int64)
+        )
         filters = self._filters(rows, logits)
         found = sample_tokens(logits, temperature, keyed_uniforms(keys.to(device)), filters, checked=False)
         parts = [part.double() for part in found]  # which holds all three exactly
@@ -159,14 +172,20 @@ class Sampler:
                 hook = row.job.sampling.logit_mask
                 mask = hook(row.record.token_ids, len(row.record.token_ids)) if callable(hook) else None
                 if mask is not None:
-                    if not bool(mask[: self.vocabulary].any()):  # asked where the mask lies: a host's costs no wait
-                        raise EngineError(f"logit_mask: no token allowed at position {len(row.record.token_ids)}")
+                    if not bool(
+                        mask[: self.vocabulary].any()
+                    ):  # asked where the mask lies: a host's costs no wait
+                        raise EngineError(
+                            f"logit_mask: no token allowed at position {len(row.record.token_ids)}"
+                        )
                     allowed[i] &= mask.to(logits.device)
         device = logits.device
         return Filters(
-            torch.tensor([s.top_k for s in settings], device=device), torch.tensor([s.top_p for s in settings], device=device),
-            torch.tensor([s.min_p for s in settings], device=device), allowed,
-        )  # fmt: skip
+            torch.tensor([s.top_k for s in settings], device=device),
+            torch.tensor([s.top_p for s in settings], device=device),
+            torch.tensor([s.min_p for s in settings], device=device),
+            allowed,
+        )
 
     def _stops(self, row: _Row, token: int) -> bool:
         if token in row.job.end_ids:
@@ -222,7 +241,9 @@ def _record(job: Job) -> Sample:
 def _drawn_rows(
     step: Step, requests: dict[int, tuple[int, Job]]
 ) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
-    """The tokens this step draws, and the hidden row each comes from: one a decode, n for a prompt's last chunk."""
+    """The tokens this step draws, and the hidden row each comes from: one a decode, n for a prompt's last
+    chunk.
+    """
     rows, source = [], []
     for i, decode in enumerate(step.decodes):
         job = requests[decode.id[0]][1]
@@ -238,7 +259,9 @@ def _drawn_rows(
     return rows, np.asarray(source, np.int64)
 
 
-def _adapter_mask(step: Step, requests: dict[int, tuple[int, Job]], device: torch.device) -> tuple[Tensor | None, bool]:
+def _adapter_mask(
+    step: Step, requests: dict[int, tuple[int, Job]], device: torch.device
+) -> tuple[Tensor | None, bool]:
     """(per-row switch, or None when all agree; whether any row uses the adapter)."""
     uses = [requests[d.id[0]][1].sampling.adapter for d in step.decodes]
     for chunk in step.prefills:

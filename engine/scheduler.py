@@ -1,16 +1,19 @@
 """Continuous batching over a page pool: which rows run in the next step.
 
-A step is one forward pass: one row for each sequence that decodes, the rest of its row budget for chunks of prompts. A
-request computes its prompt once and then forks into `n` sequences that share the prompt's pages. Requests whose prompts
-begin alike share those pages too: a request stays in the queue while somebody else computes tokens that it needs, and
-takes them when they are there, so that no shared token is computed twice, whatever arrives together.
+A step is one forward pass: one row for each sequence that decodes, the rest of its row budget for chunks of
+prompts. A request computes its prompt once and then forks into `n` sequences that share the prompt's pages.
+Requests whose prompts begin alike share those pages too: a request stays in the queue while somebody else
+computes tokens that it needs, and takes them when they are there, so that no shared token is computed twice,
+whatever arrives together.
 
-Admission never over-commits. `reserved` counts the pages that running work may still ask for in the worst case (each
-fork to its last token), and nothing is admitted or forked unless `reserved <= pool.available` holds afterwards; so a
-step never runs out of pages and nothing is ever preempted. What does not fit as a whole is split: of an admitted request
-at least one fork is reserved until all have begun, hence every request ends.
+Admission never over-commits. `reserved` counts the pages that running work may still ask for in the worst
+case (each fork to its last token), and nothing is admitted or forked unless `reserved <= pool.available`
+holds afterwards; so a step never runs out of pages and nothing is ever preempted. What does not fit as a
+whole is split: of an admitted request at least one fork is reserved until all have begun, hence every request
+ends.
 
-A state machine without tensors or clocks: its decisions follow from the events it saw. `plan` -> run the step -> `commit`.
+A state machine without tensors or clocks: its decisions follow from the events it saw. `plan` -> run the step
+-> `commit`.
 """
 
 from __future__ import annotations
@@ -43,14 +46,17 @@ class _Run:
 class Scheduler:
     """Decides, step by step, what runs.
 
-    pool: the pages. max_rows: rows a step. max_seqs: sequences that decode at once, at most max_rows. prefill_chunk: rows
-    of one prompt a step.
+    pool: the pages. max_rows: rows a step. max_seqs: sequences that decode at once, at most max_rows.
+    prefill_chunk: rows of one prompt a step.
     """
 
-    def __init__(self, pool: PagePool, max_rows: int = 8192, max_seqs: int = 256, prefill_chunk: int = 2048) -> None:
+    def __init__(
+        self, pool: PagePool, max_rows: int = 8192, max_seqs: int = 256, prefill_chunk: int = 2048
+    ) -> None:
         if not 1 <= max_seqs <= max_rows or prefill_chunk < 1:
             raise ValueError(
-                f"needs 1 <= max_seqs <= max_rows and prefill_chunk >= 1, got {max_seqs=}, {max_rows=}, {prefill_chunk=}"
+                f"needs 1 <= max_seqs <= max_rows and prefill_chunk >= 1, got {max_seqs=}, {max_rows=}, "
+                f"{prefill_chunk=}"
             )
         self.pool = pool
         self.max_rows = max_rows
@@ -75,21 +81,27 @@ class Scheduler:
         self._drawn: set[SampleId] = set()
         self._aborted: set[int] = set()
 
-    # -- events --------------------------------------------------------------------------------------------------
+    # -- events ---
 
     def add(self, request: Request) -> None:
-        """Queue a request. Requests added between two plans count as arriving together and are ordered for sharing.
+        """Queue a request. Requests added between two plans count as arriving together and are ordered for
+        sharing.
 
-        Raises ValueError for a request without tokens or with an id in use, RequestTooLarge for one that can never fit.
+        Raises ValueError for a request without tokens or with an id in use, RequestTooLarge for one that can
+        never fit.
         """
         if request.id in self._ids:
             raise ValueError(f"request {request.id}: the id is in use")
         if not request.prompt_ids or request.n < 1 or request.max_tokens < 1:
             raise ValueError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
-        total, spare = self._total(request), request.n > 1 and len(request.prompt_ids) % self.pool.page_size > 0
+        total, spare = (
+            self._total(request),
+            request.n > 1 and len(request.prompt_ids) % self.pool.page_size > 0,
+        )
         if total + spare * (request.max_tokens > 1) > self.pool.num_pages:
             raise RequestTooLarge(
-                f"request {request.id}: {len(request.prompt_ids)} prompt tokens and {request.max_tokens} new ones need "
+                f"request {request.id}: {len(request.prompt_ids)} prompt tokens and {request.max_tokens} "
+                "new ones need "
                 f"{total + spare} pages of {self.pool.page_size} tokens, the pool has {self.pool.num_pages}"
             )
         self._ids.add(request.id)
@@ -97,7 +109,9 @@ class Scheduler:
         self._stuck = False
 
     def abort(self, request_id: int) -> bool:
-        """Drop a request and free what it holds (while a step runs: at its commit). False if it is not here (any more)."""
+        """Drop a request and free what it holds (while a step runs: at its commit). False if it is not here
+        (any more).
+        """
         if request_id not in self._ids:
             return False
         self._stuck = False
@@ -122,14 +136,24 @@ class Scheduler:
         self._flight, self._decodes, self._chunks = None, [], []
         self._roster += 1
         self._membership += 1
-        for box in (self._line, self._runs, self._prefilling, self._forking, self._ids, self._drawn, self._aborted):
+        for box in (
+            self._line,
+            self._runs,
+            self._prefilling,
+            self._forking,
+            self._ids,
+            self._drawn,
+            self._aborted,
+        ):
             box.clear()
 
     def drop_namespace(self, namespace: Hashable) -> int:
-        """`PagePool.drop_namespace`: after a change of weights, the KV computed with the old ones is of no use."""
+        """`PagePool.drop_namespace`: after a change of weights, the KV computed with the old ones is of no
+        use.
+        """
         return self.pool.drop_namespace(namespace)
 
-    # -- readings ------------------------------------------------------------------------------------------------
+    # -- readings ---
 
     @property
     def waiting(self) -> int:
@@ -142,8 +166,10 @@ class Scheduler:
         return not self._ids
 
     def counters(self) -> dict[str, int]:
-        """Since the start: rows computed, tokens that sharing avoided (prefix cache; forks), admissions, copies,
-        evictions. Now: requests waiting, running, sequences decoding, pages used, cached and reserved."""
+        """Since the start: rows computed, tokens that sharing avoided (prefix cache; forks), admissions,
+        copies, evictions. Now: requests waiting, running, sequences decoding, pages used, cached and
+        reserved.
+        """
         return {
             "tokens_computed": self.tokens_computed,
             "tokens_avoided": self.pool.hits + self.tokens_forked,
@@ -160,10 +186,12 @@ class Scheduler:
             "pages_reserved": self.reserved,
         }
 
-    # -- a step --------------------------------------------------------------------------------------------------
+    # -- a step ---
 
     def plan(self) -> Step | None:
-        """The next step; None when there is nothing to do. To be followed by `commit` (or `reset`, if the step failed)."""
+        """The next step; None when there is nothing to do. To be followed by `commit` (or `reset`, if the
+        step failed).
+        """
         if self._flight is not None:
             raise RuntimeError("plan() before the last step was committed")
         copies: list[Copy] = []
@@ -191,17 +219,21 @@ class Scheduler:
     def commit(
         self, step: Step, sampled: Mapping[SampleId, int], finished: Collection[SampleId] = frozenset()
     ) -> list[Ended]:
-        """Take the tokens a step drew: one for each of its decodes, and n for each chunk that was a prompt's last.
+        """Take the tokens a step drew: one for each of its decodes, and n for each chunk that was a prompt's
+        last.
 
-        finished: samples whose token was their last (an end id, a stop string); those that reached max_tokens end by
-        themselves. Returns the samples that ended. Raises, with nothing changed, when tokens are missing.
+        finished: samples whose token was their last (an end id, a stop string); those that reached max_tokens
+        end by themselves. Returns the samples that ended. Raises, with nothing changed, when tokens are
+        missing.
         """
         if step is not self._flight:
             raise RuntimeError("commit() of a step that is not the one planned last")
         lasts = [run for chunk, run in zip(step.prefills, self._chunks, strict=True) if chunk.last]
         missing = self._drawn - sampled.keys()
         for run in lasts:
-            missing.update((run.request.id, s) for s in range(run.request.n) if (run.request.id, s) not in sampled)
+            missing.update(
+                (run.request.id, s) for s in range(run.request.n) if (run.request.id, s) not in sampled
+            )
         if missing:
             raise ValueError(f"no token for (request, sample) {sorted(missing)}")
         self._flight = None
@@ -231,20 +263,26 @@ class Scheduler:
     def check(self) -> None:
         """Assert the pool's rules and that the reservations are covered. For tests."""
         self.pool.check()
-        needs = sum(decode.need for decode in self._decodes) + sum(run.hold or 0 for run in self._runs.values())
+        needs = sum(decode.need for decode in self._decodes) + sum(
+            run.hold or 0 for run in self._runs.values()
+        )
         assert needs == self.reserved, "reserved is not the sum of what running work may ask for"
         assert self.reserved <= self.pool.available, "over-committed"
         assert all(decode.need >= 0 for decode in self._decodes), "a sequence outgrew its reservation"
-        assert all(run.hold is not None for run in self._runs.values() if run.unstarted and not run.active), "no hold"
+        assert all(run.hold is not None for run in self._runs.values() if run.unstarted and not run.active), (
+            "no hold"
+        )
         assert self._expected == sum(run.unended for run in self._runs.values())
         assert len(self._decodes) == sum(run.active for run in self._runs.values()) <= self.max_seqs
         open_seqs = len(self._decodes) + sum(run.seq is not None for run in self._runs.values())
         assert open_seqs == self.pool.live, "a sequence is open and nobody runs it"
 
-    # -- starting ------------------------------------------------------------------------------------------------
+    # -- starting ---
 
     def _total(self, request: Request) -> int:
-        """Pages of one sample with all its tokens. The last token drawn is never fed back, so it needs no place."""
+        """Pages of one sample with all its tokens. The last token drawn is never fed back, so it needs no
+        place.
+        """
         return self.pool.pages_for(len(request.prompt_ids) + request.max_tokens - 1)
 
     def _need(self, run: _Run, copy: bool) -> int:
@@ -324,13 +362,15 @@ class Scheduler:
     def _admit(self, request: Request, match: Match, copies: list[Copy]) -> _Run | None:
         """Open the prompt's pages and reserve a fork, or None where that could over-commit.
 
-        While admitted requests have forks that neither began nor are reserved, only a request that fits as a whole, on
-        top of those, is admitted: otherwise many prompts would be held for few sequences.
+        While admitted requests have forks that neither began nor are reserved, only a request that fits as a
+        whole, on top of those, is admitted: otherwise many prompts would be held for few sequences.
         """
         run = _Run(request, None, self._total(request), None, request.n, request.n)
         hold = self._need(run, copy=request.n > 1)
         late = sum(
-            (r.unstarted - (r.hold is not None)) * self._need(r, True) for r in self._runs.values() if r.unstarted
+            (r.unstarted - (r.hold is not None)) * self._need(r, True)
+            for r in self._runs.values()
+            if r.unstarted
         )
         if late:
             late += (request.n - 1) * self._need(run, True)
@@ -355,11 +395,13 @@ class Scheduler:
         start, prompt = run.seq.computed, run.request.prompt_ids
         end = min(start + self.prefill_chunk, start + budget, len(prompt))
         if end > start:
-            prefills.append(Chunk(run.request, run.seq.block_table, start, prompt[start:end], end == len(prompt)))
+            prefills.append(
+                Chunk(run.request, run.seq.block_table, start, prompt[start:end], end == len(prompt))
+            )
             self._chunks.append(run)
         return end - start
 
-    # -- ending --------------------------------------------------------------------------------------------------
+    # -- ending ---
 
     def _advance(
         self, step: Step, sampled: Mapping[SampleId, int], finished: Collection[SampleId], ended: list[Ended]
@@ -391,7 +433,9 @@ class Scheduler:
                 self._remove(run)
 
     def _end(self, decode: Decode, reason: Literal["stop", "length"]) -> Ended:
-        """A sample is complete: its pages go back, its reservation goes on to the next fork of the request."""
+        """A sample is complete: its pages go back, its reservation goes on to the next fork of the
+        request.
+        """
         run = self._runs[decode.id[0]]
         self._close(decode)
         run.active -= 1

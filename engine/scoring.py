@@ -1,4 +1,6 @@
-"""Log-probabilities of given ids: sequences as rows of packed trees, through the trainer's forward, without gradient."""
+"""Log-probabilities of given ids: sequences as rows of packed trees, through the trainer's forward, without
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ def sequence_logprobs(
     token_budget: int,
     trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
-    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises EngineError for a span or length that cannot be.
+    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises
+    EngineError for a span or length that cannot be.
 
-    What stands before a span merges with what others have in common with it; spans never merge. ``trees``: as `Group.tree`.
+    What stands before a span merges with what others have in common with it; spans never merge. ``trees``: as
+    `Group.tree`.
     """
     if trees is not None and len(trees) != len(sequences):
         raise EngineError(f"logprobs: {len(sequences)} sequences with {len(trees)} trees")
@@ -33,7 +37,8 @@ def sequence_logprobs(
     for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
         if not 1 <= start <= end <= len(ids):
             raise EngineError(
-                f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has no probability)"
+                f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has "
+                "no probability)"
             )
         if len(ids) > decoder.config.context_length:
             raise EngineError(

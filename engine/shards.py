@@ -1,6 +1,8 @@
-"""The tensors of a Hugging Face folder, one at a time, from one safetensors file or from shards with an index.
+"""The tensors of a Hugging Face folder, one at a time, from one safetensors file or from shards with an
+index.
 
-Opening reads every header, so that a truncated file, a missing shard or a missing tensor is known before any weight is read.
+Opening reads every header, so that a truncated file, a missing shard or a missing tensor is known before any
+weight is read.
 """
 
 from __future__ import annotations
@@ -100,14 +102,18 @@ class Shards:
             held[shard] = set(self._open(self.folder / shard))
         for name, shard in weight_map.items():
             if name not in held[shard]:
-                raise CheckpointError(f"{self.folder / shard}: {name}: missing, though {INDEX} places it here")
+                raise CheckpointError(
+                    f"{self.folder / shard}: {name}: missing, though {INDEX} places it here"
+                )
         return {name: self.folder / shard for name, shard in weight_map.items()}
 
     def _open(self, path: Path) -> list[str]:
         try:
             opened: Any = safe_open(path, framework="pt")
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: truncated or corrupted safetensors file: {one_line(error)}") from error
+            raise CheckpointError(
+                f"{path}: truncated or corrupted safetensors file: {one_line(error)}"
+            ) from error
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or one_line(error)}") from error
         self._files[path] = opened

@@ -1,7 +1,8 @@
-"""Exact save and resume: one safetensors file with tensors and a JSON record, written beside its place and renamed over the old one.
+"""Exact save and resume: one safetensors file with tensors and a JSON record, written beside its place and
+renamed over the old one.
 
-A kill or a full disk at any moment leaves the previous save readable. Counters and the user's own record (data position, random state) travel in the
-file's metadata.
+A kill or a full disk at any moment leaves the previous save readable. Counters and the user's own record
+(data position, random state) travel in the file's metadata.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ FORMAT = "proactor-state-1"
 def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write ``tensors`` and the JSON-able ``record`` to ``path`` atomically.
 
-    Raises EngineError naming the file when the disk is full or the folder cannot be written; an earlier save is untouched then.
+    Raises EngineError naming the file when the disk is full or the folder cannot be written; an earlier save
+    is untouched then.
     """
     final = Path(path)
     temporary = final.with_name(f".{final.name}.writing")
@@ -47,11 +49,15 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
         _sync_folder(final.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise EngineError(f"{final}: cannot save ({error.strerror}); the earlier save, if any, is untouched") from error
+        raise EngineError(
+            f"{final}: cannot save ({error.strerror}); the earlier save, if any, is untouched"
+        ) from error
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and record of a save. Raises EngineError naming the file when it is missing, cut off or of another kind."""
+    """Tensors and record of a save. Raises EngineError naming the file when it is missing, cut off or of
+    another kind.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -18,7 +18,9 @@ class RequestTooLarge(ValueError):
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Request:
-    """`n` samples of at most `max_tokens` tokens each behind one prompt. `namespace` keys its KV (see `engine.kv`)."""
+    """`n` samples of at most `max_tokens` tokens each behind one prompt. `namespace` keys its KV (see
+    `engine.kv`).
+    """
 
     id: int
     namespace: Hashable
@@ -29,7 +31,9 @@ class Request:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Chunk:
-    """Prompt tokens `start .. start + len(ids)` to compute. After the `last` one, its final row's logits draw n tokens."""
+    """Prompt tokens `start .. start + len(ids)` to compute. After the `last` one, its final row's logits draw
+    n tokens.
+    """
 
     request: Request
     block_table: list[int]
@@ -44,8 +48,8 @@ class Chunk:
 
 @dataclass(slots=True, eq=False)
 class Decode:
-    """A sequence that decodes, one row a step. The object and its `block_table` live as long as the sequence and are
-    updated in place: `commit` moves `input_id` and `length`, `plan` appends pages.
+    """A sequence that decodes, one row a step. The object and its `block_table` live as long as the sequence
+    and are updated in place: `commit` moves `input_id` and `length`, `plan` appends pages.
     """
 
     id: SampleId
@@ -63,10 +67,12 @@ class Decode:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Step:
-    """What to run: first the copies (all sources before any destination is written), then all rows in one pass.
+    """What to run: first the copies (all sources before any destination is written), then all rows in one
+    pass.
 
     decodes: one object as long as nothing joins or leaves; read it, do not change it.
-    roster: changes when a sequence joins or leaves `decodes`. grown: indices into it that got one more page in this plan.
+    roster: changes when a sequence joins or leaves `decodes`. grown: indices into it that got one more page
+    in this plan.
     membership: changes when either happens, so equal numbers mean equal block tables.
     """
 

@@ -1,7 +1,9 @@
-"""A sampler step as the GPU kernels read it: block tables and lengths in tensors, and the attention view over them.
+"""A sampler step as the GPU kernels read it: block tables and lengths in tensors, and the attention view over
+them.
 
-Decode rows that share a request's prompt form a family, whose shared pages are read once for all of them; a chunk of a prompt is a run of rows with a
-length each. Tables are rebuilt when a sequence joins or leaves; between, grown ones get their new page and the lengths move.
+Decode rows that share a request's prompt form a family, whose shared pages are read once for all of them; a
+chunk of a prompt is a run of rows with a length each. Tables are rebuilt when a sequence joins or leaves;
+between, grown ones get their new page and the lengths move.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from proactor.kernels.paged_attention import paged_attention, paged_rows_attenti
 from proactor.kernels.paged_kernels import RowGroups
 
 WIDTH = 16
-"""Tables are padded to a multiple of so many pages: Triton compiles anew for integers that are, and that are not, multiples of 16."""
+"""Tables are padded to a multiple of so many pages: Triton compiles anew for integers that are, and that are
+not, multiples of 16.
+"""
 
 
 def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
-    """Tables of pages with ``room`` for more, padded to one width [N, P]; no column at all where there is nothing to hold."""
+    """Tables of pages with ``room`` for more, padded to one width [N, P]; no column at all where there is
+    nothing to hold.
+    """
     longest = max((len(t) for t in tables), default=0) + room
     padded = np.zeros((len(tables), -(-longest // WIDTH) * WIDTH), np.int32)
     for row, table in zip(padded, tables, strict=True):
@@ -32,7 +38,9 @@ def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
 
 
 class DecodeTables:
-    """Tables of a decode set: each sequence's own pages, and the pages that the samples of one request share."""
+    """Tables of a decode set: each sequence's own pages, and the pages that the samples of one request
+    share.
+    """
 
     def __init__(self, decodes: Sequence[Decode], page_size: int, device: torch.device) -> None:
         self.decodes, self.page_size, self.device = decodes, page_size, device
@@ -92,21 +100,31 @@ class ChunkTables:
     def __init__(self, chunks: Sequence[Chunk], page_size: int, device: torch.device) -> None:
         self.page_size = page_size
         self.table = torch.tensor(_table([c.block_table for c in chunks]), device=device)
-        visible = np.concatenate([np.arange(c.start + 1, c.start + len(c.ids) + 1, dtype=np.int32) for c in chunks])
+        visible = np.concatenate(
+            [np.arange(c.start + 1, c.start + len(c.ids) + 1, dtype=np.int32) for c in chunks]
+        )
         self.visible = torch.from_numpy(visible).to(device)
         self.sequences = RowGroups.runs([len(c.ids) for c in chunks])
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """q [T, Hq, D] of the chunks' rows -> [T, Hq * D]."""
-        return paged_rows_attention(q, keys, values, self.table, self.visible, self.sequences, scale, self.page_size)
+        return paged_rows_attention(
+            q, keys, values, self.table, self.visible, self.sequences, scale, self.page_size
+        )
 
 
 class TableView:
     """Attention of one step: decode rows first, then the rows of prompt chunks."""
 
     def __init__(
-        self, keys: Sequence[Tensor], values: Sequence[Tensor], slots: Tensor, decodes: DecodeTables | None, chunks: ChunkTables | None, scale: float
-    ) -> None:  # fmt: skip
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        slots: Tensor,
+        decodes: DecodeTables | None,
+        chunks: ChunkTables | None,
+        scale: float,
+    ) -> None:
         self.keys, self.values, self.slots, self.scale = keys, values, slots, scale
         self.decodes, self.chunks = decodes, chunks
 
@@ -116,7 +134,9 @@ class TableView:
         return q, None, None
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Keys and values that `rotate` has not written yet are written, then all are read through the tables."""
+        """Keys and values that `rotate` has not written yet are written, then all are read through the
+        tables.
+        """
         keys, values = self.keys[layer], self.values[layer]
         if k is not None and v is not None:
             keys.index_copy_(1, self.slots, k.transpose(0, 1))

@@ -1,7 +1,9 @@
-"""Gradients and steps: forward and backward over packed token trees, sums over ranks, one AdamW step on the flat adapter.
+"""Gradients and steps: forward and backward over packed token trees, sums over ranks, one AdamW step on the
+flat adapter.
 
-Gradients are unnormalised sums until `Trainer.reduce`, which adds them over ranks and divides by what the loss names. In deterministic mode each tree's
-gradient is added as integers of 2^-40, so that neither the order of trees nor their dealing to ranks changes a bit.
+Gradients are unnormalised sums until `Trainer.reduce`, which adds them over ranks and divides by what the
+loss names. In deterministic mode each tree's gradient is added as integers of 2^-40, so that neither the
+order of trees nor their dealing to ranks changes a bit.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from proactor.kernels.op import use_triton
 
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
-"""Largest gradient element that the fixed-point sum takes: beyond it, thousands of trees could overflow 63 bits."""
+"""Largest gradient element that the fixed-point sum takes: beyond it, thousands of trees could overflow 63
+bits.
+"""
 
 
 @dataclass(slots=True)
@@ -66,15 +70,21 @@ class Trainer:
     ) -> Tally:
         """Add the gradient of ``loss`` summed over ``groups``; nothing is stepped.
 
-        ``normalizer`` overrides what these groups add to the divisor (say, because groups without gradient were left out but count).
-        ``version``: samples of this policy version are compared with what the sampler recorded (sampler_trainer_gap).
+        ``normalizer`` overrides what these groups add to the divisor (say, because groups without gradient
+        were left out but count).
+        ``version``: samples of this policy version are compared with what the sampler recorded
+        (sampler_trainer_gap).
         """
         tally = Tally()
         self.lora.attach_grad()
         for tree in pack(groups, self.token_budget, together=self.fixed is None):
             self._accumulate(tree, loss, tally, version)
         kind = getattr(loss, "normalizer", "tokens")
-        natural = kind if isinstance(kind, (int, float)) else tally.sums["samples" if kind == "samples" else "tokens"]
+        natural = (
+            kind
+            if isinstance(kind, (int, float))
+            else tally.sums["samples" if kind == "samples" else "tokens"]
+        )
         self.normalizer += natural if normalizer is None else normalizer
         return tally
 
@@ -87,7 +97,9 @@ class Trainer:
         batch = flat.batch
         batch.reference = reference
         if getattr(loss, "normalizer", "tokens") == "samples":
-            batch.weight = batch.weight / torch.bincount(batch.sample, minlength=len(batch.samples))[batch.sample]
+            batch.weight = (
+                batch.weight / torch.bincount(batch.sample, minlength=len(batch.samples))[batch.sample]
+            )
         value, logp, stats = self._loss(rows, flat, loss)
         point("backward")
         value.backward()
@@ -100,8 +112,9 @@ class Trainer:
         _compare(logp.detach(), batch, tally, version)
 
     def _loss(self, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:
-        """(sum, log-probabilities, statistics) of a tree's trained tokens. On the kernels a loss by token is taken inside the head, so that each chunk's
-        logits are computed once and their gradient takes their place; a loss that may couple tokens needs all log-probabilities first.
+        """(sum, log-probabilities, statistics) of a tree's trained tokens. On the kernels a loss by token is
+        taken inside the head, so that each chunk's logits are computed once and their gradient takes their
+        place; a loss that may couple tokens needs all log-probabilities first.
         """
         if use_triton(rows) and by_token(loss):
             partial = PartialLoss(loss, flat)
@@ -116,13 +129,16 @@ class Trainer:
         top = float(self.lora.grad.abs().max())
         if not top < FIXED_LIMIT:
             raise EngineError(
-                f"gradient: largest element {top:g} is not finite or above {FIXED_LIMIT:g}; lower the loss's scale or the rewards"
+                f"gradient: largest element {top:g} is not finite or above {FIXED_LIMIT:g}; lower the "
+                "loss's scale or the rewards"
             )
         self.fixed += (self.lora.grad.double() * FIXED_POINT).round().long()
         self.lora.grad.zero_()
 
     def reduce(self) -> float:
-        """Sum gradients over ranks and divide by the normaliser; ``.grad`` of every leaf is then final. Returns the normaliser."""
+        """Sum gradients over ranks and divide by the normaliser; ``.grad`` of every leaf is then final.
+        Returns the normaliser.
+        """
         self.lora.attach_grad()
         total = self.parallel.sum(
             torch.tensor([self.normalizer], dtype=torch.float64, device=self.lora.flat.device)
@@ -138,21 +154,37 @@ class Trainer:
         return total
 
     def step(self, config: AdamW) -> dict[str, float]:
-        """Reduce, clip and apply one AdamW step. A non-finite gradient is counted, dropped and does not advance the step."""
+        """Reduce, clip and apply one AdamW step. A non-finite gradient is counted, dropped and does not
+        advance the step.
+        """
         normalizer = self.reduce()
         rate = learning_rate(config, self.steps)
-        norm = float(clipped_adamw(
-            self.lora.flat, self.lora.grad, self.m, self.v, self.steps + 1, rate, config.betas, config.eps, config.weight_decay,
-            config.max_norm,
-        ))  # fmt: skip
+        norm = float(
+            clipped_adamw(
+                self.lora.flat,
+                self.lora.grad,
+                self.m,
+                self.v,
+                self.steps + 1,
+                rate,
+                config.betas,
+                config.eps,
+                config.weight_decay,
+                config.max_norm,
+            )
+        )
         finite = math.isfinite(norm)
         self.steps += finite
         self.skipped_steps += not finite
         self.lora.grad.zero_()
         return {
-            "grad_norm": norm, "lr": rate, "step": float(self.steps), "nonfinite_gradient": 0.0 if finite else 1.0,
-            "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)), "normalizer": normalizer,
-        }  # fmt: skip
+            "grad_norm": norm,
+            "lr": rate,
+            "step": float(self.steps),
+            "nonfinite_gradient": 0.0 if finite else 1.0,
+            "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)),
+            "normalizer": normalizer,
+        }
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients and their normaliser."""
@@ -177,7 +209,9 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
 
 
 def learning_rate(config: AdamW, step: int) -> float:
-    """Rate of the update after ``step`` others: linear warm-up, then constant, linear or cosine decay to ``final`` of ``lr``."""
+    """Rate of the update after ``step`` others: linear warm-up, then constant, linear or cosine decay to
+    ``final`` of ``lr``.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.decay == "constant" or config.total is None:

@@ -1,8 +1,10 @@
-"""Token trees: a trie of token runs whose ancestors are their context, and the only thing the trainer computes on.
+"""Token trees: a trie of token runs whose ancestors are their context, and the only thing the trainer
+computes on.
 
-Prompts merge where their ids are equal; sampled tokens of different samples never do, because clipping is not linear in the advantage. A group is a
-prompt with its samples as leaves; a dialogue replayed turn by turn is a caterpillar. Each run of tokens is one range of rows, computed once forward and
-once backward. The last token of a leaf is only a target: nothing is predicted from it, so it gets no row.
+Prompts merge where their ids are equal; sampled tokens of different samples never do, because clipping is not
+linear in the advantage. A group is a prompt with its samples as leaves; a dialogue replayed turn by turn is a
+caterpillar. Each run of tokens is one range of rows, computed once forward and once backward. The last token
+of a leaf is only a target: nothing is predicted from it, so it gets no row.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ def common_prefix(a: Ids, b: Ids) -> int:
 class Tree:
     """The trie of some groups.
 
-    ``nodes`` in creation order; ``prompt_end[g]`` is the node that ends group g's prompt; ``leaves[g][s]`` the node of a sample's rows (None when it has none).
-    Raises EngineError for an empty prompt or completion, a sample of another prompt, or a group whose parent sample is not in the tree.
+    ``nodes`` in creation order; ``prompt_end[g]`` is the node that ends group g's prompt; ``leaves[g][s]``
+    the node of a sample's rows (None when it has none). Raises EngineError for an empty prompt or completion,
+    a sample of another prompt, or a group whose parent sample is not in the tree.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -78,10 +81,13 @@ class Tree:
             start = len(group.parent.prompt_ids) + len(group.parent.token_ids)
             if at == ROOT or group.prompt_ids[:start] != group.parent.prompt_ids + group.parent.token_ids:
                 raise EngineError(
-                    "group.parent: the parent sample must stand earlier in the tree and begin this group's prompt"
+                    "group.parent: the parent sample must stand earlier in the tree and begin this group's "
+                    "prompt"
                 )
         for sample in group.samples:
-            if sample.prompt_ids is not group.prompt_ids and list(sample.prompt_ids) != list(group.prompt_ids):
+            if sample.prompt_ids is not group.prompt_ids and list(sample.prompt_ids) != list(
+                group.prompt_ids
+            ):
                 raise EngineError("group: a sample's prompt is not the group's")
         end = self._insert(prompt[start:], at, start)
         self.prompt_end.append(end)
@@ -98,7 +104,9 @@ class Tree:
         return len(self.nodes) - 1
 
     def _insert(self, ids: Ids, at: int, depth: int) -> int:
-        """Walk ``ids`` down from node ``at``, splitting and adding prompt nodes; returns the node where they end."""
+        """Walk ``ids`` down from node ``at``, splitting and adding prompt nodes; returns the node where they
+        end.
+        """
         while len(ids):
             children = self.roots if at == ROOT else self.nodes[at].children
             child = children.get(int(ids[0]))
@@ -113,7 +121,9 @@ class Tree:
         return at
 
     def _split(self, index: int, length: int, siblings: dict[int, int]) -> int:
-        """Cut node ``index`` after ``length`` tokens; the lower part keeps the index, so that recorded ends stay valid."""
+        """Cut node ``index`` after ``length`` tokens; the lower part keeps the index, so that recorded ends
+        stay valid.
+        """
         lower = self.nodes[index]
         upper = Node(lower.ids[:length], lower.parent, lower.depth, children={int(lower.ids[length]): index})
         self.nodes.append(upper)
@@ -122,7 +132,9 @@ class Tree:
         return len(self.nodes) - 1
 
     def order(self) -> list[int]:
-        """Node indices, parents first; prompt nodes before leaves, so that a trunk is one contiguous range of rows."""
+        """Node indices, parents first; prompt nodes before leaves, so that a trunk is one contiguous range of
+        rows.
+        """
         seen: list[int] = []
         inner = [i for i, n in enumerate(self.nodes) if n.parent == ROOT]
         below: dict[int, list[int]] = {}
@@ -144,11 +156,13 @@ class Tree:
 
 @dataclass(slots=True)
 class TokenBatch:
-    """What a loss sees besides log-probabilities; tensors of N trained tokens, sample after sample, tokens in order.
+    """What a loss sees besides log-probabilities; tensors of N trained tokens, sample after sample, tokens in
+    order.
 
-    target: int64 ids; old, sampled: recorded policy and sampled log-probabilities (float32; NaN where a sample brought none);
-    advantage, weight: float32; sample: int64 index into ``samples``; position: int64 place in the sample's ``token_ids``;
-    entropy: float32, filled in by the trainer; reference: log-probabilities with the adapter off, when the loss asked for them.
+    target: int64 ids; old, sampled: recorded policy and sampled log-probabilities (float32; NaN where a
+    sample brought none); advantage, weight: float32; sample: int64 index into ``samples``; position: int64
+    place in the sample's ``token_ids``; entropy: float32, filled in by the trainer; reference:
+    log-probabilities with the adapter off, when the loss asked for them.
     """
 
     target: Tensor
@@ -163,7 +177,9 @@ class TokenBatch:
     reference: Tensor | None = None
 
     def take(self, tokens: Tensor | slice) -> TokenBatch:
-        """The batch of some tokens; a column that is not filled in yet stays so, and ``samples`` is the whole list."""
+        """The batch of some tokens; a column that is not filled in yet stays so, and ``samples`` is the whole
+        list.
+        """
         count = len(self.target)
         columns: dict[str, Any] = {}
         for f in fields(self):
@@ -177,8 +193,9 @@ class TokenBatch:
 class Layout:
     """A tree as flat arrays: ids and positions [T]; the rows of each node; head pairs.
 
-    ``head_row`` [R] rows whose logits are needed (ascending, one per row and temperature) with ``head_temperature`` [R];
-    ``pair_row`` [N] index into them for pair j (ascending) and ``unsort`` [N] that brings pairs into the order of `TokenBatch`.
+    ``head_row`` [R] rows whose logits are needed (ascending, one per row and temperature) with
+    ``head_temperature`` [R]; ``pair_row`` [N] index into them for pair j (ascending) and ``unsort`` [N] that
+    brings pairs into the order of `TokenBatch`.
     """
 
     ids: Tensor
@@ -222,14 +239,17 @@ def layout(tree: Tree) -> Layout:
     temperature = np.asarray([samples[s].temperature for s in columns["sample"]], np.float64)
     if (temperature <= 0).any():
         raise EngineError(
-            "sample.temperature: 0 (greedy) has no log-probabilities to train; set it to 1 to train on the tokens"
+            "sample.temperature: 0 (greedy) has no log-probabilities to train; set it to 1 to train on the "
+            "tokens"
         )
     keys, pair_row = np.unique(np.stack([rows.astype(np.float64), temperature]), axis=1, return_inverse=True)
     pair_row = pair_row.reshape(-1)
     sort = np.argsort(pair_row, kind="stable")
     unsort = np.empty_like(sort)
     unsort[sort] = np.arange(len(sort))
-    batch = TokenBatch(**{k: torch.from_numpy(v) for k, v in columns.items()}, samples=samples, entropy=torch.empty(0))
+    batch = TokenBatch(
+        **{k: torch.from_numpy(v) for k, v in columns.items()}, samples=samples, entropy=torch.empty(0)
+    )
     return Layout(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
@@ -282,10 +302,12 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
 
 
 def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tree]:
-    """Trees of at most ``budget`` rows from ``groups``; groups with one ``tree`` key stay together while they fit.
+    """Trees of at most ``budget`` rows from ``groups``; groups with one ``tree`` key stay together while they
+    fit.
 
-    Neighbours in the order of their prompts share the longest prefixes, so trees are filled in that order. With ``together`` off each key gets its own
-    tree, whatever stands beside it: what deterministic mode needs. A single group above the budget makes a tree of its own.
+    Neighbours in the order of their prompts share the longest prefixes, so trees are filled in that order.
+    With ``together`` off each key gets its own tree, whatever stands beside it: what deterministic mode
+    needs. A single group above the budget makes a tree of its own.
     """
     units: dict[object, list[Group]] = {}
     for i, group in enumerate(groups):

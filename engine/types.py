@@ -1,4 +1,6 @@
-"""What the engine's users hold: samples and groups. Token ids are kept as sampled, end tokens included; nothing is encoded again from text."""
+"""What the engine's users hold: samples and groups. Token ids are kept as sampled, end tokens included;
+nothing is encoded again from text.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ class EngineError(ValueError):
 class Sample:
     """One completion of a prompt.
 
-    ``logprobs`` belong to the distribution sampled from (after temperature, filters and masks), ``policy_logprobs`` to the full softmax at
-    ``temperature``; both are natural logarithms, one a token of ``token_ids``. ``mask`` is False where a token carries no loss (observations);
-    None means every token is trained. ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
+    ``logprobs`` belong to the distribution sampled from (after temperature, filters and masks),
+    ``policy_logprobs`` to the full softmax at ``temperature``; both are natural logarithms, one a token of
+    ``token_ids``. ``mask`` is False where a token carries no loss (observations); None means every token is
+    trained. ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
     """
 
     prompt_ids: list[int]
@@ -55,19 +58,24 @@ class Sample:
         return list(zip(starts, ends, strict=True))
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Append observation ids: context for what follows, never trained. Their log-probabilities are stored as 0."""
+        """Append observation ids: context for what follows, never trained. Their log-probabilities are stored
+        as 0.
+        """
         self.mask = [*self.trained(), *([False] * len(ids))]
         self.token_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
         self.policy_logprobs.extend([0.0] * len(ids))
 
     def append(self, other: Sample) -> None:
-        """Append a turn sampled from ``prompt_ids + token_ids``; its ids, log-probabilities and finish reason are taken over.
+        """Append a turn sampled from ``prompt_ids + token_ids``; its ids, log-probabilities and finish reason
+        are taken over.
 
         Raises EngineError when ``other`` continues something else.
         """
         if other.prompt_ids != self.prompt_ids + self.token_ids:
-            raise EngineError("sample.append: the other sample's prompt is not this sample's prompt and tokens")
+            raise EngineError(
+                "sample.append: the other sample's prompt is not this sample's prompt and tokens"
+            )
         if other.temperature != self.temperature:
             raise EngineError(
                 f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}"
@@ -80,7 +88,9 @@ class Sample:
         self.finish_reason, self.text = other.finish_reason, other.text
 
     def token_advantages(self) -> list[float]:
-        """``advantage`` spread over the tokens, 0 where masked. Raises EngineError when its length is neither turns nor tokens."""
+        """``advantage`` spread over the tokens, 0 where masked. Raises EngineError when its length is neither
+        turns nor tokens.
+        """
         flags = self.trained()
         if self.advantage is None or isinstance(self.advantage, (int, float)):
             value = float(self.advantage or 0.0)
@@ -90,7 +100,8 @@ class Sample:
             return [a if on else 0.0 for a, on in zip(values, flags, strict=True)]
         if len(values) != len(turns):
             raise EngineError(
-                f"advantage: {len(values)} values for a sample of {len(turns)} turns and {len(self.token_ids)} tokens"
+                f"advantage: {len(values)} values for a sample of {len(turns)} turns and "
+                f"{len(self.token_ids)} tokens"
             )
         out = [0.0] * len(flags)
         for value, (start, end) in zip(values, turns, strict=True):
@@ -100,9 +111,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Group:
-    """Samples that are compared with one another. ``tree`` names groups that belong together (say one dialogue's turns): they stay on
-    one rank and their common prompt rows are computed once. ``parent`` hangs the group off the end of another group's sample, whose rows it shares.
-    ``index``: the place of its prompt in the call that sampled it (a stream gives groups in the order in which they end).
+    """Samples that are compared with one another. ``tree`` names groups that belong together (say one
+    dialogue's turns): they stay on one rank and their common prompt rows are computed once. ``parent`` hangs
+    the group off the end of another group's sample, whose rows it shares.
+    ``index``: the place of its prompt in the call that sampled it (a stream gives groups in the order in
+    which they end).
     """
 
     prompt_ids: list[int]

@@ -1,4 +1,6 @@
-"""From rewards to an update: group advantages, what can be skipped, and the statistics that a training step reports."""
+"""From rewards to an update: group advantages, what can be skipped, and the statistics that a training step
+reports.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.op import use_triton
 
 Batch = tuple[list[Group], float | None]
-"""Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient included); None: what they hold."""
+"""Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient
+included); None: what they hold.
+"""
 
 
 class GroupAdvantage(float):
-    """An advantage that came from rewards: unlike one that the caller gave, the next call computes it anew."""
+    """An advantage that came from rewards: unlike one that the caller gave, the next call computes it
+    anew.
+    """
 
 
 def _open(sample: Sample) -> bool:
@@ -32,10 +38,11 @@ def _open(sample: Sample) -> bool:
 def prepare(
     groups: Sequence[Group], config: GRPO, device: torch.device | str = "cpu"
 ) -> tuple[list[Batch], dict[str, float]]:
-    """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches`` steps.
+    """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches``
+    steps.
 
-    ``device`` is where advantages are computed. Returns the batches and sums for the statistics. Raises EngineError for a missing, NaN or infinite
-    reward and for greedy samples.
+    ``device`` is where advantages are computed. Returns the batches and sums for the statistics. Raises
+    EngineError for a missing, NaN or infinite reward and for greedy samples.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     rewards: list[float] = []
@@ -53,13 +60,21 @@ def prepare(
         sums["flat_groups"] += not any(any(s.token_advantages()) for s in group.samples)
         sums["truncated"] += sum(s.finish_reason in ("length", "context") for s in group.samples)
         sums["all_samples"] += len(group.samples)
-    sums["reward"], sums["reward_squared"], sums["rewarded"] = sum(rewards), sum(r * r for r in rewards), len(rewards)
+    sums["reward"], sums["reward_squared"], sums["rewarded"] = (
+        sum(rewards),
+        sum(r * r for r in rewards),
+        len(rewards),
+    )
     batches = [b for _ in range(config.epochs) for b in _minibatches(groups, config)]
     return batches, dict(sums)
 
 
-def _advantages(rewards: list[list[float]], convention: Convention, device: torch.device) -> list[list[float]]:
-    """Advantages of each group of rewards: all groups in one launch where kernels run, one by one (and not rounded to float32) elsewhere."""
+def _advantages(
+    rewards: list[list[float]], convention: Convention, device: torch.device
+) -> list[list[float]]:
+    """Advantages of each group of rewards: all groups in one launch where kernels run, one by one (and not
+    rounded to float32) elsewhere.
+    """
     flat = torch.tensor([r for group in rewards for r in group], dtype=torch.float64, device=device)
     if not use_triton(flat):
         return [group_advantages(group, convention) for group in rewards]
@@ -72,10 +87,13 @@ def _check(index: int, group: Group) -> None:
     scored = any(_open(s) for s in group.samples)
     for j, sample in enumerate(group.samples):
         if sample.temperature <= 0:
-            raise EngineError(f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on")
+            raise EngineError(
+                f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on"
+            )
         if scored and (sample.reward is None or not math.isfinite(sample.reward)):
             raise EngineError(
-                f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a finite reward, or all an advantage"
+                f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a "
+                "finite reward, or all an advantage"
             )
 
 
@@ -108,9 +126,24 @@ def _normalizer(groups: Sequence[Group], config: GRPO) -> float:
 
 
 SUMS = (
-    "loss", "tokens", "samples", "entropy", "gap", "gap_tokens", "rows", "flat", "clip_share", "kl", "groups", "flat_groups", "truncated", "all_samples",
-    "reward", "reward_squared", "rewarded",
-)  # fmt: skip
+    "loss",
+    "tokens",
+    "samples",
+    "entropy",
+    "gap",
+    "gap_tokens",
+    "rows",
+    "flat",
+    "clip_share",
+    "kl",
+    "groups",
+    "flat_groups",
+    "truncated",
+    "all_samples",
+    "reward",
+    "reward_squared",
+    "rewarded",
+)
 
 
 def statistics(tally: Tally) -> dict[str, float]:

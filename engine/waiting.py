@@ -1,7 +1,8 @@
 """Requests that wait for admission, in an order in which shared prompt tokens are computed once.
 
-Those that arrive together are ordered by `sharing_order`. Whoever needs tokens that a running request is computing is
-passed over until they are there: a wait for a writer, which always moves, so nobody is passed over for ever.
+Those that arrive together are ordered by `sharing_order`. Whoever needs tokens that a running request is
+computing is passed over until they are there: a wait for a writer, which always moves, so nobody is passed
+over for ever.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class WaitingLine:
         self._line.clear()
 
     def ready(self, start: int = 0) -> tuple[int, Request, Match] | None:
-        """The first request from place `start` on that waits for no page: its place, itself, its match as of now."""
+        """The first request from place `start` on that waits for no page: its place, itself, its match as of
+        now.
+        """
         if self._arrivals:
             order = sharing_order([request.prompt_ids for request in self._arrivals])
             self._line.extend(_Place(self._arrivals[i]) for i in order)

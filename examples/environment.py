@@ -1,9 +1,11 @@
-"""A two-turn environment: the model guesses, the environment answers, the model guesses again; each turn has its own credit.
+"""A two-turn environment: the model guesses, the environment answers, the model guesses again; each turn has
+its own credit.
 
     python examples/environment.py path/or/hub-id
 
-The model's own tokens stay in the sample exactly as they were drawn. What the environment says is added as observation ids: context for the second
-turn, never trained. Nothing is encoded again from text, so sampler and trainer agree on every token (`ratio_max_error` shows it).
+The model's own tokens stay in the sample exactly as they were drawn. What the environment says is added as
+observation ids: context for the second turn, never trained. Nothing is encoded again from text, so sampler
+and trainer agree on every token (`ratio_max_error` shows it).
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ def answer(text: str) -> str:
     number = guess(text)
     if number is None:
         return "\nThat is no number. Your guess:"
-    return f"\nToo {'low' if number < SECRET else 'high'}. Your guess:" if number != SECRET else "\nRight! Once more:"
+    return (
+        f"\nToo {'low' if number < SECRET else 'high'}. Your guess:"
+        if number != SECRET
+        else "\nRight! Once more:"
+    )
 
 
 def score(text: str) -> float:
@@ -38,12 +44,16 @@ def score(text: str) -> float:
 
 
 def rollout(engine: Engine, sampling: Sampling) -> Group:
-    """Samples of two turns with an advantage for each turn: its own score against the group's mean at that turn."""
+    """Samples of two turns with an advantage for each turn: its own score against the group's mean at that
+    turn.
+    """
     [group] = engine.sample([ASK], sampling)
     scores = [[score(s.text)] for s in group.samples]
     for sample in group.samples:
         sample.extend(engine.encode(answer(sample.text)))
-    again = engine.sample([s.prompt_ids + s.token_ids for s in group.samples], sampling.model_copy(update={"n": 1}))
+    again = engine.sample(
+        [s.prompt_ids + s.token_ids for s in group.samples], sampling.model_copy(update={"n": 1})
+    )
     for sample, second, row in zip(group.samples, again, scores, strict=True):
         row.append(score(second.samples[0].text))
         sample.append(second.samples[0])

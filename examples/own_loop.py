@@ -1,6 +1,6 @@
 """A training loop of one's own on the engine's primitives: own loss, own optimizer, own schedule.
 
-    python examples/own_loop.py path/or/hub-id
+python examples/own_loop.py path/or/hub-id
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ PROMPTS = ["Name a colour:", "Say hello:", "Count to three:", "What is the capit
 
 
 def reinforce(logprobs: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
-    """Policy gradient with the group's mean as baseline; any function of log-probabilities [N] and the batch's columns will do."""
+    """Policy gradient with the group's mean as baseline; any function of log-probabilities [N] and the
+    batch's columns will do.
+    """
     return -((logprobs - batch.old).exp() * batch.advantage).sum()
 
 

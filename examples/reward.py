@@ -2,8 +2,9 @@
 
     proactor train configs/demo.yaml reward=examples.reward:brevity reward_options={}
 
-A reward gets a batch of prompts and completions and returns one number a completion. Every column of the data arrives as a keyword argument, one value
-a completion: take those that you need by name and leave the rest to `columns`. A completion is a text, or a list of messages.
+A reward gets a batch of prompts and completions and returns one number a completion. Every column of the data
+arrives as a keyword argument, one value a completion: take those that you need by name and leave the rest to
+`columns`. A completion is a text, or a list of messages.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def text_of(completion: str | Sequence[dict[str, str]]) -> str:
 
 
 def brevity(prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> list[float]:
-    """1 for an answer of at most `TARGET` characters, falling to 0 at twice that; an empty answer is worth nothing."""
+    """1 for an answer of at most `TARGET` characters, falling to 0 at twice that; an empty answer is worth
+    nothing.
+    """
     lengths = [len(text_of(completion).strip()) for completion in completions]
     return [0.0 if not n else max(0.0, min(1.0, 2.0 - n / TARGET)) for n in lengths]

@@ -2,9 +2,10 @@
 
 m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
 
-Fused: sums of squares of runs of the gradient, in float64 as squares of 1e20 overflow float32; one program adds them up in order and leaves
-(norm, clip factor) in device memory; the update reads the factor there, so that the host never waits. The factor is NaN where the norm is not finite,
-and then nothing is loaded or stored.
+Fused: sums of squares of runs of the gradient, in float64 as squares of 1e20 overflow float32; one program
+adds them up in order and leaves (norm, clip factor) in device memory; the update reads the factor there, so
+that the host never waits. The factor is NaN where the norm is not finite, and then nothing is loaded or
+stored.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SETTINGS = {
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
-    """Scale ``grad`` [P] in place so that its 2-norm is at most ``max_norm`` (None: untouched). Returns the norm before."""
+    """Scale ``grad`` [P] in place so that its 2-norm is at most ``max_norm`` (None: untouched). Returns the
+    norm before.
+    """
     norm = float(torch.linalg.vector_norm(grad, dtype=torch.float64))
     if max_norm is not None and norm > max_norm:
         grad.mul_(max_norm / norm)
@@ -35,9 +38,16 @@ def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
 
 @torch.no_grad()
 def adamw_reference(
-    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float,
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
-) -> None:  # fmt: skip
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
     """`adamw` in plain torch: the same arithmetic as torch.optim.AdamW."""
     beta1, beta2 = betas
     if weight_decay:
@@ -49,9 +59,17 @@ def adamw_reference(
 
 
 def clipped_adamw_reference(
-    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8, weight_decay: float = 0.0, max_norm: float | None = None,
-) -> Tensor:  # fmt: skip
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    max_norm: float | None = None,
+) -> Tensor:
     """`clipped_adamw` as `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
     norm = clip_by_norm(grad, max_norm)
     if math.isfinite(norm):
@@ -59,7 +77,7 @@ def clipped_adamw_reference(
     return torch.tensor(norm, dtype=torch.float64, device=grad.device)
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit
@@ -90,10 +108,25 @@ def clip_kernel(partial_ptr, state_ptr, programs, max_norm, BLOCK: tl.constexpr)
 
 @jit
 def adamw_kernel(
-    param_ptr, grad_ptr, m_ptr, v_ptr, state_ptr, count, keep, share1, beta2, share2, root2, eps, rate,
-    CLIP: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One program BLOCK elements: the update in place, of the gradient times the factor in ``state`` (CLIP) or as it is."""
+    param_ptr,
+    grad_ptr,
+    m_ptr,
+    v_ptr,
+    state_ptr,
+    count,
+    keep,
+    share1,
+    beta2,
+    share2,
+    root2,
+    eps,
+    rate,
+    CLIP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program BLOCK elements: the update in place, of the gradient times the factor in ``state`` (CLIP)
+    or as it is.
+    """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = 1.0
     if CLIP:
@@ -112,17 +145,38 @@ def adamw_kernel(
 
 
 def _launch_update(
-    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, state: Tensor | None, step: int, lr: float,
-    betas: tuple[float, float], eps: float, weight_decay: float,
-) -> None:  # fmt: skip
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    state: Tensor | None,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
     use, count = configured(SETTINGS, param.device), param.numel()
     if count:
         beta1, beta2 = betas
         adamw_kernel[(triton.cdiv(count, use["BLOCK"]),)](
-            param, grad, m, v, grad if state is None else state, count,
-            1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps, -lr / (1 - beta1**step),
-            state is not None, use["BLOCK"], num_warps=use["WARPS"],
-        )  # fmt: skip
+            param,
+            grad,
+            m,
+            v,
+            grad if state is None else state,
+            count,
+            1 - lr * weight_decay,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            math.sqrt(1 - beta2**step),
+            eps,
+            -lr / (1 - beta1**step),
+            state is not None,
+            use["BLOCK"],
+            num_warps=use["WARPS"],
+        )
 
 
 def _launch_norm(grad: Tensor, max_norm: float | None) -> Tensor:
@@ -138,17 +192,26 @@ def _launch_norm(grad: Tensor, max_norm: float | None) -> Tensor:
     return state
 
 
-# --- public -----------------------------------------------------------------------------------------------------------
+# --- public ---
 
 
 @torch.no_grad()
 def adamw(
-    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float,
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
-) -> None:  # fmt: skip
-    """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as torch.optim.AdamW.
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
+    """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as
+    torch.optim.AdamW.
 
-    Tensors of another type or with gaps take the torch form everywhere. Raises ValueError where tensors do not match or ``step`` is below 1.
+    Tensors of another type or with gaps take the torch form everywhere. Raises ValueError where tensors do
+    not match or ``step`` is below 1.
     """
     _check(param, grad, m, v, step)
     if _runs_triton(param, grad, m, v):
@@ -159,13 +222,23 @@ def adamw(
 
 @torch.no_grad()
 def clipped_adamw(
-    param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8, weight_decay: float = 0.0, max_norm: float | None = None,
-) -> Tensor:  # fmt: skip
-    """`clip_by_norm` and `adamw` in one, without waiting for the device; returns the norm before clipping, a float64 scalar on the device.
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    max_norm: float | None = None,
+) -> Tensor:
+    """`clip_by_norm` and `adamw` in one, without waiting for the device; returns the norm before clipping, a
+    float64 scalar on the device.
 
-    Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count the step. ``grad`` may be left scaled or not.
-    Raises ValueError as `adamw` does, and for a ``max_norm`` that is not above 0.
+    Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count
+    the step. ``grad`` may be left scaled or not. Raises ValueError as `adamw` does, and for a ``max_norm``
+    that is not above 0.
     """
     _check(param, grad, m, v, step)
     require(max_norm is None or max_norm > 0, "max_norm", f"{max_norm} is not above 0")
@@ -178,7 +251,11 @@ def clipped_adamw(
 
 def _check(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int) -> None:
     for name, tensor in (("grad", grad), ("m", m), ("v", v)):
-        require(tensor.shape == param.shape, name, f"shape {tuple(tensor.shape)} beside param {tuple(param.shape)}")
+        require(
+            tensor.shape == param.shape,
+            name,
+            f"shape {tuple(tensor.shape)} beside param {tuple(param.shape)}",
+        )
         require(tensor.device == param.device, name, f"on {tensor.device}, param on {param.device}")
     require(step >= 1, "step", f"{step}: counts from 1")
 
@@ -187,7 +264,7 @@ def _runs_triton(*tensors: Tensor) -> bool:
     return all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and use_triton(tensors[0])
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+# --- records ---
 
 
 def _plain(form: Any) -> Any:
@@ -207,9 +284,14 @@ def _case(count: int, scale: float, max_norm: float | None, decay: float, clippe
         rest = {"max_norm": max_norm} if clipped else {}
         tensors = {"param": param, "grad": grad * scale, "m": m * 0.1, "v": v.square()}
         return {
-            **{k: t.to(dtype) for k, t in tensors.items()}, "step": 3, "lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6,
-            "weight_decay": decay, **rest,
-        }  # fmt: skip
+            **{k: t.to(dtype) for k, t in tensors.items()},
+            "step": 3,
+            "lr": 0.05,
+            "betas": (0.8, 0.95),
+            "eps": 1e-6,
+            "weight_decay": decay,
+            **rest,
+        }
 
     return Case(f"{count}{'' if max_norm is None else f'clip{max_norm:g}'}", make)
 
@@ -227,7 +309,10 @@ def _timed(clipped: bool) -> Any:
 
 def _update_launch(clip: bool) -> Launch:
     use = SETTINGS["default"]
-    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32") | {"state_ptr": "*fp64", "count": "i32"}
+    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32") | {
+        "state_ptr": "*fp64",
+        "count": "i32",
+    }
     types |= dict.fromkeys(("keep", "share1", "beta2", "share2", "root2", "eps", "rate"), "fp32")
     return Launch(adamw_kernel, types, {"CLIP": clip, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
 
@@ -246,13 +331,24 @@ COUNTS = (0, 1, 64, 130, 2100)
 TOLERANCE = {torch.float32: 1e-5}
 
 ADAMW = Op(
-    "adamw", _plain(adamw), _plain(adamw_reference), [_case(n, 1.0, None, 0.1, False) for n in COUNTS], TOLERANCE,
-    bytes=lambda param, **_: 7 * param.nbytes, flops=lambda param, **_: 13 * param.numel(),
-    launches=[_update_launch(False)], timed=_timed(False),
-)  # fmt: skip
+    "adamw",
+    _plain(adamw),
+    _plain(adamw_reference),
+    [_case(n, 1.0, None, 0.1, False) for n in COUNTS],
+    TOLERANCE,
+    bytes=lambda param, **_: 7 * param.nbytes,
+    flops=lambda param, **_: 13 * param.numel(),
+    launches=[_update_launch(False)],
+    timed=_timed(False),
+)
 CLIPPED_ADAMW = Op(
-    "clipped_adamw", _plain(clipped_adamw), _plain(clipped_adamw_reference),
-    [_case(n, 1.0, bound, 0.1, True) for n in COUNTS for bound in (None, 0.5, 1e4)], TOLERANCE,
-    bytes=lambda param, **_: 7 * param.nbytes, flops=lambda param, **_: 16 * param.numel(),
-    launches=[*_norm_launches(), _update_launch(True)], timed=_timed(True),
-)  # fmt: skip
+    "clipped_adamw",
+    _plain(clipped_adamw),
+    _plain(clipped_adamw_reference),
+    [_case(n, 1.0, bound, 0.1, True) for n in COUNTS for bound in (None, 0.5, 1e4)],
+    TOLERANCE,
+    bytes=lambda param, **_: 7 * param.nbytes,
+    flops=lambda param, **_: 16 * param.numel(),
+    launches=[*_norm_launches(), _update_launch(True)],
+    timed=_timed(True),
+)

@@ -1,4 +1,5 @@
-"""Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300); one group and the conventions: `grpo.group_advantages`.
+"""Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300); one group and the
+conventions: `grpo.group_advantages`.
 
 A_i = (r_i - mean) / (std + eps)   within each group, in float64
 """
@@ -25,18 +26,22 @@ def ragged_advantages_reference(
     values, bounds = rewards.tolist(), offsets.tolist()
     for begin, end in pairwise(bounds):
         if begin < end:
-            out[begin:end] = torch.tensor(group_advantages(values[begin:end], convention, eps), dtype=torch.float64)
+            out[begin:end] = torch.tensor(
+                group_advantages(values[begin:end], convention, eps), dtype=torch.float64
+            )
     return out.to(rewards.device)
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit_any("count")
 def ragged_advantages_kernel(
     reward_ptr, offset_ptr, out_ptr, count, eps, UNBIASED: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One program a group, BLOCK rewards at a time in order: sum, then squared deviations, then the advantages."""
+):
+    """One program a group, BLOCK rewards at a time in order: sum, then squared deviations, then the
+    advantages.
+    """
     begin = tl.load(offset_ptr + tl.program_id(0)).to(tl.int64)
     end = tl.load(offset_ptr + tl.program_id(0) + 1).to(tl.int64)
     sound = (begin >= 0) & (end <= count)
@@ -72,13 +77,15 @@ def ragged_advantages_kernel(
 
 def ragged_advantages(
     rewards: Tensor, offsets: Tensor, convention: Convention = "art", eps: float = 1e-6
-) -> Tensor:  # fmt: skip
-    """Advantages of groups side by side: rewards float32 or float64 [N], offsets int32 or int64 [G + 1] -> float32 [N].
+) -> Tensor:
+    """Advantages of groups side by side: rewards float32 or float64 [N], offsets int32 or int64 [G + 1] ->
+    float32 [N].
 
-    Group g is ``rewards[offsets[g] : offsets[g + 1]]``; conventions as in `group_advantages`: "art" (population deviation, a group of one gets 0) and
-    "verl" (unbiased deviation, a group of one keeps its reward). Equal rewards give exact zeros, a NaN or infinite reward NaN for its group, a reward in
-    no group NaN. Raises ValueError for other types and shapes, and for offsets that decrease or leave [0, N]; where the offsets lie on a device, which
-    would have to be waited for, groups that leave [0, N] get NaN instead.
+    Group g is ``rewards[offsets[g] : offsets[g + 1]]``; conventions as in `group_advantages`: "art"
+    (population deviation, a group of one gets 0) and "verl" (unbiased deviation, a group of one keeps its
+    reward). Equal rewards give exact zeros, a NaN or infinite reward NaN for its group, a reward in no group
+    NaN. Raises ValueError for other types and shapes, and for offsets that decrease or leave [0, N]; where
+    the offsets lie on a device, which would have to be waited for, groups that leave [0, N] get NaN instead.
     """
     require(rewards.ndim == 1 and rewards.dtype in (torch.float32, torch.float64), "rewards", _seen(rewards))
     good = offsets.ndim == 1 and offsets.shape[0] >= 1 and offsets.dtype in (torch.int32, torch.int64)
@@ -88,7 +95,9 @@ def ragged_advantages(
     if not offsets.is_cuda:
         bounds = offsets.tolist()
         require(
-            bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count, "offsets", f"not rising in 0..{count}"
+            bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count,
+            "offsets",
+            f"not rising in 0..{count}",
         )
     if not use_triton(rewards):
         return ragged_advantages_reference(rewards, offsets, convention, eps).float()
@@ -97,9 +106,15 @@ def ragged_advantages(
     if groups and count:
         use = configured(SETTINGS, rewards.device)
         ragged_advantages_kernel[(groups,)](
-            rewards.contiguous(), offsets.to(rewards.device).contiguous(), out, count, eps,
-            convention == "verl", use["BLOCK"], num_warps=use["WARPS"],
-        )  # fmt: skip
+            rewards.contiguous(),
+            offsets.to(rewards.device).contiguous(),
+            out,
+            count,
+            eps,
+            convention == "verl",
+            use["BLOCK"],
+            num_warps=use["WARPS"],
+        )
     return out
 
 
@@ -107,7 +122,7 @@ def _seen(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _case(sizes: tuple[int, ...], convention: Convention) -> Case:
@@ -128,7 +143,9 @@ def _launches() -> list[Launch]:
     types = {"reward_ptr": "*fp32", "offset_ptr": "*i64", "out_ptr": "*fp32", "count": "i32", "eps": "fp32"}
     use = SETTINGS["default"]
     return [
-        Launch(ragged_advantages_kernel, types, {"UNBIASED": unbiased, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
+        Launch(
+            ragged_advantages_kernel, types, {"UNBIASED": unbiased, "BLOCK": use["BLOCK"]}, use["WARPS"], 1
+        )
         for unbiased in (False, True)
     ]
 
@@ -137,9 +154,13 @@ SIZES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2, 1, 0, 7), (8, 3), (25,
 CONVENTIONS: tuple[Convention, ...] = ("art", "verl")
 
 RAGGED_ADVANTAGES = Op(
-    "ragged_advantages", ragged_advantages, ragged_advantages_reference,
-    [_case(sizes, c) for sizes in SIZES for c in CONVENTIONS], {torch.float32: 1e-6},
+    "ragged_advantages",
+    ragged_advantages,
+    ragged_advantages_reference,
+    [_case(sizes, c) for sizes in SIZES for c in CONVENTIONS],
+    {torch.float32: 1e-6},
     bytes=lambda rewards, offsets, convention: rewards.nbytes + 4 * rewards.numel() + offsets.nbytes,
     flops=lambda rewards, offsets, convention: 5 * rewards.numel(),
-    launches=_launches(), timed=_timed,
-)  # fmt: skip
+    launches=_launches(),
+    timed=_timed,
+)

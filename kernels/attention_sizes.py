@@ -1,7 +1,8 @@
 """Tile sizes of the attention kernels by device: M query rows (heads of a group folded in) against N keys.
 
-They are what the compiler fits into registers without spills and into shared memory; no card has timed them yet. The rows "float32" are for that type on any
-card: tiles take twice the room there, and no matrix unit multiplies them exactly.
+They are what the compiler fits into registers without spills and into shared memory; no card has timed them
+yet. The rows "float32" are for that type on any card: tiles take twice the room there, and no matrix unit
+multiplies them exactly.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ QUERY_GRADIENT: Table = {
 }
 KEY_GRADIENT: Table = {
     "default": {"M": 32, "N": 64, "warps": 8, "stages": 2},
-    "sm_100": {"M": 32, "N": 32, "warps": 4, "stages": 2},  # 64 keys spill under triton 3.6, here and on gfx942
+    "sm_100": {
+        "M": 32,
+        "N": 32,
+        "warps": 4,
+        "stages": 2,
+    },  # 64 keys spill under triton 3.6, here and on gfx942
     "gfx942": {"M": 32, "N": 32, "warps": 4, "stages": 2},
     "interpreter": {"M": 32, "N": 16, "warps": 4, "stages": 1},
     "float32": {"M": 16, "N": 16, "warps": 4, "stages": 1},
@@ -66,7 +72,9 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 
 
 def launches_of(kernel: Any, table: Table, types: Mapping[str, str], **constants: Any) -> list[Launch]:
-    """How to compile ``kernel`` for each row of ``table``: the head shapes of Qwen2.5 14B and 0.5B in bfloat16, and the first in float32."""
+    """How to compile ``kernel`` for each row of ``table``: the head shapes of Qwen2.5 14B and 0.5B in
+    bfloat16, and the first in float32.
+    """
     found = []
     for name, row in table.items():
         targets = tuple(t for t in TARGETS if t not in table) if name == "default" else (name,)

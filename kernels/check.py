@@ -1,7 +1,7 @@
 """Whether an operation computes what its reference does: the same check under the interpreter and on a card.
 
-Inputs lie inside buffers of NaN and every buffer that the operation allocates begins as NaN, so that a read outside a tensor or an element
-never written shows in the result.
+Inputs lie inside buffers of NaN and every buffer that the operation allocates begins as NaN, so that a read
+outside a tensor or an element never written shows in the result.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ class Error:
         return self.value <= self.limit
 
 
-def check(op: Op, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> list[Error]:
-    """Run ``op`` on a fresh draw of ``case``; one `Error` for each floating output and each gradient, exactness for integer outputs."""
+def check(
+    op: Op, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0
+) -> list[Error]:
+    """Run ``op`` on a fresh draw of ``case``; one `Error` for each floating output and each gradient,
+    exactness for integer outputs.
+    """
     device = torch.device(device)
     arguments = case.make(torch.Generator(device=device).manual_seed(seed), device, dtype)
-    inputs = {k: guarded(v) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()}
-    exact = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()}
+    inputs = {
+        k: guarded(v) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()
+    }
+    exact = {
+        k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()
+    }
     for name in op.gradients:
         if isinstance(inputs.get(name), Tensor):
             inputs[name].requires_grad_()
@@ -54,7 +62,13 @@ def check(op: Op, case: Case, dtype: torch.dtype, device: torch.device | str = "
 
 
 def _gradients(
-    op: Op, inputs: Arguments, exact: Arguments, ours: list[Tensor], wanted: list[Tensor], limit: float, seed: int
+    op: Op,
+    inputs: Arguments,
+    exact: Arguments,
+    ours: list[Tensor],
+    wanted: list[Tensor],
+    limit: float,
+    seed: int,
 ) -> list[Error]:
     names = [n for n in op.gradients if isinstance(inputs.get(n), Tensor)]
     if not names:
@@ -63,8 +77,12 @@ def _gradients(
     generator = torch.Generator(device=pairs[0][0].device).manual_seed(seed + 1)
     seeds = [torch.randn(a.shape, generator=generator, device=a.device).to(a.dtype) for a, _ in pairs]
     with poisoned_memory():
-        got = torch.autograd.grad([a for a, _ in pairs], [inputs[n] for n in names], [guarded(s) for s in seeds])
-    expected = torch.autograd.grad([b for _, b in pairs], [exact[n] for n in names], [s.double() for s in seeds])
+        got = torch.autograd.grad(
+            [a for a, _ in pairs], [inputs[n] for n in names], [guarded(s) for s in seeds]
+        )
+    expected = torch.autograd.grad(
+        [b for _, b in pairs], [exact[n] for n in names], [s.double() for s in seeds]
+    )
     return [_compare(f"gradient of {n}", a, b, limit) for n, a, b in zip(names, got, expected, strict=True)]
 
 

@@ -1,9 +1,11 @@
-"""Every kernel compiled ahead of time for every target, on a machine that needs no GPU: ``python -m proactor.kernels.compile_check``.
+"""Every kernel compiled ahead of time for every target, on a machine that needs no GPU: ``python -m
+proactor.kernels.compile_check``.
 
-A kernel fails when the compiler refuses it, when it spills registers to memory, or when it needs more shared memory than the device has. Each launch
-is compiled as the just-in-time compiler specialises it where sizes are multiples of 16, as those of models are (wide loads, deep pipelines), and once
-more for odd sizes. Spills of the odd form are shown without failing: it serves shapes that no model has. A tile known to be too large for the registers
-goes along for each target: where it passes, the check itself is broken and fails.
+A kernel fails when the compiler refuses it, when it spills registers to memory, or when it needs more shared
+memory than the device has. Each launch is compiled as the just-in-time compiler specialises it where sizes
+are multiples of 16, as those of models are (wide loads, deep pipelines), and once more for odd sizes. Spills
+of the odd form are shown without failing: it serves shapes that no model has. A tile known to be too large
+for the registers goes along for each target: where it passes, the check itself is broken and fails.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from proactor.kernels.op import Launch, Op
 
 KIB = 1024
 SHARED = {
-    "sm_80": 163 * KIB, "sm_86": 99 * KIB, "sm_89": 99 * KIB, "sm_90": 227 * KIB, "sm_100": 227 * KIB, "sm_120": 99 * KIB,
+    "sm_80": 163 * KIB,
+    "sm_86": 99 * KIB,
+    "sm_89": 99 * KIB,
+    "sm_90": 227 * KIB,
+    "sm_100": 227 * KIB,
+    "sm_120": 99 * KIB,
     "gfx942": 64 * KIB,
-}  # fmt: skip
+}
 """Shared memory that one program may have, by target: the compiler goes beyond it without complaint."""
 TARGETS = tuple(SHARED)
 QUICK = ("sm_80", "sm_90", "gfx942")
@@ -39,7 +46,9 @@ TENSOR_MEMORY = 512
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a kernel needs of the device: registers a thread; bytes spilled (NVIDIA) or registers spilled (AMD); bytes of stack and of shared memory."""
+    """What a kernel needs of the device: registers a thread; bytes spilled (NVIDIA) or registers spilled
+    (AMD); bytes of stack and of shared memory.
+    """
 
     registers: int
     spills: int
@@ -50,7 +59,9 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One launch on one target: what it needs where sizes are multiples of 16, and for odd ones; ``reason`` is empty where it is fit to run."""
+    """One launch on one target: what it needs where sizes are multiples of 16, and for odd ones; ``reason``
+    is empty where it is fit to run.
+    """
 
     op: str
     kernel: str
@@ -60,11 +71,12 @@ class Result:
     reason: str
 
 
-# --- one compilation --------------------------------------------------------------------------------------------------
+# --- one compilation ---
 
 
 def build(launch: Launch, target: str, aligned: bool) -> Any:
-    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16, but for those it does not specialise on.
+    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16,
+    but for those it does not specialise on.
 
     Raises ValueError for an argument with neither type nor value, and what the compiler raises.
     """
@@ -75,7 +87,9 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
     unknown = [n for n in names if n not in launch.types and n not in launch.constants]
     unknown += sorted((launch.types.keys() | launch.constants.keys()) - set(names))
     if unknown:
-        raise ValueError(f"{launch.name}: arguments without type or value, or not the kernel's: {', '.join(unknown)}")
+        raise ValueError(
+            f"{launch.name}: arguments without type or value, or not the kernel's: {', '.join(unknown)}"
+        )
     signature = {n: "constexpr" if n in launch.constants else launch.types[n] for n in names}
     wide = ("*", "i32", "i64") if aligned else ("*",)
     loose = {p.name for p in launch.kernel.params if p.do_not_specialize}
@@ -84,7 +98,9 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
     source = ASTSource(launch.kernel, signature, dict(launch.constants), attributes)
     amd = target.startswith("gfx")
     machine = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-    return triton.compile(source, target=machine, options={"num_warps": launch.warps, "num_stages": launch.stages})
+    return triton.compile(
+        source, target=machine, options={"num_warps": launch.warps, "num_stages": launch.stages}
+    )
 
 
 def compile_launch(launch: Launch, target: str, aligned: bool) -> Compiled:
@@ -98,7 +114,9 @@ def compile_launch(launch: Launch, target: str, aligned: bool) -> Compiled:
         usage = run_tool("cuobjdump", "-res-usage", str(code))
         registers, stack = (int(n) for n in re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0])
         spills = _spilled(made.asm["ptx"], target, Path(folder)) if stack else 0
-    return Compiled(registers, spills, stack, made.metadata.shared, getattr(made.metadata, "tmem_size", 0) or 0)
+    return Compiled(
+        registers, spills, stack, made.metadata.shared, getattr(made.metadata, "tmem_size", 0) or 0
+    )
 
 
 def _spilled(ptx: str, target: str, folder: Path) -> int:
@@ -108,7 +126,14 @@ def _spilled(ptx: str, target: str, folder: Path) -> int:
     capability = int(target.removeprefix("sm_"))
     (folder / "kernel.ptx").write_text(ptx)
     name = f"--gpu-name={target}{'a' if capability >= 90 else ''}"
-    command = [get_ptxas(capability).path, "-v", name, str(folder / "kernel.ptx"), "-o", str(folder / "again.cubin")]
+    command = [
+        get_ptxas(capability).path,
+        "-v",
+        name,
+        str(folder / "kernel.ptx"),
+        "-o",
+        str(folder / "again.cubin"),
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
 
@@ -132,7 +157,9 @@ def run_tool(name: str, *arguments: str) -> str:
 
 
 def problem(needs: Compiled, target: str, spills: bool = True) -> str:
-    """Why a kernel that needs this is not fit for ``target``; empty when it is. ``spills``: whether they count."""
+    """Why a kernel that needs this is not fit for ``target``; empty when it is. ``spills``: whether they
+    count.
+    """
     if spills and needs.spills:
         unit = "registers" if target.startswith("gfx") else "bytes"
         return f"spills {needs.spills} {unit}, {needs.stack} bytes of stack at {needs.registers} registers"
@@ -143,7 +170,7 @@ def problem(needs: Compiled, target: str, spills: bool = True) -> str:
     return ""
 
 
-# --- the positive control ---------------------------------------------------------------------------------------------
+# --- the positive control ---
 
 
 @jit
@@ -165,7 +192,7 @@ CONTROL = Launch(
 )
 
 
-# --- many, each in a process of its own: a compiler that aborts takes nothing else with it -----------------------------
+# --- many, each in a process of its own: a compiler that aborts takes nothing else with it ---
 
 Task = tuple[str, Launch, str]
 """Operation, launch, target."""
@@ -173,13 +200,17 @@ Task = tuple[str, Launch, str]
 
 def tasks(ops: Iterable[Op], targets: Sequence[str]) -> list[Task]:
     """Every launch of every operation on every target that it names."""
-    return [(o.name, w, t) for o in ops for w in o.launches for t in targets if not w.targets or t in w.targets]
+    return [
+        (o.name, w, t) for o in ops for w in o.launches for t in targets if not w.targets or t in w.targets
+    ]
 
 
 def check_all(
     work: Sequence[Task], quick: bool = False, jobs: int = 1, done: Callable[[Result], None] | None = None
 ) -> list[Result]:
-    """Compile ``work`` in ``jobs`` processes at a time; results in the order of ``work``, each given to ``done`` as it comes."""
+    """Compile ``work`` in ``jobs`` processes at a time; results in the order of ``work``, each given to
+    ``done`` as it comes.
+    """
     if interpreted():
         raise RuntimeError("TRITON_INTERPRET is set: kernels defined under it cannot be compiled")
     found: dict[int, Result] = {}
@@ -223,9 +254,16 @@ def _collect(connection: Any, process: Any, log: Any, task: Task) -> Result:
     log.close()
     if needs is None:
         telling = [line for line in said if "error" in line.lower()] or said or ["no message"]
-        return Result(name, launch.name, target, None, None, f"compiler: {telling[-1]} (exit code {process.exitcode})")
+        return Result(
+            name, launch.name, target, None, None, f"compiler: {telling[-1]} (exit code {process.exitcode})"
+        )
     return Result(
-        name, launch.name, target, needs, odd, problem(needs, target) or (problem(odd, target, False) if odd else "")
+        name,
+        launch.name,
+        target,
+        needs,
+        odd,
+        problem(needs, target) or (problem(odd, target, False) if odd else ""),
     )
 
 
@@ -235,18 +273,27 @@ def controls(targets: Sequence[str], jobs: int) -> list[str]:
     return [f"{r.target}: {r.reason or 'fit'}" for r in found if not r.reason.startswith("spills")]
 
 
-# --- what a person sees -----------------------------------------------------------------------------------------------
+# --- what a person sees ---
 
 
 def table(results: Sequence[Result], every: bool) -> Any:
-    """A row for each operation and target, the worst of its launches; with ``every`` a row for each launch."""
+    """A row for each operation and target, the worst of its launches; with ``every`` a row for each
+    launch.
+    """
     from rich.table import Table
 
     groups: dict[tuple[str, str], list[Result]] = {}
     for r in results:
         groups.setdefault((r.kernel if every else r.op, r.target), []).append(r)
     shown = Table(
-        "kernel" if every else "operation", "target", "launches", "registers", "spills", "odd spills", "shared KiB", ""
+        "kernel" if every else "operation",
+        "target",
+        "launches",
+        "registers",
+        "spills",
+        "odd spills",
+        "shared KiB",
+        "",
     )
     for (name, target), rows in groups.items():
         needs, odd = [r.needs for r in rows if r.needs], [r.odd for r in rows if r.odd]
@@ -298,7 +345,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m proactor.kernels.compile_check", description=__doc__)
     parser.add_argument("--targets", default="", help=f"some of {','.join(TARGETS)}")
     parser.add_argument("--ops", default="", help="names of operations, with commas between")
-    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, aligned arguments only")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"only {', '.join(QUICK)}, aligned arguments only"
+    )
     parser.add_argument("--all", action="store_true", help="a row for each launch")
     parser.add_argument(
         "--sass", metavar="OP", default="", help="count SASS opcodes of these operations on sm_90 instead"
@@ -332,21 +381,26 @@ def _report(ops: Sequence[Op], targets: Sequence[str], options: argparse.Namespa
         console.print(f"[red]control passed, the check sees no spills[/red] on {one}")
     work = tasks(ops, targets)
     console.print(
-        f"compiling {len(work)} launches of {len(ops)} operations for {', '.join(targets)} (triton {triton.__version__})"
+        f"compiling {len(work)} launches of {len(ops)} operations for {', '.join(targets)} (triton "
+        f"{triton.__version__})"
     )
     results = check_all(work, options.quick, options.jobs)
     console.print(table(results, options.all))
     for r in results:
         if r.reason:
             console.print(
-                f"FAILED {r.op} on {r.target}: {r.kernel}: {r.reason}", style="red", markup=False, soft_wrap=True
+                f"FAILED {r.op} on {r.target}: {r.kernel}: {r.reason}",
+                style="red",
+                markup=False,
+                soft_wrap=True,
             )
     empty = [op.name for op in ops if not op.launches]
     if empty:
         console.print(f"nothing to compile: {', '.join(empty)}")
     failed = sum(bool(r.reason) for r in results)
     console.print(
-        f"{len(results) - failed} ok, {failed} failed; control spills on {len(targets) - len(blind)} of {len(targets)} targets"
+        f"{len(results) - failed} ok, {failed} failed; control spills on {len(targets) - len(blind)} of "
+        f"{len(targets)} targets"
     )
     return 1 if failed or blind else 0
 

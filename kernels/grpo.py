@@ -1,10 +1,12 @@
-"""Group-relative advantages and the clipped policy-gradient loss (GRPO: Shao et al., arXiv 2402.03300; PPO clip: arXiv 1707.06347).
+"""Group-relative advantages and the clipped policy-gradient loss (GRPO: Shao et al., arXiv 2402.03300; PPO
+clip: arXiv 1707.06347).
 
     A_i = (r_i - mean) / (std + eps)
     L_t = -w_t * min(ρ_t A_t, clip(ρ_t, 1 - ε_low, 1 + ε_high) A_t) + β w_t (exp(d_t) - d_t - 1),   ρ = exp(new - old),  d = ref - new
 
-Two published conventions of the first line [CODE]: "art" divides by the population deviation and a group of one gets 0;
-"verl" by the unbiased deviation, and a group of one keeps its raw score (mean 0, std 1). The KL is the k3 estimator.
+Two published conventions of the first line [CODE]: "art" divides by the population deviation and a group of
+one gets 0; "verl" by the unbiased deviation, and a group of one keeps its raw score (mean 0, std 1). The KL
+is the k3 estimator.
 
     dL_t/dnew = -w_t ρ_t A_t (0 where the clip binds) + β w_t (1 - exp(d_t))
 """
@@ -23,8 +25,12 @@ from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configu
 Convention = Literal["art", "verl"]
 
 
-def group_advantages(rewards: Sequence[float], convention: Convention = "art", eps: float = 1e-6) -> list[float]:
-    """Advantages of one group of rewards (float64 inside). Equal rewards give zeros (but see "verl" for a group of one)."""
+def group_advantages(
+    rewards: Sequence[float], convention: Convention = "art", eps: float = 1e-6
+) -> list[float]:
+    """Advantages of one group of rewards (float64 inside). Equal rewards give zeros (but see "verl" for a
+    group of one).
+    """
     r = torch.tensor(list(rewards), dtype=torch.float64)
     if len(r) == 1:
         return [0.0 if convention == "art" else float(r[0])]
@@ -37,7 +43,9 @@ def group_advantages(rewards: Sequence[float], convention: Convention = "art", e
 def clipped_loss(
     new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, epsilon_low: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Per-token clipped loss [N] (weighted) and the mask [N] of tokens where the clip binds; all inputs float32 [N]."""
+    """Per-token clipped loss [N] (weighted) and the mask [N] of tokens where the clip binds; all inputs
+    float32 [N].
+    """
     ratio = (new - old).exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
@@ -50,10 +58,12 @@ def kl_k3(new: Tensor, reference: Tensor) -> Tensor:
     return d.exp() - d - 1
 
 
-# --- the whole loss ---------------------------------------------------------------------------------------------------
+# --- the whole loss ---
 
 STATISTICS = ("loss", "clipped", "kl", "ratio_error", "tokens")
-"""What `policy_loss` reports, in order: sum of loss, tokens where the clip binds, sum of k3 (0 without a reference), max |ρ - 1|, tokens."""
+"""What `policy_loss` reports, in order: sum of loss, tokens where the clip binds, sum of k3 (0 without a
+reference), max |ρ - 1|, tokens.
+"""
 SETTINGS = {
     "default": {"BLOCK": 512, "WARPS": 4},
     "interpreter": {"BLOCK": 16, "WARPS": 4},
@@ -61,9 +71,15 @@ SETTINGS = {
 
 
 def policy_loss_reference(
-    new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, reference: Tensor | None = None,
-    epsilon_low: float = 0.2, epsilon_high: float = 0.2, beta: float = 0.0,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    new: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    weight: Tensor,
+    reference: Tensor | None = None,
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+    beta: float = 0.0,
+) -> tuple[Tensor, Tensor]:
     """`policy_loss` from `clipped_loss` and `kl_k3`, with autograd's backward."""
     loss, clipped = clipped_loss(new, old, advantage, weight, epsilon_low, epsilon_high)
     kl = None if reference is None else kl_k3(new, reference)
@@ -73,17 +89,36 @@ def policy_loss_reference(
         error = ((new - old).exp() - 1).abs()
         zero = loss.new_zeros(())
         parts = [
-            loss.sum(), clipped.sum(), zero if kl is None else kl.sum(), error.max() if len(error) else zero, zero + len(new)
-        ]  # fmt: skip
+            loss.sum(),
+            clipped.sum(),
+            zero if kl is None else kl.sum(),
+            error.max() if len(error) else zero,
+            zero + len(new),
+        ]
         return loss, torch.stack([p.detach().double() for p in parts])
 
 
 @jit_any("count", "programs")
 def policy_loss_kernel(
-    new_ptr, old_ptr, advantage_ptr, weight_ptr, reference_ptr, loss_ptr, slope_ptr, partial_ptr,
-    count, programs, low, high, beta, REFERENCE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One program BLOCK tokens: loss and its slope in ``new`` [N]; partial [4, programs]: what the statistics are made of."""
+    new_ptr,
+    old_ptr,
+    advantage_ptr,
+    weight_ptr,
+    reference_ptr,
+    loss_ptr,
+    slope_ptr,
+    partial_ptr,
+    count,
+    programs,
+    low,
+    high,
+    beta,
+    REFERENCE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program BLOCK tokens: loss and its slope in ``new`` [N]; partial [4, programs]: what the statistics
+    are made of.
+    """
     program = tl.program_id(0)
     at = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -139,9 +174,16 @@ def policy_statistics_kernel(partial_ptr, out_ptr, count, programs, BLOCK: tl.co
 class _PolicyLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, reference: Tensor | None,
-        low: float, high: float, beta: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        new: Tensor,
+        old: Tensor,
+        advantage: Tensor,
+        weight: Tensor,
+        reference: Tensor | None,
+        low: float,
+        high: float,
+        beta: float,
+    ) -> tuple[Tensor, Tensor]:
         use, count = configured(SETTINGS, new.device), new.shape[0]
         programs = triton.cdiv(count, use["BLOCK"])
         new, old, advantage, weight = (t.contiguous() for t in (new, old, advantage, weight))
@@ -150,10 +192,26 @@ class _PolicyLoss(torch.autograd.Function):
         statistics = torch.empty(len(STATISTICS), dtype=torch.float64, device=new.device)
         if programs:
             policy_loss_kernel[(programs,)](
-                new, old, advantage, weight, new if reference is None else reference.contiguous(), loss, slope, partial,
-                count, programs, 1 - low, 1 + high, beta, reference is not None, use["BLOCK"], num_warps=use["WARPS"],
-            )  # fmt: skip
-        policy_statistics_kernel[(1,)](partial, statistics, count, programs, use["BLOCK"], num_warps=use["WARPS"])
+                new,
+                old,
+                advantage,
+                weight,
+                new if reference is None else reference.contiguous(),
+                loss,
+                slope,
+                partial,
+                count,
+                programs,
+                1 - low,
+                1 + high,
+                beta,
+                reference is not None,
+                use["BLOCK"],
+                num_warps=use["WARPS"],
+            )
+        policy_statistics_kernel[(1,)](
+            partial, statistics, count, programs, use["BLOCK"], num_warps=use["WARPS"]
+        )
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(statistics)
         return loss, statistics
@@ -165,21 +223,31 @@ class _PolicyLoss(torch.autograd.Function):
 
 
 def policy_loss(
-    new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, reference: Tensor | None = None,
-    epsilon_low: float = 0.2, epsilon_high: float = 0.2, beta: float = 0.0,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Loss L [N] of the formula above, differentiable in ``new``, and `STATISTICS` as float64 [5] on the device.
+    new: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    weight: Tensor,
+    reference: Tensor | None = None,
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+    beta: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Loss L [N] of the formula above, differentiable in ``new``, and `STATISTICS` as float64 [5] on the
+    device.
 
-    All inputs [N]: log-probabilities ``new``, ``old`` and ``reference`` (None: no KL), advantages and weights. All of them float32 takes Triton, loss and
-    slope in one pass; other types stay in torch. A NaN anywhere is NaN in its token's loss and in the statistics. Raises ValueError where shapes or
-    devices differ, and where anything but ``new`` wants a gradient.
+    All inputs [N]: log-probabilities ``new``, ``old`` and ``reference`` (None: no KL), advantages and
+    weights. All of them float32 takes Triton, loss and slope in one pass; other types stay in torch. A NaN
+    anywhere is NaN in its token's loss and in the statistics. Raises ValueError where shapes or devices
+    differ, and where anything but ``new`` wants a gradient.
     """
     require(new.ndim == 1, "new", f"shape {tuple(new.shape)} is not [N]")
     for name, t in (("old", old), ("advantage", advantage), ("weight", weight), ("reference", reference)):
         if t is not None:
             require(t.shape == new.shape, name, f"shape {tuple(t.shape)} beside new {tuple(new.shape)}")
             require(t.device == new.device, name, f"on {t.device}, new on {new.device}")
-            require(not (t.requires_grad and torch.is_grad_enabled()), name, "wants a gradient; only new gets one")
+            require(
+                not (t.requires_grad and torch.is_grad_enabled()), name, "wants a gradient; only new gets one"
+            )
     given = [t for t in (new, old, advantage, weight, reference) if t is not None]
     if all(t.dtype == torch.float32 for t in given) and use_triton(new):
         return _PolicyLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -188,7 +256,7 @@ def policy_loss(
     return policy_loss_reference(new, old, advantage, weight, reference, epsilon_low, epsilon_high, beta)
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _apart(form: Any) -> Any:
@@ -232,9 +300,14 @@ def _launches() -> list[Launch]:
 
 
 POLICY_LOSS = Op(
-    "policy_loss", _apart(policy_loss), _apart(policy_loss_reference),
-    [_case(n, r) for n in (0, 1, 16, 37, 300) for r in (False, True)], {torch.float32: 1e-5},
+    "policy_loss",
+    _apart(policy_loss),
+    _apart(policy_loss_reference),
+    [_case(n, r) for n in (0, 1, 16, 37, 300) for r in (False, True)],
+    {torch.float32: 1e-5},
     bytes=lambda new, reference=None, **_: (5 if reference is None else 6) * new.nbytes,
     flops=lambda new, reference=None, **_: (10 if reference is None else 20) * new.numel(),
-    gradients=("new",), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    gradients=("new",),
+    launches=_launches(),
+    timed=_timed,
+)

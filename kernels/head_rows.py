@@ -1,10 +1,12 @@
-"""The two passes over a chunk of the head's logits [R, V] in Triton: values of its pairs, and the logits' gradient in place.
+"""The two passes over a chunk of the head's logits [R, V] in Triton: values of its pairs, and the logits'
+gradient in place.
 
     values    m = max z/τ,  s = Σ exp(z/τ - m),  log p = (z_y/τ - m) - log s,  entropy = log s - Σ exp(z/τ - m)(z/τ - m) / s
     slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) exp(z/τ - lse)) / τ
 
-One program owns a row (values) or a tile of a row (slopes) and takes its pairs in their order: no atomics, the same bits whatever stands beside a row.
-The maximum and the sum run along (Milakov & Gimelshein, arXiv 1805.02867), so that values read the logits once.
+One program owns a row (values) or a tile of a row (slopes) and takes its pairs in their order: no atomics,
+the same bits whatever stands beside a row. The maximum and the sum run along (Milakov & Gimelshein, arXiv
+1805.02867), so that values read the logits once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ LOWEST = -1e30
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the kernels need to know of the rows: 1/temperature float32 [R], pair offsets int64 [R + 1] and targets int64 [P], on the device."""
+    """What the kernels need to know of the rows: 1/temperature float32 [R], pair offsets int64 [R + 1] and
+    targets int64 [P], on the device.
+    """
 
     scale: Tensor
     offsets: Tensor
@@ -44,7 +48,9 @@ def pair_offsets(row: Tensor, rows: int) -> Tensor:
 
 @jit
 def row_statistics(row_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.constexpr):
-    """(m, Σ w, Σ w d) of one row z: m = max z scale, d = z scale - m, w = exp(d). A NaN or +inf logit makes the sums NaN."""
+    """(m, Σ w, Σ w d) of one row z: m = max z scale, d = z scale - m, w = exp(d). A NaN or +inf logit makes
+    the sums NaN.
+    """
     top = tl.full([], LOWEST, tl.float32)
     sums = tl.zeros([BLOCK], tl.float32)
     moments = tl.zeros([BLOCK], tl.float32)
@@ -64,10 +70,22 @@ def row_statistics(row_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.conste
 
 @jit_any("start")
 def logprob_values_kernel(
-    logits_ptr, scale_ptr, offset_ptr, target_ptr, logp_ptr, entropy_ptr, lse_ptr, start, width,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr, LOWEST: tl.constexpr,
-):  # fmt: skip
-    """One program a row of the chunk [R, V] that begins at row ``start``: its lse, and log p and entropy of its pairs."""
+    logits_ptr,
+    scale_ptr,
+    offset_ptr,
+    target_ptr,
+    logp_ptr,
+    entropy_ptr,
+    lse_ptr,
+    start,
+    width,
+    BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr,
+    LOWEST: tl.constexpr,
+):
+    """One program a row of the chunk [R, V] that begins at row ``start``: its lse, and log p and entropy of
+    its pairs.
+    """
     local = tl.program_id(0).to(tl.int64)
     row = start + local
     logits = logits_ptr + local * width
@@ -90,7 +108,7 @@ def logprob_values_kernel(
 @jit_any("start")
 def logprob_slopes_kernel(
     logits_ptr, scale_ptr, offset_ptr, target_ptr, dlogp_ptr, lse_ptr, start, width, BLOCK: tl.constexpr
-):  # fmt: skip
+):
     """One program a tile of a row: logits become their gradient."""
     local = tl.program_id(0).to(tl.int64)
     row = start + local
@@ -110,14 +128,28 @@ def logprob_slopes_kernel(
 
 
 def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy: Tensor, lse: Tensor) -> None:
-    """Fill lse [R], log p [P] and entropy [P] for the rows from ``start`` on whose contiguous logits are given."""
+    """Fill lse [R], log p [P] and entropy [P] for the rows from ``start`` on whose contiguous logits are
+    given.
+    """
     count, width = logits.shape
     if count:
         tiles = configured(TILES, logits.device)
         logprob_values_kernel[(count,)](
-            logits, rows.scale, rows.offsets, rows.target, logp, entropy, lse, start, width,
-            tiles["block"], PAIRS, LOWEST, num_warps=tiles["warps"], enable_fp_fusion=False,
-        )  # fmt: skip
+            logits,
+            rows.scale,
+            rows.offsets,
+            rows.target,
+            logp,
+            entropy,
+            lse,
+            start,
+            width,
+            tiles["block"],
+            PAIRS,
+            LOWEST,
+            num_warps=tiles["warps"],
+            enable_fp_fusion=False,
+        )
 
 
 def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: Tensor) -> None:
@@ -126,22 +158,45 @@ def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: T
     if count:
         tiles = configured(SLOPES, logits.device)
         logprob_slopes_kernel[(count, triton.cdiv(width, tiles["block"]))](
-            logits, rows.scale, rows.offsets, rows.target, dlogp, lse, start, width, tiles["block"],
+            logits,
+            rows.scale,
+            rows.offsets,
+            rows.target,
+            dlogp,
+            lse,
+            start,
+            width,
+            tiles["block"],
             num_warps=tiles["warps"],
-        )  # fmt: skip
+        )
 
 
 def launches() -> list[Launch]:
     """Both kernels; their sizes do not depend on the model."""
     shared = {
-        "logits_ptr": "*bf16", "scale_ptr": "*fp32", "offset_ptr": "*i64", "target_ptr": "*i64", "lse_ptr": "*fp32",
-        "start": "i32", "width": "i32",
-    }  # fmt: skip
+        "logits_ptr": "*bf16",
+        "scale_ptr": "*fp32",
+        "offset_ptr": "*i64",
+        "target_ptr": "*i64",
+        "lse_ptr": "*fp32",
+        "start": "i32",
+        "width": "i32",
+    }
     values, slopes = TILES["default"], SLOPES["default"]
     constants = {"BLOCK": values["block"], "PAIRS": PAIRS, "LOWEST": LOWEST}
     return [
         Launch(
-            logprob_values_kernel, shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"}, constants, values["warps"], 1
+            logprob_values_kernel,
+            shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"},
+            constants,
+            values["warps"],
+            1,
         ),
-        Launch(logprob_slopes_kernel, shared | {"dlogp_ptr": "*fp32"}, {"BLOCK": slopes["block"]}, slopes["warps"], 1),
+        Launch(
+            logprob_slopes_kernel,
+            shared | {"dlogp_ptr": "*fp32"},
+            {"BLOCK": slopes["block"]},
+            slopes["warps"],
+            1,
+        ),
     ]

@@ -39,8 +39,9 @@ def jit(function: Any) -> Any:
 def jit_any(*names: str) -> Callable[[Any], Any]:
     """A kernel that is compiled once whatever the integers of these names are.
 
-    Triton otherwise compiles anew where an integer is 1, is a multiple of 16, and is neither. That pays where a size decides which loads are wide; a
-    number that changes from step to step (rows, parts of the keys) only stops the run for a compiler.
+    Triton otherwise compiles anew where an integer is 1, is a multiple of 16, and is neither. That pays where
+    a size decides which loads are wide; a number that changes from step to step (rows, parts of the keys)
+    only stops the run for a compiler.
     """
 
     def made(function: Any) -> Any:
@@ -52,6 +53,7 @@ def jit_any(*names: str) -> Callable[[Any], Any]:
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors.
 
-    Its bfloat16 arithmetic is wrong, so kernels take a constexpr ``WIDE`` from here and widen what they load before they compute.
+    Its bfloat16 arithmetic is wrong, so kernels take a constexpr ``WIDE`` from here and widen what they load
+    before they compute.
     """
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

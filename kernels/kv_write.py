@@ -1,4 +1,5 @@
-"""The sampler's step between the stacked projection and attention: bias, rotation of q and k, and k and v into their cache slots, in one pass.
+"""The sampler's step between the stacked projection and attention: bias, rotation of q and k, and k and v
+into their cache slots, in one pass.
 
 x = qkv + bias,   (q, k) = rotation of x's q and k heads (Su et al., arXiv 2104.09864),   keys[:, slots] = k,   values[:, slots] = v
 """
@@ -12,16 +13,31 @@ from torch import Tensor
 
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured
-from proactor.kernels.rope import TOLERANCE, check_rotation, draw_angles, rope_reference, runs_triton, turned_halves
+from proactor.kernels.rope import (
+    TOLERANCE,
+    check_rotation,
+    draw_angles,
+    rope_reference,
+    runs_triton,
+    turned_halves,
+)
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
 Heads = tuple[Tensor, Tensor, Tensor]
 
 
 def rope_into_pages_reference(
-    qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None = None,
 ) -> Heads:
-    """`rope_into_pages` in plain torch: the same arithmetic as a linear's bias, `rope_reference` and two index copies."""
+    """`rope_into_pages` in plain torch: the same arithmetic as a linear's bias, `rope_reference` and two
+    index copies.
+    """
     kv_heads, _, width = keys.shape
     x = (qkv if bias is None else qkv + bias).view(qkv.shape[0], qkv.shape[1] // width, width)
     turned = x.shape[1] - kv_heads
@@ -37,16 +53,34 @@ def rope_into_pages_reference(
     return q, k, v
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit
 def rope_into_pages_kernel(
-    x_ptr, bias_ptr, cos_ptr, sin_ptr, slot_ptr, out_ptr, key_ptr, value_ptr,
-    q_heads, kv_heads, out_heads, half, x_row, store_slots, store_head, store_slot,
-    BIAS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
-    """One program a row and HEADS of its heads: out [T, out_heads, 2 half] holds q, k and, where a bias changed it, v."""
+    x_ptr,
+    bias_ptr,
+    cos_ptr,
+    sin_ptr,
+    slot_ptr,
+    out_ptr,
+    key_ptr,
+    value_ptr,
+    q_heads,
+    kv_heads,
+    out_heads,
+    half,
+    x_row,
+    store_slots,
+    store_head,
+    store_slot,
+    BIAS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """One program a row and HEADS of its heads: out [T, out_heads, 2 half] holds q, k and, where a bias
+    changed it, v.
+    """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]
@@ -55,7 +89,8 @@ def rope_into_pages_kernel(
     at = head * (2 * half) + column
     x1 = tl.load(x_ptr + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(x_ptr + row * x_row + at + half, mask=inside, other=0.0).to(tl.float32)
-    if BIAS:  # rounded to the dtype as a linear's output is, so that the trainer's rotation starts from the same bits
+    # rounded to the dtype as a linear's output is, so that the trainer's rotation starts from the same bits
+    if BIAS:
         x1 += tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
         x2 += tl.load(bias_ptr + at + half, mask=inside, other=0.0).to(tl.float32)
         x1 = x1.to(out_ptr.dtype.element_ty).to(tl.float32)
@@ -68,7 +103,9 @@ def rope_into_pages_kernel(
     out = out_ptr + row * out_heads * (2 * half) + at
     tl.store(out, y1, mask=inside & (head < out_heads))
     tl.store(out + half, y2, mask=inside & (head < out_heads))
-    last = tl.where((slot >= 0) & (slot < store_slots), turned + kv_heads, 0)  # first head that is not written
+    last = tl.where(
+        (slot >= 0) & (slot < store_slots), turned + kv_heads, 0
+    )  # first head that is not written
     place = slot * store_slot + column
     key = key_ptr + (head - q_heads).to(tl.int64) * store_head + place
     is_key = (column < half) & (head >= q_heads) & (head < tl.minimum(last, turned))
@@ -92,22 +129,48 @@ def _launch(
     if rows:
         use = configured(SETTINGS, qkv.device)
         rope_into_pages_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
-            qkv, qkv if bias is None else bias.contiguous(), cos.contiguous(), sin.contiguous(), slots.contiguous(), out, keys, values,
-            turned - kv_heads, kv_heads, out_heads, width // 2, qkv.stride(0), store_slots, keys.stride(0), keys.stride(1),
-            bias is not None, use["HEADS"], triton.next_power_of_2(width // 2), num_warps=use["WARPS"],
-        )  # fmt: skip
+            qkv,
+            qkv if bias is None else bias.contiguous(),
+            cos.contiguous(),
+            sin.contiguous(),
+            slots.contiguous(),
+            out,
+            keys,
+            values,
+            turned - kv_heads,
+            kv_heads,
+            out_heads,
+            width // 2,
+            qkv.stride(0),
+            store_slots,
+            keys.stride(0),
+            keys.stride(1),
+            bias is not None,
+            use["HEADS"],
+            triton.next_power_of_2(width // 2),
+            num_warps=use["WARPS"],
+        )
     v = qkv.view(rows, heads, width)[:, turned:] if bias is None else out[:, turned:]
     return out[:, : turned - kv_heads], out[:, turned - kv_heads : turned], v
 
 
 def rope_into_pages(
-    qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None = None,
 ) -> Heads:
-    """Add ``bias``, rotate q and k, write k and v to their slots; returns q [T, Hq, D], k and v [T, Hkv, D] (views, v of ``qkv`` itself without a bias).
+    """Add ``bias``, rotate q and k, write k and v to their slots; returns q [T, Hq, D], k and v [T, Hkv, D]
+    (views, v of ``qkv`` itself without a bias).
 
-    qkv [T, (Hq + 2 Hkv) D] as the stacked linear gives it, cos, sin [T, D/2], slots int64 [T]: where in ``keys`` and ``values`` [Hkv, S, D] the row
-    belongs, no two alike, negative: nowhere; bias [(Hq + 2 Hkv) D] or None. No gradient: raises ValueError where one is asked for, and where shapes,
-    types or devices do not fit. A slot of S or more writes nothing: IndexError in torch, and from a kernel, which cannot raise, a row of NaN in q and k.
+    qkv [T, (Hq + 2 Hkv) D] as the stacked linear gives it, cos, sin [T, D/2], slots int64 [T]: where in
+    ``keys`` and ``values`` [Hkv, S, D] the row belongs, no two alike, negative: nowhere; bias [(Hq + 2 Hkv)
+    D] or None. No gradient: raises ValueError where one is asked for, and where shapes, types or devices do
+    not fit. A slot of S or more writes nothing: IndexError in torch, and from a kernel, which cannot raise, a
+    row of NaN in q and k.
     """
     _check(qkv, cos, sin, slots, keys, values, bias)
     form = _launch if runs_triton(qkv) else rope_into_pages_reference
@@ -126,7 +189,9 @@ def _check(
         or values.dtype != keys.dtype
         or values.device != keys.device
     ):
-        _refuse("values", values, f"laid out as keys are, {keys.dtype} {tuple(keys.shape)} by {keys.stride()}")
+        _refuse(
+            "values", values, f"laid out as keys are, {keys.dtype} {tuple(keys.shape)} by {keys.stride()}"
+        )
     if qkv.ndim != 2 or qkv.shape[1] % width or qkv.shape[1] // width <= 2 * kv_heads:
         _refuse("qkv", qkv, f"[T, (Hq + 2 * {kv_heads}) * {width}]")
     if qkv.requires_grad and torch.is_grad_enabled():
@@ -135,7 +200,9 @@ def _check(
     check_rotation("qkv", qkv.view(rows, stacked // width, width), cos, sin)
     if slots.shape != (rows,) or slots.dtype != torch.int64 or slots.device != qkv.device:
         _refuse("slots", slots, f"int64 [{rows}] on {qkv.device}")
-    if bias is not None and (bias.shape != (stacked,) or bias.dtype != qkv.dtype or bias.device != qkv.device):
+    if bias is not None and (
+        bias.shape != (stacked,) or bias.dtype != qkv.dtype or bias.device != qkv.device
+    ):
         _refuse("bias", bias, f"{qkv.dtype} [{stacked}] on {qkv.device}")
 
 
@@ -144,7 +211,7 @@ def _refuse(name: str, tensor: Tensor, want: str) -> NoReturn:
     raise ValueError(f"{name}: {found}, not {want}")
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _with_stores(**arguments: Tensor) -> tuple[Tensor, ...]:
@@ -178,17 +245,28 @@ def _case(rows: int, heads: int, kv_heads: int, width: int, bias: bool, slots: i
             **rest,
         }
 
-    return Case(f"{rows}x{heads}+{kv_heads}x{width}{'b' if bias else ''}{f's{silent}' if silent else ''}", make)
+    return Case(
+        f"{rows}x{heads}+{kv_heads}x{width}{'b' if bias else ''}{f's{silent}' if silent else ''}", make
+    )
 
 
 def _timed(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.heads, shape.kv_heads, shape.head_dim, True, 65536) for rows in (64, 2048)]
 
 
-def _bytes(qkv: Tensor, slots: Tensor, keys: Tensor, cos: Tensor, bias: Tensor | None = None, **_: Tensor) -> int:
+def _bytes(
+    qkv: Tensor, slots: Tensor, keys: Tensor, cos: Tensor, bias: Tensor | None = None, **_: Tensor
+) -> int:
     stored = 2 * int((slots >= 0).sum()) * keys.shape[0] * keys.shape[2] * keys.element_size()
     unread = qkv.nbytes * keys.shape[0] * keys.shape[2] // qkv.shape[1] if bias is None else 0
-    return 2 * qkv.nbytes - unread + stored + 2 * cos.nbytes + slots.nbytes + (0 if bias is None else bias.nbytes)
+    return (
+        2 * qkv.nbytes
+        - unread
+        + stored
+        + 2 * cos.nbytes
+        + slots.nbytes
+        + (0 if bias is None else bias.nbytes)
+    )
 
 
 def _launches() -> list[Launch]:
@@ -212,6 +290,13 @@ CASES = (
 )
 
 ROPE_INTO_PAGES = Op(
-    "rope_into_pages", _with_stores, _reference_with_stores, CASES, TOLERANCE,
-    bytes=_bytes, flops=lambda qkv, **_: 4 * qkv.numel(), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    "rope_into_pages",
+    _with_stores,
+    _reference_with_stores,
+    CASES,
+    TOLERANCE,
+    bytes=_bytes,
+    flops=lambda qkv, **_: 4 * qkv.numel(),
+    launches=_launches(),
+    timed=_timed,
+)

@@ -1,8 +1,10 @@
-"""Matrix product with a frozen weight: which of the equivalent forms a device runs, and how few rows keep it exact.
+"""Matrix product with a frozen weight: which of the equivalent forms a device runs, and how few rows keep it
+exact.
 
 ``y = x Wᵀ + b`` for x [T, K], W [N, K]. On a CPU two libraries compute it: MKL (``F.linear``) and oneDNN
-(``mkldnn._linear_pointwise``). Which is faster depends on the processor, so it is measured once; oneDNN also gives bit-identical rows
-whatever the number of rows, except for very few, which is what deterministic mode stands on. The smallest safe number is probed, not assumed.
+(``mkldnn._linear_pointwise``). Which is faster depends on the processor, so it is measured once; oneDNN also
+gives bit-identical rows whatever the number of rows, except for very few, which is what deterministic mode
+stands on. The smallest safe number is probed, not assumed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ PROBE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17, 24, 31, 32, 33, 47, 64, 65, 
 
 
 def library_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b`` by the framework's default library: x [T, K], weight [N, K], bias [N] or None -> [T, N]."""
+    """``x Wᵀ + b`` by the framework's default library: x [T, K], weight [N, K], bias [N] or None -> [T,
+    N].
+    """
     return F.linear(x, weight, bias)
 
 
@@ -32,7 +36,9 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`onednn_linear` under the name that asks for rows whose bits do not depend on how many they are: nothing else may stand in for it."""
+    """`onednn_linear` under the name that asks for rows whose bits do not depend on how many they are:
+    nothing else may stand in for it.
+    """
     return onednn_linear(x, weight, bias)
 
 
@@ -61,7 +67,8 @@ def fastest_cpu_linear() -> Linear:
 
 
 def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype) -> int:
-    """Smallest row count from which every row of ``form`` is bit-identical whatever the row count, for weights [N, K] in ``shapes``.
+    """Smallest row count from which every row of ``form`` is bit-identical whatever the row count, for
+    weights [N, K] in ``shapes``.
 
     Raises RuntimeError when no tested count is safe: deterministic mode cannot be kept on such a machine.
     """
@@ -71,10 +78,13 @@ def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype
         x = torch.randn(PROBE_ROWS, k, generator=generator).to(dtype)
         weight = torch.randn(n, k, generator=generator).to(dtype)
         full = form(x, weight, None)
-        unsafe = [m for m in PROBE_COUNTS if not torch.equal(form(x[:m].contiguous(), weight, None), full[:m])]
+        unsafe = [
+            m for m in PROBE_COUNTS if not torch.equal(form(x[:m].contiguous(), weight, None), full[:m])
+        ]
         minimum = max(minimum, max(unsafe, default=0) + 1)
     if minimum > PROBE_COUNTS[-1]:
         raise RuntimeError(
-            f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use fp32 on a CPU"
+            f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use "
+            "fp32 on a CPU"
         )
     return minimum

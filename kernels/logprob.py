@@ -2,9 +2,10 @@
 
 For pairs (row r, target y) with temperature τ:   log p = z_y/τ - logsumexp(z/τ),   z = W h_r,   entropy = logsumexp(z/τ) - Σ p z/τ
 
-A branch point of a token tree predicts the first token of every child, so that several pairs may name one row: its logits are computed once.
-The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through the head in chunks; what the backward needs of them is kept while
-it fits in `KEEP_BYTES` altogether (two head products a chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
+A branch point of a token tree predicts the first token of every child, so that several pairs may name one
+row: its logits are computed once. The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through
+the head in chunks; what the backward needs of them is kept while it fits in `KEEP_BYTES` altogether (two head
+products a chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
 `logprob_loss` forms the gradient while a chunk's logits are there.
 """
 
@@ -31,19 +32,28 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def logprob_reference(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Plain torch: hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P] -> log p [P], entropy [P]."""
+    """Plain torch: hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P] -> log p
+    [P], entropy [P].
+    """
     logits = widen(hidden[row] @ weight.t()) / temperature.unsqueeze(1)
     logp = logits.log_softmax(-1)
     return logp.gather(1, target.unsqueeze(1)).squeeze(1), -(logp.exp() * logp).sum(-1)
 
 
-# --- torch ------------------------------------------------------------------------------------------------------------
+# --- torch ---
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, scale: Tensor, linear: Linear, keep: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        row: Tensor,
+        target: Tensor,
+        scale: Tensor,
+        linear: Linear,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
         logp = hidden.new_empty(row.shape[0], dtype=wide_dtype(hidden.dtype))
         entropy = torch.empty_like(logp)
@@ -53,7 +63,9 @@ class _LogProb(torch.autograd.Function):
         for start, stop, first, last in bounds:
             shifted = scaled_logits(hidden[start:stop], weight, scale[start:stop], linear)
             r = row[first:last] - start
-            weights, total[start:stop], logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
+            weights, total[start:stop], logp[first:last], entropy[first:last] = values_(
+                shifted, r, target[first:last]
+            )
             if keep:
                 kept.append(weights.to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, row, target, scale, total)
@@ -88,7 +100,8 @@ def scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear)
 def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
     """exp(logits - max) [R, V] and its sums [R]; ``logits`` [R, V] float32 are left shifted by their maximum.
 
-    log p of token y is then ``logits[y] - log(sum)``. Sampler and trainer both compute it so, hence equal logits give equal bits.
+    log p of token y is then ``logits[y] - log(sum)``. Sampler and trainer both compute it so, hence equal
+    logits give equal bits.
     """
     logits.sub_(logits.amax(-1, keepdim=True))
     weights = logits.exp()
@@ -96,15 +109,21 @@ def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(exponentials [R, V], their sums [R], log p [P], entropy [P]) of a chunk; ``r`` [P] counts from its first row; ``logits`` are shifted."""
+    """(exponentials [R, V], their sums [R], log p [P], entropy [P]) of a chunk; ``r`` [P] counts from its
+    first row; ``logits`` are shifted.
+    """
     weights, total = exponentials_(logits)
     log_total = total.log()
     mean = torch.bmm(weights.unsqueeze(1), logits.unsqueeze(2)).view(-1) / total
     return weights, total, logits[r, target] - log_total[r], (log_total - mean)[r]
 
 
-def slopes_(weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor) -> Tensor:
-    """Gradient of a chunk's logits [R, V] from that of its pairs' log p [P], in place of the exponentials ``weights``."""
+def slopes_(
+    weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor
+) -> Tensor:
+    """Gradient of a chunk's logits [R, V] from that of its pairs' log p [P], in place of the exponentials
+    ``weights``.
+    """
     g = dlogp * scale[r]
     pull = dlogp.new_zeros(len(total)).index_add_(0, r, g)
     dz = weights.mul_((-pull / total).unsqueeze(1))
@@ -112,13 +131,15 @@ def slopes_(weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Te
 
 
 def chunk_pairs(row: Tensor, rows: int, size: int | None = None) -> list[tuple[int, int, int, int]]:
-    """(first row, end row, first pair, end pair) for each chunk of ``size`` (`CHUNK_ROWS`) rows; ``row`` must ascend."""
+    """(first row, end row, first pair, end pair) for each chunk of ``size`` (`CHUNK_ROWS`) rows; ``row`` must
+    ascend.
+    """
     edges = [*range(0, rows, size or CHUNK_ROWS), rows]
     cuts = torch.searchsorted(row, torch.tensor(edges, device=row.device)).tolist()
     return [(a, b, c, d) for a, b, c, d in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True)]
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 class _TritonLogProb(torch.autograd.Function):
@@ -162,17 +183,23 @@ def row_chunks(rows: int, weight: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-# --- public -----------------------------------------------------------------------------------------------------------
+# --- public ---
 
 
 def log_probabilities(
-    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, linear: Linear = library_linear
+    hidden: Tensor,
+    weight: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    linear: Linear = library_linear,
 ) -> tuple[Tensor, Tensor]:
     """Differentiable log-probabilities of pairs.
 
-    hidden [R, H]; weight [V, H], frozen; row, target int64 [P] with ``row`` ascending and every row named; temperature float32 [R], above 0.
-    Returns log p [P] and entropy [P] (nats, no gradient), float32. Float64 takes the torch form everywhere. Raises ValueError for rows that
-    do not ascend, ids outside the head, temperatures of 0 or less, and shapes that do not match; to know, it waits for the device once.
+    hidden [R, H]; weight [V, H], frozen; row, target int64 [P] with ``row`` ascending and every row named;
+    temperature float32 [R], above 0. Returns log p [P] and entropy [P] (nats, no gradient), float32. Float64
+    takes the torch form everywhere. Raises ValueError for rows that do not ascend, ids outside the head,
+    temperatures of 0 or less, and shapes that do not match; to know, it waits for the device once.
     """
     check_pairs(hidden, weight, row, target, temperature)
     keep = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= KEEP_BYTES
@@ -193,12 +220,18 @@ def check_pairs(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, tem
     """Raise ValueError for what `log_probabilities` cannot take."""
     require(hidden.dim() == 2 and hidden.is_floating_point(), "hidden", "not a matrix of floats")
     require(
-        weight.shape[1:] == hidden.shape[1:], "weight", f"shape {tuple(weight.shape)} for rows of {hidden.shape[1]}"
+        weight.shape[1:] == hidden.shape[1:],
+        "weight",
+        f"shape {tuple(weight.shape)} for rows of {hidden.shape[1]}",
     )
     require(weight.dtype == hidden.dtype, "weight", f"{weight.dtype} beside hidden {hidden.dtype}")
     for name, value in (("row", row), ("target", target)):
         require(value.dtype == torch.int64 and value.shape == (len(target),), name, "not int64, one a pair")
-    require(temperature.shape == hidden.shape[:1], "temperature", f"shape {tuple(temperature.shape)}: not one a row")
+    require(
+        temperature.shape == hidden.shape[:1],
+        "temperature",
+        f"shape {tuple(temperature.shape)}: not one a row",
+    )
     if not len(row):
         return
     facts = [row[1:] < row[:-1], (row < 0) | (row >= len(hidden)), (target < 0) | (target >= len(weight))]
@@ -209,13 +242,15 @@ def check_pairs(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, tem
     require(not heat, "temperature", "must be above 0")
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2.5e-2}
 """Half types: the logits' own rounding, seen through log p."""
 
 
-def _reference(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
+def _reference(
+    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor
+) -> tuple[Tensor, ...]:
     return logprob_reference(hidden, weight, row, target, temperature[row])
 
 
@@ -246,8 +281,14 @@ def timed_heads(shape: ModelShape) -> list[Case]:
 SHAPES = ((0, 8, 11, 0), (1, 3, 5, 0), (1, 4, 300, 9), (7, 5, 131, 12), (5, 16, 257, 0))
 
 LOGPROB = Op(
-    "logprob", log_probabilities, _reference, [head_case(*s) for s in SHAPES], TOLERANCE,
+    "logprob",
+    log_probabilities,
+    _reference,
+    [head_case(*s) for s in SHAPES],
+    TOLERANCE,
     bytes=lambda hidden, weight, row, target, temperature: hidden.nbytes + weight.nbytes + 24 * len(row),
     flops=lambda hidden, weight, row, target, temperature: 2 * hidden.shape[0] * weight.numel(),
-    gradients=("hidden",), launches=launches(), timed=timed_heads,
-)  # fmt: skip
+    gradients=("hidden",),
+    launches=launches(),
+    timed=timed_heads,
+)

@@ -1,12 +1,12 @@
 """A loss over log-probabilities, with its gradient in two head products a chunk of rows and no logits kept.
 
-The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after the last chunk. When the loss is a sum of one
-term a pair it is known at once:
+The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after
+the last chunk. When the loss is a sum of one term a pair it is known at once:
 
     logits = H Wᵀ  ->  log p, entropy  ->  (Σ terms, d Σ terms / d log p) from the caller  ->  logits become dz in place  ->  dH = dz W
 
-so that the backward only multiplies the stored dH [R, H] by the gradient of the sum. (Gradients formed in the forward of a fused head: Liger Kernel,
-arXiv 2410.10989.)
+so that the backward only multiplies the stored dH [R, H] by the gradient of the sum. (Gradients formed in the
+forward of a fused head: Liger Kernel, arXiv 2410.10989.)
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ from proactor.kernels.op import Arguments, Case, ModelShape, Op, use_triton
 from proactor.kernels.precision import wide_dtype
 
 PairLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""(log p [p] float32 of some pairs, which pairs) -> (the sum of their terms, its slope in log p [p]). Must not wait for the device if nothing else is to."""
+"""(log p [p] float32 of some pairs, which pairs) -> (the sum of their terms, its slope in log p [p]). Must
+not wait for the device if nothing else is to.
+"""
 
 
 def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
-    """A `PairLoss` from a function of (log p, pairs) that gives the terms, or their sum, alone: by autograd."""
+    """A `PairLoss` from a function of (log p, pairs) that gives the terms, or their sum, alone: by
+    autograd.
+    """
 
     def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -57,9 +61,16 @@ def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss,
-        linear: Linear, needed: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        row: Tensor,
+        target: Tensor,
+        temperature: Tensor,
+        loss: PairLoss,
+        linear: Linear,
+        needed: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         run = _triton if use_triton(hidden) and hidden.dtype in TRITON_DTYPES else _torch
         sums, logp, entropy, dh = run(hidden, weight, row, target, temperature, loss, linear, needed)
         ctx.save_for_backward(*([dh] if needed else []))
@@ -73,9 +84,15 @@ class _Loss(torch.autograd.Function):
 
 
 def _triton(
-    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
+    hidden: Tensor,
+    weight: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    loss: PairLoss,
+    linear: Linear,
     needed: bool,
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
     logp = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
     entropy, slope = torch.empty_like(logp), torch.empty_like(logp)
     sums: list[Tensor] = []
@@ -96,9 +113,15 @@ def _triton(
 
 
 def _torch(
-    hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss, linear: Linear,
+    hidden: Tensor,
+    weight: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    loss: PairLoss,
+    linear: Linear,
     needed: bool,
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
     logp = hidden.new_empty(len(row), dtype=wide_dtype(hidden.dtype))
     entropy = torch.empty_like(logp)
     sums: list[Tensor] = []
@@ -111,7 +134,9 @@ def _torch(
         sums.append(found)
         if needed:
             slope = slope.to(logp.dtype)
-            dh[start:stop] = slopes_(weights, total, part, r, target[first:last], slope).to(hidden.dtype) @ weight
+            dh[start:stop] = (
+                slopes_(weights, total, part, r, target[first:last], slope).to(hidden.dtype) @ weight
+            )
         del shifted, weights
     return sums, logp, entropy, dh
 
@@ -125,17 +150,19 @@ def logprob_loss(
     loss: PairLoss,
     linear: Linear = library_linear,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ terms, log p [P], entropy [P]): a loss of one term a pair over `log_probabilities`, differentiable in ``hidden`` through the sum alone.
+    """(Σ terms, log p [P], entropy [P]): a loss of one term a pair over `log_probabilities`, differentiable
+    in ``hidden`` through the sum alone.
 
-    Arguments as there. ``loss`` is called once a chunk, in order, without gradient; a term may depend on its own pair's log p only (a ratio over
-    a whole sequence does not: take `log_probabilities`). Log p has the same bits as there when chunks agree. Raises ValueError as there.
+    Arguments as there. ``loss`` is called once a chunk, in order, without gradient; a term may depend on its
+    own pair's log p only (a ratio over a whole sequence does not: take `log_probabilities`). Log p has the
+    same bits as there when chunks agree. Raises ValueError as there.
     """
     check_pairs(hidden, weight, row, target, temperature)
     needed = hidden.requires_grad and torch.is_grad_enabled()
     return _Loss.apply(hidden.contiguous(), weight, row, target, temperature, loss, linear, needed)  # type: ignore[no-any-return, no-untyped-call]
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _clipped(logp: Tensor, pairs: slice) -> Tensor:
@@ -162,7 +189,9 @@ def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:
 
 
 def _quadratic(logp: Tensor, pairs: slice) -> Tensor:
-    """Terms of one sign and a smooth slope: a clip would make half types choose the other side, and a sum near zero show rounding alone."""
+    """Terms of one sign and a smooth slope: a clip would make half types choose the other side, and a sum
+    near zero show rounding alone.
+    """
     index = torch.arange(pairs.start, pairs.stop, device=logp.device)
     return (index % 5 + 0.5).to(logp.dtype) * (0.1 * logp * logp - logp)
 
@@ -172,8 +201,15 @@ def _timed(shape: ModelShape) -> list[Case]:
 
 
 LOGPROB_LOSS = Op(
-    "logprob_loss", logprob_loss, _reference, [_case(head_case(*s), _quadratic) for s in SHAPES], TOLERANCE,
-    bytes=lambda hidden, weight, row, target, temperature, loss: 2 * hidden.nbytes + 2 * weight.nbytes + 24 * len(row),
+    "logprob_loss",
+    logprob_loss,
+    _reference,
+    [_case(head_case(*s), _quadratic) for s in SHAPES],
+    TOLERANCE,
+    bytes=lambda hidden, weight, row, target, temperature, loss: (
+        2 * hidden.nbytes + 2 * weight.nbytes + 24 * len(row)
+    ),
     flops=lambda hidden, weight, row, target, temperature, loss: 4 * hidden.shape[0] * weight.numel(),
-    gradients=("hidden",), timed=_timed,
-)  # fmt: skip
+    gradients=("hidden",),
+    timed=_timed,
+)

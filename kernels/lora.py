@@ -2,13 +2,15 @@
 
     y = x Wᵀ + b,   y[:, span_i] += scale * m * (x A_iᵀ) B_iᵀ
 
-x [T, K], W [N, K] frozen, the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up), B_i [n_i, r] float32,
-m [T] or None switches the adapter per row. The backward never forms a weight gradient for the base:
+x [T, K], W [N, K] frozen, the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up), B_i
+[n_i, r] float32, m [T] or None switches the adapter per row. The backward never forms a weight gradient for
+the base:
 
     g_i = scale * m * (dy[:, span_i] B_i);  dx = dy W + Σ g_i A_i;  dA_i = g_iᵀ x;  dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
 
-On a card the updates of all spans are one kernel, which applies scale and mask in float32; for few rows and no gradient x Aᵀ is another, and the
-base product may stay 4-bit (`nf4_linear`). Large products are the library's.
+On a card the updates of all spans are one kernel, which applies scale and mask in float32; for few rows and
+no gradient x Aᵀ is another, and the base product may stay 4-bit (`nf4_linear`). Large products are the
+library's.
 
 LoRA: Hu et al., arXiv 2106.09685, with the QLoRA reading of a frozen 4-bit base (arXiv 2305.14314).
 """
@@ -33,7 +35,9 @@ from proactor.kernels.op import require, use_triton
 
 @dataclass(slots=True)
 class Adapter:
-    """Low-rank factors of one (possibly fused) linear: ``a`` [t*r, K], ``b`` one [n_i, r] a target, ``spans`` its output columns."""
+    """Low-rank factors of one (possibly fused) linear: ``a`` [t*r, K], ``b`` one [n_i, r] a target, ``spans``
+    its output columns.
+    """
 
     a: Tensor
     b: Sequence[Tensor]
@@ -57,7 +61,9 @@ def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
-    """Whether the adapter runs Triton kernels: not for float64, ranks above 64, or a linear form that was asked for by name."""
+    """Whether the adapter runs Triton kernels: not for float64, ranks above 64, or a linear form that was
+    asked for by name.
+    """
     kinds = (torch.float32, torch.float16, torch.bfloat16)
     return use_triton(x) and x.dtype in kinds and adapter.rank <= RANKS and linear is library_linear
 
@@ -148,7 +154,9 @@ class _LoRALinear(torch.autograd.Function):
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """Base linear alone: the gradient passes through, the weight gets none and is fetched again instead of kept."""
+    """Base linear alone: the gradient passes through, the weight gets none and is fetched again instead of
+    kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: WeightSource, bias: Tensor | None, linear: Linear) -> Tensor:
@@ -170,31 +178,44 @@ def lora_linear(
 ) -> Tensor:
     """Frozen linear with adapter: x [T, K] -> [T, N] in x's dtype.
 
-    ``source`` returns the base weight [N, K] each time it is called (a dense tensor, or an NF4 one dequantised on the fly), so that a 4-bit
-    base is never kept in full precision between forward and backward; it may also return an `NF4Tensor` or `PackedNF4`, for `nf4_linear` to multiply.
-    ``row_mask`` [T] holds 1 for rows that use the adapter, 0 for those that do not.
+    ``source`` returns the base weight [N, K] each time it is called (a dense tensor, or an NF4 one
+    dequantised on the fly), so that a 4-bit base is never kept in full precision between forward and
+    backward; it may also return an `NF4Tensor` or `PackedNF4`, for `nf4_linear` to multiply. ``row_mask`` [T]
+    holds 1 for rows that use the adapter, 0 for those that do not.
 
-    The Triton form takes ranks up to 64 and raises ValueError naming the argument when shapes or devices do not match or spans overlap; a larger rank
-    goes the torch way.
+    The Triton form takes ranks up to 64 and raises ValueError naming the argument when shapes or devices do
+    not match or spans overlap; a larger rank goes the torch way.
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)
     if row_mask is not None:
-        row_mask = row_mask.to(x.dtype)  # 0 and 1 are exact in every type, and a wider one would widen the products
+        row_mask = row_mask.to(
+            x.dtype
+        )  # 0 and 1 are exact in every type, and a wider one would widen the products
     if adapter is None:
-        return _FrozenLinear.apply(x, source, bias, linear) if x.requires_grad else _base(x, source(), bias, linear)  # type: ignore[no-untyped-call]
+        return (
+            _FrozenLinear.apply(x, source, bias, linear)
+            if x.requires_grad
+            else _base(x, source(), bias, linear)
+        )  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
         return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
 
 
 def lora_add(
-    y: Tensor, xa: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, scale: float,
+    y: Tensor,
+    xa: Tensor,
+    b: Sequence[Tensor],
+    spans: Sequence[tuple[int, int]],
+    rank: int,
+    scale: float,
     row_mask: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """``y[:, span_i] += scale * m * xa_i B_iᵀ`` in place, every span in one launch; returns y. No gradient.
 
-    y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises ValueError naming the argument when they do not match.
+    y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises ValueError
+    naming the argument when they do not match.
     """
     _check_update(y, xa, b, spans, rank, row_mask)
     if use_triton(y) and rank <= RANKS and y.dtype != torch.float64:
@@ -208,7 +229,9 @@ def lora_add(
 def _check(x: Tensor, adapter: Adapter, row_mask: Tensor | None) -> None:
     a, stacked = adapter.a, adapter.rank * len(adapter.b)
     require(x.ndim == 2, "x", f"shape {tuple(x.shape)}: two dimensions wanted")
-    require(a.shape == (stacked, x.shape[1]), "adapter", f"a {tuple(a.shape)}: [{stacked}, {x.shape[1]}] wanted")
+    require(
+        a.shape == (stacked, x.shape[1]), "adapter", f"a {tuple(a.shape)}: [{stacked}, {x.shape[1]}] wanted"
+    )
     require(a.device == x.device, "adapter", f"a on {a.device}, x on {x.device}")
     _check_factors(x, adapter.b, adapter.spans, adapter.rank, row_mask)
 
@@ -218,23 +241,38 @@ def _check_factors(
 ) -> None:
     require(len(b) == len(spans), "spans", f"{len(spans)} for {len(b)} factors")
     for factor, (start, stop) in zip(b, spans, strict=True):
-        require(factor.shape == (stop - start, rank), "b", f"{tuple(factor.shape)}: [{stop - start}, {rank}] wanted")
+        require(
+            factor.shape == (stop - start, rank),
+            "b",
+            f"{tuple(factor.shape)}: [{stop - start}, {rank}] wanted",
+        )
         require(factor.device == rows.device, "b", f"on {factor.device}, rows on {rows.device}")
     edges = sorted(spans)
     apart = all(last[1] <= following[0] for last, following in pairwise(edges))
-    require(apart and all(start >= 0 for start, _ in spans), "spans", f"{list(spans)} overlap or begin below 0")
+    require(
+        apart and all(start >= 0 for start, _ in spans), "spans", f"{list(spans)} overlap or begin below 0"
+    )
     if row_mask is not None:
-        require(row_mask.shape == rows.shape[:1], "row_mask", f"{tuple(row_mask.shape)} for {rows.shape[0]} rows")
+        require(
+            row_mask.shape == rows.shape[:1], "row_mask", f"{tuple(row_mask.shape)} for {rows.shape[0]} rows"
+        )
         require(row_mask.device == rows.device, "row_mask", f"on {row_mask.device}, rows on {rows.device}")
 
 
 def _check_update(
-    y: Tensor, xa: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, row_mask: Tensor | None
+    y: Tensor,
+    xa: Tensor,
+    b: Sequence[Tensor],
+    spans: Sequence[tuple[int, int]],
+    rank: int,
+    row_mask: Tensor | None,
 ) -> None:
     require(y.ndim == 2 and y.is_contiguous(), "y", f"{tuple(y.shape)}: two dimensions, contiguous, wanted")
     wanted = (y.shape[0], rank * len(b))
     require(
-        xa.shape == wanted and xa.dtype == y.dtype, "xa", f"{xa.dtype} {tuple(xa.shape)}: {y.dtype} {wanted} wanted"
+        xa.shape == wanted and xa.dtype == y.dtype,
+        "xa",
+        f"{xa.dtype} {tuple(xa.shape)}: {y.dtype} {wanted} wanted",
     )
     require(xa.device == y.device, "xa", f"on {xa.device}, y on {y.device}")
     _check_factors(y, b, spans, rank, row_mask)

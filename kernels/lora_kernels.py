@@ -1,4 +1,6 @@
-"""Triton kernels of the adapter linear: the narrow product x Aᵀ for few rows, and the addition of every target's update in one launch."""
+"""Triton kernels of the adapter linear: the narrow product x Aᵀ for few rows, and the addition of every
+target's update in one launch.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,33 @@ ADD = {
 }
 """By rows a program takes."""
 DOWN = {
-    16: {"default": {"block_r": 64, "warps": 4, "stages": 3}, "gfx942": {"block_r": 64, "warps": 4, "stages": 2}},
-    64: {"default": {"block_r": 64, "warps": 8, "stages": 3}, "gfx942": {"block_r": 64, "warps": 8, "stages": 2}},
+    16: {
+        "default": {"block_r": 64, "warps": 4, "stages": 3},
+        "gfx942": {"block_r": 64, "warps": 4, "stages": 2},
+    },
+    64: {
+        "default": {"block_r": 64, "warps": 8, "stages": 3},
+        "gfx942": {"block_r": 64, "warps": 8, "stages": 2},
+    },
 }
 
 
 @jit_any("M")
 def lora_down_kernel(
-    x_ptr, a_ptr, parts_ptr, M, R, K, per_part, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr
-):  # fmt: skip
-    """Part p of x Aᵀ [parts, M, R] float32, over ``per_part`` columns (a multiple of 64) of x [M, K] and A [R, K]."""
+    x_ptr,
+    a_ptr,
+    parts_ptr,
+    M,
+    R,
+    K,
+    per_part,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """Part p of x Aᵀ [parts, M, R] float32, over ``per_part`` columns (a multiple of 64) of x [M, K] and A
+    [R, K].
+    """
     part = tl.program_id(0)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     r = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -54,7 +73,9 @@ def lora_down_kernel(
 
 @jit
 def _later(tile, end, next_ptr, next_start, next_width, next_target, b_ptr, start, width, target, base):
-    """(B, start, width, target, first tile) of the next span where ``tile`` lies beyond the ``end`` of those before, else as given."""
+    """(B, start, width, target, first tile) of the next span where ``tile`` lies beyond the ``end`` of those
+    before, else as given.
+    """
     later = tile >= end
     b_ptr, start = tl.where(later, next_ptr, b_ptr), tl.where(later, next_start, start)
     width, target = tl.where(later, next_width, width), tl.where(later, next_target, target)
@@ -63,11 +84,39 @@ def _later(tile, end, next_ptr, next_start, next_width, next_target, b_ptr, star
 
 @jit_any("M")
 def lora_add_kernel(
-    y_ptr, xa_ptr, mask_ptr, b0_ptr, b1_ptr, b2_ptr, b3_ptr, M, N, R, rank, parts, first, start0, start1, start2, start3, width0,
-    width1, width2, width3, scale, COUNT: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr,
-    PAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """y [M, N] += scale * mask * (xa_i B_iᵀ) on each of COUNT spans; xa [parts, M, R], target i's columns from (first + i) * rank on."""
+    y_ptr,
+    xa_ptr,
+    mask_ptr,
+    b0_ptr,
+    b1_ptr,
+    b2_ptr,
+    b3_ptr,
+    M,
+    N,
+    R,
+    rank,
+    parts,
+    first,
+    start0,
+    start1,
+    start2,
+    start3,
+    width0,
+    width1,
+    width2,
+    width3,
+    scale,
+    COUNT: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+    PAD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """y [M, N] += scale * mask * (xa_i B_iᵀ) on each of COUNT spans; xa [parts, M, R], target i's columns
+    from (first + i) * rank on.
+    """
     tile = tl.program_id(0)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     b_ptr, start, width, target, base = b0_ptr, start0, width0, first, 0
@@ -94,7 +143,9 @@ def lora_add_kernel(
     if SPLIT:
         for part in range(1, parts):  # float32
             xa += tl.load(xa_at + part * M * R, mask=inside, other=0.0)
-    b = tl.load(b_ptr + n[None, :] * rank + c[:, None], mask=(n < width)[None, :] & (c < rank)[:, None], other=0.0)
+    b = tl.load(
+        b_ptr + n[None, :] * rank + c[:, None], mask=(n < width)[None, :] & (c < rank)[:, None], other=0.0
+    )
     if WIDE:
         xa, b = xa.to(tl.float32), b.to(tl.float32)
     else:
@@ -113,9 +164,13 @@ def _rows(count: int) -> int:
 
 
 def launch_down(x: Tensor, a: Tensor) -> Tensor:
-    """x Aᵀ in parts along K: x [M, K], a [R, K] of any float type -> float32 [parts, M, R], to be added in order."""
+    """x Aᵀ in parts along K: x [M, K], a [R, K] of any float type -> float32 [parts, M, R], to be added in
+    order.
+    """
     (m, k), r = x.shape, a.shape[0]
-    parts = min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(k, 512)))  # a power of two: few variants to compile
+    parts = min(
+        MOST_PARTS, triton.next_power_of_2(triton.cdiv(k, 512))
+    )  # a power of two: few variants to compile
     per_part = 64 * triton.cdiv(k, 64 * parts)
     out = torch.empty(parts, m, r, dtype=torch.float32, device=x.device)
     block_m = _rows(m)
@@ -123,15 +178,31 @@ def launch_down(x: Tensor, a: Tensor) -> Tensor:
     block_r = min(tile["block_r"], max(16, triton.next_power_of_2(r)))
     if out.numel():
         lora_down_kernel[(parts, triton.cdiv(m, block_m), triton.cdiv(r, block_r))](
-            x.contiguous(), a.contiguous(), out, m, r, k, per_part, interpreted(), block_m, block_r,
-            num_warps=tile["warps"], num_stages=tile["stages"],
-        )  # fmt: skip
+            x.contiguous(),
+            a.contiguous(),
+            out,
+            m,
+            r,
+            k,
+            per_part,
+            interpreted(),
+            block_m,
+            block_r,
+            num_warps=tile["warps"],
+            num_stages=tile["stages"],
+        )
     return out
 
 
 def launch_add(
-    y: Tensor, xa: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, scale: float, row_mask: Tensor | None
-) -> None:  # fmt: skip
+    y: Tensor,
+    xa: Tensor,
+    b: Sequence[Tensor],
+    spans: Sequence[tuple[int, int]],
+    rank: int,
+    scale: float,
+    row_mask: Tensor | None,
+) -> None:
     """y [M, N] += scale * row_mask * (xa_i B_iᵀ) on the spans, in place; xa [parts, M, t * rank]."""
     (m, n), (parts, _, r) = y.shape, xa.shape
     block_m = _rows(m)
@@ -144,14 +215,36 @@ def launch_add(
         widths = [stop - start for start, stop in here] + [0] * (TARGETS - count)
         tiles = sum(triton.cdiv(width, tile["block_n"]) for width in widths)
         lora_add_kernel[(tiles, triton.cdiv(m, block_m))](
-            y, xa, mask, *factors, *factors[:1] * (TARGETS - count), m, n, r, rank, parts, first, *starts, *widths, scale, count, parts > 1,
-            row_mask is not None, interpreted(), max(16, triton.next_power_of_2(rank)), block_m, tile["block_n"],
-            num_warps=tile["warps"], num_stages=tile["stages"],
-        )  # fmt: skip
+            y,
+            xa,
+            mask,
+            *factors,
+            *factors[:1] * (TARGETS - count),
+            m,
+            n,
+            r,
+            rank,
+            parts,
+            first,
+            *starts,
+            *widths,
+            scale,
+            count,
+            parts > 1,
+            row_mask is not None,
+            interpreted(),
+            max(16, triton.next_power_of_2(rank)),
+            block_m,
+            tile["block_n"],
+            num_warps=tile["warps"],
+            num_stages=tile["stages"],
+        )
 
 
 def launches_add() -> list[Launch]:
-    """What to compile: q, k and v of a decode step, and gate and up of a training batch, at ranks 16 and 64."""
+    """What to compile: q, k and v of a decode step, and gate and up of a training batch, at ranks 16 and
+    64.
+    """
     integers = [
         "M",
         "N",
@@ -168,10 +261,17 @@ def launches_add() -> list[Launch]:
         tile = ADD[block_m]["default"]
         for pad, masked in ((16, False), (64, True)):
             constants = {
-                "COUNT": count, "SPLIT": parts > 1, "MASK": masked, "WIDE": False, "PAD": pad, "BLOCK_M": block_m,
+                "COUNT": count,
+                "SPLIT": parts > 1,
+                "MASK": masked,
+                "WIDE": False,
+                "PAD": pad,
+                "BLOCK_M": block_m,
                 "BLOCK_N": tile["block_n"],
-            }  # fmt: skip
-            found.append(Launch(lora_add_kernel, types | {"xa_ptr": kind}, constants, tile["warps"], tile["stages"]))
+            }
+            found.append(
+                Launch(lora_add_kernel, types | {"xa_ptr": kind}, constants, tile["warps"], tile["stages"])
+            )
     return found
 
 
@@ -182,7 +282,9 @@ def launches_down() -> list[Launch]:
     found = []
     for block_m, table in DOWN.items():
         for name, tile in table.items():
-            targets = ("gfx942",) if name == "gfx942" else ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+            targets = (
+                ("gfx942",) if name == "gfx942" else ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+            )
             constants = {"WIDE": False, "BLOCK_M": block_m, "BLOCK_R": tile["block_r"]}
             found.append(Launch(lora_down_kernel, types, constants, tile["warps"], tile["stages"], targets))
     return found

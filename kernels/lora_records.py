@@ -19,18 +19,32 @@ def _adapter(a: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], s
 
 
 def _linear(
-    x: Tensor, weight: Tensor, a: Tensor, b0: Tensor, b1: Tensor, mask: Tensor | None, spans: Sequence[tuple[int, int]]
+    x: Tensor,
+    weight: Tensor,
+    a: Tensor,
+    b0: Tensor,
+    b1: Tensor,
+    mask: Tensor | None,
+    spans: Sequence[tuple[int, int]],
 ) -> Tensor:
     return lora_linear(x, lambda: weight, None, _adapter(a, (b0, b1), spans, 1.75), mask)
 
 
 def _linear_reference(
-    x: Tensor, weight: Tensor, a: Tensor, b0: Tensor, b1: Tensor, mask: Tensor | None, spans: Sequence[tuple[int, int]]
+    x: Tensor,
+    weight: Tensor,
+    a: Tensor,
+    b0: Tensor,
+    b1: Tensor,
+    mask: Tensor | None,
+    spans: Sequence[tuple[int, int]],
 ) -> Tensor:
     return lora_linear_reference(x, weight, None, _adapter(a, (b0, b1), spans, 1.75), mask)
 
 
-def _added(y: Tensor, xa: Tensor, b: Sequence[Tensor], mask: Tensor | None, spans: Sequence[tuple[int, int]]) -> Tensor:
+def _added(
+    y: Tensor, xa: Tensor, b: Sequence[Tensor], mask: Tensor | None, spans: Sequence[tuple[int, int]]
+) -> Tensor:
     return lora_add(y.clone(), xa, b, spans, b[0].shape[1], 1.75, mask)
 
 
@@ -73,25 +87,50 @@ def _timed(shape: ModelShape, whole: bool) -> list[Case]:
 
 
 SIZES: tuple[Sizes, ...] = (
-    (1, 37, 20, ((0, 7), (9, 20)), 2), (3, 65, 150, ((0, 129), (129, 150)), 4), (17, 33, 12, ((8, 12), (0, 5)), 16),
-    (67, 130, 40, ((1, 3), (3, 39)), 33), (0, 8, 9, ((0, 4), (5, 9)), 2),
-)  # fmt: skip
+    (1, 37, 20, ((0, 7), (9, 20)), 2),
+    (3, 65, 150, ((0, 129), (129, 150)), 4),
+    (17, 33, 12, ((8, 12), (0, 5)), 16),
+    (67, 130, 40, ((1, 3), (3, 39)), 33),
+    (0, 8, 9, ((0, 4), (5, 9)), 2),
+)
 SPANS: tuple[Sizes, ...] = (
-    (5, 0, 300, ((0, 140), (150, 160), (170, 300)), 3), (2, 0, 9, ((2, 9),), 64),
-    (66, 0, 30, ((0, 4), (5, 6), (9, 12), (13, 20), (20, 30)), 8), (3, 0, 20, ((0, 2), (3, 9), (9, 15), (16, 20)), 5),
-)  # fmt: skip
+    (5, 0, 300, ((0, 140), (150, 160), (170, 300)), 3),
+    (2, 0, 9, ((2, 9),), 64),
+    (66, 0, 30, ((0, 4), (5, 6), (9, 12), (13, 20), (20, 30)), 8),
+    (3, 0, 20, ((0, 2), (3, 9), (9, 15), (16, 20)), 5),
+)
 
 LORA_ADD = Op(
-    "lora_add", _added, _added_reference, [_case(s, masked, False) for s in SPANS + SIZES[:3] for masked in (True, False)],
+    "lora_add",
+    _added,
+    _added_reference,
+    [_case(s, masked, False) for s in SPANS + SIZES[:3] for masked in (True, False)],
     TOLERANCE,
-    bytes=lambda y, xa, b, mask, spans: 2 * sum(e - s for s, e in spans) * y.shape[0] * y.itemsize + xa.nbytes + sum(f.nbytes for f in b),
+    bytes=lambda y, xa, b, mask, spans: (
+        2 * sum(e - s for s, e in spans) * y.shape[0] * y.itemsize + xa.nbytes + sum(f.nbytes for f in b)
+    ),
     flops=lambda y, xa, b, mask, spans: 2 * y.shape[0] * sum(f.numel() for f in b),
-    launches=launches_add(), timed=lambda shape: _timed(shape, False),
-)  # fmt: skip
+    launches=launches_add(),
+    timed=lambda shape: _timed(shape, False),
+)
 LORA_LINEAR = Op(
-    "lora_linear", _linear, _linear_reference, [_case(s, masked, True) for s in SIZES for masked in (True, False)], TOLERANCE,
-    bytes=lambda x, weight, a, b0, b1, mask, spans: x.nbytes + weight.nbytes + a.nbytes + b0.nbytes + b1.nbytes
-    + x.shape[0] * weight.shape[0] * x.itemsize,
-    flops=lambda x, weight, a, b0, b1, mask, spans: 2 * x.shape[0] * (weight.numel() + a.numel() + b0.numel() + b1.numel()),
-    gradients=("x", "a", "b0", "b1"), launches=launches_down(), timed=lambda shape: _timed(shape, True),
-)  # fmt: skip
+    "lora_linear",
+    _linear,
+    _linear_reference,
+    [_case(s, masked, True) for s in SIZES for masked in (True, False)],
+    TOLERANCE,
+    bytes=lambda x, weight, a, b0, b1, mask, spans: (
+        x.nbytes
+        + weight.nbytes
+        + a.nbytes
+        + b0.nbytes
+        + b1.nbytes
+        + x.shape[0] * weight.shape[0] * x.itemsize
+    ),
+    flops=lambda x, weight, a, b0, b1, mask, spans: (
+        2 * x.shape[0] * (weight.numel() + a.numel() + b0.numel() + b1.numel())
+    ),
+    gradients=("x", "a", "b0", "b1"),
+    launches=launches_down(),
+    timed=lambda shape: _timed(shape, True),
+)

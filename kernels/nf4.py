@@ -1,9 +1,9 @@
 """NF4 weights with (optionally nested) block scales: quantise, hold, dequantise.
 
-A weight of n values is cut, in row-major order, into blocks of 64. Each block keeps its largest magnitude (`absmax`)
-and each value a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation stores the block
-scales themselves in 8 bits. The layout is the one that bitsandbytes writes, so that its checkpoints are read as they
-are and ours are read by it:
+A weight of n values is cut, in row-major order, into blocks of 64. Each block keeps its largest magnitude
+(`absmax`) and each value a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation
+stores the block scales themselves in 8 bits. The layout is the one that bitsandbytes writes, so that its
+checkpoints are read as they are and ours are read by it:
 
     packed[j]  = index[2j] << 4 | index[2j + 1]                                          (high nibble first)
     scale[b]   = nested_code[absmax[b]] * nested_absmax[b // 256] + nested_offset         (nested), or absmax[b]
@@ -27,20 +27,33 @@ from proactor.kernels.op import use_triton
 
 BLOCK = 64
 NESTED_BLOCK = 256
-# Values handled at once: bounds the fp32 temporaries of a 70-million-value weight to a few MiB. A multiple of every
-# legal block size.
+# Values handled at once: bounds the fp32 temporaries of a 70-million-value weight to a few MiB. A multiple of
+# every legal block size.
 CHUNK = 1 << 20
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 TRITON_BLOCKS = tuple(1 << i for i in range(4, 13))
 
 NF4_CODE = torch.tensor(
     [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
     ],
     dtype=torch.float32,
-)  # fmt: skip
+)
 """The sixteen levels, f32 [16], ascending. [CODE] bitsandbytes `_NF4_QUANT_TABLE`."""
 MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
 """A value above midpoint i lies above level i."""
@@ -50,9 +63,9 @@ MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
 class NF4Tensor:
     """A quantised weight [N, K] as stored.
 
-    `packed` u8 [ceil(N * K / 2)]; `absmax` f32 [blocks], or u8 [blocks] when nested; `code` f32 [16]; `nested_absmax`
-    f32 [ceil(blocks / nested_blocksize)] and `nested_code` f32 [256] are None when the scales are single-level;
-    `dtype` is the dtype of the weight before quantisation, and the default of `dequantize`.
+    `packed` u8 [ceil(N * K / 2)]; `absmax` f32 [blocks], or u8 [blocks] when nested; `code` f32 [16];
+    `nested_absmax` f32 [ceil(blocks / nested_blocksize)] and `nested_code` f32 [256] are None when the scales
+    are single-level; `dtype` is the dtype of the weight before quantisation, and the default of `dequantize`.
     """
 
     packed: Tensor
@@ -74,7 +87,9 @@ class NF4Tensor:
             raise ValueError(f"packed is {got}, {size} values need u8 [{(size + 1) // 2}]")
         scale_dtype = torch.float32 if self.nested_absmax is None else torch.uint8
         if self.absmax.dtype != scale_dtype or self.absmax.shape != (blocks,):
-            raise ValueError(f"absmax is {self.absmax.dtype} {list(self.absmax.shape)}, not {scale_dtype} [{blocks}]")
+            raise ValueError(
+                f"absmax is {self.absmax.dtype} {list(self.absmax.shape)}, not {scale_dtype} [{blocks}]"
+            )
         if self.code.shape != (16,):
             raise ValueError(f"code has shape {list(self.code.shape)}, not [16]")
         if (self.nested_absmax is None) != (self.nested_code is None):
@@ -83,7 +98,8 @@ class NF4Tensor:
             nested = -(-blocks // self.nested_blocksize)
             if self.nested_absmax.shape != (nested,) or self.nested_code.shape != (256,):
                 raise ValueError(
-                    f"nested_absmax {list(self.nested_absmax.shape)} and nested_code {list(self.nested_code.shape)} "
+                    f"nested_absmax {list(self.nested_absmax.shape)} and nested_code "
+                    f"{list(self.nested_code.shape)} "
                     f"should be [{nested}] and [256]"
                 )
 
@@ -119,19 +135,23 @@ class NF4Tensor:
         if self.nested_absmax is None or self.nested_code is None:
             return self.absmax
         coarse = self.nested_absmax.repeat_interleave(self.nested_blocksize)[: self.absmax.numel()]
-        # Two roundings, multiplication then addition: a fused multiply-add would differ from bitsandbytes in the last
-        # bit.
+        # Two roundings, multiplication then addition: a fused multiply-add would differ from bitsandbytes in
+        # the last bit.
         return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight [N, K] in `dtype` (default: its own), bit-identical to bitsandbytes' `dequantize_4bit`."""
+        """The weight [N, K] in `dtype` (default: its own), bit-identical to bitsandbytes'
+        `dequantize_4bit`.
+        """
         return dequantize_nf4(self, dtype)
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns [N, K].
+    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns
+    [N, K].
 
-    The Triton form takes block sizes that are powers of two from 16 to 4096, and fp32, fp16 and bf16; anything else goes the torch way.
+    The Triton form takes block sizes that are powers of two from 16 to 4096, and fp32, fp16 and bf16;
+    anything else goes the torch way.
     """
     target = weight.dtype if dtype is None else dtype
     if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
@@ -139,7 +159,13 @@ def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tenso
         if weight.nested_code is not None and weight.nested_absmax is not None:
             nested = weight.nested_code, weight.nested_absmax, weight.nested_offset, weight.nested_blocksize
         flat = launch_dequantize(
-            weight.packed, weight.absmax, weight.code, nested, math.prod(weight.shape), weight.blocksize, target
+            weight.packed,
+            weight.absmax,
+            weight.code,
+            nested,
+            math.prod(weight.shape),
+            weight.blocksize,
+            target,
         )
         return flat.view(weight.shape)
     return dequantize_torch(weight, target)
@@ -164,11 +190,12 @@ def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
 
 
 def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None = None) -> NF4Tensor:
-    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4, blocks of 64; `nested` also quantises the block scales to
-    8 bits.
+    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4, blocks of 64; `nested` also quantises the block
+    scales to 8 bits.
 
-    Bit-identical on a CPU to bitsandbytes' `quantize_4bit(..., compress_statistics=nested, quant_type="nf4")`, and the
-    same bits on every device. `dtype` is what `dequantize` will return by default (the weight's own when None).
+    Bit-identical on a CPU to bitsandbytes' `quantize_4bit(..., compress_statistics=nested,
+    quant_type="nf4")`, and the same bits on every device. `dtype` is what `dequantize` will return by default
+    (the weight's own when None).
 
     Raises ValueError for anything but a two-dimensional floating weight, and for values that are not finite.
     """
@@ -186,15 +213,19 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
     code = NF4_CODE.to(flat.device)
     if not nested:
         return NF4Tensor(packed, absmax, code, None, None, 0.0, shape, own)
-    # The mean's summation order differs between devices: take it on the CPU, so that the same weight gives the same
-    # bits everywhere.
+    # The mean's summation order differs between devices: take it on the CPU, so that the same weight gives
+    # the same bits everywhere.
     offset = absmax.cpu().mean()
     indices, nested_absmax = _quantize_scales(absmax - offset.to(absmax.device))
-    return NF4Tensor(packed, indices, code, nested_absmax, dynamic_code().to(flat.device), offset.item(), shape, own)
+    return NF4Tensor(
+        packed, indices, code, nested_absmax, dynamic_code().to(flat.device), offset.item(), shape, own
+    )
 
 
 def quantize_torch(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """The torch form of quantisation to one level: (packed u8, absmax f32) of a flat weight, some MiB at a time."""
+    """The torch form of quantisation to one level: (packed u8, absmax f32) of a flat weight, some MiB at a
+    time.
+    """
     size = flat.numel()
     packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
@@ -225,7 +256,9 @@ def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _levels_below(scaled: Tensor) -> Tensor:
-    """Index u8 of the nearest level of values in [-1, 1]; ties go down. Comparing with each midpoint takes half a bucketize's time."""
+    """Index u8 of the nearest level of values in [-1, 1]; ties go down. Comparing with each midpoint takes
+    half a bucketize's time.
+    """
     index = torch.zeros(scaled.shape, dtype=torch.uint8, device=scaled.device)
     for midpoint in MIDPOINTS.tolist():
         index += (scaled > midpoint).view(torch.uint8)
@@ -233,10 +266,12 @@ def _levels_below(scaled: Tensor) -> Tensor:
 
 
 def _quantize_scales(values: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit dynamic quantisation of f32 [m] in blocks of 256: indices u8 [m] and f32 block magnitudes [ceil(m / 256)].
+    """8-bit dynamic quantisation of f32 [m] in blocks of 256: indices u8 [m] and f32 block magnitudes [ceil(m
+    / 256)].
 
-    [CODE] bitsandbytes' CPU kernel looks the nearest level up in a table over 65,536 steps of [-1, 1]; so does this,
-    because rounding to the nearest level directly would differ from it for two scales in a thousand.
+    [CODE] bitsandbytes' CPU kernel looks the nearest level up in a table over 65,536 steps of [-1, 1]; so
+    does this, because rounding to the nearest level directly would differ from it for two scales in a
+    thousand.
     """
     size = values.numel()
     blocks = F.pad(values, (0, -size % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
@@ -254,8 +289,8 @@ def _quantize_scales(values: Tensor) -> tuple[Tensor, Tensor]:
 def dynamic_code() -> Tensor:
     """The 256 signed levels of dynamic 8-bit quantisation, f32, ascending.
 
-    Level = sign * 10^(e - 6) * (centre of a cell of [0.1, 1] cut into 2^e cells), e = 0..6, with 0 and 1 added.
-    [PAPER] 8-bit Optimizers via Block-wise Quantization; [CODE] bitsandbytes `create_dynamic_map`.
+    Level = sign * 10^(e - 6) * (centre of a cell of [0.1, 1] cut into 2^e cells), e = 0..6, with 0 and 1
+    added. [PAPER] 8-bit Optimizers via Block-wise Quantization; [CODE] bitsandbytes `create_dynamic_map`.
     """
     levels = [0.0, 1.0]
     for exponent in range(7):

@@ -1,9 +1,10 @@
 """Four-bit codes to bfloat16 or float16 levels inside a kernel: byte permutes on NVIDIA, a table elsewhere.
 
-A word holds eight codes. ``prmt`` picks four bytes out of eight by four 3-bit selectors, and the codes are such selectors already: two permutes look
-the low bytes of four codes up among levels 0-7 and 8-15, a third keeps the right half by each code's top bit; the same for the high bytes; two more
-interleave both. That is 2 permutes a weight and no memory access. The tables stay inside the assembly: as operands they would keep Triton from
-decoding straight into the registers of the matrix instruction.
+A word holds eight codes. ``prmt`` picks four bytes out of eight by four 3-bit selectors, and the codes are
+such selectors already: two permutes look the low bytes of four codes up among levels 0-7 and 8-15, a third
+keeps the right half by each code's top bit; the same for the high bytes; two more interleave both. That is 2
+permutes a weight and no memory access. The tables stay inside the assembly: as operands they would keep
+Triton from decoding straight into the registers of the matrix instruction.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def level_table(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def prmt_assembly(dtype: torch.dtype) -> str:
-    """PTX that turns the codes of a word ``$8`` into eight values of ``dtype`` (a 16-bit float), nibble i into ``$i``."""
+    """PTX that turns the codes of a word ``$8`` into eight values of ``dtype`` (a 16-bit float), nibble i
+    into ``$i``.
+    """
     bits = NF4_CODE.to(dtype).view(torch.int16).tolist()
     tables = {}
     for name, shift in (("l", 0), ("h", 8)):
@@ -33,7 +36,11 @@ def prmt_assembly(dtype: torch.dtype) -> str:
             tables[f"{name}{i}"] = sum(byte << 8 * j for j, byte in enumerate(part[4 * i : 4 * i + 4]))
     lines = [".reg .b32 v, e, a, b, lo, hi, p, q;"]
     lines += [f".reg .b32 {name}; mov.b32 {name}, {value:#010x};" for name, value in tables.items()]
-    lines += ["and.b32 v, $8, 0x77777777;", "shr.b32 e, $8, 1;", "lop3.b32 e, e, 0x44444444, 0x32103210, 0xEA;"]
+    lines += [
+        "and.b32 v, $8, 0x77777777;",
+        "shr.b32 e, $8, 1;",
+        "lop3.b32 e, e, 0x44444444, 0x32103210, 0xEA;",
+    ]
     for half in range(2):
         if half:
             lines += ["shr.b32 v, v, 16;", "shr.b32 e, e, 16;"]
@@ -55,7 +62,9 @@ CONSTRAINTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
 
 
 def assembly(x: Tensor) -> int:
-    """Which form a kernel with operands like ``x`` decodes with: 1 bfloat16 permutes, 2 float16 permutes, 0 the table."""
+    """Which form a kernel with operands like ``x`` decodes with: 1 bfloat16 permutes, 2 float16 permutes, 0
+    the table.
+    """
     if not x.is_cuda or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (8, 0):
         return 0
     return {torch.bfloat16: 1, torch.float16: 2}.get(x.dtype, 0)
@@ -63,7 +72,9 @@ def assembly(x: Tensor) -> int:
 
 @jit
 def _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS: tl.constexpr):
-    """Nibbles 0-7 of words [ROWS, 8] as one tile [ROWS, 64] in column order: moves no data between threads."""
+    """Nibbles 0-7 of words [ROWS, 8] as one tile [ROWS, 64] in column order: moves no data between
+    threads.
+    """
     low = tl.join(tl.join(n0, n1), tl.join(n2, n3))  # [rows, word, e, slice & 1]
     high = tl.join(tl.join(n4, n5), tl.join(n6, n7))
     return tl.reshape(tl.permute(tl.join(low, high), (0, 4, 3, 1, 2)), (ROWS, 64))
@@ -71,7 +82,9 @@ def _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS: tl.constexpr):
 
 @jit
 def decode(words, levels_ptr, ASSEMBLY: tl.constexpr, ROWS: tl.constexpr):
-    """Words [ROWS, 8] int32 -> levels [ROWS, 64]: by permutes (ASSEMBLY 1 or 2), or from ``levels_ptr`` [16] in its own type."""
+    """Words [ROWS, 8] int32 -> levels [ROWS, 64]: by permutes (ASSEMBLY 1 or 2), or from ``levels_ptr`` [16]
+    in its own type.
+    """
     if ASSEMBLY == 1:
         n0, n1, n2, n3, n4, n5, n6, n7 = tl.inline_asm_elementwise(
             PRMT_BF16, CONSTRAINTS, [words], dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1

@@ -1,4 +1,6 @@
-"""Triton kernels of NF4 quantisation and dequantisation, bit-identical to the torch forms of `nf4.py`, and their launches on plain tensors."""
+"""Triton kernels of NF4 quantisation and dequantisation, bit-identical to the torch forms of `nf4.py`, and
+their launches on plain tensors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ VALUES = 4096
 
 @jit
 def round_half(value, dtype: tl.constexpr, WIDE: tl.constexpr):
-    """float32 to ``dtype``, to nearest even. The interpreter (WIDE) truncates to bfloat16, so there the bits are rounded by hand."""
+    """float32 to ``dtype``, to nearest even. The interpreter (WIDE) truncates to bfloat16, so there the bits
+    are rounded by hand.
+    """
     if WIDE and dtype == tl.bfloat16:
         bits = value.to(tl.uint32, bitcast=True)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
@@ -25,10 +29,23 @@ def round_half(value, dtype: tl.constexpr, WIDE: tl.constexpr):
 
 @jit
 def dequantize_nf4_kernel(
-    packed_ptr, absmax_ptr, levels_ptr, nested_code_ptr, nested_absmax_ptr, out_ptr, size, offset, nested_block,
-    NESTED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """ROWS blocks a program: out [size]. Must not be compiled with multiply-add fusion: two roundings make a nested scale."""
+    packed_ptr,
+    absmax_ptr,
+    levels_ptr,
+    nested_code_ptr,
+    nested_absmax_ptr,
+    out_ptr,
+    size,
+    offset,
+    nested_block,
+    NESTED: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """ROWS blocks a program: out [size]. Must not be compiled with multiply-add fusion: two roundings make a
+    nested scale.
+    """
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     blocks = (size + BLOCK - 1) // BLOCK
     live = block < blocks
@@ -48,11 +65,20 @@ def dequantize_nf4_kernel(
 
 @jit
 def quantize_nf4_kernel(
-    weight_ptr, midpoints_ptr, packed_ptr, absmax_ptr, size, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """ROWS blocks of 64 a program: packed u8 [ceil(size / 2)], absmax f32 [blocks], infinite where a value is not finite.
+    weight_ptr,
+    midpoints_ptr,
+    packed_ptr,
+    absmax_ptr,
+    size,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """ROWS blocks of 64 a program: packed u8 [ceil(size / 2)], absmax f32 [blocks], infinite where a value is
+    not finite.
 
-    A whole block is multiplied by a reciprocal, a short last one divided, as in the torch form. Divisions round as IEEE asks.
+    A whole block is multiplied by a reciprocal, a short last one divided, as in the torch form. Divisions
+    round as IEEE asks.
     """
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -81,17 +107,38 @@ def quantize_nf4_kernel(
 
 
 def launch_dequantize(
-    packed: Tensor, absmax: Tensor, code: Tensor, nested: tuple[Tensor, Tensor, float, int] | None, size: int, blocksize: int, dtype: torch.dtype
-) -> Tensor:  # fmt: skip
-    """The flat weight [size] in ``dtype``; ``nested``: (code, absmax, offset, block size) of the scales' own quantisation."""
+    packed: Tensor,
+    absmax: Tensor,
+    code: Tensor,
+    nested: tuple[Tensor, Tensor, float, int] | None,
+    size: int,
+    blocksize: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The flat weight [size] in ``dtype``; ``nested``: (code, absmax, offset, block size) of the scales' own
+    quantisation.
+    """
     out = torch.empty(size, dtype=dtype, device=packed.device)
     rows = max(1, VALUES // blocksize)
     nested_code, nested_absmax, offset, nested_block = nested or (code, code, 0.0, 1)
     if size:
         dequantize_nf4_kernel[(triton.cdiv(size, rows * blocksize),)](
-            packed, absmax, code, nested_code, nested_absmax, out, size, offset, nested_block,
-            nested is not None, interpreted(), rows, blocksize, num_warps=4, enable_fp_fusion=False,
-        )  # fmt: skip
+            packed,
+            absmax,
+            code,
+            nested_code,
+            nested_absmax,
+            out,
+            size,
+            offset,
+            nested_block,
+            nested is not None,
+            interpreted(),
+            rows,
+            blocksize,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return out
 
 
@@ -120,5 +167,11 @@ def launches_dequantize() -> list[Launch]:
 
 def launches_quantize() -> list[Launch]:
     """What to compile: a bfloat16 weight."""
-    types = {"weight_ptr": "*bf16", "midpoints_ptr": "*fp32", "packed_ptr": "*u8", "absmax_ptr": "*fp32", "size": "i32"}
+    types = {
+        "weight_ptr": "*bf16",
+        "midpoints_ptr": "*fp32",
+        "packed_ptr": "*u8",
+        "absmax_ptr": "*fp32",
+        "size": "i32",
+    }
     return [Launch(quantize_nf4_kernel, types, {"WIDE": False, "ROWS": VALUES // 64, "BLOCK": 64}, 8)]

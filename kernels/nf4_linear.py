@@ -1,13 +1,16 @@
 """Linear layer with a frozen NF4 weight: ``y = x Wᵀ + b``, x [..., K], W [N, K], b [N] or None.
 
-For few rows the weight is decoded in registers while it streams by (`PackedNF4`, 0.52 bytes a weight); for many it is dequantised once and the library
-multiplies. Fused, with codes q, levels c and the scale s of a row's block of 64 columns, and accumulation in float32:
+For few rows the weight is decoded in registers while it streams by (`PackedNF4`, 0.52 bytes a weight); for
+many it is dequantised once and the library multiplies. Fused, with codes q, levels c and the scale s of a
+row's block of 64 columns, and accumulation in float32:
 
     yᵀ[n, m] = Σ_block s[n, block] * Σ_k c[q[n, k]] x[m, k]
 
-The transposed product makes the decoded weight the operand that tensor cores read from registers, and the batch the narrow dimension (16, 32 or 64: no
-padding to 64 rows). The levels are rounded to x's dtype, the scales are not: an error of the same size as rounding ``c * s`` to bfloat16 makes (2^-9
-relative), but not the same bits. Few output columns are shared out along K as well; the parts are float32 and added in a fixed order.
+The transposed product makes the decoded weight the operand that tensor cores read from registers, and the
+batch the narrow dimension (16, 32 or 64: no padding to 64 rows). The levels are rounded to x's dtype, the
+scales are not: an error of the same size as rounding ``c * s`` to bfloat16 makes (2^-9 relative), but not the
+same bits. Few output columns are shared out along K as well; the parts are float32 and added in a fixed
+order.
 
 QLoRA: Dettmers et al., arXiv 2305.14314. Splitting K for skinny products: Hoque et al., arXiv 2402.00025.
 """
@@ -37,16 +40,34 @@ from proactor.kernels.nf4_pack import (
     scale_arguments,
 )
 from proactor.kernels.nf4_records import draw_nf4
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, device_name, require, use_triton
+from proactor.kernels.op import (
+    Arguments,
+    Case,
+    Launch,
+    ModelShape,
+    Op,
+    configured,
+    device_name,
+    require,
+    use_triton,
+)
 
 CROSSOVER = {"default": 128}
-"""Most rows that the fused form takes, by device; above, dequantise and multiply. The default is computed, not measured (reading 4 bits against reading 4,
-writing and reading 16, at about 350 TFLOP/s of fused product): put what `measure_crossover` returns for a card beside it."""
+"""Most rows that the fused form takes, by device; above, dequantise and multiply. The default is computed,
+not measured (reading 4 bits against reading 4, writing and reading 16, at about 350 TFLOP/s of fused
+product): put what `measure_crossover` returns for a card beside it.
+"""
 
 WIDE_TILE = {"block_n": 128, "warps": 8, "stages": 3}
 TILES: dict[int, dict[str, dict[str, int]]] = {
-    16: {"default": {"block_n": 64, "warps": 4, "stages": 4}, "gfx942": {"block_n": 64, "warps": 4, "stages": 2}},
-    32: {"default": {"block_n": 64, "warps": 4, "stages": 4}, "gfx942": {"block_n": 64, "warps": 4, "stages": 2}},
+    16: {
+        "default": {"block_n": 64, "warps": 4, "stages": 4},
+        "gfx942": {"block_n": 64, "warps": 4, "stages": 2},
+    },
+    32: {
+        "default": {"block_n": 64, "warps": 4, "stages": 4},
+        "gfx942": {"block_n": 64, "warps": 4, "stages": 2},
+    },
     64: {
         "default": {"block_n": 64, "warps": 4, "stages": 3},
         "sm_80": WIDE_TILE,
@@ -63,20 +84,46 @@ HALVES = (torch.bfloat16, torch.float16)
 
 def nf4_linear_reference(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
     """The formula with the exact weight, in x's type."""
-    return F.linear(x, weight.dequantize(torch.float32).to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return F.linear(
+        x, weight.dequantize(torch.float32).to(x.dtype), None if bias is None else bias.to(x.dtype)
+    )
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit_any("M")
 def nf4_linear_kernel(
-    x_ptr, words_ptr, scale_ptr, code_ptr, coarse_ptr, offset_ptr, levels_ptr, bias_ptr, y_ptr, M, N, K, rows, chunks,
-    per_split, NESTED: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
-    ASSEMBLY: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-):  # fmt: skip
-    """One program BLOCK_M rows and BLOCK_N columns of y [M, N], or (SPLIT) of part p of [parts, M, N] float32 over ``per_split`` chunks of 128 columns of W."""
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # fastest: programs that share a weight tile run together
+    x_ptr,
+    words_ptr,
+    scale_ptr,
+    code_ptr,
+    coarse_ptr,
+    offset_ptr,
+    levels_ptr,
+    bias_ptr,
+    y_ptr,
+    M,
+    N,
+    K,
+    rows,
+    chunks,
+    per_split,
+    NESTED: tl.constexpr,
+    BIAS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    EVEN: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """One program BLOCK_M rows and BLOCK_N columns of y [M, N], or (SPLIT) of part p of [parts, M, N] float32
+    over ``per_split`` chunks of 128 columns of W.
+    """
+    m = tl.program_id(0) * BLOCK_M + tl.arange(
+        0, BLOCK_M
+    )  # fastest: programs that share a weight tile run together
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     part = tl.program_id(2)
     K = tl.multiple_of(K, 64)
@@ -123,7 +170,7 @@ def nf4_linear_kernel(
 @jit_any("M")
 def sum_parts_kernel(
     parts_ptr, bias_ptr, y_ptr, M, N, parts, BIAS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+):
     """y [M, N]: the sum over parts [parts, M, N], first to last, plus the bias."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N
@@ -142,7 +189,9 @@ def _processors(device: torch.device) -> int:
 
 
 def _per_split(n: int, chunks: int, device: torch.device) -> int:
-    """Chunks a part: enough parts for two programs a processor. Independent of the rows of x, so that a row's sum is ordered alike in any batch."""
+    """Chunks a part: enough parts for two programs a processor. Independent of the rows of x, so that a row's
+    sum is ordered alike in any batch.
+    """
     wanted = min(MOST_SPLITS, triton.cdiv(2 * _processors(device), triton.cdiv(n, 64)))
     parts = max(1, min(wanted, chunks // configured(SPLIT_CHUNKS, device)["least"]))
     return triton.cdiv(chunks, parts)  # type: ignore[no-any-return]
@@ -167,10 +216,29 @@ def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -
     out = y if parts == 1 else torch.empty(parts, m, n, dtype=torch.float32, device=device)
     offered = x if bias is None else bias
     nf4_linear_kernel[(triton.cdiv(m, block_m), triton.cdiv(n, tile["block_n"]), parts)](
-        x, weight.words, *scale_arguments(weight), level_table(x.dtype, device), offered, out, m, n, k, 64 * row_tiles, chunks,
-        per_split, weight.nested, bias is not None, parts > 1, k % 128 == 0, assembly(x), interpreted(), tile["block_n"],
-        block_m, num_warps=tile["warps"], num_stages=tile["stages"],
-    )  # fmt: skip
+        x,
+        weight.words,
+        *scale_arguments(weight),
+        level_table(x.dtype, device),
+        offered,
+        out,
+        m,
+        n,
+        k,
+        64 * row_tiles,
+        chunks,
+        per_split,
+        weight.nested,
+        bias is not None,
+        parts > 1,
+        k % 128 == 0,
+        assembly(x),
+        interpreted(),
+        tile["block_n"],
+        block_m,
+        num_warps=tile["warps"],
+        num_stages=tile["stages"],
+    )
     if parts > 1:
         sum_parts_kernel[(triton.cdiv(n, 1024), m)](
             out, offered, y, m, n, parts, bias is not None, interpreted(), 1024, num_warps=4
@@ -178,7 +246,7 @@ def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -
     return y
 
 
-# --- public -----------------------------------------------------------------------------------------------------------
+# --- public ---
 
 
 class _NF4Linear(torch.autograd.Function):
@@ -198,10 +266,12 @@ class _NF4Linear(torch.autograd.Function):
 
 
 def nf4_linear(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b``: x [..., K] float32, float16 or bfloat16, weight [N, K], bias [N] or None -> [..., N] in x's dtype; differentiable in x and b.
+    """``x Wᵀ + b``: x [..., K] float32, float16 or bfloat16, weight [N, K], bias [N] or None -> [..., N] in
+    x's dtype; differentiable in x and b.
 
-    A `PackedNF4` on a card and 16-bit x of at most `crossover` rows take the fused kernel. Everything else dequantises, to the weight's own dtype
-    and from there to x's, and multiplies: a CPU, float32 x, many rows, and an `NF4Tensor`, which the kernel cannot read (see `repack`).
+    A `PackedNF4` on a card and 16-bit x of at most `crossover` rows take the fused kernel. Everything else
+    dequantises, to the weight's own dtype and from there to x's, and multiplies: a CPU, float32 x, many rows,
+    and an `NF4Tensor`, which the kernel cannot read (see `repack`).
 
     Raises ValueError naming the argument when K, devices, dtypes or the bias do not match.
     """
@@ -236,12 +306,16 @@ def crossover(device: torch.device) -> int:
 
 
 def measure_crossover(
-    device: torch.device | str = "cuda", shape: tuple[int, int] = (5120, 5120), dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cuda",
+    shape: tuple[int, int] = (5120, 5120),
+    dtype: torch.dtype = torch.bfloat16,
     counts: tuple[int, ...] = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512),
-) -> int:  # fmt: skip
-    """Time both forms on a CUDA device for a weight of ``shape``: the largest of ``counts`` up to which fused is never the slower; 0 when it always is.
+) -> int:
+    """Time both forms on a CUDA device for a weight of ``shape``: the largest of ``counts`` up to which fused
+    is never the slower; 0 when it always is.
 
-    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises ValueError for a device that is no card.
+    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises ValueError for
+    a device that is no card.
     """
     device = torch.device(device)
     require(device.type == "cuda", "device", f"{device} is no card: nothing to time")
@@ -252,14 +326,16 @@ def measure_crossover(
     for count in sorted(counts):
         x = torch.randn(count, shape[1], generator=generator, device=device).to(dtype)
         fused = triton.testing.do_bench(lambda x=x: fused_nf4_linear(x, weight), return_mode="median")
-        dense = triton.testing.do_bench(lambda x=x: F.linear(x, weight.dequantize(dtype)), return_mode="median")
+        dense = triton.testing.do_bench(
+            lambda x=x: F.linear(x, weight.dequantize(dtype)), return_mode="median"
+        )
         if fused > dense:
             break
         found = count
     return found
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _case(m: int, n: int, k: int, nested: bool, biased: bool) -> Case:
@@ -284,12 +360,27 @@ def _launches() -> list[Launch]:
             for target in TARGETS:
                 tile = table.get(target, table["default"])
                 constants = {
-                    "NESTED": True, "BIAS": True, "SPLIT": split, "EVEN": True, "ASSEMBLY": int(target != "gfx942"),
-                    "WIDE": False, "BLOCK_N": tile["block_n"], "BLOCK_M": block_m,
-                }  # fmt: skip
+                    "NESTED": True,
+                    "BIAS": True,
+                    "SPLIT": split,
+                    "EVEN": True,
+                    "ASSEMBLY": int(target != "gfx942"),
+                    "WIDE": False,
+                    "BLOCK_N": tile["block_n"],
+                    "BLOCK_M": block_m,
+                }
                 kind = types | {"y_ptr": "*fp32" if split else "*bf16"}
-                found.append(Launch(nf4_linear_kernel, kind, constants, tile["warps"], tile["stages"], (target,)))
-    types = {"parts_ptr": "*fp32", "bias_ptr": "*bf16", "y_ptr": "*bf16", "M": "i32", "N": "i32", "parts": "i32"}
+                found.append(
+                    Launch(nf4_linear_kernel, kind, constants, tile["warps"], tile["stages"], (target,))
+                )
+    types = {
+        "parts_ptr": "*fp32",
+        "bias_ptr": "*bf16",
+        "y_ptr": "*bf16",
+        "M": "i32",
+        "N": "i32",
+        "parts": "i32",
+    }
     found.append(Launch(sum_parts_kernel, types, {"BIAS": True, "WIDE": False, "BLOCK": 1024}))
     return found + LAUNCHES
 
@@ -297,21 +388,36 @@ def _launches() -> list[Launch]:
 def _timed(shape: ModelShape) -> list[Case]:
     h, i = shape.hidden, shape.intermediate
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    return [_case(m, n, k, True, False) for m in (1, 16, 64) for n, k in ((qkv, h), (h, h), (2 * i, h), (h, i))]
+    return [
+        _case(m, n, k, True, False) for m in (1, 16, 64) for n, k in ((qkv, h), (h, h), (2 * i, h), (h, i))
+    ]
 
 
 CASES = [
     _case(*sizes)
     for sizes in (
-        (1, 64, 128, True, False), (3, 70, 192, True, True), (17, 130, 128, False, True), (40, 33, 256, True, False),
-        (2, 5, 64, False, False), (65, 128, 384, True, True), (0, 64, 128, True, True), (131, 64, 128, True, True),
+        (1, 64, 128, True, False),
+        (3, 70, 192, True, True),
+        (17, 130, 128, False, True),
+        (40, 33, 256, True, False),
+        (2, 5, 64, False, False),
+        (65, 128, 384, True, True),
+        (0, 64, 128, True, True),
+        (131, 64, 128, True, True),
     )
-]  # fmt: skip
+]
 
 NF4_LINEAR = Op(
-    "nf4_linear", nf4_linear, nf4_linear_reference, CASES,
+    "nf4_linear",
+    nf4_linear,
+    nf4_linear_reference,
+    CASES,
     {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 8e-3},
-    bytes=lambda x, weight, bias=None: x.nbytes + weight.nbytes + x.numel() // x.shape[-1] * weight.shape[0] * x.itemsize,
+    bytes=lambda x, weight, bias=None: (
+        x.nbytes + weight.nbytes + x.numel() // x.shape[-1] * weight.shape[0] * x.itemsize
+    ),
     flops=lambda x, weight, bias=None: 2 * x.numel() * weight.shape[0],
-    gradients=("x",), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    gradients=("x",),
+    launches=_launches(),
+    timed=_timed,
+)

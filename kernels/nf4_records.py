@@ -1,4 +1,6 @@
-"""Records of NF4 quantisation and dequantisation. Their references are the torch forms, which the tests hold to bitsandbytes bit for bit."""
+"""Records of NF4 quantisation and dequantisation. Their references are the torch forms, which the tests hold
+to bitsandbytes bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ from proactor.kernels.op import Arguments, Case, ModelShape, Op
 EXACT = dict.fromkeys(FLOATS, 0.0)
 
 
-def draw_nf4(shape: tuple[int, int], nested: bool, generator: torch.Generator, device: torch.device) -> NF4Tensor:
-    """Random codes and scales: a weight with every byte and every scale index, made without quantising anything."""
+def draw_nf4(
+    shape: tuple[int, int], nested: bool, generator: torch.Generator, device: torch.device
+) -> NF4Tensor:
+    """Random codes and scales: a weight with every byte and every scale index, made without quantising
+    anything.
+    """
     size = math.prod(shape)
     blocks = -(-size // BLOCK)
     draw = {"generator": generator, "device": device}
@@ -37,7 +43,9 @@ def draw_nf4(shape: tuple[int, int], nested: bool, generator: torch.Generator, d
         return NF4Tensor(packed, absmax, code, None, None, 0.0, shape, torch.bfloat16)
     absmax = torch.randint(0, 256, (blocks,), dtype=torch.uint8, **draw)  # type: ignore[call-overload]
     coarse = torch.rand(-(-blocks // NESTED_BLOCK), **draw) * 0.3 + 0.1  # type: ignore[call-overload]
-    return NF4Tensor(packed, absmax, code, coarse, dynamic_code().to(device), 0.7654321, shape, torch.bfloat16)
+    return NF4Tensor(
+        packed, absmax, code, coarse, dynamic_code().to(device), 0.7654321, shape, torch.bfloat16
+    )
 
 
 def _dequantize_case(shape: tuple[int, int], nested: bool) -> Case:
@@ -69,16 +77,28 @@ def _shapes(shape: ModelShape) -> list[tuple[int, int]]:
 
 
 NF4_DEQUANTIZE = Op(
-    "nf4_dequantize", dequantize_nf4, lambda weight, dtype: dequantize_torch(weight, dtype),
-    [_dequantize_case(s, n) for s in ((1, 1), (7, 13), (64, 64), (33, 67), (130, 320)) for n in (True, False)], EXACT,
+    "nf4_dequantize",
+    dequantize_nf4,
+    lambda weight, dtype: dequantize_torch(weight, dtype),
+    [
+        _dequantize_case(s, n)
+        for s in ((1, 1), (7, 13), (64, 64), (33, 67), (130, 320))
+        for n in (True, False)
+    ],
+    EXACT,
     bytes=lambda weight, dtype: weight.nbytes + math.prod(weight.shape) * dtype.itemsize,
-    flops=lambda weight, dtype: math.prod(weight.shape), launches=launches_dequantize(),
+    flops=lambda weight, dtype: math.prod(weight.shape),
+    launches=launches_dequantize(),
     timed=lambda shape: [_dequantize_case(s, True) for s in _shapes(shape)],
-)  # fmt: skip
+)
 NF4_QUANTIZE = Op(
-    "nf4_quantize", _quantized, _quantized_reference,
-    [_quantize_case(s) for s in ((1, 1), (3, 5), (1, 64), (33, 67), (65, 128))], EXACT,
+    "nf4_quantize",
+    _quantized,
+    _quantized_reference,
+    [_quantize_case(s) for s in ((1, 1), (3, 5), (1, 64), (33, 67), (65, 128))],
+    EXACT,
     bytes=lambda weight: weight.nbytes + weight.numel() // 2 + 4 * (weight.numel() // BLOCK),
-    flops=lambda weight: 17 * weight.numel(), launches=launches_quantize(),
+    flops=lambda weight: 17 * weight.numel(),
+    launches=launches_quantize(),
     timed=lambda shape: [_quantize_case(s) for s in _shapes(shape)],
-)  # fmt: skip
+)

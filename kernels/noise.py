@@ -1,7 +1,9 @@
-"""Noise that belongs to a key: one uniform for each (seed, step, group, sample, position), by Philox4x32-10 (Salmon et al., SC 2011).
+"""Noise that belongs to a key: one uniform for each (seed, step, group, sample, position), by Philox4x32-10
+(Salmon et al., SC 2011).
 
-The counter is (position, sample, group, step), the key is the 64-bit seed. A token drawn at such a uniform does not depend on what it is batched with,
-on which rank drew it, or in which order. `uniforms` computes on the host, `keyed_uniforms` where its keys lie: the same numbers, bit for bit.
+The counter is (position, sample, group, step), the key is the 64-bit seed. A token drawn at such a uniform
+does not depend on what it is batched with, on which rank drew it, or in which order. `uniforms` computes on
+the host, `keyed_uniforms` where its keys lie: the same numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,12 +22,19 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Philox4x32-10: counters [N, 4] of 32-bit words (as uint64) and a 64-bit seed -> [N, 4] of 32-bit words."""
+    """Philox4x32-10: counters [N, 4] of 32-bit words (as uint64) and a 64-bit seed -> [N, 4] of 32-bit
+    words.
+    """
     x0, x1, x2, x3 = (counter[:, i] & _LOW for i in range(4))
     k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     for _ in range(10):
         p0, p1 = _M0 * x0, _M1 * x2
-        x0, x1, x2, x3 = (p1 >> _HALF) ^ x1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _HALF) ^ x3 ^ np.uint64(k1), p0 & _LOW
+        x0, x1, x2, x3 = (
+            (p1 >> _HALF) ^ x1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _HALF) ^ x3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return np.stack([x0, x1, x2, x3], axis=1)
 
@@ -51,7 +60,7 @@ def keyed_uniforms_reference(keys: Tensor) -> Tensor:
     return torch.from_numpy(out).to(keys.device)
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit_any("rows")
@@ -83,9 +92,11 @@ BLOCK = 128
 
 
 def keyed_uniforms(keys: Tensor) -> Tensor:
-    """Uniforms float64 [B] on the device of keys int64 [B, 5]: (seed as two's complement, step, group, sample, position).
+    """Uniforms float64 [B] on the device of keys int64 [B, 5]: (seed as two's complement, step, group,
+    sample, position).
 
-    The last four count modulo 2^32. Equal to `uniforms` in every bit. Raises ValueError for keys of another shape or type.
+    The last four count modulo 2^32. Equal to `uniforms` in every bit. Raises ValueError for keys of another
+    shape or type.
     """
     require(keys.dim() == 2 and keys.shape[1] == 5, "keys", f"shape {tuple(keys.shape)}, not [rows, 5]")
     require(keys.dtype == torch.int64, "keys", f"{keys.dtype}, not int64")
@@ -93,11 +104,13 @@ def keyed_uniforms(keys: Tensor) -> Tensor:
         return keyed_uniforms_reference(keys)
     out = torch.empty(len(keys), dtype=torch.float64, device=keys.device)
     if len(keys):
-        keyed_uniforms_kernel[(triton.cdiv(len(keys), BLOCK),)](keys.contiguous(), out, len(keys), BLOCK, num_warps=4)
+        keyed_uniforms_kernel[(triton.cdiv(len(keys), BLOCK),)](
+            keys.contiguous(), out, len(keys), BLOCK, num_warps=4
+        )
     return out
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 
 def _case(rows: int) -> Case:
@@ -114,10 +127,17 @@ def _timed(shape: ModelShape) -> list[Case]:
 
 
 KEYED_UNIFORMS = Op(
-    "keyed_uniforms", keyed_uniforms, keyed_uniforms_reference, [_case(n) for n in (0, 1, 5, 128, 131)],
+    "keyed_uniforms",
+    keyed_uniforms,
+    keyed_uniforms_reference,
+    [_case(n) for n in (0, 1, 5, 128, 131)],
     {torch.float32: 0.0},
     bytes=lambda keys: keys.nbytes + 8 * len(keys),
     flops=lambda keys: 0,
-    launches=[Launch(keyed_uniforms_kernel, {"keys_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}, {"BLOCK": BLOCK})],
+    launches=[
+        Launch(
+            keyed_uniforms_kernel, {"keys_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}, {"BLOCK": BLOCK}
+        )
+    ],
     timed=_timed,
-)  # fmt: skip
+)

@@ -1,6 +1,8 @@
-"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, statistics in float32 (Zhang & Sennrich, arXiv 1910.07467).
+"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, statistics in float32 (Zhang &
+Sennrich, arXiv 1910.07467).
 
-With a residual the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from the saved 1/rms:
+With a residual the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from
+the saved 1/rms:
 
     n = s / rms,   g = dy * w,   ds += (g - n * mean(g n)) / rms
 """
@@ -29,13 +31,22 @@ def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: flo
     return rms_norm_reference(total, weight, eps), total
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit
 def rms_norm_forward_kernel(
-    x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr, width, eps, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    y_ptr,
+    total_ptr,
+    rstd_ptr,
+    width,
+    eps,
+    RESIDUAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program a row: y [T, H], 1/rms [T] and, with a residual, x + residual [T, H]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -56,9 +67,19 @@ def rms_norm_forward_kernel(
 
 @jit
 def rms_norm_backward_kernel(
-    total_ptr, weight_ptr, rstd_ptr, dy_ptr, extra_ptr, dx_ptr, width, EXTRA: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One program a row: the gradient [T, H] of the row that was normalised, plus what reaches it past the norm (``extra``)."""
+    total_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dy_ptr,
+    extra_ptr,
+    dx_ptr,
+    width,
+    EXTRA: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a row: the gradient [T, H] of the row that was normalised, plus what reaches it past the
+    norm (``extra``).
+    """
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -77,7 +98,9 @@ def _warps(block: int) -> int:
     return min(16, max(1, block // 512))
 
 
-def _launch_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _launch_forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """(y, what was normalised, 1/rms) of contiguous rows."""
     width = x.shape[-1]
     x = x.contiguous()
@@ -98,13 +121,21 @@ def _launch_backward(total: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, ex
     block = triton.next_power_of_2(width)
     if rstd.numel():
         rms_norm_backward_kernel[(rstd.numel(),)](
-            total, weight, rstd, dy, dy if extra is None else extra.contiguous(), dx, width, extra is not None, block,
+            total,
+            weight,
+            rstd,
+            dy,
+            dy if extra is None else extra.contiguous(),
+            dx,
+            width,
+            extra is not None,
+            block,
             num_warps=_warps(block),
-        )  # fmt: skip
+        )
     return dx
 
 
-# --- with gradient ----------------------------------------------------------------------------------------------------
+# --- with gradient ---
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -148,7 +179,8 @@ class _AddRMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass from the saved 1/rms.
+    """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass
+    from the saved 1/rms.
 
     Raises ValueError when ``weight`` does not match.
     """
@@ -159,7 +191,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises ValueError when shapes or types differ."""
+    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises ValueError when
+    shapes or types differ.
+    """
     _check(x, weight)
     require(residual.shape == x.shape, "residual", f"shape {tuple(residual.shape)} beside x {tuple(x.shape)}")
     require(residual.dtype == x.dtype, "residual", f"{residual.dtype} beside x {x.dtype}")
@@ -181,7 +215,7 @@ def _check(x: Tensor, weight: Tensor) -> None:
     require(weight.device == x.device, "weight", f"on {weight.device}, x on {x.device}")
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+# --- records ---
 
 EPS = 1e-6
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -208,24 +242,40 @@ def _launches(residual: bool) -> list[Launch]:
         block = 1 << (width - 1).bit_length()
         pointers = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr"), "*bf16")
         forward = pointers | {"rstd_ptr": "*fp32", "width": "i32", "eps": "fp32"}
-        found.append(Launch(rms_norm_forward_kernel, forward, {"RESIDUAL": residual, "BLOCK": block}, _warps(block), 1))
+        found.append(
+            Launch(rms_norm_forward_kernel, forward, {"RESIDUAL": residual, "BLOCK": block}, _warps(block), 1)
+        )
         pointers = dict.fromkeys(("total_ptr", "weight_ptr", "dy_ptr", "extra_ptr", "dx_ptr"), "*bf16")
         backward = pointers | {"rstd_ptr": "*fp32", "width": "i32"}
-        found.append(Launch(rms_norm_backward_kernel, backward, {"EXTRA": residual, "BLOCK": block}, _warps(block), 1))
+        found.append(
+            Launch(rms_norm_backward_kernel, backward, {"EXTRA": residual, "BLOCK": block}, _warps(block), 1)
+        )
     return found
 
 
 SHAPES = ((1, 8), (3, 7), (5, 64), (2, 130), (0, 16))
 
 RMS_NORM = Op(
-    "rms_norm", rms_norm, rms_norm_reference, [_case(*s, False) for s in SHAPES], TOLERANCE,
+    "rms_norm",
+    rms_norm,
+    rms_norm_reference,
+    [_case(*s, False) for s in SHAPES],
+    TOLERANCE,
     bytes=lambda x, weight, eps: 2 * x.nbytes + weight.nbytes,
     flops=lambda x, weight, eps: 4 * x.numel(),
-    gradients=("x",), launches=_launches(False), timed=_timed(False),
-)  # fmt: skip
+    gradients=("x",),
+    launches=_launches(False),
+    timed=_timed(False),
+)
 ADD_RMS_NORM = Op(
-    "add_rms_norm", add_rms_norm, add_rms_norm_reference, [_case(*s, True) for s in SHAPES], TOLERANCE,
+    "add_rms_norm",
+    add_rms_norm,
+    add_rms_norm_reference,
+    [_case(*s, True) for s in SHAPES],
+    TOLERANCE,
     bytes=lambda x, residual, weight, eps: 4 * x.nbytes + weight.nbytes,
     flops=lambda x, residual, weight, eps: 5 * x.numel(),
-    gradients=("x", "residual"), launches=_launches(True), timed=_timed(True),
-)  # fmt: skip
+    gradients=("x", "residual"),
+    launches=_launches(True),
+    timed=_timed(True),
+)

@@ -1,11 +1,13 @@
 """What an operation is to everything that tests, compiles and times it: one record; and where it runs.
 
-A file of this package computes one thing. It holds a plain torch reference, a faster torch form for CPUs where there is one, the Triton kernels, the
-autograd function, the public function that dispatches between them, and an `Op`: the record from which the correctness tests, the
-ahead-of-time compile check and the benchmark draw all they know.
+A file of this package computes one thing. It holds a plain torch reference, a faster torch form for CPUs
+where there is one, the Triton kernels, the autograd function, the public function that dispatches between
+them, and an `Op`: the record from which the correctness tests, the ahead-of-time compile check and the
+benchmark draw all they know.
 
-Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` keeps torch everywhere,
-``PROACTOR_KERNELS=triton`` takes Triton everywhere (CPU tensors then need ``TRITON_INTERPRET=1``).
+Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` keeps torch
+everywhere, ``PROACTOR_KERNELS=triton`` takes Triton everywhere (CPU tensors then need
+``TRITON_INTERPRET=1``).
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def mode() -> str:
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on ``tensor`` runs its Triton kernels. Raises RuntimeError where they are demanded and cannot run."""
+    """Whether an operation on ``tensor`` runs its Triton kernels. Raises RuntimeError where they are demanded
+    and cannot run.
+    """
     chosen = mode()
     if chosen == "reference":
         return False
@@ -47,7 +51,9 @@ def use_triton(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Arguments to try an operation on: ``make(generator, device, dtype)`` draws them anew each time, by parameter name."""
+    """Arguments to try an operation on: ``make(generator, device, dtype)`` draws them anew each time, by
+    parameter name.
+    """
 
     name: str
     make: Callable[[torch.Generator, torch.device, torch.dtype], Arguments]
@@ -57,8 +63,9 @@ class Case:
 class Launch:
     """One way to compile a kernel ahead of time.
 
-    ``types``: Triton's type of each argument that is not a constexpr ("*bf16", "*i32", "i32", "fp32"), by name; ``constants``: the
-    constexprs; ``targets``: what to compile for ("sm_90", "gfx942"), empty: everything.
+    ``types``: Triton's type of each argument that is not a constexpr ("*bf16", "*i32", "i32", "fp32"), by
+    name; ``constants``: the constexprs; ``targets``: what to compile for ("sm_90", "gfx942"), empty:
+    everything.
     """
 
     kernel: Any
@@ -79,9 +86,11 @@ class Launch:
 class Op:
     """An operation's record.
 
-    ``function`` is public, dispatches and is differentiable in the parameters ``gradients``; ``reference`` takes the same arguments, in any
-    float type up to float64, and is plain torch. An output's error is relative to the largest element of the reference's, and must stay below ``tolerance``
-    of the dtype. ``bytes`` and ``flops`` count what the arguments make necessary (each input read once, each output written once).
+    ``function`` is public, dispatches and is differentiable in the parameters ``gradients``; ``reference``
+    takes the same arguments, in any float type up to float64, and is plain torch. An output's error is
+    relative to the largest element of the reference's, and must stay below ``tolerance`` of the dtype.
+    ``bytes`` and ``flops`` count what the arguments make necessary (each input read once, each output written
+    once).
     """
 
     name: str
@@ -130,7 +139,9 @@ def device_name(device: torch.device) -> str:
 
 
 def configured(table: Mapping[str, Mapping[str, int]], device: torch.device) -> Mapping[str, int]:
-    """The launch settings of ``table`` for ``device``, its "default" row where the device has none of its own."""
+    """The launch settings of ``table`` for ``device``, its "default" row where the device has none of its
+    own.
+    """
     return table.get(device_name(device), table["default"])
 
 

@@ -1,13 +1,16 @@
-"""Attention of new rows to keys in the pages of a cache: decoding, decoding behind shared prefixes, and chunks of prompts.
+"""Attention of new rows to keys in the pages of a cache: decoding, decoding behind shared prefixes, and
+chunks of prompts.
 
     out_t = softmax(scale * q_t · K[: visible_t]) V[: visible_t],   K, V = the pages that a table row names, in order
 
-Keys and values: [Hkv, S, D]; page p holds the slots p * unit … (p + 1) * unit - 1. Slots that no row sees may hold anything, NaN included, and table entries
-past the visible pages may be anything. A row that sees nothing gives 0. Lengths are read on the device alone, so that a captured graph follows them.
+Keys and values: [Hkv, S, D]; page p holds the slots p * unit … (p + 1) * unit - 1. Slots that no row sees may
+hold anything, NaN included, and table entries past the visible pages may be anything. A row that sees nothing
+gives 0. Lengths are read on the device alone, so that a captured graph follows them.
 
-Long tables are cut into parts of ``split`` keys that run side by side and are merged by their log-sum-exp, in order ("flash decoding"). The cut, and so
-the order of every sum, depends on a row's own keys alone, not on its company. A prefix that a family of rows shares is read once for all of them
-(cascade attention: Ye et al., arXiv 2501.01005).
+Long tables are cut into parts of ``split`` keys that run side by side and are merged by their log-sum-exp, in
+order ("flash decoding"). The cut, and so the order of every sum, depends on a row's own keys alone, not on
+its company. A prefix that a family of rows shares is read once for all of them (cascade attention: Ye et al.,
+arXiv 2501.01005).
 """
 
 from __future__ import annotations
@@ -48,16 +51,32 @@ def _slots(table: Tensor, visible: Tensor, unit: int, pages: int) -> tuple[Tenso
 
 
 def paged_attention_reference(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor, scale: float, unit: int, split: int = SPLIT
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    lengths: Tensor,
+    scale: float,
+    unit: int,
+    split: int = SPLIT,
 ) -> Tensor:
     """`paged_attention` in plain torch."""
     return _dense(q, keys, values, *_slots(table, lengths, unit, keys.shape[1] // unit), scale)
 
 
 def shared_prefix_attention_reference(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor, prefix_table: Tensor, prefix_lengths: Tensor,
-    families: RowGroups, scale: float, unit: int, split: int = SPLIT,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    lengths: Tensor,
+    prefix_table: Tensor,
+    prefix_lengths: Tensor,
+    families: RowGroups,
+    scale: float,
+    unit: int,
+    split: int = SPLIT,
+) -> Tensor:
     """`shared_prefix_attention` in plain torch."""
     family = torch.from_numpy(families.owner()).to(q.device)
     pages = keys.shape[1] // unit
@@ -67,14 +86,21 @@ def shared_prefix_attention_reference(
 
 
 def paged_rows_attention_reference(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, visible: Tensor, sequences: RowGroups, scale: float, unit: int
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    visible: Tensor,
+    sequences: RowGroups,
+    scale: float,
+    unit: int,
+) -> Tensor:
     """`paged_rows_attention` in plain torch."""
     owner = torch.from_numpy(sequences.owner()).to(q.device)
     return _dense(q, keys, values, *_slots(table[owner], visible, unit, keys.shape[1] // unit), scale)
 
 
-# --- public -----------------------------------------------------------------------------------------------------------
+# --- public ---
 
 
 @lru_cache(maxsize=512)
@@ -83,12 +109,21 @@ def _each(count: int) -> RowGroups:
 
 
 def paged_attention(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor, scale: float, unit: int, split: int = SPLIT
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    lengths: Tensor,
+    scale: float,
+    unit: int,
+    split: int = SPLIT,
 ) -> Tensor:
-    """Decoding: q [B, Hq, D], row i to the first lengths[i] keys of the pages table[i]; table int32 [B, P], lengths int32 [B] -> [B, Hq * D].
+    """Decoding: q [B, Hq, D], row i to the first lengths[i] keys of the pages table[i]; table int32 [B, P],
+    lengths int32 [B] -> [B, Hq * D].
 
-    On a card float32, float16 and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; anything else takes the torch form. No gradient. Raises ValueError
-    when shapes or types do not match; pages and lengths are not checked, for that would wait for the device.
+    On a card float32, float16 and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; anything else takes
+    the torch form. No gradient. Raises ValueError when shapes or types do not match; pages and lengths are
+    not checked, for that would wait for the device.
     """
     _check(q, keys, values, unit, split)
     _check_table("table", table, "lengths", lengths, len(q), len(q), q.device)
@@ -98,12 +133,23 @@ def paged_attention(
 
 
 def shared_prefix_attention(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor, prefix_table: Tensor, prefix_lengths: Tensor,
-    families: RowGroups, scale: float, unit: int, split: int = SPLIT,
-) -> Tensor:  # fmt: skip
-    """Decoding behind shared prefixes: `paged_attention`, where row i also sees what stands before its own pages: its family's prefix.
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    lengths: Tensor,
+    prefix_table: Tensor,
+    prefix_lengths: Tensor,
+    families: RowGroups,
+    scale: float,
+    unit: int,
+    split: int = SPLIT,
+) -> Tensor:
+    """Decoding behind shared prefixes: `paged_attention`, where row i also sees what stands before its own
+    pages: its family's prefix.
 
-    prefix_table int32 [F, Pc] and prefix_lengths int32 [F]; ``families`` tells the rows of each. A family's prefix is read once.
+    prefix_table int32 [F, Pc] and prefix_lengths int32 [F]; ``families`` tells the rows of each. A family's
+    prefix is read once.
     """
     _check(q, keys, values, unit, split)
     _check_table("table", table, "lengths", lengths, len(q), len(q), q.device)
@@ -120,11 +166,20 @@ def shared_prefix_attention(
 
 
 def paged_rows_attention(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, visible: Tensor, sequences: RowGroups, scale: float, unit: int
-) -> Tensor:  # fmt: skip
-    """Chunks of prompts: q [T, Hq, D], row t to the first visible[t] keys of its sequence; visible int32 [T] -> [T, Hq * D].
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    visible: Tensor,
+    sequences: RowGroups,
+    scale: float,
+    unit: int,
+) -> Tensor:
+    """Chunks of prompts: q [T, Hq, D], row t to the first visible[t] keys of its sequence; visible int32 [T]
+    -> [T, Hq * D].
 
-    table int32 [N, P]: the pages of each sequence; ``sequences`` tells the rows of each. Otherwise as `paged_attention`, in one part.
+    table int32 [N, P]: the pages of each sequence; ``sequences`` tells the rows of each. Otherwise as
+    `paged_attention`, in one part.
     """
     _check(q, keys, values, unit, 1)
     _check_groups("sequences", sequences, len(q))
@@ -148,10 +203,22 @@ def _launch(
 
 
 def _check(q: Tensor, keys: Tensor, values: Tensor, unit: int, split: int) -> None:
-    require(q.dim() == 3 and 0 not in q.shape[1:] and q.is_floating_point(), "q", f"{q.dtype} {tuple(q.shape)}")
-    require(keys.dim() == 3 and keys.shape[2] == q.shape[2], "keys", f"shape {tuple(keys.shape)}, q {tuple(q.shape)}")
-    require(len(keys) > 0 and q.shape[1] % len(keys) == 0, "keys", f"{len(keys)} heads for {q.shape[1]} query heads")
-    require(values.shape == keys.shape, "values", f"shape {tuple(values.shape)} beside keys {tuple(keys.shape)}")
+    require(
+        q.dim() == 3 and 0 not in q.shape[1:] and q.is_floating_point(), "q", f"{q.dtype} {tuple(q.shape)}"
+    )
+    require(
+        keys.dim() == 3 and keys.shape[2] == q.shape[2],
+        "keys",
+        f"shape {tuple(keys.shape)}, q {tuple(q.shape)}",
+    )
+    require(
+        len(keys) > 0 and q.shape[1] % len(keys) == 0,
+        "keys",
+        f"{len(keys)} heads for {q.shape[1]} query heads",
+    )
+    require(
+        values.shape == keys.shape, "values", f"shape {tuple(values.shape)} beside keys {tuple(keys.shape)}"
+    )
     for name, x in (("keys", keys), ("values", values)):
         same = x.dtype == q.dtype and x.device == q.device
         require(same, name, f"{x.dtype} on {x.device}, q {q.dtype} on {q.device}")
@@ -166,7 +233,11 @@ def _check_table(
     require(table.dim() == 2 and len(table) == rows, name, f"shape {tuple(table.shape)} for {rows} rows")
     require(lengths.shape == (count,), what, f"shape {tuple(lengths.shape)} for {count}")
     for key, x in ((name, table), (what, lengths)):
-        require(x.dtype == torch.int32 and x.device == device, key, f"{x.dtype} on {x.device}, not int32 on {device}")
+        require(
+            x.dtype == torch.int32 and x.device == device,
+            key,
+            f"{x.dtype} on {x.device}, not int32 on {device}",
+        )
         require(x.is_contiguous(), key, "not contiguous")
 
 

@@ -1,7 +1,7 @@
 """The Triton kernels of `paged_attention`.
 
-A tile is some query rows of one table row, with the query heads of a key head folded in (row i of a tile is row i // G, head i % G). Exponentials are in
-base 2: ``scale2`` is scale * log2 e.
+A tile is some query rows of one table row, with the query heads of a key head folded in (row i of a tile is
+row i // G, head i % G). Exponentials are in base 2: ``scale2`` is scale * log2 e.
 """
 
 from __future__ import annotations
@@ -24,22 +24,49 @@ from proactor.kernels.spans import Int32, cut, to_device
 
 @jit
 def _page_rows(ptr, slot, inside, column, D: tl.constexpr, WIDE: tl.constexpr):
-    """Rows of D elements in ``slot``, 0 where not ``inside``, whatever stands there. WIDE: in float32, for the interpreter computes wrongly in bfloat16."""
-    x = tl.load(ptr + slot[:, None] * D + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0)
+    """Rows of D elements in ``slot``, 0 where not ``inside``, whatever stands there. WIDE: in float32, for
+    the interpreter computes wrongly in bfloat16.
+    """
+    x = tl.load(
+        ptr + slot[:, None] * D + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0
+    )
     return x.to(tl.float32) if WIDE else x
 
 
 @jit_any("pages", "split", "part0", "parts")
 def paged_attention_kernel(
-    q_ptr, k_ptr, v_ptr, table_ptr, tile_ptr, row_ptr, visible_ptr, out_ptr, lse_ptr, scale2, q_stride, slots, pages, split,
-    heads, part0, parts,
-    BY_ROW: tl.constexpr, WHOLE: tl.constexpr, UNIT: tl.constexpr,
-    D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    table_ptr,
+    tile_ptr,
+    row_ptr,
+    visible_ptr,
+    out_ptr,
+    lse_ptr,
+    scale2,
+    q_stride,
+    slots,
+    pages,
+    split,
+    heads,
+    part0,
+    parts,
+    BY_ROW: tl.constexpr,
+    WHOLE: tl.constexpr,
+    UNIT: tl.constexpr,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """One program a (tile, key head, part of ``split`` keys).
 
-    BY_ROW: ``visible`` is indexed by query row, else by table row. WHOLE: there is one part, and out [T, Hq, D] is final; else the part's
-    normalised output goes to out [T, Hq, parts, D] and its log-sum-exp to lse [T, Hq, parts], -inf where a row sees nothing of it.
+    BY_ROW: ``visible`` is indexed by query row, else by table row. WHOLE: there is one part, and out [T, Hq,
+    D] is final; else the part's normalised output goes to out [T, Hq, parts, D] and its log-sum-exp to lse
+    [T, Hq, parts], -inf where a row sees nothing of it.
     """
     head, part = tl.program_id(1), tl.program_id(2)
     tile = tile_ptr + tl.program_id(0) * 3
@@ -93,7 +120,9 @@ def paged_attention_kernel(
 def merge_parts_kernel(
     part_ptr, lse_ptr, out_ptr, parts, D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """One program a (row, query head): the parts' outputs weighted by their share of the sum of exponentials, in order; 0 where no part saw anything."""
+    """One program a (row, query head): the parts' outputs weighted by their share of the sum of exponentials,
+    in order; 0 where no part saw anything.
+    """
     at = tl.program_id(0).to(tl.int64)
     every = tl.arange(0, BLOCK_P)
     column = tl.arange(0, BLOCK_D)
@@ -110,12 +139,14 @@ def merge_parts_kernel(
     tl.store(out_ptr + at * D + column, acc / tl.where(total > 0.0, total, 1.0), mask=column < D)
 
 
-# --- launches ---------------------------------------------------------------------------------------------------------
+# --- launches ---
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowGroups:
-    """Which query rows read which table row: ``rows[offsets[i] : offsets[i + 1]]`` read row i. Make it once and keep it: it holds what it gave a device."""
+    """Which query rows read which table row: ``rows[offsets[i] : offsets[i + 1]]`` read row i. Make it once
+    and keep it: it holds what it gave a device.
+    """
 
     rows: Int32
     offsets: Int32
@@ -123,7 +154,9 @@ class RowGroups:
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[int]]) -> RowGroups:
-        """Query rows of each table row; 0 … T - 1 must stand in one group each. Raises ValueError otherwise."""
+        """Query rows of each table row; 0 … T - 1 must stand in one group each. Raises ValueError
+        otherwise.
+        """
         rows = np.asarray([row for group in groups for row in group], np.int32)
         once = bool((np.sort(rows) == np.arange(len(rows))).all())
         require(once, "groups", "every query row must stand in exactly one")
@@ -156,7 +189,9 @@ class RowGroups:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One reading of a table: the rows of ``groups`` see the first ``visible`` keys of its rows, given by query row (``by_row``) or by table row."""
+    """One reading of a table: the rows of ``groups`` see the first ``visible`` keys of its rows, given by
+    query row (``by_row``) or by table row.
+    """
 
     table: Tensor
     visible: Tensor
@@ -188,10 +223,35 @@ def launch(
         tiles, rows = p.groups.tiles(m // group if p.sizes is ROWS else 1, q.device)
         if count:
             paged_attention_kernel[(len(tiles), len(keys), count)](
-                q, keys, values, p.table, tiles, rows, p.visible, partial, lse, scale * LOG2E, q.stride(0), keys.shape[1],
-                p.table.shape[1], split, heads, before, parts, p.by_row, parts == 1, unit, dim, group, m, row["N"], block_d,
-                interpreted(), num_warps=row["warps"], num_stages=row["stages"],
-            )  # fmt: skip
+                q,
+                keys,
+                values,
+                p.table,
+                tiles,
+                rows,
+                p.visible,
+                partial,
+                lse,
+                scale * LOG2E,
+                q.stride(0),
+                keys.shape[1],
+                p.table.shape[1],
+                split,
+                heads,
+                before,
+                parts,
+                p.by_row,
+                parts == 1,
+                unit,
+                dim,
+                group,
+                m,
+                row["N"],
+                block_d,
+                interpreted(),
+                num_warps=row["warps"],
+                num_stages=row["stages"],
+            )
         before += count
     if parts > 1:
         merge_parts_kernel[(len(q) * heads,)](

@@ -28,19 +28,29 @@ class _Pool:
     """A cache in which every page but those handed out, and every slot past a length, holds NaN."""
 
     def __init__(
-        self, generator: torch.Generator, device: torch.device, dtype: torch.dtype, heads: Heads, unit: int, pages: int
+        self,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype,
+        heads: Heads,
+        unit: int,
+        pages: int,
     ) -> None:
         self.generator, self.device, self.dtype, self.unit = generator, device, dtype, unit
         _, self.kv_heads, self.dim = heads
         shape = (self.kv_heads, pages * unit, self.dim)
-        self.keys, self.values = (torch.full(shape, float("nan"), device=device, dtype=dtype) for _ in range(2))
+        self.keys, self.values = (
+            torch.full(shape, float("nan"), device=device, dtype=dtype) for _ in range(2)
+        )
         self.free = torch.randperm(pages, generator=generator, device=device).tolist()
 
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device).to(self.dtype)
 
     def table(self, lengths: Sequence[int], spare: int = 0) -> Arguments:
-        """Pages for sequences of these lengths, their keys and values written; ``spare`` columns that name no page."""
+        """Pages for sequences of these lengths, their keys and values written; ``spare`` columns that name no
+        page.
+        """
         width = max((-(-n // self.unit) for n in lengths), default=0) + spare
         rows = []
         for n in lengths:
@@ -60,23 +70,41 @@ def _decode_case(lengths: Sequence[int], heads: Heads, unit: int, split: int) ->
         pool = _Pool(generator, device, dtype, heads, unit, pages)
         tables = pool.table(lengths, spare=1)
         q = pool.draw(len(lengths), heads[0], heads[2])
-        return {"q": q, "keys": pool.keys, "values": pool.values, **tables, **_settings(heads, unit), "split": split}
+        return {
+            "q": q,
+            "keys": pool.keys,
+            "values": pool.values,
+            **tables,
+            **_settings(heads, unit),
+            "split": split,
+        }
 
     return Case(f"{_short(lengths)} {_shown(heads)} pages of {unit}, parts of {split}", make)
 
 
 def _prefix_case(
-    prefixes: Sequence[int], families: Sequence[Sequence[int]], own: Sequence[int], heads: Heads, unit: int, split: int
+    prefixes: Sequence[int],
+    families: Sequence[Sequence[int]],
+    own: Sequence[int],
+    heads: Heads,
+    unit: int,
+    split: int,
 ) -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         pages = 3 + sum(-(-n // unit) for n in (*prefixes, *own))
         pool = _Pool(generator, device, dtype, heads, unit, pages)
         far, near = pool.table(prefixes), pool.table(own, spare=1)
         return {
-            "q": pool.draw(len(own), heads[0], heads[2]), "keys": pool.keys, "values": pool.values, **near,
-            "prefix_table": far["table"], "prefix_lengths": far["lengths"],
-            "families": RowGroups.of(families), **_settings(heads, unit), "split": split,
-        }  # fmt: skip
+            "q": pool.draw(len(own), heads[0], heads[2]),
+            "keys": pool.keys,
+            "values": pool.values,
+            **near,
+            "prefix_table": far["table"],
+            "prefix_lengths": far["lengths"],
+            "families": RowGroups.of(families),
+            **_settings(heads, unit),
+            "split": split,
+        }
 
     sizes = _short([len(f) for f in families])
     return Case(f"{_short(prefixes)} for {sizes} {_shown(heads)} pages of {unit}, parts of {split}", make)
@@ -91,10 +119,14 @@ def _rows_case(chunks: Sequence[tuple[int, int]], heads: Heads, unit: int) -> Ca
         table = pool.table(ends, spare=1)["table"]
         visible = [t + 1 for first, count in chunks for t in range(first, first + count)]
         return {
-            "q": pool.draw(len(visible), heads[0], heads[2]), "keys": pool.keys, "values": pool.values, "table": table,
+            "q": pool.draw(len(visible), heads[0], heads[2]),
+            "keys": pool.keys,
+            "values": pool.values,
+            "table": table,
             "visible": torch.tensor(visible, dtype=torch.int32, device=device),
-            "sequences": RowGroups.runs([count for _, count in chunks]), **_settings(heads, unit),
-        }  # fmt: skip
+            "sequences": RowGroups.runs([count for _, count in chunks]),
+            **_settings(heads, unit),
+        }
 
     return Case(f"{' '.join(f'{a}+{n}' for a, n in chunks)} {_shown(heads)} pages of {unit}", make)
 
@@ -126,7 +158,10 @@ def _flops(q: Tensor, pairs: int) -> int:
 
 def _timed_decode(shape: ModelShape) -> list[Case]:
     heads = (shape.heads, shape.kv_heads, shape.head_dim)
-    return [_decode_case([length] * count, heads, 16, SPLIT) for count, length in ((1, 4096), (8, 4096), (64, 2048))]
+    return [
+        _decode_case([length] * count, heads, 16, SPLIT)
+        for count, length in ((1, 4096), (8, 4096), (64, 2048))
+    ]
 
 
 def _timed_prefix(shape: ModelShape) -> list[Case]:
@@ -158,7 +193,9 @@ MERGE = Launch(
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 PAGED_ATTENTION = Op(
-    "paged_attention", paged_attention, paged_attention_reference,
+    "paged_attention",
+    paged_attention,
+    paged_attention_reference,
     [
         _decode_case([], (5, 1, 16), 16, 16),
         _decode_case([1], (1, 1, 16), 16, 512),
@@ -170,10 +207,13 @@ PAGED_ATTENTION = Op(
     TOLERANCE,
     bytes=lambda q, keys, values, table, lengths, scale, unit, split: _bytes(q, keys, int(lengths.sum())),
     flops=lambda q, keys, values, table, lengths, scale, unit, split: _flops(q, int(lengths.sum())),
-    launches=[*_launches(DECODE, True, False), *_launches(DECODE, True, True), MERGE], timed=_timed_decode,
-)  # fmt: skip
+    launches=[*_launches(DECODE, True, False), *_launches(DECODE, True, True), MERGE],
+    timed=_timed_decode,
+)
 SHARED_PREFIX_ATTENTION = Op(
-    "shared_prefix_attention", shared_prefix_attention, shared_prefix_attention_reference,
+    "shared_prefix_attention",
+    shared_prefix_attention,
+    shared_prefix_attention_reference,
     [
         _prefix_case([], [], [], (5, 1, 16), 16, 16),
         _prefix_case([32], [[0, 1, 2]], [1, 5, 17], (5, 1, 16), 16, 512),
@@ -182,16 +222,19 @@ SHARED_PREFIX_ATTENTION = Op(
         _prefix_case([0, 0], [[0], [1]], [1, 19], (1, 1, 16), 16, 512),
     ],
     TOLERANCE,
-    bytes=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: _bytes(
-        q, keys, int(lengths.sum()) + int(prefix_lengths.sum())
+    bytes=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: (
+        _bytes(q, keys, int(lengths.sum()) + int(prefix_lengths.sum()))
     ),
-    flops=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: _flops(
-        q, int(lengths.sum()) + _seen_by(families, prefix_lengths)
+    flops=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: (
+        _flops(q, int(lengths.sum()) + _seen_by(families, prefix_lengths))
     ),
-    launches=_launches(ROWS, False, False), timed=_timed_prefix,
-)  # fmt: skip
+    launches=_launches(ROWS, False, False),
+    timed=_timed_prefix,
+)
 PAGED_ROWS_ATTENTION = Op(
-    "paged_rows_attention", paged_rows_attention, paged_rows_attention_reference,
+    "paged_rows_attention",
+    paged_rows_attention,
+    paged_rows_attention_reference,
     [
         _rows_case([], (5, 1, 16), 16),
         _rows_case([(0, 1)], (7, 1, 16), 16),
@@ -204,5 +247,6 @@ PAGED_ROWS_ATTENTION = Op(
         q, keys, sum(int(visible[rows].max()) for rows in sequences.lists() if len(rows))
     ),
     flops=lambda q, keys, values, table, visible, sequences, scale, unit: _flops(q, int(visible.sum())),
-    launches=_launches(ROWS, True, True), timed=_timed_rows,
-)  # fmt: skip
+    launches=_launches(ROWS, True, True),
+    timed=_timed_rows,
+)

@@ -1,4 +1,6 @@
-"""The precision statistics are kept in: float32 for half types, the tensor's own otherwise (so that float64 checks stay float64)."""
+"""The precision statistics are kept in: float32 for half types, the tensor's own otherwise (so that float64
+checks stay float64).
+"""
 
 from __future__ import annotations
 

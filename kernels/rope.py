@@ -34,7 +34,7 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit
@@ -49,10 +49,21 @@ def turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.const
 
 @jit
 def rope_kernel(
-    x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, x_row, x_head,
-    INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
-    """One program a row and HEADS of its heads: contiguous y [T, heads, 2 half]; INVERSE turns by the negative angle."""
+    x_ptr,
+    cos_ptr,
+    sin_ptr,
+    y_ptr,
+    heads,
+    half,
+    x_row,
+    x_head,
+    INVERSE: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """One program a row and HEADS of its heads: contiguous y [T, heads, 2 half]; INVERSE turns by the
+    negative angle.
+    """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]
@@ -74,13 +85,23 @@ def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
     if y.numel():
         use = configured(SETTINGS, x.device)
         rope_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
-            x, cos.contiguous(), sin.contiguous(), y, heads, width // 2, x.stride(0), x.stride(1),
-            inverse, use["HEADS"], triton.next_power_of_2(width // 2), num_warps=use["WARPS"],
-        )  # fmt: skip
+            x,
+            cos.contiguous(),
+            sin.contiguous(),
+            y,
+            heads,
+            width // 2,
+            x.stride(0),
+            x.stride(1),
+            inverse,
+            use["HEADS"],
+            triton.next_power_of_2(width // 2),
+            num_warps=use["WARPS"],
+        )
     return y
 
 
-# --- with gradient ----------------------------------------------------------------------------------------------------
+# --- with gradient ---
 
 
 class _Rope(torch.autograd.Function):
@@ -98,9 +119,11 @@ class _Rope(torch.autograd.Function):
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype; the gradient of x is the rotation by the negative angle.
+    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype; the gradient of x is the rotation by
+    the negative angle.
 
-    Triton computes in float32 and rounds once, and takes any even D; float64 stays in torch. Raises ValueError where shapes or devices do not fit.
+    Triton computes in float32 and rounds once, and takes any even D; float64 stays in torch. Raises
+    ValueError where shapes or devices do not fit.
     """
     check_rotation("x", x, cos, sin)
     if x.requires_grad and torch.is_grad_enabled():
@@ -131,12 +154,14 @@ def check_rotation(name: str, x: Tensor, cos: Tensor, sin: Tensor) -> None:
             raise ValueError(f"{other}: {found}, not {want} on {x.device} for {name} {tuple(x.shape)}")
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
-def draw_angles(rows: int, half: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+def draw_angles(
+    rows: int, half: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """cos and sin [rows, half] of random angles."""
     angles = torch.rand(rows, half, generator=generator, device=device) * 6.3
     return angles.cos(), angles.sin()
@@ -169,8 +194,14 @@ def _launches() -> list[Launch]:
 SHAPES = ((1, 1, 2), (3, 5, 6), (2, 4, 34), (5, 9, 16), (0, 2, 8))
 
 ROPE = Op(
-    "rope", rope, rope_formula, [_case(*s) for s in SHAPES], TOLERANCE,
+    "rope",
+    rope,
+    rope_formula,
+    [_case(*s) for s in SHAPES],
+    TOLERANCE,
     bytes=lambda x, cos, sin: 2 * x.nbytes + cos.nbytes + sin.nbytes,
     flops=lambda x, cos, sin: 3 * x.numel(),
-    gradients=("x",), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    gradients=("x",),
+    launches=_launches(),
+    timed=_timed,
+)

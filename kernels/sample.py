@@ -1,7 +1,9 @@
-"""Drawing tokens: temperature, top-k, top-p and min-p filters, and noise that belongs to a position rather than to a batch.
+"""Drawing tokens: temperature, top-k, top-p and min-p filters, and noise that belongs to a position rather
+than to a batch.
 
-One uniform a row comes from its own key (`noise`), so that a token does not depend on what it is batched with; the token is the inverse of
-the cumulative distribution at that uniform, found in two levels of sums. `sample_kernel` holds the Triton form.
+One uniform a row comes from its own key (`noise`), so that a token does not depend on what it is batched
+with; the token is the inverse of the cumulative distribution at that uniform, found in two levels of sums.
+`sample_kernel` holds the Triton form.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ class Filters:
 
 
 def filter_weights(probs: Tensor, filters: Filters, stable: bool = False) -> Tensor:
-    """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does); unnormalised probabilities
-    [B, V] -> [B, V].
+    """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does);
+    unnormalised probabilities [B, V] -> [B, V].
 
-    Ties at a top-k threshold are all kept; of equals at the end of a nucleus as many as its mass asks for, with ``stable`` the lowest ids.
-    At least the most probable allowed token always stays.
+    Ties at a top-k threshold are all kept; of equals at the end of a nucleus as many as its mass asks for,
+    with ``stable`` the lowest ids. At least the most probable allowed token always stays.
     """
     probs = probs.clone() if filters.allowed is None else probs * filters.allowed
     if bool((filters.top_k > 0).any()):
@@ -68,7 +70,9 @@ def filter_weights(probs: Tensor, filters: Filters, stable: bool = False) -> Ten
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Token ids [B] at ``uniform`` [B] (float64) of the cumulative distribution of non-negative weights probs [B, V]; never one of weight 0."""
+    """Token ids [B] at ``uniform`` [B] (float64) of the cumulative distribution of non-negative weights probs
+    [B, V]; never one of weight 0.
+    """
     b, v = probs.shape
     padded = torch.nn.functional.pad(probs, (0, -v % CDF_BLOCK)) if v % CDF_BLOCK else probs
     blocks = padded.view(b, padded.shape[1] // CDF_BLOCK, CDF_BLOCK)
@@ -78,7 +82,9 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     block = _index(edges, sums, target)
     rows = torch.arange(b, device=probs.device)
     inner = blocks[rows, block].double()
-    rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(min=0)  # rounding must not reach a leading zero
+    rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(
+        min=0
+    )  # rounding must not reach a leading zero
     return block * CDF_BLOCK + _index(inner.cumsum(-1), inner, rest)
 
 
@@ -114,15 +120,18 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row.
 
-    logits [B, V] float32 (overwritten by the torch form; the Triton form takes half types too and only reads); temperature float32 [B], 0 for
-    greedy (the lowest id among equals); uniform float64 [B].
-    Returns ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that temperature [B] (greedy: at 1), float32.
+    logits [B, V] float32 (overwritten by the torch form; the Triton form takes half types too and only
+    reads); temperature float32 [B], 0 for greedy (the lowest id among equals); uniform float64 [B]. Returns
+    ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that
+    temperature [B] (greedy: at 1), float32.
 
-    The Triton form draws the torch form's tokens up to rounding: where a uniform falls within about 1e-6 of a border between tokens, or a
-    nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both keep the same number, but only the Triton form surely the lowest ids.
+    The Triton form draws the torch form's tokens up to rounding: where a uniform falls within about 1e-6 of a
+    border between tokens, or a nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both
+    keep the same number, but only the Triton form surely the lowest ids.
 
-    Raises ValueError for arguments that do not match and for rows without a distribution (a logit that is NaN or +inf, or nothing of positive weight
-    allowed). To know that, the Triton form waits for the device; ``checked`` False leaves it to the caller (`check_drawn`): id -1 and NaN.
+    Raises ValueError for arguments that do not match and for rows without a distribution (a logit that is NaN
+    or +inf, or nothing of positive weight allowed). To know that, the Triton form waits for the device;
+    ``checked`` False leaves it to the caller (`check_drawn`): id -1 and NaN.
     """
     _check(logits, temperature, uniform, filters)
     if use_triton(logits) and logits.dtype in TRITON_DTYPES:
@@ -134,7 +143,9 @@ def sample_tokens(
 
 
 def check_drawn(ids: Sequence[int]) -> None:
-    """Raise the ValueError of `sample_tokens` for ids that it gave unchecked and that have come to the host."""
+    """Raise the ValueError of `sample_tokens` for ids that it gave unchecked and that have come to the
+    host.
+    """
     if min(ids, default=0) < 0:
         rows = [row for row, token in enumerate(ids) if token < 0]
         raise ValueError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
@@ -162,11 +173,19 @@ def _check(logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filter
         require(value.device == logits.device, name, f"on {value.device}, logits on {logits.device}")
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 """Half types too: the logits are given, and everything after them is float32."""
-SETTINGS = ((0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.8, 0.0), (0, 1.0, 0.2), (7, 0.6, 0.05), (1, 1.0, 0.0), (0, 1e-6, 0.0))
+SETTINGS = (
+    (0, 1.0, 0.0),
+    (5, 1.0, 0.0),
+    (0, 0.8, 0.0),
+    (0, 1.0, 0.2),
+    (7, 0.6, 0.05),
+    (1, 1.0, 0.0),
+    (0, 1e-6, 0.0),
+)
 """(top-k, top-p, min-p), dealt to rows in turn."""
 
 
@@ -184,7 +203,12 @@ def _case(rows: int, vocabulary: int, filtered: bool, masked: bool = False) -> C
         if allowed is not None:
             allowed[:, vocabulary // 2] = True
         filters = Filters(k.long(), p.float(), m.float(), allowed) if filtered else None
-        return {"logits": logits.to(dtype), "temperature": temperature, "uniform": uniform, "filters": filters}
+        return {
+            "logits": logits.to(dtype),
+            "temperature": temperature,
+            "uniform": uniform,
+            "filters": filters,
+        }
 
     return Case(f"{rows}x{vocabulary}{'f' * filtered}{'m' * masked}", make)
 
@@ -194,10 +218,20 @@ def _timed(shape: ModelShape) -> list[Case]:
 
 
 SAMPLE = Op(
-    "sample", sample_tokens, sample_reference,
-    [_case(0, 9, True), _case(1, 1, True), _case(3, 5, False), _case(7, 131, True), _case(4, 200, False), _case(7, 67, True, True)],
+    "sample",
+    sample_tokens,
+    sample_reference,
+    [
+        _case(0, 9, True),
+        _case(1, 1, True),
+        _case(3, 5, False),
+        _case(7, 131, True),
+        _case(4, 200, False),
+        _case(7, 67, True, True),
+    ],
     TOLERANCE,
     bytes=lambda logits, temperature, uniform, filters: logits.nbytes + 20 * len(logits),
     flops=lambda logits, temperature, uniform, filters: 4 * logits.numel(),
-    launches=launches(), timed=_timed,
-)  # fmt: skip
+    launches=launches(),
+    timed=_timed,
+)

@@ -1,17 +1,21 @@
-"""Sampling in Triton: one program a row, no sort, no scratch memory, the logits read in tiles as often as the settings need.
+"""Sampling in Triton: one program a row, no sort, no scratch memory, the logits read in tiles as often as the
+settings need.
 
     w = exp(z/τ - max z/τ)  (0 where not allowed), computed anew in every pass, the same bits each time
     top-k, top-p   the largest threshold t with #{w >= t} >= k, and with Σ{w >= t} w >= p Σ w, by a search over the bits of float32, which order as
-                   non-negative numbers do: passes that split the interval in five end at one number, or at one weight, so that the kept set is exact
+                   non-negative numbers do: passes that split the interval in five end at one number, or at
+                   one weight, so that the kept set is exact
     min-p          w >= min_p max w
     draw           first token whose cumulative weight passes u Σ w: sums of tiles, then one tile, both in float64
 
-Passes over a row: 2 (statistics, draw) and a tile; 1 for a mask; a search for top-k; a search and 3 for top-p, 1 more where equals at its border must be
-counted off. A search takes 13 (`ROUNDS`) at most; for 152,064 normal logits of deviation 2 to 4 it is 6 to 8 in bfloat16, where equals abound, and about 9 in
+Passes over a row: 2 (statistics, draw) and a tile; 1 for a mask; a search for top-k; a search and 3 for
+top-p, 1 more where equals at its border must be counted off. A search takes 13 (`ROUNDS`) at most; for
+152,064 normal logits of deviation 2 to 4 it is 6 to 8 in bfloat16, where equals abound, and about 9 in
 float32.
 
-Filters apply in the order mask, top-k, top-p (of what top-k kept), min-p. A row's bits depend on that row alone. (Sampling without sorting by a search over
-thresholds: FlashInfer's sampling kernels, arXiv 2501.01005, which reject and redraw; a search draws once.)
+Filters apply in the order mask, top-k, top-p (of what top-k kept), min-p. A row's bits depend on that row
+alone. (Sampling without sorting by a search over thresholds: FlashInfer's sampling kernels, arXiv 2501.01005,
+which reject and redraw; a search draws once.)
 """
 
 from __future__ import annotations
@@ -31,10 +35,20 @@ ROUNDS = 13
 
 @jit
 def tile_weights(
-    logits_ptr, allowed_ptr, start, width, scale, top, floor, border, last, MASKED: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Weights of the tile from ``start`` on: 0 outside the row, where not allowed, and where not kept: below ``floor`` or ``border``, or equal to
-    ``border`` beyond the id ``last``.
+    logits_ptr,
+    allowed_ptr,
+    start,
+    width,
+    scale,
+    top,
+    floor,
+    border,
+    last,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Weights of the tile from ``start`` on: 0 outside the row, where not allowed, and where not kept: below
+    ``floor`` or ``border``, or equal to ``border`` beyond the id ``last``.
     """
     column = start + tl.arange(0, BLOCK)
     inside = column < width
@@ -48,13 +62,24 @@ def tile_weights(
 
 @jit
 def largest_threshold(
-    logits_ptr, allowed_ptr, width, scale, top, floor, goal,
-    COUNT: tl.constexpr, ROUNDS: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach ``goal``; one that keeps all when none does.
+    logits_ptr,
+    allowed_ptr,
+    width,
+    scale,
+    top,
+    floor,
+    goal,
+    COUNT: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach
+    ``goal``; one that keeps all when none does.
 
-    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust its comparisons. The answer is one of the weights:
-    where those of an interval are all alike the search is over.
+    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust
+    its comparisons. The answer is one of the weights: where those of an interval are all alike the search is
+    over.
     """
     low = tl.full([], 0, tl.int32)
     step = tl.full([], 5, tl.int32)
@@ -70,7 +95,7 @@ def largest_threshold(
         for start in range(0, width, BLOCK):
             w = tile_weights(
                 logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
-            )  # fmt: skip
+            )
             bits = w.to(tl.int32, bitcast=True)
             amount = tl.where(w > 0, 1.0, 0.0) if COUNT else w
             a += tl.where(bits >= low + step, amount, 0.0)
@@ -90,31 +115,51 @@ def largest_threshold(
 
 @jit
 def row_sum(
-    logits_ptr, allowed_ptr, width, scale, top, floor, border,
-    EQUAL: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Sum of the weights of at least ``floor`` that are above ``border``, or the number of those equal to it if EQUAL."""
+    logits_ptr,
+    allowed_ptr,
+    width,
+    scale,
+    top,
+    floor,
+    border,
+    EQUAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Sum of the weights of at least ``floor`` that are above ``border``, or the number of those equal to it
+    if EQUAL.
+    """
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
-        w = tile_weights(
-            logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
-        )  # fmt: skip
+        w = tile_weights(logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK)
         total += tl.where(w == border, 1.0, 0.0) if EQUAL else tl.where(w > border, w, 0.0)
     return tl.sum(total, 0)
 
 
 @jit
 def nucleus(
-    logits_ptr, allowed_ptr, width, scale, top, floor, share,
-    ROUNDS: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """(border, last id kept of those equal to it) of the fewest largest weights whose sum reaches ``share`` of all of at least ``floor``."""
+    logits_ptr,
+    allowed_ptr,
+    width,
+    scale,
+    top,
+    floor,
+    share,
+    ROUNDS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """(border, last id kept of those equal to it) of the fewest largest weights whose sum reaches ``share``
+    of all of at least ``floor``.
+    """
     total = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, 0.0, False, MASKED, BLOCK)
     goal = tl.maximum(share * total, 1.2e-38)  # above 0: the largest stays whatever the share
     border = largest_threshold(
         logits_ptr, allowed_ptr, width, scale, top, floor, goal, False, ROUNDS, MASKED, BLOCK
-    )  # fmt: skip
-    last = tl.full([], 0, tl.int32) + width  # a tensor also where the compiler takes a width of 1 for a constant
+    )
+    last = (
+        tl.full([], 0, tl.int32) + width
+    )  # a tensor also where the compiler takes a width of 1 for a constant
     if border > 0:
         above = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, False, MASKED, BLOCK)
         equal = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, True, MASKED, BLOCK)
@@ -126,7 +171,7 @@ def nucleus(
                 column = start + tl.arange(0, BLOCK)
                 w = tile_weights(
                     logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
-                )  # fmt: skip
+                )
                 tie = (w == border).to(tl.int32)
                 rank = before + tl.cumsum(tie, 0)
                 last = tl.maximum(last, tl.max(tl.where((tie > 0) & (rank <= quota), column, 0), 0))
@@ -136,10 +181,24 @@ def nucleus(
 
 @jit
 def draw_token(
-    logits_ptr, allowed_ptr, width, scale, top, floor, border, last, peak, uniform, greedy,
-    MASKED: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """(id, mass of what is kept): the first id of the largest weight if ``greedy``, else the inverse of the distribution at ``uniform``."""
+    logits_ptr,
+    allowed_ptr,
+    width,
+    scale,
+    top,
+    floor,
+    border,
+    last,
+    peak,
+    uniform,
+    greedy,
+    MASKED: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """(id, mass of what is kept): the first id of the largest weight if ``greedy``, else the inverse of the
+    distribution at ``uniform``.
+    """
     index = tl.arange(0, COUNT)
     sums = tl.zeros([COUNT], tl.float32)
     first = tl.zeros([BLOCK], tl.int32) + width
@@ -147,7 +206,7 @@ def draw_token(
         column = start + tl.arange(0, BLOCK)
         w = tile_weights(
             logits_ptr, allowed_ptr, start, width, scale, top, floor, border, last, MASKED, BLOCK
-        )  # fmt: skip
+        )
         first = tl.minimum(first, tl.where((w > 0) & (w >= peak), column, width))
         sums = tl.where(index == start // BLOCK, tl.sum(w, 0), sums)
     wide = sums.to(tl.float64)
@@ -159,7 +218,7 @@ def draw_token(
     column = tile * BLOCK + tl.arange(0, BLOCK)
     w = tile_weights(
         logits_ptr, allowed_ptr, tile * BLOCK, width, scale, top, floor, border, last, MASKED, BLOCK
-    )  # fmt: skip
+    )
     hit = (w > 0) & (tl.cumsum(w.to(tl.float64), 0) > rest)  # never one of weight 0, whatever rounding does
     drawn = tl.minimum(tl.min(tl.where(hit, column, width), 0), tl.max(tl.where(w > 0, column, 0), 0))
     return tl.where(greedy, tl.min(first, 0), drawn), mass
@@ -167,11 +226,29 @@ def draw_token(
 
 @jit
 def sample_kernel(
-    logits_ptr, allowed_ptr, temperature_ptr, uniform_ptr, top_k_ptr, top_p_ptr, min_p_ptr, ids_ptr, logp_ptr, policy_ptr,
-    width, FILTERED: tl.constexpr, MASKED: tl.constexpr, COUNT: tl.constexpr, ROUNDS: tl.constexpr,
-    BLOCK: tl.constexpr, DRAW: tl.constexpr, SEARCH: tl.constexpr, LOWEST: tl.constexpr,
-):  # fmt: skip
-    """One program a row: token, its log-probability among what is kept and in the full softmax; id -1 and NaN without a distribution."""
+    logits_ptr,
+    allowed_ptr,
+    temperature_ptr,
+    uniform_ptr,
+    top_k_ptr,
+    top_p_ptr,
+    min_p_ptr,
+    ids_ptr,
+    logp_ptr,
+    policy_ptr,
+    width,
+    FILTERED: tl.constexpr,
+    MASKED: tl.constexpr,
+    COUNT: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DRAW: tl.constexpr,
+    SEARCH: tl.constexpr,
+    LOWEST: tl.constexpr,
+):
+    """One program a row: token, its log-probability among what is kept and in the full softmax; id -1 and NaN
+    without a distribution.
+    """
     row = tl.program_id(0).to(tl.int64)
     logits = logits_ptr + row * width
     allowed = allowed_ptr + row * width
@@ -194,14 +271,28 @@ def sample_kernel(
         top_p = tl.load(top_p_ptr + row)
         if top_k > 0:
             goal = tl.minimum(top_k, width).to(tl.float32)
-            floor = largest_threshold(logits, allowed, width, scale, top, 0.0, goal, True, ROUNDS, MASKED, SEARCH)
+            floor = largest_threshold(
+                logits, allowed, width, scale, top, 0.0, goal, True, ROUNDS, MASKED, SEARCH
+            )
         if top_p < 1:
             border, last = nucleus(logits, allowed, width, scale, top, floor, top_p, ROUNDS, MASKED, SEARCH)
         floor = tl.maximum(floor, tl.load(min_p_ptr + row) * peak)
     token, mass = draw_token(
-        logits, allowed, width, scale, top, floor, border, last, peak, tl.load(uniform_ptr + row), greedy,
-        MASKED, COUNT, DRAW,
-    )  # fmt: skip
+        logits,
+        allowed,
+        width,
+        scale,
+        top,
+        floor,
+        border,
+        last,
+        peak,
+        tl.load(uniform_ptr + row),
+        greedy,
+        MASKED,
+        COUNT,
+        DRAW,
+    )
     good = (total > 0) & (total < float("inf")) & (mass > 0)
     z = tl.load(logits + tl.where(good, token, 0)).to(tl.float32) * scale
     policy = tl.where(good, (z - top) - tl.log(total), float("nan"))
@@ -224,14 +315,18 @@ class Settings(Protocol):
 def launch_sample(
     logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Settings | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample.sample_tokens` of contiguous logits [B, V], which are only read; nothing waits for the device."""
+    """`sample.sample_tokens` of contiguous logits [B, V], which are only read; nothing waits for the
+    device.
+    """
     rows, width = logits.shape
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     policy = torch.empty(rows, dtype=torch.float32, device=logits.device)
     logp = torch.empty_like(policy)
     masked = filters is not None and filters.allowed is not None
     allowed = (
-        filters.allowed.contiguous().view(torch.uint8) if filters is not None and filters.allowed is not None else ids
+        filters.allowed.contiguous().view(torch.uint8)
+        if filters is not None and filters.allowed is not None
+        else ids
     )
     given = (
         (ids, policy, policy)
@@ -241,24 +336,59 @@ def launch_sample(
     tiles = configured(TILES, logits.device)
     if rows:
         sample_kernel[(rows,)](
-            logits, allowed, temperature.contiguous(), uniform.contiguous(), *(g.contiguous() for g in given),
-            ids, logp, policy, width, filters is not None, masked, triton.next_power_of_2(triton.cdiv(width, tiles["draw"])),
-            ROUNDS, tiles["block"], tiles["draw"], tiles["search"], LOWEST, num_warps=tiles["warps"], enable_fp_fusion=False,
-        )  # fmt: skip
+            logits,
+            allowed,
+            temperature.contiguous(),
+            uniform.contiguous(),
+            *(g.contiguous() for g in given),
+            ids,
+            logp,
+            policy,
+            width,
+            filters is not None,
+            masked,
+            triton.next_power_of_2(triton.cdiv(width, tiles["draw"])),
+            ROUNDS,
+            tiles["block"],
+            tiles["draw"],
+            tiles["search"],
+            LOWEST,
+            num_warps=tiles["warps"],
+            enable_fp_fusion=False,
+        )
     return ids, logp, policy
 
 
 def launches() -> list[Launch]:
     """Without filters, with them, and with a mask."""
     types = {
-        "logits_ptr": "*bf16", "allowed_ptr": "*u8", "temperature_ptr": "*fp32", "uniform_ptr": "*fp64", "top_k_ptr": "*i64",
-        "top_p_ptr": "*fp32", "min_p_ptr": "*fp32", "ids_ptr": "*i64", "logp_ptr": "*fp32", "policy_ptr": "*fp32", "width": "i32",
-    }  # fmt: skip
+        "logits_ptr": "*bf16",
+        "allowed_ptr": "*u8",
+        "temperature_ptr": "*fp32",
+        "uniform_ptr": "*fp64",
+        "top_k_ptr": "*i64",
+        "top_p_ptr": "*fp32",
+        "min_p_ptr": "*fp32",
+        "ids_ptr": "*i64",
+        "logp_ptr": "*fp32",
+        "policy_ptr": "*fp32",
+        "width": "i32",
+    }
     tiles = TILES["default"]
     count = 1 << (-(-QWEN25[0].vocabulary // tiles["draw"]) - 1).bit_length()
     found = []
     for filtered, masked in ((False, False), (True, False), (True, True)):
-        constants: dict[str, float] = {"FILTERED": filtered, "MASKED": masked, "COUNT": count, "ROUNDS": ROUNDS}
-        constants |= {"BLOCK": tiles["block"], "DRAW": tiles["draw"], "SEARCH": tiles["search"], "LOWEST": LOWEST}
+        constants: dict[str, float] = {
+            "FILTERED": filtered,
+            "MASKED": masked,
+            "COUNT": count,
+            "ROUNDS": ROUNDS,
+        }
+        constants |= {
+            "BLOCK": tiles["block"],
+            "DRAW": tiles["draw"],
+            "SEARCH": tiles["search"],
+            "LOWEST": LOWEST,
+        }
         found.append(Launch(sample_kernel, types, constants, tiles["warps"], 1))
     return found

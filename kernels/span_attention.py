@@ -1,10 +1,12 @@
-"""Attention among the rows of a token tree: each row sees its ancestors and the rows before it in its own segment (`kernels.spans.Spans`).
+"""Attention among the rows of a token tree: each row sees its ancestors and the rows before it in its own
+segment (`kernels.spans.Spans`).
 
     out_i = sum_j p_ij v_j,   p_ij = exp(scale * q_i · k_j - lse_i)   over the visible j
     ds_ij = p_ij (do_i · v_j - do_i · out_i),   dv_j = sum_i p_ij do_i,   dq_i = scale * sum_j ds_ij k_j,   dk_j = scale * sum_i ds_ij q_i
 
-Online softmax and recomputation from the saved log-sum-exp: Dao et al., arXiv 2205.14135 and 2307.08691. No atomics: key gradients loop over the queries
-that see them, in a fixed order; heavy key tiles are split into parts whose sums are added in order.
+Online softmax and recomputation from the saved log-sum-exp: Dao et al., arXiv 2205.14135 and 2307.08691. No
+atomics: key gradients loop over the queries that see them, in a fixed order; heavy key tiles are split into
+parts whose sums are added in order.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def _by_segments(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) ->
     return torch.cat([pieces[start] for start in sorted(pieces)])
 
 
-# --- with gradient ----------------------------------------------------------------------------------------------------
+# --- with gradient ---
 
 
 class _SpanAttention(torch.autograd.Function):
@@ -80,10 +82,12 @@ class _SpanAttention(torch.autograd.Function):
 
 
 def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
-    """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D]; Hq a multiple of Hkv.
+    """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D]; Hq
+    a multiple of Hkv.
 
-    Rows may stand apart in memory (a slice of a fused projection). On a card it runs in float32, float16 and bfloat16 for D up to `KERNEL_HEAD_DIM`;
-    anything else takes the torch form. Raises ValueError when shapes, types or ``spans`` do not match.
+    Rows may stand apart in memory (a slice of a fused projection). On a card it runs in float32, float16 and
+    bfloat16 for D up to `KERNEL_HEAD_DIM`; anything else takes the torch form. Raises ValueError when shapes,
+    types or ``spans`` do not match.
     """
     _check(q, k, v, spans)
     if not (use_triton(q) and q.dtype in KERNEL_TYPES and q.shape[2] <= KERNEL_HEAD_DIM):
@@ -97,8 +101,16 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) 
 def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> None:
     require(q.dim() == 3 and 0 not in q.shape[1:], "q", f"shape {tuple(q.shape)}, not [T, heads, head dim]")
     require(q.is_floating_point(), "q", f"{q.dtype}")
-    require(k.dim() == 3 and k.shape[::2] == q.shape[::2], "k", f"shape {tuple(k.shape)} beside q {tuple(q.shape)}")
-    require(k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0, "k", f"{k.shape[1]} heads for {q.shape[1]} query heads")
+    require(
+        k.dim() == 3 and k.shape[::2] == q.shape[::2],
+        "k",
+        f"shape {tuple(k.shape)} beside q {tuple(q.shape)}",
+    )
+    require(
+        k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0,
+        "k",
+        f"{k.shape[1]} heads for {q.shape[1]} query heads",
+    )
     require(v.shape == k.shape, "v", f"shape {tuple(v.shape)} beside k {tuple(k.shape)}")
     for name, x in (("k", k), ("v", v)):
         same = x.dtype == q.dtype and x.device == q.device
@@ -106,7 +118,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> None:
     require(spans.rows == q.shape[0], "spans", f"{spans.rows} rows for q with {q.shape[0]}")
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 TREES = {
     "empty": Spans.causal([0]),
@@ -114,7 +126,9 @@ TREES = {
     "causal": Spans.causal([0, 37]),
     "packed": Spans.causal([0, 1, 18, 18, 39]),
     "siblings": Spans.tree([0, 17, 22, 25], [17, 5, 3, 9], [-1, 0, 0, 0]),
-    "branches of a trunk": Spans.tree([0, 21, 29, 30, 35], [21, 8, 1, 5, 3], [-1, 0, 0, 0, 3], [0, 5, 21, 0, 2]),
+    "branches of a trunk": Spans.tree(
+        [0, 21, 29, 30, 35], [21, 8, 1, 5, 3], [-1, 0, 0, 0, 3], [0, 5, 21, 0, 2]
+    ),
     "caterpillar": Spans.tree([0, 9, 16, 25, 30, 32], [9, 7, 9, 5, 2, 6], [-1, 0, 1, 0, 0, 1]),
     "interleaved": Spans.tree([0, 7, 12, 15, 33], [7, 5, 3, 18, 4], [-1, 0, 0, 2, -1]),
 }
@@ -126,7 +140,13 @@ def _case(name: str, spans: Spans, heads: int, kv_heads: int, dim: int) -> Case:
         def draw(count: int) -> Tensor:
             return torch.randn((spans.rows, count, dim), generator=generator, device=device).to(dtype)
 
-        return {"q": draw(heads), "k": draw(kv_heads), "v": draw(kv_heads), "spans": spans, "scale": dim**-0.5}
+        return {
+            "q": draw(heads),
+            "k": draw(kv_heads),
+            "v": draw(kv_heads),
+            "spans": spans,
+            "scale": dim**-0.5,
+        }
 
     return Case(f"{name} {heads}/{kv_heads}x{dim}", make)
 
@@ -139,8 +159,12 @@ def _timed(shape: ModelShape) -> list[Case]:
 
 
 def _launches() -> list[Launch]:
-    half = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "do_ptr", "dq_ptr", "dk_ptr", "dv_ptr"), "*bf16")
-    rest = dict.fromkeys(("lse_ptr", "delta_ptr", "parts_ptr"), "*fp32") | dict.fromkeys(("scale", "scale2"), "fp32")
+    half = dict.fromkeys(
+        ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "do_ptr", "dq_ptr", "dk_ptr", "dv_ptr"), "*bf16"
+    )
+    rest = dict.fromkeys(("lse_ptr", "delta_ptr", "parts_ptr"), "*fp32") | dict.fromkeys(
+        ("scale", "scale2"), "fp32"
+    )
     rest |= dict.fromkeys(("tile_ptr", "span_ptr", "item_ptr", "entry_ptr", "sum_ptr"), "*i32")
     rest |= dict.fromkeys(("q_stride", "k_stride", "v_stride", "heads", "kv_heads"), "i32")
     found = []
@@ -155,7 +179,9 @@ def _launches() -> list[Launch]:
 
 
 SPAN_ATTENTION = Op(
-    "span_attention", span_attention, span_attention_reference,
+    "span_attention",
+    span_attention,
+    span_attention_reference,
     [
         *(_case(name, spans, *heads) for (name, spans), heads in zip(TREES.items(), HEADS * 2, strict=False)),
         _case("siblings", TREES["siblings"], 32, 1, 16),  # so many blocks of queries that key tiles are split
@@ -163,5 +189,7 @@ SPAN_ATTENTION = Op(
     {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
     bytes=lambda q, k, v, spans, scale: 2 * q.nbytes + k.nbytes + v.nbytes,
     flops=lambda q, k, v, spans, scale: 4 * spans.pairs * q.shape[1] * q.shape[2],
-    gradients=("q", "k", "v"), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    gradients=("q", "k", "v"),
+    launches=_launches(),
+    timed=_timed,
+)

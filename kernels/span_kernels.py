@@ -1,7 +1,8 @@
 """The Triton kernels of `span_attention`, which gives the formulas.
 
-The query heads of a key head are folded into the rows of a tile (row i of a tile is query row i // G, head i % G): keys are read once for all of them and
-short segments still fill a tile. Logarithms and exponentials are in base 2: ``scale2`` is scale * log2 e, and so is the log-sum-exp kept for backward.
+The query heads of a key head are folded into the rows of a tile (row i of a tile is query row i // G, head i
+% G): keys are read once for all of them and short segments still fill a tile. Logarithms and exponentials are
+in base 2: ``scale2`` is scale * log2 e, and so is the log-sum-exp kept for backward.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ LOG2E = math.log2(math.e)
 
 @jit
 def _rows(ptr, at, valid, column, D: tl.constexpr, WIDE: tl.constexpr):
-    """Rows of D elements at element offsets ``at``, 0 where not ``valid``. WIDE: in float32, for the interpreter computes wrongly in bfloat16."""
+    """Rows of D elements at element offsets ``at``, 0 where not ``valid``. WIDE: in float32, for the
+    interpreter computes wrongly in bfloat16.
+    """
     x = tl.load(ptr + at[:, None] + column[None, :], mask=valid[:, None] & (column < D)[None, :], other=0.0)
     return x.to(tl.float32) if WIDE else x
 
@@ -33,7 +36,9 @@ def _seen(row, key, end):
 
 @jit
 def _tile(tile_ptr, head, G: tl.constexpr, M: tl.constexpr):
-    """(first row, end, base, first span, end of spans; the query row and head of each of its M rows) of this program's tile."""
+    """(first row, end, base, first span, end of spans; the query row and head of each of its M rows) of this
+    program's tile.
+    """
     tile = tile_ptr + tl.program_id(0) * 5
     first, end, base = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
     low, high = tl.load(tile + 3), tl.load(tile + 4)
@@ -42,7 +47,9 @@ def _tile(tile_ptr, head, G: tl.constexpr, M: tl.constexpr):
 
 @jit
 def _span(span_ptr, i, high, base, first, end, N: tl.constexpr):
-    """(start, end of its whole visible blocks, end) of span i of a tile; the last, ``high``, is the run that ends in the tile itself."""
+    """(start, end of its whole visible blocks, end) of span i of a tile; the last, ``high``, is the run that
+    ends in the tile itself.
+    """
     start = tl.load(span_ptr + 2 * i, mask=i < high, other=0)
     stop = tl.load(span_ptr + 2 * i + 1, mask=i < high, other=0)
     start = tl.where(i < high, start, base)
@@ -52,9 +59,24 @@ def _span(span_ptr, i, high, base, first, end, N: tl.constexpr):
 
 @jit
 def _forward_block(
-    q, k_ptr, v_ptr, k_stride, v_stride, row, j, end, top, total, acc, scale2,
-    MASKED: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    q,
+    k_ptr,
+    v_ptr,
+    k_stride,
+    v_stride,
+    row,
+    j,
+    end,
+    top,
+    total,
+    acc,
+    scale2,
+    MASKED: tl.constexpr,
+    D: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """Take the keys j … j + N - 1 into the online softmax."""
     key, column = j + tl.arange(0, N), tl.arange(0, BLOCK_D)
     k = _rows(k_ptr, key.to(tl.int64) * k_stride, key < end, column, D, WIDE)
@@ -71,26 +93,76 @@ def _forward_block(
 
 @jit
 def span_forward_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, tile_ptr, span_ptr, scale2, q_stride, k_stride, v_stride, heads,
-    D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    lse_ptr,
+    tile_ptr,
+    span_ptr,
+    scale2,
+    q_stride,
+    k_stride,
+    v_stride,
+    heads,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """One program a (tile of query rows, key head): out [T, Hq, D] and the log-sum-exp [T, Hq]."""
     head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
     first, end, base, low, high, row, query_head = _tile(tile_ptr, head, G, M)
     q = _rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, row < end, column, D, WIDE)
     k_ptr, v_ptr = k_ptr + head * D, v_ptr + head * D
-    top = tl.full([M], float("-inf"), tl.float32)  # finite after the first block: its first key is seen by every row
+    top = tl.full(
+        [M], float("-inf"), tl.float32
+    )  # finite after the first block: its first key is seen by every row
     total = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, BLOCK_D], tl.float32)
     for i in range(low, high + 1):
         start, whole, stop = _span(span_ptr, i, high, base, first, end, N)
         for j in range(start, whole, N):
             top, total, acc = _forward_block(
-                q, k_ptr, v_ptr, k_stride, v_stride, row, j, stop, top, total, acc, scale2, False, D, N, BLOCK_D, WIDE
+                q,
+                k_ptr,
+                v_ptr,
+                k_stride,
+                v_stride,
+                row,
+                j,
+                stop,
+                top,
+                total,
+                acc,
+                scale2,
+                False,
+                D,
+                N,
+                BLOCK_D,
+                WIDE,
             )
         for j in range(whole, stop, N):
             top, total, acc = _forward_block(
-                q, k_ptr, v_ptr, k_stride, v_stride, row, j, stop, top, total, acc, scale2, True, D, N, BLOCK_D, WIDE
+                q,
+                k_ptr,
+                v_ptr,
+                k_stride,
+                v_stride,
+                row,
+                j,
+                stop,
+                top,
+                total,
+                acc,
+                scale2,
+                True,
+                D,
+                N,
+                BLOCK_D,
+                WIDE,
             )
     at = row.to(tl.int64) * heads + query_head
     tl.store(lse_ptr + at, top + tl.log2(total), mask=row < end)
@@ -100,9 +172,25 @@ def span_forward_kernel(
 
 @jit
 def _query_block(
-    q, do, lse, delta, k_ptr, v_ptr, k_stride, v_stride, row, j, end, acc, scale2,
-    MASKED: tl.constexpr, D: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    q,
+    do,
+    lse,
+    delta,
+    k_ptr,
+    v_ptr,
+    k_stride,
+    v_stride,
+    row,
+    j,
+    end,
+    acc,
+    scale2,
+    MASKED: tl.constexpr,
+    D: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """Add what the keys j … j + N - 1 give to dq / scale."""
     key, column = j + tl.arange(0, N), tl.arange(0, BLOCK_D)
     k = _rows(k_ptr, key.to(tl.int64) * k_stride, key < end, column, D, WIDE)
@@ -117,10 +205,29 @@ def _query_block(
 
 @jit
 def span_query_gradient_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, tile_ptr, span_ptr, scale, scale2,
-    q_stride, k_stride, v_stride, heads,
-    D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    do_ptr,
+    lse_ptr,
+    delta_ptr,
+    dq_ptr,
+    tile_ptr,
+    span_ptr,
+    scale,
+    scale2,
+    q_stride,
+    k_stride,
+    v_stride,
+    heads,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """Over the tiles of the forward: dq [T, Hq, D], and delta = do · out [T, Hq] for the key gradients."""
     head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
     first, end, base, low, high, row, query_head = _tile(tile_ptr, head, G, M)
@@ -137,23 +244,80 @@ def span_query_gradient_kernel(
         start, whole, stop = _span(span_ptr, i, high, base, first, end, N)
         for j in range(start, whole, N):
             acc = _query_block(
-                q, do, lse, delta, k_ptr, v_ptr, k_stride, v_stride, row, j, stop, acc, scale2, False, D, N, BLOCK_D, WIDE
-            )  # fmt: skip
+                q,
+                do,
+                lse,
+                delta,
+                k_ptr,
+                v_ptr,
+                k_stride,
+                v_stride,
+                row,
+                j,
+                stop,
+                acc,
+                scale2,
+                False,
+                D,
+                N,
+                BLOCK_D,
+                WIDE,
+            )
         for j in range(whole, stop, N):
             acc = _query_block(
-                q, do, lse, delta, k_ptr, v_ptr, k_stride, v_stride, row, j, stop, acc, scale2, True, D, N, BLOCK_D, WIDE
-            )  # fmt: skip
+                q,
+                do,
+                lse,
+                delta,
+                k_ptr,
+                v_ptr,
+                k_stride,
+                v_stride,
+                row,
+                j,
+                stop,
+                acc,
+                scale2,
+                True,
+                D,
+                N,
+                BLOCK_D,
+                WIDE,
+            )
     there = (row < end)[:, None] & (column < D)[None, :]
     tl.store(dq_ptr + at[:, None] * D + column[None, :], acc * scale, mask=there)
 
 
 @jit
 def span_key_gradient_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, parts_ptr, item_ptr, entry_ptr, scale, scale2,
-    q_stride, k_stride, v_stride, heads, kv_heads,
-    D: tl.constexpr, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """One program a (tile of keys, key head) or part of it: dk and dv [T, Hkv, D], or a partial sum into parts [slots, 2, Hkv, N, D] in float32."""
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    do_ptr,
+    lse_ptr,
+    delta_ptr,
+    dk_ptr,
+    dv_ptr,
+    parts_ptr,
+    item_ptr,
+    entry_ptr,
+    scale,
+    scale2,
+    q_stride,
+    k_stride,
+    v_stride,
+    heads,
+    kv_heads,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program a (tile of keys, key head) or part of it: dk and dv [T, Hkv, D], or a partial sum into
+    parts [slots, 2, Hkv, N, D] in float32.
+    """
     head = tl.program_id(1)
     item = item_ptr + tl.program_id(0) * 5
     first, stop = tl.load(item), tl.load(item + 1)
@@ -164,7 +328,11 @@ def span_key_gradient_kernel(
     dk = tl.zeros([N, BLOCK_D], tl.float32)
     dv = tl.zeros([N, BLOCK_D], tl.float32)
     for i in range(low, high):
-        begin, end, limit = tl.load(entry_ptr + 3 * i), tl.load(entry_ptr + 3 * i + 1), tl.load(entry_ptr + 3 * i + 2)
+        begin, end, limit = (
+            tl.load(entry_ptr + 3 * i),
+            tl.load(entry_ptr + 3 * i + 1),
+            tl.load(entry_ptr + 3 * i + 2),
+        )
         for j in range(begin, end, M // G):
             row, query_head = j + tl.arange(0, M) // G, head * G + tl.arange(0, M) % G
             valid = row < tl.minimum(end, j + M // G)  # M need not be a multiple of G
@@ -213,7 +381,7 @@ def span_key_sum_kernel(
         tl.store(dv_ptr + at, acc, mask=there)
 
 
-# --- launches ---------------------------------------------------------------------------------------------------------
+# --- launches ---
 
 
 class _Plan:
@@ -227,8 +395,18 @@ class _Plan:
     def sizes(self, table: Table) -> tuple[int, dict[str, int | bool]]:
         """Query rows a tile and the kernel's constants and launch settings."""
         row = chosen(table, self.q)
-        m, block_d = max(row["M"], triton.next_power_of_2(self.group)), max(16, triton.next_power_of_2(self.dim))
-        constants = {"D": self.dim, "G": self.group, "M": m, "N": row["N"], "BLOCK_D": block_d, "WIDE": interpreted()}
+        m, block_d = (
+            max(row["M"], triton.next_power_of_2(self.group)),
+            max(16, triton.next_power_of_2(self.dim)),
+        )
+        constants = {
+            "D": self.dim,
+            "G": self.group,
+            "M": m,
+            "N": row["N"],
+            "BLOCK_D": block_d,
+            "WIDE": interpreted(),
+        }
         return m // self.group, constants | {"num_warps": row["warps"], "num_stages": row["stages"]}
 
 
@@ -258,16 +436,45 @@ def launch_backward(
     rows, constants = plan.sizes(QUERY_GRADIENT)
     tiles, runs = spans.tiles(rows, q.device)
     span_query_gradient_kernel[(len(tiles), plan.kv_heads)](
-        q, k, v, out, do, lse, delta, dq, tiles, runs, scale, scale * LOG2E, *plan.strides, plan.heads, **constants
+        q,
+        k,
+        v,
+        out,
+        do,
+        lse,
+        delta,
+        dq,
+        tiles,
+        runs,
+        scale,
+        scale * LOG2E,
+        *plan.strides,
+        plan.heads,
+        **constants,
     )
     rows, constants = plan.sizes(KEY_GRADIENT)
     keys = int(constants["N"])
     work = spans.key_work(keys, rows, plan.kv_heads, q.device)
     parts = torch.empty((work.slots, 2, plan.kv_heads, keys, plan.dim), dtype=torch.float32, device=q.device)
     span_key_gradient_kernel[(len(work.items), plan.kv_heads)](
-        q, k, v, do, lse, delta, dk, dv, parts, work.items, work.entries, scale, scale * LOG2E, *plan.strides,
-        plan.heads, plan.kv_heads, **constants,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        do,
+        lse,
+        delta,
+        dk,
+        dv,
+        parts,
+        work.items,
+        work.entries,
+        scale,
+        scale * LOG2E,
+        *plan.strides,
+        plan.heads,
+        plan.kv_heads,
+        **constants,
+    )
     if len(work.sums):
         span_key_sum_kernel[(len(work.sums), plan.kv_heads, 2)](
             parts, dk, dv, work.sums, plan.kv_heads, D=plan.dim, N=keys, BLOCK_D=constants["BLOCK_D"]

@@ -1,11 +1,13 @@
 """Who sees whom among the rows of a token tree, as spans of rows: no mask is ever written out.
 
-Rows [T] stand in segments, one a tree node, parents before children. A row sees its own segment causally and, of each ancestor, the first rows up to the
-branch. Everything a segment sees is then a few runs of rows. The last of them is the run that ends in the segment itself: it starts at ``base``, which
-is an ancestor's first row where ancestors stand directly in front of the segment. The others are its *spans*.
+Rows [T] stand in segments, one a tree node, parents before children. A row sees its own segment causally and,
+of each ancestor, the first rows up to the branch. Everything a segment sees is then a few runs of rows. The
+last of them is the run that ends in the segment itself: it starts at ``base``, which is an ancestor's first
+row where ancestors stand directly in front of the segment. The others are its *spans*.
 
-`Spans` cuts this into work for the kernels of `span_attention`, on the host, once a tree: tiles of query rows, and for the gradients of keys the same
-relation transposed, tiles of key rows with the ranges of query rows that see them. Cost is proportional to visible blocks.
+`Spans` cuts this into work for the kernels of `span_attention`, on the host, once a tree: tiles of query
+rows, and for the gradients of keys the same relation transposed, tiles of key rows with the ranges of query
+rows that see them. Cost is proportional to visible blocks.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ Run = tuple[int, int]
 """Rows first … end - 1."""
 
 PROGRAMS = 512
-"""Key tiles are split until about this many programs of equal weight exist: a prompt's keys are seen by all samples, a sample's by one."""
+"""Key tiles are split until about this many programs of equal weight exist: a prompt's keys are seen by all
+samples, a sample's by one.
+"""
 LEAST_BLOCKS = 32
 """No split below this many blocks of queries."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyWork:
-    """Work of the key gradients. ``items`` [I, 5]: first key row, end, first entry, end of entries, slot of the partial sum (-1: the only one).
+    """Work of the key gradients. ``items`` [I, 5]: first key row, end, first entry, end of entries, slot of
+    the partial sum (-1: the only one).
 
-    ``entries`` [E, 3]: first query row, end, key limit: these queries see the tile's keys below the limit that do not stand behind them.
-    ``sums`` [J, 4]: first key row, end, first slot, count of slots to add up in order. ``slots``: how many there are.
+    ``entries`` [E, 3]: first query row, end, key limit: these queries see the tile's keys below the limit
+    that do not stand behind them. ``sums`` [J, 4]: first key row, end, first slot, count of slots to add up
+    in order. ``slots``: how many there are.
     """
 
     items: Tensor
@@ -49,8 +55,8 @@ class KeyWork:
 class Spans:
     """Segments of rows and what they see; make it with `tree` or `causal`.
 
-    start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row, end, limit) of the
-    later rows that see segment i's rows below ``limit``.
+    start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row,
+    end, limit) of the later rows that see segment i's rows below ``limit``.
     """
 
     rows: int
@@ -64,11 +70,17 @@ class Spans:
 
     @classmethod
     def tree(
-        cls, starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int] | None = None
+        cls,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        parents: Sequence[int],
+        cuts: Sequence[int] | None = None,
     ) -> Spans:
-        """Segments of a tree: first row, row count, index of the parent (-1: a root) and how many of the parent's rows are seen (None: all).
+        """Segments of a tree: first row, row count, index of the parent (-1: a root) and how many of the
+        parent's rows are seen (None: all).
 
-        Segments must cover 0 … T - 1 once each, and a parent must come before its children, in the list and in rows. Raises ValueError naming the argument.
+        Segments must cover 0 … T - 1 once each, and a parent must come before its children, in the list and
+        in rows. Raises ValueError naming the argument.
         """
         cut = [lengths[p] if p >= 0 else 0 for p in parents] if cuts is None else list(cuts)
         _check(starts, lengths, parents, cut)
@@ -95,7 +107,9 @@ class Spans:
 
     @classmethod
     def causal(cls, cu_seqlens: Sequence[int]) -> Spans:
-        """Separate causal sequences: sequence i holds rows cu_seqlens[i] … cu_seqlens[i + 1] - 1; empty ones are dropped."""
+        """Separate causal sequences: sequence i holds rows cu_seqlens[i] … cu_seqlens[i + 1] - 1; empty ones
+        are dropped.
+        """
         edges = [int(x) for x in cu_seqlens]
         require(len(edges) > 0 and edges[0] == 0, "cu_seqlens", f"must begin with 0, got {edges[:1]}")
         pairs = [(a, b) for a, b in pairwise(edges) if a != b]
@@ -127,7 +141,9 @@ class Spans:
         return [*((a, b) for a, b in far), (int(self.base[segment]), end)]
 
     def tiles(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tiles [N, 5] of at most ``rows`` query rows (first row, end, base, first span, end of spans), the heaviest first, and the spans [·, 2]."""
+        """Tiles [N, 5] of at most ``rows`` query rows (first row, end, base, first span, end of spans), the
+        heaviest first, and the spans [·, 2].
+        """
         key = ("tiles", rows, device)
         if key not in self._made:
             owner, first = cut(self.start, self.length, rows)
@@ -140,7 +156,9 @@ class Spans:
         return self._made[key]  # type: ignore[return-value]
 
     def key_work(self, keys: int, rows: int, heads: int, device: torch.device) -> KeyWork:
-        """Work of the key gradients in tiles of ``keys`` rows against blocks of ``rows`` query rows, for ``heads`` programs an item."""
+        """Work of the key gradients in tiles of ``keys`` rows against blocks of ``rows`` query rows, for
+        ``heads`` programs an item.
+        """
         key = ("keys", keys, rows, heads, device)
         if key not in self._made:
             self._made[key] = self._key_work(keys, rows, heads, device)
@@ -179,7 +197,9 @@ class Spans:
         )
 
 
-def _check(starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]) -> None:
+def _check(
+    starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]
+) -> None:
     count = len(starts)
     for name, values in (("lengths", lengths), ("parents", parents), ("cuts", cuts)):
         require(len(values) == count, name, f"{len(values)} of them for {count} starts")
@@ -192,13 +212,19 @@ def _check(starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int]
         require(-1 <= parent < i, "parents", f"segment {i} has parent {parent}; parents come first")
         if parent >= 0:
             require(starts[parent] < start, "parents", f"segment {i} stands before its parent's rows")
-            require(0 <= cut <= lengths[parent], "cuts", f"segment {i} sees {cut} of {lengths[parent]} parent rows")
+            require(
+                0 <= cut <= lengths[parent],
+                "cuts",
+                f"segment {i} sees {cut} of {lengths[parent]} parent rows",
+            )
 
 
 def _visitors(
     starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]
 ) -> list[list[tuple[int, int, int]]]:
-    """For each segment the rows of its children's subtrees; a whole subtree sees as much of it as the child does."""
+    """For each segment the rows of its children's subtrees; a whole subtree sees as much of it as the child
+    does.
+    """
     below: list[list[tuple[int, int, int]]] = [[] for _ in starts]
     for i in reversed(range(len(starts))):
         below[i] = _joined(sorted(below[i]))
@@ -207,7 +233,9 @@ def _visitors(
             limit = starts[parent] + cuts[i]
             subtree = sorted([(starts[i], starts[i] + lengths[i], 0), *((a, b, 0) for a, b, _ in below[i])])
             below[parent] += [(a, b, limit) for a, b, _ in _joined(subtree)]
-    return [[entry for entry in entries if entry[2] > start] for start, entries in zip(starts, below, strict=True)]
+    return [
+        [entry for entry in entries if entry[2] > start] for start, entries in zip(starts, below, strict=True)
+    ]
 
 
 def _joined(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
@@ -221,7 +249,9 @@ def _joined(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return out
 
 
-def _between(entries: list[tuple[int, int, int]], rows: int, low: int, high: int) -> list[tuple[int, int, int]]:
+def _between(
+    entries: list[tuple[int, int, int]], rows: int, low: int, high: int
+) -> list[tuple[int, int, int]]:
     """What holds the blocks low … high - 1 of the entries' rows, cut into blocks of ``rows``."""
     out, before = [], 0
     for first, end, limit in entries:

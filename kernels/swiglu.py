@@ -1,4 +1,5 @@
-"""SwiGLU: ``y = silu(gate) * up`` for gate and up side by side in one [T, 2I] tensor (Shazeer, arXiv 2002.05202).
+"""SwiGLU: ``y = silu(gate) * up`` for gate and up side by side in one [T, 2I] tensor (Shazeer, arXiv
+2002.05202).
 
 Backward, with s = sigmoid(gate):   d_up = dy gate s,   d_gate = dy up s (1 + gate (1 - s))
 """
@@ -23,7 +24,7 @@ def swiglu_reference(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 
 @jit
@@ -74,11 +75,13 @@ def _launch_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     if dx.numel():
         use = configured(SETTINGS, x.device)
         grid = (rows, triton.cdiv(width, use["BLOCK"]))
-        swiglu_backward_kernel[grid](x, dy, dx, width, x.stride(0), dy.stride(0), use["BLOCK"], num_warps=use["WARPS"])
+        swiglu_backward_kernel[grid](
+            x, dy, dx, width, x.stride(0), dy.stride(0), use["BLOCK"], num_warps=use["WARPS"]
+        )
     return dx
 
 
-# --- with gradient ----------------------------------------------------------------------------------------------------
+# --- with gradient ---
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -107,7 +110,8 @@ def _runs_triton(x: Tensor) -> bool:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """SwiGLU of gate_up [T, 2I] -> [T, I] in its dtype; the backward recomputes from ``gate_up``, nothing else is kept.
+    """SwiGLU of gate_up [T, 2I] -> [T, I] in its dtype; the backward recomputes from ``gate_up``, nothing
+    else is kept.
 
     Triton computes in float32 and rounds once; float64 stays in torch. Raises ValueError for another shape.
     """
@@ -118,7 +122,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return _launch_forward(gate_up) if _runs_triton(gate_up) else swiglu_reference(gate_up)
 
 
-# --- record -----------------------------------------------------------------------------------------------------------
+# --- record ---
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -149,8 +153,14 @@ def _launches() -> list[Launch]:
 SHAPES = ((1, 1), (3, 7), (2, 64), (5, 129), (0, 16))
 
 SWIGLU = Op(
-    "swiglu", swiglu, swiglu_reference, [_case(*s) for s in SHAPES], TOLERANCE,
+    "swiglu",
+    swiglu,
+    swiglu_reference,
+    [_case(*s) for s in SHAPES],
+    TOLERANCE,
     bytes=lambda gate_up: gate_up.nbytes * 3 // 2,
     flops=lambda gate_up: 5 * gate_up.numel() // 2,
-    gradients=("gate_up",), launches=_launches(), timed=_timed,
-)  # fmt: skip
+    gradients=("gate_up",),
+    launches=_launches(),
+    timed=_timed,
+)

@@ -1,15 +1,18 @@
-"""Attention of rows to their ancestors, read through an index table: pages in the sampler, tree rows in the trainer.
+"""Attention of rows to their ancestors, read through an index table: pages in the sampler, tree rows in the
+trainer.
 
-A *family* is n members that share one context: the samples of a prompt, the children of a tree node, or a single chunk of a prompt (n = 1).
-Member m's queries see the whole context and a prefix of m's own keys:
+A *family* is n members that share one context: the samples of a prompt, the children of a tree node, or a
+single chunk of a prompt (n = 1). Member m's queries see the whole context and a prefix of m's own keys:
 
     out_i = softmax(scale * q_i · [K_context ; K_own(m)[: visible_i]]) [V_context ; V_own(m)[: visible_i]]
 
-The context is read once for all members (as in cascade attention, FlashInfer), nothing is masked densely, and the plain causal case is a family of one
-with an empty context. `AttentionBlock` stacks F families of equal padded shape so that one batched product serves them all.
+The context is read once for all members (as in cascade attention, FlashInfer), nothing is masked densely, and
+the plain causal case is a family of one with an empty context. `AttentionBlock` stacks F families of equal
+padded shape so that one batched product serves them all.
 
-Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a page of tokens; 1 for tree rows). Grouped-query heads are folded into rows.
-`attend_exact` computes the same sums in fixed blocks of `EXACT_BLOCK` keys from the root, so that a row's bits do not depend on what it is batched with.
+Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a page of tokens; 1 for tree
+rows). Grouped-query heads are folded into rows. `attend_exact` computes the same sums in fixed blocks of
+`EXACT_BLOCK` keys from the root, so that a row's bits do not depend on what it is batched with.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ EXACT_TILE_BYTES = 64 << 20
 class AttentionBlock:
     """F families of n members with lq query rows each.
 
-    rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in ``rows``, None when all are;
-    context [F, c] and own [F, n, o]: units of the key store; context_hidden [F, Lc] and own_hidden [F, n, lq, Lo]: bool, True where a query must
-    not look, None when all is visible (Lc = c * unit keys, Lo = o * unit keys). Hidden keys may
-    hold anything, NaN included; their values must be finite, for they are multiplied by a weight of 0.
+    rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in
+    ``rows``, None when all are; context [F, c] and own [F, n, o]: units of the key store; context_hidden [F,
+    Lc] and own_hidden [F, n, lq, Lo]: bool, True where a query must not look, None when all is visible (Lc =
+    c * unit keys, Lo = o * unit keys). Hidden keys may hold anything, NaN included; their values must be
+    finite, for they are multiplied by a weight of 0.
     """
 
     rows: Tensor
@@ -47,7 +51,9 @@ class AttentionBlock:
         """The block with its tensors on ``device``; itself where they are there already."""
         if self.rows.device == device:
             return self
-        optional = [None if t is None else t.to(device) for t in (self.valid, self.context_hidden, self.own_hidden)]
+        optional = [
+            None if t is None else t.to(device) for t in (self.valid, self.context_hidden, self.own_hidden)
+        ]
         return AttentionBlock(self.rows.to(device), self.context.to(device), self.own.to(device), *optional)
 
 
@@ -101,7 +107,9 @@ def _block_forward(
         hkv, f, n, lq, g, d
     )
     if sc.shape[-1]:
-        out += torch.bmm(pc.to(v.dtype).view(hkv * f, n * lq * g, -1), vc.reshape(hkv * f, -1, d)).view_as(out)
+        out += torch.bmm(pc.to(v.dtype).view(hkv * f, n * lq * g, -1), vc.reshape(hkv * f, -1, d)).view_as(
+            out
+        )
     out = (out / total).to(v.dtype)
     lse = (top + total.log()).squeeze(-1)
     return out.view(hkv, -1, g, d), lse.reshape(hkv, -1, g)
@@ -128,20 +136,30 @@ def _run(
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, unit: int = 1, exact: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: list[AttentionBlock],
+    scale: float,
+    unit: int = 1,
+    exact: bool = False,
 ) -> Tensor:
-    """Attention of q [T, Hq, D] to k, v [Hkv, S, D] -> [T, Hq * D]; every row must stand in exactly one block. No gradient."""
+    """Attention of q [T, Hq, D] to k, v [Hkv, S, D] -> [T, Hq * D]; every row must stand in exactly one
+    block. No gradient.
+    """
     out, _ = _run(q, k, v, blocks, scale, unit, exact)
     return out.transpose(0, 1).reshape(q.shape[0], -1)
 
 
-# --- fixed order ------------------------------------------------------------------------------------------------------
+# --- fixed order ---
 
 
 def _exact_forward(
     qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
 ) -> tuple[Tensor, Tensor]:
-    """As `_block_forward`, one product a (row, key block): the shapes, and so the order of every sum, depend on depth alone."""
+    """As `_block_forward`, one product a (row, key block): the shapes, and so the order of every sum, depend
+    on depth alone.
+    """
     qf = _queries(qh, block)
     hkv, f, n, lq, g, d = qf.shape
     path, hidden = _paths(block, unit)
@@ -159,7 +177,9 @@ def _exact_forward(
 
 
 def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
-    """Key slots from the root for each member [F*n, L] (L a multiple of EXACT_BLOCK) and what each query must not see [F*n, lq, L]."""
+    """Key slots from the root for each member [F*n, L] (L a multiple of EXACT_BLOCK) and what each query must
+    not see [F*n, lq, L].
+    """
     f, n, lq = block.rows.shape
     offsets = torch.arange(unit, device=block.own.device)
 
@@ -168,8 +188,12 @@ def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
 
     context, own = slots(block.context), slots(block.own)
     lc, lo = context.shape[-1], own.shape[-1]
-    far = block.context_hidden if block.context_hidden is not None else own.new_zeros((f, lc), dtype=torch.bool)
-    near = block.own_hidden if block.own_hidden is not None else own.new_zeros((f, n, lq, lo), dtype=torch.bool)
+    far = (
+        block.context_hidden if block.context_hidden is not None else own.new_zeros((f, lc), dtype=torch.bool)
+    )
+    near = (
+        block.own_hidden if block.own_hidden is not None else own.new_zeros((f, n, lq, lo), dtype=torch.bool)
+    )
     paths, masks = [], []
     for i in range(f):
         seen = int((~far[i]).sum())  # padding stands behind the real context and must not shift what follows
@@ -182,7 +206,9 @@ def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
 
 
 def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Online softmax over key blocks in order: q [Hkv, B, r, G, D], k/v [Hkv, B, 1, L, D], hidden bool [B, r, L]."""
+    """Online softmax over key blocks in order: q [Hkv, B, r, G, D], k/v [Hkv, B, 1, L, D], hidden bool [B, r,
+    L].
+    """
     hkv, b, r, g, d = q.shape
     if hkv * b * r == 1:  # libraries switch to another kernel for a batch of one product
         pair = [t.expand(1, 2, *t.shape[2:]) for t in (q, k, v)]
@@ -198,7 +224,9 @@ def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -
         kb = k[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         vb = v[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         s = widen(torch.bmm(flat, kb.transpose(1, 2))) * scale
-        unseen = hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK).reshape(count, 1, EXACT_BLOCK)
+        unseen = (
+            hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK).reshape(count, 1, EXACT_BLOCK)
+        )
         s = s.masked_fill(unseen, float("-inf"))
         new_top = torch.maximum(top, s.amax(-1, keepdim=True))
         p = (s - new_top).exp()
@@ -210,14 +238,25 @@ def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -
     return out.view(hkv, b, r, g, d), (top + total.log()).view(hkv, b, r, g)
 
 
-# --- with gradient ----------------------------------------------------------------------------------------------------
+# --- with gradient ---
 
 
 def _block_backward(
-    block: AttentionBlock, scale: float, qh: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
-    dq: Tensor, dk: Tensor, dv: Tensor,
-) -> None:  # fmt: skip
-    """Add one block's gradients; probabilities are recomputed from the saved log-sum-exp (Dao et al., arXiv 2205.14135)."""
+    block: AttentionBlock,
+    scale: float,
+    qh: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+) -> None:
+    """Add one block's gradients; probabilities are recomputed from the saved log-sum-exp (Dao et al., arXiv
+    2205.14135).
+    """
     qf = _queries(qh, block)
     hkv, f, n, lq, g, d = qf.shape
     rows = block.rows.reshape(-1)
@@ -247,7 +286,9 @@ def _block_backward(
         flat = index.reshape(-1)
         dk.index_add_(1, flat, torch.bmm(ds.transpose(1, 2), q2).reshape(hkv, -1, d).to(dk.dtype))
         dv.index_add_(
-            1, flat, torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype)
+            1,
+            flat,
+            torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype),
         )
     dq.index_add_(1, rows, dqf.view(hkv, -1, g, d))
 
@@ -279,7 +320,8 @@ def tree_attention(
 ) -> Tensor:
     """Differentiable attention over tree rows: q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D].
 
-    Blocks index rows (unit 1) and together hold every row as a query exactly once. Cost is proportional to the visible keys.
+    Blocks index rows (unit 1) and together hold every row as a query exactly once. Cost is proportional to
+    the visible keys.
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _TreeAttention.apply(q, k, v, blocks, scale, exact)  # type: ignore[no-any-return, no-untyped-call]
@@ -288,7 +330,9 @@ def tree_attention(
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """Dense softmax attention for checks: q [T, Hq, D], k/v [S, Hkv, D], visible bool [T, S] -> [T, Hq * D]."""
+    """Dense softmax attention for checks: q [T, Hq, D], k/v [S, Hkv, D], visible bool [T, S] -> [T, Hq *
+    D].
+    """
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("thd,shd->hts", q, k) * scale

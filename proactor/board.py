@@ -1,7 +1,7 @@
 """The action board: what was already triggered, shown to the agent at a decision point.
 
-In training the board is drawn from {empty, logged}; in evaluation it holds the agent's own earlier fires. Every reference
-counts as unfired unless it stands on the board (methods 1.5, cautions).
+In training the board is drawn from {empty, logged}; in evaluation it holds the agent's own earlier fires.
+Every reference counts as unfired unless it stands on the board (methods 1.5, cautions).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from proactor.scoring.matching import THETA, Timing, judge
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """`entries`: what the agent is shown, TRIGGERED, oldest first. `fired`: reference id -> class of its first fire, for the scorer."""
+    """`entries`: what the agent is shown, TRIGGERED, oldest first. `fired`: reference id -> class of its
+    first fire, for the scorer.
+    """
 
     entries: tuple[Action, ...] = ()
     fired: Mapping[str, Timing] = field(default_factory=dict)
@@ -29,7 +31,9 @@ class Board:
     def after(self, dialogue: Dialogue, turn: int, actions: Iterable[Action], theta: float = THETA) -> Board:
         """The board once the READY actions among `actions` were triggered at `turn`, right or wrong."""
         actions = tuple(actions)
-        ready = [a.model_copy(update={"status": Status.TRIGGERED}) for a in actions if a.status is Status.READY]
+        ready = [
+            a.model_copy(update={"status": Status.TRIGGERED}) for a in actions if a.status is Status.READY
+        ]
         if not ready:
             return self
         fired = dict(self.fired)
@@ -43,7 +47,9 @@ EMPTY = Board()
 
 
 def logged_board(dialogue: Dialogue, turn: int) -> Board:
-    """What the logged agent had triggered before it saw `turn` (its last visible turn at the fire lies before)."""
+    """What the logged agent had triggered before it saw `turn` (its last visible turn at the fire lies
+    before).
+    """
     done = [r for r in dialogue.references if r.observed_trigger is not None and r.observed_trigger < turn]
     done.sort(key=lambda r: r.observed_trigger or 0)
     entries = [Action(name=r.name, params=r.params, status=Status.TRIGGERED) for r in done]
@@ -51,6 +57,8 @@ def logged_board(dialogue: Dialogue, turn: int) -> Board:
 
 
 def draw_board(dialogue: Dialogue, turn: int, *, seed: int, epoch: int = 0, logged: float = 0.5) -> Board:
-    """Logged with probability `logged`, else empty; a function of (seed, epoch, dialogue, turn), never of order or rank."""
+    """Logged with probability `logged`, else empty; a function of (seed, epoch, dialogue, turn), never of
+    order or rank.
+    """
     digest = hashlib.blake2b(f"board/{seed}/{epoch}/{dialogue.id}/{turn}".encode(), digest_size=8).digest()
     return logged_board(dialogue, turn) if int.from_bytes(digest) < logged * 2**64 else EMPTY

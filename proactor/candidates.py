@@ -1,4 +1,6 @@
-"""What a reward that compares answers is given: the answers sampled at one decision point, and where training stands."""
+"""What a reward that compares answers is given: the answers sampled at one decision point, and where training
+stands.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from proactor.parse import Parsed, parse
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K answers to one decision: after ``turn`` of ``dialogue``, seeing ``board``; ``tools`` is what was on offer."""
+    """The K answers to one decision: after ``turn`` of ``dialogue``, seeing ``board``; ``tools`` is what was
+    on offer.
+    """
 
     dialogue: Dialogue
     turn: int
@@ -32,7 +36,9 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where training stands: ``update`` of ``total``, counted from 0. The paper's stages are stages of training, not of a dialogue [NOTES, methods 1.6]."""
+    """Where training stands: ``update`` of ``total``, counted from 0. The paper's stages are stages of
+    training, not of a dialogue [NOTES, methods 1.6].
+    """
 
     update: int = 0
     total: int = 1

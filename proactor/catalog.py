@@ -1,7 +1,7 @@
 """Tools as the agent and the annotator see them: one typed catalog for tools of any origin.
 
-A tool says what it does to the world (`effect`) and whether it needs the user's assent (`confirm`), because both shape
-when it may fire: a tool that needs assent has no ready turn before the assent.
+A tool says what it does to the world (`effect`) and whether it needs the user's assent (`confirm`), because
+both shape when it may fire: a tool that needs assent has no ready turn before the assent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ FULL = """\
 
 
 class Parameter(BaseModel):
-    """One argument of a tool. `values` lists what an enum may be (required for type "enum", a hint elsewhere)."""
+    """One argument of a tool. `values` lists what an enum may be (required for type "enum", a hint
+    elsewhere).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -118,15 +120,18 @@ class Catalog(BaseModel):
         return Catalog(tools=tuple(self[name] for name in names))
 
     def render(self, template: str = "full") -> str:
-        """Text for a prompt. `template` is "full" (types, effects, descriptions), "compact" (one signature a line,
-        ` ask` after tools that need assent) or a jinja2 template of one's own that sees `tools`."""
+        """Text for a prompt. `template` is "full" (types, effects, descriptions), "compact" (one signature a
+        line, ` ask` after tools that need assent) or a jinja2 template of one's own that sees `tools`.
+        """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
         return _compile(source).render(tools=self.tools).strip()
 
 
 @lru_cache(maxsize=32)
 def _compile(source: str) -> jinja2.Template:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
     return environment.from_string(source)
 
 

@@ -1,6 +1,8 @@
-"""The command line: ``proactor train|evaluate|…``. Each command is a few lines around the library, in a file of `proactor.commands`.
+"""The command line: ``proactor train|evaluate|…``. Each command is a few lines around the library, in a file
+of `proactor.commands`.
 
-Input that cannot work is told in one line on stderr with exit code 2; a run that was asked to stop ends with 128 + the signal, saved.
+Input that cannot work is told in one line on stderr with exit code 2; a run that was asked to stop ends with
+128 + the signal, saved.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     grpo: {lr: 1e-4, steps: 60, sampling: {n: 8}}
     reward: weighted_metric          # or my_module:function
 
-`model` and `data.path` may hold ``${NAME}`` or ``${NAME:-default}`` of the environment; a relative one is looked for in the working directory, then
-beside the config. Everything else is a plain value.
+`model` and `data.path` may hold ``${NAME}`` or ``${NAME:-default}`` of the environment; a relative one is
+looked for in the working directory, then beside the config. Everything else is a plain value.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ Share = Annotated[tuple[float, float], AfterValidator(_share)]
 
 
 class Part(Section):
-    """Which dialogues: a split (80/10/10 by a hash of the id; null: all), of that a ``share`` (by another hash), and at most how many."""
+    """Which dialogues: a split (80/10/10 by a hash of the id; null: all), of that a ``share`` (by another
+    hash), and at most how many.
+    """
 
     split: Split | None = None
     share: Share = (0.0, 1.0)
@@ -74,12 +76,14 @@ class Part(Section):
 
 
 class Data(Section):
-    """A corpus and its parts. ``seed`` draws the sample (and generates synthetic dialogues), apart from the run's seed: runs of
-    several seeds see the same data. ``keep``: which domains, and how long. ``too_long``: what happens to a dialogue that does not fit the model's context.
+    """A corpus and its parts. ``seed`` draws the sample (and generates synthetic dialogues), apart from the
+    run's seed: runs of several seeds see the same data. ``keep``: which domains, and how long. ``too_long``:
+    what happens to a dialogue that does not fit the model's context.
 
-    ``unseen``: domains and tools that only the test part holds (`sources.unseen`). ``labels``: what training is shown, windows or, for comparison, the point at
-    which the logged agent acted (`windows.as_points`). The training part alone is labelled so, and the held-out loss with it; whatever is played through
-    and scored, dev and test, keeps its windows.
+    ``unseen``: domains and tools that only the test part holds (`sources.unseen`). ``labels``: what training
+    is shown, windows or, for comparison, the point at which the logged agent acted (`windows.as_points`). The
+    training part alone is labelled so, and the held-out loss with it; whatever is played through and scored,
+    dev and test, keeps its windows.
     """
 
     source: str = "synthetic"
@@ -107,13 +111,18 @@ class Data(Section):
         """A part that says only its limit keeps its own split."""
         if not isinstance(values, Mapping):
             return values
-        named = {k: {"split": k, **values[k]} for k in ("train", "dev", "test") if isinstance(values.get(k), Mapping)}
+        named = {
+            k: {"split": k, **values[k]}
+            for k in ("train", "dev", "test")
+            if isinstance(values.get(k), Mapping)
+        }
         return {**values, **named}
 
 
 class SFTStage(SFT):
-    """Supervised stage: ends when the held-out loss has not fallen for ``patience`` checks, ``eval_every`` steps apart, or at ``max_steps``;
-    the adapter of the lowest held-out loss goes on. ``logged``: probability of the logged board against the empty one. ``pending``: show PENDING answers too.
+    """Supervised stage: ends when the held-out loss has not fallen for ``patience`` checks, ``eval_every``
+    steps apart, or at ``max_steps``; the adapter of the lowest held-out loss goes on. ``logged``: probability
+    of the logged board against the empty one. ``pending``: show PENDING answers too.
     """
 
     lr: float = Field(default=1e-3, gt=0)
@@ -131,8 +140,9 @@ class SFTStage(SFT):
 
 
 class GRPOStage(GRPO):
-    """Reinforcement stage: ``steps`` times sample every decision of ``batch_dialogues`` dialogues, score, update. ``eval_every`` steps apart the dev
-    dialogues are played through, and the adapter that did best by `EvalOptions.metric` is kept.
+    """Reinforcement stage: ``steps`` times sample every decision of ``batch_dialogues`` dialogues, score,
+    update. ``eval_every`` steps apart the dev dialogues are played through, and the adapter that did best by
+    `EvalOptions.metric` is kept.
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
@@ -162,10 +172,11 @@ class GRPOStage(GRPO):
 
 
 class EvalOptions(Section):
-    """Playing dialogues through: greedy by default. ``metric`` picks the best adapter on dev; ``resamples`` of the bootstrap on test. ``reward``: the
-    metric reward of evaluations, with its options; null is the config's own reward where that scores single decisions without a judge, else
-    weighted_metric. Runs with different rewards are compared under the same one. ``costs``: of the utility. ``budget``: wrong fires in 100 dialogues that
-    `proactor calibrate` allows.
+    """Playing dialogues through: greedy by default. ``metric`` picks the best adapter on dev; ``resamples``
+    of the bootstrap on test. ``reward``: the metric reward of evaluations, with its options; null is the
+    config's own reward where that scores single decisions without a judge, else weighted_metric. Runs with
+    different rewards are compared under the same one. ``costs``: of the utility. ``budget``: wrong fires in
+    100 dialogues that `proactor calibrate` allows.
     """
 
     max_tokens: int = Field(default=64, ge=1)
@@ -176,7 +187,9 @@ class EvalOptions(Section):
     resamples: int = Field(default=2000, ge=100)
     costs: CostTable = CostTable()
     budget: float = Field(default=1.0, ge=0)
-    final: bool = Field(default=True, description="compare start and best on the test dialogues when training ends")
+    final: bool = Field(
+        default=True, description="compare start and best on the test dialogues when training ends"
+    )
 
     @field_validator("metric")
     @classmethod
@@ -187,8 +200,10 @@ class EvalOptions(Section):
 
 
 class PromptOptions(Section):
-    """Fields of `prompt.PromptStyle`; null keeps its default. ``mode``: the answer alone (plain), after a thought (reasoning), or after a thought and a
-    state graph of the agent's own (graph); answers then get more tokens (`ROOM`) where the config does not say how many."""
+    """Fields of `prompt.PromptStyle`; null keeps its default. ``mode``: the answer alone (plain), after a
+    thought (reasoning), or after a thought and a state graph of the agent's own (graph); answers then get
+    more tokens (`ROOM`) where the config does not say how many.
+    """
 
     mode: Mode = "plain"
     instructions: str | None = None
@@ -197,8 +212,10 @@ class PromptOptions(Section):
 
 
 class Pretrain(Section):
-    """A small model from scratch, built where `RunConfig.model` does not exist yet (see `proactor.training.pretrain`): for ``seconds``, on the training
-    split (a ``share`` of it, ``limit`` dialogues; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt sooner than
+    """A small model from scratch, built where `RunConfig.model` does not exist yet (see
+    `proactor.training.pretrain`): for ``seconds``, on the training split (a ``share`` of it, ``limit``
+    dialogues; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt
+    sooner than
     from few real ones. ``size``: fields of `pretrain.SmallModel`. A model that knows the dialogues of GRPO by heart explores nothing there: where there are
     few, give GRPO others (``data.train.share``).
     """
@@ -211,8 +228,9 @@ class Pretrain(Section):
 
 
 class RunConfig(Section):
-    """A whole run. ``start``: the folder of an adapter to begin with (null: an untrained one). ``save_every``: training steps between saves (an
-    evaluation and SIGTERM save too). ``samples_every``: steps between files of samples. ``runs``: the folder that holds run folders.
+    """A whole run. ``start``: the folder of an adapter to begin with (null: an untrained one).
+    ``save_every``: training steps between saves (an evaluation and SIGTERM save too). ``samples_every``:
+    steps between files of samples. ``runs``: the folder that holds run folders.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")

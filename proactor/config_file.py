@@ -1,4 +1,6 @@
-"""From a YAML file and ``key=value`` overrides to a `RunConfig`; whatever is wrong is one line that names the file or override, and the key."""
+"""From a YAML file and ``key=value`` overrides to a `RunConfig`; whatever is wrong is one line that names the
+file or override, and the key.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no annotations
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given twice", key.start_mark
+                )
             seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
@@ -37,7 +41,8 @@ _Loader.add_implicit_resolver(
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out). ``name`` defaults to the file's.
+    """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out). ``name``
+    defaults to the file's.
 
     Raises ConfigError for anything unknown or impossible, in one line that names file or override, and key.
     """
@@ -55,7 +60,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error, file, given)) from None
-    data = config.data.model_copy(update={"path": _existing(config.data.path, file, _source("data.path", file, given))})
+    data = config.data.model_copy(
+        update={"path": _existing(config.data.path, file, _source("data.path", file, given))}
+    )
     model = _model(config.model, file, _source("model", file, given))
     return config.model_copy(update={"data": data, "model": model})
 
@@ -120,7 +127,9 @@ def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None
 
 
 def _one_line(error: ValidationError, file: Path, given: Mapping[str, str]) -> str:
-    """The first problem, told in one line: an unknown key before any other, since it often explains the rest."""
+    """The first problem, told in one line: an unknown key before any other, since it often explains the
+    rest.
+    """
     errors = error.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
@@ -133,7 +142,9 @@ def _one_line(error: ValidationError, file: Path, given: Mapping[str, str]) -> s
 
 
 def _source(key: str, file: Path, given: Mapping[str, str]) -> str:
-    """Where a key's value came from: the override that set it, something around it or inside it, or the file."""
+    """Where a key's value came from: the override that set it, something around it or inside it, or the
+    file.
+    """
     nested = (o for k, o in given.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}."))
     override = next(nested, None)
     return f"override {override!r}" if override is not None else str(file)
@@ -147,7 +158,7 @@ def _hint(where: Iterable[Any]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
 
 
-# -- paths ---------------------------------------------------------------------------------------------------------------
+# -- paths ---
 
 
 def _expand(text: str, source: str) -> str:
@@ -155,7 +166,8 @@ def _expand(text: str, source: str) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
             raise ConfigError(
-                f"{source}: the environment variable {match[1]} is not set; set it to the folder that {text!r} means (README, Data)"
+                f"{source}: the environment variable {match[1]} is not set; set it to the folder that "
+                f"{text!r} means (README, Data)"
             )
         return found
 

@@ -1,4 +1,6 @@
-"""What a run looks like in a terminal: bars while it works (plain lines where there is no terminal), and tables of metrics."""
+"""What a run looks like in a terminal: bars while it works (plain lines where there is no terminal), and
+tables of metrics.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,19 @@ LINE_EVERY = 10.0
 """Seconds between two lines of one phase where there is no terminal."""
 
 NAMES = {
-    "reward": "turn reward", "first_fire_f1": "first-fire F1", "recall": "window recall", "precision": "window precision",
-    "on_time_f1": "on-time F1", "turns_saved": "turns saved / 100", "false_per_100": "false fires / 100", "pri": "PRI", "ac": "AC", "pt": "PT",
-    "ftr": "FTR (low is good)", "rar": "RAR",
-}  # fmt: skip
+    "reward": "turn reward",
+    "first_fire_f1": "first-fire F1",
+    "recall": "window recall",
+    "precision": "window precision",
+    "on_time_f1": "on-time F1",
+    "turns_saved": "turns saved / 100",
+    "false_per_100": "false fires / 100",
+    "pri": "PRI",
+    "ac": "AC",
+    "pt": "PT",
+    "ftr": "FTR (low is good)",
+    "rar": "RAR",
+}
 
 
 class Terminal:
@@ -72,7 +83,9 @@ class Terminal:
         now = time.monotonic()
         if not self.console.is_terminal and (now - self._told >= LINE_EVERY or self._done == self._total):
             self._told = now
-            self.console.print(f"{self._name} {self._done}/{self._total}: {text}", markup=False, highlight=False)
+            self.console.print(
+                f"{self._name} {self._done}/{self._total}: {text}", markup=False, highlight=False
+            )
 
     def within(self, name: str, done: int, total: int) -> None:
         """A second bar for what happens inside a step; it goes when full."""
@@ -91,7 +104,9 @@ class Terminal:
 
 
 def windows_caption(shares: Mapping[str, float | None] | None) -> str | None:
-    """What to know of the windows behind a table: the shares ``null_share`` (masked) and ``width_0_share``; None when they are not known."""
+    """What to know of the windows behind a table: the shares ``null_share`` (masked) and ``width_0_share``;
+    None when they are not known.
+    """
     if shares is None:
         return None
     null, point = shares.get("null_share") or 0.0, shares.get("width_0_share") or 0.0
@@ -105,8 +120,10 @@ def metrics_table(
     change: Mapping[str, Any] | None = None,
     windows: Mapping[str, float | None] | None = None,
 ) -> Table:
-    """Systems side by side; ``change``: per key the interval of after - before, bold where it excludes 0. The caption tells the shares of windows that
-    are unknown or of a single turn, from ``windows`` or from the first system that has them."""
+    """Systems side by side; ``change``: per key the interval of after - before, bold where it excludes 0. The
+    caption tells the shares of windows that are unknown or of a single turn, from ``windows`` or from the
+    first system that has them.
+    """
     shares = windows or next((s for s in systems.values() if "null_share" in s), None)
     table = Table(title=title, title_justify="left", caption=windows_caption(shares), caption_justify="left")
     table.add_column("metric", no_wrap=True)

@@ -1,7 +1,8 @@
 """Dialogues, the actions an agent proposes, and the reference actions it is scored against.
 
-Turns count from 1 and intervals include both ends. A decision point lies after every user turn `u`: the agent has seen
-turns 1..u and has not answered yet, so an action "ready at u" may fire before the agent's next words.
+Turns count from 1 and intervals include both ends. A decision point lies after every user turn `u`: the agent
+has seen turns 1..u and has not answered yet, so an action "ready at u" may fire before the agent's next
+words.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _PUNCTUATION = re.compile(r"[\"'`.,;!?()\[\]]+(?=\s|$)|(?<!\S)[\"'`.,;!?()\[\]]+
 
 
 class Status(StrEnum):
-    """Where an action stands [NOTES]. The paper's spelling READY_TO_TRIGGER reads as READY; case does not matter."""
+    """Where an action stands [NOTES]. The paper's spelling READY_TO_TRIGGER reads as READY; case does not
+    matter.
+    """
 
     PENDING = "PENDING"
     READY = "READY"
@@ -41,7 +44,8 @@ class Status(StrEnum):
 def normalise(value: str) -> str:
     """Parameter values are compared in this form: lower case, single spaces, no punctuation around words.
 
-    "Dr. Morgan" and "dr morgan" are equal; "11:30" and "1130" are not (punctuation inside a word stays) [INFERRED].
+    "Dr. Morgan" and "dr morgan" are equal; "11:30" and "1130" are not (punctuation inside a word stays)
+    [INFERRED].
     """
     return " ".join(_PUNCTUATION.sub("", value.casefold()).split())
 
@@ -69,11 +73,13 @@ class Action(BaseModel):
 class Reference(BaseModel):
     """An action that this dialogue calls for, and when.
 
-    `coverage` (o, c): the turns at which it is listed at all. `ready` (s, e): the turns at which it may fire; None is an
-    unknown window, which is masked and counted (`null_reason` says why). `observed_trigger`: the last turn the logged
-    agent had seen when it acted. `value_turns`: for each parameter the first turn at which its value had been said
-    (absent: never said literally); `values_seen`: the first turn at which all of them had been, None when one never was.
-    `variants`: other spellings of a value, as said in the dialogue, that count as equal to the one in `params`.
+    `coverage` (o, c): the turns at which it is listed at all. `ready` (s, e): the turns at which it may fire;
+    None is an unknown window, which is masked and counted (`null_reason` says why). `observed_trigger`: the
+    last turn the logged agent had seen when it acted. `value_turns`: for each parameter the first turn at
+    which its value had been said (absent: never said literally); `values_seen`: the first turn at which all
+    of them had been, None when one never was.
+    `variants`: other spellings of a value, as said in the dialogue, that count as equal to the one in
+    `params`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +98,9 @@ class Reference(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Reference:
         if self.coverage is not None and not 1 <= self.coverage[0] <= self.coverage[1]:
-            raise ValueError(f"reference {self.id!r}: coverage {self.coverage} is reversed or starts before turn 1")
+            raise ValueError(
+                f"reference {self.id!r}: coverage {self.coverage} is reversed or starts before turn 1"
+            )
         if self.ready is None:
             return self
         if self.coverage is None:
@@ -104,7 +112,9 @@ class Reference(BaseModel):
         return self
 
     def accepts(self, parameter: str, value: str) -> bool:
-        """Is `value` right for `parameter`: equal, after `normalise`, to the reference value or one of its variants?"""
+        """Is `value` right for `parameter`: equal, after `normalise`, to the reference value or one of its
+        variants?
+        """
         if parameter not in self.params:
             return False
         said = normalise(value)
@@ -114,11 +124,12 @@ class Reference(BaseModel):
 
 
 class Dialogue(BaseModel):
-    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the catalog).
+    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the
+    catalog).
 
-    `withdrawn`: actions that the user began and took back before they were ready. They are not called for, so a fire on
-    one is false; they are listed because until then they looked like any pending action (`coverage` says when), and a
-    policy that does not wait for the assent fires on them.
+    `withdrawn`: actions that the user began and took back before they were ready. They are not called for, so
+    a fire on one is false; they are listed because until then they looked like any pending action (`coverage`
+    says when), and a policy that does not wait for the assent fires on them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,7 +160,8 @@ class Dialogue(BaseModel):
                 )
             if (odd := _outside(reference, len(self.turns))) is not None:
                 raise ValueError(
-                    f"dialogue {self.id!r}: reference {reference.id!r} has {odd[0]} at turn {odd[1]} of {len(self.turns)}"
+                    f"dialogue {self.id!r}: reference {reference.id!r} has {odd[0]} at turn {odd[1]} of "
+                    f"{len(self.turns)}"
                 )
             if self.tools and reference.name not in self.tools:
                 raise ValueError(
@@ -164,8 +176,12 @@ class Dialogue(BaseModel):
 
 
 def _outside(reference: Reference, turns: int) -> tuple[str, int] | None:
-    """What of a reference lies outside a dialogue of so many turns, and where; its windows aside. An agent may act before it has seen a turn."""
+    """What of a reference lies outside a dialogue of so many turns, and where; its windows aside. An agent
+    may act before it has seen a turn.
+    """
     said = {f"value_turns.{name}": turn for name, turn in reference.value_turns.items()}
     places = {"observed_trigger": reference.observed_trigger, "values_seen": reference.values_seen, **said}
     least = {"observed_trigger": 0}
-    return next(((k, at) for k, at in places.items() if at is not None and not least.get(k, 1) <= at <= turns), None)
+    return next(
+        ((k, at) for k, at in places.items() if at is not None and not least.get(k, 1) <= at <= turns), None
+    )

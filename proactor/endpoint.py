@@ -1,7 +1,9 @@
-"""An OpenAI-compatible endpoint, asked politely: one place for time-outs, retries, counters and what a server does not support.
+"""An OpenAI-compatible endpoint, asked politely: one place for time-outs, retries, counters and what a server
+does not support.
 
-The `openai` client does the talking with its own retries off, so that the policy here is the only one and every attempt is
-counted. Needs the extra: ``pip install 'proactor[openai]'``; imported only when an endpoint is first used.
+The `openai` client does the talking with its own retries off, so that the policy here is the only one and
+every attempt is counted. Needs the extra: ``pip install 'proactor[openai]'``; imported only when an endpoint
+is first used.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class EndpointError(Exception):
 
 
 class EndpointSetupError(ValueError):
-    """An endpoint that cannot be asked at all: no client installed, no key, or an impossible setting. One line."""
+    """An endpoint that cannot be asked at all: no client installed, no key, or an impossible setting. One
+    line.
+    """
 
 
 class _Message(BaseModel):
@@ -74,18 +78,20 @@ class _Completion(BaseModel):
 class Endpoint:
     """A chat model behind an OpenAI-compatible ``/chat/completions``.
 
-    ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable that holds the key; a server of one's own needs
-    none. ``timeout``: seconds for one attempt, start to end. ``concurrency``: attempts under way at once. ``attempts``: tries of
-    one reply; rate limits, failed connections, 5xx and unreadable bodies are tried again after ``backoff * 2**n`` seconds or what
-    Retry-After asks for, at most ``longest_wait``; a time-out is not, since it has cost its time already. ``options`` are sent
-    with every request as they are (``temperature``, …).
+    ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable that holds the key; a server
+    of one's own needs none. ``timeout``: seconds for one attempt, start to end. ``concurrency``: attempts
+    under way at once. ``attempts``: tries of one reply; rate limits, failed connections, 5xx and unreadable
+    bodies are tried again after ``backoff * 2**n`` seconds or what Retry-After asks for, at most
+    ``longest_wait``; a time-out is not, since it has cost its time already. ``options`` are sent with every
+    request as they are (``temperature``, …).
 
-    A schema is sent as ``response_format``; where the server refuses that, the weaker forms of `FORMS` are tried and what worked
-    is kept. ``max_tokens`` becomes ``max_completion_tokens``, and ``seed`` is left out, where the server says so by name.
+    A schema is sent as ``response_format``; where the server refuses that, the weaker forms of `FORMS` are
+    tried and what worked is kept. ``max_tokens`` becomes ``max_completion_tokens``, and ``seed`` is left out,
+    where the server says so by name.
 
-    ``counters``: requests (attempts sent), replies, retries, timeouts, rate_limited, connection_errors, http_errors, empty,
-    malformed (bodies that are no chat completion), cut (answers that hit max_tokens), json_schema_refused, json_object_refused,
-    max_tokens_refused, seed_refused, tokens_in, tokens_out.
+    ``counters``: requests (attempts sent), replies, retries, timeouts, rate_limited, connection_errors,
+    http_errors, empty, malformed (bodies that are no chat completion), cut (answers that hit max_tokens),
+    json_schema_refused, json_object_refused, max_tokens_refused, seed_refused, tokens_in, tokens_out.
     """
 
     model: str
@@ -118,8 +124,8 @@ class Endpoint:
         max_tokens: int = 1024,
         within: float | None = None,
     ) -> str:
-        """The text of the answer. ``schema``: a JSON schema the answer should follow, not checked here. ``within``: seconds for all attempts
-        together, from when the request's turn has come.
+        """The text of the answer. ``schema``: a JSON schema the answer should follow, not checked here.
+        ``within``: seconds for all attempts together, from when the request's turn has come.
 
         Raises EndpointError by kind after the retries, EndpointSetupError where nothing can be asked.
         """
@@ -134,8 +140,13 @@ class Endpoint:
                 ) from None
 
     async def _tried(
-        self, link: _Link, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None, seed: int | None, max_tokens: int
-    ) -> str:  # fmt: skip
+        self,
+        link: _Link,
+        messages: Sequence[Mapping[str, str]],
+        schema: Mapping[str, Any] | None,
+        seed: int | None,
+        max_tokens: int,
+    ) -> str:
         for attempt in range(self.attempts):
             try:
                 return await self._supported(link.client, messages, schema, seed, max_tokens)
@@ -154,7 +165,9 @@ class Endpoint:
             await link.client.close()
 
     def _here(self) -> _Link:
-        """Client and slots of the running loop: neither may be used from another one, and each `asyncio.run` is another one."""
+        """Client and slots of the running loop: neither may be used from another one, and each `asyncio.run`
+        is another one.
+        """
         loop = asyncio.get_running_loop()
         if self._link is None or self._link.loop is not loop:
             self._link = _Link(loop, self._connect(), asyncio.Semaphore(self.concurrency))
@@ -164,11 +177,17 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            raise EndpointSetupError("an endpoint needs the openai client: pip install 'proactor[openai]'") from None
+            raise EndpointSetupError(
+                "an endpoint needs the openai client: pip install 'proactor[openai]'"
+            ) from None
         key = os.environ.get(self.api_key_env)
         if not key and self.base_url is None:
-            raise EndpointSetupError(f"endpoint {self.model}: the environment variable {self.api_key_env} is not set")
-        return openai.AsyncOpenAI(api_key=key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout)
+            raise EndpointSetupError(
+                f"endpoint {self.model}: the environment variable {self.api_key_env} is not set"
+            )
+        return openai.AsyncOpenAI(
+            api_key=key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout
+        )
 
     async def _supported(
         self,
@@ -178,7 +197,9 @@ class Endpoint:
         seed: int | None,
         max_tokens: int,
     ) -> str:
-        """One attempt, sent again at once with less where the server refuses a field; only what then works is remembered."""
+        """One attempt, sent again at once with less where the server refuses a field; only what then works is
+        remembered.
+        """
         form: Form = self._form if schema is not None else "none"
         limit_key, seeded = self._limit_key, self._seeded and seed is not None
         refused: list[str] = []
@@ -212,7 +233,9 @@ class Endpoint:
             return text
 
     async def _attempt(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
-        """One request. Raises _Again for what may pass, _Refused for what the server will not take, else EndpointError."""
+        """One request. Raises _Again for what may pass, _Refused for what the server will not take, else
+        EndpointError.
+        """
         import openai
 
         self.counters["requests"] += 1
@@ -242,7 +265,9 @@ class Endpoint:
             completion = _Completion.model_validate_json(text)
         except ValidationError:
             self.counters["malformed"] += 1
-            raise _Again(EndpointError("http", f"{self.model}: not a chat completion: {text[:80]!r}")) from None
+            raise _Again(
+                EndpointError("http", f"{self.model}: not a chat completion: {text[:80]!r}")
+            ) from None
         if completion.usage is not None:
             self.counters["tokens_in"] += completion.usage.prompt_tokens or 0
             self.counters["tokens_out"] += completion.usage.completion_tokens or 0

@@ -1,4 +1,6 @@
-"""Dialogues played through by the agent on its own board, and by the trivial policies that every result stands beside."""
+"""Dialogues played through by the agent on its own board, and by the trivial policies that every result
+stands beside.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Replay:
 class Evaluation:
     """Corpus metrics with what they were computed from, dialogue by dialogue.
 
-    ``unread_graph_share``: the share of outputs without a state graph, or with one that could not be read in full; None outside graph mode.
+    ``unread_graph_share``: the share of outputs without a state graph, or with one that could not be read in
+    full; None outside graph mode.
     """
 
     metrics: dict[str, float | None]
@@ -44,14 +47,23 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine, encoder: PromptEncoder, dialogues: Sequence[Dialogue], reward: TurnReward | None = None, *,
-    max_tokens: int = 64, temperature: float = 0.0, seed: int = 0, costs: Costs | None = None,
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    reward: TurnReward | None = None,
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    costs: Costs | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:  # fmt: skip
-    """Play every dialogue through; all dialogues take their k-th decision together, so that the engine runs them as one batch.
+) -> Evaluation:
+    """Play every dialogue through; all dialogues take their k-th decision together, so that the engine runs
+    them as one batch.
 
-    temperature 0 takes the most probable token. ``reward`` (default `WeightedMetric`) gives the turn rewards, ``costs`` the utility. The trunk's KV pages are
-    reused from one decision to the next. ``progress(done, total)`` counts decisions. In graph mode each prompt shows the graph that the agent wrote last.
+    temperature 0 takes the most probable token. ``reward`` (default `WeightedMetric`) gives the turn rewards,
+    ``costs`` the utility. The trunk's KV pages are reused from one decision to the next. ``progress(done,
+    total)`` counts decisions. In graph mode each prompt shows the graph that the agent wrote last.
     """
     boards: dict[str, Board] = {d.id: EMPTY for d in dialogues}
     graphs: dict[str, StateGraph] = {d.id: NO_GRAPH for d in dialogues}
@@ -86,12 +98,16 @@ def evaluate(
 def trivial(
     dialogues: Sequence[Dialogue], reward: TurnReward | None = None, costs: Costs | None = None
 ) -> dict[str, Evaluation]:
-    """The policies that need no model: never act, always act, act when all values were seen; and, where a corpus logs it, when the human acted."""
+    """The policies that need no model: never act, always act, act when all values were seen; and, where a
+    corpus logs it, when the human acted.
+    """
     found = {}
     for name, policy in POLICIES.items():
         if name == HUMAN and not logs_triggers(dialogues):
             continue
-        parsed = {d.id: {turn: Parsed(tuple(actions)) for turn, actions in policy(d).items()} for d in dialogues}
+        parsed = {
+            d.id: {turn: Parsed(tuple(actions)) for turn, actions in policy(d).items()} for d in dialogues
+        }
         texts = {key: {turn: render(p.actions) for turn, p in turns.items()} for key, turns in parsed.items()}
         found[name] = _scored(dialogues, parsed, texts, reward, costs)
     return found

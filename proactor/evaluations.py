@@ -1,7 +1,8 @@
-"""Evaluations on disk: the dialogues of a run and how each system played them, in one JSON file a report can be rebuilt from.
+"""Evaluations on disk: the dialogues of a run and how each system played them, in one JSON file a report can
+be rebuilt from.
 
-Numbers are written with full precision, so that a rebuilt report equals the first one. The file replaces an older one in one
-rename: a full disk or a kill leaves the older one whole.
+Numbers are written with full precision, so that a rebuilt report equals the first one. The file replaces an
+older one in one rename: a full disk or a kill leaves the older one whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dial
 Read = TypeVar("Read")
 
 VERSION = 2
-"""2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again from its replays."""
+"""2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again
+from its replays.
+"""
 
 
 class EvaluationsError(ValueError):
@@ -63,8 +66,12 @@ class _File(BaseModel):
     evaluations: dict[str, _Evaluation]
 
 
-def save_evaluations(path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
-    """Write `named` (before, after and the trivial policies, by name) and the dialogues they were played on."""
+def save_evaluations(
+    path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]
+) -> None:
+    """Write `named` (before, after and the trivial policies, by name) and the dialogues they were played
+    on.
+    """
     value = {
         "version": VERSION,
         "dialogues": [d.model_dump(mode="json") for d in dialogues],
@@ -74,7 +81,9 @@ def save_evaluations(path: str | Path, dialogues: Sequence[Dialogue], named: Map
 
 
 def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evaluation]]:
-    """The dialogues and the evaluations by name. EvaluationsError, one line, names the file and what is wrong with it."""
+    """The dialogues and the evaluations by name. EvaluationsError, one line, names the file and what is wrong
+    with it.
+    """
     path = Path(path)
     try:
         text = path.read_bytes()
@@ -90,7 +99,9 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         read = _File.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
+        raise EvaluationsError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
+        ) from None
     known = {d.id for d in read.dialogues}
     for name, evaluation in read.evaluations.items():
         for i, contribution in enumerate(evaluation.contributions if read.version == VERSION else ()):
@@ -100,7 +111,9 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
                 )
         for i, replay in enumerate(evaluation.replays):
             if replay.dialogue_id not in known:
-                raise EvaluationsError(f"{path}: evaluations.{name}.replays.{i}: no dialogue {replay.dialogue_id!r}")
+                raise EvaluationsError(
+                    f"{path}: evaluations.{name}.replays.{i}: no dialogue {replay.dialogue_id!r}"
+                )
     named = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
     if read.version < VERSION:
         for older in named.values():
@@ -113,7 +126,9 @@ def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
     by_id = {d.id: d for d in dialogues}
     unparsed = {c.dialogue: int(c.sums.get("unparsed", 0)) for c in evaluation.contributions}
     evaluation.contributions = [
-        score_dialogue(by_id[r.dialogue_id], r.actions, rewards=r.rewards, unparsed=unparsed.get(r.dialogue_id, 0))
+        score_dialogue(
+            by_id[r.dialogue_id], r.actions, rewards=r.rewards, unparsed=unparsed.get(r.dialogue_id, 0)
+        )
         for r in evaluation.replays
     ]
     evaluation.metrics = aggregate(evaluation.contributions)
@@ -127,7 +142,9 @@ def read_validated(path: Path, kind: TypeAdapter[Read]) -> Read:
         raise EvaluationsError(f"{path}: no such file") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise EvaluationsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}") from None
+        raise EvaluationsError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
+        ) from None
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -153,7 +170,9 @@ def _dump(evaluation: Evaluation) -> dict[str, Any]:
             {
                 "dialogue_id": r.dialogue_id,
                 "outputs": r.outputs,
-                "actions": {turn: [a.model_dump(mode="json") for a in actions] for turn, actions in r.actions.items()},
+                "actions": {
+                    turn: [a.model_dump(mode="json") for a in actions] for turn, actions in r.actions.items()
+                },
                 "rewards": r.rewards,
             }
             for r in evaluation.replays

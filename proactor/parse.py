@@ -1,11 +1,11 @@
 """The agent's output: JSON in as few tokens as possible, read back from whatever a model wrote.
 
-Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY` announces it.
-The status leads because it is the decision, and the parameters lie flat beside it: 17 Qwen2.5 tokens for an action with
-two parameters where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also takes that long form, common
-aliases, code fences, text around the JSON, a closed thinking block and a closed state graph before it (see
-`proactor.state_graph`), and lists that were cut off. It never raises: what it could not read is counted by name in `unread`,
-what it had to repair in `repaired`.
+Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY`
+announces it. The status leads because it is the decision, and the parameters lie flat beside it: 17 Qwen2.5
+tokens for an action with two parameters where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also
+takes that long form, common aliases, code fences, text around the JSON, a closed thinking block and a closed
+state graph before it (see `proactor.state_graph`), and lists that were cut off. It never raises: what it
+could not read is counted by name in `unread`, what it had to repair in `repaired`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ _WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
 _BLOCKS = ("think", "graph")
 _OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
 _GAP = re.compile(r"[\s,]*")
-# Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks in strings pass.
+# Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks
+# in strings pass.
 _DECODER = json.JSONDecoder(
-    parse_int=lambda text: Number(text), parse_float=lambda text: Number(text), parse_constant=str, strict=False
+    parse_int=lambda text: Number(text),
+    parse_float=lambda text: Number(text),
+    parse_constant=str,
+    strict=False,
 )
 
 
@@ -47,10 +51,11 @@ class Number(str):
 class Parsed:
     """What an output said.
 
-    `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could not be read, by
-    reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think, unclosed_graph, not_a_list, not_an_object,
-    no_name, bad_status, bad_params, bad_value. `repaired`: what was understood although it was not canonical: surrounding_text,
-    single_object, wrapper, no_status, loose_params, null_value, duplicate.
+    `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could
+    not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
+    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. `repaired`: what
+    was understood although it was not canonical: surrounding_text, single_object, wrapper, no_status,
+    loose_params, null_value, duplicate.
     """
 
     actions: tuple[Action, ...] = ()
@@ -64,7 +69,9 @@ class Parsed:
 
 
 def render(actions: Iterable[Action]) -> str:
-    """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates collapsed."""
+    """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates
+    collapsed.
+    """
     return dumps(canonical(a) for a in collapse(actions))
 
 
@@ -75,7 +82,10 @@ def dumps(entries: Iterable[object]) -> str:
 
 def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
     """The JSON object of an action; parameters named in `missing` are null."""
-    params: dict[str, object] = {**action.params, **{name: None for name in missing if name not in action.params}}
+    params: dict[str, object] = {
+        **action.params,
+        **{name: None for name in missing if name not in action.params},
+    }
     if any(_is_status(key) for key in params):  # a parameter named like a status would be read as one
         return {"name": action.name, "status": action.status.value, "params": params}
     return {action.status.value: action.name, **params}
@@ -87,7 +97,9 @@ def key(action: Action) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
-    """Duplicates (same `key`) become one action with the highest status, at the place of the first [INFERRED, 1.5]."""
+    """Duplicates (same `key`) become one action with the highest status, at the place of the first [INFERRED,
+    1.5].
+    """
     kept: dict[tuple[str, tuple[tuple[str, str], ...]], Action] = {}
     for action in actions:
         first = kept.setdefault(key(action), action)
@@ -98,8 +110,9 @@ def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """An output taken apart: what stood inside its leading `<think>` and `<graph>` blocks (None: no such block), the `answer` after
-    them, and the name of a block that never ended (then there is no answer)."""
+    """An output taken apart: what stood inside its leading `<think>` and `<graph>` blocks (None: no such
+    block), the `answer` after them, and the name of a block that never ended (then there is no answer).
+    """
 
     think: str | None = None
     graph: str | None = None
@@ -108,7 +121,9 @@ class Pieces:
 
 
 def split(text: str) -> Pieces:
-    """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be absent."""
+    """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be
+    absent.
+    """
     rest = _utf8(text).strip()[:LONGEST]
     found: dict[str, str | None] = dict.fromkeys(_BLOCKS)
     for name in _BLOCKS:
@@ -131,7 +146,9 @@ def parse(text: str) -> Parsed:
 
 
 def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
-    """The raw entries of the list that ``text`` holds, with what was `unread` and `repaired` (see `Parsed`) on the way. Total."""
+    """The raw entries of the list that ``text`` holds, with what was `unread` and `repaired` (see `Parsed`)
+    on the way. Total.
+    """
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     if len(_utf8(text).strip()) > LONGEST:
@@ -146,7 +163,9 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
 
 
 def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
-    """The actions of a state graph's text, each with the names of its parameters that are null or blank; and what was unread. Total."""
+    """The actions of a state graph's text, each with the names of its parameters that are null or blank; and
+    what was unread. Total.
+    """
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     read = [_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
@@ -154,7 +173,9 @@ def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[s
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    """The raw entries of the first JSON value in `body`, or the complete ones of a list that was cut off or broken."""
+    """The raw entries of the first JSON value in `body`, or the complete ones of a list that was cut off or
+    broken.
+    """
     entries: list[object] = []
     failure = "no_json"
     for start in [m.start() for m in re.finditer(r"[\[{]", body)][:STARTS]:
@@ -194,7 +215,9 @@ def _listed(value: object, unread: Counter[str], repaired: Counter[str]) -> list
 
 
 def _salvage(body: str, start: int) -> tuple[list[object], str]:
-    """Complete entries of a list that does not decode as a whole, and why it does not: truncated, bad_json or too_deep."""
+    """Complete entries of a list that does not decode as a whole, and why it does not: truncated, bad_json or
+    too_deep.
+    """
     entries: list[object] = []
     position = start
     while body[start] == "[":
@@ -223,7 +246,9 @@ def _cut_off(body: str, start: int) -> bool:
     return False
 
 
-def _entry(entry: object, unread: Counter[str], repaired: Counter[str]) -> tuple[Action | None, tuple[str, ...]]:
+def _entry(
+    entry: object, unread: Counter[str], repaired: Counter[str]
+) -> tuple[Action | None, tuple[str, ...]]:
     """(the action, None when it cannot be read; names of its parameters that are null or blank)."""
     if not isinstance(entry, dict):
         unread["not_an_object"] += 1
@@ -249,7 +274,9 @@ def _entry(entry: object, unread: Counter[str], repaired: Counter[str]) -> tuple
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
-    """(name, status, params) of `{"name", "status", "params"}` under their aliases; status None when it means nothing."""
+    """(name, status, params) of `{"name", "status", "params"}` under their aliases; status None when it means
+    nothing.
+    """
     name_key, status_key, params_key = (
         next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
     )
@@ -293,5 +320,7 @@ def _values(
 
 
 def _utf8(text: str) -> str:
-    """Half a surrogate pair, which JSON can escape, is a str but no UTF-8 and would fail later in a tokenizer or a log."""
+    """Half a surrogate pair, which JSON can escape, is a str but no UTF-8 and would fail later in a tokenizer
+    or a log.
+    """
     return text.encode("utf-8", "replace").decode("utf-8")

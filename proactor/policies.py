@@ -1,12 +1,13 @@
 """Trivial policies, reported beside every result: a metric that they do well on says little.
 
-`always` and `values_seen` are oracles of content: they know the names and values of what the dialogue calls for, never the ready
-window. `always` fires every tool on offer at every decision point with the values said so far; `values_seen` fires each action
-once, as soon as the user has raised it (its coverage) and all its values were said, without waiting for an assent, and also where
-the user will withdraw it. No early fire of `values_seen` misses, so its first-fire F1 is near 1 by construction wherever nothing
-is withdrawn: compare its timing by on-time F1. `human` is the logged agent: no policy of ours, and not trivial, but what every result
-is measured against where a corpus logs when it acted. `values_in_text` is the same rule for an agent that has to read: it knows which
-values each parameter took in training dialogues, and looks for them.
+`always` and `values_seen` are oracles of content: they know the names and values of what the dialogue calls
+for, never the ready window. `always` fires every tool on offer at every decision point with the values said
+so far; `values_seen` fires each action once, as soon as the user has raised it (its coverage) and all its
+values were said, without waiting for an assent, and also where the user will withdraw it. No early fire of
+`values_seen` misses, so its first-fire F1 is near 1 by construction wherever nothing is withdrawn: compare
+its timing by on-time F1. `human` is the logged agent: no policy of ours, and not trivial, but what every
+result is measured against where a corpus logs when it acted. `values_in_text` is the same rule for an agent
+that has to read: it knows which values each parameter took in training dialogues, and looks for them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ def never(dialogue: Dialogue) -> Outputs:
 
 
 def always(dialogue: Dialogue) -> Outputs:
-    """READY for every tool on offer, at every decision point, each parameter with the value said last so far."""
+    """READY for every tool on offer, at every decision point, each parameter with the value said last so
+    far.
+    """
     wanted = (*dialogue.references, *dialogue.withdrawn)
     tools = dialogue.tools or tuple(dict.fromkeys(r.name for r in wanted))
     return {
         turn: tuple(
-            Action(name=tool, params=_said(tuple(r for r in wanted if r.name == tool), turn), status=Status.READY)
+            Action(
+                name=tool, params=_said(tuple(r for r in wanted if r.name == tool), turn), status=Status.READY
+            )
             for tool in tools
         )
         for turn in dialogue.decision_turns
@@ -51,7 +56,9 @@ def _said(references: tuple[Reference, ...], turn: int) -> dict[str, str]:
 
 
 def values_seen(dialogue: Dialogue) -> Outputs:
-    """READY once for each action, at the first decision point at which it is raised and all its values were said."""
+    """READY once for each action, at the first decision point at which it is raised and all its values were
+    said.
+    """
     outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
     for reference in (*dialogue.references, *dialogue.withdrawn):
         if reference.values_seen is None:
@@ -64,7 +71,9 @@ def values_seen(dialogue: Dialogue) -> Outputs:
 
 
 def human(dialogue: Dialogue) -> Outputs:
-    """READY once for each action that the logged agent triggered, with its parameters, at the last decision point before it did."""
+    """READY once for each action that the logged agent triggered, with its parameters, at the last decision
+    point before it did.
+    """
     outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
     for reference in dialogue.references:
         if reference.observed_trigger is None:
@@ -86,11 +95,11 @@ HUMAN = "human"
 
 
 def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
-    """The rule of `values_seen` without an oracle: READY once for each tool on offer, at the first decision point at which every
-    required parameter has a value in the text, with the values mentioned last.
+    """The rule of `values_seen` without an oracle: READY once for each tool on offer, at the first decision
+    point at which every required parameter has a value in the text, with the values mentioned last.
 
-    A value is any literal mention of one that the parameter took in `training`, or that the catalog lists. Tools without a
-    required parameter never fire.
+    A value is any literal mention of one that the parameter took in `training`, or that the catalog lists.
+    Tools without a required parameter never fire.
     """
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for tool in catalog.tools:

@@ -1,19 +1,23 @@
 """A dialogue as a prompt that only grows at its end, and what the agent should have answered.
 
-One dialogue is one trunk: a system message (instructions and the tools on offer), then one message a turn, user and agent as they
-spoke. At a decision point, after a user turn, the action board hangs off the trunk as one more message, and the answer follows:
+One dialogue is one trunk: a system message (instructions and the tools on offer), then one message a turn,
+user and agent as they spoke. At a decision point, after a user turn, the action board hangs off the trunk as
+one more message, and the answer follows:
 
     system | turn 1 | turn 2 | … | turn u | board | {answer}
 
-so that all decision points of a dialogue share the trunk's pages and rows whatever their boards say. Each message is encoded once,
-by itself. Where a chat template forbids that (it rewrites earlier turns, or refuses two messages of one role in a row), every
-decision point is encoded whole and becomes its own tree; `PromptEncoder.separate` counts them.
+so that all decision points of a dialogue share the trunk's pages and rows whatever their boards say. Each
+message is encoded once, by itself. Where a chat template forbids that (it rewrites earlier turns, or refuses
+two messages of one role in a row), every decision point is encoded whole and becomes its own tree;
+`PromptEncoder.separate` counts them.
 
-Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and formats INFERRED]. "plain" (Non-Reasoning): the answer alone.
-"reasoning": `<think>…</think>`, then the answer. "graph": after thinking, an action state graph that the agent keeps for itself
-(`proactor.state_graph`), shown again below the board at its next decision. Thoughts are not kept: no later prompt holds them.
-What supervised training shows before the answer follows from the dialogue's windows up to that turn, in fixed words (`wanted`): an empty
-block would teach not to think, and the dialogues hold no thoughts. A model that thinks already is better left without the sft stage.
+Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and formats INFERRED]. "plain"
+(Non-Reasoning): the answer alone. "reasoning": `<think>…</think>`, then the answer. "graph": after thinking,
+an action state graph that the agent keeps for itself (`proactor.state_graph`), shown again below the board at
+its next decision. Thoughts are not kept: no later prompt holds them. What supervised training shows before
+the answer follows from the dialogue's windows up to that turn, in fixed words (`wanted`): an empty block
+would teach not to think, and the dialogues hold no thoughts. A model that thinks already is better left
+without the sft stage.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ Each user message is followed by the board of actions already triggered. Answer 
 Take values from the conversation only. Tools marked ask need the user's consent first. Never repeat what is on the board.
 Tools:"""
 
-THINK = "Think before each answer: <think>what is open, what is missing, is it time</think>, then the answer.\n"
+THINK = (
+    "Think before each answer: <think>what is open, what is missing, is it time</think>, then the answer.\n"
+)
 GRAPH = """\
 Between the two keep a graph of what is open: <graph>[{"PENDING":"tool","parameter":"value","other":null}]</graph>, null for what is \
 missing. It is shown to you again below the next board.
@@ -56,8 +62,10 @@ OPENINGS: dict[Mode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """`instructions`: text before the tools (may be empty); None: the mode's own. `catalog`: template of `Catalog.render`. `board_role`:
-    role of the board message; "user" is accepted by the most templates. `mode`: what the agent writes before its answer."""
+    """`instructions`: text before the tools (may be empty); None: the mode's own. `catalog`: template of
+    `Catalog.render`. `board_role`: role of the board message; "user" is accepted by the most templates.
+    `mode`: what the agent writes before its answer.
+    """
 
     instructions: str | None = None
     catalog: str = "compact"
@@ -84,7 +92,9 @@ def messages(
     style: PromptStyle | None = None,
     graph: StateGraph = NO_GRAPH,
 ) -> list[Message]:
-    """The prompt of the decision after `turn`, in full. `graph`: what the agent wrote last; shown in that mode alone."""
+    """The prompt of the decision after `turn`, in full. `graph`: what the agent wrote last; shown in that
+    mode alone.
+    """
     style = style or PromptStyle()
     spoken = [_turn_message(t.speaker, t.text) for t in dialogue.turns[:turn]]
     return [system_message(dialogue, catalog, style), *spoken, board_message(board, graph, style)]
@@ -112,7 +122,9 @@ def decisions(
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """Ids of system and turns, and where each turn ends: the prompt after turn u starts with `ids[:ends[u]]`; ends[0] is the system's."""
+    """Ids of system and turns, and where each turn ends: the prompt after turn u starts with `ids[:ends[u]]`;
+    ends[0] is the system's.
+    """
 
     ids: list[int]
     ends: list[int]
@@ -122,7 +134,8 @@ class Trunk:
 class PromptEncoder:
     """Prompts as token ids; a trunk is encoded once and kept (the `keep` latest dialogues).
 
-    `shared`: do all decision points of a dialogue extend one trunk? `separate`: decision points encoded as their own tree.
+    `shared`: do all decision points of a dialogue extend one trunk? `separate`: decision points encoded as
+    their own tree.
     """
 
     chat: ChatFormat
@@ -142,12 +155,16 @@ class PromptEncoder:
         """Decision points with the same value belong to one token tree."""
         return dialogue.id if self.shared else f"{dialogue.id}/{turn}"
 
-    def prompt(self, dialogue: Dialogue, turn: int, board: Board = EMPTY, graph: StateGraph = NO_GRAPH) -> list[int]:
+    def prompt(
+        self, dialogue: Dialogue, turn: int, board: Board = EMPTY, graph: StateGraph = NO_GRAPH
+    ) -> list[int]:
         """Ids of the prompt of the decision after `turn`, generation prompt included."""
         if not self.shared:
             self.separate += 1
             whole = messages(dialogue, turn, board, self.catalog, self.style, graph)
-            return self.chat.encode(_merged(whole, "system" in self.chat.report.roles), add_generation_prompt=True)
+            return self.chat.encode(
+                _merged(whole, "system" in self.chat.report.roles), add_generation_prompt=True
+            )
         trunk = self.trunk(dialogue)
         leaf = self.chat.encode_message(board_message(board, graph, self.style))
         return [*trunk.ids[: trunk.ends[turn]], *leaf, *self.chat.generation_prompt_ids]
@@ -162,12 +179,18 @@ class PromptEncoder:
         """Ids of an answer as the model would sample it, end token included."""
         return self.chat.encode_answer(render(actions))
 
-    def wanted(self, dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True) -> list[int]:
+    def wanted(
+        self, dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
+    ) -> list[int]:
         """Ids of the output that supervised training shows after `turn`, end token included."""
-        return self.chat.encode_answer(wanted(dialogue, turn, board, self.catalog, self.style.mode, pending=pending))
+        return self.chat.encode_answer(
+            wanted(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
+        )
 
     def earlier_graph(self, dialogue: Dialogue, turn: int, board: Board = EMPTY) -> StateGraph:
-        """In graph mode what an agent that answered as wanted had written at the decision before `turn`, else no graph."""
+        """In graph mode what an agent that answered as wanted had written at the decision before `turn`, else
+        no graph.
+        """
         return earlier_graph(dialogue, turn, board, self.catalog) if self.style.mode == "graph" else NO_GRAPH
 
     def trunk(self, dialogue: Dialogue) -> Trunk:
@@ -191,7 +214,9 @@ class PromptEncoder:
 
 
 def _merged(whole: list[Message], system: bool) -> list[Message]:
-    """Neighbours of one role joined by an empty line, and the system text put into the first user message where there is no such role."""
+    """Neighbours of one role joined by an empty line, and the system text put into the first user message
+    where there is no such role.
+    """
     result: list[Message] = []
     for message in whole:
         role = "user" if message["role"] == "system" and not system else message["role"]
@@ -202,12 +227,15 @@ def _merged(whole: list[Message], system: bool) -> list[Message]:
     return result
 
 
-def target(dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True) -> tuple[Action, ...]:
-    """The answer that supervised training shows: READY for each reference whose ready window contains `turn` and that is not on
-    the board; with `pending`, PENDING for one that is covered but not ready, with the values said so far, once there is one.
+def target(
+    dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
+) -> tuple[Action, ...]:
+    """The answer that supervised training shows: READY for each reference whose ready window contains `turn`
+    and that is not on the board; with `pending`, PENDING for one that is covered but not ready, with the
+    values said so far, once there is one.
 
-    An action that the user will withdraw is PENDING like any other until then, and a value that is first said after `turn` is in
-    no answer: the agent has no hindsight. Empty: wait.
+    An action that the user will withdraw is PENDING like any other until then, and a value that is first said
+    after `turn` is in no answer: the agent has no hindsight. Empty: wait.
     """
     ready = [r for r in dialogue.references if r.id not in board.fired and status_at(r, turn) is Status.READY]
     actions = [Action(name=r.name, params=params_at(r, turn), status=Status.READY) for r in ready]
@@ -221,11 +249,19 @@ def target(dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool
 
 
 def wanted(
-    dialogue: Dialogue, turn: int, board: Board, catalog: Catalog, mode: Mode = "plain", *, pending: bool = True
+    dialogue: Dialogue,
+    turn: int,
+    board: Board,
+    catalog: Catalog,
+    mode: Mode = "plain",
+    *,
+    pending: bool = True,
 ) -> str:
-    """The output that supervised training shows: `target` as text, in the other modes after a thought and a graph.
+    """The output that supervised training shows: `target` as text, in the other modes after a thought and a
+    graph.
 
-    Both say what is open, ready and missing by `turn` (also where `pending` leaves PENDING actions out of the answer), and nothing that only later turns tell.
+    Both say what is open, ready and missing by `turn` (also where `pending` leaves PENDING actions out of the
+    answer), and nothing that only later turns tell.
     """
     answer = render(target(dialogue, turn, board, pending=pending))
     if mode == "plain":
@@ -236,11 +272,15 @@ def wanted(
 
 
 def earlier_graph(dialogue: Dialogue, turn: int, board: Board, catalog: Catalog) -> StateGraph:
-    """The wanted graph of the decision before `turn`, as the agent behind `board` saw it: on the logged board of that time, or on an empty one."""
+    """The wanted graph of the decision before `turn`, as the agent behind `board` saw it: on the logged board
+    of that time, or on an empty one.
+    """
     before = max((u for u in dialogue.decision_turns if u < turn), default=None)
     if before is None:
         return NO_GRAPH
-    return graph_of(target(dialogue, before, logged_board(dialogue, before) if board.entries else EMPTY), catalog)
+    return graph_of(
+        target(dialogue, before, logged_board(dialogue, before) if board.entries else EMPTY), catalog
+    )
 
 
 def _begun(reference: Reference, turn: int, board: Board) -> bool:
@@ -251,10 +291,14 @@ def _begun(reference: Reference, turn: int, board: Board) -> bool:
 
 
 def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
-    """Might an action with an unknown window be right here? Supervised training leaves such decision points out, and counts them."""
+    """Might an action with an unknown window be right here? Supervised training leaves such decision points
+    out, and counts them.
+    """
     for reference in dialogue.references:
         if reference.ready is None and reference.id not in board.fired:
-            covered = reference.coverage is not None and reference.coverage[0] <= turn <= reference.coverage[1]
+            covered = (
+                reference.coverage is not None and reference.coverage[0] <= turn <= reference.coverage[1]
+            )
             if covered or reference.observed_trigger == turn:
                 return True
     return False

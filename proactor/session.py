@@ -37,8 +37,8 @@ from proactor.training import pretrained
 class Session:
     """An engine with dialogues to train on (`train`), to choose by (`dev`) and to report on (`test`).
 
-    ``dropped``: dialogues left out of a part because they do not fit the context. ``metric``: what `eval.reward` names. ``judging``: the reward at
-    work, where it is a `GroupReward`.
+    ``dropped``: dialogues left out of a part because they do not fit the context. ``metric``: what
+    `eval.reward` names. ``judging``: the reward at work, where it is a `GroupReward`.
     """
 
     config: RunConfig
@@ -56,7 +56,9 @@ class Session:
 
     @classmethod
     def open(cls, config: RunConfig, ui: Progress | None = None) -> Session:
-        """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError, RewardError or EngineError says what is wrong."""
+        """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError,
+        RewardError or EngineError says what is wrong.
+        """
         ui = ui or Quiet()
         if config.pretrain is not None:
             pretrained.check(config.model, config.data)
@@ -64,8 +66,12 @@ class Session:
         corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
         options = config.engine.model_dump()
         engine = Engine.load(
-            config.model, lora=config.lora, seed=config.seed, progress=lambda done, total: ui.within("loading the model", done, total), **options
-        )  # fmt: skip
+            config.model,
+            lora=config.lora,
+            seed=config.seed,
+            progress=lambda done, total: ui.within("loading the model", done, total),
+            **options,
+        )
         if engine.chat is None:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
         style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
@@ -84,11 +90,15 @@ class Session:
         )
         session.bind()
         _ = session.costs  # fails early where they do not fit the catalog
-        session.train, session.dev, session.test = (session.fitting(name, c.dialogues) for name, c in corpora.items())
+        session.train, session.dev, session.test = (
+            session.fitting(name, c.dialogues) for name, c in corpora.items()
+        )
         return session
 
     def bind(self) -> None:
-        """Tell the rewards which engine and which tools there are. RewardError when one cannot work with them."""
+        """Tell the rewards which engine and which tools there are. RewardError when one cannot work with
+        them.
+        """
         for reward in (self.reward, self.metric):
             bind = getattr(reward, "bind", None)
             if callable(bind):
@@ -103,8 +113,8 @@ class Session:
 
     @property
     def turn_reward(self) -> TurnReward | None:
-        """The reward that evaluations use: `eval.reward`, else the config's own where it scores single decisions, else None (the default). Never a
-        judge: what trains must not grade itself.
+        """The reward that evaluations use: `eval.reward`, else the config's own where it scores single
+        decisions, else None (the default). Never a judge: what trains must not grade itself.
         """
         if self.metric is not None:
             return self.metric
@@ -112,14 +122,18 @@ class Session:
 
     @property
     def sample_reward(self) -> RewardFunction:
-        """What scores an answer by itself, for showing samples: the config's reward, or the metric where that one compares answers."""
+        """What scores an answer by itself, for showing samples: the config's reward, or the metric where that
+        one compares answers.
+        """
         if isinstance(self.reward, GroupReward):
             return self.turn_reward or WeightedMetric()
         return self.reward
 
     @property
     def costs(self) -> CostTable:
-        """What the utility of evaluations is made of: `eval.costs`, and which tools need assent. ConfigError for a tool that is not in the catalog."""
+        """What the utility of evaluations is made of: `eval.costs`, and which tools need assent. ConfigError
+        for a tool that is not in the catalog.
+        """
         try:
             return self.config.eval.costs.known_by(self.encoder.catalog)
         except ValueError as error:
@@ -127,13 +141,17 @@ class Session:
 
     @property
     def held_out(self) -> tuple[Dialogue, ...]:
-        """The dev dialogues labelled as the training part is, for the held-out loss: it must be a loss of what training minimises."""
+        """The dev dialogues labelled as the training part is, for the held-out loss: it must be a loss of
+        what training minimises.
+        """
         if self.config.data.labels == "points":
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
 
     def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
-        """The dialogues that fit the context; `Data.too_long` says whether one that does not is an error or is left out and counted."""
+        """The dialogues that fit the context; `Data.too_long` says whether one that does not is an error or
+        is left out and counted.
+        """
         kept = []
         for dialogue in dialogues:
             need, context = self.needed(dialogue), self.engine.context_length
@@ -141,7 +159,8 @@ class Session:
                 kept.append(dialogue)
             elif self.config.data.too_long == "error":
                 raise ConfigError(
-                    f"data.{part}: dialogue {dialogue.id!r} needs up to {need} tokens, the model's context has {context}; "
+                    f"data.{part}: dialogue {dialogue.id!r} needs up to {need} tokens, the model's context "
+                    f"has {context}; "
                     "data.too_long=drop leaves such dialogues out"
                 )
         self.dropped[part] = len(dialogues) - len(kept)
@@ -152,7 +171,9 @@ class Session:
         return tuple(kept)
 
     def needed(self, dialogue: Dialogue) -> int:
-        """Most tokens of a prompt with its answer: the last decision, on a board that holds every logged action and one answer's worth a decision."""
+        """Most tokens of a prompt with its answer: the last decision, on a board that holds every logged
+        action and one answer's worth a decision.
+        """
         turns = dialogue.decision_turns
         if not turns:
             return 0
@@ -183,10 +204,16 @@ class Session:
         progress: Callable[[int, int], None] = lambda done, total: self.ui.within(name, done, total)  # noqa: E731
         own = self.engine.share(dialogues)
         found = evaluate(
-            self.engine, self.encoder, own, self.turn_reward,
-            max_tokens=options.max_tokens, temperature=options.temperature, seed=self.config.seed, costs=self.costs,
+            self.engine,
+            self.encoder,
+            own,
+            self.turn_reward,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            seed=self.config.seed,
+            costs=self.costs,
             progress=progress,
-        )  # fmt: skip
+        )
         if self.engine.world_size == 1:
             return found
         parts = self.engine.parallel.gather((found, sum(len(d.decision_turns) for d in own)))
@@ -194,21 +221,27 @@ class Session:
 
 
 def metric_reward(config: RunConfig) -> TurnReward | None:
-    """The reward that `eval.reward` names, None when it names none. RewardError when it cannot score single decisions."""
+    """The reward that `eval.reward` names, None when it names none. RewardError when it cannot score single
+    decisions.
+    """
     options = config.eval
     if options.reward is None and not options.reward_options:
         return None
     name = options.reward or "weighted_metric"
     found = load_reward(name, options.reward_options)
     if not isinstance(found, TurnReward):
-        raise RewardError(f"eval.reward: {name!r} does not score single decisions by the references, as evaluations do")
+        raise RewardError(
+            f"eval.reward: {name!r} does not score single decisions by the references, as evaluations do"
+        )
     return found
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
-    """The corpus of `data.train`, `data.dev` or `data.test`: of the kinds that belong there, the training part labelled as `data.labels` says.
+    """The corpus of `data.train`, `data.dev` or `data.test`: of the kinds that belong there, the training
+    part labelled as `data.labels` says.
 
-    Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end of their window.
+    Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end
+    of their window.
     """
     data = config.data
     part = getattr(data, name)
@@ -233,7 +266,9 @@ def load_part(config: RunConfig, name: str) -> Corpus:
             why = " that data.unseen leaves" + (
                 ": split=null takes test dialogues of all splits" if name == "test" else ""
             )
-        raise ConfigError(f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}{why}")
+        raise ConfigError(
+            f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}{why}"
+        )
     return pointed(corpus) if name == "train" and data.labels == "points" else corpus
 
 
@@ -259,21 +294,29 @@ def merged(catalogs: Iterable[Catalog]) -> Catalog:
 
 
 def joined(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
-    """One evaluation from those of the ranks (with their numbers of decisions), in the order of ``dialogues``."""
+    """One evaluation from those of the ranks (with their numbers of decisions), in the order of
+    ``dialogues``.
+    """
     contributions = {c.dialogue: c for part, _ in parts for c in part.contributions}
     replays = {r.dialogue_id: r for part, _ in parts for r in part.replays}
     total = max(sum(count for _, count in parts), 1)
     ordered = [contributions[d.id] for d in dialogues]
     return Evaluation(
-        aggregate(ordered), ordered, [replays[d.id] for d in dialogues],
+        aggregate(ordered),
+        ordered,
+        [replays[d.id] for d in dialogues],
         sum(part.unparsed_share * count for part, count in parts) / total,
         sum(part.truncated_share * count for part, count in parts) / total,
-        None if parts[0][0].unread_graph_share is None else sum((p.unread_graph_share or 0.0) * n for p, n in parts) / total,
-    )  # fmt: skip
+        None
+        if parts[0][0].unread_graph_share is None
+        else sum((p.unread_graph_share or 0.0) * n for p, n in parts) / total,
+    )
 
 
 def adapter_folder(run: Path, name: str) -> Path | None:
-    """The folder of an adapter named on the command line: "none" (the bare model), start, best, last, or a path."""
+    """The folder of an adapter named on the command line: "none" (the bare model), start, best, last, or a
+    path.
+    """
     if name == "none":
         return None
     inside = run / name

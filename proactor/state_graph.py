@@ -1,26 +1,29 @@
-"""The action state graph that an agent keeps for itself: which actions are open, where each stands, and what it still lacks.
+"""The action state graph that an agent keeps for itself: which actions are open, where each stands, and what
+it still lacks.
 
-That the agent keeps such a graph beside its reasoning is [NOTES, methods 1.9]; the format is ours [INFERRED]. Every action is a small
-state machine, PENDING -> READY -> TRIGGERED, and the graph lists where each one stands, in the form of an answer with null
-for a parameter that is still missing:
+That the agent keeps such a graph beside its reasoning is [NOTES, methods 1.9]; the format is ours [INFERRED].
+Every action is a small state machine, PENDING -> READY -> TRIGGERED, and the graph lists where each one
+stands, in the form of an answer with null for a parameter that is still missing:
 
     <think>book lacks time.</think><graph>[{"PENDING":"book","day":"Monday","time":null}]</graph>[]
 
-What was triggered stands on the action board and need not be repeated. The graph of one output is shown again below the board at the
-next decision of the same dialogue, in its canonical form.
+What was triggered stands on the action board and need not be repeated. The graph of one output is shown again
+below the board at the next decision of the same dialogue, in its canonical form.
 
-What it costs. A graph is the agent's own, so the prompt of turn u differs from candidate to candidate. Written into the dialogue where
-it arose, it would part everything after it: each of K candidates would be a token tree of its own. Below the board, in the
-leaf of the prompt, it parts only the leaf: the trunk of T tokens (system and dialogue) stays shared by all candidates and turns. With a
-board of b tokens, an answer of a, thought and graph of t + g, and the earlier graph of g, one pass over D decisions computes about
+What it costs. A graph is the agent's own, so the prompt of turn u differs from candidate to candidate.
+Written into the dialogue where it arose, it would part everything after it: each of K candidates would be a
+token tree of its own. Below the board, in the leaf of the prompt, it parts only the leaf: the trunk of T
+tokens (system and dialogue) stays shared by all candidates and turns. With a board of b tokens, an answer of
+a, thought and graph of t + g, and the earlier graph of g, one pass over D decisions computes about
 
     plain                       T + D (b + K a)
     reasoning                   T + D (b + K (t + a))
     graph, in the leaf          T + D K (b + g + t + g + a)
     graph, a tree a candidate   K (T + D (b + t + g + a))
 
-and the D decisions of a dialogue are sampled one after the other instead of together. Tokens computed in one training pass against plain,
-K = 8, wanted outputs, every candidate's graph different (the worst case: equal graphs share their leaf too):
+and the D decisions of a dialogue are sampled one after the other instead of together. Tokens computed in one
+training pass against plain, K = 8, wanted outputs, every candidate's graph different (the worst case: equal
+graphs share their leaf too):
 
                                         reasoning   graph, in the leaf   graph, a tree a candidate
     tiny model, synthetic dialogues        1.6              4.0                    7.4
@@ -39,7 +42,9 @@ from proactor.parse import canonical, dumps, key, parse_graph, split
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One action of the graph: where it stands, the values known so far, and the names of the parameters still `missing`."""
+    """One action of the graph: where it stands, the values known so far, and the names of the parameters
+    still `missing`.
+    """
 
     action: Action
     missing: tuple[str, ...] = ()
@@ -52,7 +57,9 @@ class StateGraph:
     nodes: tuple[Node, ...] = ()
 
     def render(self) -> str:
-        """The canonical text: what the prompt shows, and what a `<graph>` block holds. It cannot end that block early."""
+        """The canonical text: what the prompt shows, and what a `<graph>` block holds. It cannot end that
+        block early.
+        """
         return dumps(canonical(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
@@ -61,9 +68,11 @@ class StateGraph:
         return told.replace("</", "<\\/") or "Nothing is open."
 
     def after(self, text: str) -> tuple[StateGraph, dict[str, int]]:
-        """The graph that the output `text` wrote, and what of it could not be read, by reason (those of `parse.Parsed`, and no_graph).
+        """The graph that the output `text` wrote, and what of it could not be read, by reason (those of
+        `parse.Parsed`, and no_graph).
 
-        Total. An output without a closed `<graph>` block, or with one of which nothing could be read, leaves this graph as it stands.
+        Total. An output without a closed `<graph>` block, or with one of which nothing could be read, leaves
+        this graph as it stands.
         """
         written = split(text).graph
         if written is None:
@@ -76,13 +85,17 @@ NO_GRAPH = StateGraph()
 
 
 def read(text: str) -> tuple[StateGraph, dict[str, int]]:
-    """The graph that a text holds, and what of it could not be read, by reason. Total: any string gives a graph."""
+    """The graph that a text holds, and what of it could not be read, by reason. Total: any string gives a
+    graph.
+    """
     entries, unread = parse_graph(text)
     return StateGraph(_once(Node(action, missing) for action, missing in entries)), unread
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
-    """The graph of `actions`: a PENDING one lacks the parameters that its tool requires and that it has no value for."""
+    """The graph of `actions`: a PENDING one lacks the parameters that its tool requires and that it has no
+    value for.
+    """
     return StateGraph(_once(Node(a, _lacking(a, catalog.get(a.name))) for a in actions))
 
 
@@ -105,4 +118,8 @@ def _once(nodes: Iterable[Node]) -> tuple[Node, ...]:
 def _told(node: Node) -> str:
     if node.action.status is not Status.PENDING:
         return f"{node.action.name} is {node.action.status.value.lower()}."
-    return f"{node.action.name} lacks {', '.join(node.missing)}." if node.missing else f"{node.action.name} is open."
+    return (
+        f"{node.action.name} lacks {', '.join(node.missing)}."
+        if node.missing
+        else f"{node.action.name} is open."
+    )

@@ -1,7 +1,7 @@
 """Opportunity windows: what is open, ready, due or masked at a turn, and how much of a corpus is unknown.
 
-Turns are 1-based; an agent decides after every user turn. A reference is *masked* when its ready window is unknown: it
-is then neither right nor wrong to act on it, and it is counted under the reason.
+Turns are 1-based; an agent decides after every user turn. A reference is *masked* when its ready window is
+unknown: it is then neither right nor wrong to act on it, and it is counted under the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _LETTER = re.compile(r"\w")
 
 
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """`R_u`: the references whose coverage contains `turn` [INFERRED, methods 1.5]. Masked ones are included."""
+    """`R_u`: the references whose coverage contains `turn` [INFERRED, methods 1.5]. Masked ones are
+    included.
+    """
     return tuple(r for r in dialogue.references if r.coverage and r.coverage[0] <= turn <= r.coverage[1])
 
 
@@ -28,7 +30,9 @@ def ready_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
 
 
 def due_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """References for which `turn` is the last decision point inside the ready window (`e_j = u` on user turns)."""
+    """References for which `turn` is the last decision point inside the ready window (`e_j = u` on user
+    turns).
+    """
     following = min((u for u in dialogue.decision_turns if u > turn), default=len(dialogue.turns) + 1)
     return tuple(r for r in ready_at(dialogue, turn) if r.ready and following > r.ready[1])
 
@@ -44,7 +48,9 @@ def width(reference: Reference) -> int | None:
 
 
 def status_at(reference: Reference, turn: int) -> Status | None:
-    """PENDING before the ready window, READY inside it, None outside coverage, after the window, and when unknown."""
+    """PENDING before the ready window, READY inside it, None outside coverage, after the window, and when
+    unknown.
+    """
     if reference.coverage is None or reference.ready is None or not reference.coverage[0] <= turn:
         return None
     if turn < reference.ready[0]:
@@ -53,13 +59,18 @@ def status_at(reference: Reference, turn: int) -> Status | None:
 
 
 def params_at(reference: Reference, turn: int) -> dict[str, str]:
-    """The parameters whose values had been said by `turn`; from the ready window's start on also those never said literally.
+    """The parameters whose values had been said by `turn`; from the ready window's start on also those never
+    said literally.
 
     Never a value that is first said later: some corpora open a window before an optional value comes.
     """
     begun = reference.ready is not None and turn >= reference.ready[0]
     never = turn if begun else turn + 1
-    return {name: value for name, value in reference.params.items() if reference.value_turns.get(name, never) <= turn}
+    return {
+        name: value
+        for name, value in reference.params.items()
+        if reference.value_turns.get(name, never) <= turn
+    }
 
 
 def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None:
@@ -84,7 +95,9 @@ def _word_pattern(spelling: str) -> re.Pattern[str]:
 def mentions(
     turns: Sequence[Turn], params: Mapping[str, str], variants: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[dict[str, int], int | None]:
-    """(first turn of each value said literally, first turn by which all had been said or None when one never was)."""
+    """(first turn of each value said literally, first turn by which all had been said or None when one never
+    was).
+    """
     found: dict[str, int] = {}
     for name, value in params.items():
         turn = first_mention(turns, (value, *(variants or {}).get(name, ())))
@@ -104,12 +117,14 @@ def snap(turns: Sequence[Turn], window: Interval) -> Interval | None:
 
 
 def as_points(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` with point labels, for comparison with windows [INFERRED: how the paper's SFT on points was labelled is not known].
+    """`dialogue` with point labels, for comparison with windows [INFERRED: how the paper's SFT on points was
+    labelled is not known].
 
-    Each reference with a known window is labelled at one turn: the decision point at which the logged agent had its last chance before
-    it acted (`observed_trigger`), where that lies inside coverage, else the end of the window. Coverage and ready window become that
-    turn: nothing is pending before it and nothing late after it. Actions that the user began and withdrew go, since a log of triggers does
-    not hold them. Unknown windows stay unknown.
+    Each reference with a known window is labelled at one turn: the decision point at which the logged agent
+    had its last chance before it acted (`observed_trigger`), where that lies inside coverage, else the end of
+    the window. Coverage and ready window become that turn: nothing is pending before it and nothing late
+    after it. Actions that the user began and withdrew go, since a log of triggers does not hold them. Unknown
+    windows stay unknown.
     """
     known = tuple(
         r if r.ready is None else r.model_copy(update={"coverage": (u, u), "ready": (u, u)})
@@ -120,7 +135,9 @@ def as_points(dialogue: Dialogue) -> Dialogue:
 
 
 def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
-    """The turn that `as_points` labels, and whether it is the logged trigger's; (0, False) where the window is unknown."""
+    """The turn that `as_points` labels, and whether it is the logged trigger's; (0, False) where the window
+    is unknown.
+    """
     if reference.ready is None or reference.coverage is None:
         return 0, False
     first, last = reference.coverage
@@ -138,8 +155,12 @@ def last_decision(dialogue: Dialogue, turn: int) -> int | None:
 
 
 def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
-    """Counters of a corpus: dialogues, turns, decision turns, references, null (and why), width_0, wider, withdrawn."""
-    counters: Counter[str] = Counter(dialogues=0, turns=0, decision_turns=0, references=0, null=0, width_0=0, wider=0)
+    """Counters of a corpus: dialogues, turns, decision turns, references, null (and why), width_0, wider,
+    withdrawn.
+    """
+    counters: Counter[str] = Counter(
+        dialogues=0, turns=0, decision_turns=0, references=0, null=0, width_0=0, wider=0
+    )
     for dialogue in dialogues:
         counters["dialogues"] += 1
         counters["turns"] += len(dialogue.turns)

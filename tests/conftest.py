@@ -1,4 +1,6 @@
-"""What every test shares: the folder of real data, and few threads, since several test processes share the cores."""
+"""What every test shares: the folder of real data, and few threads, since several test processes share the
+cores.
+"""
 
 from __future__ import annotations
 

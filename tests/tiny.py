@@ -1,4 +1,6 @@
-"""Tiny random models in Hugging Face's own formats, written by transformers, for tests that must read what the real libraries write."""
+"""Tiny random models in Hugging Face's own formats, written by transformers, for tests that must read what
+the real libraries write.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ LLAMA3 = {
 def tiny_config(family: str = "qwen2", **changes: Any) -> PreTrainedConfig:
     """A two-layer config with an odd vocabulary; `changes` override its keys.
 
-    Row lengths are multiples of 64: bitsandbytes 0.50's AVX-512 dequantisation on a CPU takes wrong scales for others (such as 96).
+    Row lengths are multiples of 64: bitsandbytes 0.50's AVX-512 dequantisation on a CPU takes wrong scales
+    for others (such as 96).
     """
     values: dict[str, Any] = {
         "hidden_size": 64,
@@ -58,7 +61,9 @@ def tiny_config(family: str = "qwen2", **changes: Any) -> PreTrainedConfig:
     return FAMILIES[family][0](**{**values, **changes})
 
 
-def tiny_model(family: str = "qwen2", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def tiny_model(
+    family: str = "qwen2", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
     """A transformers model with random weights; biases and norms too, so that ignoring one is seen."""
     torch.manual_seed(seed)
     model = FAMILIES[family][1](tiny_config(family, **changes))
@@ -72,7 +77,11 @@ def tiny_model(family: str = "qwen2", seed: int = 0, dtype: torch.dtype = torch.
 
 
 def save_tiny(
-    folder: Path, family: str = "qwen2", dtype: torch.dtype = torch.float32, shard: str | None = None, **changes: Any
+    folder: Path,
+    family: str = "qwen2",
+    dtype: torch.dtype = torch.float32,
+    shard: str | None = None,
+    **changes: Any,
 ) -> Any:
     """Save a `tiny_model` with transformers (in shards of at most `shard`, such as "40KB") and return it."""
     model = tiny_model(family, dtype=dtype, **changes)
@@ -93,6 +102,8 @@ def save_tiny_4bit(
         bnb_4bit_compute_dtype=dtype,
         **quantization,
     )
-    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=config, device_map="cpu", dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=config, device_map="cpu", dtype=dtype
+    )
     model.save_pretrained(folder)
     return model

@@ -1,8 +1,10 @@
-"""Opportunity windows for any dialogue: an oracle that sees the whole of it marks each turn, and the marks become windows (methods 1.3).
+"""Opportunity windows for any dialogue: an oracle that sees the whole of it marks each turn, and the marks
+become windows (methods 1.3).
 
-Confirmed by the reading notes [NOTES]: tools in one catalog, an oracle with hindsight, for every turn the actions that are open with their
-status, windows rather than points, logged triggers as a filter where there are any, and the result is guidance, not ground truth. The
-procedure, its thresholds and everything in `merge` and `gates` are ours [INFERRED].
+Confirmed by the reading notes [NOTES]: tools in one catalog, an oracle with hindsight, for every turn the
+actions that are open with their status, windows rather than points, logged triggers as a filter where there
+are any, and the result is guidance, not ground truth. The procedure, its thresholds and everything in `merge`
+and `gates` are ours [INFERRED].
 """
 
 from __future__ import annotations
@@ -17,6 +19,21 @@ from proactor.annotation.record import Options
 from proactor.annotation.store import AnnotationError
 
 __all__ = [
-    "Agreement", "AnnotationError", "Answer", "Mark", "MarkReader", "MarkStatus", "Merged", "Options", "Oracle", "Question", "Reading",
-    "acausal_values", "agreement", "annotate", "marks_of", "merge", "schema",
-]  # fmt: skip
+    "Agreement",
+    "AnnotationError",
+    "Answer",
+    "Mark",
+    "MarkReader",
+    "MarkStatus",
+    "Merged",
+    "Options",
+    "Oracle",
+    "Question",
+    "Reading",
+    "acausal_values",
+    "agreement",
+    "annotate",
+    "marks_of",
+    "merge",
+    "schema",
+]

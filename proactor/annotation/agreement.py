@@ -13,8 +13,8 @@ from proactor.scoring.matching import similarity
 class Agreement:
     """Sums over references of both sides, matched one to one; one without a partner counts with IoU 0.
 
-    ``ready``/``coverage``: summed IoU of the `judged` ready windows and of the `references` coverages. ``exact``: pairs whose coverage and
-    ready window are both equal.
+    ``ready``/``coverage``: summed IoU of the `judged` ready windows and of the `references` coverages.
+    ``exact``: pairs whose coverage and ready window are both equal.
     """
 
     references: int = 0
@@ -25,9 +25,12 @@ class Agreement:
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(
-            self.references + other.references, self.judged + other.judged, self.ready + other.ready,
-            self.coverage + other.coverage, self.exact + other.exact,
-        )  # fmt: skip
+            self.references + other.references,
+            self.judged + other.judged,
+            self.ready + other.ready,
+            self.coverage + other.coverage,
+            self.exact + other.exact,
+        )
 
     def means(self) -> dict[str, float | int | None]:
         """references, mean IoU of ready windows and of coverage (None for none), share of exact ones."""
@@ -46,8 +49,9 @@ def iou(first: Interval | None, second: Interval | None, points: Sequence[int]) 
 
 
 def agreement(found: Iterable[Reference], known: Iterable[Reference], points: Sequence[int]) -> Agreement:
-    """``found`` against ``known``. A ready window is judged unless the known side says that it does not know it; an action that only
-    ``found`` has counts as wrong in both."""
+    """``found`` against ``known``. A ready window is judged unless the known side says that it does not know
+    it; an action that only ``found`` has counts as wrong in both.
+    """
     left, right = list(found), list(known)
     ranked = sorted(
         (
@@ -69,7 +73,11 @@ def agreement(found: Iterable[Reference], known: Iterable[Reference], points: Se
             same = (a.coverage, a.ready) == (b.coverage, b.ready)
             judged = b.ready is not None
             total += Agreement(
-                1, judged, iou(a.ready, b.ready, points) if judged else 0.0, iou(a.coverage, b.coverage, points), same
+                1,
+                judged,
+                iou(a.ready, b.ready, points) if judged else 0.0,
+                iou(a.coverage, b.coverage, points),
+                same,
             )
         else:
             total += Agreement(1, a.ready is not None)

@@ -1,7 +1,9 @@
-"""Words by which a conversation shows where an action stands: raised, agreed to, put on hold, taken back, asked for again.
+"""Words by which a conversation shows where an action stands: raised, agreed to, put on hold, taken back,
+asked for again.
 
-`ENGLISH` holds general phrases and knows no tool; a corpus whose wording is known has a book of its own (`synthetic_book`: the phrases of the
-generator, which say how people talk and not where a window lies). All of it is [INFERRED].
+`ENGLISH` holds general phrases and knows no tool; a corpus whose wording is known has a book of its own
+(`synthetic_book`: the phrases of the generator, which say how people talk and not where a window lies). All
+of it is [INFERRED].
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ _HOLE = re.compile(r"\{(\w*)\}")
 
 @dataclass(frozen=True)
 class CueBook:
-    """Patterns are searched in a user turn, lower case. `{noun}` stands for how people refer to the tool (`nouns`), other holes for values.
+    """Patterns are searched in a user turn, lower case. `{noun}` stands for how people refer to the tool
+    (`nouns`), other holes for values.
 
-    `openers`: by tool, how it is asked for; a tool without any is taken to be raised with its first value. `asides`: turns that say nothing
-    about an action whatever they mention.
+    `openers`: by tool, how it is asked for; a tool without any is taken to be raised with its first value.
+    `asides`: turns that say nothing about an action whatever they mention.
     """
 
     assent: str
@@ -78,9 +81,14 @@ def synthetic_book() -> CueBook:
         take_back=_whole([*words.WITHDRAWALS, *words.REVOCATIONS], "{noun}"),
         ask_again=_whole(words.NUDGES, "{noun}"),
         asides=_whole([*(user for user, _ in asides), *words.FILLERS]),
-        openers={skill.name: tuple(rf"^(?:{_any(j for j in words.JOINERS if j)})?{_escaped(o)}\b" for o in skill.openers) for skill in SKILLS},
+        openers={
+            skill.name: tuple(
+                rf"^(?:{_any(j for j in words.JOINERS if j)})?{_escaped(o)}\b" for o in skill.openers
+            )
+            for skill in SKILLS
+        },
         nouns={skill.name: skill.noun for skill in SKILLS},
-    )  # fmt: skip
+    )
 
 
 def _whole(templates: Iterable[str], hole: str = ".+?") -> str:

@@ -1,8 +1,9 @@
-"""Annotate dialogues: ask the oracle about every decision turn, merge, pass the gates, write windows.jsonl, catalog.json and report.json.
+"""Annotate dialogues: ask the oracle about every decision turn, merge, pass the gates, write windows.jsonl,
+catalog.json and report.json.
 
-Finished dialogues are kept in windows.jsonl.partial while the work goes on: the same command resumes there, and gives the same output as one
-that was never stopped. A dialogue whose questions were not all answered (a server that went away) is left out, counted, and tried again by
-the same command.
+Finished dialogues are kept in windows.jsonl.partial while the work goes on: the same command resumes there,
+and gives the same output as one that was never stopped. A dialogue whose questions were not all answered (a
+server that went away) is left out, counted, and tried again by the same command.
 """
 
 from __future__ import annotations
@@ -37,13 +38,21 @@ LASTING = ("too_long",)
 
 
 def annotate(
-    dialogues: Sequence[Dialogue], catalog: Catalog, oracle: Oracle, out: Path, options: Options | None = None, ui: Progress | None = None,
-    *, read: Mapping[str, int] | None = None, fresh: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report. ``read``: what the reader counted, for the report.
+    dialogues: Sequence[Dialogue],
+    catalog: Catalog,
+    oracle: Oracle,
+    out: Path,
+    options: Options | None = None,
+    ui: Progress | None = None,
+    *,
+    read: Mapping[str, int] | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report. ``read``: what the
+    reader counted, for the report.
 
-    Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is finished already or was begun
-    with other settings (``fresh`` replaces both).
+    Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is
+    finished already or was begun with other settings (``fresh`` replaces both).
     """
     options, ui = options or Options(), ui or Quiet()
     tools = {d.id: offered(d, catalog) for d in dialogues}
@@ -76,7 +85,9 @@ def annotate(
 def offered(dialogue: Dialogue, catalog: Catalog) -> Catalog:
     """The tools of a dialogue; AnnotationError names one that the catalog does not have."""
     if missing := [name for name in dialogue.tools if name not in catalog]:
-        raise AnnotationError(f"dialogue {dialogue.id!r} offers {missing[0]!r}, which the catalog does not have")
+        raise AnnotationError(
+            f"dialogue {dialogue.id!r} offers {missing[0]!r}, which the catalog does not have"
+        )
     return catalog.subset(dialogue.tools) if dialogue.tools else catalog
 
 
@@ -90,11 +101,19 @@ class _Run:
     """The dialogues still to do, handed to the oracle in batches."""
 
     def __init__(
-        self, dialogues: Sequence[Dialogue], tools: Mapping[str, Catalog], oracle: Oracle, options: Options, store: Store, ui: Progress
-    ) -> None:  # fmt: skip
+        self,
+        dialogues: Sequence[Dialogue],
+        tools: Mapping[str, Catalog],
+        oracle: Oracle,
+        options: Options,
+        store: Store,
+        ui: Progress,
+    ) -> None:
         self.tools, self.oracle, self.options, self.store, self.ui = tools, oracle, options, store, ui
         self.known = any(r.ready is not None for d in dialogues for r in d.references)
-        self.todo = [d for d in dialogues if d.id not in store.records or store.records[d.id].digest != digest(d)]
+        self.todo = [
+            d for d in dialogues if d.id not in store.records or store.records[d.id].digest != digest(d)
+        ]
         self.twice: set[str] = set()
         if not oracle.steady and options.second_reading > 0 and dialogues:
             number = max(1, round(options.second_reading * len(dialogues)))
@@ -119,7 +138,9 @@ class _Run:
 
     async def _batch(self, dialogues: Sequence[Dialogue]) -> None:
         first = await self._ask(dialogues)
-        broken = {a.dialogue.id: dict.fromkeys(a.merged.broken, _complaint(a)) for a in first if a.merged.broken}
+        broken = {
+            a.dialogue.id: dict.fromkeys(a.merged.broken, _complaint(a)) for a in first if a.merged.broken
+        }
         if broken and not self.oracle.steady:
             better = await self._answers([d for d in dialogues if d.id in broken], broken)
             for annotated in first:
@@ -151,7 +172,9 @@ class _Run:
     async def _answers(
         self, dialogues: Sequence[Dialogue], complaints: Mapping[str, Mapping[int, str]], repeat: int = 0
     ) -> dict[str, dict[int, Answer]]:
-        """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where it names none."""
+        """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where
+        it names none.
+        """
         questions = [
             Question(d, turn, self.tools[d.id], repeat, complaint)
             for d in dialogues

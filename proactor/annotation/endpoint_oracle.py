@@ -1,4 +1,6 @@
-"""An OpenAI-compatible endpoint as annotator: the shared prompt, the shared schema, several dialogues at once."""
+"""An OpenAI-compatible endpoint as annotator: the shared prompt, the shared schema, several dialogues at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CHARACTERS_A_TOKEN = 4
 
 
 class EndpointOracle:
-    """Each question is one request. ``Endpoint`` bounds how many are under way and retries; what still fails is an `Answer` with its kind."""
+    """Each question is one request. ``Endpoint`` bounds how many are under way and retries; what still fails
+    is an `Answer` with its kind.
+    """
 
     steady = False
     batch = 1
@@ -31,7 +35,10 @@ class EndpointOracle:
     async def _one(self, question: Question) -> Answer:
         try:
             text = await self.endpoint.reply(
-                messages(question), schema=schema(question.tools), seed=question.repeat, max_tokens=self.max_tokens
+                messages(question),
+                schema=schema(question.tools),
+                seed=question.repeat,
+                max_tokens=self.max_tokens,
             )
         except EndpointError as error:
             return Answer(failure=error.kind)

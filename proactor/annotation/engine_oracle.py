@@ -1,5 +1,6 @@
-"""A model folder in the engine as annotator. The whole dialogue is the trunk and each turn's question a leaf, so that the prefix cache
-computes the dialogue once for all its turns; the engine's counters say so."""
+"""A model folder in the engine as annotator. The whole dialogue is the trunk and each turn's question a leaf,
+so that the prefix cache computes the dialogue once for all its turns; the engine's counters say so.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from proactor.training.rollout import noise_key
 
 
 class EngineOracle:
-    """``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first answer (0: greedy);
-    ``second``: of a second reading, which must be able to differ. ``adapter``: use the engine's adapter, where it has one; a folder says
-    which one was loaded, so that an annotation is not gone on with under another.
+    """``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first
+    answer (0: greedy); ``second``: of a second reading, which must be able to differ. ``adapter``: use the
+    engine's adapter, where it has one; a folder says which one was loaded, so that an annotation is not gone
+    on with under another.
 
     Raises EngineError when the model folder holds no tokenizer.
     """
@@ -27,13 +29,25 @@ class EngineOracle:
     workers = 1
 
     def __init__(
-        self, engine: Engine, *, brief: bool = False, temperature: float = 0.0, second: float = 0.7, max_tokens: int = 256,
-        batch: int = 16, adapter: bool | Path = True,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        *,
+        brief: bool = False,
+        temperature: float = 0.0,
+        second: float = 0.7,
+        max_tokens: int = 256,
+        batch: int = 16,
+        adapter: bool | Path = True,
+    ) -> None:
         if engine.chat is None:
             raise EngineError(f"{engine.base_name}: the folder holds no tokenizer, so nothing can be asked")
         self.engine, self.chat, self.brief, self.batch = engine, engine.chat, brief, batch
-        self.temperature, self.second, self.max_tokens, self.adapter = temperature, second, max_tokens, bool(adapter)
+        self.temperature, self.second, self.max_tokens, self.adapter = (
+            temperature,
+            second,
+            max_tokens,
+            bool(adapter),
+        )
         worn = content(adapter) if isinstance(adapter, Path) else adapter
         self.identity = f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} max_tokens={max_tokens} adapter={worn}"
         self.prompt_tokens = 0
@@ -42,7 +56,9 @@ class EngineOracle:
         self._trunk: tuple[tuple[str, str], list[int]] = ("", ""), []
 
     def prompt(self, question: Question) -> list[int]:
-        """Ids of a question. Each message is encoded by itself where the chat template allows it, so that trunks are equal id for id."""
+        """Ids of a question. Each message is encoded by itself where the chat template allows it, so that
+        trunks are equal id for id.
+        """
         if not self.shared:
             whole = messages(question, self.brief)
             if "system" not in self.chat.report.roles:
@@ -51,7 +67,10 @@ class EngineOracle:
         system, dialogue, asked = parts(question, self.brief)
         if self._trunk[0] != (system, dialogue):
             ids = self.chat.encode_message({"role": "system", "content": system}, first=True)
-            self._trunk = (system, dialogue), [*ids, *self.chat.encode_message({"role": "user", "content": dialogue})]
+            self._trunk = (
+                (system, dialogue),
+                [*ids, *self.chat.encode_message({"role": "user", "content": dialogue})],
+            )
         leaf = self.chat.encode_message({"role": "user", "content": asked})
         return [*self._trunk[1], *leaf, *self.chat.generation_prompt_ids]
 
@@ -70,7 +89,9 @@ class EngineOracle:
         answers = [Answer(failure="too_long")] * len(questions)
         if fit:
             keys = [noise_key(questions[i].dialogue, questions[i].turn) for i in fit]
-            for i, group in zip(fit, self.engine.sample([prompts[i] for i in fit], settings, keys), strict=True):
+            for i, group in zip(
+                fit, self.engine.sample([prompts[i] for i in fit], settings, keys), strict=True
+            ):
                 answers[i] = Answer(group.samples[0].text)
                 self.prompt_tokens += len(prompts[i])
         return answers
@@ -79,7 +100,9 @@ class EngineOracle:
         return len(self.chat.encode_text(text))
 
     def cost(self) -> Mapping[str, int]:
-        """The engine's counters, and ``prompt_tokens``: what a loop that sends the dialogue again for each turn would compute."""
+        """The engine's counters, and ``prompt_tokens``: what a loop that sends the dialogue again for each
+        turn would compute.
+        """
         counters = self.engine.counters()
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -93,7 +116,9 @@ class EngineOracle:
 
 
 def load_engine(folder: str, adapter: Path | None, ui: Progress) -> Engine:
-    """The engine of a model folder, with a PEFT adapter where one is named. Raises EngineError, one line, for what cannot be loaded."""
+    """The engine of a model folder, with a PEFT adapter where one is named. Raises EngineError, one line, for
+    what cannot be loaded.
+    """
     lora = None
     if adapter is not None:
         file = adapter / "adapter_config.json"
@@ -101,8 +126,12 @@ def load_engine(folder: str, adapter: Path | None, ui: Progress) -> Engine:
             stored = json.loads(file.read_text(encoding="utf-8"))
             lora = LoRA(rank=stored["r"], alpha=stored["lora_alpha"], rslora=stored.get("use_rslora", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"{file}: no adapter that can be read ({' '.join(str(error).split())[:200]})") from None
-    engine = Engine.load(folder, lora=lora, progress=lambda done, total: ui.within("loading the model", done, total))
+            raise EngineError(
+                f"{file}: no adapter that can be read ({' '.join(str(error).split())[:200]})"
+            ) from None
+    engine = Engine.load(
+        folder, lora=lora, progress=lambda done, total: ui.within("loading the model", done, total)
+    )
     if adapter is not None:
         engine.load_adapter(adapter)
     return engine

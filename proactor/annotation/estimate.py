@@ -20,8 +20,10 @@ ANSWER = 60
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``naive``: prompt tokens when the dialogue is sent again for each turn, what an endpoint bills. ``shared``: when it is computed once.
-    ``price``: naive and answers at the given prices, in their currency; None without prices."""
+    """``naive``: prompt tokens when the dialogue is sent again for each turn, what an endpoint bills.
+    ``shared``: when it is computed once.
+    ``price``: naive and answers at the given prices, in their currency; None without prices.
+    """
 
     dialogues: int
     questions: int
@@ -38,8 +40,14 @@ class Estimate:
 
 
 def estimate(
-    dialogues: Sequence[Dialogue], catalog: Catalog, oracle: Oracle, price_in: float | None = None, price_out: float | None = None, *, brief: bool = False
-) -> Estimate:  # fmt: skip
+    dialogues: Sequence[Dialogue],
+    catalog: Catalog,
+    oracle: Oracle,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    *,
+    brief: bool = False,
+) -> Estimate:
     """Tokens of annotating ``dialogues``; prices are for a million tokens."""
     questions = sum(len(d.decision_turns) for d in dialogues)
     counted = sample(dialogues, lambda d: d.id, COUNTED, 0)

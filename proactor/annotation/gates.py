@@ -1,7 +1,8 @@
 """Quality gates for annotated windows (methods 1.3, [INFERRED]): what has to hold before a dialogue is kept.
 
-G1 validity of the annotator's entries, by dialogue; G2 recall of logged triggers, by dialogue, where there are logs; G3 agreement of the
-annotator with itself on a sample, by corpus; G4 causality, by reference, on by default.
+G1 validity of the annotator's entries, by dialogue; G2 recall of logged triggers, by dialogue, where there
+are logs; G3 agreement of the annotator with itself on a sample, by corpus; G4 causality, by reference, on by
+default.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Trigger:
 def triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
     """What the log says was run, whatever windows the dialogue came with."""
     return tuple(
-        Trigger(r.name, r.params, r.observed_trigger) for r in dialogue.references if r.observed_trigger is not None
+        Trigger(r.name, r.params, r.observed_trigger)
+        for r in dialogue.references
+        if r.observed_trigger is not None
     )
 
 
@@ -40,9 +43,11 @@ def valid(entries: int, well_formed: int, least: float = VALIDITY) -> bool:
     return entries == 0 or well_formed / entries >= least
 
 
-def covered(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple[tuple[Reference, ...], float | None]:
-    """Gate G2: the references with their trigger stored, and the share of ``logged`` that lies in the coverage of a reference of its name
-    (None without logs).
+def covered(
+    references: Sequence[Reference], logged: Sequence[Trigger]
+) -> tuple[tuple[Reference, ...], float | None]:
+    """Gate G2: the references with their trigger stored, and the share of ``logged`` that lies in the
+    coverage of a reference of its name (None without logs).
 
     A trigger is stored with the reference of most similar parameters that has none yet.
     """
@@ -53,23 +58,27 @@ def covered(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple
         inside = [
             (similarity(action, r), -i)
             for i, r in enumerate(references)
-            if r.name == trigger.name and r.coverage is not None and r.coverage[0] <= trigger.turn <= r.coverage[1]
+            if r.name == trigger.name
+            and r.coverage is not None
+            and r.coverage[0] <= trigger.turn <= r.coverage[1]
         ]
         hits += bool(inside)
         free = [pair for pair in inside if -pair[1] not in stored]
         if free:
             stored[-max(free)[1]] = trigger.turn
     kept = tuple(
-        r.model_copy(update={"observed_trigger": stored[i]}) if i in stored else r for i, r in enumerate(references)
+        r.model_copy(update={"observed_trigger": stored[i]}) if i in stored else r
+        for i, r in enumerate(references)
     )
     return kept, hits / len(logged) if logged else None
 
 
 def acausal_values(dialogue: Dialogue) -> list[tuple[str, str, int]]:
-    """Gate G4, causality: (reference id, parameter, turn) of each value first said after its ready window starts.
+    """Gate G4, causality: (reference id, parameter, turn) of each value first said after its ready window
+    starts.
 
-    An annotator has hindsight, the agent has not: such a value must be absent at the window's start. Values never said
-    literally are not judged.
+    An annotator has hindsight, the agent has not: such a value must be absent at the window's start. Values
+    never said literally are not judged.
     """
     return [
         (reference.id, parameter, turn)

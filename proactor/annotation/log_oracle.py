@@ -1,13 +1,19 @@
-"""The log-derived annotator, without a model: what was logged (actions, their triggers, where each value was said) and the words around it.
+"""The log-derived annotator, without a model: what was logged (actions, their triggers, where each value was
+said) and the words around it.
 
-It reads turns, catalog and log, never a window. A log says which actions were raised with which values, and when an action was run; an action
-without a trigger was taken back or never run, which only the conversation tells. Rules, all [INFERRED]:
+It reads turns, catalog and log, never a window. A log says which actions were raised with which values, and
+when an action was run; an action without a trigger was taken back or never run, which only the conversation
+tells. Rules, all [INFERRED]:
 
-- *open* from the user turn that asks for the tool (`CueBook.openers`), else from the first user turn by which one of its values was said;
-- *ready* at the first user turn by which every value was said (all required ones, for an action never run; by the user, where the agent had
-  only offered it), nothing is on hold, and, for a tool that asks first, the user has agreed since;
-- the window *closes* at the logged trigger; where the user has to ask for the action again, or takes it back, before that turn;
-- an action run before the rules call it ready has no window that they can explain: it is PENDING and stays masked.
+- *open* from the user turn that asks for the tool (`CueBook.openers`), else from the first user turn by which
+  one of its values was said;
+- *ready* at the first user turn by which every value was said (all required ones, for an action never run; by
+  the user, where the agent had only offered it), nothing is on hold, and, for a tool that asks first, the
+  user has agreed since;
+- the window *closes* at the logged trigger; where the user has to ask for the action again, or takes it back,
+  before that turn;
+- an action run before the rules call it ready has no window that they can explain: it is PENDING and stays
+  masked.
 """
 
 from __future__ import annotations
@@ -27,8 +33,9 @@ from proactor.windows import first_mention, mentions
 
 @dataclass(frozen=True, slots=True)
 class LoggedAction:
-    """An action as a log holds it. ``trigger``: the last turn the agent had seen when it ran it, None when it never did. ``said``: for each
-    value the turn at which it was first said."""
+    """An action as a log holds it. ``trigger``: the last turn the agent had seen when it ran it, None when it
+    never did. ``said``: for each value the turn at which it was first said.
+    """
 
     name: str
     params: dict[str, str]
@@ -38,16 +45,22 @@ class LoggedAction:
 
 
 def log_of(dialogue: Dialogue) -> tuple[LoggedAction, ...]:
-    """The log of a dialogue: its actions without their windows. Those run and those taken back are not told apart but by the trigger."""
+    """The log of a dialogue: its actions without their windows. Those run and those taken back are not told
+    apart but by the trigger.
+    """
     actions = [
         LoggedAction(r.name, _spoken(dialogue, r), r.observed_trigger, _said(dialogue, r), dict(r.variants))
         for r in (*dialogue.references, *dialogue.withdrawn)
     ]
-    return tuple(sorted(actions, key=lambda a: (min(a.said.values(), default=a.trigger or 0), a.name, a.trigger or 0)))
+    return tuple(
+        sorted(actions, key=lambda a: (min(a.said.values(), default=a.trigger or 0), a.name, a.trigger or 0))
+    )
 
 
 def _said(dialogue: Dialogue, reference: Reference) -> dict[str, int]:
-    """Where each value was said, as the log has it; one's own transcripts say it of none, and then they are looked for."""
+    """Where each value was said, as the log has it; one's own transcripts say it of none, and then they are
+    looked for.
+    """
     return dict(reference.value_turns) or mentions(dialogue.turns, reference.params, reference.variants)[0]
 
 
@@ -56,12 +69,16 @@ def _spoken(dialogue: Dialogue, reference: Reference) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in reference.params.items():
         spellings = (value, *reference.variants.get(name, ()))
-        found[name] = min(spellings, key=lambda s: first_mention(dialogue.turns, (s,)) or len(dialogue.turns) + 1)
+        found[name] = min(
+            spellings, key=lambda s: first_mention(dialogue.turns, (s,)) or len(dialogue.turns) + 1
+        )
     return found
 
 
 class LogOracle:
-    """Answers from the log. ``book``: how people talk; by default the generator's phrases for synthetic dialogues, general English for others."""
+    """Answers from the log. ``book``: how people talk; by default the generator's phrases for synthetic
+    dialogues, general English for others.
+    """
 
     batch = 64
     workers = 1
@@ -69,7 +86,9 @@ class LogOracle:
 
     def __init__(self, book: CueBook | None = None) -> None:
         self.book = book
-        self.identity = "log" if book is None else f"log {hashlib.sha256(repr(book).encode()).hexdigest()[:16]}"
+        self.identity = (
+            "log" if book is None else f"log {hashlib.sha256(repr(book).encode()).hexdigest()[:16]}"
+        )
         self._known: tuple[Dialogue | None, Derived] = None, Derived({}, 0)
 
     async def answer(self, questions: Sequence[Question]) -> list[Answer]:
@@ -99,7 +118,9 @@ class LogOracle:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """``marks`` of every user turn; ``not_placed``: logged actions that nothing in the conversation or the log gives a turn."""
+    """``marks`` of every user turn; ``not_placed``: logged actions that nothing in the conversation or the
+    log gives a turn.
+    """
 
     marks: dict[int, tuple[Mark, ...]]
     not_placed: int
@@ -113,7 +134,9 @@ def derive(turns: Sequence[Turn], log: Sequence[LoggedAction], tools: Catalog, b
     run: dict[str, int] = {}
     # calls of one tool in the order in which they were run: a later one is raised after the one before
     for i, action in enumerate(sorted(log, key=lambda a: a.trigger or len(turns) + 1)):
-        found = _Reader(turns, book, action, tools[action.name], run.get(action.name, 0)).reference(f"a{i + 1}")
+        found = _Reader(turns, book, action, tools[action.name], run.get(action.name, 0)).reference(
+            f"a{i + 1}"
+        )
         run[action.name] = action.trigger or run.get(action.name, 0)
         if found is not None:
             (withdrawn if found.null_reason == "withdrawn" else references).append(found)
@@ -136,7 +159,9 @@ def _assented(mark: Mark, turn: int, agreed: Sequence[int]) -> Mark:
 class _Reader:
     """Finds one logged action in the conversation."""
 
-    def __init__(self, turns: Sequence[Turn], book: CueBook, action: LoggedAction, tool: Tool, after: int = 0) -> None:
+    def __init__(
+        self, turns: Sequence[Turn], book: CueBook, action: LoggedAction, tool: Tool, after: int = 0
+    ) -> None:
         self.turns, self.book, self.action, self.confirm, self.required = (
             turns,
             book,
@@ -150,7 +175,9 @@ class _Reader:
         """User turns that may say something about an action."""
 
     def reference(self, name: str) -> Reference | None:
-        """The action with the windows that the conversation shows; None when it cannot be placed in it at all."""
+        """The action with the windows that the conversation shows; None when it cannot be placed in it at
+        all.
+        """
         opened = self._opened()
         if opened is None:
             return None
@@ -163,15 +190,22 @@ class _Reader:
         said = {name: turn for name, turn in self.action.said.items() if turn <= closed}
         reason = "" if ready else "withdrawn" if taken_back is not None else "acted_before_ready"
         return Reference(
-            id=name, name=self.action.name, params=self.action.params, coverage=(opened, closed), ready=ready, value_turns=said,
-            variants=self.action.variants, null_reason=reason,
-        )  # fmt: skip
+            id=name,
+            name=self.action.name,
+            params=self.action.params,
+            coverage=(opened, closed),
+            ready=ready,
+            value_turns=said,
+            variants=self.action.variants,
+            null_reason=reason,
+        )
 
     def _opened(self) -> int | None:
         known = [*self.action.said.values(), *([self.action.trigger] if self.action.trigger else [])]
         latest = next((u for u in self.users if u >= min(known) and u > self.after), None) if known else None
         return next(
-            (u for u in self.telling if self.after < u <= (latest or len(self.turns)) and self._asked(u)), latest
+            (u for u in self.telling if self.after < u <= (latest or len(self.turns)) and self._asked(u)),
+            latest,
         )
 
     def _asked(self, turn: int) -> bool:
@@ -209,7 +243,8 @@ class _Reader:
     def _first(self, cue: str, start: int) -> int | None:
         """The first telling user turn from ``start`` on with this cue."""
         return next(
-            (u for u in self.telling if u >= start and self.book.says(cue, self._text(u), self.action.name)), None
+            (u for u in self.telling if u >= start and self.book.says(cue, self._text(u), self.action.name)),
+            None,
         )
 
     def _before(self, turn: int) -> int:

@@ -1,7 +1,9 @@
-"""What an annotator says about one turn: marks, the JSON schema that asks for them, and a reader that counts whatever it has to drop.
+"""What an annotator says about one turn: marks, the JSON schema that asks for them, and a reader that counts
+whatever it has to drop.
 
-The reader is total: any text gives a `Reading`. It takes the schema's form and the short form of the agent's own answers
-(`[{"READY":"book","day":"monday"}]`). An entry with a fault is dropped whole and counted under one reason [INFERRED, methods 1.3].
+The reader is total: any text gives a `Reading`. It takes the schema's form and the short form of the agent's
+own answers (`[{"READY":"book","day":"monday"}]`). An entry with a fault is dropped whole and counted under
+one reason [INFERRED, methods 1.3].
 """
 
 from __future__ import annotations
@@ -25,9 +27,17 @@ NO_ASSENT = 0
 """`Mark.assent` of an annotator that says: the user never agrees."""
 
 SCHEMA_REASONS = (
-    "not_json", "truncated", "not_a_list", "not_an_object", "missing_field", "bad_type", "unknown_tool", "unknown_parameter", "bad_status",
+    "not_json",
+    "truncated",
+    "not_a_list",
+    "not_an_object",
+    "missing_field",
+    "bad_type",
+    "unknown_tool",
+    "unknown_parameter",
+    "bad_status",
     "outside_dialogue",
-)  # fmt: skip
+)
 """Reasons that count against gate G1. The others: hindsight_value (its own gate, G4) and duplicate."""
 
 _UNREAD = {"truncated": "truncated", "not_a_list": "not_a_list"}
@@ -38,7 +48,9 @@ _TRUTH = frozenset({"true", "false", "yes", "no"})
 
 
 class MarkStatus(StrEnum):
-    """`Status` [NOTES], and WITHDRAWN: the user takes the action back at this turn, a way to end it other than its trigger [INFERRED]."""
+    """`Status` [NOTES], and WITHDRAWN: the user takes the action back at this turn, a way to end it other
+    than its trigger [INFERRED].
+    """
 
     PENDING = "PENDING"
     READY = "READY"
@@ -59,8 +71,9 @@ class MarkStatus(StrEnum):
 
 
 class Mark(BaseModel):
-    """One action that is open after a turn. `evidence`: turns that show it. `assent`: the turn at which the user agrees, `NO_ASSENT` when
-    the annotator says that there is none, None when it does not say."""
+    """One action that is open after a turn. `evidence`: turns that show it. `assent`: the turn at which the
+    user agrees, `NO_ASSENT` when the annotator says that there is none, None when it does not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,8 +86,9 @@ class Mark(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one answer said. `entries`: how many marks it tried to make (an unreadable answer counts as one); `drops`: marks lost, by
-    reason; `repairs`: what was understood although it was not in form."""
+    """What one answer said. `entries`: how many marks it tried to make (an unreadable answer counts as one);
+    `drops`: marks lost, by reason; `repairs`: what was understood although it was not in form.
+    """
 
     marks: tuple[Mark, ...] = ()
     entries: int = 0
@@ -88,8 +102,9 @@ class Reading:
 
 
 def schema(tools: Catalog) -> dict[str, Any]:
-    """JSON schema of an answer about one turn, for constrained decoding: every key is required and closed, as strict servers ask; null is a
-    value not said yet."""
+    """JSON schema of an answer about one turn, for constrained decoding: every key is required and closed, as
+    strict servers ask; null is a value not said yet.
+    """
     return _closed(
         {
             "actions": {
@@ -101,17 +116,24 @@ def schema(tools: Catalog) -> dict[str, Any]:
 
 
 def _action(name: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    return _closed({
-        "name": {"type": "string", "enum": [name]},
-        "status": {"type": "string", "enum": [s.value for s in MarkStatus]},
-        "params": _closed({p.name: _value(p) for p in parameters}),
-        "evidence": {"type": "array", "items": {"type": "integer"}},
-        "assent": {"type": ["integer", "null"]},
-    })  # fmt: skip
+    return _closed(
+        {
+            "name": {"type": "string", "enum": [name]},
+            "status": {"type": "string", "enum": [s.value for s in MarkStatus]},
+            "params": _closed({p.name: _value(p) for p in parameters}),
+            "evidence": {"type": "array", "items": {"type": "integer"}},
+            "assent": {"type": ["integer", "null"]},
+        }
+    )
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def _value(parameter: Parameter) -> dict[str, Any]:
@@ -122,7 +144,9 @@ def _value(parameter: Parameter) -> dict[str, Any]:
 
 
 def render(marks: Iterable[Mark], *, flat: bool = False) -> str:
-    """Marks as an answer: in the schema's form, or ``flat`` in the agent's short form, without evidence and assent."""
+    """Marks as an answer: in the schema's form, or ``flat`` in the agent's short form, without evidence and
+    assent.
+    """
     if flat:
         value: Any = [{mark.status.value: mark.name, **mark.params} for mark in marks]
     else:
@@ -145,7 +169,9 @@ class _Fault(Exception):
 
 
 class MarkReader:
-    """Reads the answers about one dialogue. ``causality``: drop an entry with a value that was first said later (gate G4, by turn)."""
+    """Reads the answers about one dialogue. ``causality``: drop an entry with a value that was first said
+    later (gate G4, by turn).
+    """
 
     def __init__(self, dialogue: Dialogue, tools: Catalog, causality: bool = True) -> None:
         self.dialogue, self.tools, self.causality = dialogue, tools, causality
@@ -201,7 +227,9 @@ class MarkReader:
         )
         if self.causality and any(self._later(value, evidence, turn) for value in values.values()):
             raise _Fault("hindsight_value")
-        return Mark(name=tool.name, status=MarkStatus(status), params=values, evidence=evidence, assent=assent)
+        return Mark(
+            name=tool.name, status=MarkStatus(status), params=values, evidence=evidence, assent=assent
+        )
 
     def _turns(self, listed: object) -> tuple[int, ...]:
         """Turn numbers; a fault where they are none, or not of this dialogue."""
@@ -218,7 +246,9 @@ class MarkReader:
         return turns
 
     def _later(self, value: str, evidence: Sequence[int], turn: int) -> bool:
-        """Was ``value`` first said after ``turn``? One never said literally is judged by the annotator's own evidence."""
+        """Was ``value`` first said after ``turn``? One never said literally is judged by the annotator's own
+        evidence.
+        """
         if value not in self._said:
             self._said[value] = first_mention(self.dialogue.turns, (value,))
         said = self._said[value]
@@ -244,7 +274,9 @@ def _is_status(text: str) -> bool:
     return text in MarkStatus.__members__ or MarkStatus._missing_(text) is not None
 
 
-def _values(signature: Mapping[str, Parameter], params: Mapping[str, object], repairs: Counter[str]) -> dict[str, str]:
+def _values(
+    signature: Mapping[str, Parameter], params: Mapping[str, object], repairs: Counter[str]
+) -> dict[str, str]:
     read: dict[str, str] = {}
     for name, value in params.items():
         if name not in signature:
@@ -261,7 +293,9 @@ def _values(signature: Mapping[str, Parameter], params: Mapping[str, object], re
 
 
 def fits(parameter: Parameter, text: str, truth: bool = False) -> bool:
-    """May ``text`` be a value of ``parameter``? Numbers may be spelled out, dates and times are free text [INFERRED]. ``truth``: it was a JSON boolean."""
+    """May ``text`` be a value of ``parameter``? Numbers may be spelled out, dates and times are free text
+    [INFERRED]. ``truth``: it was a JSON boolean.
+    """
     low = normalise(text)
     if parameter.type == "boolean":
         return low in _TRUTH

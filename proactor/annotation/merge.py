@@ -1,13 +1,17 @@
 """Marks of single turns become references with windows, and back (methods 1.3, [INFERRED]).
 
-- *Linking*: a mark continues an action of its name that was listed not longer ago than `max_gap` decision turns before and has no other
-  value for a parameter; among several, the one that shares most values, then the latest. A longer gap begins a new action.
-- *Values* add up until the action is ready; one that comes only later is left out and counted (`value_after_ready`): at the start of the
-  window the agent could not have known it.
-- *Coverage* runs from the first to the last turn at which the action is listed, *ready* from the first to the last READY turn.
-- *Assent*: for a tool that asks first, READY before the turn of the user's assent is PENDING (`ready_before_assent`). Where no mark names
-  that turn the annotator is believed (the prompt asks for PENDING until then), and counted (`assent_unknown`).
-- *Monotone*: PENDING, READY, TRIGGERED never go back. A track that does is reported (`broken`) so that its turns can be asked again, and left out.
+- *Linking*: a mark continues an action of its name that was listed not longer ago than `max_gap` decision
+  turns before and has no other value for a parameter; among several, the one that shares most values, then
+  the latest. A longer gap begins a new action.
+- *Values* add up until the action is ready; one that comes only later is left out and counted
+  (`value_after_ready`): at the start of the window the agent could not have known it.
+- *Coverage* runs from the first to the last turn at which the action is listed, *ready* from the first to the
+  last READY turn.
+- *Assent*: for a tool that asks first, READY before the turn of the user's assent is PENDING
+  (`ready_before_assent`). Where no mark names that turn the annotator is believed (the prompt asks for
+  PENDING until then), and counted (`assent_unknown`).
+- *Monotone*: PENDING, READY, TRIGGERED never go back. A track that does is reported (`broken`) so that its
+  turns can be asked again, and left out.
 - An action never READY has no window: withdrawn when a mark says so, else masked as `never_ready`.
 """
 
@@ -29,8 +33,10 @@ MAX_GAP = 1
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """`references` and `withdrawn` as in a `Dialogue`, in the order of their coverage. `broken`: turns of tracks that go back. `counters`:
-    not_monotone, reopened, gap_filled, ready_before_assent, assent_unknown, value_after_ready, never_ready, withdrawn_only."""
+    """`references` and `withdrawn` as in a `Dialogue`, in the order of their coverage. `broken`: turns of
+    tracks that go back. `counters`: not_monotone, reopened, gap_filled, ready_before_assent, assent_unknown,
+    value_after_ready, never_ready, withdrawn_only.
+    """
 
     references: tuple[Reference, ...] = ()
     withdrawn: tuple[Reference, ...] = ()
@@ -58,15 +64,21 @@ class _Track:
     def shared(self, mark: Mark) -> int | None:
         """Values in common, None where one conflicts."""
         both = self.params.keys() & mark.params.keys()
-        return len(both) if all(normalise(self.params[k]) == normalise(mark.params[k]) for k in both) else None
+        return (
+            len(both) if all(normalise(self.params[k]) == normalise(mark.params[k]) for k in both) else None
+        )
 
     @property
     def withdrawn(self) -> bool:
         return self.marks[-1].status is MarkStatus.WITHDRAWN
 
 
-def merge(dialogue: Dialogue, marks: Mapping[int, Sequence[Mark]], tools: Catalog, *, max_gap: int = MAX_GAP) -> Merged:
-    """References from the marks of the decision turns (``marks``: turn -> what was listed there; turns without are empty)."""
+def merge(
+    dialogue: Dialogue, marks: Mapping[int, Sequence[Mark]], tools: Catalog, *, max_gap: int = MAX_GAP
+) -> Merged:
+    """References from the marks of the decision turns (``marks``: turn -> what was listed there; turns
+    without are empty).
+    """
     counters: Counter[str] = Counter()
     references: list[Reference] = []
     withdrawn: list[Reference] = []
@@ -77,7 +89,9 @@ def merge(dialogue: Dialogue, marks: Mapping[int, Sequence[Mark]], tools: Catalo
             counters["not_monotone"] += 1
             broken.update(track.turns)
             continue
-        reference = _reference(dialogue, track, statuses, f"a{len(references) + len(withdrawn) + 1}", counters)
+        reference = _reference(
+            dialogue, track, statuses, f"a{len(references) + len(withdrawn) + 1}", counters
+        )
         if reference is not None:
             (withdrawn if reference.null_reason == "withdrawn" else references).append(reference)
     return Merged(tuple(references), tuple(withdrawn), tuple(sorted(broken)), counters)
@@ -132,7 +146,9 @@ def _statuses(track: _Track, confirm: bool, counters: Counter[str]) -> list[Mark
 def _reference(
     dialogue: Dialogue, track: _Track, statuses: Sequence[MarkStatus], name: str, counters: Counter[str]
 ) -> Reference | None:
-    listed = [turn for turn, status in zip(track.turns, statuses, strict=True) if status is not MarkStatus.WITHDRAWN]
+    listed = [
+        turn for turn, status in zip(track.turns, statuses, strict=True) if status is not MarkStatus.WITHDRAWN
+    ]
     if not listed:
         counters["withdrawn_only"] += 1
         return None
@@ -146,16 +162,24 @@ def _reference(
     counters["never_ready"] += reason == "never_ready"
     said, seen = mentions(dialogue.turns, params)
     return Reference(
-        id=name, name=track.name, params=params, coverage=(listed[0], listed[-1]), ready=(fires[0], fires[-1]) if fires else None,
-        value_turns=said, values_seen=seen, null_reason=reason,
-    )  # fmt: skip
+        id=name,
+        name=track.name,
+        params=params,
+        coverage=(listed[0], listed[-1]),
+        ready=(fires[0], fires[-1]) if fires else None,
+        value_turns=said,
+        values_seen=seen,
+        null_reason=reason,
+    )
 
 
 def marks_of(dialogue: Dialogue) -> dict[int, tuple[Mark, ...]]:
-    """The marks that would give the dialogue's own windows, by decision turn: what an annotator that knew them would say.
+    """The marks that would give the dialogue's own windows, by decision turn: what an annotator that knew
+    them would say.
 
-    PENDING with the values said so far before the window, READY in it, TRIGGERED after it; PENDING all along where the window is unknown;
-    WITHDRAWN at the first decision turn after the coverage of what was taken back. A reference without coverage leaves no mark.
+    PENDING with the values said so far before the window, READY in it, TRIGGERED after it; PENDING all along
+    where the window is unknown; WITHDRAWN at the first decision turn after the coverage of what was taken
+    back. A reference without coverage leaves no mark.
     """
     found: dict[int, list[Mark]] = {turn: [] for turn in dialogue.decision_turns}
     for reference in (*dialogue.references, *dialogue.withdrawn):

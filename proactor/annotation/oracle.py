@@ -1,4 +1,6 @@
-"""What the driver asks and what an annotator is: something that answers one question a turn, with the whole dialogue in view."""
+"""What the driver asks and what an annotator is: something that answers one question a turn, with the whole
+dialogue in view.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ from proactor.dialogue import Dialogue
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which actions are open right after ``turn``? ``tools``: those on offer. ``repeat``: 0 the first time; a second reading differs only
-    in the noise. ``complaint``: what was wrong with the first answer, when it is asked again."""
+    """Which actions are open right after ``turn``? ``tools``: those on offer. ``repeat``: 0 the first time; a
+    second reading differs only in the noise. ``complaint``: what was wrong with the first answer, when it is
+    asked again.
+    """
 
     dialogue: Dialogue
     turn: int
@@ -24,8 +28,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection, http, empty). ``dropped``: what the
-    annotator itself had to leave out, by reason."""
+    """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection,
+    http, empty). ``dropped``: what the annotator itself had to leave out, by reason.
+    """
 
     text: str = ""
     failure: str = ""
@@ -33,8 +38,10 @@ class Answer:
 
 
 class Oracle(Protocol):
-    """An annotator. ``identity``: name of it and of all that changes its answers. ``batch``: dialogues it is handed at once; ``workers``:
-    batches under way at once. ``steady``: the same question always gets the same answer, so that asking again tells nothing."""
+    """An annotator. ``identity``: name of it and of all that changes its answers. ``batch``: dialogues it is
+    handed at once; ``workers``: batches under way at once. ``steady``: the same question always gets the same
+    answer, so that asking again tells nothing.
+    """
 
     identity: str
     batch: int

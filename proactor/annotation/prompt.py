@@ -1,4 +1,6 @@
-"""The one prompt of all model annotators, from templates/annotate.j2: system, then the whole dialogue, then the question about one turn."""
+"""The one prompt of all model annotators, from templates/annotate.j2: system, then the whole dialogue, then
+the question about one turn.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def _macros() -> Any:
 
 
 def parts(question: Question, brief: bool = False) -> tuple[str, str, str]:
-    """(system, dialogue, question) as text; the first two are the same for every turn of a dialogue. ``brief``: without instructions."""
+    """(system, dialogue, question) as text; the first two are the same for every turn of a dialogue.
+    ``brief``: without instructions.
+    """
     macros = _macros()
     dialogue = question.dialogue
     return (
@@ -33,6 +37,8 @@ def parts(question: Question, brief: bool = False) -> tuple[str, str, str]:
 
 
 def messages(question: Question, brief: bool = False) -> list[dict[str, str]]:
-    """As two messages: chat templates that want roles to alternate take those, and providers cache the beginning they share."""
+    """As two messages: chat templates that want roles to alternate take those, and providers cache the
+    beginning they share.
+    """
     system, dialogue, asked = parts(question, brief)
     return [{"role": "system", "content": system}, {"role": "user", "content": f"{dialogue}\n\n{asked}"}]

@@ -1,4 +1,6 @@
-"""One dialogue's answers become its record: windows, what was dropped on the way, and which gates it passed. Pure."""
+"""One dialogue's answers become its record: windows, what was dropped on the way, and which gates it passed.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ from proactor.dialogue import Dialogue
 class Options(BaseModel):
     """How answers become windows; the thresholds are those of `gates` [INFERRED].
 
-    ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference. ``second_reading``: share of the
-    dialogues that are annotated twice for G3, at least one. ``seed``: of that sample.
+    ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference.
+    ``second_reading``: share of the dialogues that are annotated twice for G3, at least one. ``seed``: of
+    that sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,8 +69,10 @@ class Sums(BaseModel):
 
 
 class Record(BaseModel):
-    """A finished dialogue. ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows, also where a gate failed
-    (``failed``: its name). ``counters``: kind/name. ``known``: against the windows it came with; ``own``: against a second reading."""
+    """A finished dialogue. ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows,
+    also where a gate failed (``failed``: its name). ``counters``: kind/name. ``known``: against the windows
+    it came with; ``own``: against a second reading.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +93,9 @@ def digest(dialogue: Dialogue) -> str:
 class Annotated:
     """The answers about one dialogue, merged; `again` replaces some of them."""
 
-    def __init__(self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, Answer]) -> None:
+    def __init__(
+        self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, Answer]
+    ) -> None:
         self.dialogue, self.tools, self.options = dialogue, tools, options
         self.reader = MarkReader(dialogue, tools, options.causality)
         self.answers = dict(answers)
@@ -102,7 +109,9 @@ class Annotated:
         self.merged = self._merge()
 
     def _merge(self) -> Merged:
-        self.readings = {turn: self.reader.read(turn, a.text) for turn, a in self.answers.items() if not a.failure}
+        self.readings = {
+            turn: self.reader.read(turn, a.text) for turn, a in self.answers.items() if not a.failure
+        }
         marks = {turn: reading.marks for turn, reading in self.readings.items()}
         return merge(self.dialogue, marks, self.tools, max_gap=self.options.max_gap)
 
@@ -112,7 +121,9 @@ class Annotated:
         return Counter(answer.failure for answer in self.answers.values() if answer.failure)
 
     def record(self, known: bool, second: Annotated | None = None) -> Record:
-        """``known``: compare with the windows that the dialogue came with. ``second``: a second reading of the same dialogue."""
+        """``known``: compare with the windows that the dialogue came with. ``second``: a second reading of
+        the same dialogue.
+        """
         counters = self._counters()
         source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
         logged = triggers(source)
@@ -131,13 +142,21 @@ class Annotated:
             result = result.model_copy(update={"references": kept})
         counters[f"gate/{failed}"] += bool(failed)
         return Record(
-            id=source.id, digest=digest(source), dialogue=result, failed=failed, counters={k: v for k, v in counters.items() if v},
+            id=source.id,
+            digest=digest(source),
+            dialogue=result,
+            failed=failed,
+            counters={k: v for k, v in counters.items() if v},
             known=Sums.of(agreement(result.references, source.references, points)) if known else None,
-            own=Sums.of(agreement(merged.references, second.merged.references, points)) if second is not None else None,
-        )  # fmt: skip
+            own=Sums.of(agreement(merged.references, second.merged.references, points))
+            if second is not None
+            else None,
+        )
 
     def _counters(self) -> Counter[str]:
-        counters: Counter[str] = Counter({"questions/asked": len(self.answers), "questions/asked_again": self.reasked})
+        counters: Counter[str] = Counter(
+            {"questions/asked": len(self.answers), "questions/asked_again": self.reasked}
+        )
         for reading in self.readings.values():
             counters["entries/all"] += reading.entries
             counters["entries/valid"] += reading.valid

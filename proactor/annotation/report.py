@@ -1,4 +1,6 @@
-"""What came of an annotation: kept and dropped, by reason, gates, agreement with known windows, and what it cost."""
+"""What came of an annotation: kept and dropped, by reason, gates, agreement with known windows, and what it
+cost.
+"""
 
 from __future__ import annotations
 
@@ -40,17 +42,25 @@ MEANING = {
 
 
 def report(
-    records: Sequence[Record], kept: Sequence[Dialogue], oracle: Oracle, options: Options, unanswered: Mapping[str, int],
+    records: Sequence[Record],
+    kept: Sequence[Dialogue],
+    oracle: Oracle,
+    options: Options,
+    unanswered: Mapping[str, int],
     read: Mapping[str, int],
-) -> dict[str, Any]:  # fmt: skip
-    """The report; everything in it but ``cost`` (this process's own) is the same however often the work was resumed. ``source``: what the
-    reader dropped, adjusted or left out before anything was asked; of its counters those that say nothing of the old windows."""
+) -> dict[str, Any]:
+    """The report; everything in it but ``cost`` (this process's own) is the same however often the work was
+    resumed. ``source``: what the reader dropped, adjusted or left out before anything was asked; of its
+    counters those that say nothing of the old windows.
+    """
     counters: Counter[str] = Counter()
     for record in records:
         counters.update(record.counters)
     failed = Counter(record.failed for record in records if record.failed)
     own = _sum([r.own for r in records])
-    agreed = None if own is None else own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
+    agreed = (
+        None if own is None else own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
+    )
     logged = counters["logged/triggers"]
     return {
         "oracle": oracle.identity,
@@ -122,13 +132,19 @@ def table(found: Mapping[str, Any]) -> Table:
     for kind in ("failed", "unanswered"):
         for reason, count in dialogues[kind].items():
             rows.add_row(
-                f"  {kind}: {reason}", str(count), "the same command tries again" if kind == "unanswered" else ""
+                f"  {kind}: {reason}",
+                str(count),
+                "the same command tries again" if kind == "unanswered" else "",
             )
     for reason, count in found["source"].items():
         rows.add_row(f"  reader: {reason}", str(count))
-    rows.add_row("references", str(found["windows"]["references"]), f"{found['windows']['null']} without a window")
     rows.add_row(
-        "questions", str(found["questions"].get("asked", 0)), f"{found['questions'].get('asked_again', 0)} asked again"
+        "references", str(found["windows"]["references"]), f"{found['windows']['null']} without a window"
+    )
+    rows.add_row(
+        "questions",
+        str(found["questions"].get("asked", 0)),
+        f"{found['questions'].get('asked_again', 0)} asked again",
     )
     rows.add_row("entries", str(found["entries"].get("all", 0)))
     for kind in ("drops", "merge"):
@@ -150,7 +166,9 @@ def table(found: Mapping[str, Any]) -> Table:
         verdict = "" if gates["G3"]["passed"] else f"below {gates['G3']['least']}: change the oracle"
         rows.add_row("G3 self-agreement", _number(gates["G3"]["iou"]), verdict)
     rows.add_row(
-        "G4 causality", str(gates["G4"]["failed_references"]), "references dropped" if gates["G4"]["on"] else "off"
+        "G4 causality",
+        str(gates["G4"]["failed_references"]),
+        "references dropped" if gates["G4"]["on"] else "off",
     )
     if found["known"]:
         for name in ("ready_iou", "coverage_iou", "exact"):

@@ -1,4 +1,6 @@
-"""Finished dialogues of an annotation under way, a line each, so that a run killed at any moment goes on where it was."""
+"""Finished dialogues of an annotation under way, a line each, so that a run killed at any moment goes on
+where it was.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ class AnnotationError(ValueError):
 
 
 class Store:
-    """``path`` holds a header with the ``fingerprint`` of the settings, then records in the order in which they were finished.
+    """``path`` holds a header with the ``fingerprint`` of the settings, then records in the order in which
+    they were finished.
 
-    A last line that was cut off by a kill is dropped. Raises AnnotationError for another fingerprint and for a damaged line.
+    A last line that was cut off by a kill is dropped. Raises AnnotationError for another fingerprint and for
+    a damaged line.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -54,7 +58,9 @@ class Store:
         return kept
 
     def add(self, record: Record) -> None:
-        """Keep a finished dialogue; it is on disk when this returns, but for what the operating system still holds."""
+        """Keep a finished dialogue; it is on disk when this returns, but for what the operating system still
+        holds.
+        """
         self.records[record.id] = record
         self._write(record.model_dump_json())
 

@@ -1,1 +1,3 @@
-"""How probable each tool's fire is at every turn, thresholds for a budget of wrong fires, and what firing early is worth."""
+"""How probable each tool's fire is at every turn, thresholds for a budget of wrong fires, and what firing
+early is worth.
+"""

@@ -1,20 +1,25 @@
-"""How probable each tool's fire is at every decision of a dialogue, and how probable waiting is, without sampling.
+"""How probable each tool's fire is at every decision of a dialogue, and how probable waiting is, without
+sampling.
 
 What is summed, exactly (temperature 1, full softmax):
 
-- `wait`: the probability of the canonical empty answer, `[]` in the ids the tokenizer gives it, with the end ids. A model that waits in another
-  spelling is not counted; training shows this one only.
-- `tools[name]`: the probability that the answer begins with `[{"READY":"name"`, closing quote included, so that a name which begins another name is
-  decided. The quote may share a token with what follows it. So the canonical ways on from it are encoded whole (`"}]`, `"},{"READY":"`, `","parameter":"` for
-  each parameter of the tool, and the bare quote) and cut after the first token that holds the quote; the distinct cuts are added up. None is the
-  beginning of another, so the events are disjoint and all probabilities of a decision add up to at most 1. Other ways to cut the same text into tokens, and a
-  second action later in the list, are not counted.
+- `wait`: the probability of the canonical empty answer, `[]` in the ids the tokenizer gives it, with the end
+  ids. A model that waits in another spelling is not counted; training shows this one only.
+- `tools[name]`: the probability that the answer begins with `[{"READY":"name"`, closing quote included, so
+  that a name which begins another name is decided. The quote may share a token with what follows it. So the
+  canonical ways on from it are encoded whole (`"}]`, `"},{"READY":"`, `","parameter":"` for each parameter of
+  the tool, and the bare quote) and cut after the first token that holds the quote; the distinct cuts are
+  added up. None is the beginning of another, so the events are disjoint and all probabilities of a decision
+  add up to at most 1. Other ways to cut the same text into tokens, and a second action later in the list, are
+  not counted.
 - `pending[name]`: the same for `[{"PENDING":"name"`.
 
-A tool with a parameter that is named like a status writes the long form when that parameter is given (`parse.render`); that form is not counted.
+A tool with a parameter that is named like a status writes the long form when that parameter is given
+(`parse.render`); that form is not counted.
 
-One tree a dialogue: all decisions hang off the trunk, and all answers of a decision off its board, so a row that two answers share is computed once. Each
-edge of the answers' trie is asked for once, as one sequence whose span is its last token: everything before a span merges in the tree.
+One tree a dialogue: all decisions hang off the trunk, and all answers of a decision off its board, so a row
+that two answers share is computed once. Each edge of the answers' trie is asked for once, as one sequence
+whose span is its last token: everything before a span merges in the tree.
 """
 
 from __future__ import annotations
@@ -38,11 +43,15 @@ Boards = Callable[[Dialogue, int], Board]
 
 
 class ProbabilityError(ValueError):
-    """Answers whose probability cannot be said: a tool's name that the tokenizer changes, or a prompt mode with a thought before the answer."""
+    """Answers whose probability cannot be said: a tool's name that the tokenizer changes, or a prompt mode
+    with a thought before the answer.
+    """
 
 
 class TurnProbabilities(BaseModel):
-    """One decision: the probability of waiting, and of each tool's READY (and PENDING) as the first action of the answer."""
+    """One decision: the probability of waiting, and of each tool's READY (and PENDING) as the first action of
+    the answer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +77,9 @@ class DialogueProbabilities(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A dialogue's probabilities, and for each (turn, tool) the most probable ids that begin the tool's READY: what a forced answer starts with."""
+    """A dialogue's probabilities, and for each (turn, tool) the most probable ids that begin the tool's
+    READY: what a forced answer starts with.
+    """
 
     probabilities: DialogueProbabilities
     openings: dict[tuple[int, str], Path]
@@ -76,7 +87,9 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The canonical answers of some tools as ids: `wait`, and for (status, tool) the disjoint beginnings; `edges`: their trie, (ids before, next id)."""
+    """The canonical answers of some tools as ids: `wait`, and for (status, tool) the disjoint beginnings;
+    `edges`: their trie, (ids before, next id).
+    """
 
     wait: Path
     beginnings: dict[tuple[Status, str], tuple[Path, ...]]
@@ -115,10 +128,13 @@ def score(
     *,
     pending: bool = True,
 ) -> Iterator[Scored]:
-    """One `Scored` a dialogue, each by one call of the engine. ProbabilityError for a prompt mode in which a thought comes before the answer."""
+    """One `Scored` a dialogue, each by one call of the engine. ProbabilityError for a prompt mode in which a
+    thought comes before the answer.
+    """
     if encoder.style.mode != "plain":
         raise ProbabilityError(
-            f"probabilities: in prompt mode {encoder.style.mode!r} a thought comes first, so no answer has a probability of its own"
+            f"probabilities: in prompt mode {encoder.style.mode!r} a thought comes first, so no answer has "
+            "a probability of its own"
         )
     known: dict[tuple[str, ...], Answers] = {}
     for dialogue in dialogues:
@@ -128,7 +144,9 @@ def score(
         yield _score(engine, encoder, dialogue, boards, known[dialogue.tools])
 
 
-def _score(engine: Engine, encoder: PromptEncoder, dialogue: Dialogue, boards: Boards, what: Answers) -> Scored:
+def _score(
+    engine: Engine, encoder: PromptEncoder, dialogue: Dialogue, boards: Boards, what: Answers
+) -> Scored:
     sequences, trees = [], []
     for turn in dialogue.decision_turns:
         prompt = encoder.prompt(dialogue, turn, boards(dialogue, turn))
@@ -139,7 +157,10 @@ def _score(engine: Engine, encoder: PromptEncoder, dialogue: Dialogue, boards: B
     turns, openings = [], {}
     for i, turn in enumerate(dialogue.decision_turns):
         edge = dict(zip(what.edges, values[i * len(what.edges) : (i + 1) * len(what.edges)], strict=True))
-        each = {key: {path: _probability(path, edge) for path in several} for key, several in what.beginnings.items()}
+        each = {
+            key: {path: _probability(path, edge) for path in several}
+            for key, several in what.beginnings.items()
+        }
         sums = {key: min(1.0, math.fsum(paths.values())) for key, paths in each.items()}
         turns.append(
             TurnProbabilities(

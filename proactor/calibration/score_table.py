@@ -1,9 +1,11 @@
-"""Every (decision, tool) of some dialogues with the probability that the tool fires there and the values it would fire with.
+"""Every (decision, tool) of some dialogues with the probability that the tool fires there and the values it
+would fire with.
 
-From such a table any threshold policy can be replayed without the model. The values are the model's greedy completion after the tool's name was forced;
-rows whose probability is below `floor` are left out, since a threshold that low fires at nearly everything, and completing them would cost a sample each.
-All decisions are scored on an empty board: what a policy has fired by then depends on its thresholds. A replay therefore never fires the same tool with the
-same values twice, which is what the board would have told the agent.
+From such a table any threshold policy can be replayed without the model. The values are the model's greedy
+completion after the tool's name was forced; rows whose probability is below `floor` are left out, since a
+threshold that low fires at nearly everything, and completing them would cost a sample each. All decisions are
+scored on an empty board: what a policy has fired by then depends on its thresholds. A replay therefore never
+fires the same tool with the same values twice, which is what the board would have told the agent.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ class Score(BaseModel):
 
 
 class ScoreTable(BaseModel):
-    """Rows in the order of dialogues and turns. `dialogues`: all that were scored, those without a row too; `unread`: forced answers that could not be
-    read, whose values are empty."""
+    """Rows in the order of dialogues and turns. `dialogues`: all that were scored, those without a row too;
+    `unread`: forced answers that could not be read, whose values are empty.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,8 +62,9 @@ class ScoreTable(BaseModel):
 
 
 def replay(rows: Sequence[Score], admits: Callable[[str, float], bool]) -> dict[int, tuple[Action, ...]]:
-    """What a policy fires in one dialogue: every row it `admits` (tool, probability), most probable first in a turn, but never the same tool with the same
-    values (`parse.key`) again."""
+    """What a policy fires in one dialogue: every row it `admits` (tool, probability), most probable first in
+    a turn, but never the same tool with the same values (`parse.key`) again.
+    """
     fired = set()
     outputs: dict[int, tuple[Action, ...]] = {}
     for row in sorted(rows, key=lambda r: (r.turn, -r.probability, r.tool)):
@@ -72,10 +76,16 @@ def replay(rows: Sequence[Score], admits: Callable[[str, float], bool]) -> dict[
 
 
 def score_table(
-    engine: Engine, encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, floor: float = FLOOR, max_tokens: int = 64,
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    *,
+    floor: float = FLOOR,
+    max_tokens: int = 64,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[ScoreTable, list[DialogueProbabilities]]:  # fmt: skip
-    """The table of `dialogues`, and all probabilities it was made from. One tree pass a dialogue, then one greedy batch for the values.
+) -> tuple[ScoreTable, list[DialogueProbabilities]]:
+    """The table of `dialogues`, and all probabilities it was made from. One tree pass a dialogue, then one
+    greedy batch for the values.
 
     `max_tokens`: of a whole answer. `progress(done, total)` counts dialogues, and the batch as one more.
     """
@@ -90,17 +100,27 @@ def score_table(
                     wanted.append((dialogue, turn.turn, tool, probability, scored.openings[turn.turn, tool]))
         if progress is not None:
             progress(i + 1, len(dialogues) + 1)
-    answers = _complete(engine, encoder, [(d, turn, opening) for d, turn, _, _, opening in wanted], max_tokens)
+    answers = _complete(
+        engine, encoder, [(d, turn, opening) for d, turn, _, _, opening in wanted], max_tokens
+    )
     rows, unread = [], 0
     for (dialogue, turn_index, tool, probability, _), text in zip(wanted, answers, strict=True):
         values = _values(text, tool)
         unread += values is None
         rows.append(
-            Score(dialogue=dialogue.id, turn=turn_index, tool=tool, probability=probability, values=dict(values or {}))
+            Score(
+                dialogue=dialogue.id,
+                turn=turn_index,
+                tool=tool,
+                probability=probability,
+                values=dict(values or {}),
+            )
         )
     if progress is not None:
         progress(len(dialogues) + 1, len(dialogues) + 1)
-    return ScoreTable(dialogues=tuple(d.id for d in dialogues), rows=tuple(rows), floor=floor, unread=unread), found
+    return ScoreTable(
+        dialogues=tuple(d.id for d in dialogues), rows=tuple(rows), floor=floor, unread=unread
+    ), found
 
 
 def _complete(
@@ -110,7 +130,9 @@ def _complete(
     if not points:
         return []
     prompts = [[*encoder.prompt(dialogue, turn), *opening] for dialogue, turn, opening in points]
-    settings = [Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(opening))) for _, _, opening in points]
+    settings = [
+        Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(opening))) for _, _, opening in points
+    ]
     groups = engine.sample(prompts, settings)
     return [
         encoder.chat.decode([*opening, *group.samples[0].token_ids])

@@ -1,4 +1,5 @@
-"""Scoring the dialogues of a run for thresholds, in pieces that survive a kill, and what is left of it on disk.
+"""Scoring the dialogues of a run for thresholds, in pieces that survive a kill, and what is left of it on
+disk.
 
 runs/<name>/
   scores/<part>.json    the score table and all probabilities of a part, growing by pieces; another adapter, prompt or data starts it anew
@@ -39,7 +40,9 @@ class Scores(BaseModel):
 def scored_part(
     session: Session, part: str, dialogues: Sequence[Dialogue], adapter: Path | None, floor: float
 ) -> Scores:
-    """Score `dialogues` under the name `part`, going on where an earlier call was stopped. `adapter`: what the engine has loaded."""
+    """Score `dialogues` under the name `part`, going on where an earlier call was stopped. `adapter`: what
+    the engine has loaded.
+    """
     file = session.config.folder / "scores" / f"{part}.json"
     made_by = fingerprint(session, adapter, floor)
     found = _earlier(file, made_by) or Scores(made_by=made_by, table=ScoreTable(dialogues=(), floor=floor))
@@ -74,7 +77,9 @@ def joined(first: ScoreTable, second: ScoreTable) -> ScoreTable:
 
 
 def fingerprint(session: Session, adapter: Path | None, floor: float) -> str:
-    """A hash of what the scores depend on besides the dialogues' ids: model, adapter, prompt, data and limits."""
+    """A hash of what the scores depend on besides the dialogues' ids: model, adapter, prompt, data and
+    limits.
+    """
     config = session.config
     told = {
         "model": config.model,

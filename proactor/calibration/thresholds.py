@@ -1,12 +1,15 @@
-"""When to fire: thresholds on the tools' probabilities, chosen on development data for a stated budget of false fires.
+"""When to fire: thresholds on the tools' probabilities, chosen on development data for a stated budget of
+false fires.
 
 Pure functions on score tables. All choices are [INFERRED]:
 
-- A first fire is *wrong* when it is unmatched, a repeat, or, on a tool that needs assent, before the assent; late ones are counted apart. The budget is on
-  wrong fires in 100 dialogues, and is rounded down to whole fires of the data chosen on: 64 dialogues at 1 in 100 allow none.
-- Within the budget a choice wins by turns saved against the logged human trigger, then by right fires, then by fewer wrong ones, then by the higher threshold.
-- Tools are independent: matching compares names first, and a replay's memory holds tool and values. So the best thresholds for all tools together are
-  found exactly, by a knapsack over wrong fires.
+- A first fire is *wrong* when it is unmatched, a repeat, or, on a tool that needs assent, before the assent;
+  late ones are counted apart. The budget is on wrong fires in 100 dialogues, and is rounded down to whole
+  fires of the data chosen on: 64 dialogues at 1 in 100 allow none.
+- Within the budget a choice wins by turns saved against the logged human trigger, then by right fires, then
+  by fewer wrong ones, then by the higher threshold.
+- Tools are independent: matching compares names first, and a replay's memory holds tool and values. So the
+  best thresholds for all tools together are found exactly, by a knapsack over wrong fires.
 - A tool that the data never showed takes the best common threshold.
 """
 
@@ -30,17 +33,30 @@ BUDGET = 1.0
 NEVER = 2.0
 """A threshold that no probability reaches."""
 
-OUTCOME = ("fires", "false", "before_assent", "late", "right", "on_time", "lead", "saved", "saved_turns", "early_turns")
-"""Sums of what a policy's first fires came to, in one dialogue. false: unmatched and repeats; right: on time, or early where no assent is needed; lead: of
-`s - u` over right ones; saved, saved_turns: on time and no later than the logged human trigger tau, and `tau - u` of these; early_turns: `tau - u` of right
-early ones."""
+OUTCOME = (
+    "fires",
+    "false",
+    "before_assent",
+    "late",
+    "right",
+    "on_time",
+    "lead",
+    "saved",
+    "saved_turns",
+    "early_turns",
+)
+"""Sums of what a policy's first fires came to, in one dialogue. false: unmatched and repeats; right: on time,
+or early where no assent is needed; lead: of `s - u` over right ones; saved, saved_turns: on time and no later
+than the logged human trigger tau, and `tau - u` of these; early_turns: `tau - u` of right early ones.
+"""
 
 Value = tuple[float, float, float]
 
 
 class Thresholds(BaseModel):
-    """Fire a tool where its probability is at least its threshold; `default` for tools not listed; NEVER is out of reach. `dialogues`: how many they were
-    chosen on."""
+    """Fire a tool where its probability is at least its threshold; `default` for tools not listed; NEVER is
+    out of reach. `dialogues`: how many they were chosen on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,9 +104,11 @@ def outcome(
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """How outcomes change as thresholds fall: event i happens at `threshold[i]`, in dialogue and tool, and adds `change[i]` [len(OUTCOME)].
+    """How outcomes change as thresholds fall: event i happens at `threshold[i]`, in dialogue and tool, and
+    adds `change[i]` [len(OUTCOME)].
 
-    Events are sorted by falling threshold. The sums of a common threshold t are those of all events with threshold >= t.
+    Events are sorted by falling threshold. The sums of a common threshold t are those of all events with
+    threshold >= t.
     """
 
     threshold: Array
@@ -134,7 +152,9 @@ def steps(
                 before = after
     events.sort(key=lambda event: -event[0])
     change = np.array([c for _, _, c in events]).reshape(len(events), len(OUTCOME))
-    return Steps(np.array([t for t, _, _ in events]), tuple(tool for _, tool, _ in events), change, len(dialogues))
+    return Steps(
+        np.array([t for t, _, _ in events]), tuple(tool for _, tool, _ in events), change, len(dialogues)
+    )
 
 
 def _at_least(level: float) -> Callable[[str, float], bool]:
@@ -147,7 +167,9 @@ def wrong(sums: Array) -> Array:
 
 
 def allowed(budget: float, dialogues: int) -> int:
-    """Whole wrong fires that a budget in 100 dialogues allows in `dialogues`. ValueError for a negative budget."""
+    """Whole wrong fires that a budget in 100 dialogues allows in `dialogues`. ValueError for a negative
+    budget.
+    """
     if budget < 0:
         raise ValueError(f"thresholds: a budget of {budget:g} false fires is negative")
     return int(budget * dialogues / 100 + 1e-9)
@@ -176,17 +198,25 @@ def choose(found: Steps, budget: float = BUDGET) -> Thresholds:
         options = _fronts(at, sums, room)
         best = [
             max(
-                ((_plus(best[k - spent][0], value), (*best[k - spent][1], level)) for spent, value, level in options if spent <= k),
+                (
+                    (_plus(best[k - spent][0], value), (*best[k - spent][1], level))
+                    for spent, value, level in options
+                    if spent <= k
+                ),
                 key=lambda candidate: (candidate[0], candidate[1]),
             )
             for k in range(room + 1)
-        ]  # fmt: skip
+        ]
     chosen = dict(zip(tools, best[room][1], strict=True))
-    return Thresholds(default=choose_common(found, budget), tools=chosen, budget=budget, dialogues=found.dialogues)
+    return Thresholds(
+        default=choose_common(found, budget), tools=chosen, budget=budget, dialogues=found.dialogues
+    )
 
 
 def _fronts(at: Array, sums: Array, room: int) -> list[tuple[int, Value, float]]:
-    """(wrong fires, value, threshold): for each number of wrong fires within `room` the best level, the highest of equals."""
+    """(wrong fires, value, threshold): for each number of wrong fires within `room` the best level, the
+    highest of equals.
+    """
     found: dict[int, tuple[int, Value, float]] = {}
     for level, row in zip(at, sums):
         spent = int(wrong(row))

@@ -1,16 +1,22 @@
 """Lead against false fires: what firing earlier wins in turns, and how often it is wrong.
 
-The figure people decide by: turns saved against the logged human trigger at no more than 1 wrong fire in 100 dialogues, and the recall there. Definitions,
-all [INFERRED], sums over the dialogues played (see `thresholds.OUTCOME`; turns are those of both speakers):
+The figure people decide by: turns saved against the logged human trigger at no more than 1 wrong fire in 100
+dialogues, and the recall there. Definitions, all [INFERRED], sums over the dialogues played (see
+`thresholds.OUTCOME`; turns are those of both speakers):
 
-- `wrong_per_100`: wrong fires in 100 dialogues: unmatched, repeats, and fires on a tool that needs assent before the assent.
-- `turns_saved`: turns won in 100 dialogues, tau - u summed over references whose first fire was on time and no later than the logged human trigger tau.
-  `saved_each`: their mean. An early fire wins nothing: a value or the assent was missing then, and the human could not have acted either.
+- `wrong_per_100`: wrong fires in 100 dialogues: unmatched, repeats, and fires on a tool that needs assent
+  before the assent.
+- `turns_saved`: turns won in 100 dialogues, tau - u summed over references whose first fire was on time and
+  no later than the logged human trigger tau.
+  `saved_each`: their mean. An early fire wins nothing: a value or the assent was missing then, and the human
+  could not have acted either.
   `early_turns`: what early fires that need no assent would add, for readers who disagree.
-- `recall`: right first fires among references with a known window; right is on time, or early where no assent is needed.
+- `recall`: right first fires among references with a known window; right is on time, or early where no assent
+  is needed.
 - `lead`: mean s - u over right fires, positive when early; None without one.
 
-Where every known window is a single turn (`width_0_share` 1), nothing can be won: `turns_saved` is 0 for everybody, and the recall decides.
+Where every known window is a single turn (`width_0_share` 1), nothing can be won: `turns_saved` is 0 for
+everybody, and the recall decides.
 """
 
 from __future__ import annotations
@@ -46,7 +52,16 @@ from proactor.scoring.metrics import Array
 from proactor.windows import width
 
 Outputs = Mapping[int, Iterable[Action]]
-KEYS = ("wrong_per_100", "before_assent_per_100", "late_per_100", "turns_saved", "saved_each", "early_turns", "recall", "lead")  # fmt: skip
+KEYS = (
+    "wrong_per_100",
+    "before_assent_per_100",
+    "late_per_100",
+    "turns_saved",
+    "saved_each",
+    "early_turns",
+    "recall",
+    "lead",
+)
 MOST = 200
 """Points of a curve that are kept."""
 
@@ -58,7 +73,9 @@ class Frozen(BaseModel):
 
 
 class TradeOffPoint(Frozen):
-    """One setting. `threshold`: None for a system without a common one. `intervals`: (low, high) at 95% by dialogue, where they were asked for."""
+    """One setting. `threshold`: None for a system without a common one. `intervals`: (low, high) at 95% by
+    dialogue, where they were asked for.
+    """
 
     threshold: float | None
     wrong_per_100: float
@@ -74,8 +91,10 @@ class TradeOffPoint(Frozen):
 
 
 class TradeOff(Frozen):
-    """A system's points, by falling threshold. `human`: the logged agent on the same dialogues. `chosen`: the point with most turns saved within the budget,
-    at a threshold chosen on `chosen_on`; on other dialogues than these it may turn out above the budget."""
+    """A system's points, by falling threshold. `human`: the logged agent on the same dialogues. `chosen`: the
+    point with most turns saved within the budget, at a threshold chosen on `chosen_on`; on other dialogues
+    than these it may turn out above the budget.
+    """
 
     system: str
     points: tuple[TradeOffPoint, ...]
@@ -85,7 +104,9 @@ class TradeOff(Frozen):
 
 
 class TradeOffs(Frozen):
-    """What `proactor calibrate` found: systems on one part of the data. `null_share`, `width_0_share`: as in `metrics`."""
+    """What `proactor calibrate` found: systems on one part of the data. `null_share`, `width_0_share`: as in
+    `metrics`.
+    """
 
     part: str
     dialogues: int
@@ -96,10 +117,17 @@ class TradeOffs(Frozen):
 
 
 def point(
-    dialogues: Sequence[Dialogue], outputs: Mapping[str, Outputs], assent: frozenset[str] = frozenset(), *,
-    threshold: float | None = None, theta: float = THETA, resamples: int = 0,
-) -> TradeOffPoint:  # fmt: skip
-    """The point of any system: dialogue id -> what it fired. `resamples`: for intervals, 0 leaves them out."""
+    dialogues: Sequence[Dialogue],
+    outputs: Mapping[str, Outputs],
+    assent: frozenset[str] = frozenset(),
+    *,
+    threshold: float | None = None,
+    theta: float = THETA,
+    resamples: int = 0,
+) -> TradeOffPoint:
+    """The point of any system: dialogue id -> what it fired. `resamples`: for intervals, 0 leaves them
+    out.
+    """
     rows = np.array([[*outcome(d, outputs.get(d.id, {}), assent, theta), _known(d), 1.0] for d in dialogues])
     found = _point(rows.sum(axis=0), threshold)
     if not resamples:
@@ -141,10 +169,20 @@ def _point(sums: Array, threshold: float | None) -> TradeOffPoint:
 
 
 def curve(
-    system: str, table: ScoreTable, dialogues: Sequence[Dialogue], assent: frozenset[str] = frozenset(), *,
-    budget: float = BUDGET, threshold: float | None = None, chosen_on: str = "", theta: float = THETA, resamples: int = 0,
-) -> TradeOff:  # fmt: skip
-    """The curve of one threshold for all tools. `threshold`: the one chosen on other dialogues; None chooses on these."""
+    system: str,
+    table: ScoreTable,
+    dialogues: Sequence[Dialogue],
+    assent: frozenset[str] = frozenset(),
+    *,
+    budget: float = BUDGET,
+    threshold: float | None = None,
+    chosen_on: str = "",
+    theta: float = THETA,
+    resamples: int = 0,
+) -> TradeOff:
+    """The curve of one threshold for all tools. `threshold`: the one chosen on other dialogues; None chooses
+    on these.
+    """
     if not dialogues:
         raise ValueError("trade-off: no dialogues")
     found = steps(table, dialogues, assent, theta)
@@ -163,8 +201,12 @@ def curve(
 
 
 def thinned(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOffPoint, ...]:
-    """At most `most` points, evenly spread over those that differ in what a curve shows; the first and the last stay."""
-    kept = [p for i, p in enumerate(points) if i in (0, len(points) - 1) or _shown(p) != _shown(points[i - 1])]
+    """At most `most` points, evenly spread over those that differ in what a curve shows; the first and the
+    last stay.
+    """
+    kept = [
+        p for i, p in enumerate(points) if i in (0, len(points) - 1) or _shown(p) != _shown(points[i - 1])
+    ]
     if len(kept) <= most:
         return tuple(kept)
     return tuple(kept[i] for i in np.unique(np.linspace(0, len(kept) - 1, most).round().astype(int)))
@@ -175,44 +217,81 @@ def _shown(p: TradeOffPoint) -> tuple[float | None, ...]:
 
 
 def human_point(
-    dialogues: Sequence[Dialogue], assent: frozenset[str] = frozenset(), *, theta: float = THETA, resamples: int = 0
+    dialogues: Sequence[Dialogue],
+    assent: frozenset[str] = frozenset(),
+    *,
+    theta: float = THETA,
+    resamples: int = 0,
 ) -> TradeOffPoint | None:
-    """The logged agent: every logged trigger at the last decision before it; None where no dialogue logs one."""
+    """The logged agent: every logged trigger at the last decision before it; None where no dialogue logs
+    one.
+    """
     if not logs_triggers(dialogues):
         return None
     return point(dialogues, {d.id: human(d) for d in dialogues}, assent, theta=theta, resamples=resamples)
 
 
 def single(
-    system: str, dialogues: Sequence[Dialogue], outputs: Mapping[str, Outputs], assent: frozenset[str] = frozenset(), *,
-    theta: float = THETA, resamples: int = 0,
-) -> TradeOff:  # fmt: skip
+    system: str,
+    dialogues: Sequence[Dialogue],
+    outputs: Mapping[str, Outputs],
+    assent: frozenset[str] = frozenset(),
+    *,
+    theta: float = THETA,
+    resamples: int = 0,
+) -> TradeOff:
     """A system without probabilities: one point."""
-    return TradeOff(system=system, points=(point(dialogues, outputs, assent, theta=theta, resamples=resamples),))
+    return TradeOff(
+        system=system, points=(point(dialogues, outputs, assent, theta=theta, resamples=resamples),)
+    )
 
 
 def policies(
-    dialogues: Sequence[Dialogue], assent: frozenset[str] = frozenset(), *, theta: float = THETA, resamples: int = 0
+    dialogues: Sequence[Dialogue],
+    assent: frozenset[str] = frozenset(),
+    *,
+    theta: float = THETA,
+    resamples: int = 0,
 ) -> list[TradeOff]:
     """The policies that need no model, each as one point."""
     return [
-        single(name, dialogues, {d.id: policy(d) for d in dialogues}, assent, theta=theta, resamples=resamples)
+        single(
+            name, dialogues, {d.id: policy(d) for d in dialogues}, assent, theta=theta, resamples=resamples
+        )
         for name, policy in POLICIES.items()
         if policy is not human or logs_triggers(dialogues)
     ]
 
 
 def calibrated(
-    dev: ScoreTable, on_dev: Sequence[Dialogue], test: ScoreTable, on_test: Sequence[Dialogue],
-    assent: frozenset[str] = frozenset(), *, budget: float = BUDGET, theta: float = THETA, resamples: int = 2000,
-) -> tuple[Thresholds, list[TradeOff]]:  # fmt: skip
-    """Choose on dev, report on test: the thresholds, and on test the curve of a common threshold and the point of a threshold for each tool."""
+    dev: ScoreTable,
+    on_dev: Sequence[Dialogue],
+    test: ScoreTable,
+    on_test: Sequence[Dialogue],
+    assent: frozenset[str] = frozenset(),
+    *,
+    budget: float = BUDGET,
+    theta: float = THETA,
+    resamples: int = 2000,
+) -> tuple[Thresholds, list[TradeOff]]:
+    """Choose on dev, report on test: the thresholds, and on test the curve of a common threshold and the
+    point of a threshold for each tool.
+    """
     chosen = choose(steps(dev, on_dev, assent, theta), budget)
     common = curve(
-        "common threshold", test, on_test, assent,
-        budget=budget, threshold=chosen.default, chosen_on="dev", theta=theta, resamples=resamples,
-    )  # fmt: skip
-    each = single("threshold per tool", on_test, chosen.replay(test), assent, theta=theta, resamples=resamples)
+        "common threshold",
+        test,
+        on_test,
+        assent,
+        budget=budget,
+        threshold=chosen.default,
+        chosen_on="dev",
+        theta=theta,
+        resamples=resamples,
+    )
+    each = single(
+        "threshold per tool", on_test, chosen.replay(test), assent, theta=theta, resamples=resamples
+    )
     return chosen, [common, each]
 
 
@@ -241,8 +320,10 @@ def load_trade_offs(path: Path) -> TradeOffs:
 
 
 def trade_off_table(found: TradeOffs) -> Table:
-    """Systems side by side: a curve by its chosen point, with 95% intervals by dialogue where there are any. Wrong, unasked (those of the wrong ones that
-    came before an assent), late and turns saved are in 100 dialogues."""
+    """Systems side by side: a curve by its chosen point, with 95% intervals by dialogue where there are any.
+    Wrong, unasked (those of the wrong ones that came before an assent), late and turns saved are in 100
+    dialogues.
+    """
     room = allowed(found.budget, found.dialogues)
     table = Table(
         title=f"{found.part}, in 100 dialogues (of {found.dialogues}); budget {found.budget:g} wrong ({room} here)",
@@ -259,13 +340,22 @@ def trade_off_table(found: TradeOffs) -> Table:
         p = system.chosen or system.points[0]
         at = "" if p.threshold is None else "never" if p.threshold >= NEVER else f"{p.threshold:.3f}"
         table.add_row(
-            system.system.replace("_", " "), at, _cell(p, "wrong_per_100"), f"{p.before_assent_per_100:.1f}", f"{p.late_per_100:.1f}",
-            _cell(p, "turns_saved"), _cell(p, "recall"), "–" if p.lead is None else f"{p.lead:.2f}", str(p.fires),
-        )  # fmt: skip
+            system.system.replace("_", " "),
+            at,
+            _cell(p, "wrong_per_100"),
+            f"{p.before_assent_per_100:.1f}",
+            f"{p.late_per_100:.1f}",
+            _cell(p, "turns_saved"),
+            _cell(p, "recall"),
+            "–" if p.lead is None else f"{p.lead:.2f}",
+            str(p.fires),
+        )
     return table
 
 
 def _cell(p: TradeOffPoint, key: str) -> str:
     digits = 2 if key == "recall" else 1
     bounds = p.intervals.get(key)
-    return f"{getattr(p, key):.{digits}f}" + (rf" \[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]" if bounds else "")
+    return f"{getattr(p, key):.{digits}f}" + (
+        rf" \[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]" if bounds else ""
+    )

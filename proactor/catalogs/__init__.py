@@ -1,4 +1,6 @@
-"""Tools of any origin as one catalog: one reader a format, and a proposal of effects where a format has none."""
+"""Tools of any origin as one catalog: one reader a format, and a proposal of effects where a format has
+none.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,38 @@ from proactor.catalogs.detect import Format, detect
 from proactor.catalogs.proposal import Proposal, Suggestion, propose
 
 __all__ = [
-    "FORMATS", "CatalogError", "Format", "Proposal", "Reading", "Remark", "Suggestion", "detect", "propose", "read", "read_catalog", "write_catalog",
-]  # fmt: skip
+    "FORMATS",
+    "CatalogError",
+    "Format",
+    "Proposal",
+    "Reading",
+    "Remark",
+    "Suggestion",
+    "detect",
+    "propose",
+    "read",
+    "read_catalog",
+    "write_catalog",
+]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _READERS: dict[Format, Callable[[Path], Reading]] = {
-    "proactor": proactor.read, "openai": openai.read, "jsonschema": jsonschema.read, "sgd": sgd.read, "star": star.read, "python": python.read,
-}  # fmt: skip
+    "proactor": proactor.read,
+    "openai": openai.read,
+    "jsonschema": jsonschema.read,
+    "sgd": sgd.read,
+    "star": star.read,
+    "python": python.read,
+}
 
 
 def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading:
-    """The tools of a file, a folder or a module (`module:path.py`, `module:package.name`), with remarks on what did not fit.
+    """The tools of a file, a folder or a module (`module:path.py`, `module:package.name`), with remarks on
+    what did not fit.
 
-    A tool that says nothing of `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
+    A tool that says nothing of `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see
+    `propose`.
 
     Raises:
         CatalogError: one line, `file:line: what`, with the tool and the parameter.
@@ -47,11 +67,14 @@ def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") ->
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog as the `catalog.json` that `read_catalog` reads back and that people edit; the file appears whole.
+    """Write a catalog as the `catalog.json` that `read_catalog` reads back and that people edit; the file
+    appears whole.
 
     Every field is written, so that a tool that said nothing of its effect says it from then on.
     """
-    from proactor.evaluations import write_whole  # brings the engine with it, which reading tools does not need
+    from proactor.evaluations import (
+        write_whole,
+    )  # brings the engine with it, which reading tools does not need
 
     text = json.dumps(catalog.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_whole(path, f"{text}\n".encode())

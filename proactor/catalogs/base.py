@@ -1,4 +1,6 @@
-"""What all readers of tools share: JSON with line numbers, the tools found so far, and remarks on what was not a plain fit."""
+"""What all readers of tools share: JSON with line numbers, the tools found so far, and remarks on what was
+not a plain fit.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,16 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 
 
 class CatalogError(SourceError):
-    """Tools that cannot be read: one line, `file:line: what`, with the tool and the parameter where there is one."""
+    """Tools that cannot be read: one line, `file:line: what`, with the tool and the parameter where there is
+    one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that has no exact place in a catalog, and what became of it (`kind`); `parameter` is empty for a whole tool."""
+    """Something that has no exact place in a catalog, and what became of it (`kind`); `parameter` is empty
+    for a whole tool.
+    """
 
     tool: str
     parameter: str
@@ -49,7 +55,9 @@ class Reading:
 
 
 class Document:
-    """A JSON file that knows its lines; a key given twice in one object is an error, since one of the two would be lost."""
+    """A JSON file that knows its lines; a key given twice in one object is an error, since one of the two
+    would be lost.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -58,7 +66,9 @@ class Document:
         self._lines: dict[Place, int] = {(): 1}
         for place, line in positions(read_bytes(file).decode("utf-8-sig", "replace")):
             if place in seen:
-                raise CatalogError(f"{file}:{line}: {place[-1]!r} is given twice (first in line {self._lines[place]})")
+                raise CatalogError(
+                    f"{file}:{line}: {place[-1]!r} is given twice (first in line {self._lines[place]})"
+                )
             seen.add(place)
             self._lines[place] = line
 
@@ -80,8 +90,12 @@ def json_value(file: Path) -> Any:
 
 
 def positions(text: str) -> Iterator[tuple[Place, int]]:
-    """Place and line (from 1) of each member and item of a JSON text, in order; the text is known to be JSON."""
-    stack: list[tuple[bool, str | int, bool]] = []  # (an object?, its key or position now, does a key come next?)
+    """Place and line (from 1) of each member and item of a JSON text, in order; the text is known to be
+    JSON.
+    """
+    stack: list[
+        tuple[bool, str | int, bool]
+    ] = []  # (an object?, its key or position now, does a key come next?)
     line, end = 1, 0
     for token in _TOKEN.finditer(text):
         line += text.count("\n", end, token.start())
@@ -111,7 +125,9 @@ class Tools:
     _found: dict[str, tuple[Tool, str]] = field(default_factory=dict)
 
     def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
-        """Add a tool. CatalogError names `where` for one without a name, one whose name is taken and one that is not valid."""
+        """Add a tool. CatalogError names `where` for one without a name, one whose name is taken and one that
+        is not valid.
+        """
         if not isinstance(name, str) or not name.strip():
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._found:
@@ -122,7 +138,9 @@ class Tools:
         """All of them; CatalogError when there are none."""
         if not self._found:
             raise CatalogError(f"{source}: no tools in it")
-        return Reading(Catalog(tools=tuple(tool for tool, _ in self._found.values())), format, tuple(self.remarks))
+        return Reading(
+            Catalog(tools=tuple(tool for tool, _ in self._found.values())), format, tuple(self.remarks)
+        )
 
 
 def built(where: str, name: str, build: Callable[[], Tool]) -> Tool:
@@ -142,12 +160,13 @@ def one_line(text: object) -> str:
 
 
 def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
-    """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left out.
+    """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left
+    out.
 
-    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Then the hints that MCP
-    tool definitions have, in `annotations` or flat: readOnlyHint true reads and asks nothing; destructiveHint true is
-    irreversible and asks; readOnlyHint false alone writes [INFERRED: MCP's own default would call each such tool
-    destructive]. A hint that is absent says nothing.
+    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Then the
+    hints that MCP tool definitions have, in `annotations` or flat: readOnlyHint true reads and asks nothing;
+    destructiveHint true is irreversible and asks; readOnlyHint false alone writes [INFERRED: MCP's own
+    default would call each such tool destructive]. A hint that is absent says nothing.
     """
     found: dict[str, Any] = {}
     hints: dict[str, bool] = {}
@@ -155,7 +174,9 @@ def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
         if "x-effect" in holder:
             if holder["x-effect"] not in get_args(Effect):
                 known = ", ".join(get_args(Effect))
-                raise CatalogError(f"{where}: tool {name!r}: x-effect {holder['x-effect']!r} is not one of {known}")
+                raise CatalogError(
+                    f"{where}: tool {name!r}: x-effect {holder['x-effect']!r} is not one of {known}"
+                )
             found.setdefault("effect", holder["x-effect"])
         if "x-confirm" in holder:
             if not isinstance(holder["x-confirm"], bool):
@@ -169,7 +190,9 @@ def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
                 if isinstance(place.get(key), bool):
                     hints.setdefault(key, place[key])
                 elif place.get(key) is not None:
-                    raise CatalogError(f"{where}: tool {name!r}: {key} {place[key]!r} is neither true nor false")
+                    raise CatalogError(
+                        f"{where}: tool {name!r}: {key} {place[key]!r} is neither true nor false"
+                    )
     return _hinted(hints) | found
 
 

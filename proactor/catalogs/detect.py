@@ -39,9 +39,13 @@ def _of_folder(folder: Path) -> Format | None:
 
 
 def _of_value(value: Any) -> Format | None:
-    wrapped = isinstance(value, Mapping) and next((k for k in WRAPPERS if isinstance(value.get(k), list)), None)
+    wrapped = isinstance(value, Mapping) and next(
+        (k for k in WRAPPERS if isinstance(value.get(k), list)), None
+    )
     if wrapped:
-        return "openai" if any(_is_openai(tool) for tool in value[wrapped]) or wrapped != "tools" else "proactor"
+        return (
+            "openai" if any(_is_openai(tool) for tool in value[wrapped]) or wrapped != "tools" else "proactor"
+        )
     if isinstance(value, list):
         kinds: tuple[tuple[Format, Callable[[Any], bool]], ...] = (
             ("sgd", lambda one: isinstance(one, Mapping) and "service_name" in one),
@@ -66,11 +70,15 @@ def _is_openai(tool: Any) -> bool:
         return False
     has_schema = any(isinstance(tool.get(key), Mapping) for key in SCHEMA_KEYS)
     return (
-        tool.get("type") == "function" or isinstance(tool.get("function"), Mapping) or ("name" in tool and has_schema)
+        tool.get("type") == "function"
+        or isinstance(tool.get("function"), Mapping)
+        or ("name" in tool and has_schema)
     )
 
 
 def _is_schema(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
-    return value.get("type") == "object" or any(key in value for key in ("properties", "$ref", "$defs", "allOf"))
+    return value.get("type") == "object" or any(
+        key in value for key in ("properties", "$ref", "$defs", "allOf")
+    )

@@ -1,5 +1,7 @@
-"""One object schema a tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic writes them for
-several models, or a folder with a file for each. The name is the key, the schema's title, or the file's name."""
+"""One object schema a tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic
+writes them for several models, or a folder with a file for each. The name is the key, the schema's title, or
+the file's name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from proactor.catalog import Tool
-from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared, json_files, one_line
+from proactor.catalogs.base import (
+    CatalogError,
+    Document,
+    Place,
+    Reading,
+    Tools,
+    declared,
+    json_files,
+    one_line,
+)
 from proactor.catalogs.schema import SchemaReader, Spot
 
 _DEFINITIONS = ("$defs", "definitions")
@@ -33,7 +44,9 @@ def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
     elif not isinstance(value, dict):
         raise CatalogError(f"{document.where()}: neither an object schema nor schemas by name")
     elif any(isinstance(value.get(key), str | list) for key in _SAYS_SCHEMA) or _is_properties(value):
-        named = str(value.get("$ref", "")).rpartition("/")[2]  # a model that refers to itself has its title there
+        named = str(value.get("$ref", "")).rpartition("/")[
+            2
+        ]  # a model that refers to itself has its title there
         yield value.get("title") or named or document.file.name.split(".")[0], (), value
     elif key := next((key for key in _DEFINITIONS if isinstance(value.get(key), Mapping)), None):
         used = set(_references(value))
@@ -49,11 +62,15 @@ def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
 def _is_properties(value: Mapping[str, Any]) -> bool:
     """Does `properties` hold the properties of one schema, and is not a tool of that name?"""
     inside = value.get("properties")
-    return isinstance(inside, Mapping) and not any(isinstance(inside.get(key), str) for key in ("type", "$ref"))
+    return isinstance(inside, Mapping) and not any(
+        isinstance(inside.get(key), str) for key in ("type", "$ref")
+    )
 
 
 def _references(value: object) -> Iterator[str]:
-    """Every `$ref` in `value`: a definition that others refer to is a part of a tool and not a tool [INFERRED]."""
+    """Every `$ref` in `value`: a definition that others refer to is a part of a tool and not a tool
+    [INFERRED].
+    """
     if isinstance(value, Mapping):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]
@@ -72,7 +89,9 @@ def _add(found: Tools, document: Document, name: object, place: Place, schema: A
 
     def build() -> Tool:
         reader = SchemaReader(str(name), document.where, found.remarks)
-        root, root_place = (schema, place) if own or not isinstance(document.value, dict) else (document.value, ())
+        root, root_place = (
+            (schema, place) if own or not isinstance(document.value, dict) else (document.value, ())
+        )
         return Tool(
             name=str(name),
             description=one_line(schema.get("description")),

@@ -1,5 +1,7 @@
 """Tool definitions as chat APIs take them: `{"type": "function", "function": {…}}`, the flat form of it, bare
-`{name, description, parameters}`, and the definitions of MCP servers (`inputSchema`), in a list, alone, or under `tools`."""
+`{name, description, parameters}`, and the definitions of MCP servers (`inputSchema`), in a list, alone, or
+under `tools`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
     if not isinstance(outer, Mapping):
         raise CatalogError(f"{where}: a tool is an object, found {type(outer).__name__}")
     if outer.get("type", "function") != "function" and not any(key in outer for key in SCHEMA_KEYS):
-        raise CatalogError(f"{where}: a tool of type {outer['type']!r}; only functions have parameters to fill")
+        raise CatalogError(
+            f"{where}: a tool of type {outer['type']!r}; only functions have parameters to fill"
+        )
     inner, inside = outer, place
     if isinstance(outer.get("function"), Mapping):
         inner, inside = outer["function"], (*place, "function")

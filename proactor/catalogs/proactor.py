@@ -1,5 +1,6 @@
-"""Our own `catalog.json`, as `write_catalog` leaves it and as people edit it. A tool without `effect` or `confirm` stays
-one that says nothing of them, so that a proposal can fill them in."""
+"""Our own `catalog.json`, as `write_catalog` leaves it and as people edit it. A tool without `effect` or
+`confirm` stays one that says nothing of them, so that a proposal can fill them in.
+"""
 
 from __future__ import annotations
 

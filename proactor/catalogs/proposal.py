@@ -1,20 +1,24 @@
 """What a tool does to the world, and whether it needs the user's assent, proposed from its words [INFERRED].
 
-Both shape when a tool may fire (see `proactor.catalog`), and most tool lists say neither. A proposal fills in what a
-catalog leaves unsaid, gives a reason for each tool, and is meant to be read and edited; it never changes what is said.
+Both shape when a tool may fire (see `proactor.catalog`), and most tool lists say neither. A proposal fills in
+what a catalog leaves unsaid, gives a reason for each tool, and is meant to be read and edited; it never
+changes what is said.
 
 Rules, the first that speaks decides:
 
 1. a phrase in the name (`check_in`, `sign_up`, `look_up`, …);
-2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is a verb only: read;
-3. the first known verb of the name; a light verb (`make_payment`, `create_booking`) leaves it to the noun after it, and
-   a verb that reads gives way to a description that begins with a verb that commits ("get_ride": "Book a cab …");
+2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is a verb
+  only: read;
+3. the first known verb of the name; a light verb (`make_payment`, `create_booking`) leaves it to the noun
+   after it, and a verb that reads gives way to a description that begins with a verb that commits
+   ("get_ride": "Book a cab …");
 4. the first known verb of the description's first sentence ("Returns …" reads);
 5. nothing known: write, without assent, and marked as a guess.
 
-On top, unless the tool reads: a description that says so ("cannot be undone", "permanently", "non-refundable") makes it
-irreversible, and one that asks for consent ("after the user agrees") makes it need assent. What is irreversible needs
-assent; so do commitments to other people (book, reserve, subscribe, …); what reads does not.
+On top, unless the tool reads: a description that says so ("cannot be undone", "permanently",
+"non-refundable") makes it irreversible, and one that asks for consent ("after the user agrees") makes it need
+assent. What is irreversible needs assent; so do commitments to other people (book, reserve, subscribe, …);
+what reads does not.
 """
 
 from __future__ import annotations
@@ -33,36 +37,52 @@ Field = Literal["effect", "confirm"]
 
 VERBS: dict[Kind, str] = {
     "read": "get find search look lookup list show check view read query fetch describe count track see compare browse retrieve display recommend suggest "
-    "calculate compute estimate verify validate translate summarize explain locate inspect preview monitor detect identify filter quote is has pull select",
+    "calculate compute estimate verify validate translate summarize explain locate inspect preview monitor "
+    "detect identify filter quote is has pull select",
     "write": "set add create update change edit start stop play pause resume mute open turn save note remind record log write enable disable rename move copy "
-    "assign tag mark put insert append upload configure adjust increase decrease lock unlock snooze make do report request plan enter",
+    "assign tag mark put insert append upload configure adjust increase decrease lock unlock snooze make do "
+    "report request plan enter",
     "commit": "book reserve schedule reschedule apply register subscribe upgrade downgrade enroll enrol hire accept approve invite exchange return "
     "share deploy rsvp appoint",
     "irreversible": "pay purchase buy transfer send cancel delete remove refund withdraw terminate submit publish post rent wipe drop erase revoke unsubscribe "
     "donate checkout charge order wire sell destroy uninstall overwrite discard email reset",
-}  # fmt: skip
+}
 NOUNS: dict[Kind, str] = {
     "commit": "reservation booking appointment subscription registration",
     "irreversible": "payment purchase transaction cancellation deletion withdrawal donation",
-}  # fmt: skip
+}
 LIGHT = "make do create place process perform issue offer initiate complete execute run submit"
 INFORMATION = (
-    "status history details detail info information balance availability options results price prices weather forecast "
+    "status history details detail info information balance availability options results price prices "
+    "weather forecast "
     "directions times"
 )
 BOTH = (  # nouns as often as verbs: a name such as order_status or booking_details only reads
-    "order book transfer rent post charge schedule return report request record log mark note tag check play email quote wire exchange share set start "
-    "stop open change plan view track search copy move upgrade reservation booking appointment subscription registration payment purchase transaction "
+    "order book transfer rent post charge schedule return report request record log mark note tag check "
+    "play email quote wire exchange share set start "
+    "stop open change plan view track search copy move upgrade reservation booking appointment subscription "
+    "registration payment purchase transaction "
     "refund cancellation deletion withdrawal donation"
 )
 PHRASES: dict[tuple[str, str], Kind] = {
-    ("check", "in"): "commit", ("check", "out"): "irreversible", ("sign", "up"): "commit", ("opt", "in"): "commit", ("opt", "out"): "commit",
-    ("sign", "in"): "write", ("log", "in"): "write", ("look", "up"): "read", ("pull", "up"): "read", ("call", "off"): "irreversible",
-}  # fmt: skip
+    ("check", "in"): "commit",
+    ("check", "out"): "irreversible",
+    ("sign", "up"): "commit",
+    ("opt", "in"): "commit",
+    ("opt", "out"): "commit",
+    ("sign", "in"): "write",
+    ("log", "in"): "write",
+    ("look", "up"): "read",
+    ("pull", "up"): "read",
+    ("call", "off"): "irreversible",
+}
 
 _EFFECTS: dict[Kind, tuple[Effect, bool]] = {
-    "read": ("read", False), "write": ("write", False), "commit": ("write", True), "irreversible": ("irreversible", True),
-}  # fmt: skip
+    "read": ("read", False),
+    "write": ("write", False),
+    "commit": ("write", True),
+    "irreversible": ("irreversible", True),
+}
 _FINAL = re.compile(
     r"(?:can(?:no|')t|can not|cannot) be (?:undone|reversed)|irreversibl\w+|permanently|non-?refundable", re.I
 )
@@ -116,7 +136,9 @@ class Proposal(BaseModel):
 
 
 def propose(catalog: Catalog) -> Proposal:
-    """Effects and assent for the tools that do not say them; what a tool says is kept. Proposing twice changes nothing."""
+    """Effects and assent for the tools that do not say them; what a tool says is kept. Proposing twice
+    changes nothing.
+    """
     suggestions = tuple(_suggest(tool) for tool in catalog.tools)
     tools = tuple(
         tool.model_copy(update={"effect": s.effect, "confirm": s.confirm})
@@ -129,7 +151,9 @@ def _suggest(tool: Tool) -> Suggestion:
     fields: tuple[Field, ...] = ("effect", "confirm")
     given = tuple(name for name in fields if name in tool.model_fields_set)
     if len(given) == 2:
-        return Suggestion(name=tool.name, effect=tool.effect, confirm=tool.confirm, reason="given", given=given)
+        return Suggestion(
+            name=tool.name, effect=tool.effect, confirm=tool.confirm, reason="given", given=given
+        )
     told = _from_name(tool.name)
     if told is None or (told[0] == "read" and _IMPERATIVE.match(tool.description)):
         other = _from_description(tool.description)
@@ -146,7 +170,9 @@ def _suggest(tool: Tool) -> Suggestion:
         confirm, reason = True, f"{reason}; {said[0]!r} in the description"
     if "confirm" in given:
         confirm, reason = tool.confirm, f"confirm given; {reason}"
-    return Suggestion(name=tool.name, effect=effect, confirm=confirm, reason=reason, given=given, guess=kind is None)
+    return Suggestion(
+        name=tool.name, effect=effect, confirm=confirm, reason=reason, given=given, guess=kind is None
+    )
 
 
 def _from_name(name: str) -> tuple[Kind, str] | None:
@@ -184,4 +210,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _forms(word: str) -> tuple[str, ...]:
     """The word and what it may be a form of: books, searches, applies, booking, moving."""
     ends: Mapping[str, tuple[str, ...]] = {"ies": ("y",), "es": ("", "e"), "s": ("",), "ing": ("", "e")}
-    return (word, *(word.removesuffix(end) + new for end, news in ends.items() if word.endswith(end) for new in news))
+    return (
+        word,
+        *(word.removesuffix(end) + new for end, news in ends.items() if word.endswith(end) for new in news),
+    )

@@ -1,8 +1,9 @@
-"""Tools from a Python module: each public function is a tool, its annotations are the types, its docstring the words.
+"""Tools from a Python module: each public function is a tool, its annotations are the types, its docstring
+the words.
 
-The annotations go through pydantic's own JSON Schema, so all that pydantic understands works: Literal and Enum, date and
-time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The module is imported, with all
-that this runs. A function may carry `effect` and `confirm` as attributes.
+The annotations go through pydantic's own JSON Schema, so all that pydantic understands works: Literal and
+Enum, date and time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The
+module is imported, with all that this runs. A function may carry `effect` and `confirm` as attributes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def read(source: str | Path) -> Reading:
 
 @contextmanager
 def _importable(*folders: Path) -> Iterator[None]:
-    """Folders in front of the path for a while: a console script does not have the working directory on it."""
+    """Folders in front of the path for a while: a console script does not have the working directory on
+    it.
+    """
     added = [str(folder) for folder in folders]
     sys.path[:0] = added
     try:
@@ -96,7 +99,8 @@ def _line(error: Exception, file: Path) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
     return next(
-        (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)), None
+        (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)),
+        None,
     )
 
 
@@ -131,7 +135,9 @@ def _functions(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
 def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> None:
     described, words = _docstring(inspect.getdoc(function) or "")
     hints = _hints(function, f"{where}: tool {name!r}")
-    attributes = {f"x-{key}": getattr(function, key) for key in ("effect", "confirm") if hasattr(function, key)}
+    attributes = {
+        f"x-{key}": getattr(function, key) for key in ("effect", "confirm") if hasattr(function, key)
+    }
 
     def build() -> Tool:
         parameters: list[Parameter] = []
@@ -143,7 +149,12 @@ def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> N
             schema = {"description": words.get(given.name, ""), **schema}
             reader = SchemaReader(name, lambda place: where, found.remarks)
             parameters += reader.parameter(given.name, Spot(schema, schema), given.default is given.empty)
-        return Tool(name=name, description=described, parameters=tuple(parameters), **declared(where, name, attributes))
+        return Tool(
+            name=name,
+            description=described,
+            parameters=tuple(parameters),
+            **declared(where, name, attributes),
+        )
 
     found.add(where, name, build)
 
@@ -168,7 +179,9 @@ def _schema(annotation: Any, about: str) -> dict[str, Any]:
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first section, and what is said of each parameter (Google's and Sphinx' forms)."""
+    """What stands before the first section, and what is said of each parameter (Google's and Sphinx'
+    forms).
+    """
     words = {name: " ".join(said.split()) for name, said in _SPHINX.findall(text)}
     if section := _ARGUMENTS.search(text):
         words |= _entries(section[1])

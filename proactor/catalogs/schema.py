@@ -1,14 +1,17 @@
-"""From a JSON Schema object to the parameters of a tool; JSON Schema files, OpenAI tools and Python modules share it.
+"""From a JSON Schema object to the parameters of a tool; JSON Schema files, OpenAI tools and Python modules
+share it.
 
 What a catalog has no exact place for is kept as text and remarked upon [INFERRED]:
 
-- an object with properties is flattened by one level, `address.street`; deeper or open ones are text (`object_as_text`);
+- an object with properties is flattened by one level, `address.street`; deeper or open ones are text
+  (`object_as_text`);
 - an array is text (`array_as_text`); what its items may be stays as a hint;
 - alternatives of one type are that type, integer or number is number, others are text (`union_as_text`);
-- a schema that says nothing of a type is text (`untyped_as_text`), and so is a date-time (`datetime_as_text`).
+- a schema that says nothing of a type is text (`untyped_as_text`), and so is a date-time
+  (`datetime_as_text`).
 
-A parameter is required when the schema says so and it neither accepts null nor has a default: strict tools list every
-parameter as required and let the optional ones be null.
+A parameter is required when the schema says so and it neither accepts null nor has a default: strict tools
+list every parameter as required and let the optional ones be null.
 """
 
 from __future__ import annotations
@@ -28,8 +31,11 @@ DEEPEST = 8
 """Alternatives inside alternatives; a schema with more refers to itself."""
 
 _PLAIN: dict[str, ParameterType] = {
-    "string": "string", "integer": "integer", "number": "number", "boolean": "boolean",
-}  # fmt: skip
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+}
 _KNOWN = (*_PLAIN, "array", "object", "null")
 
 
@@ -76,9 +82,13 @@ class SchemaReader:
         spot = self._resolve(spot, "")
         schema = spot.schema
         if schema.get("type", "object") != "object":
-            raise self._error(spot, "", f"a schema of type {schema['type']!r} is not the object of a tool's parameters")
+            raise self._error(
+                spot, "", f"a schema of type {schema['type']!r} is not the object of a tool's parameters"
+            )
         return tuple(
-            p for name, wanted, inner in self._properties(spot, "") for p in self.parameter(name, inner, wanted)
+            p
+            for name, wanted, inner in self._properties(spot, "")
+            for p in self.parameter(name, inner, wanted)
         )
 
     def parameter(self, name: str, spot: Spot, required: bool) -> tuple[Parameter, ...]:
@@ -114,11 +124,15 @@ class SchemaReader:
             raise self._error(spot, within[:-1], "`required` is not a list of names")
         for name in required:
             if not isinstance(name, str) or name not in properties:
-                raise self._error(spot, within[:-1], f"`required` names {name!r}, which is not among the properties")
+                raise self._error(
+                    spot, within[:-1], f"`required` names {name!r}, which is not among the properties"
+                )
         return [(name, name in required, spot.at("properties", name)) for name in properties]
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
-        """The schema with its `$ref` followed and its `allOf` merged; a boolean schema accepts anything, or is an error."""
+        """The schema with its `$ref` followed and its `allOf` merged; a boolean schema accepts anything, or
+        is an error.
+        """
         schema = {} if spot.schema is True else spot.schema
         if not isinstance(schema, Mapping):
             raise self._error(spot, name, f"{schema!r} is not a schema")
@@ -127,7 +141,9 @@ class SchemaReader:
             if reference in seen:
                 raise self._error(spot, name, f"$ref {reference!r} leads back to itself")
             target = self._resolve(self._target(spot, name, reference), name, (*seen, reference))
-            beside = {key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")}
+            beside = {
+                key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")
+            }
             return replace(target, schema={**target.schema, **beside})
         if isinstance(parts := schema.get("allOf"), Sequence) and not isinstance(parts, str):
             merged = dict(schema)
@@ -166,7 +182,8 @@ class SchemaReader:
         if spot.depth == DEEPEST:
             raise self._error(spot, name, f"alternatives inside each other, {DEEPEST} deep")
         inside = (
-            replace(spot, schema=one, place=(*spot.place, key, i), depth=spot.depth + 1) for i, one in enumerate(listed)
+            replace(spot, schema=one, place=(*spot.place, key, i), depth=spot.depth + 1)
+            for i, one in enumerate(listed)
         )
         return [self._resolve(one, name) for one in inside]
 
@@ -180,7 +197,9 @@ class SchemaReader:
                 return self._joined(spot, name, others, nullable)
         nullable = schema.get("nullable") is True
         if "const" in schema or "enum" in schema:
-            return self._enumerated(spot, name, [schema["const"]] if "const" in schema else schema["enum"], nullable)
+            return self._enumerated(
+                spot, name, [schema["const"]] if "const" in schema else schema["enum"], nullable
+            )
         kind = schema.get("type")
         if isinstance(kind, list):
             kinds = [k for k in kind if k != "null"]
@@ -204,7 +223,11 @@ class SchemaReader:
         if kind == "array":
             items = spot.schema.get("items", True)
             inner = self._resolve(replace(spot, schema=items, place=(*spot.place, "items")), name)
-            listed = self._enumerated(inner, name, inner.schema["enum"], False).values if "enum" in inner.schema else ()
+            listed = (
+                self._enumerated(inner, name, inner.schema["enum"], False).values
+                if "enum" in inner.schema
+                else ()
+            )
             return _Shape("string", listed, kind="array_as_text")
         if kind == "null":
             raise self._error(spot, name, "accepts nothing but null")

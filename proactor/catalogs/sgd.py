@@ -1,7 +1,7 @@
 """Tools from the schema files of Schema-Guided Dialogue: services with intents and slots.
 
-Each intent is a tool, `service.intent`. Transactional intents write and need assent; those that move money cannot be
-undone [INFERRED].
+Each intent is a tool, `service.intent`. Transactional intents write and need assent; those that move money
+cannot be undone [INFERRED].
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def read_schema(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _services(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each service with where it stands, checked; entries of other files repeat over the parts of the release."""
+    """Each service with where it stands, checked; entries of other files repeat over the parts of the
+    release.
+    """
     seen: dict[str, str] = {}
     for file in find(path, "schema*.json", "*/schema.json"):
         document = Document(file)
@@ -89,7 +91,8 @@ def tool(service: dict[str, Any], intent: dict[str, Any]) -> Tool:
         effect=effect,
         confirm=intent["is_transactional"],
         parameters=tuple(
-            _parameter(slots[name], name in required) for name in (*intent["required_slots"], *intent["optional_slots"])
+            _parameter(slots[name], name in required)
+            for name in (*intent["required_slots"], *intent["optional_slots"])
         ),
     )
 
@@ -105,4 +108,6 @@ def _parameter(slot: dict[str, Any], required: bool) -> Parameter:
         kind = "enum"
     elif slot["name"].endswith(("date", "time")):
         kind = "date" if slot["name"].endswith("date") else "time"
-    return Parameter(name=slot["name"], type=kind, required=required, description=slot["description"], values=values)
+    return Parameter(
+        name=slot["name"], type=kind, required=required, description=slot["description"], values=values
+    )

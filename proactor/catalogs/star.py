@@ -1,7 +1,8 @@
-"""Tools from the API files of STAR: apis.json (all of them by name), or a folder with one file an API as in its release.
+"""Tools from the API files of STAR: apis.json (all of them by name), or a folder with one file an API as in
+its release.
 
-An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and needs assent
-[DERIVED from the files].
+An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
+needs assent [DERIVED from the files].
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from proactor.catalog import Effect, Parameter, ParameterType, Tool
 from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, built, json_files
 
 # APIs without RequestType that change something [INFERRED]; all others without it only look things up.
-_WRITES = frozenset({"meeting_schedule", "hotel_service_request", "spaceship_access_codes", "spaceship_life_support"})
+_WRITES = frozenset(
+    {"meeting_schedule", "hotel_service_request", "spaceship_access_codes", "spaceship_life_support"}
+)
 _REQUEST = "RequestType"
 _TYPES: dict[str, ParameterType] = {
-    "Integer": "integer", "Boolean": "boolean", "Categorical": "enum", "CategoricalMultiple": "string", "ShortString": "string",
-    "LongString": "string", _REQUEST: "enum",
-}  # fmt: skip
+    "Integer": "integer",
+    "Boolean": "boolean",
+    "Categorical": "enum",
+    "CategoricalMultiple": "string",
+    "ShortString": "string",
+    "LongString": "string",
+    _REQUEST: "enum",
+}
 
 
 def read(path: Path) -> Reading:
@@ -58,7 +66,11 @@ def _check(name: str, document: Document, place: Place, api: Any) -> None:
     where = document.where(place)
     if not name.strip():
         raise CatalogError(f"{where}: an API without a name")
-    if not isinstance(api, dict) or not isinstance(api.get("input"), list) or not isinstance(api.get("required"), list):
+    if (
+        not isinstance(api, dict)
+        or not isinstance(api.get("input"), list)
+        or not isinstance(api.get("required"), list)
+    ):
         raise CatalogError(f"{where}: API {name!r} lacks the lists `input` and `required`")
     for position, given in enumerate(api["input"]):
         here = document.where((*place, "input", position))
@@ -81,7 +93,9 @@ def tools(name: str, api: dict[str, Any]) -> list[Tool]:
     title = api.get("function", name).replace("_", " ")
 
     def tool(suffix: str, effect: Effect, confirm: bool) -> Tool:
-        return Tool(name=name + suffix, description=title, effect=effect, confirm=confirm, parameters=parameters)
+        return Tool(
+            name=name + suffix, description=title, effect=effect, confirm=confirm, parameters=parameters
+        )
 
     if two_step(api):
         return [tool(".check", "read", False), tool(".book", "write", True)]

@@ -22,29 +22,54 @@ ORACLES = ("log", "engine", "endpoint")
 
 
 def annotate(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="a corpus (with --path), or JSONL transcripts", show_default=False)],
-    catalog: Annotated[str | None, typer.Option(help="tools, in any format that `proactor catalog` reads; default: the corpus' own")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="a corpus (with --path), or JSONL transcripts", show_default=False
+        ),
+    ],
+    catalog: Annotated[
+        str | None,
+        typer.Option(help="tools, in any format that `proactor catalog` reads; default: the corpus' own"),
+    ] = None,
     oracle: Annotated[str, typer.Option(help="log, engine or endpoint")] = "log",
     model: Annotated[str, typer.Option(help="model folder (engine) or name (endpoint)")] = "",
     adapter: Annotated[Path | None, typer.Option(help="adapter folder for the engine")] = None,
     base_url: Annotated[str | None, typer.Option(help="of the endpoint; default: OpenAI's")] = None,
     path: Annotated[Path | None, typer.Option(help="folder or file of a corpus")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most this many dialogues")] = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable"
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the result")] = Path("annotated"),
-    gates: Annotated[bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")] = True,
-    causality: Annotated[bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")] = True,
-    brief: Annotated[bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")] = False,
+    gates: Annotated[
+        bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")
+    ] = True,
+    causality: Annotated[
+        bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")
+    ] = True,
+    brief: Annotated[
+        bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="of one answer")] = 512,
     concurrency: Annotated[int, typer.Option(min=1, help="requests under way at once (endpoint)")] = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
-    price_in: Annotated[float | None, typer.Option(help="of a million prompt tokens, for the estimate")] = None,
+    price_in: Annotated[
+        float | None, typer.Option(help="of a million prompt tokens, for the estimate")
+    ] = None,
     price_out: Annotated[float | None, typer.Option(help="of a million answer tokens")] = None,
     seed: Annotated[int, typer.Option(help="of the samples")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")] = False,
-) -> None:  # fmt: skip
-    """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl, catalog.json and report.json."""
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")
+    ] = False,
+) -> None:
+    """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
+    catalog.json and report.json.
+    """
     from proactor.annotation import AnnotationError, Options
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
@@ -131,8 +156,16 @@ def _catalog(file: str | None, corpus: Corpus) -> Catalog:
 
 
 def _oracle(
-    kind: str, model: str, adapter: Path | None, base_url: str | None, brief: bool, max_tokens: int, concurrency: int, timeout: float, ui: Progress
-) -> Oracle:  # fmt: skip
+    kind: str,
+    model: str,
+    adapter: Path | None,
+    base_url: str | None,
+    brief: bool,
+    max_tokens: int,
+    concurrency: int,
+    timeout: float,
+    ui: Progress,
+) -> Oracle:
     if kind == "log":
         from proactor.annotation.log_oracle import LogOracle
 
@@ -141,7 +174,11 @@ def _oracle(
         from proactor.annotation.endpoint_oracle import EndpointOracle
         from proactor.endpoint import Endpoint
 
-        return EndpointOracle(Endpoint(model, base_url=base_url, timeout=timeout, concurrency=concurrency), max_tokens)
+        return EndpointOracle(
+            Endpoint(model, base_url=base_url, timeout=timeout, concurrency=concurrency), max_tokens
+        )
     from proactor.annotation.engine_oracle import EngineOracle, load_engine
 
-    return EngineOracle(load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens, adapter=adapter or True)
+    return EngineOracle(
+        load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens, adapter=adapter or True
+    )

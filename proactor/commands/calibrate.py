@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor.commands.common import Adapter, ConfigFile, Overrides, Split, console, open_session, part, terminal
+from proactor.commands.common import (
+    Adapter,
+    ConfigFile,
+    Overrides,
+    Split,
+    console,
+    open_session,
+    part,
+    terminal,
+)
 from proactor.config import ConfigError
 from proactor.config_file import load_config
 
@@ -18,24 +27,38 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best",
-    budget: Annotated[float | None, typer.Option(min=0.0, help="wrong fires allowed in 100 dialogues; eval.budget otherwise")] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    adapter: Adapter = "best",
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="wrong fires allowed in 100 dialogues; eval.budget otherwise"),
+    ] = None,
     split_dev: Annotated[str, typer.Option(help="part that the thresholds are chosen on")] = "dev",
     split: Split = "test",
-    floor: Annotated[float, typer.Option(min=0.0, max=1.0, help="least probability that a threshold may have")] = 0.02,
-    exact: Annotated[bool, typer.Option("--exact", help="an action is right only with every value right")] = False,
-    heat: Annotated[int, typer.Option(min=0, help="dialogues whose probabilities are kept for the report")] = 4,
-) -> None:  # fmt: skip
-    """Choose each tool's threshold on one part of the data for a budget of false fires, and report lead against false fires on another.
+    floor: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="least probability that a threshold may have")
+    ] = 0.02,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="an action is right only with every value right")
+    ] = False,
+    heat: Annotated[
+        int, typer.Option(min=0, help="dialogues whose probabilities are kept for the report")
+    ] = 4,
+) -> None:
+    """Choose each tool's threshold on one part of the data for a budget of false fires, and report lead
+    against false fires on another.
 
-    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. Stopped, it goes on where it was.
+    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. Stopped, it goes on
+    where it was.
     """
     from proactor.calibration.tradeoff import trade_off_table
 
     settings = load_config(config, overrides or [])
     if split_dev == split:
         raise ConfigError(
-            f"--split {split}: thresholds chosen on a part say nothing about that part; take another --split-dev"
+            f"--split {split}: thresholds chosen on a part say nothing about that part; take another "
+            "--split-dev"
         )
     allowed = settings.eval.budget if budget is None else budget
     session = open_session(settings, adapter)
@@ -46,14 +69,23 @@ def calibrate(
     fires = sum(t <= 1 for t in thresholds.tools.values())
     console.print(
         f"chosen on {thresholds.dialogues} {split_dev} dialogues: common {_told(thresholds.default)}, "
-        f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may fire\n{settings.folder / 'tradeoff.json'}",
+        f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may "
+        f"fire\n{settings.folder / 'tradeoff.json'}",
         markup=False,
     )
 
 
 def _calibrated(
-    session: Session, settings: RunConfig, adapter: str, split_dev: str, split: str, budget: float, floor: float, exact: bool, heat: int,
-) -> tuple[Thresholds, TradeOffs]:  # fmt: skip
+    session: Session,
+    settings: RunConfig,
+    adapter: str,
+    split_dev: str,
+    split: str,
+    budget: float,
+    floor: float,
+    exact: bool,
+    heat: int,
+) -> tuple[Thresholds, TradeOffs]:
     from proactor.calibration.probabilities import ProbabilityError
     from proactor.calibration.scores import save_probabilities, scored_part
     from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
@@ -75,7 +107,8 @@ def _calibrated(
             raise ConfigError(str(error)) from error
         played = session.play(on_test, f"playing {split}")
         ui.say(
-            f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, {test.table.unread} of {len(test.table.rows)} on {split}"
+            f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, "
+            f"{test.table.unread} of {len(test.table.rows)} on {split}"
         )
     thresholds, curves = calibrated(
         dev.table, on_dev, test.table, on_test, assent, budget=budget, theta=theta, resamples=resamples
@@ -84,11 +117,14 @@ def _calibrated(
     others = policies(on_test, assent, theta=theta, resamples=resamples)
     found = gather(split, on_test, budget, [*curves, greedy, *others])
     if session.engine.rank == 0:
-        write_whole(settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode())
+        write_whole(
+            settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()
+        )
         save_trade_offs(settings.folder / "tradeoff.json", found)
         wanted = {d.id for d in on_test if d.references}
         save_probabilities(
-            settings.folder / "probabilities.json", [p for p in test.probabilities if p.dialogue_id in wanted][:heat]
+            settings.folder / "probabilities.json",
+            [p for p in test.probabilities if p.dialogue_id in wanted][:heat],
         )
     return thresholds, found
 

@@ -34,15 +34,21 @@ def catalog(
         str, typer.Argument(metavar="SOURCE", help="a file, a folder, or module:path.py", show_default=False)
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"write the catalog; a folder gets {NAME}")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help=f"write the catalog; a folder gets {NAME}"),
     ] = None,
     format: Annotated[str, typer.Option(help=f"auto, {', '.join(FORMATS)}")] = "auto",
     render: Annotated[
-        str, typer.Option(metavar="TEMPLATE", help="print the tools as a prompt has them: full, compact, or a .j2 file")
+        str,
+        typer.Option(
+            metavar="TEMPLATE", help="print the tools as a prompt has them: full, compact, or a .j2 file"
+        ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Read tools of any origin, propose what each does (effect) and whether it needs assent (confirm), and write a catalog to edit."""
+    """Read tools of any origin, propose what each does (effect) and whether it needs assent (confirm), and
+    write a catalog to edit.
+    """
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")
     file = _target(output, force)
@@ -78,7 +84,10 @@ def table(proposal: Proposal) -> Table:
             Text(tool.name),
             Text(names),
             Text(tool.effect + (sign if "effect" in suggestion.proposed else ""), style=style),
-            Text(("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else ""), style=style),
+            Text(
+                ("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else ""),
+                style=style,
+            ),
             Text(suggestion.reason, style=style),
         )
     return shown
@@ -88,7 +97,9 @@ def _say_remarks(reading: Reading) -> None:
     for kind, count in sorted(reading.counters.items()):
         first = next(remark for remark in reading.remarks if remark.kind == kind)
         console.print(
-            f"{count} x {REMARKS[kind]}, e.g. {first.parameter!r} of {first.tool!r}", markup=False, soft_wrap=True
+            f"{count} x {REMARKS[kind]}, e.g. {first.parameter!r} of {first.tool!r}",
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -105,14 +116,17 @@ def _next(proposal: Proposal, file: Path | None) -> str:
     lines = [f"{said}. Written: {file}"]
     if still:
         lines.append(
-            "Read it through: `effect` (read, write, irreversible) and `confirm` (true: never without the user's assent) "
+            "Read it through: `effect` (read, write, irreversible) and `confirm` (true: never without the "
+            "user's assent) "
             "decide when a tool may fire."
         )
     return "\n".join([*lines, f"Then: proactor annotate SOURCE --catalog {file}"])
 
 
 def _rendered(catalog: Catalog, template: str) -> str:
-    """The catalog as a prompt has it; ConfigError names the template, and its line, where it does not work."""
+    """The catalog as a prompt has it; ConfigError names the template, and its line, where it does not
+    work.
+    """
     if template in ("full", "compact"):
         return catalog.render(template)
     file = Path(template)

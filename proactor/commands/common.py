@@ -22,17 +22,23 @@ console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
 if not console.is_terminal:
     console.width = 120  # a file or a pipe has no width of its own, and 80 cuts tables
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; see configs/", show_default=False)]
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="a YAML file; see configs/", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. grpo.lr=1e-4 data.train.limit=50", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="e.g. grpo.lr=1e-4 data.train.limit=50", show_default=False
+    ),
 ]
 Adapter = Annotated[str, typer.Option(help="start, best, last, none, or a folder with an adapter")]
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 
 
 def open_session(settings: RunConfig, adapter: str) -> Session:
-    """The run of a config, with one of its adapters (see `Adapter`) loaded. ConfigError when it is not there."""
+    """The run of a config, with one of its adapters (see `Adapter`) loaded. ConfigError when it is not
+    there.
+    """
     from proactor.session import Session, adapter_folder
 
     folder = adapter_folder(settings.folder, adapter)

@@ -16,14 +16,22 @@ from proactor.scoring.bootstrap import KEYS
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="a run's folder, or its config", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="the run to compare with it", show_default=False)],
+    first: Annotated[
+        Path, typer.Argument(metavar="RUN_A", help="a run's folder, or its config", show_default=False)
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="RUN_B", help="the run to compare with it", show_default=False)
+    ],
     system: Annotated[str, typer.Option(help="of each run: after, before, or a trivial policy")] = "after",
     against: Annotated[str, typer.Option(help="the first run's system, when it is another one")] = "",
     resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 2000,
-    output: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write everything there")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write everything there")
+    ] = None,
 ) -> None:
-    """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every metric, by tool and by domain."""
+    """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every
+    metric, by tool and by domain.
+    """
     from proactor.evaluations import load_evaluations, write_whole
     from proactor.scoring.paired import paired, paired_tables, systems_named
 
@@ -31,7 +39,10 @@ def compare(
     try:
         loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
         wanted = (against or system, system)
-        runs = [systems_named(named, of, str(f)) for (_, named), of, f in zip(loaded, wanted, folders, strict=True)]
+        runs = [
+            systems_named(named, of, str(f))
+            for (_, named), of, f in zip(loaded, wanted, folders, strict=True)
+        ]
         names = (_name(folders[0], wanted[0]), _name(folders[1], wanted[1]))
         found = paired(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
     except (
@@ -43,7 +54,8 @@ def compare(
     rewards = [_measured_by(folder) for folder in folders]
     if rewards[0] != rewards[1]:
         console.print(
-            f"turn reward is not one measure here: {names[0]} by {rewards[0]}, {names[1]} by {rewards[1]} (eval.reward makes them one)",
+            f"turn reward is not one measure here: {names[0]} by {rewards[0]}, {names[1]} by {rewards[1]} "
+            "(eval.reward makes them one)",
             markup=False,
         )
     if output is not None:
@@ -66,7 +78,11 @@ def _measured_by(folder: Path) -> str:
         "adaptive_ruler",
         "mixture",
     )  # evaluated by the default
-    return _told("weighted_metric", {}) if config.reward in judged else _told(config.reward, config.reward_options)
+    return (
+        _told("weighted_metric", {})
+        if config.reward in judged
+        else _told(config.reward, config.reward_options)
+    )
 
 
 def _told(reward: str, options: Mapping[str, Any]) -> str:

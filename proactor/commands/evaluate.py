@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from proactor.commands.common import Adapter, ConfigFile, Overrides, Split, console, find, open_session, part, terminal
+from proactor.commands.common import (
+    Adapter,
+    ConfigFile,
+    Overrides,
+    Split,
+    console,
+    find,
+    open_session,
+    part,
+    terminal,
+)
 from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.console import metrics_table
@@ -25,9 +35,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "test",
-    output: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="file of the result; default: one in the run's folder")] = None,
-) -> None:  # fmt: skip
+    config: ConfigFile,
+    overrides: Overrides = None,
+    adapter: Adapter = "best",
+    split: Split = "test",
+    output: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="file of the result; default: one in the run's folder"),
+    ] = None,
+) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
     from proactor.evaluate import trivial
     from proactor.evaluations import write_whole
@@ -45,30 +61,41 @@ def evaluate(
     bounds = intervals(found.contributions, ALL, resamples=settings.eval.resamples)
     parts = breakdown(dialogues, found, resamples=settings.eval.resamples)
     record = {
-        "adapter": adapter, "split": split, "dialogues": len(dialogues), "unparsed_share": found.unparsed_share, "truncated_share": found.truncated_share,
+        "adapter": adapter,
+        "split": split,
+        "dialogues": len(dialogues),
+        "unparsed_share": found.unparsed_share,
+        "truncated_share": found.truncated_share,
         "intervals": {k: [b.low, b.high] for k, b in bounds.items() if math.isfinite(b.low)},
-        "breakdown": parts.model_dump(mode="json"), **{name: e.metrics for name, e in named.items()},
-    }  # fmt: skip
+        "breakdown": parts.model_dump(mode="json"),
+        **{name: e.metrics for name, e in named.items()},
+    }
     file = output or settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
     write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
-    console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS))
+    console.print(
+        metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS)
+    )
     for table in breakdown_tables(parts):
         console.print(table)
     ranges = ", ".join(f"{k} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
     console.print(
-        f"95% by dialogue: {ranges}\nunparsed {found.unparsed_share:.1%}, truncated {found.truncated_share:.1%}\n{file}",
+        f"95% by dialogue: {ranges}\nunparsed {found.unparsed_share:.1%}, truncated "
+        f"{found.truncated_share:.1%}\n{file}",
         markup=False,
     )
 
 
 def sample(
-    config: ConfigFile, overrides: Overrides = None, adapter: Adapter = "best", split: Split = "dev",
+    config: ConfigFile,
+    overrides: Overrides = None,
+    adapter: Adapter = "best",
+    split: Split = "dev",
     dialogue: Annotated[str, typer.Option(help="id, or position in the split")] = "0",
     turn: Annotated[int, typer.Option(help="user turn after which to decide; 0: every one")] = 0,
     n: Annotated[int, typer.Option("-n", min=1, help="samples a decision")] = 4,
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     prompt: Annotated[str, typer.Option(help="a user message of one's own instead of a dialogue")] = "",
-) -> None:  # fmt: skip
+) -> None:
     """Draw answers at the decision points of one dialogue (logged board) and show what each would earn."""
     settings = load_config(config, overrides or [])
     session = open_session(settings, adapter)
@@ -87,14 +114,21 @@ def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampli
 
     if turn and turn not in chosen.decision_turns:
         raise ConfigError(
-            f"--turn {turn}: dialogue {chosen.id!r} has user turns {', '.join(map(str, chosen.decision_turns))}"
+            f"--turn {turn}: dialogue {chosen.id!r} has user turns "
+            f"{', '.join(map(str, chosen.decision_turns))}"
         )
     turns = [turn] if turn else list(chosen.decision_turns)
     boards = {u: logged_board(chosen, u) for u in turns}
     encoder = session.encoder
-    prompts = [encoder.prompt(chosen, u, boards[u], encoder.earlier_graph(chosen, u, boards[u])) for u in turns]
+    prompts = [
+        encoder.prompt(chosen, u, boards[u], encoder.earlier_graph(chosen, u, boards[u])) for u in turns
+    ]
     groups = dict(
-        zip(turns, session.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]), strict=True)
+        zip(
+            turns,
+            session.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]),
+            strict=True,
+        )
     )
     for spoken in chosen.turns:
         console.print(f"{spoken.index:3} {spoken.speaker}: {spoken.text}", markup=False)
@@ -102,8 +136,10 @@ def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampli
             continue
         texts = [s.text for s in groups[spoken.index].samples]
         columns: dict[str, list[Any]] = {
-            "dialogue": [chosen] * len(texts), "turn": [spoken.index] * len(texts), "board": [boards[spoken.index]] * len(texts),
-        }  # fmt: skip
+            "dialogue": [chosen] * len(texts),
+            "turn": [spoken.index] * len(texts),
+            "board": [boards[spoken.index]] * len(texts),
+        }
         scored = run_reward(session.config.reward, session.sample_reward, [""] * len(texts), texts, columns)
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):

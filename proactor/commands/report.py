@@ -17,14 +17,19 @@ from proactor.scoring.bootstrap import KEYS
 
 def report(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="a run's folder, or the config it came from", show_default=False)
+        Path,
+        typer.Argument(metavar="RUN", help="a run's folder, or the config it came from", show_default=False),
     ],
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN]", help="a second run, to show the two side by side", show_default=False),
+        typer.Argument(
+            metavar="[RUN]", help="a second run, to show the two side by side", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Write runs/<name>/report.html again from what the folder holds, or one page that shows two runs side by side."""
+    """Write runs/<name>/report.html again from what the folder holds, or one page that shows two runs side by
+    side.
+    """
     folder = _folder(run)
     if other is None:
         write(folder)

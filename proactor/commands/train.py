@@ -25,7 +25,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
 ) -> None:
-    """Train a run; its folder, runs/<name>/, holds metrics, samples, adapters and the state to resume from."""
+    """Train a run; its folder, runs/<name>/, holds metrics, samples, adapters and the state to resume
+    from.
+    """
     from proactor.training.loop import train as run_training
 
     settings = load_config(config, overrides or [])
@@ -37,7 +39,9 @@ def train(
         summary = run_training(settings, resume=resume, fresh=fresh, ui=ui)
     if summary and not console.quiet:
         systems = {
-            k: v for k, v in summary.items() if isinstance(v, dict) and set(KEYS) <= v.keys() and k != "difference"
+            k: v
+            for k, v in summary.items()
+            if isinstance(v, dict) and set(KEYS) <= v.keys() and k != "difference"
         }
         console.print(
             metrics_table(
@@ -63,7 +67,9 @@ def _overfit(settings: RunConfig, count: int) -> None:
 
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Build the small model that a config with a `pretrain` section trains (`train` does it too, when there is none yet)."""
+    """Build the small model that a config with a `pretrain` section trains (`train` does it too, when there
+    is none yet).
+    """
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
         raise ConfigError(f"{config}: no pretrain section, nothing to build")

@@ -37,7 +37,12 @@ def anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Playe
         counts.update(played[dialogue.id].counts(dialogue))
     total = sum(counts[kind] for kind in OUTCOMES)
     parts = [(kind, counts[kind], counts[kind] / total if total else 0.0) for kind in OUTCOMES]
-    return {"name": name, "parts": parts, "total": total, **{k: counts[k] for k in ("false", "repeat", MASKED)}}
+    return {
+        "name": name,
+        "parts": parts,
+        "total": total,
+        **{k: counts[k] for k in ("false", "repeat", MASKED)},
+    }
 
 
 def first_fires(dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> Counter[int]:
@@ -60,7 +65,9 @@ def _f1(contribution: Contribution) -> float:
 def groups(
     dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation, shown: int, sides: Sides
 ) -> list[Group]:
-    """The dialogues that gained and lost most, then the worst and the best of the rest; none appears twice."""
+    """The dialogues that gained and lost most, then the worst and the best of the rest; none appears
+    twice.
+    """
     old = {c.dialogue: (_f1(c), _mean(c)) for c in before.contributions}
     new = {c.dialogue: (_f1(c), _mean(c)) for c in after.contributions}
     replays = [{r.dialogue_id: r for r in e.replays} for e in (before, after)]
@@ -84,7 +91,13 @@ def groups(
         ),
         ("Lost most", f"what it cost, against {sides.before}", sorted(left, key=gain), gain, -1),
         (f"Worst {sides.after_phrase}", "what it still gets wrong", sorted(left, key=quality), None, 0),
-        (f"Best {sides.after_phrase}", "what it gets right", sorted(left, key=quality, reverse=True), None, 0),
+        (
+            f"Best {sides.after_phrase}",
+            "what it gets right",
+            sorted(left, key=quality, reverse=True),
+            None,
+            0,
+        ),
     )
     found, used = [], set[str]()
     for title, help, order, measure, sign in wanted:

@@ -1,4 +1,5 @@
-"""Small charts as inline SVG: they take their colours from the page, so that light, dark and print need one drawing.
+"""Small charts as inline SVG: they take their colours from the page, so that light, dark and print need one
+drawing.
 
 Every function returns `Markup` that is safe to place in HTML; names and texts given to it are escaped.
 """
@@ -26,7 +27,9 @@ SYMBOLS: dict[str, str] = {
     "pending": '<circle cx="8" cy="8" r="2.3"/>',
     "missed": '<path d="M2.5 7h11v2h-11Z"/>',
 }
-"""The shape of each class of fire, on a 16 x 16 field. Hollow is before, solid is after: the page's style does that."""
+"""The shape of each class of fire, on a 16 x 16 field. Hollow is before, solid is after: the page's style
+does that.
+"""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -67,7 +70,8 @@ def strip(
     high: float,
     names: tuple[str, str] = ("before", "after"),
 ) -> Markup:
-    """Before (hollow) above after (solid), each with its interval, and a tick with its first letter for each other system.
+    """Before (hollow) above after (solid), each with its interval, and a tick with its first letter for each
+    other system.
 
     `names`: what the two are called in the tooltips.
     """
@@ -100,7 +104,9 @@ def strip(
         dot = f'<circle cx="{x(shown.estimate)}" cy="{y}" r="3.6"/>'
         title = escape(f"{name} {number(shown.estimate)}, {number(shown.low)} to {number(shown.high)}")
         parts.append(f'<g class="{kind}">{whisker}{dot}<title>{title}</title></g>')
-    return _svg("strip", 180, 38, parts, f"{names[0]} and {names[1]} with intervals, beside the trivial policies")
+    return _svg(
+        "strip", 180, 38, parts, f"{names[0]} and {names[1]} with intervals, beside the trivial policies"
+    )
 
 
 def line(
@@ -113,11 +119,14 @@ def line(
 ) -> Markup:
     """A learning curve: faint as measured, bold as a running mean; with few points, dots.
 
-    `band`: a half-width for each point, drawn behind. `breaks`: (x, name) of the phases of training. `beside`: the curve of another run, dashed.
+    `band`: a half-width for each point, drawn behind. `breaks`: (x, name) of the phases of training.
+    `beside`: the curve of another run, dashed.
     """
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     widths = list(band) if band is not None else [0.0] * len(points)
-    low, high = _limits([y + side * w for y, w in zip(ys, widths) for side in (-1, 1)] + [y for _, y in beside])
+    low, high = _limits(
+        [y + side * w for y, w in zip(ys, widths) for side in (-1, 1)] + [y for _, y in beside]
+    )
     left, right, top, bottom = 46.0, 312.0, 10.0, 118.0
     x_low, x_high = min(every := [*xs, *(x for x, _ in beside)]), max(every)
 
@@ -156,7 +165,9 @@ def line(
         parts.append(path("curve", points))
         for x, y in points:
             title = f"{number(x, 0)}: {number(y, 4)}"
-            parts.append(f'<circle class="dot" cx="{across(x)}" cy="{down(y)}" r="2.6"><title>{title}</title></circle>')
+            parts.append(
+                f'<circle class="dot" cx="{across(x)}" cy="{down(y)}" r="2.6"><title>{title}</title></circle>'
+            )
     else:
         parts += [path("raw", points), path("curve", zip(xs, _smooth(ys)))]
     parts += [
@@ -167,7 +178,9 @@ def line(
 
 
 def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6) -> Markup:
-    """How many first fires came how many turns after their window opened (0), before hollow and after solid; ends are summed."""
+    """How many first fires came how many turns after their window opened (0), before hollow and after solid;
+    ends are summed.
+    """
     clipped: dict[str, dict[int, int]] = {}
     for name, counts in (("before", before), ("after", after)):
         clipped[name] = dict.fromkeys(range(-reach, reach + 1), 0)
@@ -175,7 +188,9 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
             clipped[name][min(max(offset, -reach), reach)] += count
     most = max(*clipped["before"].values(), *clipped["after"].values(), 1)
     left, step, base, height = 8.0, 47.0, 150.0, 118.0
-    parts = [f'<rect class="opens" x="{left + reach * step:.1f}" y="14" width="{step}" height="{base - 14}"/>']
+    parts = [
+        f'<rect class="opens" x="{left + reach * step:.1f}" y="14" width="{step}" height="{base - 14}"/>'
+    ]
     for k in range(-reach, reach + 1):
         x = left + (k + reach) * step
         for name, shift in (("before", 6.0), ("after", 24.0)):
@@ -191,14 +206,17 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
         sign = "≤" if k == -reach else "≥" if k == reach else ""
         text = "opens" if k == 0 else sign + signed(k, 0)
         parts.append(f'<text x="{x + step / 2:.1f}" y="{base + 15}" text-anchor="middle">{text}</text>')
-    parts.append(f'<line class="axis" x1="{left}" x2="{left + (2 * reach + 1) * step}" y1="{base}" y2="{base}"/>')
+    parts.append(
+        f'<line class="axis" x1="{left}" x2="{left + (2 * reach + 1) * step}" y1="{base}" y2="{base}"/>'
+    )
     return _svg("offsets", 627, 172, parts, "first fires by turns from the opening of their window")
 
 
 def trade_off(
     curves: Mapping[str, Sequence[Point]], dots: Mapping[str, Point], budget: float, chosen: Point | None
 ) -> Markup:
-    """What is gained (up) against wrong fires in 100 dialogues (right, on a square-root scale so that 0 and the budget are seen).
+    """What is gained (up) against wrong fires in 100 dialogues (right, on a square-root scale so that 0 and
+    the budget are seen).
 
     `curves`: points of a system at many thresholds; `dots`: systems that have one point; `chosen`: ringed.
     """
@@ -212,13 +230,19 @@ def trade_off(
         return round(left + (right - left) * across, 1), round(bottom - (bottom - top) * down, 1)
 
     limit = at((budget, low))[0]
-    parts = [f'<rect class="within" x="{left}" y="{top}" width="{limit - left:.1f}" height="{bottom - top:.1f}"/>']
+    parts = [
+        f'<rect class="within" x="{left}" y="{top}" width="{limit - left:.1f}" height="{bottom - top:.1f}"/>'
+    ]
     for tick in _ticks(low, high):
         y = at((0.0, tick))[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(tick, high - low)}</text>')
+        parts.append(
+            f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(tick, high - low)}</text>'
+        )
     for tick in sorted({0.0, budget, *(round((most * k / 4) ** 2) for k in (1, 2, 3, 4))}):
-        parts.append(f'<text x="{at((tick, low))[0]}" y="{bottom + 15}" text-anchor="middle">{number(tick, 0)}</text>')
+        parts.append(
+            f'<text x="{at((tick, low))[0]}" y="{bottom + 15}" text-anchor="middle">{number(tick, 0)}</text>'
+        )
     for name, points in curves.items():
         places = " ".join(f"{x},{y}" for x, y in map(at, sorted(points)))
         parts.append(f'<polyline class="curve" points="{places}"><title>{escape(name)}</title></polyline>')
@@ -236,19 +260,25 @@ def trade_off(
 
 
 def mark(kind: str, system: str, said: str = "", count: int = 1, name: str = "") -> Markup:
-    """The symbol of a class of fire; `system` picks hollow or solid in the page's style and is called `name`."""
+    """The symbol of a class of fire; `system` picks hollow or solid in the page's style and is called
+    `name`.
+    """
     # kind and system are our own words, but a name can come from a file.
     name = name or system
     times = Markup("<small>×{}</small>").format(count) if count > 1 else ""
     return Markup(
         '<span class="mark {} {}" title="{}"><svg viewBox="0 0 16 16" aria-hidden="true"><use href="#m-{}"/></svg>'
         '<span class="sr">{}</span>{}</span>'
-    ).format(kind, system, f"{name}: {said}" if said else name, kind, f"{name} {kind.replace('_', ' ')}", times)
+    ).format(
+        kind, system, f"{name}: {said}" if said else name, kind, f"{name} {kind.replace('_', ' ')}", times
+    )
 
 
 def symbols() -> Markup:
     """The shapes that `mark` refers to, once a page."""
-    shapes = "".join(f'<symbol id="m-{k}" viewBox="0 0 16 16">{shape}</symbol>' for k, shape in SYMBOLS.items())
+    shapes = "".join(
+        f'<symbol id="m-{k}" viewBox="0 0 16 16">{shape}</symbol>' for k, shape in SYMBOLS.items()
+    )
     return Markup(f'<svg width="0" height="0" style="position:absolute" aria-hidden="true">{shapes}</svg>')
 
 
@@ -283,4 +313,8 @@ def _tick(value: float, span: float) -> str:
 def _smooth(values: Sequence[float]) -> list[float]:
     """Mean over a window of about a twelfth of the curve, centred, cut at the ends."""
     reach = max(1, len(values) // 24)
-    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - reach) : i + reach + 1])]
+    return [
+        sum(part) / len(part)
+        for i in range(len(values))
+        if (part := values[max(0, i - reach) : i + reach + 1])
+    ]

@@ -1,6 +1,8 @@
-"""Metrics before and after training beside the trivial policies: intervals, which got better, which got worse.
+"""Metrics before and after training beside the trivial policies: intervals, which got better, which got
+worse.
 
-A change counts as better or worse only when the paired bootstrap interval over dialogues excludes 0; else it is unsure.
+A change counts as better or worse only when the paired bootstrap interval over dialogues excludes 0; else it
+is unsure.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from proactor.scoring.bootstrap import Interval, intervals, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a metric reads. `better`: 1 when higher is better, -1 when lower is, 0 when neither; `share`: it lies in 0..1."""
+    """How a metric reads. `better`: 1 when higher is better, -1 when lower is, 0 when neither; `share`: it
+    lies in 0..1.
+    """
 
     key: str
     name: str
@@ -31,11 +35,17 @@ class Metric:
 METRICS: dict[str, tuple[Metric, ...]] = {
     "Reward": (Metric("reward", "Turn reward", "mean over decision points", share=False),),
     "When it first acts": (
-        Metric("first_fire_f1", "First-fire F1", "one fire a reference; early or on time counts, a repeat is false"),
+        Metric(
+            "first_fire_f1",
+            "First-fire F1",
+            "one fire a reference; early or on time counts, a repeat is false",
+        ),
         Metric("first_fire_precision", "First-fire precision", "right first fires among all fires"),
         Metric("first_fire_recall", "First-fire recall", "references fired on before their window closed"),
         Metric("on_time_f1", "On-time F1", "the strict reading: an early fire is a miss"),
-        Metric("lead", "Lead", "turns before the window opens; neither sign is better", better=0, share=False),
+        Metric(
+            "lead", "Lead", "turns before the window opens; neither sign is better", better=0, share=False
+        ),
     ),
     "What it proposes": (
         Metric("ac", "AC", "mean similarity to what is open"),
@@ -78,7 +88,9 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the table. `verdict`: better, worse, leaning_better, leaning_worse, same or open (no direction)."""
+    """A row of the table. `verdict`: better, worse, leaning_better, leaning_worse, same or open (no
+    direction).
+    """
 
     metric: Metric
     before: Interval
@@ -92,7 +104,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The strongest trivial policy by a metric; `margin`: after training minus that policy, paired by dialogue."""
+    """The strongest trivial policy by a metric; `margin`: after training minus that policy, paired by
+    dialogue.
+    """
 
     line: Line
     name: str
@@ -106,7 +120,9 @@ def table(
     trivial: Mapping[str, Evaluation],
     sides: Sides | None = None,
 ) -> dict[str, list[Line]]:
-    """Every metric by section; ``sides`` names the two in tooltips. ValueError when there are no dialogues, or when before and after hold different ones."""
+    """Every metric by section; ``sides`` names the two in tooltips. ValueError when there are no dialogues,
+    or when before and after hold different ones.
+    """
     keys = [metric.key for metrics in METRICS.values() for metric in metrics]
     old, new = intervals(before.contributions, keys), intervals(after.contributions, keys)
     change = paired_difference([before.contributions], [after.contributions], keys)
@@ -149,7 +165,9 @@ def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> t
 
 
 def rival(key: str, line: Line, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
-    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is. The human is none."""
+    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is. The
+    human is none.
+    """
     name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
     margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]
     return Rival(line, name, margin, behind=margin.high < 0)

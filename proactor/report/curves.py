@@ -1,6 +1,8 @@
-"""Learning curves from the rows of metrics.jsonl: every number in a row becomes a small chart, grouped by what it tells.
+"""Learning curves from the rows of metrics.jsonl: every number in a row becomes a small chart, grouped by
+what it tells.
 
-Known keys get a name and a sentence; an unknown one is shown under its own name, so that a new counter is never lost.
+Known keys get a name and a sentence; an unknown one is shown under its own name, so that a new counter is
+never lost.
 """
 
 from __future__ import annotations
@@ -19,20 +21,50 @@ EVALUATED = "Evaluations on held-out dialogues"
 SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
 
 KNOWN: tuple[tuple[str, str, str, str], ...] = (
-    (r"reward(_mean|/mean)?", "Learning", "Reward", "mean over the samples of a step; band: one standard deviation"),
-    (r"held_?out_loss|eval[/_]loss|nll", "Learning", "Held-out loss", "nats a token on dialogues not trained on"),
-    (r"eval[/_](turn_)?reward", "Learning", "Reward, evaluated", "one answer a turn, on the agent's own board"),
-    (r"eval[/_]first_fire_f1", "Learning", "First-fire F1, evaluated", "early or on time, one fire a reference"),
+    (
+        r"reward(_mean|/mean)?",
+        "Learning",
+        "Reward",
+        "mean over the samples of a step; band: one standard deviation",
+    ),
+    (
+        r"held_?out_loss|eval[/_]loss|nll",
+        "Learning",
+        "Held-out loss",
+        "nats a token on dialogues not trained on",
+    ),
+    (
+        r"eval[/_](turn_)?reward",
+        "Learning",
+        "Reward, evaluated",
+        "one answer a turn, on the agent's own board",
+    ),
+    (
+        r"eval[/_]first_fire_f1",
+        "Learning",
+        "First-fire F1, evaluated",
+        "early or on time, one fire a reference",
+    ),
     (r"(sft/)?loss", "Learning", "Loss", "nats a token, supervised"),
     (r"grpo/loss", "Learning", "Policy loss", "its value says little: near 0 by construction"),
-    (r"parts?[/_.].*_within", "Reward parts", "", "mean deviation inside a group: the only spread that gives gradient"),
+    (
+        r"parts?[/_.].*_within",
+        "Reward parts",
+        "",
+        "mean deviation inside a group: the only spread that gives gradient",
+    ),
     (r"parts?[/_.].*|reward[/_.](?!mean|std).*", "Reward parts", "", "mean over the samples of a step"),
     (r"coef[/_].*", "Coefficients", "", "of a part of the reward, at this step"),
     (r"judge[/_]spread", "Judge", "Spread", "mean deviation of its scores inside a group"),
     (r"judge[/_]agreement", "Judge", "Agreement", "share of pairs that it orders as the metric reward does"),
     (r"judge[/_].*|groups_dropped|skipped_update|seconds_judging|seconds_waiting", "Judge", "", ""),
     (r"eval[/_].*", EVALUATED, "", ""),
-    (r".*zero_spread.*", "Health", "Groups without spread", "all samples scored the same: nothing to learn from"),
+    (
+        r".*zero_spread.*",
+        "Health",
+        "Groups without spread",
+        "all samples scored the same: nothing to learn from",
+    ),
     (r".*unparsed.*", "Health", "Unparsed", "share of outputs that could not be read in full"),
     (r"unread/.*", "Health", "", "pieces of outputs that could not be read, by reason"),
     (r".*truncated.*", "Health", "Truncated", "share of outputs cut off at the token limit"),
@@ -48,7 +80,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),
     (r"lr|learning_rate", "Work", "Learning rate", ""),
     (r".*(seconds|time|per_second|bytes|memory).*", "Work", "", ""),
-)  # fmt: skip
+)
 """(key pattern, section, name, sentence); the first that matches the whole key wins."""
 
 SKIPPED = frozenset({"step", "epoch", "time", "timestamp", "wall_time", "policy_version", "seed"})
@@ -58,7 +90,9 @@ SPREADS = ("_std", "/std", "_spread", "/spread")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: its name, the sentence under it, the first and last value, and the other run's last one where there are two."""
+    """One chart: its name, the sentence under it, the first and last value, and the other run's last one
+    where there are two.
+    """
 
     key: str
     name: str
@@ -81,7 +115,8 @@ class Section:
 def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
     """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out.
 
-    `beside`: the rows of another run, drawn into the charts of the numbers that both have; its phases begin where those of `history` do.
+    `beside`: the rows of another run, drawn into the charts of the numbers that both have; its phases begin
+    where those of `history` do.
     """
     xs, breaks = _steps(history)
     series, others = _series(history, xs), _series(beside, _aligned(beside, breaks))
@@ -96,13 +131,19 @@ def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str,
         if len({y for _, y in (*points, *other)}) == 1:
             found[section].constants.append((name, number(points[0][1])))
             continue
-        spread = next((series[b + s] for b in _bases(key) for s in SPREADS if b + s in series and b + s != key), None)
+        spread = next(
+            (series[b + s] for b in _bases(key) for s in SPREADS if b + s in series and b + s != key), None
+        )
         band = (
-            [y for _, y in spread] if spread is not None and [p[0] for p in spread] == [p[0] for p in points] else None
+            [y for _, y in spread]
+            if spread is not None and [p[0] for p in spread] == [p[0] for p in points]
+            else None
         )
         svg = line(points, band=band, breaks=breaks, beside=other, label=name)
         last = number(other[-1][1]) if other else ""
-        found[section].panels.append(Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg))
+        found[section].panels.append(
+            Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg)
+        )
     return [s for s in found.values() if s.panels or s.constants]
 
 
@@ -186,7 +227,9 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tupl
 
 
 def _aligned(history: Sequence[Mapping[str, Any]], breaks: Sequence[tuple[float, str]]) -> list[float]:
-    """The x of each row when every phase begins where ``breaks``, of another run, say; a phase that is not there stays behind the one before."""
+    """The x of each row when every phase begins where ``breaks``, of another run, say; a phase that is not
+    there stays behind the one before.
+    """
     xs, own = _steps(history)
     begins = {name: at for at, name in breaks}
     shifts = [(at, begins[name] - at) for at, name in own if name in begins]

@@ -1,4 +1,6 @@
-"""Every tool's probability at every decision of a dialogue, as rows for the report's heat map, beside the windows the dialogue calls for."""
+"""Every tool's probability at every decision of a dialogue, as rows for the report's heat map, beside the
+windows the dialogue calls for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ COLUMNS = 10
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Probability that the answer fires the tool, and where its window stands: "ready", "pending", "unknown" or ""."""
+    """Probability that the answer fires the tool, and where its window stands: "ready", "pending", "unknown"
+    or "".
+    """
 
     probability: float
     window: str
@@ -23,7 +27,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One decision: after ``turn``, in which the user said ``text``; ``wait`` is the probability of the empty answer."""
+    """One decision: after ``turn``, in which the user said ``text``; ``wait`` is the probability of the empty
+    answer.
+    """
 
     turn: int
     text: str
@@ -33,7 +39,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """A dialogue's map. ``hidden``: tools on offer that have no column, ``highest``: the most probable any of them ever was."""
+    """A dialogue's map. ``hidden``: tools on offer that have no column, ``highest``: the most probable any of
+    them ever was.
+    """
 
     dialogue: Dialogue
     tools: tuple[str, ...]
@@ -59,9 +67,14 @@ def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
     tools = tuple([*called, *others][: max(COLUMNS, len(called))])
     left = [t for t in most if t not in tools]
     rows = tuple(
-        Row(t.turn, dialogue.turns[t.turn - 1].text, t.wait, tuple(_cell(dialogue, t.turn, tool, t.tools.get(tool, 0.0)) for tool in tools))
+        Row(
+            t.turn,
+            dialogue.turns[t.turn - 1].text,
+            t.wait,
+            tuple(_cell(dialogue, t.turn, tool, t.tools.get(tool, 0.0)) for tool in tools),
+        )
         for t in scored.turns
-    )  # fmt: skip
+    )
     return HeatMap(dialogue, tools, rows, len(left), max((most[t] for t in left), default=0.0))
 
 
@@ -69,10 +82,19 @@ def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> Cell:
     """The most urgent state of the tool's references at this turn."""
     states = {status_at(r, turn) for r in dialogue.references if r.name == tool}
     unknown = any(
-        r.name == tool and r.ready is None and r.coverage is not None and r.coverage[0] <= turn <= r.coverage[1]
+        r.name == tool
+        and r.ready is None
+        and r.coverage is not None
+        and r.coverage[0] <= turn <= r.coverage[1]
         for r in dialogue.references
     )
     window = (
-        "ready" if Status.READY in states else "pending" if Status.PENDING in states else "unknown" if unknown else ""
+        "ready"
+        if Status.READY in states
+        else "pending"
+        if Status.PENDING in states
+        else "unknown"
+        if unknown
+        else ""
     )
     return Cell(probability, window)

@@ -1,7 +1,8 @@
 """The report of a run: one HTML file that needs no network and no script, for a screen, a phone or paper.
 
-It says what changed, by how much and how surely, what got worse, what the trivial policies reach, and shows in dialogues where
-the agent fired before and after training. All text from data and models is escaped; a content policy forbids scripts.
+It says what changed, by how much and how surely, what got worse, what the trivial policies reach, and shows
+in dialogues where the agent fired before and after training. All text from data and models is escaped; a
+content policy forbids scripts.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What `proactor calibrate` leaves in a run's folder: lead against false fires, and the probabilities of some dialogues."""
+    """What `proactor calibrate` leaves in a run's folder: lead against false fires, and the probabilities of
+    some dialogues.
+    """
 
     trade_offs: TradeOffs | None = None
     probabilities: Sequence[DialogueProbabilities] = ()
@@ -47,7 +50,8 @@ class Calibrated:
         """The files that are there. ValueError, one line, names one that cannot be read."""
         curves, heat = run / "tradeoff.json", run / "probabilities.json"
         return cls(
-            load_trade_offs(curves) if curves.exists() else None, load_probabilities(heat) if heat.exists() else ()
+            load_trade_offs(curves) if curves.exists() else None,
+            load_probabilities(heat) if heat.exists() else (),
         )
 
 
@@ -67,10 +71,13 @@ def build_report(
 ) -> str:
     """The report as HTML text.
 
-    `history`: rows of metrics.jsonl. `notes`: what else a reader should know (model, seconds, seed, …), shown as given.
-    `calibrated`: drawn where it is given. `sides`: what the two systems are called, when they are not before and after training. `beside`: the
-    rows of the run called `sides.before`, when `history` is of the other; then the parts of the reward by stage are left out.
-    `shown`: dialogues drawn in each group. ValueError when there are no dialogues or `before` and `after` hold different ones.
+    `history`: rows of metrics.jsonl. `notes`: what else a reader should know (model, seconds, seed, …), shown
+    as given.
+    `calibrated`: drawn where it is given. `sides`: what the two systems are called, when they are not before
+    and after training. `beside`: the rows of the run called `sides.before`, when `history` is of the other;
+    then the parts of the reward by stage are left out.
+    `shown`: dialogues drawn in each group. ValueError when there are no dialogues or `before` and `after`
+    hold different ones.
     """
     sides, calibrated = sides or Sides(), calibrated or Calibrated()
     lines = table(before, after, trivial, sides)
@@ -89,7 +96,9 @@ def build_report(
             leaning=[line for line in flat.values() if line.verdict == "leaning_worse"],
             rivals=[rival(key, flat[key], after, trivial) for key in HEADLINES[:2] if trivial],
             anatomy=[anatomy(getattr(sides, name, name), dialogues, played[name]) for name in systems],
-            offsets=charts.offsets(first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])),
+            offsets=charts.offsets(
+                first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])
+            ),
             sides=sides,
             curves=curves.sections(history, beside or ()),
             two_runs=beside is not None,
@@ -101,7 +110,10 @@ def build_report(
             heat=heat_maps(dialogues, calibrated.probabilities),
             groups=groups(dialogues, before, after, shown, sides),
             counters=_counters(dialogues, before, after),
-            shares={name: (e.unparsed_share, e.truncated_share) for name, e in (("before", before), ("after", after))},
+            shares={
+                name: (e.unparsed_share, e.truncated_share)
+                for name, e in (("before", before), ("after", after))
+            },
             size={"dialogues": len(dialogues), "decisions": sum(len(d.decision_turns) for d in dialogues)},
             notes=[(str(key), _note(value)) for key, value in notes.items()],
         )
@@ -109,17 +121,19 @@ def build_report(
 
 
 def write_page(path: str | Path, text: str) -> Path:
-    """The page in a file, which appears whole or not at all; half a surrogate pair in the data becomes a question mark. Returns its path."""
+    """The page in a file, which appears whole or not at all; half a surrogate pair in the data becomes a
+    question mark. Returns its path.
+    """
     write_whole(path, text.encode("utf-8", "replace"))
     return Path(path)
 
 
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
-    """Write `report.html` again from the files of a run's folder: `evaluations.json` and `metrics.jsonl`, and those of
-    `proactor calibrate` where they are there.
+    """Write `report.html` again from the files of a run's folder: `evaluations.json` and `metrics.jsonl`, and
+    those of `proactor calibrate` where they are there.
 
-    Without `notes`, the run is described by `seconds` of `summary.json` and by `config.yaml`, where these are there.
-    ValueError, one line, names the file (and line) that is missing or cannot be read.
+    Without `notes`, the run is described by `seconds` of `summary.json` and by `config.yaml`, where these are
+    there. ValueError, one line, names the file (and line) that is missing or cannot be read.
     """
     run = Path(run)
     dialogues, named = load_evaluations(run / "evaluations.json")
@@ -137,7 +151,8 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
 
 
 def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Path:
-    """The agents of two runs after training on the same test dialogues, as one report at `path`; trivial policies are taken from `first`.
+    """The agents of two runs after training on the same test dialogues, as one report at `path`; trivial
+    policies are taken from `first`.
 
     ValueError, one line, names the file that is missing, or the dialogue that only one of them played.
     """
@@ -156,9 +171,16 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
     }
     rows = [read_history(file) if (file := f / "metrics.jsonl").exists() else [] for f in folders]
     text = build_report(
-        f"{names[0]} and {names[1]}", dialogues, one["after"], other["after"], trivial, rows[1], notes, sides=sides,
+        f"{names[0]} and {names[1]}",
+        dialogues,
+        one["after"],
+        other["after"],
+        trivial,
+        rows[1],
+        notes,
+        sides=sides,
         beside=rows[0],
-    )  # fmt: skip
+    )
     return write_page(path, text)
 
 
@@ -176,7 +198,9 @@ def _described(run: Path) -> dict[str, Any]:
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that was cut off is left out. ValueError names file and line of any other bad one."""
+    """Rows of metrics.jsonl; a last line that was cut off is left out. ValueError names file and line of any
+    other bad one.
+    """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: no such file")
@@ -216,7 +240,9 @@ def trade_off_chart(found: TradeOffs) -> Markup:
     return charts.trade_off(curves, dots, found.budget, chosen)
 
 
-def _counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
+def _counters(
+    dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation
+) -> list[tuple[str, str, str]]:
     """(name, value, sentence) of what was counted rather than dropped."""
     found = windows.count(dialogues)
     known = found["references"] - found["null"]
@@ -233,11 +259,18 @@ def _counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluati
             f"{found.get('withdrawn', 0)} more were withdrawn by the user",
         ),
         ("Unknown windows", _of(found["null"], found["references"]), _reasons(found)),
-        ("Windows of a single turn", _of(found["width_0"], known), f"mean width {charts.number(width, 2)} turns"),
+        (
+            "Windows of a single turn",
+            _of(found["width_0"], known),
+            f"mean width {charts.number(width, 2)} turns",
+        ),
     ]
     names = {
         "null_masked": ("Masked proposals", "they belong to an unknown window: neither right nor wrong"),
-        "early_masked": ("Masked repeats", "of actions that had fired early, which the logged dialogue does not know"),
+        "early_masked": (
+            "Masked repeats",
+            "of actions that had fired early, which the logged dialogue does not know",
+        ),
         "acted": ("Turns with a proposal", "decision points at which it proposed anything that counts"),
     }
     assert names.keys() <= set(FIELDS)
@@ -256,7 +289,9 @@ def _of(part: int, whole: int) -> str:
 
 
 def _reasons(found: Mapping[str, int]) -> str:
-    reasons = [f"{key[5:].replace('_', ' ')} {value}" for key, value in found.items() if key.startswith("null_")]
+    reasons = [
+        f"{key[5:].replace('_', ' ')} {value}" for key, value in found.items() if key.startswith("null_")
+    ]
     return "not counted, neither right nor wrong" + (f": {', '.join(reasons)}" if reasons else "")
 
 
@@ -271,8 +306,11 @@ def _note(value: object) -> str:
 def _environment(sides: Sides) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"told": _told, "number": charts.number, "signed": charts.signed}
 
     def mark(kind: str, system: str, said: str = "", count: int = 1) -> Markup:

@@ -1,7 +1,8 @@
-"""What happened in a dialogue, turn by turn, ready to be drawn: each reference's window, and where an agent fired.
+"""What happened in a dialogue, turn by turn, ready to be drawn: each reference's window, and where an agent
+fired.
 
-Fires are classed as for first-fire F1 (`matching.judge` with what was already fired), so that what a reader counts in a timeline
-is what the table says.
+Fires are classed as for first-fire F1 (`matching.judge` with what was already fired), so that what a reader
+counts in a timeline is what the table says.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A replay, judged. `judged`: turn -> actions with their classes. `first`: reference id -> (turn, class) of its first fire."""
+    """A replay, judged. `judged`: turn -> actions with their classes. `first`: reference id -> (turn, class)
+    of its first fire.
+    """
 
     judged: Mapping[int, list[Judged]]
     first: Mapping[str, tuple[int, Timing]]
 
     def counts(self, dialogue: Dialogue) -> Counter[str]:
-        """References by the class of their first fire or `missed`, and the fires that are false, repeated or masked."""
+        """References by the class of their first fire or `missed`, and the fires that are false, repeated or
+        masked.
+        """
         found: Counter[str] = Counter()
         for reference in dialogue.references:
             if reference.ready is not None:
@@ -102,7 +107,9 @@ class Cell:
 
 @dataclass(slots=True)
 class Row:
-    """A turn: its text, a cell a lane (the last one for fires that belong to no window), what each system proposed."""
+    """A turn: its text, a cell a lane (the last one for fires that belong to no window), what each system
+    proposed.
+    """
 
     index: int
     speaker: str
@@ -159,7 +166,13 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
             if text is not None and not parse(text).ok:
                 row.unread[system] = text
     entries = [
-        Entry(letters[r.id], r.name, r.params, *_window(r, r.id in withdrawn), _outcomes(r, played, r.id in withdrawn))
+        Entry(
+            letters[r.id],
+            r.name,
+            r.params,
+            *_window(r, r.id in withdrawn),
+            _outcomes(r, played, r.id in withdrawn),
+        )
         for r in (*drawn, *unplaced)
     ]
     return Timeline(dialogue, entries, rows, lanes)
@@ -194,7 +207,9 @@ def _band(reference: Reference, rows: list[Row], lane: int, letter: str, withdra
         cell.opens, cell.closes, cell.letter = turn == first, turn == last, letter if turn == first else ""
 
 
-def _marks(system: str, played: Played, rows: list[Row], lane: Mapping[str, int], letters: Mapping[str, str]) -> None:
+def _marks(
+    system: str, played: Played, rows: list[Row], lane: Mapping[str, int], letters: Mapping[str, str]
+) -> None:
     for turn, judged in played.judged.items():
         row = rows[turn - 1]
         for j in judged:
@@ -234,7 +249,10 @@ def _window(reference: Reference, withdrawn: bool) -> tuple[str, str]:
     if withdrawn:
         return "begun, then withdrawn by the user: nothing to do", "withdrawn"
     if reference.ready is None:
-        return f"window unknown{f' ({reference.null_reason})' if reference.null_reason else ''}: not counted", "unknown"
+        return (
+            f"window unknown{f' ({reference.null_reason})' if reference.null_reason else ''}: not counted",
+            "unknown",
+        )
     start, end = reference.ready
     return (f"at turn {start}" if start == end else f"at turns {start} to {end}"), "known"
 
@@ -246,7 +264,9 @@ def _outcomes(reference: Reference, played: Mapping[str, Played], withdrawn: boo
     for system, run in played.items():
         turn, timing = run.first.get(reference.id, (0, None))
         found[system] = (
-            Mark(MISSED, "missed") if timing is None else Mark(timing.value, f"{_words(timing)} at turn {turn}")
+            Mark(MISSED, "missed")
+            if timing is None
+            else Mark(timing.value, f"{_words(timing)} at turn {turn}")
         )
     return found
 

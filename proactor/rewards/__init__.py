@@ -1,7 +1,8 @@
-"""Rewards: of single decisions (metrics), of groups (judges, schedules, mixtures), and how a config names one.
+"""Rewards: of single decisions (metrics), of groups (judges, schedules, mixtures), and how a config names
+one.
 
-The family is the paper's [NOTES, methods 1.6]; bodies, weights and schedules are [INFERRED] and configurable unless a docstring
-says otherwise.
+The family is the paper's [NOTES, methods 1.6]; bodies, weights and schedules are [INFERRED] and configurable
+unless a docstring says otherwise.
 """
 
 from proactor.rewards.errors import RewardError
@@ -16,7 +17,25 @@ from proactor.rewards.turn import Consistency, TurnReward, WeightedMetric, batch
 from proactor.rewards.utility import Utility
 
 __all__ = [
-    "RewardError", "TurnReward", "WeightedMetric", "Consistency", "Utility", "REGISTRY", "FAMILY", "Reward", "RewardFunction",
-    "load_reward", "run_reward", "batch_parts", "completion_text", "score_replay", "GroupReward", "Scored", "Judging",
-    "Mixture", "Term", "adaptive_ruler", "ruler_weight",
-]  # fmt: skip
+    "RewardError",
+    "TurnReward",
+    "WeightedMetric",
+    "Consistency",
+    "Utility",
+    "REGISTRY",
+    "FAMILY",
+    "Reward",
+    "RewardFunction",
+    "load_reward",
+    "run_reward",
+    "batch_parts",
+    "completion_text",
+    "score_replay",
+    "GroupReward",
+    "Scored",
+    "Judging",
+    "Mixture",
+    "Term",
+    "adaptive_ruler",
+    "ruler_weight",
+]

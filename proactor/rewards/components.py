@@ -55,7 +55,9 @@ class _Computed:
 
 @dataclass(frozen=True)
 class MetricSource(_Computed):
-    """The parts of a metric reward; two sources of equal metrics are equal, and a mixture asks only one of them."""
+    """The parts of a metric reward; two sources of equal metrics are equal, and a mixture asks only one of
+    them.
+    """
 
     metric: TurnReward
 
@@ -64,7 +66,9 @@ class MetricSource(_Computed):
         bind_metric(self.metric, engine, catalog)
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
-        return [[self.metric.parts(g.dialogue, g.turn, parsed, g.board) for parsed in g.parsed] for g in groups]
+        return [
+            [self.metric.parts(g.dialogue, g.turn, parsed, g.board) for parsed in g.parsed] for g in groups
+        ]
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,14 @@ def metric_range(metric: WeightedMetric) -> Range:
 
 
 def unit(name: str, value: float, bounds: Range) -> float:
-    """``value`` on the scale 0..1 of its declared ``bounds``; RewardError when it lies outside (by more than rounding)."""
+    """``value`` on the scale 0..1 of its declared ``bounds``; RewardError when it lies outside (by more than
+    rounding).
+    """
     low, high = bounds
     share = (value - low) / (high - low)
     if not math.isfinite(share) or not -1e-6 <= share <= 1 + 1e-6:
         raise RewardError(
-            f"reward {name!r} gave {value!r}, outside its range {low:g} to {high:g}: declare range: [low, high]"
+            f"reward {name!r} gave {value!r}, outside its range {low:g} to {high:g}: declare range: [low, "
+            "high]"
         )
     return min(1.0, max(0.0, share))

@@ -1,7 +1,8 @@
-"""The paper's rewards that need a stage or a judge, and mixtures of one's own, each built from its options (methods 1.6).
+"""The paper's rewards that need a stage or a judge, and mixtures of one's own, each built from its options
+(methods 1.6).
 
-Which rewards there are is confirmed [NOTES], and so is Adaptive RULER's form, `(1 - lambda_u) R_metric + lambda_u R_RULER` with lambda
-rising to 0.3; schedules, weights and rubrics are [INFERRED] and options here.
+Which rewards there are is confirmed [NOTES], and so is Adaptive RULER's form, `(1 - lambda_u) R_metric +
+lambda_u R_RULER` with lambda rising to 0.3; schedules, weights and rubrics are [INFERRED] and options here.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class ConsistencyOptions(Options):
 
 
 class AdaptiveMetricOptions(MetricOptions):
-    """`alpha_u RAC + timing_u T_u - false_u F_u`; ``timing`` is 1 - alpha unless given [INFERRED: .3/.5/.7 and .05/.1/.2 in thirds]."""
+    """`alpha_u RAC + timing_u T_u - false_u F_u`; ``timing`` is 1 - alpha unless given [INFERRED: .3/.5/.7
+    and .05/.1/.2 in thirds].
+    """
 
     alpha: Schedule = Thirds(values=(0.3, 0.5, 0.7))
     timing: Schedule | None = None
@@ -72,8 +75,10 @@ class AdaptiveMetricOptions(MetricOptions):
 
 
 class RulerOptions(Options):
-    """``judge``: {kind: rule | engine | endpoint, …}; ``rubric``: general, custom, or a text; the others are those of `ruler.Ruler`. A ``cache`` file
-    keeps verdicts, so that a resumed run with a judge that varies meets the same ones."""
+    """``judge``: {kind: rule | engine | endpoint, …}; ``rubric``: general, custom, or a text; the others are
+    those of `ruler.Ruler`. A ``cache`` file keeps verdicts, so that a resumed run with a judge that varies
+    meets the same ones.
+    """
 
     judge: str | dict[str, Any]
     rubric: str = "custom"
@@ -89,7 +94,9 @@ class RulerOptions(Options):
 
 
 class AdaptiveRulerOptions(RulerOptions):
-    """``metric``: RAC or Max RAC [NOTES], with ``metric_options``. lambda rises to ``lambda_max`` [NOTES] within ``warm_up`` of training [INFERRED]."""
+    """``metric``: RAC or Max RAC [NOTES], with ``metric_options``. lambda rises to ``lambda_max`` [NOTES]
+    within ``warm_up`` of training [INFERRED].
+    """
 
     metric: Literal["rac", "max_rac"] = "rac"
     metric_options: MetricOptions = MetricOptions()
@@ -170,7 +177,9 @@ def custom_ruler(**options: Any) -> Mixture:
 
 def _ruler(name: str, options: Mapping[str, Any]) -> Mixture:
     where = f"reward {name!r}"
-    return Mixture(name, [Term("ruler", read(RulerOptions, options, where).ruler(where), "ruler", Constant(value=1.0))])
+    return Mixture(
+        name, [Term("ruler", read(RulerOptions, options, where).ruler(where), "ruler", Constant(value=1.0))]
+    )
 
 
 def adaptive_ruler_reward(**options: Any) -> Mixture:
@@ -186,7 +195,7 @@ def adaptive_ruler_reward(**options: Any) -> Mixture:
     )
 
 
-# -- mixtures ------------------------------------------------------------------------------------------------------------
+# -- mixtures ---
 
 METRIC_PARTS = ("rac", "max_rac", "timing", "false")
 COMPONENTS = (*METRIC_PARTS, "weighted_metric", "utility", "general_ruler", "custom_ruler")
@@ -194,7 +203,9 @@ COMPONENTS = (*METRIC_PARTS, "weighted_metric", "utility", "general_ruler", "cus
 
 
 def mixture(**options: Any) -> Mixture:
-    """Any rewards, weighted: `reward_options: {components: {rac: {weight: 0.5}, "my_module:fn": {weight: 0.5, range: [0, 2]}}}`."""
+    """Any rewards, weighted: `reward_options: {components: {rac: {weight: 0.5}, "my_module:fn": {weight: 0.5,
+    range: [0, 2]}}}`.
+    """
     given = read(MixtureOptions, options, "reward 'mixture'")
     return Mixture("mixture", [_term(name, component) for name, component in given.components.items()])
 

@@ -20,8 +20,9 @@ Scored = list[dict[str, float]] | None
 class GroupReward(Protocol):
     """A reward of training only: evaluations use a `TurnReward`, never a training judge.
 
-    ``concurrent``: may it run while the policy is being sampled? Then `score` is called for each group as it ends, in the event
-    loop of another thread; otherwise `score_all`, once, after sampling. Scores may not depend on the order in which groups come.
+    ``concurrent``: may it run while the policy is being sampled? Then `score` is called for each group as it
+    ends, in the event loop of another thread; otherwise `score_all`, once, after sampling. Scores may not
+    depend on the order in which groups come.
     ``judged``: names of the parts that a judge gives. ``counters``: running totals of events.
     """
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str, Any], where: str) -> Ruler:
-    """A ruler with the judge of these options (`ruler.build_judge`). RewardError names what cannot be, before a model is loaded."""
+    """A ruler with the judge of these options (`ruler.build_judge`). RewardError names what cannot be, before
+    a model is loaded.
+    """
     from proactor.endpoint import Endpoint, EndpointSetupError
     from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
 
@@ -25,7 +27,9 @@ def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str
     if isinstance(ruler.judge, EndpointJudge):
         asked: Endpoint = ruler.judge.endpoint
         if importlib.util.find_spec("openai") is None:
-            raise RewardError(f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'")
+            raise RewardError(
+                f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
+            )
         if asked.base_url is None and not os.environ.get(asked.api_key_env):
             raise RewardError(f"{where}: judge: the environment variable {asked.api_key_env} is not set")
     return ruler

@@ -1,7 +1,8 @@
-"""A group reward at work in a training step: beside the sampling, in the event loop of a thread of its own, or after it.
+"""A group reward at work in a training step: beside the sampling, in the event loop of a thread of its own,
+or after it.
 
-The loop lives as long as the run, so that connections are kept. Results are taken by the group's place, never by the order in which
-they came, so timing changes no number.
+The loop lives as long as the run, so that connections are kept. Results are taken by the group's place, never
+by the order in which they came, so timing changes no number.
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ async def _cancel_others() -> None:
 
 
 class Round:
-    """Groups are added as they end, and scored by `finish`. Leaving the block early calls off what still runs.
+    """Groups are added as they end, and scored by `finish`. Leaving the block early calls off what still
+    runs.
 
-    After `finish`: ``seconds`` between the first group handed over and the last one scored, ``waited`` of them in `finish`, and
-    ``counters``, the reward's events of this round.
+    After `finish`: ``seconds`` between the first group handed over and the last one scored, ``waited`` of
+    them in `finish`, and ``counters``, the reward's events of this round.
     """
 
     def __init__(self, judging: Judging, stage: Stage) -> None:
@@ -99,7 +101,9 @@ class Round:
         self._ended = max(self._ended, time.perf_counter())
 
     def finish(self) -> dict[int, Scored]:
-        """Every group's scores by its place; None where the group is dropped. RewardError for scores that cannot be used."""
+        """Every group's scores by its place; None where the group is dropped. RewardError for scores that
+        cannot be used.
+        """
         began = time.perf_counter()
         places = sorted(self._groups)
         if self._reward.concurrent:
@@ -108,7 +112,9 @@ class Round:
             self._ended = time.perf_counter() if late else self._ended
         else:
             self._began = began
-            found = asyncio.run(self._reward.score_all([self._groups[place] for place in places], self._stage))
+            found = asyncio.run(
+                self._reward.score_all([self._groups[place] for place in places], self._stage)
+            )
             self._ended = time.perf_counter()
         self.waited = time.perf_counter() - began
         self.seconds = max(0.0, self._ended - (self._began or began)) if places else 0.0
@@ -116,7 +122,10 @@ class Round:
         self.counters.subtract(self._before)
         if len(found) != len(places):
             raise RewardError(f"reward {self._judging.name!r} scored {len(found)} groups of {len(places)}")
-        return {place: self._checked(self._groups[place], scored) for place, scored in zip(places, found, strict=True)}
+        return {
+            place: self._checked(self._groups[place], scored)
+            for place, scored in zip(places, found, strict=True)
+        }
 
     def _checked(self, group: Candidates, scored: Scored) -> Scored:
         return None if scored is None else checked(self._judging.name, scored, group.texts)

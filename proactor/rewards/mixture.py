@@ -1,7 +1,8 @@
-"""Several rewards as one: every part on the scale 0..1 first, then the weighted sum, then (in the trainer) the group's normalisation.
+"""Several rewards as one: every part on the scale 0..1 first, then the weighted sum, then (in the trainer)
+the group's normalisation.
 
-Normalisation erases any constant and any positive scale of a whole group, so mixing has to come before it, and on
-commensurate scales [methods 0.4]. A negative weight is a penalty.
+Normalisation erases any constant and any positive scale of a whole group, so mixing has to come before it,
+and on commensurate scales [methods 0.4]. A negative weight is a penalty.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Term:
 class Mixture:
     """A `GroupReward`: `R = sum_k w_k(stage) x_k`, x_k in 0..1.
 
-    A group that one of the judges asked gives up on is dropped whole. Parts: "reward", x_k by the term's name, and what else a
-    judge says of a candidate as ``<term>/<name>``.
+    A group that one of the judges asked gives up on is dropped whole. Parts: "reward", x_k by the term's
+    name, and what else a judge says of a candidate as ``<term>/<name>``.
     """
 
     def __init__(self, name: str, terms: Sequence[Term]) -> None:
@@ -49,7 +50,9 @@ class Mixture:
             raise RewardError(f"reward {name!r}: only one weight can be the rest")
         for term in terms:
             if not term.range[0] < term.range[1]:
-                raise RewardError(f"reward {name!r}: {term.name}: range {list(term.range)} is empty or reversed")
+                raise RewardError(
+                    f"reward {name!r}: {term.name}: range {list(term.range)} is empty or reversed"
+                )
         self.sources: list[Source] = []
         self._of: list[int] = []  # a term's place in sources; equal ones are asked once
         for term in terms:
@@ -123,7 +126,9 @@ class Mixture:
             if answer is None:
                 continue
             if len(answer) != n:
-                raise RewardError(f"reward {self.name!r}: {term.name} gave {len(answer)} values for {n} completions")
+                raise RewardError(
+                    f"reward {self.name!r}: {term.name} gave {len(answer)} values for {n} completions"
+                )
             for parts, given in zip(found, answer, strict=True):
                 parts[term.name] = value = unit(f"{self.name}: {term.name}", given[term.key], term.range)
                 parts["reward"] += weights[term.name] * value

@@ -1,4 +1,6 @@
-"""Options of a reward as a config gives them: unknown keys are refused by name, in one line that says where."""
+"""Options of a reward as a config gives them: unknown keys are refused by name, in one line that says
+where.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Options(BaseModel):
 
 
 def read(model: type[Model], given: Mapping[str, Any], where: str) -> Model:
-    """``given`` as ``model``. RewardError, one line, names ``where``, the key and what is wrong: an unknown key before anything else."""
+    """``given`` as ``model``. RewardError, one line, names ``where``, the key and what is wrong: an unknown
+    key before anything else.
+    """
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
@@ -28,7 +32,9 @@ def read(model: type[Model], given: Mapping[str, Any], where: str) -> Model:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields) if len(first["loc"]) == 1 else ""
-            raise RewardError(f"{where}: unknown key {key!r}{f' (known: {known})' if known else ''}") from None
+            raise RewardError(
+                f"{where}: unknown key {key!r}{f' (known: {known})' if known else ''}"
+            ) from None
         message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
         got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
         raise RewardError(f"{where}: {key}: {message}{got}") from None

@@ -12,7 +12,9 @@ from proactor.rewards.group import GroupReward
 
 
 def own_reward(spec: str) -> Any:
-    """What `module:attribute` names, found in the working directory too: a callable, or a `GroupReward`. RewardError says what is wrong."""
+    """What `module:attribute` names, found in the working directory too: a callable, or a `GroupReward`.
+    RewardError says what is wrong.
+    """
     module_name, _, attribute = spec.partition(":")
     found = getattr(_import(module_name, spec), attribute, None)
     if not callable(found) and not isinstance(found, GroupReward):
@@ -21,7 +23,9 @@ def own_reward(spec: str) -> Any:
 
 
 def _import(module: str, spec: str) -> Any:
-    """Import with the working directory on the path, as `python -m` would have it; a console script does not."""
+    """Import with the working directory on the path, as `python -m` would have it; a console script does
+    not.
+    """
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

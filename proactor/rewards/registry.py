@@ -1,7 +1,8 @@
 """How a config names a reward: from the registry, or `module:function` in TRL's signature.
 
-A reward function takes `(prompts, completions, **columns)` and returns one float a completion; completions are texts or message
-lists. Columns of the built-in ones, one value a completion: `dialogue` (Dialogue), `turn` (int), `board` (Board, optional).
+A reward function takes `(prompts, completions, **columns)` and returns one float a completion; completions
+are texts or message lists. Columns of the built-in ones, one value a completion: `dialogue` (Dialogue),
+`turn` (int), `board` (Board, optional).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ REGISTRY: dict[str, Callable[..., TurnReward]] = {
     "rac": rac,
     "max_rac": max_rac,
 }
-"""Metric rewards by the name a config uses; the options of a config go to the factory. All score single decisions on the scale of RAC."""
+"""Metric rewards by the name a config uses; the options of a config go to the factory. All score single
+decisions on the scale of RAC.
+"""
 
 FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
     **REGISTRY,
@@ -48,7 +51,8 @@ FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
 
 
 def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
-    """A built-in by name, or one's own as `module:function` (also from the working directory): a `RewardFunction` or a `GroupReward`.
+    """A built-in by name, or one's own as `module:function` (also from the working directory): a
+    `RewardFunction` or a `GroupReward`.
 
     RewardError says what is wrong.
     """

@@ -20,7 +20,8 @@ def score_replay(
 ) -> tuple[Contribution, dict[int, float]]:
     """Metrics and turn rewards (by turn) of a dialogue played through on the agent's own board.
 
-    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward` (WeightedMetric).
+    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward`
+    (WeightedMetric).
     """
     reward = reward or WeightedMetric(theta=theta)
     board, rewards, unparsed = EMPTY, {}, 0

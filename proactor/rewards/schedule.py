@@ -1,7 +1,8 @@
-"""Coefficients that change as training goes on: functions of the update alone, so a resumed run has the same ones.
+"""Coefficients that change as training goes on: functions of the update alone, so a resumed run has the same
+ones.
 
-Stage means stage of training [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule spans the updates of the GRPO stage
-(`Stage.total`): resuming with more steps stretches it.
+Stage means stage of training [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule spans the updates of
+the GRPO stage (`Stage.total`): resuming with more steps stretches it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Constant(Options):
 
 
 class Linear(Options):
-    """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then constant."""
+    """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then
+    constant.
+    """
 
     schedule: Literal["linear"] = "linear"
     start: float = Field(default=0.0, alias="from")
@@ -72,7 +75,9 @@ Weight = Annotated[Fixed | Rest, Field(discriminator="schedule"), BeforeValidato
 
 
 def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
-    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape: INFERRED]."""
+    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape:
+    INFERRED].
+    """
     return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
 
 

@@ -1,10 +1,13 @@
 """Rewards of single decisions, computed from the references alone; what evaluations use too.
 
-Families are confirmed [NOTES, methods 1.6], bodies [INFERRED]. Choices where the methods leave room, all [INFERRED]:
-- Open means: coverage contains the turn, window known, not on the board. Masked actions leave the turn as if not proposed.
+Families are confirmed [NOTES, methods 1.6], bodies [INFERRED]. Choices where the methods leave room, all
+[INFERRED]:
+- Open means: coverage contains the turn, window known, not on the board. Masked actions leave the turn as if
+  not proposed.
 - A repeat (on the board, or a second fire on one reference in the same turn) is false.
 - Due for the last time means that no later decision turn lies in the ready window.
-- An entry that could not be read is a false action without similarity, so an unparsable output gets the floor, `-false`.
+- An entry that could not be read is a false action without similarity, so an unparsable output gets the
+  floor, `-false`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from proactor.windows import due_at, open_at, ready_at
 class TurnReward(Protocol):
     """A built-in reward: `parts` scores one decision and names what it is made of, under "reward" the sum."""
 
-    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]: ...
+    def parts(
+        self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY
+    ) -> dict[str, float]: ...
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]: ...
 
@@ -35,13 +40,13 @@ class TurnReward(Protocol):
 class WeightedMetric:
     """`consistency * RAC + timing * T_u - false * F_u` [INFERRED weights 0.5, 0.4, 0.1].
 
-    For n actions proposed: RAC = mean similarity to the nearest open reference, `T_u = (#early + #on_time) / n`,
-    `F_u = #false / n`. For an empty proposal: RAC 1 if nothing is open else 0, T_u 0 if a reference is due for the last time
-    else 1, F_u 0.
+    For n actions proposed: RAC = mean similarity to the nearest open reference, `T_u = (#early + #on_time) /
+    n`, `F_u = #false / n`. For an empty proposal: RAC 1 if nothing is open else 0, T_u 0 if a reference is
+    due for the last time else 1, F_u 0.
 
-    The defaults are the methods' formula. Under it an early fire is worth as much as one on time, and waiting for an assent costs
-    RAC at every turn, so that on synthetic dialogues firing as soon as the values are known (0.77) beats perfect timing
-    (0.73). Three options make perfect timing the optimum [INFERRED]:
+    The defaults are the methods' formula. Under it an early fire is worth as much as one on time, and waiting
+    for an assent costs RAC at every turn, so that on synthetic dialogues firing as soon as the values are
+    known (0.77) beats perfect timing (0.73). Three options make perfect timing the optimum [INFERRED]:
     `early`: worth of an early fire in T_u, a number, or "linear" for the weight of PT_w;
     `waiting`: an empty proposal is inconsistent while something is "open" or only while it is "ready";
     `pending`: worth in T_u of a PENDING action that is covered and not ready yet.
@@ -101,7 +106,9 @@ class WeightedMetric:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """RAC or Max RAC alone [name NOTES, body INFERRED]: what it trains is timid; for ablations. ``waiting``: as in `WeightedMetric`."""
+    """RAC or Max RAC alone [name NOTES, body INFERRED]: what it trains is timid; for ablations. ``waiting``:
+    as in `WeightedMetric`.
+    """
 
     of: Literal["rac", "max_rac"] = "rac"
     theta: float = THETA
@@ -132,5 +139,7 @@ def batch_parts(
 
 
 def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
-    """The text of a completion: itself, or the contents of its messages joined (TRL's conversational form)."""
+    """The text of a completion: itself, or the contents of its messages joined (TRL's conversational
+    form).
+    """
     return completion if isinstance(completion, str) else "".join(m.get("content") or "" for m in completion)

@@ -1,4 +1,6 @@
-"""The utility of single decisions as a reward: what tools win and cost by `proactor.scoring.utility` [INFERRED]."""
+"""The utility of single decisions as a reward: what tools win and cost by `proactor.scoring.utility`
+[INFERRED].
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class UtilityOptions(ToolCosts):
 
 
 class Utility:
-    """A `TurnReward` in the units of the costs: it has no range of its own, so in a mixture it needs one declared."""
+    """A `TurnReward` in the units of the costs: it has no range of its own, so in a mixture it needs one
+    declared.
+    """
 
     def __init__(self, **options: Any) -> None:
         found = read(UtilityOptions, options, "reward 'utility'")
@@ -41,7 +45,9 @@ class Utility:
             raise RewardError(f"reward 'utility': {error}") from None
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
-        """{"reward", "utility/benefit", "utility/false", "utility/missed", "utility/interrupt"}; the last three are subtracted."""
+        """{"reward", "utility/benefit", "utility/false", "utility/missed", "utility/interrupt"}; the last
+        three are subtracted.
+        """
         found = turn_parts(dialogue, turn, parsed, board, self.costs)
         return {"reward": total(found)} | {f"utility/{name}": value for name, value in found.items()}
 

@@ -25,6 +25,19 @@ from proactor.ruler.ruler import ruler_scores as ruler_scores
 from proactor.ruler.rules import RuleJudge as RuleJudge
 
 __all__ = [
-    "Agreement", "EndpointJudge", "EngineJudge", "Judge", "JudgeFailure", "JudgeRequest", "RUBRICS", "Rubric", "RuleJudge", "Ruler",
-    "RulerError", "agreement", "build_judge", "ruler_scores", "spread",
-]  # fmt: skip
+    "Agreement",
+    "EndpointJudge",
+    "EngineJudge",
+    "Judge",
+    "JudgeFailure",
+    "JudgeRequest",
+    "RUBRICS",
+    "Rubric",
+    "RuleJudge",
+    "Ruler",
+    "RulerError",
+    "agreement",
+    "build_judge",
+    "ruler_scores",
+    "spread",
+]

@@ -10,7 +10,8 @@ from statistics import fmean, pstdev
 
 
 def spread(groups: Iterable[Sequence[float]]) -> float | None:
-    """Mean over groups of two or more of the population standard deviation of their scores; None without such a group.
+    """Mean over groups of two or more of the population standard deviation of their scores; None without such
+    a group.
 
     Near 0 a judge gives no gradient: group normalisation turns what little there is into noise.
     """
@@ -20,7 +21,9 @@ def spread(groups: Iterable[Sequence[float]]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Pairs of candidates within groups, by how two scores order them: ``same``, ``opposite``, tied in one of them or in both."""
+    """Pairs of candidates within groups, by how two scores order them: ``same``, ``opposite``, tied in one of
+    them or in both.
+    """
 
     same: int = 0
     opposite: int = 0
@@ -34,14 +37,17 @@ class Agreement:
 
     @property
     def rate(self) -> float | None:
-        """``same / (same + opposite)``: of the pairs that both scores order, the share ordered alike; 0.5 is chance. None without one."""
+        """``same / (same + opposite)``: of the pairs that both scores order, the share ordered alike; 0.5 is
+        chance. None without one.
+        """
         ordered = self.same + self.opposite
         return self.same / ordered if ordered else None
 
     @property
     def tau(self) -> float | None:
-        """Kendall's tau-b over all within-group pairs, in -1..1, which counts a tie in one score alone as half a miss; None when
-        one score ties every pair."""
+        """Kendall's tau-b over all within-group pairs, in -1..1, which counts a tie in one score alone as
+        half a miss; None when one score ties every pair.
+        """
         first = self.same + self.opposite + self.tied_second
         second = self.same + self.opposite + self.tied_first
         return (self.same - self.opposite) / math.sqrt(first * second) if first and second else None
@@ -59,7 +65,8 @@ class Agreement:
 def agreement(
     first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], tolerance: float = 1e-9
 ) -> Agreement:
-    """Compare two scores of the same groups, pair by pair within each group; differences up to ``tolerance`` are ties.
+    """Compare two scores of the same groups, pair by pair within each group; differences up to ``tolerance``
+    are ties.
 
     Raises ValueError when the groups differ in number or size.
     """

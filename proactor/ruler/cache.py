@@ -1,6 +1,7 @@
 """Verdicts already given, in memory and, when there is a file, on disk: one line of JSON a group, appended.
 
-A run that is resumed, or meets the same answers again, does not ask twice. A line cut off by a kill is passed over and counted.
+A run that is resumed, or meets the same answers again, does not ask twice. A line cut off by a kill is passed
+over and counted.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class _Line(BaseModel):
 
 @dataclass
 class Cache:
-    """``path``: the file, read now and appended to; None keeps verdicts in memory only. ``keep``: groups held in memory, the oldest
-    make room. ``counters``: cache_bad_lines."""
+    """``path``: the file, read now and appended to; None keeps verdicts in memory only. ``keep``: groups held
+    in memory, the oldest make room. ``counters``: cache_bad_lines.
+    """
 
     path: str | Path | None = None
     keep: int = 100_000

@@ -1,15 +1,15 @@
 """A small model taught to imitate the rule judge, so that a judge in process has something to say.
 
-A model of a million parameters, asked cold, fills the digits of a verdict with noise. Here an adapter learns them by supervised training on
-what `RuleJudge` says about answers of the policy's own and about spoilt ones (`proactor.ruler.mutations`). What comes out is an imitation of
-rules that know the references, on dialogues where it does not see them: no second opinion, and no evidence of what a judge model would
-say. All choices here are ours [INFERRED].
+A model of a million parameters, asked cold, fills the digits of a verdict with noise. Here an adapter learns
+them by supervised training on what `RuleJudge` says about answers of the policy's own and about spoilt ones
+(`proactor.ruler.mutations`). What comes out is an imitation of rules that know the references, on dialogues
+where it does not see them: no second opinion, and no evidence of what a judge model would say. All choices
+here are ours [INFERRED].
 
     asked = Asked()                                            # a short question, so that it fits a small context
-    drawn = draw(engine, encoder, train, Sampling(n=8), seed=0)
-    teach(engine, asked, drawn, seconds=300)
-    engine.save_adapter("runs/NAME/judge")
-    # reward_options: {judge: {kind: engine, adapter: runs/NAME/judge}, rubric: …, grading: …}, as `Asked.options` gives them
+    drawn = draw(engine, encoder, train, Sampling(n=8), seed=0) teach(engine, asked, drawn, seconds=300)
+    engine.save_adapter("runs/NAME/judge") # reward_options: {judge: {kind: engine, adapter: runs/NAME/judge},
+    rubric: …, grading: …}, as `Asked.options` gives them
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ RUBRIC = "Score each answer: right time, right values, nothing superfluous."
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How the student is asked: ``rubric`` and ``grading`` of its `Ruler`, in training as in use. ``teacher``: the rubric the rules
-    grade by; sub-scores that the student is asked for must be among the teacher's."""
+    """How the student is asked: ``rubric`` and ``grading`` of its `Ruler`, in training as in use.
+    ``teacher``: the rubric the rules grade by; sub-scores that the student is asked for must be among the
+    teacher's.
+    """
 
     rubric: str = RUBRIC
     grading: str = "{rubric}"
@@ -64,29 +66,50 @@ class Asked:
 
     def options(self, adapter: str | Path) -> dict[str, Any]:
         """`reward_options` of a judged reward that grades with the adapter at ``adapter``."""
-        return {"judge": {"kind": "engine", "adapter": str(adapter)}, "rubric": self.rubric, "grading": self.grading}
+        return {
+            "judge": {"kind": "engine", "adapter": str(adapter)},
+            "rubric": self.rubric,
+            "grading": self.grading,
+        }
 
 
 def draw(
-    engine: Engine, encoder: PromptEncoder, dialogues: Sequence[Dialogue], sampling: Sampling, *, seed: int, epoch: int = 0
-) -> list[Candidates]:  # fmt: skip
-    """The policy's answers at every decision of ``dialogues``, on boards as in training. ``sampling.adapter`` says which policy."""
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    sampling: Sampling,
+    *,
+    seed: int,
+    epoch: int = 0,
+) -> list[Candidates]:
+    """The policy's answers at every decision of ``dialogues``, on boards as in training. ``sampling.adapter``
+    says which policy.
+    """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch)
     keys = [noise_key(p.dialogue, p.turn) for p in points]
     groups = engine.sample([p.prompt for p in points], sampling, keys=keys)
     return [
         Candidates(
-            p.dialogue, p.turn, tuple(s.text for s in g.samples),
-            encoder.catalog.subset(p.dialogue.tools) if p.dialogue.tools else encoder.catalog, p.board,
+            p.dialogue,
+            p.turn,
+            tuple(s.text for s in g.samples),
+            encoder.catalog.subset(p.dialogue.tools) if p.dialogue.tools else encoder.catalog,
+            p.board,
         )
         for p, g in zip(points, groups, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def mixed(drawn: Candidates, most: int, draws: random.Random) -> Candidates:
-    """Up to ``most`` different candidates: some of the policy's own answers and some spoilt or wanted ones, at random."""
+    """Up to ``most`` different candidates: some of the policy's own answers and some spoilt or wanted ones,
+    at random.
+    """
     own = list(dict.fromkeys(drawn.texts))
-    made = [t for t in mutations(drawn.dialogue, drawn.turn, drawn.board, drawn.tools, draws).values() if t not in own]
+    made = [
+        t
+        for t in mutations(drawn.dialogue, drawn.turn, drawn.board, drawn.tools, draws).values()
+        if t not in own
+    ]
     draws.shuffle(own)
     draws.shuffle(made)
     kept = own[: max(most // 2, most - len(made))]
@@ -97,8 +120,10 @@ def mixed(drawn: Candidates, most: int, draws: random.Random) -> Candidates:
 def lessons(
     judge: EngineJudge, asked: Asked, groups: Sequence[Candidates], seed: int = 0
 ) -> Iterator[tuple[Candidates, list[Group]]]:
-    """For each group its examples, one a number of the verdict: the question as ``judge`` sends it with the verdict begun, then the teacher's digit, which
-    alone carries loss. A dialogue's questions share its rows. Groups that do not fit the context are left out."""
+    """For each group its examples, one a number of the verdict: the question as ``judge`` sends it with the
+    verdict begun, then the teacher's digit, which alone carries loss. A dialogue's questions share its rows.
+    Groups that do not fit the context are left out.
+    """
     assert judge.engine is not None
     requests = [asked.request(group, seed) for group in groups]
     for group, request, scores in zip(groups, requests, taught(asked, requests), strict=True):
@@ -126,7 +151,9 @@ def taught(asked: Asked, requests: Sequence[JudgeRequest]) -> list[dict[str, Sco
 
 @dataclass
 class Taught:
-    """What training came to: ``steps``, ``examples``, ``too_long`` (groups that did not fit), and (seconds, loss in nats a digit) as it went."""
+    """What training came to: ``steps``, ``examples``, ``too_long`` (groups that did not fit), and (seconds,
+    loss in nats a digit) as it went.
+    """
 
     steps: int = 0
     examples: int = 0
@@ -140,16 +167,26 @@ class Taught:
 
 
 def teach(
-    engine: Engine, asked: Asked, drawn: Sequence[Candidates], *, seconds: float, steps: int | None = None, rate: float = 2e-3,
-    batch: int = 1, most: int = 6, spoilt: float = 0.5, seed: int = 0, progress: Callable[[float, str], None] | None = None,
-) -> Taught:  # fmt: skip
-    """Train the engine's adapter on lessons about ``drawn`` for ``seconds`` or ``steps``, whichever ends first (at least one step),
-    ``batch`` dialogues a step.
+    engine: Engine,
+    asked: Asked,
+    drawn: Sequence[Candidates],
+    *,
+    seconds: float,
+    steps: int | None = None,
+    rate: float = 2e-3,
+    batch: int = 1,
+    most: int = 6,
+    spoilt: float = 0.5,
+    seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+) -> Taught:
+    """Train the engine's adapter on lessons about ``drawn`` for ``seconds`` or ``steps``, whichever ends
+    first (at least one step), ``batch`` dialogues a step.
 
-    A group is the policy's own answers where they differ, as in use, else (and with probability ``spoilt`` anyway) mixed with spoilt
-    ones, up to ``most``; spoilt answers and the order of candidates are drawn anew each time. The rate warms up over 3% of the way and
-    falls to nothing over the rest.
-    RulerError when there is nothing to tell apart.
+    A group is the policy's own answers where they differ, as in use, else (and with probability ``spoilt``
+    anyway) mixed with spoilt ones, up to ``most``; spoilt answers and the order of candidates are drawn anew
+    each time. The rate warms up over 3% of the way and falls to nothing over the rest. RulerError when there
+    is nothing to tell apart.
     """
     judge, draws, told = EngineJudge(engine), random.Random(seed), Taught()
     by_dialogue: dict[str, list[Candidates]] = {}
@@ -168,14 +205,18 @@ def teach(
         chosen = [g for id in waiting[:batch] for g in by_dialogue[id]]
         del waiting[:batch]
         groups = [g for g in (_question(g, most, spoilt, draws) for g in chosen) if len(set(g.texts)) > 1]
-        examples = [example for _, example in lessons(judge, asked, groups, seed=told.steps)]  # one list a group
+        examples = [
+            example for _, example in lessons(judge, asked, groups, seed=told.steps)
+        ]  # one list a group
         told.too_long += len(groups) - len(examples)
         if not examples:
             if share >= 1:
                 raise RulerError("distil: no group fits the context or has two answers to compare")
             continue
         factor = max(0.01, min(1.0, share / 0.03 + 0.05, 1.02 - share))
-        loss = engine.train([number for example in examples for number in example], SFT(lr=rate * factor))["loss"]
+        loss = engine.train([number for example in examples for number in example], SFT(lr=rate * factor))[
+            "loss"
+        ]
         told.steps, told.examples = told.steps + 1, told.examples + len(examples)
         told.losses.append((time.monotonic() - start, loss))
         if progress is not None:

@@ -1,7 +1,7 @@
 """Who grades: our own engine in process, a model behind an endpoint, or rules (see `proactor.ruler.rules`).
 
-A judge answers requests with text, or says why it could not; what the text is worth is decided in `proactor.ruler.verdict`, for
-all judges alike.
+A judge answers requests with text, or says why it could not; what the text is worth is decided in
+`proactor.ruler.verdict`, for all judges alike.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class JudgeFailure:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that grades. ``name`` says which model with which settings: what it said is kept under it. ``concurrent``: may it be
-    asked while the policy is being sampled? If not, it wants all requests in one batch."""
+    """Anything that grades. ``name`` says which model with which settings: what it said is kept under it.
+    ``concurrent``: may it be asked while the policy is being sampled? If not, it wants all requests in one
+    batch.
+    """
 
     @property
     def name(self) -> str: ...
@@ -54,7 +56,9 @@ class Judge(Protocol):
 
 @dataclass
 class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint, asked for the verdict's JSON schema; requests run side by side."""
+    """A model behind an OpenAI-compatible endpoint, asked for the verdict's JSON schema; requests run side by
+    side.
+    """
 
     endpoint: Endpoint
     max_tokens: int = 2048
@@ -66,14 +70,22 @@ class EndpointJudge:
         return f"endpoint:{self.endpoint.model}@{self.endpoint.base_url or 'openai'}{options}"
 
     async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:
-        """Raises EndpointSetupError (no client, no key) at the first request; all else is a failure of one request."""
+        """Raises EndpointSetupError (no client, no key) at the first request; all else is a failure of one
+        request.
+        """
         return list(await asyncio.gather(*(self.reply_within(request, None) for request in requests)))
 
     async def reply_within(self, request: JudgeRequest, seconds: float | None) -> str | JudgeFailure:
-        """One answer, in so many seconds from when the endpoint takes the request up: many wait for their turn there."""
+        """One answer, in so many seconds from when the endpoint takes the request up: many wait for their
+        turn there.
+        """
         try:
             return await self.endpoint.reply(
-                request.messages, schema=request.schema, seed=request.seed, max_tokens=self.max_tokens, within=seconds
+                request.messages,
+                schema=request.schema,
+                seed=request.seed,
+                max_tokens=self.max_tokens,
+                within=seconds,
             )
         except EndpointError as error:
             return JudgeFailure(error.kind, str(error))
@@ -81,7 +93,9 @@ class EndpointJudge:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A number of a verdict that is still to be said: ``part`` of the candidate ``id``, whose first digit comes after the token ids ``before``."""
+    """A number of a verdict that is still to be said: ``part`` of the candidate ``id``, whose first digit
+    comes after the token ids ``before``.
+    """
 
     id: str
     part: str
@@ -104,17 +118,20 @@ def longest(slots: Sequence[Slot]) -> int:
 
 @dataclass
 class EngineJudge:
-    """The engine that trains the policy, grading with the adapter off, or with the adapter in the PEFT folder ``adapter``.
+    """The engine that trains the policy, grading with the adapter off, or with the adapter in the PEFT folder
+    ``adapter``.
 
-    All requests are one batch, and their shared beginnings (rubric, tools, dialogue) are computed once. ``forced``: nothing is written. Behind the
-    question each number of the verdict is begun on a branch of its own, after the candidate once more, and its value is the mean over the first digit
-    that the model would go on with, a tenth told by its middle: 0.05 to 0.95. So any model gives a readable verdict, in one pass, without
-    explanations; no number leans on one said before it, and answers that the likeliest digit would tie are told apart. [INFERRED; weighing scores by
-    their probability is G-Eval's, arXiv 2303.16634.] Otherwise it writes freely, up to ``max_tokens``, at ``temperature`` (0: the likeliest answer),
-    and with the adapter off questions stay cached over training steps.
+    All requests are one batch, and their shared beginnings (rubric, tools, dialogue) are computed once.
+    ``forced``: nothing is written. Behind the question each number of the verdict is begun on a branch of its
+    own, after the candidate once more, and its value is the mean over the first digit that the model would go
+    on with, a tenth told by its middle: 0.05 to 0.95. So any model gives a readable verdict, in one pass,
+    without explanations; no number leans on one said before it, and answers that the likeliest digit would
+    tie are told apart. [INFERRED; weighing scores by their probability is G-Eval's, arXiv 2303.16634.]
+    Otherwise it writes freely, up to ``max_tokens``, at ``temperature`` (0: the likeliest answer), and with
+    the adapter off questions stay cached over training steps.
 
-    The policy's random numbers, version and optimizer are as they were after a reply. Another adapter must have the shape of the policy's and is
-    swapped in for the batch, which costs the policy its cached prompts.
+    The policy's random numbers, version and optimizer are as they were after a reply. Another adapter must
+    have the shape of the policy's and is swapped in for the batch, which costs the policy its cached prompts.
     """
 
     engine: Engine | None = field(default=None, repr=False)
@@ -137,12 +154,15 @@ class EngineJudge:
     def name(self) -> str:
         base = self.engine.base_name if self.engine is not None else ""
         form = "digits" if self.forced else f"free,{self.max_tokens},t={self.temperature:g}"
-        adapter = "no adapter" if self.adapter is None else f"{self.adapter}{self._content and f'={self._content}'}"
+        adapter = (
+            "no adapter" if self.adapter is None else f"{self.adapter}{self._content and f'={self._content}'}"
+        )
         return f"engine:{base}+{adapter},{form}"
 
     def bind(self, engine: Engine) -> None:
-        """The engine to grade with. RulerError where it cannot: no tokenizer, none with single digits when ``forced``, no adapter where one is
-        named."""
+        """The engine to grade with. RulerError where it cannot: no tokenizer, none with single digits when
+        ``forced``, no adapter where one is named.
+        """
         chat = engine.chat
         if chat is None:
             raise RulerError(f"engine judge: {engine.base_name} has no tokenizer")
@@ -166,7 +186,9 @@ class EngineJudge:
             one = _Asked(request, self.prompt(request), self.slots(request) if self.forced else [])
             need = len(one.prompt) + (longest(one.slots) if self.forced else self.max_tokens)
             if need > engine.context_length:
-                answers[i] = JudgeFailure("too_long", f"{need} tokens for a context of {engine.context_length}")
+                answers[i] = JudgeFailure(
+                    "too_long", f"{need} tokens for a context of {engine.context_length}"
+                )
             else:
                 asked[i] = one
         if asked:
@@ -180,7 +202,9 @@ class EngineJudge:
 
         on = self.adapter is not None
         settings = [
-            Sampling(temperature=self.temperature, max_tokens=self.max_tokens, adapter=on, seed=one.request.seed)
+            Sampling(
+                temperature=self.temperature, max_tokens=self.max_tokens, adapter=on, seed=one.request.seed
+            )
             for one in asked
         ]
         draws = engine.samplings
@@ -199,7 +223,10 @@ class EngineJudge:
                 sequences += [[*one.prompt, *slot.before, digit] for digit in self._digits]
                 trees += [tree] * 10
         logps = engine.logprobs(
-            sequences, [(len(s) - 1, len(s)) for s in sequences], adapter=self.adapter is not None, trees=trees
+            sequences,
+            [(len(s) - 1, len(s)) for s in sequences],
+            adapter=self.adapter is not None,
+            trees=trees,
         )
         means = iter([_mean_digit(logps[i : i + 10]) for i in range(0, len(logps), 10)])
         texts = []
@@ -216,7 +243,8 @@ class EngineJudge:
         return engine.encode(_fitting(request.messages, chat))
 
     def slots(self, request: JudgeRequest) -> list[Slot]:
-        """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells nothing but it.
+        """The numbers of a verdict, candidate by candidate, each with the beginning of a verdict that tells
+        nothing but it.
 
         The candidate is quoted there: a small model cannot look up by its id what it is to grade.
         """
@@ -232,7 +260,9 @@ class EngineJudge:
         ]
 
     def digit(self, value: float) -> int:
-        """The token id of the first digit behind the point, for a number in 0..1: 9 tenths are the most that can be said."""
+        """The token id of the first digit behind the point, for a number in 0..1: 9 tenths are the most that
+        can be said.
+        """
         self._bound()
         return self._digits[min(9, int(value * 10 + 1e-9))]
 
@@ -254,11 +284,15 @@ def _mean_digit(logps: Sequence[Tensor]) -> float:
     values = [float(logp) for logp in logps]
     weights = [math.exp(value - max(values)) for value in values]
     mean = sum(weight * (digit + 0.5) for digit, weight in enumerate(weights)) / sum(weights)
-    return round(mean / 10, 2)  # finer is noise, which a group's normalisation would blow up: such groups shall tie
+    return round(
+        mean / 10, 2
+    )  # finer is noise, which a group's normalisation would blow up: such groups shall tie
 
 
 class _Wearing:
-    """Another adapter in the policy's place for a while; weights and version come back exactly, gradients and optimizer never leave."""
+    """Another adapter in the policy's place for a while; weights and version come back exactly, gradients and
+    optimizer never leave.
+    """
 
     def __init__(self, engine: Engine, folder: str | Path) -> None:
         self.engine, self.folder = engine, folder

@@ -1,6 +1,8 @@
-"""Answers to a decision that a policy might give and mostly does not: what a judge in training has to tell apart.
+"""Answers to a decision that a policy might give and mostly does not: what a judge in training has to tell
+apart.
 
-Made from the reference windows, so each kind goes wrong in one known way [INFERRED]. Which of them is worth what, the teacher says.
+Made from the reference windows, so each kind goes wrong in one known way [INFERRED]. Which of them is worth
+what, the teacher says.
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ from proactor.prompt import target
 from proactor.windows import open_at, params_at, ready_at
 
 
-def mutations(dialogue: Dialogue, turn: int, board: Board, tools: Catalog, draw: random.Random) -> dict[str, str]:
-    """Answers by kind, those that make sense here: ``wait``, ``right`` (what supervised training shows), ``early``, ``late``,
-    ``repeat``, ``wrong_value``, ``less`` (a value left out), ``wrong_tool``, ``more`` (something nobody asked for beside it)."""
+def mutations(
+    dialogue: Dialogue, turn: int, board: Board, tools: Catalog, draw: random.Random
+) -> dict[str, str]:
+    """Answers by kind, those that make sense here: ``wait``, ``right`` (what supervised training shows),
+    ``early``, ``late``, ``repeat``, ``wrong_value``, ``less`` (a value left out), ``wrong_tool``, ``more``
+    (something nobody asked for beside it).
+    """
     found = {"wait": (), "right": target(dialogue, turn, board)}
     live = [r for r in open_at(dialogue, turn) if r.ready is not None and r.id not in board.fired]
     ready = {r.id for r in ready_at(dialogue, turn)}
     if coming := [r for r in live if r.id not in ready]:
         found["early"] = (_fire(draw.choice(coming), turn),)
     if past := [
-        r for r in dialogue.references if r.ready is not None and r.ready[1] < turn and r.id not in board.fired
+        r
+        for r in dialogue.references
+        if r.ready is not None and r.ready[1] < turn and r.id not in board.fired
     ]:
         found["late"] = (_fire(draw.choice(past)),)
     if board.entries:
@@ -46,16 +54,24 @@ def _fire(reference: Reference, turn: int | None = None) -> Action:
     return Action(name=reference.name, params=params, status=Status.READY)
 
 
-def _spoilt(action: Action, dialogue: Dialogue, tools: Catalog, draw: random.Random) -> Iterable[tuple[str, Action]]:
+def _spoilt(
+    action: Action, dialogue: Dialogue, tools: Catalog, draw: random.Random
+) -> Iterable[tuple[str, Action]]:
     if action.params:
         name = draw.choice(sorted(action.params))
         others = sorted(
-            {v for r in dialogue.references for v in r.params.values()} | _allowed(tools, action.name, name)
-            - {action.params[name]}
-        )  # fmt: skip
+            {v for r in dialogue.references for v in r.params.values()}
+            | _allowed(tools, action.name, name) - {action.params[name]}
+        )
         if others := [v for v in others if v != action.params[name]]:
-            yield "wrong_value", action.model_copy(update={"params": {**action.params, name: draw.choice(others)}})
-        yield "less", action.model_copy(update={"params": {k: v for k, v in action.params.items() if k != name}})
+            yield (
+                "wrong_value",
+                action.model_copy(update={"params": {**action.params, name: draw.choice(others)}}),
+            )
+        yield (
+            "less",
+            action.model_copy(update={"params": {k: v for k, v in action.params.items() if k != name}}),
+        )
     if names := [t for t in tools.names if t != action.name]:
         yield "wrong_tool", action.model_copy(update={"name": draw.choice(names)})
 

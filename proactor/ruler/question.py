@@ -3,10 +3,11 @@
     system    how to grade, the rubric, the form of the answer
     user      <available_tools> <context> … </context> <trajectory id="1"> … </trajectory> …
 
-After RULER [CODE, methods 2]: the messages that all candidates share become the context, each candidate keeps what comes after. Ours
-[INFERRED]: the order of candidates is permuted by a seeded hash, identical ones are sent once, and everything that somebody else wrote
-is JSON with the characters escaped that could close a tag or start an instruction block. Tools stand before the context, one message
-a line, so that the questions about a dialogue's turns are prefixes of one another for as long as possible.
+After RULER [CODE, methods 2]: the messages that all candidates share become the context, each candidate keeps
+what comes after. Ours [INFERRED]: the order of candidates is permuted by a seeded hash, identical ones are
+sent once, and everything that somebody else wrote is JSON with the characters escaped that could close a tag
+or start an instruction block. Tools stand before the context, one message a line, so that the questions about
+a dialogue's turns are prefixes of one another for as long as possible.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ _MARKER = re.compile(r"\[(?=/?[A-Z_]+\])")
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """One question. ``messages``: system and user. ``shown``: which candidate stands under id "1", "2", …. ``seed``: for sampling.
+    """One question. ``messages``: system and user. ``shown``: which candidate stands under id "1", "2", ….
+    ``seed``: for sampling.
 
-    ``written``: those candidates as they stand in the question. ``candidates`` and ``rubric`` are for a judge that reads no text (the rule judge);
-    None where there are only messages.
+    ``written``: those candidates as they stand in the question. ``candidates`` and ``rubric`` are for a judge
+    that reads no text (the rule judge); None where there are only messages.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -70,7 +72,9 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Question:
-    """A group to be judged: ``context`` once, ``trajectories`` (what each candidate adds), identical ones included."""
+    """A group to be judged: ``context`` once, ``trajectories`` (what each candidate adds), identical ones
+    included.
+    """
 
     context: Messages
     trajectories: tuple[Messages, ...]
@@ -80,7 +84,9 @@ class Question:
 
     @classmethod
     def of(cls, candidates: Candidates, grading: str | None = None) -> Question:
-        """A decision: the logged dialogue and the board are the context, each answer is a trajectory of one message."""
+        """A decision: the logged dialogue and the board are the context, each answer is a trajectory of one
+        message.
+        """
         spoken = [
             {"role": "user" if t.speaker == "user" else "assistant", "content": t.text}
             for t in candidates.dialogue.turns[: candidates.turn]
@@ -90,9 +96,13 @@ class Question:
         return cls(context, answers, candidates.tools.render("full"), candidates, grading)
 
     @classmethod
-    def of_messages(cls, lists: Sequence[Sequence[Message]], tools: str = "", grading: str | None = None) -> Question:
-        """Message lists: the leading messages equal in all of them are the context. Of identical lists the last message stays a
-        trajectory (upstream sends the whole list as one), so that there is something to grade."""
+    def of_messages(
+        cls, lists: Sequence[Sequence[Message]], tools: str = "", grading: str | None = None
+    ) -> Question:
+        """Message lists: the leading messages equal in all of them are the context. Of identical lists the
+        last message stays a trajectory (upstream sends the whole list as one), so that there is something to
+        grade.
+        """
         least = min((len(messages) for messages in lists), default=0)
         common = 0
         while common < least and all(messages[common] == lists[0][common] for messages in lists):
@@ -100,7 +110,11 @@ class Question:
         if all(len(messages) == common for messages in lists):
             common = max(common - 1, 0)
         return cls(
-            tuple(lists[0][:common]) if lists else (), tuple(tuple(m[common:]) for m in lists), tools, None, grading
+            tuple(lists[0][:common]) if lists else (),
+            tuple(tuple(m[common:]) for m in lists),
+            tools,
+            None,
+            grading,
         )
 
     @cached_property
@@ -120,7 +134,9 @@ class Question:
 
     @property
     def escaped(self) -> int:
-        """Distinct trajectories with something in them that had to be escaped: a tag, a block marker, an invisible character."""
+        """Distinct trajectories with something in them that had to be escaped: a tag, a block marker, an
+        invisible character.
+        """
         return sum(any(quoted(m) != _json(m) for m in self.trajectories[i]) for i in self.distinct)
 
     def digest(self, index: int) -> str:
@@ -128,8 +144,14 @@ class Question:
         return hashlib.blake2b(self.written[index].encode(), digest_size=12).hexdigest()
 
     def content(self, rubric: Rubric) -> str:
-        """Everything a verdict may depend on, the order of candidates aside, as a digest: the key of a cache."""
-        asked: list[object] = [self._system(rubric), self._head(), sorted(self.written[i] for i in self.distinct)]
+        """Everything a verdict may depend on, the order of candidates aside, as a digest: the key of a
+        cache.
+        """
+        asked: list[object] = [
+            self._system(rubric),
+            self._head(),
+            sorted(self.written[i] for i in self.distinct),
+        ]
         if (c := self.candidates) is not None:  # what only a judge by rules looks at
             asked += [
                 c.dialogue.id,
@@ -140,20 +162,24 @@ class Question:
         return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
 
     def ask(self, rubric: Rubric, seed: int, attempt: int = 0) -> JudgeRequest:
-        """The request of one attempt. Its seed, and by it the order of candidates, is a function of ``seed``, the attempt and the
-        content: not of when or by which rank it is asked."""
+        """The request of one attempt. Its seed, and by it the order of candidates, is a function of ``seed``,
+        the attempt and the content: not of when or by which rank it is asked.
+        """
         named = f"ruler/{seed}/{attempt}/{self.content(rubric)}"
         drawn = int.from_bytes(hashlib.blake2b(named.encode(), digest_size=4).digest()) >> 1
         shown = list(self.distinct)
         random.Random(drawn).shuffle(shown)
         blocks = [
-            f'<trajectory id="{i}">\n{self.written[index]}\n</trajectory>' for i, index in enumerate(shown, start=1)
+            f'<trajectory id="{i}">\n{self.written[index]}\n</trajectory>'
+            for i, index in enumerate(shown, start=1)
         ]
         user = "\n".join((self._head(), "Candidates:", *blocks))
         messages = ({"role": "system", "content": self._system(rubric)}, {"role": "user", "content": user})
         ids = tuple(str(i) for i in range(1, len(shown) + 1))
         written = tuple(self.written[index] for index in shown)
-        return JudgeRequest(messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, written, self.candidates)
+        return JudgeRequest(
+            messages, schema(ids, rubric.parts), drawn, tuple(shown), rubric, written, self.candidates
+        )
 
     def _system(self, rubric: Rubric) -> str:
         if self.grading is not None:
@@ -169,7 +195,9 @@ class Question:
 
 
 def quoted(message: Message) -> str:
-    """A message as one line of JSON that reads back to the same message, and that no tag or block marker can stand in."""
+    """A message as one line of JSON that reads back to the same message, and that no tag or block marker can
+    stand in.
+    """
     return safe(_json(message))
 
 
@@ -178,7 +206,8 @@ def _json(message: Message) -> str:
 
 
 def safe(text: str) -> str:
-    r"""``text`` with ``<``, ``>``, block markers like ``[INST]`` and invisible characters written as ``\uXXXX``; line feeds stay.
+    r"""``text`` with ``<``, ``>``, block markers like ``[INST]`` and invisible characters written as
+    ``\uXXXX``; line feeds stay.
 
     Inside a JSON string that is the same text; elsewhere it reads as an escape.
     """
@@ -189,7 +218,9 @@ def safe(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    """Control and format characters (direction marks, tag characters), separators other than the space, half surrogate pairs: escaped."""
+    """Control and format characters (direction marks, tag characters), separators other than the space, half
+    surrogate pairs: escaped.
+    """
     if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
         return character
     return json.dumps(character)[1:-1]

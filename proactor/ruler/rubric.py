@@ -1,7 +1,8 @@
 """What a judge is told to look for: the general rubric, the proactiveness rubric, or a text of one's own.
 
-Upstream RULER's default has four points [CODE, methods 2]; ours says the same in our own words. That ProActor used a
-proactiveness rubric with sub-scores is confirmed [NOTES, methods 1.6]; its text, and which sub-scores, are ours [INFERRED].
+Upstream RULER's default has four points [CODE, methods 2]; ours says the same in our own words. That ProActor
+used a proactiveness rubric with sub-scores is confirmed [NOTES, methods 1.6]; its text, and which sub-scores,
+are ours [INFERRED].
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from proactor.ruler.errors import RulerError
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """``text``: what is put before the judge. ``parts``: sub-scores asked for beside the score, each 0..1 like it."""
+    """``text``: what is put before the judge. ``parts``: sub-scores asked for beside the score, each 0..1
+    like it.
+    """
 
     name: str
     text: str

@@ -1,9 +1,10 @@
 """RULER: candidates for one decision, scored against one another by a judge.
 
-The procedure is OpenPipe ART's [CODE, methods 2]: what the candidates share is shown once, a judge gives each a score in 0..1, a group
-whose verdict cannot be used is dropped. Fixed here [INFERRED]: scores go by id, not by place; they are clamped and checked; the order
-of candidates is permuted; what candidates wrote is escaped; one retry with another seed, and so another order, comes before a drop;
-every failure is counted by name. ProActor's group is the K candidates of one turn, the logged dialogue their context [NOTES].
+The procedure is OpenPipe ART's [CODE, methods 2]: what the candidates share is shown once, a judge gives each
+a score in 0..1, a group whose verdict cannot be used is dropped. Fixed here [INFERRED]: scores go by id, not
+by place; they are clamped and checked; the order of candidates is permuted; what candidates wrote is escaped;
+one retry with another seed, and so another order, comes before a drop; every failure is counted by name.
+ProActor's group is the K candidates of one turn, the logged dialogue their context [NOTES].
 """
 
 from __future__ import annotations
@@ -35,16 +36,18 @@ FAILURES = {"timeout": "timeouts", "rate_limit": "rate_limited"}
 
 @dataclass
 class Ruler:
-    """``rubric``: "general", "custom", a text of one's own, or a `Rubric`. ``timeout``: seconds for one answer of a concurrent judge
-    (its own retries included, the wait for a turn not); an in-process judge cannot be interrupted. ``cache``: a JSONL file in which verdicts are kept, None for
-    memory only. ``grading``: the judge's whole system message instead of the default, ``{rubric}`` in it is replaced (a short one
-    for small models).
+    """``rubric``: "general", "custom", a text of one's own, or a `Rubric`. ``timeout``: seconds for one
+    answer of a concurrent judge (its own retries included, the wait for a turn not); an in-process judge
+    cannot be interrupted. ``cache``: a JSONL file in which verdicts are kept, None for memory only.
+    ``grading``: the judge's whole system message instead of the default, ``{rubric}`` in it is replaced (a
+    short one for small models).
 
-    ``counters``: groups, requests (attempts put before the judge), retries, cache_hits (also of a group that is in the same
-    batch twice), collapsed (candidates not sent because another
-    one is the same), escaped (candidates with something to escape), scored_groups, clamped, missing_parts, dropped_groups, cache_bad_lines,
-    and failures of single attempts: timeouts, rate_limited, connection, http, empty, too_long, bad_json, wrong_ids, bad_scores.
-    Always ``groups = scored_groups + dropped_groups`` and ``requests = groups - cache_hits + retries``. A group of no candidates counts nowhere.
+    ``counters``: groups, requests (attempts put before the judge), retries, cache_hits (also of a group that
+    is in the same batch twice), collapsed (candidates not sent because another one is the same), escaped
+    (candidates with something to escape), scored_groups, clamped, missing_parts, dropped_groups,
+    cache_bad_lines, and failures of single attempts: timeouts, rate_limited, connection, http, empty,
+    too_long, bad_json, wrong_ids, bad_scores. Always ``groups = scored_groups + dropped_groups`` and
+    ``requests = groups - cache_hits + retries``. A group of no candidates counts nowhere.
     """
 
     judge: Judge
@@ -74,8 +77,9 @@ class Ruler:
             self.judge.bind(engine)
 
     async def score(self, candidates: Candidates) -> list[dict[str, float]] | None:
-        """For each candidate "ruler" in 0..1 and the rubric's sub-scores under their names; None: no usable verdict, the group was dropped
-        and counted. Identical candidates get identical scores."""
+        """For each candidate "ruler" in 0..1 and the rubric's sub-scores under their names; None: no usable
+        verdict, the group was dropped and counted. Identical candidates get identical scores.
+        """
         return (await self.score_all([candidates]))[0]
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[list[dict[str, float]] | None]:
@@ -144,7 +148,9 @@ class Ruler:
     async def _reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:
         answers = await self.judge.reply(requests)
         if len(answers) != len(requests):
-            raise RulerError(f"judge {self.judge.name} gave {len(answers)} answers to {len(requests)} requests")
+            raise RulerError(
+                f"judge {self.judge.name} gave {len(answers)} answers to {len(requests)} requests"
+            )
         return answers
 
     def _read(self, request: JudgeRequest, answer: str | JudgeFailure) -> Verdict | None:
@@ -171,16 +177,22 @@ class Ruler:
 
 
 async def ruler_scores(
-    message_lists: Sequence[Sequence[Mapping[str, Any]]], judge: Judge, rubric: str | Rubric = "general", *, tools: str = "", seed: int = 0
-) -> list[float] | None:  # fmt: skip
-    """Scores in 0..1 for any group of message lists that belong to one task, in the style of ART's ``ruler_score_group``: a group score
-    (hook H2) for training loops of one's own.
+    message_lists: Sequence[Sequence[Mapping[str, Any]]],
+    judge: Judge,
+    rubric: str | Rubric = "general",
+    *,
+    tools: str = "",
+    seed: int = 0,
+) -> list[float] | None:
+    """Scores in 0..1 for any group of message lists that belong to one task, in the style of ART's
+    ``ruler_score_group``: a group score (hook H2) for training loops of one's own.
 
         for group, lists in zip(groups, message_lists):
             if (scores := await ruler_scores(lists, EndpointJudge(Endpoint("gpt-4.1-mini")))) is not None:
                 group.rewards = scores
 
-    None: no usable verdict after a retry, the group is to be dropped. For counters, a cache or sub-scores use `Ruler.score_messages`.
+    None: no usable verdict after a retry, the group is to be dropped. For counters, a cache or sub-scores use
+    `Ruler.score_messages`.
     """
     found = (await Ruler(judge, rubric, seed).score_messages([message_lists], tools))[0]
     return None if found is None else [parts["ruler"] for parts in found]

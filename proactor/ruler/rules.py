@@ -1,7 +1,9 @@
-"""A judge made of rules: grades decisions by the reference windows, as the rubrics say. Deterministic, for tests and for runs
-without a judge model; it knows the references, so what it trains says nothing about what a judge model would.
+"""A judge made of rules: grades decisions by the reference windows, as the rubrics say. Deterministic, for
+tests and for runs without a judge model; it knows the references, so what it trains says nothing about what a
+judge model would.
 
-Every number here is ours [INFERRED]. It answers in JSON like any judge, so that the whole path behind a judge is exercised.
+Every number here is ours [INFERRED]. It answers in JSON like any judge, so that the whole path behind a judge
+is exercised.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ WEIGHTS = {"timing": 0.4, "correctness": 0.4, "restraint": 0.2}
 
 @dataclass
 class RuleJudge:
-    """Grades by `general` or `custom`; needs `JudgeRequest.candidates`. RulerError for a rubric of one's own, or message lists."""
+    """Grades by `general` or `custom`; needs `JudgeRequest.candidates`. RulerError for a rubric of one's own,
+    or message lists.
+    """
 
     name: str = field(default="rule", init=False)
     concurrent: bool = field(default=True, init=False)
@@ -42,19 +46,23 @@ class RuleJudge:
         if request.candidates is None:
             raise RulerError("the rule judge grades decisions of a dialogue, not message lists")
         if request.rubric not in (GENERAL, CUSTOM):
-            raise RulerError(f"the rule judge knows the rubrics general and custom, not {request.rubric.name}")
+            raise RulerError(
+                f"the rule judge knows the rubrics general and custom, not {request.rubric.name}"
+            )
         scores = []
         for id, index in zip(request.ids, request.shown, strict=True):
             parts = (general if request.rubric == GENERAL else custom)(request.candidates, index)
-            scores.append({"id": id, "explanation": "", **{name: round(value, 4) for name, value in parts.items()}})
+            scores.append(
+                {"id": id, "explanation": "", **{name: round(value, 4) for name, value in parts.items()}}
+            )
         return json.dumps({"scores": scores})
 
 
 def general(candidates: Candidates, index: int) -> dict[str, float]:
     """{"score"} by the general rubric: the goal is what is open at this turn, whenever it may fire.
 
-    Share of the open references reached (similarity of the nearest READY action, half of it for a PENDING one), times the share of
-    actions that serve one. With nothing open: 1 for waiting, 0 for acting.
+    Share of the open references reached (similarity of the nearest READY action, half of it for a PENDING
+    one), times the share of actions that serve one. With nothing open: 1 for waiting, 0 for acting.
     """
     kept, unread = _kept(candidates, index)
     wanted = _live(candidates, open_at(candidates.dialogue, candidates.turn))
@@ -64,19 +72,23 @@ def general(candidates: Candidates, index: int) -> dict[str, float]:
     if n == 0:
         return {"score": 0.0}
     reached = mean(
-        max((similarity(j.action, r) * (1.0 if _fires(j) else 0.5) for j in kept), default=0.0) for r in wanted
+        max((similarity(j.action, r) * (1.0 if _fires(j) else 0.5) for j in kept), default=0.0)
+        for r in wanted
     )
     return {"score": reached * sum(j.similarity > 0 for j in kept) / n}
 
 
 def custom(candidates: Candidates, index: int) -> dict[str, float]:
-    """{"timing", "correctness", "restraint", "score"} by the proactiveness rubric; the score is their sum by `WEIGHTS`.
+    """{"timing", "correctness", "restraint", "score"} by the proactiveness rubric; the score is their sum by
+    `WEIGHTS`.
 
-    timing: mean over the actions of `FIRED`; a PENDING one is worth 1 before the ready window, 0.4 inside it (0 at the last turn at
-    which it may fire), 0 elsewhere. What is ready and left out counts as an action of worth 0.5, or 0 at its last turn, where that lowers the mean. Waiting
-    is worth 1 with nothing open, 0.9 while something is open but not ready.
-    correctness: share of right values over those the action should have by now (all when READY, those given when PENDING), less
-    the share of invented ones, values that neither the reference knows nor anybody has said; as timing for waiting.
+    timing: mean over the actions of `FIRED`; a PENDING one is worth 1 before the ready window, 0.4 inside it
+    (0 at the last turn at which it may fire), 0 elsewhere. What is ready and left out counts as an action of
+    worth 0.5, or 0 at its last turn, where that lowers the mean. Waiting is worth 1 with nothing open, 0.9
+    while something is open but not ready.
+    correctness: share of right values over those the action should have by now (all when READY, those given
+    when PENDING), less the share of invented ones, values that neither the reference knows nor anybody has
+    said; as timing for waiting.
     restraint: share of actions that are not false, repeated, unreadable or beyond those called for.
     """
     dialogue, turn = candidates.dialogue, candidates.turn
@@ -95,7 +107,8 @@ def custom(candidates: Candidates, index: int) -> dict[str, float]:
         timing = mean(waited) if waited else 0.9 if opened else 1.0
     right = [_correct(j, r, candidates) for j, r in zip(kept, meant, strict=True)] + [0.0] * unread
     good = sum(
-        r is not None and j.timing not in (Timing.FALSE, Timing.REPEAT) for j, r in zip(kept, meant, strict=True)
+        r is not None and j.timing not in (Timing.FALSE, Timing.REPEAT)
+        for j, r in zip(kept, meant, strict=True)
     )
     parts = {
         "timing": timing,
@@ -106,7 +119,9 @@ def custom(candidates: Candidates, index: int) -> dict[str, float]:
 
 
 def _kept(candidates: Candidates, index: int) -> tuple[list[Judged], int]:
-    """The actions that can be judged, and the number of entries that could not be read. Masked actions are as if not proposed."""
+    """The actions that can be judged, and the number of entries that could not be read. Masked actions are as
+    if not proposed.
+    """
     parsed: Parsed = candidates.parsed[index]
     judged = judge(candidates.dialogue, candidates.turn, parsed.actions, fired=candidates.board.fired)
     return [j for j in judged if not j.masked], sum(parsed.unread.values())
@@ -121,8 +136,9 @@ def _fires(judged: Judged) -> bool:
 
 
 def _meant(judged: Judged, candidates: Candidates) -> Reference | None:
-    """What an action is about. A PENDING one may lack most of its values, so its name is enough; of several references the one
-    that most of the values given fit."""
+    """What an action is about. A PENDING one may lack most of its values, so its name is enough; of several
+    references the one that most of the values given fit.
+    """
     if judged.reference is not None:
         return None if judged.reference.id in candidates.board.fired else judged.reference
     if _fires(judged):

@@ -1,7 +1,8 @@
 """What a judge said, read strictly: scores by id, every id exactly once, every score a finite number.
 
-Upstream zips scores with candidates by position and neither clamps nor checks them [CODE]; here they are matched by id, clamped to
-0..1 (counted), and NaN, infinities, booleans and texts are refused [INFERRED, methods 2].
+Upstream zips scores with candidates by position and neither clamps nor checks them [CODE]; here they are
+matched by id, clamped to 0..1 (counted), and NaN, infinities, booleans and texts are refused [INFERRED,
+methods 2].
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Scores by id; ``clamped``: numbers that lay outside 0..1. ``missing_parts``: sub-scores that were asked for and not given."""
+    """Scores by id; ``clamped``: numbers that lay outside 0..1. ``missing_parts``: sub-scores that were asked
+    for and not given.
+    """
 
     scores: dict[str, Score]
     clamped: int = 0
@@ -44,7 +47,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """An answer that is no verdict: ``bad_json`` (no JSON of the asked shape), ``wrong_ids``, ``bad_scores``."""
+    """An answer that is no verdict: ``bad_json`` (no JSON of the asked shape), ``wrong_ids``,
+    ``bad_scores``.
+    """
 
     reason: Reason
     detail: str
@@ -67,8 +72,8 @@ def schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
 def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Verdict | Unusable:
     """Read a judge's answer. Total: any string gives a `Verdict` over exactly ``ids``, or an `Unusable`.
 
-    Text around the JSON, code fences and a closed thinking block are passed over; the first JSON value of the asked shape counts.
-    An id may be a number. Sub-scores other than ``parts`` are ignored.
+    Text around the JSON, code fences and a closed thinking block are passed over; the first JSON value of the
+    asked shape counts. An id may be a number. Sub-scores other than ``parts`` are ignored.
     """
     entries = next(_verdicts(text), None)
     if entries is None:
@@ -96,7 +101,9 @@ def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Ve
 
 
 def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
-    """The JSON values in ``text`` that have a verdict's shape: ``{"scores": [{…}, …]}``, or that list alone."""
+    """The JSON values in ``text`` that have a verdict's shape: ``{"scores": [{…}, …]}``, or that list
+    alone.
+    """
     text = _THOUGHT.sub("", text[:LONGEST])
     if text.lstrip().startswith("<think>"):
         return  # cut off while thinking: what stands there is a draft
@@ -116,7 +123,9 @@ def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
 def _id(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return str(value).strip() if isinstance(value, str) else format(value, "d") if abs(value) < 10**9 else None
+    return (
+        str(value).strip() if isinstance(value, str) else format(value, "d") if abs(value) < 10**9 else None
+    )
 
 
 def _integer(digits: str) -> float | int:
@@ -124,7 +133,9 @@ def _integer(digits: str) -> float | int:
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a key that comes twice makes its value unusable, since which one was meant cannot be known."""
+    """An object; a key that comes twice makes its value unusable, since which one was meant cannot be
+    known.
+    """
     found: dict[str, Any] = {}
     for key, value in pairs:
         found[key] = "given twice" if key in found and key != "explanation" else value

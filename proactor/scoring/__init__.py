@@ -1,1 +1,3 @@
-"""How well proposed actions fit what a dialogue calls for and how well they are timed, as metrics with intervals by dialogue."""
+"""How well proposed actions fit what a dialogue calls for and how well they are timed, as metrics with
+intervals by dialogue.
+"""

@@ -1,7 +1,8 @@
-"""Bootstrap intervals by dialogue: turns of one dialogue are not independent, so whole dialogues are drawn with replacement.
+"""Bootstrap intervals by dialogue: turns of one dialogue are not independent, so whole dialogues are drawn
+with replacement.
 
-A corpus metric is recomputed from the resampled sums (`metrics.FIELDS`), never averaged over dialogues. Percentile intervals
-[INFERRED: the methods name a bootstrap by dialogue, not its kind].
+A corpus metric is recomputed from the resampled sums (`metrics.FIELDS`), never averaged over dialogues.
+Percentile intervals [INFERRED: the methods name a bootstrap by dialogue, not its kind].
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def resampled(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of any statistics of sums: `rows` [dialogues, F], one row a dialogue; `statistics` maps sums [..., F] to named [...]. The draws depend
-    on the number of rows and the seed alone."""
+    """Intervals of any statistics of sums: `rows` [dialogues, F], one row a dialogue; `statistics` maps sums
+    [..., F] to named [...]. The draws depend on the number of rows and the seed alone.
+    """
     drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
     exact = statistics(rows.sum(axis=0))
     return {key: _interval(float(exact[key]), drawn[key], level) for key in keys}
@@ -85,9 +87,10 @@ def paired_difference(
 ) -> dict[str, Interval]:
     """Interval of `after - before` of each metric, paired by dialogue and pooled over seeds.
 
-    One inner list a seed; before[i] and after[i] must hold the same dialogues (ValueError names one that is missing).
-    A resample draws dialogues once and uses the draw for both systems and every seed, so that a dialogue's runs stay
-    together; the difference is the mean over seeds of the corpus metric's difference. Seeds themselves are not resampled.
+    One inner list a seed; before[i] and after[i] must hold the same dialogues (ValueError names one that is
+    missing). A resample draws dialogues once and uses the draw for both systems and every seed, so that a
+    dialogue's runs stay together; the difference is the mean over seeds of the corpus metric's difference.
+    Seeds themselves are not resampled.
     """
     if not before or len(before) != len(after):
         raise ValueError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
@@ -129,7 +132,9 @@ def _aligned(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array
 def _weights(dialogues: int, resamples: int, seed: int) -> Array:
     """[resamples, dialogues] float64: how often each dialogue was drawn."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=resamples).astype(np.float64)
+    return generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=resamples).astype(
+        np.float64
+    )
 
 
 def _interval(estimate: float, drawn: Array, level: float) -> Interval:

@@ -1,8 +1,10 @@
-"""Where an agent is good and where it is not: its metrics by tool, by domain, and how far from the window it fires.
+"""Where an agent is good and where it is not: its metrics by tool, by domain, and how far from the window it
+fires.
 
-Matching compares names first (methods 1.5), so a dialogue cut down to one tool's references and one tool's proposals is scored exactly
-as that tool is within the whole: the sums of all tools add up to the dialogue's. All intervals draw whole dialogues (bootstrap.py), and a
-dialogue in which a tool does not occur counts as zeros.
+Matching compares names first (methods 1.5), so a dialogue cut down to one tool's references and one tool's
+proposals is scored exactly as that tool is within the whole: the sums of all tools add up to the dialogue's.
+All intervals draw whole dialogues (bootstrap.py), and a dialogue in which a tool does not occur counts as
+zeros.
 """
 
 from __future__ import annotations
@@ -37,16 +39,30 @@ KEYS = (
 """The metrics of a breakdown."""
 
 NOT_OFFERED = "(not offered)"
-"""The line of proposals that name no tool on offer; where a dialogue does not say what is on offer, none that any dialogue calls for."""
+"""The line of proposals that name no tool on offer; where a dialogue does not say what is on offer, none that
+any dialogue calls for.
+"""
 
 DISTANCES = (
-    "5 or more before", "3 to 4 before", "1 to 2 before", "inside", "1 to 2 after", "3 to 4 after", "5 or more after", "repeat", "unmatched",
-)  # fmt: skip
-"""First fires by their distance in turns to the ready window, then those that have none: repeats, and fires that match nothing."""
+    "5 or more before",
+    "3 to 4 before",
+    "1 to 2 before",
+    "inside",
+    "1 to 2 after",
+    "3 to 4 after",
+    "5 or more after",
+    "repeat",
+    "unmatched",
+)
+"""First fires by their distance in turns to the ready window, then those that have none: repeats, and fires
+that match nothing.
+"""
 
 
 class Line(BaseModel):
-    """One row: how much there is of it, and its metrics as (estimate, low, high) at 95%; None where a metric is undefined."""
+    """One row: how much there is of it, and its metrics as (estimate, low, high) at 95%; None where a metric
+    is undefined.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +76,9 @@ class Line(BaseModel):
 
 
 class Distance(BaseModel):
-    """How many first fires lie at one distance to the window, and their share of all as (estimate, low, high) at 95%."""
+    """How many first fires lie at one distance to the window, and their share of all as (estimate, low, high)
+    at 95%.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,10 +98,19 @@ class Breakdown(BaseModel):
 
 
 def breakdown(
-    dialogues: Sequence[Dialogue], evaluation: Evaluation, *, resamples: int = 2000, keys: Sequence[str] = KEYS
+    dialogues: Sequence[Dialogue],
+    evaluation: Evaluation,
+    *,
+    resamples: int = 2000,
+    keys: Sequence[str] = KEYS,
 ) -> Breakdown:
-    """Take `evaluation` of `dialogues` apart; both may be in any order. ValueError names a dialogue that has no replay."""
-    by_tool, by_domain = tool_contributions(dialogues, evaluation), domain_contributions(dialogues, evaluation)
+    """Take `evaluation` of `dialogues` apart; both may be in any order. ValueError names a dialogue that has
+    no replay.
+    """
+    by_tool, by_domain = (
+        tool_contributions(dialogues, evaluation),
+        domain_contributions(dialogues, evaluation),
+    )
     tools = [_line(name, rows, resamples, keys) for name, rows in by_tool.items()]
     domains = [_line(name, rows, resamples, keys) for name, rows in sorted(by_domain.items())]
     return Breakdown(
@@ -124,8 +151,12 @@ def score_tool(dialogue: Dialogue, outputs: Outputs, tool: str, theta: float = T
     return score_dialogue(restricted(dialogue, tool), own, theta=theta)
 
 
-def tool_contributions(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, list[Contribution]]:
-    """Tool -> one contribution for every dialogue, in the order of `dialogues`; the dialogues where a tool does not occur hold zeros."""
+def tool_contributions(
+    dialogues: Sequence[Dialogue], evaluation: Evaluation
+) -> dict[str, list[Contribution]]:
+    """Tool -> one contribution for every dialogue, in the order of `dialogues`; the dialogues where a tool
+    does not occur hold zeros.
+    """
     played = outputs_of(evaluation, dialogues)
     called = {r.name for d in dialogues for r in (*d.references, *d.withdrawn)}
     found: dict[str, dict[str, Array]] = {}
@@ -146,7 +177,9 @@ def tool_contributions(dialogues: Sequence[Dialogue], evaluation: Evaluation) ->
     }
 
 
-def domain_contributions(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, list[Contribution]]:
+def domain_contributions(
+    dialogues: Sequence[Dialogue], evaluation: Evaluation
+) -> dict[str, list[Contribution]]:
     """Domain -> the contributions of its dialogues."""
     domain = {d.id: d.domain or "(none)" for d in dialogues}
     found: dict[str, list[Contribution]] = {}
@@ -204,7 +237,9 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
     count: Counter[str] = Counter(dict(zip(FIELDS, map(int, sums.sum(axis=0)))))
     shares = metrics_of(sums.sum(axis=0))
     bounds = resampled(sums, metrics_of, keys, resamples=resamples)
-    occurs = sums[:, [FIELDS.index(f) for f in ("references", "null_references", "actions", "null_masked")]].any(axis=1)
+    occurs = sums[
+        :, [FIELDS.index(f) for f in ("references", "null_references", "actions", "null_masked")]
+    ].any(axis=1)
     return Line(
         name=name,
         dialogues=int(occurs.sum()),
@@ -221,7 +256,9 @@ SHOWN = ("first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
 
 
 def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[Table]:
-    """Tables for a terminal: tools (the `most` called for), domains, distances. Each cell: estimate and its 95% interval."""
+    """Tables for a terminal: tools (the `most` called for), domains, distances. Each cell: estimate and its
+    95% interval.
+    """
     tables = []
     for title, lines in (("by tool", found.tools), ("by domain", found.domains)):
         cut = lines is found.tools and len(lines) > most
@@ -236,7 +273,9 @@ def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 
             shares = (f"{line.null_share:.0%}", f"{line.width_0_share:.0%}")
             table.add_row(line.name, *map(str, counts), *shares, *(_cell(line.metrics.get(k)) for k in keys))
         tables.append(table)
-    table = Table("first fires, turns to the window", "fires", "share", title="by distance", title_justify="left")
+    table = Table(
+        "first fires, turns to the window", "fires", "share", title="by distance", title_justify="left"
+    )
     for row in found.distances:
         table.add_row(row.name, str(row.fires), _cell(row.share, " "))
     return [*tables, table]

@@ -1,13 +1,15 @@
 """How one proposed action stands to what the dialogue calls for: similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices where the methods leave room, all [INFERRED]:
-- A READY action is matched to the most similar reference of its name among those whose coverage contains the turn and whose
-  similarity reaches `theta`; ties go to one not yet fired, then to the better timing class.
-- An action that belongs to a reference with an unknown window is masked: neither right nor wrong, and counted.
-- A PENDING action may also be similar to one that the user later withdrew: at that turn nothing told them apart. A READY
-  one may not, so firing on it is false.
-- A reference is used up by its first fire. A repeat is false, except after an early fire: the logged conversation then goes
-  on as if nothing had happened, so the action is masked from there on, and counted.
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices where the methods leave room, all
+[INFERRED]:
+- A READY action is matched to the most similar reference of its name among those whose coverage contains the
+  turn and whose similarity reaches `theta`; ties go to one not yet fired, then to the better timing class.
+- An action that belongs to a reference with an unknown window is masked: neither right nor wrong, and
+  counted.
+- A PENDING action may also be similar to one that the user later withdrew: at that turn nothing told them
+  apart. A READY one may not, so firing on it is false.
+- A reference is used up by its first fire. A repeat is false, except after an early fire: the logged
+  conversation then goes on as if nothing had happened, so the action is masked from there on, and counted.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ THETA = 0.5
 
 
 class Timing(StrEnum):
-    """A READY action at turn u against its reference: o <= u < s, s <= u <= e, e < u <= c, none, one already used up; then the masks."""
+    """A READY action at turn u against its reference: o <= u < s, s <= u <= e, e < u <= c, none, one already
+    used up; then the masks.
+    """
 
     EARLY = "early"
     ON_TIME = "on_time"
@@ -37,7 +41,9 @@ class Timing(StrEnum):
 
 
 HITS = (Timing.EARLY, Timing.ON_TIME)
-"""Ready no later than the ready window [NOTES]: what PT, precision, recall and first-fire F1 count as right."""
+"""Ready no later than the ready window [NOTES]: what PT, precision, recall and first-fire F1 count as
+right.
+"""
 
 MASKS = (Timing.UNKNOWN, Timing.AFTER_EARLY)
 """Classes that leave every numerator and denominator."""
@@ -47,8 +53,10 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action that does not fire and
-    is not masked. `reference`: what it was matched to at `theta`, for a PENDING action possibly one later withdrawn."""
+    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action that
+    does not fire and is not masked. `reference`: what it was matched to at `theta`, for a PENDING action
+    possibly one later withdrawn.
+    """
 
     action: Action
     similarity: float
@@ -61,7 +69,9 @@ class Judged:
 
 
 def similarity(action: Action, reference: Reference) -> float:
-    """0 for different names, else the share of equal values over the union of keys; 1 when neither has any [INFERRED]."""
+    """0 for different names, else the share of equal values over the union of keys; 1 when neither has any
+    [INFERRED].
+    """
     if action.name != reference.name:
         return 0.0
     keys = action.params.keys() | reference.params.keys()
@@ -91,9 +101,9 @@ def judge(
 ) -> list[Judged]:
     """Class each action proposed at `turn`; duplicates are collapsed, the order is kept.
 
-    `fired`: reference id -> class of its first fire, for what was already triggered. Those are no longer open; a further fire
-    on one, or the second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the first was early). None: the form
-    that counts repeats, in which nothing is ever used up.
+    `fired`: reference id -> class of its first fire, for what was already triggered. Those are no longer
+    open; a further fire on one, or the second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the
+    first was early). None: the form that counts repeats, in which nothing is ever used up.
     """
     used = dict(fired or {})
     covering = [r for r in open_at(dialogue, turn) if r.ready is not None]
@@ -112,7 +122,9 @@ def judge(
         elif match is not None and used.get(match.id) is Timing.EARLY:
             judged[position] = Judged(action, nearest, Timing.AFTER_EARLY, match)
         elif not fires:
-            judged[position] = Judged(action, nearest, None, match or _match(action, turn, begun, used, theta))
+            judged[position] = Judged(
+                action, nearest, None, match or _match(action, turn, begun, used, theta)
+            )
         elif match is None:
             judged[position] = Judged(action, nearest, _unmatched(action, dialogue, used, theta))
         else:
@@ -126,7 +138,9 @@ def judge(
 def first_fires(
     dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], theta: float = THETA
 ) -> Iterator[tuple[int, Judged]]:
-    """(turn, fire) for each READY action of a dialogue played through, in order, masked ones left out: the form in which a repeat is false."""
+    """(turn, fire) for each READY action of a dialogue played through, in order, masked ones left out: the
+    form in which a repeat is false.
+    """
     fired: dict[str, Timing] = {}
     for turn, actions in sorted(outputs.items()):
         for judged in judge(dialogue, turn, actions, fired=fired, theta=theta):
@@ -147,7 +161,11 @@ def _match(
     best: Reference | None = None
     best_rank = (theta, False, -1)
     for reference in references:
-        rank = (similarity(action, reference), reference.id not in used, _PREFERENCE.get(timing_at(reference, turn), 0))
+        rank = (
+            similarity(action, reference),
+            reference.id not in used,
+            _PREFERENCE.get(timing_at(reference, turn), 0),
+        )
         if rank > best_rank and rank[0] > 0.0:
             best, best_rank = reference, rank
     return best

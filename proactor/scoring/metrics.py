@@ -1,11 +1,14 @@
-"""Scores of proactive behaviour over a corpus: how well the proposed actions fit, and how well they are timed.
+"""Scores of proactive behaviour over a corpus: how well the proposed actions fit, and how well they are
+timed.
 
-Formulas are methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged; `matching.py` says what an early, on-time,
-late or false fire is. Every metric is a function of sums over dialogues (`FIELDS`), so that `bootstrap.py` can recompute it
-for any resample. An empty denominator gives 0, except Difference and the leads, which are then undefined (None).
+Formulas are methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged; `matching.py` says
+what an early, on-time, late or false fire is. Every metric is a function of sums over dialogues (`FIELDS`),
+so that `bootstrap.py` can recompute it for any resample. An empty denominator gives 0, except Difference and
+the leads, which are then undefined (None).
 
-How to read them: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read it beside
-first-fire F1 (one fire a reference; a repeat is false), recall, and the trivial policies of `policies.py`.
+How to read them: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open
+turn. Read it beside first-fire F1 (one fire a reference; a repeat is false), recall, and the trivial policies
+of `policies.py`.
 """
 
 from __future__ import annotations
@@ -25,19 +28,53 @@ from proactor.windows import width
 Array = npt.NDArray[np.float64]
 
 FIELDS = (
-    "dialogues", "decisions", "acted", "ac_sum", "max_ac_sum", "actions", "ready", "early", "on_time", "late", "false", "early_weight",
-    "lead_sum", "references", "hit", "first_actions", "first_hits", "first_on_time", "first_late", "first_false", "first_repeats",
-    "first_fires", "first_lead", "observed", "saved", "saved_sum", "saved_early_sum", "utility_sum", "reward_sum", "rewarded", "unparsed",
-    "width_0_references", "null_references", "null_masked", "early_masked",
-)  # fmt: skip
-"""The sums of a dialogue. decisions: turns scored; acted: those with an action left after masking; actions: all statuses;
-ready: fires, repeats included; early_weight: sum of the PT_w weights of early fires; lead_sum: of `s - u` over early and on-time
-fires; references: with a known window; width_0_references: those of a single ready turn; first_*: the first-fire count (actions:
-what masking leaves; fires: right, late, false and repeated ones); unparsed: outputs not read in full.
+    "dialogues",
+    "decisions",
+    "acted",
+    "ac_sum",
+    "max_ac_sum",
+    "actions",
+    "ready",
+    "early",
+    "on_time",
+    "late",
+    "false",
+    "early_weight",
+    "lead_sum",
+    "references",
+    "hit",
+    "first_actions",
+    "first_hits",
+    "first_on_time",
+    "first_late",
+    "first_false",
+    "first_repeats",
+    "first_fires",
+    "first_lead",
+    "observed",
+    "saved",
+    "saved_sum",
+    "saved_early_sum",
+    "utility_sum",
+    "reward_sum",
+    "rewarded",
+    "unparsed",
+    "width_0_references",
+    "null_references",
+    "null_masked",
+    "early_masked",
+)
+"""The sums of a dialogue. decisions: turns scored; acted: those with an action left after masking; actions:
+all statuses; ready: fires, repeats included; early_weight: sum of the PT_w weights of early fires; lead_sum:
+of `s - u` over early and on-time fires; references: with a known window; width_0_references: those of a
+single ready turn; first_*: the first-fire count (actions: what masking leaves; fires: right, late, false and
+repeated ones); unparsed: outputs not read in full.
 
-Against the logged human trigger tau [INFERRED]: observed: references with a known window and a tau; saved: those whose first fire
-was on time and at `u <= tau`, and saved_sum the turns `tau - u` of these; saved_early_sum: the same of early first fires, which
-are no gain where a value or the assent was still missing, so no metric counts them as one."""
+Against the logged human trigger tau [INFERRED]: observed: references with a known window and a tau; saved:
+those whose first fire was on time and at `u <= tau`, and saved_sum the turns `tau - u` of these;
+saved_early_sum: the same of early first fires, which are no gain where a value or the assent was still
+missing, so no metric counts them as one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +96,10 @@ def score_dialogue(
 ) -> Contribution:
     """Score a replayed dialogue.
 
-    `outputs`: turn -> proposed actions; a decision turn without an entry is a wait. `rewards`: turn -> turn reward.
-    `unparsed`: outputs that could not be read in full (their readable part is in `outputs`). `costs`: for the utility.
+    `outputs`: turn -> proposed actions; a decision turn without an entry is a wait. `rewards`: turn -> turn
+    reward.
+    `unparsed`: outputs that could not be read in full (their readable part is in `outputs`). `costs`: for the
+    utility.
     """
     prices = costs_of(costs)
     sums = dict.fromkeys(FIELDS, 0.0)
@@ -77,8 +116,15 @@ def score_dialogue(
             _add_first_fires(sums, turn, own, first)
         sums["utility_sum"] += total(judged_parts(dialogue, turn, own, first, False, prices))
     sums["utility_sum"] -= unparsed * prices.default.interrupt_cost
-    sums["dialogues"], sums["decisions"], sums["references"], sums["hit"] = 1, len(turns), len(known), len(hit)
-    sums["observed"] = sum(r.ready is not None and r.observed_trigger is not None for r in dialogue.references)
+    sums["dialogues"], sums["decisions"], sums["references"], sums["hit"] = (
+        1,
+        len(turns),
+        len(known),
+        len(hit),
+    )
+    sums["observed"] = sum(
+        r.ready is not None and r.observed_trigger is not None for r in dialogue.references
+    )
     sums["width_0_references"] = sum(width(r) == 0 for r in dialogue.references)
     sums["null_references"] = len(dialogue.references) - len(known)
     sums["unparsed"] = unparsed
@@ -107,7 +153,9 @@ def _add_turn(sums: dict[str, float], turn: int, judged: Sequence[Judged], hit: 
             sums["early_weight"] += early_weight(j.reference, turn) if j.timing is Timing.EARLY else 0.0
 
 
-def _add_first_fires(sums: dict[str, float], turn: int, judged: Sequence[Judged], first: dict[str, Timing]) -> None:
+def _add_first_fires(
+    sums: dict[str, float], turn: int, judged: Sequence[Judged], first: dict[str, Timing]
+) -> None:
     for j in judged:
         sums["early_masked"] += j.timing is Timing.AFTER_EARLY
         sums["first_actions"] += not j.masked
@@ -146,19 +194,21 @@ def early_weight(reference: Reference, turn: int) -> float:
 def metrics_of(sums: Array) -> dict[str, Array]:
     """Metrics from sums: [..., len(FIELDS)] float64 -> each [...]; undefined ones are NaN.
 
-    reward: mean turn reward. first_fire_precision = first hits / first fires, first_fire_recall = first hits / references,
-    first_fire_f1 their harmonic mean; on_time_f1 the same with early fires as misses (the strict reading). precision and
-    recall: window precision (early + on_time) / ready and hit references / references, repeats counted. lead: mean `s - u`
-    over first hits, in turns, positive when early; lead_repeats: over all early and on-time fires. AC, MaxAC, Difference =
-    MaxAC / AC - 1 [DERIVED], PT, PT_w, FTR, RAR over N = actions (identity RAR = PT + FTR + late / N), and the absolute PRI.
-    first_pt, first_ftr, first_rar, first_late_share: the same over first_actions with each reference's first fire alone, a
-    repeat counted as false (so the identity holds); the parity form is the other one.
+    reward: mean turn reward. first_fire_precision = first hits / first fires, first_fire_recall = first hits
+    / references, first_fire_f1 their harmonic mean; on_time_f1 the same with early fires as misses (the
+    strict reading). precision and recall: window precision (early + on_time) / ready and hit references /
+    references, repeats counted. lead: mean `s - u` over first hits, in turns, positive when early;
+    lead_repeats: over all early and on-time fires. AC, MaxAC, Difference = MaxAC / AC - 1 [DERIVED], PT,
+    PT_w, FTR, RAR over N = actions (identity RAR = PT + FTR + late / N), and the absolute PRI. first_pt,
+    first_ftr, first_rar, first_late_share: the same over first_actions with each reference's first fire
+    alone, a repeat counted as false (so the identity holds); the parity form is the other one.
 
-    To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, turns a hundred dialogues win against the logged human
-    trigger; saved_each: the mean of these over the references saved; false_per_100 = 100 (first_false + first_repeats) /
-    dialogues, to which `tradeoff` adds fires before an assent (wrong_per_100),
-    as it knows the tools; utility: mean over dialogues (see utility.py). null_share and width_0_share: references with an unknown window
-    among all, and with one of a single turn among the known ones, where no turn can be won.
+    To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, turns a hundred dialogues win against
+    the logged human trigger; saved_each: the mean of these over the references saved; false_per_100 = 100
+    (first_false + first_repeats) / dialogues, to which `tradeoff` adds fires before an assent
+    (wrong_per_100), as it knows the tools; utility: mean over dialogues (see utility.py). null_share and
+    width_0_share: references with an unknown window among all, and with one of a single turn among the known
+    ones, where no turn can be won.
     """
     v = {name: sums[..., i] for i, name in enumerate(FIELDS)}
     right = v["early"] + v["on_time"]
@@ -206,9 +256,13 @@ def metrics_of(sums: Array) -> dict[str, Array]:
 
 
 def aggregate(contributions: Iterable[Contribution]) -> dict[str, float | None]:
-    """Metrics of a corpus as plain numbers (None: undefined), and the counts behind them under their FIELDS names."""
+    """Metrics of a corpus as plain numbers (None: undefined), and the counts behind them under their FIELDS
+    names.
+    """
     total = matrix(contributions).sum(axis=0)
-    result: dict[str, float | None] = {k: None if np.isnan(x) else float(x) for k, x in metrics_of(total).items()}
+    result: dict[str, float | None] = {
+        k: None if np.isnan(x) else float(x) for k, x in metrics_of(total).items()
+    }
     return result | {name: float(x) for name, x in zip(FIELDS, total) if not name.endswith("_sum")}
 
 
@@ -226,8 +280,10 @@ def harmonic(a: Array, b: Array) -> Array:
 def absolute_pri(
     ac: Array, max_ac: Array, difference: Array, pt: Array, ftr: Array, rar: Array
 ) -> tuple[Array, Array, Array]:
-    """(CI, TI, PRI): `CI = mean(AC, MaxAC, 1/(1+Diff))`, `TI = mean(PT, 1-FTR, RAR)`, `PRI = 2 CI TI/(CI+TI)` [INFERRED;
-    that PRI is a harmonic mean of the two: NOTES]. Undefined Difference (NaN) enters as the worst, 0."""
+    """(CI, TI, PRI): `CI = mean(AC, MaxAC, 1/(1+Diff))`, `TI = mean(PT, 1-FTR, RAR)`, `PRI = 2 CI TI/(CI+TI)`
+    [INFERRED; that PRI is a harmonic mean of the two: NOTES]. Undefined Difference (NaN) enters as the worst,
+    0.
+    """
     agreement = np.where(np.isnan(difference), 0.0, 1.0 / (1.0 + np.nan_to_num(difference)))
     ci = (ac + max_ac + agreement) / 3
     ti = (pt + 1 - ftr + rar) / 3
@@ -235,20 +291,27 @@ def absolute_pri(
 
 
 def relative_pri(systems: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    """ci, ti, pri of each system by min-max over the systems compared [DERIVED that PRI is relative; composition INFERRED].
+    """ci, ti, pri of each system by min-max over the systems compared [DERIVED that PRI is relative;
+    composition INFERRED].
 
-    `CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))`, `TI = mean(mm(PT), 1-mm(FTR), mm(RAR))`; a constant column gives 0.5. A system
-    whose Difference is undefined gets the worst value there and does not stretch the range.
+    `CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))`, `TI = mean(mm(PT), 1-mm(FTR), mm(RAR))`; a constant column
+    gives 0.5. A system whose Difference is undefined gets the worst value there and does not stretch the
+    range.
     """
     columns = {
-        key: [row[key] for row in systems.values()] for key in ("ac", "max_ac", "difference", "pt", "ftr", "rar")
+        key: [row[key] for row in systems.values()]
+        for key in ("ac", "max_ac", "difference", "pt", "ftr", "rar")
     }
     mm = {key: _min_max(column) for key, column in columns.items()}
     result: dict[str, dict[str, float]] = {}
     for i, name in enumerate(systems):
         ci = (mm["ac"][i] + mm["max_ac"][i] + 1 - mm["difference"][i]) / 3
         ti = (mm["pt"][i] + 1 - mm["ftr"][i] + mm["rar"][i]) / 3
-        result[name] = {"ci": float(ci), "ti": float(ti), "pri": float(harmonic(np.asarray(ci), np.asarray(ti)))}
+        result[name] = {
+            "ci": float(ci),
+            "ti": float(ti),
+            "pri": float(harmonic(np.asarray(ci), np.asarray(ti))),
+        }
     return result
 
 

@@ -1,7 +1,8 @@
 """Two runs against each other, dialogue by dialogue: does the second do better than chance would have it?
 
-Every difference is second - first, with a bootstrap interval paired by dialogue (`bootstrap.paired_difference`). Runs that played other dialogues, or the same
-ones labelled differently, cannot be paired and are refused by the dialogue's name.
+Every difference is second - first, with a bootstrap interval paired by dialogue
+(`bootstrap.paired_difference`). Runs that played other dialogues, or the same ones labelled differently,
+cannot be paired and are refused by the dialogue's name.
 """
 
 from __future__ import annotations
@@ -58,12 +59,15 @@ def paired(
     *,
     resamples: int = 2000,
 ) -> Paired:
-    """Compare `runs` (called `names`), each played on its `dialogues`. ValueError names a dialogue that they do not share."""
+    """Compare `runs` (called `names`), each played on its `dialogues`. ValueError names a dialogue that they
+    do not share.
+    """
     same(names, dialogues)
     tools = [tool_contributions(dialogues[0], run) for run in runs]
     domains = [domain_contributions(dialogues[0], run) for run in runs]
     empty = [
-        Contribution(d.id, dict.fromkeys(runs[0].contributions[0].sums, 0.0) | {"dialogues": 1.0}) for d in dialogues[0]
+        Contribution(d.id, dict.fromkeys(runs[0].contributions[0].sums, 0.0) | {"dialogues": 1.0})
+        for d in dialogues[0]
     ]
     shares = runs[0].metrics
     return Paired(
@@ -77,7 +81,9 @@ def paired(
             tool: changes(tools[0].get(tool, empty), tools[1].get(tool, empty), PARTS, resamples)
             for tool in sorted(tools[0].keys() | tools[1].keys())
         },
-        domains={name: changes(domains[0][name], domains[1][name], PARTS, resamples) for name in sorted(domains[0])},
+        domains={
+            name: changes(domains[0][name], domains[1][name], PARTS, resamples) for name in sorted(domains[0])
+        },
     )
 
 
@@ -91,7 +97,9 @@ def same(names: tuple[str, str], dialogues: tuple[Sequence[Dialogue], Sequence[D
         raise ValueError(f"{missing}: dialogue {dialogue!r} was not played there, but in {held}")
     for name, dialogue_ in first.items():
         if dialogue_ != second[name]:
-            raise ValueError(f"{names[1]}: dialogue {name!r} is labelled or worded otherwise than in {names[0]}")
+            raise ValueError(
+                f"{names[1]}: dialogue {name!r} is labelled or worded otherwise than in {names[0]}"
+            )
 
 
 def changes(
@@ -107,14 +115,21 @@ def paired_tables(found: Paired, keys: Sequence[str]) -> list[Table]:
     """For a terminal: `keys` of all metrics, then tools and domains; bold where the interval excludes 0."""
     caption = windows_caption({"null_share": found.null_share, "width_0_share": found.width_0_share})
     whole = Table(
-        "metric", title=f"{found.dialogues} dialogues", title_justify="left", caption=caption, caption_justify="left"
+        "metric",
+        title=f"{found.dialogues} dialogues",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
     )
     for name in (found.first, found.second, "change [95%]".replace("[", r"\[")):
         whole.add_column(name, justify="right")
     for key in keys:
         change = found.metrics[key]
         whole.add_row(
-            NAMES.get(key, key.replace("_", " ")), _number(change.first), _number(change.second), _told(change)
+            NAMES.get(key, key.replace("_", " ")),
+            _number(change.first),
+            _number(change.second),
+            _told(change),
         )
     tables = [whole]
     for title, parts in (("by tool", found.tools), ("by domain", found.domains)):

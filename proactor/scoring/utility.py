@@ -1,21 +1,26 @@
-"""What an agent's timing is worth to whoever runs it: turns won on one side, wrong, missed and bothersome acts on the other.
+"""What an agent's timing is worth to whoever runs it: turns won on one side, wrong, missed and bothersome
+acts on the other.
 
-Everything here is [INFERRED]: the methods name the four costs, not how they add up. Over a dialogue that the agent plays on its own board,
+Everything here is [INFERRED]: the methods name the four costs, not how they add up. Over a dialogue that the
+agent plays on its own board,
 
     utility = Σ on-time first fires   benefit_per_turn · (e_j - u)
             - Σ false fires           false_cost
             - Σ missed references     miss_cost
             - Σ interruptions         interrupt_cost
 
-- (e_j - u): turns (of either speaker) between the fire and the end of the ready window. Acting at the last good moment is worth 0, so that in
-  logs whose agent acted then, the logged agent's utility is 0.
-- False: unmatched, a repeat, or early on a tool that needs assent, which is acting without consent. Any other early fire earns nothing and costs nothing.
-- Missed: unfired (early fires count as fired) when its last decision point passes. A late fire changes nothing. A window without a decision point cannot be
-  missed.
-- Interruption: a PENDING announcement of something the user has not begun, or an output that could not be read. Announcing what was begun is free.
+- (e_j - u): turns (of either speaker) between the fire and the end of the ready window. Acting at the last
+  good moment is worth 0, so that in logs whose agent acted then, the logged agent's utility is 0.
+- False: unmatched, a repeat, or early on a tool that needs assent, which is acting without consent. Any other
+  early fire earns nothing and costs nothing.
+- Missed: unfired (early fires count as fired) when its last decision point passes. A late fire changes
+  nothing. A window without a decision point cannot be missed.
+- Interruption: a PENDING announcement of something the user has not begun, or an output that could not be
+  read. Announcing what was begun is free.
 - Actions of unknown windows, and repeats after an early fire, are masked: worth 0.
 
-The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as a turn reward.
+The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as a
+turn reward.
 """
 
 from __future__ import annotations
@@ -36,7 +41,9 @@ PARTS = ("benefit", "false", "missed", "interrupt")
 
 
 class ToolCosts(BaseModel):
-    """Worth and costs of one tool's acts, in one unit of the user's choice. The defaults are [INFERRED]: a wrong act costs ten turns, a missed one too."""
+    """Worth and costs of one tool's acts, in one unit of the user's choice. The defaults are [INFERRED]: a
+    wrong act costs ten turns, a missed one too.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +54,9 @@ class ToolCosts(BaseModel):
 
 
 class CostTable(BaseModel):
-    """Costs by tool; `default` for tools not listed. `assent`: tools that must not fire before the user agreed (the catalog's `confirm`)."""
+    """Costs by tool; `default` for tools not listed. `assent`: tools that must not fire before the user
+    agreed (the catalog's `confirm`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +69,9 @@ class CostTable(BaseModel):
         return self.tools.get(tool, self.default)
 
     def known_by(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. ValueError names a tool with costs that the catalog does not have."""
+        """This table with the catalog's tools that need assent. ValueError names a tool with costs that the
+        catalog does not have.
+        """
         for name in self.tools:
             if name not in catalog:
                 raise ValueError(f"costs: no tool {name!r} in the catalog")
@@ -81,9 +92,16 @@ def table(costs: Costs | None) -> CostTable:
 
 
 def judged_parts(
-    dialogue: Dialogue, turn: int, judged: Iterable[Judged], fired: Iterable[str], unread: bool, costs: CostTable
+    dialogue: Dialogue,
+    turn: int,
+    judged: Iterable[Judged],
+    fired: Iterable[str],
+    unread: bool,
+    costs: CostTable,
 ) -> dict[str, float]:
-    """PARTS of one decision, all at least 0. `fired`: ids of the references fired by the end of this turn; `unread`: could some of it not be read?"""
+    """PARTS of one decision, all at least 0. `fired`: ids of the references fired by the end of this turn;
+    `unread`: could some of it not be read?
+    """
     parts = dict.fromkeys(PARTS, 0.0)
     parts["interrupt"] = costs.default.interrupt_cost * unread
     for j in judged:
@@ -97,12 +115,16 @@ def judged_parts(
         elif is_false(j.timing, j.action.name in costs.assent):
             parts["false"] += cost.false_cost
     done = set(fired)
-    parts["missed"] = float(sum(costs.of(r.name).miss_cost for r in due_at(dialogue, turn) if r.id not in done))
+    parts["missed"] = float(
+        sum(costs.of(r.name).miss_cost for r in due_at(dialogue, turn) if r.id not in done)
+    )
     return parts
 
 
 def is_false(timing: Timing, assent: bool) -> bool:
-    """Should the fire not have been made: unmatched, a repeat, or, on a tool that needs assent, before the assent [INFERRED]?"""
+    """Should the fire not have been made: unmatched, a repeat, or, on a tool that needs assent, before the
+    assent [INFERRED]?
+    """
     return timing in (Timing.FALSE, Timing.REPEAT) or (assent and timing is Timing.EARLY)
 
 
@@ -132,8 +154,12 @@ def turn_utility(
     return total(turn_parts(dialogue, turn, parsed, board, costs))
 
 
-def utility(dialogue: Dialogue, outputs: Mapping[int, Parsed | Sequence[Action]], costs: Costs | None = None) -> float:
-    """Utility of a dialogue played through on the agent's own board. `outputs`: decision turn -> what was read there, absent ones are waits."""
+def utility(
+    dialogue: Dialogue, outputs: Mapping[int, Parsed | Sequence[Action]], costs: Costs | None = None
+) -> float:
+    """Utility of a dialogue played through on the agent's own board. `outputs`: decision turn -> what was
+    read there, absent ones are waits.
+    """
     board, found = EMPTY, 0.0
     for turn in sorted({*dialogue.decision_turns, *outputs}):
         output = outputs.get(turn, ())

@@ -10,7 +10,17 @@ from proactor.sources.base import SPLITS, Corpus, Selection, SourceError, Split,
 
 __all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 
-READERS = ("jsonl", "sgd", "star", "abcd", "multiwoz", "smcalflow", "taskmaster4", "multidogo", "proactivebench")
+READERS = (
+    "jsonl",
+    "sgd",
+    "star",
+    "abcd",
+    "multiwoz",
+    "smcalflow",
+    "taskmaster4",
+    "multidogo",
+    "proactivebench",
+)
 """Corpora on disk: each has a module of its name here, imported when it is first read."""
 
 NAMES = ("synthetic", *READERS)
@@ -30,7 +40,8 @@ def load(
     Args:
         path: folder (or file) of a real corpus; not used by "synthetic".
         split: "train", "dev", "test" or None for all; by a hash of the dialogue id, 80/10/10.
-        limit: at most this many dialogues, a sample that depends on `seed` and grows by prefix; the rest is not parsed.
+        limit: at most this many dialogues, a sample that depends on `seed` and grows by prefix; the rest is
+        not parsed.
         seed: of the sample, and of the generator.
         keep: which of them, by domain and length; `limit` then counts those, and all of the split are parsed.
         opts: options of the reader (`SyntheticOptions`, `SgdOptions`, …); unknown ones are refused by name.

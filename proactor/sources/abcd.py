@@ -1,10 +1,11 @@
 """ABCD: customer service chats with the agent's actions (compact JSONL, or the release by way of `abcd_raw`).
 
-The data's windows run from the first literal mention of the last value to the last turn before the action; against
-labels made by careful reading they agree well [measured, see the data's notes]. They are shrunk to user turns, since
-the agent decides after those. Actions without values (`no_values`) or with a value that is never said literally
-(`unmatched`) have no window. The corpus does not annotate assent: no tool has `confirm` [INFERRED]. Coverage runs from
-the first user turn at which a value had been said to the end of the window [INFERRED].
+The data's windows run from the first literal mention of the last value to the last turn before the action;
+against labels made by careful reading they agree well [measured, see the data's notes]. They are shrunk to
+user turns, since the agent decides after those. Actions without values (`no_values`) or with a value that is
+never said literally (`unmatched`) have no window. The corpus does not annotate assent: no tool has `confirm`
+[INFERRED]. Coverage runs from the first user turn at which a value had been said to the end of the window
+[INFERRED].
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class AbcdOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    part: Literal["all", "train", "dev", "test"] = Field(default="all", description="part of the release's own split")
+    part: Literal["all", "train", "dev", "test"] = Field(
+        default="all", description="part of the release's own split"
+    )
     max_turns: int | None = Field(
         default=None, ge=1, description="cut a conversation of the release after so many turns (ABCD+: 50)"
     )
@@ -71,7 +74,8 @@ class _Reader:
         self.options = options
         ontology = base.read_json(folder / "ontology.json")
         self.values: dict[str, set[str]] = {
-            slot: {value.lower() for value in values} for slot, values in ontology["values"]["enumerable"].items()
+            slot: {value.lower() for value in values}
+            for slot, values in ontology["values"]["enumerable"].items()
         }
         self.slots: dict[str, list[str]] = {}
         tools: list[Tool] = []
@@ -88,7 +92,9 @@ class _Reader:
                         effect=effect,
                         parameters=tuple(
                             Parameter(
-                                name=slot, required=False, values=tuple(ontology["values"]["enumerable"].get(slot, ()))
+                                name=slot,
+                                required=False,
+                                values=tuple(ontology["values"]["enumerable"].get(slot, ())),
                             )
                             for slot in slots
                         ),
@@ -101,9 +107,12 @@ class _Reader:
             record = abcd_raw.compact(record, self.options.max_turns, counters)
         turns = base.turns_of(record)
         scenario = record["scenario"]
-        facts = {k: str(v).lower() for part in ("personal", "order") for k, v in scenario.get(part, {}).items()}
+        facts = {
+            k: str(v).lower() for part in ("personal", "order") for k, v in scenario.get(part, {}).items()
+        }
         references = tuple(
-            self._reference(turns, action, facts, f"a{i}", counters) for i, action in enumerate(record["actions"], 1)
+            self._reference(turns, action, facts, f"a{i}", counters)
+            for i, action in enumerate(record["actions"], 1)
         )
         return Dialogue(
             id=record["dialogue_id"],
@@ -115,7 +124,12 @@ class _Reader:
         )
 
     def _reference(
-        self, turns: tuple[Turn, ...], action: dict[str, Any], facts: dict[str, str], name: str, counters: Counter[str]
+        self,
+        turns: tuple[Turn, ...],
+        action: dict[str, Any],
+        facts: dict[str, str],
+        name: str,
+        counters: Counter[str],
     ) -> Reference:
         params: dict[str, str] = {}
         said: dict[str, int] = {}
@@ -148,7 +162,9 @@ class _Reader:
     def _slot(
         self, method: str, value: str, facts: dict[str, str], taken: dict[str, str], counters: Counter[str]
     ) -> str:
-        """The data lists bare values: which slot of `method` is this one? By the scenario, the ontology, its shape."""
+        """The data lists bare values: which slot of `method` is this one? By the scenario, the ontology, its
+        shape.
+        """
         free = [slot for slot in self.slots[method] if slot not in taken]
         low = value.lower()
         for slot in free:

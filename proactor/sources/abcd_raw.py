@@ -1,14 +1,16 @@
-"""ABCD's own release (abcd_v1.1.json, gzip or plain: {train, dev, test}; its sample: a list) in the compact form.
+"""ABCD's own release (abcd_v1.1.json, gzip or plain: {train, dev, test}; its sample: a list) in the compact
+form.
 
-ProActor's ABCD+ is made from this corpus: 7,042 of its 10,042 conversations, capped at 50 turns [NOTES]. Which ones were
-left out is not known, so all are read; `max_turns` cuts a conversation after so many spoken turns and drops the later
-actions, counted (`dialogues_cut`, `actions_cut`) [INFERRED: whether the cap cuts or drops is not known].
+ProActor's ABCD+ is made from this corpus: 7,042 of its 10,042 conversations, capped at 50 turns [NOTES].
+Which ones were left out is not known, so all are read; `max_turns` cuts a conversation after so many spoken
+turns and drops the later actions, counted (`dialogues_cut`, `actions_cut`) [INFERRED: whether the cap cuts or
+drops is not known].
 
-An entry of `original` is (speaker, text) and stands beside the same entry of `delexed`, whose `targets` name the button and
-the values of an action. A value had been said when a turn of either side first held it literally; a number of seven or
-more digits may be punctuated otherwise. These are the value turns of 94 of the compact file's 100 actions; in the others
-the compact file finds fewer values [measured].
-The whole file was not at hand: it is parsed at once, which was tried on the sample only.
+An entry of `original` is (speaker, text) and stands beside the same entry of `delexed`, whose `targets` name
+the button and the values of an action. A value had been said when a turn of either side first held it
+literally; a number of seven or more digits may be punctuated otherwise. These are the value turns of 94 of
+the compact file's 100 actions; in the others the compact file finds fewer values [measured]. The whole file
+was not at hand: it is parsed at once, which was tried on the sample only.
 """
 
 from __future__ import annotations

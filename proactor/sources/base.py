@@ -1,4 +1,6 @@
-"""What all readers share: the corpus they return, splits by hash, and lines that are sampled before they are parsed."""
+"""What all readers share: the corpus they return, splits by hash, and lines that are sampled before they are
+parsed.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Dialogues with the catalog of their tools, and counters of what was read, masked, adjusted or dropped."""
+    """Dialogues with the catalog of their tools, and counters of what was read, masked, adjusted or
+    dropped.
+    """
 
     catalog: Catalog
     dialogues: tuple[Dialogue, ...]
@@ -41,7 +45,9 @@ class Corpus:
         return len(self.dialogues)
 
 
-def corpus(catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None) -> Corpus:
+def corpus(
+    catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
+) -> Corpus:
     """A corpus whose counters are those of `windows.count` and the reader's own."""
     listed = tuple(dialogues)
     return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
@@ -51,8 +57,12 @@ ToolRow = tuple[str, Effect, tuple[str, ...]]
 """(description, effect, slots) of a tool in a source whose release has no catalog."""
 
 
-def catalog_of(rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()) -> Catalog:
-    """A catalog from rows by tool name. ``asks``: effects that need the user's assent; ``required``: slots that a call cannot do without."""
+def catalog_of(
+    rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()
+) -> Catalog:
+    """A catalog from rows by tool name. ``asks``: effects that need the user's assent; ``required``: slots
+    that a call cannot do without.
+    """
     return Catalog(
         tools=tuple(
             Tool(
@@ -67,14 +77,20 @@ def catalog_of(rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], require
     )
 
 
-def narrowed(found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None) -> Corpus:
-    """A corpus with some (or other) dialogues of ``found``: counted anew, with what its reader counted and ``counters``."""
+def narrowed(
+    found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
+) -> Corpus:
+    """A corpus with some (or other) dialogues of ``found``: counted anew, with what its reader counted and
+    ``counters``.
+    """
     own = {k: v for k, v in found.counters.items() if k not in windows.count(found.dialogues)}
     return corpus(found.catalog, dialogues, own | dict(counters or {}))
 
 
 class Selection(BaseModel):
-    """Which dialogues of a corpus are wanted: of these ``domains`` (empty: all), of at most ``max_turns`` turns."""
+    """Which dialogues of a corpus are wanted: of these ``domains`` (empty: all), of at most ``max_turns``
+    turns.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,14 +98,16 @@ class Selection(BaseModel):
     max_turns: int | None = Field(default=None, ge=1)
 
     def apply(self, found: Corpus, limit: int | None, seed: int) -> Corpus:
-        """The wanted dialogues of ``found``, at most ``limit`` of them (a sample by ``seed``); the others are counted.
+        """The wanted dialogues of ``found``, at most ``limit`` of them (a sample by ``seed``); the others are
+        counted.
 
         Raises ValueError for a domain that no dialogue has.
         """
         known = {d.domain for d in found.dialogues}
         if missing := set(self.domains) - known:
             raise ValueError(
-                f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are {', '.join(sorted(known))}"
+                f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are "
+                f"{', '.join(sorted(known))}"
             )
         counters: Counter[str] = Counter()
         kept = []
@@ -107,7 +125,9 @@ Item = TypeVar("Item")
 
 
 def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """At most `limit` items, those with the smallest seeded hash of their name, in their order: a sample that grows by prefix."""
+    """At most `limit` items, those with the smallest seeded hash of their name, in their order: a sample that
+    grows by prefix.
+    """
     if limit is None or limit >= len(items):
         return list(items)
     chosen = heapq.nsmallest(limit, range(len(items)), key=lambda i: _hash("sample", seed, name(items[i])))
@@ -121,7 +141,9 @@ def split_of(dialogue_id: str) -> Split:
 
 
 def within(found: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """The dialogues whose `share_of` lies in [low, high), at most ``limit`` of them; the others are counted."""
+    """The dialogues whose `share_of` lies in [low, high), at most ``limit`` of them; the others are
+    counted.
+    """
     kept = [d for d in found.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(found.dialogues) - len(kept)}
     return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
@@ -185,7 +207,9 @@ Found = TypeVar("Found", Line, Record)
 
 
 def choose(found: Iterable[Found], split: Split | None, limit: int | None, seed: int) -> list[Found]:
-    """Those of the split, at most `limit` of them (the smallest seeded hashes), in order; an id that repeats is an error."""
+    """Those of the split, at most `limit` of them (the smallest seeded hashes), in order; an id that repeats
+    is an error.
+    """
     seen: dict[str, str] = {}
     kept: list[Found] = []
     for one in found:
@@ -207,8 +231,9 @@ def lines(
 ) -> list[Line]:
     """Dialogues of JSONL files (gzip or plain) in file order, chosen as `choose` does.
 
-    Only the id (the value of `key`; `name(file, value)` makes the dialogue's id of it) is looked at, so reading 200 of
-    12,000 dialogues parses 200. An empty line, a line without an id and two lines with one id are SourceErrors.
+    Only the id (the value of `key`; `name(file, value)` makes the dialogue's id of it) is looked at, so
+    reading 200 of 12,000 dialogues parses 200. An empty line, a line without an id and two lines with one id
+    are SourceErrors.
     """
     return choose(_all_lines(files, key, name or (lambda _, given: given)), split, limit, seed)
 
@@ -224,7 +249,9 @@ def _all_lines(files: Iterable[Path], key: str, name: Callable[[Path, str], str]
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of a file's lines, gzip or plain; an empty line and a file that breaks off are SourceErrors."""
+    """(number, bytes) of a file's lines, gzip or plain; an empty line and a file that breaks off are
+    SourceErrors.
+    """
     number = 0
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
@@ -248,7 +275,9 @@ def convert(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise SourceError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise SourceError(
+            f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
     except KeyError as error:
         raise SourceError(f"{where}: key {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
@@ -256,7 +285,9 @@ def convert(
 
 
 def user_turn(turns: Sequence[Turn], at: int) -> int | None:
-    """The last user turn at or before turn `at`: where the agent that acted then had its last chance to decide."""
+    """The last user turn at or before turn `at`: where the agent that acted then had its last chance to
+    decide.
+    """
     return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
 
 
@@ -276,7 +307,9 @@ def spoken(text: object) -> str:
 
 
 def find(folder: Path, *patterns: str) -> list[Path]:
-    """Files of `folder` for the first pattern that has any, sorted; a file is itself. SourceError when there are none."""
+    """Files of `folder` for the first pattern that has any, sorted; a file is itself. SourceError when there
+    are none.
+    """
     if folder.is_file():
         return [folder]
     for pattern in patterns:

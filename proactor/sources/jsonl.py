@@ -1,15 +1,15 @@
 """Our own JSONL, and plain transcripts of anybody's.
 
-A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue a line, and the tools beside
-them in `catalog.json`. A line is either
+A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue a line, and the
+tools beside them in `catalog.json`. A line is either
 
 - a dialogue as `Dialogue.model_dump(mode="json")` gives it, references and all (what `annotate` writes), or
-- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay as they are, also two
-  of one speaker in a row. Speakers are known by common names (`USERS`, `AGENTS`); what else a line holds is ignored and
-  counted (`ignored_keys`).
+- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay as they
+  are, also two of one speaker in a row. Speakers are known by common names (`USERS`, `AGENTS`); what else a
+  line holds is ignored and counted (`ignored_keys`).
 
-A dialogue with one speaker has nobody who decides or nothing to decide on: it is dropped and counted as `no_user_turns` or
-`no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
+A dialogue with one speaker has nobody who decides or nothing to decide on: it is dropped and counted as
+`no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from proactor.sources import base
 from proactor.sources.base import Corpus, Line, SourceError, Split
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
-AGENTS = frozenset("agent assistant system bot chatbot ai model operator advisor adviser representative rep support staff".split())  # fmt: skip
+AGENTS = frozenset(
+    "agent assistant system bot chatbot ai model operator advisor adviser representative rep support staff".split()
+)
 
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _KEYS = {"id", "turns", *Dialogue.model_fields}
@@ -48,16 +50,21 @@ class JsonlOptions(BaseModel):
         description="tools, of any format that `read_catalog` knows; default: catalog.json beside the file",
     )
     user: str | None = Field(
-        default=None, description="the user's name in transcripts; who is not known as a user is then an agent"
+        default=None,
+        description="the user's name in transcripts; who is not known as a user is then an agent",
     )
-    empty: Literal["error", "drop"] = Field(default="error", description="what becomes of a turn without text")
+    empty: Literal["error", "drop"] = Field(
+        default="error", description="what becomes of a turn without text"
+    )
     one_speaker: Literal["drop", "keep", "error"] = Field(
         default="drop", description="what becomes of a dialogue without user turns, or without agent turns"
     )
 
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are dropped."""
+    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are
+    dropped.
+    """
     options = base.options(JsonlOptions, opts)
     files = base.find(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
@@ -71,12 +78,18 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:
-    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids of their own."""
+    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids of
+    their own.
+    """
     for file in files:
         for number, text in base.text_lines(file):
             line = Line(file, number, "", text)
             found = _ID.match(text)
-            given = json.loads(found[1].decode("utf-8", "replace"), strict=False) if found else line.parse().get("id")
+            given = (
+                json.loads(found[1].decode("utf-8", "replace"), strict=False)
+                if found
+                else line.parse().get("id")
+            )
             if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
                 raise SourceError(f"{line.where}: no id")
             yield Line(file, number, _whole(str(given)), text)
@@ -135,7 +148,9 @@ class _Reader:
         return "agent"
 
     def _without_empty(self, dialogue: Dialogue) -> Dialogue:
-        spoken = [turn for turn in dialogue.turns if any(c.isprintable() and not c.isspace() for c in turn.text)]
+        spoken = [
+            turn for turn in dialogue.turns if any(c.isprintable() and not c.isspace() for c in turn.text)
+        ]
         gone = len(dialogue.turns) - len(spoken)
         if not gone:
             return dialogue

@@ -1,9 +1,9 @@
 """Lispress: the s-expressions of SMCalFlow's programs, read to a tree and written back.
 
-A node is a symbol or a tuple of nodes. A quoted text is a symbol that keeps its quotes (`text` takes them off), and `^type`
-is the pair `("^", type)`. The reader macro `#` of Lispress 1.0 is dropped: `#(String "a")` reads as `(String "a")`. The
-reader is total: any string gives one node or a `LispressError`. The grammar is that of the release's notes on the format
-[CODE].
+A node is a symbol or a tuple of nodes. A quoted text is a symbol that keeps its quotes (`text` takes them
+off), and `^type` is the pair `("^", type)`. The reader macro `#` of Lispress 1.0 is dropped: `#(String "a")`
+reads as `(String "a")`. The reader is total: any string gives one node or a `LispressError`. The grammar is
+that of the release's notes on the format [CODE].
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def text(node: Node) -> str | None:
 
 
 def call(node: Node) -> tuple[str, tuple[Node, ...]]:
-    """(function, arguments) of a list, without its types and the names of named arguments; ("", ()) for a symbol."""
+    """(function, arguments) of a list, without its types and the names of named arguments; ("", ()) for a
+    symbol.
+    """
     if isinstance(node, str):
         return "", ()
     items = [n for n in node if not (isinstance(n, tuple) and n[:1] == (META,))]

@@ -2,16 +2,17 @@
 
 Two kinds of file, told apart by their columns:
 
-- the paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn, sentences of one turn
-  are joined, and what the agent said is not there: such a dialogue has no agent turn and is counted (`customer_only`), its
-  missing turns too (`turns_missing`, from the gaps of the turn numbers). It still has decision points, since an agent
-  decides after user turns, but nobody answers in it;
-- the unannotated files have both sides (`authorRole`). They were not at hand: their columns are taken from the release's
-  notes [CODE], an `authorRole` of "customer" (any case) is read as the user and any other as the agent [INFERRED].
+- the paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn,
+  sentences of one turn are joined, and what the agent said is not there: such a dialogue has no agent turn
+  and is counted (`customer_only`), its missing turns too (`turns_missing`, from the gaps of the turn
+  numbers). It still has decision points, since an agent decides after user turns, but nobody answers in it;
+- the unannotated files have both sides (`authorRole`). They were not at hand: their columns are taken from
+  the release's notes [CODE], an `authorRole` of "customer" (any case) is read as the user and any other as
+  the agent [INFERRED].
 
-There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive lines of one
-speaker stay turns of their own. The domain is the folder's last word (`finance`, `multidogo_finance`) or, for an
-unannotated file, its name. Intents and slot tags are not used.
+There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive
+lines of one speaker stay turns of their own. The domain is the folder's last word (`finance`,
+`multidogo_finance`) or, for an unannotated file, its name. Intents and slot tags are not used.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _conversations(files: list[Path]) -> Iterator[Record]:
             if current is None or current.id != name:
                 if current is not None:
                     yield current
-                current = Record(f"{file}:{number}", name, {"dialogue_id": name, "domain": domain, "rows": []})
+                current = Record(
+                    f"{file}:{number}", name, {"dialogue_id": name, "domain": domain, "rows": []}
+                )
             current.value["rows"].append(row)
         if current is not None:
             yield current

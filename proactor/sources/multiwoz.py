@@ -1,22 +1,27 @@
-"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL; release 2.0/2.1 data.json; release 2.2).
+"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL; release 2.0/2.1 data.json;
+release 2.2).
 
 All three are brought to one record and its windows are derived once:
 
-- a booking that appears in the state of a system turn is a reference; the agent booked after the user turn before it
-  [DERIVED from the corpus]. Where a system turn before that one already says that it was booked (the acts Booking-Book or
-  X-OfferBooked) and the reference number came only later, the call is there (`booked_earlier`) [DERIVED];
-- a value is there from the user turn since which the dialogue state holds it as the booking has it [DERIVED]; the window
-  opens with the last of the tracked ones (`_TOOLS`: what a booking cannot do without, and times of a taxi) [INFERRED];
-- a booking needs assent, which the corpus does not annotate: it is the first user turn that asks for a booking in words
-  or that answers an offer or a question of the agent, else the turn of the logged booking (`assent_at_call`) [INFERRED];
-  after a failed attempt (Booking-NoBook, X-NoOffer) it opens with the user's next turn at the earliest (`opened_by_failure`) [DERIVED];
-- coverage runs from the first user turn at which a value was there, after the last booking of the same tool, to the last
-  ready turn [INFERRED]. A booking none of whose values is tracked has no window (`untracked`).
+- a booking that appears in the state of a system turn is a reference; the agent booked after the user turn
+  before it [DERIVED from the corpus]. Where a system turn before that one already says that it was booked
+  (the acts Booking-Book or X-OfferBooked) and the reference number came only later, the call is there
+  (`booked_earlier`) [DERIVED];
+- a value is there from the user turn since which the dialogue state holds it as the booking has it [DERIVED];
+  the window opens with the last of the tracked ones (`_TOOLS`: what a booking cannot do without, and times of
+  a taxi) [INFERRED];
+- a booking needs assent, which the corpus does not annotate: it is the first user turn that asks for a
+  booking in words or that answers an offer or a question of the agent, else the turn of the logged booking
+  (`assent_at_call`) [INFERRED]; after a failed attempt (Booking-NoBook, X-NoOffer) it opens with the user's
+  next turn at the earliest (`opened_by_failure`) [DERIVED];
+- coverage runs from the first user turn at which a value was there, after the last booking of the same tool,
+  to the last ready turn [INFERRED]. A booking none of whose values is tracked has no window (`untracked`).
 
-Release 2.0/2.1: {id: {goal, log: [{text, metadata, dialog_act}]}}; the state of a user turn is the metadata of the system
-turn that follows; 2.0 has no acts. Release 2.2: dialogues_*.json in the form of SGD and dialog_acts.json, from whose acts
-Booking-Book, Train-OfferBooked and Taxi-Inform (with a phone) the bookings are read. Neither file was at hand: their form
-is taken from the release's notes and its own converter [CODE], and is tested on files written by hand.
+Release 2.0/2.1: {id: {goal, log: [{text, metadata, dialog_act}]}}; the state of a user turn is the metadata
+of the system turn that follows; 2.0 has no acts. Release 2.2: dialogues_*.json in the form of SGD and
+dialog_acts.json, from whose acts Booking-Book, Train-OfferBooked and Taxi-Inform (with a phone) the bookings
+are read. Neither file was at hand: their form is taken from the release's notes and its own converter [CODE],
+and is tested on files written by hand.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.sources import base
 from proactor.sources.base import Corpus, Record, SourceError, Split
 
-# Of each booking: the values without which it cannot be made, those that are tracked when given, and what else narrows
-# the choice [INFERRED].
+# Of each booking: the values without which it cannot be made, those that are tracked when given, and what
+# else narrows the choice [INFERRED].
 _TOOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "book_hotel": (
         ("people", "day", "stay"),
@@ -70,7 +75,9 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     )
     counters: Counter[str] = Counter()
     compact = ".jsonl" in files[0].name
-    chosen = base.lines(files, split, limit, seed) if compact else base.choose(_release(files), split, limit, seed)
+    chosen = (
+        base.lines(files, split, limit, seed) if compact else base.choose(_release(files), split, limit, seed)
+    )
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
     return base.corpus(_catalog(), dialogues, counters)
 
@@ -155,7 +162,9 @@ def _call(record: dict[str, Any], action: dict[str, Any], known: int, counters: 
     taken = {other["call_turn"] for other in record["actions"]}
     for position in range(known, action["call_turn"]):
         acts = record["turns"][position].get("acts") or {}
-        if position not in taken and (mine in acts or (action["service"] != "train" and "Booking-Book" in acts)):
+        if position not in taken and (
+            mine in acts or (action["service"] != "train" and "Booking-Book" in acts)
+        ):
             counters["booked_earlier"] += 1
             return position
     return int(action["call_turn"])
@@ -165,13 +174,19 @@ def _failed(record: dict[str, Any], service: str, latest: int) -> int:
     """The user turn after the last failed attempt before `latest`, 0 when there was none."""
     refusals = {"Booking-NoBook", f"{service.capitalize()}-NoOffer"}
     failed = [
-        i for i, turn in enumerate(record["turns"][: latest - 1]) if refusals.intersection(turn.get("acts") or ())
+        i
+        for i, turn in enumerate(record["turns"][: latest - 1])
+        if refusals.intersection(turn.get("acts") or ())
     ]
     return failed[-1] + 2 if failed else 0
 
 
-def _assent(turns: tuple[Turn, ...], record: dict[str, Any], start: int, latest: int, counters: Counter[str]) -> int:
-    """The first user turn of start..latest that asks for the booking, or answers an offer or a question of the agent."""
+def _assent(
+    turns: tuple[Turn, ...], record: dict[str, Any], start: int, latest: int, counters: Counter[str]
+) -> int:
+    """The first user turn of start..latest that asks for the booking, or answers an offer or a question of
+    the agent.
+    """
     for turn in turns[start - 1 : latest]:
         before = record["turns"][turn.index - 2].get("acts") or {} if turn.index > 1 else {}
         asked = any(act.endswith(("-OfferBook", "-Request", "Booking-Inform")) for act in before)
@@ -264,7 +279,9 @@ def _by_acts(
             for frame in turn["frames"]:
                 state = frame["state"]
                 intents[frame["service"]] = state["active_intent"]
-                slots = {slot.split("-", 1)[1].removeprefix("book"): v for slot, v in state["slot_values"].items()}
+                slots = {
+                    slot.split("-", 1)[1].removeprefix("book"): v for slot, v in state["slot_values"].items()
+                }
                 current[frame["service"]] = {
                     _SPELLED.get(slot, slot): values for slot, v in slots.items() if (values := _values(v))
                 }
@@ -297,7 +314,9 @@ def _values(given: list[str]) -> tuple[str, ...]:
 
 
 def _action(service: str, call: int, states: dict[int, dict[str, State]]) -> dict[str, Any]:
-    """The booking at system turn `call`: the values of the state before it, and since when the state has had them."""
+    """The booking at system turn `call`: the values of the state before it, and since when the state has had
+    them.
+    """
     method = f"book_{service}"
     required, tracked, other = _TOOLS[method]
     before = [u for u in sorted(states) if u < call]

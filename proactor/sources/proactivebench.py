@@ -1,25 +1,29 @@
-"""ProactiveBench (the reward data of ProactiveAgent): streams of events on a user's computer, judged event by event.
+"""ProactiveBench (the reward data of ProactiveAgent): streams of events on a user's computer, judged event by
+event.
 
-A line of the corpus is a prefix of a stream, a task that an assistant might propose there (or null: to stay silent), and
-people's judgement of it. Streams are put together again from their prefixes: the events are user turns, so the agent
-decides after each of them, and the one tool is `propose`. All of this mapping is [INFERRED]:
+A line of the corpus is a prefix of a stream, a task that an assistant might propose there (or null: to stay
+silent), and people's judgement of it. Streams are put together again from their prefixes: the events are user
+turns, so the agent decides after each of them, and the one tool is `propose`. All of this mapping is
+[INFERRED]:
 
-- `help_needed` (some task was accepted by all judges [CODE: the release's converter]) says whether to propose or to wait at
-  an event. A run of events at which help is needed is one opportunity: coverage and ready window are the run, and one
-  proposal in it will do. Where it is false, waiting is right and a proposal is a false fire;
-- nobody acted, so there is no logged trigger. An event that no line judges cannot be scored: it is in no window and is
-  counted (`unjudged`);
-- `task="omit"` (default): `propose` has no parameters and its timing is what is scored, since free text is never equal to
-  free text. `task="accepted"`: `propose(task)`, with the first accepted task of the run and the others as variants; a run
-  without one has no window (`no_accepted_task`);
-- `unit="trace"` (default): one dialogue a stream. `unit="judgement"`: one dialogue a line, with all its events in one turn,
-  so that only the judged point is a decision, and the category (Correct-Detection, False-Alarm, Missed-Need,
-  Correct-Rejection) as domain; many lines share a stream;
-- the split is by stream, so that no stream is in two parts; the corpus at hand has 16 streams, so a part can be empty;
+- `help_needed` (some task was accepted by all judges [CODE: the release's converter]) says whether to propose
+  or to wait at an event. A run of events at which help is needed is one opportunity: coverage and ready
+  window are the run, and one proposal in it will do. Where it is false, waiting is right and a proposal is a
+  false fire;
+- nobody acted, so there is no logged trigger. An event that no line judges cannot be scored: it is in no
+  window and is counted (`unjudged`);
+- `task="omit"` (default): `propose` has no parameters and its timing is what is scored, since free text is
+  never equal to free text. `task="accepted"`: `propose(task)`, with the first accepted task of the run and
+  the others as variants; a run without one has no window (`no_accepted_task`);
+- `unit="trace"` (default): one dialogue a stream. `unit="judgement"`: one dialogue a line, with all its
+  events in one turn, so that only the judged point is a decision, and the category (Correct-Detection,
+  False-Alarm, Missed-Need, Correct-Rejection) as domain; many lines share a stream;
+- the split is by stream, so that no stream is in two parts; the corpus at hand has 16 streams, so a part can
+  be empty;
 - a proposal only offers something, so `propose` reads and needs no assent.
 
-Release: reward_data/train_data.jsonl and test_data.jsonl, whose lines the compact file keeps as they are. The folder
-test_data (traces with candidate tasks, without `help_needed`) is not read.
+Release: reward_data/train_data.jsonl and test_data.jsonl, whose lines the compact file keeps as they are. The
+folder test_data (traces with candidate tasks, without `help_needed`) is not read.
 """
 
 from __future__ import annotations
@@ -51,7 +55,9 @@ class ProactivebenchOptions(BaseModel):
     unit: Literal["trace", "judgement"] = Field(
         default="trace", description="a dialogue is a stream, or one judged line"
     )
-    task: Literal["omit", "accepted"] = Field(default="omit", description="what propose takes as its parameter")
+    task: Literal["omit", "accepted"] = Field(
+        default="omit", description="what propose takes as its parameter"
+    )
 
 
 class _Event(BaseModel):
@@ -78,14 +84,18 @@ class _Judgement(BaseModel):
 
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen unit."""
+    """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen
+    unit.
+    """
     options = base.options(ProactivebenchOptions, opts)
     files = base.find(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
     lines = [found for file in files for found in _lines(file)]
     counters: Counter[str] = Counter()
     for _, judged in lines:
         counters[f"category_{judged.category}"] += 1
-        counters["accepted_without_need"] += bool(judged.pred_task and judged.valid and not judged.help_needed)
+        counters["accepted_without_need"] += bool(
+            judged.pred_task and judged.valid and not judged.help_needed
+        )
     streams = _streams(judged for _, judged in lines)
     kept = [events for events in streams if split is None or base.split_of(_name(events)) == split]
     if options.unit == "trace":
@@ -135,7 +145,9 @@ def _lines(file: Path) -> Iterator[tuple[str, _Judgement]]:
 
 
 def _streams(judgements: Iterator[_Judgement] | Sequence[_Judgement]) -> dict[Events, list[_Judgement]]:
-    """Every longest stream with the judgements of its prefixes, in the order in which the corpus begins them."""
+    """Every longest stream with the judgements of its prefixes, in the order in which the corpus begins
+    them.
+    """
     by_events: dict[Events, list[_Judgement]] = defaultdict(list)
     for judged in judgements:
         by_events[judged.events].append(judged)
@@ -152,7 +164,11 @@ def _name(events: Events) -> str:
 
 
 def _trace(
-    name: str, events: Events, judgements: list[_Judgement], options: ProactivebenchOptions, counters: Counter[str]
+    name: str,
+    events: Events,
+    judgements: list[_Judgement],
+    options: ProactivebenchOptions,
+    counters: Counter[str],
 ) -> Dialogue:
     """A stream, an event a turn."""
     at: dict[int, list[_Judgement]] = defaultdict(list)
@@ -206,5 +222,10 @@ def _reference(name: str, window: Interval, accepted: list[str], options: Proact
     others = tuple(dict.fromkeys(task for task in accepted[1:] if task != accepted[0]))
     variants = {"task": others} if others else {}
     return Reference(
-        id=name, name="propose", params={"task": accepted[0]}, variants=variants, coverage=window, ready=window
+        id=name,
+        name="propose",
+        params={"task": accepted[0]},
+        variants=variants,
+        coverage=window,
+        ready=window,
     )

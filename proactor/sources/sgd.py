@@ -2,14 +2,14 @@
 
 Both are brought to the same frames, and windows are derived from the annotations once:
 
-- a service call on a system turn is a reference; it was triggered after the user turn before it (that turn is `latest`,
-  the end of the ready window) [DERIVED from the corpus];
-- a value is there from the first user turn since which the dialogue state holds it as the call has it [DERIVED]; the
-  window opens with the last of them: all parameters of the call (`params="all"`), because the whole call is scored, or
-  the required ones (`params="required"`) [INFERRED];
-- a transactional intent needs assent: its window opens at the last AFFIRM that answers the last CONFIRM before the call,
-  if the values were there before; without such an AFFIRM the window is null (`no_assent`) [INFERRED; the data's own
-  windows include the CONFIRM and may include a NEGATE];
+- a service call on a system turn is a reference; it was triggered after the user turn before it (that turn is
+  `latest`, the end of the ready window) [DERIVED from the corpus];
+- a value is there from the first user turn since which the dialogue state holds it as the call has it
+  [DERIVED]; the window opens with the last of them: all parameters of the call (`params="all"`), because the
+  whole call is scored, or the required ones (`params="required"`) [INFERRED];
+- a transactional intent needs assent: its window opens at the last AFFIRM that answers the last CONFIRM
+  before the call, if the values were there before; without such an AFFIRM the window is null (`no_assent`)
+  [INFERRED; the data's own windows include the CONFIRM and may include a NEGATE];
 - coverage runs from the turn at which the intent became active to the last ready turn [INFERRED];
 - a later call of the same intent begins after the one before it [INFERRED].
 """
@@ -67,13 +67,17 @@ def _part(file: Path) -> str:
     return named[0] if named else file.parent.name
 
 
-def _compact(files: Sequence[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
+def _compact(
+    files: Sequence[Path], split: Split | None, limit: int | None, seed: int
+) -> Iterator[tuple[str, Any]]:
     for line in base.lines(files, split, limit, seed):
         yield line.where, line.parse()
 
 
 def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
-    """Dialogues of the release, one file after the other; with a limit in a seeded order, so that few are opened."""
+    """Dialogues of the release, one file after the other; with a limit in a seeded order, so that few are
+    opened.
+    """
     if limit is not None:
         files = random.Random(f"{seed}/files").sample(files, len(files))
     given = 0
@@ -140,7 +144,9 @@ class _Reader:
             for frame in listed:
                 if "call" in frame:
                     key = (frame["service"], frame["call"]["method"])
-                    call = _Call(turns, frames, key, frame["call"]["parameters"], position, earlier.get(key, 0))
+                    call = _Call(
+                        turns, frames, key, frame["call"]["parameters"], position, earlier.get(key, 0)
+                    )
                     references.append(self._reference(call, f"a{len(references) + 1}", counters))
                     earlier[key] = position
         services = record["services"]
@@ -160,7 +166,9 @@ class _Reader:
         counters["missing_required"] += bool(set(intent["required_slots"]) - params.keys())
         mentioned, _ = windows.mentions(call.turns[: call.latest], params, variants)
         value_turns = {
-            p: min(t for t in (mentioned.get(p), arrived.get(p)) if t) for p in params if p in mentioned | arrived
+            p: min(t for t in (mentioned.get(p), arrived.get(p)) if t)
+            for p in params
+            if p in mentioned | arrived
         }
         build = partial(
             Reference,
@@ -228,7 +236,9 @@ class _Call:
         self.states = [(u, f) for u, f in self.seen if "slots" in f]
 
     def intent_turn(self) -> int | None:
-        """The user turn since which the intent has been active; after an earlier call of it, the turn that follows."""
+        """The user turn since which the intent has been active; after an earlier call of it, the turn that
+        follows.
+        """
         begin = None
         for turn, frame in reversed(self.states):
             if frame["intent"] != self.key[1]:
@@ -239,7 +249,9 @@ class _Call:
         return next((u for u, _ in self.states if u > self.after), None)
 
     def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        """For each parameter in the dialogue state: since when it holds the call's value, and how that was spelled."""
+        """For each parameter in the dialogue state: since when it holds the call's value, and how that was
+        spelled.
+        """
         arrived: dict[str, int] = {}
         spellings: dict[str, tuple[str, ...]] = {}
         final = self.states[-1][1]["slots"] if self.states else {}
@@ -255,7 +267,9 @@ class _Call:
         return arrived, spellings
 
     def assent(self) -> int | None:
-        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report of the failure."""
+        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report of the
+        failure.
+        """
         acts = [(u, act[0]) for u, frame in self.seen for act in frame["acts"] if u > self.after]
         asked = max((u for u, act in acts if act == "CONFIRM"), default=self.after)
         return max((u for u, act in acts if act == "AFFIRM" and u > asked > 0), default=None)

@@ -1,19 +1,24 @@
-"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL; release *.dataflow_dialogues.jsonl).
+"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL; release
+*.dataflow_dialogues.jsonl).
 
-What a program asks for is read by `smcalflow_programs`; the windows follow from when it is asked and when it is agreed to:
+What a program asks for is read by `smcalflow_programs`; the windows follow from when it is asked and when it
+is agreed to:
 
 - a look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED];
-- a change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage from the turn that
-  asks for it, ready at the turn that assents, which is also the logged trigger. Revisions in between change its parameters
-  [DERIVED from the programs; that assent is needed is INFERRED from the agent's own questions];
+- a change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage from
+  the turn that asks for it, ready at the turn that assents, which is also the logged trigger. Revisions in
+  between change its parameters [DERIVED from the programs; that assent is needed is INFERRED from the agent's
+  own questions];
 - a change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED];
-- a change that is refused, replaced by another, or unanswered at the end is not called for: it stands in `withdrawn`;
-- a choice among offers is the assent when the agent then says that it has done it, and a revision otherwise [INFERRED];
-- parameters are the values in plain words; a value that is a mere reference ("that meeting") is no parameter. A value had
-  been said when all its parts had been (`value_turns`).
+- a change that is refused, replaced by another, or unanswered at the end is not called for: it stands in
+  `withdrawn`;
+- a choice among offers is the assent when the agent then says that it has done it, and a revision otherwise
+  [INFERRED];
+- parameters are the values in plain words; a value that is a mere reference ("that meeting") is no parameter.
+  A value had been said when all its parts had been (`value_turns`).
 
-Release: one dialogue a line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance: {original_text},
-lispress}]}` [CODE: the release's own classes].
+Release: one dialogue a line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance:
+{original_text}, lispress}]}` [CODE: the release's own classes].
 """
 
 from __future__ import annotations
@@ -36,7 +41,11 @@ _EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_
 _WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
 _TOOLS: dict[str, base.ToolRow] = {
     "create_event": ("put an event on the calendar", "write", _EVENT),
-    "update_event": ("change an event (event_…: which one; the rest: what it becomes)", "write", (*_EVENT, *_WHICH)),
+    "update_event": (
+        "change an event (event_…: which one; the rest: what it becomes)",
+        "write",
+        (*_EVENT, *_WHICH),
+    ),
     "delete_event": ("delete an event", "irreversible", (*_EVENT, "number")),
     "respond_to_event": ("accept or decline an event", "write", (*_EVENT, *_WHICH, "response", "organizer")),
     "forward_event": ("forward an event", "write", (*_EVENT, *_WHICH)),
@@ -65,7 +74,8 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     files = base.find(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
     chosen = base.lines(files, split, limit, seed, name=_named)
     dialogues = [
-        base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters) for line in chosen
+        base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters)
+        for line in chosen
     ]
     return base.corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
 
@@ -114,7 +124,9 @@ def _domain(tool: str) -> str:
 
 @dataclass(slots=True)
 class _Pending:
-    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a revision may repeat)."""
+    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a revision may
+    repeat).
+    """
 
     tool: str
     params: dict[str, Parts]
@@ -134,7 +146,9 @@ class _Story:
     last_look: _Pending | None = None
 
     def hear(self, turn: int, asked: list[Step], done: bool) -> None:
-        """User turn `turn` and what its program asks for; `done`: the agent then says that it has done something."""
+        """User turn `turn` and what its program asks for; `done`: the agent then says that it has done
+        something.
+        """
         kinds = {step.kind for step in asked}
         for step in asked:
             if step.kind == "look":
@@ -224,7 +238,9 @@ class _Story:
             value_turns=said,
             values_seen=max(said.values(), default=done.begin) if said.keys() >= params.keys() else None,
             variants={
-                slot: forms for slot, parts in done.params.items() if slot in params and (forms := _forms(parts))
+                slot: forms
+                for slot, parts in done.params.items()
+                if slot in params and (forms := _forms(parts))
             },
             null_reason="" if ready else "no_assent" if logged else "withdrawn",
         )

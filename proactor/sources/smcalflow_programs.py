@@ -1,13 +1,14 @@
-"""What a SMCalFlow program asks for: tool calls with parameters in plain words, the assent to one, and its withdrawal.
+"""What a SMCalFlow program asks for: tool calls with parameters in plain words, the assent to one, and its
+withdrawal.
 
-The program of a user turn is not run; its s-expression is read. All of this is [INFERRED] from the programs and the agent's
-answers to them: the corpus has no list of tools.
+The program of a user turn is not run; its s-expression is read. All of this is [INFERRED] from the programs
+and the agent's answers to them: the corpus has no list of tools.
 
 - `CreateCommitEventWrapper`, `UpdateCommitEventWrapper`, `DeleteCommitEventWrapper`, `EventAttendance` and
-  `ForwardEventWrapper` ask for a change; the outermost find, weather, place or person query is a look-up, and queries
-  inside another call are its arguments;
-- `ReviseConstraint` and `NewClobber` change the values of the call before; `ConfirmAndReturnAction` and the `Choose…Event`
-  functions assent to it; `DoNotConfirm` and a new change withdraw it.
+  `ForwardEventWrapper` ask for a change; the outermost find, weather, place or person query is a look-up, and
+  queries inside another call are its arguments;
+- `ReviseConstraint` and `NewClobber` change the values of the call before; `ConfirmAndReturnAction` and the
+  `Choose…Event` functions assent to it; `DoNotConfirm` and a new change withdraw it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ LOOKS = {
     "PersonFromRecipient": "find_person",
 }
 _CHOICES = frozenset(
-    {"ChooseCreateEvent", "ChooseCreateEventFromConstraint", "ChooseUpdateEvent", "ChooseUpdateEventFromConstraint"}
+    {
+        "ChooseCreateEvent",
+        "ChooseCreateEventFromConstraint",
+        "ChooseUpdateEvent",
+        "ChooseUpdateEventFromConstraint",
+    }
 )
 _FIELDS = {"showAs": "show_as", "id": "event"}
 _OF_EVENTS = frozenset({"update_event", "respond_to_event", "forward_event"})
@@ -59,7 +65,9 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a program asks for. `tool`: of a change or a look-up. `params`: by parameter, the parts of its value."""
+    """One thing a program asks for. `tool`: of a change or a look-up. `params`: by parameter, the parts of
+    its value.
+    """
 
     kind: Kind
     tool: str
@@ -104,7 +112,9 @@ def _step(name: str, node: Node, args: tuple[Node, ...], bound: dict[str, Node])
 def _params(
     tool: str, function: str, args: tuple[Node, ...], bound: dict[str, Node], empty: bool = False
 ) -> dict[str, Parts]:
-    """`empty`: keep a parameter that no words are said for: a revision "by two hours" makes the value before it void."""
+    """`empty`: keep a parameter that no words are said for: a revision "by two hours" makes the value before
+    it void.
+    """
     params: dict[str, list[str]] = {}
 
     def add(slot: str, node: Node) -> None:
@@ -130,9 +140,11 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …` is about its start.
+    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …` is about its
+    start.
 
-    Those inside `Event.id` say which event is meant, not what becomes of it: their parameters begin with `which`.
+    Those inside `Event.id` say which event is meant, not what becomes of it: their parameters begin with
+    `which`.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()
@@ -172,7 +184,9 @@ def _is_constraint(node: Node) -> bool:
 
 
 def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
-    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; () for a mere reference."""
+    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; () for a mere
+    reference.
+    """
     bound = bound or {}
     if isinstance(node, str):
         if (quoted := lispress.text(node)) is not None:
@@ -239,7 +253,9 @@ _TIME = re.compile(
 
 
 def merged(before: Parts, after: Parts) -> Parts:
-    """A date and time after a revision that may be about one of them only: "monday", "8 am" and "10 am" -> monday 10 am."""
+    """A date and time after a revision that may be about one of them only: "monday", "8 am" and "10 am" ->
+    monday 10 am.
+    """
     timed = [_TIME.fullmatch(part) is not None for part in after]
     if not after or any(timed) != all(timed):
         return after
@@ -252,7 +268,12 @@ def spellings(part: str) -> Parts:
     if found:
         hour, minutes, half = found[1], found[2] or ":00", found[3]
         dotted = f"{half[0]}.m."
-        forms = [f"{hour}{minutes} {half}", f"{hour}{minutes}{half}", f"{hour}{minutes}", f"{hour}{minutes} {dotted}"]
+        forms = [
+            f"{hour}{minutes} {half}",
+            f"{hour}{minutes}{half}",
+            f"{hour}{minutes}",
+            f"{hour}{minutes} {dotted}",
+        ]
         return tuple(forms) if found[2] else (part, f"{hour}{half}", f"{hour} {dotted}", *forms, hour)
     found = re.fullmatch(r"1 (hour|minute|day|week|month)s", part)
     if found:
@@ -261,5 +282,11 @@ def spellings(part: str) -> Parts:
     if found:
         month, day = found[1], found[2]
         end = "th" if day in ("11", "12", "13") else {"1": "st", "2": "nd", "3": "rd"}.get(day[-1], "th")
-        return (part, f"{month} {day}{end}", f"{day}{end} of {month}", f"{day} {month}", f"{day}{end} {month}")
+        return (
+            part,
+            f"{month} {day}{end}",
+            f"{day}{end} of {month}",
+            f"{day} {month}",
+            f"{day}{end} {month}",
+        )
     return (part,)

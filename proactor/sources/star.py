@@ -1,13 +1,14 @@
 """STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release by way of `star_raw`).
 
-- An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and needs
-  assent [DERIVED from apis.json].
-- `latest` of the data (the user turn before the query) ends the window and is right; `earliest` is a first literal
-  mention and often too early [measured, see the data's notes]. So the window is null when a required parameter was never
-  tracked in the text (`untraced`) or a value was not found (`unmatched`); a booking opens at the user's acceptance, which
-  is `latest`; a repeated query that would open right with the one before is a point at `latest` [INFERRED].
-- Coverage runs from the first user turn at which a value had been said, after the last query of the same tool, to
-  `latest` [INFERRED].
+- An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
+  needs assent [DERIVED from apis.json].
+- `latest` of the data (the user turn before the query) ends the window and is right; `earliest` is a first
+  literal mention and often too early [measured, see the data's notes]. So the window is null when a required
+  parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`); a booking opens
+  at the user's acceptance, which is `latest`; a repeated query that would open right with the one before is a
+  point at `latest` [INFERRED].
+- Coverage runs from the first user turn at which a value had been said, after the last query of the same
+  tool, to `latest` [INFERRED].
 """
 
 from __future__ import annotations
@@ -46,14 +47,19 @@ class StarOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trust_bookings: bool = Field(
-        default=False, description="open a booking at the acceptance even when a parameter of it was never tracked"
+        default=False,
+        description="open a booking at the acceptance even when a parameter of it was never tracked",
     )
 
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see `sources.load`."""
+    """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see
+    `sources.load`.
+    """
     options = base.options(StarOptions, opts)
-    files = base.find(path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json")
+    files = base.find(
+        path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
+    )
     reader = _Reader(star_raw.folder_of_apis(files[0]), options)
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
@@ -65,7 +71,9 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
 
 
 def plain_value(raw: str) -> str | None:
-    """A query's constraint in plain words: `"5 pm"` -> 5 pm, `api.is_at_most(900)` -> at most 900; None when empty."""
+    """A query's constraint in plain words: `"5 pm"` -> 5 pm, `api.is_at_most(900)` -> at most 900; None when
+    empty.
+    """
     text = raw.strip()
     found = _CONSTRAINT.match(text)
     prefix, text = (_WORDS.get(found[1], f"{found[1]} "), found[2]) if found else ("", text)
@@ -84,7 +92,9 @@ class _Reader:
     def __init__(self, apis: Path, options: StarOptions) -> None:
         self.options = options
         self.apis = read_apis(apis)
-        self.catalog = Catalog(tools=tuple(tool for name, api in self.apis.items() for tool in tools(name, api)))
+        self.catalog = Catalog(
+            tools=tuple(tool for name, api in self.apis.items() for tool in tools(name, api))
+        )
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         record = star_raw.compact(record, self.apis, counters) if "Events" in record else record
@@ -92,7 +102,11 @@ class _Reader:
         references: list[Reference] = []
         known: set[tuple[str, str, int]] = set()
         for action in record["actions"]:
-            same = (action["method"], json.dumps(action["parameters"], sort_keys=True), action["last_visible_turn"])
+            same = (
+                action["method"],
+                json.dumps(action["parameters"], sort_keys=True),
+                action["last_visible_turn"],
+            )
             if same in known:
                 counters["duplicate_call"] += 1
                 continue
@@ -127,7 +141,9 @@ class _Reader:
         if latest is None:
             raise ValueError(f"{action['method']}: a query before the user spoke")
         literal, _ = windows.mentions(turns[:latest], params)
-        traced = {key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None}
+        traced = {
+            key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None
+        }
         said = literal | traced
         ready, reason = self._window(turns, action, latest, counters)
         tool = action["method"]

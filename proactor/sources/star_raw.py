@@ -1,9 +1,11 @@
 """STAR's own release (dialogues/*.json, one dialogue a file; apis/apis/*.json) in the compact form.
 
-- `utter` and `pick_suggestion` events are turns, `query` events are calls; a call is made after the last turn before it.
-- A value is looked for literally in the turns before its query, any speaker's; what cannot be looked for (a constraint
-  such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is `untraced_required` when the API requires it. The
-  compact file was matched more loosely: nine in ten of its value turns are those found here [measured].
+- `utter` and `pick_suggestion` events are turns, `query` events are calls; a call is made after the last turn
+  before it.
+- A value is looked for literally in the turns before its query, any speaker's; what cannot be looked for (a
+  constraint such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is `untraced_required` when the API
+  requires it. The compact file was matched more loosely: nine in ten of its value turns are those found here
+  [measured].
 - Dialogues that were not completed are dropped and counted (`incomplete`), as in the compact file.
 """
 
@@ -21,13 +23,17 @@ from proactor.sources import base
 from proactor.sources.base import Record, SourceError
 
 # Parameters that the wizard fills in without anybody saying them [measured on the compact file].
-_NEVER_SAID = frozenset({"RequestType", "CustomerRequest", "FoodRequest", "MeetingReason", "id", "ApplicationFeePaid"})
+_NEVER_SAID = frozenset(
+    {"RequestType", "CustomerRequest", "FoodRequest", "MeetingReason", "id", "ApplicationFeePaid"}
+)
 _NOT_COUNTED = frozenset({"RequestType", "CustomerRequest"})
 _EQUAL = re.compile(r"api\.is_equal_to\((.*)\)\Z", re.DOTALL)
 
 
 def folder_of_apis(path: Path) -> Path:
-    """Where the API files of the dialogues at `path` are: apis.json or apis/apis beside them or one level up."""
+    """Where the API files of the dialogues at `path` are: apis.json or apis/apis beside them or one level
+    up.
+    """
     folder = path if path.is_dir() else path.parent
     for place in (folder, folder.parent):
         for found in (place / "apis.json", place / "apis" / "apis"):
@@ -49,7 +55,9 @@ def dialogues(files: list[Path], counters: Counter[str]) -> Iterator[Record]:
         yield Record(str(file), identity, record | {"dialogue_id": identity})
 
 
-def compact(record: dict[str, Any], apis: dict[str, dict[str, Any]], counters: Counter[str]) -> dict[str, Any]:
+def compact(
+    record: dict[str, Any], apis: dict[str, dict[str, Any]], counters: Counter[str]
+) -> dict[str, Any]:
     """A dialogue of the release as a compact record."""
     turns: list[Turn] = []
     actions: list[dict[str, Any]] = []
@@ -80,7 +88,9 @@ def _query(
 ) -> dict[str, Any]:
     method = event["APIName"]
     parameters = {
-        name: _EQUAL.sub(r"\1", str(raw).strip()) for given in event["Constraints"] for name, raw in given.items()
+        name: _EQUAL.sub(r"\1", str(raw).strip())
+        for given in event["Constraints"]
+        for name, raw in given.items()
     }
     said: dict[str, int] = {}
     unmatched: list[str] = []

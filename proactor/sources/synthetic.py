@@ -1,14 +1,17 @@
-"""Synthetic scheduling dialogues whose windows are known exactly: the default corpus, so that nothing is downloaded.
+"""Synthetic scheduling dialogues whose windows are known exactly: the default corpus, so that nothing is
+downloaded.
 
-A dialogue strings together one script an action (`synthetic_script`: open, ask for values, confirm, assent; some are
-corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation keeps the clock:
+A dialogue strings together one script an action (`synthetic_script`: open, ask for values, confirm, assent;
+some are corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation
+keeps the clock:
 
 - an action is *open* (PENDING) from the turn that asks for it;
-- it is *ready* once every value is said, and a tool that needs assent only once the user has agreed; a correction or
-  "not yet" moves that to the turn that settles it;
-- the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay` turns of the
-  user later), or before the user takes the request back;
-- now and then the logged agent forgets and is reminded: coverage then goes on to the reminder, where acting is late.
+- it is *ready* once every value is said, and a tool that needs assent only once the user has agreed; a
+  correction or "not yet" moves that to the turn that settles it;
+- the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay`
+  turns of the user later), or before the user takes the request back;
+- now and then the logged agent forgets and is reminded: coverage then goes on to the reminder, where acting
+  is late.
 
 Every choice is drawn from `random.Random(f"{seed}/{index}")`: dialogue `index` depends on nothing else.
 """
@@ -86,11 +89,15 @@ def generate(index: int, seed: int = 0, options: SyntheticOptions | None = None)
         talk = _Conversation(rng, options)
         if options.min_turns <= len(talk.turns) <= options.max_turns:
             return talk.dialogue(dialogue_id(index, seed))
-    raise ValueError(f"no dialogue of {options.min_turns}-{options.max_turns} turns came up in 1000 draws: widen them")
+    raise ValueError(
+        f"no dialogue of {options.min_turns}-{options.max_turns} turns came up in 1000 draws: widen them"
+    )
 
 
 class _Conversation:
-    """Plays scripts one after the other and writes down who said what, and when each action was open and ready."""
+    """Plays scripts one after the other and writes down who said what, and when each action was open and
+    ready.
+    """
 
     def __init__(self, rng: random.Random, options: SyntheticOptions) -> None:
         self.rng = rng
@@ -106,7 +113,9 @@ class _Conversation:
         if rng.random() < 0.3:
             self._say(Beat(*rng.choice(words.GREETINGS)))
         pool = [BY_NAME[name] for name in options.skills] or list(SKILLS)
-        number = min(rng.choice([n for n in (1, 1, 2, 2, 2, 3, 3, 4, 5) if n <= options.max_actions]), len(pool))
+        number = min(
+            rng.choice([n for n in (1, 1, 2, 2, 2, 3, 3, 4, 5) if n <= options.max_actions]), len(pool)
+        )
         for position, skill in enumerate(rng.sample(pool, number)):
             self._act(skill, f"a{position + 1}")
         while self.waiting:
@@ -143,7 +152,9 @@ class _Conversation:
         return text
 
     def _say(self, beat: Beat, live: _Live | None = None) -> None:
-        """One exchange; reports are due here, and a forgotten or revoked action comes back in the next one."""
+        """One exchange; reports are due here, and a forgotten or revoked action comes back in the next
+        one.
+        """
         rng = self.rng
         self.turns.append(("user", beat.user))
         turn = len(self.turns)

@@ -1,4 +1,6 @@
-"""Words of the synthetic dialogues that belong to no tool: assent, hedges, corrections, small talk, false friends."""
+"""Words of the synthetic dialogues that belong to no tool: assent, hedges, corrections, small talk, false
+friends.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ CLOSINGS = (
     ("ok, nothing else for today.", "take care."),
 )
 JOINERS = ("", "", "also, ", "another thing: ", "by the way, ", "oh, and ", "next, ")
-ANSWERS = ("{}.", "{} please.", "i think {}.", "let us say {}.", "{} would be good.", "hmm, {}.", "{}, if possible.")
+ANSWERS = (
+    "{}.",
+    "{} please.",
+    "i think {}.",
+    "let us say {}.",
+    "{} would be good.",
+    "hmm, {}.",
+    "{}, if possible.",
+)
 OFFERS = ("i have {} or {}. which one?", "{} or {} would work. what do you prefer?", "there is {} and {}.")
 CHOICES = ("{} works.", "then {}.", "i take {}.", "{} is better for me.")
 CONFIRMS = (
@@ -43,10 +53,25 @@ HEDGES = (
     ("not yet, i am still looking at my plans.", "alright, tell me when."),
     ("wait, i have to check something first.", "sure, just let me know."),
 )
-AFTER_HEDGE = ("ok, go ahead.", "alright, yes, do it.", "she says yes, so please do.", "i checked, it is fine. go on.")
-HOLDS = ("but do not do it yet.", "but wait until i say so.", "i am not sure yet though.", "but hold on with it.")
+AFTER_HEDGE = (
+    "ok, go ahead.",
+    "alright, yes, do it.",
+    "she says yes, so please do.",
+    "i checked, it is fine. go on.",
+)
+HOLDS = (
+    "but do not do it yet.",
+    "but wait until i say so.",
+    "i am not sure yet though.",
+    "but hold on with it.",
+)
 HOLD_REPLIES = ("ok, tell me when.", "alright, i will wait for you.", "fine, just say the word.")
-RELEASES = ("ok, go ahead with {}.", "now please go on with {}.", "i am sure now about {}.", "{} is fine now, do it.")
+RELEASES = (
+    "ok, go ahead with {}.",
+    "now please go on with {}.",
+    "i am sure now about {}.",
+    "{} is fine now, do it.",
+)
 CORRECTIONS = ("no wait, {} instead.", "sorry, i meant {}.", "actually make it {}.", "my mistake, {}.")
 ALSO_CORRECT = ("and sorry, {} instead.", "oh, and i meant {}.", "and please change it: {}.")
 WITHDRAWALS = (
@@ -57,7 +82,13 @@ WITHDRAWALS = (
 )
 REVOCATIONS = ("wait, please drop {}.", "stop, i do not want {} any more.", "sorry, cancel {} again.")
 DROPPED = ("ok, i left it.", "no problem, it is dropped.", "alright, forgotten.", "ok, then not.")
-STALLS = ("one moment please.", "ok, give me a second.", "let me see.", "alright, i am on it.", "please hold on.")
+STALLS = (
+    "one moment please.",
+    "ok, give me a second.",
+    "let me see.",
+    "alright, i am on it.",
+    "please hold on.",
+)
 FILLERS = ("sure.", "ok, no rush.", "thank you.", "take your time.", "i am waiting.", "fine.")
 NUDGES = ("what about {}?", "did you forget {}?", "is {} done?", "you still have {} on your list, right?")
 LATE = ("yes, now it is.", "sorry for the wait.", "just now.")

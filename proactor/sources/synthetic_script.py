@@ -1,7 +1,7 @@
 """The script of one synthetic action: what user and agent say from the opener to the turn that settles it.
 
-A script knows nothing of the rest of the conversation: the generator plays its beats, weaves others in between, and
-keeps the turn numbers.
+A script knows nothing of the rest of the conversation: the generator plays its beats, weaves others in
+between, and keeps the turn numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class SyntheticOptions(BaseModel):
     max_turns: int = Field(default=16, ge=6)
     max_actions: int = Field(default=3, ge=1, le=5)
     max_delay: int = Field(default=3, ge=0, le=6)
-    tools: int = Field(default=6, ge=1, le=len(SKILLS), description="tools on offer in a dialogue, at least the used")
+    tools: int = Field(
+        default=6, ge=1, le=len(SKILLS), description="tools on offer in a dialogue, at least the used"
+    )
     skills: tuple[str, ...] = Field(default=(), description="restrict to these tools; empty: all")
     correct: float = Field(default=0.2, ge=0, le=1)
     hold: float = Field(default=0.12, ge=0, le=1)
@@ -48,7 +50,9 @@ class SyntheticOptions(BaseModel):
 
 @dataclass(slots=True)
 class Beat:
-    """A user turn and the agent's reply. `says` and `offers` are values spoken by user and agent; `event` as named."""
+    """A user turn and the agent's reply. `says` and `offers` are values spoken by user and agent; `event` as
+    named.
+    """
 
     user: str
     reply: str = ""
@@ -60,11 +64,13 @@ class Beat:
 class Script:
     """Draws once what happens to the action, then yields its beats.
 
-    `params` are the values the user finally wants; `current` is what the user has said so far, and differs from it in
-    `wrong` until that slot is corrected.
+    `params` are the values the user finally wants; `current` is what the user has said so far, and differs
+    from it in `wrong` until that slot is corrected.
     """
 
-    def __init__(self, rng: random.Random, skill: Skill, params: dict[str, str], options: SyntheticOptions) -> None:
+    def __init__(
+        self, rng: random.Random, skill: Skill, params: dict[str, str], options: SyntheticOptions
+    ) -> None:
         self.rng, self.skill, self.params, self.options = rng, skill, params, options
         self.free = [slot for slot in skill.slots if not slot.lead]
         rng.shuffle(self.free)
@@ -129,7 +135,9 @@ class Script:
         return beat
 
     def _settle(self, beat: Beat) -> Iterator[Beat]:
-        """All values are said and no assent is needed: perhaps a hold, perhaps a late correction, then ready."""
+        """All values are said and no assent is needed: perhaps a hold, perhaps a late correction, then
+        ready.
+        """
         rng = self.rng
         if self.hold:
             beat.user += " " + rng.choice(words.HOLDS)

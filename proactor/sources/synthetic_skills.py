@@ -1,7 +1,7 @@
 """What the synthetic dialogues talk about: tools with the words people use for them, value pools, small talk.
 
-Plain data, kept apart from the generator. Phrases are lower case and short because small models train on them; every
-value is woven in literally, so that a parameter can be copied from the conversation.
+Plain data, kept apart from the generator. Phrases are lower case and short because small models train on
+them; every value is woven in literally, so that a parameter can be copied from the conversation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ def _words(text: str) -> tuple[str, ...]:
 POOLS: dict[str, tuple[str, ...]] = {
     "day": (
         *_words("monday,tuesday,wednesday,thursday,friday,saturday,sunday,tomorrow"),
-        *(f"{month} {day}" for month in ("march", "april", "may", "june") for day in (2, 5, 9, 14, 17, 21, 28)),
+        *(
+            f"{month} {day}"
+            for month in ("march", "april", "may", "june")
+            for day in (2, 5, 9, 14, 17, 21, 28)
+        ),
     ),
     "time": (
         *(f"{hour} am" for hour in range(6, 12)),
@@ -42,7 +46,8 @@ POOLS: dict[str, tuple[str, ...]] = {
     "food": _words("thai,mexican,italian,indian,greek,korean,vegan,french,sushi,burger"),
     "person": _words("anna,ben,carla,david,elena,felix,grace,hugo,iris,jonas,kim,leo,maria,nina,omar,paula"),
     "task": _words(
-        "call mom,call the bank,call the dentist,buy milk,buy flowers,buy a gift,pay the rent,pay the gas bill,"
+        "call mom,call the bank,call the dentist,buy milk,buy flowers,buy a gift,pay the rent,pay the gas "
+        "bill,"
         "water the plants,walk the dog,feed the cat,take my pills,take out the trash,send the report,"
         "pick up the kids,pick up the laundry,book the flights,check the oven,charge the car"
     ),
@@ -87,7 +92,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A tool with the words for it: openers, what the agent repeats back, how it reports, how people refer to it."""
+    """A tool with the words for it: openers, what the agent repeats back, how it reports, how people refer to
+    it.
+    """
 
     name: str
     description: str
@@ -120,7 +127,9 @@ def _time(ask: str = "what time?") -> Slot:
 
 
 def _order(lead: bool = False) -> Slot:
-    return Slot("order", "order", "order {}", ("what is the order number?", "which order is it?"), "string", lead)
+    return Slot(
+        "order", "order", "order {}", ("what is the order number?", "which order is it?"), "string", lead
+    )
 
 
 SKILLS: tuple[Skill, ...] = (
@@ -158,7 +167,12 @@ SKILLS: tuple[Skill, ...] = (
             Slot("food", "food", "with {} food", ("what kind of food?", "which cuisine?")),
             Slot("city", "city", "in {}", ("in which city?", "where should i look?")),
         ),
-        ("find me a restaurant", "is there a good place to eat", "i am looking for a restaurant", "where can i eat"),
+        (
+            "find me a restaurant",
+            "is there a good place to eat",
+            "i am looking for a restaurant",
+            "where can i eat",
+        ),
         "{food} food in {city}",
         "the search",
         ("i found three places for you.", "here are some places.", "there is one near the center."),
@@ -236,7 +250,12 @@ SKILLS: tuple[Skill, ...] = (
             Slot("day", "day", "to {}", ("to which day?", "what is the new day?"), "date"),
             _time("and the new time?"),
         ),
-        ("please move {title}", "i have to shift {title}", "can you reschedule {title}", "{title} has to move"),
+        (
+            "please move {title}",
+            "i have to shift {title}",
+            "can you reschedule {title}",
+            "{title} has to move",
+        ),
         "{title} to {day} at {time}",
         "the change",
         ("i moved it.", "the event has its new time.", "done, it is rescheduled."),
@@ -248,7 +267,12 @@ SKILLS: tuple[Skill, ...] = (
         "irreversible",
         True,
         (Slot("title", "title", "{}", (), "string", True), _day()),
-        ("cancel {title}", "i can not make it to {title}", "call off {title}", "take {title} out of my calendar"),
+        (
+            "cancel {title}",
+            "i can not make it to {title}",
+            "call off {title}",
+            "take {title} out of my calendar",
+        ),
         "{title} {day} will be deleted",
         "the cancellation",
         ("the event is gone.", "i cancelled it.", "done, i told the guests."),
@@ -317,7 +341,12 @@ SKILLS: tuple[Skill, ...] = (
         "read",
         False,
         (_order(),),
-        ("where is my package", "has my parcel been shipped", "i am waiting for a delivery", "track my parcel"),
+        (
+            "where is my package",
+            "has my parcel been shipped",
+            "i am waiting for a delivery",
+            "track my parcel",
+        ),
         "the status of order {order}",
         "the tracking",
         ("it arrives tomorrow.", "it left the warehouse.", "it is out for delivery."),
@@ -333,7 +362,12 @@ SKILLS: tuple[Skill, ...] = (
             _order(),
             Slot("reason", "reason", "because it is {}", ("why do you return it?", "what is wrong with it?")),
         ),
-        ("i want to return {item}", "please take back {item}", "i do not want to keep {item}", "{item} has to go back"),
+        (
+            "i want to return {item}",
+            "please take back {item}",
+            "i do not want to keep {item}",
+            "{item} has to go back",
+        ),
         "{item} from order {order}, {reason}",
         "the return",
         ("the return is started.", "i mailed you the label.", "done, send it back any time."),
@@ -345,7 +379,12 @@ SKILLS: tuple[Skill, ...] = (
         "irreversible",
         True,
         (_order(),),
-        ("i want my money back", "please refund me", "i was charged twice", "i never got my parcel, i want a refund"),
+        (
+            "i want my money back",
+            "please refund me",
+            "i was charged twice",
+            "i never got my parcel, i want a refund",
+        ),
         "a refund for order {order}",
         "the refund",
         ("the money is on its way.", "i refunded it.", "done, you get it in three days."),
@@ -371,7 +410,11 @@ SKILLS: tuple[Skill, ...] = (
         "support",
         "write",
         True,
-        (Slot("device", "device", "for my {}", ("for which device?", "what should be fixed?")), _day(), _time()),
+        (
+            Slot("device", "device", "for my {}", ("for which device?", "what should be fixed?")),
+            _day(),
+            _time(),
+        ),
         ("send a technician", "i need a repair", "can someone come and fix it", "please book a repair visit"),
         "a technician for the {device}, {day} at {time}",
         "the visit",

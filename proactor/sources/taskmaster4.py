@@ -1,15 +1,17 @@
-"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records, or its data_*.json).
+"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records, or its
+data_*.json).
 
-- A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its window
-  [DERIVED]. On the first user turn it cannot have come sooner, so the window is that turn. Later it opens with the last of
-  its values; when a value is never said literally it is null (`unmatched`) [INFERRED];
-- finish_order sends the order off: it needs assent, and its window is the turn that answers the agent's question about
-  the order; without an agent turn since the order last changed it is null (`no_assent`) [INFERRED]. Its coverage begins
-  where the order last changed;
-- coverage of any other call is its window, or from the first user turn at which a value had been said [INFERRED];
-- ids are made up by the service and said by nobody: items and addons go by their names (from the answers before the call,
-  else from the id), order ids are left out and counted (`id_left_out`). A quantity of 1 is the default and left out.
-  Attributes become parameters of their own, `milk-options` as milk_options.
+- A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its
+  window [DERIVED]. On the first user turn it cannot have come sooner, so the window is that turn. Later it
+  opens with the last of its values; when a value is never said literally it is null (`unmatched`) [INFERRED];
+- finish_order sends the order off: it needs assent, and its window is the turn that answers the agent's
+  question about the order; without an agent turn since the order last changed it is null (`no_assent`)
+  [INFERRED]. Its coverage begins where the order last changed;
+- coverage of any other call is its window, or from the first user turn at which a value had been said
+  [INFERRED];
+- ids are made up by the service and said by nobody: items and addons go by their names (from the answers
+  before the call, else from the id), order ids are left out and counted (`id_left_out`). A quantity of 1 is
+  the default and left out. Attributes become parameters of their own, `milk-options` as milk_options.
 
 Each line is a record of the release as it stands; the release's files are lists of the same records.
 """
@@ -35,7 +37,11 @@ _TOOLS: dict[str, base.ToolRow] = {
     "show_menu": ("show the menu", "read", ()),
     "get_menu_items": ("look up drinks on the menu", "read", ("query", "fields")),
     "get_addons": ("look up options and addons", "read", ("query", "item", "scope")),
-    "add_order_item": ("add a drink to the order", "write", ("item", "quantity", *_OPTIONS, "addons", "notes")),
+    "add_order_item": (
+        "add a drink to the order",
+        "write",
+        ("item", "quantity", *_OPTIONS, "addons", "notes"),
+    ),
     "update_order_item": ("change a drink of the order", "write", (*_OPTIONS, "addons", "notes")),
     "update_order": ("change the order itself", "write", ("order_type",)),
     "get_order_details": ("show the order", "read", ()),
@@ -67,11 +73,15 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     files = base.find(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
-        found: list[Any] = base.lines(files, split, limit, seed, "conversation_id", lambda _, given: _named(given))
+        found: list[Any] = base.lines(
+            files, split, limit, seed, "conversation_id", lambda _, given: _named(given)
+        )
     else:
         found = base.choose(_release(files), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in found]
-    return base.corpus(base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters)
+    return base.corpus(
+        base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters
+    )
 
 
 def _named(given: str) -> str:
@@ -105,7 +115,9 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             if at is None:
                 raise ValueError(f"{call['name']}: a call before the user spoke")
             identity = f"a{len(references) + 1}"
-            references.append(_reference(turns, call["name"], params, identity, at, references, bool(call["broken"])))
+            references.append(
+                _reference(turns, call["name"], params, identity, at, references, bool(call["broken"]))
+            )
             _learn(call["response"], names)
     return Dialogue(
         id=_named(record["conversation_id"]),

@@ -1,4 +1,6 @@
-"""Splits by unseen domains and tools: what a test on them holds is kept out of everything that training sees."""
+"""Splits by unseen domains and tools: what a test on them holds is kept out of everything that training
+sees.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from proactor.sources.base import Corpus, narrowed, sample
 
 
 class Unseen(BaseModel):
-    """Dialogues of these ``domains`` (one of "A+B" is of both) or that call one of these ``tools`` are in the test part alone, and it holds no others.
+    """Dialogues of these ``domains`` (one of "A+B" is of both) or that call one of these ``tools`` are in the
+    test part alone, and it holds no others.
 
-    A training dialogue may still be offered an unseen tool that it does not call: its name is then in a prompt, its use nowhere.
+    A training dialogue may still be offered an unseen tool that it does not call: its name is then in a
+    prompt, its use nowhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,7 +31,9 @@ class Unseen(BaseModel):
         return bool(self.domains or self.tools)
 
     def reason(self, dialogue: Dialogue) -> str:
-        """Why a dialogue is kept out of training: "unseen_domain", "unseen_tool" (called, or begun and withdrawn), or nothing."""
+        """Why a dialogue is kept out of training: "unseen_domain", "unseen_tool" (called, or begun and
+        withdrawn), or nothing.
+        """
         if set(self.domains) & _domains(dialogue):
             return "unseen_domain"
         wanted = {r.name for r in (*dialogue.references, *dialogue.withdrawn)}
@@ -39,7 +45,8 @@ class Unseen(BaseModel):
         return bool(set(self.domains) & _domains(dialogue) or called & set(self.tools))
 
     def apply(self, found: Corpus, part: str, limit: int | None, seed: int) -> Corpus:
-        """The dialogues of ``found`` that belong in ``part`` (train, dev or test), at most ``limit`` of them (a sample by ``seed``).
+        """The dialogues of ``found`` that belong in ``part`` (train, dev or test), at most ``limit`` of them
+        (a sample by ``seed``).
 
         Counters: ``unseen_domain`` and ``unseen_tool`` left out of train or dev, ``seen`` left out of test.
         """
@@ -54,9 +61,14 @@ class Unseen(BaseModel):
         return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
 
     def unknown(self, found: Corpus) -> str:
-        """What is wrong with a name that ``found`` does not have, in one line; nothing when it has them all."""
+        """What is wrong with a name that ``found`` does not have, in one line; nothing when it has them
+        all.
+        """
         domains = {name for dialogue in found.dialogues for name in _domains(dialogue)}
-        for kind, names, known in (("domains", self.domains, domains), ("tools", self.tools, set(found.catalog.names))):
+        for kind, names, known in (
+            ("domains", self.domains, domains),
+            ("tools", self.tools, set(found.catalog.names)),
+        ):
             for name in names:
                 if name not in known:
                     return f"unseen.{kind}: no {kind[:-1]} is {name!r}{_hint(name, known)}"

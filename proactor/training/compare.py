@@ -14,10 +14,12 @@ from proactor.training.runs import Run
 
 
 def compare(session: Session, run: Run, initial: Mapping[str, Any], seconds: float = 0.0) -> dict[str, Any]:
-    """Play the test dialogues with the adapter that GRPO began with (the initial state where there was no such stage) and with the best one.
+    """Play the test dialogues with the adapter that GRPO began with (the initial state where there was no
+    such stage) and with the best one.
 
-    Writes `evaluations.json` and `summary.json`, and returns the summary: for each of before, after, never, always, values_seen the metrics in
-    `bootstrap.KEYS`; `difference`: after - before with its paired bootstrap interval; `parsed`; `seconds`. The engine is left with the best adapter.
+    Writes `evaluations.json` and `summary.json`, and returns the summary: for each of before, after, never,
+    always, values_seen the metrics in `bootstrap.KEYS`; `difference`: after - before with its paired
+    bootstrap interval; `parsed`; `seconds`. The engine is left with the best adapter.
     """
     engine = session.engine
     engine.parallel.barrier()
@@ -49,22 +51,29 @@ def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]
 
 
 def pooled(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
-    """Runs that differ by seed, pooled: before, after (means over runs) and their paired difference, one draw of dialogues for all runs.
+    """Runs that differ by seed, pooled: before, after (means over runs) and their paired difference, one draw
+    of dialogues for all runs.
 
-    ``rising`` counts the runs in which each metric went up. Raises EvaluationsError for a folder without evaluations, or with other dialogues than
-    the first.
+    ``rising`` counts the runs in which each metric went up. Raises EvaluationsError for a folder without
+    evaluations, or with other dialogues than the first.
     """
     runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
-        if [c.dialogue for c in run["before"].contributions] != [c.dialogue for c in runs[0]["before"].contributions]:
-            raise EvaluationsError(f"{folder}: holds other dialogues than {folders[0]}, so they cannot be pooled")
+        if [c.dialogue for c in run["before"].contributions] != [
+            c.dialogue for c in runs[0]["before"].contributions
+        ]:
+            raise EvaluationsError(
+                f"{folder}: holds other dialogues than {folders[0]}, so they cannot be pooled"
+            )
     sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
     difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
     values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
     return {
         **{name: {k: sum(v) / len(v) for k, v in of.items()} for name, of in values.items()},
         "difference": {key: _interval(interval) for key, interval in difference.items()},
-        "rising": {k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS},
+        "rising": {
+            k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS
+        },
         "runs": len(runs),
     }
 

@@ -1,11 +1,14 @@
-"""GRPO with state graphs: K candidates walk through a dialogue side by side, each with the graph that it keeps for itself.
+"""GRPO with state graphs: K candidates walk through a dialogue side by side, each with the graph that it
+keeps for itself.
 
-The logged dialogue and the boards are those of the other modes, the same for all candidates, so a decision stays a bandit but for the
-graph: candidates of one decision are compared with one another although their prompts differ in it, and a graph earns what the
-answer beside it earns, nothing for what it does later [INFERRED]. The engine compares samples of one prompt only, so the advantages of
-such a group are computed here and its samples go to the engine as one group a prompt.
+The logged dialogue and the boards are those of the other modes, the same for all candidates, so a decision
+stays a bandit but for the graph: candidates of one decision are compared with one another although their
+prompts differ in it, and a graph earns what the answer beside it earns, nothing for what it does later
+[INFERRED]. The engine compares samples of one prompt only, so the advantages of such a group are computed
+here and its samples go to the engine as one group a prompt.
 
-The decisions of a dialogue come one after the other, those of all dialogues together; see `proactor.state_graph` for what this costs.
+The decisions of a dialogue come one after the other, those of all dialogues together; see
+`proactor.state_graph` for what this costs.
 """
 
 from __future__ import annotations
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
     from proactor.training.rollout import Decision
 
 
-def roll_out(engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling) -> list[Group]:
-    """The ``sampling.n`` candidates of every decision point, each after its own graph; one group a point, in their order.
+def roll_out(
+    engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling
+) -> list[Group]:
+    """The ``sampling.n`` candidates of every decision point, each after its own graph; one group a point, in
+    their order.
 
-    A dialogue's points must come in the order of its turns. The samples of a group have prompts of their own (`trainable` makes groups for the
-    engine of them); ``info["unread_graph"]`` says what of a candidate's graph could not be read.
+    A dialogue's points must come in the order of its turns. The samples of a group have prompts of their own
+    (`trainable` makes groups for the engine of them); ``info["unread_graph"]`` says what of a candidate's
+    graph could not be read.
     """
     rounds: defaultdict[int, list[int]] = defaultdict(list)
     seen: defaultdict[str, int] = defaultdict(int)
@@ -42,7 +49,8 @@ def roll_out(engine: Engine, encoder: PromptEncoder, points: Sequence[Decision],
     for k in sorted(rounds):
         jobs = [(i, points[i], c) for i in rounds[k] for c in range(sampling.n)]
         prompts = [
-            encoder.prompt(p.dialogue, p.turn, p.board, graphs.get((p.dialogue.id, c), NO_GRAPH)) for _, p, c in jobs
+            encoder.prompt(p.dialogue, p.turn, p.board, graphs.get((p.dialogue.id, c), NO_GRAPH))
+            for _, p, c in jobs
         ]
         drawn = engine.sample(prompts, alone, keys=[candidate_key(p.dialogue, p.turn, c) for _, p, c in jobs])
         for (i, p, c), one in zip(jobs, drawn, strict=True):
@@ -60,8 +68,10 @@ def candidate_key(dialogue: Dialogue, turn: int, candidate: int) -> int:
 
 
 def trainable(groups: Sequence[Group], convention: Convention = "art") -> list[Group]:
-    """The groups as the engine takes them: one whose samples share their prompt stays as it is; of any other, each prompt becomes a group
-    of its own, whose samples carry the advantages of the whole comparison. Their rewards must be finite numbers."""
+    """The groups as the engine takes them: one whose samples share their prompt stays as it is; of any other,
+    each prompt becomes a group of its own, whose samples carry the advantages of the whole comparison. Their
+    rewards must be finite numbers.
+    """
     found: list[Group] = []
     for group in groups:
         if all(s.prompt_ids == group.prompt_ids for s in group.samples):

@@ -1,7 +1,9 @@
-"""Training a run: supervised until the held-out loss stops falling, then GRPO on sampled decisions; saved, and resumed exactly.
+"""Training a run: supervised until the held-out loss stops falling, then GRPO on sampled decisions; saved,
+and resumed exactly.
 
-Data order, boards and noise are functions of (seed, phase, step), so the position of a run is a handful of numbers and a resumed run does what the killed
-one would have done. Every row of numbers is in `metrics.jsonl` before the state that counts on it is saved (see `proactor.training.runs`).
+Data order, boards and noise are functions of (seed, phase, step), so the position of a run is a handful of
+numbers and a resumed run does what the killed one would have done. Every row of numbers is in `metrics.jsonl`
+before the state that counts on it is saved (see `proactor.training.runs`).
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class Position:
-    """Where a run is. ``step`` counts within the phase, ``update`` over all; ``best`` is the lowest held-out loss (sft) or the
-    highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
+    """Where a run is. ``step`` counts within the phase, ``update`` over all; ``best`` is the lowest held-out
+    loss (sft) or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since
+    then.
     """
 
     phase: str = "sft"
@@ -50,7 +53,7 @@ class Position:
     seconds: float = 0.0
 
 
-# -- data order ----------------------------------------------------------------------------------------------------------
+# -- data order ---
 
 
 def derived(*parts: object) -> int:
@@ -58,15 +61,19 @@ def derived(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
 
 
-def batch(dialogues: Sequence[Dialogue], size: int, seed: int, phase: str, step: int) -> tuple[int, list[Dialogue]]:
-    """(epoch, dialogues) of a step: every epoch is a new order of all dialogues, its last batch may be smaller."""
+def batch(
+    dialogues: Sequence[Dialogue], size: int, seed: int, phase: str, step: int
+) -> tuple[int, list[Dialogue]]:
+    """(epoch, dialogues) of a step: every epoch is a new order of all dialogues, its last batch may be
+    smaller.
+    """
     per_epoch = -(-len(dialogues) // size)
     epoch, at = divmod(step, per_epoch)
     order = sorted(dialogues, key=lambda d: derived(seed, phase, epoch, d.id))
     return epoch, order[at * size : (at + 1) * size]
 
 
-# -- one step ------------------------------------------------------------------------------------------------------------
+# -- one step ---
 
 
 def sft_step(session: Session, stage: SFTStage, step: int) -> Row:
@@ -91,13 +98,17 @@ def sft_step(session: Session, stage: SFTStage, step: int) -> Row:
         "nonfinite_gradient",
     )
     return {
-        "epoch": epoch, **{k: stats[k] for k in kept},
-        "examples": sum(c[0] for c in counted), "unknowable": sum(c[1] for c in counted),
-    }  # fmt: skip
+        "epoch": epoch,
+        **{k: stats[k] for k in kept},
+        "examples": sum(c[0] for c in counted),
+        "unknowable": sum(c[1] for c in counted),
+    }
 
 
 def grpo_step(session: Session, stage: GRPOStage, step: int) -> tuple[Row, list[Group]]:
-    """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups, those dropped by the reward included."""
+    """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups,
+    those dropped by the reward included.
+    """
     epoch, chosen = batch(session.train, stage.batch_dialogues, session.config.seed, "grpo", step)
     groups, told = _scored(session, stage, step, epoch, session.engine.share(chosen))
     kept = [g for g in groups if not dropped(g)]
@@ -118,22 +129,39 @@ def _scored(
         assert not isinstance(session.reward, GroupReward), "Session.bind makes its judging"
         before = time.perf_counter()
         groups = sample_groups(
-            engine, session.encoder, own, sampling, session.config.reward, session.reward,
-            seed=seed, epoch=epoch, logged=stage.logged,
-        )  # fmt: skip
+            engine,
+            session.encoder,
+            own,
+            sampling,
+            session.config.reward,
+            session.reward,
+            seed=seed,
+            epoch=epoch,
+            logged=stage.logged,
+        )
         return groups, {"seconds_sampling": time.perf_counter() - before}
     now, reward = Stage(step, stage.steps), session.judging.reward
     judged = judge_groups(
-        engine, session.encoder, own, sampling, session.judging, session.turn_reward or WeightedMetric(),
-        stage=now, seed=seed, epoch=epoch, logged=stage.logged,
-    )  # fmt: skip
+        engine,
+        session.encoder,
+        own,
+        sampling,
+        session.judging,
+        session.turn_reward or WeightedMetric(),
+        stage=now,
+        seed=seed,
+        epoch=epoch,
+        logged=stage.logged,
+    )
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(now).items()}
     events = judge_statistics(engine.parallel.gather, judged.groups, reward.judged, judged.counters)
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
 def _updated(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
-    """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank nothing moves, and the row says so."""
+    """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank
+    nothing moves, and the row says so.
+    """
     if not any(engine.parallel.gather(bool(groups))):
         version = float(engine.policy_version)
         return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
@@ -170,7 +198,7 @@ def reset_optimizer(engine: Engine) -> None:
     engine.load_state_dict({**state, "steps": 0})
 
 
-# -- the run -------------------------------------------------------------------------------------------------------------
+# -- the run ---
 
 
 class Training:
@@ -183,7 +211,9 @@ class Training:
         self._since = time.perf_counter()
 
     def restore(self) -> None:
-        """Go back to the last save, if there is one: state, rows, samples, and the best adapter when the save was about to write it."""
+        """Go back to the last save, if there is one: state, rows, samples, and the best adapter when the save
+        was about to write it.
+        """
         if not self.run.state.exists():
             self.run.rewind(0, 0)
             return
@@ -208,7 +238,9 @@ class Training:
             self.save()
 
     def supervise(self, stage: SFTStage) -> None:
-        """The supervised phase. Afterwards the adapter of the lowest held-out loss is in `start` (or `best`, when no GRPO follows)."""
+        """The supervised phase. Afterwards the adapter of the lowest held-out loss is in `start` (or `best`,
+        when no GRPO follows).
+        """
         p = self.position
         self.ui.phase("SFT", stage.max_steps, p.step)
         if p.best is None:
@@ -225,7 +257,9 @@ class Training:
             self._after(checked)
 
     def reinforce(self, stage: GRPOStage) -> None:
-        """The GRPO phase, from the supervised phase's best adapter and a fresh optimizer. Its best on dev is in `best`."""
+        """The GRPO phase, from the supervised phase's best adapter and a fresh optimizer. Its best on dev is
+        in `best`.
+        """
         if self.position.phase == "sft":
             self._enter()
         p = self.position
@@ -247,7 +281,8 @@ class Training:
             gone = f", {row['groups_dropped']:.0f} groups without a verdict" if row["groups_dropped"] else ""
             skipped = ", no update" if row["skipped_update"] else ""
             self.ui.step(
-                f"reward {row['reward_mean']:.3f}, best {self.config.eval.metric} on dev {p.best:.3f}{gone}{skipped}"
+                f"reward {row['reward_mean']:.3f}, best {self.config.eval.metric} on dev "
+                f"{p.best:.3f}{gone}{skipped}"
             )
             self._after(checked)
 
@@ -286,7 +321,9 @@ class Training:
         self.run.log({"phase": self.position.phase, "kind": kind, "step": self.position.update, **row})
 
     def _after(self, checked: bool) -> None:
-        """Save when it is due, or when somebody asked the process to end; in that case on every rank after the same step."""
+        """Save when it is due, or when somebody asked the process to end; in that case on every rank after
+        the same step.
+        """
         asked = next((s for part in self.engine.parallel.gather(list(self.stopping)) for s in part), None)
         if checked or asked is not None or self.position.update % self.config.save_every == 0:
             self.save()
@@ -314,10 +351,12 @@ class Training:
 
 
 def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: Progress | None = None) -> Row:
-    """Run ``config`` to its end and compare where it began with where it came on the test dialogues; returns that summary.
+    """Run ``config`` to its end and compare where it began with where it came on the test dialogues; returns
+    that summary.
 
-    resume: continue from the last save (or from the beginning when there is none). fresh: replace what the folder holds.
-    Raises Stopped after SIGTERM or Ctrl-C, once the state is saved; ConfigError, RunError, SourceError, RewardError, EngineError for what cannot work.
+    resume: continue from the last save (or from the beginning when there is none). fresh: replace what the
+    folder holds. Raises Stopped after SIGTERM or Ctrl-C, once the state is saved; ConfigError, RunError,
+    SourceError, RewardError, EngineError for what cannot work.
     """
     if config.sft is None and config.grpo is None:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
@@ -345,10 +384,13 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
 
 
 def _tell(session: Session, ui: Progress) -> None:
-    """What is worth knowing before hours are spent: how much data there is, what was left out, whether limits cut answers."""
+    """What is worth knowing before hours are spent: how much data there is, what was left out, whether limits
+    cut answers.
+    """
     sizes = ", ".join(f"{len(getattr(session, part))} {part}" for part in ("train", "dev", "test"))
     ui.say(
-        f"{session.config.data.source}: {sizes} dialogues; {session.counters['train'].get('null', 0)} training actions with an unknown window"
+        f"{session.config.data.source}: {sizes} dialogues; {session.counters['train'].get('null', 0)} "
+        "training actions with an unknown window"
     )
     for part, count in session.dropped.items():
         if count:

@@ -1,7 +1,8 @@
 """Self-test: a few training dialogues, learnt to their maximum. If this fails, nothing larger will work.
 
-The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. Each stage of the config runs until the greedy policy
-earns it, GRPO for a few updates at least: after a supervised stage it must keep what was learnt, by itself it must get there.
+The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. Each stage
+of the config runs until the greedy policy earns it, GRPO for a few updates at least: after a supervised stage
+it must keep what was learnt, by itself it must get there.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class Overfit:
 
 
 def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Overfit:
-    """Train on ``count`` training dialogues that ask for an action, within the steps of the config's stages. Writes nothing.
+    """Train on ``count`` training dialogues that ask for an action, within the steps of the config's stages.
+    Writes nothing.
 
-    Dialogues whose logged agent acted at the first ready turn come first: there the boards that training draws are those of a perfect agent. Raises
-    ConfigError when there are too few dialogues, or when the token limits cut a wanted answer.
+    Dialogues whose logged agent acted at the first ready turn come first: there the boards that training
+    draws are those of a perfect agent. Raises ConfigError when there are too few dialogues, or when the token
+    limits cut a wanted answer.
     """
     if config.sft is None and config.grpo is None:
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
@@ -59,7 +62,8 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     chosen = tuple(sorted(asking, key=lambda d: not _prompt_log(d)))[:count]
     if len(chosen) < count:
         raise ConfigError(
-            f"data.train: --overfit {count} needs as many dialogues with a known window, there are {len(chosen)}"
+            f"data.train: --overfit {count} needs as many dialogues with a known window, there are "
+            f"{len(chosen)}"
         )
     if cut := session.cut_answers(chosen):
         raise ConfigError(cut)
@@ -100,7 +104,10 @@ class _Test:
         self.ui.phase("overfit, GRPO", stage.steps)
         for step in range(stage.steps):
             row, _ = grpo_step(self.session, stage, step)
-            if self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}") and self.reached():
+            if (
+                self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}")
+                and self.reached()
+            ):
                 break
 
     def check(self, step: int, last: int, text: str) -> bool:
@@ -108,16 +115,25 @@ class _Test:
         due = step % CHECK_EVERY == 0 or step == last
         if due:
             self.found = self.session.play(self.session.train, "playing")
-        self.ui.step(f"{text}, played {_of(self.found.metrics, 'reward'):.3f} of {_of(self.goal, 'reward'):.3f}")
+        self.ui.step(
+            f"{text}, played {_of(self.found.metrics, 'reward'):.3f} of {_of(self.goal, 'reward'):.3f}"
+        )
         return due
 
     def reached(self) -> bool:
-        return all(_of(self.found.metrics, k) >= _of(self.goal, k) - TOLERANCE for k in ("reward", "first_fire_f1"))
+        return all(
+            _of(self.found.metrics, k) >= _of(self.goal, k) - TOLERANCE for k in ("reward", "first_fire_f1")
+        )
 
     def result(self) -> Overfit:
         reward, f1 = (_of(self.found.metrics, k) for k in ("reward", "first_fire_f1"))
         return Overfit(
-            self.reached(), reward, _of(self.goal, "reward"), f1, _of(self.goal, "first_fire_f1"), self.updates
+            self.reached(),
+            reward,
+            _of(self.goal, "reward"),
+            f1,
+            _of(self.goal, "first_fire_f1"),
+            self.updates,
         )
 
 

@@ -1,8 +1,9 @@
 """A small Qwen2-architecture model from scratch, so that the project can be tried without a download.
 
-A byte-pair tokenizer and a model of a million parameters learn, in a short transformers loop, to continue dialogues and to answer at their decision points;
-`export` writes them as a bitsandbytes-4bit Hugging Face folder, which the engine loads like any other. A dialogue and all its decision points are
-one row of a batch: the answers hang off the trunk behind a four-dimensional attention mask.
+A byte-pair tokenizer and a model of a million parameters learn, in a short transformers loop, to continue
+dialogues and to answer at their decision points; `export` writes them as a bitsandbytes-4bit Hugging Face
+folder, which the engine loads like any other. A dialogue and all its decision points are one row of a batch:
+the answers hang off the trunk behind a four-dimensional attention mask.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from proactor.training.rollout import decisions
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 IGNORED = -100
@@ -34,8 +36,9 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """Sizes of the model and of its training. ``text_weight``: loss of the dialogue's own text, against 1 for answers;
-    ``pending``: whether answers announce actions that are not ready yet."""
+    """Sizes of the model and of its training. ``text_weight``: loss of the dialogue's own text, against 1 for
+    answers; ``pending``: whether answers announce actions that are not ready yet.
+    """
 
     hidden: int = 128
     layers: int = 4
@@ -53,7 +56,9 @@ class SmallModel:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer with a ChatML template, digits split one by one, as a transformers fast tokenizer."""
+    """A byte-level BPE tokenizer with a ChatML template, digits split one by one, as a transformers fast
+    tokenizer.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -82,16 +87,27 @@ def build_model(tokenizer: Any, size: SmallModel) -> Any:
     torch.manual_seed(size.seed)
     vocabulary = -(-len(tokenizer) // 64) * 64
     config = Qwen2Config(
-        vocab_size=vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.kv_heads, max_position_embeddings=size.context, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        max_position_embeddings=size.context,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        attn_implementation="sdpa",
+    )
     return Qwen2ForCausalLM(config)
 
 
 @dataclass(slots=True)
 class Row:
-    """A dialogue as one row: ids, positions, the segment each token is in, and each segment's view of the trunk (-1: trunk itself)."""
+    """A dialogue as one row: ids, positions, the segment each token is in, and each segment's view of the
+    trunk (-1: trunk itself).
+    """
 
     ids: list[int]
     positions: list[int]
@@ -101,7 +117,9 @@ class Row:
 
 
 def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> Row:
-    """The trunk once, then board and wanted answer of every decision point, each seeing the trunk up to its turn."""
+    """The trunk once, then board and wanted answer of every decision point, each seeing the trunk up to its
+    turn.
+    """
     trunk = encoder.trunk(dialogue)
     end = trunk.ends[dialogue.decision_turns[-1]]
     out = Row(trunk.ids[:end], list(range(end)), [0] * end, [0], [False] * end)
@@ -120,7 +138,9 @@ def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pendi
 
 
 def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Model inputs (ids, positions, additive mask [B, 1, L, L]), next-token labels [B, L] and loss weights [B, L]."""
+    """Model inputs (ids, positions, additive mask [B, 1, L, L]), next-token labels [B, L] and loss weights
+    [B, L].
+    """
     length = max(len(r.ids) for r in rows)
     ids = torch.full((len(rows), length), pad)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
@@ -139,7 +159,9 @@ def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str
         weights[b, : n - 1] = torch.where(
             torch.tensor(r.answer)[1:], 1.0, torch.where(segment[1:] == 0, text_weight, 0.0)
         )
-    mask = torch.zeros(len(rows), 1, length, length).masked_fill_(~visible[:, None], torch.finfo(torch.float32).min)
+    mask = torch.zeros(len(rows), 1, length, length).masked_fill_(
+        ~visible[:, None], torch.finfo(torch.float32).min
+    )
     return {"input_ids": ids, "position_ids": positions, "attention_mask": mask}, labels, weights
 
 
@@ -153,14 +175,25 @@ def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tens
 
 
 def pretrain(
-    model: Any, encoder: PromptEncoder, train: Sequence[Dialogue], held_out: Sequence[Dialogue], size: SmallModel, *,
-    seconds: float, warm: Sequence[Dialogue] = (), patience: int = 4, check_every: int = 50, progress: Callable[[float, str], None] | None = None,
-) -> list[tuple[int, float]]:  # fmt: skip
-    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns (step, held-out loss) pairs.
+    model: Any,
+    encoder: PromptEncoder,
+    train: Sequence[Dialogue],
+    held_out: Sequence[Dialogue],
+    size: SmallModel,
+    *,
+    seconds: float,
+    warm: Sequence[Dialogue] = (),
+    patience: int = 4,
+    check_every: int = 50,
+    progress: Callable[[float, str], None] | None = None,
+) -> list[tuple[int, float]]:
+    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns
+    (step, held-out loss) pairs.
 
     ``warm``: dialogues seen once before those of ``train``; the loss is watched from there on.
 
-    The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule too.
+    The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule
+    too.
     """
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id
@@ -169,7 +202,9 @@ def pretrain(
         for i in range(0, len(held_out), 16)
     ]
     first = -(-len(warm) // size.batch)
-    batches = itertools.chain(itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size))
+    batches = itertools.chain(
+        itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size)
+    )
     history: list[tuple[int, float]] = []
     start, step, best, stale = time.monotonic(), 0, math.inf, 0
     while (elapsed := (time.monotonic() - start) / seconds) < 1 and stale < patience:
@@ -198,15 +233,24 @@ def pretrain(
 
 
 def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the layers' matrices, which learn to copy in far fewer steps with it, AdamW for the rest; each with its rate."""
+    """Muon for the layers' matrices, which learn to copy in far fewer steps with it, AdamW for the rest; each
+    with its rate.
+    """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers" in name)]
-    muon = torch.optim.Muon(matrices, lr=size.muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original")
-    return [(muon, size.muon_lr), (torch.optim.AdamW(others, lr=size.lr, betas=(0.9, 0.98), weight_decay=0.0), size.lr)]
+    muon = torch.optim.Muon(
+        matrices, lr=size.muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"
+    )
+    return [
+        (muon, size.muon_lr),
+        (torch.optim.AdamW(others, lr=size.lr, betas=(0.9, 0.98), weight_decay=0.0), size.lr),
+    ]
 
 
 def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[Row]]:
-    """Batches without end, each of rows of similar length, so that little is padded. A dialogue is encoded once, with the boards of its first time."""
+    """Batches without end, each of rows of similar length, so that little is padded. A dialogue is encoded
+    once, with the boards of its first time.
+    """
     order, pool = random.Random(size.seed), size.batch * 16
     known: dict[int, list[Row]] = {}
     for at in itertools.count(0, pool):

@@ -1,4 +1,6 @@
-"""What a small model of a `pretrain` section has seen, noted beside it: a test on unseen domains says nothing of a model that was built on them."""
+"""What a small model of a `pretrain` section has seen, noted beside it: a test on unseen domains says nothing
+of a model that was built on them.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,14 @@ def check(folder: str | Path, data: Data) -> None:
     other = "model=… names another folder, where one is built without them"
     if not file.is_file():
         raise ConfigError(
-            f"model {folder}: no {NAME} says whether it has seen what data.unseen keeps from training; {other}"
+            f"model {folder}: no {NAME} says whether it has seen what data.unseen keeps from training; "
+            f"{other}"
         )
     noted = json.loads(file.read_text(encoding="utf-8"))
     for kind in ("domains", "tools"):
         kept_out = noted["unseen"][kind] if noted["source"] == data.source else ()
         if seen := sorted(set(getattr(data.unseen, kind)) - set(kept_out)):
             raise ConfigError(
-                f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen keeps from training; {other}"
+                f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen "
+                f"keeps from training; {other}"
             )

@@ -1,7 +1,8 @@
-"""Decision points of dialogues as groups for the engine: sampled and scored for GRPO, or with the wanted answer for supervised training.
+"""Decision points of dialogues as groups for the engine: sampled and scored for GRPO, or with the wanted
+answer for supervised training.
 
-A logged dialogue is replayed turn by turn, so each decision is a contextual bandit and no user simulator is needed [INFERRED, 1.7]. All decisions of a
-dialogue go to the engine together: they share its trunk.
+A logged dialogue is replayed turn by turn, so each decision is a contextual bandit and no user simulator is
+needed [INFERRED, 1.7]. All decisions of a dialogue go to the engine together: they share its trunk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from proactor.training.graph_rollout import roll_out
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A point where the agent may act: after ``turn`` of ``dialogue``, seeing ``board``; ``prompt`` as token ids."""
+    """A point where the agent may act: after ``turn`` of ``dialogue``, seeing ``board``; ``prompt`` as token
+    ids.
+    """
 
     dialogue: Dialogue
     turn: int
@@ -36,9 +39,11 @@ class Decision:
 def decisions(
     encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
 ) -> list[Decision]:
-    """Every decision point of ``dialogues``, its board drawn from {empty, logged} by (seed, epoch, dialogue, turn) alone.
+    """Every decision point of ``dialogues``, its board drawn from {empty, logged} by (seed, epoch, dialogue,
+    turn) alone.
 
-    In graph mode the prompts show the graph of an agent that answered as wanted; see `proactor.training.graph_rollout` for the agent's own.
+    In graph mode the prompts show the graph of an agent that answered as wanted; see
+    `proactor.training.graph_rollout` for the agent's own.
     """
     found = []
     for dialogue in dialogues:
@@ -55,13 +60,22 @@ def noise_key(dialogue: Dialogue, turn: int) -> int:
 
 
 def sample_groups(
-    engine: Engine, encoder: PromptEncoder, dialogues: Sequence[Dialogue], sampling: Sampling, reward_name: str, reward: RewardFunction,
-    *, seed: int, epoch: int, logged: float = 0.5,
-) -> list[Group]:  # fmt: skip
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    sampling: Sampling,
+    reward_name: str,
+    reward: RewardFunction,
+    *,
+    seed: int,
+    epoch: int,
+    logged: float = 0.5,
+) -> list[Group]:
     """Sample a group at every decision point and score it.
 
-    Each sample's ``info`` holds dialogue, turn, parts (of the reward), ok (all of it could be read) and unread (by reason).
-    Raises RewardError, naming the reward, when it raises or gives something that is not a finite number.
+    Each sample's ``info`` holds dialogue, turn, parts (of the reward), ok (all of it could be read) and
+    unread (by reason). Raises RewardError, naming the reward, when it raises or gives something that is not a
+    finite number.
     """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
     if encoder.style.mode == "graph":
@@ -73,9 +87,13 @@ def sample_groups(
         group.tree = encoder.tree(point.dialogue, point.turn)
         texts = [s.text for s in group.samples]
         columns: Mapping[str, Sequence[object]] = {
-            "dialogue": [point.dialogue] * len(texts), "turn": [point.turn] * len(texts), "board": [point.board] * len(texts)
-        }  # fmt: skip
-        shown = {id(s.prompt_ids): s.prompt_ids for s in group.samples}  # one a group, but for the graphs of candidates
+            "dialogue": [point.dialogue] * len(texts),
+            "turn": [point.turn] * len(texts),
+            "board": [point.board] * len(texts),
+        }
+        shown = {
+            id(s.prompt_ids): s.prompt_ids for s in group.samples
+        }  # one a group, but for the graphs of candidates
         prompts = {name: engine.tokenizer.decode(ids) for name, ids in shown.items()}
         seen = [prompts[id(s.prompt_ids)] for s in group.samples]
         _note(point, group, run_reward(reward_name, reward, seen, texts, columns))
@@ -84,10 +102,11 @@ def sample_groups(
 
 @dataclass(slots=True)
 class Judged:
-    """What a `GroupReward` made of a step's decisions: ``groups`` in their order, those dropped (without rewards) included.
+    """What a `GroupReward` made of a step's decisions: ``groups`` in their order, those dropped (without
+    rewards) included.
 
-    ``seconds``: "sampling" (the judge may have worked beside it), "judging" (first group handed over to last one scored) and
-    "waiting" (after the last sample). ``counters``: the judge's events in this step.
+    ``seconds``: "sampling" (the judge may have worked beside it), "judging" (first group handed over to last
+    one scored) and "waiting" (after the last sample). ``counters``: the judge's events in this step.
     """
 
     groups: list[Group]
@@ -101,13 +120,23 @@ def dropped(group: Group) -> bool:
 
 
 def judge_groups(
-    engine: Engine, encoder: PromptEncoder, dialogues: Sequence[Dialogue], sampling: Sampling, judging: Judging, metric: TurnReward,
-    *, stage: Stage, seed: int, epoch: int, logged: float = 0.5,
-) -> Judged:  # fmt: skip
-    """Sample a group at every decision point and have it judged, beside the sampling where the reward allows it.
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    sampling: Sampling,
+    judging: Judging,
+    metric: TurnReward,
+    *,
+    stage: Stage,
+    seed: int,
+    epoch: int,
+    logged: float = 0.5,
+) -> Judged:
+    """Sample a group at every decision point and have it judged, beside the sampling where the reward allows
+    it.
 
-    ``info`` as in `sample_groups`; parts hold those of ``metric`` too, its reward as "metric", for comparison with the judge. Samples of
-    a dropped group have no reward and no parts of the reward.
+    ``info`` as in `sample_groups`; parts hold those of ``metric`` too, its reward as "metric", for comparison
+    with the judge. Samples of a dropped group have no reward and no parts of the reward.
     """
     tools = {d.id: encoder.catalog.subset(d.tools) if d.tools else encoder.catalog for d in dialogues}
     groups: dict[int, Group] = {}
@@ -116,7 +145,9 @@ def judge_groups(
     def hand_over(place: int, point: Decision, group: Group) -> None:
         groups[place] = group
         texts = tuple(s.text for s in group.samples)
-        judged.add(place, Candidates(point.dialogue, point.turn, texts, tools[point.dialogue.id], point.board))
+        judged.add(
+            place, Candidates(point.dialogue, point.turn, texts, tools[point.dialogue.id], point.board)
+        )
 
     async def stream() -> None:
         keys = [noise_key(p.dialogue, p.turn) for p in points]
@@ -135,7 +166,9 @@ def judge_groups(
     for i, point in enumerate(points):
         group = groups[i]
         group.tree = encoder.tree(point.dialogue, point.turn)
-        measured = [metric.parts(point.dialogue, point.turn, parse(s.text), point.board) for s in group.samples]
+        measured = [
+            metric.parts(point.dialogue, point.turn, parse(s.text), point.board) for s in group.samples
+        ]
         scored = found[i]
         kept = [{k: v for k, v in m.items() if k != "reward"} | {"metric": m["reward"]} for m in measured]
         _note(point, group, None if scored is None else [m | s for m, s in zip(kept, scored, strict=True)])
@@ -166,14 +199,18 @@ def sft_groups(
     logged: float = 0.5,
     pending: bool = True,
 ) -> tuple[list[Group], Counter[str]]:
-    """One wanted answer a decision point, sharing trunks. Points where an unknown window may be right are left out and counted as ``unknowable``."""
+    """One wanted answer a decision point, sharing trunks. Points where an unknown window may be right are
+    left out and counted as ``unknowable``.
+    """
     groups, counters = [], Counter[str]()
     for point in decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged):
         if unknowable(point.dialogue, point.turn, point.board):
             counters["unknowable"] += 1
             continue
         ids = encoder.wanted(point.dialogue, point.turn, point.board, pending=pending)
-        groups.append(Group(point.prompt, [Sample(point.prompt, ids)], tree=encoder.tree(point.dialogue, point.turn)))
+        groups.append(
+            Group(point.prompt, [Sample(point.prompt, ids)], tree=encoder.tree(point.dialogue, point.turn))
+        )
         counters["examples"] += 1
     return groups, counters
 

@@ -12,8 +12,9 @@
       summary.json                   their metrics side by side, paired intervals, seconds
       thresholds.json tradeoff.json probabilities.json scores/   what `proactor calibrate` found with one of the adapters
 
-Rows are appended first, then the state is saved with the length of the file, then adapters are exported. A run killed between two of these
-is cut back to its last state: rows and samples after it are dropped, and are written again, equal, by the resumed run.
+Rows are appended first, then the state is saved with the length of the file, then adapters are exported. A
+run killed between two of these is cut back to its last state: rows and samples after it are dropped, and are
+written again, equal, by the resumed run.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from proactor.evaluate import Evaluation
 from proactor.evaluations import save_evaluations
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
-"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not killed (deterministic mode),
-but for ``judge/requests``, ``judge/cache_hits`` and what follows from them: a judge's memory begins anew where it has no file. Scores do not depend on it."""
+"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not
+killed (deterministic mode), but for ``judge/requests``, ``judge/cache_hits`` and what follows from them: a
+judge's memory begins anew where it has no file. Scores do not depend on it.
+"""
 
 MAY_CHANGE = (
     "sft.max_steps",
@@ -72,7 +75,7 @@ class Run:
         self._metrics = self.folder / "metrics.jsonl"
         self._board: Any = None
 
-    # -- beginning -----------------------------------------------------------------------------------------------------
+    # -- beginning ---
 
     @property
     def begun(self) -> bool:
@@ -80,10 +83,13 @@ class Run:
         return self._metrics.exists() or self.state.exists()
 
     def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
-        """Make the folder ready. RunError when it holds a run that was neither to be resumed nor replaced, or one of another config."""
+        """Make the folder ready. RunError when it holds a run that was neither to be resumed nor replaced, or
+        one of another config.
+        """
         if self.begun and not (resume or fresh):
             raise RunError(
-                f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts another"
+                f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts "
+                "another"
             )
         if self.begun and resume:
             self._same(config)
@@ -97,7 +103,9 @@ class Run:
         )
 
     def clear(self) -> None:
-        """Delete what a run writes here, the state first: a kill in between leaves nothing that looks resumable."""
+        """Delete what a run writes here, the state first: a kill in between leaves nothing that looks
+        resumable.
+        """
         self.state.unlink(missing_ok=True)
         for name in ("metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION):
             (self.folder / name).unlink(missing_ok=True)
@@ -108,12 +116,15 @@ class Run:
         if (changed := self.changed(config, MAY_CHANGE)) is not None:
             key, old, new = changed
             raise RunError(
-                f"{self.folder / 'config.yaml'}: {key} was {old!r}, now {new!r}: a resumed run keeps its config (use another name)"
+                f"{self.folder / 'config.yaml'}: {key} was {old!r}, now {new!r}: a resumed run keeps its "
+                "config (use another name)"
             )
 
     def changed(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
-        """The first key at which the run's own config is another one, with both values; None where they are equal, but for the keys (or sections)
-        ``aside``, or where there is none. A key that an older program did not write has its default."""
+        """The first key at which the run's own config is another one, with both values; None where they are
+        equal, but for the keys (or sections) ``aside``, or where there is none. A key that an older program
+        did not write has its default.
+        """
         file = self.folder / "config.yaml"
         if not file.exists():
             return None
@@ -127,10 +138,12 @@ class Run:
                 return key, old.get(key), new.get(key)
         return None
 
-    # -- metrics -------------------------------------------------------------------------------------------------------
+    # -- metrics ---
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row; its numbers go to TensorBoard under ``<kind>/<key>`` at step ``row["step"]``. Numbers that are not finite become null."""
+        """Append a row; its numbers go to TensorBoard under ``<kind>/<key>`` at step ``row["step"]``. Numbers
+        that are not finite become null.
+        """
         if not self.writer:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -153,7 +166,9 @@ class Run:
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far; a last line that was cut off is left out. RunError names a line that is not JSON."""
+        """All rows so far; a last line that was cut off is left out. RunError names a line that is not
+        JSON.
+        """
         if not self._metrics.exists():
             return []
         found = []
@@ -176,19 +191,23 @@ class Run:
         return self._metrics.stat().st_size
 
     def rewind(self, length: int, step: int) -> None:
-        """Drop rows beyond ``length`` bytes and samples of steps after ``step``. RunError when rows that the state counts on are missing."""
+        """Drop rows beyond ``length`` bytes and samples of steps after ``step``. RunError when rows that the
+        state counts on are missing.
+        """
         if not self.writer:
             return
         size = self._metrics.stat().st_size if self._metrics.exists() else 0
         if size < length:
-            raise RunError(f"{self._metrics}: {size} bytes, the saved state had written {length}: rows are missing")
+            raise RunError(
+                f"{self._metrics}: {size} bytes, the saved state had written {length}: rows are missing"
+            )
         if size > length:
             os.truncate(self._metrics, length)
         for file in (self.folder / "samples").glob("*.jsonl"):
             if int(file.stem.rpartition("-")[2]) > step:
                 file.unlink()
 
-    # -- samples, evaluations ------------------------------------------------------------------------------------------
+    # -- samples, evaluations ---
 
     def write_samples(self, phase: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """One file of samples: what was drawn for the training step ``step``."""
@@ -222,7 +241,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write beside the place and rename: readers see the old file or the new one. RunError when it cannot be written (a full disk, say)."""
+    """Write beside the place and rename: readers see the old file or the new one. RunError when it cannot be
+    written (a full disk, say).
+    """
     temporary = file.with_name(f".{file.name}.writing")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""The small model of a config's `pretrain` section: built once, from the training dialogues alone, into the folder that `model` names."""
+"""The small model of a config's `pretrain` section: built once, from the training dialogues alone, into the
+folder that `model` names.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,17 @@ def _texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) 
 
 
 def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
-    """Train tokenizer and model on the training split, a twentieth (at most `HELD_OUT`) held out to stop by, and write them as a bitsandbytes-4bit folder."""
+    """Train tokenizer and model on the training split, a twentieth (at most `HELD_OUT`) held out to stop by,
+    and write them as a bitsandbytes-4bit folder.
+    """
     try:
         size = SmallModel(**section.size)
     except TypeError as error:
         raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
-    corpus = load_part(config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train")
+    corpus = load_part(
+        config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train"
+    )
     warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
     first = [d for d in warm.dialogues if not config.data.unseen.reason(d)]
     catalog = merged([corpus.catalog, warm.catalog]) if first else corpus.catalog
@@ -58,9 +64,15 @@ def build(config: RunConfig, section: Pretrain, ui: Progress) -> None:
 
     model = build_model(tokenizer, size)
     history = pretrain(
-        model, encoder, usable[held_out:], usable[:held_out], size,
-        warm=first, seconds=section.seconds, progress=progress,
-    )  # fmt: skip
+        model,
+        encoder,
+        usable[held_out:],
+        usable[:held_out],
+        size,
+        warm=first,
+        seconds=section.seconds,
+        progress=progress,
+    )
     export(model, tokenizer, config.model)
     pretrained.note(config.model, config.data)
     last = f", held-out loss {history[-1][1]:.3f}" if history else ""

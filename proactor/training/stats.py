@@ -1,4 +1,6 @@
-"""What a GRPO step reports beside the trainer's numbers: parts of the reward and their spread, how judges did, what could not be read, and the samples."""
+"""What a GRPO step reports beside the trainer's numbers: parts of the reward and their spread, how judges
+did, what could not be read, and the samples.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from proactor.ruler import Agreement, agreement, spread
 def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group]) -> dict[str, float]:
     """Statistics over the groups of all ranks (``gather`` gives every rank's value).
 
-    ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples; ``_within``: mean deviation inside a group, the only
-    spread that gives gradient. ``unparsed_share``: answers not read in full, ``unread/<reason>`` their pieces
-    (``unread_graph/<reason>`` those of state graphs, in that prompt mode); ``samples``, ``groups``, ``tokens_sampled``.
-    Groups that the reward dropped are in ``groups_dropped`` and, since they were sampled, in ``tokens_sampled``, and nowhere else.
+    ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples;
+    ``_within``: mean deviation inside a group, the only spread that gives gradient. ``unparsed_share``:
+    answers not read in full, ``unread/<reason>`` their pieces (``unread_graph/<reason>`` those of state
+    graphs, in that prompt mode); ``samples``, ``groups``, ``tokens_sampled``. Groups that the reward dropped
+    are in ``groups_dropped`` and, since they were sampled, in ``tokens_sampled``, and nowhere else.
     """
     sums = _added(gather(_sums(groups)))
     samples, count = max(sums["samples"], 1), max(sums["groups"], 1)
@@ -28,7 +31,9 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group
         found[f"parts/{name}_std"] = math.sqrt(max(0.0, sums[f"square/{name}"] / samples - mean * mean))
         found[f"parts/{name}_within"] = sums[f"within/{name}"] / count
     found |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith(("unread/", "unread_graph/"))}
-    return found | {name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")}
+    return found | {
+        name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")
+    }
 
 
 def _sums(groups: Iterable[Group]) -> dict[str, float]:
@@ -67,28 +72,41 @@ def _added(parts: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:
 
 
 def judge_statistics(
-    gather: Callable[[Any], list[Any]], groups: Sequence[Group], judged: Sequence[str], counters: Mapping[str, int]
+    gather: Callable[[Any], list[Any]],
+    groups: Sequence[Group],
+    judged: Sequence[str],
+    counters: Mapping[str, int],
 ) -> dict[str, float]:
-    """How the judge did in a step, over the groups of all ranks; ``judged`` names the parts that a judge gave.
+    """How the judge did in a step, over the groups of all ranks; ``judged`` names the parts that a judge
+    gave.
 
-    ``judge/<event>``: its counters in this step. Where it was asked: ``judge/spread``, mean deviation of its scores inside a group;
-    ``judge/agreement``, of the pairs of answers to one decision that both the judge and the metric reward tell apart, the share they put in
-    the same order, with their number ``judge/pairs``; ``judge/tau``, Kendall's over all pairs.
+    ``judge/<event>``: its counters in this step. Where it was asked: ``judge/spread``, mean deviation of its
+    scores inside a group; ``judge/agreement``, of the pairs of answers to one decision that both the judge
+    and the metric reward tell apart, the share they put in the same order, with their number ``judge/pairs``;
+    ``judge/tau``, Kendall's over all pairs.
     """
     columns, metric = _judged_columns(groups, judged)
     spreads = [d for column in columns if (d := spread([column])) is not None]
-    own = {f"judge/{name}": float(n) for name, n in counters.items()} | {"spread": sum(spreads), "groups": len(spreads)}
+    own = {f"judge/{name}": float(n) for name, n in counters.items()} | {
+        "spread": sum(spreads),
+        "groups": len(spreads),
+    }
     told = gather((own, agreement(columns, metric)))
     sums = _added(part for part, _ in told)
     pairs = sum((found for _, found in told), Agreement())
     found = {k: v for k, v in sorted(sums.items()) if k.startswith("judge/")}
     if sums["groups"]:
-        found |= {"judge/spread": sums["spread"] / sums["groups"], "judge/pairs": float(pairs.same + pairs.opposite)}
+        found |= {
+            "judge/spread": sums["spread"] / sums["groups"],
+            "judge/pairs": float(pairs.same + pairs.opposite),
+        }
     rates = {"judge/agreement": pairs.rate, "judge/tau": pairs.tau}
     return found | {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _judged_columns(groups: Iterable[Group], judged: Sequence[str]) -> tuple[list[list[float]], list[list[float]]]:
+def _judged_columns(
+    groups: Iterable[Group], judged: Sequence[str]
+) -> tuple[list[list[float]], list[list[float]]]:
     """The scores of each judged group, and the metric reward of the same samples."""
     columns, metric = [], []
     for group in groups:
@@ -106,13 +124,23 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def sample_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was read. A dropped group's have no reward."""
+    """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was
+    read. A dropped group's have no reward.
+    """
     return [
         {
-            "dialogue": s.info["dialogue"], "turn": s.info["turn"], "sample": i, "text": s.text, "reward": s.reward, "parts": s.info["parts"],
-            "advantage": s.advantage, "finish_reason": s.finish_reason, "ok": s.info["ok"], "unread": s.info["unread"],
+            "dialogue": s.info["dialogue"],
+            "turn": s.info["turn"],
+            "sample": i,
+            "text": s.text,
+            "reward": s.reward,
+            "parts": s.info["parts"],
+            "advantage": s.advantage,
+            "finish_reason": s.finish_reason,
+            "ok": s.info["ok"],
+            "unread": s.info["unread"],
             "tokens": len(s.token_ids),
         }
         for group in groups
         for i, s in enumerate(group.samples)
-    ]  # fmt: skip
+    ]

@@ -66,15 +66,17 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
         settings = yaml.safe_load((run.folder / "config.yaml").read_text())
         assert settings["data"]["labels"] == labels and settings["model"] == str(tmp_path / "model")
     tested = [load_evaluations(run.folder / "evaluations.json")[0] for run in runs.values()]
-    assert tested[0] == tested[1] == list(load_part(load_config(file, ["data.test.limit=5"]), "test").dialogues), (
-        "both are judged by windows"
-    )
+    assert (
+        tested[0] == tested[1] == list(load_part(load_config(file, ["data.test.limit=5"]), "test").dialogues)
+    ), "both are judged by windows"
     assert tested[0] != [as_points(d) for d in tested[0]]
     first = [next(r["loss"] for r in run.rows() if r["kind"] == "sft") for run in runs.values()]
     assert first[0] != first[1], "the labels differ"
     (written,) = (tmp_path / "results").glob("*/ablation-tiny.json")
     record = json.loads(written.read_text())
-    assert record["stages"].keys() == {"sft", "sft+grpo"} and record["seeds"] == 1 and record["dialogues"] == 5
+    assert (
+        record["stages"].keys() == {"sft", "sft+grpo"} and record["seeds"] == 1 and record["dialogues"] == 5
+    )
     assert {"never", "always", "values_seen", "human"} == record["rivals"].keys()
     labels = record["training_labels"]
     assert labels["points_logged"] + labels["points_end"] + labels["null"] == labels["references"]
@@ -107,8 +109,14 @@ def test_the_difference_is_windows_minus_points(tmp_path: Path) -> None:
         sft["windows_above"].values()
     )
     f1 = [known[name].metrics["first_fire_f1"] or 0.0 for name in ("values_seen", "human")]
-    assert both["windows_minus_points"]["first_fire_f1"]["estimate"] == pytest.approx(sum(f1) / 2) and sum(f1) > 1
-    assert both["windows"]["first_fire_f1"] == pytest.approx(sum(f1) / 2) and both["points"]["first_fire_f1"] == 0
+    assert (
+        both["windows_minus_points"]["first_fire_f1"]["estimate"] == pytest.approx(sum(f1) / 2)
+        and sum(f1) > 1
+    )
+    assert (
+        both["windows"]["first_fire_f1"] == pytest.approx(sum(f1) / 2)
+        and both["points"]["first_fire_f1"] == 0
+    )
     assert both["windows_above"]["first_fire_f1"] == 2
 
 
@@ -142,9 +150,15 @@ def test_a_supervised_stage_makes_all_its_steps(tmp_path: Path) -> None:
     for labels in ablation.LABELS:
         chosen = load_config(
             tmp_path / "tiny.yaml",
-            ablation.settings(["sft.lr=1e-2"], load_config(tmp_path / "tiny.yaml", ["sft.lr=1e-2"]), labels, False),
+            ablation.settings(
+                ["sft.lr=1e-2"], load_config(tmp_path / "tiny.yaml", ["sft.lr=1e-2"]), labels, False
+            ),
         )
-        assert chosen.sft is not None and (chosen.sft.max_steps, chosen.sft.patience, chosen.sft.lr) == (4, 4, 1e-2)
+        assert chosen.sft is not None and (chosen.sft.max_steps, chosen.sft.patience, chosen.sft.lr) == (
+            4,
+            4,
+            1e-2,
+        )
         without = load_config(
             tmp_path / "tiny.yaml",
             ablation.settings(["sft=null"], base.model_copy(update={"sft": None}), labels, False),

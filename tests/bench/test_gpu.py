@@ -17,7 +17,18 @@ from torch import Tensor
 from bench import gpu, gpu_check, gpu_jobs, gpu_peers, gpu_timing
 from bench.gpu_jobs import BOTH, FORWARD, CardLost, Job, Machine, difference, plan, run_job
 from bench.gpu_peers import PEERS, Form, Peer
-from bench.gpu_timing import Budget, Ceilings, DeviceStopwatch, Run, copies, measure, nbytes, rotated, summary, tensors
+from bench.gpu_timing import (
+    Budget,
+    Ceilings,
+    DeviceStopwatch,
+    Run,
+    copies,
+    measure,
+    nbytes,
+    rotated,
+    summary,
+    tensors,
+)
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Arguments, Case, Op
@@ -64,13 +75,19 @@ def job(op: Op, passes: str = FORWARD) -> Job:
 
 def report(folder: Path) -> gpu.Report:
     facts = {
-        "card": {"name": "NVIDIA Fake 1"}, "date": "2026-01-02", "commit": "abc", "seed": 5, "correctness": [], "ceilings": {},
-        "rows": [], "skipped": [],
-    }  # fmt: skip
+        "card": {"name": "NVIDIA Fake 1"},
+        "date": "2026-01-02",
+        "commit": "abc",
+        "seed": 5,
+        "correctness": [],
+        "ceilings": {},
+        "rows": [],
+        "skipped": [],
+    }
     return gpu.Report(folder, facts)
 
 
-# --- budget and order -------------------------------------------------------------------------------------------------
+# --- budget and order ---
 
 
 def test_budget_keeps_a_reserve_and_learns_how_long_jobs_take() -> None:
@@ -105,7 +122,9 @@ def test_quick_takes_one_row_an_operation() -> None:
     assert plan([dataclasses.replace(RMS_NORM, timed=None)]) == []
 
 
-def test_rows_stop_with_the_budget_and_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stop_with_the_budget_and_the_rest_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, written = FakeClock(), report(tmp_path)
 
     def slow(job: Job, *rest: Any) -> dict[str, Any]:
@@ -120,7 +139,7 @@ def test_rows_stop_with_the_budget_and_the_rest_is_named(tmp_path: Path, monkeyp
     assert json.loads(written.path.read_text())["rows"] == written.record["rows"]
 
 
-# --- timing -----------------------------------------------------------------------------------------------------------
+# --- timing ---
 
 
 def test_ceilings_arithmetic() -> None:
@@ -179,7 +198,11 @@ def test_copies_outrun_the_cache_within_memory() -> None:
 
 
 def test_copies_lie_apart_and_nested_tensors_count() -> None:
-    arguments = {"x": torch.ones(4), "nested": (torch.ones(2), [Form(lambda: None, [torch.ones(3)])]), "eps": 1.0}
+    arguments = {
+        "x": torch.ones(4),
+        "nested": (torch.ones(2), [Form(lambda: None, [torch.ones(3)])]),
+        "eps": 1.0,
+    }
     assert nbytes(arguments) == 36
     sets = rotated(arguments, 3)
     assert sets[0] is arguments
@@ -213,7 +236,7 @@ def test_device_stopwatch_waits_for_the_host_and_reads_events(monkeypatch: pytes
     assert host >= 0
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
+# --- rows ---
 
 
 @pytest.mark.parametrize("passes", [FORWARD, BOTH])
@@ -237,7 +260,9 @@ def test_row_holds_times_share_and_peers(passes: str) -> None:
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_every_operation_can_be_timed(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its arguments can be copied and rotated, it can be checked at size, and its reference is a peer: torch forms, float32, the smallest case."""
+    """Its arguments can be copied and rotated, it can be checked at size, and its reference is a peer: torch
+    forms, float32, the smallest case.
+    """
     monkeypatch.setattr(gpu_jobs, "peers_of", lambda op: gpu_peers.peers_of(op)[-1:])
     monkeypatch.setattr(gpu_timing, "LEAST_SAMPLES", 1)
     op = dataclasses.replace(op, tolerance={torch.float32: op.tolerance[torch.float32]})
@@ -245,7 +270,12 @@ def test_every_operation_can_be_timed(op: Op, monkeypatch: pytest.MonkeyPatch) -
     case = min((s, i) for i, s in enumerate(sizes) if s > 64)[1]
     for passes in (FORWARD, BOTH) if op.gradients else (FORWARD,):
         row = run_job(
-            Job(op, QWEN25[0], op.cases[case], passes), FakeWatch(), CEILING, Machine(CPU, 1, 2**30), 0.0, seed=3
+            Job(op, QWEN25[0], op.cases[case], passes),
+            FakeWatch(),
+            CEILING,
+            Machine(CPU, 1, 2**30),
+            0.0,
+            seed=3,
         )
         assert "failed" not in row, row
         assert row["copies"] == 2
@@ -280,13 +310,17 @@ def _raises(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 )
 def test_broken_operation_is_reported_and_not_timed(function: Any, said: str) -> None:
     watch = FakeWatch()
-    row = run_job(job(dataclasses.replace(RMS_NORM, function=function)), watch, CEILING, machine(), 0.0, seed=3)
+    row = run_job(
+        job(dataclasses.replace(RMS_NORM, function=function)), watch, CEILING, machine(), 0.0, seed=3
+    )
     assert said in row["failed"]
     assert "median" not in row
     assert watch.samples == []
 
 
-@pytest.mark.parametrize(("function", "said"), [(_off, "output 0 is off by"), (_raises, "ValueError: x: a reason")])
+@pytest.mark.parametrize(
+    ("function", "said"), [(_off, "output 0 is off by"), (_raises, "ValueError: x: a reason")]
+)
 def test_correctness_names_what_is_broken(function: Any, said: str) -> None:
     fine = gpu_check.check_op(dataclasses.replace(RMS_NORM, cases=RMS_NORM.cases[:2]), CPU, seed=11)
     assert fine["failures"] == []
@@ -308,7 +342,9 @@ def test_a_lost_card_ends_the_operation(monkeypatch: pytest.MonkeyPatch) -> None
     found = gpu_check.check_op(dataclasses.replace(RMS_NORM, function=_raises), CPU, seed=1)
     assert found["failures"] == ["the card is lost, 15 checks not done: ValueError: x: a reason\nand more"]
     with pytest.raises(CardLost):
-        run_job(job(dataclasses.replace(RMS_NORM, function=_raises)), FakeWatch(), CEILING, machine(), 0.0, seed=3)
+        run_job(
+            job(dataclasses.replace(RMS_NORM, function=_raises)), FakeWatch(), CEILING, machine(), 0.0, seed=3
+        )
 
 
 def test_difference_sees_shapes_nan_and_missing_outputs() -> None:
@@ -332,7 +368,9 @@ def test_difference_sees_shapes_nan_and_missing_outputs() -> None:
 @pytest.mark.skipif(not HAS_TRITON or not interpreted(), reason="needs Triton's interpreter")
 def test_children_answer_die_and_run_out_of_time() -> None:
     told: list[str] = []
-    found = gpu_check.check_all(["rms_norm", "no such operation"], "cpu", 7, 120.0, 2, lambda c: told.append(c["op"]))
+    found = gpu_check.check_all(
+        ["rms_norm", "no such operation"], "cpu", 7, 120.0, 2, lambda c: told.append(c["op"])
+    )
     assert (found[0]["checks"], found[0]["failures"], found[0]["seed"]) == (15, [], 7)
     assert found[1]["failures"][0].startswith("process ended with 1: ValueError")
     assert sorted(told) == ["no such operation", "rms_norm"]
@@ -340,14 +378,18 @@ def test_children_answer_die_and_run_out_of_time() -> None:
     assert late["failures"] == ["not checked: out of time"]
 
 
-# --- peers on a CPU ---------------------------------------------------------------------------------------------------
+# --- peers on a CPU ---
 
 
 @pytest.mark.parametrize(
-    ("name", "peer"), [(n, p) for n, found in PEERS.items() for p in found], ids=lambda v: getattr(v, "name", v)
+    ("name", "peer"),
+    [(n, p) for n, found in PEERS.items() for p in found],
+    ids=lambda v: getattr(v, "name", v),
 )
 def test_peers_compute_the_same(name: str, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every case of the record that they know; those with kernels of their own for cards only are left out."""
+    """On every case of the record that they know; those with kernels of their own for cards only are left
+    out.
+    """
     if peer.name in ("liger", "varlen_attn") or peer.absent:
         pytest.skip(peer.absent or f"{peer.name} runs on cards only")
     from torch.nn.attention.flex_attention import flex_attention
@@ -372,7 +414,7 @@ def is_empty(arguments: Arguments) -> bool:
     return any(isinstance(v, Tensor) and v.numel() == 0 for v in arguments.values())
 
 
-# --- record, table, command -------------------------------------------------------------------------------------------
+# --- record, table, command ---
 
 
 def test_record_is_written_under_the_card_and_says_what_failed(
@@ -380,7 +422,9 @@ def test_record_is_written_under_the_card_and_says_what_failed(
 ) -> None:
     written = report(tmp_path)
     good = run_job(job(RMS_NORM), FakeWatch(), CEILING, machine(), 0.0, seed=3)
-    bad = run_job(job(dataclasses.replace(RMS_NORM, function=_raises)), FakeWatch(), CEILING, machine(), 0.0, seed=3)
+    bad = run_job(
+        job(dataclasses.replace(RMS_NORM, function=_raises)), FakeWatch(), CEILING, machine(), 0.0, seed=3
+    )
     written.save(
         rows=[good, bad],
         correctness=[{"op": "rms_norm", "checks": 15, "failures": ["1x8: off"]}],
@@ -418,7 +462,9 @@ def test_whole_run_on_a_made_up_card(
     monkeypatch.setattr(gpu, "ceilings", lambda *_: (CEILING, measured))
     broken = {"op": "swiglu", "seed": 1, "checks": 3, "worst": {}, "failures": ["1x2: off"]}
     fine = {"op": "rms_norm", "seed": 1, "checks": 15, "worst": {}, "failures": []}
-    monkeypatch.setattr(gpu, "check_all", lambda names, *_: [{"rms_norm": fine, "swiglu": broken}[n] for n in names])
+    monkeypatch.setattr(
+        gpu, "check_all", lambda names, *_: [{"rms_norm": fine, "swiglu": broken}[n] for n in names]
+    )
     small = Case("5x64", RMS_NORM.cases[2].make)
     ops = [dataclasses.replace(RMS_NORM, timed=lambda shape: [small]), SWIGLU]
     options = argparse.Namespace(quick=False, seed=None, results=tmp_path)

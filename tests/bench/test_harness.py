@@ -1,4 +1,6 @@
-"""The comparison runs end to end on a workload of seconds, and refuses to time sides that do not compute the same."""
+"""The comparison runs end to end on a workload of seconds, and refuses to time sides that do not compute the
+same.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ class FakeSide:
         if "old" not in batch[0]:
             return {"logprobs": [[-1.0 + self.logprob] * len(s["completion"]) for s in batch]}
         Path(command["out"]).mkdir()
-        save_file({self.tensor: torch.tensor([1.0, self.gradient])}, Path(command["out"]) / "adapter_model.safetensors")
+        save_file(
+            {self.tensor: torch.tensor([1.0, self.gradient])},
+            Path(command["out"]) / "adapter_model.safetensors",
+        )
         return {"loss": self.loss}
 
 
@@ -46,7 +51,8 @@ def test_gate_passes_equal_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"logprob": 1e-3}, {"loss": 1.001}, {"gradient": 1.001}, {"loss": float("nan")}, {"tensor": "b"}]
+    "wrong",
+    [{"logprob": 1e-3}, {"loss": 1.001}, {"gradient": 1.001}, {"loss": float("nan")}, {"tensor": "b"}],
 )
 def test_gate_refuses_sides_that_differ(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SystemExit, match="gate: "):
@@ -78,14 +84,18 @@ def compare(repo_root: Path, tmp_path: Path) -> Callable[[], subprocess.Complete
 @pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="the peer is not installed (pip install -e .[bench])"
 )
-def test_comparison_end_to_end(compare: Callable[[], subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_comparison_end_to_end(
+    compare: Callable[[], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     done = compare()
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     ours, theirs = record["sides"]
     assert record["speedup"] > 0
     assert record["agreement"]["gradient_max_relative_difference"] < 1e-4
-    assert ours["tokens_computed"]["train"] == 5 + 9 + 8 * (3 - 1)  # every prompt once, and no row for a last token
+    assert ours["tokens_computed"]["train"] == 5 + 9 + 8 * (
+        3 - 1
+    )  # every prompt once, and no row for a last token
     assert theirs["tokens_computed"]["train"] == 8 * (9 + 3)
     assert "generate" in ours["phases"]
     (saved,) = tmp_path.glob("*/tiny.json")

@@ -12,7 +12,9 @@ from proactor.rewards import load_reward
 from tests.proactor.run_helpers import config_file, tiny_folder
 
 
-def test_a_judge_is_taught_measured_and_named_for_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_is_taught_measured_and_named_for_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = config_file(tmp_path, tiny_folder(tmp_path / "model"))
     sizes = "--seconds 2 --dialogues 2 --held-out 2 --n 3 --most 3 --results".split()
     judge.main([str(file), *sizes, str(tmp_path / "results"), "seed=3"])

@@ -30,11 +30,17 @@ def test_seeds_rivals_and_a_second_call(
     (file,) = (tmp_path / "results").glob("*/learning-tiny.json")
     record: dict[str, Any] = json.loads(file.read_text())
     assert record["runs"] == 2 and record["dialogues"] == 2
-    assert record["gain_over"].keys() == record["rivals"].keys() == {"supervised", "never", "always", "values_seen"}
+    assert (
+        record["gain_over"].keys()
+        == record["rivals"].keys()
+        == {"supervised", "never", "always", "values_seen"}
+    )
     summaries = [json.loads((tmp_path / "runs" / f"tiny-s{i}" / "summary.json").read_text()) for i in (0, 1)]
     mean = sum(s["after"]["reward"] for s in summaries) / 2
     assert record["after"]["reward"] == pytest.approx(mean)
-    assert record["gain_over"]["never"]["reward"]["estimate"] == pytest.approx(mean - summaries[0]["never"]["reward"])
+    assert record["gain_over"]["never"]["reward"]["estimate"] == pytest.approx(
+        mean - summaries[0]["never"]["reward"]
+    )
     steps = sum(row["kind"] == "sft" for row in Run(tmp_path / "runs" / "tiny-sft").rows())
     assert steps > 4, "the supervised run went no further than the stage it continues"
     shown = capsys.readouterr().out.splitlines()
@@ -42,5 +48,7 @@ def test_seeds_rivals_and_a_second_call(
     trained.clear()
     learning.main(arguments)
     assert trained == []
-    with pytest.raises(SystemExit, match=r"tiny-s0: lora\.alpha was .*, now 9\.0: give the new runs another name"):
+    with pytest.raises(
+        SystemExit, match=r"tiny-s0: lora\.alpha was .*, now 9\.0: give the new runs another name"
+    ):
         learning.main([arguments[0], "lora.alpha=9", *arguments[1:]])

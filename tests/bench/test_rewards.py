@@ -46,43 +46,77 @@ def test_every_reward_from_one_start_and_a_second_call(
 ) -> None:
     first, second = config(tmp_path, model, "one"), config(tmp_path, model, "two", sft=None)
     names = ["weighted_metric", "rac", "adaptive_ruler"]
-    arguments = [str(first), str(second), "--rewards", *names, "--seeds", "1", "--core-seeds", "2", "--budget-seconds", "1"]  # fmt: skip
+    arguments = [
+        str(first),
+        str(second),
+        "--rewards",
+        *names,
+        "--seeds",
+        "1",
+        "--core-seeds",
+        "2",
+        "--budget-seconds",
+        "1",
+    ]
     arguments += ["--results", str(tmp_path / "results")]
     rewards.main(arguments)
     assert trained == [
-        "one-start", "one-weighted_metric-1u-s0", "one-rac-1u-s0", "one-rac-1u-s1", "one-adaptive_ruler-rule-1u-s0",
-        "one-adaptive_ruler-rule-1u-s1", "two-rac-1u-s0", "two-rac-1u-s1", "two-adaptive_ruler-rule-1u-s0", "two-adaptive_ruler-rule-1u-s1",
-    ]  # fmt: skip
+        "one-start",
+        "one-weighted_metric-1u-s0",
+        "one-rac-1u-s0",
+        "one-rac-1u-s1",
+        "one-adaptive_ruler-rule-1u-s0",
+        "one-adaptive_ruler-rule-1u-s1",
+        "two-rac-1u-s0",
+        "two-rac-1u-s1",
+        "two-adaptive_ruler-rule-1u-s0",
+        "two-adaptive_ruler-rule-1u-s1",
+    ]
     (file,) = (tmp_path / "results").glob("*/rewards.json")
     record = json.loads(file.read_text())
     one, two = (record["configs"][name] for name in ("one", "two"))
     assert list(one["rewards"]) == names and list(two["rewards"]) == names[1:]
     assert [one["rewards"][name]["runs"] for name in names] == [1, 2, 2]
     for name in names:
-        assert one["rewards"][name]["before"] == {k: pytest.approx(one["systems"]["start"][k] or 0.0) for k in KEYS}
-    assert one["rewards"]["rac"]["over_rac"] == {} and one["rewards"]["adaptive_ruler"]["over_rac"].keys() == set(KEYS)
+        assert one["rewards"][name]["before"] == {
+            k: pytest.approx(one["systems"]["start"][k] or 0.0) for k in KEYS
+        }
+    assert one["rewards"]["rac"]["over_rac"] == {} and one["rewards"]["adaptive_ruler"][
+        "over_rac"
+    ].keys() == set(KEYS)
     assert str(tmp_path) not in json.dumps(one["config"]["data"])
     shown = capsys.readouterr().out
     assert "adaptive_ruler" in shown and shown.splitlines()[-1] == f"record: {file}"
 
     runs = tmp_path / "runs"
-    starts = {(runs / f"{n}-1u-s0/start/adapter_model.safetensors").read_bytes() for n in ("one-rac", "one-adaptive_ruler-rule")}  # fmt: skip
+    starts = {
+        (runs / f"{n}-1u-s0/start/adapter_model.safetensors").read_bytes()
+        for n in ("one-rac", "one-adaptive_ruler-rule")
+    }
     assert starts == {(runs / "one-start/best/adapter_model.safetensors").read_bytes()}
-    evaluated = {json.dumps(yaml.safe_load((runs / f"{n}/config.yaml").read_text())["eval"]) for n in trained[1:]}
+    evaluated = {
+        json.dumps(yaml.safe_load((runs / f"{n}/config.yaml").read_text())["eval"]) for n in trained[1:]
+    }
     assert len(evaluated) == 1 and json.loads(evaluated.pop())["reward_options"] == OPTIONS
     trained.clear()
     rewards.main(arguments)
     assert trained == []
-    rewards.main([str(second), "--rewards", "rac", "--core-seeds", "2", "--budget-seconds", "1", *arguments[-2:]])
+    rewards.main(
+        [str(second), "--rewards", "rac", "--core-seeds", "2", "--budget-seconds", "1", *arguments[-2:]]
+    )
     assert json.loads(file.read_text())["configs"].keys() == {"one", "two"}, "the other config's results stay"
 
 
-def test_unseen_domains_and_tools_have_results_of_their_own(model: Path, trained: list[str], tmp_path: Path) -> None:
+def test_unseen_domains_and_tools_have_results_of_their_own(
+    model: Path, trained: list[str], tmp_path: Path
+) -> None:
     data = {
         "options": DIALOGUES | {"skills": ["set_reminder", "set_alarm", "book_table"]},
         "unseen": {"domains": ["dining"], "tools": ["set_alarm"]},
-        "train": {"limit": 4}, "dev": {"limit": 2}, "test": {"split": None, "limit": 6},
-    }  # fmt: skip
+        "train": {"limit": 4},
+        "dev": {"limit": 2},
+        "test": {"split": None, "limit": 6},
+    }
     file = config(tmp_path, model, "new", sft=None, data=data)
     given = "--rewards rac adaptive_ruler --core-seeds 1 --budget-seconds 1 --results".split()
     rewards.main([str(file), *given, str(tmp_path)])
@@ -105,7 +139,9 @@ def test_unseen_domains_and_tools_have_results_of_their_own(model: Path, trained
     assert part["after"]["reward"] != pytest.approx(found["rewards"]["rac"]["after"]["reward"])
 
 
-def test_the_budget_becomes_updates_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_becomes_updates_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[list[str]] = []
 
     def ensure(config: Path, overrides: list[str], ended: Any) -> Run:
@@ -127,7 +163,11 @@ def test_options_and_names(model: Path, tmp_path: Path) -> None:
     assert plain.options("rac") == {"waiting": "ready"} and plain.options("weighted_metric") == OPTIONS
     assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": OPTIONS}
     assert engine.options("custom_ruler") == {"judge": {"kind": "engine"}, "grading": "Grade."}
-    assert plain.label == "rule" and engine.label.startswith("engine-") and Bench(file, (), "engine").label == "engine"
+    assert (
+        plain.label == "rule"
+        and engine.label.startswith("engine-")
+        and Bench(file, (), "engine").label == "engine"
+    )
     assert rewards.evaluated_by(Bench(file, ("reward=rac", "reward_options={}")).base) == []
     for reward in rewards.REWARDS:
         load_config(file, [f"reward={reward}", f"reward_options={json.dumps(plain.options(reward))}"])

@@ -1,4 +1,6 @@
-"""Tiny engines for tests: two layers, random weights, an adapter that is no longer zero, and a character tokenizer where text is needed."""
+"""Tiny engines for tests: two layers, random weights, an adapter that is no longer zero, and a character
+tokenizer where text is needed.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,15 @@ def write_text_folder(folder: Path) -> Path:
 
 
 def load(folder: Path, stir: bool = True, **changes: Any) -> Engine:
-    """An engine with pages of 4 tokens; ``stir`` gives the adapter random values, so that it changes what the model says."""
-    settings: dict[str, Any] = {"lora": LoRA(rank=4, alpha=8), "page_size": 4, "kv_tokens": 1024, "max_batch": 32}
+    """An engine with pages of 4 tokens; ``stir`` gives the adapter random values, so that it changes what the
+    model says.
+    """
+    settings: dict[str, Any] = {
+        "lora": LoRA(rank=4, alpha=8),
+        "page_size": 4,
+        "kv_tokens": 1024,
+        "max_batch": 32,
+    }
     engine = Engine.load(folder, **{**settings, **changes})
     if stir and engine.trainer is not None:
         shake(engine)
@@ -61,7 +70,9 @@ def prompts(count: int, length: int = 10, seed: int = 0, shared: int = 0) -> lis
     """Random id lists of different lengths, the first ``shared`` ids the same in all."""
     generator = torch.Generator().manual_seed(seed)
     head = torch.randint(0, EOS, (shared,), generator=generator).tolist()
-    return [head + torch.randint(0, EOS, (length + 3 * i,), generator=generator).tolist() for i in range(count)]
+    return [
+        head + torch.randint(0, EOS, (length + 3 * i,), generator=generator).tolist() for i in range(count)
+    ]
 
 
 def reward(groups: Sequence[Group]) -> list[Group]:
@@ -73,7 +84,11 @@ def reward(groups: Sequence[Group]) -> list[Group]:
 
 def drawn(groups: Sequence[Group]) -> list[tuple[Any, ...]]:
     """Everything about samples that must not depend on how they were computed, to the bit."""
-    return [(s.token_ids, s.logprobs, s.policy_logprobs, s.finish_reason, s.text) for g in groups for s in g.samples]
+    return [
+        (s.token_ids, s.logprobs, s.policy_logprobs, s.finish_reason, s.text)
+        for g in groups
+        for s in g.samples
+    ]
 
 
 def rollout(engine: Engine, count: int = 3, n: int = 3, tokens: int = 6, **changes: Any) -> list[Group]:

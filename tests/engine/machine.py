@@ -1,4 +1,6 @@
-"""A machine that stands in for the model under the scheduler: it checks what every row of every step reads."""
+"""A machine that stands in for the model under the scheduler: it checks what every row of every step
+reads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ END = 0
 
 
 def draw(request: Request, sample: int, drawn: list[int]) -> int:
-    """The token that the stand-in model samples: a function of the request's own tokens, like one with keyed noise."""
+    """The token that the stand-in model samples: a function of the request's own tokens, like one with keyed
+    noise.
+    """
     return hash((tuple(request.prompt_ids), sample, tuple(drawn))) % 5
 
 
@@ -23,7 +27,9 @@ def expected(request: Request, sample: int) -> list[int]:
 
 
 class Machine:
-    """Runs steps on a memory that holds, slot by slot, the tokens from the root to it, and refuses to read anything else."""
+    """Runs steps on a memory that holds, slot by slot, the tokens from the root to it, and refuses to read
+    anything else.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -48,14 +54,18 @@ class Machine:
             assert len(chunk.ids) <= scheduler.prefill_chunk
             end, prompt = chunk.start + len(chunk.ids), chunk.request.prompt_ids
             assert chunk.ids == prompt[chunk.start : end] and chunk.last == (end == len(prompt))
-            rows.append((self.slots(chunk.block_table, end), chunk.start, (chunk.request.namespace, *prompt[:end])))
+            rows.append(
+                (self.slots(chunk.block_table, end), chunk.start, (chunk.request.namespace, *prompt[:end]))
+            )
             self.prefill_rows += len(chunk.ids)
         for decode in step.decodes:
             ids = decode.request.prompt_ids + decode.generated
             assert decode.length == len(ids) and decode.input_id == ids[-1]
             shared = len(decode.request.prompt_ids) // scheduler.pool.page_size if decode.request.n > 1 else 0
             assert decode.shared_pages == shared
-            rows.append((self.slots(decode.block_table, len(ids)), len(ids) - 1, (decode.request.namespace, *ids)))
+            rows.append(
+                (self.slots(decode.block_table, len(ids)), len(ids) - 1, (decode.request.namespace, *ids))
+            )
         written: set[tuple[int, int]] = set()
         for slots, start, path in rows:
             for i in range(start, len(slots)):
@@ -65,7 +75,9 @@ class Machine:
         for slots, _, path in rows:
             for i, slot in enumerate(slots):
                 assert self.memory[slot] == path[: i + 2], "a row reads what is not its own"
-        self.log.append((step.copies, [(c.request_id, c.start, len(c.ids)) for c in step.prefills], step.membership))
+        self.log.append(
+            (step.copies, [(c.request_id, c.start, len(c.ids)) for c in step.prefills], step.membership)
+        )
         self.log.append([(d.id, d.length, list(d.block_table)) for d in step.decodes])
         return self.sample(step)
 
@@ -77,7 +89,9 @@ class Machine:
         return tokens
 
     def commit(self, step: Step, tokens: dict[SampleId, int]) -> None:
-        for end in self.scheduler.commit(step, tokens, {key for key, token in tokens.items() if token == END}):
+        for end in self.scheduler.commit(
+            step, tokens, {key for key, token in tokens.items() if token == END}
+        ):
             assert end.sample not in self.ended.setdefault(end.request_id, {}), "a sample ended twice"
             self.ended[end.request_id][end.sample] = end
 
@@ -98,7 +112,9 @@ class Machine:
         return steps
 
     def verify(self, requests: list[Request]) -> None:
-        """Every sample of every request ended once, with its tokens and its reason; nothing is held any more."""
+        """Every sample of every request ended once, with its tokens and its reason; nothing is held any
+        more.
+        """
         for request in requests:
             ends = self.ended.pop(request.id)
             assert sorted(ends) == list(range(request.n))

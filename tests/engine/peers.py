@@ -1,4 +1,6 @@
-"""The other side of the parity tests: transformers and PEFT on padded, separate sequences, and losses written out by hand."""
+"""The other side of the parity tests: transformers and PEFT on padded, separate sequences, and losses written
+out by hand.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def with_adapter(folder: Path, adapter: Path, model: Any = None) -> Any:
 
 
 def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
-    """The GRPO loss over separate sequences, token by token as published, for a PEFT model; differentiable."""
+    """The GRPO loss over separate sequences, token by token as published, for a PEFT model;
+    differentiable.
+    """
     samples = [s for g in groups for s in g.samples]
     total, count = torch.zeros(()), 0
     for sample in samples:
@@ -50,10 +54,14 @@ def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
         terms = []
         with torch.no_grad(), model.disable_adapter():
             reference = _completion(model, sample, sequence) if config.beta else new.detach()
-        for t, (trained, advantage) in enumerate(zip(sample.trained(), sample.token_advantages(), strict=True)):
+        for t, (trained, advantage) in enumerate(
+            zip(sample.trained(), sample.token_advantages(), strict=True)
+        ):
             if not trained:
                 continue
-            ratio = (new[t] - (sample.policy_logprobs[t] if sample.policy_logprobs else new[t].detach())).exp()
+            ratio = (
+                new[t] - (sample.policy_logprobs[t] if sample.policy_logprobs else new[t].detach())
+            ).exp()
             high = config.epsilon if config.epsilon_high is None else config.epsilon_high
             bounded = ratio.clamp(1 - config.epsilon, 1 + high)
             term = -torch.minimum(ratio * advantage, bounded * advantage)
@@ -98,13 +106,18 @@ def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     names = {n.split(".lora_")[0] for n in found}
     return {
-        n.removeprefix("base_model.model."): (found[f"{n}.lora_A.default.weight"], found[f"{n}.lora_B.default.weight"])
+        n.removeprefix("base_model.model."): (
+            found[f"{n}.lora_A.default.weight"],
+            found[f"{n}.lora_B.default.weight"],
+        )
         for n in names
     }
 
 
 def largest_error(ours: dict[str, tuple[Tensor, Tensor]], theirs: dict[str, tuple[Tensor, Tensor]]) -> float:
-    """Largest relative error of any module's A or B gradient, by norms; a zero gradient on the other side is an error of the test."""
+    """Largest relative error of any module's A or B gradient, by norms; a zero gradient on the other side is
+    an error of the test.
+    """
     assert ours.keys() == theirs.keys()
     worst = 0.0
     for name, pair in ours.items():

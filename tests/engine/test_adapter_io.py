@@ -1,4 +1,6 @@
-"""Adapters that PEFT wrote are read, ours are read by PEFT with the same logits, and what cannot be represented is refused by name."""
+"""Adapters that PEFT wrote are read, ours are read by PEFT with the same logits, and what cannot be
+represented is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_reads_what_peft_writes(saved: tuple[Path, Any]) -> None:
     assert len(pairs) == 14 and next(iter(pairs)) == "model.layers.0.self_attn.q_proj"
     for name, (a, b) in pairs.items():
         module = model.base_model.model.get_submodule(name)
-        assert torch.equal(a, module.lora_A["default"].weight) and torch.equal(b, module.lora_B["default"].weight)
+        assert torch.equal(a, module.lora_A["default"].weight) and torch.equal(
+            b, module.lora_B["default"].weight
+        )
 
 
 def test_peft_reads_what_we_write(saved: tuple[Path, Any], tmp_path: Path) -> None:
@@ -83,7 +87,10 @@ def test_some_targets_only(tmp_path: Path, targets: tuple[str, ...]) -> None:
     model = peft_model(target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
     model.save_pretrained(tmp_path / "theirs")
     pairs, rank, alpha, found = read_peft(tmp_path / "theirs", CONFIG)
-    assert found == ("q", "down") and list(pairs) == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    assert found == ("q", "down") and list(pairs) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.down_proj",
+    ]
     # PEFT makes an adapter for every layer with such a module: the others' are zero
     filled = {
         name.replace("layers.1", f"layers.{layer}"): (a * (layer == 1), b * (layer == 1))
@@ -91,7 +98,9 @@ def test_some_targets_only(tmp_path: Path, targets: tuple[str, ...]) -> None:
         for layer in (0, 1)
     }
     write_peft(tmp_path / "ours", filled, rank, alpha, targets)
-    assert torch.equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model))
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model)
+    )
 
 
 def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
@@ -101,7 +110,9 @@ def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
     pairs, rank, alpha, targets = read_peft(tmp_path / "theirs")
     assert alpha == 12.0  # 6 * sqrt(4): alpha / rank is now 6 / sqrt(4)
     write_peft(tmp_path / "ours", pairs, rank, alpha, targets)
-    assert torch.equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model))
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model)
+    )
 
 
 def test_views_of_one_buffer_can_be_written(tmp_path: Path) -> None:
@@ -121,7 +132,9 @@ def test_a_full_disk_leaves_the_earlier_adapter(saved: tuple[Path, Any], tmp_pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
     try:
         with pytest.raises(CheckpointError, match="cannot be written, an earlier save is untouched"):
-            write_peft(tmp_path / "out", {name: (a + 1, b) for name, (a, b) in pairs.items()}, rank, alpha, targets)
+            write_peft(
+                tmp_path / "out", {name: (a + 1, b) for name, (a, b) in pairs.items()}, rank, alpha, targets
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -140,7 +153,11 @@ def test_a_folder_whose_replacement_was_cut_off_is_put_back(broken: Path) -> Non
 def test_wrong_rank_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8"):
         write_peft(
-            tmp_path / "out", {"model.layers.0.self_attn.q_proj": (torch.ones(4, 64), torch.ones(64, 4))}, 8, 8, ("q",)
+            tmp_path / "out",
+            {"model.layers.0.self_attn.q_proj": (torch.ones(4, 64), torch.ones(64, 4))},
+            8,
+            8,
+            ("q",),
         )
     assert not (tmp_path / "out").exists()
 
@@ -194,7 +211,9 @@ def test_malformed_config(broken: Path, changes: dict[str, Any], message: str) -
 def test_config_that_contradicts_the_tensors(broken: Path) -> None:
     path = broken / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "r": 8}))
-    assert_refused(broken, r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8", "adapter_model.safetensors")
+    assert_refused(
+        broken, r"q_proj: A \[4, 64\] and B \[64, 4\] are not of rank 8", "adapter_model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +224,11 @@ def test_config_that_contradicts_the_tensors(broken: Path) -> None:
         (KEY, torch.ones(4), "are not of rank 4"),
         (KEY, torch.full((4, 64), float("nan")), "lora_A holds values that are not finite"),
         (KEY, torch.ones(4, 64, dtype=torch.int32), "lora_A holds values that are not finite"),
-        ("base_model.model.lm_head.lora_A.weight", torch.ones(4, 64), "lm_head.lora_A.weight: not the low-rank half"),
+        (
+            "base_model.model.lm_head.lora_A.weight",
+            torch.ones(4, 64),
+            "lm_head.lora_A.weight: not the low-rank half",
+        ),
         (
             "base_model.model.model.embed_tokens.lora_embedding_A",
             torch.ones(4, 64),
@@ -232,7 +255,9 @@ def test_layers_the_model_does_not_have(broken: Path) -> None:
             KEY.replace("lora_A", f"lora_{half}")
         ].clone()
     save_file(tensors, broken / "adapter_model.safetensors")
-    assert_refused(broken, "layers.2.self_attn.q_proj: the model has only 2 layers", "adapter_model.safetensors")
+    assert_refused(
+        broken, "layers.2.self_attn.q_proj: the model has only 2 layers", "adapter_model.safetensors"
+    )
 
 
 def test_missing_truncated_and_empty_files(broken: Path) -> None:

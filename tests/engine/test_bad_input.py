@@ -1,6 +1,8 @@
-"""Input that is refused: one clear line that names the key, prompt or sample, and an engine that works on as if nothing had been asked.
+"""Input that is refused: one clear line that names the key, prompt or sample, and an engine that works on as
+if nothing had been asked.
 
-Folders that cannot be loaded are in test_checkpoint.py and test_adapter_io.py, saves and full disks in test_state.py and test_files.py.
+Folders that cannot be loaded are in test_checkpoint.py and test_adapter_io.py, saves and full disks in
+test_state.py and test_files.py.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from tests.engine.engines import TRAIN, adapter, drawn, load, prompts
         (lambda: GRPO(decay="cosine"), ["decay=cosine needs total"]),
         (lambda: GRPO(epochs=0), ["epochs"]),
     ],
-)  # fmt: skip
+)
 def test_configs_name_the_key(make: Callable[[], Any], words: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         make()
@@ -62,42 +64,102 @@ def group(*samples: Sample) -> Group:
 
 
 SAMPLING: dict[str, tuple[Callable[[Engine], Any], str]] = {
-    "too long": (lambda e: e.sample([[1], [5] * 128]), r"^prompt 1: 128 tokens leave no room in a context of 128$"),
+    "too long": (
+        lambda e: e.sample([[1], [5] * 128]),
+        r"^prompt 1: 128 tokens leave no room in a context of 128$",
+    ),
     "much too long": (lambda e: e.sample([[5] * 500]), r"^prompt 0: 500 tokens leave no room"),
     "empty": (lambda e: e.sample([[1], []]), r"^prompt 1: empty, or with ids outside 0 … 100$"),
     "id too large": (lambda e: e.sample([[1, 101]]), r"^prompt 0: empty, or with ids outside 0 … 100$"),
     "negative id": (lambda e: e.sample([[1, -1]]), r"^prompt 0: .* ids outside"),
-    "text without a tokenizer": (lambda e: e.sample(["hello"]), r"no tokenizer in the model folder, so prompts must be token ids$"),
-    "messages without a tokenizer": (lambda e: e.sample([[{"role": "user", "content": "x"}]]), r"no tokenizer in the model folder"),
-    "stop string without a tokenizer": (lambda e: e.sample([[1]], Sampling(stop=("x",))), r"^stop: stop strings need a tokenizer; use stop_ids$"),
-    "too few keys": (lambda e: e.sample([[1], [2]], keys=[1]), r"^sample: 2 prompts with 1 keys and 2 settings$"),
-    "too few settings": (lambda e: e.sample([[1], [2]], [Sampling()]), r"^sample: 2 prompts with 2 keys and 1 settings$"),
+    "text without a tokenizer": (
+        lambda e: e.sample(["hello"]),
+        r"no tokenizer in the model folder, so prompts must be token ids$",
+    ),
+    "messages without a tokenizer": (
+        lambda e: e.sample([[{"role": "user", "content": "x"}]]),
+        r"no tokenizer in the model folder",
+    ),
+    "stop string without a tokenizer": (
+        lambda e: e.sample([[1]], Sampling(stop=("x",))),
+        r"^stop: stop strings need a tokenizer; use stop_ids$",
+    ),
+    "too few keys": (
+        lambda e: e.sample([[1], [2]], keys=[1]),
+        r"^sample: 2 prompts with 1 keys and 2 settings$",
+    ),
+    "too few settings": (
+        lambda e: e.sample([[1], [2]], [Sampling()]),
+        r"^sample: 2 prompts with 2 keys and 1 settings$",
+    ),
     "stream": (lambda e: e.stream([[]]), r"^prompt 0: empty"),
-}  # fmt: skip
+}
 TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
-    "nan reward": (lambda e: e.train([group(sample(), sample(reward=math.nan))], TRAIN), r"^group 0, sample 1: reward is nan; all samples"),
-    "infinite reward": (lambda e: e.train([group(sample(reward=math.inf))], TRAIN), r"^group 0, sample 0: reward is inf"),
-    "no reward": (lambda e: e.train([group(sample()), group(sample(reward=None))], TRAIN), r"^group 1, sample 0: reward is None"),
-    "greedy": (lambda e: e.train([group(sample(temperature=0.0))], TRAIN), r"^group 0, sample 0: greedy samples \(temperature 0\) cannot"),
+    "nan reward": (
+        lambda e: e.train([group(sample(), sample(reward=math.nan))], TRAIN),
+        r"^group 0, sample 1: reward is nan; all samples",
+    ),
+    "infinite reward": (
+        lambda e: e.train([group(sample(reward=math.inf))], TRAIN),
+        r"^group 0, sample 0: reward is inf",
+    ),
+    "no reward": (
+        lambda e: e.train([group(sample()), group(sample(reward=None))], TRAIN),
+        r"^group 1, sample 0: reward is None",
+    ),
+    "greedy": (
+        lambda e: e.train([group(sample(temperature=0.0))], TRAIN),
+        r"^group 0, sample 0: greedy samples \(temperature 0\) cannot",
+    ),
     "greedy sft": (lambda e: e.train([sample(temperature=0.0)], SFT()), r"^sample.temperature: 0 \(greedy\)"),
     "nothing": (lambda e: e.train([], TRAIN), r"^train: nothing to train on$"),
     "samples to grpo": (lambda e: e.train([sample()], TRAIN), r"^train: GRPO takes groups$"),
     "tuples to sft": (lambda e: e.train([([1], [2])], SFT()), r"^train: SFT takes samples or groups$"),
-    "no tokens": (lambda e: e.train([sample(token_ids=[])], SFT()), r"^sample.token_ids: a sample needs at least one token$"),
-    "no prompt": (lambda e: e.train([Group([], [sample(prompt_ids=[])])], SFT()), r"^group.prompt_ids: a prompt needs at least one token$"),
-    "all masked": (lambda e: e.train([sample(mask=[False, False])], SFT()), r"^tree: no token carries loss \(every mask is False\)$"),
+    "no tokens": (
+        lambda e: e.train([sample(token_ids=[])], SFT()),
+        r"^sample.token_ids: a sample needs at least one token$",
+    ),
+    "no prompt": (
+        lambda e: e.train([Group([], [sample(prompt_ids=[])])], SFT()),
+        r"^group.prompt_ids: a prompt needs at least one token$",
+    ),
+    "all masked": (
+        lambda e: e.train([sample(mask=[False, False])], SFT()),
+        r"^tree: no token carries loss \(every mask is False\)$",
+    ),
     "short mask": (lambda e: e.train([sample(mask=[True])], SFT()), r"^sample: a mask of 1 for 2 tokens$"),
     "id outside": (lambda e: e.train([sample(token_ids=[3, 101])], SFT()), r"ids outside 0 … 100"),
-    "beyond the context": (lambda e: e.train([sample(token_ids=[3] * 130)], SFT()), r"132 tokens .* context of 128"),
-    "prompt beyond the context": (lambda e: e.train([Group([1] * 200, [sample(prompt_ids=[1] * 200)])], SFT()), r"tokens .* context of 128"),
-    "another prompt": (lambda e: e.train([Group([1, 3], [sample()])], SFT()), r"^group: a sample's prompt is not the group's$"),
-    "short logprobs": (lambda e: e.train([group(sample(policy_logprobs=[-1.0], advantage=1.0))], TRAIN), r"^sample: 1 log-probabilities for 2 tokens$"),
-    "short advantage": (lambda e: e.train([group(sample(advantage=[1.0] * 5))], TRAIN), r"^advantage: 5 values for a sample of 1 turns and 2 tokens$"),
-    "span": (lambda e: e.logprobs([[1, 2, 3]], [(0, 2)]), r"^logprobs: span 0:2 of sequence 0, which has 3 tokens"),
-    "long logprobs": (lambda e: e.logprobs([[1] * 129]), r"^logprobs: sequence 0 has 129 tokens, the context 128$"),
+    "beyond the context": (
+        lambda e: e.train([sample(token_ids=[3] * 130)], SFT()),
+        r"132 tokens .* context of 128",
+    ),
+    "prompt beyond the context": (
+        lambda e: e.train([Group([1] * 200, [sample(prompt_ids=[1] * 200)])], SFT()),
+        r"tokens .* context of 128",
+    ),
+    "another prompt": (
+        lambda e: e.train([Group([1, 3], [sample()])], SFT()),
+        r"^group: a sample's prompt is not the group's$",
+    ),
+    "short logprobs": (
+        lambda e: e.train([group(sample(policy_logprobs=[-1.0], advantage=1.0))], TRAIN),
+        r"^sample: 1 log-probabilities for 2 tokens$",
+    ),
+    "short advantage": (
+        lambda e: e.train([group(sample(advantage=[1.0] * 5))], TRAIN),
+        r"^advantage: 5 values for a sample of 1 turns and 2 tokens$",
+    ),
+    "span": (
+        lambda e: e.logprobs([[1, 2, 3]], [(0, 2)]),
+        r"^logprobs: span 0:2 of sequence 0, which has 3 tokens",
+    ),
+    "long logprobs": (
+        lambda e: e.logprobs([[1] * 129]),
+        r"^logprobs: sequence 0 has 129 tokens, the context 128$",
+    ),
     "logprobs id": (lambda e: e.logprobs([[1, 101]]), r"ids outside 0 … 100"),
     "tree": (lambda e: Tree([Group([1], [Sample([1], [])])]), r"^sample.token_ids"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["fast", "deterministic"])
@@ -112,7 +174,9 @@ def check(engine: Engine, ask: Callable[[Engine], Any], words: str) -> None:
     assert "\n" not in str(caught.value)
     assert torch.equal(before, adapter(engine)) and torch.equal(rng, torch.get_rng_state())
     after = engine.state_dict()
-    assert all(torch.equal(after[k], v) if isinstance(v, torch.Tensor) else after[k] == v for k, v in state.items())
+    assert all(
+        torch.equal(after[k], v) if isinstance(v, torch.Tensor) else after[k] == v for k, v in state.items()
+    )
     assert engine._sampler is None or engine._sampler.scheduler.idle
 
 

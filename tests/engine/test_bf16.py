@@ -1,4 +1,6 @@
-"""bfloat16 against the float32 reference on a CPU: the same trees give the same loss and gradient, as far as 8 bits of mantissa go."""
+"""bfloat16 against the float32 reference on a CPU: the same trees give the same loss and gradient, as far as
+8 bits of mantissa go.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from tests.tiny import save_tiny
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CARD])]
 LOSS, GRADIENT = 5e-3, 4e-2
-"""Relative errors: of the loss, and of the gradient in norm. The torch forms in bfloat16 show 8e-4 and 1.6e-2."""
+"""Relative errors: of the loss, and of the gradient in norm. The torch forms in bfloat16 show 8e-4 and
+1.6e-2.
+"""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers with heads of 64: what the kernels of a card take without padding."""
     folder = tmp_path_factory.mktemp("bf16") / "model"
-    save_tiny(folder, dtype=torch.bfloat16, eos_token_id=EOS, hidden_size=128, intermediate_size=256, head_dim=64)
+    save_tiny(
+        folder, dtype=torch.bfloat16, eos_token_id=EOS, hidden_size=128, intermediate_size=256, head_dim=64
+    )
     return folder
 
 

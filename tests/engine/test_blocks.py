@@ -1,4 +1,6 @@
-"""Attention blocks let each row see its ancestors and itself, and nothing else, whatever is chunked, stacked or padded."""
+"""Attention blocks let each row see its ancestors and itself, and nothing else, whatever is chunked, stacked
+or padded.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tests.engine.trees import ancestors, groups, long_tokens
 
 
 def seen_by_row(found: list[AttentionBlock], unit: int = 1) -> dict[int, list[int]]:
-    """Key slots that each query row sees, in order, read off the blocks as their docstring defines them; a row that stands twice fails."""
+    """Key slots that each query row sees, in order, read off the blocks as their docstring defines them; a
+    row that stands twice fails.
+    """
     out: dict[int, list[int]] = {}
     for block in found:
         families, members, length = block.rows.shape
@@ -91,7 +95,9 @@ def test_a_long_dialogue_makes_few_blocks() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.integers(1, 5), st.integers(0, 30), st.integers(1, 30))
-def test_prompt_chunks_see_the_pages_before_them(data: st.DataObject, unit: int, start: int, count: int) -> None:
+def test_prompt_chunks_see_the_pages_before_them(
+    data: st.DataObject, unit: int, start: int, count: int
+) -> None:
     """Rows of a chunk see slots 0 … their position in page order; what nobody sees is hidden."""
     pages = -(-(start + count) // unit)
     table = data.draw(st.permutations(range(pages + 3)))[:pages]
@@ -107,10 +113,14 @@ def test_prompt_chunks_see_the_pages_before_them(data: st.DataObject, unit: int,
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from([1, 2, 4]))
 def test_stacking_keeps_each_member_to_itself(data: st.DataObject, unit: int) -> None:
-    """Families of any shape, as decoding makes them: different contexts, different numbers of siblings and pages."""
+    """Families of any shape, as decoding makes them: different contexts, different numbers of siblings and
+    pages.
+    """
     shapes = data.draw(
         st.lists(
-            st.tuples(st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=4
+            st.tuples(st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+            min_size=1,
+            max_size=4,
         )
     )
     families, wanted, row, page = [], {}, 0, 0
@@ -123,7 +133,8 @@ def test_stacking_keeps_each_member_to_itself(data: st.DataObject, unit: int) ->
             page += len(own)
             members.append(Member(np.asarray([row]), own, length - 1))
             wanted[row] = (
-                slots(torch.from_numpy(shared), unit).tolist() + slots(torch.from_numpy(own), unit).tolist()[:length]
+                slots(torch.from_numpy(shared), unit).tolist()
+                + slots(torch.from_numpy(own), unit).tolist()[:length]
             )
             row += 1
         families.append(Family(shared, members))

@@ -1,4 +1,6 @@
-"""Messages to ids: the real Qwen2.5 template, and small templates with every habit that the check has to notice."""
+"""Messages to ids: the real Qwen2.5 template, and small templates with every habit that the check has to
+notice.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ CHATML = (
 # What Qwen3 does: earlier answers lose their thinking, and the last one gains an empty block.
 STRIPPING = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}{% if loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+    "{% if m.role == 'assistant' %}{% if loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ "
+    "m.content.split('</think>')[-1].lstrip('\n') }}"
     "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -37,11 +40,13 @@ DATED = (
     "{{ '<|begin|>' }}{% for m in messages %}"
     "{% if loop.first %}{{ '<|im_start|>system\nToday: ' + strftime_now('%d %b %Y') + '\n' }}"
     "{{ (m.content if m.role == 'system' else '') + '<|im_end|>' }}{% endif %}"
-    "{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' + (m.content | trim) + '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' + (m.content | trim) + '<|im_end|>' }}{% "
+    "endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 ALTERNATING = (
-    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles "
+    "must alternate') }}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -58,17 +63,23 @@ def qwen(data_dir: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def make() -> Make:
-    """A tokenizer of 400 byte pairs that knows `?` + newline as one token, as Qwen2.5 does, with the given template."""
+    """A tokenizer of 400 byte pairs that knows `?` + newline as one token, as Qwen2.5 does, with the given
+    template.
+    """
 
     def build(template: str | None, eos: str | None = "<|im_end|>") -> Any:
         core = Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         core.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            vocab_size=400,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             special_tokens=["<|im_start|>", "<|im_end|>", "<|begin|>"],
-        )  # fmt: skip
-        core.train_from_iterator(["what time?\n<", "a table for two?\n<", "user\n\nassistant\n\n"] * 4, trainer)
+        )
+        core.train_from_iterator(
+            ["what time?\n<", "a table for two?\n<", "user\n\nassistant\n\n"] * 4, trainer
+        )
         kwargs = {} if eos is None else {"eos_token": eos}
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=core, additional_special_tokens=["<|im_start|>", "<|begin|>"], **kwargs
@@ -97,12 +108,18 @@ def test_qwen_ids_equal_the_template(qwen: Any) -> None:
     assert qwen.convert_ids_to_tokens(list(chat.generation_prompt_ids)) == ["<|im_start|>", "assistant", "Ċ"]
     assert (chat.end_ids, chat.tail_ids) == ((151645,), (198,))
     for end in (2, 4):
-        assert chat.encode(DIALOGUE[:end], add_generation_prompt=True) == whole(qwen, DIALOGUE[:end], generation=True)
-    assert chat.encode(DIALOGUE[1:4]) == whole(qwen, DIALOGUE[1:4])  # with the template's default system message
+        assert chat.encode(DIALOGUE[:end], add_generation_prompt=True) == whole(
+            qwen, DIALOGUE[:end], generation=True
+        )
+    assert chat.encode(DIALOGUE[1:4]) == whole(
+        qwen, DIALOGUE[1:4]
+    )  # with the template's default system message
 
 
 def test_qwen_boundaries_are_not_merged(qwen: Any) -> None:
-    """`?` + newline is one token: joined text would swallow the end of an answer, and an answer's leading newline the prompt's."""
+    """`?` + newline is one token: joined text would swallow the end of an answer, and an answer's leading
+    newline the prompt's.
+    """
     chat = ChatFormat(qwen)
     assert len(chat.encode_text("?\n")) == 1
     ids = chat.encode(DIALOGUE)
@@ -155,7 +172,11 @@ def test_stripped_thinking_is_noticed(make: Make) -> None:
     assert chat.appendable  # prompts that end in a user message still extend one another
     assert chat.report.strips_thinking
     assert not chat.report.keeps_samples
-    thought = [*DIALOGUE[:2], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nAt what time?"}, *DIALOGUE[3:]]
+    thought = [
+        *DIALOGUE[:2],
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nAt what time?"},
+        *DIALOGUE[3:],
+    ]
     assert chat.encode(thought) == chat.encode(DIALOGUE)
 
 
@@ -196,7 +217,8 @@ def test_template_that_rewrites_everything_is_encoded_whole(make: Make) -> None:
 def test_tokenizer_without_template_or_end_token(make: Make) -> None:
     plain = ChatFormat(make(None))
     assert plain.tokenizer.decode(plain.encode(DIALOGUE[1:3], add_generation_prompt=True)) == (
-        "<|user|>\nCan you book a table for two?<|im_end|>\n<|assistant|>\nAt what time?<|im_end|>\n<|assistant|>\n"
+        "<|user|>\nCan you book a table for two?<|im_end|>\n<|assistant|>\nAt what "
+        "time?<|im_end|>\n<|assistant|>\n"
     )
     assert plain.end_ids == (plain.tokenizer.eos_token_id,)
     endless = ChatFormat(make(None, eos=None))  # type: ignore[call-arg]

@@ -1,4 +1,6 @@
-"""Folders written by transformers are read to the bit and quantised while streaming; a save never loses what was there; how a model is found."""
+"""Folders written by transformers are read to the bit and quantised while streaming; a save never loses what
+was there; how a model is found.
+"""
 
 from __future__ import annotations
 
@@ -100,12 +102,16 @@ def test_transformers_quantises_the_same_folder_to_the_same_bits(plain: tuple[Pa
     assert_equals_model(load(plain[0], quantization="nf4"), model)
 
 
-def test_never_holds_two_linears_in_full_precision(plain: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_holds_two_linears_in_full_precision(
+    plain: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive: list[weakref.ref[Tensor]] = []
     read = Shards.read
 
     def watched(self: Shards, name: str) -> Tensor:
-        assert not any(ref() is not None for ref in alive), f"a full-precision linear is still held when {name} is read"
+        assert not any(ref() is not None for ref in alive), (
+            f"a full-precision linear is still held when {name} is read"
+        )
         tensor = read(self, name)
         if is_linear(name):
             alive.append(weakref.ref(tensor))

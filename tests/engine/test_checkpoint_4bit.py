@@ -1,4 +1,6 @@
-"""4-bit folders both ways: those of transformers and bitsandbytes are read to the bit, and ours are read by them."""
+"""4-bit folders both ways: those of transformers and bitsandbytes are read to the bit, and ours are read by
+them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from tests.tiny import save_tiny, save_tiny_4bit
 
 
 @pytest.fixture(scope="module", params=list(FOUR_BIT))
-def four_bit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
+def four_bit(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Any]:
     folder = tmp_path_factory.mktemp("4bit") / "model"
     model = save_tiny_4bit(folder, "qwen2", **dict(FOUR_BIT[request.param]))
     return request.param, folder, model
@@ -62,7 +66,9 @@ def test_4bit_bytes_are_kept_whatever_quantisation_is_asked_for(four_bit: tuple[
 
 
 def test_4bit_widened_to_fp32_is_what_bitsandbytes_gives(four_bit: tuple[str, Path, Any]) -> None:
-    """Rounded to the stored type (bfloat16) first, as bitsandbytes' own layers do whatever the type of their input."""
+    """Rounded to the stored type (bfloat16) first, as bitsandbytes' own layers do whatever the type of their
+    input.
+    """
     _, folder, model = four_bit
     weights = load(folder, quantization="none", dtype=torch.float32)
     parameter = model.model.layers[1].mlp.down_proj.weight

@@ -98,7 +98,9 @@ def test_missing_file_and_missing_shard(broken: Path, tmp_path: Path) -> None:
     shard.write_bytes(content[:-10])
     assert_refused(tmp_path / "sharded", "truncated or corrupted", shard.name)
     save_file({"other": torch.ones(2)}, shard)
-    assert_refused(tmp_path / "sharded", "missing, though model.safetensors.index.json places it here", shard.name)
+    assert_refused(
+        tmp_path / "sharded", "missing, though model.safetensors.index.json places it here", shard.name
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,15 +120,17 @@ def test_malformed_index(broken: Path, index: str, message: str) -> None:
 @pytest.mark.parametrize("quantization", ["auto", "nf4"])
 def test_shape_that_contradicts_the_config(broken: Path, quantization: str) -> None:
     reconfigure(broken, intermediate_size=129)
-    message = (
-        r"model\.layers\.0\.mlp\.gate_proj\.weight: shape \[128, 64\] contradicts config\.json, which needs \[129, 64\]"
-    )
+    message = r"model\.layers\.0\.mlp\.gate_proj\.weight: shape \[128, 64\] contradicts config\.json, which needs \[129, 64\]"
     assert_refused(broken, message, quantization=quantization)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["model.layers.0.self_attn.sinks", "model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.o_proj.bias"],
+    [
+        "model.layers.0.self_attn.sinks",
+        "model.layers.2.mlp.up_proj.weight",
+        "model.layers.0.self_attn.o_proj.bias",
+    ],
 )
 def test_unexpected_tensor(broken: Path, name: str) -> None:
     rewrite(broken, lambda tensors: tensors.update({name: torch.ones(4)}))
@@ -134,7 +138,10 @@ def test_unexpected_tensor(broken: Path, name: str) -> None:
 
 
 def test_rotary_tables_of_old_checkpoints_are_ignored(broken: Path, plain: tuple[Path, Any]) -> None:
-    rewrite(broken, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    rewrite(
+        broken,
+        lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}),
+    )
     assert_equals_model(load(broken), plain[1])
 
 

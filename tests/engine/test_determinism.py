@@ -1,4 +1,6 @@
-"""Deterministic mode: the bits of a request do not depend on what it is batched with, nor on how its prompt was computed."""
+"""Deterministic mode: the bits of a request do not depend on what it is batched with, nor on how its prompt
+was computed.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,18 @@ import pytest
 import torch
 
 from proactor.engine import Engine, EngineError, Group, LoRA, Sampling
-from tests.engine.engines import TRAIN, adapter, drawn, load, outside, prompts, reward, rollout, sampler, shake
+from tests.engine.engines import (
+    TRAIN,
+    adapter,
+    drawn,
+    load,
+    outside,
+    prompts,
+    reward,
+    rollout,
+    sampler,
+    shake,
+)
 
 LONG, SHORT = Sampling(n=2, max_tokens=20, ignore_eos=True), Sampling(n=2, max_tokens=2, ignore_eos=True)
 
@@ -31,7 +42,10 @@ def test_stream_yields_early_finishers_first(folder: Path) -> None:
     engine, ids = load(folder), prompts(3)
 
     async def collect() -> list[Group]:
-        return [group async for group in engine.stream(ids, [LONG, SHORT, Sampling(max_tokens=9, ignore_eos=True)])]
+        return [
+            group
+            async for group in engine.stream(ids, [LONG, SHORT, Sampling(max_tokens=9, ignore_eos=True)])
+        ]
 
     found = asyncio.run(collect())
     assert [g.prompt_ids for g in found] == [ids[1], ids[2], ids[0]]
@@ -75,7 +89,9 @@ def test_leaving_a_stream_frees_everything_at_once(folder: Path) -> None:
 
     asyncio.run(leave())
     assert idle(engine)
-    assert [d[0] for d in drawn(engine.sample(ids, Sampling(n=2, max_tokens=5, seed=1)))] == [e[0] for e in expected]
+    assert [d[0] for d in drawn(engine.sample(ids, Sampling(n=2, max_tokens=5, seed=1)))] == [
+        e[0] for e in expected
+    ]
 
 
 def test_two_at_once_are_refused_and_the_first_goes_on(folder: Path) -> None:
@@ -98,7 +114,8 @@ def test_what_can_never_fit_is_refused_and_nothing_stays_queued(folder: Path) ->
     fits, never = prompts(1, length=20)[0], prompts(1, length=60)[0]
     for _ in range(2):
         with pytest.raises(
-            EngineError, match=r"^prompt 1: 60 prompt tokens and 10 new ones need 18 pages .* the pool has 16; give"
+            EngineError,
+            match=r"^prompt 1: 60 prompt tokens and 10 new ones need 18 pages .* the pool has 16; give",
         ):
             engine.sample([fits, never], Sampling(n=2, max_tokens=10))
         assert idle(engine)
@@ -108,7 +125,9 @@ def test_what_can_never_fit_is_refused_and_nothing_stays_queued(folder: Path) ->
 
 
 def test_admission_keeps_to_the_pages_it_has(folder: Path) -> None:
-    expected = drawn(load(folder, deterministic=True).sample(prompts(6), Sampling(n=5, max_tokens=15, seed=2)))
+    expected = drawn(
+        load(folder, deterministic=True).sample(prompts(6), Sampling(n=5, max_tokens=15, seed=2))
+    )
     engine = load(folder, deterministic=True, kv_tokens=56, max_batch=7)
     run, most = sampler(engine), 0
     plan = run.scheduler.plan
@@ -137,7 +156,9 @@ def test_a_hook_that_raises_leaves_a_usable_engine(folder: Path) -> None:
         engine.sample(prompts(3), Sampling(n=2, max_tokens=8, ignore_eos=True, logit_mask=broken))
     assert idle(engine)
     with pytest.raises(EngineError, match="no token allowed at position 0"):
-        engine.sample(prompts(1), Sampling(logit_mask=lambda ids, position: torch.zeros(101, dtype=torch.bool)))
+        engine.sample(
+            prompts(1), Sampling(logit_mask=lambda ids, position: torch.zeros(101, dtype=torch.bool))
+        )
     assert idle(engine)
     assert drawn(engine.sample(prompts(1), Sampling(seed=1, max_tokens=4))) == drawn(
         load(folder, deterministic=True).sample(prompts(1), Sampling(seed=1, max_tokens=4))
@@ -155,7 +176,9 @@ def test_a_step_is_visible_to_the_next_token(folder: Path) -> None:
 
 
 def test_logprobs_are_those_of_every_prefix(folder: Path) -> None:
-    """Each list by itself, from the second id on; shared prefixes, spans and single-token lists give the same numbers."""
+    """Each list by itself, from the second id on; shared prefixes, spans and single-token lists give the same
+    numbers.
+    """
     engine = load(folder)
     [ids] = prompts(1, length=12)
     lists = [ids, ids[:7], [*ids[:7], 3, 4], [5, 6], ids]
@@ -166,7 +189,9 @@ def test_logprobs_are_those_of_every_prefix(folder: Path) -> None:
     assert torch.allclose(found[0][:6], found[1], atol=1e-5)
     cut = engine.logprobs(lists, spans=[(3, 5), (1, 7), (9, 9), (1, 2), (11, 12)])
     assert [len(c) for c in cut] == [2, 6, 0, 1, 1]
-    assert torch.allclose(cut[0], found[0][2:4], atol=1e-5) and torch.allclose(cut[4], found[0][-1:], atol=1e-5)
+    assert torch.allclose(cut[0], found[0][2:4], atol=1e-5) and torch.allclose(
+        cut[4], found[0][-1:], atol=1e-5
+    )
     total = sum(float(engine.logprobs([[*ids[:5], t]], [(5, 6)])[0].exp()) for t in range(101))
     assert total == pytest.approx(1.0, abs=1e-4)
     bare, dressed = engine.logprobs([ids], adapter=False)[0], found[0]
@@ -191,7 +216,9 @@ def test_memory_and_release(folder: Path) -> None:
     size = adapter(engine).numel() * 4
     assert held["adapter"] == held["optimizer"] == 2 * size
     assert held["kv"] == 1024 * 2 * 2 * 2 * 8 * 4  # tokens, layers, k and v, heads, head_dim, bytes
-    assert held["nf4"] == 0 and held["embeddings"] == 101 * 32 * 4 * (1 if engine.config.tie_embeddings else 2)
+    assert held["nf4"] == 0 and held["embeddings"] == 101 * 32 * 4 * (
+        1 if engine.config.tie_embeddings else 2
+    )
     watched = [engine.decoder.embed, engine.parameters()[0], sampler(engine).cache.k[0], engine.trainer.m]  # type: ignore[union-attr]
     alive = [weakref.ref(t) for t in watched]
     del watched
@@ -260,9 +287,13 @@ print(json.dumps({when: [k for k in before if before[k] != now[k]] for when, now
 
 def test_importing_and_using_change_no_global_state(folder: Path, repo_root: Path) -> None:
     found = subprocess.run(
-        [sys.executable, "-c", GLOBALS, str(folder)], cwd=repo_root, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", GLOBALS, str(folder)],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(repo_root)},
-    )  # fmt: skip
+    )
     assert json.loads(found.stdout) == {"import": [], "use": []}
 
 

@@ -1,6 +1,8 @@
-"""A run killed (SIGKILL) twenty times, while sampling, in the backward, inside a save and before its rename, ends with the bits of one that was not.
+"""A run killed (SIGKILL) twenty times, while sampling, in the backward, inside a save and before its rename,
+ends with the bits of one that was not.
 
-One process imports torch once and forks a child for every life of the run: a child is killed, the next one resumes from what it finds on disk.
+One process imports torch once and forks a child for every life of the run: a child is killed, the next one
+resumes from what it finds on disk.
 """
 
 from __future__ import annotations
@@ -15,17 +17,37 @@ from typing import Any
 from proactor.engine import GRPO, Engine, LoRA, Sampling, faults
 
 STEPS = 6
-# (point, the passing of it at which to die, counted from the start of that life). A life has, a step: some ten `sampling`, three `backward`,
-# one `save.write`, one `save.rename`. Some die at once, some late, some again and again at the same place.
+# (point, the passing of it at which to die, counted from the start of that life). A life has, a step: some
+# ten `sampling`, three `backward`, one `save.write`, one `save.rename`. Some die at once, some late, some
+# again and again at the same place.
 KILLS = [
-    ("sampling", 1), ("sampling", 4), ("backward", 1), ("save.write", 1), ("save.rename", 1), ("save.rename", 1), ("save.write", 2),
-    ("sampling", 14), ("backward", 2), ("sampling", 6), ("backward", 5), ("save.write", 1), ("save.rename", 2), ("backward", 3), ("sampling", 2),
-    ("save.write", 2), ("save.rename", 1), ("backward", 2), ("sampling", 7), ("save.write", 1),
-]  # fmt: skip
+    ("sampling", 1),
+    ("sampling", 4),
+    ("backward", 1),
+    ("save.write", 1),
+    ("save.rename", 1),
+    ("save.rename", 1),
+    ("save.write", 2),
+    ("sampling", 14),
+    ("backward", 2),
+    ("sampling", 6),
+    ("backward", 5),
+    ("save.write", 1),
+    ("save.rename", 2),
+    ("backward", 3),
+    ("sampling", 2),
+    ("save.write", 2),
+    ("save.rename", 1),
+    ("backward", 2),
+    ("sampling", 7),
+    ("save.write", 1),
+]
 
 
 def life(model: str, folder: Path) -> None:
-    """Train to the last step from wherever the folder's save stands, saving each step: what a user's script does."""
+    """Train to the last step from wherever the folder's save stands, saving each step: what a user's script
+    does.
+    """
     engine = Engine.load(model, lora=LoRA(rank=2, alpha=4), deterministic=True, page_size=4, kv_tokens=256)
     save, metrics = folder / "state", []
     if save.exists():
@@ -74,7 +96,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_twenty_kills_change_no_bit(folder: Path, tmp_path: Path, repo_root: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(folder), str(tmp_path)]
-    done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=repo_root, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(KILLS) == 20 and found["lives"] == [-9] * 20

@@ -1,4 +1,6 @@
-"""What a method of one's own needs, done from outside: environments, credit by turn, extra forwards, losses, optimizers. No engine code is touched."""
+"""What a method of one's own needs, done from outside: environments, credit by turn, extra forwards, losses,
+optimizers. No engine code is touched.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.engine import GRPO, AdamW, Engine, EngineError, Group, GRPOLoss, Sample, Sampling, TokenBatch, Tree
+from proactor.engine import (
+    GRPO,
+    AdamW,
+    Engine,
+    EngineError,
+    Group,
+    GRPOLoss,
+    Sample,
+    Sampling,
+    TokenBatch,
+    Tree,
+)
 from tests.engine.engines import TRAIN, adapter, drawn, gradient, load, prompts, reward
 
 OBSERVATIONS = [[90, 91, 92], [93, 94], [95]]
@@ -30,7 +43,9 @@ def two_turns(engine: Engine, n: int = 3) -> Group:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_two_turn_environment(folder: Path, deterministic: bool) -> None:
-    """Own tokens stay in the trunk, observations are context without loss, each turn has its advantage, and the ratio is one throughout."""
+    """Own tokens stay in the trunk, observations are context without loss, each turn has its advantage, and
+    the ratio is one throughout.
+    """
     engine = load(folder, deterministic=deterministic)
     group = two_turns(engine)
     for i, sample in enumerate(group.samples):
@@ -71,7 +86,9 @@ def test_append_refuses_what_does_not_continue(folder: Path) -> None:
     first, other = (engine.sample([i], Sampling(max_tokens=2))[0].samples[0] for i in (ids, ids[1:]))
     with pytest.raises(EngineError, match="prompt is not this sample's prompt and tokens"):
         first.append(other)
-    cold = engine.sample([first.prompt_ids + first.token_ids], Sampling(max_tokens=2, temperature=0.5))[0].samples[0]
+    cold = engine.sample([first.prompt_ids + first.token_ids], Sampling(max_tokens=2, temperature=0.5))[
+        0
+    ].samples[0]
     with pytest.raises(EngineError, match=r"drawn at temperature 0\.5, this sample at 1\.0"):
         first.append(cold)
     engine.train(reward(engine.sample([ids], Sampling(n=2, max_tokens=2))), TRAIN)
@@ -83,7 +100,9 @@ def test_append_refuses_what_does_not_continue(folder: Path) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_groups_hang_off_samples(folder: Path, deterministic: bool) -> None:
-    """A group behind one sample of another shares that sample's rows, and both have the gradient they would have alone."""
+    """A group behind one sample of another shares that sample's rows, and both have the gradient they would
+    have alone.
+    """
     engine = load(folder, deterministic=deterministic)
     [ids] = prompts(1)
     draw = Sampling(n=3, max_tokens=5, ignore_eos=True)
@@ -113,7 +132,9 @@ def test_groups_hang_off_samples(folder: Path, deterministic: bool) -> None:
     with pytest.raises(EngineError, match="parent sample must stand earlier in the tree"):
         Tree([child])
     child.prompt_ids = [1, *child.prompt_ids]
-    with pytest.raises(EngineError, match="parent sample must stand earlier in the tree and begin this group's prompt"):
+    with pytest.raises(
+        EngineError, match="parent sample must stand earlier in the tree and begin this group's prompt"
+    ):
         Tree([root, child])
 
 
@@ -146,7 +167,9 @@ def test_a_custom_advantage_is_taken_as_it_is(folder: Path) -> None:
     kept = [s.advantage for g in groups for s in g.samples]
 
     def rloo(logprobs: Tensor, batch: TokenBatch) -> Tensor:
-        return -sum(logprobs[batch.sample == i].sum() * float(s.advantage) for i, s in enumerate(batch.samples))  # type: ignore[arg-type,return-value]
+        return -sum(
+            logprobs[batch.sample == i].sum() * float(s.advantage) for i, s in enumerate(batch.samples)
+        )  # type: ignore[arg-type,return-value]
 
     engine.train(groups, GRPO(lr=1e-2))
     other.forward_backward(groups, rloo)
@@ -156,7 +179,9 @@ def test_a_custom_advantage_is_taken_as_it_is(folder: Path) -> None:
 
 
 def test_a_sequence_level_loss(folder: Path) -> None:
-    """GSPO-like: one ratio a sample, from sums over its tokens; on policy its gradient is that of the plain policy gradient."""
+    """GSPO-like: one ratio a sample, from sums over its tokens; on policy its gradient is that of the plain
+    policy gradient.
+    """
     engine, other = load(folder), load(folder)
     groups = reward(engine.sample(prompts(2), Sampling(n=3, max_tokens=4, ignore_eos=True)))
     for group in groups:
@@ -177,12 +202,16 @@ def test_a_sequence_level_loss(folder: Path) -> None:
         e.forward_backward(groups, loss)
         assert e.reduce_gradients() == 6
     expected = gradient(other)
-    assert float(expected.norm()) > 0.1 and float((gradient(engine) - expected).norm() / expected.norm()) < 1e-5
+    assert (
+        float(expected.norm()) > 0.1 and float((gradient(engine) - expected).norm() / expected.norm()) < 1e-5
+    )
 
 
 @pytest.mark.parametrize("to_none", [True, False])
 def test_the_callers_own_optimizer(folder: Path, to_none: bool) -> None:
-    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` ends, and the next samples are the same."""
+    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` ends, and the next samples are the
+    same.
+    """
     engine, own = load(folder), load(folder)
     optimizer = torch.optim.AdamW(own.parameters(), lr=1e-2, weight_decay=0.01)
     losses = GRPOLoss(GRPO())
@@ -203,14 +232,18 @@ def test_the_callers_own_optimizer(folder: Path, to_none: bool) -> None:
         assert torch.allclose(adapter(engine), adapter(own), atol=1e-6)
     assert engine.policy_version == own.policy_version
     last = Sampling(n=2, max_tokens=4, seed=9)
-    assert [d[0] for d in drawn(engine.sample(prompts(2), last))] == [d[0] for d in drawn(own.sample(prompts(2), last))]
+    assert [d[0] for d in drawn(engine.sample(prompts(2), last))] == [
+        d[0] for d in drawn(own.sample(prompts(2), last))
+    ]
 
 
 def test_groups_from_outside(folder: Path) -> None:
     """Ids and log-probabilities that another sampler recorded; without them the ratio is one."""
     engine = load(folder)
     [ids] = prompts(1)
-    known = [Sample(ids, [5, 6], logprobs=[-4.0, -5.0], policy_logprobs=[-4.5, -5.5], reward=r) for r in (0.0, 1.0)]
+    known = [
+        Sample(ids, [5, 6], logprobs=[-4.0, -5.0], policy_logprobs=[-4.5, -5.5], reward=r) for r in (0.0, 1.0)
+    ]
     blank = [Sample(ids, [7, 8], reward=r) for r in (0.0, 1.0)]
     seen: list[TokenBatch] = []
 

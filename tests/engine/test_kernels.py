@@ -1,4 +1,6 @@
-"""The whole engine on the Triton kernels: the same tokens, log-probabilities, losses and gradients as on the torch forms."""
+"""The whole engine on the Triton kernels: the same tokens, log-probabilities, losses and gradients as on the
+torch forms.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_sampled_and_trained_as_on_torch(
     assert set(launched) == loading, "the torch engine ran a kernel"
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     groups = ours.sample(ids, DRAW)
-    assert [s.token_ids for g in groups for s in g.samples] == [s.token_ids for g in expected for s in g.samples]
+    assert [s.token_ids for g in groups for s in g.samples] == [
+        s.token_ids for g in expected for s in g.samples
+    ]
     for mine, theirs in zip(groups, expected, strict=True):
         for a, b in zip(mine.samples, theirs.samples, strict=True):
             assert a.logprobs == pytest.approx(b.logprobs, abs=2e-5)
@@ -123,20 +127,28 @@ def test_sampled_and_trained_as_on_torch(
     rms_norm_forward rms_norm_backward swiglu_forward swiglu_backward rope lora_add span_forward span_query_gradient span_key_gradient
     paged_attention logprob_values logprob_slopes policy_loss policy_statistics squares clip adamw keyed_uniforms sample quantize_nf4
     """.split()
-    own = {"qwen2": ["rope_into_pages", "nf4_linear", "lora_down", "dequantize_packed"], "qwen3": ["dequantize_nf4"]}
+    own = {
+        "qwen2": ["rope_into_pages", "nf4_linear", "lora_down", "dequantize_packed"],
+        "qwen3": ["dequantize_nf4"],
+    }
     if not interpreted():  # in float32 a card dequantises and multiplies
         own["qwen2"].remove("nf4_linear")
     missing = {f"{name}_kernel" for name in (*everywhere, *own[family])} - set(launched)
     assert not missing
 
 
-# --- each operation ---------------------------------------------------------------------------------------------------
+# --- each operation ---
 
 ABOVE = {
-    "nf4_dequantize": "dequantize_nf4", "nf4_quantize": "quantize_nf4", "lora_add": "launch_add", "logprob": "log_probabilities",
+    "nf4_dequantize": "dequantize_nf4",
+    "nf4_quantize": "quantize_nf4",
+    "lora_add": "launch_add",
+    "logprob": "log_probabilities",
     "sample": "sample_tokens",
-}  # fmt: skip
-"""The function that launches an operation where it has another name; `lora_linear` launches what `lora_add` does without its checks."""
+}
+"""The function that launches an operation where it has another name; `lora_linear` launches what `lora_add`
+does without its checks.
+"""
 ALONE = {
     "adamw": "for those who clip themselves or not at all: a step clips, and its update is this operation's kernel"
 }
@@ -152,7 +164,11 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Launches:
         patch.setattr(spans, "LEAST_BLOCKS", 1)  # split the keys' work of small trees too
         for family, resident in (("qwen2", "nf4"), ("qwen3", "dense")):
             engine = on_triton(
-                patch, small(folder / family, family, 256), quantization="nf4", resident=resident, page_size=16
+                patch,
+                small(folder / family, family, 256),
+                quantization="nf4",
+                resident=resident,
+                page_size=16,
             )
             engine.sample(prompts(1, length=5), few)
             groups = engine.sample(prompts(1, length=9, shared=17), few)
@@ -170,11 +186,13 @@ def test_the_engine_calls_it(op: Any, lived: Launches) -> None:
 
 def test_every_kernel_runs(lived: Launches) -> None:
     kernels = {launch.kernel.__name__ for op in OPS for launch in op.launches}
-    unused = set() if interpreted() else {"nf4_linear_kernel", "sum_parts_kernel"}  # in float32 a card dequantises
+    unused = (
+        set() if interpreted() else {"nf4_linear_kernel", "sum_parts_kernel"}
+    )  # in float32 a card dequantises
     assert kernels - set(lived) == unused
 
 
-# --- waits --------------------------------------------------------------------------------------------------------------
+# --- waits ---
 
 READS = ("tolist", "item", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
 """What makes a host wait for a device, by method of a tensor."""
@@ -189,7 +207,9 @@ def test_a_step_reads_the_device_once(folder: Path, monkeypatch: pytest.MonkeyPa
         plain = getattr(torch.Tensor, name)
 
         def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if sys._getframe(1).f_globals["__name__"].startswith("proactor."):  # the interpreter reads as it likes
+            if (
+                sys._getframe(1).f_globals["__name__"].startswith("proactor.")
+            ):  # the interpreter reads as it likes
                 reads.append(name)
             return plain(self, *args, **kwargs)
 
@@ -217,7 +237,7 @@ def test_logits_without_a_distribution_are_refused(folder: Path, monkeypatch: py
         engine.sample(prompts(1, length=5), DRAW)
 
 
-# --- the loss inside the head -----------------------------------------------------------------------------------------
+# --- the loss inside the head ---
 
 
 class Custom(GRPOLoss):
@@ -234,7 +254,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_built_in_losses_go_through_the_head_in_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two head products a chunk and the gradient of the general form, whose backward computes the logits again."""
+    """Two head products a chunk and the gradient of the general form, whose backward computes the logits
+    again.
+    """
     monkeypatch.setattr(logprob, "KEEP_BYTES", 0)
     monkeypatch.setattr(logprob, "CHUNK_BYTES", 3 * 101 * 4)  # three rows
     engine = on_triton(monkeypatch, folder)
@@ -247,7 +269,8 @@ def test_built_in_losses_go_through_the_head_in_chunks(folder: Path, monkeypatch
 
     engine.decoder.form.linear = counted
     groups = [
-        Group(ids[:3], [outside(ids[:3], ids[3 + i :], temperature=0.8) for i in range(3)]) for ids in prompts(2, 8)
+        Group(ids[:3], [outside(ids[:3], ids[3 + i :], temperature=0.8) for i in range(3)])
+        for ids in prompts(2, 8)
     ]
     for group in groups:
         for i, sample in enumerate(group.samples):

@@ -1,4 +1,6 @@
-"""The page pool against a model of the memory it manages: whatever happens, a sequence reads what it wrote."""
+"""The page pool against a model of the memory it manages: whatever happens, a sequence reads what it
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def decode(pool: PagePool, seq: Sequence, tokens: list[int]) -> None:
         seq.computed += 1
 
 
-# -- single behaviours ---------------------------------------------------------------------------------------------
+# -- single behaviours ---
 
 
 def test_a_second_prompt_shares_whole_pages_and_copies_the_part_page() -> None:
@@ -59,7 +61,10 @@ def test_tokens_being_computed_are_waited_for_not_computed_again() -> None:
     assert match.blocked() and not match.nodes
     pool.advance(first, 4)
     assert match.blocked()  # token 4 is still to come
-    assert len(pool.match("base", [0, 1, 2, 3, 4, 9]).nodes) == 1 and not pool.match("base", [0, 1, 2, 3, 9]).blocked()
+    assert (
+        len(pool.match("base", [0, 1, 2, 3, 4, 9]).nodes) == 1
+        and not pool.match("base", [0, 1, 2, 3, 9]).blocked()
+    )
     pool.advance(first, 1)
     assert not match.blocked() and pool.match("base", [0, 1, 2, 3, 4, 9]).overlap == 1
 
@@ -92,7 +97,9 @@ def test_forks_share_the_prompt_and_equal_samples_do_not_double_own() -> None:
     pool = PagePool(16, page_size=4)
     seq = compute(pool, list(range(6)))
     child, copy = pool.fork(seq)
-    assert copy == (seq.block_table[1], child.block_table[1], 2) and child.block_table[0] == seq.block_table[0]
+    assert (
+        copy == (seq.block_table[1], child.block_table[1], 2) and child.block_table[0] == seq.block_table[0]
+    )
     for fork in (seq, child):
         decode(pool, fork, [7, 7, 7, 7])
     pool.close(child)
@@ -216,14 +223,16 @@ def test_sharing_order_puts_the_deepest_turn_of_a_dialogue_first() -> None:
     assert common_length([1, 2, 3], [1, 2, 4, 5]) == 2 and common_length([], [1]) == 0
 
 
-# -- any sequence of events ----------------------------------------------------------------------------------------
+# -- any sequence of events ---
 
 Key = tuple[object, ...]
 ids_strategy = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Opens, computes, forks, decodes, closes and drops at random. The memory holds, for each slot, the tokens up to it."""
+    """Opens, computes, forks, decodes, closes and drops at random. The memory holds, for each slot, the
+    tokens up to it.
+    """
 
     @initialize(pages=st.integers(3, 14), size=st.integers(1, 4))
     def start(self, pages: int, size: int) -> None:

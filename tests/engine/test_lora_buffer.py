@@ -1,4 +1,6 @@
-"""One flat buffer: where adapters lie in it, that leaves and gradients are views, and what it refuses to load."""
+"""One flat buffer: where adapters lie in it, that leaves and gradients are views, and what it refuses to
+load.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def buffer(config: ModelConfig, **changes: object) -> LoRABuffer:
     return LoRABuffer(config, LoRA.model_validate({"rank": 3, "alpha": 6, **changes}), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("targets", [("q",), ("v", "q"), ("o", "up"), ("q", "k", "v", "o", "gate", "up", "down")])
+@pytest.mark.parametrize(
+    "targets", [("q",), ("v", "q"), ("o", "up"), ("q", "k", "v", "o", "gate", "up", "down")]
+)
 def test_the_buffer_is_filled_without_gaps(config: ModelConfig, targets: tuple[str, ...]) -> None:
     found = buffer(config, targets=targets)
     size = shapes(config)
@@ -68,10 +72,13 @@ def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
     a, b = good[q]
     with pytest.raises(KeyError, match=r"model.layers.1.self_attn.q_proj is missing"):
         found.load({name: pair for name, pair in good.items() if name != q})
-    with pytest.raises(KeyError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"):
+    with pytest.raises(
+        KeyError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"
+    ):
         found.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
     with pytest.raises(
-        ValueError, match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)"
+        ValueError,
+        match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)",
     ):
         found.load({**good, q: (a[:, 1:], b)})
     assert torch.equal(found.flat, before), "nothing is half loaded"

@@ -16,11 +16,16 @@ from tests.engine.engines import gradient, load, outside, prompts
 def batch(n: int = 6, **changes: Any) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     values: dict[str, Any] = {
-        "target": torch.zeros(n, dtype=torch.int64), "old": -torch.rand(n, generator=generator),
-        "sampled": -torch.rand(n, generator=generator), "advantage": torch.randn(n, generator=generator),
-        "weight": torch.rand(n, generator=generator), "sample": torch.zeros(n, dtype=torch.int64),
-        "position": torch.arange(n), "samples": [], "entropy": torch.zeros(n),
-    }  # fmt: skip
+        "target": torch.zeros(n, dtype=torch.int64),
+        "old": -torch.rand(n, generator=generator),
+        "sampled": -torch.rand(n, generator=generator),
+        "advantage": torch.randn(n, generator=generator),
+        "weight": torch.rand(n, generator=generator),
+        "sample": torch.zeros(n, dtype=torch.int64),
+        "position": torch.arange(n),
+        "samples": [],
+        "entropy": torch.zeros(n),
+    }
     return TokenBatch(**{**values, **changes})
 
 
@@ -29,7 +34,9 @@ def by_hand(new: Tensor, b: TokenBatch, low: float, high: float) -> Tensor:
     total = torch.zeros(())
     for i in range(len(new)):
         ratio, a = torch.exp(new[i] - b.old[i]), b.advantage[i]
-        total = total - b.weight[i] * min(ratio * a, min(max(ratio, torch.tensor(1 - low)), torch.tensor(1 + high)) * a)
+        total = total - b.weight[i] * min(
+            ratio * a, min(max(ratio, torch.tensor(1 - low)), torch.tensor(1 + high)) * a
+        )
     return total
 
 
@@ -41,7 +48,9 @@ def test_clipping(low: float, high: float | None) -> None:
     upper = low if high is None else high
     expected = by_hand(new, b, low, upper)
     assert torch.allclose(loss, expected, rtol=1e-5)
-    assert torch.allclose(*(torch.autograd.grad(x, new, retain_graph=True)[0] for x in (loss, expected)), atol=1e-6)
+    assert torch.allclose(
+        *(torch.autograd.grad(x, new, retain_graph=True)[0] for x in (loss, expected)), atol=1e-6
+    )
     ratio = (new - b.old).exp()
     binds = ((ratio > 1 + upper) & (b.advantage > 0)) | ((ratio < 1 - low) & (b.advantage < 0))
     assert stats["clip_share"] == int(binds.sum()) > 0
@@ -134,7 +143,9 @@ def test_any_callable_is_a_loss(engine: Engine) -> None:
     b, samples = seen[0], [s for g in groups() for s in g.samples]
     for i in range(len(b.target)):
         sample = b.samples[int(b.sample[i])]
-        assert sample.token_ids[int(b.position[i])] == int(b.target[i]) and sample.trained()[int(b.position[i])]
+        assert (
+            sample.token_ids[int(b.position[i])] == int(b.target[i]) and sample.trained()[int(b.position[i])]
+        )
         assert float(b.advantage[i]) == sample.advantage
     assert len(b.samples) == len(samples) and bool((b.entropy > 0).all()) and bool(b.old.isnan().all())
     engine.zero_grad()
@@ -154,8 +165,8 @@ def test_the_reference_is_the_bare_model(engine: Engine) -> None:
     engine.forward_backward([group], Loss())
     engine.zero_grad()
     sample = group.samples[1]
-    expected = engine.logprobs([sample.prompt_ids + sample.token_ids], [(5, 5 + len(sample.token_ids))], adapter=False)[
-        0
-    ]
+    expected = engine.logprobs(
+        [sample.prompt_ids + sample.token_ids], [(5, 5 + len(sample.token_ids))], adapter=False
+    )[0]
     reference = seen[0].reference
     assert reference is not None and torch.allclose(reference[seen[0].sample == 1], expected, atol=1e-5)

@@ -35,13 +35,21 @@ def write(folder: Path, changes: dict[str, Any], generation: dict[str, Any] | No
     return folder
 
 
-@pytest.mark.parametrize("rope", [None, YARN, LLAMA3, {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}])
+@pytest.mark.parametrize(
+    "rope", [None, YARN, LLAMA3, {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}]
+)
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral"])
 def test_reads_what_transformers_writes(tmp_path: Path, family: str, rope: dict[str, Any] | None) -> None:
     theirs = tiny_config(family, rope_parameters=dict(rope) if rope else None, tie_word_embeddings=True)
     theirs.save_pretrained(tmp_path)
     ours = ModelConfig.from_folder(tmp_path)
-    assert (ours.family, ours.num_layers, ours.num_heads, ours.num_kv_heads, ours.head_dim) == (family, 2, 4, 2, 16)
+    assert (ours.family, ours.num_layers, ours.num_heads, ours.num_kv_heads, ours.head_dim) == (
+        family,
+        2,
+        4,
+        2,
+        16,
+    )
     assert (ours.hidden_size, ours.intermediate_size, ours.vocab_size) == (64, 128, 101)
     assert ours.tie_embeddings and ours.rms_eps == 1e-6
     assert ours.qkv_bias is (family == "qwen2") and ours.qk_norm is (family == "qwen3")
@@ -66,7 +74,9 @@ def test_reads_what_transformers_writes(tmp_path: Path, family: str, rope: dict[
 )
 def test_yarn_options_are_transformers(tmp_path: Path, extra: dict[str, Any]) -> None:
     shape = {"head_dim": 128, "max_position_embeddings": 16384}  # a ramp wide enough for the options to show
-    theirs = tiny_config("qwen3", rope_parameters={**YARN, "original_max_position_embeddings": 4096, **extra}, **shape)
+    theirs = tiny_config(
+        "qwen3", rope_parameters={**YARN, "original_max_position_embeddings": 4096, **extra}, **shape
+    )
     theirs.save_pretrained(tmp_path)
     rope = ModelConfig.from_folder(tmp_path).rope
     inv_freq, attention = ROPE_INIT_FUNCTIONS["yarn"](theirs, "cpu")
@@ -103,7 +113,12 @@ def test_every_end_id_counts(tmp_path: Path) -> None:
 
 
 def test_biases_by_family(tmp_path: Path) -> None:
-    llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": True, "mlp_bias": True}
+    llama = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": True,
+        "mlp_bias": True,
+    }
     config = ModelConfig.from_folder(write(tmp_path, llama))
     assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (True, True, True)
     config = ModelConfig.from_folder(
@@ -156,11 +171,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_experts": 60}, "mixture of experts"),
     ({"model_type": "gpt2"}, "model_type: 'gpt2' is not supported"),
     ({"model_type": ...}, "model_type: None"),
-    ({"architectures": ["Qwen2ForSequenceClassification"]}, "architectures: .*Qwen2ForSequenceClassification"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: rope_type: 'dynamic' is not supported"),
-    ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_parameters: rope_type: 'longrope'"),
+    (
+        {"architectures": ["Qwen2ForSequenceClassification"]},
+        "architectures: .*Qwen2ForSequenceClassification",
+    ),
+    (
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        "rope_scaling: rope_type: 'dynamic' is not supported",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}},
+        "rope_parameters: rope_type: 'longrope'",
+    ),
     ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor: missing"),
-    ({"rope_scaling": {"type": "linear", "factor": "2"}}, "rope_scaling: factor: should be a positive number"),
+    (
+        {"rope_scaling": {"type": "linear", "factor": "2"}},
+        "rope_scaling: factor: should be a positive number",
+    ),
     ({"rope_scaling": [1]}, "rope_scaling: should be an object"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     (
@@ -185,7 +212,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_refuses_in_one_line_that_names_file_and_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_refuses_in_one_line_that_names_file_and_key(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         ModelConfig.from_folder(write(tmp_path, changes))
     assert str(caught.value).startswith(str(tmp_path / "config.json")) and "\n" not in str(caught.value)

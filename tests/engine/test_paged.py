@@ -1,4 +1,6 @@
-"""Pages are real: where they lie does not matter, what stands in free ones is never read, and shared ones are never written."""
+"""Pages are real: where they lie does not matter, what stands in free ones is never read, and shared ones are
+never written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ OTHERS = prompts(3, length=9, seed=5)
 
 
 def poison(engine: Engine) -> None:
-    """NaN in every page that is free, before the first step and before each later one, and in the unwritten rest of pages that are not."""
+    """NaN in every page that is free, before the first step and before each later one, and in the unwritten
+    rest of pages that are not.
+    """
     run = sampler(engine)
     pool, cache, size = run.scheduler.pool, run.cache, run.cache.page_size
     step = run._step
@@ -50,7 +54,8 @@ def work(engine: Engine) -> list[tuple[Any, ...]]:
     found = []
     for seed in (1, 2):
         draws = [
-            Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True) for i in range(len(TURNS + OTHERS))
+            Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True)
+            for i in range(len(TURNS + OTHERS))
         ]
         found += drawn(engine.sample(TURNS + OTHERS, draws))
         found += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
@@ -68,7 +73,9 @@ def test_shuffled_and_poisoned_pages_change_nothing(folder: Path, deterministic:
         poison(engine)
         assert work(engine) == expected
         tables = engine.counters()
-        assert tables["copies"] > 0 and tables["tokens_avoided_prefix"] > 0 and tables["tokens_avoided_fork"] > 0
+        assert (
+            tables["copies"] > 0 and tables["tokens_avoided_prefix"] > 0 and tables["tokens_avoided_fork"] > 0
+        )
 
 
 def test_a_tight_pool_evicts_and_changes_nothing(folder: Path) -> None:
@@ -98,7 +105,9 @@ def snapshots(engine: Engine) -> Callable[[], list[torch.Tensor]]:
 
 
 def test_copy_on_write_leaves_the_source_alone(folder: Path) -> None:
-    """A prompt that leaves another inside a page copies it; the bytes of all cached pages stay as they were."""
+    """A prompt that leaves another inside a page copies it; the bytes of all cached pages stay as they
+    were.
+    """
     engine = load(folder, page_size=8)
     take = snapshots(engine)
     draw = Sampling(n=3, max_tokens=7, seed=1, ignore_eos=True)
@@ -140,7 +149,10 @@ def test_a_prompt_is_computed_once(folder: Path) -> None:
     rows = engine.counters()["rows_computed"] - before
     assert rows == 40 + tails
     engine.sample(TURNS, Sampling(n=4, max_tokens=5, ignore_eos=True))
-    decoded, last = 4 * 4 * len(TURNS), len(TURNS)  # a hot prompt still computes its last token, for the logits
+    decoded, last = (
+        4 * 4 * len(TURNS),
+        len(TURNS),
+    )  # a hot prompt still computes its last token, for the logits
     assert engine.counters()["rows_computed"] - before - rows == decoded + last
 
 
@@ -161,4 +173,6 @@ def test_new_weights_do_not_read_old_pages_and_the_bare_model_keeps_its_own(fold
     engine.load_state_dict(state)
     hits = engine.counters()["tokens_avoided_prefix"]
     engine.sample([TRUNK], draw)
-    assert engine.counters()["tokens_avoided_prefix"] == hits, "loading old state must not bring back an old epoch"
+    assert engine.counters()["tokens_avoided_prefix"] == hits, (
+        "loading old state must not bring back an old epoch"
+    )

@@ -20,7 +20,9 @@ SETTINGS: dict[str, Any] = {"lora": LoRA(rank=4, alpha=8), "page_size": 4, "kv_t
 
 
 def data(engine: Engine) -> list[Group]:
-    """Five rewarded groups (an odd number, of unlike lengths, one without spread), this rank's part sampled here."""
+    """Five rewarded groups (an odd number, of unlike lengths, one without spread), this rank's part sampled
+    here.
+    """
     ids = [[7 * i + 1, 3, 5 * i + 2, 9, 4][: 3 + i % 3] for i in range(5)]
     keys = list(range(5))
     groups = engine.sample(engine.share(ids), Sampling(n=3, max_tokens=6), keys=engine.share(keys))
@@ -40,7 +42,9 @@ def stirred(model: str, deterministic: bool) -> Engine:
 
 
 def work(model: str, out: Path) -> None:
-    """One rank: gradients in the fast mode for each normaliser, three steps in the deterministic one, a save and a resume."""
+    """One rank: gradients in the fast mode for each normaliser, three steps in the deterministic one, a save
+    and a resume.
+    """
     found: dict[str, Any] = {}
     fast = stirred(model, deterministic=False)
     groups = data(fast)
@@ -75,7 +79,9 @@ def work(model: str, out: Path) -> None:
 
 
 def run(model: Path, out: Path, ranks: int, root: Path) -> list[dict[str, Any]]:
-    """Start ``ranks`` processes as torchrun does (its environment variables; its agent would cost another import of torch)."""
+    """Start ``ranks`` processes as torchrun does (its environment variables; its agent would cost another
+    import of torch).
+    """
     out.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -156,7 +162,10 @@ def test_sharing_deals_every_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in range(3):
         lone.rank, lone.world_size = rank, 3
         shares.append(lone.share(range(8)))
-    assert sorted(i for s in shares for i in s) == list(range(8)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert (
+        sorted(i for s in shares for i in s) == list(range(8))
+        and max(map(len, shares)) - min(map(len, shares)) <= 1
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""In float32 on a CPU, numbers are those of transformers and PEFT: logits to 1e-4, gradients of the adapter to 1e-4 relative.
+"""In float32 on a CPU, numbers are those of transformers and PEFT: logits to 1e-4, gradients of the adapter
+to 1e-4 relative.
 
-Each model is random, written by transformers, with biases and norms that are not trivial. The other side gets padded, separate sequences; ours
-a token tree. Run with ``-s`` to see the errors.
+Each model is random, written by transformers, with biases and norms that are not trivial. The other side gets
+padded, separate sequences; ours a token tree. Run with ``-s`` to see the errors.
 """
 
 from __future__ import annotations
@@ -36,15 +37,24 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2 untied, sharded": {"family": "qwen2", "tie_word_embeddings": False, "shard": "20KB"},
     "qwen2 tied": {"family": "qwen2", "tie_word_embeddings": True},
     "qwen2 GQA 7:1, odd vocabulary": {
-        "family": "qwen2", "num_attention_heads": 7, "num_key_value_heads": 1, "vocab_size": 131, "hidden_size": 56,
+        "family": "qwen2",
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "vocab_size": 131,
+        "hidden_size": 56,
     },
-    "qwen2 GQA 8:1": {"family": "qwen2", "num_attention_heads": 8, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen2 GQA 8:1": {
+        "family": "qwen2",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+    },
     "qwen2 yarn": {"family": "qwen2", "rope_parameters": YARN},
     "qwen3": {"family": "qwen3", "tie_word_embeddings": True},
     "llama with llama3 scaling": {"family": "llama", "rope_parameters": LLAMA3},
     "llama with biases": {"family": "llama", "attention_bias": True, "mlp_bias": True},
     "mistral": {"family": "mistral"},
-}  # fmt: skip
+}
 WITH_GRADIENTS = [
     "qwen2 untied, sharded",
     "qwen2 GQA 7:1, odd vocabulary",
@@ -56,7 +66,9 @@ RANK = LoRA(rank=3, alpha=12)
 
 
 def write(folder: Path, name: str) -> Any:
-    """The named model's folder; returns transformers' model. Weights are large, so that attention is far from uniform."""
+    """The named model's folder; returns transformers' model. Weights are large, so that attention is far from
+    uniform.
+    """
     settings = {**SMALL, **MODELS[name]}
     shard = settings.pop("shard", "1GB")
     model = tiny_model(**settings)
@@ -76,7 +88,9 @@ def load(folder: Path, **changes: Any) -> Engine:
 
 
 def sequences() -> list[list[int]]:
-    """Three that share a beginning, one that does not, one long: past the original context (32) of the scaled models."""
+    """Three that share a beginning, one that does not, one long: past the original context (32) of the scaled
+    models.
+    """
     return [*prompts(3, 9, shared=6), *prompts(1, 5, seed=1), *prompts(1, 100, seed=2, shared=6)]
 
 
@@ -119,9 +133,11 @@ def test_logits_and_logprobs_equal_transformers(name: str, tmp_path: Path) -> No
 
 
 def caterpillar(seed: int = 0) -> list[Group]:
-    """Groups hanging off one trunk of 60 at different offsets, some behind a board of their own; lengths, masks and temperatures differ.
+    """Groups hanging off one trunk of 60 at different offsets, some behind a board of their own; lengths,
+    masks and temperatures differ.
 
-    One branch continues like the trunk, two samples begin alike, one has a single token, one stands past the original context.
+    One branch continues like the trunk, two samples begin alike, one has a single token, one stands past the
+    original context.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -154,11 +170,15 @@ def caterpillar(seed: int = 0) -> list[Group]:
 
 
 def record(engine: Engine, groups: list[Group], seed: int = 1) -> None:
-    """Recorded log-probabilities near what the model says, so that some ratios are clipped and some are not."""
+    """Recorded log-probabilities near what the model says, so that some ratios are clipped and some are
+    not.
+    """
     generator = torch.Generator().manual_seed(seed)
     for sample in (s for g in groups for s in g.samples):
         count = len(sample.token_ids)
-        scored = Group(sample.prompt_ids, [Sample(sample.prompt_ids, sample.token_ids, temperature=sample.temperature)])
+        scored = Group(
+            sample.prompt_ids, [Sample(sample.prompt_ids, sample.token_ids, temperature=sample.temperature)]
+        )
         with torch.no_grad():
             now = tree_logprobs(engine.decoder, Tree([scored]))[0]
         noise, shift = (torch.randn(count, generator=generator) * 0.3 for _ in range(2))
@@ -174,7 +194,9 @@ LOSSES = {
 }
 
 
-def gradient_error(engine: Engine, folder: Path, groups: list[Group], config: GRPO, model: Any = None) -> float:
+def gradient_error(
+    engine: Engine, folder: Path, groups: list[Group], config: GRPO, model: Any = None
+) -> float:
     """Largest relative error of any module's gradient against PEFT on separate sequences."""
     engine.save_adapter(folder / "adapter")
     peer = with_adapter(folder, folder / "adapter", model)
@@ -211,7 +233,9 @@ def test_gradients_of_each_loss(name: str, tmp_path: Path) -> None:
     assert error < 1e-4
 
 
-@pytest.mark.parametrize("changes", [{"token_budget": 40}, {"token_budget": 1}, {"deterministic": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"token_budget": 40}, {"token_budget": 1}, {"deterministic": True}], ids=str
+)
 def test_gradients_do_not_depend_on_how_trees_are_packed(changes: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path, "qwen2 tied")
     engine, groups = load(tmp_path, **changes), caterpillar()
@@ -223,7 +247,9 @@ def test_gradients_do_not_depend_on_how_trees_are_packed(changes: dict[str, Any]
 
 @pytest.mark.parametrize("targets", [("q", "v"), ("o", "down"), ("k", "up"), ALL_TARGETS], ids=",".join)
 def test_any_targets(targets: tuple[Any, ...], tmp_path: Path) -> None:
-    """Also where a layer's attention inputs carry no gradient, and where only part of a fused linear is adapted."""
+    """Also where a layer's attention inputs carry no gradient, and where only part of a fused linear is
+    adapted.
+    """
     write(tmp_path, "qwen3")
     engine, groups = load(tmp_path, lora=LoRA(rank=2, alpha=5, targets=targets)), caterpillar()
     record(engine, groups)
@@ -233,7 +259,9 @@ def test_any_targets(targets: tuple[Any, ...], tmp_path: Path) -> None:
 
 
 def test_a_sample_extended_by_observations(tmp_path: Path) -> None:
-    """Two turns with an environment's tokens between them, and a second group that hangs off the first one's sample."""
+    """Two turns with an environment's tokens between them, and a second group that hangs off the first one's
+    sample.
+    """
     write(tmp_path, "qwen2 tied")
     engine = load(tmp_path)
     first = Sample([1, 2, 3], [4, 5, 6])
@@ -252,7 +280,9 @@ def test_a_sample_extended_by_observations(tmp_path: Path) -> None:
     assert gradient_error(engine, tmp_path, groups, LOSSES["clip"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["qwen2 tied", "qwen2 GQA 7:1, odd vocabulary", "qwen3", "llama with biases"])
+@pytest.mark.parametrize(
+    "name", ["qwen2 tied", "qwen2 GQA 7:1, odd vocabulary", "qwen3", "llama with biases"]
+)
 def test_an_exported_adapter_gives_the_same_in_peft(name: str, tmp_path: Path) -> None:
     write(tmp_path, name)
     engine, ids = load(tmp_path), sequences()
@@ -262,7 +292,9 @@ def test_an_exported_adapter_gives_the_same_in_peft(name: str, tmp_path: Path) -
     with torch.no_grad():
         theirs, expected = padded_logits(peer, ids), padded_logprobs(peer, ids)
     ours, scored = tree_logits(engine, [Group(s, [Sample(s, [0])]) for s in ids]), engine.logprobs(ids)
-    error = max(float((a - b).abs().max()) for a, b in zip([*ours, *scored], [*theirs, *expected], strict=True))
+    error = max(
+        float((a - b).abs().max()) for a, b in zip([*ours, *scored], [*theirs, *expected], strict=True)
+    )
     print(f"{name}: with adapter {error:.1e}")
     assert error < 1e-4
     assert max(float((a - b).abs().max()) for a, b in zip(bare, expected, strict=True)) > 0.1, (
@@ -311,7 +343,9 @@ def test_a_4bit_folder_gives_what_transformers_gives_dequantised(
     engine, groups = load(tmp_path / "model", resident=resident), caterpillar()
     with torch.no_grad():
         expected = padded_logprobs(model, ids)
-    error = max(float((a - b).abs().max()) for a, b in zip(engine.logprobs(ids, adapter=False), expected, strict=True))
+    error = max(
+        float((a - b).abs().max()) for a, b in zip(engine.logprobs(ids, adapter=False), expected, strict=True)
+    )
     record(engine, groups)
     slope = gradient_error(engine, tmp_path, groups, LOSSES["clip"], model)
     print(f"4-bit, {stored}, {resident}: log-probabilities {error:.1e}, gradients {slope:.1e}")

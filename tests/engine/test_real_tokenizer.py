@@ -1,6 +1,8 @@
-"""A dialogue in Qwen2.5's own tokenizer and chat template: rendered, sampled and trained on, and nothing is encoded twice.
+"""A dialogue in Qwen2.5's own tokenizer and chat template: rendered, sampled and trained on, and nothing is
+encoded twice.
 
-The model is random, two layers of 32, with the real vocabulary (151,936, of which the tokenizer names 151,665).
+The model is random, two layers of 32, with the real vocabulary (151,936, of which the tokenizer names
+151,665).
 """
 
 from __future__ import annotations
@@ -33,9 +35,15 @@ def model_folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         pytest.skip(f"no Qwen2.5 tokenizer: {source} does not exist")
     folder = tmp_path_factory.mktemp("qwen") / "model"
     save_tiny(
-        folder, hidden_size=32, intermediate_size=32, head_dim=8, vocab_size=VOCABULARY, tie_word_embeddings=True,
-        max_position_embeddings=4096, eos_token_id=151645,
-    )  # fmt: skip
+        folder,
+        hidden_size=32,
+        intermediate_size=32,
+        head_dim=8,
+        vocab_size=VOCABULARY,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+        eos_token_id=151645,
+    )
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         shutil.copy(source / name, folder / name)
     return folder
@@ -65,8 +73,12 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     monkeypatch.setattr(ChatFormat, "_ids", refuse)
 
 
-def test_prompts_are_the_template_rendered_once(engine: Engine, encoded: tuple[PromptEncoder, Dialogue]) -> None:
-    """Message by message, the ids are those of the whole rendering; each decision's trunk begins the next one's."""
+def test_prompts_are_the_template_rendered_once(
+    engine: Engine, encoded: tuple[PromptEncoder, Dialogue]
+) -> None:
+    """Message by message, the ids are those of the whole rendering; each decision's trunk begins the next
+    one's.
+    """
     encoder, dialogue = encoded
     assert encoder.shared
     prompts = encoder.prompts(dialogue)
@@ -75,7 +87,9 @@ def test_prompts_are_the_template_rendered_once(engine: Engine, encoded: tuple[P
     for turn, ids in prompts:
         assert ids[: trunk.ends[turn]] == trunk.ids[: trunk.ends[turn]]
         text = engine.tokenizer.decode(ids)
-        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and text.startswith("<|im_start|>system\n")
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and text.startswith(
+            "<|im_start|>system\n"
+        )
         assert text.count("<|im_start|>") == turn + 3  # system, board, the answer to come
         assert engine.tokenizer(text, add_special_tokens=False)["input_ids"] == ids
     tree = Tree([Group(ids, [Sample(ids, [1])]) for _, ids in prompts])
@@ -114,11 +128,15 @@ def test_sampled_and_trained_without_encoding_again(
     assert found["ratio_max_error"] < 1e-5 and found["flat"] > 3 * found["rows"]
     assert max(max(s.token_ids) for s in samples) < len(engine.tokenizer) < VOCABULARY
     again = [engine.tokenizer(s.text, add_special_tokens=False)["input_ids"] for s in samples]
-    assert any(ids != s.token_ids for ids, s in zip(again, samples, strict=True)), "encoding again would have shown"
+    assert any(ids != s.token_ids for ids, s in zip(again, samples, strict=True)), (
+        "encoding again would have shown"
+    )
 
 
 def test_the_next_turn_extends_the_ids(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversation that the agent leads itself: what it sampled stands in the next prompt as sampled, and shares its rows."""
+    """A conversation that the agent leads itself: what it sampled stands in the next prompt as sampled, and
+    shares its rows.
+    """
     chat = engine.chat
     assert chat is not None
     first = chat.encode([{"role": "user", "content": "Is Friday free? "}], add_generation_prompt=True)
@@ -146,7 +164,10 @@ def test_the_next_turn_extends_the_ids(engine: Engine, monkeypatch: pytest.Monke
 
 def test_the_tokenizer_is_the_folders_own(engine: Engine, model_folder: Path) -> None:
     reference = AutoTokenizer.from_pretrained(model_folder)
-    messages = [{"role": "user", "content": "What's on today?\n"}, {"role": "assistant", "content": "Nothing."}]
+    messages = [
+        {"role": "user", "content": "What's on today?\n"},
+        {"role": "assistant", "content": "Nothing."},
+    ]
     messages.append({"role": "user", "content": "Then book it."})
     rendered = reference.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert engine.encode(messages) == reference(rendered, add_special_tokens=False)["input_ids"]

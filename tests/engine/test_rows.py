@@ -33,7 +33,9 @@ class Recorder(TorchDispatchMode):
         self.addresses = {w.untyped_storage().data_ptr() for w in weights}
         self.reads: Reads = defaultdict(list)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         name = func._schema.name.rpartition("::")[2]
         tensors = [a for a in args if isinstance(a, Tensor)]
         for tensor in tensors:
@@ -41,7 +43,9 @@ class Recorder(TorchDispatchMode):
             if address in self.addresses and tensor.ndim == 2:
                 assert name in (*PRODUCTS, "t", "transpose", "detach", "view", "as_strided", "alias"), name
                 if name in PRODUCTS:
-                    other = next(t for t in tensors if t.ndim == 2 and t.untyped_storage().data_ptr() != address)
+                    other = next(
+                        t for t in tensors if t.ndim == 2 and t.untyped_storage().data_ptr() != address
+                    )
                     self.reads[address].append(other.shape[0])
         return func(*args, **(kwargs or {}))
 
@@ -80,7 +84,9 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **changes: Any) -> Engine:
-    engine = Engine.load(folder, **{"lora": LoRA(rank=3, alpha=6), "page_size": 4, "kv_tokens": 2048, **changes})
+    engine = Engine.load(
+        folder, **{"lora": LoRA(rank=3, alpha=6), "page_size": 4, "kv_tokens": 2048, **changes}
+    )
     shake(engine)
     return engine
 
@@ -102,7 +108,9 @@ def test_each_linear_sees_each_row_once_forward_and_once_backward(untied: Path) 
 
 
 def test_the_adapter_sees_each_row_once(untied: Path) -> None:
-    """A is read once forward; backward, once for the gradient of its input, and nowhere for rows that are not there."""
+    """A is read once forward; backward, once for the gradient of its input, and nowhere for rows that are not
+    there.
+    """
     engine, groups = load(untied), dialogue()
     rows = Tree(groups).rows
     assert engine.trainer is not None
@@ -110,7 +118,9 @@ def test_the_adapter_sees_each_row_once(untied: Path) -> None:
     seen: list[int] = []
 
     class Sizes(Recorder):
-        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
             name = func._schema.name.rpartition("::")[2]
             tensors = [a for a in args if isinstance(a, Tensor) and a.ndim == 2]
             if name in PRODUCTS and any(t.untyped_storage().data_ptr() == flat for t in tensors):
@@ -151,7 +161,9 @@ def test_supervised_training_shares_the_trunk_too(untied: Path) -> None:
 
 
 def test_sampling_and_training_together_compute_no_old_policy_pass(untied: Path) -> None:
-    """The sampler computes the shared prompt once for all groups and samples; the trainer's one forward is all that follows."""
+    """The sampler computes the shared prompt once for all groups and samples; the trainer's one forward is
+    all that follows.
+    """
     engine = load(untied)
     (trunk,) = prompts(1, 60)
     ids = [[*trunk[:at], 7] for at in (16, 32, 60)]
@@ -178,5 +190,7 @@ def test_counters_say_the_same(untied: Path) -> None:
 
 
 def shared_rows() -> int:
-    """Two lists scored from their second id on: the common first id, then two leaves whose last tokens need no row."""
+    """Two lists scored from their second id on: the common first id, then two leaves whose last tokens need
+    no row.
+    """
     return Tree([Group([1], [Sample([1], [2, 3, 4])]), Group([1], [Sample([1], [2, 3, 5])])]).rows

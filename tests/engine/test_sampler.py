@@ -65,10 +65,13 @@ def test_the_first_ratio_is_one(engine: Engine, name: str) -> None:
 
 
 def test_a_mixed_batch_has_ratio_one(engine: Engine) -> None:
-    """Settings differ by prompt, all in the same forward passes; the bare model's samples belong to no policy version."""
+    """Settings differ by prompt, all in the same forward passes; the bare model's samples belong to no policy
+    version.
+    """
     names = list(SETTINGS)
     settings = [
-        Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0) for i, name in enumerate(names)
+        Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0)
+        for i, name in enumerate(names)
     ]
     groups = engine.sample(prompts(len(names), shared=5), settings)
     with_adapter = [g for g, s in zip(groups, settings, strict=True) if s.adapter]
@@ -119,7 +122,7 @@ def test_greedy_takes_the_most_likely_token(folder: Path) -> None:
         engine.nll([group])
 
 
-# -- where samples end ------------------------------------------------------------------------------------------------
+# -- where samples end ---
 
 
 def test_end_ids_end_a_sample_and_ignore_eos_goes_on(folder: Path) -> None:
@@ -184,7 +187,7 @@ def test_padded_ids_are_never_drawn(text_folder: Path) -> None:
     assert first.logprobs[0] > first.policy_logprobs[0]
 
 
-# -- noise ------------------------------------------------------------------------------------------------------------
+# -- noise ---
 
 
 def tokens(groups: list[Group]) -> list[list[int]]:
@@ -200,7 +203,9 @@ def test_noise_belongs_to_seed_step_key_and_sample(folder: Path) -> None:
     assert len({tuple(t) for t in first}) == 3, "and so does each sample"
     assert first != tokens(other.sample([prompt], draw)), "the engine's seed counts"
     fixed = Sampling(n=3, max_tokens=8, seed=5)
-    assert tokens(engine.sample([prompt], fixed)) == tokens(engine.sample([prompt], fixed)), "a request's seed holds"
+    assert tokens(engine.sample([prompt], fixed)) == tokens(engine.sample([prompt], fixed)), (
+        "a request's seed holds"
+    )
     pair = tokens(engine.sample([prompt, prompt], fixed))
     assert pair[:3] != pair[3:], "groups differ by index"
     assert tokens(engine.sample([prompt, prompt], fixed, keys=[9, 9]))[:3] == tokens(
@@ -219,22 +224,32 @@ def test_the_distribution_is_the_one_recorded(folder: Path) -> None:
         counts[token] = counts.get(token, 0) + 1
         expected[token] = 6000 * torch.tensor(sample.logprobs[0]).exp().item()
     assert len(counts) == 12 and sum(expected.values()) == pytest.approx(6000, rel=1e-4)
-    assert sum((counts[t] - expected[t]) ** 2 / expected[t] for t in counts) < 35  # 0.9997 quantile at 11 degrees
+    assert (
+        sum((counts[t] - expected[t]) ** 2 / expected[t] for t in counts) < 35
+    )  # 0.9997 quantile at 11 degrees
 
 
 @pytest.mark.parametrize("name", ["top-k", "top-p", "min-p", "all filters", "mask and filters"])
 def test_filters_keep_what_they_say(folder: Path, name: str) -> None:
-    """The first tokens' support and probabilities, against the filters written out on the full distribution."""
+    """The first tokens' support and probabilities, against the filters written out on the full
+    distribution.
+    """
     engine, sampling = load(folder), Sampling(**{**SETTINGS[name], "n": 4000, "max_tokens": 1})
     [ids] = prompts(1)
-    logits = torch.cat(engine.logprobs([[*ids, t] for t in range(101)], [(10, 11)] * 101)) / sampling.temperature
+    logits = (
+        torch.cat(engine.logprobs([[*ids, t] for t in range(101)], [(10, 11)] * 101)) / sampling.temperature
+    )
     probs = logits.softmax(0) * (EVEN if sampling.logit_mask else 1)
     kept: set[int] = set(torch.nonzero(probs).flatten().tolist())
     if sampling.top_k:
         kept = set(sorted(kept, key=lambda t: -probs[t])[: sampling.top_k])
     if sampling.top_p < 1:
         ranked, total = sorted(kept, key=lambda t: -probs[t]), float(sum(probs[t] for t in kept))
-        kept = {t for i, t in enumerate(ranked) if float(sum(probs[r] for r in ranked[:i])) < sampling.top_p * total}
+        kept = {
+            t
+            for i, t in enumerate(ranked)
+            if float(sum(probs[r] for r in ranked[:i])) < sampling.top_p * total
+        }
     kept = {t for t in kept if probs[t] >= sampling.min_p * max(probs[t] for t in kept)}
     assert 1 < len(kept) < 90
     [group] = engine.sample([ids], sampling)
@@ -242,4 +257,6 @@ def test_filters_keep_what_they_say(folder: Path, name: str) -> None:
     assert {s.token_ids[0] for s in group.samples} == kept
     for sample in group.samples[:50]:
         assert sample.logprobs[0] == pytest.approx(float((probs[sample.token_ids[0]] / left).log()), abs=1e-4)
-        assert sample.policy_logprobs[0] == pytest.approx(float(logits.log_softmax(0)[sample.token_ids[0]]), abs=1e-4)
+        assert sample.policy_logprobs[0] == pytest.approx(
+            float(logits.log_softmax(0)[sample.token_ids[0]]), abs=1e-4
+        )

@@ -22,7 +22,7 @@ def nested(turns: int, per_turn: int, tail: int = 3) -> list[list[int]]:
     return [trunk[: k * per_turn] + [10 * k + i for i in range(1, tail + 1)] for k in range(1, turns + 1)]
 
 
-# -- sharing -------------------------------------------------------------------------------------------------------
+# -- sharing ---
 
 
 @pytest.mark.parametrize("per_turn", [5, 8, 11])
@@ -60,7 +60,11 @@ def test_waiting_requests_follow_a_long_prompt_chunk_by_chunk() -> None:
     requests.append(Request(6, "base", [7] * 5, 1, 3))
     m.scheduler.add(requests[6])
     m.step()
-    assert sorted(m.scheduler._runs) == [0, 4, 6]  # turn 1 begins while the trunk is being computed; a stranger as well
+    assert sorted(m.scheduler._runs) == [
+        0,
+        4,
+        6,
+    ]  # turn 1 begins while the trunk is being computed; a stranger as well
     m.drain()
     assert m.prefill_rows == 6 * 10 + 6 * 3 + 5
     m.verify(requests)
@@ -110,7 +114,9 @@ def test_shared_tokens_are_computed_once(prompts: list[list[int]], size: int, ch
         m.scheduler.add(request)
     m.drain()
     trie = {tuple(prompt[:k]) for prompt in prompts for k in range(1, len(prompt) + 1)}
-    leaves = [p for p in {tuple(p) for p in prompts} if not any(q[: len(p)] == p and len(q) > len(p) for q in trie)]
+    leaves = [
+        p for p in {tuple(p) for p in prompts} if not any(q[: len(p)] == p and len(q) > len(p) for q in trie)
+    ]
     # a prompt that is the beginning of another, or equal to it, computes its last token for the logits
     assert len(trie) <= m.prefill_rows <= len(trie) + len(prompts) - len(leaves)
     assert m.scheduler.pool.evictions == 0
@@ -118,7 +124,7 @@ def test_shared_tokens_are_computed_once(prompts: list[list[int]], size: int, ch
     m.verify(requests)
 
 
-# -- admission -----------------------------------------------------------------------------------------------------
+# -- admission ---
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
@@ -190,7 +196,7 @@ def test_a_request_joins_while_others_decode() -> None:
     m.verify(requests)
 
 
-# -- steps ---------------------------------------------------------------------------------------------------------
+# -- steps ---
 
 
 def test_what_does_not_change_is_not_rebuilt() -> None:

@@ -1,4 +1,6 @@
-"""The scheduler under any order of events: requests that come, are aborted and fail, with a pool too small for all."""
+"""The scheduler under any order of events: requests that come, are aborted and fail, with a pool too small
+for all.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tests.engine.machine import machine
 
 
 class Events(RuleBasedStateMachine):
-    """Requests that share beginnings arrive, are aborted before, between and during steps, steps fail, weights change."""
+    """Requests that share beginnings arrive, are aborted before, between and during steps, steps fail,
+    weights change.
+    """
 
     @initialize(
         pages=st.integers(4, 24),

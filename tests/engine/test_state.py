@@ -36,7 +36,9 @@ def test_a_resumed_run_gives_the_same_numbers(folder: Path, tmp_path: Path, dete
     half = load(folder, deterministic=deterministic)
     assert advance(half, 2) == first
     half.save(tmp_path / "state", {"position": 17, "rng": [1, 2, 3]})
-    resumed = load(folder, stir=False, seed=99, deterministic=deterministic)  # whatever it was, the save decides
+    resumed = load(
+        folder, stir=False, seed=99, deterministic=deterministic
+    )  # whatever it was, the save decides
     assert resumed.resume(tmp_path / "state") == {"position": 17, "rng": [1, 2, 3]}
     assert advance(resumed, 3) == rest
     assert torch.equal(adapter(resumed), adapter(whole))
@@ -54,7 +56,9 @@ def test_a_state_dict_is_a_copy(folder: Path) -> None:
     state = engine.state_dict()
     kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
     advance(engine, 1)
-    assert all(torch.equal(state[k], v) if isinstance(v, torch.Tensor) else state[k] == v for k, v in kept.items())
+    assert all(
+        torch.equal(state[k], v) if isinstance(v, torch.Tensor) else state[k] == v for k, v in kept.items()
+    )
     engine.load_state_dict(state)
     assert torch.equal(adapter(engine), kept["adapter"]) and engine.policy_version == kept["policy_version"]
 
@@ -68,7 +72,9 @@ def test_what_cannot_be_resumed_is_one_clear_line(folder: Path, tmp_path: Path) 
     data = path.read_bytes()
     for cut in (0, 7, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
-        with pytest.raises(EngineError, match=r"state: cannot be read as a saved engine state \(.*\)") as caught:
+        with pytest.raises(
+            EngineError, match=r"state: cannot be read as a saved engine state \(.*\)"
+        ) as caught:
             engine.resume(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(EngineError, match=r"model\.safetensors: not a saved engine state"):
@@ -111,9 +117,9 @@ def test_a_full_disk_keeps_the_earlier_save(folder: Path, small_disk: Path) -> N
     with pytest.raises(EngineError, match=r"disk/adapter.*No space left") as caught:
         engine.save_adapter(small_disk / "adapter")
     assert "\n" not in str(caught.value)
-    assert {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file() and p.name != "ballast"} == kept, (
-        "something was left or lost"
-    )
+    assert {
+        p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file() and p.name != "ballast"
+    } == kept, "something was left or lost"
     (small_disk / "ballast").unlink()
     assert engine.resume(small_disk / "state") == {"step": 1}
     engine.save(small_disk / "state", {"step": 2})
@@ -121,7 +127,9 @@ def test_a_full_disk_keeps_the_earlier_save(folder: Path, small_disk: Path) -> N
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_any_failing_call_keeps_the_earlier_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_any_failing_call_keeps_the_earlier_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     path = tmp_path / "deep" / "state"
     write_state(path, {"x": torch.ones(3)}, {"n": 1})
 

@@ -14,12 +14,16 @@ CPU = torch.device("cpu")
 
 
 def decode(request: int, table: list[int], shared: int, length: int) -> Any:
-    return SimpleNamespace(request=SimpleNamespace(id=request), block_table=table, shared_pages=shared, length=length)
+    return SimpleNamespace(
+        request=SimpleNamespace(id=request), block_table=table, shared_pages=shared, length=length
+    )
 
 
 @pytest.mark.parametrize("pages", [1, WIDTH - 1, WIDTH + 3])
 def test_growing_equals_building_anew(pages: int) -> None:
-    """Three sequences, two of one request behind two shared pages; one page a round, past the width that was laid out."""
+    """Three sequences, two of one request behind two shared pages; one page a round, past the width that was
+    laid out.
+    """
     decodes = [decode(7, [1, 2, 10], 2, 33), decode(3, [5], 0, 9), decode(7, [1, 2, 11], 2, 40)]
     kept = DecodeTables(decodes, 16, CPU)
     for new in range(pages):
@@ -36,7 +40,9 @@ def test_growing_equals_building_anew(pages: int) -> None:
         assert kept.own[i, :own].tolist() == fresh.own[i, :own].tolist() == d.block_table[d.shared_pages :]
         assert slots[i] == d.block_table[(d.length - 1) // 16] * 16 + (d.length - 1) % 16
     assert kept.own.shape[1] % WIDTH == 0 and kept.prefix.shape == (2, WIDTH)
-    assert kept.lengths.tolist() == fresh.lengths.tolist() == [d.length - 16 * d.shared_pages for d in decodes]
+    assert (
+        kept.lengths.tolist() == fresh.lengths.tolist() == [d.length - 16 * d.shared_pages for d in decodes]
+    )
     assert positions.tolist() == [d.length - 1 for d in decodes]
     assert kept.families.lists() == [[0, 2], [1]] and kept.prefix_lengths.tolist() == [32, 0]
 

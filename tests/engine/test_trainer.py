@@ -23,7 +23,9 @@ def caterpillar() -> list[Group]:
     out = []
     for i, cut in enumerate((9, 20, 30)):
         board = [7 + i, 8]
-        samples = [outside(trunk[:cut] + board, [11 + i, 12 + j, 13, 14], advantage=j - 1.0) for j in range(3)]
+        samples = [
+            outside(trunk[:cut] + board, [11 + i, 12 + j, 13, 14], advantage=j - 1.0) for j in range(3)
+        ]
         out.append(Group(trunk[:cut] + board, samples, tree="dialogue"))
     return out
 
@@ -41,7 +43,9 @@ def test_every_row_enters_each_linear_once(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(model_module, "lora_linear", counted)
     groups = caterpillar()
     found = engine.forward_backward(groups, GRPOLoss(GRPO()))
-    tokens = 30 + 3 * 2 + 9 * 3  # trunk, boards, samples without their last token, from which nothing is predicted
+    tokens = (
+        30 + 3 * 2 + 9 * 3
+    )  # trunk, boards, samples without their last token, from which nothing is predicted
     assert Tree(groups).rows == found["rows"] == tokens
     assert forward == backward == [tokens] * 8  # four products a layer, two layers
     assert found["flat"] == sum(len(g.prompt_ids) + 3 for g in groups for _ in g.samples)
@@ -73,7 +77,9 @@ def test_step_is_adamw_on_the_mean_gradient(folder: Path) -> None:
         engine.forward_backward(groups, GRPOLoss(GRPO()))
         mine.grad = gradient(engine) / 36
         found = engine.step(config)
-        assert found["normalizer"] == 36 and found["grad_norm"] == pytest.approx(float(mine.grad.norm()), rel=1e-5)
+        assert found["normalizer"] == 36 and found["grad_norm"] == pytest.approx(
+            float(mine.grad.norm()), rel=1e-5
+        )
         peer.step()
         assert torch.allclose(adapter(engine), mine.detach(), atol=1e-6)
         assert not gradient(engine).any()
@@ -96,7 +102,9 @@ def test_schedules() -> None:
     constant = AdamW(lr=1.0, warmup=4)
     assert [learning_rate(constant, s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     linear = AdamW(lr=2.0, warmup=2, total=12, decay="linear", final=0.1)
-    assert [learning_rate(linear, s) for s in (0, 1, 2, 7, 12, 50)] == pytest.approx([1.0, 2.0, 2.0, 1.1, 0.2, 0.2])
+    assert [learning_rate(linear, s) for s in (0, 1, 2, 7, 12, 50)] == pytest.approx(
+        [1.0, 2.0, 2.0, 1.1, 0.2, 0.2]
+    )
     cosine = AdamW(lr=1.0, total=8, decay="cosine")
     assert [learning_rate(cosine, s) for s in (0, 2, 4, 6, 8, 9)] == pytest.approx(
         [0.5 * (1 + math.cos(math.pi * x)) for x in (0, 0.25, 0.5, 0.75, 1, 1)]
@@ -123,7 +131,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing(folder: Path, determinist
             engine.train(bad, TRAIN)
     else:
         found = engine.train(bad, TRAIN)
-        assert found["nonfinite_gradient"] == 1 and found["step"] == 0 and engine.counters()["skipped_steps"] == 1
+        assert (
+            found["nonfinite_gradient"] == 1
+            and found["step"] == 0
+            and engine.counters()["skipped_steps"] == 1
+        )
     assert torch.equal(adapter(engine), before) and engine.policy_version == version
     clean = load(folder, deterministic=deterministic)
     found, expected = engine.train(caterpillar(), TRAIN), clean.train(caterpillar(), TRAIN)

@@ -1,4 +1,6 @@
-"""Token trees: prompts merge, sampled tokens never do, each row stands once, and packing keeps to its budget."""
+"""Token trees: prompts merge, sampled tokens never do, each row stands once, and packing keeps to its
+budget.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_paths_spell_prompts_and_samples(found: list[Group]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False))
 def test_rows_are_the_distinct_prompt_prefixes_and_every_sampled_token(found: list[Group]) -> None:
-    """Prompts share all they can; sampled tokens, even equal ones, nothing. The last token of a sample needs no row."""
+    """Prompts share all they can; sampled tokens, even equal ones, nothing. The last token of a sample needs
+    no row.
+    """
     sampled = [len(s.token_ids) - 1 for g in found for s in g.samples]
     tree = Tree(found)
     assert tree.rows == len(prefixes([g.prompt_ids for g in found])) + sum(sampled)
@@ -44,7 +48,9 @@ def test_no_two_samples_share_a_leaf(found: list[Group]) -> None:
     tree = Tree(found)
     leaves = [leaf for row in tree.leaves for leaf in row if leaf is not None]
     assert len(leaves) == len(set(leaves))
-    assert all(tree.nodes[i].leaf for i in leaves) and not set(leaves) & set(tree.prompt_end) - extended_ends(tree)
+    assert all(tree.nodes[i].leaf for i in leaves) and not set(leaves) & set(tree.prompt_end) - extended_ends(
+        tree
+    )
 
 
 def extended_ends(tree: Tree) -> set[int]:
@@ -93,7 +99,9 @@ def test_layout_predicts_each_trained_token_from_its_own_context(found: list[Gro
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False), st.integers(1, 40))
 def test_packing(found: list[Group], budget: int) -> None:
-    """Every group once; no tree above the budget unless one group alone is; a key's groups in one tree where they fit."""
+    """Every group once; no tree above the budget unless one group alone is; a key's groups in one tree where
+    they fit.
+    """
     trees = pack(found, budget)
     placed = [id(g) for t in trees for g in t.groups]
     assert sorted(placed) == sorted(id(g) for g in found)
@@ -159,7 +167,9 @@ def test_recorded_log_probabilities_must_match_the_tokens() -> None:
 
 
 def test_columns_follow_masks_and_advantages() -> None:
-    sample = Sample([1], [2, 3, 4, 5], [-1.0, 0.0, -3.0, -4.0], [-1.5, 0.0, -3.5, -4.5], advantage=[2.0, -1.0])
+    sample = Sample(
+        [1], [2, 3, 4, 5], [-1.0, 0.0, -3.0, -4.0], [-1.5, 0.0, -3.5, -4.5], advantage=[2.0, -1.0]
+    )
     sample.mask = [True, False, True, True]
     bare = Sample([1], [9], advantage=0.5)
     batch = layout(Tree([Group([1], [sample, bare])])).batch

@@ -1,4 +1,6 @@
-"""From rewards to batches: the two published conventions, what is left out and still counted, and the reported means."""
+"""From rewards to batches: the two published conventions, what is left out and still counted, and the
+reported means.
+"""
 
 from __future__ import annotations
 

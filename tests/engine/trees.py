@@ -1,4 +1,6 @@
-"""Hypothesis strategies for groups over a tiny alphabet, where prefixes collide all the time, and what their trees must hold."""
+"""Hypothesis strategies for groups over a tiny alphabet, where prefixes collide all the time, and what their
+trees must hold.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def groups(draw: st.DrawFn, ids: st.SearchStrategy[list[int]] = tokens, parents:
     found: list[Group] = []
     for _ in range(draw(st.integers(1, 6))):
         before = [s for g in found for s in g.samples]
-        parent = draw(st.sampled_from(before)) if parents and before and draw(st.integers(0, 3)) == 0 else None
+        parent = (
+            draw(st.sampled_from(before)) if parents and before and draw(st.integers(0, 3)) == 0 else None
+        )
         prompt = draw(ids)
         if parent is not None:
             prompt = parent.prompt_ids + parent.token_ids + (prompt if draw(st.booleans()) else [])

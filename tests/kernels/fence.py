@@ -17,7 +17,9 @@ PATTERN = 0x5A
 
 @contextmanager
 def fenced_memory() -> Iterator[None]:
-    """Within it `torch.empty` allocates between fences; on leaving, AssertionError where one was written to."""
+    """Within it `torch.empty` allocates between fences; on leaving, AssertionError where one was written
+    to.
+    """
     buffers: list[Tensor] = []
 
     def empty(*shape: Any, dtype: torch.dtype = torch.float32, device: Any = None, **rest: Any) -> Tensor:

@@ -59,7 +59,9 @@ def draw(count: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("max_norm", [None, 2.0])
-def test_many_clipped_steps_equal_torch(form: str, max_norm: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_clipped_steps_equal_torch(
+    form: str, max_norm: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", form)
     torch.manual_seed(0)
     param = torch.randn(300, device=DEVICE)
@@ -106,7 +108,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_shows(
 @pytest.mark.parametrize("form", FORMS)
 def test_squares_do_not_overflow(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", form)
-    param, grad, m = torch.zeros(4, device=DEVICE), torch.full((4,), 1e20, device=DEVICE), torch.zeros(4, device=DEVICE)
+    param, grad, m = (
+        torch.zeros(4, device=DEVICE),
+        torch.full((4,), 1e20, device=DEVICE),
+        torch.zeros(4, device=DEVICE),
+    )
     norm = clipped_adamw(param, grad, m, m.clone(), 1, 0.1, max_norm=1.0)
     assert float(norm) == pytest.approx(2e20)
     torch.testing.assert_close(param, torch.full((4,), -0.1, device=DEVICE))
@@ -125,7 +131,11 @@ def test_gaps_and_other_types_take_torch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_refuses_what_does_not_fit() -> None:
     p = torch.zeros(3)
-    for arguments, name in (((p, p[:2], p, p, 1), "grad"), ((p, p, p, p[:1], 1), "v"), ((p, p, p, p, 0), "step")):
+    for arguments, name in (
+        ((p, p[:2], p, p, 1), "grad"),
+        ((p, p, p, p[:1], 1), "v"),
+        ((p, p, p, p, 0), "step"),
+    ):
         for form in (adamw, clipped_adamw):
             with pytest.raises(ValueError, match=f"^{name}: "):
                 form(*arguments, 0.1)  # type: ignore[operator]

@@ -1,4 +1,6 @@
-"""Advantages of groups side by side: those of one group at a time, and what is not a number stays where it belongs."""
+"""Advantages of groups side by side: those of one group at a time, and what is not a number stays where it
+belongs.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_refuses_what_does_not_fit() -> None:
 
 @needs_triton
 def test_kernel_marks_groups_that_leave_the_rewards() -> None:
-    """Offsets on a device are not read before the launch: the kernel must neither read nor write outside, nor give a number."""
+    """Offsets on a device are not read before the launch: the kernel must neither read nor write outside, nor
+    give a number.
+    """
     buffer = torch.arange(12.0, device=DEVICE)
     out = torch.full((12,), 7.0, device=DEVICE)
     offsets = torch.tensor([-2, 3, 5, 11], device=DEVICE)

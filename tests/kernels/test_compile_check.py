@@ -1,4 +1,6 @@
-"""The compile check sees registers, spills and shared memory, refuses what does not fit, and notices when it has gone blind."""
+"""The compile check sees registers, spills and shared memory, refuses what does not fit, and notices when it
+has gone blind.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What the script found: one process for all, since none of it can run under the interpreter."""
     root = Path(__file__).resolve().parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, cwd=root
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    return [*(json.loads(line) for line in lines if line.startswith(("[{", "{", "[1", "[0", "[["))), done.stdout]
+    return [
+        *(json.loads(line) for line in lines if line.startswith(("[{", "{", "[1", "[0", "[["))),
+        done.stdout,
+    ]
 
 
 @needs_triton
@@ -103,11 +110,19 @@ def test_command_fails_on_a_spill_and_when_blind(seen: list[Any]) -> None:
 
 
 STEPPED = {
-    "paged_attention_kernel": ["pages", "split", "part0", "parts"], "merge_parts_kernel": ["parts"], "nf4_linear_kernel": ["M"],
-    "sum_parts_kernel": ["M"], "lora_down_kernel": ["M"], "lora_add_kernel": ["M"], "keyed_uniforms_kernel": ["rows"],
-    "logprob_values_kernel": ["start"], "logprob_slopes_kernel": ["start"], "policy_loss_kernel": ["count", "programs"],
-    "policy_statistics_kernel": ["count", "programs"], "ragged_advantages_kernel": ["count"],
-}  # fmt: skip
+    "paged_attention_kernel": ["pages", "split", "part0", "parts"],
+    "merge_parts_kernel": ["parts"],
+    "nf4_linear_kernel": ["M"],
+    "sum_parts_kernel": ["M"],
+    "lora_down_kernel": ["M"],
+    "lora_add_kernel": ["M"],
+    "keyed_uniforms_kernel": ["rows"],
+    "logprob_values_kernel": ["start"],
+    "logprob_slopes_kernel": ["start"],
+    "policy_loss_kernel": ["count", "programs"],
+    "policy_statistics_kernel": ["count", "programs"],
+    "ragged_advantages_kernel": ["count"],
+}
 """What changes from one step of sampling or training to the next, by kernel."""
 
 

@@ -30,7 +30,9 @@ def test_conventions(values: list[float]) -> None:
         if len(set(values)) == 1:
             assert found == [0.0] * len(values)
         else:
-            assert found == pytest.approx([(v - mean) / (deviation + 1e-6) for v in values], rel=1e-6, abs=1e-6)
+            assert found == pytest.approx(
+                [(v - mean) / (deviation + 1e-6) for v in values], rel=1e-6, abs=1e-6
+            )
 
 
 def test_a_group_of_one() -> None:
@@ -52,7 +54,12 @@ def by_hand(new: float, old: float, advantage: float, low: float, high: float) -
 def random_case(count: int = 41) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(3)
     new, old = (torch.randn(count, dtype=torch.float64) * 0.4 for _ in range(2))
-    return new.requires_grad_(), old, torch.randn(count, dtype=torch.float64), torch.rand(count, dtype=torch.float64)
+    return (
+        new.requires_grad_(),
+        old,
+        torch.randn(count, dtype=torch.float64),
+        torch.rand(count, dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("low,high", [(0.2, 0.2), (0.2, 0.28), (0.05, 0.5)])
@@ -67,7 +74,9 @@ def test_clipped_loss_and_gradient(low: float, high: float) -> None:
     binds = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
     assert bool(binds.any()) and not bool(binds.all())
     assert torch.equal(clipped, binds)
-    torch.testing.assert_close(grad, torch.where(binds, 0.0, -ratio * advantage * weight), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        grad, torch.where(binds, 0.0, -ratio * advantage * weight), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_on_policy_gradient_is_that_of_reinforce() -> None:
@@ -91,7 +100,10 @@ def test_k3_is_never_negative_and_unbiased() -> None:
 def tokens(count: int = 41) -> dict[str, Tensor]:
     torch.manual_seed(5)
     found = {"new": torch.randn(count) - 2, "advantage": torch.randn(count), "weight": torch.rand(count)}
-    found |= {"old": found["new"] + torch.randn(count) * 0.3, "reference": found["new"] + torch.randn(count) * 0.3}
+    found |= {
+        "old": found["new"] + torch.randn(count) * 0.3,
+        "reference": found["new"] + torch.randn(count) * 0.3,
+    }
     return {k: v.to(DEVICE) for k, v in found.items()}
 
 
@@ -170,9 +182,11 @@ def test_a_clipped_ratio_beyond_float32_has_no_gradient(monkeypatch: pytest.Monk
 def test_policy_loss_refuses_what_does_not_fit() -> None:
     given = {k: v.cpu() for k, v in tokens(4).items()}
     wrong = {
-        "old": given["old"][:3], "advantage": given["advantage"][:, None], "weight": given["weight"].requires_grad_(),
+        "old": given["old"][:3],
+        "advantage": given["advantage"][:, None],
+        "weight": given["weight"].requires_grad_(),
         "reference": given["reference"][None],
-    }  # fmt: skip
+    }
     for name, tensor in wrong.items():
         with pytest.raises(ValueError, match=f"^{name}: "):
             policy_loss(**{**given, "weight": given["weight"].detach(), name: tensor})
@@ -190,6 +204,8 @@ def test_policy_loss_of_other_types_stays_in_torch(monkeypatch: pytest.MonkeyPat
     given = tokens()
     given |= {k: given[k].double() for k in ("new", "old", "reference")}
     loss, _ = policy_loss(**given, beta=0.1)
-    expected = clipped_loss(given["new"], given["old"], given["advantage"].double(), given["weight"].double(), 0.2, 0.2)
+    expected = clipped_loss(
+        given["new"], given["old"], given["advantage"].double(), given["weight"].double(), 0.2, 0.2
+    )
     kl = 0.1 * kl_k3(given["new"], given["reference"]) * given["weight"].double()
     torch.testing.assert_close(loss, expected[0] + kl, rtol=1e-13, atol=1e-13)

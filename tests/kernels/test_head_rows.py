@@ -1,4 +1,6 @@
-"""The Triton passes over logits: chunks, kept and recomputed logits, rows that know nothing of each other, and what cannot be computed."""
+"""The Triton passes over logits: chunks, kept and recomputed logits, rows that know nothing of each other,
+and what cannot be computed.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ def test_logits_of_minus_infinity_and_of_any_size() -> None:
 def test_a_bad_logit_makes_its_row_nan_as_in_torch(bad: float, place: int) -> None:
     logits = torch.randn(2, 150, device=DEVICE)
     logits[1, place] = bad
-    rows = Rows(torch.ones(2, device=DEVICE), torch.arange(3, device=DEVICE), torch.tensor([3, 4], device=DEVICE))
+    rows = Rows(
+        torch.ones(2, device=DEVICE), torch.arange(3, device=DEVICE), torch.tensor([3, 4], device=DEVICE)
+    )
     logp, entropy, _, _ = passes(logits, rows, torch.ones(2, device=DEVICE), 0)
     assert logp.isnan().tolist() == entropy.isnan().tolist() == [False, True]
 

@@ -23,7 +23,12 @@ def inputs(rows: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
     stacked = (HEADS + 2 * KV_HEADS) * WIDTH
     angle = torch.rand(rows, WIDTH // 2, device=DEVICE) * 6
     bias = torch.randn(stacked, device=DEVICE).to(dtype)
-    return torch.randn(rows, stacked, device=DEVICE).to(dtype), angle.cos().to(dtype), angle.sin().to(dtype), bias
+    return (
+        torch.randn(rows, stacked, device=DEVICE).to(dtype),
+        angle.cos().to(dtype),
+        angle.sin().to(dtype),
+        bias,
+    )
 
 
 def stores() -> tuple[Tensor, Tensor, Tensor]:
@@ -91,16 +96,24 @@ def test_refuses_what_does_not_fit() -> None:
     qkv, cos, sin, bias = (t.cpu() for t in inputs())
     store = torch.zeros(KV_HEADS, SLOTS, WIDTH)
     good = {
-        "qkv": qkv, "cos": cos, "sin": sin, "slots": torch.arange(4), "keys": store, "values": store.clone(), "bias": bias
-    }  # fmt: skip
+        "qkv": qkv,
+        "cos": cos,
+        "sin": sin,
+        "slots": torch.arange(4),
+        "keys": store,
+        "values": store.clone(),
+        "bias": bias,
+    }
     rope_into_pages(**good)
     wrong = {
         "qkv": [qkv[:, :-1], qkv[:, : 2 * KV_HEADS * WIDTH], qkv.clone().requires_grad_(), qkv[0]],
-        "cos": [cos[:2]], "sin": [sin[:, :1]], "slots": [torch.arange(3), torch.arange(4).int()],
+        "cos": [cos[:2]],
+        "sin": [sin[:, :1]],
+        "slots": [torch.arange(3), torch.arange(4).int()],
         "keys": [store[0], store.half(), store.transpose(1, 2).contiguous().transpose(1, 2)],
         "values": [store[:1], store.half(), store.transpose(0, 1).contiguous().transpose(0, 1)],
         "bias": [bias[:-1], bias.half()],
-    }  # fmt: skip
+    }
     for name, tensors in wrong.items():
         for tensor in tensors:
             with pytest.raises(ValueError, match=f"^{name}: "):

@@ -1,4 +1,6 @@
-"""Log-probabilities of chosen tokens equal the full log-softmax, over chunk borders, shared rows and both backward paths."""
+"""Log-probabilities of chosen tokens equal the full log-softmax, over chunk borders, shared rows and both
+backward paths.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,12 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert ours.dtype == torch.float32
     ours.sum().backward()
     assert half.grad is not None and half.grad.dtype == torch.bfloat16
-    expected, _ = logprob_reference(half.detach().double(), weight.bfloat16().double(), row, target, temperature[row])
-    assert float((ours.detach().double() - expected).abs().max()) < 0.2  # logits of size 30 have steps of 0.125
+    expected, _ = logprob_reference(
+        half.detach().double(), weight.bfloat16().double(), row, target, temperature[row]
+    )
+    assert (
+        float((ours.detach().double() - expected).abs().max()) < 0.2
+    )  # logits of size 30 have steps of 0.125
 
 
 def test_exponentials_with_masked_logits() -> None:

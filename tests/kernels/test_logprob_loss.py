@@ -1,4 +1,6 @@
-"""The loss inside the head: the gradient of the general form, two products a chunk, and no logits left behind."""
+"""The loss inside the head: the gradient of the general form, two products a chunk, and no logits left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.logprob_loss import differentiated, logprob_loss
 
 DEVICE = torch.device("cpu" if interpreted() or not HAS_TRITON else "cuda")
-MODES = ["reference", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="no triton here"))]
+MODES = [
+    "reference",
+    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="no triton here")),
+]
 
 
 @pytest.fixture(params=MODES, autouse=True)
@@ -89,7 +94,9 @@ def test_backward_twice_and_without_gradient() -> None:
         plain = logprob_loss(**given, loss=differentiated(clipped))
     leaf = given["hidden"].requires_grad_()
     value, logp, _ = logprob_loss(**given, loss=differentiated(clipped))
-    assert not plain[0].requires_grad and torch.equal(plain[0], value.detach()) and torch.equal(plain[1], logp)
+    assert (
+        not plain[0].requires_grad and torch.equal(plain[0], value.detach()) and torch.equal(plain[1], logp)
+    )
     first = torch.autograd.grad(value, leaf, retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(value, leaf)[0])
 

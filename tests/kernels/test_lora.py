@@ -55,7 +55,9 @@ def test_forward_and_gradients_equal_the_formula(
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     leaves = [x, adapter.a, *adapter.b]
     grad = torch.randn_like(ours)
-    for mine, reference in zip(torch.autograd.grad(ours, leaves, grad), torch.autograd.grad(theirs, leaves, grad)):
+    for mine, reference in zip(
+        torch.autograd.grad(ours, leaves, grad), torch.autograd.grad(theirs, leaves, grad)
+    ):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
 
 
@@ -66,7 +68,9 @@ def test_without_gradient_and_without_adapter(
     x, weight, bias, adapter = case(shape)
     with torch.no_grad():
         expected = lora_linear_reference(x, weight, bias, adapter)
-        torch.testing.assert_close(lora_linear(x, lambda: weight, bias, adapter), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            lora_linear(x, lambda: weight, bias, adapter), expected, rtol=1e-12, atol=1e-12
+        )
         assert torch.equal(lora_linear(x, lambda: weight, bias), torch.nn.functional.linear(x, weight, bias))
     out = lora_linear(x, lambda: weight, bias)
     (dx,) = torch.autograd.grad(out.sum(), [x])
@@ -128,7 +132,7 @@ def test_the_base_weight_is_not_kept_for_the_backward() -> None:
         assert len(made) == 2
 
 
-# --- Triton -----------------------------------------------------------------------------------------------------------
+# --- Triton ---
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
@@ -153,7 +157,9 @@ def relative(ours: Tensor, exact: Tensor) -> float:
 
 
 @needs_triton
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
 @pytest.mark.parametrize(
     ("m", "k", "n", "spans", "rank"),
     [
@@ -164,9 +170,15 @@ def relative(ours: Tensor, exact: Tensor) -> float:
     ],
 )
 def test_few_rows_without_gradient(
-    m: int, k: int, n: int, spans: list[tuple[int, int]], rank: int, dtype: torch.dtype, limit: float,
+    m: int,
+    k: int,
+    n: int,
+    spans: list[tuple[int, int]],
+    rank: int,
+    dtype: torch.dtype,
+    limit: float,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """The narrow product in parts along K, and one addition over all spans."""
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     x, weight, adapter, mask = adapter_case(m, k, n, spans, rank, dtype)
@@ -257,8 +269,11 @@ def test_bad_adapters_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> No
             lora_linear(x, lambda: weight, None, adapter, rows)
     y, xa = torch.zeros(3, 30, device=DEVICE), torch.zeros(3, 8, device=DEVICE)
     for wrong_y, wrong_xa, problem in (
-        (y.t(), xa, "y: "), (y, xa[:, 1:], "xa: "), (y, xa.bfloat16(), "xa: "), (y[:, :20].contiguous(), xa, "spans: .*pass 20"),
-    ):  # fmt: skip
+        (y.t(), xa, "y: "),
+        (y, xa[:, 1:], "xa: "),
+        (y, xa.bfloat16(), "xa: "),
+        (y[:, :20].contiguous(), xa, "spans: .*pass 20"),
+    ):
         with pytest.raises(ValueError, match=problem):
             lora_add(wrong_y, wrong_xa, good.b, good.spans, 4, 1.0, mask)
 
@@ -270,7 +285,11 @@ def test_a_float32_mask_switches_rows_of_any_type(mode: str, monkeypatch: pytest
         pytest.skip("triton has no wheel for this system")
     monkeypatch.setenv("PROACTOR_KERNELS", mode)
     torch.manual_seed(0)
-    weight, a, b = torch.randn(24, 32), torch.randn(4, 32, requires_grad=True), torch.randn(24, 4, requires_grad=True)
+    weight, a, b = (
+        torch.randn(24, 32),
+        torch.randn(4, 32, requires_grad=True),
+        torch.randn(24, 4, requires_grad=True),
+    )
     adapter = Adapter(a, [b], [(0, 24)], 4, 2.0)
     x = torch.randn(5, 32).half().requires_grad_()
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -281,4 +300,6 @@ def test_a_float32_mask_switches_rows_of_any_type(mode: str, monkeypatch: pytest
     torch.testing.assert_close(y[mask == 0], plain[mask == 0], rtol=1e-2, atol=1e-2)
     assert float((y - plain)[mask == 1].detach().abs().min(1).values.max()) > 0
     with torch.no_grad():
-        torch.testing.assert_close(lora_linear(x, lambda: weight.half(), None, adapter, mask), y, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(
+            lora_linear(x, lambda: weight.half(), None, adapter, mask), y, rtol=1e-2, atol=1e-2
+        )

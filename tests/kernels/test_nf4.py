@@ -44,7 +44,9 @@ def assert_same_bits(w: torch.Tensor, nested: bool) -> None:
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_quantised_bits_are_those_of_bitsandbytes(shape: tuple[int, int], dtype: torch.dtype, nested: bool) -> None:
+def test_quantised_bits_are_those_of_bitsandbytes(
+    shape: tuple[int, int], dtype: torch.dtype, nested: bool
+) -> None:
     for seed in range(5):
         assert_same_bits(weight(shape, seed, dtype), nested)
 
@@ -59,7 +61,9 @@ def test_zeros_constants_and_ties_quantise_as_in_bitsandbytes(nested: bool) -> N
         assert_same_bits(w, nested)
 
 
-@torch.compiler.set_stance("force_eager")  # bitsandbytes would compile its fallback for odd row lengths, for seconds
+@torch.compiler.set_stance(
+    "force_eager"
+)  # bitsandbytes would compile its fallback for odd row lengths, for seconds
 @pytest.mark.parametrize("shape", [(64, 64), (7, 12), (33, 68), (128, 320), (3, 64), (3, 5)])
 @pytest.mark.parametrize("nested", [True, False])
 def test_dequantised_bits_are_those_of_bitsandbytes(shape: tuple[int, int], nested: bool) -> None:

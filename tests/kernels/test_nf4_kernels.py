@@ -64,7 +64,9 @@ def test_types_and_block_sizes_beyond_the_kernel_take_the_torch_form(monkeypatch
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     weight = draw_nf4((3, 80), False, torch.Generator(device=DEVICE), DEVICE)
     assert weight.dequantize(torch.float64).dtype == torch.float64
-    odd = NF4Tensor(weight.packed, weight.absmax[:3], weight.code, None, None, 0.0, (3, 80), torch.float32, 80)
+    odd = NF4Tensor(
+        weight.packed, weight.absmax[:3], weight.code, None, None, 0.0, (3, 80), torch.float32, 80
+    )
     assert odd.dequantize().shape == (3, 80)
 
 

@@ -1,4 +1,6 @@
-"""The fused NF4 linear: its layout loses nothing, its assembly decodes every pattern, and bad input is refused."""
+"""The fused NF4 linear: its layout loses nothing, its assembly decodes every pattern, and bad input is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,23 @@ def same(a: NF4Tensor, b: NF4Tensor) -> bool:
 
 
 def every_pattern() -> NF4Tensor:
-    """All 65,536 runs of four codes: a weight [2048, 128] whose every four neighbours, in storage, differ from all others."""
+    """All 65,536 runs of four codes: a weight [2048, 128] whose every four neighbours, in storage, differ
+    from all others.
+    """
     patterns = torch.arange(65536, device=DEVICE)
     packed = torch.stack((patterns >> 8, patterns & 255), 1).view(-1).to(torch.uint8)
     scales = torch.ones(65536 * 4 // 64, device=DEVICE)
     return NF4Tensor(packed, scales, NF4_CODE.to(DEVICE), None, None, 0.0, (2048, 128), torch.float32)
 
 
-# --- layout -----------------------------------------------------------------------------------------------------------
+# --- layout ---
 
 
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("shape", [(1, 64), (64, 128), (70, 192), (130, 256), (3, 320)])
-def test_repacking_loses_no_bit(shape: tuple[int, int], nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repacking_loses_no_bit(
+    shape: tuple[int, int], nested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight = drawn(shape, nested)
     packed = repack(weight)
     assert packed.words.shape == (-(-shape[0] // 64), -(-shape[1] // 128), 64, 16)
@@ -81,7 +87,9 @@ def test_the_layout_is_the_one_described() -> None:
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_stacked_weights_keep_their_own_scales(nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [replace(drawn((n, 256), nested, n), nested_offset=n / 100 if nested else 0.0) for n in (128, 64, 30)]
+    parts = [
+        replace(drawn((n, 256), nested, n), nested_offset=n / 100 if nested else 0.0) for n in (128, 64, 30)
+    ]
     packed = repack(*parts)
     assert packed.shape == (222, 256) and all(same(a, b) for a, b in zip(unpack(packed), parts, strict=True))
     assert 0.5 < packed.nbytes / (222 * 256) < 0.7
@@ -96,7 +104,15 @@ def test_stacked_weights_keep_their_own_scales(nested: bool, monkeypatch: pytest
 def test_what_cannot_be_repacked_is_refused() -> None:
     good = drawn((64, 256))
     coarse = NF4Tensor(
-        good.packed, good.absmax[::2].float(), good.code, None, None, 0.0, good.shape, good.dtype, blocksize=128
+        good.packed,
+        good.absmax[::2].float(),
+        good.code,
+        None,
+        None,
+        0.0,
+        good.shape,
+        good.dtype,
+        blocksize=128,
     )
     cases: list[tuple[tuple[NF4Tensor, ...], str]] = [
         ((), "none given"),
@@ -116,11 +132,13 @@ def test_what_cannot_be_repacked_is_refused() -> None:
     assert can_repack(good, good)
 
 
-# --- decoding ---------------------------------------------------------------------------------------------------------
+# --- decoding ---
 
 
 def prmt(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
-    """PTX prmt.b32: byte j of the result is byte s of b:a, s the low three bits of the selector's nibble j; its top bit would spread the sign."""
+    """PTX prmt.b32: byte j of the result is byte s of b:a, s the low three bits of the selector's nibble j;
+    its top bit would spread the sign.
+    """
     both = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
     out = np.zeros_like(selector, dtype=np.uint64)
     for j in range(4):
@@ -204,7 +222,7 @@ def test_both_forms_decode_all_patterns_in_column_order(form: int) -> None:
     assert torch.equal(out.float(), NF4_CODE.to(DEVICE, dtype).float()[index])
 
 
-# --- product ----------------------------------------------------------------------------------------------------------
+# --- product ---
 
 
 @needs_triton
@@ -249,7 +267,9 @@ def test_rows_decide_between_fused_and_dense(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(module.CROSSOVER, "default", 4)
     fused: list[int] = []
     plain = module.fused_nf4_linear
-    monkeypatch.setattr(module, "fused_nf4_linear", lambda x, w, b=None: fused.append(x.shape[0]) or plain(x, w, b))
+    monkeypatch.setattr(
+        module, "fused_nf4_linear", lambda x, w, b=None: fused.append(x.shape[0]) or plain(x, w, b)
+    )
     weight = drawn((20, 128))
     packed, bias = repack(weight), torch.randn(20, device=DEVICE)
     half = (torch.bfloat16, 3e-2)

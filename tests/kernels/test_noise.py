@@ -1,4 +1,6 @@
-"""The device's Philox gives the host's uniforms in every bit. (Known answers of the host's: test_sample.py.)"""
+"""The device's Philox gives the host's uniforms in every bit. (Known answers of the host's:
+test_sample.py.)
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.noise import keyed_uniforms, uniforms
 
 DEVICE = torch.device("cpu" if interpreted() or not HAS_TRITON else "cuda")
-MODES = ["reference", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="no triton here"))]
+MODES = [
+    "reference",
+    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="no triton here")),
+]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -20,7 +25,9 @@ def test_equals_the_host(seed: int, mode: str, monkeypatch: pytest.MonkeyPatch) 
     group = np.array([0, 1, 2**31, 2**32 - 1, 7], np.int64)
     sample, position = np.arange(5) * 3, np.arange(5)[::-1].copy() + 2**20
     signed = seed - 2**64 if seed >= 2**63 else seed
-    keys = torch.tensor([[signed, 4, int(g), int(s), int(p)] for g, s, p in zip(group, sample, position, strict=True)])
+    keys = torch.tensor(
+        [[signed, 4, int(g), int(s), int(p)] for g, s, p in zip(group, sample, position, strict=True)]
+    )
     found = keyed_uniforms(keys.to(DEVICE))
     assert found.dtype == torch.float64
     assert np.array_equal(found.cpu().numpy(), uniforms(seed, 4, group, sample, position))

@@ -1,4 +1,6 @@
-"""Every operation's Triton kernels against its reference in float64, forward and gradients, over dtypes and odd shapes."""
+"""Every operation's Triton kernels against its reference in float64, forward and gradients, over dtypes and
+odd shapes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ DEVICE = torch.device("cpu" if interpreted() else "cuda")
 RUNS = [(op, case, dtype) for op in OPS for case in op.cases for dtype in op.tolerance]
 
 
-@pytest.mark.parametrize(("op", "case", "dtype"), RUNS, ids=[f"{o.name}-{c.name}-{str(d)[6:]}" for o, c, d in RUNS])
+@pytest.mark.parametrize(
+    ("op", "case", "dtype"), RUNS, ids=[f"{o.name}-{c.name}-{str(d)[6:]}" for o, c, d in RUNS]
+)
 def test_kernels_agree_with_the_reference(
     op: Op, case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,6 @@
-"""What the records of `paged_attention` cannot show: the forms agree with one another, bits do not depend on company, tiles, errors."""
+"""What the records of `paged_attention` cannot show: the forms agree with one another, bits do not depend on
+company, tiles, errors.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,29 @@ def _draw(rows: int, heads: int = 10, kv_heads: int = 2, dim: int = 16) -> tuple
 
 @pytest.mark.parametrize("way", [pytest.param("triton", marks=needs_triton), "reference"])
 def test_the_three_forms_agree(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences of 35, 50 and 33 tokens, the first two behind a common prefix of 32, in an order that parts the family."""
+    """Sequences of 35, 50 and 33 tokens, the first two behind a common prefix of 32, in an order that parts
+    the family.
+    """
     monkeypatch.setenv("PROACTOR_KERNELS", way)
     q, keys, values = _draw(3)
     table = _ints([[7, 3, 9, -5], [1, 2, 20, 99], [7, 3, 4, 11]])
     plain = paged_attention(q, keys, values, table, _ints([35, 33, 50]), SCALE, UNIT, 32)
     shared = shared_prefix_attention(
-        q, keys, values, _ints([[9, -5, 0], [1, 2, 20], [4, 11, -1]]), _ints([3, 33, 18]), _ints([[7, 3], [-1, 99]]),
-        _ints([32, 0]), RowGroups.of([[2, 0], [1]]), SCALE, UNIT, 16,
-    )  # fmt: skip
-    rows = paged_rows_attention(q, keys, values, table, _ints([35, 33, 50]), RowGroups.runs([1, 1, 1]), SCALE, UNIT)
+        q,
+        keys,
+        values,
+        _ints([[9, -5, 0], [1, 2, 20], [4, 11, -1]]),
+        _ints([3, 33, 18]),
+        _ints([[7, 3], [-1, 99]]),
+        _ints([32, 0]),
+        RowGroups.of([[2, 0], [1]]),
+        SCALE,
+        UNIT,
+        16,
+    )
+    rows = paged_rows_attention(
+        q, keys, values, table, _ints([35, 33, 50]), RowGroups.runs([1, 1, 1]), SCALE, UNIT
+    )
     wanted = paged_attention_reference(
         q.double(), keys.double(), values.double(), table, _ints([35, 33, 50]), SCALE, UNIT
     )
@@ -61,7 +76,14 @@ def test_bits_of_a_row_do_not_depend_on_its_company(monkeypatch: pytest.MonkeyPa
     every = paged_attention(q, keys, values, table, lengths, SCALE, UNIT, 32)
     for i, width in ((1, 3), (2, 3), (2, 4)):
         alone = paged_attention(
-            q[i : i + 1], keys, values, table[i : i + 1, :width].contiguous(), lengths[i : i + 1], SCALE, UNIT, 32
+            q[i : i + 1],
+            keys,
+            values,
+            table[i : i + 1, :width].contiguous(),
+            lengths[i : i + 1],
+            SCALE,
+            UNIT,
+            32,
         )
         assert torch.equal(alone[0], every[i])
 

@@ -28,7 +28,10 @@ def test_rotation_and_gradient(shape: tuple[int, int, int], factor: float) -> No
     theta = angles(shape[0], half)
     cos, sin = theta.cos() * factor, theta.sin() * factor
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.full_like(theta, factor), theta)[:, None]
+    turned = (
+        torch.complex(x[..., :half], x[..., half:])
+        * torch.polar(torch.full_like(theta, factor), theta)[:, None]
+    )
     formula = torch.cat([turned.real, turned.imag], -1)
     ours = rope(x, cos, sin)
     torch.testing.assert_close(ours, formula, rtol=1e-12, atol=1e-12)
@@ -64,7 +67,9 @@ def test_scores_depend_on_distance_alone() -> None:
 @needs_triton
 @pytest.mark.parametrize("order", ["rows", "heads", "columns"])
 def test_kernel_reads_slices_as_it_reads_copies(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine rotates the first heads of a stacked projection; a gradient may come expanded from one number."""
+    """The engine rotates the first heads of a stacked projection; a gradient may come expanded from one
+    number.
+    """
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     theta = angles(3, 5).float().to(DEVICE)
     stacked = torch.randn(3, 7, 10, device=DEVICE)
@@ -74,7 +79,9 @@ def test_kernel_reads_slices_as_it_reads_copies(order: str, monkeypatch: pytest.
         stacked = stacked.transpose(0, 2).contiguous().transpose(0, 2)
     part = stacked[:, :5]
     assert not part.is_contiguous()
-    assert torch.equal(rope(part, theta.cos(), theta.sin()), rope(part.contiguous(), theta.cos(), theta.sin()))
+    assert torch.equal(
+        rope(part, theta.cos(), theta.sin()), rope(part.contiguous(), theta.cos(), theta.sin())
+    )
     part = part.detach().requires_grad_()
     rope(part, theta.cos(), theta.sin()).sum().backward()
     expected = rope_formula(torch.ones(3, 5, 10, device=DEVICE), theta.cos(), -theta.sin())
@@ -93,7 +100,10 @@ def test_float64_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refuses_what_does_not_fit() -> None:
     x, half = torch.randn(4, 2, 6), torch.ones(4, 3)
     for bad, cos, sin, name in (
-        (x[0], half, half, "x"), (x[..., :5], half, half, "x"), (x, half[:3], half, "cos"), (x, half, half[:1], "sin"),
-    ):  # fmt: skip
+        (x[0], half, half, "x"),
+        (x[..., :5], half, half, "x"),
+        (x, half[:3], half, "cos"),
+        (x, half, half[:1], "sin"),
+    ):
         with pytest.raises(ValueError, match=f"^{name}: "):
             rope(bad, cos, sin)

@@ -1,4 +1,6 @@
-"""Noise that belongs to a position, filters that are transformers' own, and draws that follow the distribution."""
+"""Noise that belongs to a position, filters that are transformers' own, and draws that follow the
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -96,14 +98,20 @@ def test_rows_have_their_own_settings() -> None:
 def test_a_mask_comes_before_the_filters() -> None:
     probs = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
     allowed = torch.tensor([[False, True, True, True]])
-    found = filter_weights(probs, Filters(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0]), allowed))
+    found = filter_weights(
+        probs, Filters(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0]), allowed)
+    )
     assert (found > 0).tolist() == [[False, True, True, False]]
-    found = filter_weights(probs, Filters(torch.tensor([0]), torch.tensor([0.55]), torch.tensor([0.0]), allowed))
+    found = filter_weights(
+        probs, Filters(torch.tensor([0]), torch.tensor([0.55]), torch.tensor([0.0]), allowed)
+    )
     assert (found > 0).tolist() == [[False, True, False, False]]  # 0.3 of the remaining 0.5 is the nucleus
     assert torch.equal(probs, torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64))
 
 
-weights = st.lists(st.sampled_from([0.0, 0.0, 1e-30, 0.1, 0.25, 1.0, 3.7]), min_size=1, max_size=200).filter(any)
+weights = st.lists(st.sampled_from([0.0, 0.0, 1e-30, 0.1, 0.25, 1.0, 3.7]), min_size=1, max_size=200).filter(
+    any
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -118,7 +126,9 @@ def test_draws_invert_the_cumulative_distribution(values: list[float], uniform: 
 
 
 def test_a_token_of_weight_zero_is_never_drawn() -> None:
-    """At the border of a block, rounding can put the target a hair below the block's beginning, where zeros may stand."""
+    """At the border of a block, rounding can put the target a hair below the block's beginning, where zeros
+    may stand.
+    """
     torch.manual_seed(0)
     probs = torch.rand(4000, 128, dtype=torch.float64)
     probs[:, :64] *= 1e-12  # the border is then a small difference of large sums

@@ -1,4 +1,6 @@
-"""Sampling in Triton draws the tokens of the torch form, row by row, for every filter, tie and mask, and says where there is no distribution."""
+"""Sampling in Triton draws the tokens of the torch form, row by row, for every filter, tie and mask, and says
+where there is no distribution.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_filters(top_k: int, top_p: float, min_p: float) -> None:
 
 @pytest.mark.parametrize("top_p", [0.903, 0.5, 0.351, 0.111])
 def test_equals_at_the_end_of_a_nucleus(top_p: float) -> None:
-    """Whole logits: few values, many equals. The lowest ids stay, and exactly as many as the mass asks for."""
+    """Whole logits: few values, many equals. The lowest ids stay, and exactly as many as the mass asks
+    for.
+    """
     torch.manual_seed(0)
     logits = torch.randint(-1, 2, (2, 300), device=DEVICE).float()
     logits[1] = 0.0
@@ -66,7 +70,9 @@ def test_equals_at_the_end_of_a_nucleus(top_p: float) -> None:
     ids, _, _ = agree(logits, ones(2), at, filters(2, 0, top_p))
     share = float(torch.tensor(top_p))  # float32
     assert int(ids[1]) == -int(-share * 300 // 1) - 1  # the last id of ceil(p V) equals
-    agree(logits, ones(2), at, filters(2, 20, top_p))  # all equals at the top-k threshold stay, then the nucleus
+    agree(
+        logits, ones(2), at, filters(2, 20, top_p)
+    )  # all equals at the top-k threshold stay, then the nucleus
 
 
 def test_temperatures_and_greedy_rows() -> None:
@@ -86,7 +92,9 @@ def test_masks_with_the_best_token_forbidden() -> None:
     allowed[:, 100] = True
     best = logits.argmax(-1, keepdim=True)
     allowed.scatter_(1, best, False)
-    logits.scatter_add_(1, best, torch.full((6, 1), 3.0, device=DEVICE))  # min-p is of the best that is allowed
+    logits.scatter_add_(
+        1, best, torch.full((6, 1), 3.0, device=DEVICE)
+    )  # min-p is of the best that is allowed
     temperature = torch.tensor([1.0, 0.0, 0.6, 1.0, 1.0, 0.0], device=DEVICE)
     settings = filters(6, 0, 1.0, 0.0, allowed)
     settings.top_k[3], settings.top_p[4:], settings.min_p[2] = 4, 0.7, 0.3
@@ -102,7 +110,10 @@ def test_uniforms_at_the_ends_and_tokens_of_weight_zero() -> None:
 
 
 def test_a_uniform_on_a_border_belongs_to_the_token_after_it() -> None:
-    logits, eighths = torch.zeros(8, 8, device=DEVICE), torch.arange(8, dtype=torch.float64, device=DEVICE) / 8
+    logits, eighths = (
+        torch.zeros(8, 8, device=DEVICE),
+        torch.arange(8, dtype=torch.float64, device=DEVICE) / 8,
+    )
     assert agree(logits, ones(8), eighths)[0].tolist() == list(range(8))
 
 
@@ -124,7 +135,9 @@ def test_the_sampler_records_what_the_trainer_computes() -> None:
     temperature = torch.tensor([1.0, 0.7, 1.3, 1.0, 0.5, 2.0], device=DEVICE)
     ids, _, policy = sample_tokens(logits, temperature, uniform(6))
     eye = torch.eye(300, device=DEVICE)
-    logp, _ = log_probabilities(logits, eye, torch.arange(6, device=DEVICE), ids, temperature, lambda x, w, b: x)
+    logp, _ = log_probabilities(
+        logits, eye, torch.arange(6, device=DEVICE), ids, temperature, lambda x, w, b: x
+    )
     assert torch.equal(logp, policy)
 
 
@@ -137,7 +150,9 @@ def test_logits_are_only_read() -> None:
 
 @pytest.mark.parametrize("mode", ["triton", "reference"])
 @pytest.mark.parametrize(("filtered", "heat"), [(False, 1.0), (False, 0.0), (True, 1.0)])
-@pytest.mark.parametrize("case", ["nan", "inf", "minus infinity", "nothing allowed", "only weight zero allowed"])
+@pytest.mark.parametrize(
+    "case", ["nan", "inf", "minus infinity", "nothing allowed", "only weight zero allowed"]
+)
 def test_a_row_without_a_distribution(
     case: str, filtered: bool, heat: float, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +178,9 @@ def test_a_row_without_a_distribution(
 
 
 def test_frequencies_follow_the_distribution() -> None:
-    """Chi-square over draws at uniforms of the device's own Philox: 9 degrees of freedom, 1e-3 on either side."""
+    """Chi-square over draws at uniforms of the device's own Philox: 9 degrees of freedom, 1e-3 on either
+    side.
+    """
     n = 300
     logits = torch.linspace(1, -1.5, 12, device=DEVICE)
     allowed = torch.ones(n, 12, dtype=torch.bool, device=DEVICE)
@@ -185,8 +202,10 @@ def test_frequencies_follow_the_distribution() -> None:
 def test_bad_arguments_are_named() -> None:
     good = {"logits": torch.randn(2, 9, device=DEVICE), "temperature": ones(2), "uniform": uniform(2)}
     for name, value in {
-        "logits": torch.zeros(2, 9, dtype=torch.int64, device=DEVICE), "temperature": ones(3), "uniform": ones(2),
-    }.items():  # fmt: skip
+        "logits": torch.zeros(2, 9, dtype=torch.int64, device=DEVICE),
+        "temperature": ones(3),
+        "uniform": ones(2),
+    }.items():
         with pytest.raises(ValueError, match=f"{name}: "):
             sample_tokens(**good | {name: value})
     with pytest.raises(ValueError, match="logits: no vocabulary"):

@@ -1,4 +1,6 @@
-"""What the record of `span_attention` cannot show: spans and their work lists by their definition, memory layouts, errors, repeatability."""
+"""What the record of `span_attention` cannot show: spans and their work lists by their definition, memory
+layouts, errors, repeatability.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def trees(draw: st.DrawFn) -> Tree:
     count = draw(st.integers(1, 7))
     lengths = [draw(st.integers(1, 9)) for _ in range(count)]
     parents = [draw(st.integers(-1, i - 1)) for i in range(count)]
-    cuts = [draw(st.integers(0, lengths[p])) if p >= 0 and draw(st.booleans()) else lengths[max(p, 0)] for p in parents]
+    cuts = [
+        draw(st.integers(0, lengths[p])) if p >= 0 and draw(st.booleans()) else lengths[max(p, 0)]
+        for p in parents
+    ]
     return (
         [sum(lengths[:i]) for i in range(count)],
         lengths,
@@ -85,7 +90,9 @@ def test_spans_and_work_lists_say_what_the_tree_says(tree: Tree, rows: int, keys
 
 
 def test_segments_that_follow_one_another_are_one_run() -> None:
-    """A chain is plain causal attention: no spans; siblings that stand side by side are one range of visitors."""
+    """A chain is plain causal attention: no spans; siblings that stand side by side are one range of
+    visitors.
+    """
     chain = Spans.tree([0, 5, 8], [5, 3, 4], [-1, 0, 1])
     assert len(chain.spans) == 0 and chain.base.tolist() == [0, 0, 0]
     siblings = Spans.tree([0, 5, 8, 12], [5, 3, 4, 2], [-1, 0, 0, 0])
@@ -137,7 +144,9 @@ def test_bad_arguments_are_named(wrong: str) -> None:
 
 
 def _fused(way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """Output and gradient of a fused projection [T, (6 + 3 + 3) * 16], read through its slices; and the reference's."""
+    """Output and gradient of a fused projection [T, (6 + 3 + 3) * 16], read through its slices; and the
+    reference's.
+    """
     monkeypatch.setenv("PROACTOR_KERNELS", way)
     fused = torch.cat([x.flatten(1) for x in _draw(30, 6, 3, 16)], 1)
     seed = torch.randn(30, 96, generator=torch.Generator(device=DEVICE).manual_seed(4), device=DEVICE)
@@ -179,9 +188,13 @@ def test_split_key_tiles_sum_the_same_and_repeat_bit_for_bit(monkeypatch: pytest
 def test_what_the_kernels_do_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     q, k, v = (x.double() for x in _draw(30, 6, 3, 16))
-    torch.testing.assert_close(span_attention(q, k, v, TREE, 0.3), span_attention_reference(q, k, v, TREE, 0.3))
+    torch.testing.assert_close(
+        span_attention(q, k, v, TREE, 0.3), span_attention_reference(q, k, v, TREE, 0.3)
+    )
     q, k, v = _draw(30, 2, 1, 136)
-    torch.testing.assert_close(span_attention(q, k, v, TREE, 0.1), span_attention_reference(q, k, v, TREE, 0.1))
+    torch.testing.assert_close(
+        span_attention(q, k, v, TREE, 0.1), span_attention_reference(q, k, v, TREE, 0.1)
+    )
 
 
 @needs_triton

@@ -54,7 +54,9 @@ def test_kernel_reads_slices_as_it_reads_copies(monkeypatch: pytest.MonkeyPatch)
     wide = torch.randn(3, 50, device=DEVICE)
     upstream = torch.randn(3, 1, device=DEVICE).expand(3, 11)
     for part in (wide[:, 5:27], wide.T.contiguous().T[:, 5:27]):
-        ours, copy = (t.detach().requires_grad_() for t in (part, part.clone(memory_format=torch.contiguous_format)))
+        ours, copy = (
+            t.detach().requires_grad_() for t in (part, part.clone(memory_format=torch.contiguous_format))
+        )
         assert not ours.is_contiguous() and copy.is_contiguous()
         out, expected = swiglu(ours), swiglu(copy)
         assert torch.equal(out, expected)

@@ -1,4 +1,6 @@
-"""Blocks of families equal dense masked attention, forward and backward, through rows and through pages, in both orders of summation."""
+"""Blocks of families equal dense masked attention, forward and backward, through rows and through pages, in
+both orders of summation.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_equals_dense_attention(layout: str, heads: tuple[int, int, int], padded
     ):
         torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
     with torch.no_grad():
-        torch.testing.assert_close(tree_attention(q, k, v, case.blocks, scale, exact), dense, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            tree_attention(q, k, v, case.blocks, scale, exact), dense, rtol=1e-11, atol=1e-11
+        )
 
 
 def test_padding_queries_count_once() -> None:
@@ -91,8 +95,12 @@ def test_padding_queries_count_once() -> None:
     q, k, v = (torch.randn(5, 2, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
     rows = torch.tensor([[[0, 1, 2], [3, 4, 4]]])
     near = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
-    hidden = torch.stack([near, torch.tensor([[False, True, True], [False, False, True], [False, False, True]])])
-    block = AttentionBlock(rows, torch.empty(1, 0, dtype=torch.int64), rows, torch.arange(5), None, hidden[None])
+    hidden = torch.stack(
+        [near, torch.tensor([[False, True, True], [False, False, True], [False, False, True]])]
+    )
+    block = AttentionBlock(
+        rows, torch.empty(1, 0, dtype=torch.int64), rows, torch.arange(5), None, hidden[None]
+    )
     visible = torch.zeros(5, 5, dtype=torch.bool)
     for i, seen in enumerate(([0], [0, 1], [0, 1, 2], [3], [3, 4])):
         visible[i, seen] = True
@@ -122,7 +130,9 @@ def test_gradient_where_only_some_inputs_need_one(frozen: str) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("unit", [2, 3, 16])
 def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
-    """Two samples of a prompt: its full pages are the context, each has pages of its own; keys that nobody may see are NaN."""
+    """Two samples of a prompt: its full pages are the context, each has pages of its own; keys that nobody
+    may see are NaN.
+    """
     torch.manual_seed(unit)
     prompt, lengths = 2 * unit, (unit + 1, 2 * unit)
     table = torch.randperm(9)[:6]
@@ -147,7 +157,9 @@ def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_fixed_order_does_not_depend_on_company(kv_heads: int) -> None:
-    """In fixed order a row's bits are the same alone, beside others, and with its path split elsewhere between context and own keys."""
+    """In fixed order a row's bits are the same alone, beside others, and with its path split elsewhere
+    between context and own keys.
+    """
     torch.manual_seed(0)
     length = 2 * EXACT_BLOCK + 5
     k, v = torch.randn(kv_heads, 200, 16), torch.randn(kv_heads, 200, 16)
@@ -162,7 +174,9 @@ def test_fixed_order_does_not_depend_on_company(kv_heads: int) -> None:
     for split in (1, EXACT_BLOCK, length - 1):
         assert torch.equal(torch.cat([one(i, split) for i in range(3)]), alone)
     together = AttentionBlock(
-        torch.arange(3).view(3, 1, 1), torch.stack([p[:9] for p in paths]), torch.stack([p[9:] for p in paths])[:, None]
+        torch.arange(3).view(3, 1, 1),
+        torch.stack([p[:9] for p in paths]),
+        torch.stack([p[9:] for p in paths])[:, None],
     )
     assert torch.equal(attend(q, k, v, [together], 0.25, exact=True), alone)
 
@@ -177,7 +191,9 @@ def test_padding_a_context_does_not_change_bits_in_fixed_order() -> None:
     padded = AttentionBlock(
         torch.tensor([[[0]]]), torch.cat([context, own[:1].expand(15)])[None], own[None, None], None, hidden
     )
-    assert torch.equal(attend(q, k, v, [padded], 0.25, exact=True), attend(q, k, v, [alone], 0.25, exact=True))
+    assert torch.equal(
+        attend(q, k, v, [padded], 0.25, exact=True), attend(q, k, v, [alone], 0.25, exact=True)
+    )
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 SERVICE = {
-    "service_name": "Cars_1", "slots": [{"name": "day", "description": "", "is_categorical": False, "possible_values": []}],
-    "intents": [{"name": "Rent", "description": "d", "is_transactional": True, "required_slots": ["day"], "optional_slots": {}}],
-}  # fmt: skip
+    "service_name": "Cars_1",
+    "slots": [{"name": "day", "description": "", "is_categorical": False, "possible_values": []}],
+    "intents": [
+        {
+            "name": "Rent",
+            "description": "d",
+            "is_transactional": True,
+            "required_slots": ["day"],
+            "optional_slots": {},
+        }
+    ],
+}
 API = {"input": [{"Name": "Day", "Type": "Categorical", "Categories": ["Friday"]}], "required": ["Day"]}
 
 
@@ -20,7 +29,10 @@ def put(folder: Path, value: Any, name: str = "tools.json") -> Path:
 
 
 def function(name: Any = "a", **properties: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+    return {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object", "properties": properties}},
+    }
 
 
 PLAIN = {"type": "string"}

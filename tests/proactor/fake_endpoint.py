@@ -3,8 +3,8 @@
     with FakeEndpoint([rate_limit(), ok("[]")]) as fake:
         endpoint = Endpoint("fake", fake.url, timeout=0.5, sleep=no_sleep)
 
-Behaviours are taken in order, one a request; after the last, ``otherwise`` answers (default: ``ok("[]")``). What was asked is in
-``fake.requests`` (the decoded bodies, in order of arrival).
+Behaviours are taken in order, one a request; after the last, ``otherwise`` answers (default: ``ok("[]")``).
+What was asked is in ``fake.requests`` (the decoded bodies, in order of arrival).
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from typing import Any
 Body = dict[str, Any]
 Answer = tuple[int, dict[str, str], str | Iterator[bytes]]
 Behaviour = Callable[["FakeEndpoint", Body], Answer | None]
-"""(server, request) -> status, headers and text (or its pieces); None drops the connection without an answer."""
+"""(server, request) -> status, headers and text (or its pieces); None drops the connection without an
+answer.
+"""
 
 JSON = {"content-type": "application/json"}
 
 
-def completion(text: str | None, finish_reason: str = "stop", tokens_in: int = 11, tokens_out: int = 7) -> str:
+def completion(
+    text: str | None, finish_reason: str = "stop", tokens_in: int = 11, tokens_out: int = 7
+) -> str:
     """The body of a chat completion."""
     message = {"role": "assistant", "content": text}
     usage = {
@@ -33,7 +37,14 @@ def completion(text: str | None, finish_reason: str = "stop", tokens_in: int = 1
     }
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     return json.dumps(
-        {"id": "x", "object": "chat.completion", "created": 0, "model": "fake", "choices": [choice], "usage": usage}
+        {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "fake",
+            "choices": [choice],
+            "usage": usage,
+        }
     )
 
 
@@ -75,7 +86,11 @@ def trickle() -> Behaviour:
 def rate_limit(retry_after: str = "0") -> Behaviour:
     """429, as OpenAI words it."""
     headers = JSON | {"retry-after": retry_after}
-    return lambda server, body: (429, headers, json.dumps({"error": {"message": "slow down", "code": "rate_limit"}}))
+    return lambda server, body: (
+        429,
+        headers,
+        json.dumps({"error": {"message": "slow down", "code": "rate_limit"}}),
+    )
 
 
 def http_error(status: int = 500, message: str = "broken") -> Behaviour:

@@ -1,4 +1,6 @@
-"""A model of two layers with its own tokenizer, and a config that trains it on a few short dialogues in seconds."""
+"""A model of two layers with its own tokenizer, and a config that trains it on a few short dialogues in
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ OPTIONS = {
 
 
 def tiny_folder(folder: Path, steps: int = 60) -> Path:
-    """A Hugging Face folder (fp32) with a tokenizer of the dialogues; ``steps`` of full training teach the model the form of an answer."""
+    """A Hugging Face folder (fp32) with a tokenizer of the dialogues; ``steps`` of full training teach the
+    model the form of an answer.
+    """
     corpus = load("synthetic", split="train", limit=24, **OPTIONS)
     tokenizer = train_tokenizer((t.text for d in corpus.dialogues for t in d.turns), SIZE.vocabulary)
     model = build_model(tokenizer, SIZE)
@@ -52,13 +56,24 @@ def tiny_folder(folder: Path, steps: int = 60) -> Path:
 def values(model: Path, runs: Path, **changes: Any) -> dict[str, Any]:
     """A config as a mapping; ``changes`` replace whole sections."""
     return {
-        "name": "tiny", "model": str(model), "runs": str(runs), "engine": {"deterministic": True, "kv_tokens": 8192}, "lora": {"rank": 4},
+        "name": "tiny",
+        "model": str(model),
+        "runs": str(runs),
+        "engine": {"deterministic": True, "kv_tokens": 8192},
+        "lora": {"rank": 4},
         "prompt": {"instructions": ""},
         "data": {"options": OPTIONS, "train": {"limit": 4}, "dev": {"limit": 2}, "test": {"limit": 2}},
         "sft": {"lr": 2e-3, "batch_dialogues": 2, "max_steps": 4, "eval_every": 2, "patience": 2},
-        "grpo": {"lr": 1e-2, "batch_dialogues": 2, "steps": 4, "eval_every": 2, "sampling": {"n": 3, "max_tokens": 56}},
-        "eval": {"max_tokens": 56, "resamples": 100}, "save_every": 1,
-    } | changes  # fmt: skip
+        "grpo": {
+            "lr": 1e-2,
+            "batch_dialogues": 2,
+            "steps": 4,
+            "eval_every": 2,
+            "sampling": {"n": 3, "max_tokens": 56},
+        },
+        "eval": {"max_tokens": 56, "resamples": 100},
+        "save_every": 1,
+    } | changes
 
 
 def config_file(folder: Path, model: Path, **changes: Any) -> Path:

@@ -41,14 +41,21 @@ def worked_example() -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
 def scored(draw: st.DrawFn) -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
     """A dialogue with known and unknown windows, and what was proposed at each of its turns."""
     turns = draw(st.integers(1, 6))
-    values, names = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2), st.sampled_from("ab")
+    values, names = (
+        st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
+        st.sampled_from("ab"),
+    )
     references = []
     for i in range(draw(st.integers(0, 3))):
         o, s, e, c = sorted(draw(st.lists(st.integers(1, turns), min_size=4, max_size=4)))
         known = draw(st.integers(0, 3)) > 0
         references.append(
             Reference(
-                id=str(i), name=draw(names), params=draw(values), coverage=(o, c), ready=(s, e) if known else None
+                id=str(i),
+                name=draw(names),
+                params=draw(values),
+                coverage=(o, c),
+                ready=(s, e) if known else None,
             )
         )
     action = st.builds(Action, name=names, params=values, status=st.sampled_from(Status))

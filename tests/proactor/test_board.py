@@ -7,7 +7,9 @@ from proactor.dialogue import Reference, Status
 from proactor.scoring.matching import Timing
 from tests.proactor.scoring_helpers import pending, ready, users
 
-BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(2, 6), ready=(4, 5), observed_trigger=4)
+BOOK = Reference(
+    id="b", name="book", params={"day": "Monday"}, coverage=(2, 6), ready=(4, 5), observed_trigger=4
+)
 CALL = Reference(id="c", name="call", coverage=(1, 6), ready=(2, 2), observed_trigger=2)
 
 
@@ -24,7 +26,10 @@ def test_logged_board_holds_what_was_triggered_before_the_turn() -> None:
 def test_own_board_keeps_every_fire_and_scores_the_right_ones() -> None:
     dialogue = users(7, BOOK, CALL)
     board = EMPTY.after(dialogue, 2, (ready("book", day="Monday"), ready("eat"), pending("call")))
-    assert [(a.name, a.status) for a in board.entries] == [("book", Status.TRIGGERED), ("eat", Status.TRIGGERED)]
+    assert [(a.name, a.status) for a in board.entries] == [
+        ("book", Status.TRIGGERED),
+        ("eat", Status.TRIGGERED),
+    ]
     assert board.fired == {"b": Timing.EARLY}
     again = board.after(dialogue, 4, (ready("book", day="monday"), ready("call")))
     assert [a.name for a in again.entries] == ["book", "eat", "call"]
@@ -47,7 +52,8 @@ def test_drawn_board_is_a_function_of_its_key() -> None:
     assert drawn == [bool(draw_board(dialogue, 3, seed=s).entries) for s in range(400)]
     assert 150 < sum(drawn) < 250
     assert any(
-        draw_board(dialogue, 3, seed=0, epoch=e) != draw_board(dialogue, 3, seed=0, epoch=0) for e in range(1, 20)
+        draw_board(dialogue, 3, seed=0, epoch=e) != draw_board(dialogue, 3, seed=0, epoch=0)
+        for e in range(1, 20)
     )
     assert any(bool(draw_board(dialogue, 4, seed=s).entries) != drawn[s] for s in range(20))
     assert not any(draw_board(dialogue, 3, seed=s, logged=0.0).entries for s in range(50))

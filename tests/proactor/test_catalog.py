@@ -49,7 +49,10 @@ def test_rendering() -> None:
         (lambda: Catalog(tools=(BOOK, BOOK)), "'book' is in the catalog twice"),
         (lambda: Tool(name=""), "name"),
         (lambda: Tool(name="  "), "without a name"),
-        (lambda: Tool(name="a", parameters=(Parameter(name="x"), Parameter(name="x"))), "parameter 'x' twice"),
+        (
+            lambda: Tool(name="a", parameters=(Parameter(name="x"), Parameter(name="x"))),
+            "parameter 'x' twice",
+        ),
         (lambda: Parameter(name="x", type="enum"), "enum without values"),
         (lambda: Parameter(name="x", type="colour"), "type"),
         (lambda: Tool(name="a", efect="read"), "efect"),

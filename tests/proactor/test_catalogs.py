@@ -1,4 +1,6 @@
-"""Readers of tools, on what real libraries write and on what people get wrong: each error names file, line, tool and parameter."""
+"""Readers of tools, on what real libraries write and on what people get wrong: each error names file, line,
+tool and parameter.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,15 @@ BOOKING = (
     Parameter(name="second.zip", type="integer", required=False),
 )
 REMARKS = {
-    "flattened": 2, "datetime_as_text": 1, "array_as_text": 1, "union_as_text": 1, "object_as_text": 1,
-}  # fmt: skip
+    "flattened": 2,
+    "datetime_as_text": 1,
+    "array_as_text": 1,
+    "union_as_text": 1,
+    "object_as_text": 1,
+}
 
 
-# -- what libraries write ---------------------------------------------------------------------------------------------------
+# -- what libraries write ---
 
 
 def test_a_pydantic_model(tmp_path: Path) -> None:
@@ -132,8 +138,12 @@ def test_openai_tools(tmp_path: Path) -> None:
 def test_flat_bare_and_wrapped_openai_tools(tmp_path: Path) -> None:
     schema = Address.model_json_schema()
     flat: FunctionToolParam = {
-        "type": "function", "name": "a", "parameters": schema, "strict": False, "description": "one\ntwo",
-    }  # fmt: skip
+        "type": "function",
+        "name": "a",
+        "parameters": schema,
+        "strict": False,
+        "description": "one\ntwo",
+    }
     bare = {"name": "b", "description": "B", "parameters": schema}
     empty = {"type": "function", "function": {"name": "c"}}
     for value in ([flat, bare, empty], {"tools": [flat, bare, empty]}, {"functions": [flat, bare, empty]}):
@@ -159,8 +169,10 @@ def test_tools_of_transformers(tmp_path: Path) -> None:
 
     (tool,) = read_catalog(put(tmp_path, [get_json_schema(find)])).tools
     assert [(p.name, p.type, p.required) for p in tool.parameters] == [
-        ("place", "string", True), ("kind", "enum", False), ("tags", "string", False),
-    ]  # fmt: skip
+        ("place", "string", True),
+        ("kind", "enum", False),
+        ("tags", "string", False),
+    ]
     assert tool.description == "Find a place."
 
 
@@ -184,16 +196,22 @@ def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
     ]
     found = read_catalog(put(tmp_path, {"tools": tools}))
     assert {t.name: (t.effect, t.confirm) for t in found.tools} == {
-        "look": ("read", False), "wipe": ("irreversible", True), "add": ("write", False), "silent": ("write", False),
-        "both": ("write", True), "inside": ("write", True), "schema": ("irreversible", False), "flat": ("read", False),
-    }  # fmt: skip
+        "look": ("read", False),
+        "wipe": ("irreversible", True),
+        "add": ("write", False),
+        "silent": ("write", False),
+        "both": ("write", True),
+        "inside": ("write", True),
+        "schema": ("irreversible", False),
+        "flat": ("read", False),
+    }
     given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in found.tools}
     assert given["silent"] == set() and given["add"] == {"effect"} and given["look"] == {"effect", "confirm"}
     by_name = {"go": {"type": "object", "x-effect": "read"}}
     assert read_catalog(put(tmp_path, by_name))["go"].effect == "read"
 
 
-# -- our own, and the corpora's ---------------------------------------------------------------------------------------------
+# -- our own, and the corpora's ---
 
 
 @given(
@@ -249,7 +267,7 @@ def test_real_files_give_the_catalog_that_the_source_gives(data_dir: Path, name:
     assert found.format == name and found.catalog == load(name, folder, limit=1).catalog
 
 
-# -- Python -----------------------------------------------------------------------------------------------------------------
+# -- Python ---
 
 MODULE = '''
 from __future__ import annotations
@@ -311,8 +329,9 @@ def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         Parameter(name="note", required=False),
     )
     assert [(p.type, p.required, p.description) for p in search.parameters] == [
-        ("enum", True, "what to look for"), ("string", False, ""),
-    ]  # fmt: skip
+        ("enum", True, "what to look for"),
+        ("string", False, ""),
+    ]
     assert (drop.effect, drop.confirm) == ("irreversible", False)
     assert found.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
     assert read(f"module:{file}").catalog == found.catalog
@@ -326,7 +345,7 @@ def test_only_what_all_lists(tmp_path: Path) -> None:
     assert read_catalog(put(tmp_path, module, "listed.py")).names == ("a",)
 
 
-# -- types, one by one ---------------------------------------------------------------------------------------------------
+# -- types, one by one ---
 
 
 @dataclass(frozen=True)
@@ -369,7 +388,10 @@ def test_objects_in_parts(tmp_path: Path) -> None:
     base = {"properties": {"x": {"type": "integer"}}, "required": ["x"]}
     more = {"properties": {"y": PLAIN}, "required": ["y"]}
     (tool,) = read_catalog(put(tmp_path, {"a": {"allOf": [base, more]}})).tools
-    assert {(p.name, p.type, p.required) for p in tool.parameters} == {("x", "integer", True), ("y", "string", True)}
+    assert {(p.name, p.type, p.required) for p in tool.parameters} == {
+        ("x", "integer", True),
+        ("y", "string", True),
+    }
 
 
 def test_deeper_objects_are_text(tmp_path: Path) -> None:

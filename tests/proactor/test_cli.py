@@ -62,10 +62,14 @@ def test_a_second_train_needs_a_word(trained: Path, capsys: pytest.CaptureFixtur
     )
 
 
-def test_evaluate_prints_metrics_beside_the_trivial_policies(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_metrics_beside_the_trivial_policies(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call("evaluate", trained, "--adapter", "last", "--split", "dev")
     said = capsys.readouterr().out
-    assert "dev: 2 dialogues" in said and "first-fire F1" in said and "never" in said and "values seen" in said
+    assert (
+        "dev: 2 dialogues" in said and "first-fire F1" in said and "never" in said and "values seen" in said
+    )
     record = json.loads((load_config(trained).folder / "evaluate-dev-last.json").read_text())
     assert {"last", "never", "always", "intervals", "unparsed_share"} <= record.keys()
 
@@ -93,7 +97,10 @@ def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["train", "CONFIG", "grpo.lrr=1"], "override 'grpo.lrr=1': unknown key 'grpo.lrr' (did you mean 'lr'?)"),
+        (
+            ["train", "CONFIG", "grpo.lrr=1"],
+            "override 'grpo.lrr=1': unknown key 'grpo.lrr' (did you mean 'lr'?)",
+        ),
         (["train", "none.yaml"], "none.yaml: No such file"),
         (["train", "CONFIG", "name=x", "model=no-such-model-folder"], "no-such-model-folder"),
         (["train", "CONFIG", "name=x", "reward=nothing"], "reward 'nothing' is unknown"),
@@ -119,7 +126,9 @@ def test_a_malformed_dialogue_is_named_by_file_and_line(
 ) -> None:
     (tmp_path / "star.jsonl").write_text('{"dialogue_id": "a"}\n\n')
     (tmp_path / "apis.json").write_text("{}")
-    said = refused(capsys, "train", trained, "name=x", "data.source=star", f"data.path={tmp_path}", "data.options={}")
+    said = refused(
+        capsys, "train", trained, "name=x", "data.source=star", f"data.path={tmp_path}", "data.options={}"
+    )
     assert "star.jsonl:2: empty line" in said
 
 
@@ -137,12 +146,17 @@ def test_help_is_quick_to_come(repo_root: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=repo_root).returncode == 0
 
 
-def test_a_config_can_bring_its_own_model(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_can_bring_its_own_model(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     size = "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, batch: 2}"
     wanted = (f"model={tmp_path}/small", "pretrain.seconds=1", "pretrain.limit=20")
     assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)
     assert (tmp_path / "small" / "config.json").is_file()
-    assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {"domains": [], "tools": []}
+    assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {
+        "domains": [],
+        "tools": [],
+    }
     call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
     assert "test: " in capsys.readouterr().out

@@ -17,10 +17,14 @@ APP = typer.Typer()
 APP.command()(catalog)
 
 TOOLS = [
-    {"name": "book_table", "description": "[bold]x", "parameters": {"properties": {"day": {"type": "string"}, "tags": {"type": "array"}}}},
+    {
+        "name": "book_table",
+        "description": "[bold]x",
+        "parameters": {"properties": {"day": {"type": "string"}, "tags": {"type": "array"}}},
+    },
     {"name": "frob", "x-effect": "read", "x-confirm": True},
     {"name": "zork"},
-]  # fmt: skip
+]
 
 
 def call(*arguments: object, error: type[Exception] | None = None) -> str:
@@ -41,7 +45,9 @@ def tools(tmp_path: Path) -> Path:
 
 
 def row(said: str, name: str) -> list[str]:
-    return next([cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if f"│ {name} " in line)
+    return next(
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if f"│ {name} " in line
+    )
 
 
 def test_a_table_with_reasons(tools: Path) -> None:
@@ -50,7 +56,9 @@ def test_a_table_with_reasons(tools: Path) -> None:
     assert row(said, "frob") == ["frob", "", "read", "yes", "given"]
     assert row(said, "zork")[2:] == ["write?", "no?", "no rule speaks: a guess"]
     assert "1 x lists are text, e.g. 'tags' of 'book_table'" in said
-    assert "3 tools; 2 with a proposal (*), 1 of them a guess (?). Nothing was written: -o catalog.json" in said
+    assert (
+        "3 tools; 2 with a proposal (*), 1 of them a guess (?). Nothing was written: -o catalog.json" in said
+    )
 
 
 def test_it_writes_what_a_person_edits(tools: Path, tmp_path: Path) -> None:
@@ -75,7 +83,9 @@ def test_it_writes_what_a_person_edits(tools: Path, tmp_path: Path) -> None:
 
 def test_a_catalog_that_cannot_be_read_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('[{"name": "a"}, {"name": "a"}]')
-    assert "tool 'a' is defined twice" in call(tmp_path / "bad.json", "-o", tmp_path / "out.json", error=CatalogError)
+    assert "tool 'a' is defined twice" in call(
+        tmp_path / "bad.json", "-o", tmp_path / "out.json", error=CatalogError
+    )
     assert not (tmp_path / "out.json").exists()
 
 
@@ -94,7 +104,9 @@ def test_rendering(tools: Path, tmp_path: Path) -> None:
 
 def test_formats(tools: Path) -> None:
     assert "3 tools" in call(tools, "--format", "openai")
-    assert "--format xml: not one of auto, proactor, openai" in call(tools, "--format", "xml", error=ConfigError)
+    assert "--format xml: not one of auto, proactor, openai" in call(
+        tools, "--format", "xml", error=ConfigError
+    )
     assert "service_name" in call(tools, "--format", "sgd", error=CatalogError)
 
 

@@ -33,7 +33,11 @@ def test_defaults_and_given_values(file: Path) -> None:
     assert config.sft is not None and config.sft.lr == 1e-3
     assert config.grpo is not None and config.grpo.lr == 1e-5
     assert (config.grpo.sampling.n, config.grpo.sampling.max_tokens) == (4, 64)
-    assert (config.data.train.split, config.data.dev.split, config.data.test.split) == ("train", "dev", "test")
+    assert (config.data.train.split, config.data.dev.split, config.data.test.split) == (
+        "train",
+        "dev",
+        "test",
+    )
     with pytest.raises(ValidationError):
         config.seed = 3  # type: ignore[misc]
 
@@ -41,19 +45,36 @@ def test_defaults_and_given_values(file: Path) -> None:
 def test_overrides_are_typed_by_their_field(file: Path) -> None:
     config = load_config(
         file,
-        ["name=007", "seed=3", "grpo.lr=2e-4", "sft=null", "data.train.limit=9", "data.options.size=50", "lora.targets=[q, v]",
-         "reward_options.early=linear", "reward_options.theta=1e-1", "engine.deterministic=true", "grpo.sampling.temperature=0.7"],
-    )  # fmt: skip
+        [
+            "name=007",
+            "seed=3",
+            "grpo.lr=2e-4",
+            "sft=null",
+            "data.train.limit=9",
+            "data.options.size=50",
+            "lora.targets=[q, v]",
+            "reward_options.early=linear",
+            "reward_options.theta=1e-1",
+            "engine.deterministic=true",
+            "grpo.sampling.temperature=0.7",
+        ],
+    )
     assert config.name == "007" and config.seed == 3 and config.sft is None
     assert config.grpo is not None and config.grpo.lr == 2e-4 and config.grpo.steps == 50
     assert config.grpo.sampling.temperature == 0.7 and config.grpo.sampling.n == 4
-    assert config.data.train.limit == 9 and config.data.train.split == "train" and config.data.options == {"size": 50}
+    assert (
+        config.data.train.limit == 9
+        and config.data.train.split == "train"
+        and config.data.options == {"size": 50}
+    )
     assert config.lora.targets == ("q", "v") and config.engine.deterministic is True
     assert config.reward_options == {"early": "linear", "theta": 0.1}
 
 
 def test_a_decay_spans_its_stage_in_optimizer_steps(file: Path) -> None:
-    config = load_config(file, ["grpo.decay=linear", "grpo.epochs=2", "grpo.minibatches=3", "sft.decay=cosine"])
+    config = load_config(
+        file, ["grpo.decay=linear", "grpo.epochs=2", "grpo.minibatches=3", "sft.decay=cosine"]
+    )
     assert config.grpo is not None and config.grpo.total == 300
     assert config.sft is not None and config.sft.total == config.sft.max_steps
     given = load_config(file, ["grpo.decay=linear", "grpo.total=7"])
@@ -64,7 +85,11 @@ def test_a_mode_that_writes_more_gets_more_tokens_unless_told_otherwise(file: Pa
     for mode, room in (("plain", 64), ("reasoning", 192), ("graph", 320)):
         config = load_config(file, [f"prompt.mode={mode}"])
         assert config.grpo is not None and config.prompt.mode == mode
-        assert (config.eval.max_tokens, config.grpo.sampling.max_tokens, config.grpo.sampling.n) == (room, room, 4)
+        assert (config.eval.max_tokens, config.grpo.sampling.max_tokens, config.grpo.sampling.n) == (
+            room,
+            room,
+            4,
+        )
     given = load_config(
         file, ["prompt.mode=graph", "eval.max_tokens=50", "grpo.sampling.max_tokens=60", "eval.metric=ac"]
     )
@@ -131,7 +156,9 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     assert "bytes.yaml: not" in message(tmp_path / "bytes.yaml")
 
 
-def test_paths_lie_beside_the_config_or_in_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_lie_beside_the_config_or_in_the_working_directory(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (file.parent / "corpus").mkdir()
     (file.parent / "weights").mkdir()
     found = load_config(file, ["data.path=corpus", "model=weights"])
@@ -153,7 +180,9 @@ def test_the_data_folder_comes_from_the_environment(file: Path, monkeypatch: pyt
     )
 
 
-def test_the_configs_of_the_repository_load(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configs_of_the_repository_load(
+    repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("sgd", "star"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("PROACTOR_DATA", str(tmp_path))

@@ -40,7 +40,9 @@ def test_normalise(one: str, other: str, equal: bool) -> None:
 
 
 def test_accepts_variants() -> None:
-    reference = Reference(id="a", name="t", params={"time": "half past five"}, variants={"time": ("17:30", "5:30 pm")})
+    reference = Reference(
+        id="a", name="t", params={"time": "half past five"}, variants={"time": ("17:30", "5:30 pm")}
+    )
     assert reference.accepts("time", "5:30 PM") and reference.accepts("time", "Half past five.")
     assert not reference.accepts("time", "5 pm") and not reference.accepts("day", "17:30")
 
@@ -72,12 +74,21 @@ def test_bad_references(fields: dict[str, Any], what: str) -> None:
         ({"turns": ()}, "no turns"),
         ({"turns": TURNS[1:]}, "turn indices"),
         ({"references": (Reference(id="a", name="t", coverage=(4, 6)),)}, "turn 6 of 5"),
-        ({"references": (Reference(id="a", name="t", observed_trigger=6),)}, "observed_trigger at turn 6 of 5"),
+        (
+            {"references": (Reference(id="a", name="t", observed_trigger=6),)},
+            "observed_trigger at turn 6 of 5",
+        ),
         ({"references": (Reference(id="a", name="t", observed_trigger=-1),)}, "observed_trigger at turn -1"),
-        ({"references": (Reference(id="a", name="t", value_turns={"day": 9}),)}, "value_turns.day at turn 9 of 5"),
+        (
+            {"references": (Reference(id="a", name="t", value_turns={"day": 9}),)},
+            "value_turns.day at turn 9 of 5",
+        ),
         ({"references": (Reference(id="a", name="t", values_seen=0),)}, "values_seen at turn 0"),
         ({"references": (Reference(id="a", name="t"), Reference(id="a", name="t"))}, "twice"),
-        ({"references": (Reference(id="a", name="t"),), "withdrawn": (Reference(id="a", name="t"),)}, "twice"),
+        (
+            {"references": (Reference(id="a", name="t"),), "withdrawn": (Reference(id="a", name="t"),)},
+            "twice",
+        ),
         ({"references": (Reference(id="a", name="t"),), "tools": ("other",)}, "not offered"),
     ],
 )

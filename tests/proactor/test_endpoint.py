@@ -57,8 +57,9 @@ def test_a_reply_is_its_text_and_what_was_asked_went_along() -> None:
         assert endpoint.counters == {"requests": 1, "replies": 1, "tokens_in": 11, "tokens_out": 7}
         body = fake.requests[0]
         assert body["response_format"] == {
-            "type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
-        }  # fmt: skip
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+        }
         assert (body["seed"], body["max_tokens"], body["temperature"], body["model"]) == (3, 9, 0.5, "fake")
 
 
@@ -74,11 +75,16 @@ def test_a_reply_is_its_text_and_what_was_asked_went_along() -> None:
         (malformed('{"choices": 3}'), "malformed", "http"),
     ],
 )
-def test_what_may_pass_is_tried_again_a_bounded_number_of_times(behaviour: Behaviour, counter: str, kind: str) -> None:
+def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
+    behaviour: Behaviour, counter: str, kind: str
+) -> None:
     with FakeEndpoint([behaviour] * 2) as fake:
         found, endpoint, waits = asked(fake)
         assert found == "[]" and waits == [0.5, 1.0]
-        assert endpoint.counters[counter] == endpoint.counters["retries"] == 2 and endpoint.counters["requests"] == 3
+        assert (
+            endpoint.counters[counter] == endpoint.counters["retries"] == 2
+            and endpoint.counters["requests"] == 3
+        )
     with FakeEndpoint([behaviour] * 3) as fake:
         found, endpoint, _ = asked(fake)
         assert isinstance(found, EndpointError) and found.kind == kind and "\n" not in str(found)
@@ -127,7 +133,11 @@ def test_a_server_without_schemas_is_asked_for_less_and_that_is_remembered() -> 
         endpoint = Endpoint("fake", fake.url)
         for _ in range(2):
             assert asyncio.run(endpoint.reply(ASK, schema=SCHEMA)) == "fine"
-        assert [b["response_format"]["type"] for b in fake.requests] == ["json_schema", "json_object", "json_object"]
+        assert [b["response_format"]["type"] for b in fake.requests] == [
+            "json_schema",
+            "json_object",
+            "json_object",
+        ]
         assert endpoint.counters["json_schema_refused"] == 1 and endpoint.counters["retries"] == 0
         assert asyncio.run(endpoint.reply(ASK)) == "fine" and "response_format" not in fake.requests[-1]
 
@@ -139,11 +149,16 @@ def test_old_and_new_servers_refuse_other_fields() -> None:
         for _ in range(2):
             assert asyncio.run(endpoint.reply(ASK, schema=SCHEMA, seed=1, max_tokens=5)) == "fine"
         last = fake.requests[-1]
-        assert last["max_completion_tokens"] == 5 and not {"max_tokens", "seed", "response_format"} & last.keys()
+        assert (
+            last["max_completion_tokens"] == 5 and not {"max_tokens", "seed", "response_format"} & last.keys()
+        )
         refused = {k: v for k, v in endpoint.counters.items() if k.endswith("_refused")}
         assert refused == {
-            "json_schema_refused": 1, "json_object_refused": 1, "max_tokens_refused": 1, "seed_refused": 1,
-        }  # fmt: skip
+            "json_schema_refused": 1,
+            "json_object_refused": 1,
+            "max_tokens_refused": 1,
+            "seed_refused": 1,
+        }
         assert len(fake.requests) == 6
 
 
@@ -194,7 +209,9 @@ def test_half_a_surrogate_pair_is_sent_as_a_question_mark() -> None:
         assert fake.requests[0]["messages"][0]["content"] == "a?b"
 
 
-def test_the_key_comes_from_the_environment_and_is_said_by_name_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_and_is_said_by_name_when_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(EndpointSetupError, match="MY_KEY is not set"):
         asyncio.run(Endpoint("m", api_key_env="MY_KEY").reply(ASK))

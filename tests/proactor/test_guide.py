@@ -1,4 +1,6 @@
-"""The guide is kept true: its example still gives what it prints, and every command line in it is one that the program takes."""
+"""The guide is kept true: its example still gives what it prints, and every command line in it is one that
+the program takes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 
 
 def command_lines() -> list[str]:
-    """Every line of a `sh` block that calls the program, continued lines joined, comments and settings of the environment cut off."""
+    """Every line of a `sh` block that calls the program, continued lines joined, comments and settings of the
+    environment cut off.
+    """
     lines = [line for kind, text in BLOCKS if kind == "sh" for line in text.replace("\\\n", " ").splitlines()]
     return [re.sub(r"^(\w+=\S* )*", "", line) for line in lines if re.match(r"(\w+=\S* )*proactor ", line)]
 
@@ -64,12 +68,16 @@ def test_command_lines_are_taken(line: str, windows: Path, monkeypatch: pytest.M
     group: Any = typer.main.get_command(app)
     assert words[1] in group.commands, f"no command {words[1]!r}"
     command: click.Command = group.commands[words[1]]
-    with command.make_context(words[1], words[2:]) as given:  # refuses unknown options, and values of the wrong type
+    with command.make_context(
+        words[1], words[2:]
+    ) as given:  # refuses unknown options, and values of the wrong type
         for name in ("config", "source"):
             file = str(given.params.get(name) or "")
             assert not file.startswith("examples") or Path(file).exists(), f"no file {file}"
         if "config" in given.params:
-            load_config(given.params["config"], [*(given.params.get("overrides") or []), f"data.path={windows}"])
+            load_config(
+                given.params["config"], [*(given.params.get("overrides") or []), f"data.path={windows}"]
+            )
 
 
 def test_the_example_has_the_windows_that_the_guide_tells(windows: Path) -> None:
@@ -83,15 +91,23 @@ def test_the_example_has_the_windows_that_the_guide_tells(windows: Path) -> None
 
 def told(corpus: Corpus) -> list[str]:
     """A line an action, as the guide's own few lines of Python print it."""
-    return [f"{d.id} {r.name} open {r.coverage} ready {r.ready} run {r.observed_trigger}" for d in corpus.dialogues for r in d.references]  # fmt: skip
+    return [
+        f"{d.id} {r.name} open {r.coverage} ready {r.ready} run {r.observed_trigger}"
+        for d in corpus.dialogues
+        for r in d.references
+    ]
 
 
 def test_the_config_reads_what_annotate_wrote(windows: Path) -> None:
     file, path = EXAMPLE / "train.yaml", f"data.path={windows}"
     config = load_config(file, [path])
-    assert config.pretrain is not None and config.pretrain.seconds <= 90, "the example takes about two minutes"
+    assert config.pretrain is not None and config.pretrain.seconds <= 90, (
+        "the example takes about two minutes"
+    )
     held_out = load_config(file, [path, "data.dev.split=dev", "data.test.split=test"])
-    sizes = [[len(load_part(c, part).dialogues) for part in ("train", "dev", "test")] for c in (config, held_out)]
+    sizes = [
+        [len(load_part(c, part).dialogues) for part in ("train", "dev", "test")] for c in (config, held_out)
+    ]
     assert sizes == [[14, 14, 20], [14, 2, 4]], "as the guide tells"
 
 
@@ -105,11 +121,15 @@ def test_printed_catalog_and_annotation(tmp_path: Path, monkeypatch: pytest.Monk
     for words, beginning in ((catalog, "┏"), (marks, "20 dialogues, 49 questions\n")):
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
-        assert {line for line in printed(beginning) if line} <= {line.rstrip() for line in result.output.splitlines()}
+        assert {line for line in printed(beginning) if line} <= {
+            line.rstrip() for line in result.output.splitlines()
+        }
 
 
 def test_transcripts_are_plain_lines() -> None:
-    lines = [json.loads(line) for line in (EXAMPLE / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line) for line in (EXAMPLE / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {turn["speaker"] for line in lines for turn in line["turns"]} == {"customer", "agent"}
     assert not any("index" in turn for line in lines for turn in line["turns"]), "what a person would write"
 
@@ -117,7 +137,11 @@ def test_transcripts_are_plain_lines() -> None:
 @pytest.mark.parametrize("text", [GUIDE, METHODS], ids=["guide", "methods"])
 def test_named_files_are_there(text: str) -> None:
     linked = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
-    named = [name for name in re.findall(r"`((?:proactor|kernels|engine|examples|configs|docs)/[\w/.]+)`", text) if "support-" not in name]  # fmt: skip
+    named = [
+        name
+        for name in re.findall(r"`((?:proactor|kernels|engine|examples|configs|docs)/[\w/.]+)`", text)
+        if "support-" not in name
+    ]
     for name in [*linked, *named]:
         assert (ROOT / "docs" / name).exists() or (ROOT / name).exists(), f"no file {name}"
 
@@ -132,7 +156,9 @@ def test_every_formula_has_one_tag() -> None:
         if not header:
             header = line
         elif "| tag |" in header:
-            tags = [cell for cell in cells if cell in ("CODE", "PAPER", "SEED", "NOTES", "DERIVED", "INFERRED")]
+            tags = [
+                cell for cell in cells if cell in ("CODE", "PAPER", "SEED", "NOTES", "DERIVED", "INFERRED")
+            ]
             assert len(tags) == 1, line
             tagged += 1
     assert tagged > 60

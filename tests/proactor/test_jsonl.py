@@ -1,4 +1,6 @@
-"""Our own lines and anybody's transcripts: what is read, what is counted, and what is an error with file and line."""
+"""Our own lines and anybody's transcripts: what is read, what is counted, and what is an error with file and
+line.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,28 @@ from proactor.dialogue import Dialogue
 from proactor.sources import Corpus, SourceError, load, split_of
 
 CATALOG = Catalog(
-    tools=(Tool(name="book", confirm=True, parameters=(Parameter(name="day", type="date"),)), Tool(name="find"))
+    tools=(
+        Tool(name="book", confirm=True, parameters=(Parameter(name="day", type="date"),)),
+        Tool(name="find"),
+    )
 )
 OWN: dict[str, Any] = {
-    "id": "a", "domain": "tables", "source": "synthetic", "tools": ["book"],
-    "turns": [{"index": i, "speaker": "agent" if i % 2 == 0 else "user", "text": f"t{i}"} for i in range(1, 6)],
-    "references": [{"id": "r1", "name": "book", "params": {"day": "Monday"}, "coverage": [1, 5], "ready": [3, 5]}],
-}  # fmt: skip
+    "id": "a",
+    "domain": "tables",
+    "source": "synthetic",
+    "tools": ["book"],
+    "turns": [
+        {"index": i, "speaker": "agent" if i % 2 == 0 else "user", "text": f"t{i}"} for i in range(1, 6)
+    ],
+    "references": [
+        {"id": "r1", "name": "book", "params": {"day": "Monday"}, "coverage": [1, 5], "ready": [3, 5]}
+    ],
+}
 
 
-def talk(*texts: str, id: Any = "t", first: str = "user", second: str = "agent", **more: Any) -> dict[str, Any]:
+def talk(
+    *texts: str, id: Any = "t", first: str = "user", second: str = "agent", **more: Any
+) -> dict[str, Any]:
     turns = [{"speaker": second if i % 2 else first, "text": text} for i, text in enumerate(texts)]
     return {"id": id, "turns": turns, **more}
 
@@ -61,12 +75,16 @@ def test_real_corpora_come_back(data_dir: Path, tmp_path: Path, name: str) -> No
     if not (data_dir / name).is_dir():
         pytest.skip(f"no {name} in {data_dir}")
     corpus = load(name, data_dir / name, limit=20)
-    found = load("jsonl", put(tmp_path, *(d.model_dump(mode="json") for d in corpus.dialogues), catalog=corpus.catalog))
+    found = load(
+        "jsonl", put(tmp_path, *(d.model_dump(mode="json") for d in corpus.dialogues), catalog=corpus.catalog)
+    )
     assert found.dialogues == corpus.dialogues and found.counters["unknown_parameters"] == 0
 
 
 def test_samples_and_splits_go_by_the_id_wherever_it_stands(tmp_path: Path) -> None:
-    inner = {"turns": [{"speaker": "user", "text": "a", "id": "zz"}, {"speaker": "bot", "text": "b", "id": "yy"}]}
+    inner = {
+        "turns": [{"speaker": "user", "text": "a", "id": "zz"}, {"speaker": "bot", "text": "b", "id": "yy"}]
+    }
     records = [inner | {"id": i if i % 2 else f'"ü{i}"'} for i in range(40)]
     folder = put(tmp_path, *records)
     ids = [d.id for d in load("jsonl", folder).dialogues]
@@ -76,13 +94,17 @@ def test_samples_and_splits_go_by_the_id_wherever_it_stands(tmp_path: Path) -> N
         d.id for d in load("jsonl", folder, limit=20, seed=1).dialogues
     }
     for split in ("train", "dev", "test"):
-        assert [d.id for d in load("jsonl", folder, split=split).dialogues] == [i for i in ids if split_of(i) == split]  # type: ignore[arg-type]
+        assert [d.id for d in load("jsonl", folder, split=split).dialogues] == [
+            i for i in ids if split_of(i) == split
+        ]  # type: ignore[arg-type]
 
 
 def test_a_line_that_is_not_asked_for_is_not_parsed(tmp_path: Path) -> None:
     records = [talk("a", "b", id=f"d{i}") for i in range(20)]
     chosen = {d.id for d in load("jsonl", put(tmp_path, *records), limit=3).dialogues}
-    put(tmp_path, *(r if r["id"] in chosen else f'{{"id": "{r["id"]}", nothing here is JSON' for r in records))
+    put(
+        tmp_path, *(r if r["id"] in chosen else f'{{"id": "{r["id"]}", nothing here is JSON' for r in records)
+    )
     assert {d.id for d in load("jsonl", tmp_path, limit=3).dialogues} == chosen
     with pytest.raises(SourceError, match="not JSON"):
         load("jsonl", tmp_path)
@@ -96,7 +118,9 @@ def test_transcripts_stay_as_they_are(tmp_path: Path) -> None:
         {"speaker": "System", "text": "שלום، كيف حالك؟ \u202eabc\u202c"},
         {"speaker": "client", "text": "預訂"},
     ]
-    found = load("jsonl", put(tmp_path, {"id": "t", "turns": turns, "channel": "phone", "domain": "d"}, name="x.jsonl"))
+    found = load(
+        "jsonl", put(tmp_path, {"id": "t", "turns": turns, "channel": "phone", "domain": "d"}, name="x.jsonl")
+    )
     (dialogue,) = found.dialogues
     assert [t.speaker for t in dialogue.turns] == ["user", "user", "agent", "agent", "user"]
     assert [t.text for t in dialogue.turns] == ["hi", *(t["text"] for t in turns[1:])]
@@ -116,25 +140,32 @@ def test_without_a_catalog(tmp_path: Path) -> None:
 
 def test_a_catalog_of_another_format(tmp_path: Path) -> None:
     tools = tmp_path / "tools.json"
-    tools.write_text(json.dumps([{"name": "book", "parameters": {"properties": {"day": {"type": "string"}}}}]))
+    tools.write_text(
+        json.dumps([{"name": "book", "parameters": {"properties": {"day": {"type": "string"}}}}])
+    )
     found = load("jsonl", put(tmp_path, OWN, catalog=None), catalog=str(tools))
     assert found.catalog["book"].confirm and found.counters["effects_proposed"] == 1  # as proposed
 
 
 def test_the_user_by_name(tmp_path: Path) -> None:
-    folder = put(tmp_path, talk("a", "b", first="Anna", second="Bo"), talk("c", "d", id="u", first="user", second="Bo"))
+    folder = put(
+        tmp_path, talk("a", "b", first="Anna", second="Bo"), talk("c", "d", id="u", first="user", second="Bo")
+    )
     with pytest.raises(SourceError) as caught:
         load("jsonl", folder)
-    assert f"{folder / 'windows.jsonl'}:1: " in str(caught.value) and "turn 1: speaker 'Anna' is not known" in str(
+    assert f"{folder / 'windows.jsonl'}:1: " in str(
         caught.value
-    )
+    ) and "turn 1: speaker 'Anna' is not known" in str(caught.value)
     found = load("jsonl", folder, user="anna")
     assert [[t.speaker for t in d.turns] for d in found.dialogues] == [["user", "agent"]] * 2
 
 
 def test_one_speaker(tmp_path: Path) -> None:
     folder = put(
-        tmp_path, talk("a", second="user", id="x"), talk("a", "b", first="bot", id="y"), talk("a", "b", id="z")
+        tmp_path,
+        talk("a", second="user", id="x"),
+        talk("a", "b", first="bot", id="y"),
+        talk("a", "b", id="z"),
     )
     found = load("jsonl", folder)
     assert [d.id for d in found.dialogues] == ["z"]
@@ -168,14 +199,18 @@ def test_half_an_emoji(tmp_path: Path) -> None:
     found = load(
         "jsonl",
         put(
-            tmp_path, '{"id": "t", "turns": [{"speaker": "user", "text": "a\\ud83d"}, {"speaker": "bot", "text": "b"}]}'
+            tmp_path,
+            '{"id": "t", "turns": [{"speaker": "user", "text": "a\\ud83d"}, {"speaker": "bot", "text": "b"}]}',
         ),
     )
     assert found.dialogues[0].turns[0].text == "a?" and found.counters["broken_characters"] == 1
 
 
 def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
-    assert load("jsonl", put(tmp_path, changed(params={"day": "x", "hue": "y"}))).counters["unknown_parameters"] == 1
+    assert (
+        load("jsonl", put(tmp_path, changed(params={"day": "x", "hue": "y"}))).counters["unknown_parameters"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +229,10 @@ def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
         (OWN | {"refrences": []}, "refrences: Extra inputs"),
         (OWN | {"references": OWN["references"] * 2}, "reference 'r1' appears twice"),
         (OWN | {"turns": OWN["turns"][1:]}, "turn indices are not 1..4"),
-        (OWN | {"turns": [OWN["turns"][0] | {"speaker": "bot"}]}, "turns.0.speaker: Input should be 'user' or 'agent'"),
+        (
+            OWN | {"turns": [OWN["turns"][0] | {"speaker": "bot"}]},
+            "turns.0.speaker: Input should be 'user' or 'agent'",
+        ),
         (OWN | {"turns": []}, "has no turns"),
         (talk(), "has no turns"),
         (talk("a", "b", references=[{"id": "r", "name": "fly"}]), "tool 'fly' is not in"),
@@ -214,7 +252,7 @@ def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
         ('{"turns": [', "not JSON"),
         ("[1]", "not an object"),
     ],
-)  # fmt: skip
+)
 def test_bad_lines_are_named(tmp_path: Path, record: Any, what: str) -> None:
     file = put(tmp_path, talk("a", "b", id="ok"), record) / "windows.jsonl"
     with pytest.raises(SourceError) as caught:
@@ -245,24 +283,47 @@ def test_no_files(tmp_path: Path) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["user", "bot", "book", "a", ""]) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["speaker", "text", "index", "id", "name", "coverage", "ready", "params"]), inner, max_size=5
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.sampled_from(["user", "bot", "book", "a", ""])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["speaker", "text", "index", "id", "name", "coverage", "ready", "params"]),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 turn = st.fixed_dictionaries(
     {"speaker": st.sampled_from(["user", "agent", "bot", 3]), "text": st.text(max_size=4) | st.just("hello")},
     optional={"index": st.integers(0, 3), "more": st.none()},
 )
 
 
-@given(st.fixed_dictionaries(
-    {"id": st.text(min_size=1, max_size=3) | json_values, "turns": st.lists(turn, max_size=4) | json_values},
-    optional={"references": json_values, "tools": json_values, "withdrawn": json_values, "domain": json_values, "x": json_values},
-), st.sampled_from(["error", "drop"]))  # fmt: skip
+@given(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(min_size=1, max_size=3) | json_values,
+            "turns": st.lists(turn, max_size=4) | json_values,
+        },
+        optional={
+            "references": json_values,
+            "tools": json_values,
+            "withdrawn": json_values,
+            "domain": json_values,
+            "x": json_values,
+        },
+    ),
+    st.sampled_from(["error", "drop"]),
+)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_line_is_a_dialogue_a_counted_drop_or_one_line(tmp_path: Path, record: dict[str, Any], empty: str) -> None:
+def test_any_line_is_a_dialogue_a_counted_drop_or_one_line(
+    tmp_path: Path, record: dict[str, Any], empty: str
+) -> None:
     folder = put(tmp_path, record)
     try:
         found: Corpus = load("jsonl", folder, empty=empty)

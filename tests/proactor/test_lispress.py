@@ -1,4 +1,6 @@
-"""The Lispress reader: what it reads, that it reads back what it writes, and that nothing else gets through."""
+"""The Lispress reader: what it reads, that it reads back what it writes, and that nothing else gets
+through.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +58,17 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("program", "what"),
     [
-        ("", "0: 0 expressions"), ("a b", "3: 2 expressions"), ("(a", "2: 1 '\\(' without"), ("a)", "1: '\\)' without"),
-        ('"a', "0: a text without its end"), ('"\\q"', "0: a text with a bad escape"), ("(a ^)", "4: '\\^' without"),
-        ("^", "1: 1 expressions"), ("(" * 300, "200: lists nested deeper"),
+        ("", "0: 0 expressions"),
+        ("a b", "3: 2 expressions"),
+        ("(a", "2: 1 '\\(' without"),
+        ("a)", "1: '\\)' without"),
+        ('"a', "0: a text without its end"),
+        ('"\\q"', "0: a text with a bad escape"),
+        ("(a ^)", "4: '\\^' without"),
+        ("^", "1: 1 expressions"),
+        ("(" * 300, "200: lists nested deeper"),
     ],
-)  # fmt: skip
+)
 def test_refusals_name_the_position(program: str, what: str) -> None:
     with pytest.raises(LispressError, match=f"position {what}"):
         lispress.read(program)

@@ -1,4 +1,6 @@
-"""A wheel or sdist holds one top-level name, `proactor`, and a checkout does not shadow Hugging Face's `kernels`."""
+"""A wheel or sdist holds one top-level name, `proactor`, and a checkout does not shadow Hugging Face's
+`kernels`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-IMPORTS = "import proactor, proactor.engine, proactor.kernels.rope, proactor.kernels.norm; print(proactor.__file__)"
+IMPORTS = (
+    "import proactor, proactor.engine, proactor.kernels.rope, proactor.kernels.norm; print(proactor.__file__)"
+)
 
 
 def build(target: str, source: Path, out: Path) -> Path:
@@ -62,7 +66,9 @@ def test_checkout_imports_from_any_folder(tmp_path: Path, repo_root: Path) -> No
 
 @pytest.mark.parametrize("first", ["checkout", "site"])
 def test_huggingface_kernels_wins_the_bare_name(tmp_path: Path, repo_root: Path, first: str) -> None:
-    """With the checkout first on sys.path (`python -m bench.step`) `import kernels` still finds the installed package."""
+    """With the checkout first on sys.path (`python -m bench.step`) `import kernels` still finds the installed
+    package.
+    """
     theirs = tmp_path / "site" / "kernels"
     theirs.mkdir(parents=True)
     (theirs / "__init__.py").write_text("OWNER = 'huggingface'\n")
@@ -79,14 +85,18 @@ def test_without_huggingface_kernels_transformers_sees_none(tmp_path: Path, repo
 def test_import_is_light_and_changes_nothing(tmp_path: Path, repo_root: Path) -> None:
     code = (
         "import sys, os, random, logging, signal; env = dict(os.environ); state = random.getstate(); "
-        "handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]; root = list(logging.getLogger().handlers)\n"
+        "handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]; root = "
+        "list(logging.getLogger().handlers)\n"
         "import proactor\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
-        "import torch; threads, dtype, grad = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(); seed = torch.initial_seed()\n"
+        "import torch; threads, dtype, grad = torch.get_num_threads(), torch.get_default_dtype(), "
+        "torch.is_grad_enabled(); seed = torch.initial_seed()\n"
         "import proactor.engine\n"
         "from proactor.engine import Engine\n"
-        "assert (threads, dtype, grad, seed) == (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed())\n"
-        "assert env == dict(os.environ) and state == random.getstate() and root == logging.getLogger().handlers\n"
+        "assert (threads, dtype, grad, seed) == (torch.get_num_threads(), torch.get_default_dtype(), "
+        "torch.is_grad_enabled(), torch.initial_seed())\n"
+        "assert env == dict(os.environ) and state == random.getstate() and root == "
+        "logging.getLogger().handlers\n"
         "assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]\n"
         "assert not torch.distributed.is_initialized() and not torch.are_deterministic_algorithms_enabled()\n"
         "print('ok')"

@@ -21,7 +21,9 @@ ACTIONS = st.lists(
         Action,
         name=WORDS,
         params=st.dictionaries(
-            WORDS | st.sampled_from(["READY", "ready", "pending", "name", "status", "params"]), WORDS, max_size=3
+            WORDS | st.sampled_from(["READY", "ready", "pending", "name", "status", "params"]),
+            WORDS,
+            max_size=3,
         ),
         status=st.sampled_from(Status),
     ),
@@ -33,7 +35,9 @@ ANY_JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["READY", "PENDING", "name", "status", "params", "actions", "x"]), inner, max_size=4
+            st.sampled_from(["READY", "PENDING", "name", "status", "params", "actions", "x"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
@@ -74,7 +78,8 @@ def test_canonical_form_is_compact() -> None:
     assert render([]) == "[]"
     assert render([action("book", date="Monday")]) == '[{"READY":"book","date":"Monday"}]'
     assert (
-        render([action("book", "PENDING", READY="x")]) == '[{"name":"book","status":"PENDING","params":{"READY":"x"}}]'
+        render([action("book", "PENDING", READY="x")])
+        == '[{"name":"book","status":"PENDING","params":{"READY":"x"}}]'
     )
 
 

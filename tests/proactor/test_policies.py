@@ -58,11 +58,18 @@ def test_values_seen_fires_once_without_waiting_for_the_assent() -> None:
 
 def test_the_human_fires_when_the_log_says_so() -> None:
     logged = BOOK.model_copy(update={"observed_trigger": 5})
-    assert {u: a for u, a in human(users(7, logged)).items() if a} == {5: (ready("book", day="Monday", time="9"),)}
+    assert {u: a for u, a in human(users(7, logged)).items() if a} == {
+        5: (ready("book", day="Monday", time="9"),)
+    }
     assert not any(human(users(7, BOOK)).values())
-    turns = tuple(Turn(index=i, speaker=s, text="x") for i, s in enumerate(("user", "agent", "user", "agent"), 1))
+    turns = tuple(
+        Turn(index=i, speaker=s, text="x") for i, s in enumerate(("user", "agent", "user", "agent"), 1)
+    )
     acted = BOOK.model_copy(update={"coverage": (1, 4), "ready": (3, 4), "observed_trigger": 4})
-    assert human(Dialogue(id="a", turns=turns, references=(acted,))) == {1: (), 3: (ready(BOOK.name, **BOOK.params),)}
+    assert human(Dialogue(id="a", turns=turns, references=(acted,))) == {
+        1: (),
+        3: (ready(BOOK.name, **BOOK.params),),
+    }
     before = acted.model_copy(update={"observed_trigger": 0})
     assert human(Dialogue(id="a", turns=turns, references=(before,))) == {1: (), 3: ()}
 
@@ -84,7 +91,9 @@ def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> N
     assert rival("on_time_f1", line, found["never"], found).name != "human"
     unlogged = [
         d.model_copy(
-            update={"references": tuple(r.model_copy(update={"observed_trigger": None}) for r in d.references)}
+            update={
+                "references": tuple(r.model_copy(update={"observed_trigger": None}) for r in d.references)
+            }
         )
         for d in dialogues
     ]
@@ -94,19 +103,29 @@ def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> N
 def test_values_in_text_reads_with_the_values_of_training_dialogues() -> None:
     day, time = Parameter(name="day"), Parameter(name="time", required=False)
     catalog = Catalog(
-        tools=(Tool(name="book", parameters=(day, time)), Tool(name="list"), Tool(name="call", parameters=(day,)))
+        tools=(
+            Tool(name="book", parameters=(day, time)),
+            Tool(name="list"),
+            Tool(name="call", parameters=(day,)),
+        )
     )
     policy = values_in_text([users(6, BOOK)], catalog)
     texts = ["Mondays at 9, or SuperMonday", "At 9 on friday, not on XMonday: MONDAY?", "Monday, 9."]
     turns = tuple(Turn(index=i, speaker="user", text=t) for i, t in enumerate(texts, 1))
-    assert policy(Dialogue(id="t", turns=turns)) == {1: (), 2: (ready("book", day="MONDAY", time="9"),), 3: ()}
+    assert policy(Dialogue(id="t", turns=turns)) == {
+        1: (),
+        2: (ready("book", day="MONDAY", time="9"),),
+        3: (),
+    }
     listed = Catalog(tools=(Tool(name="call", parameters=(day.model_copy(update={"values": ("Friday",)}),)),))
     assert values_in_text([], listed)(Dialogue(id="t", turns=turns))[2] == (ready("call", day="friday"),)
 
 
 def test_order_on_synthetic_dialogues() -> None:
     dialogues = load("synthetic", limit=60).dialogues
-    scores = {name: aggregate(score_replay(d, policy(d))[0] for d in dialogues) for name, policy in POLICIES.items()}
+    scores = {
+        name: aggregate(score_replay(d, policy(d))[0] for d in dialogues) for name, policy in POLICIES.items()
+    }
     f1 = {name: m["first_fire_f1"] or 0.0 for name, m in scores.items()}
     assert f1["never"] == 0.0 < f1["always"] < 0.3 < min(f1["values_seen"], f1["human"])
     assert scores["always"]["recall"] == 1.0

@@ -22,7 +22,9 @@ from proactor.sources import load
 from proactor.state_graph import NO_GRAPH, Node, StateGraph
 from tests.proactor.scoring_helpers import pending, ready, users
 
-CATALOG = Catalog(tools=(Tool(name="book", parameters=(Parameter(name="day"),)), Tool(name="call", confirm=True)))
+CATALOG = Catalog(
+    tools=(Tool(name="book", parameters=(Parameter(name="day"),)), Tool(name="call", confirm=True))
+)
 BOOK = Reference(
     id="b",
     name="book",
@@ -38,7 +40,10 @@ def byte_chat() -> ChatFormat:
     """A chat format that needs no data: one token a byte, and a template in the manner of ChatML."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     plain = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    plain.pre_tokenizer, plain.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
     )
@@ -126,10 +131,14 @@ def test_modes_change_the_opening_and_the_leaf_alone() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK)
     board, graph = logged_board(dialogue, 5), StateGraph((Node(pending("book", day="Monday"), ("time",)),))
     plain, reasoning, keeping = (
-        messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph) for m in ("plain", "reasoning", "graph")
+        messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph)
+        for m in ("plain", "reasoning", "graph")
     )
     assert plain[1:] == reasoning[1:] and plain[1:-1] == keeping[1:-1]
-    assert keeping[-1]["content"] == plain[-1]["content"] + '\nGraph: [{"PENDING":"book","day":"Monday","time":null}]'
+    assert (
+        keeping[-1]["content"]
+        == plain[-1]["content"] + '\nGraph: [{"PENDING":"book","day":"Monday","time":null}]'
+    )
     assert "<think>" in reasoning[0]["content"] and "<graph>" not in reasoning[0]["content"]
     assert "<think>" in keeping[0]["content"] and "<graph>" in keeping[0]["content"]
     assert keeping[0]["content"].endswith(plain[0]["content"])

@@ -1,4 +1,6 @@
-"""What is proposed for tools that do not say what they do, rule by rule, and against the corpora that do say it."""
+"""What is proposed for tools that do not say what they do, rule by rule, and against the corpora that do say
+it.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +71,14 @@ def test_descriptions(name: str, description: str, effect: str, confirm: bool) -
 
 
 def test_what_no_rule_knows_is_a_guess() -> None:
-    proposal = propose(Catalog(tools=(Tool(name="预订"), Tool(name="frob", description="Frobs."), Tool(name="get"))))
+    proposal = propose(
+        Catalog(tools=(Tool(name="预订"), Tool(name="frob", description="Frobs."), Tool(name="get")))
+    )
     assert [s.guess for s in proposal.suggestions] == [True, True, False]
-    assert proposal.suggestions[0].reason == "no rule speaks: a guess" and proposal.suggestions[0].effect == "write"
+    assert (
+        proposal.suggestions[0].reason == "no rule speaks: a guess"
+        and proposal.suggestions[0].effect == "write"
+    )
 
 
 def test_what_is_said_stays() -> None:
@@ -81,13 +88,16 @@ def test_what_is_said_stays() -> None:
     assert one("pay", confirm=False) == ("irreversible", False, "confirm given; 'pay' in the name")
     assert one("pay", effect="write", confirm=False) == ("write", False, "given")
     assert one("keep", "it cannot be undone", effect="write")[0] == "write"
-    proposal = propose(Catalog(tools=(Tool(name="pay", effect="write"), Tool(name="go", effect="read", confirm=False))))
+    proposal = propose(
+        Catalog(tools=(Tool(name="pay", effect="write"), Tool(name="go", effect="read", confirm=False)))
+    )
     assert [s.proposed for s in proposal.suggestions] == [("confirm",), ()] and len(proposal.open) == 1
 
 
 @given(
     st.lists(
-        st.builds(Tool, name=st.text(min_size=1).filter(str.strip), description=st.text()), unique_by=lambda t: t.name
+        st.builds(Tool, name=st.text(min_size=1).filter(str.strip), description=st.text()),
+        unique_by=lambda t: t.name,
     )
 )
 @settings(max_examples=60, deadline=None)
@@ -105,5 +115,9 @@ def test_against_corpora_that_say_it(data_dir: Path, name: str, effects: float, 
     said = load(name, data_dir / name, limit=0).catalog
     bare = Catalog(tools=tuple(Tool(name=t.name, description=t.description) for t in said.tools))
     found = propose(bare).catalog
-    assert sum(a.effect == b.effect for a, b in zip(said.tools, found.tools, strict=True)) >= effects * len(said)
-    assert sum(a.confirm == b.confirm for a, b in zip(said.tools, found.tools, strict=True)) >= confirms * len(said)
+    assert sum(a.effect == b.effect for a, b in zip(said.tools, found.tools, strict=True)) >= effects * len(
+        said
+    )
+    assert sum(
+        a.confirm == b.confirm for a, b in zip(said.tools, found.tools, strict=True)
+    ) >= confirms * len(said)

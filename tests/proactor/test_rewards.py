@@ -1,4 +1,6 @@
-"""Turn rewards: the acceptance tests T1.2, T1.6 and T1.7 of the methods, the registry, and rewards that misbehave."""
+"""Turn rewards: the acceptance tests T1.2, T1.6 and T1.7 of the methods, the registry, and rewards that
+misbehave.
+"""
 
 from __future__ import annotations
 
@@ -128,10 +130,12 @@ def test_built_in_rewards_take_trl_calls() -> None:
         [text, "[]"],
         [[{"role": "assistant", "content": text}], [{"role": "assistant", "content": "[]"}]],
     ):
-        assert load_reward("weighted_metric")(prompts=["p"] * 2, completions=completions, **columns) == pytest.approx(
-            [0.9, 0.9]
-        )
-        assert load_reward("rac")(prompts=["p"] * 2, completions=completions, trainer_state=None, **columns) == [
+        assert load_reward("weighted_metric")(
+            prompts=["p"] * 2, completions=completions, **columns
+        ) == pytest.approx([0.9, 0.9])
+        assert load_reward("rac")(
+            prompts=["p"] * 2, completions=completions, trainer_state=None, **columns
+        ) == [
             1.0,
             1.0,
         ]
@@ -150,7 +154,11 @@ def test_built_in_rewards_take_trl_calls() -> None:
         ("math:sqrt", {"a": 1}, r"options \['a'\] are only taken by built-in rewards"),
         ("weighted_metric", {"timming": 1}, "'weighted_metric'.*timming"),
         ("weighted_metric", {"early": "later"}, "'weighted_metric': early.*number, .*got 'later'"),
-        ("weighted_metric", {"waiting": "closed"}, "waiting: Input should be 'open' or 'ready', got 'closed'"),
+        (
+            "weighted_metric",
+            {"waiting": "closed"},
+            "waiting: Input should be 'open' or 'ready', got 'closed'",
+        ),
         ("weighted_metric", {"consistency": "much"}, "consistency: .*number, .*got 'much'"),
         ("rac", {"early": 0.0}, r"reward 'rac': unknown key 'early' \(known: theta, waiting\)"),
         ("max_rac", {"theta": None}, "'max_rac': theta: "),
@@ -170,7 +178,10 @@ def test_a_function_of_ones_own_is_found_in_the_working_directory(
     )
     monkeypatch.chdir(tmp_path)
     function = load_reward("my_scoring_module:fn")
-    assert run_reward("mine", function, ["p"] * 2, ["[]"] * 2, {"turn": [1, 2]}) == [{"reward": 0.5}, {"reward": 1.0}]
+    assert run_reward("mine", function, ["p"] * 2, ["[]"] * 2, {"turn": [1, 2]}) == [
+        {"reward": 0.5},
+        {"reward": 1.0},
+    ]
 
 
 def broken(value: Any) -> Any:

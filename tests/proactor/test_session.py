@@ -34,7 +34,9 @@ def test_points_label_training_alone(tmp_path: Path) -> None:
     assert not any(width(r) for d in labelled.dialogues for r in d.references)
     known = sum(r.ready is not None for d in plain.dialogues for r in d.references)
     c = labelled.counters
-    assert (c["wider"], c["width_0"], c["withdrawn"]) == (0, known, 0) and c["points_logged"] + c["points_end"] == known
+    assert (c["wider"], c["width_0"], c["withdrawn"]) == (0, known, 0) and c["points_logged"] + c[
+        "points_end"
+    ] == known
     assert c["points_logged"] > c["points_end"] > 0
     for part in ("dev", "test"):
         assert load_part(points, part) == load_part(windows, part)
@@ -45,7 +47,9 @@ def test_the_held_out_loss_is_of_the_labels_that_train(tiny_model: Path, tmp_pat
     assert session.held_out is session.dev
     session = Session.open(config(tmp_path, tiny_model, "data.labels=points", "data.dev.limit=5"))
     assert session.held_out == tuple(map(as_points, session.dev))
-    assert any(r.coverage != r.ready for d in session.dev for r in d.references), "dev itself keeps its windows"
+    assert any(r.coverage != r.ready for d in session.dev for r in d.references), (
+        "dev itself keeps its windows"
+    )
 
 
 def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> None:
@@ -85,7 +89,9 @@ def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_pa
         if d.domain not in {t.domain for t in load("synthetic", split="test", **one).dialogues}
     )
     with pytest.raises(ConfigError, match=r"data\.test: .*that data\.unseen leaves: split=null takes"):
-        load_part(config(tmp_path, tmp_path, data={"options": one, "unseen": {"domains": [rare.domain]}}), "test")
+        load_part(
+            config(tmp_path, tmp_path, data={"options": one, "unseen": {"domains": [rare.domain]}}), "test"
+        )
 
 
 def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -108,7 +114,9 @@ def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path,
     session = Session.open(config(tmp_path, tiny_model, f"prompt.mode={mode}", "eval.max_tokens=8"))
     found = session.play(session.dev, "dev")
     assert set(found.replays[0].outputs) == set(session.dev[0].decision_turns)
-    assert found.unread_graph_share == (1.0 if mode == "graph" else None)  # this model never learnt to write one
+    assert found.unread_graph_share == (
+        1.0 if mode == "graph" else None
+    )  # this model never learnt to write one
     wanted = max(len(session.encoder.wanted(d, u)) for d in session.train for u in d.decision_turns)
     assert wanted > 8 and session.cut_answers(session.train).endswith(f"need up to {wanted} tokens")
 
@@ -124,7 +132,9 @@ def test_shares_of_a_part_are_disjoint_and_make_it_whole(tmp_path: Path) -> None
     assert not names[0] & names[1] and names[0] | names[1] == names[2]
     assert len(names[0]) > len(names[1]) > 0
     assert low.counters["other_share"] == len(names[1])
-    few = load_part(config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 1], "limit": 5}}), "train")
+    few = load_part(
+        config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 1], "limit": 5}}), "train"
+    )
     assert len(few) == 5 and {d.id for d in few.dialogues} <= names[1]
     with pytest.raises(ConfigError, match=r"data\.train\.share: .*not a share"):
         config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 0.4]}})

@@ -20,16 +20,31 @@ SCHEMA = [
         "slots": [
             {"name": "place", "description": "", "is_categorical": False, "possible_values": []},
             {"name": "seats", "description": "", "is_categorical": True, "possible_values": ["1", "2"]},
-            {"name": "outside", "description": "", "is_categorical": True, "possible_values": ["True", "False"]},
+            {
+                "name": "outside",
+                "description": "",
+                "is_categorical": True,
+                "possible_values": ["True", "False"],
+            },
         ],
         "intents": [
-            {"name": "Reserve", "description": "", "is_transactional": True, "required_slots": ["place"],
-             "optional_slots": {"seats": "2"}},
-            {"name": "Find", "description": "", "is_transactional": False, "required_slots": ["place"],
-             "optional_slots": {"outside": "dontcare"}},
+            {
+                "name": "Reserve",
+                "description": "",
+                "is_transactional": True,
+                "required_slots": ["place"],
+                "optional_slots": {"seats": "2"},
+            },
+            {
+                "name": "Find",
+                "description": "",
+                "is_transactional": False,
+                "required_slots": ["place"],
+                "optional_slots": {"outside": "dontcare"},
+            },
         ],
     }
-]  # fmt: skip
+]
 
 
 def user(text: str, acts: list[str], intent: str, **slots: str) -> dict[str, Any]:
@@ -100,7 +115,11 @@ def raw_sgd(record: dict[str, Any]) -> dict[str, Any]:
                 other |= {"service_call": frame["call"], "service_results": []}
             frames.append(other)
         turns.append({"speaker": turn["speaker"], "utterance": turn["text"], "frames": frames})
-    return {"dialogue_id": record["dialogue_id"].rsplit("/", 1)[1], "services": record["services"], "turns": turns}
+    return {
+        "dialogue_id": record["dialogue_id"].rsplit("/", 1)[1],
+        "services": record["services"],
+        "turns": turns,
+    }
 
 
 def test_sgd_windows(tmp_path: Path) -> None:
@@ -135,7 +154,10 @@ def test_sgd_wide_window_and_spelling(tmp_path: Path) -> None:
     (reference,) = load("sgd", folder).dialogues[0].references
     assert reference.coverage == (1, 5) and reference.ready == (3, 5)
     assert reference.params == {"place": "Luigi's", "outside": "True"}
-    assert reference.accepts("place", "luigi's ristorante") and reference.value_turns == {"place": 1, "outside": 3}
+    assert reference.accepts("place", "luigi's ristorante") and reference.value_turns == {
+        "place": 1,
+        "outside": 3,
+    }
     (canonical,) = load("sgd", folder, values="canonical").dialogues[0].references
     assert canonical.params["place"] == "Luigi's Ristorante" and canonical.accepts("place", "Luigi's")
 
@@ -190,7 +212,9 @@ def test_sgd_value_arrives_when_the_state_has_it_as_the_call_does(tmp_path: Path
     ]
     turns[2]["frames"][0]["slots"]["place"] = ["Luigi's", "Luigi's Ristorante", "the Italian"]
     (reference,) = load("sgd", write_sgd(tmp_path, SGD | {"turns": turns})).dialogues[0].references
-    assert reference.coverage == (1, 3) and reference.ready == (3, 3) and reference.value_turns == {"place": 1}
+    assert (
+        reference.coverage == (1, 3) and reference.ready == (3, 3) and reference.value_turns == {"place": 1}
+    )
     assert reference.params == {"place": "Luigi's"} and reference.accepts("place", "the italian")
 
 
@@ -213,7 +237,11 @@ def test_sgd_release_format_gives_the_same(tmp_path: Path) -> None:
     (tmp_path / "raw" / "train" / "schema.json").write_text(json.dumps(SCHEMA))
     (tmp_path / "raw" / "train" / "dialogues_001.json").write_text(json.dumps([raw_sgd(SGD)]))
     raw = load("sgd", tmp_path / "raw")
-    assert raw.dialogues == compact.dialogues and raw.catalog == compact.catalog and raw.counters == compact.counters
+    assert (
+        raw.dialogues == compact.dialogues
+        and raw.catalog == compact.catalog
+        and raw.counters == compact.counters
+    )
     assert load("sgd", tmp_path / "raw" / "train").dialogues == compact.dialogues
 
 
@@ -236,7 +264,9 @@ def test_sgd_release_format_gives_the_same(tmp_path: Path) -> None:
 def test_bad_lines_are_named(tmp_path: Path, lines: list[Any], number: int, what: str) -> None:
     with pytest.raises(SourceError) as caught:
         load("sgd", write_sgd(tmp_path, *lines))
-    assert str(caught.value).startswith(f"{tmp_path / 'train.jsonl.gz'}:{number}: ") and what in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'train.jsonl.gz'}:{number}: ") and what in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -279,7 +309,12 @@ APIS = {
         "input": [
             {"Name": "From", "Type": "ShortString", "ReadableName": "From"},
             {"Name": "Day", "Type": "Categorical", "Categories": ["Friday"], "ReadableName": "Day"},
-            {"Name": "RequestType", "Type": "RequestType", "Categories": ["Check", "Book"], "ReadableName": ""},
+            {
+                "Name": "RequestType",
+                "Type": "RequestType",
+                "Categories": ["Check", "Book"],
+                "ReadableName": "",
+            },
         ],
         "required": ["From", "Day", "RequestType"],
     },
@@ -289,16 +324,30 @@ APIS = {
 
 def query(method: str, last: int, window: tuple[int, int] | None, **fields: Any) -> dict[str, Any]:
     return {
-        "method": method, "request": None, "parameters": {"Day": '"Friday"'}, "value_turns": {"Day": 2}, "unmatched": [],
-        "untraced_required": [], "last_visible_turn": last, "depends_on_result_at_turn": None,
+        "method": method,
+        "request": None,
+        "parameters": {"Day": '"Friday"'},
+        "value_turns": {"Day": 2},
+        "unmatched": [],
+        "untraced_required": [],
+        "last_visible_turn": last,
+        "depends_on_result_at_turn": None,
         "window": window and {"earliest": window[0], "latest": window[1]},
-    } | fields  # fmt: skip
+    } | fields
 
 
-def star(tmp_path: Path, *actions: dict[str, Any], **opts: Any) -> tuple[tuple[Reference, ...], dict[str, int]]:
+def star(
+    tmp_path: Path, *actions: dict[str, Any], **opts: Any
+) -> tuple[tuple[Reference, ...], dict[str, int]]:
     texts = ["hi", "where from?", "main street on friday", "ok", "fine", "it is possible", "do it", "done"]
     turns = [{"speaker": "AGENT" if i % 2 else "USER", "text": t} for i, t in enumerate(texts)]
-    record = {"dialogue_id": "star/1", "domains": ["ride", None], "tasks": ["ride"], "turns": turns, "actions": actions}
+    record = {
+        "dialogue_id": "star/1",
+        "domains": ["ride", None],
+        "tasks": ["ride"],
+        "turns": turns,
+        "actions": actions,
+    }
     (tmp_path / "apis.json").write_text(json.dumps(APIS))
     (tmp_path / "star.jsonl").write_text(json.dumps(record) + "\n")
     corpus = load("star", tmp_path, **opts)
@@ -315,7 +364,12 @@ def test_star_windows(tmp_path: Path) -> None:
         query("weather", 4, None, unmatched=["Day"]),
         query("weather", 6, (2, 6), depends_on_result_at_turn=2),
     )[0]
-    assert (check.name, check.params, check.coverage, check.ready) == ("ride.check", {"Day": "Friday"}, (3, 5), (3, 5))
+    assert (check.name, check.params, check.coverage, check.ready) == (
+        "ride.check",
+        {"Day": "Friday"},
+        (3, 5),
+        (3, 5),
+    )
     assert (book.name, book.ready, book.coverage, book.values_seen) == ("ride.book", (7, 7), (3, 7), 3)
     assert (untraced.ready, untraced.null_reason, untraced.observed_trigger) == (None, "untraced", 3)
     assert (unmatched.ready, unmatched.null_reason) == (None, "unmatched")
@@ -336,20 +390,36 @@ def test_star_counts_what_it_drops(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "plain"),
     [
-        ('"5 pm"', "5 pm"), ('" Broadway and Main"', "Broadway and Main"), ("3", "3"), ("True", "True"), ("null", None), ("", None),
-        ("api.is_at_most(900)", "at most 900"), ('api.is_one_of(["2 pm"])', "2 pm"), ('api.is_one_of(["A","B"])', "A or B"),
-        ('api.is_not("Thai")', "not Thai"), ("api.is_one_of(null)", None), ('["8 pm"]', "8 pm"), ("bare words", "bare words"),
+        ('"5 pm"', "5 pm"),
+        ('" Broadway and Main"', "Broadway and Main"),
+        ("3", "3"),
+        ("True", "True"),
+        ("null", None),
+        ("", None),
+        ("api.is_at_most(900)", "at most 900"),
+        ('api.is_one_of(["2 pm"])', "2 pm"),
+        ('api.is_one_of(["A","B"])', "A or B"),
+        ('api.is_not("Thai")', "not Thai"),
+        ("api.is_one_of(null)", None),
+        ('["8 pm"]', "8 pm"),
+        ("bare words", "bare words"),
     ],
-)  # fmt: skip
+)
 def test_star_values(raw: str, plain: str | None) -> None:
     assert plain_value(raw) == plain
 
 
 ONTOLOGY = {
-    "actions": {"interaction": {"pull-up-account": ["customer_name", "account_id"], "offer-refund": ["amount"], "send-link": []},
-                "faq_policy": {"search-faq": []}},
+    "actions": {
+        "interaction": {
+            "pull-up-account": ["customer_name", "account_id"],
+            "offer-refund": ["amount"],
+            "send-link": [],
+        },
+        "faq_policy": {"search-faq": []},
+    },
     "values": {"enumerable": {"customer_name": ["Joyce Wu"]}, "non_enumerable": {}},
-}  # fmt: skip
+}
 
 
 def test_abcd(tmp_path: Path) -> None:
@@ -360,13 +430,30 @@ def test_abcd(tmp_path: Path) -> None:
         "scenario": {"personal": {"account_id": "x12"}, "order": {}},
         "turns": [{"speaker": s, "text": t} for s, t in texts],
         "actions": [
-            {"method": "pull-up-account", "values": ["x12", "joyce wu"], "value_turns": [2, 1], "last_visible_turn": 3,
-             "window": {"earliest": 2, "latest": 3}},
-            {"method": "offer-refund", "values": ["40"], "value_turns": [None], "window": None, "last_visible_turn": 4},
+            {
+                "method": "pull-up-account",
+                "values": ["x12", "joyce wu"],
+                "value_turns": [2, 1],
+                "last_visible_turn": 3,
+                "window": {"earliest": 2, "latest": 3},
+            },
+            {
+                "method": "offer-refund",
+                "values": ["40"],
+                "value_turns": [None],
+                "window": None,
+                "last_visible_turn": 4,
+            },
             {"method": "search-faq", "values": [], "value_turns": [], "window": None, "last_visible_turn": 4},
-            {"method": "send-link", "values": [], "value_turns": [], "window": {"earliest": 3, "latest": 3}, "last_visible_turn": 3},
+            {
+                "method": "send-link",
+                "values": [],
+                "value_turns": [],
+                "window": {"earliest": 3, "latest": 3},
+                "last_visible_turn": 3,
+            },
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "ontology.json").write_text(json.dumps(ONTOLOGY))
     (tmp_path / "abcd_dev.jsonl").write_text(json.dumps(record) + "\n")
     corpus = load("abcd", tmp_path)
@@ -380,4 +467,7 @@ def test_abcd(tmp_path: Path) -> None:
     assert (refund.params, refund.ready, refund.null_reason) == ({"amount": "40"}, None, "unmatched")
     assert (faq.ready, faq.null_reason, link.null_reason) == (None, "no_values", "no_decision_turn")
     assert corpus.counters["null"] == 3 and corpus.counters["slot_by_shape"] == 1
-    assert corpus.catalog["offer-refund"].effect == "irreversible" and corpus.catalog["search-faq"].effect == "read"
+    assert (
+        corpus.catalog["offer-refund"].effect == "irreversible"
+        and corpus.catalog["search-faq"].effect == "read"
+    )

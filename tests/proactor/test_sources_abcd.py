@@ -12,9 +12,15 @@ import pytest
 from proactor.sources import SourceError, load
 
 ONTOLOGY = {
-    "actions": {"interaction": {"pull-up-account": ["customer_name", "phone"], "notify-team": ["company_team"]}, "kb_query": {"ask": []}},
-    "values": {"enumerable": {"customer_name": ["Joyce Wu"], "company_team": ["manager"]}, "non_enumerable": {}},
-}  # fmt: skip
+    "actions": {
+        "interaction": {"pull-up-account": ["customer_name", "phone"], "notify-team": ["company_team"]},
+        "kb_query": {"ask": []},
+    },
+    "values": {
+        "enumerable": {"customer_name": ["Joyce Wu"], "company_team": ["manager"]},
+        "non_enumerable": {},
+    },
+}
 SCENARIO = {"personal": {"customer_name": "joyce wu"}, "order": {}, "flow": "account", "subflow": "x"}
 SCRIPT: list[tuple[str, str, list[Any] | None]] = [
     ("agent", "hi", None),
@@ -30,11 +36,21 @@ SCRIPT: list[tuple[str, str, list[Any] | None]] = [
 
 def raw(convo: int = 1, script: list[tuple[str, str, list[Any] | None]] = SCRIPT) -> dict[str, Any]:
     delexed = [
-        {"speaker": who, "text": text.lower(), "turn_count": i, "candidates": [],
-         "targets": ["x", "take_action", *given, -1] if given else ["x", None, None, [], -1]}
+        {
+            "speaker": who,
+            "text": text.lower(),
+            "turn_count": i,
+            "candidates": [],
+            "targets": ["x", "take_action", *given, -1] if given else ["x", None, None, [], -1],
+        }
         for i, (who, text, given) in enumerate(script, start=1)
-    ]  # fmt: skip
-    return {"convo_id": convo, "scenario": SCENARIO, "original": [[w, t] for w, t, _ in script], "delexed": delexed}
+    ]
+    return {
+        "convo_id": convo,
+        "scenario": SCENARIO,
+        "original": [[w, t] for w, t, _ in script],
+        "delexed": delexed,
+    }
 
 
 def compact() -> dict[str, Any]:
@@ -43,14 +59,27 @@ def compact() -> dict[str, Any]:
         "dialogue_id": "abcd/1",
         "flow": "account",
         "scenario": SCENARIO,
-        "turns": [{"speaker": "USER" if who == "customer" else "AGENT", "text": text} for who, text in spoken],
-        "actions": [
-            {"method": "pull-up-account", "values": ["joyce wu", "(690) 372-1211"], "value_turns": [1, 1], "last_visible_turn": 1,
-             "window": {"earliest": 1, "latest": 1}},
-            {"method": "ask", "values": [], "value_turns": [], "last_visible_turn": 3, "window": None},
-            {"method": "notify-team", "values": ["manager"], "value_turns": [2], "last_visible_turn": 3, "window": {"earliest": 2, "latest": 3}},
+        "turns": [
+            {"speaker": "USER" if who == "customer" else "AGENT", "text": text} for who, text in spoken
         ],
-    }  # fmt: skip
+        "actions": [
+            {
+                "method": "pull-up-account",
+                "values": ["joyce wu", "(690) 372-1211"],
+                "value_turns": [1, 1],
+                "last_visible_turn": 1,
+                "window": {"earliest": 1, "latest": 1},
+            },
+            {"method": "ask", "values": [], "value_turns": [], "last_visible_turn": 3, "window": None},
+            {
+                "method": "notify-team",
+                "values": ["manager"],
+                "value_turns": [2],
+                "last_visible_turn": 3,
+                "window": {"earliest": 2, "latest": 3},
+            },
+        ],
+    }
 
 
 def folder(path: Path, content: Any, name: str = "abcd_v1.1.json.gz") -> Path:
@@ -87,10 +116,19 @@ def test_cap(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_placed_is_counted(tmp_path: Path) -> None:
-    script = [("action", "Searching", ["ask", []]), ("customer", " ", None), *SCRIPT, ("action", "?", [None, []])]
+    script = [
+        ("action", "Searching", ["ask", []]),
+        ("customer", " ", None),
+        *SCRIPT,
+        ("action", "?", [None, []]),
+    ]
     corpus = load("abcd", folder(tmp_path, {"train": [raw(1, script)]}))
     assert len(corpus.dialogues[0].references) == 3
-    assert [corpus.counters[k] for k in ("action_before_user", "empty_turn", "action_without_button")] == [1, 1, 1]
+    assert [corpus.counters[k] for k in ("action_before_user", "empty_turn", "action_without_button")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,22 @@ def test_customer_side(tmp_path: Path) -> None:
 
 def test_sentences_are_joined(tmp_path: Path) -> None:
     head = SIDE.replace("turnNumber", "turnNumber\tsentenceNumber")
-    file = write(tmp_path / "finance" / "train.tsv", head, "a\t0\t0\tx\thi.\tO\tg", "a\t0\t1\tx\thow are you?\tO\tg", "a\t1\t0\tx\tbye\tO\tg")  # fmt: skip
+    file = write(
+        tmp_path / "finance" / "train.tsv",
+        head,
+        "a\t0\t0\tx\thi.\tO\tg",
+        "a\t0\t1\tx\thow are you?\tO\tg",
+        "a\t1\t0\tx\tbye\tO\tg",
+    )
     corpus = load("multidogo", file)
     assert [t.text for t in corpus.dialogues[0].turns] == ["hi. how are you?", "bye"]
     assert corpus.counters["sentences_joined"] == 1
 
 
 def test_two_sides(tmp_path: Path) -> None:
-    file = write(tmp_path / "media.tsv", BOTH, "a\t0\tx\thi\tCustomer", "a\t1\tx\thello\tagent", "a\t1\tx\tyes?\tagent")
+    file = write(
+        tmp_path / "media.tsv", BOTH, "a\t0\tx\thi\tCustomer", "a\t1\tx\thello\tagent", "a\t1\tx\tyes?\tagent"
+    )
     corpus = load("multidogo", file)
     assert [t.speaker for t in corpus.dialogues[0].turns] == ["user", "agent", "agent"]
     assert corpus.dialogues[0].domain == "media" and corpus.counters["customer_only"] == 0
@@ -59,11 +67,14 @@ def test_two_sides(tmp_path: Path) -> None:
     [
         (["conversationId\tutterance"], "1: no column 'turnNumber'"),
         ([SIDE, "a\t0\tx\thi"], "2: 4 columns, the first line has 6"),
-        ([SIDE, "a\t0\tx\thi\tO\tg", "b\t0\tx\thi\tO\tg", "a\t1\tx\thi\tO\tg"], "4: dialogue 'multidogo/a' appears twice"),
+        (
+            [SIDE, "a\t0\tx\thi\tO\tg", "b\t0\tx\thi\tO\tg", "a\t1\tx\thi\tO\tg"],
+            "4: dialogue 'multidogo/a' appears twice",
+        ),
         ([SIDE, "a\tone\tx\thi\tO\tg"], "2: malformed dialogue"),
         ([SIDE, "a\t0\tx\t \tO\tg"], "2: .*no turns"),
     ],
-)  # fmt: skip
+)
 def test_bad_lines_are_named(tmp_path: Path, lines: list[str], what: str) -> None:
     with pytest.raises(SourceError, match=f"dev.tsv:{what}"):
         load("multidogo", write(tmp_path / "dev.tsv", *lines))

@@ -1,4 +1,6 @@
-"""MultiWOZ on dialogues written here: one dialogue in its three formats, and what opens and closes a booking's window."""
+"""MultiWOZ on dialogues written here: one dialogue in its three formats, and what opens and closes a
+booking's window.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,38 @@ from proactor.sources import SourceError, load
 TURNS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     # text, acts, and the hotel's state after a user turn
     ("a hotel in the east, for 2 people", {}, {"area": "east", "people": "2"}),
-    ("the Acorn is nice. Which day?", {"Hotel-Recommend": [["Name", "Acorn"]], "Booking-Request": [["Day", "?"]]}, {}),
-    ("monday, 3 nights at the acorn", {}, {"area": "east", "people": "2", "name": "acorn", "day": "monday", "stay": "3"}),
+    (
+        "the Acorn is nice. Which day?",
+        {"Hotel-Recommend": [["Name", "Acorn"]], "Booking-Request": [["Day", "?"]]},
+        {},
+    ),
+    (
+        "monday, 3 nights at the acorn",
+        {},
+        {"area": "east", "people": "2", "name": "acorn", "day": "monday", "stay": "3"},
+    ),
     ("Shall I book it?", {"Hotel-OfferBook": [["none", "none"]]}, {}),
     ("yes", {}, {"area": "east", "people": "2", "name": "acorn", "day": "monday", "stay": "3"}),
     ("Done, the reference is XYZ", {"Booking-Book": [["Ref", "XYZ"]]}, {}),
     ("thanks", {}, {"area": "east", "people": "2", "name": "acorn", "day": "monday", "stay": "3"}),
     ("bye", {}, {}),
-]  # fmt: skip
+]
 BOOK = ("people", "day", "stay")
 
 
 def compact() -> dict[str, Any]:
-    turns = [{"speaker": "SYSTEM" if i % 2 else "USER", "text": t, "acts": a} for i, (t, a, _) in enumerate(TURNS)]
+    turns = [
+        {"speaker": "SYSTEM" if i % 2 else "USER", "text": t, "acts": a} for i, (t, a, _) in enumerate(TURNS)
+    ]
     action = {
-        "service": "hotel", "method": "book_hotel", "call_turn": 5, "result": {},
+        "service": "hotel",
+        "method": "book_hotel",
+        "call_turn": 5,
+        "result": {},
         "parameters": {"area": "east", "name": "acorn", "people": "2", "day": "monday", "stay": "3"},
         "window": {"earliest": 2, "latest": 4},
         "evidence": {"value_turns": {"people": 0, "day": 2, "stay": 2, "name": 2}},
-    }  # fmt: skip
+    }
     goal = {"hotel": {"info": {}, "book": {}}, "taxi": {}}
     return {"dialogue_id": "multiwoz/T1", "goal": goal, "turns": turns, "actions": [action]}
 
@@ -48,17 +63,25 @@ def release21() -> dict[str, Any]:
             booked = [{"name": "acorn", "reference": "XYZ"}] if i >= 5 else []
             metadata = {"hotel": {"semi": semi, "book": book | {"booked": booked}}}
         log.append({"text": text, "metadata": metadata, "dialog_act": acts})
-    return {"T1.json": {"goal": {"hotel": {"info": {}, "book": {}}, "taxi": {}, "message": ["…"]}, "log": log}}
+    return {
+        "T1.json": {"goal": {"hotel": {"info": {}, "book": {}}, "taxi": {}, "message": ["…"]}, "log": log}
+    }
 
 
 def release22() -> tuple[list[Any], dict[str, Any]]:
     turns = []
     for i, (text, _, state) in enumerate(TURNS):
         slots = {f"hotel-{'book' if slot in BOOK else ''}{slot}": [value] for slot, value in state.items()}
-        frame = {"service": "hotel", "slots": [], "actions": [], "state": {
-            "active_intent": "book_hotel", "requested_slots": [], "slot_values": slots}}  # fmt: skip
+        frame = {
+            "service": "hotel",
+            "slots": [],
+            "actions": [],
+            "state": {"active_intent": "book_hotel", "requested_slots": [], "slot_values": slots},
+        }
         frames = [] if i % 2 else [frame]
-        turns.append({"turn_id": str(i), "speaker": "SYSTEM" if i % 2 else "USER", "utterance": text, "frames": frames})
+        turns.append(
+            {"turn_id": str(i), "speaker": "SYSTEM" if i % 2 else "USER", "utterance": text, "frames": frames}
+        )
     acts = {"T1.json": {str(i): {"dialog_act": a, "span_info": []} for i, (_, a, _) in enumerate(TURNS)}}
     return [{"dialogue_id": "T1.json", "services": ["hotel"], "turns": turns}], acts
 
@@ -82,7 +105,12 @@ def test_window_opens_with_the_assent(tmp_path: Path) -> None:
     assert booking.value_turns == {"area": 1, "name": 3, "people": 1, "day": 3, "stay": 3}
     tool = load("multiwoz", tmp_path).catalog["book_hotel"]
     assert tool.confirm and tool.effect == "write" and tool.required == ("people", "day", "stay")
-    assert dialogue.domain == "hotel" and dialogue.tools == ("book_hotel", "book_restaurant", "book_train", "book_taxi")
+    assert dialogue.domain == "hotel" and dialogue.tools == (
+        "book_hotel",
+        "book_restaurant",
+        "book_train",
+        "book_taxi",
+    )
 
 
 def test_asking_for_the_booking_is_assent(tmp_path: Path) -> None:

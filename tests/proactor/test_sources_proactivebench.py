@@ -13,14 +13,25 @@ from proactor.scoring.matching import Timing, judge
 from proactor.sources import SourceError, load, split_of
 
 
-def judged(count: int, need: bool, task: str | None = None, valid: bool = False, first: str = "a") -> dict[str, Any]:
+def judged(
+    count: int, need: bool, task: str | None = None, valid: bool = False, first: str = "a"
+) -> dict[str, Any]:
     obs = [{"time": str(i), "event": f"{first}{i}"} for i in range(count)]
     category = (
-        ("Correct-Detection" if valid else "False-Alarm") if task else "Missed-Need" if need else "Correct-Rejection"
+        ("Correct-Detection" if valid else "False-Alarm")
+        if task
+        else "Missed-Need"
+        if need
+        else "Correct-Rejection"
     )
     return {
-        "obs": obs, "pred_task": task, "valid": valid, "help_needed": need, "annotation": [True], "category": category,
-    }  # fmt: skip
+        "obs": obs,
+        "pred_task": task,
+        "valid": valid,
+        "help_needed": need,
+        "annotation": [True],
+        "category": category,
+    }
 
 
 RECORDS = [
@@ -45,7 +56,10 @@ def test_streams(tmp_path: Path) -> None:
     assert [t.text for t in first.turns] == [f"[{i}] a{i}" for i in range(6)]
     assert first.decision_turns == (1, 2, 3, 4, 5, 6) and len(second.turns) == 1
     # help was needed at 2, 3 and 6; nobody judged 5
-    assert [(r.coverage, r.ready, r.params) for r in first.references] == [((2, 3), (2, 3), {}), ((6, 6), (6, 6), {})]
+    assert [(r.coverage, r.ready, r.params) for r in first.references] == [
+        ((2, 3), (2, 3), {}),
+        ((6, 6), (6, 6), {}),
+    ]
     assert all(r.observed_trigger is None for r in first.references)
     assert corpus.counters["unjudged"] == 1 and corpus.counters["accepted_without_need"] == 1
     assert corpus.counters["category_False-Alarm"] == 1 and corpus.counters["streams"] == 2
@@ -57,7 +71,14 @@ def test_waiting_is_right_where_no_help_is_needed(tmp_path: Path) -> None:
     dialogue = load("proactivebench", write(tmp_path, *RECORDS)).dialogues[0]
     fire = Action(name="propose", status=Status.READY)
     timings = [judge(dialogue, turn, [fire], fired={})[0].timing for turn in dialogue.decision_turns]
-    assert timings == [Timing.FALSE, Timing.ON_TIME, Timing.ON_TIME, Timing.FALSE, Timing.FALSE, Timing.ON_TIME]
+    assert timings == [
+        Timing.FALSE,
+        Timing.ON_TIME,
+        Timing.ON_TIME,
+        Timing.FALSE,
+        Timing.FALSE,
+        Timing.ON_TIME,
+    ]
 
 
 def test_accepted_tasks_as_parameters(tmp_path: Path) -> None:
@@ -104,11 +125,14 @@ def test_streams_that_begin_alike_are_two(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("{", "2: not JSON"), ("", "2: empty line"), ("[]", "2: "), ('{"obs": []}', "2: obs: "),
+        ("{", "2: not JSON"),
+        ("", "2: empty line"),
+        ("[]", "2: "),
+        ('{"obs": []}', "2: obs: "),
         (json.dumps(judged(1, True) | {"help_needed": "perhaps"}), "2: help_needed: "),
         (json.dumps(judged(1, True) | {"obs": [{"time": "1"}]}), r"2: obs\.0\.event: "),
     ],
-)  # fmt: skip
+)
 def test_bad_lines_are_named(tmp_path: Path, line: str, what: str) -> None:
     file = write(tmp_path, judged(1, True)) / "train.jsonl"
     file.write_text(file.read_text() + line + "\n" + json.dumps(judged(2, True)) + "\n")

@@ -35,7 +35,9 @@ def test_sgd_against_the_annotations_of_the_data(sgd: Path) -> None:
     agree: Counter[str] = Counter()
     for dialogue in corpus.dialogues:
         actions = records[dialogue.id]["actions"]
-        assert [r.observed_trigger for r in dialogue.references] == [a["window"]["latest"] + 1 for a in actions]
+        assert [r.observed_trigger for r in dialogue.references] == [
+            a["window"]["latest"] + 1 for a in actions
+        ]
         previous: dict[str, int] = {}
         for reference, action in zip(dialogue.references, actions, strict=True):
             assert reference.ready and reference.coverage and reference.values_seen
@@ -89,7 +91,11 @@ def test_abcd_counts(data_dir: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"no ABCD in {data_dir}")
     corpus = load("abcd", folder)
-    assert (corpus.counters["dialogues"], corpus.counters["references"], corpus.counters["null"]) == (30, 100, 56)
+    assert (corpus.counters["dialogues"], corpus.counters["references"], corpus.counters["null"]) == (
+        30,
+        100,
+        56,
+    )
     for dialogue in corpus.dialogues:
         users = set(dialogue.decision_turns)
         assert all(set(r.ready) <= users for r in dialogue.references if r.ready)
@@ -105,8 +111,11 @@ def present(data_dir: Path, name: str) -> Path:
 def on_decisions(corpus: Corpus) -> bool:
     """Do all windows begin and end where the agent decides?"""
     return all(
-        set(r.ready) <= set(dialogue.decision_turns) for dialogue in corpus.dialogues for r in dialogue.references if r.ready
-    )  # fmt: skip
+        set(r.ready) <= set(dialogue.decision_turns)
+        for dialogue in corpus.dialogues
+        for r in dialogue.references
+        if r.ready
+    )
 
 
 def test_abcd_release_sample_equals_the_compact_one(data_dir: Path) -> None:
@@ -149,7 +158,8 @@ def test_smcalflow_against_the_programs(data_dir: Path) -> None:
     corpus = load("smcalflow", folder, limit=250)
     records = compact(folder / "dev.jsonl.gz", 10_000)
     assert (
-        on_decisions(corpus) and corpus.counters["width_0"] == corpus.counters["references"] - corpus.counters["null"]
+        on_decisions(corpus)
+        and corpus.counters["width_0"] == corpus.counters["references"] - corpus.counters["null"]
     )
     agreed = 0
     for dialogue in corpus.dialogues:
@@ -185,7 +195,9 @@ def test_taskmaster4_against_the_annotations(data_dir: Path) -> None:
         for reference in dialogue.references:
             if reference.name == "finish_order" and reference.ready:
                 before = dialogue.turns[reference.ready[0] - 2]
-                assert before.speaker == "agent" and reference.coverage and reference.coverage[0] < before.index
+                assert (
+                    before.speaker == "agent" and reference.coverage and reference.coverage[0] < before.index
+                )
     assert corpus.counters["unreadable_request"] == 0
 
 
@@ -203,8 +215,9 @@ def test_proactivebench_against_the_judgements(data_dir: Path) -> None:
     with gzip.open(folder / "reward_train.jsonl.gz", "rt") as stream:
         lines = [json.loads(line) for line in stream]
     needed = {
-        tuple(f"[{o['time']}] {o['event']}".strip() for o in line["obs"]): line["help_needed"] for line in lines
-    }  # fmt: skip
+        tuple(f"[{o['time']}] {o['event']}".strip() for o in line["obs"]): line["help_needed"]
+        for line in lines
+    }
     assert (len(lines), len(corpus), corpus.counters["turns"], len(needed)) == (1_629, 16, 313, 313)
     for dialogue in corpus.dialogues:
         for turn in dialogue.decision_turns:

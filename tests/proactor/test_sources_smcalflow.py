@@ -1,4 +1,6 @@
-"""SMCalFlow on dialogues written here: what programs ask for, and how assent, revision and refusal shape windows."""
+"""SMCalFlow on dialogues written here: what programs ask for, and how assent, revision and refusal shape
+windows.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def read(folder: Path, *turns: tuple[str, str, str]) -> tuple[Dialogue, dict[str
     """`turns`: what the user says, the program, what the agent answers."""
     listed: list[dict[str, Any]] = []
     for said, program, answer in turns:
-        listed += [{"speaker": "USER", "text": said, "program": program}, {"speaker": "AGENT", "text": answer}]
+        listed += [
+            {"speaker": "USER", "text": said, "program": program},
+            {"speaker": "AGENT", "text": answer},
+        ]
     line = json.dumps({"dialogue_id": "smcalflow2/valid/1", "turns": listed})
     (folder / "dev.jsonl").write_text(line + "\n")
     corpus = load("smcalflow", folder)
@@ -80,14 +85,24 @@ def test_what_was_not_agreed_to_is_withdrawn(
 ) -> None:
     dialogue, counters = read(tmp_path, PLAN, *end)
     (gone,) = dialogue.withdrawn
-    assert (gone.name, gone.coverage, gone.ready, gone.observed_trigger) == ("create_event", coverage, None, None)
+    assert (gone.name, gone.coverage, gone.ready, gone.observed_trigger) == (
+        "create_event",
+        coverage,
+        None,
+        None,
+    )
     assert counters[why] == 1 and len(dialogue.references) == (why == "change_replaced")
 
 
 def test_done_without_assent_is_unknown(tmp_path: Path) -> None:
     dialogue, counters = read(tmp_path, (PLAN[0], PLAN[1], DONE), ("thanks", HELLO, "ok"))
     (event,) = dialogue.references
-    assert (event.ready, event.coverage, event.null_reason, event.observed_trigger) == (None, (1, 1), "no_assent", 1)
+    assert (event.ready, event.coverage, event.null_reason, event.observed_trigger) == (
+        None,
+        (1, 1),
+        "no_assent",
+        1,
+    )
     assert counters["null_no_assent"] == 1 and dialogue.withdrawn == ()
 
 
@@ -96,17 +111,25 @@ def test_a_choice_is_assent_only_when_the_agent_acts(tmp_path: Path) -> None:
     assert read(tmp_path, offers, ("the second", CHOOSE, DONE))[0].references[0].ready == (3, 3)
     asked, _ = read(tmp_path, offers, ("the second", CHOOSE, ASK), ("yes", OK, DONE))
     assert asked.references[0].ready == (5, 5)
-    at_nine = "(ChooseCreateEventFromConstraint (Event.start_? (DateTime.time_? (?= (NumberPM 9L)))) (refer (x)))"
+    at_nine = (
+        "(ChooseCreateEventFromConstraint (Event.start_? (DateTime.time_? (?= (NumberPM 9L)))) (refer (x)))"
+    )
     (late,) = read(tmp_path, offers, ("the one at 9 PM", at_nine, DONE))[0].references
     assert (late.params["start"], late.ready) == ("tomorrow 9 pm", (3, 3))
 
 
 def test_look_ups_are_points_and_revised_ones_are_new(tmp_path: Path) -> None:
     tomorrow = revise("(EventOnDate (Tomorrow) (^(Event) EmptyStructConstraint))")
-    dialogue, _ = read(tmp_path, ("lunch today?", f"(Yield {FIND})", "none"), ("and tomorrow?", tomorrow, "none"))
+    dialogue, _ = read(
+        tmp_path, ("lunch today?", f"(Yield {FIND})", "none"), ("and tomorrow?", tomorrow, "none")
+    )
     first, second = dialogue.references
     assert (first.params, first.ready) == ({"start": "today", "subject": "lunch"}, (1, 1))
-    assert (second.params, second.ready, second.coverage) == ({"start": "tomorrow", "subject": "lunch"}, (3, 3), (3, 3))
+    assert (second.params, second.ready, second.coverage) == (
+        {"start": "tomorrow", "subject": "lunch"},
+        (3, 3),
+        (3, 3),
+    )
 
 
 def test_counts_what_hangs_in_the_air(tmp_path: Path) -> None:
@@ -115,7 +138,9 @@ def test_counts_what_hangs_in_the_air(tmp_path: Path) -> None:
 
 
 def test_queries_inside_a_change_are_its_arguments() -> None:
-    update = "(UpdatePreflightEventWrapper (Event.id x0) (Event.start_? (DateTime.time_? (?= (NumberPM 4L)))))"
+    update = (
+        "(UpdatePreflightEventWrapper (Event.id x0) (Event.start_? (DateTime.time_? (?= (NumberPM 4L)))))"
+    )
     program = f"(let (x0 (singleton (QueryEventResponse.results {FIND}))) (Yield (UpdateCommitEventWrapper {update})))"
     (step,) = steps(lispress.read(program))
     assert step == Step(
@@ -133,14 +158,23 @@ def test_queries_inside_a_change_are_its_arguments() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("(?= (NumberPM 8L))", ("8 pm",)), ("(HourMinutePm 7L 5L)", ("7:05 pm",)), ("(NextDOW (Friday))", ("friday",)),
-        ("(MD 5L (June))", ("june 5",)), ("(toHours 1)", ("1 hours",)), ("(NextWeekList)", ("next week",)),
-        ('(PersonName.apply "Dan  K")', ("Dan K",)), ("(ShowAsStatus.OutOfOffice)", ("out of office",)), ("(Here)", ()),
-        ('(refer (extensionConstraint (RecipientWithNameLike (x) (PersonName.apply "Dan"))))', ("Dan",)), ('""', ()),
-        ("(refer (extensionConstraint (^(Event) EmptyStructConstraint)))", ()), ("(negate (Monday))", ("not monday",)),
-        ("(Date.month (Today))", ("this month",)), ("(TimeAfterDateTime (Monday) (NumberPM 9L))", ("9 pm",)),
+        ("(?= (NumberPM 8L))", ("8 pm",)),
+        ("(HourMinutePm 7L 5L)", ("7:05 pm",)),
+        ("(NextDOW (Friday))", ("friday",)),
+        ("(MD 5L (June))", ("june 5",)),
+        ("(toHours 1)", ("1 hours",)),
+        ("(NextWeekList)", ("next week",)),
+        ('(PersonName.apply "Dan  K")', ("Dan K",)),
+        ("(ShowAsStatus.OutOfOffice)", ("out of office",)),
+        ("(Here)", ()),
+        ('(refer (extensionConstraint (RecipientWithNameLike (x) (PersonName.apply "Dan"))))', ("Dan",)),
+        ('""', ()),
+        ("(refer (extensionConstraint (^(Event) EmptyStructConstraint)))", ()),
+        ("(negate (Monday))", ("not monday",)),
+        ("(Date.month (Today))", ("this month",)),
+        ("(TimeAfterDateTime (Monday) (NumberPM 9L))", ("9 pm",)),
     ],
-)  # fmt: skip
+)
 def test_words(value: str, said: tuple[str, ...]) -> None:
     assert words(lispress.read(value)) == said
 
@@ -148,7 +182,9 @@ def test_words(value: str, said: tuple[str, ...]) -> None:
 def test_spellings_and_merging() -> None:
     assert {"8pm", "8:00 PM".lower(), "8"} <= set(spellings("8 pm")) and "7:05" in spellings("7:05 pm")
     assert (
-        "an hour" in spellings("1 hours") and "june 2nd" in spellings("june 2") and "june 12th" in spellings("june 12")
+        "an hour" in spellings("1 hours")
+        and "june 2nd" in spellings("june 2")
+        and "june 12th" in spellings("june 12")
     )
     assert merged(("monday", "8 am"), ("10 am",)) == ("monday", "10 am")
     assert merged(("monday", "8 am"), ("tuesday",)) == ("8 am", "tuesday") and merged(("monday",), ()) == ()
@@ -161,14 +197,21 @@ def test_release_gives_the_same(tmp_path: Path) -> None:
     story = (PLAN, ("make it 9am", NINE, "How's this?"), ("yes", OK, DONE))
     expected, _ = read(tmp_path / "compact", *story)
     turns = [
-        {"turn_index": i, "user_utterance": {"original_text": said, "tokens": []}, "lispress": program, "skip": False,
-         "agent_utterance": {"original_text": answer, "tokens": [], "described_entities": []}}
+        {
+            "turn_index": i,
+            "user_utterance": {"original_text": said, "tokens": []},
+            "lispress": program,
+            "skip": False,
+            "agent_utterance": {"original_text": answer, "tokens": [], "described_entities": []},
+        }
         for i, (said, program, answer) in enumerate(story)
-    ]  # fmt: skip
+    ]
     file = tmp_path / "raw" / "valid.dataflow_dialogues.jsonl"
     file.write_text(json.dumps({"dialogue_id": "1", "turns": turns}) + "\n")
     assert load("smcalflow", tmp_path / "raw").dialogues == (expected,)
     turns[0]["lispress"] = "(Yield"
     file.write_text(json.dumps({"dialogue_id": "1", "turns": turns}) + "\n")
-    with pytest.raises(SourceError, match=r"dialogues\.jsonl:1: .*turn 1: a program that cannot be read, position 6"):
+    with pytest.raises(
+        SourceError, match=r"dialogues\.jsonl:1: .*turn 1: a program that cannot be read, position 6"
+    ):
         load("smcalflow", file)

@@ -27,7 +27,13 @@ def say(agent: str, text: str, action: str = "utter") -> Event:
 
 def query(**given: str) -> Event:
     constraints = [{name: raw} for name, raw in given.items()]
-    return {"Action": "query", "Agent": "Wizard", "APIName": "ride", "Constraints": constraints, "UnixTime": 1}
+    return {
+        "Action": "query",
+        "Agent": "Wizard",
+        "APIName": "ride",
+        "Constraints": constraints,
+        "UnixTime": 1,
+    }
 
 
 EVENTS = [
@@ -44,9 +50,11 @@ EVENTS = [
 
 def write(folder: Path, *events: Event, name: int = 1, level: str = "Complete") -> Path:
     record = {
-        "DialogueID": name, "CompletionLevel": level, "Events": list(events),
+        "DialogueID": name,
+        "CompletionLevel": level,
+        "Events": list(events),
         "Scenario": {"Domains": ["ride"], "WizardCapabilities": [{"Domain": "ride", "Task": "ride"}]},
-    }  # fmt: skip
+    }
     (folder / "dialogues").mkdir(exist_ok=True)
     (folder / "apis" / "apis").mkdir(parents=True, exist_ok=True)
     (folder / "apis" / "apis" / "ride.json").write_text(json.dumps(RIDE))
@@ -58,8 +66,11 @@ def test_release_gives_the_same(tmp_path: Path) -> None:
     corpus = load("star", write(tmp_path, *EVENTS))
     (dialogue,) = corpus.dialogues
     assert [(t.speaker, t.text) for t in dialogue.turns] == [
-        ("user", "a ride from Main Street"), ("agent", "there is one, shall I book?"), ("user", "yes"), ("agent", "done"),
-    ]  # fmt: skip
+        ("user", "a ride from Main Street"),
+        ("agent", "there is one, shall I book?"),
+        ("user", "yes"),
+        ("agent", "done"),
+    ]
     check, book = dialogue.references
     assert (check.name, check.params, check.ready) == (
         "ride.check",
@@ -69,13 +80,31 @@ def test_release_gives_the_same(tmp_path: Path) -> None:
     assert (book.name, book.ready, book.coverage) == ("ride.book", (3, 3), (1, 3))
     common = {"method": "ride", "unmatched": [], "untraced_required": [], "value_turns": {"From": 0}}
     actions = [
-        common | {"request": "Check", "parameters": {"From": '"Main Street"', "Price": "api.is_at_most(9)", "RequestType": '"Check"'},
-                  "last_visible_turn": 0, "depends_on_result_at_turn": None, "window": {"earliest": 0, "latest": 0}},
-        common | {"request": "Book", "parameters": {"From": '"Main Street"', "RequestType": '"Book"'},
-                  "last_visible_turn": 2, "depends_on_result_at_turn": 0, "window": {"earliest": 0, "latest": 2}},
-    ]  # fmt: skip
+        common
+        | {
+            "request": "Check",
+            "parameters": {"From": '"Main Street"', "Price": "api.is_at_most(9)", "RequestType": '"Check"'},
+            "last_visible_turn": 0,
+            "depends_on_result_at_turn": None,
+            "window": {"earliest": 0, "latest": 0},
+        },
+        common
+        | {
+            "request": "Book",
+            "parameters": {"From": '"Main Street"', "RequestType": '"Book"'},
+            "last_visible_turn": 2,
+            "depends_on_result_at_turn": 0,
+            "window": {"earliest": 0, "latest": 2},
+        },
+    ]
     turns = [{"speaker": "AGENT" if t.speaker == "agent" else "USER", "text": t.text} for t in dialogue.turns]
-    record = {"dialogue_id": "star/1", "domains": ["ride"], "tasks": ["ride"], "turns": turns, "actions": actions}
+    record = {
+        "dialogue_id": "star/1",
+        "domains": ["ride"],
+        "tasks": ["ride"],
+        "turns": turns,
+        "actions": actions,
+    }
     (tmp_path / "compact").mkdir()
     (tmp_path / "compact" / "apis.json").write_text(json.dumps({"ride": RIDE}))
     (tmp_path / "compact" / "star.jsonl").write_text(json.dumps(record) + "\n")
@@ -84,7 +113,11 @@ def test_release_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_there(tmp_path: Path) -> None:
-    unmatched = [say("User", "a ride"), query(From='"Oak Street"', RequestType='"Check"'), say("Wizard", "no")]
+    unmatched = [
+        say("User", "a ride"),
+        query(From='"Oak Street"', RequestType='"Check"'),
+        say("Wizard", "no"),
+    ]
     untraced = [say("User", "a ride"), query(Price="9", RequestType='"Check"'), say("Wizard", "no")]
     (first,) = load("star", write(tmp_path, *unmatched)).dialogues[0].references
     (second,) = load("star", write(tmp_path, *untraced)).dialogues[0].references
@@ -105,7 +138,11 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [("{}", "1: no DialogueID"), ("{", "1: not JSON"), ('{"DialogueID": 1, "CompletionLevel": "Complete"}', " ")],
+    [
+        ("{}", "1: no DialogueID"),
+        ("{", "1: not JSON"),
+        ('{"DialogueID": 1, "CompletionLevel": "Complete"}', " "),
+    ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: str, what: str) -> None:
     write(tmp_path, *EVENTS)

@@ -1,4 +1,6 @@
-"""Taskmaster-4 on orders written here: when a call's window opens, what sends an order off, and ids that nobody says."""
+"""Taskmaster-4 on orders written here: when a call's window opens, what sends an order off, and ids that
+nobody says.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ MENU = '{"menu_items":[{"menu_item_id":"latte-01","name":"Caffe Latte"}]}'
 OAT = '"attributes": [{"attribute_id": "milk-options", "option":"Oat Milk"}]'
 ORDER = (
     call(0, "get_menu_items", '{"query": "Latte"}', MENU)
-    + call(1, "add_order_item", '{"menu_item_id": "latte-01","quantity": "1",' + OAT + "}", '{"order_id":"7"}')
+    + call(
+        1, "add_order_item", '{"menu_item_id": "latte-01","quantity": "1",' + OAT + "}", '{"order_id":"7"}'
+    )
     + call(2, "get_order_details", '{"order_id": "7"}', "{}")
 )
 Utterance = tuple[str, str, list[dict[str, str]]]
@@ -56,11 +60,15 @@ CHECK: Utterance = ("assistant", "is the order right?", [])
 
 
 def test_an_order(tmp_path: Path) -> None:
-    dialogue, counters = read(tmp_path, START, CHECK, ("user", "yes", call(3, "finish_order", '{"order_id": "7"}')))
+    dialogue, counters = read(
+        tmp_path, START, CHECK, ("user", "yes", call(3, "finish_order", '{"order_id": "7"}'))
+    )
     menu, add, details, finish = dialogue.references
     assert (menu.params, menu.ready) == ({"query": "Latte"}, (1, 1))
     # the id goes by the name that the answer gave it; the default quantity and the order's id are left out
-    assert add.params == {"item": "Caffe Latte", "milk_options": "Oat Milk"} and add.accepts("milk_options", "oat")
+    assert add.params == {"item": "Caffe Latte", "milk_options": "Oat Milk"} and add.accepts(
+        "milk_options", "oat"
+    )
     assert (details.params, details.ready) == ({}, (1, 1))
     # nobody may send the order off before the user has said yes
     assert (finish.coverage, finish.ready, finish.observed_trigger) == ((1, 3), (3, 3), 3)

@@ -27,11 +27,17 @@ CATALOG = Catalog(
     tools=(
         Tool(
             name="book",
-            parameters=(Parameter(name="day"), Parameter(name="time"), Parameter(name="note", required=False)),
+            parameters=(
+                Parameter(name="day"),
+                Parameter(name="time"),
+                Parameter(name="note", required=False),
+            ),
         ),
     )
 )
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8).filter(lambda s: s == s.strip())
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
+    lambda s: s == s.strip()
+)
 NODES = st.builds(
     lambda name, params, missing, status: Node(
         Action(name=name, params=params, status=status), tuple(m for m in missing if m not in params)
@@ -127,7 +133,9 @@ def test_the_graph_shown_is_the_one_wanted_a_decision_before() -> None:
         before = wanted(dialogue, turn - 1, EMPTY, CATALOG, "graph")
         assert NO_GRAPH.after(before) == (earlier_graph(dialogue, turn, EMPTY, CATALOG), {})
     fired = Board((ready("book").model_copy(update={"status": Status.TRIGGERED}),), {"b": Timing.ON_TIME})
-    assert earlier_graph(dialogue, 6, fired, CATALOG) == NO_GRAPH  # it was logged at 4: at 5 it stood on the board
+    assert (
+        earlier_graph(dialogue, 6, fired, CATALOG) == NO_GRAPH
+    )  # it was logged at 4: at 5 it stood on the board
     assert earlier_graph(dialogue, 5, fired, CATALOG).nodes[0].action.status is Status.READY
 
 
@@ -148,7 +156,9 @@ def test_a_graph_in_the_leaf_leaves_the_trunk_shared(tiny_model: Path, candidate
                     prompt = encoder.prompt(
                         dialogue, turn, EMPTY, graph(node, *encoder.earlier_graph(dialogue, turn).nodes)
                     )
-                    groups.append(Group(prompt, [Sample(prompt, answer)] * (candidates // own), tree=dialogue.id))
+                    groups.append(
+                        Group(prompt, [Sample(prompt, answer)] * (candidates // own), tree=dialogue.id)
+                    )
             rows[mode] += Tree(groups).rows
             if mode == "graph":
                 rows["tree a candidate"] += sum(Tree(groups[c::own]).rows for c in range(own))

@@ -1,4 +1,6 @@
-"""The generator's windows are checked against the words of the dialogue, not against the generator's own bookkeeping."""
+"""The generator's windows are checked against the words of the dialogue, not against the generator's own
+bookkeeping.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,11 @@ def test_windows_and_wording_vary(dialogues: list[Dialogue]) -> None:
     users = [t.text for d in dialogues for t in d.turns if t.speaker == "user"]
     assert sum(any(h in u for h in words.HOLDS) for u in users) > 5
     assert (
-        sum(any(u.startswith(c.split("{")[0]) for c in words.CORRECTIONS if not c.startswith("{")) for u in users) > 20
+        sum(
+            any(u.startswith(c.split("{")[0]) for c in words.CORRECTIONS if not c.startswith("{"))
+            for u in users
+        )
+        > 20
     )
     agents = [t.text for d in dialogues for t in d.turns if t.speaker == "agent"]
     assert sum("which one?" in a for a in agents) > 20
@@ -125,13 +131,18 @@ def test_windows_and_wording_vary(dialogues: list[Dialogue]) -> None:
 
 
 def test_options_change_the_mixture() -> None:
-    plain = SyntheticOptions(correct=0, hold=0, withdraw=0, revoke=0, forget=0, offer=0, digress=0, max_delay=0)
+    plain = SyntheticOptions(
+        correct=0, hold=0, withdraw=0, revoke=0, forget=0, offer=0, digress=0, max_delay=0
+    )
     for index in range(60):
         dialogue = generate(index, options=plain)
         assert not dialogue.withdrawn
         assert all(r.ready == (r.coverage or (0, 0))[1:] * 2 for r in dialogue.references)
     only = SyntheticOptions(skills=("set_alarm", "send_message"), tools=2)
-    assert {r.name for i in range(40) for r in generate(i, options=only).references} == {"set_alarm", "send_message"}
+    assert {r.name for i in range(40) for r in generate(i, options=only).references} == {
+        "set_alarm",
+        "send_message",
+    }
 
 
 def test_load_splits_and_limits() -> None:

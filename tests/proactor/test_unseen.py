@@ -40,7 +40,12 @@ def ids(found: Corpus) -> list[str]:
 @pytest.mark.parametrize(
     ("unseen", "training", "test", "counted"),
     [
-        (Unseen(domains=("Music",)), ["plain", "caller", "began", "quiet"], ["both", "music"], {"unseen_domain": 2}),
+        (
+            Unseen(domains=("Music",)),
+            ["plain", "caller", "began", "quiet"],
+            ["both", "music"],
+            {"unseen_domain": 2},
+        ),
         (Unseen(tools=("call",)), ["plain", "both", "music", "quiet"], ["caller"], {"unseen_tool": 2}),
         (
             Unseen(domains=("Music",), tools=("call",)),
@@ -62,7 +67,9 @@ def test_test_holds_the_unseen_alone_and_training_none_of_it(
     for part in ("train", "dev"):
         found = unseen.apply(FOUND, part, None, 0)
         assert ids(found) == training
-        assert {k: v for k, v in found.counters.items() if k in ("unseen_domain", "unseen_tool", "seen")} == counted
+        assert {
+            k: v for k, v in found.counters.items() if k in ("unseen_domain", "unseen_tool", "seen")
+        } == counted
         assert found.counters["dialogues"] == len(training) and found.counters["reader"] == 7
     tested = unseen.apply(FOUND, "test", None, 0)
     assert ids(tested) == test and tested.counters["seen"] == len(FOUND) - len(test)
@@ -77,6 +84,10 @@ def test_a_limit_counts_what_is_left() -> None:
 
 def test_unknown_names_are_told_with_what_there_is() -> None:
     assert Unseen(domains=("Music",), tools=("list",)).unknown(FOUND) == ""
-    assert "unseen.domains: no domain is 'Musik' (did you mean 'Music'?)" in Unseen(domains=("Musik",)).unknown(FOUND)
-    assert "unseen.tools: no tool is 'zzz'; there are book, call, list" in Unseen(tools=("call", "zzz")).unknown(FOUND)
+    assert "unseen.domains: no domain is 'Musik' (did you mean 'Music'?)" in Unseen(
+        domains=("Musik",)
+    ).unknown(FOUND)
+    assert "unseen.tools: no tool is 'zzz'; there are book, call, list" in Unseen(
+        tools=("call", "zzz")
+    ).unknown(FOUND)
     assert not Unseen() and Unseen(tools=("call",))

@@ -35,7 +35,9 @@ TOOLS = Catalog(
 
 def talk(*texts: str, id: str = "d", **fields: object) -> Dialogue:
     """User and agent in turns, the user first."""
-    turns = tuple(Turn(index=i, speaker="user" if i % 2 else "agent", text=t) for i, t in enumerate(texts, start=1))
+    turns = tuple(
+        Turn(index=i, speaker="user" if i % 2 else "agent", text=t) for i, t in enumerate(texts, start=1)
+    )
     return Dialogue.model_validate({"id": id, "turns": turns, **fields})
 
 

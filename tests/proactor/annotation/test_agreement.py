@@ -11,13 +11,17 @@ from proactor.dialogue import Reference
 POINTS = (1, 3, 5, 7, 9)
 
 
-def ref(name: str, coverage: tuple[int, int], ready: tuple[int, int] | None, id: str = "r", **params: str) -> Reference:
+def ref(
+    name: str, coverage: tuple[int, int], ready: tuple[int, int] | None, id: str = "r", **params: str
+) -> Reference:
     return Reference(id=id, name=name, params=params, coverage=coverage, ready=ready)
 
 
 def test_iou_counts_decision_turns_only() -> None:
     assert iou((1, 5), (3, 9), POINTS) == 2 / 5
-    assert iou((1, 6), (1, 5), POINTS) == 1 and iou(None, (1, 1), POINTS) == 0 and iou(None, None, POINTS) == 1
+    assert (
+        iou((1, 6), (1, 5), POINTS) == 1 and iou(None, (1, 1), POINTS) == 0 and iou(None, None, POINTS) == 1
+    )
 
 
 def test_pairs_by_values_then_by_time_and_those_without_a_partner_count_as_wrong() -> None:

@@ -52,7 +52,9 @@ def test_transcripts_of_ones_own_with_an_endpoint(tmp_path: Path) -> None:
             "--out",
             tmp_path / "out",
         )
-        assert "5 questions: about" in command(tmp_path / "mine.jsonl", *options, "--dry-run", "--price-in", 1)
+        assert "5 questions: about" in command(
+            tmp_path / "mine.jsonl", *options, "--dry-run", "--price-in", 1
+        )
         assert not fake.requests and not (tmp_path / "out").exists()
         command(tmp_path / "mine.jsonl", *options)
         assert len(fake.requests) == 10, "a single dialogue is read twice for G3"
@@ -60,11 +62,23 @@ def test_transcripts_of_ones_own_with_an_endpoint(tmp_path: Path) -> None:
 
 def test_what_the_reader_drops_is_reported_and_its_options_can_be_given(tmp_path: Path) -> None:
     good = [{"speaker": "user", "text": "book monday"}, {"speaker": "agent", "text": "ok"}]
-    lines = [{"id": "alone", "turns": good[:1]}, {"id": "gap", "turns": [*good, {"speaker": "user", "text": " "}]}]
+    lines = [
+        {"id": "alone", "turns": good[:1]},
+        {"id": "gap", "turns": [*good, {"speaker": "user", "text": " "}]},
+    ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_catalog(TOOLS, tmp_path / "tools.json")
     with FakeEndpoint(otherwise=ok('{"actions":[]}')) as fake:
-        options = ("--catalog", tmp_path / "tools.json", "--oracle", "endpoint", "--model", "m", "--base-url", fake.url)
+        options = (
+            "--catalog",
+            tmp_path / "tools.json",
+            "--oracle",
+            "endpoint",
+            "--model",
+            "m",
+            "--base-url",
+            fake.url,
+        )
         with pytest.raises(ConfigError, match=r"mine.jsonl:2: .*empty=drop"):
             command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out")
         out = command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out", "--option", "empty=drop")

@@ -1,4 +1,6 @@
-"""The whole way from dialogues to windows.jsonl: resumed at any point, with servers that go away, gates, and dialogues of every kind."""
+"""The whole way from dialogues to windows.jsonl: resumed at any point, with servers that go away, gates, and
+dialogues of every kind.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
     )
     for mine, theirs in zip(dialogues(tmp_path), CORPUS.dialogues, strict=True):
         assert mine.turns == theirs.turns and mine.tools == theirs.tools
-        assert {r.observed_trigger for r in mine.references} == {r.observed_trigger for r in theirs.references}
+        assert {r.observed_trigger for r in mine.references} == {
+            r.observed_trigger for r in theirs.references
+        }
     assert Catalog.model_validate_json((tmp_path / CATALOG).read_bytes()) == CORPUS.catalog
     assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and table(found).row_count > 5
     with pytest.raises(AnnotationError, match="finished already"):
@@ -120,7 +124,10 @@ def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tm
     partial.write_bytes(partial.read_bytes() + b"{}\n")
     with pytest.raises(AnnotationError, match=rf"{PARTIAL}:\d+: damaged"):
         annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path)
-    assert annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, fresh=True)["known"]["exact"] == 1
+    assert (
+        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, fresh=True)["known"]["exact"]
+        == 1
+    )
 
 
 def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path: Path) -> None:
@@ -185,7 +192,11 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
 
     for gates, kept in ((True, 0), (False, 2)):
         found = annotate(
-            [called, broken], TOOLS, Scripted(say), tmp_path / str(gates), Options(gates=gates, second_reading=0)
+            [called, broken],
+            TOOLS,
+            Scripted(say),
+            tmp_path / str(gates),
+            Options(gates=gates, second_reading=0),
         )
         assert found["dialogues"]["failed"] == {"G2": 1, "G1": 1} and found["dialogues"]["kept"] == kept
         assert found["drops"] == {"not_json": 5} and found["gates"]["G2"]["recall"] == 0
@@ -197,7 +208,9 @@ def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_pa
     annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "on")
     assert [r.ready for r in dialogues(tmp_path / "on")[0].references] == [(3, 5)]
     found = annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", Options(causality=False))
-    assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"]["G4"] == {
+    assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"][
+        "G4"
+    ] == {
         "on": False,
         "failed_references": 0,
     }
@@ -216,12 +229,20 @@ def test_an_oracle_that_disagrees_with_itself_is_told_off(tmp_path: Path) -> Non
 ODD = [
     talk("only me", id="user only").model_copy(
         update={
-            "turns": (Turn(index=1, speaker="user", text="only me"), Turn(index=2, speaker="user", text="still me"))
+            "turns": (
+                Turn(index=1, speaker="user", text="only me"),
+                Turn(index=2, speaker="user", text="still me"),
+            )
         }
     ),
     Dialogue(id="agent only", turns=(Turn(index=1, speaker="agent", text="hello?"),)),
     talk("", "", " ", id="empty"),
-    talk("🎉👩‍👩‍👧 book 🍽️", "\ud83c\udf89".encode("utf-16", "surrogatepass").decode("utf-16"), "yes", id="emoji"),
+    talk(
+        "🎉👩‍👩‍👧 book 🍽️",
+        "\ud83c\udf89".encode("utf-16", "surrogatepass").decode("utf-16"),
+        "yes",
+        id="emoji",
+    ),
     talk("احجز طاولة ليوم الاثنين", "كم شخص؟", "أربعة \u202e אבג \u2066", id="right to left"),
     talk(*(f"turn {i} on monday\nfor {{{{ 4 }}}} people" for i in range(500)), id="long"),
 ]
@@ -236,7 +257,11 @@ def test_odd_dialogues_go_through(dialogue: Dialogue, kind: str, tmp_path: Path)
     )
     dialogue = dialogue.model_copy(update={"references": (reference,) if dialogue.decision_turns else ()})
     one = {u: [mark("note", "READY", **values)] for u in dialogue.decision_turns}
-    oracle = {"log": LogOracle(), "marks": Scripted(says(one)), "noise": Scripted(lambda q: '[{"name":"\ud800')}[kind]
+    oracle = {
+        "log": LogOracle(),
+        "marks": Scripted(says(one)),
+        "noise": Scripted(lambda q: '[{"name":"\ud800'),
+    }[kind]
     found = annotate([dialogue], TOOLS, oracle, tmp_path, Options(gates=False))
     written = dialogues(tmp_path)[0]
     assert written.turns == dialogue.turns and found["dialogues"]["kept"] == 1
@@ -253,7 +278,9 @@ def test_input_that_cannot_be_annotated_is_refused_in_one_line(tmp_path: Path) -
 def test_the_estimate_says_what_sharing_saves_and_prices_what_is_billed() -> None:
     found = estimate([BOOKING], TOOLS, Scripted(known), price_in=2.0, price_out=4.0)
     assert found.questions == 5 and found.naive > found.shared > 0
-    assert found.price == pytest.approx((found.naive * 2 + found.answers * 4) / 1e6) and "5 questions" in str(found)
+    assert found.price == pytest.approx((found.naive * 2 + found.answers * 4) / 1e6) and "5 questions" in str(
+        found
+    )
     twice = estimate([BOOKING, BOOKING.model_copy(update={"id": "e"})], TOOLS, Scripted(known))
     assert twice.naive == 2 * found.naive and twice.price is None
     assert estimate([ODD[1]], TOOLS, LogOracle()).naive == 0

@@ -35,7 +35,9 @@ def test_validity_is_a_share_and_nothing_said_is_valid() -> None:
 def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_likest() -> None:
     logged = users(
         9,
-        Reference(id="x", name="book", params={"day": "Tue"}, coverage=(1, 9), ready=(9, 9), observed_trigger=3),
+        Reference(
+            id="x", name="book", params={"day": "Tue"}, coverage=(1, 9), ready=(9, 9), observed_trigger=3
+        ),
         Reference(id="y", name="note", params={}, coverage=(1, 1), observed_trigger=8),
         Reference(id="z", name="note", params={}, coverage=(1, 1)),
     )

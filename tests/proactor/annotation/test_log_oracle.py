@@ -37,8 +37,10 @@ def shapes(references: tuple[Reference, ...]) -> list[tuple[object, ...]]:
 
 
 def two_come_backs_in_a_row(dialogue: Dialogue) -> bool:
-    """Two actions that the user asks for again, or takes back, in consecutive turns. The generator closes both windows before the first of them or each
-    before its own, by a clock that leaves no trace in the conversation."""
+    """Two actions that the user asks for again, or takes back, in consecutive turns. The generator closes
+    both windows before the first of them or each before its own, by a clock that leaves no trace in the
+    conversation.
+    """
     stems = tuple(p.split("{}")[0] for p in (*NUDGES, *REVOCATIONS))
     back = [t.text.startswith(stems) for t in dialogue.turns if t.speaker == "user"]
     return any(a and b for a, b in pairwise(back))
@@ -59,7 +61,9 @@ def two_come_backs_in_a_row(dialogue: Dialogue) -> bool:
     ids=["default", "long", "demo"],
 )
 def test_it_finds_the_generators_windows_exactly(options: dict[str, object]) -> None:
-    """Coverage and ready windows of all actions, and the coverage of those taken back; from the log and the words, see `test_it_does_not_see_the_windows`."""
+    """Coverage and ready windows of all actions, and the coverage of those taken back; from the log and the
+    words, see `test_it_does_not_see_the_windows`.
+    """
     corpus = load("synthetic", limit=NUMBER, seed=3, **options)
     oracle, ambiguous, references = LogOracle(), 0, 0
     for dialogue in corpus.dialogues:
@@ -70,22 +74,30 @@ def test_it_finds_the_generators_windows_exactly(options: dict[str, object]) -> 
         assert shapes(merged.references) == shapes(dialogue.references), dialogue.id
         assert shapes(merged.withdrawn) == shapes(dialogue.withdrawn), dialogue.id
         references += len(dialogue.references)
-    assert ambiguous <= NUMBER // 40 and references > 0.9 * NUMBER and count(corpus.dialogues)["withdrawn"] > 20
+    assert (
+        ambiguous <= NUMBER // 40 and references > 0.9 * NUMBER and count(corpus.dialogues)["withdrawn"] > 20
+    )
 
 
 def test_it_does_not_see_the_windows() -> None:
-    """With coverage and ready windows taken away, and the withdrawn actions put among the others, it says the same."""
+    """With coverage and ready windows taken away, and the withdrawn actions put among the others, it says the
+    same.
+    """
     corpus = load("synthetic", limit=40, seed=3)
     for dialogue in corpus.dialogues:
         blank = {"coverage": None, "ready": None, "values_seen": None, "null_reason": ""}
         bare = dialogue.model_copy(
             update={
-                "references": tuple(r.model_copy(update=blank) for r in (*dialogue.withdrawn, *dialogue.references)),
+                "references": tuple(
+                    r.model_copy(update=blank) for r in (*dialogue.withdrawn, *dialogue.references)
+                ),
                 "withdrawn": (),
             }
         )
         assert log_of(bare) == log_of(dialogue)
-        assert annotated(bare, corpus.catalog, LogOracle()) == annotated(dialogue, corpus.catalog, LogOracle())
+        assert annotated(bare, corpus.catalog, LogOracle()) == annotated(
+            dialogue, corpus.catalog, LogOracle()
+        )
 
 
 def test_general_english_comes_close_without_the_generators_phrases() -> None:
@@ -108,7 +120,11 @@ def logged(trigger: int | None, dialogue: Dialogue = BOOKING, **said: int) -> Di
         update={
             "references": (
                 Reference(
-                    id="r", name="book", params={k: values[k] for k in said}, observed_trigger=trigger, value_turns=said
+                    id="r",
+                    name="book",
+                    params={k: values[k] for k in said},
+                    observed_trigger=trigger,
+                    value_turns=said,
                 ),
             )
         }
@@ -117,7 +133,9 @@ def logged(trigger: int | None, dialogue: Dialogue = BOOKING, **said: int) -> Di
 
 def test_a_tool_that_asks_first_is_ready_at_the_assent() -> None:
     found = annotated(logged(7, day=3, people=5), TOOLS, LogOracle()).references
-    assert [(r.coverage, r.ready, r.params) for r in found] == [((3, 7), (7, 7), {"day": "monday", "people": "4"})]
+    assert [(r.coverage, r.ready, r.params) for r in found] == [
+        ((3, 7), (7, 7), {"day": "monday", "people": "4"})
+    ]
 
 
 def test_an_action_run_before_the_assent_has_no_window() -> None:
@@ -127,12 +145,16 @@ def test_an_action_run_before_the_assent_has_no_window() -> None:
 
 def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -> None:
     assert annotated(logged(None), TOOLS, LogOracle()) == Merged()
-    report = annotate([logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path)
+    report = annotate(
+        [logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path
+    )
     assert report["drops"] == {"not_placed": 1}
 
 
 def test_an_offer_counts_once_the_user_takes_it_up() -> None:
-    offer = talk("remind me", "monday or tuesday?", "my dog barks", "monday or tuesday?", "monday then", "done")
+    offer = talk(
+        "remind me", "monday or tuesday?", "my dog barks", "monday or tuesday?", "monday then", "done"
+    )
     plain = Catalog(tools=tuple(t.model_copy(update={"confirm": False}) for t in TOOLS.tools))
     found = annotated(logged(5, offer, day=2), plain, LogOracle()).references
     assert [r.ready for r in found] == [(5, 5)]

@@ -1,4 +1,6 @@
-"""Answers of an annotator as marks: 200 and more mutated ones, each dropped for the right reason; and any text at all."""
+"""Answers of an annotator as marks: 200 and more mutated ones, each dropped for the right reason; and any
+text at all.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,17 @@ Case = tuple[Dialogue, Catalog, int, list[Any], int]
 
 
 def invented_tool(entry: Entry, case: Case, draw: random.Random) -> Any:
-    return {**entry, "name": draw.choice(["fly_to_moon", entry["name"] + "s", entry["name"].upper(), "ask the user"])}
+    return {
+        **entry,
+        "name": draw.choice(["fly_to_moon", entry["name"] + "s", entry["name"].upper(), "ask the user"]),
+    }
 
 
 def invented_parameter(entry: Entry, case: Case, draw: random.Random) -> Any:
-    return {**entry, "params": {**entry["params"], draw.choice(["mood", "Day ", "id", "parameters"]): "monday"}}
+    return {
+        **entry,
+        "params": {**entry["params"], draw.choice(["mood", "Day ", "id", "parameters"]): "monday"},
+    }
 
 
 def wrong_value(entry: Entry, case: Case, draw: random.Random) -> Any:
@@ -66,7 +74,9 @@ def wrong_types(entry: Entry, case: Case, draw: random.Random) -> Any:
 
 def missing(entry: Entry, case: Case, draw: random.Random) -> Any:
     lost = draw.choice(["name", "status"])
-    return draw.choice([{k: v for k, v in entry.items() if k != lost}, {**entry, lost: None}, {**entry, lost: ""}])
+    return draw.choice(
+        [{k: v for k, v in entry.items() if k != lost}, {**entry, lost: None}, {**entry, lost: ""}]
+    )
 
 
 def no_status(entry: Entry, case: Case, draw: random.Random) -> Any:
@@ -84,7 +94,9 @@ def outside(entry: Entry, case: Case, draw: random.Random) -> Any:
 def hindsight(entry: Entry, case: Case, draw: random.Random) -> Any:
     dialogue, tools, turn, _, _ = case
     parameter = tools[entry["name"]].parameters[0].name
-    later = next(t.text for t in reversed(dialogue.turns) if first_mention(dialogue.turns, (t.text,)) == t.index > turn)
+    later = next(
+        t.text for t in reversed(dialogue.turns) if first_mention(dialogue.turns, (t.text,)) == t.index > turn
+    )
     return {**entry, "params": {**entry["params"], parameter: later}}
 
 
@@ -179,21 +191,29 @@ def test_the_short_form_of_the_agent_is_read_too() -> None:
     reader = MarkReader(BOOKING, TOOLS, causality=False)
     assert reader.read(3, render(marks, flat=True)).marks == marks
     assert reader.read(3, f"```json\n{render(marks)}\n```").marks == marks
-    assert reader.read(3, '[{"action":"book","status":"ready to trigger","arguments":{"day":"monday"}}]').marks == (
-        mark("book", "READY", day="monday"),
-    )
+    assert reader.read(
+        3, '[{"action":"book","status":"ready to trigger","arguments":{"day":"monday"}}]'
+    ).marks == (mark("book", "READY", day="monday"),)
 
 
 def test_null_is_a_value_not_given_and_says_that_there_is_no_assent() -> None:
     read = MarkReader(BOOKING, TOOLS).read(
         3, '[{"name":"book","status":"READY","params":{"day":"monday","people":null},"assent":null}]'
     )
-    assert read.marks == (mark("book", "READY", NO_ASSENT, day="monday"),) and not read.drops and not read.repairs
     assert (
-        MarkReader(BOOKING, TOOLS).read(3, '[{"name":"book","status":"READY","params":null}]').marks[0].assent is None
+        read.marks == (mark("book", "READY", NO_ASSENT, day="monday"),)
+        and not read.drops
+        and not read.repairs
     )
     assert (
-        MarkReader(BOOKING, TOOLS).read(7, '[{"name":"book","status":"READY","params":{},"assent":7}]').marks[0].assent
+        MarkReader(BOOKING, TOOLS).read(3, '[{"name":"book","status":"READY","params":null}]').marks[0].assent
+        is None
+    )
+    assert (
+        MarkReader(BOOKING, TOOLS)
+        .read(7, '[{"name":"book","status":"READY","params":{},"assent":7}]')
+        .marks[0]
+        .assent
         == 7
     )
 
@@ -228,7 +248,8 @@ def test_types_parse(name: str, good: tuple[str, ...], bad: tuple[str, ...]) -> 
         lambda x: (
             st.lists(x)
             | st.dictionaries(
-                st.sampled_from(["name", "status", "params", "evidence", "assent", "READY", "book", "day"]) | st.text(),
+                st.sampled_from(["name", "status", "params", "evidence", "assent", "READY", "book", "day"])
+                | st.text(),
                 x,
             )
         ),

@@ -40,7 +40,9 @@ def test_a_gap_of_one_decision_turn_is_filled_and_a_longer_one_begins_another_ac
     one = windows({1: [mark("note", "READY", text="x")], 5: [mark("note", "READY", text="x")]})
     assert shape(one) == [("note", (1, 5), (1, 5))] and one.counters["gap_filled"] == 1
     two = windows({1: [mark("note", "READY", text="x")], 7: [mark("note", "READY", text="x")]})
-    assert shape(two) == [("note", (1, 1), (1, 1)), ("note", (7, 7), (7, 7))] and two.counters["reopened"] == 1
+    assert (
+        shape(two) == [("note", (1, 1), (1, 1)), ("note", (7, 7), (7, 7))] and two.counters["reopened"] == 1
+    )
     assert len(windows({1: [mark("note", "READY")], 5: [mark("note", "READY")]}, max_gap=0).references) == 2
 
 
@@ -63,7 +65,9 @@ def test_a_value_that_comes_after_the_window_opened_is_left_out_and_counted() ->
     assert merged.references[0].params == {"text": "x"} and merged.counters["value_after_ready"] == 1
 
 
-@pytest.mark.parametrize("order", [("READY", "PENDING"), ("TRIGGERED", "READY"), ("PENDING", "TRIGGERED", "PENDING")])
+@pytest.mark.parametrize(
+    "order", [("READY", "PENDING"), ("TRIGGERED", "READY"), ("PENDING", "TRIGGERED", "PENDING")]
+)
 def test_a_status_that_goes_back_drops_the_action_and_names_its_turns(order: tuple[str, ...]) -> None:
     merged = windows({2 * i + 1: [mark("note", status)] for i, status in enumerate(order)})
     assert merged.references == () and merged.counters["not_monotone"] == 1
@@ -83,7 +87,9 @@ def test_ready_before_the_assent_is_pending_where_the_turn_of_it_is_known() -> N
 
 
 def test_what_is_taken_back_before_it_was_ready_is_withdrawn_and_after_it_keeps_its_window() -> None:
-    before = windows({1: [mark("note", "PENDING")], 3: [mark("note", "WITHDRAWN")], 5: [mark("note", "PENDING")]})
+    before = windows(
+        {1: [mark("note", "PENDING")], 3: [mark("note", "WITHDRAWN")], 5: [mark("note", "PENDING")]}
+    )
     assert [(r.coverage, r.null_reason) for r in before.withdrawn] == [((1, 1), "withdrawn")]
     assert shape(before) == [("note", (5, 5), None)], "what comes after is another action"
     after = windows({1: [mark("note", "READY")], 3: [mark("note", "WITHDRAWN")]})
@@ -96,7 +102,10 @@ def test_marks_of_known_windows_give_the_windows_back() -> None:
     for dialogue in corpus.dialogues:
         merged = merge(dialogue, marks_of(dialogue), corpus.catalog)
         key = lambda r: (r.coverage, r.name)  # noqa: E731
-        for found, known in ((merged.references, dialogue.references), (merged.withdrawn, dialogue.withdrawn)):
+        for found, known in (
+            (merged.references, dialogue.references),
+            (merged.withdrawn, dialogue.withdrawn),
+        ):
             assert [(r.name, r.params, r.coverage, r.ready) for r in sorted(found, key=key)] == [
                 (r.name, r.params, r.coverage, r.ready) for r in sorted(known, key=key)
             ]

@@ -1,4 +1,6 @@
-"""Model oracles: one prompt for both, the dialogue computed once in the engine, and an endpoint that misbehaves."""
+"""Model oracles: one prompt for both, the dialogue computed once in the engine, and an endpoint that
+misbehaves.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from proactor.endpoint import Endpoint
 from proactor.engine import Engine
 from proactor.sources import load
 from tests.proactor.annotation.helpers import BOOKING, TOOLS, talk
-from tests.proactor.fake_endpoint import Body, FakeEndpoint, computed, half_json, http_error, no_sleep, ok, rate_limit
+from tests.proactor.fake_endpoint import (
+    Body,
+    FakeEndpoint,
+    computed,
+    half_json,
+    http_error,
+    no_sleep,
+    ok,
+    rate_limit,
+)
 from tests.proactor.run_helpers import OPTIONS
 
 CORPUS = load("synthetic", limit=4, **OPTIONS)
@@ -33,7 +44,9 @@ def test_the_prompt_holds_the_whole_dialogue_first_and_tells_the_rules() -> None
     first, later = (parts(Question(BOOKING, turn, TOOLS)) for turn in (1, 9))
     assert first[:2] == later[:2] and first[2] != later[2]
     assert (
-        "10 agent: bye" in first[1] and "book: book [write, ask first]" in first[0] and "Before the consent" in first[0]
+        "10 agent: bye" in first[1]
+        and "book: book [write, ask first]" in first[0]
+        and "Before the consent" in first[0]
     )
     assert parts(Question(BOOKING, 1, TOOLS, complaint="Again."))[2].endswith("Again.")
     brief = parts(Question(BOOKING, 3, TOOLS), brief=True)
@@ -60,7 +73,11 @@ def test_the_engine_computes_the_dialogue_once_for_all_its_turns(engine: Engine)
     leaves = sum(len(p) - trunk for p in prompts)
     page = 16  # a shared page is whole: each leaf may compute the rest of the page that its trunk ends in
     assert used["prompt_tokens"] == sum(map(len, prompts))
-    assert trunk + leaves <= used["tokens_computed"] <= trunk + leaves + page * len(prompts) + used["tokens_sampled"]
+    assert (
+        trunk + leaves
+        <= used["tokens_computed"]
+        <= trunk + leaves + page * len(prompts) + used["tokens_sampled"]
+    )
     assert used["tokens_computed"] < used["prompt_tokens"] / 2
 
 
@@ -120,14 +137,18 @@ def test_a_server_that_misbehaves_costs_dialogues_and_no_crash(tmp_path: Path) -
 
     def misbehave(server: FakeEndpoint, body: Body) -> tuple[int, dict[str, str], str] | None:
         text = str(body["messages"][-1]["content"])
-        which = next(i for i, d in enumerate(CORPUS.dialogues) if d.turns[0].text in text and d.turns[-1].text in text)
+        which = next(
+            i for i, d in enumerate(CORPUS.dialogues) if d.turns[0].text in text and d.turns[-1].text in text
+        )
         behaviour = computed(answer)
         if which not in seen and which < 3:
             seen.add(which)
             half = half_json('{"actions":[{"name":"set_al')
-            behaviour = (half, ok('{"actions":[{"name":"rm -rf","status":"READY","params":{}}]}'), http_error(403))[
-                which
-            ]
+            behaviour = (
+                half,
+                ok('{"actions":[{"name":"rm -rf","status":"READY","params":{}}]}'),
+                http_error(403),
+            )[which]
         return behaviour(server, body)
 
     options = Options(second_reading=0, gates=False)

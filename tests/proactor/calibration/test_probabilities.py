@@ -1,4 +1,6 @@
-"""Probabilities of tools: against the model's own next-token distributions, disjoint, and with each trunk row computed once."""
+"""Probabilities of tools: against the model's own next-token distributions, disjoint, and with each trunk row
+computed once.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,15 @@ def tiny(tiny_model: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def merging(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """A random model whose tokenizer, like those of large models, merges a closing quote with what follows it."""
-    texts = [render((Action(name=t.name, params=p, status=s),)) for t in NESTED.tools for p in WAYS for s in Status]
-    texts += [render([Action(name="book", status=Status.READY), Action(name="book_table", status=Status.READY)])]
+    """A random model whose tokenizer, like those of large models, merges a closing quote with what follows
+    it.
+    """
+    texts = [
+        render((Action(name=t.name, params=p, status=s),)) for t in NESTED.tools for p in WAYS for s in Status
+    ]
+    texts += [
+        render([Action(name="book", status=Status.READY), Action(name="book_table", status=Status.READY)])
+    ]
     tokenizer = train_tokenizer(texts * 50, 420)
     folder = tmp_path_factory.mktemp("merging")
     model = build_model(tokenizer, SIZE)
@@ -74,9 +82,14 @@ def test_waiting_is_the_exact_probability_of_the_empty_answer(engine: Engine) ->
 
 @pytest.mark.parametrize("which", ["tiny", "merging"])
 def test_tools_are_the_sum_over_their_beginnings(which: str, request: pytest.FixtureRequest) -> None:
-    """Against one plain call of the engine for each beginning; the most probable one is where a forced answer starts."""
+    """Against one plain call of the engine for each beginning; the most probable one is where a forced answer
+    starts.
+    """
     engine: Engine = request.getfixturevalue(which)
-    prompts, dialogue = encoder(engine, NESTED), CORPUS.dialogues[0].model_copy(update={"tools": (), "references": ()})
+    prompts, dialogue = (
+        encoder(engine, NESTED),
+        CORPUS.dialogues[0].model_copy(update={"tools": (), "references": ()}),
+    )
     chat = prompts.chat
     known = answers(chat, NESTED)
     scored = next(iter(score(engine, prompts, [dialogue])))
@@ -119,8 +132,12 @@ def test_beginnings_cover_every_canonical_answer_and_none_begins_another(
             ('b"k', {"day": "y"}),
         ):
             for more in ((), (Action(name="book", params={"day": "later"}, status=Status.READY),)):
-                ids = tuple(chat.encode_answer(render((Action(name=name, params=params, status=status), *more))))
-                starts = [key for key, several in known.beginnings.items() for p in several if ids[: len(p)] == p]
+                ids = tuple(
+                    chat.encode_answer(render((Action(name=name, params=params, status=status), *more)))
+                )
+                starts = [
+                    key for key, several in known.beginnings.items() for p in several if ids[: len(p)] == p
+                ]
                 assert starts == [(status, name)]
 
 
@@ -131,10 +148,14 @@ def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
         assert 0 <= turn.wait + sum(turn.tools.values()) + sum(turn.pending.values()) <= 1 + 1e-6
         assert set(turn.tools) == set(turn.pending) == set(dialogue.tools or CORPUS.catalog.names)
     turn = max(found.turns, key=lambda t: min(t.wait, 1 - t.wait))
-    drawn = engine.sample([prompts.prompt(dialogue, turn.turn)], Sampling(n=256, max_tokens=20, seed=3))[0].samples
+    drawn = engine.sample([prompts.prompt(dialogue, turn.turn)], Sampling(n=256, max_tokens=20, seed=3))[
+        0
+    ].samples
     wait = prompts.answer(())
     share = sum(s.token_ids == wait for s in drawn) / len(drawn)
-    assert share == pytest.approx(turn.wait, abs=4 * math.sqrt(turn.wait * (1 - turn.wait) / len(drawn)) + 1e-3)
+    assert share == pytest.approx(
+        turn.wait, abs=4 * math.sqrt(turn.wait * (1 - turn.wait) / len(drawn)) + 1e-3
+    )
     for tool, p in turn.tools.items():
         opening = render((Action(name=tool, status=Status.READY),))[:-2]
         share = sum(s.text.startswith(opening) for s in drawn) / len(drawn)
@@ -143,13 +164,17 @@ def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
 
 
 def test_one_tree_a_dialogue(engine: Engine) -> None:
-    """Rows through the model: the trunk once, each decision's board and the answers' inner tokens once; never once a tool."""
+    """Rows through the model: the trunk once, each decision's board and the answers' inner tokens once; never
+    once a tool.
+    """
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
     before = engine.counters()["rows_computed"]
     list(score(engine, prompts, [dialogue]))
     rows = engine.counters()["rows_computed"] - before
     sequences = set()
-    known = answers(prompts.chat, prompts.catalog.subset(dialogue.tools) if dialogue.tools else prompts.catalog)
+    known = answers(
+        prompts.chat, prompts.catalog.subset(dialogue.tools) if dialogue.tools else prompts.catalog
+    )
     for _, prompt in prompts.prompts(dialogue):
         for path, _ in known.edges:
             whole = (*prompt, *path)
@@ -161,7 +186,9 @@ def test_one_tree_a_dialogue(engine: Engine) -> None:
 
 def test_a_board_changes_what_is_asked(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
-    action = Action(name=dialogue.references[0].name, params=dialogue.references[0].params, status=Status.READY)
+    action = Action(
+        name=dialogue.references[0].name, params=dialogue.references[0].params, status=Status.READY
+    )
     after = EMPTY.after(dialogue, dialogue.decision_turns[0], [action])
     plain, shown = (
         [found.probabilities for found in score(engine, prompts, [dialogue], b)]
@@ -174,7 +201,12 @@ def test_a_table_holds_the_greedy_values_of_what_is_probable(engine: Engine) -> 
     prompts, dialogue = encoder(engine), CORPUS.dialogues[1]
     told: list[tuple[int, int]] = []
     table, found = score_table(
-        engine, prompts, [dialogue], floor=1e-2, max_tokens=44, progress=lambda done, total: told.append((done, total))
+        engine,
+        prompts,
+        [dialogue],
+        floor=1e-2,
+        max_tokens=44,
+        progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(1, 2), (2, 2)] and len(found) == 1
     wanted = {(t.turn, tool) for t in found[0].turns for tool, p in t.tools.items() if p >= 1e-2}

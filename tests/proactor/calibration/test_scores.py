@@ -31,7 +31,9 @@ def test_a_killed_scoring_goes_on_where_it_was(
     session = Session.open(config(tmp_path, tiny_model, **PLAIN))
     monkeypatch.setattr(calibration, "PIECE", 1)
     whole = scored_part(session, "whole", session.dev, None, 0.01)
-    assert whole.table.dialogues == tuple(d.id for d in session.dev) and len(whole.probabilities) == len(session.dev)
+    assert whole.table.dialogues == tuple(d.id for d in session.dev) and len(whole.probabilities) == len(
+        session.dev
+    )
     asked: list[str] = []
     honest = calibration.score_table
 

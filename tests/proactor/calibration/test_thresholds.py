@@ -1,4 +1,6 @@
-"""Thresholds on score tables: what is replayed, and that the choice is the best within the budget, by trying them all."""
+"""Thresholds on score tables: what is replayed, and that the choice is the best within the budget, by trying
+them all.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from proactor.calibration.thresholds import (
 from proactor.dialogue import Action, Dialogue, Reference
 from tests.proactor.scoring_helpers import ready, users
 
-BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5)
+BOOK = Reference(
+    id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5
+)
 
 
 def score(turn: int, probability: float, tool: str = "book", dialogue: str = "d", **values: str) -> Score:
@@ -63,7 +67,10 @@ FIRE = ready("book", day="Monday")
         ({5: (FIRE,)}, {"fires": 1, "right": 1, "on_time": 1, "lead": -2, "saved": 1}),
         ({1: (FIRE,)}, {"fires": 1, "right": 1, "lead": 2, "early_turns": 4}),
         ({6: (FIRE,)}, {"fires": 1, "late": 1}),
-        ({3: (FIRE,), 4: (FIRE,)}, {"fires": 2, "right": 1, "on_time": 1, "saved": 1, "saved_turns": 2, "false": 1}),
+        (
+            {3: (FIRE,), 4: (FIRE,)},
+            {"fires": 2, "right": 1, "on_time": 1, "saved": 1, "saved_turns": 2, "false": 1},
+        ),
         ({3: (ready("fly"),)}, {"fires": 1, "false": 1}),
     ],
 )
@@ -108,7 +115,9 @@ def scored(draw: st.DrawFn) -> tuple[list[Dialogue], ScoreTable]:
     return dialogues, ScoreTable(dialogues=tuple(d.id for d in dialogues), rows=tuple(rows))
 
 
-def total(dialogues: list[Dialogue], table: ScoreTable, thresholds: Thresholds, assent: frozenset[str]) -> np.ndarray:
+def total(
+    dialogues: list[Dialogue], table: ScoreTable, thresholds: Thresholds, assent: frozenset[str]
+) -> np.ndarray:
     fired = thresholds.replay(table)
     return np.sum([outcome(d, fired[d.id], assent) for d in dialogues], axis=0)
 
@@ -121,7 +130,9 @@ def worth(found: np.ndarray) -> tuple[float, float, float]:
 LEVELS = (0.2, 0.4, 0.6, 0.8, NEVER)
 
 
-@given(scored(), st.sampled_from([0.0, 50.0, 100.0, 200.0]), st.sampled_from([frozenset[str](), frozenset("a")]))
+@given(
+    scored(), st.sampled_from([0.0, 50.0, 100.0, 200.0]), st.sampled_from([frozenset[str](), frozenset("a")])
+)
 @settings(max_examples=50, deadline=None)
 def test_choices_are_the_best_of_all(
     case: tuple[list[Dialogue], ScoreTable], budget: float, assent: frozenset[str]
@@ -141,13 +152,17 @@ def test_choices_are_the_best_of_all(
     alike = [Thresholds(default=level) for level in LEVELS]
     best = max(worth(total(dialogues, table, t, assent)) for t in alike if fits(t))
     assert (
-        fits(Thresholds(default=common)) and worth(total(dialogues, table, Thresholds(default=common), assent)) == best
+        fits(Thresholds(default=common))
+        and worth(total(dialogues, table, Thresholds(default=common), assent)) == best
     )
     assert chosen.default == common
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0.1, 0.3, 0.5, 0.7]), st.sampled_from("123")), max_size=8)
+    st.lists(
+        st.tuples(st.integers(1, 6), st.sampled_from([0.1, 0.3, 0.5, 0.7]), st.sampled_from("123")),
+        max_size=8,
+    )
 )
 def test_false_fires_rise_as_the_threshold_falls_where_nothing_is_called_for(
     cells: list[tuple[int, float, str]],
@@ -156,7 +171,9 @@ def test_false_fires_rise_as_the_threshold_falls_where_nothing_is_called_for(
     table = ScoreTable(dialogues=("d",), rows=tuple(rows))
     at, levels = steps(table, [users(6)]).levels()
     assert list(at) == sorted(at, reverse=True)
-    assert np.all(np.diff(wrong(levels)) >= 0) and np.array_equal(wrong(levels), levels[:, OUTCOME.index("fires")])
+    assert np.all(np.diff(wrong(levels)) >= 0) and np.array_equal(
+        wrong(levels), levels[:, OUTCOME.index("fires")]
+    )
 
 
 def test_a_budget_is_rounded_down_to_whole_fires() -> None:

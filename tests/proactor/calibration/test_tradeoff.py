@@ -1,4 +1,6 @@
-"""The trade-off between lead and false fires: its points by hand, the choice on other dialogues, and what is written."""
+"""The trade-off between lead and false fires: its points by hand, the choice on other dialogues, and what is
+written.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ def corpus(n: int = 100, idle: int = 0) -> list[Dialogue]:
 
 def test_points_by_hand() -> None:
     dialogues = corpus(10, idle=10)
-    outputs = {str(i): {3: (FIRE,)} for i in range(4)} | {"4": {1: (FIRE,)}, "5": {6: (FIRE,)}, "19": {2: (FIRE,)}}
+    outputs = {str(i): {3: (FIRE,)} for i in range(4)} | {
+        "4": {1: (FIRE,)},
+        "5": {6: (FIRE,)},
+        "19": {2: (FIRE,)},
+    }
     found = point(dialogues, outputs, resamples=200)
     assert (found.wrong_per_100, found.late_per_100, found.before_assent_per_100) == (5.0, 5.0, 0.0)
     assert found.turns_saved == pytest.approx(100 * 4 * 2 / 20) and found.saved_each == 2.0
@@ -83,7 +89,9 @@ def test_the_human_is_the_measure() -> None:
 
 
 def table(dialogues: list[Dialogue], wrong_from: float = 0.6) -> ScoreTable:
-    """Dialogue i is sure of its booking at turn 4 and half sure at turn 3; the last one fires where nothing is called for, at `wrong_from`."""
+    """Dialogue i is sure of its booking at turn 4 and half sure at turn 3; the last one fires where nothing
+    is called for, at `wrong_from`.
+    """
     rows = []
     for d in dialogues[:-1]:
         for turn, p in ((3, 0.5), (4, 0.9)):
@@ -112,7 +120,8 @@ def test_thresholds_come_from_dev_and_figures_from_test() -> None:
     dev, test = corpus(99, idle=1), corpus(49, idle=1)
     thresholds, (common, each) = calibrated(table(dev, 0.6), dev, table(test, 0.6), test, resamples=100)
     assert thresholds.tools == {"book": 0.5, "fly": NEVER} and thresholds.dialogues == 100
-    # A common 0.5 costs one in 100 on dev, which fits; on test it costs two, and the figure says so, although 0.9 would have fitted.
+    # A common 0.5 costs one in 100 on dev, which fits; on test it costs two, and the figure says so, although
+    # 0.9 would have fitted.
     assert common.chosen is not None and (common.chosen.threshold, common.chosen.wrong_per_100) == (0.5, 2.0)
     assert common.chosen_on == "dev" and common.chosen.intervals["wrong_per_100"][0] == 0.0
     assert (each.points[0].wrong_per_100, each.points[0].turns_saved) == (0.0, 196.0)
@@ -123,7 +132,9 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         *corpus(3),
         users(6, book(ready=(4, 4), observed_trigger=4), book(id="u", coverage=None, ready=None), id="x"),
     ]
-    found = gather("test", dialogues, 1.0, [curve("model", table(dialogues), dialogues), *policies(dialogues)])
+    found = gather(
+        "test", dialogues, 1.0, [curve("model", table(dialogues), dialogues), *policies(dialogues)]
+    )
     assert (found.null_share, found.width_0_share) == (pytest.approx(0.2), 0.25)
     save_trade_offs(tmp_path / "tradeoff.json", found)
     assert load_trade_offs(tmp_path / "tradeoff.json") == found
@@ -132,7 +143,8 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         console.print(trade_off_table(found))
     text = captured.get()
     assert all(
-        name in text for name in ("model", "never", "values seen", "human", "20% unknown (masked), 25% of the known")
+        name in text
+        for name in ("model", "never", "values seen", "human", "20% unknown (masked), 25% of the known")
     )
     (tmp_path / "tradeoff.json").write_text('{"part": "test"}')
     with pytest.raises(EvaluationsError, match=r"tradeoff\.json: dialogues: Field required"):
@@ -144,7 +156,9 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
 
 def test_thinning_keeps_the_ends_and_drops_what_shows_nothing() -> None:
     one = point(corpus(2), {})
-    points = [one.model_copy(update={"threshold": 1 - i / 1000, "turns_saved": float(i // 2)}) for i in range(1000)]
+    points = [
+        one.model_copy(update={"threshold": 1 - i / 1000, "turns_saved": float(i // 2)}) for i in range(1000)
+    ]
     kept = thinned(points, most=50)
     assert len(kept) == 50 and kept[0] == points[0] and kept[-1] == points[-1]
     assert len(thinned(points, most=5000)) == 501

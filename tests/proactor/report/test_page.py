@@ -26,12 +26,26 @@ BEFORE, AFTER = (evaluation(DIALOGUES, agent(DIALOGUES, s, skill)) for s, skill 
 HISTORY: list[dict[str, Any]] = [
     {"phase": "sft", "kind": "sft", "step": 1, "loss": 2.0, "lr": 1e-3},
     {"phase": "sft", "kind": "sft", "step": 2, "loss": 1.5, "lr": 1e-3},
-    {"phase": "grpo", "kind": "grpo", "step": 3, "loss": 0.1, "reward_mean": 0.2, "reward_std": 0.1, "lr": 1e-3},
-    {"phase": "grpo", "kind": "grpo", "step": 4, "loss": 0.2, "reward_mean": 0.4, "reward_std": 0.2, "lr": 1e-3},
+    {
+        "phase": "grpo",
+        "kind": "grpo",
+        "step": 3,
+        "loss": 0.1,
+        "reward_mean": 0.2,
+        "reward_std": 0.1,
+        "lr": 1e-3,
+    },
+    {
+        "phase": "grpo",
+        "kind": "grpo",
+        "step": 4,
+        "loss": 0.2,
+        "reward_mean": 0.4,
+        "reward_std": 0.2,
+        "lr": 1e-3,
+    },
 ]
-HOSTILE = (
-    "</style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{ 7 * 7 }}&lt;"
-)
+HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{ 7 * 7 }}&lt;"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -66,9 +80,14 @@ class Page(HTMLParser):
 
 def report(**changes: Any) -> str:
     given: dict[str, Any] = {
-        "title": "A run", "dialogues": DIALOGUES, "before": BEFORE, "after": AFTER, "trivial": trivial(DIALOGUES),
-        "history": HISTORY, "notes": {"seconds": 312.4},
-    }  # fmt: skip
+        "title": "A run",
+        "dialogues": DIALOGUES,
+        "before": BEFORE,
+        "after": AFTER,
+        "trivial": trivial(DIALOGUES),
+        "history": HISTORY,
+        "notes": {"seconds": 312.4},
+    }
     return build_report(**(given | changes))
 
 
@@ -114,7 +133,10 @@ def test_everything_that_was_promised_is_there() -> None:
 def test_hostile_text_stays_text() -> None:
     dialogue = Dialogue(
         id=HOSTILE,
-        turns=(Turn(index=1, speaker="user", text=HOSTILE), Turn(index=2, speaker="agent", text="\ud800" + HOSTILE)),
+        turns=(
+            Turn(index=1, speaker="user", text=HOSTILE),
+            Turn(index=2, speaker="agent", text="\ud800" + HOSTILE),
+        ),
         references=(
             Reference(id="r", name=HOSTILE, params={HOSTILE: HOSTILE}, coverage=(1, 2), ready=(1, 1)),
             Reference(id="s", name="t", null_reason=HOSTILE),
@@ -125,12 +147,18 @@ def test_hostile_text_stays_text() -> None:
     runs = [evaluation([dialogue], {HOSTILE: {1: text}}) for text in (HOSTILE, right)]
     history = [{"phase": HOSTILE + str(i), "step": i, HOSTILE: i * 1.5, "x": {HOSTILE: i}} for i in range(3)]
     text = build_report(
-        HOSTILE, [dialogue], *runs, {HOSTILE: runs[0]}, [*history, {"step": 3, f"k{HOSTILE}": 1}],
+        HOSTILE,
+        [dialogue],
+        *runs,
+        {HOSTILE: runs[0]},
+        [*history, {"step": 3, f"k{HOSTILE}": 1}],
         {HOSTILE: HOSTILE, "list": [HOSTILE], "text": f"a\n{HOSTILE}"},
-    )  # fmt: skip
+    )
     page, plain = Page(text), Page(report(notes={"text": "a\nb"}))
     assert page.tags <= plain.tags
-    assert {(tag, name) for tag, name, _ in page.attributes} <= {(tag, name) for tag, name, _ in plain.attributes}
+    assert {(tag, name) for tag, name, _ in page.attributes} <= {
+        (tag, name) for tag, name, _ in plain.attributes
+    }
     assert page.text.count(HOSTILE) > 10
 
 
@@ -142,7 +170,9 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     (run / "summary.json").write_text('{"seconds": 12.5}')
     (run / "config.yaml").write_text("seed: 3\ngrpo:\n  steps: 4\n")
     notes = {"seconds": 12.5, "config": "seed: 3\ngrpo:\n  steps: 4"}
-    first = write_page(tmp_path / "first.html", build_report("demo", DIALOGUES, BEFORE, AFTER, systems, HISTORY, notes))
+    first = write_page(
+        tmp_path / "first.html", build_report("demo", DIALOGUES, BEFORE, AFTER, systems, HISTORY, notes)
+    )
     assert rebuild_report(run).read_bytes() == first.read_bytes()
 
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
@@ -166,7 +196,9 @@ def test_history_is_read_up_to_a_cut_off_line(tmp_path: Path) -> None:
 
 def test_verdicts_follow_direction_and_interval() -> None:
     def verdicts(before: Evaluation, after: Evaluation) -> dict[str, str]:
-        return {line.metric.key: line.verdict for lines in table(before, after, {}).values() for line in lines}
+        return {
+            line.metric.key: line.verdict for lines in table(before, after, {}).values() for line in lines
+        }
 
     up, down = verdicts(BEFORE, AFTER), verdicts(AFTER, BEFORE)
     change = paired_difference([BEFORE.contributions], [AFTER.contributions], ["ftr", "first_fire_f1"])
@@ -199,9 +231,23 @@ def test_curves_sort_keys_and_lose_none() -> None:
         *HISTORY,
         {"kind": "eval", "phase": "grpo", "step": 4, "eval_first_fire_f1": 0.5, "odd_counter": 1.0},
     ]
-    rows.append({"kind": "eval", "phase": "grpo", "step": 6, "eval_first_fire_f1": 0.7, "odd_counter": 2, "gone": None})
+    rows.append(
+        {
+            "kind": "eval",
+            "phase": "grpo",
+            "step": 6,
+            "eval_first_fire_f1": 0.7,
+            "odd_counter": 2,
+            "gone": None,
+        }
+    )
     found = {section.title: section for section in curves.sections(rows)}
-    assert [p.key for p in found["Learning"].panels] == ["reward_mean", "eval_first_fire_f1", "sft/loss", "grpo/loss"]
+    assert [p.key for p in found["Learning"].panels] == [
+        "reward_mean",
+        "eval_first_fire_f1",
+        "sft/loss",
+        "grpo/loss",
+    ]
     assert [p.key for p in found["Other"].panels] == ["odd_counter"]
     assert found["Work"].constants == [("Learning rate", "0.001")]
     assert "polygon" in found["Learning"].panels[0].svg  # the deviation is a band, not a chart of its own

@@ -1,4 +1,6 @@
-"""What a report shows beside before and after: two runs, probabilities, the trade-off, the reward by stage."""
+"""What a report shows beside before and after: two runs, probabilities, the trade-off, the reward by
+stage.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def probabilities(dialogue: Dialogue, tools: list[str]) -> DialogueProbabilities
 
 
 def point(false: float, saved: float, threshold: float | None = None) -> TradeOffPoint:
-    return TradeOffPoint(threshold=threshold, wrong_per_100=false, turns_saved=saved, recall=0.625, lead=None, fires=7)
+    return TradeOffPoint(
+        threshold=threshold, wrong_per_100=false, turns_saved=saved, recall=0.625, lead=None, fires=7
+    )
 
 
 def test_a_heat_map_shows_called_tools_first_and_their_windows() -> None:
@@ -56,7 +60,13 @@ def test_a_heat_map_shows_called_tools_first_and_their_windows() -> None:
 
 def test_reward_parts_are_told_by_thirds_of_training() -> None:
     rows = [
-        {"kind": "grpo", "parts/reward": float(i), "parts/rac_within": 0.5, "parts/rac": 1.0, "coef/rac": i / 10}
+        {
+            "kind": "grpo",
+            "parts/reward": float(i),
+            "parts/rac_within": 0.5,
+            "parts/rac": 1.0,
+            "coef/rac": i / 10,
+        }
         for i in range(7)
     ]
     found = {c.name: c for c in components([{"kind": "sft", "parts/reward": 99.0}, *rows])}
@@ -113,9 +123,15 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         save_evaluations(tmp_path / name / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": after})
     file = side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
     page = Page(file.read_text()).text
-    assert "north and south" in page and "Worst with south" in page and "training" not in page.replace("Learning", "")
+    assert (
+        "north and south" in page
+        and "Worst with south" in page
+        and "training" not in page.replace("Learning", "")
+    )
     assert f"{AFTER.metrics['first_fire_f1']:.3f}" in page and f"{other.metrics['first_fire_f1']:.3f}" in page
-    save_evaluations(tmp_path / "south" / "evaluations.json", DIALOGUES[:5], {"after": evaluation(DIALOGUES[:5], {})})
+    save_evaluations(
+        tmp_path / "south" / "evaluations.json", DIALOGUES[:5], {"after": evaluation(DIALOGUES[:5], {})}
+    )
     with pytest.raises(ValueError, match="before or after, not both"):
         side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
     save_evaluations(tmp_path / "south" / "evaluations.json", DIALOGUES, {"before": BEFORE})
@@ -125,7 +141,10 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
 
 def test_two_runs_share_their_charts(tmp_path: Path) -> None:
     north = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i, "lr": 1.0} for i in range(1, 4)]
-    south = [{"kind": "grpo", "step": i, "reward_mean": 0.2, "lr": 1.0, "judge/spread": 0.1 * i} for i in range(1, 6)]
+    south = [
+        {"kind": "grpo", "step": i, "reward_mean": 0.2, "lr": 1.0, "judge/spread": 0.1 * i}
+        for i in range(1, 6)
+    ]
     for name, rows in (("north", north), ("south", south)):
         save_evaluations(tmp_path / name / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER})
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -137,16 +156,21 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
     page = Page(text).text
     assert "0.200 → 0.200 (0.300)" in page and "Learning rate 1.000" in page
     assert (
-        "dashed, where it has the number: north" in page and "dashed, where" not in Page(report(history=HISTORY)).text
+        "dashed, where it has the number: north" in page
+        and "dashed, where" not in Page(report(history=HISTORY)).text
     )
 
 
 def test_phases_of_two_runs_begin_together() -> None:
-    """One run was supervised for 40 steps before, the other for none: their GRPO steps still lie above one another."""
+    """One run was supervised for 40 steps before, the other for none: their GRPO steps still lie above one
+    another.
+    """
     sft = [{"kind": "sft", "step": i, "loss": 1 / i} for i in range(1, 41)]
     grpo = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i} for i in range(1, 6)]
     for history, beside in (([*sft, *grpo], grpo), (grpo, [*sft, *grpo])):
-        (panel,) = [p for section in sections(history, beside) for p in section.panels if p.key == "reward_mean"]
+        (panel,) = [
+            p for section in sections(history, beside) for p in section.panels if p.key == "reward_mean"
+        ]
         drawn = dict(re.findall(r'class="(beside|curve)" points="([^"]*)"', panel.svg))
         assert drawn["beside"] == drawn["curve"]
 
@@ -158,7 +182,9 @@ def test_a_run_without_metrics_is_told_apart_too(tmp_path: Path) -> None:
     (tmp_path / "south" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = Page(side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "a.html").read_text()).text
     assert "Of south" in page and "What the reward was made of" not in page
-    (tmp_path / "north" / "metrics.jsonl").write_text(json.dumps(rows[0] | {"judge/spread": 0.2, "lr": 1.0}) + "\n")
+    (tmp_path / "north" / "metrics.jsonl").write_text(
+        json.dumps(rows[0] | {"judge/spread": 0.2, "lr": 1.0}) + "\n"
+    )
     page = Page(side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "a.html").read_text()).text
     assert "Only there, and not drawn: Learning rate, Spread." in page
 

@@ -64,7 +64,14 @@ def test_references_that_do_not_overlap_share_a_lane_and_a_false_fire_stands_apa
     replay.actions = {6: (ready("call"), ready("mail"))}
     drawn = timeline(dialogue, {"after": replay})
     assert drawn.lanes == 1
-    assert [row.cells[0].band for row in drawn.rows] == ["cover", "ready", "cover", "ready", "withdrawn", "withdrawn"]
+    assert [row.cells[0].band for row in drawn.rows] == [
+        "cover",
+        "ready",
+        "cover",
+        "ready",
+        "withdrawn",
+        "withdrawn",
+    ]
     assert [m.kind for m in drawn.rows[5].cells[-1].marks["after"]] == ["false", "masked"]
     assert [e.kind for e in drawn.entries] == ["known", "known", "withdrawn", "unknown"]
     assert drawn.entries[3].window == "window unknown (no_call): not counted"
@@ -73,7 +80,9 @@ def test_references_that_do_not_overlap_share_a_lane_and_a_false_fire_stands_apa
 
 
 def test_wrong_values_and_unreadable_outputs_are_kept() -> None:
-    reference = Reference(id="x", name="book", params={"day": "Monday", "time": "9"}, coverage=(1, 2), ready=(1, 2))
+    reference = Reference(
+        id="x", name="book", params={"day": "Monday", "time": "9"}, coverage=(1, 2), ready=(1, 2)
+    )
     dialogue = users(2, reference)
     texts = {1: '[{"READY":"book","day":"monday","time":"10"}]', 2: "sorry ["}
     drawn = timeline(dialogue, {"after": evaluation([dialogue], {"d": texts}).replays[0]})

@@ -29,7 +29,9 @@ def group(*texts: str, turn: int = 4) -> Candidates:
 class Given:
     """A source of a mixture that gives the numbers it was made with, and remembers how often it was asked."""
 
-    def __init__(self, *rows: dict[str, float] | None, costly: bool = False, concurrent: bool = False) -> None:
+    def __init__(
+        self, *rows: dict[str, float] | None, costly: bool = False, concurrent: bool = False
+    ) -> None:
         self.rows, self.costly, self.concurrent = rows, costly, concurrent
         self.counters: Counter[str] = Counter()
         self.bound: tuple[Any, ...] = ()

@@ -27,7 +27,9 @@ RULE = {"judge": {"kind": "rule"}}
 FIRST, MIDDLE, LAST = (Stage(u, 9) for u in (0, 4, 8))
 
 
-def parts(spec: str, options: dict[str, Any], stage: Stage, *texts: str, turn: int = 4) -> list[dict[str, float]]:
+def parts(
+    spec: str, options: dict[str, Any], stage: Stage, *texts: str, turn: int = 4
+) -> list[dict[str, float]]:
     scored = asyncio.run(load_reward(spec, options).score(group(*texts, turn=turn), stage))
     assert scored is not None
     return scored
@@ -41,12 +43,21 @@ def test_every_name_of_the_family_gives_a_reward() -> None:
         turn, grouped = isinstance(reward, TurnReward), isinstance(reward, GroupReward)
         assert turn != grouped and grouped == (name not in (*REGISTRY, "utility")), name
     assert list(FAMILY) == [
-        "weighted_metric", "rac", "max_rac", "adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "utility", "mixture",
-    ]  # fmt: skip
+        "weighted_metric",
+        "rac",
+        "max_rac",
+        "adaptive_metric",
+        "general_ruler",
+        "custom_ruler",
+        "adaptive_ruler",
+        "utility",
+        "mixture",
+    ]
 
 
 def test_adaptive_metric_by_thirds() -> None:
-    # turn 4, the window is open: RAC 1, .5, 0 and T 1, 1, 1 (5 is still to come), so only alpha moves the second and third
+    # turn 4, the window is open: RAC 1, .5, 0 and T 1, 1, 1 (5 is still to come), so only alpha moves the
+    # second and third
     for stage, alpha in ((FIRST, 0.3), (MIDDLE, 0.5), (LAST, 0.7)):
         scored = parts("adaptive_metric", {}, stage, FULL, HALF, WAIT)
         assert [p["reward"] for p in scored] == pytest.approx([1.0, alpha * 0.5 + 1 - alpha, 1 - alpha])
@@ -125,7 +136,13 @@ def test_utility_learns_the_tools_that_need_assent() -> None:
     early = Parsed((ready("book", day="Monday", time="9"),))
     assert [r.parts(DIALOGUE, 2, early)["reward"] for r in (plain, asking)] == [0.0, -3.0]
     assert plain.parts(DIALOGUE, 4, early) == pytest.approx(
-        {"reward": 0.1, "utility/benefit": 0.1, "utility/false": 0, "utility/missed": 0, "utility/interrupt": 0}
+        {
+            "reward": 0.1,
+            "utility/benefit": 0.1,
+            "utility/false": 0,
+            "utility/missed": 0,
+            "utility/interrupt": 0,
+        }
     )
     columns = {"dialogue": [DIALOGUE], "turn": [4]}
     assert plain(prompts=["p"], completions=[FULL], **columns) == pytest.approx([0.1])
@@ -147,17 +164,33 @@ MIX = "reward 'mixture': components"
     [
         ("custom_ruler", {}, "reward 'custom_ruler': judge: Field required"),
         ("custom_ruler", {"judge": {"kind": "oracle"}}, "'oracle' is not one of rule, engine, endpoint"),
-        ("custom_ruler", {"judge": {"kind": "engine", "adaptor": 1}}, "'custom_ruler': judge engine: .*'adaptor'"),
+        (
+            "custom_ruler",
+            {"judge": {"kind": "engine", "adaptor": 1}},
+            "'custom_ruler': judge engine: .*'adaptor'",
+        ),
         ("custom_ruler", {"judge": {"kind": "endpoint", "model": "m"}}, "variable OPENAI_API_KEY is not set"),
-        ("custom_ruler", RULE | {"rubric": "cutsom"}, "rubric 'cutsom' is neither one of general, custom nor a text"),
+        (
+            "custom_ruler",
+            RULE | {"rubric": "cutsom"},
+            "rubric 'cutsom' is neither one of general, custom nor a text",
+        ),
         ("custom_ruler", RULE | {"timeout": -1}, "'custom_ruler': timeout: "),
         (
             "adaptive_ruler",
             RULE | {"lambda_mx": 1},
             r"'adaptive_ruler': unknown key 'lambda_mx' \(known: judge, rubric",
         ),
-        ("adaptive_ruler", RULE | {"lambda_max": 2}, "'adaptive_ruler': lambda_max: .*less than or equal to 1, got 2"),
-        ("adaptive_ruler", RULE | {"metric": "pri"}, "'adaptive_ruler': metric: .*'rac' or 'max_rac', got 'pri'"),
+        (
+            "adaptive_ruler",
+            RULE | {"lambda_max": 2},
+            "'adaptive_ruler': lambda_max: .*less than or equal to 1, got 2",
+        ),
+        (
+            "adaptive_ruler",
+            RULE | {"metric": "pri"},
+            "'adaptive_ruler': metric: .*'rac' or 'max_rac', got 'pri'",
+        ),
         ("adaptive_ruler", RULE | {"metric_options": {"x": 1}}, "unknown key 'metric_options.x'"),
         ("adaptive_metric", {"beta": 1}, "'adaptive_metric': unknown key 'beta'"),
         ("utility", {"benefit": 1}, "'utility': unknown key 'benefit'"),
@@ -166,7 +199,11 @@ MIX = "reward 'mixture': components"
         ("mixture", {"components": {"rac": {}}}, f"{MIX}.rac: weight: Field required"),
         ("mixture", {"components": {"rac": {"weight": 1, "wait": 1}}}, f"{MIX}.rac: unknown key 'wait'"),
         ("mixture", {"components": {"utility": {"weight": 1}}}, f"{MIX}.utility: .*declare range"),
-        ("mixture", {"components": {"math:sqrt": {"weight": 1, "x": 1}}}, f"{MIX}.math:sqrt: unknown key 'x'"),
+        (
+            "mixture",
+            {"components": {"math:sqrt": {"weight": 1, "x": 1}}},
+            f"{MIX}.math:sqrt: unknown key 'x'",
+        ),
         (
             "mixture",
             {"components": {"ruler": {"weight": 1}}},

@@ -36,7 +36,10 @@ def test_spread_and_agreement_with_the_metric() -> None:
 
 def test_ranks_are_added_and_one_may_have_nothing() -> None:
     mine, theirs = [judged((0.0, 0.1), (1.0, 0.2))], [judged((0.0, 0.2), (0.6, 0.1))]
-    others: list[tuple[Sequence[Group], dict[str, int]]] = [(theirs, {"requests": 3, "timeouts": 1}), ([], {})]
+    others: list[tuple[Sequence[Group], dict[str, int]]] = [
+        (theirs, {"requests": 3, "timeouts": 1}),
+        ([], {}),
+    ]
 
     def gather(value: Any) -> list[Any]:
         found = [value]

@@ -55,16 +55,24 @@ def test_parts_come_to_one_scale_before_they_are_mixed() -> None:
 
 
 def test_a_negative_weight_is_a_penalty() -> None:
-    scored = score(Mixture("m", [term("good", three("good", 1, 1, 0)), term("bad", three("bad", 1, 0, 0), -0.25)]))
+    scored = score(
+        Mixture("m", [term("good", three("good", 1, 1, 0)), term("bad", three("bad", 1, 0, 0), -0.25)])
+    )
     assert rewards(scored) == pytest.approx([0.75, 1.0, 0.0])
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 100), st.floats(-50, 50)), min_size=1, max_size=4), st.data()
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 100), st.floats(-50, 50)), min_size=1, max_size=4),
+    st.data(),
 )
-def test_a_rescaled_part_changes_nothing(parts: list[tuple[float, float, float]], data: st.DataObject) -> None:
+def test_a_rescaled_part_changes_nothing(
+    parts: list[tuple[float, float, float]], data: st.DataObject
+) -> None:
     values = [data.draw(st.lists(st.floats(0, 1), min_size=3, max_size=3)) for _ in parts]
-    plain = [term(f"p{i}", three(f"p{i}", *v), w) for i, (v, (w, _, _)) in enumerate(zip(values, parts, strict=True))]
+    plain = [
+        term(f"p{i}", three(f"p{i}", *v), w)
+        for i, (v, (w, _, _)) in enumerate(zip(values, parts, strict=True))
+    ]
     moved = [
         term(f"p{i}", three(f"p{i}", *(low + size * x for x in v)), w, (low, low + size))
         for i, (v, (w, size, low)) in enumerate(zip(values, parts, strict=True))
@@ -90,7 +98,11 @@ def test_a_group_that_one_judge_gives_up_is_dropped() -> None:
 def test_what_else_a_judge_says_is_kept_under_its_name() -> None:
     judge = Given(*({"ruler": x, "timing": 1 - x} for x in (0.1, 0.2, 0.3)), costly=True)
     scored = score(Mixture("m", [term("custom_ruler", judge, key="ruler")]))
-    assert scored is not None and scored[0] == {"reward": 0.1, "custom_ruler": 0.1, "custom_ruler/timing": 0.9}
+    assert scored is not None and scored[0] == {
+        "reward": 0.1,
+        "custom_ruler": 0.1,
+        "custom_ruler/timing": 0.9,
+    }
 
 
 def test_equal_metrics_are_asked_once() -> None:
@@ -116,7 +128,11 @@ def test_who_waits_for_whom() -> None:
         three("b", 0, 0, 0, costly=True, concurrent=True),
         three("c", 0, 0, 0, costly=True),
     )
-    cases = [((metric,), False, ()), ((metric, beside), True, ("b",)), ((metric, beside, inside), False, ("b", "c"))]
+    cases = [
+        ((metric,), False, ()),
+        ((metric, beside), True, ("b",)),
+        ((metric, beside, inside), False, ("b", "c")),
+    ]
     for sources, concurrent, judged in cases:
         mixture = Mixture("m", [term(next(iter(s.rows[0] or {})), s) for s in sources])
         assert (mixture.concurrent, mixture.judged) == (concurrent, judged)

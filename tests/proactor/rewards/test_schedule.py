@@ -41,7 +41,9 @@ def test_thirds_of_training() -> None:
 def test_a_linear_schedule_runs_between_its_ends(start: float, to: float, warm_up: float, total: int) -> None:
     values = [Linear(start=start, to=to, warm_up=warm_up).at(Stage(u, total)) for u in range(total + 1)]
     steps = [b - a for a, b in pairwise(values)]
-    assert all(min(start, to) - 1e-9 <= v <= max(start, to) + 1e-9 for v in values) and values[-1] == pytest.approx(to)
+    assert all(min(start, to) - 1e-9 <= v <= max(start, to) + 1e-9 for v in values) and values[
+        -1
+    ] == pytest.approx(to)
     assert all(step * (to - start) >= -1e-12 for step in steps)
 
 
@@ -59,7 +61,10 @@ def test_thirds_are_of_equal_length(total: int) -> None:
         (float("nan"), "here: weight.constant.value: Input should be a finite number"),
         ({"schedule": "linear", "to": 1, "warmup": 1}, "here: unknown key 'weight.linear.warmup'"),
         ({"schedule": "sine"}, "here: weight: Input tag 'sine'"),
-        ({"schedule": "linear", "to": 1, "warm_up": 7}, "here: weight.linear.warm_up: .*less than or equal to 1"),
+        (
+            {"schedule": "linear", "to": 1, "warm_up": 7},
+            "here: weight.linear.warm_up: .*less than or equal to 1",
+        ),
         ({"schedule": "thirds", "values": [1, 2]}, "here: weight.thirds.values"),
     ],
 )

@@ -39,7 +39,9 @@ def group(*answers: str | Sequence[Action], turn: int = 2, board: Board = EMPTY)
 
 def verdict(scores: dict[str, Any], **parts: float) -> str:
     """A judge's answer."""
-    return json.dumps({"scores": [{"id": i, "explanation": "", **parts, "score": s} for i, s in scores.items()]})
+    return json.dumps(
+        {"scores": [{"id": i, "explanation": "", **parts, "score": s} for i, s in scores.items()]}
+    )
 
 
 class Script:

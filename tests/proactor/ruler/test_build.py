@@ -14,7 +14,9 @@ def test_kinds() -> None:
     assert isinstance(build_judge("rule"), RuleJudge)
     engine = build_judge({"kind": "engine", "adapter": "runs/judge/best"})
     assert isinstance(engine, EngineJudge) and engine.adapter == "runs/judge/best" and not engine.concurrent
-    endpoint = build_judge({"kind": "endpoint", "model": "m", "base_url": "http://localhost:1/v1", "timeout": 5})
+    endpoint = build_judge(
+        {"kind": "endpoint", "model": "m", "base_url": "http://localhost:1/v1", "timeout": 5}
+    )
     assert isinstance(endpoint, EndpointJudge) and endpoint.endpoint.timeout == 5 and endpoint.concurrent
 
 
@@ -41,8 +43,14 @@ def test_an_impossible_value() -> None:
 def test_a_judges_name_tells_settings_apart() -> None:
     """What a judge said is kept under its name."""
     specs: list[dict[str, Any]] = [
-        {"kind": "endpoint", "model": "m"}, {"kind": "endpoint", "model": "n"}, {"kind": "endpoint", "model": "m", "base_url": "http://x"},
-        {"kind": "endpoint", "model": "m", "options": {"temperature": 0}}, {"kind": "engine"}, {"kind": "engine", "adapter": "a"},
-        {"kind": "engine", "forced": False}, {"kind": "engine", "forced": False, "temperature": 1.0}, {"kind": "rule"},
-    ]  # fmt: skip
+        {"kind": "endpoint", "model": "m"},
+        {"kind": "endpoint", "model": "n"},
+        {"kind": "endpoint", "model": "m", "base_url": "http://x"},
+        {"kind": "endpoint", "model": "m", "options": {"temperature": 0}},
+        {"kind": "engine"},
+        {"kind": "engine", "adapter": "a"},
+        {"kind": "engine", "forced": False},
+        {"kind": "engine", "forced": False, "temperature": 1.0},
+        {"kind": "rule"},
+    ]
     assert len({build_judge(spec).name for spec in specs}) == len(specs)

@@ -52,7 +52,7 @@ def worth(candidates: Candidates) -> list[float]:
     return [parts["ruler"] for parts in found]
 
 
-# --- spoilt answers -----------------------------------------------------------------------------------------------------
+# --- spoilt answers ---
 
 
 def test_every_answer_made_can_be_read_and_what_was_spoilt_is_worth_less() -> None:
@@ -86,11 +86,13 @@ def test_a_mixed_group_holds_own_and_spoilt_answers_once_each_and_no_more_than_a
     assert mixed(one, 5, random.Random(1)) == mixed(one, 5, random.Random(1))
 
 
-# --- lessons ------------------------------------------------------------------------------------------------------------
+# --- lessons ---
 
 
 def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give(engine: Engine) -> None:
-    """Each sample begins a verdict with one number, as far as the rules' first digit; loss is on that digit alone."""
+    """Each sample begins a verdict with one number, as far as the rules' first digit; loss is on that digit
+    alone.
+    """
     asked, judge = Asked("custom", "Grade."), EngineJudge(engine)
     one = group(FULL, PART, "[]")
     ((_, numbers),) = lessons(judge, asked, [one], seed=3)
@@ -144,13 +146,15 @@ def test_a_student_cannot_be_asked_for_what_its_teacher_does_not_give() -> None:
     assert [s.value for s in taught(SHORT, [SHORT.request(group("[]"))])[0].values()] == worth(group("[]"))
 
 
-# --- learning -----------------------------------------------------------------------------------------------------------
+# --- learning ---
 
 
 def test_the_student_learns_what_the_rules_say_and_its_adapter_grades_for_another_policy(
     engine: Engine, tmp_path: Path
 ) -> None:
-    """Answers that nobody asked for are worth nothing; taught that, the judge says so of one it has not seen, and says it by its adapter alone."""
+    """Answers that nobody asked for are worth nothing; taught that, the judge says so of one it has not seen,
+    and says it by its adapter alone.
+    """
     fresh = engine.state_dict()
     wrong = [render([ready("email", to=to)]) for to in "abcd"]
     drawn, unseen = [group(*wrong[:2], turn=1), group(*wrong[1:3], turn=1)], group(wrong[3], wrong[0], turn=1)

@@ -40,7 +40,9 @@ def honest(body: Body) -> str:
     return verdict(score_texts(body["messages"][1]["content"], WORTH))
 
 
-def judged(fake: FakeEndpoint, attempts: int = 1, seconds: float = 5.0) -> tuple[list[float] | None, Ruler, Endpoint]:
+def judged(
+    fake: FakeEndpoint, attempts: int = 1, seconds: float = 5.0
+) -> tuple[list[float] | None, Ruler, Endpoint]:
     endpoint = Endpoint("fake", fake.url, timeout=seconds, attempts=attempts, sleep=no_sleep)
     ruler = Ruler(EndpointJudge(endpoint), "general")
     found = run(ruler.score(group(FULL, PART, "[]")))
@@ -64,7 +66,10 @@ def test_a_bad_answer_costs_one_retry_and_two_cost_the_group(behaviour: Behaviou
     with FakeEndpoint([behaviour], computed(honest)) as fake:
         found, ruler, _ = judged(fake)
         assert found == [0.9, 0.1, 0.6]
-        assert ruler.counters[counter] == ruler.counters["retries"] == 1 and ruler.counters["dropped_groups"] == 0
+        assert (
+            ruler.counters[counter] == ruler.counters["retries"] == 1
+            and ruler.counters["dropped_groups"] == 0
+        )
         seeds = [body["seed"] for body in fake.requests]
         assert len(set(seeds)) == 2
     with FakeEndpoint([behaviour] * 2, computed(honest)) as fake:
@@ -104,7 +109,9 @@ def test_many_groups_are_asked_side_by_side_and_each_fails_by_itself() -> None:
         ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, attempts=2, sleep=no_sleep)), "general")
         found = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
         assert [[parts["ruler"] for parts in f or []] for f in found] == [[0.9, 0.1]] * 4
-        assert ruler.counters["bad_json"] == ruler.counters["retries"] == 2, "the 500 was the endpoint's own to retry"
+        assert ruler.counters["bad_json"] == ruler.counters["retries"] == 2, (
+            "the 500 was the endpoint's own to retry"
+        )
 
 
 def test_the_schema_goes_along_and_a_judge_that_is_fooled_by_tags_is_not_shown_any() -> None:
@@ -124,7 +131,7 @@ def test_no_key_is_said_at_once_and_not_counted_as_a_bad_judge(monkeypatch: pyte
         run(ruler.score(group("[]", FULL)))
 
 
-# --- the engine ---------------------------------------------------------------------------------------------------------
+# --- the engine ---
 
 SHORT = "Grade.\n{rubric}"
 MINE = Rubric("mine", "Be right.", ("timing",))
@@ -197,7 +204,9 @@ def test_a_dialogue_is_computed_once_for_all_its_turns(
     ruler, judge = Ruler(EngineJudge(engine), MINE, grading=SHORT), EngineJudge(engine)
     asked = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
     run(ruler.score_all(groups))
-    quoted = sum(len(slot.before) for request in asked for slot in judge.slots(request) if slot.part == "score")
+    quoted = sum(
+        len(slot.before) for request in asked for slot in judge.slots(request) if slot.part == "score"
+    )
     assert len(rows) == 1 and rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + 1.3 * quoted
     engine.release()
 

@@ -57,16 +57,22 @@ def test_late_is_worse_than_on_time_and_waiting_is_right_when_nothing_is_open() 
     assert custom_of((BOOK,), turn=4)[0] < custom_of((BOOK,), turn=3)[0]
     done = Board((BOOK,), {"A": Timing.ON_TIME})
     assert falling(custom_of("[]", (pending("book"),), turn=2, board=done))
-    assert custom_of("[]", (BOOK,), turn=2, board=done) == [1.0, 0.0], "what is triggered is not to be repeated"
+    assert custom_of("[]", (BOOK,), turn=2, board=done) == [1.0, 0.0], (
+        "what is triggered is not to be repeated"
+    )
 
 
 def test_values_missing_heard_elsewhere_or_invented_cost_more_and_more() -> None:
     spoken = users(
-        3, Reference(id="A", name="book", params={"dest": "SFO", "date": "Mon"}, coverage=(1, 3), ready=(1, 3))
+        3,
+        Reference(id="A", name="book", params={"dest": "SFO", "date": "Mon"}, coverage=(1, 3), ready=(1, 3)),
     )
     answers = [
-        (BOOK,), (ready("book", dest="SFO"),), (ready("book", dest="SFO", date="turn"),), (ready("book", dest="SFO", date="Fri"),)
-    ]  # fmt: skip
+        (BOOK,),
+        (ready("book", dest="SFO"),),
+        (ready("book", dest="SFO", date="turn"),),
+        (ready("book", dest="SFO", date="Fri"),),
+    ]
     candidates = Candidates(spoken, 2, tuple(render(a) for a in answers), CATALOG)
     parts = [custom(candidates, i) for i in range(4)]
     assert [p["correctness"] for p in parts] == [1.0, 0.5, 0.5, 0.0]
@@ -75,7 +81,9 @@ def test_values_missing_heard_elsewhere_or_invented_cost_more_and_more() -> None
 
 def test_a_pending_action_may_lack_its_values_but_not_have_wrong_ones() -> None:
     assert custom_of((pending("book"),), turn=1) == [1.0]
-    assert falling(custom_of((pending("book"),), (pending("book", dest="LAX"),), (pending("refund"),), turn=1))
+    assert falling(
+        custom_of((pending("book"),), (pending("book", dest="LAX"),), (pending("refund"),), turn=1)
+    )
 
 
 def test_more_than_is_called_for_and_what_cannot_be_read_cost() -> None:
@@ -87,7 +95,10 @@ def test_more_than_is_called_for_and_what_cannot_be_read_cost() -> None:
 
 def test_general_looks_at_the_goal_and_not_at_the_clock() -> None:
     assert general_of(FULL, PART, "[]", turn=1) == general_of(FULL, PART, "[]", turn=2) == [1.0, 0.5, 0.0]
-    assert general_of((pending("book", dest="SFO", date="Mon"),), (BOOK, ready("refund")), turn=2) == [0.5, 0.5]
+    assert general_of((pending("book", dest="SFO", date="Mon"),), (BOOK, ready("refund")), turn=2) == [
+        0.5,
+        0.5,
+    ]
     done = Board((BOOK,), {"A": Timing.ON_TIME})
     assert general_of("[]", FULL, turn=2, board=done) == [1.0, 0.0]
 
@@ -100,7 +111,14 @@ def test_what_is_called_for_is_never_beaten_under_custom_and_acting_early_wins_u
             board = draw_board(dialogue, turn, seed=1)
             wanted = target(dialogue, turn, board)
             hasty = tuple(a.model_copy(update={"status": Status.READY}) for a in wanted)
-            answers = (wanted, hasty, (), always(dialogue)[turn], values_seen(dialogue)[turn], (*wanted, ready("zzz")))
+            answers = (
+                wanted,
+                hasty,
+                (),
+                always(dialogue)[turn],
+                values_seen(dialogue)[turn],
+                (*wanted, ready("zzz")),
+            )
             candidates = Candidates(dialogue, turn, tuple(render(a) for a in answers), corpus.catalog, board)
             scores = [custom(candidates, i)["score"] for i in range(len(answers))]
             assert max(scores) <= scores[0] + 1e-9

@@ -65,7 +65,17 @@ def test_bad_json(text: str) -> None:
 
 @pytest.mark.parametrize(
     "ids",
-    [["1"], ["1", "2", "3"], ["1", "1"], ["1", "2", "2"], ["1", "3"], ["A", "B"], [True, "2"], [None, "2"], [1.0, 2]],
+    [
+        ["1"],
+        ["1", "2", "3"],
+        ["1", "1"],
+        ["1", "2", "2"],
+        ["1", "3"],
+        ["A", "B"],
+        [True, "2"],
+        [None, "2"],
+        [1.0, 2],
+    ],
 )
 def test_wrong_ids(ids: list[object]) -> None:
     assert reason(json.dumps({"scores": [{"id": i, "score": 0.5} for i in ids]})) == "wrong_ids"
@@ -97,7 +107,9 @@ def test_numbers_outside_are_clamped_and_counted() -> None:
 
 LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3)
 KEYS = st.sampled_from(["scores", "id", "score", "timing"])
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner), max_leaves=8)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner), max_leaves=8
+)
 
 
 @settings(max_examples=60)

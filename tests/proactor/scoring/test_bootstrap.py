@@ -23,7 +23,9 @@ def test_interval_matches_the_binomial_spread() -> None:
     result = intervals(data, ("reward", "first_fire_f1"))["reward"]
     assert result.estimate == 0.5 == aggregate(data)["reward"]
     spread = 1.96 * np.sqrt(0.25 / 200)
-    assert result.low == pytest.approx(0.5 - spread, abs=0.01) and result.high == pytest.approx(0.5 + spread, abs=0.01)
+    assert result.low == pytest.approx(0.5 - spread, abs=0.01) and result.high == pytest.approx(
+        0.5 + spread, abs=0.01
+    )
     few = {s: intervals(data, resamples=20, seed=s) for s in (3, 4)}
     assert few[3] == intervals(data, resamples=20, seed=3) != few[4]
 
@@ -69,9 +71,9 @@ def test_undefined_resamples_are_left_out() -> None:
 
 
 def test_seeds_may_have_dialogues_of_their_own() -> None:
-    change = paired_difference([run([0, 0], "a"), run([0, 0], "b")], [run([1, 1], "a"), run([1, 1], "b")], ("reward",))[
-        "reward"
-    ]
+    change = paired_difference(
+        [run([0, 0], "a"), run([0, 0], "b")], [run([1, 1], "a"), run([1, 1], "b")], ("reward",)
+    )["reward"]
     assert change.estimate == 1.0
 
 

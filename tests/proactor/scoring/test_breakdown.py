@@ -21,8 +21,10 @@ CALL = Reference(id="c", name="call", coverage=(2, 2), ready=(2, 2))
 ADDITIVE = [
     FIELDS.index(name)
     for name in (
-        "actions ready early on_time late false references hit lead_sum early_weight first_actions first_hits first_on_time first_late "
-        "first_false first_repeats first_fires first_lead observed saved_sum null_references width_0_references early_masked null_masked"
+        "actions ready early on_time late false references hit lead_sum early_weight first_actions "
+        "first_hits first_on_time first_late "
+        "first_false first_repeats first_fires first_lead observed saved_sum null_references "
+        "width_0_references early_masked null_masked"
     ).split()
 ]
 
@@ -71,8 +73,13 @@ def test_by_tool_and_domain() -> None:
     ]
     book = found.tools[0].metrics
     assert book["first_fire_f1"] is not None and book["first_fire_f1"][0] == pytest.approx(2 * 3 / (5 + 4))
-    # Of all five dialogues, so that the tools' rates add up: a repeat (dialogue 2) and a name that is not on offer.
-    assert [line.metrics["false_per_100"][0] for line in found.tools if line.metrics["false_per_100"]] == [20, 0, 20]
+    # Of all five dialogues, so that the tools' rates add up: a repeat (dialogue 2) and a name that is not on
+    # offer.
+    assert [line.metrics["false_per_100"][0] for line in found.tools if line.metrics["false_per_100"]] == [
+        20,
+        0,
+        20,
+    ]
     assert found.tools[2].metrics["lead"] is None
     low, high = book["first_fire_f1"][1:]
     assert 0 <= low < book["first_fire_f1"][0] < high <= 1
@@ -82,8 +89,13 @@ def test_by_distance() -> None:
     found = breakdown(*example(), resamples=200)
     fires = {row.name: row.fires for row in found.distances if row.fires}
     assert fires == {
-        "5 or more before": 1, "1 to 2 before": 1, "inside": 2, "1 to 2 after": 1, "repeat": 1, "unmatched": 1,
-    }  # fmt: skip
+        "5 or more before": 1,
+        "1 to 2 before": 1,
+        "inside": 2,
+        "1 to 2 after": 1,
+        "repeat": 1,
+        "unmatched": 1,
+    }
     shares = [row.share[0] for row in found.distances if row.share]
     assert sum(shares) == pytest.approx(1.0)
     silent = breakdown([users(3, CALL)], evaluation([users(3, CALL)], {"d": {}}), resamples=100)

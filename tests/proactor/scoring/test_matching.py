@@ -66,15 +66,17 @@ def test_two_fires_in_one_turn_use_a_reference_once_whatever_the_order() -> None
 
 def test_the_same_action_twice_in_a_dialogue_matches_the_unfired_one() -> None:
     again = BOOK.model_copy(update={"id": "c"})
-    (judged,) = judge(users(7, BOOK, again), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME})
+    (judged,) = judge(
+        users(7, BOOK, again), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}
+    )
     assert (judged.timing, judged.reference) == (Timing.ON_TIME, again)
 
 
 def test_a_nearer_fired_reference_is_not_traded_for_a_farther_unfired_one() -> None:
     other = BOOK.model_copy(update={"id": "c", "params": {"day": "Monday", "time": "10"}})
-    assert timings(users(7, other, BOOK), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}) == [
-        "repeat"
-    ]
+    assert timings(
+        users(7, other, BOOK), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}
+    ) == ["repeat"]
 
 
 def test_unknown_windows_are_masked_unless_a_known_one_is_nearer() -> None:

@@ -46,7 +46,14 @@ def test_worked_example() -> None:
     expected |= {"ci": 0.7667, "ti": 0.8, "pri": 0.7830, "pt_weighted": (2 + 0.5) / 5}
     assert {k: m[k] for k in expected} == pytest.approx(expected, abs=5e-5)
     # First fires: book early at 1 (a hit, then masked), email on time.
-    first = {"first_hits": 2, "first_fires": 2, "early_masked": 2, "first_fire_f1": 1.0, "on_time_f1": 0.5, "lead": 0.5}
+    first = {
+        "first_hits": 2,
+        "first_fires": 2,
+        "early_masked": 2,
+        "first_fire_f1": 1.0,
+        "on_time_f1": 0.5,
+        "lead": 0.5,
+    }
     assert {k: m[k] for k in first} == first
 
 
@@ -56,13 +63,22 @@ def test_harmonic_mean_has_a_guard() -> None:
 
 
 PUBLISHED = [
-    (0.417, 0.834, 1.000), (0.421, 0.749, 0.779), (0.272, 0.533, 0.960), (0.426, 0.484, 0.136), (0.431, 0.586, 0.320),
-    (0.345, 0.527, 0.528), (0.375, 0.607, 0.619), (0.206, 0.234, 0.137), (0.395, 0.466, 0.180),
-]  # fmt: skip
+    (0.417, 0.834, 1.000),
+    (0.421, 0.749, 0.779),
+    (0.272, 0.533, 0.960),
+    (0.426, 0.484, 0.136),
+    (0.431, 0.586, 0.320),
+    (0.345, 0.527, 0.528),
+    (0.375, 0.607, 0.619),
+    (0.206, 0.234, 0.137),
+    (0.395, 0.466, 0.180),
+]
 
 
 def test_published_differences_follow_from_ac_and_max_ac() -> None:
-    """T1.4: eight of nine rows agree with what the rounding of their AC and MaxAC allows, within .0011 (seven of them within .001); the ninth is documented."""
+    """T1.4: eight of nine rows agree with what the rounding of their AC and MaxAC allows, within .0011 (seven
+    of them within .001); the ninth is documented.
+    """
     strangers = []
     for ac, max_ac, printed in PUBLISHED:
         # One turn per thousandth: sums that give exactly the published AC and MaxAC.
@@ -97,7 +113,13 @@ def test_first_fire_counts_a_repeat_as_false() -> None:
 
 def test_after_an_early_fire_the_action_is_masked() -> None:
     m = score(users(6, BOOK), {1: (FIRE,), 3: (FIRE,), 6: (FIRE,)})
-    assert (m["first_hits"], m["first_on_time"], m["first_fires"], m["early_masked"], m["lead"]) == (1, 0, 1, 2, 2)
+    assert (m["first_hits"], m["first_on_time"], m["first_fires"], m["early_masked"], m["lead"]) == (
+        1,
+        0,
+        1,
+        2,
+        2,
+    )
     assert (m["early"], m["on_time"], m["late"]) == (1, 1, 1)
 
 
@@ -136,7 +158,9 @@ def test_relative_pri_is_by_min_max_over_the_systems() -> None:
 
 
 def test_first_fire_and_repeat_counted_forms_side_by_side() -> None:
-    """Early at 1, on time at 3 (masked in the first-fire form), false at 4, a second reference late at 6 and again."""
+    """Early at 1, on time at 3 (masked in the first-fire form), false at 4, a second reference late at 6 and
+    again.
+    """
     other = Reference(id="c", name="call", params={}, coverage=(1, 6), ready=(2, 2))
     wrong = ready("fly")
     m = score(
@@ -207,6 +231,7 @@ def test_identities(corpus: list[tuple[Dialogue, dict[int, tuple[Action, ...]]]]
     assert 0 <= m["ac"] <= m["max_ac"] <= 1
     assert m["first_hits"] <= min(m["references"], m["first_fires"]) and m["hit"] <= m["references"]
     assert all(
-        0 <= m[k] <= 1 for k in ("pri", "ci", "ti", "precision", "recall", "first_fire_f1", "pt", "pt_weighted", "ftr")
+        0 <= m[k] <= 1
+        for k in ("pri", "ci", "ti", "precision", "recall", "first_fire_f1", "pt", "pt_weighted", "ftr")
     )
     assert m["on_time_f1"] <= m["first_fire_f1"]

@@ -1,4 +1,6 @@
-"""What acts are worth: each cost where it belongs, and the same sum as a turn reward, as a dialogue's utility and as a metric."""
+"""What acts are worth: each cost where it belongs, and the same sum as a turn reward, as a dialogue's utility
+and as a metric.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,20 @@ from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Action, Dialogue, Reference, Turn
 from proactor.parse import Parsed, parse
 from proactor.scoring.metrics import aggregate, score_dialogue
-from proactor.scoring.utility import CostTable, ToolCosts, needs_assent, total, turn_parts, turn_utility, utility
+from proactor.scoring.utility import (
+    CostTable,
+    ToolCosts,
+    needs_assent,
+    total,
+    turn_parts,
+    turn_utility,
+    utility,
+)
 from tests.proactor.scoring_helpers import pending, ready, scored, users, worked_example
 
-BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5)
+BOOK = Reference(
+    id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5
+)
 FIRE = ready("book", day="Monday")
 COSTS = ToolCosts(benefit_per_turn=1, false_cost=10, miss_cost=100, interrupt_cost=1000)
 TALK = users(6, BOOK)

@@ -1,4 +1,6 @@
-"""The agent's own state graphs: shown back to it when it is played, and one a candidate when it is trained."""
+"""The agent's own state graphs: shown back to it when it is played, and one a candidate when it is
+trained.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def graph(text: str) -> StateGraph:
 
 
 class Scripted:
-    """An engine that answers by number: the n-th sample ever drawn writes the graph `n<n>`, except where `silent` says that it writes none."""
+    """An engine that answers by number: the n-th sample ever drawn writes the graph `n<n>`, except where
+    `silent` says that it writes none.
+    """
 
     def __init__(self, silent: Sequence[int] = ()) -> None:
         self.prompts: list[list[int]] = []
@@ -67,7 +71,12 @@ LONG, SHORT = users(3, id="long"), users(1, id="short")
 def test_an_agent_that_is_played_sees_the_graph_it_wrote_last(encoder: PromptEncoder) -> None:
     engine: Any = Scripted(silent=(2,))
     found = evaluate(engine, encoder, [LONG, SHORT])
-    shown = [NO_GRAPH, NO_GRAPH, graph("n0"), graph("n0")]  # long 1, short 1, long 2, and long 3 after a silent one
+    shown = [
+        NO_GRAPH,
+        NO_GRAPH,
+        graph("n0"),
+        graph("n0"),
+    ]  # long 1, short 1, long 2, and long 3 after a silent one
     turns = [(LONG, 1), (SHORT, 1), (LONG, 2), (LONG, 3)]
     assert engine.prompts == [encoder.prompt(d, u, EMPTY, g) for (d, u), g in zip(turns, shown, strict=True)]
     assert found.unread_graph_share == 0.25 and found.unparsed_share == 0
@@ -76,7 +85,12 @@ def test_an_agent_that_is_played_sees_the_graph_it_wrote_last(encoder: PromptEnc
 def test_every_candidate_carries_its_own_graph(encoder: PromptEncoder) -> None:
     engine: Any = Scripted()
     found = roll_out(engine, encoder, points(encoder, [LONG, SHORT]), Sampling(n=2))
-    assert [len(g.samples) for g in found] == [2, 2, 2, 2]  # long 1, 2, 3, short 1: in the order of the points
+    assert [len(g.samples) for g in found] == [
+        2,
+        2,
+        2,
+        2,
+    ]  # long 1, 2, 3, short 1: in the order of the points
     drawn = [[s.token_ids[0] - 1 for s in g.samples] for g in found]
     assert drawn == [[0, 1], [4, 5], [6, 7], [2, 3]]  # round by round, the dialogues together
     for at, turn in ((1, 2), (2, 3)):
@@ -94,7 +108,10 @@ def grouped(rewards: Sequence[float], prompts: Sequence[int]) -> Group:
 def test_advantages_come_from_all_candidates_whatever_their_prompts() -> None:
     rewards = (1.0, 0.0, 0.0, 0.5)
     (first, second) = trainable([grouped(rewards, (1, 2, 1, 2))])
-    assert [s.reward for s in first.samples] == [1.0, 0.0] and [s.reward for s in second.samples] == [0.0, 0.5]
+    assert [s.reward for s in first.samples] == [1.0, 0.0] and [s.reward for s in second.samples] == [
+        0.0,
+        0.5,
+    ]
     assert first.tree == second.tree == "t" and Tree([first, second]).rows == 1 + 2 + 4
     expected = group_advantages(rewards)
     assert [s.advantage for s in (*first.samples, *second.samples)] == [expected[i] for i in (0, 2, 1, 3)]
@@ -118,7 +135,9 @@ def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("talkative")
 def test_a_step_trains_candidates_of_different_prompts_exactly(tiny_model: Path, tmp_path: Path) -> None:
-    settings = config(tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=graph", "grpo.sampling.max_tokens=12")
+    settings = config(
+        tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=graph", "grpo.sampling.max_tokens=12"
+    )
     session = Session.open(settings)
     assert settings.grpo is not None
     row, groups = grpo_step(session, settings.grpo, 0)
@@ -133,7 +152,13 @@ def test_a_step_trains_candidates_of_different_prompts_exactly(tiny_model: Path,
     assert same["grad_norm"] == row["grad_norm"] and same["tokens_sampled"] == row["tokens_sampled"]
 
 
-SMALL = ("sft.max_steps=1", "grpo.steps=1", "data.train.limit=2", "eval.max_tokens=16", "grpo.sampling.max_tokens=16")
+SMALL = (
+    "sft.max_steps=1",
+    "grpo.steps=1",
+    "data.train.limit=2",
+    "eval.max_tokens=16",
+    "grpo.sampling.max_tokens=16",
+)
 
 
 def test_a_whole_run_with_graphs(tiny_model: Path, tmp_path: Path) -> None:

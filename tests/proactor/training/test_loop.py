@@ -53,7 +53,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "runs" / "tiny"
 
 
-# -- data order --------------------------------------------------------------------------------------------------------
+# -- data order ---
 
 
 def test_every_epoch_is_a_new_order_of_all_dialogues() -> None:
@@ -61,31 +61,56 @@ def test_every_epoch_is_a_new_order_of_all_dialogues() -> None:
     seen = [batch(dialogues, 3, 0, "grpo", step) for step in range(6)]
     assert [epoch for epoch, _ in seen] == [0, 0, 0, 1, 1, 1]
     epochs = [[d.id for _, chosen in seen[i : i + 3] for d in chosen] for i in (0, 3)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(d.id for d in dialogues) and epochs[0] != epochs[1]
+    assert (
+        sorted(epochs[0]) == sorted(epochs[1]) == sorted(d.id for d in dialogues) and epochs[0] != epochs[1]
+    )
     assert batch(dialogues[::-1], 3, 0, "grpo", 4) == seen[4]
     assert batch(dialogues, 3, 1, "grpo", 4) != seen[4] != batch(dialogues, 3, 0, "sft", 4)
 
 
-# -- a whole run -------------------------------------------------------------------------------------------------------
+# -- a whole run ---
 
 
 def test_what_a_run_leaves(finished: Path) -> None:
     found = rows(finished)
     assert [(r["phase"], r["kind"], r["step"]) for r in found] == [
-        ("sft", "eval", 0), ("sft", "sft", 1), ("sft", "sft", 2), ("sft", "eval", 2), ("sft", "sft", 3), ("sft", "sft", 4), ("sft", "eval", 4),
-        ("grpo", "eval", 4), ("grpo", "grpo", 5), ("grpo", "grpo", 6), ("grpo", "eval", 6), ("grpo", "grpo", 7), ("grpo", "grpo", 8), ("grpo", "eval", 8),
-    ]  # fmt: skip
+        ("sft", "eval", 0),
+        ("sft", "sft", 1),
+        ("sft", "sft", 2),
+        ("sft", "eval", 2),
+        ("sft", "sft", 3),
+        ("sft", "sft", 4),
+        ("sft", "eval", 4),
+        ("grpo", "eval", 4),
+        ("grpo", "grpo", 5),
+        ("grpo", "grpo", 6),
+        ("grpo", "eval", 6),
+        ("grpo", "grpo", 7),
+        ("grpo", "grpo", 8),
+        ("grpo", "eval", 8),
+    ]
     steps = [r for r in found if r["kind"] == "grpo"]
     for row in steps:
         assert set(LOGGED) <= row.keys()
         assert row["sampler_trainer_gap"] == 0 and row["ratio_max_error"] == 0
-    assert any(r["zero_spread_share"] < 1 and r["parts/reward_within"] > 0 and r["tokens_avoided"] > 0 for r in steps)
+    assert any(
+        r["zero_spread_share"] < 1 and r["parts/reward_within"] > 0 and r["tokens_avoided"] > 0 for r in steps
+    )
     assert found[6]["held_out_loss"] < found[0]["held_out_loss"]
     for name in ("start", "best", "last"):
         assert (finished / name / "adapter_model.safetensors").is_file()
     assert list((finished / "tensorboard").iterdir())
     sample = json.loads((finished / "samples" / "grpo-000005.jsonl").read_text().splitlines()[0])
-    assert {"dialogue", "turn", "text", "reward", "parts", "advantage", "finish_reason", "ok"} <= sample.keys()
+    assert {
+        "dialogue",
+        "turn",
+        "text",
+        "reward",
+        "parts",
+        "advantage",
+        "finish_reason",
+        "ok",
+    } <= sample.keys()
     summary = json.loads((finished / "summary.json").read_text())
     assert {"before", "after", "never", "always", "values_seen", "seconds"} <= summary.keys()
     for name in ("before", "after", "never", "always"):
@@ -124,7 +149,7 @@ def test_a_run_needs_a_stage(tiny_model: Path, tmp_path: Path) -> None:
         train(config(tmp_path, tiny_model, "sft=null", "grpo=null"))
 
 
-# -- killed and resumed ------------------------------------------------------------------------------------------------
+# -- killed and resumed ---
 
 
 def assert_equal(folder: Path, reference: Path) -> None:
@@ -146,13 +171,20 @@ def assert_equal(folder: Path, reference: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_bitwise(finished: Path, tiny_model: Path, tmp_path: Path, repo_root: Path) -> None:
+def test_a_killed_run_continues_bitwise(
+    finished: Path, tiny_model: Path, tmp_path: Path, repo_root: Path
+) -> None:
     file = config_file(tmp_path, tiny_model)
     command = [sys.executable, "-m", "proactor.cli", "train", str(file), f"reward={REWARD}", "--resume"]
-    # inside a supervised step; when rows are ahead of the state; while sampling. Between state and adapter: see below
+    # inside a supervised step; when rows are ahead of the state; while sampling. Between state and adapter:
+    # see below
     for fault in ("backward:5", "metrics:2", "sampling:60"):
         killed = subprocess.run(
-            command, cwd=repo_root, env={**os.environ, "PROACTOR_FAULT": fault}, capture_output=True, text=True
+            command,
+            cwd=repo_root,
+            env={**os.environ, "PROACTOR_FAULT": fault},
+            capture_output=True,
+            text=True,
         )
         assert killed.returncode == -signal.SIGKILL, (fault, killed.stderr)
     ended = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
@@ -172,7 +204,9 @@ class Asks(Quiet):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_saves_and_the_run_continues_bitwise(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_the_run_continues_bitwise(
+    finished: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     settings = config(tmp_path, tiny_model, f"reward={REWARD}", "save_every=100")
     handler = signal.getsignal(signal.SIGTERM)
     for step, update in ((3, 3), (2, 5)):
@@ -209,7 +243,7 @@ def test_a_broken_reward_loses_no_save(tiny_model: Path, tmp_path: Path) -> None
     assert (settings.folder / "start" / "adapter_model.safetensors").is_file()
 
 
-# -- several processes -------------------------------------------------------------------------------------------------
+# -- several processes ---
 
 
 @pytest.mark.slow
@@ -237,7 +271,9 @@ def test_two_processes_train_the_same_adapter(
         finished / "last/adapter_model.safetensors"
     ).read_bytes()
     for mine, alone in zip(rows(folder), rows(finished), strict=True):
-        assert mine == {k: pytest.approx(v, abs=1e-8) if isinstance(v, float) else v for k, v in alone.items()}
+        assert mine == {
+            k: pytest.approx(v, abs=1e-8) if isinstance(v, float) else v for k, v in alone.items()
+        }
     drawn = [
         [json.loads(line) for line in sorted((f / "samples/grpo-000006.jsonl").read_text().splitlines())]
         for f in (folder, finished)
@@ -249,18 +285,25 @@ def test_parts_of_an_evaluation_join_in_the_order_of_the_dialogues() -> None:
     dialogues: tuple[Dialogue, ...] = load("synthetic", limit=3, **OPTIONS).dialogues
 
     def part(*chosen: Dialogue, unparsed: float) -> Evaluation:
-        return Evaluation({}, [score_dialogue(d, {}) for d in chosen], [Replay(d.id) for d in chosen], unparsed, 0.0)
+        return Evaluation(
+            {}, [score_dialogue(d, {}) for d in chosen], [Replay(d.id) for d in chosen], unparsed, 0.0
+        )
 
     whole = joined(
-        dialogues, [(part(dialogues[0], dialogues[2], unparsed=1.0), 6), (part(dialogues[1], unparsed=0.0), 2)]
+        dialogues,
+        [(part(dialogues[0], dialogues[2], unparsed=1.0), 6), (part(dialogues[1], unparsed=0.0), 2)],
     )
     assert (
-        [c.dialogue for c in whole.contributions] == [r.dialogue_id for r in whole.replays] == [d.id for d in dialogues]
+        [c.dialogue for c in whole.contributions]
+        == [r.dialogue_id for r in whole.replays]
+        == [d.id for d in dialogues]
     )
-    assert whole.unparsed_share == 0.75 and whole.metrics["decisions"] == sum(len(d.decision_turns) for d in dialogues)
+    assert whole.unparsed_share == 0.75 and whole.metrics["decisions"] == sum(
+        len(d.decision_turns) for d in dialogues
+    )
 
 
-# -- what does not fit -------------------------------------------------------------------------------------------------
+# -- what does not fit ---
 
 
 def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path, tmp_path: Path) -> None:
@@ -270,7 +313,8 @@ def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path
     longest = max(needed, key=lambda k: needed[k])
     session.engine.config = dataclasses.replace(session.engine.config, context_length=needed[longest] - 1)
     with pytest.raises(
-        ConfigError, match=rf"data.train: dialogue '{longest}' needs up to {needed[longest]} tokens.*too_long=drop"
+        ConfigError,
+        match=rf"data.train: dialogue '{longest}' needs up to {needed[longest]} tokens.*too_long=drop",
     ):
         session.fitting("train", session.train)
     session.config = config(tmp_path, tiny_model, "data.too_long=drop")
@@ -286,7 +330,7 @@ def test_an_empty_part_and_a_wrong_option_are_named(tiny_model: Path, tmp_path: 
         Session.open(config(tmp_path, tiny_model, "data.options.sise=1"))
 
 
-# -- self-test ---------------------------------------------------------------------------------------------------------
+# -- self-test ---
 
 
 def taught(tmp_path: Path, model: Path, *overrides: str) -> RunConfig:

@@ -1,4 +1,6 @@
-"""A run's folder: rows that survive a kill, samples cut back with them, and folders that are not overwritten by accident."""
+"""A run's folder: rows that survive a kill, samples cut back with them, and folders that are not overwritten
+by accident.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def test_rows_are_cut_back_to_the_saved_length(run: Run) -> None:
     assert [r["step"] for r in run.rows()] == [1, 2, 3]
     run.rewind(length, 2)
     assert [r["step"] for r in run.rows()] == [1, 2]
-    assert sorted(f.name for f in (run.folder / "samples").iterdir()) == ["grpo-000001.jsonl", "grpo-000002.jsonl"]
+    assert sorted(f.name for f in (run.folder / "samples").iterdir()) == [
+        "grpo-000001.jsonl",
+        "grpo-000002.jsonl",
+    ]
     run.close()
 
 
@@ -93,7 +98,9 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
         ({"save_every": 3}, True),
     ],
 )
-def test_a_resumed_run_keeps_what_makes_it_that_run(run: Run, change: dict[str, object], allowed: bool) -> None:
+def test_a_resumed_run_keeps_what_makes_it_that_run(
+    run: Run, change: dict[str, object], allowed: bool
+) -> None:
     run.log(row(1))
     other = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}} | change)
     if allowed:
@@ -111,7 +118,9 @@ def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
     del older["data"]["unseen"]
     file.write_text(yaml.safe_dump(older))
     assert run.changed(CONFIG) is None
-    unseen = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})})
+    unseen = CONFIG.model_copy(
+        update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})}
+    )
     assert run.changed(unseen) == ("data.unseen.domains", [], ["travel"])
     assert run.changed(unseen, ("data",)) is None
 
