@@ -34,10 +34,11 @@ from bench.learning import difference, ensure, training_seconds
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
-from proactor.evaluate import Evaluation
-from proactor.evaluations import load_evaluations, write_whole
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.store import load_evaluations
+from proactor.files import write_whole
 from proactor.scoring.bootstrap import KEYS
-from proactor.session import load_part
+from proactor.training.parts import load_part
 from proactor.training.runs import Run
 
 LABELS = ("windows", "points")
@@ -125,7 +126,7 @@ def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     """Windows against points after each stage: mean metrics over seeds, the paired difference, and in how
     many seeds windows were above.
 
-    Raises ValueError, naming a dialogue, when two runs were tested on different ones, and EvaluationsError
+    Raises ValueError, naming a dialogue, when two runs were tested on different ones, and SourceError
     for a folder without evaluations.
     """
     loaded = {

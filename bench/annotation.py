@@ -29,9 +29,9 @@ from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
 from proactor.annotation.oracle import Question
 from proactor.annotation.report import table
-from proactor.catalog import Catalog
 from proactor.config_file import load_config
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
 from proactor.engine import SFT, Engine, Group, LoRA, Sample
 from proactor.progress import Quiet
 from proactor.sources import Corpus, load
@@ -108,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _build(config: Path, folder: Path) -> None:
     """The small model of ``config``, at ``folder``."""
-    from proactor.training.small import build
+    from proactor.training.model_folder import build_small_model
 
     settings = load_config(config, [f"model={folder}"])
     if settings.pretrain is None:
         raise SystemExit(f"{config}: no pretrain section, and {folder} is not there")
     say(f"building {folder} in {settings.pretrain.seconds:.0f} s")
-    build(settings, settings.pretrain, Quiet())
+    build_small_model(settings, settings.pretrain, Quiet())
 
 
 LONG: dict[str, Any] = {"min_turns": 24, "max_turns": 30, "max_actions": 5, "tools": 6}

@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness import machine, result_folder, say
-from proactor.candidates import Candidates
 from proactor.config_file import load_config
+from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling
-from proactor.evaluations import write_whole
+from proactor.files import write_whole
 from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
 from proactor.scoring.bootstrap import resampled
 from proactor.scoring.metrics import Array
-from proactor.session import Session
+from proactor.training.workspace import Workspace
 
 KEEP_EVERY = 25
 """Training steps between saves of the adapter, so that a stopped run can go on (``--more``)."""
@@ -75,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if config.grpo is None:
         raise SystemExit(f"{given.config}: no grpo section, so no policy whose answers are judged")
-    session, asked = Session.open(config), Asked(rubric=given.rubric)
+    workspace, asked = Workspace.open(config), Asked(rubric=given.rubric)
     try:
-        record = measured(session, asked, given)
+        record = measured(workspace, asked, given)
     finally:
-        session.close()
+        workspace.close()
     record |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     file = result_folder(given.results, record["machine"]) / "judge.json"
     whole = json.loads(file.read_text()) if file.exists() else {}
@@ -89,17 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"record: {file}\nreward_options: {json.dumps(record['reward_options'])}")
 
 
-def measured(session: Session, asked: Asked, given: argparse.Namespace) -> dict[str, Any]:
+def measured(workspace: Workspace, asked: Asked, given: argparse.Namespace) -> dict[str, Any]:
     """Draw, measure the untrained judge, teach, write the adapter, measure it."""
-    config, engine = session.config, session.engine
+    config, engine = workspace.config, workspace.engine
     assert config.grpo is not None
     sampling = Sampling(**{**config.grpo.sampling.model_dump(), "n": given.n})
     untrained = engine.state_dict()
     if config.start is not None:
         engine.load_adapter(config.start)
     began = time.monotonic()
-    held = draw(engine, session.encoder, session.dev, sampling, seed=config.seed, epoch=1)
-    drawn = draw(engine, session.encoder, session.train, sampling, seed=config.seed)
+    held = draw(engine, workspace.encoder, workspace.dev, sampling, seed=config.seed, epoch=1)
+    drawn = draw(engine, workspace.encoder, workspace.train, sampling, seed=config.seed)
     engine.load_state_dict(untrained)
     drawing = time.monotonic() - began
     say(f"{len(drawn)} decisions to learn from, {len(held)} held out, drawn in {drawing:.0f} s")

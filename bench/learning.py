@@ -27,12 +27,12 @@ from bench.harness import machine, result_folder
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
-from proactor.evaluate import Evaluation
-from proactor.evaluations import load_evaluations
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
 from proactor.scoring.metrics import Contribution
-from proactor.training.compare import pooled
 from proactor.training.runs import Run
+from proactor.training.summary import pooled
 
 RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
@@ -142,7 +142,7 @@ def _sft(stage: SFTStage, steps: int) -> str:
 
 
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
-    """`proactor.training.compare.pooled` of the seeds, and GRPO's result minus each rival's, paired by
+    """`proactor.training.summary.pooled` of the seeds, and GRPO's result minus each rival's, paired by
     dialogue.
     """
     evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]

@@ -40,12 +40,13 @@ from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.console import NAMES
 from proactor.engine.state import read_state
-from proactor.evaluations import load_evaluations, write_whole
+from proactor.evaluation.store import load_evaluations
+from proactor.files import write_whole
 from proactor.rewards.family import MetricOptions
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
-from proactor.training.compare import pooled
 from proactor.training.runs import Run
+from proactor.training.summary import pooled
 
 CONFIGS = (Path("configs/sgd-small.yaml"), Path("configs/star-small.yaml"))
 REWARDS = (

@@ -14,9 +14,9 @@ import typer
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
 from proactor.config import ConfigError
 from proactor.engine import EngineError
+from proactor.files import SourceError
 from proactor.progress import Stopped
 from proactor.rewards import RewardError
-from proactor.sources import SourceError
 
 app = typer.Typer(
     help="Train agents that decide at every turn whether to act, on what, and when.",

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from proactor.dialogue.prompt import Mode
 from proactor.engine import GRPO, SFT, LoRA, Sampling
-from proactor.prompt import Mode
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split

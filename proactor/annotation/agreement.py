@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from proactor.dialogue import Action, Interval, Reference, Status
-from proactor.scoring.matching import similarity
+from proactor.dialogue.matching import similarity
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from proactor.annotation.oracle import Answer, Oracle, Question
 from proactor.annotation.record import Annotated, Options, digest
 from proactor.annotation.report import report
 from proactor.annotation.store import AnnotationError, Store
-from proactor.catalog import Catalog
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
-from proactor.evaluations import write_whole
+from proactor.dialogue.catalog import Catalog
+from proactor.files import write_whole
 from proactor.progress import Progress, Quiet
 from proactor.sources.base import sample
 

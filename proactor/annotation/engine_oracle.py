@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from proactor.adapters import content
 from proactor.annotation.oracle import Answer, Question
 from proactor.annotation.prompt import messages, parts
+from proactor.dialogue.decisions import noise_key
 from proactor.engine import Engine, EngineError, LoRA, Sampling
+from proactor.files import folder_hash
 from proactor.progress import Progress
-from proactor.training.rollout import noise_key
 
 
 class EngineOracle:
@@ -48,7 +48,7 @@ class EngineOracle:
             max_tokens,
             bool(adapter),
         )
-        worn = content(adapter) if isinstance(adapter, Path) else adapter
+        worn = folder_hash(adapter) if isinstance(adapter, Path) else adapter
         self.identity = f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} max_tokens={max_tokens} adapter={worn}"
         self.prompt_tokens = 0
         report = engine.chat.report
@@ -62,16 +62,16 @@ class EngineOracle:
         if not self.shared:
             whole = messages(question, self.brief)
             if "system" not in self.chat.report.roles:
-                whole = [{"role": "user", "content": "\n\n".join(m["content"] for m in whole)}]
+                whole = [{"role": "user", "folder_hash": "\n\n".join(m["folder_hash"] for m in whole)}]
             return self.chat.encode(whole, add_generation_prompt=True)
         system, dialogue, asked = parts(question, self.brief)
         if self._trunk[0] != (system, dialogue):
-            ids = self.chat.encode_message({"role": "system", "content": system}, first=True)
+            ids = self.chat.encode_message({"role": "system", "folder_hash": system}, first=True)
             self._trunk = (
                 (system, dialogue),
-                [*ids, *self.chat.encode_message({"role": "user", "content": dialogue})],
+                [*ids, *self.chat.encode_message({"role": "user", "folder_hash": dialogue})],
             )
-        leaf = self.chat.encode_message({"role": "user", "content": asked})
+        leaf = self.chat.encode_message({"role": "user", "folder_hash": asked})
         return [*self._trunk[1], *leaf, *self.chat.generation_prompt_ids]
 
     async def answer(self, questions: Sequence[Question]) -> list[Answer]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from proactor.annotation.driver import offered
 from proactor.annotation.oracle import Oracle, Question
 from proactor.annotation.prompt import parts
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
 from proactor.sources.base import sample
 
 COUNTED = 200

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.scoring.matching import similarity
+from proactor.dialogue.matching import similarity
 
 VALIDITY = 0.98
 TRIGGER_RECALL = 0.9

@@ -26,9 +26,9 @@ from proactor.annotation.cues import ENGLISH, CueBook, synthetic_book
 from proactor.annotation.marks import Mark, MarkStatus, render
 from proactor.annotation.merge import marks_of
 from proactor.annotation.oracle import Answer, Question
-from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.windows import first_mention, mentions
+from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.windows import first_mention, mentions
 
 
 @dataclass(frozen=True, slots=True)

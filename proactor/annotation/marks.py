@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.catalog import Catalog, Parameter
 from proactor.dialogue import Dialogue, Status, normalise
-from proactor.parse import Number, entries
-from proactor.windows import first_mention
+from proactor.dialogue.catalog import Catalog, Parameter
+from proactor.dialogue.parse import Number, entries
+from proactor.dialogue.windows import first_mention
 
 NO_ASSENT = 0
 """`Mark.assent` of an annotator that says: the user never agrees."""

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue, Reference, Status, normalise
-from proactor.windows import mentions, params_at, status_at
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.windows import mentions, params_at, status_at
 
 MAX_GAP = 1
 """Decision turns at which an action may be missing from the lists and still be the same one."""

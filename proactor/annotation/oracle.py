@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from proactor.annotation.gates import (
 from proactor.annotation.marks import MarkReader
 from proactor.annotation.merge import MAX_GAP, Merged, merge
 from proactor.annotation.oracle import Answer
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
 
 
 class Options(BaseModel):

@@ -10,11 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from proactor import windows
 from proactor.annotation.agreement import Agreement
 from proactor.annotation.oracle import Oracle
 from proactor.annotation.record import Options, Record, Sums
-from proactor.dialogue import Dialogue
+from proactor.dialogue import Dialogue, windows
 
 MEANING = {
     "not_json": "answers that are no JSON",

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.board import EMPTY, Board
-from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Dialogue, Status
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.parse import render
+from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import ChatFormat, Engine
-from proactor.parse import render
-from proactor.prompt import PromptEncoder
 
 Path = tuple[int, ...]
 Boards = Callable[[Dialogue, int], Board]

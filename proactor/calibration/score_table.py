@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.calibration.probabilities import DialogueProbabilities, Path, score
 from proactor.dialogue import Action, Dialogue, Status
+from proactor.dialogue.parse import key, parse
+from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import Engine, Sampling
-from proactor.parse import key, parse
-from proactor.prompt import PromptEncoder
 
 FLOOR = 0.02
 """Least probability of a row [INFERRED]."""

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.calibration.score_table import Score, ScoreTable, replay
 from proactor.dialogue import Action, Dialogue
-from proactor.scoring.matching import THETA, Timing, first_fires
+from proactor.dialogue.matching import THETA, Timing, first_fires
 from proactor.scoring.metrics import Array
 from proactor.scoring.utility import is_false
 

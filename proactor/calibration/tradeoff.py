@@ -44,12 +44,12 @@ from proactor.calibration.thresholds import (
 )
 from proactor.console import windows_caption
 from proactor.dialogue import Action, Dialogue
-from proactor.evaluations import read_validated, write_whole
-from proactor.policies import POLICIES, human, logs_triggers
+from proactor.dialogue.matching import THETA
+from proactor.dialogue.windows import width
+from proactor.evaluation.policies import POLICIES, human, logs_triggers
+from proactor.files import read_validated, write_whole
 from proactor.scoring.bootstrap import resampled
-from proactor.scoring.matching import THETA
 from proactor.scoring.metrics import Array
-from proactor.windows import width
 
 Outputs = Mapping[int, Iterable[Action]]
 KEYS = (
@@ -315,7 +315,7 @@ def save_trade_offs(path: Path, found: TradeOffs) -> None:
 
 
 def load_trade_offs(path: Path) -> TradeOffs:
-    """Read them back. EvaluationsError, one line, names the file and the key."""
+    """Read them back. SourceError, one line, names the file and the key."""
     return read_validated(path, TypeAdapter(TradeOffs))
 
 

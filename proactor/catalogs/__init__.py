@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from proactor.catalog import Catalog
 from proactor.catalogs import jsonschema, openai, proactor, python, sgd, star
 from proactor.catalogs.base import CatalogError, Reading, Remark
 from proactor.catalogs.detect import Format, detect
 from proactor.catalogs.proposal import Proposal, Suggestion, propose
+from proactor.dialogue.catalog import Catalog
 
 __all__ = [
     "FORMATS",
@@ -72,9 +72,7 @@ def write_catalog(catalog: Catalog, path: str | Path) -> None:
 
     Every field is written, so that a tool that said nothing of its effect says it from then on.
     """
-    from proactor.evaluations import (
-        write_whole,
-    )  # brings the engine with it, which reading tools does not need
+    from proactor.files import write_whole  # brings the engine with it, which reading tools does not need
 
     text = json.dumps(catalog.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_whole(path, f"{text}\n".encode())

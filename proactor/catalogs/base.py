@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from proactor.catalog import Catalog, Effect, Tool
-from proactor.sources.base import SourceError, read_bytes, read_json
+from proactor.dialogue.catalog import Catalog, Effect, Tool
+from proactor.files import SourceError, read_bytes, read_json
 
 Place = tuple[str | int, ...]
 """Keys and positions from the top of a JSON file to a value in it."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor.catalog import Tool
 from proactor.catalogs.base import (
     CatalogError,
     Document,
@@ -21,6 +20,7 @@ from proactor.catalogs.base import (
     one_line,
 )
 from proactor.catalogs.schema import SchemaReader, Spot
+from proactor.dialogue.catalog import Tool
 
 _DEFINITIONS = ("$defs", "definitions")
 _SAYS_SCHEMA = ("type", "properties", "$ref", "allOf")

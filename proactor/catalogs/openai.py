@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor.catalog import Tool
 from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared, one_line
 from proactor.catalogs.schema import SchemaReader, Spot
+from proactor.dialogue.catalog import Tool
 
 SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema")
 WRAPPERS = ("tools", "functions")

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from proactor.catalog import Parameter, Tool
 from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools
+from proactor.dialogue.catalog import Parameter, Tool
 
 NAME = "catalog.json"
 

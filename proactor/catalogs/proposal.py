@@ -1,6 +1,6 @@
 """What a tool does to the world, and whether it needs the user's assent, proposed from its words [INFERRED].
 
-Both shape when a tool may fire (see `proactor.catalog`), and most tool lists say neither. A proposal fills in
+Both shape when a tool may fire (see `proactor.dialogue.catalog`), and most tool lists say neither. A proposal fills in
 what a catalog leaves unsaid, gives a reason for each tool, and is meant to be read and edited; it never
 changes what is said.
 
@@ -30,7 +30,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor.catalog import Catalog, Effect, Tool
+from proactor.dialogue.catalog import Catalog, Effect, Tool
 
 Kind = Literal["read", "write", "commit", "irreversible"]
 Field = Literal["effect", "confirm"]

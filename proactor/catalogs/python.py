@@ -24,9 +24,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from proactor.catalog import Parameter, Tool
 from proactor.catalogs.base import CatalogError, Reading, Remark, Tools, declared
 from proactor.catalogs.schema import SchemaReader, Spot
+from proactor.dialogue.catalog import Parameter, Tool
 
 PREFIX = "module:"
 _SECTION = re.compile(r"^[ \t]*(\w[\w ]*):[ \t]*$|^[ \t]*-{3,}[ \t]*$", re.MULTILINE)

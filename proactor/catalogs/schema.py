@@ -22,8 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from proactor.catalog import Parameter, ParameterType
 from proactor.catalogs.base import CatalogError, Place, Remark, one_line
+from proactor.dialogue.catalog import Parameter, ParameterType
 
 Schema = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proactor.catalog import Effect, Parameter, ParameterType, Tool
 from proactor.catalogs.base import CatalogError, Document, Reading, Tools, built
-from proactor.sources.base import find
+from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
+from proactor.files import find_files
 
 _MONEY = re.compile(r"Buy|Purchase|Pay|Transfer|Send|Rent")
 
@@ -38,7 +38,7 @@ def _services(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     release.
     """
     seen: dict[str, str] = {}
-    for file in find(path, "schema*.json", "*/schema.json"):
+    for file in find_files(path, "schema*.json", "*/schema.json"):
         document = Document(file)
         if not isinstance(document.value, list):
             raise CatalogError(f"{file}:1: not a list of services")

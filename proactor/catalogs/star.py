@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proactor.catalog import Effect, Parameter, ParameterType, Tool
 from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, built, json_files
+from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
 
 # APIs without RequestType that change something [INFERRED]; all others without it only look things up.
 _WRITES = frozenset(

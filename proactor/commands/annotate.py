@@ -15,7 +15,7 @@ from proactor.sources import NAMES, load
 
 if TYPE_CHECKING:
     from proactor.annotation import Oracle
-    from proactor.catalog import Catalog
+    from proactor.dialogue.catalog import Catalog
     from proactor.sources import Corpus
 
 ORACLES = ("log", "engine", "endpoint")

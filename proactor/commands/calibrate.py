@@ -12,7 +12,7 @@ from proactor.commands.common import (
     Overrides,
     Split,
     console,
-    open_session,
+    open_workspace,
     part,
     terminal,
 )
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proactor.calibration.thresholds import Thresholds
     from proactor.calibration.tradeoff import TradeOffs
     from proactor.config import RunConfig
-    from proactor.session import Session
+    from proactor.training.workspace import Workspace
 
 
 def calibrate(
@@ -61,8 +61,10 @@ def calibrate(
             "--split-dev"
         )
     allowed = settings.eval.budget if budget is None else budget
-    session = open_session(settings, adapter)
-    thresholds, found = _calibrated(session, settings, adapter, split_dev, split, allowed, floor, exact, heat)
+    workspace = open_workspace(settings, adapter)
+    thresholds, found = _calibrated(
+        workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
+    )
     if console.quiet:
         return
     console.print(trade_off_table(found))
@@ -76,7 +78,7 @@ def calibrate(
 
 
 def _calibrated(
-    session: Session,
+    workspace: Workspace,
     settings: RunConfig,
     adapter: str,
     split_dev: str,
@@ -87,25 +89,25 @@ def _calibrated(
     heat: int,
 ) -> tuple[Thresholds, TradeOffs]:
     from proactor.calibration.probabilities import ProbabilityError
-    from proactor.calibration.scores import save_probabilities, scored_part
+    from proactor.calibration.store import save_probabilities, scored_part
     from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
-    from proactor.evaluations import write_whole
-    from proactor.scoring.breakdown import outputs_of
-    from proactor.scoring.matching import THETA
+    from proactor.dialogue.matching import THETA
+    from proactor.evaluation.breakdown import outputs_of
+    from proactor.files import write_whole
     from proactor.scoring.utility import needs_assent
-    from proactor.session import adapter_folder
+    from proactor.training.workspace import adapter_folder
 
-    on_dev, on_test = part(session, split_dev), part(session, split)
+    on_dev, on_test = part(workspace, split_dev), part(workspace, split)
     loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA
-    assent, resamples = needs_assent(session.encoder.catalog), settings.eval.resamples
+    assent, resamples = needs_assent(workspace.encoder.catalog), settings.eval.resamples
     with terminal() as ui:
-        session.ui = ui
+        workspace.ui = ui
         try:
-            dev = scored_part(session, split_dev, on_dev, loaded, floor)
-            test = scored_part(session, split, on_test, loaded, floor)
+            dev = scored_part(workspace, split_dev, on_dev, loaded, floor)
+            test = scored_part(workspace, split, on_test, loaded, floor)
         except ProbabilityError as error:
             raise ConfigError(str(error)) from error
-        played = session.play(on_test, f"playing {split}")
+        played = workspace.play(on_test, f"playing {split}")
         ui.say(
             f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, "
             f"{test.table.unread} of {len(test.table.rows)} on {split}"
@@ -116,7 +118,7 @@ def _calibrated(
     greedy = single("greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples)
     others = policies(on_test, assent, theta=theta, resamples=resamples)
     found = gather(split, on_test, budget, [*curves, greedy, *others])
-    if session.engine.rank == 0:
+    if workspace.engine.rank == 0:
         write_whole(
             settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()
         )

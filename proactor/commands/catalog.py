@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from proactor.catalog import Catalog
 from proactor.catalogs import FORMATS, Proposal, Reading, propose, read, write_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.commands.common import console
 from proactor.config import ConfigError
+from proactor.dialogue.catalog import Catalog
 
 REMARKS = {
     "flattened": "objects became one parameter a field (address.street)",

@@ -1,4 +1,4 @@
-"""What the commands share: the console, how options are spelled, and a session opened with a progress bar."""
+"""What the commands share: the console, how options are spelled, and a workspace opened with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proactor.progress import Quiet
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
-    from proactor.session import Session
+    from proactor.training.workspace import Workspace
 
 console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
 if not console.is_terminal:
@@ -35,25 +35,25 @@ Adapter = Annotated[str, typer.Option(help="start, best, last, none, or a folder
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 
 
-def open_session(settings: RunConfig, adapter: str) -> Session:
+def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
     """The run of a config, with one of its adapters (see `Adapter`) loaded. ConfigError when it is not
     there.
     """
-    from proactor.session import Session, adapter_folder
+    from proactor.training.workspace import Workspace, adapter_folder
 
     folder = adapter_folder(settings.folder, adapter)
     with terminal() as ui:
-        session = Session.open(settings, ui)
+        workspace = Workspace.open(settings, ui)
     if folder is not None:
-        session.engine.load_adapter(folder)
-    return session
+        workspace.engine.load_adapter(folder)
+    return workspace
 
 
-def part(session: Session, split: str) -> tuple[Dialogue, ...]:
+def part(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
     """The dialogues of a part by its name."""
     if split not in ("train", "dev", "test"):
         raise ConfigError(f"--split {split}: train, dev or test")
-    found: tuple[Dialogue, ...] = getattr(session, split)
+    found: tuple[Dialogue, ...] = getattr(workspace, split)
     return found
 
 

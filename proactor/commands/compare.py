@@ -32,8 +32,9 @@ def compare(
     """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every
     metric, by tool and by domain.
     """
-    from proactor.evaluations import load_evaluations, write_whole
-    from proactor.scoring.paired import paired, paired_tables, systems_named
+    from proactor.evaluation.paired import paired, paired_tables, systems_named
+    from proactor.evaluation.store import load_evaluations
+    from proactor.files import write_whole
 
     folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
     try:

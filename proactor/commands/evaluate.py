@@ -17,7 +17,7 @@ from proactor.commands.common import (
     Split,
     console,
     find,
-    open_session,
+    open_workspace,
     part,
     terminal,
 )
@@ -31,7 +31,7 @@ from proactor.scoring.metrics import ALL
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
-    from proactor.session import Session
+    from proactor.training.workspace import Workspace
 
 
 def evaluate(
@@ -45,19 +45,19 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
-    from proactor.evaluate import trivial
-    from proactor.evaluations import write_whole
-    from proactor.scoring.breakdown import breakdown, breakdown_tables
+    from proactor.evaluation.breakdown import breakdown, breakdown_tables
+    from proactor.evaluation.play import trivial
+    from proactor.files import write_whole
 
     settings = load_config(config, overrides or [])
-    session = open_session(settings, adapter)
-    dialogues = part(session, split)
+    workspace = open_workspace(settings, adapter)
+    dialogues = part(workspace, split)
     with terminal() as ui:
-        session.ui = ui
-        found = session.play(dialogues, f"playing {split}")
+        workspace.ui = ui
+        found = workspace.play(dialogues, f"playing {split}")
     if console.quiet:
         return
-    named = {adapter: found, **trivial(dialogues, session.turn_reward, session.costs)}
+    named = {adapter: found, **trivial(dialogues, workspace.turn_reward, workspace.costs)}
     bounds = intervals(found.contributions, ALL, resamples=settings.eval.resamples)
     parts = breakdown(dialogues, found, resamples=settings.eval.resamples)
     record = {
@@ -98,19 +98,19 @@ def sample(
 ) -> None:
     """Draw answers at the decision points of one dialogue (logged board) and show what each would earn."""
     settings = load_config(config, overrides or [])
-    session = open_session(settings, adapter)
+    workspace = open_workspace(settings, adapter)
     drawing = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)
     if prompt:
-        group = session.engine.sample([[{"role": "user", "content": prompt}]], drawing)[0]
+        group = workspace.engine.sample([[{"role": "user", "content": prompt}]], drawing)[0]
         for drawn in group.samples:
             console.print(drawn.text, markup=False)
         return
-    _show_samples(session, find(part(session, split), dialogue), turn, drawing)
+    _show_samples(workspace, find(part(workspace, split), dialogue), turn, drawing)
 
 
-def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
-    from proactor.board import logged_board
-    from proactor.training.rollout import noise_key
+def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
+    from proactor.dialogue.board import logged_board
+    from proactor.dialogue.decisions import noise_key
 
     if turn and turn not in chosen.decision_turns:
         raise ConfigError(
@@ -119,14 +119,14 @@ def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampli
         )
     turns = [turn] if turn else list(chosen.decision_turns)
     boards = {u: logged_board(chosen, u) for u in turns}
-    encoder = session.encoder
+    encoder = workspace.encoder
     prompts = [
         encoder.prompt(chosen, u, boards[u], encoder.earlier_graph(chosen, u, boards[u])) for u in turns
     ]
     groups = dict(
         zip(
             turns,
-            session.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]),
+            workspace.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]),
             strict=True,
         )
     )
@@ -140,7 +140,9 @@ def _show_samples(session: Session, chosen: Dialogue, turn: int, drawing: Sampli
             "turn": [spoken.index] * len(texts),
             "board": [boards[spoken.index]] * len(texts),
         }
-        scored = run_reward(session.config.reward, session.sample_reward, [""] * len(texts), texts, columns)
+        scored = run_reward(
+            workspace.config.reward, workspace.sample_reward, [""] * len(texts), texts, columns
+        )
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):
             table.add_row(f"{parts['reward']:+.3f}", text.replace("[", r"\["))

@@ -52,12 +52,12 @@ def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
     """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
-    from proactor.evaluations import EvaluationsError
-    from proactor.training.compare import pooled
+    from proactor.files import SourceError
+    from proactor.training.summary import pooled
 
     try:
         found = pooled(runs)
-    except EvaluationsError as error:
+    except SourceError as error:
         raise ConfigError(str(error)) from error
     systems = {name: found[name] for name in ("before", "after")}
     console.print(metrics_table(f"{found['runs']} runs", systems, KEYS, found["difference"]))

@@ -72,7 +72,7 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
-        raise ConfigError(f"{config}: no pretrain section, nothing to build")
+        raise ConfigError(f"{config}: no pretrain section, nothing to build_small_model")
     _ensure_model(settings)
 
 
@@ -81,12 +81,12 @@ def _ensure_model(settings: RunConfig) -> None:
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(
-            f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
+            f"model {settings.model}: not there yet; build_small_model it in one process first (proactor pretrain CONFIG)"
         )
-    from proactor.training.small import build
+    from proactor.training.model_folder import build_small_model
 
     with terminal() as ui:
-        build(settings, settings.pretrain, ui)
+        build_small_model(settings, settings.pretrain, ui)
 
 
 def demo(overrides: Overrides = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proactor.dialogue import Dialogue
-from proactor.evaluate import Evaluation
+from proactor.evaluation.play import Evaluation
 from proactor.report.comparison import Sides
 from proactor.report.timeline import MASKED, MISSED, Played, Timeline, play, timeline
 from proactor.scoring.metrics import Contribution

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from proactor.evaluate import Evaluation
-from proactor.policies import HUMAN
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.policies import HUMAN
 from proactor.report import charts
 from proactor.scoring.bootstrap import Interval, intervals, paired_difference
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from proactor.calibration.probabilities import DialogueProbabilities
 from proactor.dialogue import Dialogue, Status
-from proactor.windows import status_at
+from proactor.dialogue.windows import status_at
 
 COLUMNS = 10
 """Tools shown at most: those the dialogue calls for, then the most probable ones."""

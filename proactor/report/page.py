@@ -16,13 +16,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from proactor import windows
 from proactor.calibration.probabilities import DialogueProbabilities
-from proactor.calibration.scores import load_probabilities
+from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, TradeOffs, load_trade_offs
-from proactor.dialogue import Dialogue
-from proactor.evaluate import Evaluation
-from proactor.evaluations import load_evaluations, write_whole
+from proactor.dialogue import Dialogue, windows
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.store import load_evaluations
+from proactor.files import write_whole
 from proactor.report import charts, curves
 from proactor.report.anatomy import anatomy, first_fires, groups
 from proactor.report.anatomy import played as played_by

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.parse import parse
-from proactor.scoring.matching import Judged, Timing, judge
+from proactor.dialogue.matching import Judged, Timing, judge
+from proactor.dialogue.parse import parse
 
 if TYPE_CHECKING:
-    from proactor.evaluate import Replay
+    from proactor.evaluation.play import Replay
 
 MISSED = "missed"
 MASKED = "masked"

@@ -5,16 +5,16 @@ The family is the paper's [NOTES, methods 1.6]; bodies, weights and schedules ar
 unless a docstring says otherwise.
 """
 
-from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupReward, Scored
-from proactor.rewards.judging import Judging
 from proactor.rewards.mixture import Mixture, Term
+from proactor.rewards.options import RewardError
 from proactor.rewards.registry import FAMILY, REGISTRY, Reward, load_reward
 from proactor.rewards.replay import score_replay
 from proactor.rewards.run import RewardFunction, run_reward
 from proactor.rewards.schedule import adaptive_ruler, ruler_weight
 from proactor.rewards.turn import Consistency, TurnReward, WeightedMetric, batch_parts, completion_text
 from proactor.rewards.utility import Utility
+from proactor.rewards.worker import Judging
 
 __all__ = [
     "RewardError",

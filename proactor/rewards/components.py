@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proactor.candidates import Candidates
-from proactor.catalog import Catalog
-from proactor.prompt import messages
-from proactor.rewards.errors import RewardError
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.prompt import messages
 from proactor.rewards.group import Scored
+from proactor.rewards.options import RewardError
 from proactor.rewards.run import RewardFunction, run_reward
 from proactor.rewards.turn import TurnReward, WeightedMetric
 
@@ -112,7 +114,7 @@ class RulerSource:
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """The judge in process gets its engine. RewardError when it cannot be used."""
-        from proactor.ruler.errors import RulerError
+        from proactor.ruler.rubric import RulerError
 
         try:
             self.ruler.bind(engine)
@@ -121,7 +123,7 @@ class RulerSource:
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
         from proactor.endpoint import EndpointSetupError
-        from proactor.ruler.errors import RulerError
+        from proactor.ruler.rubric import RulerError
 
         try:
             if self.ruler.concurrent:
@@ -163,3 +165,25 @@ def unit(name: str, value: float, bounds: Range) -> float:
             "high]"
         )
     return min(1.0, max(0.0, share))
+
+
+def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str, Any], where: str) -> Ruler:
+    """A ruler with the judge of these options (`ruler.build_judge`). RewardError names what cannot be, before
+    a model is loaded.
+    """
+    from proactor.endpoint import Endpoint, EndpointSetupError
+    from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
+
+    try:
+        ruler = Ruler(build_judge(judge), rubric=rubric, **options)
+    except (RulerError, EndpointSetupError) as error:
+        raise RewardError(f"{where}: {error}") from None
+    if isinstance(ruler.judge, EndpointJudge):
+        asked: Endpoint = ruler.judge.endpoint
+        if importlib.util.find_spec("openai") is None:
+            raise RewardError(
+                f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
+            )
+        if asked.base_url is None and not os.environ.get(asked.api_key_env):
+            raise RewardError(f"{where}: judge: the environment variable {asked.api_key_env} is not set")
+    return ruler

@@ -13,24 +13,23 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from proactor.dialogue.matching import THETA
 from proactor.rewards.components import (
     UNIT,
     FunctionSource,
     MetricSource,
     Range,
     RulerSource,
+    make_ruler,
     metric_range,
     timing_range,
 )
-from proactor.rewards.errors import RewardError
-from proactor.rewards.judges import make_ruler
 from proactor.rewards.mixture import Mixture, Term
-from proactor.rewards.options import Options, read
-from proactor.rewards.own import own_reward
+from proactor.rewards.options import Options, RewardError, read
+from proactor.rewards.run import own_reward
 from proactor.rewards.schedule import Constant, Fixed, Linear, Rest, Schedule, Thirds, Weight
 from proactor.rewards.turn import Consistency, WeightedMetric
 from proactor.rewards.utility import Utility
-from proactor.scoring.matching import THETA
 
 
 class MetricOptions(Options):

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from proactor.candidates import Candidates, Stage
-from proactor.catalog import Catalog
+from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.catalog import Catalog
 
 if TYPE_CHECKING:
     from proactor.engine import Engine

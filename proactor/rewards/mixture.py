@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proactor.candidates import Candidates, Stage
-from proactor.catalog import Catalog
+from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.catalog import Catalog
 from proactor.rewards.components import UNIT, Range, Source, unit
-from proactor.rewards.errors import RewardError
 from proactor.rewards.group import Scored
+from proactor.rewards.options import RewardError
 from proactor.rewards.schedule import Fixed, Rest
 
 if TYPE_CHECKING:

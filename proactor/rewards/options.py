@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proactor.rewards.errors import RewardError
-
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class RewardError(ValueError):
+    """A reward that is unknown, raised, or gave something other than one finite number a completion."""
 
 
 class Options(BaseModel):

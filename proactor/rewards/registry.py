@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from proactor.rewards.errors import RewardError
 from proactor.rewards.family import (
     adaptive_metric,
     adaptive_ruler_reward,
@@ -22,8 +21,8 @@ from proactor.rewards.family import (
     weighted_metric,
 )
 from proactor.rewards.group import GroupReward
-from proactor.rewards.own import own_reward
-from proactor.rewards.run import RewardFunction
+from proactor.rewards.options import RewardError
+from proactor.rewards.run import RewardFunction, own_reward
 from proactor.rewards.turn import TurnReward
 from proactor.rewards.utility import Utility
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from proactor.board import EMPTY
 from proactor.dialogue import Action, Dialogue
-from proactor.parse import Parsed
+from proactor.dialogue.board import EMPTY
+from proactor.dialogue.matching import THETA
+from proactor.dialogue.parse import Parsed
 from proactor.rewards.turn import TurnReward, WeightedMetric
-from proactor.scoring.matching import THETA
 from proactor.scoring.metrics import Contribution, score_dialogue
 
 

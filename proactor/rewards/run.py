@@ -4,11 +4,15 @@ wrong.
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, SupportsFloat
 
-from proactor.rewards.errors import RewardError
+from proactor.rewards.group import GroupReward
+from proactor.rewards.options import RewardError
 from proactor.rewards.turn import TurnReward, batch_parts, completion_text
 
 RewardFunction = Callable[..., Sequence[float]]
@@ -56,3 +60,28 @@ def checked(name: str, scored: list[dict[str, float]], completions: Sequence[Any
             )
         parts["reward"] = float(value)
     return scored
+
+
+def own_reward(spec: str) -> Any:
+    """What `module:attribute` names, found in the working directory too: a callable, or a `GroupReward`.
+    RewardError says what is wrong.
+    """
+    module_name, _, attribute = spec.partition(":")
+    found = getattr(_import(module_name, spec), attribute, None)
+    if not callable(found) and not isinstance(found, GroupReward):
+        raise RewardError(f"reward {spec!r}: {module_name} has no function {attribute!r}")
+    return found
+
+
+def _import(module: str, spec: str) -> Any:
+    """Import with the working directory on the path, as `python -m` would have it; a console script does
+    not.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RewardError(f"reward {spec!r}: {error}") from error
+    finally:
+        sys.path.remove(here)

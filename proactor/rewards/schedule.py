@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from proactor.candidates import Stage
+from proactor.dialogue.candidates import Stage
 from proactor.rewards.options import Options
 
 

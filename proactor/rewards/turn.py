@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from proactor.board import EMPTY, Board
 from proactor.dialogue import Dialogue
-from proactor.parse import Parsed, parse
-from proactor.rewards.errors import RewardError
-from proactor.scoring.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.parse import Parsed, parse
+from proactor.dialogue.windows import due_at, open_at, ready_at
+from proactor.rewards.options import RewardError
 from proactor.scoring.metrics import early_weight
-from proactor.windows import due_at, open_at, ready_at
 
 
 @runtime_checkable

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from proactor.board import EMPTY, Board
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue
-from proactor.parse import Parsed
-from proactor.rewards.errors import RewardError
-from proactor.rewards.options import read
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.parse import Parsed
+from proactor.rewards.options import RewardError, read
 from proactor.rewards.turn import batch_parts
 from proactor.scoring.utility import CostTable, ToolCosts, total, turn_parts
 

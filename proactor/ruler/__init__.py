@@ -12,7 +12,6 @@ from proactor.ruler.agreement import Agreement as Agreement
 from proactor.ruler.agreement import agreement as agreement
 from proactor.ruler.agreement import spread as spread
 from proactor.ruler.build import build_judge as build_judge
-from proactor.ruler.errors import RulerError as RulerError
 from proactor.ruler.judges import EndpointJudge as EndpointJudge
 from proactor.ruler.judges import EngineJudge as EngineJudge
 from proactor.ruler.judges import Judge as Judge
@@ -20,6 +19,7 @@ from proactor.ruler.judges import JudgeFailure as JudgeFailure
 from proactor.ruler.question import JudgeRequest as JudgeRequest
 from proactor.ruler.rubric import RUBRICS as RUBRICS
 from proactor.ruler.rubric import Rubric as Rubric
+from proactor.ruler.rubric import RulerError as RulerError
 from proactor.ruler.ruler import Ruler as Ruler
 from proactor.ruler.ruler import ruler_scores as ruler_scores
 from proactor.ruler.rules import RuleJudge as RuleJudge

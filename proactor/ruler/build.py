@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proactor.endpoint import Endpoint
-from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import EndpointJudge, EngineJudge, Judge
+from proactor.ruler.rubric import RulerError
 from proactor.ruler.rules import RuleJudge
 
 

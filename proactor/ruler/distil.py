@@ -22,19 +22,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from proactor.candidates import Candidates
 from proactor.dialogue import Dialogue
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.decisions import decisions, noise_key
+from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
-from proactor.prompt import PromptEncoder
-from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import EngineJudge, Judge, longest
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest, Question
-from proactor.ruler.rubric import find_rubric
+from proactor.ruler.rubric import RulerError, find_rubric
 from proactor.ruler.ruler import Ruler
 from proactor.ruler.rules import RuleJudge
 from proactor.ruler.verdict import Score, Unusable, read_verdict
-from proactor.training.rollout import decisions, noise_key
 
 RUBRIC = "Score each answer: right time, right values, nothing superfluous."
 """The student's rubric: no sub-scores, so that a verdict has a quarter of the numbers."""

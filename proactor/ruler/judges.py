@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from proactor.adapters import content
 from proactor.endpoint import Endpoint, EndpointError
-from proactor.ruler.errors import RulerError
+from proactor.files import folder_hash
 from proactor.ruler.question import JudgeRequest
+from proactor.ruler.rubric import RulerError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ class EngineJudge:
         if self.adapter is not None:
             if not (Path(self.adapter) / "adapter_config.json").is_file():
                 raise RulerError(f"engine judge: {self.adapter}: no adapter there")
-            self._content = content(self.adapter)
+            self._content = folder_hash(self.adapter)
         self.engine, self._chat, self._digits = engine, chat, tuple(ids[0] for ids in digits)
 
     async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:
@@ -276,7 +276,7 @@ def _fitting(messages: Sequence[Mapping[str, str]], chat: ChatFormat) -> list[Ma
     """One message where the template has no system role."""
     if "system" in chat.report.roles:
         return list(messages)
-    return [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
+    return [{"role": "user", "folder_hash": "\n\n".join(m["folder_hash"] for m in messages)}]
 
 
 def _mean_digit(logps: Sequence[Tensor]) -> float:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from proactor.board import Board
-from proactor.catalog import Catalog
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.parse import render
-from proactor.prompt import target
-from proactor.windows import open_at, params_at, ready_at
+from proactor.dialogue.board import Board
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.parse import render
+from proactor.dialogue.prompt import target
+from proactor.dialogue.windows import open_at, params_at, ready_at
 
 
 def mutations(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from proactor.candidates import Candidates
+from proactor.dialogue.candidates import Candidates
 from proactor.ruler.rubric import Rubric
 from proactor.ruler.verdict import schema
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from proactor.ruler.errors import RulerError
+
+class RulerError(ValueError):
+    """A rubric, judge or request that cannot work; one line. What goes wrong while judging is counted, never
+    raised.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proactor.candidates import Candidates
+from proactor.dialogue.candidates import Candidates
 from proactor.ruler.cache import Cache, Scores
-from proactor.ruler.errors import RulerError
 from proactor.ruler.judges import EndpointJudge, EngineJudge, Judge, JudgeFailure
 from proactor.ruler.question import JudgeRequest, Question
-from proactor.ruler.rubric import Rubric, find_rubric
+from proactor.ruler.rubric import Rubric, RulerError, find_rubric
 from proactor.ruler.verdict import Unusable, Verdict, read_verdict
 
 if TYPE_CHECKING:

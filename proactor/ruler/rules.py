@@ -13,15 +13,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-from proactor.candidates import Candidates
 from proactor.dialogue import Reference, Status
-from proactor.parse import Parsed
-from proactor.ruler.errors import RulerError
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.matching import Judged, Timing, judge, similarity
+from proactor.dialogue.parse import Parsed
+from proactor.dialogue.windows import due_at, first_mention, open_at, ready_at
 from proactor.ruler.judges import JudgeFailure
 from proactor.ruler.question import JudgeRequest
-from proactor.ruler.rubric import CUSTOM, GENERAL
-from proactor.scoring.matching import Judged, Timing, judge, similarity
-from proactor.windows import due_at, first_mention, open_at, ready_at
+from proactor.ruler.rubric import CUSTOM, GENERAL, RulerError
 
 FIRED = {Timing.ON_TIME: 1.0, Timing.EARLY: 0.5, Timing.LATE: 0.3, Timing.FALSE: 0.0, Timing.REPEAT: 0.0}
 """Worth of a READY action by its timing: a little lost for early, everything outside the coverage."""

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from proactor.dialogue import Action, Dialogue, Reference
-from proactor.scoring.matching import HITS, THETA, Judged, Timing, judge
+from proactor.dialogue.matching import HITS, THETA, Judged, Timing, judge
+from proactor.dialogue.windows import width
 from proactor.scoring.utility import Costs, judged_parts, total
 from proactor.scoring.utility import table as costs_of
-from proactor.windows import width
 
 Array = npt.NDArray[np.float64]
 

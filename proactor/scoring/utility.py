@@ -29,12 +29,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.board import EMPTY, Board
-from proactor.catalog import Catalog
 from proactor.dialogue import Action, Dialogue
-from proactor.parse import Parsed
-from proactor.scoring.matching import THETA, Judged, Timing, judge
-from proactor.windows import due_at
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.parse import Parsed
+from proactor.dialogue.windows import due_at
 
 PARTS = ("benefit", "false", "missed", "interrupt")
 """What a utility is made of; `benefit` is added, the others are subtracted."""

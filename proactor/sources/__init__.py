@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from proactor.sources.base import SPLITS, Corpus, Selection, SourceError, Split, split_of
+from proactor.files import SourceError
+from proactor.sources.base import SPLITS, Corpus, Selection, Split, split_of
 
 __all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, Tool
-from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.dialogue import Dialogue, Reference, Turn, windows
+from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
+from proactor.files import find_files, read_json
 from proactor.sources import abcd_raw, base
 from proactor.sources.base import Corpus, Split
 
@@ -56,7 +56,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """
     options = base.options(AbcdOptions, opts)
     release = ("abcd_v*.json.gz", "abcd_v*.json", "data/abcd_v*.json*")
-    file = base.find(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
+    file = find_files(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
     reader = _Reader(file.parent, options)
     counters: Counter[str] = Counter()
     if ".jsonl" in file.name:
@@ -72,7 +72,7 @@ class _Reader:
 
     def __init__(self, folder: Path, options: AbcdOptions) -> None:
         self.options = options
-        ontology = base.read_json(folder / "ontology.json")
+        ontology = read_json(folder / "ontology.json")
         self.values: dict[str, set[str]] = {
             slot: {value.lower() for value in values}
             for slot, values in ontology["values"]["enumerable"].items()

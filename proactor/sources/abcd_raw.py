@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proactor import windows
-from proactor.dialogue import Turn
-from proactor.sources import base
-from proactor.sources.base import Record, SourceError
+from proactor.dialogue import Turn, windows
+from proactor.files import SourceError, read_json
+from proactor.sources.base import Record
 
 _SPEAKERS = {"agent": "AGENT", "customer": "USER"}
 _NOT_DIGITS = re.compile(r"\D+")
@@ -32,7 +31,7 @@ _NOT_DIGITS = re.compile(r"\D+")
 
 def conversations(file: Path, part: str) -> Iterator[Record]:
     """The conversations of a release file, of `part` of it ("all": of every part)."""
-    content = base.read_json(file)
+    content = read_json(file)
     parts = {"sample": content} if isinstance(content, list) else content
     if not isinstance(parts, dict) or (part != "all" and part not in parts):
         raise SourceError(f"{file}:1: no part {part!r}")

@@ -18,17 +18,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proactor import windows
-from proactor.catalog import Catalog, Effect, Parameter, Tool
-from proactor.dialogue import Dialogue, Turn
+from proactor.dialogue import Dialogue, Turn, windows
+from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
+from proactor.files import SourceError
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Options = TypeVar("Options", bound=BaseModel)
-
-
-class SourceError(ValueError):
-    """A corpus that cannot be read: one line, `file:line: what` (no line where there is none)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,33 +300,3 @@ def spoken(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty turn {text!r}")
     return text.strip()
-
-
-def find(folder: Path, *patterns: str) -> list[Path]:
-    """Files of `folder` for the first pattern that has any, sorted; a file is itself. SourceError when there
-    are none.
-    """
-    if folder.is_file():
-        return [folder]
-    for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
-            return found
-    raise SourceError(f"{folder}: no such file, nor a folder with {' or '.join(patterns)}")
-
-
-def read_bytes(file: Path) -> bytes:
-    """A file's content, unpacked where it is gzip; SourceError when it cannot be read."""
-    try:
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}: cannot be read ({error})") from None
-
-
-def read_json(file: Path) -> Any:
-    """A JSON file, plain or gzip; SourceError with the line where it is not JSON."""
-    try:
-        return json.loads(read_bytes(file))
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 ({error})") from None

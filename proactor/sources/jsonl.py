@@ -23,12 +23,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.catalog import Catalog
 from proactor.catalogs import propose, read_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, Speaker, Turn
+from proactor.dialogue.catalog import Catalog
+from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Line, SourceError, Split
+from proactor.sources.base import Corpus, Line, Split
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
 AGENTS = frozenset(
@@ -66,7 +67,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     dropped.
     """
     options = base.options(JsonlOptions, opts)
-    files = base.find(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
+    files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
     dialogues = []

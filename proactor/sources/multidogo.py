@@ -24,10 +24,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue, Turn
+from proactor.dialogue.catalog import Catalog
+from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, SourceError, Split
+from proactor.sources.base import Corpus, Record, Split
 
 _COLUMNS = ("conversationId", "turnNumber", "utterance")
 _PARTS = frozenset({"train", "dev", "test"})
@@ -42,7 +43,7 @@ class MultidogoOptions(BaseModel):
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder of TSV files or one of them; see `sources.load`."""
     base.options(MultidogoOptions, opts)
-    files = base.find(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
+    files = find_files(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
     counters: Counter[str] = Counter()
     chosen = base.choose(_conversations(files), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]

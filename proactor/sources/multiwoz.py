@@ -34,11 +34,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor import windows
-from proactor.catalog import Catalog, Parameter, Tool
-from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, SourceError, Split
+from proactor.sources.base import Corpus, Record, Split
 
 # Of each booking: the values without which it cannot be made, those that are tracked when given, and what
 # else narrows the choice [INFERRED].
@@ -70,7 +70,7 @@ class MultiwozOptions(BaseModel):
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of any of the three formats; see `sources.load`."""
     base.options(MultiwozOptions, opts)
-    files = base.find(
+    files = find_files(
         path, "*.jsonl.gz", "*.jsonl", "data.json", "dialogues_*.json", "*/dialogues_*.json", "data.json.gz"
     )
     counters: Counter[str] = Counter()
@@ -200,12 +200,12 @@ def _assent(
 def _release(files: list[Path]) -> Iterator[Record]:
     """The dialogues of data.json (2.0, 2.1) or of dialogues_*.json (2.2)."""
     for file in files:
-        content = base.read_json(file)
+        content = read_json(file)
         if isinstance(content, dict):
             for name, dialogue in content.items():
                 yield _named(f"{file}:{name}", name, dialogue, {})
         elif isinstance(content, list):
-            acts = base.read_json(base.find(file.parent, "dialog_acts.json", "../dialog_acts.json")[0])
+            acts = read_json(find_files(file.parent, "dialog_acts.json", "../dialog_acts.json")[0])
             for position, dialogue in enumerate(content, start=1):
                 name = dialogue.get("dialogue_id") if isinstance(dialogue, dict) else None
                 yield _named(f"{file}:dialogue {position}", name, dialogue, {"acts": acts.get(name, {})})

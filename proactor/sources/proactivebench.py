@@ -38,10 +38,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proactor.catalog import Catalog, Parameter, Tool
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, SourceError, Split
+from proactor.sources.base import Corpus, Split
 
 Events = tuple[tuple[str, str], ...]
 """(time, event) of a stream, in order."""
@@ -88,7 +89,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     unit.
     """
     options = base.options(ProactivebenchOptions, opts)
-    files = base.find(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
+    files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
     lines = [found for file in files for found in _lines(file)]
     counters: Counter[str] = Counter()
     for _, judged in lines:

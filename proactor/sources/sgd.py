@@ -25,12 +25,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor import windows
-from proactor.catalog import Catalog
 from proactor.catalogs.sgd import read_schema, tools
-from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.dialogue import Dialogue, Reference, Turn, windows
+from proactor.dialogue.catalog import Catalog
+from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, SourceError, Split
+from proactor.sources.base import Corpus, Split
 
 
 class SgdOptions(BaseModel):
@@ -49,7 +49,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """Reads a folder or file of either format; see `sources.load`."""
     options = base.options(SgdOptions, opts)
     raw = "dialogues_*.json"
-    files = base.find(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
+    files = find_files(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
     files = [f for f in files if options.part == "all" or options.part in _part(f)]
     if not files:
         raise SourceError(f"{path}: nothing of part {options.part!r}")
@@ -84,7 +84,7 @@ def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -
     for file in files:
         if given == limit:
             return
-        records = base.read_json(file)
+        records = read_json(file)
         if not isinstance(records, list):
             raise SourceError(f"{file}:1: not a list of dialogues")
         for position, record in enumerate(records, start=1):

@@ -31,8 +31,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor import windows
-from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
+from proactor.files import find_files
 from proactor.sources import base, lispress
 from proactor.sources.base import Corpus, Split
 from proactor.sources.smcalflow_programs import Parts, Step, merged, spellings, steps
@@ -71,7 +71,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """Reads a folder or file of either format; see `sources.load`."""
     base.options(SmcalflowOptions, opts)
     counters: Counter[str] = Counter()
-    files = base.find(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
+    files = find_files(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
     chosen = base.lines(files, split, limit, seed, name=_named)
     dialogues = [
         base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters)

@@ -21,10 +21,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor import windows
-from proactor.catalog import Catalog
 from proactor.catalogs.star import read_apis, tools, two_step
-from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
+from proactor.dialogue.catalog import Catalog
+from proactor.files import find_files
 from proactor.sources import base, star_raw
 from proactor.sources.base import Corpus, Split
 
@@ -57,7 +57,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     `sources.load`.
     """
     options = base.options(StarOptions, opts)
-    files = base.find(
+    files = find_files(
         path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
     )
     reader = _Reader(star_raw.folder_of_apis(files[0]), options)

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proactor import windows
-from proactor.dialogue import Turn
-from proactor.sources import base
-from proactor.sources.base import Record, SourceError
+from proactor.dialogue import Turn, windows
+from proactor.files import SourceError, read_json
+from proactor.sources.base import Record
 
 # Parameters that the wizard fills in without anybody saying them [measured on the compact file].
 _NEVER_SAID = frozenset(
@@ -45,7 +44,7 @@ def folder_of_apis(path: Path) -> Path:
 def dialogues(files: list[Path], counters: Counter[str]) -> Iterator[Record]:
     """The completed dialogues of the release's files."""
     for file in files:
-        record = base.read_json(file)
+        record = read_json(file)
         if not isinstance(record, dict) or not isinstance(record.get("DialogueID"), int | str):
             raise SourceError(f"{file}:1: no DialogueID")
         if record.get("CompletionLevel") != "Complete":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proactor.catalog import Catalog, Effect, Parameter, ParameterType, Tool
+from proactor.dialogue.catalog import Catalog, Effect, Parameter, ParameterType, Tool
 
 
 def _words(text: str) -> tuple[str, ...]:

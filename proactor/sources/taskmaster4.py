@@ -27,10 +27,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor import windows
-from proactor.dialogue import Dialogue, Interval, Reference, Turn
+from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
+from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, SourceError, Split
+from proactor.sources.base import Corpus, Record, Split
 
 _OPTIONS = ("milk_options", "espresso_shots", "caffeine", "hot_or_iced")
 _TOOLS: dict[str, base.ToolRow] = {
@@ -70,7 +70,7 @@ class Taskmaster4Options(BaseModel):
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
     base.options(Taskmaster4Options, opts)
-    files = base.find(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
+    files = find_files(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
         found: list[Any] = base.lines(
@@ -90,7 +90,7 @@ def _named(given: str) -> str:
 
 def _release(files: list[Path]) -> Iterator[Record]:
     for file in files:
-        content = base.read_json(file)
+        content = read_json(file)
         if not isinstance(content, list):
             raise SourceError(f"{file}:1: not a list of dialogues")
         for position, record in enumerate(content, start=1):

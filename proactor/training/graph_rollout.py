@@ -8,24 +8,23 @@ prompts differ in it, and a graph earns what the answer beside it earns, nothing
 here and its samples go to the engine as one group a prompt.
 
 The decisions of a dialogue come one after the other, those of all dialogues together; see
-`proactor.state_graph` for what this costs.
+`proactor.dialogue.state_graph` for what this costs.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from proactor.dialogue import Dialogue
+from proactor.dialogue.decisions import candidate_key
+from proactor.dialogue.prompt import PromptEncoder
+from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
 from proactor.engine import Engine, Group, Sampling
 from proactor.kernels.grpo import Convention, group_advantages
-from proactor.prompt import PromptEncoder
-from proactor.state_graph import NO_GRAPH, StateGraph
 
 if TYPE_CHECKING:
-    from proactor.training.rollout import Decision
+    from proactor.dialogue.decisions import Decision
 
 
 def roll_out(
@@ -59,12 +58,6 @@ def roll_out(
             graph = graphs.get((p.dialogue.id, c), NO_GRAPH)
             graphs[p.dialogue.id, c], sample.info["unread_graph"] = graph.after(sample.text)
     return [groups[i] for i in range(len(points))]
-
-
-def candidate_key(dialogue: Dialogue, turn: int, candidate: int) -> int:
-    """31-bit name of one candidate's decision for the sampler's noise; see `rollout.noise_key`."""
-    name = f"{dialogue.id}/{turn}/{candidate}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest()) >> 1
 
 
 def trainable(groups: Sequence[Group], convention: Convention = "art") -> list[Group]:

@@ -19,20 +19,20 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
-from proactor.candidates import Stage
 from proactor.config import GRPOStage, RunConfig, SFTStage
 from proactor.dialogue import Dialogue
+from proactor.dialogue.candidates import Stage
 from proactor.engine import Engine, Group
-from proactor.evaluate import Evaluation
+from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet, Stopped
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.scoring.metrics import FIELDS
-from proactor.session import Session
-from proactor.training.compare import compare
 from proactor.training.graph_rollout import trainable
 from proactor.training.rollout import dropped, held_out_loss, judge_groups, sample_groups, sft_groups
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import judge_statistics, reward_statistics, sample_rows
+from proactor.training.summary import compare
+from proactor.training.workspace import Workspace
 
 Row = dict[str, Any]
 
@@ -76,13 +76,13 @@ def batch(
 # -- one step ---
 
 
-def sft_step(session: Session, stage: SFTStage, step: int) -> Row:
+def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
     """One supervised update; returns its row."""
-    seed, engine = session.config.seed, session.engine
-    epoch, chosen = batch(session.train, stage.batch_dialogues, seed, "sft", step)
+    seed, engine = workspace.config.seed, workspace.engine
+    epoch, chosen = batch(workspace.train, stage.batch_dialogues, seed, "sft", step)
     own = engine.share(chosen)
     groups, counters = sft_groups(
-        session.encoder, own, seed=seed, epoch=epoch, logged=stage.logged, pending=stage.pending
+        workspace.encoder, own, seed=seed, epoch=epoch, logged=stage.logged, pending=stage.pending
     )
     stats = engine.train(groups, stage)
     counted = engine.parallel.gather((counters["examples"], counters["unknowable"]))
@@ -105,49 +105,49 @@ def sft_step(session: Session, stage: SFTStage, step: int) -> Row:
     }
 
 
-def grpo_step(session: Session, stage: GRPOStage, step: int) -> tuple[Row, list[Group]]:
+def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, list[Group]]:
     """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups,
     those dropped by the reward included.
     """
-    epoch, chosen = batch(session.train, stage.batch_dialogues, session.config.seed, "grpo", step)
-    groups, told = _scored(session, stage, step, epoch, session.engine.share(chosen))
+    epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
+    groups, told = _scored(workspace, stage, step, epoch, workspace.engine.share(chosen))
     kept = [g for g in groups if not dropped(g)]
-    if session.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
+    if workspace.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
         kept = trainable(kept, stage.advantages)
-    stats = _updated(session.engine, kept, stage)
-    found = reward_statistics(session.engine.parallel.gather, groups)
+    stats = _updated(workspace.engine, kept, stage)
+    found = reward_statistics(workspace.engine.parallel.gather, groups)
     return {"epoch": epoch, **stats, **found, **told}, groups
 
 
 def _scored(
-    session: Session, stage: GRPOStage, step: int, epoch: int, own: Sequence[Dialogue]
+    workspace: Workspace, stage: GRPOStage, step: int, epoch: int, own: Sequence[Dialogue]
 ) -> tuple[list[Group], Row]:
     """This rank's groups with their rewards, and what there is to tell of the scoring over all ranks."""
-    seed, engine = session.config.seed, session.engine
+    seed, engine = workspace.config.seed, workspace.engine
     sampling = stage.sampling.model_copy(update={"seed": derived(seed, "noise", step)})
-    if session.judging is None:
-        assert not isinstance(session.reward, GroupReward), "Session.bind makes its judging"
+    if workspace.judging is None:
+        assert not isinstance(workspace.reward, GroupReward), "Session.bind makes its judging"
         before = time.perf_counter()
         groups = sample_groups(
             engine,
-            session.encoder,
+            workspace.encoder,
             own,
             sampling,
-            session.config.reward,
-            session.reward,
+            workspace.config.reward,
+            workspace.reward,
             seed=seed,
             epoch=epoch,
             logged=stage.logged,
         )
         return groups, {"seconds_sampling": time.perf_counter() - before}
-    now, reward = Stage(step, stage.steps), session.judging.reward
+    now, reward = Stage(step, stage.steps), workspace.judging.reward
     judged = judge_groups(
         engine,
-        session.encoder,
+        workspace.encoder,
         own,
         sampling,
-        session.judging,
-        session.turn_reward or WeightedMetric(),
+        workspace.judging,
+        workspace.turn_reward or WeightedMetric(),
         stage=now,
         seed=seed,
         epoch=epoch,
@@ -169,13 +169,18 @@ def _updated(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
     return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
 
 
-def held_out(session: Session, stage: SFTStage) -> float:
+def held_out(workspace: Workspace, stage: SFTStage) -> float:
     """Loss of the wanted answers on the dev dialogues (boards fixed by the seed), nats a token."""
-    own = session.engine.share(session.held_out)
+    own = workspace.engine.share(workspace.held_out)
     groups, _ = sft_groups(
-        session.encoder, own, seed=session.config.seed, epoch=-1, logged=stage.logged, pending=stage.pending
+        workspace.encoder,
+        own,
+        seed=workspace.config.seed,
+        epoch=-1,
+        logged=stage.logged,
+        pending=stage.pending,
     )
-    return held_out_loss(session.engine, groups)
+    return held_out_loss(workspace.engine, groups)
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
@@ -202,11 +207,11 @@ def reset_optimizer(engine: Engine) -> None:
 
 
 class Training:
-    """A session, its folder and its position."""
+    """A workspace, its folder and its position."""
 
-    def __init__(self, session: Session, run: Run, stopping: list[int], ui: Progress) -> None:
-        self.session, self.run, self.stopping, self.ui = session, run, stopping, ui
-        self.config, self.engine = session.config, session.engine
+    def __init__(self, workspace: Workspace, run: Run, stopping: list[int], ui: Progress) -> None:
+        self.workspace, self.run, self.stopping, self.ui = workspace, run, stopping, ui
+        self.config, self.engine = workspace.config, workspace.engine
         self.position = Position("sft" if self.config.sft else "grpo")
         self._since = time.perf_counter()
 
@@ -248,7 +253,7 @@ class Training:
             self.save()
         while p.step < stage.max_steps and p.stale < stage.patience:
             began = time.perf_counter()
-            row = sft_step(self.session, stage, p.step)
+            row = sft_step(self.workspace, stage, p.step)
             self._advance("sft", row, time.perf_counter() - began)
             checked = p.step % stage.eval_every == 0 or p.step == stage.max_steps
             if checked:
@@ -270,7 +275,7 @@ class Training:
             self.save()
         while p.step < stage.steps:
             began = time.perf_counter()
-            row, groups = grpo_step(self.session, stage, p.step)
+            row, groups = grpo_step(self.workspace, stage, p.step)
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
                 rows = [r for part in self.engine.parallel.gather(sample_rows(groups)) for r in part]
@@ -293,12 +298,12 @@ class Training:
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self, stage: SFTStage) -> None:
-        loss = held_out(self.session, stage)
+        loss = held_out(self.workspace, stage)
         self._log("eval", {"held_out_loss": loss})
         self._judge(-loss if math.isfinite(loss) else -math.inf, lowest=True)
 
     def _check_metric(self) -> None:
-        found = self.session.play(self.session.dev, "playing dev dialogues")
+        found = self.workspace.play(self.workspace.dev, "playing dev dialogues")
         self._log("eval", evaluation_row(found))
         self._judge(found.metrics[self.config.eval.metric] or 0.0)
 
@@ -365,37 +370,37 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     run = Run(config.folder, writer=rank == 0)
     run.begin(config, resume=resume, fresh=fresh)
     with stopping() as asked:
-        session = Session.open(config, ui)
+        workspace = Workspace.open(config, ui)
         if config.start is not None:
-            session.engine.load_adapter(config.start)
-        initial = session.engine.state_dict()
-        _tell(session, ui)
-        training = Training(session, run, asked, ui)
+            workspace.engine.load_adapter(config.start)
+        initial = workspace.engine.state_dict()
+        _tell(workspace, ui)
+        training = Training(workspace, run, asked, ui)
         try:
             if resume:
                 training.restore()
             training.go()
         finally:
             run.close()
-            session.close()
+            workspace.close()
     if not config.eval.final:
         return {}
-    return compare(session, run, initial, seconds=training.position.seconds)
+    return compare(workspace, run, initial, seconds=training.position.seconds)
 
 
-def _tell(session: Session, ui: Progress) -> None:
+def _tell(workspace: Workspace, ui: Progress) -> None:
     """What is worth knowing before hours are spent: how much data there is, what was left out, whether limits
     cut answers.
     """
-    sizes = ", ".join(f"{len(getattr(session, part))} {part}" for part in ("train", "dev", "test"))
+    sizes = ", ".join(f"{len(getattr(workspace, part))} {part}" for part in ("train", "dev", "test"))
     ui.say(
-        f"{session.config.data.source}: {sizes} dialogues; {session.counters['train'].get('null', 0)} "
+        f"{workspace.config.data.source}: {sizes} dialogues; {workspace.counters['train'].get('null', 0)} "
         "training actions with an unknown window"
     )
-    for part, count in session.dropped.items():
+    for part, count in workspace.dropped.items():
         if count:
             ui.say(f"data.{part}: {count} dialogues left out, longer than the context")
-    if cut := session.cut_answers(session.dev):
+    if cut := workspace.cut_answers(workspace.dev):
         ui.say(f"warning: {cut}")
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proactor.board import EMPTY
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
-from proactor.evaluate import Evaluation
-from proactor.parse import Parsed
+from proactor.dialogue.board import EMPTY
+from proactor.dialogue.parse import Parsed
+from proactor.dialogue.prompt import target
+from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet
-from proactor.prompt import target
 from proactor.rewards import TurnReward, score_replay
 from proactor.scoring.metrics import aggregate
-from proactor.session import Session
 from proactor.training.loop import grpo_step, reset_optimizer, sft_step
+from proactor.training.workspace import Workspace
 
 CHECK_EVERY = 5
 TOLERANCE = 1e-6
@@ -55,25 +55,25 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     if config.sft is None and config.grpo is None:
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     ui = ui or Quiet()
-    session = Session.open(config, ui)
+    workspace = Workspace.open(config, ui)
     if config.start is not None:
-        session.engine.load_adapter(config.start)
-    asking = [d for d in session.train if any(r.ready for r in d.references)]
+        workspace.engine.load_adapter(config.start)
+    asking = [d for d in workspace.train if any(r.ready for r in d.references)]
     chosen = tuple(sorted(asking, key=lambda d: not _prompt_log(d)))[:count]
     if len(chosen) < count:
         raise ConfigError(
             f"data.train: --overfit {count} needs as many dialogues with a known window, there are "
             f"{len(chosen)}"
         )
-    if cut := session.cut_answers(chosen):
+    if cut := workspace.cut_answers(chosen):
         raise ConfigError(cut)
-    session.train = session.dev = session.test = chosen
-    test = _Test(session, ui)
+    workspace.train = workspace.dev = workspace.test = chosen
+    test = _Test(workspace, ui)
     if config.sft is not None:
         test.supervise()
     if config.grpo is not None:
         test.reinforce()
-    session.close()
+    workspace.close()
     return test.result()
 
 
@@ -82,28 +82,28 @@ def _prompt_log(dialogue: Dialogue) -> bool:
 
 
 class _Test:
-    def __init__(self, session: Session, ui: Progress) -> None:
-        self.session, self.ui, self.updates = session, ui, 0
-        pending = session.config.sft is not None and session.config.sft.pending
-        self.goal = goal(session.train, session.turn_reward, pending)
-        self.found: Evaluation = session.play(session.train, "playing")
+    def __init__(self, workspace: Workspace, ui: Progress) -> None:
+        self.workspace, self.ui, self.updates = workspace, ui, 0
+        pending = workspace.config.sft is not None and workspace.config.sft.pending
+        self.goal = goal(workspace.train, workspace.turn_reward, pending)
+        self.found: Evaluation = workspace.play(workspace.train, "playing")
 
     def supervise(self) -> None:
-        stage = self.session.config.sft
+        stage = self.workspace.config.sft
         assert stage is not None
         self.ui.phase("overfit, SFT", stage.max_steps)
         for step in range(stage.max_steps):
-            row = sft_step(self.session, stage, step)
+            row = sft_step(self.workspace, stage, step)
             if self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}") and self.reached():
                 break
 
     def reinforce(self) -> None:
-        stage = self.session.config.grpo
+        stage = self.workspace.config.grpo
         assert stage is not None
-        reset_optimizer(self.session.engine)
+        reset_optimizer(self.workspace.engine)
         self.ui.phase("overfit, GRPO", stage.steps)
         for step in range(stage.steps):
-            row, _ = grpo_step(self.session, stage, step)
+            row, _ = grpo_step(self.workspace, stage, step)
             if (
                 self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}")
                 and self.reached()
@@ -114,7 +114,7 @@ class _Test:
         self.updates += 1
         due = step % CHECK_EVERY == 0 or step == last
         if due:
-            self.found = self.session.play(self.session.train, "playing")
+            self.found = self.workspace.play(self.workspace.train, "playing")
         self.ui.step(
             f"{text}, played {_of(self.found.metrics, 'reward'):.3f} of {_of(self.goal, 'reward'):.3f}"
         )

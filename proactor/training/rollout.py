@@ -8,55 +8,19 @@ needed [INFERRED, 1.7]. All decisions of a dialogue go to the engine together: t
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proactor.board import Board, draw_board
-from proactor.candidates import Candidates, Stage
 from proactor.dialogue import Dialogue
+from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.decisions import Decision, decisions, noise_key
+from proactor.dialogue.parse import parse
+from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
-from proactor.parse import parse
-from proactor.prompt import PromptEncoder, unknowable
 from proactor.rewards import Judging, RewardFunction, TurnReward, run_reward
 from proactor.training.graph_rollout import roll_out
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A point where the agent may act: after ``turn`` of ``dialogue``, seeing ``board``; ``prompt`` as token
-    ids.
-    """
-
-    dialogue: Dialogue
-    turn: int
-    board: Board
-    prompt: list[int]
-
-
-def decisions(
-    encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
-) -> list[Decision]:
-    """Every decision point of ``dialogues``, its board drawn from {empty, logged} by (seed, epoch, dialogue,
-    turn) alone.
-
-    In graph mode the prompts show the graph of an agent that answered as wanted; see
-    `proactor.training.graph_rollout` for the agent's own.
-    """
-    found = []
-    for dialogue in dialogues:
-        for turn in dialogue.decision_turns:
-            board = draw_board(dialogue, turn, seed=seed, epoch=epoch, logged=logged)
-            graph = encoder.earlier_graph(dialogue, turn, board)
-            found.append(Decision(dialogue, turn, board, encoder.prompt(dialogue, turn, board, graph)))
-    return found
-
-
-def noise_key(dialogue: Dialogue, turn: int) -> int:
-    """31-bit name of a decision for the sampler's noise: the same whatever rank or order it comes in."""
-    return int.from_bytes(hashlib.blake2b(f"{dialogue.id}/{turn}".encode(), digest_size=4).digest()) >> 1
 
 
 def sample_groups(

@@ -34,8 +34,8 @@ from pydantic import ValidationError
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.engine.faults import point
-from proactor.evaluate import Evaluation
-from proactor.evaluations import save_evaluations
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.store import save_evaluations
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
 """Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not

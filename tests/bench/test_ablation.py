@@ -11,12 +11,12 @@ import yaml
 
 from bench import ablation, learning
 from proactor.config_file import load_config
-from proactor.evaluations import load_evaluations, save_evaluations
-from proactor.session import load_part
+from proactor.dialogue.windows import as_points
+from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.training.loop import train
+from proactor.training.parts import load_part
 from proactor.training.runs import Run
-from proactor.windows import as_points
-from tests.proactor.run_helpers import tiny_folder, values
+from tests.proactor.runs import tiny_folder, values
 
 
 def config(folder: Path, model: Path, **changes: Any) -> Path:
@@ -87,7 +87,7 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
 
 
 def test_the_difference_is_windows_minus_points(tmp_path: Path) -> None:
-    from proactor.evaluate import trivial
+    from proactor.evaluation.play import trivial
     from proactor.sources import load
 
     dialogues = load("synthetic", limit=6).dialogues

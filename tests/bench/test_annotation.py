@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import annotation
-from tests.proactor.run_helpers import tiny_folder
+from tests.proactor.runs import tiny_folder
 
 
 def test_the_log_finds_all_windows_and_a_dialogue_is_computed_once(

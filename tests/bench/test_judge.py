@@ -9,7 +9,7 @@ import pytest
 
 from bench import judge
 from proactor.rewards import load_reward
-from tests.proactor.run_helpers import config_file, tiny_folder
+from tests.proactor.runs import config_file, tiny_folder
 
 
 def test_a_judge_is_taught_measured_and_named_for_a_config(

@@ -11,7 +11,7 @@ import yaml
 
 from bench import learning
 from proactor.training.runs import Run
-from tests.proactor.run_helpers import tiny_folder, values
+from tests.proactor.runs import tiny_folder, values
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import yaml
 from bench import rewards
 from bench.rewards import Bench
 from proactor.config_file import load_config
-from proactor.evaluations import load_evaluations
+from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import aggregate
 from proactor.training.runs import Run
-from tests.proactor.run_helpers import OPTIONS as DIALOGUES
-from tests.proactor.run_helpers import tiny_folder, values
+from tests.proactor.runs import OPTIONS as DIALOGUES
+from tests.proactor.runs import tiny_folder, values
 
 OPTIONS = {"early": 0.0, "waiting": "ready"}
 

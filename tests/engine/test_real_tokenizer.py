@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from proactor.dialogue import Dialogue
+from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import GRPO, AdamW, Engine, Group, GRPOLoss, LoRA, Sample, Sampling, TokenBatch
 from proactor.engine.chat import ChatFormat
 from proactor.engine.tree import Tree
-from proactor.prompt import PromptEncoder
 from proactor.sources import load as load_corpus
 from tests.tiny import save_tiny
 

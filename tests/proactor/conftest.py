@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proactor.run_helpers import tiny_folder
+from tests.proactor.runs import tiny_folder
 
 
 @pytest.fixture(scope="session")

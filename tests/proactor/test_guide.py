@@ -20,8 +20,8 @@ from proactor.annotation.log_oracle import LogOracle
 from proactor.catalogs import propose, read_catalog
 from proactor.cli import app
 from proactor.config_file import load_config
-from proactor.session import load_part
 from proactor.sources import Corpus, load
+from proactor.training.parts import load_part
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "support"

@@ -16,10 +16,10 @@ from proactor.annotation.estimate import estimate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
 from proactor.annotation.report import table
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue, Reference, Turn
+from proactor.dialogue.catalog import Catalog
 from proactor.sources import load
-from tests.proactor.annotation.helpers import BOOKING, TOOLS, Say, Scripted, mark, says, talk
+from tests.proactor.annotation.scripted import BOOKING, TOOLS, Say, Scripted, mark, says, talk
 
 CORPUS = load("synthetic", limit=12)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proactor.annotation.gates import acausal_values, causal, covered, triggers, valid
 from proactor.dialogue import Reference
-from tests.proactor.scoring_helpers import users
+from tests.proactor.dialogues import users
 
 LATE = Reference(
     id="r",

@@ -12,12 +12,12 @@ from proactor.annotation import MarkReader, Question, agreement, annotate, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import Merged
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue, Reference
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.windows import count
 from proactor.sources import load
 from proactor.sources.synthetic_phrases import NUDGES, REVOCATIONS
-from proactor.windows import count
-from tests.proactor.annotation.helpers import BOOKING, TOOLS, talk
+from tests.proactor.annotation.scripted import BOOKING, TOOLS, talk
 
 NUMBER = 300
 

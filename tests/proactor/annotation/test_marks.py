@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from proactor.annotation import MarkReader, MarkStatus, marks_of, schema
 from proactor.annotation.marks import NO_ASSENT, fits, render
-from proactor.catalog import Catalog
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.windows import first_mention
 from proactor.sources import load
-from proactor.windows import first_mention
-from tests.proactor.annotation.helpers import BOOKING, TOOLS, mark
+from tests.proactor.annotation.scripted import BOOKING, TOOLS, mark
 
 SYNTHETIC = load("synthetic", limit=60)
 Entry = dict[str, Any]

@@ -12,8 +12,8 @@ from proactor.annotation import Mark, Merged, marks_of, merge
 from proactor.annotation.marks import NO_ASSENT
 from proactor.dialogue import Reference
 from proactor.sources import load
-from tests.proactor.annotation.helpers import TOOLS, mark, talk
-from tests.proactor.scoring_helpers import users
+from tests.proactor.annotation.scripted import TOOLS, mark, talk
+from tests.proactor.dialogues import users
 
 LONG = talk(*(f"turn {i}" for i in range(1, 20)))
 

@@ -19,7 +19,7 @@ from proactor.dialogue import Dialogue, Turn
 from proactor.endpoint import Endpoint
 from proactor.engine import Engine
 from proactor.sources import load
-from tests.proactor.annotation.helpers import BOOKING, TOOLS, talk
+from tests.proactor.annotation.scripted import BOOKING, TOOLS, talk
 from tests.proactor.fake_endpoint import (
     Body,
     FakeEndpoint,
@@ -30,7 +30,7 @@ from tests.proactor.fake_endpoint import (
     ok,
     rate_limit,
 )
-from tests.proactor.run_helpers import OPTIONS
+from tests.proactor.runs import OPTIONS
 
 CORPUS = load("synthetic", limit=4, **OPTIONS)
 

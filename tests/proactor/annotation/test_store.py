@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proactor.annotation.record import Record
 from proactor.annotation.store import Store
-from tests.proactor.annotation.helpers import talk
+from tests.proactor.annotation.scripted import talk
 
 
 def record(name: str) -> Record:

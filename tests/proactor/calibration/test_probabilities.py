@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from proactor.board import EMPTY
 from proactor.calibration import probabilities as module
 from proactor.calibration.probabilities import ProbabilityError, answers, score
 from proactor.calibration.score_table import ScoreTable, score_table
-from proactor.catalog import Catalog, Parameter, Tool
 from proactor.dialogue import Action, Status
+from proactor.dialogue.board import EMPTY
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.dialogue.parse import parse, render
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat, Engine, Sampling
 from proactor.engine.chat import load_tokenizer
-from proactor.parse import parse, render
-from proactor.prompt import PromptEncoder, PromptStyle
 from proactor.sources import load
-from proactor.training.pretrain import build_model, train_tokenizer
-from tests.proactor.run_helpers import OPTIONS, SIZE
+from proactor.training.small_model import build_model, train_tokenizer
+from tests.proactor.runs import OPTIONS, SIZE
 
 CORPUS = load("synthetic", split="dev", limit=2, **OPTIONS)
 NESTED = Catalog(

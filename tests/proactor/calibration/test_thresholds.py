@@ -24,7 +24,7 @@ from proactor.calibration.thresholds import (
     wrong,
 )
 from proactor.dialogue import Action, Dialogue, Reference
-from tests.proactor.scoring_helpers import ready, users
+from tests.proactor.dialogues import ready, users
 
 BOOK = Reference(
     id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5

@@ -25,9 +25,9 @@ from proactor.calibration.tradeoff import (
     trade_off_table,
 )
 from proactor.dialogue import Dialogue, Reference
-from proactor.evaluations import EvaluationsError
+from proactor.files import SourceError
 from proactor.sources import load
-from tests.proactor.scoring_helpers import ready, users
+from tests.proactor.dialogues import ready, users
 
 FIRE = ready("book", day="Monday")
 
@@ -147,9 +147,9 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         for name in ("model", "never", "values seen", "human", "20% unknown (masked), 25% of the known")
     )
     (tmp_path / "tradeoff.json").write_text('{"part": "test"}')
-    with pytest.raises(EvaluationsError, match=r"tradeoff\.json: dialogues: Field required"):
+    with pytest.raises(SourceError, match=r"tradeoff\.json: dialogues: Field required"):
         load_trade_offs(tmp_path / "tradeoff.json")
-    with pytest.raises(EvaluationsError, match="no such file"):
+    with pytest.raises(SourceError, match="no such file"):
         load_trade_offs(tmp_path / "other.json")
     assert isinstance(found, TradeOffs)
 

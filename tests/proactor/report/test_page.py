@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.evaluate import Evaluation, trivial
-from proactor.evaluations import save_evaluations
+from proactor.evaluation.play import Evaluation, trivial
+from proactor.evaluation.store import save_evaluations
 from proactor.report import curves
 from proactor.report.comparison import METRICS, table
 from proactor.report.page import build_report, read_history, rebuild_report, write_page
 from proactor.scoring.bootstrap import paired_difference
 from proactor.sources import load
-from tests.proactor.report.helpers import agent, evaluation
-from tests.proactor.scoring_helpers import users
+from tests.proactor.dialogues import users
+from tests.proactor.report.played import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=12, seed=4).dialogues
 BEFORE, AFTER = (evaluation(DIALOGUES, agent(DIALOGUES, s, skill)) for s, skill in ((1, 0.1), (2, 0.95)))

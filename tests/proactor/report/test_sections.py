@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from proactor.calibration.probabilities import DialogueProbabilities, TurnProbabilities
-from proactor.calibration.scores import save_probabilities
+from proactor.calibration.store import save_probabilities
 from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, gather, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.evaluate import trivial
-from proactor.evaluations import save_evaluations
+from proactor.evaluation.play import trivial
+from proactor.evaluation.store import save_evaluations
 from proactor.report.comparison import Sides
 from proactor.report.curves import sections
 from proactor.report.heatmap import heat_map
 from proactor.report.page import Calibrated, rebuild_report, side_by_side
 from proactor.report.stages import components
-from tests.proactor.report.helpers import agent, evaluation
+from tests.proactor.report.played import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
 
 

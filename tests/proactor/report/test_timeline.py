@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 
 from proactor.dialogue import Reference
-from proactor.parse import parse
+from proactor.dialogue.parse import parse
 from proactor.report.timeline import MASKED, MISSED, play, timeline
 from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
-from tests.proactor.report.helpers import agent, evaluation
-from tests.proactor.scoring_helpers import ready, users, worked_example
+from tests.proactor.dialogues import ready, users, worked_example
+from tests.proactor.report.played import agent, evaluation
 
 
 @pytest.mark.parametrize("skill", [0.0, 0.5, 1.0])

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.candidates import Stage
+from proactor.dialogue.candidates import Stage
 from proactor.rewards import Mixture, RewardError, Scored, Term, WeightedMetric
 from proactor.rewards.components import MetricSource, Range, metric_range, unit
 from proactor.rewards.schedule import Constant, Linear, Rest
-from tests.proactor.rewards.helpers import CATALOG, FULL, HALF, WAIT, Given, group
+from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
 
 
 def term(name: str, source: Any, weight: Any = 1.0, bounds: Range = (0.0, 1.0), key: str = "") -> Term:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.candidates import Stage
+from proactor.dialogue.candidates import Stage
 from proactor.rewards import RewardError
 from proactor.rewards.family import ComponentOptions
 from proactor.rewards.options import read

@@ -18,16 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from proactor.candidates import Candidates, Stage
 from proactor.config import RunConfig
+from proactor.dialogue.candidates import Candidates, Stage
 from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import Judging, RewardError, Scored, WeightedMetric, load_reward
-from proactor.session import Session
 from proactor.training.loop import grpo_step, train
 from proactor.training.rollout import dropped
 from proactor.training.runs import CLOCKS, Run
+from proactor.training.workspace import Workspace
 from tests.proactor.fake_endpoint import (
     Body,
     FakeEndpoint,
@@ -39,10 +39,10 @@ from tests.proactor.fake_endpoint import (
     rate_limit,
     timeout,
 )
-from tests.proactor.rewards.helpers import ByText, length
-from tests.proactor.run_helpers import config, config_file
+from tests.proactor.rewards.fakes import ByText, length
+from tests.proactor.runs import config, config_file
 
-MINE = "tests.proactor.rewards.helpers"
+MINE = "tests.proactor.rewards.fakes"
 SHORT = (
     "sft=null",
     "grpo.steps=2",
@@ -81,31 +81,34 @@ def asked(folder: Path) -> list[list[tuple[str, int]]]:
 
 
 @pytest.fixture(scope="module")
-def session(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def workspace(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One that tests give rewards of their own; each begins with an untrained adapter."""
-    return Session.open(settings(tmp_path_factory.mktemp("session"), tiny_model, f"{MINE}:half_dropped"))
+    return Workspace.open(settings(tmp_path_factory.mktemp("workspace"), tiny_model, f"{MINE}:half_dropped"))
 
 
 @pytest.fixture
-def fresh(session: Session) -> Session:
-    state = session.engine.state_dict()
+def fresh(workspace: Workspace) -> Workspace:
+    state = workspace.engine.state_dict()
     for name in ("m", "v"):
         state[name].zero_()
     torch.manual_seed(0)
-    session.engine.load_state_dict(
+    workspace.engine.load_state_dict(
         {**state, "adapter": torch.randn_like(state["adapter"]) * 0.02, "steps": 0}
     )
-    return session
+    return workspace
 
 
-def one_step(session: Session, reward: Any, step: int = 0) -> tuple[dict[str, Any], list[Any]]:
-    session.reward, session.judging = reward, Judging("mine", reward) if hasattr(reward, "score") else None
+def one_step(workspace: Workspace, reward: Any, step: int = 0) -> tuple[dict[str, Any], list[Any]]:
+    workspace.reward, workspace.judging = (
+        reward,
+        Judging("mine", reward) if hasattr(reward, "score") else None,
+    )
     try:
-        stage = session.config.grpo
+        stage = workspace.config.grpo
         assert stage is not None
-        return grpo_step(session, stage, step)
+        return grpo_step(workspace, stage, step)
     finally:
-        session.close()
+        workspace.close()
 
 
 # -- the same training ---
@@ -113,7 +116,7 @@ def one_step(session: Session, reward: Any, step: int = 0) -> tuple[dict[str, An
 
 @pytest.mark.parametrize("concurrent", [True, False])
 def test_a_group_reward_trains_as_a_function_with_the_same_values_does(
-    fresh: Session, concurrent: bool
+    fresh: Workspace, concurrent: bool
 ) -> None:
     start = fresh.engine.state_dict()
 
@@ -134,13 +137,15 @@ def test_a_group_reward_trains_as_a_function_with_the_same_values_does(
     assert {k: row[k] for k in same} == {k: other[k] for k in same} and len(same) > 20
 
 
-def test_the_stage_is_that_of_training(fresh: Session) -> None:
+def test_the_stage_is_that_of_training(fresh: Workspace) -> None:
     reward = ByText(length)
     one_step(fresh, reward, 1)
     assert set(reward.stages) == {Stage(1, 2)}
 
 
-def test_groups_are_judged_while_others_are_sampled(fresh: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_judged_while_others_are_sampled(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = threading.Event()
 
     class Watched(ByText):
@@ -162,7 +167,7 @@ def test_groups_are_judged_while_others_are_sampled(fresh: Session, monkeypatch:
     assert row["seconds_judging"] >= 0 and row["seconds_waiting"] >= 0
 
 
-def test_what_a_judged_step_tells(fresh: Session) -> None:
+def test_what_a_judged_step_tells(fresh: Workspace) -> None:
     row, groups = one_step(fresh, load_reward("custom_ruler", {"judge": "rule"}))
     assert row["coef/ruler"] == 1.0 and row["judge/groups"] == row["groups"] == len(groups)
     assert row["judge/scored_groups"] == len(groups) and row["groups_dropped"] == row["skipped_update"] == 0
@@ -179,7 +184,7 @@ def test_what_a_judged_step_tells(fresh: Session) -> None:
     assert sample["reward"] == sample["ruler"] and "metric" in sample
 
 
-def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Session) -> None:
+def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Workspace) -> None:
     class Metric(ByText):
         sign = 1.0
 
@@ -203,7 +208,7 @@ def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Session) -> No
 # -- dropped groups ---
 
 
-def test_dropped_groups_leave_the_batch_and_are_counted(fresh: Session) -> None:
+def test_dropped_groups_leave_the_batch_and_are_counted(fresh: Workspace) -> None:
     start = fresh.engine.state_dict()
     turns = {d.id: d.decision_turns[0] for d in fresh.train}
     row, groups = one_step(fresh, ByText(length, lambda c: c.turn != turns[c.dialogue.id]))
@@ -224,7 +229,7 @@ def test_dropped_groups_leave_the_batch_and_are_counted(fresh: Session) -> None:
     assert torch.equal(fresh.engine.state_dict()["adapter"], trained), "the dropped ones took part"
 
 
-def test_without_any_group_nothing_moves(fresh: Session) -> None:
+def test_without_any_group_nothing_moves(fresh: Workspace) -> None:
     start = fresh.engine.state_dict()
     row, groups = one_step(fresh, ByText(length, lambda c: False))
     after = fresh.engine.state_dict()
@@ -275,13 +280,13 @@ def test_a_resumed_run_gives_the_same_numbers_and_evaluations_have_no_judge(
     more = ("grpo.eval_every=1", "eval.final=true")
     whole = settings(tmp_path / "whole", tiny_model, "adaptive_ruler", options, *more)
     train(whole)
-    session = Session.open(whole)
-    held_out = {d.id for d in (*session.dev, *session.test)} - {d.id for d in session.train}
+    workspace = Workspace.open(whole)
+    held_out = {d.id for d in (*workspace.dev, *workspace.test)} - {d.id for d in workspace.train}
     assert held_out and judged and not held_out & set(judged)
-    assert session.turn_reward is None, "the default metric"
+    assert workspace.turn_reward is None, "the default metric"
     assert [r["coef/ruler"] for r in steps(whole.folder)] == [0.0, 0.3]
     evaluations = [r["eval_reward"] for r in Run(whole.folder).rows() if r["kind"] == "eval"]
-    metric = Session.play(session, session.dev, "again").metrics["reward"]
+    metric = Workspace.play(workspace, workspace.dev, "again").metrics["reward"]
     assert metric is not None and evaluations
 
     broken = settings(tmp_path / "broken", tiny_model, "adaptive_ruler", options, *more)
@@ -294,8 +299,8 @@ def test_a_resumed_run_gives_the_same_numbers_and_evaluations_have_no_judge(
 
 
 def test_evaluations_take_the_metric_that_the_config_names(tiny_model: Path, tmp_path: Path) -> None:
-    def opened(*overrides: str) -> Session:
-        return Session.open(config(tmp_path, tiny_model, *overrides))
+    def opened(*overrides: str) -> Workspace:
+        return Workspace.open(config(tmp_path, tiny_model, *overrides))
 
     own = opened("reward=rac", "eval.reward_options={early: 0.0, waiting: ready}")
     assert own.turn_reward == WeightedMetric(early=0.0, waiting="ready") and own.reward == load_reward("rac")

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from proactor.board import EMPTY, Board
-from proactor.candidates import Candidates
 from proactor.dialogue import Action, Status
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.matching import Timing
+from proactor.dialogue.parse import parse, render
 from proactor.engine import Engine
-from proactor.parse import parse, render
 from proactor.rewards import load_reward
 from proactor.ruler import EngineJudge, RuleJudge, Ruler, RulerError
 from proactor.ruler.distil import Asked, lessons, mixed, taught, teach
@@ -23,10 +24,9 @@ from proactor.ruler.judges import JudgeFailure
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import CUSTOM
-from proactor.scoring.matching import Timing
 from tests.engine.engines import adapter, load, write_text_folder
-from tests.proactor.ruler.helpers import FULL, PART, group, run
-from tests.proactor.scoring_helpers import ready
+from tests.proactor.dialogues import ready
+from tests.proactor.ruler.fakes import FULL, PART, group, run
 
 SHORT = Asked("Be right, be in time.", "{rubric}")
 

@@ -31,7 +31,7 @@ from tests.proactor.fake_endpoint import (
     rate_limit,
     timeout,
 )
-from tests.proactor.ruler.helpers import FULL, PART, group, run, score_texts, verdict
+from tests.proactor.ruler.fakes import FULL, PART, group, run, score_texts, verdict
 
 WORTH = {FULL: 0.9, PART: 0.1, "[]": 0.6}
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proactor.board import Board
+from proactor.dialogue.board import Board
+from proactor.dialogue.matching import Timing
 from proactor.ruler.question import Question, quoted, safe
 from proactor.ruler.rubric import CUSTOM, GENERAL
-from proactor.scoring.matching import Timing
-from tests.proactor.ruler.helpers import FULL, PART, group
-from tests.proactor.scoring_helpers import ready
+from tests.proactor.dialogues import ready
+from tests.proactor.ruler.fakes import FULL, PART, group
 
 SYSTEM, USER = {"role": "system", "content": "be kind"}, {"role": "user", "content": "where is Oslo?"}
 

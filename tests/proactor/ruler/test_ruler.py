@@ -14,7 +14,7 @@ import pytest
 from proactor.engine import GRPO, Group, Sample
 from proactor.engine.update import prepare
 from proactor.ruler import JudgeFailure, JudgeRequest, Rubric, RuleJudge, Ruler, RulerError, ruler_scores
-from tests.proactor.ruler.helpers import FULL, PART, Script, by_content, group, run, verdict
+from tests.proactor.ruler.fakes import FULL, PART, Script, by_content, group, run, verdict
 
 WORTH = {FULL: 0.9, PART: 0.1, "[]": 0.6, "x": 0.3}
 

@@ -7,18 +7,18 @@ from itertools import pairwise
 
 import pytest
 
-from proactor.board import EMPTY, Board, draw_board
-from proactor.candidates import Candidates
 from proactor.dialogue import Action, Reference, Status
-from proactor.parse import render
-from proactor.policies import always, values_seen
-from proactor.prompt import target
+from proactor.dialogue.board import EMPTY, Board, draw_board
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.matching import Timing
+from proactor.dialogue.parse import render
+from proactor.dialogue.prompt import target
+from proactor.evaluation.policies import always, values_seen
 from proactor.ruler import RuleJudge, Ruler, RulerError, ruler_scores
 from proactor.ruler.rules import custom, general
-from proactor.scoring.matching import Timing
 from proactor.sources import load
-from tests.proactor.ruler.helpers import CATALOG, FULL, PART, group, run
-from tests.proactor.scoring_helpers import pending, ready, users
+from tests.proactor.dialogues import pending, ready, users
+from tests.proactor.ruler.fakes import CATALOG, FULL, PART, group, run
 
 
 def custom_of(*answers: str | Sequence[Action], turn: int, board: Board = EMPTY) -> list[float]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.ruler.verdict import LONGEST, Unusable, Verdict, read_verdict, schema
-from tests.proactor.ruler.helpers import verdict
+from tests.proactor.ruler.fakes import verdict
 
 IDS = ("1", "2")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate, harmonic, relative_pri, score_dialogue
-from tests.proactor.scoring_helpers import pending, ready, scored, users, worked_example
+from tests.proactor.dialogues import pending, ready, scored, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 4))
 FIRE = ready("book", day="Monday")

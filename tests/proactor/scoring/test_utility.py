@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proactor.board import EMPTY
-from proactor.catalog import Catalog, Tool
 from proactor.dialogue import Action, Dialogue, Reference, Turn
-from proactor.parse import Parsed, parse
+from proactor.dialogue.board import EMPTY
+from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.parse import Parsed, parse
 from proactor.scoring.metrics import aggregate, score_dialogue
 from proactor.scoring.utility import (
     CostTable,
@@ -22,7 +22,7 @@ from proactor.scoring.utility import (
     turn_utility,
     utility,
 )
-from tests.proactor.scoring_helpers import pending, ready, scored, users, worked_example
+from tests.proactor.dialogues import pending, ready, scored, users, worked_example
 
 BOOK = Reference(
     id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5

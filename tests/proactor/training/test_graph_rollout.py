@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from proactor.board import EMPTY, Board
 from proactor.dialogue import Dialogue
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.decisions import Decision, candidate_key
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle
+from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph
 from proactor.engine import EngineError, Group, Sample, Sampling, Tree
-from proactor.evaluate import evaluate
+from proactor.evaluation.play import evaluate
 from proactor.kernels.grpo import group_advantages
-from proactor.prompt import PromptEncoder, PromptStyle
-from proactor.session import Session
-from proactor.state_graph import NO_GRAPH, Node, StateGraph
-from proactor.training.graph_rollout import candidate_key, roll_out, trainable
+from proactor.training.graph_rollout import roll_out, trainable
 from proactor.training.loop import grpo_step, sft_step, train
-from proactor.training.rollout import Decision
 from proactor.training.runs import Run
-from tests.proactor.run_helpers import config
-from tests.proactor.scoring_helpers import pending, users
-from tests.proactor.test_prompt import CATALOG, byte_chat
+from proactor.training.workspace import Workspace
+from tests.proactor.dialogue.test_prompt import CATALOG, byte_chat
+from tests.proactor.dialogues import pending, users
+from tests.proactor.runs import config
 
-LENGTH = "tests.proactor.run_helpers:length_reward"
+LENGTH = "tests.proactor.runs:length_reward"
 
 
 def graph(text: str) -> StateGraph:
@@ -138,16 +138,16 @@ def test_a_step_trains_candidates_of_different_prompts_exactly(tiny_model: Path,
     settings = config(
         tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=graph", "grpo.sampling.max_tokens=12"
     )
-    session = Session.open(settings)
+    workspace = Workspace.open(settings)
     assert settings.grpo is not None
-    row, groups = grpo_step(session, settings.grpo, 0)
+    row, groups = grpo_step(workspace, settings.grpo, 0)
     later = [g for g in groups if len({tuple(s.prompt_ids) for s in g.samples}) > 1]
     assert later and all(len(g.samples) == 3 for g in groups)
     assert row["groups"] == len(groups) and row["samples"] == row["unread_graph/no_graph"] == 3 * len(groups)
     assert row["sampler_trainer_gap"] == 0 and row["ratio_max_error"] == 0 and row["grad_norm"] > 0
     for g in later:
         assert [s.advantage for s in g.samples] == group_advantages([s.reward or 0.0 for s in g.samples])
-    again = Session.open(settings)
+    again = Workspace.open(settings)
     same, _ = grpo_step(again, settings.grpo, 0)
     assert same["grad_norm"] == row["grad_norm"] and same["tokens_sampled"] == row["tokens_sampled"]
 
@@ -172,10 +172,12 @@ def test_a_whole_run_with_graphs(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_thoughts_train_like_any_answer(tiny_model: Path, tmp_path: Path) -> None:
-    session = Session.open(config(tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=reasoning", *SMALL))
-    assert session.config.sft is not None and session.config.grpo is not None
-    losses = [sft_step(session, session.config.sft, step)["loss"] for step in range(4)]
+    workspace = Workspace.open(
+        config(tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=reasoning", *SMALL)
+    )
+    assert workspace.config.sft is not None and workspace.config.grpo is not None
+    losses = [sft_step(workspace, workspace.config.sft, step)["loss"] for step in range(4)]
     assert losses[-1] < losses[0]
-    row, groups = grpo_step(session, session.config.grpo, 0)
+    row, groups = grpo_step(workspace, workspace.config.grpo, 0)
     assert all(len({tuple(s.prompt_ids) for s in g.samples}) == 1 for g in groups)
     assert row["sampler_trainer_gap"] == 0 and not any(k.startswith("unread_graph") for k in row)

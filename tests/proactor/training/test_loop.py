@@ -18,19 +18,19 @@ from safetensors.torch import load_file
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.engine.state import read_state
-from proactor.evaluate import Evaluation, Replay
+from proactor.evaluation.play import Evaluation, Replay
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import score_dialogue
-from proactor.session import Session, joined
 from proactor.sources import load
 from proactor.training.loop import Training, batch, sft_step, train
 from proactor.training.overfit import goal, overfit
 from proactor.training.runs import CLOCKS, Run, RunError
-from tests.proactor.run_helpers import OPTIONS, config, config_file
+from proactor.training.workspace import Workspace, joined
+from tests.proactor.runs import OPTIONS, config, config_file
 
-REWARD = "tests.proactor.run_helpers:length_reward"
+REWARD = "tests.proactor.runs:length_reward"
 LOGGED = """
 loss entropy clip_share sampler_trainer_gap adapter_norm grad_norm lr reward_mean reward_std zero_spread_share truncated_share unparsed_share
 tokens_computed tokens_avoided parts/reward parts/reward_std parts/reward_within
@@ -119,9 +119,9 @@ def test_what_a_run_leaves(finished: Path) -> None:
 
 def test_supervised_steps_lower_the_loss(tiny_model: Path, tmp_path: Path) -> None:
     settings = config(tmp_path, tiny_model)
-    session = Session.open(settings)
+    workspace = Workspace.open(settings)
     assert settings.sft is not None
-    losses = [sft_step(session, settings.sft, step)["loss"] for step in range(8)]
+    losses = [sft_step(workspace, settings.sft, step)["loss"] for step in range(8)]
     assert losses[-1] < losses[0]
 
 
@@ -223,20 +223,20 @@ def test_the_best_adapter_is_written_again_when_the_kill_came_before_it(
     settings = config(tmp_path, tiny_model, "grpo=null", "sft.max_steps=2", "eval.final=false")
     train(settings)
     run = Run(settings.folder)
-    session = Session.open(settings)
-    training = Training(session, run, [], Quiet())
+    workspace = Workspace.open(settings)
+    training = Training(workspace, run, [], Quiet())
     training.restore()
     training.position.phase, training.position.best_step = "sft", 2
     training.save()
     best = run.best / "adapter_model.safetensors"
     kept = best.read_bytes()
     best.write_bytes(b"older")
-    Training(session, run, [], Quiet()).restore()
+    Training(workspace, run, [], Quiet()).restore()
     assert best.read_bytes() == kept
 
 
 def test_a_broken_reward_loses_no_save(tiny_model: Path, tmp_path: Path) -> None:
-    settings = config(tmp_path, tiny_model, "reward=tests.proactor.run_helpers:nan_reward", "sft.max_steps=2")
+    settings = config(tmp_path, tiny_model, "reward=tests.proactor.runs:nan_reward", "sft.max_steps=2")
     with pytest.raises(RewardError, match=r"nan_reward' gave nan for completion"):
         train(settings)
     assert read_state(settings.folder / "state.safetensors")[1]["caller"]["update"] == 2
@@ -308,26 +308,26 @@ def test_parts_of_an_evaluation_join_in_the_order_of_the_dialogues() -> None:
 
 def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path, tmp_path: Path) -> None:
     settings = config(tmp_path, tiny_model)
-    session = Session.open(settings)
-    needed = {d.id: session.needed(d) for d in session.train}
+    workspace = Workspace.open(settings)
+    needed = {d.id: workspace.needed(d) for d in workspace.train}
     longest = max(needed, key=lambda k: needed[k])
-    session.engine.config = dataclasses.replace(session.engine.config, context_length=needed[longest] - 1)
+    workspace.engine.config = dataclasses.replace(workspace.engine.config, context_length=needed[longest] - 1)
     with pytest.raises(
         ConfigError,
         match=rf"data.train: dialogue '{longest}' needs up to {needed[longest]} tokens.*too_long=drop",
     ):
-        session.fitting("train", session.train)
-    session.config = config(tmp_path, tiny_model, "data.too_long=drop")
-    kept = session.fitting("train", session.train)
+        workspace.fitting("train", workspace.train)
+    workspace.config = config(tmp_path, tiny_model, "data.too_long=drop")
+    kept = workspace.fitting("train", workspace.train)
     assert longest not in [d.id for d in kept]
-    assert session.dropped["train"] == len(session.train) - len(kept) > 0
+    assert workspace.dropped["train"] == len(workspace.train) - len(kept) > 0
 
 
 def test_an_empty_part_and_a_wrong_option_are_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.dev: synthetic has no dialogues for split=dev"):
-        Session.open(config(tmp_path, tiny_model, "data.options.size=1"))
+        Workspace.open(config(tmp_path, tiny_model, "data.options.size=1"))
     with pytest.raises(ConfigError, match=r"data: option sise"):
-        Session.open(config(tmp_path, tiny_model, "data.options.sise=1"))
+        Workspace.open(config(tmp_path, tiny_model, "data.options.sise=1"))
 
 
 # -- self-test ---

@@ -1,0 +1,49 @@
+"""What a reward that compares answers is given: the answers sampled at one decision point, and where training
+stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.dialogue import Dialogue
+from proactor.dialogue.parse import Parsed, parse
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The K answers to one decision: after ``turn`` of ``dialogue``, seeing ``board``; ``tools`` is what was
+    on offer.
+    """
+
+    dialogue: Dialogue
+    turn: int
+    texts: tuple[str, ...]
+    tools: Catalog
+    board: Board = EMPTY
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def parsed(self) -> tuple[Parsed, ...]:
+        """Each answer as read."""
+        return tuple(parse(text) for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where training stands: ``update`` of ``total``, counted from 0. The paper's stages are stages of
+    training, not of a dialogue [NOTES, methods 1.6].
+    """
+
+    update: int = 0
+    total: int = 1
+
+    @property
+    def progress(self) -> float:
+        """``update / total`` in 0..1."""
+        return min(1.0, self.update / self.total) if self.total > 0 else 1.0

@@ -1,0 +1,326 @@
+"""The agent's output: JSON in as few tokens as possible, read back from whatever a model wrote.
+
+Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY`
+announces it. The status leads because it is the decision, and the parameters lie flat beside it: 17 Qwen2.5
+tokens for an action with two parameters where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also
+takes that long form, common aliases, code fences, text around the JSON, a closed thinking block and a closed
+state graph before it (see `proactor.dialogue.state_graph`), and lists that were cut off. It never raises: what it
+could not read is counted by name in `unread`, what it had to repair in `repaired`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from proactor.dialogue.dialogue import Action, Status, normalise
+
+LONGEST = 50_000
+"""Characters read; what lies beyond is counted as `too_long`."""
+
+STARTS = 32
+"""Opening brackets tried before giving up: keeps `[[[[…` linear."""
+
+_NAMES = ("name", "action", "tool", "function", "method")
+_STATUS = ("status", "state")
+_PARAMS = ("params", "parameters", "arguments", "args", "slots")
+_WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
+_BLOCKS = ("think", "graph")
+_OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
+_GAP = re.compile(r"[\s,]*")
+# Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks
+# in strings pass.
+_DECODER = json.JSONDecoder(
+    parse_int=lambda text: Number(text),
+    parse_float=lambda text: Number(text),
+    parse_constant=str,
+    strict=False,
+)
+
+
+class Number(str):
+    """A JSON number as it was written, so that a reader can tell `5` from `"5"`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What an output said.
+
+    `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could
+    not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
+    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. `repaired`: what
+    was understood although it was not canonical: surrounding_text, single_object, wrapper, no_status,
+    loose_params, null_value, duplicate.
+    """
+
+    actions: tuple[Action, ...] = ()
+    unread: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Was everything readable?"""
+        return not self.unread
+
+
+def render(actions: Iterable[Action]) -> str:
+    """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates
+    collapsed.
+    """
+    return dumps(canonical(a) for a in collapse(actions))
+
+
+def dumps(entries: Iterable[object]) -> str:
+    """JSON in as few characters as it takes."""
+    return json.dumps(list(entries), ensure_ascii=False, separators=(",", ":"))
+
+
+def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
+    """The JSON object of an action; parameters named in `missing` are null."""
+    params: dict[str, object] = {
+        **action.params,
+        **{name: None for name in missing if name not in action.params},
+    }
+    if any(_is_status(key) for key in params):  # a parameter named like a status would be read as one
+        return {"name": action.name, "status": action.status.value, "params": params}
+    return {action.status.value: action.name, **params}
+
+
+def key(action: Action) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Two actions with the same key are the same action: name and normalised parameters, status aside."""
+    return action.name, tuple(sorted((k, normalise(v)) for k, v in action.params.items()))
+
+
+def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Duplicates (same `key`) become one action with the highest status, at the place of the first [INFERRED,
+    1.5].
+    """
+    kept: dict[tuple[str, tuple[tuple[str, str], ...]], Action] = {}
+    for action in actions:
+        first = kept.setdefault(key(action), action)
+        if action.status.rank > first.status.rank:
+            kept[key(action)] = first.model_copy(update={"status": action.status})
+    return tuple(kept.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """An output taken apart: what stood inside its leading `<think>` and `<graph>` blocks (None: no such
+    block), the `answer` after them, and the name of a block that never ended (then there is no answer).
+    """
+
+    think: str | None = None
+    graph: str | None = None
+    answer: str = ""
+    unclosed: str = ""
+
+
+def split(text: str) -> Pieces:
+    """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be
+    absent.
+    """
+    rest = _utf8(text).strip()[:LONGEST]
+    found: dict[str, str | None] = dict.fromkeys(_BLOCKS)
+    for name in _BLOCKS:
+        if rest.startswith(f"<{name}>"):
+            inside, closed, rest = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+            if not closed:
+                return Pieces(found["think"], found["graph"], "", name)
+            found[name], rest = inside, rest.strip()
+    return Pieces(found["think"], found["graph"], rest)
+
+
+def parse(text: str) -> Parsed:
+    """Read an output. Total: any string gives a `Parsed`, never an exception."""
+    found, unread, repaired = entries(text)
+    read = [action for entry in found if (action := _entry(entry, unread, repaired)[0]) is not None]
+    actions = collapse(read)
+    if len(actions) < len(read):
+        repaired["duplicate"] += len(read) - len(actions)
+    return Parsed(actions, dict(unread), dict(repaired))
+
+
+def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
+    """The raw entries of the list that ``text`` holds, with what was `unread` and `repaired` (see `Parsed`)
+    on the way. Total.
+    """
+    unread: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
+    if len(_utf8(text).strip()) > LONGEST:
+        unread["too_long"] += 1
+    pieces = split(text)
+    if pieces.unclosed:
+        unread[f"unclosed_{pieces.unclosed}"] += 1
+        return [], unread, repaired
+    if not pieces.answer:
+        return [], unread or Counter(empty=1), repaired
+    return _entries(pieces.answer, unread, repaired), unread, repaired
+
+
+def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
+    """The actions of a state graph's text, each with the names of its parameters that are null or blank; and
+    what was unread. Total.
+    """
+    unread: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
+    read = [_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
+    return [(action, missing) for action, missing in read if action is not None], dict(unread)
+
+
+def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
+    """The raw entries of the first JSON value in `body`, or the complete ones of a list that was cut off or
+    broken.
+    """
+    entries: list[object] = []
+    failure = "no_json"
+    for start in [m.start() for m in re.finditer(r"[\[{]", body)][:STARTS]:
+        try:
+            value, end = _DECODER.raw_decode(body, start)
+        except RecursionError:
+            entries, failure = [], "too_deep"
+            break
+        except json.JSONDecodeError:
+            if not _OPENING.match(body, start):
+                continue  # a bracket in prose
+            entries, failure = _salvage(body, start)
+            if entries or failure == "truncated":
+                break
+            continue
+        if failure != "no_json":
+            unread[failure] += 1
+        if start > 0 or body[end:].strip():
+            repaired["surrounding_text"] += 1
+        return _listed(value, unread, repaired)
+    unread[failure] += 1
+    return entries
+
+
+def _listed(value: object, unread: Counter[str], repaired: Counter[str]) -> list[object]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        for name in _WRAPPERS:
+            if isinstance(value.get(name), list):
+                repaired["wrapper"] += 1
+                return list(value[name])
+        repaired["single_object"] += 1
+        return [value] if value else []
+    unread["not_a_list"] += 1
+    return []
+
+
+def _salvage(body: str, start: int) -> tuple[list[object], str]:
+    """Complete entries of a list that does not decode as a whole, and why it does not: truncated, bad_json or
+    too_deep.
+    """
+    entries: list[object] = []
+    position = start
+    while body[start] == "[":
+        position = _GAP.match(body, position + (position == start)).end()  # type: ignore[union-attr]  # matches anything
+        if position == len(body):
+            return entries, "truncated"
+        try:
+            value, position = _DECODER.raw_decode(body, position)
+        except RecursionError:
+            return entries, "too_deep"
+        except json.JSONDecodeError:
+            break
+        entries.append(value)
+    return entries, "truncated" if _cut_off(body, position) else "bad_json"
+
+
+def _cut_off(body: str, start: int) -> bool:
+    """Does decoding from `start` fail only because the text ends?"""
+    try:
+        _DECODER.raw_decode(body, start)
+    except json.JSONDecodeError as error:
+        escape = "escape" in error.msg and error.pos >= len(body) - len("\\u0000")
+        return error.pos >= len(body) or error.msg.startswith("Unterminated string") or escape
+    except RecursionError:
+        return False
+    return False
+
+
+def _entry(
+    entry: object, unread: Counter[str], repaired: Counter[str]
+) -> tuple[Action | None, tuple[str, ...]]:
+    """(the action, None when it cannot be read; names of its parameters that are null or blank)."""
+    if not isinstance(entry, dict):
+        unread["not_an_object"] += 1
+        return None, ()
+    flat = [k for k, v in entry.items() if _is_status(k) and isinstance(v, str)]
+    if len(flat) == 1:
+        status: Status | None = Status(flat[0])
+        name: object = entry[flat[0]]
+        params: object = {k: v for k, v in entry.items() if k != flat[0]}
+    else:
+        name, status, params = _long_form(entry, repaired)
+    if status is None:
+        unread["bad_status"] += 1
+        return None, ()
+    if not isinstance(name, str) or not name.strip():
+        unread["no_name"] += 1
+        return None, ()
+    if not isinstance(params, dict):
+        unread["bad_params"] += 1
+        return None, ()
+    values, missing = _values(params, unread, repaired)
+    return Action(name=_utf8(name).strip(), params=values, status=status), missing
+
+
+def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
+    """(name, status, params) of `{"name", "status", "params"}` under their aliases; status None when it means
+    nothing.
+    """
+    name_key, status_key, params_key = (
+        next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
+    )
+    said = None if status_key is None else entry[status_key]
+    status: Status | None = Status.READY
+    if said is None:
+        repaired["no_status"] += 1
+    else:
+        status = Status(said) if isinstance(said, str) and _is_status(said) else None
+    name = None if name_key is None else entry[name_key]
+    if params_key is not None:
+        params = entry[params_key]
+        return name, status, {} if params is None else params
+    loose = {k: v for k, v in entry.items() if k not in (name_key, status_key)}
+    if loose:
+        repaired["loose_params"] += 1
+    return name, status, loose
+
+
+def _is_status(value: str) -> bool:
+    return Status._missing_(value) is not None
+
+
+def _values(
+    params: Mapping[str, object], unread: Counter[str], repaired: Counter[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Values as text, and the names of those not given: null or blank. A list or object is no value."""
+    read: dict[str, str] = {}
+    missing: list[str] = []
+    for name, value in params.items():
+        if isinstance(value, bool):
+            value = str(value).lower()
+        if value is None or (isinstance(value, str) and not value.strip()):
+            repaired["null_value"] += 1
+            missing.append(_utf8(name))
+        elif isinstance(value, str):
+            read[_utf8(name)] = _utf8(value).strip()
+        else:
+            unread["bad_value"] += 1
+    return read, tuple(missing)
+
+
+def _utf8(text: str) -> str:
+    """Half a surrogate pair, which JSON can escape, is a str but no UTF-8 and would fail later in a tokenizer
+    or a log.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,131 @@
+"""Dialogues played through by the agent on its own board, and by the trivial policies that every result
+stands beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from proactor.dialogue import Action, Dialogue
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.decisions import noise_key
+from proactor.dialogue.parse import Parsed, parse, render
+from proactor.dialogue.prompt import PromptEncoder
+from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
+from proactor.engine import Engine, Sampling
+from proactor.evaluation.policies import HUMAN, POLICIES, logs_triggers
+from proactor.rewards import TurnReward, score_replay
+from proactor.scoring.metrics import Contribution, aggregate
+from proactor.scoring.utility import Costs, utility
+
+
+@dataclass(slots=True)
+class Replay:
+    """One dialogue played through: decision turn -> text, actions read and turn reward."""
+
+    dialogue_id: str
+    outputs: dict[int, str] = field(default_factory=dict)
+    actions: dict[int, tuple[Action, ...]] = field(default_factory=dict)
+    rewards: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Corpus metrics with what they were computed from, dialogue by dialogue.
+
+    ``unread_graph_share``: the share of outputs without a state graph, or with one that could not be read in
+    full; None outside graph mode.
+    """
+
+    metrics: dict[str, float | None]
+    contributions: list[Contribution]
+    replays: list[Replay]
+    unparsed_share: float = 0.0
+    truncated_share: float = 0.0
+    unread_graph_share: float | None = None
+
+
+def evaluate(
+    engine: Engine,
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    reward: TurnReward | None = None,
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    costs: Costs | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Play every dialogue through; all dialogues take their k-th decision together, so that the engine runs
+    them as one batch.
+
+    temperature 0 takes the most probable token. ``reward`` (default `WeightedMetric`) gives the turn rewards,
+    ``costs`` the utility. The trunk's KV pages are reused from one decision to the next. ``progress(done,
+    total)`` counts decisions. In graph mode each prompt shows the graph that the agent wrote last.
+    """
+    boards: dict[str, Board] = {d.id: EMPTY for d in dialogues}
+    graphs: dict[str, StateGraph] = {d.id: NO_GRAPH for d in dialogues}
+    keeps_graph = encoder.style.mode == "graph"
+    parsed: dict[str, dict[int, Parsed]] = {d.id: {} for d in dialogues}
+    texts: dict[str, dict[int, str]] = {d.id: {} for d in dialogues}
+    total, done, unread, cut, unread_graphs = sum(len(d.decision_turns) for d in dialogues), 0, 0, 0, 0
+    sampling = Sampling(n=1, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    for k in range(max((len(d.decision_turns) for d in dialogues), default=0)):
+        points = [(d, d.decision_turns[k]) for d in dialogues if k < len(d.decision_turns)]
+        prompts = [encoder.prompt(d, turn, boards[d.id], graphs[d.id]) for d, turn in points]
+        groups = engine.sample(prompts, sampling, keys=[noise_key(d, turn) for d, turn in points])
+        for (dialogue, turn), group in zip(points, groups, strict=True):
+            sample = group.samples[0]
+            read = parse(sample.text)
+            texts[dialogue.id][turn], parsed[dialogue.id][turn] = sample.text, read
+            boards[dialogue.id] = boards[dialogue.id].after(dialogue, turn, read.actions)
+            if keeps_graph:
+                graphs[dialogue.id], odd = graphs[dialogue.id].after(sample.text)
+                unread_graphs += bool(odd)
+            unread += not read.ok
+            cut += sample.finish_reason != "stop"
+        done += len(points)
+        if progress is not None:
+            progress(done, total)
+    found = _scored(dialogues, parsed, texts, reward, costs)
+    found.unparsed_share, found.truncated_share = unread / max(total, 1), cut / max(total, 1)
+    found.unread_graph_share = unread_graphs / max(total, 1) if keeps_graph else None
+    return found
+
+
+def trivial(
+    dialogues: Sequence[Dialogue], reward: TurnReward | None = None, costs: Costs | None = None
+) -> dict[str, Evaluation]:
+    """The policies that need no model: never act, always act, act when all values were seen; and, where a
+    corpus logs it, when the human acted.
+    """
+    found = {}
+    for name, policy in POLICIES.items():
+        if name == HUMAN and not logs_triggers(dialogues):
+            continue
+        parsed = {
+            d.id: {turn: Parsed(tuple(actions)) for turn, actions in policy(d).items()} for d in dialogues
+        }
+        texts = {key: {turn: render(p.actions) for turn, p in turns.items()} for key, turns in parsed.items()}
+        found[name] = _scored(dialogues, parsed, texts, reward, costs)
+    return found
+
+
+def _scored(
+    dialogues: Sequence[Dialogue],
+    parsed: dict[str, dict[int, Parsed]],
+    texts: dict[str, dict[int, str]],
+    reward: TurnReward | None,
+    costs: Costs | None,
+) -> Evaluation:
+    contributions, replays = [], []
+    for dialogue in dialogues:
+        contribution, rewards = score_replay(dialogue, parsed[dialogue.id], reward)
+        if costs is not None:
+            contribution.sums["utility_sum"] = utility(dialogue, parsed[dialogue.id], costs)
+        contributions.append(contribution)
+        actions = {turn: p.actions for turn, p in parsed[dialogue.id].items()}
+        replays.append(Replay(dialogue.id, texts[dialogue.id], actions, rewards))
+    return Evaluation(aggregate(contributions), contributions, replays)

@@ -1,0 +1,141 @@
+"""Trivial policies, reported beside every result: a metric that they do well on says little.
+
+`always` and `values_seen` are oracles of content: they know the names and values of what the dialogue calls
+for, never the ready window. `always` fires every tool on offer at every decision point with the values said
+so far; `values_seen` fires each action once, as soon as the user has raised it (its coverage) and all its
+values were said, without waiting for an assent, and also where the user will withdraw it. No early fire of
+`values_seen` misses, so its first-fire F1 is near 1 by construction wherever nothing is withdrawn: compare
+its timing by on-time F1. `human` is the logged agent: no policy of ours, and not trivial, but what every
+result is measured against where a corpus logs when it acted. `values_in_text` is the same rule for an agent
+that has to read: it knows which values each parameter took in training dialogues, and looks for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from proactor.dialogue import Action, Dialogue, Reference, Status
+from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.windows import last_decision
+
+Outputs = dict[int, tuple[Action, ...]]
+Policy = Callable[[Dialogue], Outputs]
+
+
+def never(dialogue: Dialogue) -> Outputs:
+    """Wait at every decision point."""
+    return dict.fromkeys(dialogue.decision_turns, ())
+
+
+def always(dialogue: Dialogue) -> Outputs:
+    """READY for every tool on offer, at every decision point, each parameter with the value said last so
+    far.
+    """
+    wanted = (*dialogue.references, *dialogue.withdrawn)
+    tools = dialogue.tools or tuple(dict.fromkeys(r.name for r in wanted))
+    return {
+        turn: tuple(
+            Action(
+                name=tool, params=_said(tuple(r for r in wanted if r.name == tool), turn), status=Status.READY
+            )
+            for tool in tools
+        )
+        for turn in dialogue.decision_turns
+    }
+
+
+def _said(references: tuple[Reference, ...], turn: int) -> dict[str, str]:
+    latest: dict[str, tuple[int, str]] = {}
+    for reference in references:
+        for name, said in reference.value_turns.items():
+            if said <= turn and name in reference.params and said >= latest.get(name, (0, ""))[0]:
+                latest[name] = (said, reference.params[name])
+    return {name: value for name, (_, value) in latest.items()}
+
+
+def values_seen(dialogue: Dialogue) -> Outputs:
+    """READY once for each action, at the first decision point at which it is raised and all its values were
+    said.
+    """
+    outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
+    for reference in (*dialogue.references, *dialogue.withdrawn):
+        if reference.values_seen is None:
+            continue
+        start = max(reference.values_seen, reference.coverage[0] if reference.coverage else 1)
+        turn = next((u for u in dialogue.decision_turns if u >= start), None)
+        if turn is not None:
+            outputs[turn].append(Action(name=reference.name, params=reference.params, status=Status.READY))
+    return {turn: tuple(actions) for turn, actions in outputs.items()}
+
+
+def human(dialogue: Dialogue) -> Outputs:
+    """READY once for each action that the logged agent triggered, with its parameters, at the last decision
+    point before it did.
+    """
+    outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
+    for reference in dialogue.references:
+        if reference.observed_trigger is None:
+            continue
+        turn = last_decision(dialogue, reference.observed_trigger)
+        if turn is not None:
+            outputs[turn].append(Action(name=reference.name, params=reference.params, status=Status.READY))
+    return {turn: tuple(actions) for turn, actions in outputs.items()}
+
+
+def logs_triggers(dialogues: Iterable[Dialogue]) -> bool:
+    """Does any of the dialogues say when the logged agent acted? Without, `human` would only ever wait."""
+    return any(r.observed_trigger is not None for d in dialogues for r in d.references)
+
+
+POLICIES: dict[str, Policy] = {"never": never, "always": always, "values_seen": values_seen, "human": human}
+HUMAN = "human"
+"""The one of `POLICIES` that is no trivial policy but a person."""
+
+
+def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
+    """The rule of `values_seen` without an oracle: READY once for each tool on offer, at the first decision
+    point at which every required parameter has a value in the text, with the values mentioned last.
+
+    A value is any literal mention of one that the parameter took in `training`, or that the catalog lists.
+    Tools without a required parameter never fire.
+    """
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for tool in catalog.tools:
+        for parameter in tool.parameters:
+            values[tool.name, parameter.name].update(parameter.values)
+    for dialogue in training:
+        for reference in dialogue.references:
+            for name, value in reference.params.items():
+                values[reference.name, name].update((value, *reference.variants.get(name, ())))
+    patterns = {key: _any_of(known) for key, known in values.items() if any(v.strip() for v in known)}
+
+    def policy(dialogue: Dialogue) -> Outputs:
+        outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
+        for tool in (catalog.subset(dialogue.tools) if dialogue.tools else catalog).tools:
+            said: dict[str, str] = {}
+            for turn in dialogue.turns:
+                said |= _mentioned(tool, patterns, turn.text)
+                if turn.index in outputs and tool.required and all(name in said for name in tool.required):
+                    outputs[turn.index].append(Action(name=tool.name, params=dict(said), status=Status.READY))
+                    break
+        return {turn: tuple(actions) for turn, actions in outputs.items()}
+
+    return policy
+
+
+def _any_of(values: Iterable[str]) -> re.Pattern[str]:
+    """Any of the values on word boundaries, in any case, the longest one that fits."""
+    longest_first = sorted({v.strip() for v in values if v.strip()}, key=lambda v: (-len(v), v))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+
+
+def _mentioned(tool: Tool, patterns: dict[tuple[str, str], re.Pattern[str]], text: str) -> dict[str, str]:
+    """The last value mentioned in `text` for each parameter of the tool that has one."""
+    found: dict[str, str] = {}
+    for parameter in tool.parameters:
+        pattern = patterns.get((tool.name, parameter.name))
+        for match in pattern.finditer(text) if pattern else ():
+            found[parameter.name] = match.group()
+    return found

@@ -1,0 +1,77 @@
+"""Scoring a run's dialogues in pieces that survive a kill, and the command around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from proactor.calibration import store as calibration
+from proactor.calibration.store import fingerprint, load_probabilities, scored_part
+from proactor.calibration.thresholds import Thresholds
+from proactor.calibration.tradeoff import load_trade_offs
+from proactor.commands.calibrate import calibrate
+from proactor.config import ConfigError
+from proactor.files import SourceError
+from proactor.training.workspace import Workspace
+from tests.proactor.runs import config, config_file
+
+PLAIN = {"sft": None, "grpo": None, "eval": {"max_tokens": 40, "resamples": 100}}
+
+
+class Killed(Exception):
+    """What ends a scoring half-way."""
+
+
+def test_a_killed_scoring_goes_on_where_it_was(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.open(config(tmp_path, tiny_model, **PLAIN))
+    monkeypatch.setattr(calibration, "PIECE", 1)
+    whole = scored_part(workspace, "whole", workspace.dev, None, 0.01)
+    assert whole.table.dialogues == tuple(d.id for d in workspace.dev) and len(whole.probabilities) == len(
+        workspace.dev
+    )
+    asked: list[str] = []
+    honest = calibration.score_table
+
+    def counted(engine: object, encoder: object, dialogues: object, **options: object) -> object:
+        asked.extend(d.id for d in dialogues)  # type: ignore[attr-defined]
+        if len(asked) == 2:
+            raise Killed
+        return honest(engine, encoder, dialogues, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibration, "score_table", counted)
+    with pytest.raises(Killed):
+        scored_part(workspace, "dev", workspace.dev, None, 0.01)
+    again = scored_part(workspace, "dev", workspace.dev, None, 0.01)
+    ids = [d.id for d in workspace.dev]
+    assert asked == [ids[0], ids[1], ids[1]]
+    assert again == whole
+    scored_part(workspace, "dev", workspace.dev, None, 0.02)  # another floor: scored anew
+    assert asked[3:] == ids
+    assert fingerprint(workspace, None, 0.01) != fingerprint(workspace, tiny_model, 0.01)
+
+
+def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path) -> None:
+    app = typer.Typer()
+    app.command()(calibrate)
+    file = str(config_file(tmp_path, tiny_model, **PLAIN))
+    done = CliRunner().invoke(app, [file, "--adapter", "none", "--heat", "1", "--budget", "200"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    folder = tmp_path / "runs" / "tiny"
+    found = load_trade_offs(folder / "tradeoff.json")
+    assert [s.system for s in found.systems][:3] == ["common threshold", "threshold per tool", "greedy"]
+    assert found.part == "test" and found.dialogues == 2 and found.budget == 200 and "windows:" in done.output
+    chosen = Thresholds.model_validate_json((folder / "thresholds.json").read_text())
+    assert chosen.dialogues == 2 and found.systems[0].chosen is not None
+    assert found.systems[0].chosen.threshold == chosen.default
+    heat = load_probabilities(folder / "probabilities.json")
+    assert len(heat) == 1 and heat[0].turns[0].tools
+    same = CliRunner().invoke(app, [file, "--adapter", "none", "--split", "dev"])
+    assert isinstance(same.exception, ConfigError) and "say nothing about that part" in str(same.exception)
+    (folder / "probabilities.json").write_text('[{"dialogue_id": 3}]')
+    with pytest.raises(SourceError, match=r"probabilities\.json: 0\.dialogue_id"):
+        load_probabilities(folder / "probabilities.json")

@@ -1,0 +1,410 @@
+"""Readers of tools, on what real libraries write and on what people get wrong: each error names file, line,
+tool and parameter.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openai.types.responses import FunctionToolParam
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from proactor.catalogs import detect, read, read_catalog, write_catalog
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.sources import load
+from tests.proactor.catalogs.definitions import API, PLAIN, SERVICE, function, put
+
+
+class Room(Enum):
+    QUIET = "quiet"
+    LOUD = "loud"
+
+
+class Address(BaseModel):
+    street: str = Field(description="with the number")
+    zip: int | None = None
+
+
+class Node(BaseModel):
+    name: str
+    next: Node | None = None
+
+
+class Booking(BaseModel):
+    """Book a table.
+
+    The place is told at once."""
+
+    day: date
+    at: time
+    room: Room
+    place: Address
+    until: datetime
+    tags: list[Literal["vegan", "late"]]
+    size: Literal[1, 2] | None = None
+    mood: Literal["x"] | Literal["y"] = "x"
+    deposit: int | float = 0
+    code: int | str = 1
+    outside: bool = Field(False, description="in the garden\nor not")
+    extra: dict[str, int] = {}
+    second: Address | None = None
+
+
+BOOKING = (
+    Parameter(name="day", type="date"),
+    Parameter(name="at", type="time"),
+    Parameter(name="room", type="enum", values=("quiet", "loud")),
+    Parameter(name="place.street", description="with the number"),
+    Parameter(name="place.zip", type="integer", required=False),
+    Parameter(name="until"),
+    Parameter(name="tags", values=("vegan", "late")),
+    Parameter(name="size", type="integer", required=False, values=("1", "2")),
+    Parameter(name="mood", type="enum", required=False, values=("x", "y")),
+    Parameter(name="deposit", type="number", required=False),
+    Parameter(name="code", required=False),
+    Parameter(name="outside", type="boolean", required=False, description="in the garden or not"),
+    Parameter(name="extra", required=False),
+    Parameter(name="second.street", required=False, description="with the number"),
+    Parameter(name="second.zip", type="integer", required=False),
+)
+REMARKS = {
+    "flattened": 2,
+    "datetime_as_text": 1,
+    "array_as_text": 1,
+    "union_as_text": 1,
+    "object_as_text": 1,
+}
+
+
+# -- what libraries write ---
+
+
+def test_a_pydantic_model(tmp_path: Path) -> None:
+    found = read(put(tmp_path, Booking.model_json_schema()))
+    (tool,) = found.catalog.tools
+    assert (found.format, tool.name) == ("jsonschema", "Booking")
+    assert tool.description == "Book a table. The place is told at once."
+    assert tool.parameters == BOOKING and found.counters == REMARKS
+    assert not tool.model_fields_set & {"effect", "confirm"}
+
+
+def test_pydantic_models_by_name_and_as_definitions(tmp_path: Path) -> None:
+    by_name = {"book": Booking.model_json_schema(), "go": Address.model_json_schema()}
+    assert read_catalog(put(tmp_path, by_name)).names == ("book", "go")
+    _, both = models_json_schema([(Booking, "validation"), (Node, "validation")])
+    found = read(put(tmp_path, both))
+    assert found.catalog.names == ("Booking",)  # the parts that others refer to are not tools of their own
+    assert found.catalog.tools[0].parameters == BOOKING
+    listed = read_catalog(put(tmp_path, [Address.model_json_schema()]))
+    assert listed.names == ("Address",)
+
+
+def test_a_folder_of_schemas(tmp_path: Path) -> None:
+    put(tmp_path, {"type": "object", "properties": {"a": {"type": "string"}}}, "one.json")
+    put(tmp_path, {"title": "Zwei", "type": "object"}, "two.json")
+    assert read_catalog(tmp_path).names == ("one", "Zwei")
+
+
+def test_a_model_that_refers_to_itself(tmp_path: Path) -> None:
+    found = read(put(tmp_path, Node.model_json_schema()), "jsonschema")
+    assert found.catalog["Node"].parameters == (
+        Parameter(name="name"),
+        Parameter(name="next.name", required=False),
+        Parameter(name="next.next", required=False),
+    )
+    assert found.counters == {"flattened": 1, "object_as_text": 1}
+
+
+def test_openai_tools(tmp_path: Path) -> None:
+    tools = [openai.pydantic_function_tool(Booking, name="book"), openai.pydantic_function_tool(Address)]
+    found = read(put(tmp_path, tools))
+    assert found.format == "openai" and found.catalog.names == ("book", "Address")
+    # strict tools list every parameter as required and let the optional ones be null or keep their default
+    assert [(p.name, p.required) for p in found.catalog["book"].parameters if p.name != "mood"] == [
+        (p.name, p.required) for p in BOOKING if p.name != "mood"
+    ]
+
+
+def test_flat_bare_and_wrapped_openai_tools(tmp_path: Path) -> None:
+    schema = Address.model_json_schema()
+    flat: FunctionToolParam = {
+        "type": "function",
+        "name": "a",
+        "parameters": schema,
+        "strict": False,
+        "description": "one\ntwo",
+    }
+    bare = {"name": "b", "description": "B", "parameters": schema}
+    empty = {"type": "function", "function": {"name": "c"}}
+    for value in ([flat, bare, empty], {"tools": [flat, bare, empty]}, {"functions": [flat, bare, empty]}):
+        found = read(put(tmp_path, value))
+        assert found.format == "openai" and found.catalog.names == ("a", "b", "c")
+        assert found.catalog["a"].description == "one two" and found.catalog["c"].parameters == ()
+        assert found.catalog["a"].parameters == found.catalog["b"].parameters
+    assert read_catalog(put(tmp_path, bare)).names == ("b",)
+
+
+def test_tools_of_transformers(tmp_path: Path) -> None:
+    from transformers.utils import get_json_schema
+
+    def find(place: str, kind: Literal["bar", "cafe"] = "bar", tags: list[str] | None = None) -> None:
+        """
+        Find a place.
+
+        Args:
+            place: near what
+            kind: of place
+            tags: any
+        """
+
+    (tool,) = read_catalog(put(tmp_path, [get_json_schema(find)])).tools
+    assert [(p.name, p.type, p.required) for p in tool.parameters] == [
+        ("place", "string", True),
+        ("kind", "enum", False),
+        ("tags", "string", False),
+    ]
+    assert tool.description == "Find a place."
+
+
+def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
+    def mcp(name: str, **hints: bool) -> dict[str, Any]:
+        return {"name": name, "inputSchema": {"type": "object"}, "annotations": {"title": "T", **hints}}
+
+    tools = [
+        mcp("look", readOnlyHint=True),
+        mcp("wipe", readOnlyHint=False, destructiveHint=True),
+        mcp("add", readOnlyHint=False),
+        mcp("silent", idempotentHint=True),
+        mcp("both", destructiveHint=True) | {"x-effect": "write"},
+        {
+            "type": "function",
+            "x-confirm": True,
+            "function": {"name": "inside", "x-effect": "write", "x-confirm": False},
+        },
+        {"name": "schema", "parameters": {"type": "object", "x-effect": "irreversible", "x-confirm": False}},
+        {"name": "flat", "readOnlyHint": True, "input_schema": {"type": "object"}},
+    ]
+    found = read_catalog(put(tmp_path, {"tools": tools}))
+    assert {t.name: (t.effect, t.confirm) for t in found.tools} == {
+        "look": ("read", False),
+        "wipe": ("irreversible", True),
+        "add": ("write", False),
+        "silent": ("write", False),
+        "both": ("write", True),
+        "inside": ("write", True),
+        "schema": ("irreversible", False),
+        "flat": ("read", False),
+    }
+    given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in found.tools}
+    assert given["silent"] == set() and given["add"] == {"effect"} and given["look"] == {"effect", "confirm"}
+    by_name = {"go": {"type": "object", "x-effect": "read"}}
+    assert read_catalog(put(tmp_path, by_name))["go"].effect == "read"
+
+
+# -- our own, and the corpora's ---
+
+
+@given(
+    st.lists(
+        st.builds(
+            Tool,
+            name=st.text(min_size=1).filter(str.strip),
+            description=st.text(),
+            effect=st.sampled_from(["read", "write", "irreversible"]),
+            confirm=st.booleans(),
+            parameters=st.lists(
+                st.builds(Parameter, name=st.text(min_size=1), values=st.just(("a",)), type=st.just("enum")),
+                unique_by=lambda p: p.name,
+                max_size=3,
+            ).map(tuple),
+        ),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda t: t.name,
+    )
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read_back(tmp_path: Path, tools: list[Tool]) -> None:
+    catalog = Catalog(tools=tuple(tools))
+    write_catalog(catalog, tmp_path / "catalog.json")
+    assert read_catalog(tmp_path / "catalog.json") == catalog == read_catalog(tmp_path)
+    assert detect(tmp_path) == detect(tmp_path / "catalog.json") == "proactor"
+
+
+def test_a_catalog_written_by_hand_may_leave_effects_open(tmp_path: Path) -> None:
+    (tool,) = read_catalog(put(tmp_path, {"tools": [{"name": "go", "parameters": [{"name": "to"}]}]})).tools
+    assert tool.parameters == (Parameter(name="to"),) and not tool.model_fields_set & {"effect", "confirm"}
+
+
+def test_sgd_and_star_files(tmp_path: Path) -> None:
+    sgd = read(put(tmp_path, [SERVICE], "schema.json"))
+    assert sgd.format == "sgd" and sgd.catalog["Cars_1.Rent"].effect == "irreversible"
+    assert read(tmp_path).format == "sgd"
+    (tmp_path / "star").mkdir()
+    star = read(put(tmp_path / "star", {"ride": API}, "apis.json"))
+    assert star == read(tmp_path / "star") and star.format == "star" and star.catalog.names == ("ride",)
+    (tmp_path / "release").mkdir()
+    put(tmp_path / "release", API, "ride.json")  # the release has a file for each
+    assert read(tmp_path / "release").catalog == star.catalog
+
+
+@pytest.mark.parametrize("name", ["sgd", "star"])
+def test_real_files_give_the_catalog_that_the_source_gives(data_dir: Path, name: str) -> None:
+    folder = data_dir / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} in {data_dir}")
+    found = read(folder)
+    assert found.format == name and found.catalog == load(name, folder, limit=1).catalog
+
+
+# -- Python ---
+
+MODULE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from json import dumps
+from typing import Annotated, Literal
+from helper import KNOWN
+
+class Kind(Enum):
+    IN = "in"
+    OUT = "out"
+
+@dataclass
+class Place:
+    street: str
+    zip: int | None = None
+
+def book(day: date, kind: Kind, place: Place, size: Annotated[int, "how many"], note: str | None = None, *rest: str) -> str:
+    """Book a table.
+
+    Args:
+        day (date): which day,
+            as said
+        place: where
+
+    Returns:
+        what it said
+    """
+
+async def find(query: Literal["a", "b"], loose=1):
+    """Find one.
+
+    :param query: what to look for
+    """
+
+def drop_all(): ...
+drop_all.effect = "irreversible"
+drop_all.confirm = False
+alias = find
+def _hidden(x: int): ...
+'''
+
+
+def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "KNOWN = 1", "helper.py")
+    file = put(tmp_path, MODULE, "mytools.py")
+    found = read(file)
+    assert found.format == "python" and found.catalog.names == ("book", "find", "drop_all")
+    book, search, drop = found.catalog.tools
+    assert book.description == "Book a table." and search.description == "Find one."
+    assert book.parameters == (
+        Parameter(name="day", type="date", description="which day, as said"),
+        Parameter(name="kind", type="enum", values=("in", "out")),
+        Parameter(name="place.street"),
+        Parameter(name="place.zip", type="integer", required=False),
+        Parameter(name="size", type="integer", description="how many"),
+        Parameter(name="note", required=False),
+    )
+    assert [(p.type, p.required, p.description) for p in search.parameters] == [
+        ("enum", True, "what to look for"),
+        ("string", False, ""),
+    ]
+    assert (drop.effect, drop.confirm) == ("irreversible", False)
+    assert found.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
+    assert read(f"module:{file}").catalog == found.catalog
+    assert str(tmp_path) not in sys.path
+    monkeypatch.chdir(tmp_path)
+    assert read("module:mytools").catalog == found.catalog
+
+
+def test_only_what_all_lists(tmp_path: Path) -> None:
+    module = "__all__ = ['a']\ndef a(): ...\ndef b(): ...\n"
+    assert read_catalog(put(tmp_path, module, "listed.py")).names == ("a",)
+
+
+# -- types, one by one ---
+
+
+@dataclass(frozen=True)
+class Case:
+    schema: dict[str, Any]
+    type: str
+    values: tuple[str, ...] = ()
+    required: bool = True
+    kind: str = ""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case({"type": "string", "format": "email"}, "string"),
+        Case({"type": ["integer", "null"]}, "integer", required=False),
+        Case({"type": ["integer", "number"]}, "number"),
+        Case({"type": ["integer", "string"]}, "string", kind="union_as_text"),
+        Case({"type": "string", "nullable": True}, "string", required=False),
+        Case({"enum": [True, False]}, "boolean"),
+        Case({"enum": ["a", None, "a", 2, True]}, "enum", ("a", "2", "true"), required=False),
+        Case({"oneOf": [{"const": "a"}, {"const": "b"}]}, "enum", ("a", "b")),
+        Case({"anyOf": [{"enum": ["a"]}, {"type": "string"}]}, "string", ("a",), kind="union_as_text"),
+        Case({"allOf": [{"type": "string"}, {"enum": ["a"]}]}, "enum", ("a",)),
+        Case({"default": 3, "type": "integer"}, "integer", required=False),
+        Case({}, "string", kind="untyped_as_text"),
+        Case({"items": {"type": "string"}}, "string", kind="array_as_text"),
+        Case({"type": "object"}, "string", kind="object_as_text"),
+    ],
+)
+def test_types(tmp_path: Path, case: Case) -> None:
+    schema = {"type": "object", "properties": {"x": case.schema}, "required": ["x"]}
+    found = read(put(tmp_path, {"a": schema}))
+    (parameter,) = found.catalog["a"].parameters
+    assert (parameter.type, parameter.values, parameter.required) == (case.type, case.values, case.required)
+    assert found.counters == ({case.kind: 1} if case.kind else {})
+
+
+def test_objects_in_parts(tmp_path: Path) -> None:
+    base = {"properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    more = {"properties": {"y": PLAIN}, "required": ["y"]}
+    (tool,) = read_catalog(put(tmp_path, {"a": {"allOf": [base, more]}})).tools
+    assert {(p.name, p.type, p.required) for p in tool.parameters} == {
+        ("x", "integer", True),
+        ("y", "string", True),
+    }
+
+
+def test_deeper_objects_are_text(tmp_path: Path) -> None:
+    deep = {
+        "type": "object",
+        "properties": {"in": {"type": "object", "properties": {"er": PLAIN}}, "n": {"type": "integer"}},
+    }
+    (tool,) = read_catalog(put(tmp_path, [function(x=deep)])).tools
+    assert [(p.name, p.type) for p in tool.parameters] == [("x.in", "string"), ("x.n", "integer")]
+
+
+def test_annotated_words_win_over_none(tmp_path: Path) -> None:
+
+    schema = {"properties": {"x": {"anyOf": [{"type": "integer", "description": "inner"}, {"type": "null"}]}}}
+    (tool,) = read_catalog(put(tmp_path, {"a": schema})).tools
+    assert tool.parameters[0].description == "inner"

@@ -1,0 +1,126 @@
+"""``proactor annotate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from proactor.catalogs import write_catalog
+from proactor.commands.annotate import annotate
+from proactor.config import ConfigError
+from proactor.sources import load
+from tests.proactor.annotation.scripted import BOOKING, TOOLS
+from tests.proactor.fake_endpoint import FakeEndpoint, ok
+
+
+def command(*arguments: Any) -> str:
+    app = typer.Typer()
+    app.command()(annotate)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_corpus_is_annotated_and_can_be_read_back(tmp_path: Path) -> None:
+    out = command("synthetic", "--limit", 5, "--out", tmp_path / "out")
+    assert "5 dialogues" in out and "known windows: exact" in out
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["known"]["exact"] == 1
+    assert len(load("jsonl", tmp_path / "out").dialogues) == 5
+
+
+def test_transcripts_of_ones_own_with_an_endpoint(tmp_path: Path) -> None:
+    line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with FakeEndpoint(otherwise=ok('{"actions":[]}')) as fake:
+        options = (
+            "--catalog",
+            tmp_path / "tools.json",
+            "--oracle",
+            "endpoint",
+            "--model",
+            "m",
+            "--base-url",
+            fake.url,
+            "--out",
+            tmp_path / "out",
+        )
+        assert "5 questions: about" in command(
+            tmp_path / "mine.jsonl", *options, "--dry-run", "--price-in", 1
+        )
+        assert not fake.requests and not (tmp_path / "out").exists()
+        command(tmp_path / "mine.jsonl", *options)
+        assert len(fake.requests) == 10, "a single dialogue is read twice for G3"
+
+
+def test_what_the_reader_drops_is_reported_and_its_options_can_be_given(tmp_path: Path) -> None:
+    good = [{"speaker": "user", "text": "book monday"}, {"speaker": "agent", "text": "ok"}]
+    lines = [
+        {"id": "alone", "turns": good[:1]},
+        {"id": "gap", "turns": [*good, {"speaker": "user", "text": " "}]},
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with FakeEndpoint(otherwise=ok('{"actions":[]}')) as fake:
+        options = (
+            "--catalog",
+            tmp_path / "tools.json",
+            "--oracle",
+            "endpoint",
+            "--model",
+            "m",
+            "--base-url",
+            fake.url,
+        )
+        with pytest.raises(ConfigError, match=r"mine.jsonl:2: .*empty=drop"):
+            command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out")
+        out = command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out", "--option", "empty=drop")
+    assert "reader: no_agent_turns" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["source"] == {"empty_turns": 1, "no_agent_turns": 1}
+
+
+def test_transcripts_hold_no_log(tmp_path: Path) -> None:
+    line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with pytest.raises(ConfigError, match="no log of actions to read; take engine or endpoint"):
+        command(tmp_path / "mine.jsonl", "--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.jsonl",), "neither a corpus"),
+        (("sgd",), "needs a path"),
+        (("synthetic", "--oracle", "engine"), "needs --model"),
+        (("synthetic", "--oracle", "crystal", "--model", "x"), "log, engine, endpoint"),
+        (("synthetic", "--base-url", "http://x"), "does not go with --oracle log"),
+        (("synthetic", "--limit", "2", "--catalog", "nowhere.json"), "nowhere.json"),
+        (("synthetic", "--option", "sise=3"), "option sise"),
+        (("synthetic", "--option", "size"), "KEY=VALUE is wanted"),
+        (("synthetic", "--limit", "2", "--oracle", "endpoint", "--model", "m"), "OPENAI_API_KEY"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=message) as caught:
+        command(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
+    command("synthetic", "--limit", 2, "--out", tmp_path)
+    with pytest.raises(ConfigError, match="finished already"):
+        command("synthetic", "--limit", 2, "--out", tmp_path)
+    command("synthetic", "--limit", 3, "--out", tmp_path, "--fresh")

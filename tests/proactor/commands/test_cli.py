@@ -1,0 +1,162 @@
+"""The commands, as typed: what they print and write, and one line with exit code 2 for what cannot work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proactor import cli
+from proactor.config_file import load_config
+from tests.proactor.runs import config_file
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file whose run has ended; its run stands beside it."""
+    file = config_file(tmp_path_factory.mktemp("cli"), tiny_model)
+    call("train", file, "sft.max_steps=2", "grpo.steps=2")
+    return file
+
+
+def call(*arguments: object) -> None:
+    """Run a command in this process; SystemExit carries an exit code other than 0."""
+    old = sys.argv
+    sys.argv = ["proactor", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        if end.code not in (0, None):
+            raise
+    finally:
+        sys.argv = old
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
+    with pytest.raises(SystemExit) as end:
+        call(*arguments)
+    said = capsys.readouterr().err.strip()
+    assert end.value.code == code and said.startswith("proactor: ") and "\n" not in said, said
+    return said
+
+
+def test_train_leaves_a_report(trained: Path) -> None:
+    folder = load_config(trained).folder
+    assert {"summary.json", "report.html", "evaluations.json", "best", "start", "last"} <= {
+        f.name for f in folder.iterdir()
+    }
+    before = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    call("report", folder)
+    assert (folder / "report.html").read_text() == before
+    call("report", trained)
+
+
+def test_a_second_train_needs_a_word(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--resume continues it" in refused(capsys, "train", trained)
+    assert "seed was 0, now 1" in refused(
+        capsys, "train", trained, "seed=1", "sft.max_steps=2", "grpo.steps=2", "--resume"
+    )
+
+
+def test_evaluate_prints_metrics_beside_the_trivial_policies(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("evaluate", trained, "--adapter", "last", "--split", "dev")
+    said = capsys.readouterr().out
+    assert (
+        "dev: 2 dialogues" in said and "first-fire F1" in said and "never" in said and "values seen" in said
+    )
+    record = json.loads((load_config(trained).folder / "evaluate-dev-last.json").read_text())
+    assert {"last", "never", "always", "intervals", "unparsed_share"} <= record.keys()
+
+
+def test_evaluate_of_the_bare_model_needs_no_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("evaluate", trained, "name=bare", "--adapter", "none", "--json", trained.parent / "bare.json")
+    assert json.loads((trained.parent / "bare.json").read_text())["adapter"] == "none"
+    assert not (load_config(trained, ["name=bare"]).folder / "evaluate-test-none.json").exists()
+    assert "test: 2 dialogues" in capsys.readouterr().out
+
+
+def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("sample", trained, "-n", "2", "--split", "train")
+    said = capsys.readouterr().out
+    assert " 1 user: " in said and said.count("reward") >= 2
+    call("sample", trained, "--prompt", "hello", "-n", "1", "--adapter", "none")
+
+
+def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        call("train", trained, "--overfit", "1", "sft=null", "grpo.steps=1", "grpo.lr=1e-9")
+    assert end.value.code == 1 and "FAIL: turn reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (
+            ["train", "CONFIG", "grpo.lrr=1"],
+            "override 'grpo.lrr=1': unknown key 'grpo.lrr' (did you mean 'lr'?)",
+        ),
+        (["train", "none.yaml"], "none.yaml: No such file"),
+        (["train", "CONFIG", "name=x", "model=no-such-model-folder"], "no-such-model-folder"),
+        (["train", "CONFIG", "name=x", "reward=nothing"], "reward 'nothing' is unknown"),
+        (["train", "CONFIG", "name=x", "reward=no_module:f"], "No module named 'no_module'"),
+        (["train", "CONFIG", "name=x", "sft=null", "grpo=null"], "nothing to train"),
+        (["train", "CONFIG", "name=x", "data.source=star"], "corpus 'star' needs a path"),
+        (["evaluate", "CONFIG", "--split", "later"], "--split later"),
+        (["evaluate", "CONFIG", "--adapter", "no/where"], "no/where: no adapter there"),
+        (["sample", "CONFIG", "--dialogue", "x"], "--dialogue x"),
+        (["sample", "CONFIG", "--turn", "2"], "--turn 2"),
+        (["report", "no/run"], "no/run"),
+        (["pretrain", "CONFIG"], "no pretrain section"),
+    ],
+)
+def test_bad_input_is_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+) -> None:
+    assert part in refused(capsys, *[trained if a == "CONFIG" else a for a in arguments])
+
+
+def test_a_malformed_dialogue_is_named_by_file_and_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "star.jsonl").write_text('{"dialogue_id": "a"}\n\n')
+    (tmp_path / "apis.json").write_text("{}")
+    said = refused(
+        capsys, "train", trained, "name=x", "data.source=star", f"data.path={tmp_path}", "data.options={}"
+    )
+    assert "star.jsonl:2: empty line" in said
+
+
+def test_the_demo_is_a_config_of_the_checkout(monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(
+        cli.train, "train", lambda config, overrides, **options: given.extend((config, overrides, options))
+    )
+    call("demo", "seed=5")
+    assert given == [repo_root / "configs" / "demo.yaml", ["seed=5"], {"fresh": True}]
+
+
+def test_help_is_quick_to_come(repo_root: Path) -> None:
+    code = "import sys, proactor.cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repo_root).returncode == 0
+
+
+def test_a_config_can_bring_its_own_model(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, batch: 2}"
+    wanted = (f"model={tmp_path}/small", "pretrain.seconds=1", "pretrain.limit=20")
+    assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
+    call("pretrain", trained, *wanted, size)
+    assert (tmp_path / "small" / "config.json").is_file()
+    assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {
+        "domains": [],
+        "tools": [],
+    }
+    call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
+    assert "test: " in capsys.readouterr().out

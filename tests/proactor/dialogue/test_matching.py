@@ -1,0 +1,103 @@
+"""Similarity and timing classes, with the masks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from proactor.dialogue import Action, Reference
+from proactor.dialogue.matching import Timing, judge, similarity, timing_at
+from tests.proactor.dialogues import pending, ready, users
+
+BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
+
+
+def timings(*args: object, **kwargs: object) -> list[Timing | None]:
+    return [j.timing for j in judge(*args, **kwargs)]  # type: ignore[arg-type]
+
+
+def test_similarity_is_the_share_of_equal_values_over_the_union_of_keys() -> None:
+    assert similarity(ready("book", day="monday", time="9"), BOOK) == 1.0
+    assert similarity(ready("book", day="Monday"), BOOK) == 0.5
+    assert similarity(ready("book", day="Monday", time="9", place="here"), BOOK) == pytest.approx(2 / 3)
+    assert similarity(ready("call", day="Monday", time="9"), BOOK) == 0.0
+    assert similarity(ready("list"), Reference(id="l", name="list")) == 1.0
+    assert similarity(ready("list", a="1"), Reference(id="l", name="list")) == 0.0
+    spelled = BOOK.model_copy(update={"variants": {"time": ("nine",)}})
+    assert similarity(ready("book", time="Nine"), spelled) == 0.5
+
+
+def test_timing_classes_at_every_turn() -> None:
+    classes = [timing_at(BOOK, u) for u in range(1, 8)]
+    assert classes == ["false", "early", "early", "on_time", "on_time", "late", "false"]
+    for turn, expected in enumerate(classes, start=1):
+        assert timings(users(7, BOOK), turn, [ready("book", day="Monday")]) == [expected]
+
+
+def test_theta_parts_a_match_from_a_false_fire() -> None:
+    dialogue = users(7, BOOK)
+    assert timings(dialogue, 4, [ready("book", day="Monday")]) == [Timing.ON_TIME]
+    assert timings(dialogue, 4, [ready("book", day="Monday")], theta=0.6) == [Timing.FALSE]
+    assert timings(dialogue, 4, [ready("book")], theta=0.0) == [Timing.FALSE]
+
+
+def test_pending_has_no_timing_but_a_similarity() -> None:
+    (judged,) = judge(users(7, BOOK), 2, [pending("book", day="Monday")])
+    assert (judged.timing, judged.similarity, judged.reference) == (None, 0.5, BOOK)
+
+
+def test_repeats_are_false_and_masked_after_an_early_fire() -> None:
+    dialogue, fire = users(7, BOOK), [ready("book", day="Monday", time="9")]
+    assert timings(dialogue, 5, fire, fired={"b": Timing.ON_TIME}) == [Timing.REPEAT]
+    assert timings(dialogue, 7, fire, fired={"b": Timing.ON_TIME}) == [Timing.FALSE]
+    assert timings(dialogue, 5, fire, fired={"b": Timing.EARLY}) == [Timing.AFTER_EARLY]
+    assert timings(dialogue, 7, fire, fired={"b": Timing.EARLY}) == [Timing.AFTER_EARLY]
+    assert timings(dialogue, 5, fire, fired=None) == [Timing.ON_TIME]
+
+
+def test_two_fires_in_one_turn_use_a_reference_once_whatever_the_order() -> None:
+    right, half = ready("book", day="Monday", time="9"), ready("book", day="Monday")
+    for order in itertools.permutations([right, half]):
+        judged = {j.action.params.get("time"): j.timing for j in judge(users(7, BOOK), 4, order, fired={})}
+        assert judged == {"9": Timing.ON_TIME, None: Timing.REPEAT}
+    assert timings(users(7, BOOK), 4, [right, half]) == [Timing.ON_TIME] * 2
+
+
+def test_the_same_action_twice_in_a_dialogue_matches_the_unfired_one() -> None:
+    again = BOOK.model_copy(update={"id": "c"})
+    (judged,) = judge(
+        users(7, BOOK, again), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}
+    )
+    assert (judged.timing, judged.reference) == (Timing.ON_TIME, again)
+
+
+def test_a_nearer_fired_reference_is_not_traded_for_a_farther_unfired_one() -> None:
+    other = BOOK.model_copy(update={"id": "c", "params": {"day": "Monday", "time": "10"}})
+    assert timings(
+        users(7, other, BOOK), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}
+    ) == ["repeat"]
+
+
+def test_unknown_windows_are_masked_unless_a_known_one_is_nearer() -> None:
+    unknown = Reference(id="u", name="book", params={"day": "Tuesday", "time": "9"})
+    alone, both = users(7, unknown), users(7, unknown, BOOK)
+    for action in (ready("book", day="Tuesday", time="9"), pending("book"), ready("book")):
+        assert timings(alone, 4, [action]) == [Timing.UNKNOWN]
+    assert timings(both, 4, [ready("book", day="Tuesday", time="9")]) == [Timing.UNKNOWN]
+    assert timings(both, 4, [ready("book", day="Monday", time="9")]) == [Timing.ON_TIME]
+    assert timings(both, 1, [ready("book", day="Monday", time="9")]) == [Timing.FALSE]
+    assert timings(alone, 4, [ready("call")]) == [Timing.FALSE]
+
+
+def test_a_withdrawn_action_may_be_pending_but_not_fire() -> None:
+    withdrawn = Reference(id="w", name="book", params={"day": "Monday"}, coverage=(1, 3))
+    dialogue = users(7, withdrawn=(withdrawn,))
+
+    def at(turn: int, action: Action) -> tuple[float, Timing | None]:
+        (judged,) = judge(dialogue, turn, [action])
+        return judged.similarity, judged.timing
+
+    assert at(2, pending("book", day="Monday")) == (1.0, None)
+    assert at(4, pending("book", day="Monday")) == (0.0, None)
+    assert at(2, ready("book", day="Monday")) == (0.0, Timing.FALSE)

@@ -1,0 +1,99 @@
+"""A model of two layers with its own tokenizer, and a config that trains it on a few short dialogues in
+seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from proactor.config import RunConfig
+from proactor.config_file import load_config
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle
+from proactor.engine import ChatFormat
+from proactor.sources import load
+from proactor.training.pretrain import collate, loss_of, row
+from proactor.training.small_model import SmallModel, build_model, train_tokenizer
+
+SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=420, context=1024)
+OPTIONS = {
+    "size": 60,
+    "min_turns": 4,
+    "max_turns": 8,
+    "max_actions": 1,
+    "tools": 1,
+    "skills": ["set_reminder", "set_alarm"],
+}
+
+
+def tiny_folder(folder: Path, steps: int = 60) -> Path:
+    """A Hugging Face folder (fp32) with a tokenizer of the dialogues; ``steps`` of full training teach the
+    model the form of an answer.
+    """
+    corpus = load("synthetic", split="train", limit=24, **OPTIONS)
+    tokenizer = train_tokenizer((t.text for d in corpus.dialogues for t in d.turns), SIZE.vocabulary)
+    model = build_model(tokenizer, SIZE)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(
+            10
+        )  # the head is tied: with logits near 0 nothing is learnt in seconds
+    encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, PromptStyle(instructions=""))
+    rows = [row(encoder, d, seed=0, epoch=0) for d in corpus.dialogues]
+    batches = [collate(rows[i::6], tokenizer.pad_token_id, 0.0) for i in range(6)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(steps):
+        loss = loss_of(model, *batches[step % 6])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def values(model: Path, runs: Path, **changes: Any) -> dict[str, Any]:
+    """A config as a mapping; ``changes`` replace whole sections."""
+    return {
+        "name": "tiny",
+        "model": str(model),
+        "runs": str(runs),
+        "engine": {"deterministic": True, "kv_tokens": 8192},
+        "lora": {"rank": 4},
+        "prompt": {"instructions": ""},
+        "data": {"options": OPTIONS, "train": {"limit": 4}, "dev": {"limit": 2}, "test": {"limit": 2}},
+        "sft": {"lr": 2e-3, "batch_dialogues": 2, "max_steps": 4, "eval_every": 2, "patience": 2},
+        "grpo": {
+            "lr": 1e-2,
+            "batch_dialogues": 2,
+            "steps": 4,
+            "eval_every": 2,
+            "sampling": {"n": 3, "max_tokens": 56},
+        },
+        "eval": {"max_tokens": 56, "resamples": 100},
+        "save_every": 1,
+    } | changes
+
+
+def config_file(folder: Path, model: Path, **changes: Any) -> Path:
+    """The config of `values` as a file; runs go to ``folder``/runs."""
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(values(model, folder / "runs", **changes)))
+    return file
+
+
+def config(folder: Path, model: Path, *overrides: str, **changes: Any) -> RunConfig:
+    """The config of `values`, loaded."""
+    return load_config(config_file(folder, model, **changes), overrides)
+
+
+def length_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+    """A reward with spread on any text, so that GRPO has a gradient from the first step."""
+    return [(len(text) % 5) / 4 for text in completions]
+
+
+def nan_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+    """A broken reward."""
+    return [float("nan")] * len(completions)

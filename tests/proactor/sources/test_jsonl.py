@@ -1,0 +1,338 @@
+"""Our own lines and anybody's transcripts: what is read, what is counted, and what is an error with file and
+line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proactor.catalogs import write_catalog
+from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.files import SourceError
+from proactor.sources import Corpus, load, split_of
+
+CATALOG = Catalog(
+    tools=(
+        Tool(name="book", confirm=True, parameters=(Parameter(name="day", type="date"),)),
+        Tool(name="find"),
+    )
+)
+OWN: dict[str, Any] = {
+    "id": "a",
+    "domain": "tables",
+    "source": "synthetic",
+    "tools": ["book"],
+    "turns": [
+        {"index": i, "speaker": "agent" if i % 2 == 0 else "user", "text": f"t{i}"} for i in range(1, 6)
+    ],
+    "references": [
+        {"id": "r1", "name": "book", "params": {"day": "Monday"}, "coverage": [1, 5], "ready": [3, 5]}
+    ],
+}
+
+
+def talk(
+    *texts: str, id: Any = "t", first: str = "user", second: str = "agent", **more: Any
+) -> dict[str, Any]:
+    turns = [{"speaker": second if i % 2 else first, "text": text} for i, text in enumerate(texts)]
+    return {"id": id, "turns": turns, **more}
+
+
+def put(folder: Path, *records: Any, catalog: Catalog | None = CATALOG, name: str = "windows.jsonl") -> Path:
+    text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
+    (folder / name).write_text(text, encoding="utf-8")
+    if catalog is not None:
+        write_catalog(catalog, folder / "catalog.json")
+    return folder
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    """OWN with fields of its reference replaced."""
+    return OWN | {"references": [OWN["references"][0] | fields]}
+
+
+def test_what_was_dumped_comes_back(tmp_path: Path) -> None:
+    corpus = load("synthetic", limit=30, seed=3)
+    lines = [d.model_dump(mode="json") for d in corpus.dialogues]
+    found = load("jsonl", put(tmp_path, *lines, catalog=corpus.catalog))
+    assert found.dialogues == corpus.dialogues and found.catalog == corpus.catalog
+    assert found.counters["wider"] == corpus.counters["wider"] > 0 and found.counters["effects_proposed"] == 0
+    assert load("jsonl", tmp_path / "windows.jsonl").dialogues == corpus.dialogues
+    with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    assert load("jsonl", tmp_path / "x.jsonl.gz").dialogues == corpus.dialogues
+
+
+@pytest.mark.parametrize("name", ["sgd", "star", "abcd"])
+def test_real_corpora_come_back(data_dir: Path, tmp_path: Path, name: str) -> None:
+    if not (data_dir / name).is_dir():
+        pytest.skip(f"no {name} in {data_dir}")
+    corpus = load(name, data_dir / name, limit=20)
+    found = load(
+        "jsonl", put(tmp_path, *(d.model_dump(mode="json") for d in corpus.dialogues), catalog=corpus.catalog)
+    )
+    assert found.dialogues == corpus.dialogues and found.counters["unknown_parameters"] == 0
+
+
+def test_samples_and_splits_go_by_the_id_wherever_it_stands(tmp_path: Path) -> None:
+    inner = {
+        "turns": [{"speaker": "user", "text": "a", "id": "zz"}, {"speaker": "bot", "text": "b", "id": "yy"}]
+    }
+    records = [inner | {"id": i if i % 2 else f'"ü{i}"'} for i in range(40)]
+    folder = put(tmp_path, *records)
+    ids = [d.id for d in load("jsonl", folder).dialogues]
+    assert ids == [str(r["id"]) for r in records]
+    few = load("jsonl", folder, limit=7, seed=1)
+    assert len(few) == 7 and {d.id for d in few.dialogues} < {
+        d.id for d in load("jsonl", folder, limit=20, seed=1).dialogues
+    }
+    for split in ("train", "dev", "test"):
+        assert [d.id for d in load("jsonl", folder, split=split).dialogues] == [
+            i for i in ids if split_of(i) == split
+        ]  # type: ignore[arg-type]
+
+
+def test_a_line_that_is_not_asked_for_is_not_parsed(tmp_path: Path) -> None:
+    records = [talk("a", "b", id=f"d{i}") for i in range(20)]
+    chosen = {d.id for d in load("jsonl", put(tmp_path, *records), limit=3).dialogues}
+    put(
+        tmp_path, *(r if r["id"] in chosen else f'{{"id": "{r["id"]}", nothing here is JSON' for r in records)
+    )
+    assert {d.id for d in load("jsonl", tmp_path, limit=3).dialogues} == chosen
+    with pytest.raises(SourceError, match="not JSON"):
+        load("jsonl", tmp_path)
+
+
+def test_transcripts_stay_as_they_are(tmp_path: Path) -> None:
+    turns = [
+        {"speaker": "Customer", "text": " hi\n", "time": 3},
+        {"speaker": "HUMAN", "text": "are you there?"},
+        {"speaker": "assistant", "text": "🙋🏽‍♀️ yes 👨‍👩‍👧"},
+        {"speaker": "System", "text": "שלום، كيف حالك؟ \u202eabc\u202c"},
+        {"speaker": "client", "text": "預訂"},
+    ]
+    found = load(
+        "jsonl", put(tmp_path, {"id": "t", "turns": turns, "channel": "phone", "domain": "d"}, name="x.jsonl")
+    )
+    (dialogue,) = found.dialogues
+    assert [t.speaker for t in dialogue.turns] == ["user", "user", "agent", "agent", "user"]
+    assert [t.text for t in dialogue.turns] == ["hi", *(t["text"] for t in turns[1:])]
+    assert (dialogue.domain, dialogue.source, dialogue.references, dialogue.tools) == ("d", "jsonl", (), ())
+    assert found.counters["ignored_keys"] == 2 and found.catalog == CATALOG
+
+
+def test_500_turns(tmp_path: Path) -> None:
+    (dialogue,) = load("jsonl", put(tmp_path, talk(*(f"turn {i}" for i in range(500))))).dialogues
+    assert len(dialogue.turns) == 500 and len(dialogue.decision_turns) == 250
+
+
+def test_without_a_catalog(tmp_path: Path) -> None:
+    found = load("jsonl", put(tmp_path, talk("a", "b"), catalog=None))
+    assert len(found.catalog) == 0 and found.counters["no_catalog"] == 1 and len(found) == 1
+
+
+def test_a_catalog_of_another_format(tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(
+        json.dumps([{"name": "book", "parameters": {"properties": {"day": {"type": "string"}}}}])
+    )
+    found = load("jsonl", put(tmp_path, OWN, catalog=None), catalog=str(tools))
+    assert found.catalog["book"].confirm and found.counters["effects_proposed"] == 1  # as proposed
+
+
+def test_the_user_by_name(tmp_path: Path) -> None:
+    folder = put(
+        tmp_path, talk("a", "b", first="Anna", second="Bo"), talk("c", "d", id="u", first="user", second="Bo")
+    )
+    with pytest.raises(SourceError) as caught:
+        load("jsonl", folder)
+    assert f"{folder / 'windows.jsonl'}:1: " in str(
+        caught.value
+    ) and "turn 1: speaker 'Anna' is not known" in str(caught.value)
+    found = load("jsonl", folder, user="anna")
+    assert [[t.speaker for t in d.turns] for d in found.dialogues] == [["user", "agent"]] * 2
+
+
+def test_one_speaker(tmp_path: Path) -> None:
+    folder = put(
+        tmp_path,
+        talk("a", second="user", id="x"),
+        talk("a", "b", first="bot", id="y"),
+        talk("a", "b", id="z"),
+    )
+    found = load("jsonl", folder)
+    assert [d.id for d in found.dialogues] == ["z"]
+    assert (found.counters["no_user_turns"], found.counters["no_agent_turns"]) == (1, 1)
+    kept = load("jsonl", folder, one_speaker="keep")
+    assert [d.id for d in kept.dialogues] == ["x", "y", "z"] and kept.counters["no_user_turns"] == 1
+    with pytest.raises(SourceError, match=r"windows\.jsonl:1: dialogue 'x' has no agent turns"):
+        load("jsonl", folder, one_speaker="error")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff", "\u202e"])
+def test_empty_turns(tmp_path: Path, text: str) -> None:
+    folder = put(tmp_path, talk("a", text, "b", "c"))
+    with pytest.raises(SourceError, match=r"windows\.jsonl:1: .*turn 2 is empty"):
+        load("jsonl", folder)
+    found = load("jsonl", folder, empty="drop")
+    (dialogue,) = found.dialogues
+    assert [(t.index, t.speaker, t.text) for t in dialogue.turns] == [
+        (1, "user", "a"),
+        (2, "user", "b"),
+        (3, "agent", "c"),
+    ]
+    assert found.counters["empty_turns"] == 1
+    own = OWN | {"turns": [*OWN["turns"][:3], OWN["turns"][3] | {"text": text}, OWN["turns"][4]]}
+    with pytest.raises(SourceError, match="turn 4 is empty and cannot be dropped: the windows count on it"):
+        load("jsonl", put(tmp_path, own), empty="drop")
+    assert len(load("jsonl", put(tmp_path, own | {"references": []}), empty="drop").dialogues[0].turns) == 4
+
+
+def test_half_an_emoji(tmp_path: Path) -> None:
+    found = load(
+        "jsonl",
+        put(
+            tmp_path,
+            '{"id": "t", "turns": [{"speaker": "user", "text": "a\\ud83d"}, {"speaker": "bot", "text": "b"}]}',
+        ),
+    )
+    assert found.dialogues[0].turns[0].text == "a?" and found.counters["broken_characters"] == 1
+
+
+def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
+    assert (
+        load("jsonl", put(tmp_path, changed(params={"day": "x", "hue": "y"}))).counters["unknown_parameters"]
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        (changed(ready=[5, 3]), "reference 'r1': ready (5, 3) is reversed or outside coverage (1, 5)"),
+        (changed(coverage=[5, 1], ready=None), "reference 'r1': coverage (5, 1) is reversed"),
+        (changed(coverage=[0, 5]), "coverage (0, 5) is reversed or starts before turn 1"),
+        (changed(coverage=[1, 9]), "reference 'r1' covers turn 9 of 5"),
+        (changed(coverage=None), "a ready window (3, 5) without coverage"),
+        (changed(ready=[3, 9]), "ready (3, 9) is reversed or outside coverage"),
+        (changed(ready=[3]), "references.0.ready"),
+        (changed(name="fly") | {"tools": []}, "tool 'fly' is not in"),
+        (changed(name="find"), "reference 'r1' uses 'find', not offered"),
+        (OWN | {"tools": ["book", "fly"]}, "tool 'fly' is not in"),
+        (OWN | {"refrences": []}, "refrences: Extra inputs"),
+        (OWN | {"references": OWN["references"] * 2}, "reference 'r1' appears twice"),
+        (OWN | {"turns": OWN["turns"][1:]}, "turn indices are not 1..4"),
+        (
+            OWN | {"turns": [OWN["turns"][0] | {"speaker": "bot"}]},
+            "turns.0.speaker: Input should be 'user' or 'agent'",
+        ),
+        (OWN | {"turns": []}, "has no turns"),
+        (talk(), "has no turns"),
+        (talk("a", "b", references=[{"id": "r", "name": "fly"}]), "tool 'fly' is not in"),
+        (talk("a", "b", references=[{"id": "r", "name": "book", "coverage": [1, 3]}]), "covers turn 3 of 2"),
+        ({"id": "t"}, "key 'turns' is missing"),
+        ({"id": "t", "turns": "hi"}, "`turns` is not a list of objects"),
+        ({"id": "t", "turns": ["hi"]}, "`turns` is not a list of objects"),
+        ({"id": "t", "turns": [{"speaker": "user"}]}, "turn 1: no text (found None)"),
+        ({"id": "t", "turns": [{"speaker": "user", "text": 3}]}, "turn 1: no text (found 3)"),
+        ({"id": "t", "turns": [{"text": "a"}]}, "turn 1: no speaker (found None)"),
+        (talk("a", "b", first="narrator"), "turn 1: speaker 'narrator' is not known as user (caller, client"),
+        (talk("a", "b", id=""), "no id"),
+        (talk("a", "b", id=None), "no id"),
+        (talk("a", "b", id=True), "no id"),
+        (talk("a", "b", id="ok"), "appears twice (first in"),
+        ("", "empty line"),
+        ('{"turns": [', "not JSON"),
+        ("[1]", "not an object"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, record: Any, what: str) -> None:
+    file = put(tmp_path, talk("a", "b", id="ok"), record) / "windows.jsonl"
+    with pytest.raises(SourceError) as caught:
+        load("jsonl", tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"{file}:2: ") and what in said and "\n" not in said
+
+
+def test_references_without_a_catalog(tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceError, match=r"windows\.jsonl:1: .*names tools \('book'\), but there is no .*catalog\.json"
+    ):
+        load("jsonl", put(tmp_path, OWN, catalog=None))
+    (tmp_path / "catalog.json").write_text('{"tools": [{"name": "book"},\n{"name": "book"}]}')
+    with pytest.raises(SourceError, match=r"catalog\.json:2: tool 'book' is defined twice"):
+        load("jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("opts", [{"users": "x"}, {"empty": "maybe"}, {"one_speaker": "split"}])
+def test_options_are_refused_by_name(tmp_path: Path, opts: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"option {next(iter(opts))}"):
+        load("jsonl", put(tmp_path, OWN), **opts)
+
+
+def test_no_files(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file, nor a folder with windows"):
+        load("jsonl", tmp_path)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.sampled_from(["user", "bot", "book", "a", ""])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["speaker", "text", "index", "id", "name", "coverage", "ready", "params"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+turn = st.fixed_dictionaries(
+    {"speaker": st.sampled_from(["user", "agent", "bot", 3]), "text": st.text(max_size=4) | st.just("hello")},
+    optional={"index": st.integers(0, 3), "more": st.none()},
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(min_size=1, max_size=3) | json_values,
+            "turns": st.lists(turn, max_size=4) | json_values,
+        },
+        optional={
+            "references": json_values,
+            "tools": json_values,
+            "withdrawn": json_values,
+            "domain": json_values,
+            "x": json_values,
+        },
+    ),
+    st.sampled_from(["error", "drop"]),
+)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_line_is_a_dialogue_a_counted_drop_or_one_line(
+    tmp_path: Path, record: dict[str, Any], empty: str
+) -> None:
+    folder = put(tmp_path, record)
+    try:
+        found: Corpus = load("jsonl", folder, empty=empty)
+    except SourceError as error:
+        assert str(error).startswith(f"{folder / 'windows.jsonl'}:1: ") and len(str(error).splitlines()) == 1
+        return
+    dropped = found.counters.get("no_user_turns", 0) + found.counters.get("no_agent_turns", 0)
+    assert len(found) + dropped == 1
+    for dialogue in found.dialogues:
+        kept = len(record["turns"]) - found.counters.get("empty_turns", 0)
+        assert len(dialogue.turns) == kept and Dialogue.model_validate(dialogue.model_dump()) == dialogue
