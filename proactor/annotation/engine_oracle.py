@@ -62,16 +62,16 @@ class EngineOracle:
         if not self.shared:
             whole = messages(question, self.brief)
             if "system" not in self.chat.report.roles:
-                whole = [{"role": "user", "folder_hash": "\n\n".join(m["folder_hash"] for m in whole)}]
+                whole = [{"role": "user", "content": "\n\n".join(m["content"] for m in whole)}]
             return self.chat.encode(whole, add_generation_prompt=True)
         system, dialogue, asked = parts(question, self.brief)
         if self._trunk[0] != (system, dialogue):
-            ids = self.chat.encode_message({"role": "system", "folder_hash": system}, first=True)
+            ids = self.chat.encode_message({"role": "system", "content": system}, first=True)
             self._trunk = (
                 (system, dialogue),
-                [*ids, *self.chat.encode_message({"role": "user", "folder_hash": dialogue})],
+                [*ids, *self.chat.encode_message({"role": "user", "content": dialogue})],
             )
-        leaf = self.chat.encode_message({"role": "user", "folder_hash": asked})
+        leaf = self.chat.encode_message({"role": "user", "content": asked})
         return [*self._trunk[1], *leaf, *self.chat.generation_prompt_ids]
 
     async def answer(self, questions: Sequence[Question]) -> list[Answer]:

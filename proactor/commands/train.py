@@ -72,7 +72,7 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
-        raise ConfigError(f"{config}: no pretrain section, nothing to build_small_model")
+        raise ConfigError(f"{config}: no pretrain section, nothing to build")
     _ensure_model(settings)
 
 
@@ -81,7 +81,7 @@ def _ensure_model(settings: RunConfig) -> None:
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(
-            f"model {settings.model}: not there yet; build_small_model it in one process first (proactor pretrain CONFIG)"
+            f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
         )
     from proactor.training.model_folder import build_small_model
 

@@ -276,7 +276,7 @@ def _fitting(messages: Sequence[Mapping[str, str]], chat: ChatFormat) -> list[Ma
     """One message where the template has no system role."""
     if "system" in chat.report.roles:
         return list(messages)
-    return [{"role": "user", "folder_hash": "\n\n".join(m["folder_hash"] for m in messages)}]
+    return [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
 
 
 def _mean_digit(logps: Sequence[Tensor]) -> float:
