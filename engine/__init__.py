@@ -8,7 +8,8 @@
         group.rewards = [score(s.text) for s in group.samples]
     print(engine.train(groups, GRPO(lr=5e-6)))
 
-Importing changes no global state; torch is imported when one of these names is first used.
+This module is the whole public surface: embedders import nothing below it. Importing it changes no global
+state; a name's module, and with it torch, is imported when the name is first used.
 """
 
 from __future__ import annotations
@@ -22,39 +23,45 @@ if TYPE_CHECKING:
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
+    from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.engine import Engine as Engine
+    from proactor.engine.faults import fault_point as fault_point
+    from proactor.engine.files import atomic_file as atomic_file
+    from proactor.engine.files import atomic_folder as atomic_folder
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
+    from proactor.engine.state import read_state as read_state
     from proactor.engine.tree import TokenBatch as TokenBatch
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
     from proactor.engine.types import Sample as Sample
+    from proactor.kernels.errors import ProactorError as ProactorError
+    from proactor.kernels.grpo import Convention as Convention
+    from proactor.kernels.grpo import group_advantages as group_advantages
 
-_HOME = {
-    "ChatFormat": "chat",
-    "GRPO": "config",
-    "SFT": "config",
-    "AdamW": "config",
-    "LoRA": "config",
-    "Sampling": "config",
-    "Engine": "engine",
-    "GRPOLoss": "loss",
-    "SFTLoss": "loss",
-    "TokenBatch": "tree",
-    "Tree": "tree",
-    "save_quantized": "checkpoint",
-    "EngineError": "types",
-    "Group": "types",
-    "Sample": "types",
+_MODULES = {
+    "proactor.engine.chat": ("ChatFormat",),
+    "proactor.engine.checkpoint": ("save_quantized",),
+    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.engine": ("Engine",),
+    "proactor.engine.faults": ("fault_point",),
+    "proactor.engine.files": ("atomic_file", "atomic_folder"),
+    "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
+    "proactor.engine.state": ("read_state",),
+    "proactor.engine.tree": ("TokenBatch", "Tree"),
+    "proactor.engine.types": ("EngineError", "Group", "Sample"),
+    "proactor.kernels.errors": ("ProactorError",),
+    "proactor.kernels.grpo": ("Convention", "group_advantages"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"proactor.engine.{_HOME[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

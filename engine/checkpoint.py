@@ -322,7 +322,7 @@ def save_quantized(
     """Quantise the linears of plain ``tensors`` to NF4 with double quantisation and write them as
     `save_bnb4bit` does.
 
-    Raises CheckpointError when the folder cannot be written, ValueError for a tensor that cannot be
+    Raises CheckpointError when the folder cannot be written, KernelError for a tensor that cannot be
     quantised.
     """
     packed = {

@@ -413,8 +413,8 @@ class Engine:
             )
         try:
             lora.load(tensors)
-        except (KeyError, ValueError) as error:
-            raise EngineError(f"{folder}: {error.args[0]}") from error
+        except EngineError as error:
+            raise EngineError(f"{folder}: {error}") from error
         self.weights_changed()
 
     def state_dict(self) -> dict[str, Any]:

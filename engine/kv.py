@@ -26,6 +26,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
 from proactor.engine.prefix import Match, Node, Tree, search
+from proactor.engine.types import EngineError
 
 Copy = tuple[int, int, int]
 """(source page, destination page, leading tokens to copy)."""
@@ -60,7 +61,7 @@ class PagePool:
 
     def __init__(self, num_pages: int, page_size: int = 16) -> None:
         if num_pages < 1 or page_size < 1:
-            raise ValueError(f"num_pages and page_size must be positive, got {num_pages} and {page_size}")
+            raise EngineError(f"num_pages and page_size must be positive, got {num_pages} and {page_size}")
         self.num_pages = num_pages
         self.page_size = page_size
         self.hits = 0

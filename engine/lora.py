@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proactor.engine.config import LoRA, Target
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.types import EngineError
 from proactor.kernels.lora import Adapter
 
 GROUPS: tuple[tuple[Target, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
@@ -154,21 +155,21 @@ class LoRABuffer:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Copy adapters in by module name. Raises KeyError or ValueError naming the first module that is
-        missing, unknown or of another shape.
+        """Copy adapters in by module name. Raises EngineError naming the first module that is missing,
+        unknown or of another shape; nothing is changed then.
         """
         mine = self.tensors()
         for name in tensors:
             if name not in mine:
-                raise KeyError(
+                raise EngineError(
                     f"adapter: {name} is not among this engine's targets {', '.join(self.lora.targets)}"
                 )
         for name, (a, b) in mine.items():
             if name not in tensors:
-                raise KeyError(f"adapter: {name} is missing")
+                raise EngineError(f"adapter: {name} is missing")
             new_a, new_b = tensors[name]
             if new_a.shape != a.shape or new_b.shape != b.shape:
-                raise ValueError(
+                raise EngineError(
                     f"adapter: {name} has A {tuple(new_a.shape)}, B {tuple(new_b.shape)}; expected "
                     f"{tuple(a.shape)}, {tuple(b.shape)}"
                 )

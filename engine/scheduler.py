@@ -26,6 +26,7 @@ from typing import Literal
 from proactor.engine.kv import Copy, PagePool, Sequence
 from proactor.engine.prefix import Match
 from proactor.engine.step import Chunk, Decode, Ended, Request, RequestTooLarge, SampleId, Step
+from proactor.engine.types import EngineError
 from proactor.engine.waiting import WaitingLine
 
 
@@ -54,7 +55,7 @@ class Scheduler:
         self, pool: PagePool, max_rows: int = 8192, max_seqs: int = 256, prefill_chunk: int = 2048
     ) -> None:
         if not 1 <= max_seqs <= max_rows or prefill_chunk < 1:
-            raise ValueError(
+            raise EngineError(
                 f"needs 1 <= max_seqs <= max_rows and prefill_chunk >= 1, got {max_seqs=}, {max_rows=}, "
                 f"{prefill_chunk=}"
             )
@@ -87,13 +88,13 @@ class Scheduler:
         """Queue a request. Requests added between two plans count as arriving together and are ordered for
         sharing.
 
-        Raises ValueError for a request without tokens or with an id in use, RequestTooLarge for one that can
+        Raises EngineError for a request without tokens or with an id in use, RequestTooLarge for one that can
         never fit.
         """
         if request.id in self._ids:
-            raise ValueError(f"request {request.id}: the id is in use")
+            raise EngineError(f"request {request.id}: the id is in use")
         if not request.prompt_ids or request.n < 1 or request.max_tokens < 1:
-            raise ValueError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
+            raise EngineError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
         total, spare = (
             self._total(request),
             request.n > 1 and len(request.prompt_ids) % self.pool.page_size > 0,
@@ -235,7 +236,7 @@ class Scheduler:
                 (run.request.id, s) for s in range(run.request.n) if (run.request.id, s) not in sampled
             )
         if missing:
-            raise ValueError(f"no token for (request, sample) {sorted(missing)}")
+            raise EngineError(f"no token for (request, sample) {sorted(missing)}")
         self._flight = None
         self.pool.settle()
         gone: list[Decode] = []

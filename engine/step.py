@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proactor.engine.kv import Copy, Sequence
+from proactor.engine.types import EngineError
 
 SampleId = tuple[int, int]
 """(request id, index of the sample)."""
 
 
-class RequestTooLarge(ValueError):
+class RequestTooLarge(EngineError):
     """The pool could not hold the request even if it were empty."""
 
 

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proactor.kernels.errors import ProactorError
+
 FinishReason = Literal["stop", "length", "context", "outside"]
 
 
@@ -15,7 +17,7 @@ BASE_VERSION = -1
 """``policy_version`` of samples drawn with the adapter off: no step of it says what they were drawn from."""
 
 
-class EngineError(ValueError):
+class EngineError(ProactorError):
     """Input that the engine refuses; the message is one line that names what is wrong."""
 
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proactor.engine.kv import Copy, OutOfPages, PagePool, Sequence
 from proactor.engine.prefix import common_length, sharing_order
+from proactor.engine.types import EngineError
 
 
 def compute(pool: PagePool, ids: list[int], namespace: str = "base") -> Sequence:
@@ -208,7 +209,7 @@ def test_more_pages_than_there_are_is_an_error_that_changes_nothing() -> None:
     with pytest.raises(OutOfPages, match="1 pages needed, 0 available"):
         pool.open("base", [4], pool.match("base", [4]))
     pool.check()
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(EngineError, match="positive"):
         PagePool(0)
 
 

@@ -12,6 +12,7 @@ import torch
 from proactor.engine.config import LoRA
 from proactor.engine.lora import LoRABuffer, shapes
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.types import EngineError
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +71,14 @@ def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
     good = {name: (torch.ones_like(a), torch.ones_like(b)) for name, (a, b) in found.tensors().items()}
     q, before = "model.layers.1.self_attn.q_proj", found.flat.clone()
     a, b = good[q]
-    with pytest.raises(KeyError, match=r"model.layers.1.self_attn.q_proj is missing"):
+    with pytest.raises(EngineError, match=r"model.layers.1.self_attn.q_proj is missing"):
         found.load({name: pair for name, pair in good.items() if name != q})
     with pytest.raises(
-        KeyError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"
+        EngineError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"
     ):
         found.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
     with pytest.raises(
-        ValueError,
+        EngineError,
         match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)",
     ):
         found.load({**good, q: (a[:, 1:], b)})

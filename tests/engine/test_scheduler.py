@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proactor.engine.kv import PagePool
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Request, RequestTooLarge, Step
+from proactor.engine.types import EngineError
 from tests.engine.machine import Machine, machine
 
 
@@ -134,12 +135,12 @@ def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
     ):
         scheduler.add(Request(3, "base", list(range(30)), 1, 12))
     scheduler.add(Request(3, "base", list(range(30)), 1, 11))
-    with pytest.raises(ValueError, match="in use"):
+    with pytest.raises(EngineError, match="in use"):
         scheduler.add(Request(3, "base", [1], 1, 1))
     for bad in (Request(4, "b", []), Request(4, "b", [1], n=0), Request(4, "b", [1], max_tokens=0)):
-        with pytest.raises(ValueError, match="needs a prompt"):
+        with pytest.raises(EngineError, match="needs a prompt"):
             scheduler.add(bad)
-    with pytest.raises(ValueError, match="max_seqs"):
+    with pytest.raises(EngineError, match="max_seqs"):
         Scheduler(PagePool(10), max_rows=4, max_seqs=5)
 
 
@@ -228,14 +229,14 @@ def test_commit_refuses_what_it_was_not_asked() -> None:
     assert step is not None
     with pytest.raises(RuntimeError, match="before the last step"):
         scheduler.plan()
-    with pytest.raises(ValueError, match=r"no token for \(request, sample\) \[\(0, 1\)\]"):
+    with pytest.raises(EngineError, match=r"no token for \(request, sample\) \[\(0, 1\)\]"):
         scheduler.commit(step, {(0, 0): 1})
     scheduler.commit(step, {(0, 0): 1, (0, 1): 1})
     with pytest.raises(RuntimeError, match="not the one planned last"):
         scheduler.commit(step, {(0, 0): 1, (0, 1): 1})
     step = scheduler.plan()
     assert step is not None
-    with pytest.raises(ValueError, match="no token"):
+    with pytest.raises(EngineError, match="no token"):
         scheduler.commit(step, {(0, 0): 1})
     scheduler.check()
 
