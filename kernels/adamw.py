@@ -210,7 +210,7 @@ def adamw(
     """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as
     torch.optim.AdamW.
 
-    Tensors of another type or with gaps take the torch form everywhere. Raises ValueError where tensors do
+    Tensors of another type or with gaps take the torch form everywhere. Raises KernelError where tensors do
     not match or ``step`` is below 1.
     """
     _check(param, grad, m, v, step)
@@ -237,7 +237,7 @@ def clipped_adamw(
     float64 scalar on the device.
 
     Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count
-    the step. ``grad`` may be left scaled or not. Raises ValueError as `adamw` does, and for a ``max_norm``
+    the step. ``grad`` may be left scaled or not. Raises KernelError as `adamw` does, and for a ``max_norm``
     that is not above 0.
     """
     _check(param, grad, m, v, step)

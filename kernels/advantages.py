@@ -84,7 +84,7 @@ def ragged_advantages(
     Group g is ``rewards[offsets[g] : offsets[g + 1]]``; conventions as in `group_advantages`: "art"
     (population deviation, a group of one gets 0) and "verl" (unbiased deviation, a group of one keeps its
     reward). Equal rewards give exact zeros, a NaN or infinite reward NaN for its group, a reward in no group
-    NaN. Raises ValueError for other types and shapes, and for offsets that decrease or leave [0, N]; where
+    NaN. Raises KernelError for other types and shapes, and for offsets that decrease or leave [0, N]; where
     the offsets lie on a device, which would have to be waited for, groups that leave [0, N] get NaN instead.
     """
     require(rewards.ndim == 1 and rewards.dtype in (torch.float32, torch.float64), "rewards", _seen(rewards))

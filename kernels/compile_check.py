@@ -24,6 +24,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted, jit, tl, triton
 from proactor.kernels.op import Launch, Op
 
@@ -78,7 +79,7 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
     """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16,
     but for those it does not specialise on.
 
-    Raises ValueError for an argument with neither type nor value, and what the compiler raises.
+    Raises KernelError for an argument with neither type nor value, and what the compiler raises.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -87,7 +88,7 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
     unknown = [n for n in names if n not in launch.types and n not in launch.constants]
     unknown += sorted((launch.types.keys() | launch.constants.keys()) - set(names))
     if unknown:
-        raise ValueError(
+        raise KernelError(
             f"{launch.name}: arguments without type or value, or not the kernel's: {', '.join(unknown)}"
         )
     signature = {n: "constexpr" if n in launch.constants else launch.types[n] for n in names}
@@ -212,7 +213,7 @@ def check_all(
     ``done`` as it comes.
     """
     if interpreted():
-        raise RuntimeError("TRITON_INTERPRET is set: kernels defined under it cannot be compiled")
+        raise KernelError("TRITON_INTERPRET is set: kernels defined under it cannot be compiled")
     found: dict[int, Result] = {}
     running: dict[Any, tuple[int, Any, Any]] = {}  # by the connection that its answer comes through
     context = multiprocessing.get_context("fork")

@@ -237,7 +237,7 @@ def policy_loss(
 
     All inputs [N]: log-probabilities ``new``, ``old`` and ``reference`` (None: no KL), advantages and
     weights. All of them float32 takes Triton, loss and slope in one pass; other types stay in torch. A NaN
-    anywhere is NaN in its token's loss and in the statistics. Raises ValueError where shapes or devices
+    anywhere is NaN in its token's loss and in the statistics. Raises KernelError where shapes or devices
     differ, and where anything but ``new`` wants a gradient.
     """
     require(new.ndim == 1, "new", f"shape {tuple(new.shape)} is not [N]")

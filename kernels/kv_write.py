@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured
 from proactor.kernels.rope import (
@@ -168,7 +169,7 @@ def rope_into_pages(
 
     qkv [T, (Hq + 2 Hkv) D] as the stacked linear gives it, cos, sin [T, D/2], slots int64 [T]: where in
     ``keys`` and ``values`` [Hkv, S, D] the row belongs, no two alike, negative: nowhere; bias [(Hq + 2 Hkv)
-    D] or None. No gradient: raises ValueError where one is asked for, and where shapes, types or devices do
+    D] or None. No gradient: raises KernelError where one is asked for, and where shapes, types or devices do
     not fit. A slot of S or more writes nothing: IndexError in torch, and from a kernel, which cannot raise, a
     row of NaN in q and k.
     """
@@ -195,7 +196,7 @@ def _check(
     if qkv.ndim != 2 or qkv.shape[1] % width or qkv.shape[1] // width <= 2 * kv_heads:
         _refuse("qkv", qkv, f"[T, (Hq + 2 * {kv_heads}) * {width}]")
     if qkv.requires_grad and torch.is_grad_enabled():
-        raise ValueError("qkv: wants a gradient, which the cache cannot carry; use rope")
+        raise KernelError("qkv: wants a gradient, which the cache cannot carry; use rope")
     rows, stacked = qkv.shape
     check_rotation("qkv", qkv.view(rows, stacked // width, width), cos, sin)
     if slots.shape != (rows,) or slots.dtype != torch.int64 or slots.device != qkv.device:
@@ -208,7 +209,7 @@ def _check(
 
 def _refuse(name: str, tensor: Tensor, want: str) -> NoReturn:
     found = f"{tensor.dtype} {tuple(tensor.shape)} by {tensor.stride()} on {tensor.device}"
-    raise ValueError(f"{name}: {found}, not {want}")
+    raise KernelError(f"{name}: {found}, not {want}")
 
 
 # --- record ---

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from proactor.kernels.errors import KernelError
+
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 PROBE_ROWS = 96
@@ -70,7 +72,7 @@ def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype
     """Smallest row count from which every row of ``form`` is bit-identical whatever the row count, for
     weights [N, K] in ``shapes``.
 
-    Raises RuntimeError when no tested count is safe: deterministic mode cannot be kept on such a machine.
+    Raises KernelError when no tested count is safe: deterministic mode cannot be kept on such a machine.
     """
     generator = torch.Generator().manual_seed(1)
     minimum = 1
@@ -83,7 +85,7 @@ def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype
         ]
         minimum = max(minimum, max(unsafe, default=0) + 1)
     if minimum > PROBE_COUNTS[-1]:
-        raise RuntimeError(
+        raise KernelError(
             f"deterministic mode: no row count up to {PROBE_COUNTS[-1]} gives bit-identical rows here; use "
             "fp32 on a CPU"
         )

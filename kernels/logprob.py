@@ -198,7 +198,7 @@ def log_probabilities(
 
     hidden [R, H]; weight [V, H], frozen; row, target int64 [P] with ``row`` ascending and every row named;
     temperature float32 [R], above 0. Returns log p [P] and entropy [P] (nats, no gradient), float32. Float64
-    takes the torch form everywhere. Raises ValueError for rows that do not ascend, ids outside the head,
+    takes the torch form everywhere. Raises KernelError for rows that do not ascend, ids outside the head,
     temperatures of 0 or less, and shapes that do not match; to know, it waits for the device once.
     """
     check_pairs(hidden, weight, row, target, temperature)
@@ -217,7 +217,7 @@ def triton_rows(row: Tensor, target: Tensor, temperature: Tensor) -> Rows:
 
 
 def check_pairs(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> None:
-    """Raise ValueError for what `log_probabilities` cannot take."""
+    """Raise KernelError for what `log_probabilities` cannot take."""
     require(hidden.dim() == 2 and hidden.is_floating_point(), "hidden", "not a matrix of floats")
     require(
         weight.shape[1:] == hidden.shape[1:],

@@ -155,7 +155,7 @@ def logprob_loss(
 
     Arguments as there. ``loss`` is called once a chunk, in order, without gradient; a term may depend on its
     own pair's log p only (a ratio over a whole sequence does not: take `log_probabilities`). Log p has the
-    same bits as there when chunks agree. Raises ValueError as there.
+    same bits as there when chunks agree. Raises KernelError as there.
     """
     check_pairs(hidden, weight, row, target, temperature)
     needed = hidden.requires_grad and torch.is_grad_enabled()

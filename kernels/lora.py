@@ -183,7 +183,7 @@ def lora_linear(
     backward; it may also return an `NF4Tensor` or `PackedNF4`, for `nf4_linear` to multiply. ``row_mask`` [T]
     holds 1 for rows that use the adapter, 0 for those that do not.
 
-    The Triton form takes ranks up to 64 and raises ValueError naming the argument when shapes or devices do
+    The Triton form takes ranks up to 64 and raises KernelError naming the argument when shapes or devices do
     not match or spans overlap; a larger rank goes the torch way.
     """
     if adapter is not None and _fused(x, adapter, linear):
@@ -214,7 +214,7 @@ def lora_add(
 ) -> Tensor:
     """``y[:, span_i] += scale * m * xa_i B_iᵀ`` in place, every span in one launch; returns y. No gradient.
 
-    y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises ValueError
+    y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises KernelError
     naming the argument when they do not match.
     """
     _check_update(y, xa, b, spans, rank, row_mask)

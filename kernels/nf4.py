@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.nf4_kernels import launch_dequantize, launch_quantize
 from proactor.kernels.op import use_triton
 
@@ -84,20 +85,20 @@ class NF4Tensor:
         blocks = -(-size // self.blocksize)
         if self.packed.dtype != torch.uint8 or self.packed.shape != ((size + 1) // 2,):
             got = f"{self.packed.dtype} {list(self.packed.shape)}"
-            raise ValueError(f"packed is {got}, {size} values need u8 [{(size + 1) // 2}]")
+            raise KernelError(f"packed is {got}, {size} values need u8 [{(size + 1) // 2}]")
         scale_dtype = torch.float32 if self.nested_absmax is None else torch.uint8
         if self.absmax.dtype != scale_dtype or self.absmax.shape != (blocks,):
-            raise ValueError(
+            raise KernelError(
                 f"absmax is {self.absmax.dtype} {list(self.absmax.shape)}, not {scale_dtype} [{blocks}]"
             )
         if self.code.shape != (16,):
-            raise ValueError(f"code has shape {list(self.code.shape)}, not [16]")
+            raise KernelError(f"code has shape {list(self.code.shape)}, not [16]")
         if (self.nested_absmax is None) != (self.nested_code is None):
-            raise ValueError("nested_absmax and nested_code come together or not at all")
+            raise KernelError("nested_absmax and nested_code come together or not at all")
         if self.nested_absmax is not None and self.nested_code is not None:
             nested = -(-blocks // self.nested_blocksize)
             if self.nested_absmax.shape != (nested,) or self.nested_code.shape != (256,):
-                raise ValueError(
+                raise KernelError(
                     f"nested_absmax {list(self.nested_absmax.shape)} and nested_code "
                     f"{list(self.nested_code.shape)} "
                     f"should be [{nested}] and [256]"
@@ -197,17 +198,17 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
     quant_type="nf4")`, and the same bits on every device. `dtype` is what `dequantize` will return by default
     (the weight's own when None).
 
-    Raises ValueError for anything but a two-dimensional floating weight, and for values that are not finite.
+    Raises KernelError for anything but a two-dimensional floating weight, and for values that are not finite.
     """
     if weight.ndim != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
         got = f"{weight.dtype} {list(weight.shape)}"
-        raise ValueError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
+        raise KernelError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
     flat = weight.detach().reshape(-1)
     packed, absmax = (
         launch_quantize(flat, MIDPOINTS.to(flat.device), BLOCK) if use_triton(flat) else quantize_torch(flat)
     )
     if not bool(torch.isfinite(absmax).all()):
-        raise ValueError("the weight holds values that are not finite")
+        raise KernelError("the weight holds values that are not finite")
     own = weight.dtype if dtype is None else dtype
     shape = (weight.shape[0], weight.shape[1])
     code = NF4_CODE.to(flat.device)

@@ -200,7 +200,7 @@ def _per_split(n: int, chunks: int, device: torch.device) -> int:
 def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -> Tensor:
     """The fused form whatever the number of rows: x [M, K] -> [M, N] in x's dtype, without gradient.
 
-    Runs Triton kernels: tensors on a card, or ``TRITON_INTERPRET=1``. Raises ValueError as `nf4_linear` does.
+    Runs Triton kernels: tensors on a card, or ``TRITON_INTERPRET=1``. Raises KernelError as `nf4_linear` does.
     """
     _check(x, weight, bias)
     (m, k), (n, _), device = x.shape, weight.shape, x.device
@@ -273,7 +273,7 @@ def nf4_linear(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = N
     dequantises, to the weight's own dtype and from there to x's, and multiplies: a CPU, float32 x, many rows,
     and an `NF4Tensor`, which the kernel cannot read (see `repack`).
 
-    Raises ValueError naming the argument when K, devices, dtypes or the bias do not match.
+    Raises KernelError naming the argument when K, devices, dtypes or the bias do not match.
     """
     _check(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
@@ -314,7 +314,7 @@ def measure_crossover(
     """Time both forms on a CUDA device for a weight of ``shape``: the largest of ``counts`` up to which fused
     is never the slower; 0 when it always is.
 
-    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises ValueError for
+    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises KernelError for
     a device that is no card.
     """
     device = torch.device(device)

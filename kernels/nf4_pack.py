@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import interpreted, jit, tl
 from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK, NF4_CODE, NF4Tensor, dequantize_nf4
 from proactor.kernels.nf4_decode import level_table
@@ -76,7 +77,7 @@ def can_repack(*weights: NF4Tensor) -> bool:
     """Whether `repack` takes these weights together."""
     try:
         _check(weights)
-    except ValueError:
+    except KernelError:
         return False
     return True
 
@@ -108,7 +109,7 @@ def _check(weights: tuple[NF4Tensor, ...]) -> None:
 def repack(*weights: NF4Tensor) -> PackedNF4:
     """The weights [N_i, K], stacked by rows, in the layout of the fused linear; their bits are only moved.
 
-    Raises ValueError (argument "weights") for a block size other than 64, K not a multiple of 64, levels that
+    Raises KernelError (argument "weights") for a block size other than 64, K not a multiple of 64, levels that
     are not NF4's, and weights that cannot be stacked: different K, dtype, device or kind of scales, or one
     before the last whose rows are no multiple of 64 or whose blocks none of 256.
     """

@@ -95,7 +95,7 @@ def keyed_uniforms(keys: Tensor) -> Tensor:
     """Uniforms float64 [B] on the device of keys int64 [B, 5]: (seed as two's complement, step, group,
     sample, position).
 
-    The last four count modulo 2^32. Equal to `uniforms` in every bit. Raises ValueError for keys of another
+    The last four count modulo 2^32. Equal to `uniforms` in every bit. Raises KernelError for keys of another
     shape or type.
     """
     require(keys.dim() == 2 and keys.shape[1] == 5, "keys", f"shape {tuple(keys.shape)}, not [rows, 5]")

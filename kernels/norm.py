@@ -182,7 +182,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass
     from the saved 1/rms.
 
-    Raises ValueError when ``weight`` does not match.
+    Raises KernelError when ``weight`` does not match.
     """
     _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
@@ -191,7 +191,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises ValueError when
+    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises KernelError when
     shapes or types differ.
     """
     _check(x, weight)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
 MODES = ("auto", "reference", "triton")
@@ -29,15 +30,15 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 
 def mode() -> str:
-    """``PROACTOR_KERNELS``: auto (default), reference or triton. Raises ValueError for anything else."""
+    """``PROACTOR_KERNELS``: auto (default), reference or triton. Raises KernelError for anything else."""
     chosen = os.environ.get("PROACTOR_KERNELS", "auto")
     if chosen not in MODES:
-        raise ValueError(f"PROACTOR_KERNELS={chosen!r}: not one of {', '.join(MODES)}")
+        raise KernelError(f"PROACTOR_KERNELS={chosen!r}: not one of {', '.join(MODES)}")
     return chosen
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on ``tensor`` runs its Triton kernels. Raises RuntimeError where they are demanded
+    """Whether an operation on ``tensor`` runs its Triton kernels. Raises KernelError where they are demanded
     and cannot run.
     """
     chosen = mode()
@@ -45,7 +46,7 @@ def use_triton(tensor: Tensor) -> bool:
         return False
     runs = HAS_TRITON and (tensor.is_cuda or interpreted())
     if chosen == "triton" and not runs:
-        raise RuntimeError("PROACTOR_KERNELS=triton: a CPU tensor needs triton and TRITON_INTERPRET=1")
+        raise KernelError("PROACTOR_KERNELS=triton: a CPU tensor needs triton and TRITON_INTERPRET=1")
     return runs and (chosen == "triton" or tensor.is_cuda)
 
 
@@ -146,6 +147,6 @@ def configured(table: Mapping[str, Mapping[str, int]], device: torch.device) -> 
 
 
 def require(condition: bool, argument: str, problem: str) -> None:
-    """Raise ValueError("argument: problem") unless ``condition`` holds."""
+    """Raise KernelError("argument: problem") unless ``condition`` holds."""
     if not condition:
-        raise ValueError(f"{argument}: {problem}")
+        raise KernelError(f"{argument}: {problem}")

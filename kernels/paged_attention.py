@@ -122,7 +122,7 @@ def paged_attention(
     lengths int32 [B] -> [B, Hq * D].
 
     On a card float32, float16 and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; anything else takes
-    the torch form. No gradient. Raises ValueError when shapes or types do not match; pages and lengths are
+    the torch form. No gradient. Raises KernelError when shapes or types do not match; pages and lengths are
     not checked, for that would wait for the device.
     """
     _check(q, keys, values, unit, split)

@@ -154,7 +154,7 @@ class RowGroups:
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[int]]) -> RowGroups:
-        """Query rows of each table row; 0 … T - 1 must stand in one group each. Raises ValueError
+        """Query rows of each table row; 0 … T - 1 must stand in one group each. Raises KernelError
         otherwise.
         """
         rows = np.asarray([row for group in groups for row in group], np.int32)

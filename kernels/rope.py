@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
 
@@ -123,7 +124,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     the negative angle.
 
     Triton computes in float32 and rounds once, and takes any even D; float64 stays in torch. Raises
-    ValueError where shapes or devices do not fit.
+    KernelError where shapes or devices do not fit.
     """
     check_rotation("x", x, cos, sin)
     if x.requires_grad and torch.is_grad_enabled():
@@ -144,14 +145,14 @@ def runs_triton(x: Tensor) -> bool:
 
 
 def check_rotation(name: str, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Raise ValueError unless x is [T, H, D] with even D, and cos and sin are [T, D/2] beside it."""
+    """Raise KernelError unless x is [T, H, D] with even D, and cos and sin are [T, D/2] beside it."""
     if x.ndim != 3 or x.shape[2] % 2:
-        raise ValueError(f"{name}: shape {tuple(x.shape)} is not [T, H, D] with even D")
+        raise KernelError(f"{name}: shape {tuple(x.shape)} is not [T, H, D] with even D")
     want = (x.shape[0], x.shape[2] // 2)
     for other, tensor in (("cos", cos), ("sin", sin)):
         if tensor.shape != want or tensor.device != x.device:
             found = f"{tuple(tensor.shape)} on {tensor.device}"
-            raise ValueError(f"{other}: {found}, not {want} on {x.device} for {name} {tuple(x.shape)}")
+            raise KernelError(f"{other}: {found}, not {want} on {x.device} for {name} {tuple(x.shape)}")
 
 
 # --- record ---

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.logprob import TRITON_DTYPES, exponentials_
 from proactor.kernels.noise import keyed_uniforms, philox, uniforms
 from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_triton
@@ -129,7 +130,7 @@ def sample_tokens(
     border between tokens, or a nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both
     keep the same number, but only the Triton form surely the lowest ids.
 
-    Raises ValueError for arguments that do not match and for rows without a distribution (a logit that is NaN
+    Raises KernelError for arguments that do not match and for rows without a distribution (a logit that is NaN
     or +inf, or nothing of positive weight allowed). To know that, the Triton form waits for the device;
     ``checked`` False leaves it to the caller (`check_drawn`): id -1 and NaN.
     """
@@ -143,12 +144,12 @@ def sample_tokens(
 
 
 def check_drawn(ids: Sequence[int]) -> None:
-    """Raise the ValueError of `sample_tokens` for ids that it gave unchecked and that have come to the
+    """Raise the KernelError of `sample_tokens` for ids that it gave unchecked and that have come to the
     host.
     """
     if min(ids, default=0) < 0:
         rows = [row for row, token in enumerate(ids) if token < 0]
-        raise ValueError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
+        raise KernelError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
 
 
 def _refuse(good: Tensor) -> None:

@@ -86,7 +86,7 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) 
     a multiple of Hkv.
 
     Rows may stand apart in memory (a slice of a fused projection). On a card it runs in float32, float16 and
-    bfloat16 for D up to `KERNEL_HEAD_DIM`; anything else takes the torch form. Raises ValueError when shapes,
+    bfloat16 for D up to `KERNEL_HEAD_DIM`; anything else takes the torch form. Raises KernelError when shapes,
     types or ``spans`` do not match.
     """
     _check(q, k, v, spans)

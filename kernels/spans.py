@@ -80,7 +80,7 @@ class Spans:
         parent's rows are seen (None: all).
 
         Segments must cover 0 … T - 1 once each, and a parent must come before its children, in the list and
-        in rows. Raises ValueError naming the argument.
+        in rows. Raises KernelError naming the argument.
         """
         cut = [lengths[p] if p >= 0 else 0 for p in parents] if cuts is None else list(cuts)
         _check(starts, lengths, parents, cut)

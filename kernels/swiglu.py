@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
 
@@ -113,10 +114,10 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """SwiGLU of gate_up [T, 2I] -> [T, I] in its dtype; the backward recomputes from ``gate_up``, nothing
     else is kept.
 
-    Triton computes in float32 and rounds once; float64 stays in torch. Raises ValueError for another shape.
+    Triton computes in float32 and rounds once; float64 stays in torch. Raises KernelError for another shape.
     """
     if gate_up.ndim != 2 or gate_up.shape[1] % 2:
-        raise ValueError(f"gate_up: shape {tuple(gate_up.shape)} is not [T, 2I]")
+        raise KernelError(f"gate_up: shape {tuple(gate_up.shape)} is not [T, 2I]")
     if gate_up.requires_grad and torch.is_grad_enabled():
         return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
     return _launch_forward(gate_up) if _runs_triton(gate_up) else swiglu_reference(gate_up)

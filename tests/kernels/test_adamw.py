@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from proactor.kernels.adamw import adamw, clip_by_norm, clipped_adamw
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
@@ -137,7 +138,7 @@ def test_refuses_what_does_not_fit() -> None:
         ((p, p, p, p, 0), "step"),
     ):
         for form in (adamw, clipped_adamw):
-            with pytest.raises(ValueError, match=f"^{name}: "):
+            with pytest.raises(KernelError, match=f"^{name}: "):
                 form(*arguments, 0.1)  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"^max_norm: "):
+    with pytest.raises(KernelError, match=r"^max_norm: "):
         clipped_adamw(p, p, p, p, 1, 0.1, max_norm=0.0)

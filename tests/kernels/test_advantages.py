@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from proactor.kernels.advantages import ragged_advantages, ragged_advantages_kernel
+from proactor.kernels.errors import KernelError
 from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
@@ -70,14 +71,14 @@ def test_rewards_in_no_group_are_nan() -> None:
 def test_refuses_what_does_not_fit() -> None:
     rewards, offsets = torch.zeros(4, device=DEVICE), torch.tensor([0, 4])
     for bad in ([0, 5], [-1, 4], [3, 1, 4], []):
-        with pytest.raises(ValueError, match=r"^offsets: "):
+        with pytest.raises(KernelError, match=r"^offsets: "):
             ragged_advantages(rewards, torch.tensor(bad, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"^offsets: "):
+    with pytest.raises(KernelError, match=r"^offsets: "):
         ragged_advantages(rewards, offsets.float())
     for wrong in (rewards.long(), rewards[None], rewards.half()):
-        with pytest.raises(ValueError, match=r"^rewards: "):
+        with pytest.raises(KernelError, match=r"^rewards: "):
             ragged_advantages(wrong, offsets)
-    with pytest.raises(ValueError, match=r"^convention: "):
+    with pytest.raises(KernelError, match=r"^convention: "):
         ragged_advantages(rewards, offsets, "mean")  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from proactor.kernels import grpo
+from proactor.kernels.errors import KernelError
 from proactor.kernels.grpo import STATISTICS, clipped_loss, group_advantages, kl_k3, policy_loss
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
@@ -188,9 +189,9 @@ def test_policy_loss_refuses_what_does_not_fit() -> None:
         "reference": given["reference"][None],
     }
     for name, tensor in wrong.items():
-        with pytest.raises(ValueError, match=f"^{name}: "):
+        with pytest.raises(KernelError, match=f"^{name}: "):
             policy_loss(**{**given, "weight": given["weight"].detach(), name: tensor})
-    with pytest.raises(ValueError, match=r"^new: "):
+    with pytest.raises(KernelError, match=r"^new: "):
         policy_loss(**{k: v[None] for k, v in given.items()})
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import logprob
+from proactor.kernels.errors import KernelError
 from proactor.kernels.head_rows import Rows, launch_slopes_, launch_values, pair_offsets
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities, row_chunks
@@ -162,5 +163,5 @@ def test_bad_arguments_are_named(
     name: str, value: Tensor, message: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", mode)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(KernelError, match=message):
         log_probabilities(**problem(2, 6, 150, 2) | {name: value.to(DEVICE)})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.kv_write import rope_into_pages
 from proactor.kernels.rope import rope
@@ -116,5 +117,5 @@ def test_refuses_what_does_not_fit() -> None:
     }
     for name, tensors in wrong.items():
         for tensor in tensors:
-            with pytest.raises(ValueError, match=f"^{name}: "):
+            with pytest.raises(KernelError, match=f"^{name}: "):
                 rope_into_pages(**{**good, name: tensor})

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import linear
+from proactor.kernels.errors import KernelError
 from proactor.kernels.linear import (
     exact_linear,
     exact_minimum,
@@ -52,7 +53,7 @@ def test_the_probe_sees_a_form_that_depends_on_the_batch() -> None:
         return library_linear(x.double(), weight.double()).float() + x.shape[0]
 
     assert exact_minimum(switches, {(8, 8)}, torch.float32) == 5
-    with pytest.raises(RuntimeError, match="deterministic mode"):
+    with pytest.raises(KernelError, match="deterministic mode"):
         exact_minimum(never_exact, {(8, 8)}, torch.float32)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import logprob
+from proactor.kernels.errors import KernelError
 from proactor.kernels.logprob import chunk_pairs, exponentials_, log_probabilities, logprob_reference
 
 CASES = [
@@ -63,7 +64,7 @@ def test_the_same_row_and_target_twice() -> None:
 
 def test_rows_must_ascend() -> None:
     h, weight, *_ = case(7, 5, 11, 19)
-    with pytest.raises(ValueError, match="sorted by row"):
+    with pytest.raises(KernelError, match="sorted by row"):
         log_probabilities(h, weight, torch.tensor([1, 0]), torch.tensor([0, 0]), torch.ones(7))
 
 

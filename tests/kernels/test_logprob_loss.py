@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import logprob
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.logprob_loss import differentiated, logprob_loss
@@ -103,5 +104,5 @@ def test_backward_twice_and_without_gradient() -> None:
 
 def test_bad_arguments_are_named() -> None:
     given = problem()
-    with pytest.raises(ValueError, match="sorted by row"):
+    with pytest.raises(KernelError, match="sorted by row"):
         logprob_loss(**given | {"row": given["row"].flip(0)}, loss=differentiated(clipped))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proactor.kernels import lora as lora_module
 from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.linear import Linear, exact_linear, library_linear, onednn_linear
 from proactor.kernels.lora import Adapter, lora_add, lora_linear, lora_linear_reference
@@ -265,7 +266,7 @@ def test_bad_adapters_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> No
         (good, mask[1:], "row_mask: "),
     ]
     for adapter, rows, problem in cases:
-        with pytest.raises(ValueError, match=problem), torch.no_grad():
+        with pytest.raises(KernelError, match=problem), torch.no_grad():
             lora_linear(x, lambda: weight, None, adapter, rows)
     y, xa = torch.zeros(3, 30, device=DEVICE), torch.zeros(3, 8, device=DEVICE)
     for wrong_y, wrong_xa, problem in (
@@ -274,7 +275,7 @@ def test_bad_adapters_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> No
         (y, xa.bfloat16(), "xa: "),
         (y[:, :20].contiguous(), xa, "spans: .*pass 20"),
     ):
-        with pytest.raises(ValueError, match=problem):
+        with pytest.raises(KernelError, match=problem):
             lora_add(wrong_y, wrong_xa, good.b, good.spans, 4, 1.0, mask)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.kernels import nf4
+from proactor.kernels.errors import KernelError
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor, dynamic_code, nf4_nbytes, quantize_nf4
 
 SHAPES = [(64, 64), (33, 67), (1, 1), (7, 13), (128, 320), (3, 64)]
@@ -153,7 +154,7 @@ def test_own_dtype_can_be_set() -> None:
     ],
 )
 def test_refuses_what_it_cannot_quantise(w: torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(KernelError, match=message):
         quantize_nf4(w)
 
 
@@ -171,5 +172,5 @@ def test_refuses_parts_that_do_not_fit_together() -> None:
         ({"shape": (8, 65)}, "packed"),
     ]
     for changed, message in cases:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(KernelError, match=message):
             NF4Tensor(**{**parts, **changed})

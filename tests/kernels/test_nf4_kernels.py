@@ -9,6 +9,7 @@ import torch
 
 from proactor.kernels import nf4
 from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.nf4 import MIDPOINTS, NF4Tensor, dequantize_nf4, quantize_nf4
 from proactor.kernels.nf4_records import draw_nf4
@@ -130,5 +131,5 @@ def test_values_that_are_not_finite_are_refused(bad: float, at: int, monkeypatch
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     weight = torch.randn(2, 100, device=DEVICE)
     weight.view(-1)[at] = bad
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(KernelError, match="not finite"):
         quantize_nf4(weight)

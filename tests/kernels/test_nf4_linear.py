@@ -14,6 +14,7 @@ from torch import Tensor
 
 from proactor.kernels import nf4_linear as module
 from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted, jit, tl
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor
 from proactor.kernels.nf4_decode import decode, level_table, prmt_assembly
@@ -127,7 +128,7 @@ def test_what_cannot_be_repacked_is_refused() -> None:
     ]
     for weights, problem in cases:
         assert not can_repack(*weights)
-        with pytest.raises(ValueError, match=f"weights: .*{problem}"):
+        with pytest.raises(KernelError, match=f"weights: .*{problem}"):
             repack(*weights)
     assert can_repack(good, good)
 
@@ -308,8 +309,8 @@ def test_bad_input_is_refused_by_name() -> None:
         (x.to("meta"), None, "weight: on"),
     ]
     for wrong, bias, problem in cases:
-        with pytest.raises(ValueError, match=problem):
+        with pytest.raises(KernelError, match=problem):
             nf4_linear(wrong, weight, bias)
-    with pytest.raises(ValueError, match="device: cpu is no card"):
+    with pytest.raises(KernelError, match="device: cpu is no card"):
         measure_crossover("cpu")
     assert nf4_linear(x[:0], weight).shape == (0, 20)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.noise import keyed_uniforms, uniforms
 
@@ -35,5 +36,5 @@ def test_equals_the_host(seed: int, mode: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_bad_keys_are_named() -> None:
     for keys in (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(5, dtype=torch.int64), torch.zeros(3, 5)):
-        with pytest.raises(ValueError, match="keys: "):
+        with pytest.raises(KernelError, match="keys: "):
             keyed_uniforms(keys)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.paged_attention import (
     paged_attention,
@@ -143,9 +144,9 @@ def test_a_family_is_read_in_as_few_tiles_as_it_fills() -> None:
 
 def test_bad_groups_are_named() -> None:
     for groups in ([[0, 1], [1]], [[0], [2]]):
-        with pytest.raises(ValueError, match=r"^groups: "):
+        with pytest.raises(KernelError, match=r"^groups: "):
             RowGroups.of(groups)
-    with pytest.raises(ValueError, match=r"^counts: "):
+    with pytest.raises(KernelError, match=r"^counts: "):
         RowGroups.runs([2, -1])
 
 
@@ -174,19 +175,19 @@ def _arguments() -> dict[str, Any]:
 )
 def test_bad_arguments_are_named(name: str, value: Any) -> None:
     value = value.to(DEVICE) if isinstance(value, Tensor) else value
-    with pytest.raises(ValueError, match=f"^{name}: "):
+    with pytest.raises(KernelError, match=f"^{name}: "):
         paged_attention(**(_arguments() | {name: value}))
 
 
 def test_bad_families_and_sequences_are_named() -> None:
     good = _arguments()
     prefix = {"prefix_table": _ints([[7]]), "prefix_lengths": _ints([16])}
-    with pytest.raises(ValueError, match=r"^families: "):
+    with pytest.raises(KernelError, match=r"^families: "):
         shared_prefix_attention(**good, **prefix, families=RowGroups.runs([3]))
-    with pytest.raises(ValueError, match=r"^prefix_table: "):
+    with pytest.raises(KernelError, match=r"^prefix_table: "):
         shared_prefix_attention(**good, **prefix, families=RowGroups.runs([1, 1]))
     rows = {k: v for k, v in good.items() if k != "lengths"}
-    with pytest.raises(ValueError, match=r"^sequences: "):
+    with pytest.raises(KernelError, match=r"^sequences: "):
         paged_rows_attention(**rows, visible=_ints([1, 2]), sequences=RowGroups.runs([1, 2]))
-    with pytest.raises(ValueError, match=r"^visible: "):
+    with pytest.raises(KernelError, match=r"^visible: "):
         paged_rows_attention(**rows, visible=_ints([1, 2, 3]), sequences=RowGroups.runs([1, 1]))

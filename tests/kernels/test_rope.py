@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.rope import rope, rope_formula, rope_reference
 
@@ -105,5 +106,5 @@ def test_refuses_what_does_not_fit() -> None:
         (x, half[:3], half, "cos"),
         (x, half, half[:1], "sin"),
     ):
-        with pytest.raises(ValueError, match=f"^{name}: "):
+        with pytest.raises(KernelError, match=f"^{name}: "):
             rope(bad, cos, sin)

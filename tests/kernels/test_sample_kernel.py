@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import sample_kernel
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.noise import keyed_uniforms
@@ -170,7 +171,7 @@ def test_a_row_without_a_distribution(
         if case == "only weight zero allowed":
             allowed[1, 0], logits[1, 0] = True, -200.0
         settings = filters(2, 0, 1 - 0.1 * filtered, 0.0, allowed)
-    with pytest.raises(ValueError, match=r"logits: .* in rows \[1\]"):
+    with pytest.raises(KernelError, match=r"logits: .* in rows \[1\]"):
         sample_tokens(logits.clone(), ones(2) * heat, uniform(2), settings)
     if mode == "triton":
         ids, logp, policy = sample_tokens(logits, ones(2) * heat, uniform(2), settings, checked=False)
@@ -206,14 +207,14 @@ def test_bad_arguments_are_named() -> None:
         "temperature": ones(3),
         "uniform": ones(2),
     }.items():
-        with pytest.raises(ValueError, match=f"{name}: "):
+        with pytest.raises(KernelError, match=f"{name}: "):
             sample_tokens(**good | {name: value})
-    with pytest.raises(ValueError, match="logits: no vocabulary"):
+    with pytest.raises(KernelError, match="logits: no vocabulary"):
         sample_tokens(**good | {"logits": torch.zeros(2, 0, device=DEVICE)})
-    with pytest.raises(ValueError, match="top_k: shape"):
+    with pytest.raises(KernelError, match="top_k: shape"):
         sample_tokens(**good, filters=filters(3))
     for allowed in (torch.ones(2, 8, dtype=torch.bool), torch.ones(2, 9)):
-        with pytest.raises(ValueError, match="allowed: "):
+        with pytest.raises(KernelError, match="allowed: "):
             sample_tokens(**good, filters=filters(2, allowed=allowed.to(DEVICE)))
 
 

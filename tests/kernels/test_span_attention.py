@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from proactor.kernels import spans as spans_module
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.span_attention import span_attention, span_attention_reference
 from proactor.kernels.spans import Spans
@@ -112,13 +113,13 @@ def test_segments_that_follow_one_another_are_one_run() -> None:
     ],
 )
 def test_bad_segments_are_named(name: str, arguments: tuple[list[int], ...]) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: "):
+    with pytest.raises(KernelError, match=f"^{name}: "):
         Spans.tree(*arguments)
 
 
 def test_bad_sequences_are_named() -> None:
     for edges in ([], [1, 3], [0, 4, 2]):
-        with pytest.raises(ValueError, match=r"^(cu_seqlens|lengths): "):
+        with pytest.raises(KernelError, match=r"^(cu_seqlens|lengths): "):
             Spans.causal(edges)
 
 
@@ -137,9 +138,9 @@ def test_bad_arguments_are_named(wrong: str) -> None:
     q, k, v = _draw(30, 6, 3, 16)
     bad = {"k": k[:, :, :8], "v": v.double(), "spans": Spans.causal([0, 29]), "q": q.flatten(1)}
     arguments: dict[str, Any] = {"q": q, "k": k, "v": v, "spans": TREE, wrong: bad[wrong]}
-    with pytest.raises(ValueError, match=f"^{wrong}: "):
+    with pytest.raises(KernelError, match=f"^{wrong}: "):
         span_attention(**arguments, scale=1.0)
-    with pytest.raises(ValueError, match=r"^k: "):
+    with pytest.raises(KernelError, match=r"^k: "):
         span_attention(q[:, :5], k, v, TREE, 1.0)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.swiglu import swiglu, swiglu_reference
 
@@ -67,5 +68,5 @@ def test_kernel_reads_slices_as_it_reads_copies(monkeypatch: pytest.MonkeyPatch)
 
 def test_refuses_another_shape() -> None:
     for bad in (torch.randn(3), torch.randn(2, 3), torch.randn(1, 2, 4)):
-        with pytest.raises(ValueError, match=r"^gate_up: "):
+        with pytest.raises(KernelError, match=r"^gate_up: "):
             swiglu(bad)

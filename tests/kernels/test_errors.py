@@ -1,0 +1,29 @@
+"""What an operation refuses, and what a dispatch mode that cannot run says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proactor.kernels import op
+from proactor.kernels.errors import KernelError, ProactorError
+from proactor.kernels.swiglu import swiglu
+
+
+def test_a_refused_argument_is_a_kernel_error_and_still_a_value_error() -> None:
+    with pytest.raises(KernelError, match=r"^gate_up: ") as caught:
+        swiglu(torch.zeros(2, 3))
+    assert isinstance(caught.value, ProactorError) and isinstance(caught.value, ValueError)
+
+
+def test_unknown_dispatch_modes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "cuda")
+    with pytest.raises(KernelError, match="PROACTOR_KERNELS='cuda'"):
+        swiglu(torch.zeros(2, 4))
+
+
+def test_triton_mode_is_refused_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton")
+    monkeypatch.setattr(op, "HAS_TRITON", False)
+    with pytest.raises(KernelError, match="PROACTOR_KERNELS=triton"):
+        swiglu(torch.zeros(2, 4))
