@@ -1,22 +1,21 @@
 """The command line: ``proactor train|evaluate|…``. Each command is a few lines around the library, in a file
 of `proactor.commands`.
 
-Input that cannot work is told in one line on stderr with exit code 2; a run that was asked to stop ends with
-128 + the signal, saved.
+A refusal (`ProactorError`, or an `OSError` that names a file) is one line on stderr and exit code 2. Anything
+else that escapes is a bug and shows its traceback. A run that was asked to stop saves and ends with 128 + the
+signal.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
-from proactor.config import ConfigError
-from proactor.engine import EngineError
-from proactor.files import SourceError
+from proactor.engine import ProactorError
 from proactor.progress import Stopped
-from proactor.rewards import RewardError
 
 app = typer.Typer(
     help="Train agents that decide at every turn whether to act, on what, and when.",
@@ -43,12 +42,21 @@ def main() -> None:
     """Entry point of ``proactor`` and ``python -m proactor.cli`` (the latter under torchrun)."""
     try:
         app()
-    except (ConfigError, EngineError, RewardError, SourceError) as error:
-        print(f"proactor: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except ProactorError as refusal:
+        fail(str(refusal))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
     except Stopped as stopped:
         print(f"proactor: {stopped}", file=sys.stderr)
         raise SystemExit(128 + stopped.signal) from None
+
+
+def fail(message: str) -> NoReturn:
+    """End with exit code 2 and one line on stderr."""
+    print(f"proactor: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

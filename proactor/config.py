@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proactor.dialogue.prompt import Mode
-from proactor.engine import GRPO, SFT, LoRA, Sampling
+from proactor.engine import GRPO, SFT, LoRA, ProactorError, Sampling
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
@@ -30,7 +30,7 @@ ROOM: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
 """Tokens of an answer, where a config does not say: a thought and a graph need room."""
 
 
-class ConfigError(ValueError):
+class ConfigError(ProactorError):
     """A config that cannot be used: one line that names the file (or the override) and the key."""
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from proactor.engine import ProactorError
+
 if TYPE_CHECKING:
     import openai
 
@@ -39,7 +41,7 @@ class EndpointError(Exception):
         self.kind: Kind = kind
 
 
-class EndpointSetupError(ValueError):
+class EndpointSetupError(ProactorError):
     """An endpoint that cannot be asked at all: no client installed, no key, or an impossible setting. One
     line.
     """

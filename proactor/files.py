@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from proactor.engine import ProactorError
+
 Value = TypeVar("Value")
 
 
-class SourceError(ValueError):
+class SourceError(ProactorError):
     """A corpus that cannot be read: one line, `file:line: what` (no line where there is none)."""
 
 

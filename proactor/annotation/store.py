@@ -11,9 +11,10 @@ from typing import IO
 from pydantic import ValidationError
 
 from proactor.annotation.record import Record
+from proactor.engine import ProactorError
 
 
-class AnnotationError(ValueError):
+class AnnotationError(ProactorError):
     """An annotation that cannot be made: one line that says why."""
 
 

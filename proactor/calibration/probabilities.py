@@ -36,13 +36,13 @@ from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.dialogue.parse import render
 from proactor.dialogue.prompt import PromptEncoder
-from proactor.engine import ChatFormat, Engine
+from proactor.engine import ChatFormat, Engine, ProactorError
 
 Path = tuple[int, ...]
 Boards = Callable[[Dialogue, int], Board]
 
 
-class ProbabilityError(ValueError):
+class ProbabilityError(ProactorError):
     """Answers whose probability cannot be said: a tool's name that the tokenizer changes, or a prompt mode
     with a thought before the answer.
     """

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from proactor.calibration.score_table import Score, ScoreTable, replay
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Timing, first_fires
+from proactor.engine import ProactorError
 from proactor.scoring.metrics import Array
 from proactor.scoring.utility import is_false
 
@@ -140,7 +141,7 @@ def steps(
     events: list[tuple[float, str, Array]] = []
     for dialogue in dialogues:
         if dialogue.id not in rows:
-            raise ValueError(f"thresholds: dialogue {dialogue.id!r} was not scored")
+            raise ProactorError(f"thresholds: dialogue {dialogue.id!r} was not scored")
         by_tool: dict[str, list[Score]] = {}
         for row in rows[dialogue.id]:
             by_tool.setdefault(row.tool, []).append(row)
@@ -171,7 +172,7 @@ def allowed(budget: float, dialogues: int) -> int:
     budget.
     """
     if budget < 0:
-        raise ValueError(f"thresholds: a budget of {budget:g} false fires is negative")
+        raise ProactorError(f"thresholds: a budget of {budget:g} false fires is negative")
     return int(budget * dialogues / 100 + 1e-9)
 
 

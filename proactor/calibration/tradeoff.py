@@ -46,6 +46,7 @@ from proactor.console import windows_caption
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA
 from proactor.dialogue.windows import width
+from proactor.engine import ProactorError
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
 from proactor.files import read_validated, write_whole
 from proactor.scoring.bootstrap import resampled
@@ -184,7 +185,7 @@ def curve(
     on these.
     """
     if not dialogues:
-        raise ValueError("trade-off: no dialogues")
+        raise ProactorError("trade-off: no dialogues")
     found = steps(table, dialogues, assent, theta)
     at, sums = found.levels()
     ends = [sum(map(_known, dialogues)), float(len(dialogues))]

@@ -54,7 +54,7 @@ def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading
         ValueError: an unknown format.
     """
     if format != "auto" and format not in FORMATS:
-        raise ValueError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
+        raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
     chosen = detect(path) if format == "auto" else format
     if chosen != "python" and not Path(path).exists():
         raise CatalogError(f"{path}: no such file or folder")

@@ -70,11 +70,10 @@ def annotate(
     """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
     catalog.json and report.json.
     """
-    from proactor.annotation import AnnotationError, Options
+    from proactor.annotation import Options
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
     from proactor.annotation.report import table
-    from proactor.endpoint import EndpointSetupError
 
     if oracle not in ORACLES:
         raise ConfigError(f"--oracle {oracle}: {', '.join(ORACLES)}")
@@ -87,24 +86,21 @@ def annotate(
     if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
         raise ConfigError(f"--oracle log: {source} has no log of actions to read; take engine or endpoint")
     tools = _catalog(catalog, corpus)
-    try:
-        with terminal() as ui:
-            asked = _oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
-            ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
-            if dry_run:
-                return
-            found = run(
-                corpus.dialogues,
-                tools,
-                asked,
-                out,
-                Options(gates=gates, causality=causality, seed=seed),
-                ui,
-                read=corpus.counters,
-                fresh=fresh,
-            )
-    except (AnnotationError, EndpointSetupError) as error:
-        raise ConfigError(str(error)) from error
+    with terminal() as ui:
+        asked = _oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
+        ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
+        if dry_run:
+            return
+        found = run(
+            corpus.dialogues,
+            tools,
+            asked,
+            out,
+            Options(gates=gates, causality=causality, seed=seed),
+            ui,
+            read=corpus.counters,
+            fresh=fresh,
+        )
     console.print(table(found))
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
 
@@ -121,11 +117,8 @@ def _corpus(
         name, path = "jsonl", Path(source)
     # transcripts are checked against the tools as they are read
     options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
-    try:
-        options |= dict(_pair(text) for text in given)
-        corpus = load(name, path, limit=limit, seed=seed, **options)
-    except ValueError as error:  # SourceError among them: all are one line that says what is wrong
-        raise ConfigError(str(error)) from error
+    options |= dict(_pair(text) for text in given)
+    corpus = load(name, path, limit=limit, seed=seed, **options)
     if not corpus.dialogues:
         raise ConfigError(f"SOURCE {source}: no dialogues")
     return corpus
@@ -146,10 +139,7 @@ def _catalog(file: str | None, corpus: Corpus) -> Catalog:
     if file is not None:
         from proactor.catalogs import propose, read_catalog
 
-        try:
-            return propose(read_catalog(file)).catalog
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return propose(read_catalog(file)).catalog
     if not len(corpus.catalog):
         raise ConfigError("--catalog: the transcripts bring no tools of their own")
     return corpus.catalog

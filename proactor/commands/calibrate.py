@@ -88,7 +88,6 @@ def _calibrated(
     exact: bool,
     heat: int,
 ) -> tuple[Thresholds, TradeOffs]:
-    from proactor.calibration.probabilities import ProbabilityError
     from proactor.calibration.store import save_probabilities, scored_part
     from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
     from proactor.dialogue.matching import THETA
@@ -102,11 +101,8 @@ def _calibrated(
     assent, resamples = needs_assent(workspace.encoder.catalog), settings.eval.resamples
     with terminal() as ui:
         workspace.ui = ui
-        try:
-            dev = scored_part(workspace, split_dev, on_dev, loaded, floor)
-            test = scored_part(workspace, split, on_test, loaded, floor)
-        except ProbabilityError as error:
-            raise ConfigError(str(error)) from error
+        dev = scored_part(workspace, split_dev, on_dev, loaded, floor)
+        test = scored_part(workspace, split, on_test, loaded, floor)
         played = workspace.play(on_test, f"playing {split}")
         ui.say(
             f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, "

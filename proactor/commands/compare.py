@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from proactor.commands.common import console
-from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.scoring.bootstrap import KEYS
 
@@ -37,19 +36,13 @@ def compare(
     from proactor.files import write_whole
 
     folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
-    try:
-        loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
-        wanted = (against or system, system)
-        runs = [
-            systems_named(named, of, str(f))
-            for (_, named), of, f in zip(loaded, wanted, folders, strict=True)
-        ]
-        names = (_name(folders[0], wanted[0]), _name(folders[1], wanted[1]))
-        found = paired(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
-    except (
-        ValueError
-    ) as error:  # a file that is missing or damaged, or runs that cannot be paired: the message names which
-        raise ConfigError(str(error)) from error
+    loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
+    wanted = (against or system, system)
+    runs = [
+        systems_named(named, of, str(f)) for (_, named), of, f in zip(loaded, wanted, folders, strict=True)
+    ]
+    names = (_name(folders[0], wanted[0]), _name(folders[1], wanted[1]))
+    found = paired(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
     for table in paired_tables(found, KEYS):
         console.print(table)
     rewards = [_measured_by(folder) for folder in folders]

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from proactor.commands.common import console
-from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
@@ -37,10 +36,7 @@ def report(
     from proactor.report.page import side_by_side
 
     second = _folder(other)
-    try:
-        file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html")
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html")
     console.print(f"report: {file}", markup=False)
 
 
@@ -52,13 +48,9 @@ def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
     """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
-    from proactor.files import SourceError
     from proactor.training.summary import pooled
 
-    try:
-        found = pooled(runs)
-    except SourceError as error:
-        raise ConfigError(str(error)) from error
+    found = pooled(runs)
     systems = {name: found[name] for name in ("before", "after")}
     console.print(metrics_table(f"{found['runs']} runs", systems, KEYS, found["difference"]))
     console.print(json.dumps(found), soft_wrap=True, markup=False)
@@ -68,8 +60,5 @@ def write(folder: Path) -> None:
     """Write a run's report and say where it is."""
     from proactor.report.page import rebuild_report
 
-    try:
-        file = rebuild_report(folder)
-    except ValueError as error:  # a file of the run that is missing or damaged: the message names it
-        raise ConfigError(str(error)) from error
+    file = rebuild_report(folder)
     console.print(f"report: {file}", markup=False)

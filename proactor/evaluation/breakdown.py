@@ -20,6 +20,7 @@ from rich.table import Table
 from proactor.console import NAMES
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Judged, Timing, first_fires
+from proactor.engine import ProactorError
 from proactor.evaluation.play import Evaluation
 from proactor.scoring.bootstrap import Interval, resampled
 from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of, score_dialogue
@@ -125,7 +126,7 @@ def outputs_of(evaluation: Evaluation, dialogues: Iterable[Dialogue]) -> dict[st
     played: dict[str, Outputs] = {r.dialogue_id: r.actions for r in evaluation.replays}
     for dialogue in dialogues:
         if dialogue.id not in played:
-            raise ValueError(f"breakdown: dialogue {dialogue.id!r} was not played")
+            raise ProactorError(f"breakdown: dialogue {dialogue.id!r} was not played")
     return played
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from proactor.console import NAMES, windows_caption
 from proactor.dialogue import Dialogue
+from proactor.engine import ProactorError
 from proactor.evaluation.breakdown import KEYS as PARTS
 from proactor.evaluation.breakdown import SHOWN, domain_contributions, tool_contributions, triple
 from proactor.evaluation.play import Evaluation
@@ -91,13 +92,13 @@ def same(names: tuple[str, str], dialogues: tuple[Sequence[Dialogue], Sequence[D
     """ValueError unless both runs played the same dialogues, labels included."""
     first, second = ({d.id: d for d in of} for of in dialogues)
     if not first:
-        raise ValueError(f"{names[0]}: no dialogues")
+        raise ProactorError(f"{names[0]}: no dialogues")
     for dialogue in sorted(first.keys() ^ second.keys()):
         held, missing = names if dialogue in first else names[::-1]
-        raise ValueError(f"{missing}: dialogue {dialogue!r} was not played there, but in {held}")
+        raise ProactorError(f"{missing}: dialogue {dialogue!r} was not played there, but in {held}")
     for name, dialogue_ in first.items():
         if dialogue_ != second[name]:
-            raise ValueError(
+            raise ProactorError(
                 f"{names[1]}: dialogue {name!r} is labelled or worded otherwise than in {names[0]}"
             )
 
@@ -160,5 +161,5 @@ def _told(change: Change) -> str:
 def systems_named(named: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
     """One system of a run's evaluations. ValueError tells which there are."""
     if system not in named:
-        raise ValueError(f"{where}: no system {system!r}: one of {', '.join(named)}")
+        raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(named)}")
     return named[system]

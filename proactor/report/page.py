@@ -22,7 +22,7 @@ from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, TradeOffs, lo
 from proactor.dialogue import Dialogue, windows
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.files import write_whole
+from proactor.files import SourceError, write_whole
 from proactor.report import charts, curves
 from proactor.report.anatomy import anatomy, first_fires, groups
 from proactor.report.anatomy import played as played_by
@@ -139,7 +139,7 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
     dialogues, named = load_evaluations(run / "evaluations.json")
     for name in ("before", "after"):
         if name not in named:
-            raise ValueError(f"{run / 'evaluations.json'}: evaluations.{name}: missing")
+            raise SourceError(f"{run / 'evaluations.json'}: evaluations.{name}: missing")
     trivial = {name: e for name, e in named.items() if name not in ("before", "after")}
     history = read_history(run / "metrics.jsonl")
     before, after = named["before"], named["after"]
@@ -160,7 +160,7 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
     (dialogues, one), (_, other) = (load_evaluations(folder / "evaluations.json") for folder in folders)
     for folder, named in zip(folders, (one, other), strict=True):
         if "after" not in named:
-            raise ValueError(f"{folder / 'evaluations.json'}: evaluations.after: missing")
+            raise SourceError(f"{folder / 'evaluations.json'}: evaluations.after: missing")
     names = [folder.resolve().name for folder in folders]
     trivial = {name: e for name, e in one.items() if name not in ("before", "after")}
     sides = Sides.of_runs(names[0], names[1])
@@ -191,7 +191,7 @@ def _described(run: Path) -> dict[str, Any]:
         try:
             found["seconds"] = json.loads(summary.read_text(encoding="utf-8")).get("seconds")
         except (json.JSONDecodeError, AttributeError):
-            raise ValueError(f"{summary}: not a JSON object") from None
+            raise SourceError(f"{summary}: not a JSON object") from None
     if config.exists():
         found["config"] = config.read_text(encoding="utf-8").strip()
     return found
@@ -203,7 +203,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"{path}: no such file")
+        raise SourceError(f"{path}: no such file")
     rows: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8").split("\n")
     for position, text in enumerate(lines, start=1):
@@ -214,9 +214,9 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if position == len(lines):
                 break  # no newline after it: the run was killed while it wrote
-            raise ValueError(f"{path}:{position}: not JSON: {error}") from None
+            raise SourceError(f"{path}:{position}: not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}:{position}: not an object")
+            raise SourceError(f"{path}:{position}: not an object")
         rows.append(row)
     return rows
 

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from proactor.engine import ProactorError
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class RewardError(ValueError):
+class RewardError(ProactorError):
     """A reward that is unknown, raised, or gave something other than one finite number a completion."""
 
 

@@ -15,7 +15,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.parse import Parsed
 from proactor.rewards.options import RewardError, read
 from proactor.rewards.turn import batch_parts
-from proactor.scoring.utility import CostTable, ToolCosts, total, turn_parts
+from proactor.scoring.utility import CostError, CostTable, ToolCosts, total, turn_parts
 
 if TYPE_CHECKING:
     from proactor.engine import Engine
@@ -40,7 +40,7 @@ class Utility:
         """Learn which tools need assent. RewardError for costs of a tool that is not there."""
         try:
             self.costs = self.costs.known_by(catalog)
-        except ValueError as error:
+        except CostError as error:
             raise RewardError(f"reward 'utility': {error}") from None
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, pstdev
 
+from proactor.engine import ProactorError
+
 
 def spread(groups: Iterable[Sequence[float]]) -> float | None:
     """Mean over groups of two or more of the population standard deviation of their scores; None without such
@@ -73,7 +75,7 @@ def agreement(
     total = Agreement()
     for a, b in zip(first, second, strict=True):
         if len(a) != len(b):
-            raise ValueError(f"agreement: a group of {len(a)} scores beside one of {len(b)}")
+            raise ProactorError(f"agreement: a group of {len(a)} scores beside one of {len(b)}")
         for i, j in combinations(range(len(a)), 2):
             total += _pair(_sign(a[i] - a[j], tolerance), _sign(b[i] - b[j], tolerance))
     return total

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from proactor.engine import ProactorError
 
-class RulerError(ValueError):
+
+class RulerError(ProactorError):
     """A rubric, judge or request that cannot work; one line. What goes wrong while judging is counted, never
     raised.
     """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from proactor.engine import ProactorError
 from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of
 
 KEYS = (
@@ -55,7 +56,7 @@ def intervals(
 ) -> dict[str, Interval]:
     """Interval of each metric in `keys` of one system. ValueError without dialogues."""
     if not contributions:
-        raise ValueError("bootstrap: no dialogues")
+        raise ProactorError("bootstrap: no dialogues")
     return resampled(matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed)
 
 
@@ -93,10 +94,10 @@ def paired_difference(
     Seeds themselves are not resampled.
     """
     if not before or len(before) != len(after):
-        raise ValueError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
+        raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
     ids = sorted({c.dialogue for run in (*before, *after) for c in run})
     if not ids:
-        raise ValueError("bootstrap: no dialogues")
+        raise ProactorError("bootstrap: no dialogues")
     weights = _weights(len(ids), resamples, seed)
     drawn = {key: np.zeros(resamples) for key in keys}
     exact = dict.fromkeys(keys, 0.0)
@@ -115,11 +116,11 @@ def _same_dialogues(before: Sequence[Contribution], after: Sequence[Contribution
     old, new = [c.dialogue for c in before], [c.dialogue for c in after]
     for ids in (old, new):
         if len(set(ids)) < len(ids):
-            raise ValueError(
+            raise ProactorError(
                 f"bootstrap: dialogue {next(i for i in ids if ids.count(i) > 1)!r} appears twice in one run"
             )
     if odd := set(old) ^ set(new):
-        raise ValueError(f"bootstrap: dialogue {min(odd)!r} was scored before or after, not both")
+        raise ProactorError(f"bootstrap: dialogue {min(odd)!r} was scored before or after, not both")
 
 
 def _aligned(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array:

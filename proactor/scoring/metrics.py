@@ -22,6 +22,7 @@ import numpy.typing as npt
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.matching import HITS, THETA, Judged, Timing, judge
 from proactor.dialogue.windows import width
+from proactor.engine import ProactorError
 from proactor.scoring.utility import Costs, judged_parts, total
 from proactor.scoring.utility import table as costs_of
 
@@ -186,7 +187,7 @@ def _add_saved(sums: dict[str, float], turn: int, reference: Reference, timing: 
 def early_weight(reference: Reference, turn: int) -> float:
     """Weight of an early fire in PT_w: `1 - (s - u) / (s - o + 1)`, in (0, 1) [INFERRED]."""
     if reference.ready is None or reference.coverage is None:
-        raise ValueError(f"reference {reference.id!r} has no known window")
+        raise ProactorError(f"reference {reference.id!r} has no known window")
     start = reference.ready[0]
     return 1.0 - (start - turn) / (start - reference.coverage[0] + 1)
 

@@ -35,6 +35,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.matching import THETA, Judged, Timing, judge
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at
+from proactor.engine import ProactorError
 
 PARTS = ("benefit", "false", "missed", "interrupt")
 """What a utility is made of; `benefit` is added, the others are subtracted."""
@@ -53,6 +54,10 @@ class ToolCosts(BaseModel):
     interrupt_cost: float = Field(default=0.1, ge=0)
 
 
+class CostError(ProactorError):
+    """Costs that name a tool which the catalog does not have."""
+
+
 class CostTable(BaseModel):
     """Costs by tool; `default` for tools not listed. `assent`: tools that must not fire before the user
     agreed (the catalog's `confirm`).
@@ -69,12 +74,12 @@ class CostTable(BaseModel):
         return self.tools.get(tool, self.default)
 
     def known_by(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. ValueError names a tool with costs that the
+        """This table with the catalog's tools that need assent. CostError names a tool with costs that the
         catalog does not have.
         """
         for name in self.tools:
             if name not in catalog:
-                raise ValueError(f"costs: no tool {name!r} in the catalog")
+                raise CostError(f"costs: no tool {name!r} in the catalog")
         return self.model_copy(update={"assent": self.assent | needs_assent(catalog)})
 
 

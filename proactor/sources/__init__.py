@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor.files import SourceError
-from proactor.sources.base import SPLITS, Corpus, Selection, Split, split_of
+from proactor.sources.base import SPLITS, Corpus, Selection, SelectionError, Split, split_of
 
 __all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 
@@ -52,21 +52,21 @@ def load(
         ValueError: an unknown corpus, split or option.
     """
     if split is not None and split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        raise SelectionError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     if limit is not None and limit < 0:
-        raise ValueError(f"limit {limit} is negative")
+        raise SelectionError(f"limit {limit} is negative")
     if keep is not None and keep != Selection():
         return keep.apply(load(name, path, split, None, seed, **opts), limit, seed)
     if name == "synthetic":
         if path is not None:
-            raise ValueError(f"the synthetic corpus has no path (got {path})")
+            raise SelectionError(f"the synthetic corpus has no path (got {path})")
         from proactor.sources import synthetic
 
         return synthetic.load(split, limit, seed, **opts)
     if name not in READERS:
-        raise ValueError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
+        raise SelectionError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
     if path is None:
-        raise ValueError(f"corpus {name!r} needs a path")
+        raise SelectionError(f"corpus {name!r} needs a path")
     reader = import_module(f"proactor.sources.{name}")
     found: Corpus = reader.load(Path(path), split, limit, seed, **opts)
     return found

@@ -27,6 +27,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Options = TypeVar("Options", bound=BaseModel)
 
 
+class SelectionError(SourceError):
+    """A corpus, split, limit, domain or reader's option that does not exist or cannot be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Dialogues with the catalog of their tools, and counters of what was read, masked, adjusted or
@@ -101,7 +105,7 @@ class Selection(BaseModel):
         """
         known = {d.domain for d in found.dialogues}
         if missing := set(self.domains) - known:
-            raise ValueError(
+            raise SelectionError(
                 f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are "
                 f"{', '.join(sorted(known))}"
             )
@@ -161,7 +165,7 @@ def options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or kind.__name__
-        raise ValueError(f"option {key}: {first['msg']}") from None
+        raise SelectionError(f"option {key}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import json
 import re
 from typing import TypeAlias
 
+from proactor.engine import ProactorError
+
 Node: TypeAlias = "str | tuple[Node, ...]"
 
 META = "^"
@@ -22,7 +24,7 @@ _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([()^#])|([^\s()"^#]+))', re.DOT
 _END = re.compile(r"\s*\Z")
 
 
-class LispressError(ValueError):
+class LispressError(ProactorError):
     """A program that is not one s-expression; the message names the position."""
 
 

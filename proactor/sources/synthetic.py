@@ -25,7 +25,7 @@ from typing import Any
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.sources import base
 from proactor.sources import synthetic_phrases as words
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Corpus, SelectionError, Split
 from proactor.sources.synthetic_script import Beat, Script, SyntheticOptions, other
 from proactor.sources.synthetic_skills import BY_NAME, POOLS, SKILLS, Skill, catalog
 
@@ -89,7 +89,7 @@ def generate(index: int, seed: int = 0, options: SyntheticOptions | None = None)
         talk = _Conversation(rng, options)
         if options.min_turns <= len(talk.turns) <= options.max_turns:
             return talk.dialogue(dialogue_id(index, seed))
-    raise ValueError(
+    raise SelectionError(
         f"no dialogue of {options.min_turns}-{options.max_turns} turns came up in 1000 draws: widen them"
     )
 

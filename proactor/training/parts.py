@@ -8,9 +8,8 @@ from typing import Any
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError
 from proactor.sources import Corpus, Split, load
-from proactor.sources.base import narrowed, within
+from proactor.sources.base import SelectionError, narrowed, within
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
@@ -28,13 +27,11 @@ def load_part(config: RunConfig, name: str) -> Corpus:
         corpus = _load(config, part.split, limit)
         if data.unseen:
             if data.unseen.unknown(corpus) and (wrong := data.unseen.unknown(_load(config, None, None))):
-                raise ValueError(wrong)
+                raise SelectionError(wrong)
             corpus = data.unseen.apply(corpus, name, None if shared else part.limit, data.seed)
         if shared:
             corpus = within(corpus, part.share, part.limit, data.seed)
-    except SourceError:
-        raise
-    except ValueError as error:  # an unknown or impossible option of the reader
+    except SelectionError as error:
         raise ConfigError(f"data: {error}") from None
     if not corpus.dialogues:
         where = f"{data.source} {data.path or ''}".strip()

@@ -24,7 +24,7 @@ from proactor.rewards import (
     load_reward,
 )
 from proactor.scoring.metrics import aggregate
-from proactor.scoring.utility import CostTable
+from proactor.scoring.utility import CostError, CostTable
 from proactor.training.model_folder import check_provenance
 from proactor.training.parts import load_part, merge_catalogs
 
@@ -132,7 +132,7 @@ class Workspace:
         """
         try:
             return self.config.eval.costs.known_by(self.encoder.catalog)
-        except ValueError as error:
+        except CostError as error:
             raise ConfigError(f"eval.{error}") from None
 
     @property
