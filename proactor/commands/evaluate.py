@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -110,6 +111,7 @@ def sample(
 
 def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
     from proactor.dialogue.board import logged_board
+    from proactor.dialogue.candidates import Candidates
     from proactor.dialogue.decisions import noise_key
 
     if turn and turn not in chosen.decision_turns:
@@ -134,15 +136,10 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sa
         console.print(f"{spoken.index:3} {spoken.speaker}: {spoken.text}", markup=False)
         if spoken.index not in groups:
             continue
-        texts = [s.text for s in groups[spoken.index].samples]
-        columns: dict[str, list[Any]] = {
-            "dialogue": [chosen] * len(texts),
-            "turn": [spoken.index] * len(texts),
-            "board": [boards[spoken.index]] * len(texts),
-        }
-        scored = run_reward(
-            workspace.config.reward, workspace.sample_reward, [""] * len(texts), texts, columns
-        )
+        texts = tuple(s.text for s in groups[spoken.index].samples)
+        candidates = Candidates(chosen, spoken.index, texts, encoder.catalog, boards[spoken.index])
+        no_prompts = partial(list, [""] * len(texts))
+        scored = run_reward(workspace.config.reward, workspace.sample_reward, candidates, no_prompts)
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):
             table.add_row(f"{parts['reward']:+.3f}", text.replace("[", r"\["))

@@ -14,7 +14,7 @@ from proactor.rewards.run import RewardFunction, run_reward
 from proactor.rewards.schedule import adaptive_ruler, ruler_weight
 from proactor.rewards.turn import Consistency, TurnReward, WeightedMetric, batch_parts, completion_text
 from proactor.rewards.utility import Utility
-from proactor.rewards.worker import Judging
+from proactor.rewards.worker import RewardWorker
 
 __all__ = [
     "RewardError",
@@ -33,7 +33,7 @@ __all__ = [
     "score_replay",
     "GroupReward",
     "Scored",
-    "Judging",
+    "RewardWorker",
     "Mixture",
     "Term",
     "adaptive_ruler",

@@ -84,14 +84,8 @@ class FunctionSource(_Computed):
         return [self._score(group) for group in groups]
 
     def _score(self, group: Candidates) -> Scored:
-        n = len(group)
-        columns: dict[str, list[Any]] = {
-            "dialogue": [group.dialogue] * n,
-            "turn": [group.turn] * n,
-            "board": [group.board] * n,
-        }
         prompt = messages(group.dialogue, group.turn, group.board, group.tools)
-        return run_reward(self.name, self.function, [prompt] * n, list(group.texts), columns)
+        return run_reward(self.name, self.function, group, lambda: [prompt] * len(group))
 
 
 @dataclass(frozen=True, eq=False)

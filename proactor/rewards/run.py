@@ -7,43 +7,51 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from proactor.dialogue.candidates import Candidates
 from proactor.rewards.group import GroupReward
 from proactor.rewards.options import RewardError
-from proactor.rewards.turn import TurnReward, batch_parts, completion_text
+from proactor.rewards.turn import TurnReward, completion_text
 
 RewardFunction = Callable[..., Sequence[float]]
 
 
 def run_reward(
     name: str,
-    function: RewardFunction,
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
-    columns: Mapping[str, Sequence[Any]],
+    reward: RewardFunction | TurnReward,
+    candidates: Candidates,
+    prompts: Callable[[], Sequence[Any]],
 ) -> list[dict[str, float]]:
-    """Score completions: one dict each, "reward" and, for built-in rewards, its parts.
+    """Score the answers to one decision: one dict each, "reward" and, for built-in rewards, its parts.
 
+    A built-in reward takes the candidates as they were parsed. A function of the user's own is called in
+    TRL's signature: texts, ``prompts()`` (one a candidate) and the columns `dialogue`, `turn` and `board`.
     RewardError names the reward and the completion when it raises, returns another number of values, or one
     that is not a finite number.
     """
+    n = len(candidates)
     try:
-        if isinstance(function, TurnReward):
-            scored = batch_parts(function, completions, columns)
+        if isinstance(reward, TurnReward):
+            at = candidates.dialogue, candidates.turn
+            scores = [reward.parts(*at, parsed, candidates.board) for parsed in candidates.parsed]
         else:
-            scored = [
-                {"reward": value} for value in function(prompts=prompts, completions=completions, **columns)
-            ]
+            columns = {
+                "dialogue": [candidates.dialogue] * n,
+                "turn": [candidates.turn] * n,
+                "board": [candidates.board] * n,
+            }
+            values = reward(prompts=prompts(), completions=list(candidates.texts), **columns)
+            scores = [{"reward": value} for value in values]
     except RewardError:
         raise
     except Exception as error:
         raise RewardError(
             f"reward {name!r} raised {type(error).__name__}: {error}".replace("\n", " ")
         ) from error
-    return checked(name, scored, completions)
+    return checked(name, scores, candidates.texts)
 
 
 def checked(name: str, scored: list[dict[str, float]], completions: Sequence[Any]) -> list[dict[str, float]]:

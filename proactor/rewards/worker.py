@@ -22,7 +22,7 @@ from proactor.rewards.options import RewardError
 from proactor.rewards.run import checked
 
 
-class Judging:
+class RewardWorker:
     """A `GroupReward` with the event loop it runs in. `close` ends the thread, if there is one."""
 
     def __init__(self, name: str, reward: GroupReward) -> None:
@@ -38,7 +38,7 @@ class Judging:
         """Start ``work`` beside this thread."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="judging", daemon=True)
+            self._thread = threading.Thread(target=self._loop.run_forever, name="reward-worker", daemon=True)
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
@@ -69,8 +69,8 @@ class Round:
     them in `finish`, and ``counters``, the reward's events of this round.
     """
 
-    def __init__(self, judging: Judging, stage: Stage) -> None:
-        self._judging, self._reward, self._stage = judging, judging.reward, stage
+    def __init__(self, worker: RewardWorker, stage: Stage) -> None:
+        self._worker, self._reward, self._stage = worker, worker.reward, stage
         self._groups: dict[int, Candidates] = {}
         self._running: dict[int, Future[Scored]] = {}
         self._before = Counter(self._reward.counters)
@@ -93,7 +93,7 @@ class Round:
         self._groups[place] = group
         if self._reward.concurrent:
             self._began = time.perf_counter() if self._began is None else self._began
-            future = self._judging.submit(self._reward.score(group, self._stage))
+            future = self._worker.submit(self._reward.score(group, self._stage))
             future.add_done_callback(self._note)
             self._running[place] = future
 
@@ -121,11 +121,11 @@ class Round:
         self.counters = Counter(self._reward.counters)
         self.counters.subtract(self._before)
         if len(found) != len(places):
-            raise RewardError(f"reward {self._judging.name!r} scored {len(found)} groups of {len(places)}")
+            raise RewardError(f"reward {self._worker.name!r} scored {len(found)} groups of {len(places)}")
         return {
             place: self._checked(self._groups[place], scored)
             for place, scored in zip(places, found, strict=True)
         }
 
     def _checked(self, group: Candidates, scored: Scored) -> Scored:
-        return None if scored is None else checked(self._judging.name, scored, group.texts)
+        return None if scored is None else checked(self._worker.name, scored, group.texts)

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 def roll_out(
     engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling
-) -> list[Group]:
-    """The ``sampling.n`` candidates of every decision point, each after its own graph; one group a point, in
-    their order.
+) -> tuple[list[Group], list[list[dict[str, int]]]]:
+    """The ``sampling.n`` candidates of every decision point, each after its own graph: one group a point, in
+    their order, and for each sample the pieces of its graph that could not be read, by reason.
 
-    A dialogue's points must come in the order of its turns. The samples of a group have prompts of their own
-    (`trainable` makes groups for the engine of them); ``info["unread_graph"]`` says what of a candidate's
-    graph could not be read.
+    A dialogue's points must come in the order of its turns. The samples of a group have prompts of their own;
+    `trainable` turns them into groups for the engine.
     """
     rounds: defaultdict[int, list[int]] = defaultdict(list)
     seen: defaultdict[str, int] = defaultdict(int)
@@ -44,6 +43,7 @@ def roll_out(
         seen[point.dialogue.id] += 1
     graphs: dict[tuple[str, int], StateGraph] = {}
     groups: dict[int, Group] = {}
+    unread: defaultdict[int, list[dict[str, int]]] = defaultdict(list)
     alone = sampling.model_copy(update={"n": 1})
     for k in sorted(rounds):
         jobs = [(i, points[i], c) for i in rounds[k] for c in range(sampling.n)]
@@ -56,8 +56,10 @@ def roll_out(
             sample = one.samples[0]
             groups.setdefault(i, Group(sample.prompt_ids, [])).samples.append(sample)
             graph = graphs.get((p.dialogue.id, c), NO_GRAPH)
-            graphs[p.dialogue.id, c], sample.info["unread_graph"] = graph.after(sample.text)
-    return [groups[i] for i in range(len(points))]
+            graphs[p.dialogue.id, c], pieces = graph.after(sample.text)
+            unread[i].append(pieces)
+    order = range(len(points))
+    return [groups[i] for i in order], [unread[i] for i in order]
 
 
 def trainable(groups: Sequence[Group], convention: Convention = "art") -> list[Group]:

@@ -27,8 +27,9 @@ from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet, Stopped
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.scoring.metrics import FIELDS
+from proactor.training.answers import AnswerGroup
 from proactor.training.graph_rollout import trainable
-from proactor.training.rollout import dropped, held_out_loss, judge_groups, sample_groups, sft_groups
+from proactor.training.rollout import held_out_loss, judge_groups, sample_groups, sft_groups
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import judge_statistics, reward_statistics, sample_rows
 from proactor.training.summary import compare
@@ -105,28 +106,28 @@ def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
     }
 
 
-def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, list[Group]]:
+def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, list[AnswerGroup]]:
     """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups,
     those dropped by the reward included.
     """
     epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
-    groups, told = _scored(workspace, stage, step, epoch, workspace.engine.share(chosen))
-    kept = [g for g in groups if not dropped(g)]
+    answered, scoring = sample_and_score(workspace, stage, step, epoch, workspace.engine.share(chosen))
+    kept = [a.group for a in answered if not a.dropped]
     if workspace.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
         kept = trainable(kept, stage.advantages)
-    stats = _updated(workspace.engine, kept, stage)
-    found = reward_statistics(workspace.engine.parallel.gather, groups)
-    return {"epoch": epoch, **stats, **found, **told}, groups
+    stats = update(workspace.engine, kept, stage)
+    rewards = reward_statistics(workspace.engine.parallel.gather, answered)
+    return {"epoch": epoch, **stats, **rewards, **scoring}, answered
 
 
-def _scored(
+def sample_and_score(
     workspace: Workspace, stage: GRPOStage, step: int, epoch: int, own: Sequence[Dialogue]
-) -> tuple[list[Group], Row]:
-    """This rank's groups with their rewards, and what there is to tell of the scoring over all ranks."""
+) -> tuple[list[AnswerGroup], Row]:
+    """This rank's groups with their rewards, and the statistics of the scoring over all ranks."""
     seed, engine = workspace.config.seed, workspace.engine
     sampling = stage.sampling.model_copy(update={"seed": derived(seed, "noise", step)})
-    if workspace.judging is None:
-        assert not isinstance(workspace.reward, GroupReward), "Session.bind makes its judging"
+    if workspace.worker is None:
+        assert not isinstance(workspace.reward, GroupReward), "Workspace.bind starts its worker"
         before = time.perf_counter()
         groups = sample_groups(
             engine,
@@ -140,13 +141,13 @@ def _scored(
             logged=stage.logged,
         )
         return groups, {"seconds_sampling": time.perf_counter() - before}
-    now, reward = Stage(step, stage.steps), workspace.judging.reward
+    now, reward = Stage(step, stage.steps), workspace.worker.reward
     judged = judge_groups(
         engine,
         workspace.encoder,
         own,
         sampling,
-        workspace.judging,
+        workspace.worker,
         workspace.turn_reward or WeightedMetric(),
         stage=now,
         seed=seed,
@@ -158,7 +159,7 @@ def _scored(
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
-def _updated(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
+def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
     """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank
     nothing moves, and the row says so.
     """

@@ -12,14 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from proactor.dialogue import Dialogue
 from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
-from proactor.dialogue.parse import parse
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
-from proactor.rewards import Judging, RewardFunction, TurnReward, run_reward
+from proactor.rewards import RewardFunction, RewardWorker, Scored, TurnReward, run_reward
+from proactor.training.answers import AnswerGroup, read_answers
 from proactor.training.graph_rollout import roll_out
 
 
@@ -29,43 +31,53 @@ def sample_groups(
     dialogues: Sequence[Dialogue],
     sampling: Sampling,
     reward_name: str,
-    reward: RewardFunction,
+    reward: RewardFunction | TurnReward,
     *,
     seed: int,
     epoch: int,
     logged: float = 0.5,
-) -> list[Group]:
+) -> list[AnswerGroup]:
     """Sample a group at every decision point and score it.
 
-    Each sample's ``info`` holds dialogue, turn, parts (of the reward), ok (all of it could be read) and
-    unread (by reason). Raises RewardError, naming the reward, when it raises or gives something that is not a
-    finite number.
+    Raises RewardError, naming the reward, when it raises or gives something that is not a finite number.
     """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
+    graphs: Sequence[Sequence[Mapping[str, int]] | None] = [None] * len(points)
     if encoder.style.mode == "graph":
-        groups = roll_out(engine, encoder, points, sampling)
+        groups, graphs = roll_out(engine, encoder, points, sampling)
     else:
         keys = [noise_key(p.dialogue, p.turn) for p in points]
         groups = engine.sample([p.prompt for p in points], sampling, keys=keys)
-    for point, group in zip(points, groups, strict=True):
+    tools = tools_by_dialogue(encoder, dialogues)
+    answered = []
+    for point, group, unread in zip(points, groups, graphs, strict=True):
         group.tree = encoder.tree(point.dialogue, point.turn)
-        texts = [s.text for s in group.samples]
-        columns: Mapping[str, Sequence[object]] = {
-            "dialogue": [point.dialogue] * len(texts),
-            "turn": [point.turn] * len(texts),
-            "board": [point.board] * len(texts),
-        }
-        shown = {
-            id(s.prompt_ids): s.prompt_ids for s in group.samples
-        }  # one a group, but for the graphs of candidates
-        prompts = {name: engine.tokenizer.decode(ids) for name, ids in shown.items()}
-        seen = [prompts[id(s.prompt_ids)] for s in group.samples]
-        _note(point, group, run_reward(reward_name, reward, seen, texts, columns))
-    return groups
+        candidates = candidates_at(point, group, tools[point.dialogue.id])
+        answers = read_answers(point, group, candidates, unread)
+        answers.set_rewards(run_reward(reward_name, reward, candidates, partial(prompt_texts, engine, group)))
+        answered.append(answers)
+    return answered
+
+
+def tools_by_dialogue(encoder: PromptEncoder, dialogues: Sequence[Dialogue]) -> dict[str, Catalog]:
+    """The tools on offer in each dialogue, by its id: those it names, or all."""
+    return {d.id: encoder.catalog.subset(d.tools) if d.tools else encoder.catalog for d in dialogues}
+
+
+def candidates_at(point: Decision, group: Group, tools: Catalog) -> Candidates:
+    """The texts of a group's samples as candidates for ``point``."""
+    return Candidates(point.dialogue, point.turn, tuple(s.text for s in group.samples), tools, point.board)
+
+
+def prompt_texts(engine: Engine, group: Group) -> list[str]:
+    """The prompt of each sample as text, each decoded once: usually one per group, several in graph mode."""
+    prompts = {id(s.prompt_ids): s.prompt_ids for s in group.samples}
+    texts = {name: engine.tokenizer.decode(ids) for name, ids in prompts.items()}
+    return [texts[id(s.prompt_ids)] for s in group.samples]
 
 
 @dataclass(slots=True)
-class Judged:
+class JudgedStep:
     """What a `GroupReward` made of a step's decisions: ``groups`` in their order, those dropped (without
     rewards) included.
 
@@ -73,14 +85,9 @@ class Judged:
     one scored) and "waiting" (after the last sample). ``counters``: the judge's events in this step.
     """
 
-    groups: list[Group]
+    groups: list[AnswerGroup]
     seconds: dict[str, float]
     counters: Counter[str] = field(default_factory=Counter)
-
-
-def dropped(group: Group) -> bool:
-    """Whether the reward had nothing to say about the group, so that it leaves the batch."""
-    return any(s.reward is None for s in group.samples)
 
 
 def judge_groups(
@@ -88,70 +95,63 @@ def judge_groups(
     encoder: PromptEncoder,
     dialogues: Sequence[Dialogue],
     sampling: Sampling,
-    judging: Judging,
+    worker: RewardWorker,
     metric: TurnReward,
     *,
     stage: Stage,
     seed: int,
     epoch: int,
     logged: float = 0.5,
-) -> Judged:
+) -> JudgedStep:
     """Sample a group at every decision point and have it judged, beside the sampling where the reward allows
     it.
 
-    ``info`` as in `sample_groups`; parts hold those of ``metric`` too, its reward as "metric", for comparison
-    with the judge. Samples of a dropped group have no reward and no parts of the reward.
+    An answer's parts hold those of ``metric`` too, its reward as "metric", for comparison with the judge. The
+    answers of a dropped group have neither reward nor parts.
     """
-    tools = {d.id: encoder.catalog.subset(d.tools) if d.tools else encoder.catalog for d in dialogues}
-    groups: dict[int, Group] = {}
+    tools = tools_by_dialogue(encoder, dialogues)
+    sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
 
-    def hand_over(place: int, point: Decision, group: Group) -> None:
-        groups[place] = group
-        texts = tuple(s.text for s in group.samples)
-        judged.add(
-            place, Candidates(point.dialogue, point.turn, texts, tools[point.dialogue.id], point.board)
-        )
+    def hand_over(place: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
+        candidates = candidates_at(points[place], group, tools[points[place].dialogue.id])
+        sampled[place] = group, candidates, unread
+        judged.add(place, candidates)
 
     async def stream() -> None:
         keys = [noise_key(p.dialogue, p.turn) for p in points]
         async for group in engine.stream([p.prompt for p in points], sampling, keys=keys):
-            hand_over(group.index, points[group.index], group)
+            hand_over(group.index, group)
 
-    with judging.round(stage) as judged:
+    with worker.round(stage) as judged:
         points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
         if encoder.style.mode == "graph":
-            for i, group in enumerate(roll_out(engine, encoder, points, sampling)):
-                hand_over(i, points[i], group)
+            for i, (group, unread) in enumerate(
+                zip(*roll_out(engine, encoder, points, sampling), strict=True)
+            ):
+                hand_over(i, group, unread)
         else:
             asyncio.run(stream())
         ended = time.perf_counter()
-        found = judged.finish()
+        scores = judged.finish()
+    answered = []
     for i, point in enumerate(points):
-        group = groups[i]
+        group, candidates, unread_graphs = sampled[i]
         group.tree = encoder.tree(point.dialogue, point.turn)
-        measured = [
-            metric.parts(point.dialogue, point.turn, parse(s.text), point.board) for s in group.samples
-        ]
-        scored = found[i]
-        kept = [{k: v for k, v in m.items() if k != "reward"} | {"metric": m["reward"]} for m in measured]
-        _note(point, group, None if scored is None else [m | s for m, s in zip(kept, scored, strict=True)])
+        answers = read_answers(point, group, candidates, unread_graphs)
+        answers.set_rewards(with_metric(metric, candidates, scores[i]))
+        answered.append(answers)
     seconds = {"sampling": ended - began, "judging": judged.seconds, "waiting": judged.waited}
-    return Judged([groups[i] for i in range(len(points))], seconds, judged.counters)
+    return JudgedStep(answered, seconds, judged.counters)
 
 
-def _note(point: Decision, group: Group, scored: Sequence[dict[str, float]] | None) -> None:
-    """Write rewards, and what is known of each sample, into the group."""
-    for i, sample in enumerate(group.samples):
-        read = parse(sample.text)
-        sample.reward = None if scored is None else scored[i]["reward"]
-        sample.info |= {
-            "dialogue": point.dialogue.id,
-            "turn": point.turn,
-            "parts": {} if scored is None else scored[i],
-            "ok": read.ok,
-            "unread": read.unread,
-        }
+def with_metric(metric: TurnReward, candidates: Candidates, scores: Scored) -> Scored:
+    """The judge's ``scores`` beside the parts of ``metric``, its reward as "metric". None stays None."""
+    if scores is None:
+        return None
+    at = candidates.dialogue, candidates.turn
+    parts = [metric.parts(*at, parsed, candidates.board) for parsed in candidates.parsed]
+    return [{**p, "metric": p["reward"], **score} for p, score in zip(parts, scores, strict=True)]
 
 
 def sft_groups(
@@ -172,9 +172,8 @@ def sft_groups(
             counters["unknowable"] += 1
             continue
         ids = encoder.wanted(point.dialogue, point.turn, point.board, pending=pending)
-        groups.append(
-            Group(point.prompt, [Sample(point.prompt, ids)], tree=encoder.tree(point.dialogue, point.turn))
-        )
+        tree = encoder.tree(point.dialogue, point.turn)
+        groups.append(Group(point.prompt, [Sample(point.prompt, ids)], tree=tree))
         counters["examples"] += 1
     return groups, counters
 

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from proactor.engine import Group
 from proactor.ruler import Agreement, agreement, spread
+from proactor.training.answers import AnswerGroup
 
 
-def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group]) -> dict[str, float]:
+def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[AnswerGroup]) -> dict[str, float]:
     """Statistics over the groups of all ranks (``gather`` gives every rank's value).
 
     ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples;
@@ -36,24 +36,24 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Group
     }
 
 
-def _sums(groups: Iterable[Group]) -> dict[str, float]:
+def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
     sums: defaultdict[str, float] = defaultdict(float)
     for group in groups:
-        if any(s.reward is None for s in group.samples):
+        if group.dropped:
             sums["groups_dropped"] += 1
-            sums["tokens_sampled"] += sum(len(s.token_ids) for s in group.samples)
+            sums["tokens_sampled"] += sum(len(s.token_ids) for s in group.group.samples)
             continue
         sums["groups"] += 1
         values: dict[str, list[float]] = {}
-        for sample in group.samples:
+        for answer in group.answers:
             sums["samples"] += 1
-            sums["tokens_sampled"] += len(sample.token_ids)
-            sums["unparsed"] += not sample.info["ok"]
-            for reason, pieces in sample.info["unread"].items():
+            sums["tokens_sampled"] += len(answer.sample.token_ids)
+            sums["unparsed"] += not answer.parsed.ok
+            for reason, pieces in answer.parsed.unread.items():
                 sums[f"unread/{reason}"] += pieces
-            for reason, pieces in sample.info.get("unread_graph", {}).items():
+            for reason, pieces in answer.unread_graph.items():
                 sums[f"unread_graph/{reason}"] += pieces
-            for name, value in sample.info["parts"].items():
+            for name, value in answer.parts.items():
                 values.setdefault(name, []).append(value)
         for name, column in values.items():
             sums[f"sum/{name}"] += sum(column)
@@ -73,7 +73,7 @@ def _added(parts: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:
 
 def judge_statistics(
     gather: Callable[[Any], list[Any]],
-    groups: Sequence[Group],
+    groups: Sequence[AnswerGroup],
     judged: Sequence[str],
     counters: Mapping[str, int],
 ) -> dict[str, float]:
@@ -105,12 +105,12 @@ def judge_statistics(
 
 
 def _judged_columns(
-    groups: Iterable[Group], judged: Sequence[str]
+    groups: Iterable[AnswerGroup], judged: Sequence[str]
 ) -> tuple[list[list[float]], list[list[float]]]:
     """The scores of each judged group, and the metric reward of the same samples."""
     columns, metric = [], []
     for group in groups:
-        parts = [s.info["parts"] for s in group.samples]
+        parts = [a.parts for a in group.answers]
         for name in judged:
             if all(name in p for p in parts):
                 columns.append([p[name] for p in parts])
@@ -123,24 +123,24 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
 
 
-def sample_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
+def sample_rows(groups: Iterable[AnswerGroup]) -> list[dict[str, Any]]:
     """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was
     read. A dropped group's have no reward.
     """
     return [
         {
-            "dialogue": s.info["dialogue"],
-            "turn": s.info["turn"],
+            "dialogue": group.decision.dialogue.id,
+            "turn": group.decision.turn,
             "sample": i,
-            "text": s.text,
-            "reward": s.reward,
-            "parts": s.info["parts"],
-            "advantage": s.advantage,
-            "finish_reason": s.finish_reason,
-            "ok": s.info["ok"],
-            "unread": s.info["unread"],
-            "tokens": len(s.token_ids),
+            "text": answer.sample.text,
+            "reward": answer.sample.reward,
+            "parts": answer.parts,
+            "advantage": answer.sample.advantage,
+            "finish_reason": answer.sample.finish_reason,
+            "ok": answer.parsed.ok,
+            "unread": answer.parsed.unread,
+            "tokens": len(answer.sample.token_ids),
         }
         for group in groups
-        for i, s in enumerate(group.samples)
+        for i, answer in enumerate(group.answers)
     ]

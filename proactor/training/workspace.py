@@ -15,10 +15,10 @@ from proactor.evaluation.play import Evaluation, evaluate
 from proactor.progress import Progress, Quiet
 from proactor.rewards import (
     GroupReward,
-    Judging,
     Reward,
     RewardError,
     RewardFunction,
+    RewardWorker,
     TurnReward,
     WeightedMetric,
     load_reward,
@@ -34,7 +34,7 @@ class Workspace:
     """An engine with dialogues to train on (`train`), to choose by (`dev`) and to report on (`test`).
 
     ``dropped``: dialogues left out of a part because they do not fit the context. ``metric``: what
-    `eval.reward` names. ``judging``: the reward at work, where it is a `GroupReward`.
+    `eval.reward` names. ``worker``: the reward at work, where it is a `GroupReward`.
     """
 
     config: RunConfig
@@ -45,7 +45,7 @@ class Workspace:
     test: tuple[Dialogue, ...]
     reward: Reward
     metric: TurnReward | None = None
-    judging: Judging | None = None
+    worker: RewardWorker | None = None
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     ui: Progress = field(default_factory=Quiet)
@@ -100,12 +100,12 @@ class Workspace:
             if callable(bind):
                 bind(self.engine, self.encoder.catalog)
         if isinstance(self.reward, GroupReward):
-            self.judging = Judging(self.config.reward, self.reward)
+            self.worker = RewardWorker(self.config.reward, self.reward)
 
     def close(self) -> None:
         """End what works in the background."""
-        if self.judging is not None:
-            self.judging.close()
+        if self.worker is not None:
+            self.worker.close()
 
     @property
     def turn_reward(self) -> TurnReward | None:

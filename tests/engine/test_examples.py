@@ -9,7 +9,7 @@ import pytest
 from examples import environment, own_loop, reward
 from proactor.config_file import load_config
 from proactor.engine import GRPO, Sample, Sampling
-from proactor.rewards import load_reward, run_reward
+from proactor.rewards import load_reward
 from tests.engine.engines import load
 
 
@@ -52,6 +52,6 @@ def test_reward_as_a_config_names_it(monkeypatch: pytest.MonkeyPatch, repo_root:
     config = load_config(command[2], command[3:])
     function = load_reward(config.reward, config.reward_options)
     answers = ["yes", "x" * 60, "x" * 100, "  ", [{"role": "assistant", "content": "yes"}]]
-    found = run_reward("examples.reward:brevity", function, ["?"] * 5, answers, {"turn": [1] * 5})
-    assert [f["reward"] for f in found] == [1.0, 0.5, 0.0, 0.0, 1.0]
+    values = function(prompts=["?"] * 5, completions=answers, turn=[1] * 5)
+    assert values == [1.0, 0.5, 0.0, 0.0, 1.0]
     assert reward.brevity(["?"], ["yes"]) == [1.0]

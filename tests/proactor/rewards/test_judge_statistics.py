@@ -7,18 +7,25 @@ from typing import Any
 
 import pytest
 
+from proactor.dialogue import Dialogue, Turn
+from proactor.dialogue.board import EMPTY
+from proactor.dialogue.decisions import Decision
+from proactor.dialogue.parse import Parsed
 from proactor.engine import Group, Sample
+from proactor.training.answers import Answer, AnswerGroup
 from proactor.training.stats import judge_statistics, reward_statistics
 
+POINT = Decision(Dialogue(id="d", turns=(Turn(index=1, speaker="user", text="hi"),)), 1, EMPTY, [1])
 
-def judged(*pairs: tuple[float, float] | None, name: str = "ruler") -> Group:
-    """A group of samples by (judge's score, metric reward); None: it was dropped."""
-    samples = []
+
+def judged(*pairs: tuple[float, float] | None, name: str = "ruler") -> AnswerGroup:
+    """A group of answers by (judge's score, metric reward); None: it was dropped."""
+    answers = []
     for pair in pairs:
         parts = {} if pair is None else {"reward": 0.5, name: pair[0], "metric": pair[1], "rac": 1 - pair[1]}
-        info = {"parts": parts, "ok": True, "unread": {}}
-        samples.append(Sample([1], [2, 3], reward=None if pair is None else 0.5, info=info))
-    return Group([1], samples)
+        sample = Sample([1], [2, 3], reward=None if pair is None else 0.5)
+        answers.append(Answer(sample, Parsed(), parts))
+    return AnswerGroup(POINT, Group([1], [a.sample for a in answers]), answers)
 
 
 def alone(value: Any) -> list[Any]:
@@ -36,7 +43,7 @@ def test_spread_and_agreement_with_the_metric() -> None:
 
 def test_ranks_are_added_and_one_may_have_nothing() -> None:
     mine, theirs = [judged((0.0, 0.1), (1.0, 0.2))], [judged((0.0, 0.2), (0.6, 0.1))]
-    others: list[tuple[Sequence[Group], dict[str, int]]] = [
+    others: list[tuple[Sequence[AnswerGroup], dict[str, int]]] = [
         (theirs, {"requests": 3, "timeouts": 1}),
         ([], {}),
     ]

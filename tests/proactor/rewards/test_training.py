@@ -23,9 +23,8 @@ from proactor.dialogue.candidates import Candidates, Stage
 from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
-from proactor.rewards import Judging, RewardError, Scored, WeightedMetric, load_reward
+from proactor.rewards import RewardError, RewardWorker, Scored, WeightedMetric, load_reward
 from proactor.training.loop import grpo_step, train
-from proactor.training.rollout import dropped
 from proactor.training.runs import CLOCKS, Run
 from proactor.training.workspace import Workspace
 from tests.proactor.fake_endpoint import (
@@ -99,9 +98,9 @@ def fresh(workspace: Workspace) -> Workspace:
 
 
 def one_step(workspace: Workspace, reward: Any, step: int = 0) -> tuple[dict[str, Any], list[Any]]:
-    workspace.reward, workspace.judging = (
+    workspace.reward, workspace.worker = (
         reward,
-        Judging("mine", reward) if hasattr(reward, "score") else None,
+        RewardWorker("mine", reward) if hasattr(reward, "score") else None,
     )
     try:
         stage = workspace.config.grpo
@@ -128,10 +127,9 @@ def test_a_group_reward_trains_as_a_function_with_the_same_values_does(
     assert not torch.equal(wanted, start["adapter"])
     fresh.engine.load_state_dict(start)
     other, judged = one_step(fresh, ByText(length, concurrent=concurrent))
-    assert [[s.text for s in g.samples] for g in judged] == [[s.text for s in g.samples] for g in groups]
-    assert [g.rewards for g in judged] == [g.rewards for g in groups] and [g.tree for g in judged] == [
-        g.tree for g in groups
-    ]
+    for one, two in zip(judged, groups, strict=True):
+        assert [a.sample.text for a in one.answers] == [a.sample.text for a in two.answers]
+        assert one.group.rewards == two.group.rewards and one.group.tree == two.group.tree
     assert torch.equal(fresh.engine.state_dict()["adapter"], wanted)
     same = row.keys() & other.keys() - {"policy_version", *CLOCKS}
     assert {k: row[k] for k in same} == {k: other[k] for k in same} and len(same) > 20
@@ -180,7 +178,7 @@ def test_what_a_judged_step_tells(fresh: Workspace) -> None:
     } <= row.keys()
     assert row["judge/spread"] == pytest.approx(row["parts/ruler_within"])
     assert 0 <= row.get("judge/agreement", 0.5) <= 1 and row["judge/pairs"] >= 0
-    sample = groups[0].samples[0].info["parts"]
+    sample = groups[0].answers[0].parts
     assert sample["reward"] == sample["ruler"] and "metric" in sample
 
 
@@ -212,15 +210,17 @@ def test_dropped_groups_leave_the_batch_and_are_counted(fresh: Workspace) -> Non
     start = fresh.engine.state_dict()
     turns = {d.id: d.decision_turns[0] for d in fresh.train}
     row, groups = one_step(fresh, ByText(length, lambda c: c.turn != turns[c.dialogue.id]))
-    gone = [g for g in groups if dropped(g)]
+    gone = [g for g in groups if g.dropped]
     assert len(gone) == row["groups_dropped"] == 2 and row["groups"] == len(groups) - 2
     assert all(
-        s.reward is None and s.advantage is None and s.info["parts"] == {} for g in gone for s in g.samples
+        a.sample.reward is None and a.sample.advantage is None and a.parts == {}
+        for g in gone
+        for a in g.answers
     )
-    assert row["tokens_sampled"] == sum(len(s.token_ids) for g in groups for s in g.samples)
+    assert row["tokens_sampled"] == sum(len(a.sample.token_ids) for g in groups for a in g.answers)
     trained = fresh.engine.state_dict()["adapter"]
     fresh.engine.load_state_dict(start)
-    kept = [g for g in groups if not dropped(g)]
+    kept = [g.group for g in groups if not g.dropped]
     for group in kept:
         for sample in group.samples:
             sample.advantage = None

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.board import Board
+from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import Parsed, parse
 from proactor.rewards import (
@@ -33,6 +35,11 @@ BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, cov
 DIALOGUE = users(7, BOOK)
 FULL, HALF = ready("book", day="Monday", time="9"), ready("book", day="Monday")
 DONE = Board((), {"b": Timing.ON_TIME})
+TOOLS = Catalog(tools=())
+
+
+def no_prompts() -> list[str]:
+    raise AssertionError("a built-in reward asks for no prompts")
 
 
 def parts(
@@ -117,9 +124,9 @@ def test_unread_output_gets_the_floor() -> None:
 
 @given(st.text(max_size=40), st.integers(1, 7), st.booleans())
 def test_every_reward_is_finite_and_bounded(text: str, turn: int, done: bool) -> None:
-    columns = {"dialogue": [DIALOGUE], "turn": [turn], "board": [DONE if done else Board()]}
+    answer = Candidates(DIALOGUE, turn, (text,), TOOLS, DONE if done else Board())
     for name, factory in REGISTRY.items():
-        (got,) = run_reward(name, factory(), [""], [text], columns)
+        (got,) = run_reward(name, factory(), answer, no_prompts)
         assert all(math.isfinite(v) for v in got.values()) and -0.1 <= got["reward"] <= 1.0
 
 
@@ -178,10 +185,8 @@ def test_a_function_of_ones_own_is_found_in_the_working_directory(
     )
     monkeypatch.chdir(tmp_path)
     function = load_reward("my_scoring_module:fn")
-    assert run_reward("mine", function, ["p"] * 2, ["[]"] * 2, {"turn": [1, 2]}) == [
-        {"reward": 0.5},
-        {"reward": 1.0},
-    ]
+    answers = Candidates(DIALOGUE, 1, ("[]", "[]"), TOOLS)
+    assert run_reward("mine", function, answers, lambda: ["p"] * 2) == [{"reward": 0.5}] * 2
 
 
 def broken(value: Any) -> Any:
@@ -201,7 +206,9 @@ def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
         (raises, "reward 'mine' raised ValueError: two lines"),
     ]:
         with pytest.raises(RewardError, match=message) as error:
-            run_reward("mine", function, ["p"] * 2, ["first", "second"], {})
+            run_reward(
+                "mine", function, Candidates(DIALOGUE, 1, ("first", "second"), TOOLS), lambda: ["p"] * 2
+            )
         assert "\n" not in str(error.value)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proactor.dialogue.candidates import Candidates, Stage
-from proactor.rewards import Judging, RewardError, Scored
+from proactor.rewards import RewardError, RewardWorker, Scored
 from tests.proactor.rewards.fakes import ByText, group, length
 
 STAGE = Stage(1, 4)
@@ -22,7 +22,7 @@ STAGE = Stage(1, 4)
 @given(order=st.permutations(range(5)))
 def test_scores_go_by_place_whatever_the_order(concurrent: bool, order: Sequence[int]) -> None:
     reward = ByText(length, lambda c: c.turn != 5, concurrent)
-    judging = Judging("mine", reward)
+    judging = RewardWorker("mine", reward)
     for _ in range(2):
         with judging.round(STAGE) as judged:
             for place in order:
@@ -42,7 +42,7 @@ def test_a_concurrent_reward_works_while_the_caller_does() -> None:
             begun.set()
             return await super().score(candidates, stage)
 
-    judging = Judging("slow", Slow(length))
+    judging = RewardWorker("slow", Slow(length))
     with judging.round(STAGE) as judged:
         judged.add(0, group())
         assert begun.wait(5), "nothing happens before finish"
@@ -59,7 +59,7 @@ def test_a_reward_in_process_waits_for_all_and_runs_in_this_thread() -> None:
             where.append((len(groups), threading.current_thread()))
             return await super().score_all(groups, stage)
 
-    judging = Judging("batch", Batch(length, concurrent=False))
+    judging = RewardWorker("batch", Batch(length, concurrent=False))
     with judging.round(STAGE) as judged:
         for place in range(3):
             judged.add(place, group())
@@ -76,15 +76,15 @@ def test_one_loop_serves_all_rounds_and_ends_with_close() -> None:
             loops.add(id(asyncio.get_running_loop()))
             return None
 
-    judging = Judging("loops", Loops(length))
+    judging = RewardWorker("loops", Loops(length))
     for _ in range(3):
         with judging.round(STAGE) as judged:
             judged.add(0, group())
             assert judged.finish() == {0: None}
-    assert len(loops) == 1 and any(t.name == "judging" for t in threading.enumerate())
+    assert len(loops) == 1 and any(t.name == "reward-worker" for t in threading.enumerate())
     judging.close()
     judging.close()
-    assert not any(t.name == "judging" for t in threading.enumerate())
+    assert not any(t.name == "reward-worker" for t in threading.enumerate())
 
 
 def test_what_is_left_is_called_off() -> None:
@@ -99,7 +99,7 @@ def test_what_is_left_is_called_off() -> None:
                 raise
             return None
 
-    judging = Judging("never", Never(length))
+    judging = RewardWorker("never", Never(length))
     with pytest.raises(KeyError), judging.round(STAGE) as judged:
         judged.add(0, group())
         raise KeyError("sampling failed")
@@ -129,7 +129,7 @@ def test_scores_that_cannot_be_used_are_named(concurrent: bool) -> None:
     if not concurrent:
         rewards.append((Few(length, concurrent=False), "reward 'mine' scored 0 groups of 1"))
     for reward, message in rewards:
-        judging = Judging("mine", reward)
+        judging = RewardWorker("mine", reward)
         with pytest.raises(RewardError, match=message), judging.round(STAGE) as judged:
             judged.add(0, group())
             judged.finish()

@@ -84,7 +84,8 @@ def test_an_agent_that_is_played_sees_the_graph_it_wrote_last(encoder: PromptEnc
 
 def test_every_candidate_carries_its_own_graph(encoder: PromptEncoder) -> None:
     engine: Any = Scripted()
-    found = roll_out(engine, encoder, points(encoder, [LONG, SHORT]), Sampling(n=2))
+    found, unread = roll_out(engine, encoder, points(encoder, [LONG, SHORT]), Sampling(n=2))
+    assert unread == [[{}, {}]] * 4
     assert [len(g.samples) for g in found] == [
         2,
         2,
@@ -96,7 +97,7 @@ def test_every_candidate_carries_its_own_graph(encoder: PromptEncoder) -> None:
     for at, turn in ((1, 2), (2, 3)):
         for c, sample in enumerate(found[at].samples):
             own = encoder.prompt(LONG, turn, EMPTY, graph(f"n{drawn[at - 1][c]}"))
-            assert sample.prompt_ids == own and sample.info["unread_graph"] == {}
+            assert sample.prompt_ids == own
     assert len(set(engine.keys)) == 8 and engine.keys[5] == candidate_key(LONG, 2, 1)
 
 
@@ -141,11 +142,11 @@ def test_a_step_trains_candidates_of_different_prompts_exactly(tiny_model: Path,
     workspace = Workspace.open(settings)
     assert settings.grpo is not None
     row, groups = grpo_step(workspace, settings.grpo, 0)
-    later = [g for g in groups if len({tuple(s.prompt_ids) for s in g.samples}) > 1]
-    assert later and all(len(g.samples) == 3 for g in groups)
+    later = [g for g in groups if len({tuple(s.prompt_ids) for s in g.group.samples}) > 1]
+    assert later and all(len(g.group.samples) == 3 for g in groups)
     assert row["groups"] == len(groups) and row["samples"] == row["unread_graph/no_graph"] == 3 * len(groups)
     assert row["sampler_trainer_gap"] == 0 and row["ratio_max_error"] == 0 and row["grad_norm"] > 0
-    for g in later:
+    for g in (a.group for a in later):
         assert [s.advantage for s in g.samples] == group_advantages([s.reward or 0.0 for s in g.samples])
     again = Workspace.open(settings)
     same, _ = grpo_step(again, settings.grpo, 0)
@@ -179,5 +180,5 @@ def test_thoughts_train_like_any_answer(tiny_model: Path, tmp_path: Path) -> Non
     losses = [sft_step(workspace, workspace.config.sft, step)["loss"] for step in range(4)]
     assert losses[-1] < losses[0]
     row, groups = grpo_step(workspace, workspace.config.grpo, 0)
-    assert all(len({tuple(s.prompt_ids) for s in g.samples}) == 1 for g in groups)
+    assert all(len({tuple(s.prompt_ids) for s in g.group.samples}) == 1 for g in groups)
     assert row["sampler_trainer_gap"] == 0 and not any(k.startswith("unread_graph") for k in row)
