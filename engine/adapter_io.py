@@ -21,9 +21,10 @@ from torch import Tensor
 
 from proactor.engine.config import Target
 from proactor.engine.files import atomic_folder, recover
-from proactor.engine.lora import MODULE, shapes
+from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
 from proactor.engine.shards import one_line
+from proactor.engine.types import EngineError
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -116,6 +117,27 @@ def write_peft(
         raise CheckpointError(
             f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
         ) from error
+
+
+def save_adapter(folder: str | Path, buffer: LoRABuffer, base_model: str | None) -> None:
+    """`write_peft` of a training buffer."""
+    lora = buffer.lora
+    write_peft(folder, buffer.tensors(), lora.rank, lora.scale * lora.rank, lora.targets, base_model)
+
+
+def load_adapter(folder: str | Path, buffer: LoRABuffer) -> None:
+    """`read_peft` into a training buffer. Raises EngineError naming what does not fit it."""
+    tensors, rank, alpha, _ = read_peft(folder)
+    scale, lora = alpha / rank, buffer.lora
+    if rank != lora.rank or not math.isclose(scale, lora.scale, rel_tol=1e-6):
+        raise EngineError(
+            f"{folder}: rank {rank} and scale {scale:g}, this engine's adapter has {lora.rank} and "
+            f"{lora.scale:g}"
+        )
+    try:
+        buffer.load(tensors)
+    except EngineError as error:
+        raise EngineError(f"{folder}: {error}") from error
 
 
 def read_peft(

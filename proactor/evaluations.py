@@ -8,7 +8,6 @@ older one in one rename: a full disk or a kill leaves the older one whole.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from proactor.dialogue import Action, Dialogue
+from proactor.engine import atomic_file
 from proactor.evaluate import Evaluation, Replay
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
@@ -147,19 +147,8 @@ def read_validated(path: Path, kind: TypeAdapter[Read]) -> Read:
         ) from None
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all: beside its place, flushed, then renamed over it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+write_whole = atomic_file
+"""Write a file that appears whole or not at all (`proactor.engine.atomic_file`)."""
 
 
 def _dump(evaluation: Evaluation) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from proactor.state_graph import NO_GRAPH, StateGraph, graph_of
 from proactor.windows import params_at, status_at
 
 if TYPE_CHECKING:
-    from proactor.engine.chat import ChatFormat
+    from proactor.engine import ChatFormat
 
 Message = dict[str, str]
 Mode = Literal["plain", "reasoning", "graph"]

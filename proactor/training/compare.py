@@ -22,7 +22,7 @@ def compare(session: Session, run: Run, initial: Mapping[str, Any], seconds: flo
     bootstrap interval; `parsed`; `seconds`. The engine is left with the best adapter.
     """
     engine = session.engine
-    engine.parallel.barrier()
+    engine.barrier()
     if session.config.grpo is not None:
         engine.load_adapter(run.start)
     else:

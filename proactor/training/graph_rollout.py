@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proactor.dialogue import Dialogue
-from proactor.engine import Engine, Group, Sampling
-from proactor.kernels.grpo import Convention, group_advantages
+from proactor.engine import Convention, Engine, Group, Sampling, group_advantages
 from proactor.prompt import PromptEncoder
 from proactor.state_graph import NO_GRAPH, StateGraph
 
