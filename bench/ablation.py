@@ -34,9 +34,9 @@ from bench.learning import difference, ensure, training_seconds
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
+from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.files import write_whole
 from proactor.scoring.bootstrap import KEYS
 from proactor.training.parts import load_part
 from proactor.training.runs import Run
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result_folder(given.results, record["machine"])
         / f"ablation-{base.name}{'-each' if given.each else ''}.json"
     )
-    write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
+    atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     show(record)
     print(f"record: {file}")
 

@@ -45,6 +45,7 @@ from bench.gpu_check import check_all
 from bench.gpu_jobs import CardLost, Job, Machine, plan, run_job
 from bench.gpu_timing import Budget, Ceilings, DeviceStopwatch, Stopwatch, ceilings
 from bench.protocol import ROOT
+from proactor.engine import atomic_file
 from proactor.kernels.jit import HAS_TRITON
 from proactor.kernels.op import Op
 
@@ -72,10 +73,7 @@ class Report:
         """Add to the record and write it."""
         with self._lock:
             self.record.update(more)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.path.with_suffix(".part")
-            draft.write_text(json.dumps(self.record, indent=1) + "\n")
-            draft.replace(self.path)
+            atomic_file(self.path, (json.dumps(self.record, indent=1) + "\n").encode())
 
     @property
     def failures(self) -> list[str]:

@@ -29,8 +29,7 @@ from rich.table import Table
 from bench.harness import machine, result_folder, say
 from proactor.config_file import load_config
 from proactor.dialogue.candidates import Candidates
-from proactor.engine import Sampling
-from proactor.files import write_whole
+from proactor.engine import Sampling, atomic_file
 from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
 from proactor.scoring.bootstrap import resampled
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = result_folder(given.results, record["machine"]) / "judge.json"
     whole = json.loads(file.read_text()) if file.exists() else {}
     whole[config.name] = record
-    write_whole(file, (json.dumps(whole, indent=2) + "\n").encode())
+    atomic_file(file, (json.dumps(whole, indent=2) + "\n").encode())
     show(config.name, record)
     print(f"record: {file}\nreward_options: {json.dumps(record['reward_options'])}")
 

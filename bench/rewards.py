@@ -39,9 +39,9 @@ from bench.learning import RIVALS, difference, ensure, grpo_seconds, parsed_shar
 from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.console import NAMES
+from proactor.engine import atomic_file
 from proactor.engine.state import read_state
 from proactor.evaluation.store import load_evaluations
-from proactor.files import write_whole
 from proactor.rewards.family import MetricOptions
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ):  # the other configs' results stay, also those that another call writes meanwhile
                 record["configs"] = json.loads(file.read_text())["configs"]
             record["configs"][bench.base.name] = found
-            write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
+            atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
         show(bench.base.name, found)
     print(f"record: {file}")
 

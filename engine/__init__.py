@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from proactor.engine.files import atomic_folder as atomic_folder
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
-    from proactor.engine.state import read_state as read_state
     from proactor.engine.tree import TokenBatch as TokenBatch
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
@@ -50,7 +49,6 @@ _MODULES = {
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("atomic_file", "atomic_folder"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
-    "proactor.engine.state": ("read_state",),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),
     "proactor.kernels.errors": ("ProactorError",),

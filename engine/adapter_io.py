@@ -1,8 +1,7 @@
 """LoRA adapters in PEFT's layout: `adapter_config.json` beside `adapter_model.safetensors`.
 
-What PEFT writes and this project trains with is one plain low-rank pair per linear, one rank and one scale
-for all. Every PEFT setting that would make the same tensors mean something else is refused by name rather
-than dropped.
+Supported is one plain low-rank pair a linear, with one rank and one scale for all. A PEFT setting that would
+give the same tensors another meaning is refused by name, never dropped.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from torch import Tensor
 
 from proactor.engine.config import Target
 from proactor.engine.files import atomic_folder, recover
-from proactor.engine.lora import MODULE, shapes
+from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
 from proactor.engine.shards import one_line
+from proactor.engine.types import EngineError
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -31,7 +31,7 @@ PREFIX = "base_model.model."
 TARGETS: dict[str, Target] = {module: target for target, module in MODULE.items()}
 LEAF: dict[str, str] = {target: module.rpartition(".")[2] for target, module in MODULE.items()}
 
-# Settings that say how an adapter was made or where it applies, but not what its tensors mean.
+# Settings that tell how an adapter was made or where it applies, but do not change what its tensors mean.
 HARMLESS = frozenset(
     {
         "auto_mapping",
@@ -60,8 +60,7 @@ HARMLESS = frozenset(
         "use_rslora",
     }
 )
-# Initialisations that subtract from the base weights: their tensors fit only the base that was changed with
-# them.
+# Initialisations that change the base weights: their tensors fit only that changed base.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -75,12 +74,12 @@ def write_peft(
     targets: Sequence[str],
     base_model: str | None = None,
 ) -> None:
-    """Write `tensors`, {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}, as an adapter
-    that PEFT loads.
+    """Write an adapter that PEFT loads.
 
-    The adapter adds (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier
-    save survives any failure, and files in the folder that are not an adapter's stay. Raises CheckpointError
-    when it cannot be written.
+    `tensors`: {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}; the adapter adds
+    (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier save survives any
+    failure, and files in the folder that are not an adapter's stay. Raises CheckpointError when it cannot be
+    written.
     """
     leaves = sorted({LEAF.get(target, target) for target in targets})
     config = {
@@ -118,16 +117,36 @@ def write_peft(
         ) from error
 
 
+def save_adapter(folder: str | Path, buffer: LoRABuffer, base_model: str | None) -> None:
+    """`write_peft` of a training buffer."""
+    lora = buffer.lora
+    write_peft(folder, buffer.tensors(), lora.rank, lora.scale * lora.rank, lora.targets, base_model)
+
+
+def load_adapter(folder: str | Path, buffer: LoRABuffer) -> None:
+    """`read_peft` into a training buffer. Raises EngineError naming what does not fit it."""
+    tensors, rank, alpha, _ = read_peft(folder)
+    scale, lora = alpha / rank, buffer.lora
+    if rank != lora.rank or not math.isclose(scale, lora.scale, rel_tol=1e-6):
+        raise EngineError(
+            f"{folder}: rank {rank} and scale {scale:g}, this engine's adapter has {lora.rank} and "
+            f"{lora.scale:g}"
+        )
+    try:
+        buffer.load(tensors)
+    except EngineError as error:
+        raise EngineError(f"{folder}: {error}") from error
+
+
 def read_peft(
     folder: str | Path, config: ModelConfig | None = None
 ) -> tuple[Pairs, int, float, tuple[Target, ...]]:
-    """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets); tensors as
-    stored, on the CPU.
+    """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets).
 
-    The scale is alpha / rank whatever PEFT's convention was: a rank-stabilised adapter comes back with alpha
-    * sqrt(rank). With `config`, layers and shapes are checked against the model. Raises CheckpointError,
-    naming file and key or tensor, for anything that cannot be represented so (DoRA, per-module ranks, saved
-    modules, other adapter types) or does not fit.
+    Tensors come as stored, on the CPU. The scale is alpha / rank whatever PEFT's convention was: a
+    rank-stabilised adapter comes back with alpha * sqrt(rank). With `config`, layers and shapes are checked
+    against the model. Raises CheckpointError, naming file and key or tensor, for anything that cannot be
+    represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
     """
     path = Path(folder)
     recover(path)
@@ -161,7 +180,7 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _read_config(path: Path) -> tuple[int, float]:
-    """Rank and effective alpha, after every setting was checked."""
+    """Rank and effective alpha. Checks every setting."""
     values = read_json(path)
 
     def refuse(key: str, what: str) -> CheckpointError:

@@ -1,9 +1,9 @@
-"""Attention blocks: which rows see which keys, stacked into few batched products. The same form serves tree
-rows and KV pages.
+"""Attention blocks of the CPU form: which rows see which keys, stacked into few batched products.
 
 Members that share a context form a family: siblings in a tree, the samples of a prompt. Long runs are cut
-into chunks, each a family of one whose context is all that stands before it. Families of similar shape are
-stacked into one `AttentionBlock` when the padding costs less than another round of small operations.
+into chunks, each a family of one whose context is everything before it. Families of similar shape are stacked
+into one `AttentionBlock` when the padding costs less than another round of small operations. A unit is a tree
+row, or a page of the KV cache.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ OVERHEAD = 40_000
 """Query-key pairs that cost as much as issuing one more block (about 0.2 ms on two CPU cores)."""
 
 Index = NDArray[np.int64]
+Shape = tuple[int, int, int, int]
 EMPTY: Index = np.empty(0, np.int64)
 
 
@@ -43,7 +44,7 @@ class Family:
     members: list[Member]
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> Shape:
         """(members, longest run of rows, most own units, context units)."""
         return (
             len(self.members),
@@ -94,30 +95,33 @@ def chunk_families(table: list[int], unit: int, start: int, rows: Index) -> list
     return out
 
 
-def stack(found: list[Family], unit: int = 1) -> list[AttentionBlock]:
-    """Stack families into blocks, greedily from the largest, while padding stays cheaper than `OVERHEAD`."""
+def stack(families: list[Family], unit: int = 1) -> list[AttentionBlock]:
+    """Stack families into blocks, greedily from the largest, while padding stays cheaper than `OVERHEAD`.
 
-    def cost(count: int, shape: tuple[int, int, int, int]) -> int:
+    ``unit``: tokens of a unit, 1 for tree rows.
+    """
+
+    def cost(count: int, shape: Shape) -> int:
         members, rows, own, context = shape
         return count * members * rows * (own + context) * unit
 
     blocks: list[AttentionBlock] = []
     held: list[Family] = []
-    shape, alone = (0, 0, 0, 0), 0
-    for family in sorted(found, key=lambda f: f.shape, reverse=True):
-        one = family.shape
-        a, b, c, d = (max(x, y) for x, y in zip(shape, one, strict=True))
-        if held and cost(len(held) + 1, (a, b, c, d)) > alone + cost(1, one) + OVERHEAD:
+    shape, separate = (0, 0, 0, 0), 0  # of the held families: padded shape; cost as a block each
+    for family in sorted(families, key=lambda f: f.shape, reverse=True):
+        single = cost(1, family.shape)
+        a, b, c, d = (max(pair) for pair in zip(shape, family.shape, strict=True))
+        padded: Shape = (a, b, c, d)
+        if held and cost(len(held) + 1, padded) > separate + single + OVERHEAD:
             blocks.append(_block(held, unit))
-            held, alone, (a, b, c, d) = [], 0, one
-        held, alone, shape = [*held, family], alone + cost(1, one) + (OVERHEAD if held else 0), (a, b, c, d)
+            held, separate, padded = [], 0, family.shape
+        separate += single + (OVERHEAD if held else 0)
+        held, shape = [*held, family], padded
     return [*blocks, _block(held, unit)] if held else blocks
 
 
 def _block(held: list[Family], unit: int) -> AttentionBlock:
-    """Pad families to one shape. Padding repeats real rows and units, and is hidden from or ignored by
-    everyone.
-    """
+    """Pad families to one shape. Padding repeats real rows and units; masks hide it."""
     f = len(held)
     n, lq, lo, lc = (max(h.shape[i] for h in held) for i in range(4))
     rows, real = np.zeros((f, n, lq), np.int64), np.zeros((f, n, lq), bool)
@@ -132,9 +136,8 @@ def _block(held: list[Family], unit: int) -> AttentionBlock:
             rows[i, j], own[i, j], offset[i, j] = member.rows[-1], member.own[-1], member.offset
             rows[i, j, : len(member.rows)], own[i, j, : len(member.own)] = member.rows, member.own
             real[i, j, : len(member.rows)], last[i, j] = True, len(member.rows) - 1
-    seen = offset[:, :, None] + np.minimum(
-        np.arange(lq), last[:, :, None]
-    )  # a padding query sees what the last real one does
+    # a padding query sees what the last real one does
+    seen = offset[:, :, None] + np.minimum(np.arange(lq), last[:, :, None])
     near = np.arange(lo * unit) > seen[..., None]
     return AttentionBlock(
         rows=torch.from_numpy(rows),

@@ -1,9 +1,8 @@
-"""bitsandbytes' 4-bit layout in a Hugging Face folder: which configs are accepted, and one linear's keys to
-an NF4Tensor and back.
+"""bitsandbytes' 4-bit layout in a Hugging Face folder: check a config, read and write one linear.
 
-Beside `weight` (the packed bytes) stand `weight.absmax`, `weight.quant_map`, where the scales are nested
-`weight.nested_absmax` and `weight.nested_quant_map`, and the JSON `weight.quant_state.bitsandbytes__nf4`.
-[CODE] bitsandbytes 0.50 `QuantState`.
+Beside `weight` (the packed bytes) a linear has `weight.absmax`, `weight.quant_map`, the JSON
+`weight.quant_state.bitsandbytes__nf4`, and with nested scales also `weight.nested_absmax` and
+`weight.nested_quant_map`. [CODE] bitsandbytes 0.50 `QuantState`.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def is_4bit(config: Mapping[str, Any], where: str) -> bool:
-    """Whether `config` (a whole config.json) declares bitsandbytes NF4; CheckpointError names any other
-    quantisation.
+    """Whether `config` (a whole config.json) declares bitsandbytes NF4.
+
+    Raises CheckpointError naming any other quantisation.
     """
     quantization = config.get("quantization_config")
     if not quantization:
@@ -52,7 +52,7 @@ def is_4bit(config: Mapping[str, Any], where: str) -> bool:
 
 
 def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.device | str) -> NF4Tensor:
-    """The linear `name` ("....weight") of out x in `shape`, its bytes exactly as stored.
+    """Read the linear `name` ("....weight") of `shape` (outputs, inputs), its bytes exactly as stored.
 
     Raises CheckpointError, naming file and key, where a part is missing, malformed, or contradicts `shape`.
     """
@@ -93,7 +93,7 @@ def _copy(shards: Shards, name: str, device: torch.device | str) -> Tensor:
 
 
 def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, Any]:
-    """The checked JSON of one linear."""
+    """The JSON of one linear, checked."""
     key = name + STATE
     try:
         state = json.loads(bytes(shards.read(key).numpy()))
@@ -125,7 +125,7 @@ def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, 
 
 
 def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
-    """The keys bitsandbytes stores one linear under; tensors on the CPU."""
+    """The tensors that bitsandbytes stores for one linear, by key, on the CPU."""
     state: dict[str, Any] = {
         "quant_type": "nf4",
         "blocksize": tensor.blocksize,
@@ -155,9 +155,7 @@ def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
 def quantization_config(
     plain_linears: Iterable[str], nested: bool, compute_dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The `quantization_config` of config.json; `plain_linears` are module names kept unquantised (lm_head
-    included).
-    """
+    """The `quantization_config` of config.json; `plain_linears`: modules left unquantised, with lm_head."""
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,

@@ -1,8 +1,7 @@
-"""Model folders in Hugging Face's layout: weights in, quantised one tensor at a time on the way if asked;
-4-bit folders out.
+"""Model folders in Hugging Face's layout: read weights, quantising them one by one if asked; write 4-bit folders.
 
-Everything that can be wrong with a folder is found from its headers before a weight is read, and is one line
-that names file and tensor.
+Names, shapes and dtypes are checked from the headers before any weight is read. Errors are one line that names
+file and tensor.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
 def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """A local folder as it is, or a Hub repository downloaded (or found in the offline cache) at `revision`.
+    """A local folder as it is, or a Hub repository at `revision`, downloaded or from the offline cache.
 
-    Raises CheckpointError when it is neither, naming what was asked for.
+    Raises CheckpointError naming the argument when it is neither.
     """
     path = Path(path_or_hub_id).expanduser()
     recover(path)
@@ -71,9 +70,7 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor a checkpoint of this model must hold, by Hugging Face's name, in reading order;
-    `lm_head.weight` unless tied.
-    """
+    """Shape of every tensor that a checkpoint of this model must hold, by name, in reading order."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     linears = {
@@ -121,13 +118,12 @@ def load_weights(
 ) -> Weights:
     """Every tensor of `weight_shapes(config)`, by name, on `device`; plain ones in `dtype` (None: as stored).
 
-    The seven linears of a layer become NF4Tensor where the folder stores them in bitsandbytes' 4 bits
-    ("auto", "nf4": bytes as stored, modules that were skipped there stay plain), or where
-    `quantization="nf4"` is asked of a plain folder: each is then quantised, with double quantisation, before
-    the next one is read. "none" dequantises a 4-bit folder. `progress(done, total)` is called per tensor.
+    The linears of a 4-bit folder come as NF4Tensor with the stored bytes ("auto", "nf4"; modules that
+    bitsandbytes skipped stay plain) or dequantised ("none"). "nf4" on a plain folder quantises each linear,
+    with double quantisation, before the next one is read. `progress(done, total)` is called per tensor.
 
-    Raises CheckpointError for anything missing, unexpected, malformed, of another shape than `config` says,
-    or not finite.
+    Raises CheckpointError for a tensor that is missing, unexpected, malformed, not finite, or of another shape
+    than `config` gives.
     """
     path = Path(folder)
     stored_4bit = bnb4bit.is_4bit(read_json(path / "config.json"), str(path / "config.json"))
@@ -147,7 +143,7 @@ def load_weights(
 
 
 def _check(shards: Shards, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    """Names, shapes and dtypes, from the headers alone."""
+    """Check names, shapes and dtypes, from the headers alone."""
     for name in shards.names():
         kind = name.rpartition(".quant_state.")[2]
         if kind != name and not name.endswith(bnb4bit.STATE):
@@ -206,9 +202,8 @@ def _load_quantized(
     tensor = bnb4bit.unpack(shards, name, (shape[0], shape[1]), device)
     if quantization != "none" and is_linear(name):
         return tensor
-    return tensor.dequantize().to(
-        dtype
-    )  # rounded to the stored type first: what bitsandbytes and transformers give
+    # rounded to the stored type first, as bitsandbytes and transformers do
+    return tensor.dequantize().to(dtype)
 
 
 def _load_plain(
@@ -319,11 +314,9 @@ def save_quantized(
     tensors: Mapping[str, Tensor],
     tokenizer_from: str | Path | None = None,
 ) -> None:
-    """Quantise the linears of plain ``tensors`` to NF4 with double quantisation and write them as
-    `save_bnb4bit` does.
+    """Quantise the linears of plain ``tensors`` to NF4, with double quantisation, and `save_bnb4bit` them.
 
-    Raises CheckpointError when the folder cannot be written, KernelError for a tensor that cannot be
-    quantised.
+    Raises CheckpointError when the folder cannot be written, KernelError for a tensor that cannot be quantised.
     """
     packed = {
         name: quantize_nf4(t) if is_linear(name) and name.endswith(".weight") else t

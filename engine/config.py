@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from proactor.engine.types import EngineError
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
@@ -16,6 +20,62 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
     )
+
+
+class EngineConfig(Config):
+    """How a model is loaded and run: the options of `Engine.load`, and the section ``engine:`` of a run."""
+
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto is this rank's GPU where there is one",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="of activations and dense weights; a torch.dtype is taken too. "
+        "auto: float32 on a CPU, bfloat16 on a GPU",
+    )
+    quantization: Literal["auto", "nf4", "none"] = Field(
+        "auto", description="auto keeps what is stored, nf4 quantises while loading, none dequantises"
+    )
+    resident: Literal["auto", "dense", "nf4"] = Field(
+        "auto",
+        description="how 4-bit linears stay in memory: nf4 as they are (auto, where the fused kernels run), "
+        "dense as a dequantised copy, which is faster elsewhere",
+    )
+    deterministic: bool = Field(
+        False, description="results are bitwise independent of batching and ranks (CPU and float32 only)"
+    )
+    kv_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens that the KV cache holds; None: max_batch whole contexts, at most 1 GiB on a CPU, "
+        "at most 16 GiB and half of the free memory on a GPU",
+    )
+    page_size: int = Field(16, ge=1, description="tokens of a KV page")
+    token_budget: int = Field(8192, ge=1, description="most rows (tokens) of one forward pass")
+    max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _name_dtype(cls, value: object) -> str:
+        """Name a torch.dtype, so that a config needs no torch and can be written to a file."""
+        return value if isinstance(value, str) else str(value).removeprefix("torch.")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> EngineConfig:
+        """The config of keyword options. Raises EngineError for an unknown option or a value out of range."""
+        for name in options:
+            if name not in cls.model_fields:
+                near = get_close_matches(name, [*cls.model_fields, "lora", "seed", "progress"], 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
+                raise EngineError(f"Engine.load: unknown option {name!r} ({hint})")
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise EngineError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
 
 
 class LoRA(Config):

@@ -1,7 +1,7 @@
-"""Named points where a test may kill the process, to prove that a run survives being killed anywhere.
+"""Fault points: named places where a test can kill the process, to prove that a run survives a kill anywhere.
 
-``PROACTOR_FAULT=save.write:3`` kills (SIGKILL) at the third passing of ``save.write``. Without the variable a
-point costs one dictionary look-up.
+``PROACTOR_FAULT=save.write:3`` sends SIGKILL at the third passing of the point ``save.write``. Without the
+variable a point does nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _passed: Counter[str] = Counter()
 _plan = os.environ.get("PROACTOR_FAULT", "")
 
 
-def point(name: str) -> None:
-    """Pass the point ``name``; the process ends here if ``PROACTOR_FAULT`` says so."""
+def fault_point(name: str) -> None:
+    """Pass the point ``name``; the process is killed here if ``PROACTOR_FAULT`` says so."""
     if not _plan:
         return
     _passed[name] += 1

@@ -1,7 +1,7 @@
-"""Folders that appear whole or not at all: written beside their place, flushed, then swapped in.
+"""Files and folders that appear whole or not at all.
 
-A full disk or a kill at any moment leaves what was there before. Files in the old folder that the writer does
-not own survive the swap.
+They are written beside their place, flushed to disk, and renamed into it. A full disk or a kill at any moment
+leaves what was there before.
 """
 
 from __future__ import annotations
@@ -14,55 +14,93 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import BinaryIO
 
-from proactor.engine import faults
+from proactor.engine.faults import fault_point
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
 
+def atomic_file(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, atomically; missing parent folders are made.
+
+    Raises OSError when it cannot be written; an old file is then untouched.
+    """
+    with open_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file beside ``path``; on leaving without an exception it replaces ``path``.
+
+    On an exception the temporary file is removed and the old one is untouched.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final)
+    temporary = _temporary(final)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+        _sync(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `folder`; on leaving without an exception it takes the folder's
-    place in one rename.
+    """Yield an empty temporary sibling of ``folder``; on leaving without an exception it replaces ``folder``.
 
-    `owned` are file name patterns of this kind of save: such files of an earlier save disappear with it,
-    anything else found in the old folder is kept. On an exception the temporary folder is removed and the old
-    one is untouched.
+    ``owned`` are the file name patterns of this kind of save. Files of the old folder that match none of them
+    are kept. On an exception the temporary folder is removed and the old one is untouched.
     """
     final = Path(folder).resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
     recover(final)
     _remove_abandoned(final)
-    temporary = final.with_name(f".{final.name}.writing-{os.getpid()}")
+    temporary = _temporary(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        faults.point("folder.write")
-        _flush(temporary)
-        faults.point("folder.rename")
+        fault_point("folder.write")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _sync(temporary)
+        fault_point("folder.rename")
         _swap(temporary, final, owned)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def recover(folder: str | Path) -> None:
-    """Put back a folder whose replacement was cut off between its two renames (only where the system has no
-    exchange).
-    """
+    """Put back a folder whose writer was killed between its two renames (systems without `renameat2`)."""
     final = Path(folder).resolve()
     aside = _aside(final)
     if aside.exists() and not final.exists():
         aside.rename(final)
 
 
+def _temporary(final: Path) -> Path:
+    return final.with_name(f".{final.name}.writing-{os.getpid()}")
+
+
 def _remove_abandoned(final: Path) -> None:
-    """Delete the temporary folders of writers that were killed; those of living processes stay."""
+    """Delete the temporary files and folders of writers that were killed; those of living processes stay."""
     for path in final.parent.glob(f".{final.name}.writing-*"):
         process = path.name.rpartition("-")[2]
-        if process.isdecimal() and not _alive(int(process)):
+        if not process.isdecimal() or _alive(int(process)):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
@@ -79,24 +117,23 @@ def _aside(final: Path) -> Path:
     return final.with_name(f".{final.name}.replaced")
 
 
-def _flush(folder: Path) -> None:
-    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _swap(temporary: Path, final: Path, owned: Sequence[str]) -> None:
-    """After this `final` is the new folder and `temporary`, if it still exists, holds what may be deleted."""
+    """Put ``temporary`` in the place of ``final``. If ``temporary`` still exists, it can be deleted."""
     if not final.exists():
         temporary.rename(final)
     else:
         if not final.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
-        # Kept files enter the new folder before the swap, as links: at no moment is one of them only in a
-        # folder about to go.
+        # Kept files are linked into the new folder before the swap, so that a kill cannot lose one.
         for old in final.iterdir():
             new = temporary / old.name
             if not new.exists() and not any(fnmatch(old.name, pattern) for pattern in owned):
@@ -104,14 +141,10 @@ def _swap(temporary: Path, final: Path, owned: Sequence[str]) -> None:
         if not _exchange(temporary, final):
             shutil.rmtree(_aside(final), ignore_errors=True)
             final.rename(_aside(final))
-            faults.point("folder.between")
+            fault_point("folder.between")
             temporary.rename(final)
             shutil.rmtree(_aside(final), ignore_errors=True)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(final.parent)
 
 
 def _duplicate(old: Path, new: Path) -> None:

@@ -1,21 +1,21 @@
 """Pages of the KV cache: who owns which page, and which tokens it holds.
 
-A page holds the keys and values of `page_size` consecutive tokens. Pages whose content is known hang in a
-prefix tree, one tree a namespace (adapter or none, weights epoch, KV dtype): a prompt that begins like an
+A page holds the keys and values of `page_size` consecutive tokens. Pages whose content is known are linked in
+a prefix tree, one tree a namespace (adapter or none, weights epoch, KV dtype): a prompt that begins like an
 earlier one takes its pages instead of computing them. Shared pages are never written: a sequence that
 diverges inside a page copies the part it agrees on.
 
-The pool is a state machine over integers. It knows no tensor: the sampler executes the copies it asks for. It
-knows no clock: "least recently used" counts releases. And it reserves nothing: who may allocate how much is
-the scheduler's business.
+The pool is a state machine over integers. It has no tensors: the sampler executes the copies it asks for. It
+has no clock: "least recently used" counts releases. And it reserves nothing: the scheduler decides who may
+allocate how much.
 
-Four rules make the rest work; `PagePool.check` asserts them:
+`PagePool.check` asserts four rules:
 
-1. a page is free, or cached (known content, no owner), or referenced; references equal the block tables that
-   name it, plus pins;
+1. a page is free, or cached (known content, no owner), or referenced; its references are the block tables
+   that name it, plus pins;
 2. a page that will still be written has one owner;
 3. a referenced node's ancestors are referenced, so every cached page can be evicted, leaf first;
-4. a node that is not computed has a live writer, so whoever waits for it waits for somebody who moves.
+4. a node that is not computed has a live writer, so whoever waits for it waits for progress.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Hashable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
-from proactor.engine.prefix import Match, Node, Tree, search
+from proactor.engine.prefix import Match, PageNode, PrefixTree, search
 from proactor.engine.types import EngineError
 
 Copy = tuple[int, int, int]
@@ -38,25 +38,24 @@ class OutOfPages(RuntimeError):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The pages of one run of tokens, `prompt + generated`, of which the first `computed` have their KV
-    written.
+    """The pages of `prompt + generated`, of which the first `computed` tokens have their KV written.
 
     `block_table[i]` is the page of tokens `i * page_size ...`, `nodes[i]` its tree node where it has one.
     """
 
-    tree: Tree
+    tree: PrefixTree
     prompt: list[int]
     generated: list[int]
     block_table: list[int]
-    nodes: list[Node | None]
+    nodes: list[PageNode | None]
     computed: int
 
 
 class PagePool:
     """Reference-counted pages and the prefix trees over them.
 
-    Counters: `hits` prompt tokens taken from a tree instead of computed, `copies` page copies asked for,
-    `evictions` cached pages given up for room.
+    Counters: `hits` (prompt tokens taken from a tree instead of computed), `copies` (page copies requested),
+    `evictions` (cached pages given up for room).
     """
 
     def __init__(self, num_pages: int, page_size: int = 16) -> None:
@@ -69,12 +68,12 @@ class PagePool:
         self.evictions = 0
         self._free = list(range(num_pages - 1, -1, -1))
         self._refs = [0] * num_pages
-        self._node: list[Node | None] = [None] * num_pages
+        self._node: list[PageNode | None] = [None] * num_pages
         self._cached = 0
-        self._trees: dict[Hashable, Tree] = {}
+        self._trees: dict[Hashable, PrefixTree] = {}
         self._live: dict[Sequence, None] = {}
         self._pins: list[int] = []
-        self._heap: list[tuple[int, int, Node]] = []
+        self._heap: list[tuple[int, int, PageNode]] = []
         self._tick = 0
 
     # -- readings ---
@@ -106,9 +105,7 @@ class PagePool:
     # -- the prefix trees ---
 
     def match(self, namespace: Hashable, ids: Ids[int]) -> Match:
-        """Longest known beginning of `ids` but the last one. Takes no reference: use it before anything
-        changes.
-        """
+        """Longest known beginning of `ids`, never the last one. No reference is taken: use it at once."""
         tree = self._trees.get(namespace)
         return Match() if tree is None else search(tree, ids, self.page_size)
 
@@ -119,9 +116,7 @@ class PagePool:
         return self.pages_for(tokens) - len(match.nodes) + idle + pinned
 
     def drop_namespace(self, namespace: Hashable) -> int:
-        """Forget a namespace. Returns the pages freed now; those still referenced are freed on their
-        release.
-        """
+        """Forget a namespace; returns the pages freed. Referenced ones are freed when they are released."""
         tree = self._trees.pop(namespace, None)
         if tree is None:
             return 0
@@ -135,16 +130,16 @@ class PagePool:
                 self._free.append(node.page)
         return len(self._free) - before
 
-    def _insert(self, parent: Node, tokens: tuple[int, ...], page: int, filled: int) -> Node | None:
-        """Hang a page under `parent`; None where the tree already stands for these tokens."""
+    def _insert(self, parent: PageNode, tokens: tuple[int, ...], page: int, filled: int) -> PageNode | None:
+        """Link a page under `parent`; None where the tree already holds these tokens."""
         if parent.covers(tokens, self.page_size):
             return None
-        node = Node(parent, tokens, page, filled)
+        node = PageNode(parent, tokens, page, filled)
         parent.add(node, self.page_size)
         self._node[page] = node
         return node
 
-    def _detach(self, node: Node) -> None:
+    def _detach(self, node: PageNode) -> None:
         """Take a leaf out of its tree; its page keeps its references."""
         parent = node.parent
         assert parent is not None, "the root stays"
@@ -155,15 +150,13 @@ class PagePool:
 
     # -- pages ---
 
-    def _offer(self, node: Node) -> None:
-        """Put up an idle leaf for eviction. Entries are checked when popped; stale ones are swept when they
-        pile up.
-        """
+    def _offer(self, node: PageNode) -> None:
+        """Offer an idle leaf for eviction. Entries are checked when popped; stale ones are swept at times."""
         heapq.heappush(self._heap, (node.tick, node.page, node))
         if len(self._heap) > 4 * self.num_pages + 64:
             self._heap = sorted({entry[1]: entry for entry in self._heap if self._evictable(entry)}.values())
 
-    def _evictable(self, entry: tuple[int, int, Node]) -> bool:
+    def _evictable(self, entry: tuple[int, int, PageNode]) -> bool:
         tick, page, node = entry
         return node.live and node.tick == tick and not node.heads and self._refs[page] == 0
 
@@ -203,17 +196,16 @@ class PagePool:
     # -- sequences ---
 
     def open(self, namespace: Hashable, prompt: list[int], match: Match) -> tuple[Sequence, Copy | None]:
-        """Pages for a prompt: those of `match` shared, the others new and announced in the tree as being
-        computed.
+        """Pages for a prompt: those of `match` are shared, new ones are announced in the tree.
 
-        Returns the sequence, `computed` set behind the match, and the copy to run before its first step. The
-        source of the copy is pinned until `settle`. Raises OutOfPages when `cost(match, len(prompt)) >
-        available`.
+        Returns the sequence, whose `computed` tokens are those of the match, and the copy to run before its
+        first step, whose source is pinned until `settle`. Raises OutOfPages when
+        `cost(match, len(prompt)) > available`.
         """
         cost = self.cost(match, len(prompt))
         if cost > self.available:
             raise OutOfPages(f"{cost} pages needed, {self.available} available")
-        tree = self._trees.setdefault(namespace, Tree(Node(None, (), -1)))
+        tree = self._trees.setdefault(namespace, PrefixTree(PageNode(None, (), -1)))
         size, shared = self.page_size, len(match.nodes)
         for node in match.nodes:
             self._retain(node.page)
@@ -223,7 +215,7 @@ class PagePool:
         pages = [node.page for node in match.nodes]
         pages.extend(self._acquire() for _ in range(self.pages_for(len(prompt)) - shared))
         seq = Sequence(tree, prompt, [], pages, list(match.nodes), shared * size + match.overlap)
-        parent: Node | None = match.nodes[-1] if match.nodes else tree.root
+        parent: PageNode | None = match.nodes[-1] if match.nodes else tree.root
         for i in range(shared, len(pages)):
             # filled is 0 even where the page begins with copied tokens: the copy has not run yet
             parent = (
@@ -240,7 +232,7 @@ class PagePool:
         return seq, (match.source.page, pages[shared], match.overlap)
 
     def advance(self, seq: Sequence, count: int) -> None:
-        """The next `count` tokens of the prompt are computed: from now on others may share them."""
+        """Mark the next `count` tokens of the prompt as computed: others may share them now."""
         size, first = self.page_size, seq.computed // self.page_size
         seq.computed += count
         for i in range(first, self.pages_for(seq.computed)):
@@ -268,14 +260,14 @@ class PagePool:
         seq.nodes.append(None)
 
     def settle(self) -> None:
-        """The copies asked for have run: their sources may be evicted again."""
+        """Unpin the sources of copies, which have run now."""
         for page in self._pins:
             self._release(page)
         self._pins.clear()
 
     def close(self, seq: Sequence, keep: bool = True) -> None:
-        """Give all pages back. With `keep`, computed tokens stay in the tree until evicted; without, only
-        those that whole computed pages of it already held.
+        """Release all pages. With `keep`, computed tokens stay in the tree until evicted; without, only the
+        whole computed pages that the tree already holds.
         """
         del self._live[seq]
         if not seq.tree.dropped:
@@ -286,9 +278,7 @@ class PagePool:
             self._release(page)
 
     def _withdraw(self, seq: Sequence) -> None:
-        """Take out what this sequence announced and has not computed, and partial pages it has since written
-        on.
-        """
+        """Unlink pages that this sequence announced but did not compute, and partial ones it extended."""
         for i in range(len(seq.nodes) - 1, -1, -1):
             node = seq.nodes[i]
             if node is None or not node.live:
@@ -299,7 +289,7 @@ class PagePool:
                 self._detach(node)
 
     def _publish(self, seq: Sequence) -> None:
-        """Hang all computed pages into the tree, as far as it does not know them."""
+        """Link all computed pages that the tree does not hold yet."""
         size, ids = self.page_size, seq.prompt + seq.generated
         parent = seq.tree.root
         for i, page in enumerate(seq.block_table):
@@ -309,8 +299,8 @@ class PagePool:
             node = self._node[page]
             if node is None:
                 if self._refs[page] > 1 and i and parent.page != seq.block_table[i - 1]:
-                    # siblings go on holding this page, but not the twin of the page before that the tree
-                    # holds
+                    # The tree holds a different copy of the previous page, and siblings still use this one:
+                    # it cannot be linked.
                     return
                 node = self._insert(parent, tokens, page, len(tokens)) or parent.full.get(tokens)
             if node is None or node.filled < size:
@@ -320,11 +310,9 @@ class PagePool:
     # -- invariants ---
 
     def check(self) -> None:
-        """Assert the four rules of the module docstring. Walks everything: for tests, and for hunting
-        bugs.
-        """
+        """Assert the four rules of the module docstring. Walks everything: for tests and for debugging."""
         owners = [0] * self.num_pages
-        writers: set[Node] = set()
+        writers: set[PageNode] = set()
         for seq in self._live:
             assert len(set(seq.block_table)) == len(seq.block_table), "a block table names a page twice"
             assert len(seq.nodes) == len(seq.block_table), "nodes and block table differ in length"
@@ -350,7 +338,7 @@ class PagePool:
             "a page leaked, is free twice, or is free and in use"
         )
 
-    def _check_node(self, node: Node, writers: set[Node]) -> None:
+    def _check_node(self, node: PageNode, writers: set[PageNode]) -> None:
         idle, parent = self._refs[node.page] == 0, node.parent
         assert parent is not None and node.live
         assert 0 < len(node.tokens) <= self.page_size and 0 <= node.filled <= len(node.tokens)

@@ -11,12 +11,28 @@ import torch
 from torch import Tensor
 
 from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
+from proactor.engine.config import EngineConfig
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Decode, Step
 from proactor.engine.tables import ChunkTables, DecodeTables, TableView
 from proactor.kernels.op import use_triton
 from proactor.kernels.rope import rotate_heads
 from proactor.kernels.tree_attention import AttentionBlock, attend
+
+KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+"""Largest cache in bytes, by device, when ``kv_tokens`` is None (a CPU commits memory page by page)."""
+
+
+def cache_pages(options: EngineConfig, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Pages of the KV cache: ``kv_tokens`` rounded up, or what `EngineConfig` says for None."""
+    size = options.page_size
+    if options.kv_tokens is not None:
+        return -(-options.kv_tokens // size)
+    room = KV_BYTES[device.type]
+    if device.type == "cuda":
+        room = min(room, torch.cuda.mem_get_info(device)[0] // 2)
+    wanted = options.max_batch * -(-config.context_length // size)
+    return max(1, min(wanted, room // PagedCache.page_bytes(config, size, dtype)))
 
 
 class PagedCache:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from proactor.engine.config import Sampling
-from proactor.engine.faults import point
+from proactor.engine.faults import fault_point
 from proactor.engine.kv import PagePool
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
@@ -88,7 +88,7 @@ class Sampler:
                 requests[self._next_id] = index, job
                 self._next_id += 1
             while (step := self.scheduler.plan()) is not None:
-                point("sampling")
+                fault_point("sampling")
                 for ended in self._step(step, requests):
                     index, job = requests[ended.request_id]
                     self._finish(job, ended)

@@ -1,14 +1,12 @@
-"""Exact save and resume: one safetensors file with tensors and a JSON record, written beside its place and
-renamed over the old one.
+"""Exact save and resume: one safetensors file with the tensors, and a JSON record in its metadata.
 
-A kill or a full disk at any moment leaves the previous save readable. Counters and the user's own record
-(data position, random state) travel in the file's metadata.
+The record holds counters and the caller's own values (data position, random state). Writing is atomic: a kill
+or a full disk at any moment leaves the previous save readable.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,47 +15,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from proactor.engine.faults import point
+from proactor.engine.faults import fault_point
+from proactor.engine.files import open_atomic
 from proactor.engine.types import EngineError
 
 FORMAT = "proactor-state-1"
 
 
 def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and the JSON-able ``record`` to ``path`` atomically.
+    """Write ``tensors`` and the JSON-able ``record`` to ``path``, atomically.
 
-    Raises EngineError naming the file when the disk is full or the folder cannot be written; an earlier save
-    is untouched then.
+    Raises EngineError naming the file when it cannot be written; an earlier save is then untouched.
     """
-    final = Path(path)
-    temporary = final.with_name(f".{final.name}.writing")
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        {FORMAT: json.dumps(record)},  # one key: several would come in random order
+        {FORMAT: json.dumps(record)},  # one key: safetensors writes several in random order
     )
+    half = len(data) // 2
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data[: len(data) // 2])
+        with open_atomic(path) as file:
+            file.write(data[:half])
             file.flush()
-            point("save.write")
-            file.write(data[len(data) // 2 :])
+            fault_point("save.write")
+            file.write(data[half:])
             file.flush()
-            os.fsync(file.fileno())
-        point("save.rename")
-        temporary.replace(final)
-        _sync_folder(final.parent)
+            fault_point("save.rename")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise EngineError(
-            f"{final}: cannot save ({error.strerror}); the earlier save, if any, is untouched"
+            f"{path}: cannot save ({error.strerror}); the earlier save, if any, is untouched"
         ) from error
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and record of a save. Raises EngineError naming the file when it is missing, cut off or of
-    another kind.
-    """
+    """(tensors, record) of a save. Raises EngineError naming a file that is missing, truncated or no save."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,11 +59,3 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise EngineError(f"{path}: cannot be read as a saved engine state ({error})") from error
     return tensors, json.loads(metadata[FORMAT])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

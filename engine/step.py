@@ -1,4 +1,4 @@
-"""What passes between the scheduler and whoever runs its steps: requests, steps, results."""
+"""What passes between the scheduler and the sampler that runs its steps: requests, steps, results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from proactor.engine.types import EngineError
 
 SampleId = tuple[int, int]
 """(request id, index of the sample)."""
+EndReason = Literal["stop", "length"]
 
 
 class RequestTooLarge(EngineError):
@@ -19,9 +20,7 @@ class RequestTooLarge(EngineError):
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Request:
-    """`n` samples of at most `max_tokens` tokens each behind one prompt. `namespace` keys its KV (see
-    `engine.kv`).
-    """
+    """``n`` samples of at most ``max_tokens`` tokens each. ``namespace``: the cache key of its KV."""
 
     id: int
     namespace: Hashable
@@ -32,9 +31,7 @@ class Request:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Chunk:
-    """Prompt tokens `start .. start + len(ids)` to compute. After the `last` one, its final row's logits draw
-    n tokens.
-    """
+    """Prompt tokens ``start .. start + len(ids)`` to compute. The ``last`` one's final row draws n tokens."""
 
     request: Request
     block_table: list[int]
@@ -44,37 +41,46 @@ class Chunk:
 
     @property
     def request_id(self) -> int:
+        """The id of its request."""
         return self.request.id
 
 
 @dataclass(slots=True, eq=False)
 class Decode:
-    """A sequence that decodes, one row a step. The object and its `block_table` live as long as the sequence
-    and are updated in place: `commit` moves `input_id` and `length`, `plan` appends pages.
+    """A sequence that decodes, one row a step.
+
+    The object and its ``block_table`` live as long as the sequence and are updated in place: `commit` moves
+    ``input_id`` and ``length``, `plan` appends pages.
     """
 
     id: SampleId
     request: Request
     seq: Sequence
-    block_table: list[int]
-    generated: list[int]
     length: int  # tokens, `input_id` included: its position is length - 1
     input_id: int
     shared_pages: int  # leading pages shared with the siblings of the request
-    capacity: int  # tokens the block table has room for
-    need: int  # pages it may still ask for
+    capacity: int  # tokens that the block table has room for
+    need: int  # pages it may still allocate
     left: int  # tokens it may still draw
+
+    @property
+    def block_table(self) -> list[int]:
+        """Pages of the sequence, in order."""
+        return self.seq.block_table
+
+    @property
+    def generated(self) -> list[int]:
+        """Tokens drawn so far."""
+        return self.seq.generated
 
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Step:
-    """What to run: first the copies (all sources before any destination is written), then all rows in one
-    pass.
+    """What to run: first the copies (read all sources before writing), then all rows in one forward pass.
 
-    decodes: one object as long as nothing joins or leaves; read it, do not change it.
-    roster: changes when a sequence joins or leaves `decodes`. grown: indices into it that got one more page
-    in this plan.
-    membership: changes when either happens, so equal numbers mean equal block tables.
+    decodes: one object as long as nothing joins or leaves; do not change it. grown: indices into it that got
+    a page in this plan. roster: changes when a sequence joins or leaves ``decodes``. membership: changes then
+    and when one gets a page, so equal numbers mean equal block tables.
     """
 
     copies: list[Copy]
@@ -92,10 +98,10 @@ class Step:
 
 @dataclass(slots=True, frozen=True)
 class Ended:
-    """A sample that is complete. `last`: all samples of its request are."""
+    """A sample that is complete. ``last``: it was the last one of its request."""
 
     request_id: int
     sample: int
     token_ids: list[int]
-    reason: Literal["stop", "length"]
+    reason: EndReason
     last: bool

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from proactor.engine.config import AdamW
-from proactor.engine.faults import point
+from proactor.engine.faults import fault_point
 from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
 from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate
 from proactor.engine.model import Decoder
@@ -101,7 +102,7 @@ class Trainer:
                 batch.weight / torch.bincount(batch.sample, minlength=len(batch.samples))[batch.sample]
             )
         value, logp, stats = self._loss(rows, flat, loss)
-        point("backward")
+        fault_point("backward")
         value.backward()
         if self.fixed is not None:
             self._fix()
@@ -185,6 +186,30 @@ class Trainer:
             "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)),
             "normalizer": normalizer,
         }
+
+    def state(self) -> dict[str, Any]:
+        """What training changes: copies of the adapter and both moments, and the step counters."""
+        return {
+            "adapter": self.lora.flat.detach().clone(),
+            "m": self.m.clone(),
+            "v": self.v.clone(),
+            "steps": self.steps,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state`. Raises EngineError, with nothing changed, for an adapter of another size."""
+        if state["adapter"].shape != self.lora.flat.shape:
+            raise EngineError(
+                f"state: adapter of {state['adapter'].numel()} numbers, this engine's has "
+                f"{self.lora.flat.numel()}"
+            )
+        self.lora.flat.copy_(state["adapter"])
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.zero_grad()
+        self.steps, self.skipped_steps = int(state["steps"]), int(state["skipped_steps"])
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients and their normaliser."""

@@ -1,10 +1,9 @@
-"""Token trees: a trie of token runs whose ancestors are their context, and the only thing the trainer
-computes on.
+"""Token trees, on which the trainer computes: tries of token runs, whose ancestors are their context.
 
-Prompts merge where their ids are equal; sampled tokens of different samples never do, because clipping is not
-linear in the advantage. A group is a prompt with its samples as leaves; a dialogue replayed turn by turn is a
-caterpillar. Each run of tokens is one range of rows, computed once forward and once backward. The last token
-of a leaf is only a target: nothing is predicted from it, so it gets no row.
+Prompts merge where their ids are equal. Sampled tokens of different samples never merge, because clipping is
+not linear in the advantage. A group is a prompt with its samples as leaves; a dialogue replayed turn by turn
+is a caterpillar tree. Each run of tokens is one range of rows, computed once forward and once backward. The
+last token of a leaf is only a target: nothing is predicted from it, so it gets no row.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proactor.engine.prefix import common_prefix
 from proactor.engine.types import EngineError, Group, Sample
 
 Ids = NDArray[np.int64]
@@ -33,13 +33,6 @@ class Node:
     depth: int
     leaf: bool = False
     children: dict[int, int] = field(default_factory=dict)
-
-
-def common_prefix(a: Ids, b: Ids) -> int:
-    """Length of the longest common prefix of two id arrays."""
-    m = min(len(a), len(b))
-    different = np.flatnonzero(a[:m] != b[:m])
-    return int(different[0]) if len(different) else m
 
 
 class Tree:
@@ -104,9 +97,7 @@ class Tree:
         return len(self.nodes) - 1
 
     def _insert(self, ids: Ids, at: int, depth: int) -> int:
-        """Walk ``ids`` down from node ``at``, splitting and adding prompt nodes; returns the node where they
-        end.
-        """
+        """Insert ``ids`` below node ``at``, splitting and adding prompt nodes; returns their last node."""
         while len(ids):
             children = self.roots if at == ROOT else self.nodes[at].children
             child = children.get(int(ids[0]))
@@ -114,15 +105,16 @@ class Tree:
                 self.nodes.append(Node(ids, at, depth))
                 children[int(ids[0])] = len(self.nodes) - 1
                 return len(self.nodes) - 1
-            shared = common_prefix(self.nodes[child].ids, ids)
+            shared = common_prefix(self.nodes[child].ids.tolist(), ids.tolist())
             if shared < len(self.nodes[child].ids):
                 child = self._split(child, shared, children)
             ids, at, depth = ids[shared:], child, depth + shared
         return at
 
     def _split(self, index: int, length: int, siblings: dict[int, int]) -> int:
-        """Cut node ``index`` after ``length`` tokens; the lower part keeps the index, so that recorded ends
-        stay valid.
+        """Split node ``index`` after ``length`` tokens; returns the new upper part.
+
+        The lower part keeps the index, so that `prompt_end` and `leaves` stay valid.
         """
         lower = self.nodes[index]
         upper = Node(lower.ids[:length], lower.parent, lower.depth, children={int(lower.ids[length]): index})
@@ -132,10 +124,8 @@ class Tree:
         return len(self.nodes) - 1
 
     def order(self) -> list[int]:
-        """Node indices, parents first; prompt nodes before leaves, so that a trunk is one contiguous range of
-        rows.
-        """
-        seen: list[int] = []
+        """Node indices, parents first, prompt nodes before leaves: a trunk is one range of rows."""
+        order: list[int] = []
         inner = [i for i, n in enumerate(self.nodes) if n.parent == ROOT]
         below: dict[int, list[int]] = {}
         for i, node in enumerate(self.nodes):
@@ -144,25 +134,24 @@ class Tree:
         stack = list(reversed(inner))
         while stack:
             i = stack.pop()
-            seen.append(i)
+            order.append(i)
             children = below.get(i, [])
             late.extend(c for c in children if self.nodes[c].leaf)
             stack.extend(c for c in reversed(children) if not self.nodes[c].leaf)
             if not stack and late:
                 stack.extend(reversed(late))
                 late.clear()
-        return seen
+        return order
 
 
 @dataclass(slots=True)
 class TokenBatch:
-    """What a loss sees besides log-probabilities; tensors of N trained tokens, sample after sample, tokens in
-    order.
+    """What a loss sees besides log-probabilities: columns [N] over trained tokens, sample after sample.
 
-    target: int64 ids; old, sampled: recorded policy and sampled log-probabilities (float32; NaN where a
-    sample brought none); advantage, weight: float32; sample: int64 index into ``samples``; position: int64
-    place in the sample's ``token_ids``; entropy: float32, filled in by the trainer; reference:
-    log-probabilities with the adapter off, when the loss asked for them.
+    target: int64 ids. old, sampled: recorded policy and sampled log-probabilities, float32, NaN where a
+    sample has none. advantage, weight: float32. sample: int64 index into ``samples``. position: int64 index
+    into the sample's ``token_ids``. entropy: float32, filled in by the trainer. reference: log-probabilities
+    with the adapter off, if the loss has ``needs_reference``.
     """
 
     target: Tensor
@@ -177,9 +166,7 @@ class TokenBatch:
     reference: Tensor | None = None
 
     def take(self, tokens: Tensor | slice) -> TokenBatch:
-        """The batch of some tokens; a column that is not filled in yet stays so, and ``samples`` is the whole
-        list.
-        """
+        """The batch of some tokens. Columns not filled in yet stay as they are, ``samples`` stays whole."""
         count = len(self.target)
         columns: dict[str, Any] = {}
         for f in fields(self):
@@ -191,11 +178,11 @@ class TokenBatch:
 
 @dataclass(slots=True)
 class Layout:
-    """A tree as flat arrays: ids and positions [T]; the rows of each node; head pairs.
+    """A tree as flat arrays: ids and positions [T], each node's first row, and (row, target) pairs.
 
-    ``head_row`` [R] rows whose logits are needed (ascending, one per row and temperature) with
-    ``head_temperature`` [R]; ``pair_row`` [N] index into them for pair j (ascending) and ``unsort`` [N] that
-    brings pairs into the order of `TokenBatch`.
+    ``head_row`` [R]: the rows whose logits are needed, ascending, one for each row and temperature, with
+    ``head_temperature`` [R]. ``pair_row`` [N]: index into them of each pair, ascending, with ``pair_target``
+    [N]. ``unsort`` [N]: brings pairs into the order of `TokenBatch`.
     """
 
     ids: Tensor
@@ -210,18 +197,19 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The layout with every tensor on ``device``."""
-        return self if self.ids.device == device else _moved(self, device)
+        return self if self.ids.device == device else _move(self, device)
 
 
-def _moved(record: Any, device: torch.device) -> Any:
-    """A copy of a dataclass with its tensors, and those of the dataclasses inside it, on ``device``."""
-    found = {f.name: getattr(record, f.name) for f in fields(record)}
-    for name, value in found.items():
+def _move(record: Any, device: torch.device) -> Any:
+    """A copy of a dataclass with its tensors, and those of a `TokenBatch` inside it, on ``device``."""
+    moved = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
         if isinstance(value, Tensor):
-            found[name] = value.to(device)
+            moved[f.name] = value.to(device)
         elif isinstance(value, TokenBatch):
-            found[name] = _moved(value, device)
-    return type(record)(**found)
+            moved[f.name] = _move(value, device)
+    return replace(record, **moved)
 
 
 def layout(tree: Tree) -> Layout:
@@ -302,12 +290,11 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
 
 
 def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tree]:
-    """Trees of at most ``budget`` rows from ``groups``; groups with one ``tree`` key stay together while they
-    fit.
+    """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit.
 
-    Neighbours in the order of their prompts share the longest prefixes, so trees are filled in that order.
-    With ``together`` off each key gets its own tree, whatever stands beside it: what deterministic mode
-    needs. A single group above the budget makes a tree of its own.
+    Trees are filled in the order of the prompts, because neighbours share the longest prefixes. With
+    ``together`` off each key gets trees of its own, so that no tree depends on other groups, which
+    deterministic mode needs. A single group above the budget makes a tree of its own.
     """
     units: dict[object, list[Group]] = {}
     for i, group in enumerate(groups):
@@ -319,9 +306,9 @@ def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tr
     trees: list[Tree] = []
     held: list[Group] = []
     size = 0
-    previous: Ids = np.empty(0, np.int64)
+    previous: list[int] = []
     for piece in pieces:
-        prompt = np.asarray(piece.groups[0].prompt_ids, np.int64)
+        prompt = list(piece.groups[0].prompt_ids)
         extra = piece.rows - (common_prefix(previous, prompt) if held else 0)
         if held and size + extra > budget:
             trees.append(Tree(held))

@@ -1,8 +1,8 @@
-"""Requests that wait for admission, in an order in which shared prompt tokens are computed once.
+"""Requests that wait for admission, in an order that computes shared prompt tokens once.
 
-Those that arrive together are ordered by `sharing_order`. Whoever needs tokens that a running request is
-computing is passed over until they are there: a wait for a writer, which always moves, so nobody is passed
-over for ever.
+Requests that arrive together are ordered by `sharing_order`. A request that needs tokens which a running
+request is computing is passed over until they are there. That writer always makes progress, so no request is
+passed over for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proactor.engine.step import Request
 @dataclass(slots=True, eq=False)
 class _Place:
     request: Request
-    match: Match | None = None  # found last; its wait says when to look again
+    match: Match | None = None  # of the latest search; while it is blocked there is no need to search again
 
 
 class WaitingLine:
@@ -32,7 +32,7 @@ class WaitingLine:
         return len(self._arrivals) + len(self._line)
 
     def add(self, request: Request) -> None:
-        """Requests added before the next `ready` arrive together."""
+        """Queue a request. All those added before the next `ready` count as arriving together."""
         self._arrivals.append(request)
 
     def remove(self, request_id: int) -> None:
@@ -41,14 +41,12 @@ class WaitingLine:
         self._line = [place for place in self._line if place.request.id != request_id]
 
     def clear(self) -> None:
-        """Nobody waits."""
+        """Take every request out."""
         self._arrivals.clear()
         self._line.clear()
 
     def ready(self, start: int = 0) -> tuple[int, Request, Match] | None:
-        """The first request from place `start` on that waits for no page: its place, itself, its match as of
-        now.
-        """
+        """The first request from place ``start`` on that waits for no page: (place, request, match)."""
         if self._arrivals:
             order = sharing_order([request.prompt_ids for request in self._arrivals])
             self._line.extend(_Place(self._arrivals[i]) for i in order)
@@ -63,5 +61,5 @@ class WaitingLine:
         return None
 
     def take(self, at: int) -> None:
-        """The request at this place has been admitted."""
+        """Take out the request at this place: it has been admitted."""
         del self._line[at]

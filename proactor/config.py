@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proactor.dialogue.prompt import Mode
-from proactor.engine import GRPO, SFT, LoRA, ProactorError, Sampling
+from proactor.engine import GRPO, SFT, EngineConfig, LoRA, ProactorError, Sampling
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
@@ -38,21 +38,6 @@ class Section(BaseModel):
     """Base of the sections: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class EngineOptions(Section):
-    """What `Engine.load` takes; see there."""
-
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["auto", "nf4", "none"] = "auto"
-    resident: Literal["auto", "dense", "nf4"] = "auto"
-    deterministic: bool = False
-    kv_tokens: int | None = Field(default=None, ge=1)
-    page_size: int = Field(default=16, ge=1)
-    token_budget: int = Field(default=8192, ge=1)
-    max_batch: int = Field(default=256, ge=1)
-    revision: str | None = None
 
 
 def _share(value: tuple[float, float]) -> tuple[float, float]:
@@ -237,7 +222,7 @@ class RunConfig(Section):
     seed: int = 0
     model: str
     pretrain: Pretrain | None = None
-    engine: EngineOptions = EngineOptions()
+    engine: EngineConfig = EngineConfig()
     lora: LoRA = LoRA()
     data: Data = Data()
     prompt: PromptOptions = PromptOptions()

@@ -1,11 +1,10 @@
-"""Files that are read whole, with one clear error, and written whole, or not at all."""
+"""Files that are read whole, or refused in one line that names file and place."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,21 +61,6 @@ def read_validated(path: Path, kind: TypeAdapter[Value]) -> Value:
         raise SourceError(
             f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
         ) from None
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all: beside its place, flushed, then renamed over it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def folder_hash(folder: str | Path) -> str:

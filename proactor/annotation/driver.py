@@ -23,7 +23,7 @@ from proactor.annotation.store import AnnotationError, Store
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.files import write_whole
+from proactor.engine import atomic_file
 from proactor.progress import Progress, Quiet
 from proactor.sources.base import sample
 
@@ -75,8 +75,8 @@ def annotate(
     found = report(finished, kept, oracle, options, run.unanswered, read or {})
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
-    write_whole(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
+    atomic_file(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())
+    atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
     if not run.unanswered:
         partial.unlink()
     return found

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from proactor.calibration.probabilities import DialogueProbabilities
 from proactor.calibration.score_table import ScoreTable, score_table
 from proactor.dialogue import Dialogue
-from proactor.files import read_validated, write_whole
+from proactor.engine import atomic_file
+from proactor.files import read_validated
 from proactor.training.workspace import Workspace
 
 PIECE = 16
@@ -63,7 +64,7 @@ def scored_part(
             table=joined(found.table, table),
             probabilities=(*found.probabilities, *probabilities),
         )
-        write_whole(file, found.model_dump_json().encode())
+        atomic_file(file, found.model_dump_json().encode())
         for dialogue in piece:
             workspace.ui.step(dialogue.id)
     return found
@@ -112,7 +113,7 @@ def _earlier(file: Path, made_by: str) -> Scores | None:
 
 def save_probabilities(path: Path, found: Sequence[DialogueProbabilities]) -> None:
     """Write them as one JSON list, whole."""
-    write_whole(path, _LIST.dump_json(list(found)))
+    atomic_file(path, _LIST.dump_json(list(found)))
 
 
 def load_probabilities(path: Path) -> list[DialogueProbabilities]:

@@ -46,9 +46,9 @@ from proactor.console import windows_caption
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA
 from proactor.dialogue.windows import width
-from proactor.engine import ProactorError
+from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
-from proactor.files import read_validated, write_whole
+from proactor.files import read_validated
 from proactor.scoring.bootstrap import resampled
 from proactor.scoring.metrics import Array
 
@@ -312,7 +312,7 @@ def gather(part: str, dialogues: Sequence[Dialogue], budget: float, systems: Ite
 
 def save_trade_offs(path: Path, found: TradeOffs) -> None:
     """Write them as JSON, whole."""
-    write_whole(path, (json.dumps(found.model_dump(mode="json"), indent=1) + "\n").encode())
+    atomic_file(path, (json.dumps(found.model_dump(mode="json"), indent=1) + "\n").encode())
 
 
 def load_trade_offs(path: Path) -> TradeOffs:

@@ -14,6 +14,7 @@ from proactor.catalogs.base import CatalogError, Reading, Remark
 from proactor.catalogs.detect import Format, detect
 from proactor.catalogs.proposal import Proposal, Suggestion, propose
 from proactor.dialogue.catalog import Catalog
+from proactor.engine import atomic_file
 
 __all__ = [
     "FORMATS",
@@ -72,7 +73,5 @@ def write_catalog(catalog: Catalog, path: str | Path) -> None:
 
     Every field is written, so that a tool that said nothing of its effect says it from then on.
     """
-    from proactor.files import write_whole  # brings the engine with it, which reading tools does not need
-
     text = json.dumps(catalog.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    write_whole(path, f"{text}\n".encode())
+    atomic_file(path, f"{text}\n".encode())

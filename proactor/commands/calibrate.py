@@ -91,8 +91,8 @@ def _calibrated(
     from proactor.calibration.store import save_probabilities, scored_part
     from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
     from proactor.dialogue.matching import THETA
+    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
-    from proactor.files import write_whole
     from proactor.scoring.utility import needs_assent
     from proactor.training.workspace import adapter_folder
 
@@ -115,7 +115,7 @@ def _calibrated(
     others = policies(on_test, assent, theta=theta, resamples=resamples)
     found = gather(split, on_test, budget, [*curves, greedy, *others])
     if workspace.engine.rank == 0:
-        write_whole(
+        atomic_file(
             settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()
         )
         save_trade_offs(settings.folder / "tradeoff.json", found)

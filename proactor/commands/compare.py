@@ -31,9 +31,9 @@ def compare(
     """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every
     metric, by tool and by domain.
     """
+    from proactor.engine import atomic_file
     from proactor.evaluation.paired import paired, paired_tables, systems_named
     from proactor.evaluation.store import load_evaluations
-    from proactor.files import write_whole
 
     folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
     loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
@@ -53,7 +53,7 @@ def compare(
             markup=False,
         )
     if output is not None:
-        write_whole(output, (found.model_dump_json(indent=1) + "\n").encode())
+        atomic_file(output, (found.model_dump_json(indent=1) + "\n").encode())
         console.print(str(output), markup=False)
 
 

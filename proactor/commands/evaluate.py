@@ -46,9 +46,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
+    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import trivial
-    from proactor.files import write_whole
 
     settings = load_config(config, overrides or [])
     workspace = open_workspace(settings, adapter)
@@ -72,7 +72,7 @@ def evaluate(
         **{name: e.metrics for name, e in named.items()},
     }
     file = output or settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
-    write_whole(file, (json.dumps(record, indent=2) + "\n").encode())
+    atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(
         metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS)
     )
@@ -138,7 +138,7 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sa
             continue
         texts = tuple(s.text for s in groups[spoken.index].samples)
         candidates = Candidates(chosen, spoken.index, texts, encoder.catalog, boards[spoken.index])
-        no_prompts = partial(list, [""] * len(texts))
+        no_prompts: partial[list[str]] = partial(list, [""] * len(texts))
         scored = run_reward(workspace.config.reward, workspace.sample_reward, candidates, no_prompts)
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.dialogue import Action, Dialogue
+from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation, Replay
-from proactor.files import SourceError, write_whole
+from proactor.files import SourceError
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
 VERSION = 2
@@ -71,7 +72,7 @@ def save_evaluations(
         "dialogues": [d.model_dump(mode="json") for d in dialogues],
         "evaluations": {name: _dump(evaluation) for name, evaluation in named.items()},
     }
-    write_whole(path, json.dumps(value, separators=(",", ":")).encode())
+    atomic_file(path, json.dumps(value, separators=(",", ":")).encode())
 
 
 def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evaluation]]:

@@ -20,9 +20,10 @@ from proactor.calibration.probabilities import DialogueProbabilities
 from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, TradeOffs, load_trade_offs
 from proactor.dialogue import Dialogue, windows
+from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.files import SourceError, write_whole
+from proactor.files import SourceError
 from proactor.report import charts, curves
 from proactor.report.anatomy import anatomy, first_fires, groups
 from proactor.report.anatomy import played as played_by
@@ -124,7 +125,7 @@ def write_page(path: str | Path, text: str) -> Path:
     """The page in a file, which appears whole or not at all; half a surrogate pair in the data becomes a
     question mark. Returns its path.
     """
-    write_whole(path, text.encode("utf-8", "replace"))
+    atomic_file(path, text.encode("utf-8", "replace"))
     return Path(path)
 
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 from proactor.dialogue.decisions import candidate_key
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
-from proactor.engine import Engine, Group, Sampling
-from proactor.kernels.grpo import Convention, group_advantages
+from proactor.engine import Convention, Engine, Group, Sampling, group_advantages
 
 if TYPE_CHECKING:
     from proactor.dialogue.decisions import Decision

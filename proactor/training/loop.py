@@ -86,7 +86,7 @@ def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
         workspace.encoder, own, seed=seed, epoch=epoch, logged=stage.logged, pending=stage.pending
     )
     stats = engine.train(groups, stage)
-    counted = engine.parallel.gather((counters["examples"], counters["unknowable"]))
+    counted = engine.gather((counters["examples"], counters["unknowable"]))
     kept = (
         "loss",
         "entropy",
@@ -116,7 +116,7 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     if workspace.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
         kept = trainable(kept, stage.advantages)
     stats = update(workspace.engine, kept, stage)
-    rewards = reward_statistics(workspace.engine.parallel.gather, answered)
+    rewards = reward_statistics(workspace.engine.gather, answered)
     return {"epoch": epoch, **stats, **rewards, **scoring}, answered
 
 
@@ -155,7 +155,7 @@ def sample_and_score(
         logged=stage.logged,
     )
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(now).items()}
-    events = judge_statistics(engine.parallel.gather, judged.groups, reward.judged, judged.counters)
+    events = judge_statistics(engine.gather, judged.groups, reward.judged, judged.counters)
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
@@ -163,7 +163,7 @@ def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
     """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank
     nothing moves, and the row says so.
     """
-    if not any(engine.parallel.gather(bool(groups))):
+    if not any(engine.gather(bool(groups))):
         version = float(engine.policy_version)
         return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
     stats = engine.train(groups, stage)
@@ -279,7 +279,7 @@ class Training:
             row, groups = grpo_step(self.workspace, stage, p.step)
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
-                rows = [r for part in self.engine.parallel.gather(sample_rows(groups)) for r in part]
+                rows = [r for part in self.engine.gather(sample_rows(groups)) for r in part]
                 self.run.write_samples("grpo", p.update, rows)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:
@@ -293,7 +293,7 @@ class Training:
             self._after(checked)
 
     def _enter(self) -> None:
-        self.engine.parallel.barrier()
+        self.engine.barrier()
         self.engine.load_adapter(self.run.start)
         reset_optimizer(self.engine)
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
@@ -330,7 +330,7 @@ class Training:
         """Save when it is due, or when somebody asked the process to end; in that case on every rank after
         the same step.
         """
-        asked = next((s for part in self.engine.parallel.gather(list(self.stopping)) for s in part), None)
+        asked = next((s for part in self.engine.gather(list(self.stopping)) for s in part), None)
         if checked or asked is not None or self.position.update % self.config.save_every == 0:
             self.save()
         if asked is not None:

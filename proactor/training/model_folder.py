@@ -14,8 +14,7 @@ from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, wanted
-from proactor.engine import ChatFormat
-from proactor.files import write_whole
+from proactor.engine import ChatFormat, atomic_file
 from proactor.progress import Progress
 from proactor.sources import load
 from proactor.training.parts import load_part, merge_catalogs
@@ -86,7 +85,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
 def write_provenance(folder: str | Path, data: Data) -> None:
     """Write down what the model in ``folder`` was built on."""
     seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
-    write_whole(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
+    atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
 
 
 def check_provenance(folder: str | Path, data: Data) -> None:

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
-from proactor.engine.faults import point
+from proactor.engine import atomic_file, fault_point
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 
@@ -187,7 +187,7 @@ class Run:
             self._board.flush()
         with self._metrics.open("rb") as file:
             os.fsync(file.fileno())
-        point("metrics")
+        fault_point("metrics")
         return self._metrics.stat().st_size
 
     def rewind(self, length: int, step: int) -> None:
@@ -241,14 +241,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write beside the place and rename: readers see the old file or the new one. RunError when it cannot be
-    written (a full disk, say).
-    """
-    temporary = file.with_name(f".{file.name}.writing")
+    """Write a file atomically: readers see the old one or the new one. RunError when it cannot be written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
+        atomic_file(file, text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"{file}: cannot be written ({error.strerror})") from None

@@ -25,7 +25,7 @@ def compare(
     bootstrap interval; `parsed`; `seconds`. The engine is left with the best adapter.
     """
     engine = workspace.engine
-    engine.parallel.barrier()
+    engine.barrier()
     if workspace.config.grpo is not None:
         engine.load_adapter(run.start)
     else:

@@ -60,13 +60,12 @@ class Workspace:
             check_provenance(config.model, config.data)
         reward, metric = load_reward(config.reward, config.reward_options), metric_reward(config)
         corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
-        options = config.engine.model_dump()
         engine = Engine.load(
             config.model,
+            config.engine,
             lora=config.lora,
             seed=config.seed,
             progress=lambda done, total: ui.within("loading the model", done, total),
-            **options,
         )
         if engine.chat is None:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
@@ -212,7 +211,7 @@ class Workspace:
         )
         if self.engine.world_size == 1:
             return found
-        parts = self.engine.parallel.gather((found, sum(len(d.decision_turns) for d in own)))
+        parts = self.engine.gather((found, sum(len(d.decision_turns) for d in own)))
         return joined(dialogues, parts)
 
 

@@ -16,8 +16,24 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from proactor.engine import GRPO, SFT, AdamW, Engine, EngineError, Group, LoRA, Sample, Sampling, Tree
-from tests.engine.engines import TRAIN, adapter, drawn, load, prompts
+from proactor.engine import (
+    GRPO,
+    SFT,
+    AdamW,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Group,
+    LoRA,
+    ProactorError,
+    Sample,
+    Sampling,
+    Tree,
+)
+from proactor.engine.chat import ChatError
+from proactor.engine.model_config import CheckpointError
+from proactor.engine.step import RequestTooLarge
+from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
 
 
 @pytest.mark.parametrize(
@@ -204,5 +220,35 @@ def test_after_all_that_it_works_as_new(engine: Engine, folder: Path) -> None:
 
 
 def test_load_refuses_by_name(folder: Path) -> None:
-    with pytest.raises(EngineError, match=r"^dtype='int8': use auto, float32, bfloat16 or float16$"):
-        load(folder, dtype="int8")
+    for options, words in [
+        ({"dtype": "int8"}, r"^dtype='int8': Input should be 'auto', 'float32', 'bfloat16' or 'float16'$"),
+        ({"dtype": torch.int8}, r"^dtype='int8': Input should be"),
+        ({"resident": "cpu"}, r"^resident='cpu': Input should be 'auto', 'dense' or 'nf4'$"),
+        ({"device": "mps"}, r"^device='mps': String should match pattern"),
+        ({"device": "cuda:99"}, r"^device='cuda:99': this machine has "),
+        ({"page_size": 0}, r"^page_size=0: Input should be greater than or equal to 1$"),
+        ({"kv_token": 8}, r"^Engine.load: unknown option 'kv_token' \(did you mean 'kv_tokens'\?\)$"),
+        ({"lra": None}, r"^Engine.load: unknown option 'lra' \(did you mean 'lora'\?\)$"),
+        ({"zzz": 1}, r"^Engine.load: unknown option 'zzz' \(known: device, dtype, .*revision\)$"),
+        (
+            {"config": EngineConfig()},
+            r"^Engine.load: a config and options \(page_size, kv_tokens, max_batch\)",
+        ),
+    ]:
+        with pytest.raises(EngineError, match=words):
+            load(folder, **options)
+
+
+def test_a_config_loads_as_its_options(folder: Path) -> None:
+    options = {"page_size": 4, "kv_tokens": 64, "dtype": torch.bfloat16}
+    config = EngineConfig(**options)
+    assert config.dtype == "bfloat16" and config == EngineConfig.model_validate_json(config.model_dump_json())
+    for engine in (Engine.load(folder, config), Engine.load(folder, **options)):
+        assert engine.options == config and engine.decoder.dtype == torch.bfloat16
+        engine.sample([[1]], Sampling(max_tokens=1))
+        assert engine.counters()["pages_cached"] == 1 and sampler(engine).cache.k[0].shape[1] == 64
+
+
+def test_every_refusal_has_one_root() -> None:
+    for kind in (EngineError, ChatError, CheckpointError, RequestTooLarge):
+        assert issubclass(kind, ProactorError)

@@ -113,7 +113,7 @@ def test_twenty_kills_change_no_bit(folder: Path, tmp_path: Path, repo_root: Pat
 def test_a_point_costs_nothing_without_a_plan(monkeypatch: Any) -> None:
     monkeypatch.setattr(faults, "_plan", "")
     monkeypatch.setattr(faults, "_passed", None)
-    faults.point("sampling")  # would fail to count
+    faults.fault_point("sampling")  # would fail to count
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from proactor.engine import faults, files
-from proactor.engine.files import atomic_folder, recover
+from proactor.engine.files import atomic_file, atomic_folder, open_atomic, recover
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -112,3 +113,19 @@ def test_files_survive_where_links_are_impossible(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "link", refuse)
     save(tmp_path / "save", a="2")
     assert content(tmp_path / "save") == {"a.bin": "2", "notes.txt": "mine"}
+
+
+def test_a_file_is_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    atomic_file(path, b"old")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = path.with_name(f".file.writing-{dead.pid}")
+    left.write_bytes(b"half, by a writer that was killed")
+    with pytest.raises(OSError, match="disk"), open_atomic(path) as file:
+        assert not left.exists()
+        file.write(b"half")
+        raise OSError("disk")
+    assert content(path.parent) == {"file": "old"}
+    atomic_file(path, b"new")
+    assert content(path.parent) == {"file": "new"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proactor.engine.kv import Copy, OutOfPages, PagePool, Sequence
-from proactor.engine.prefix import common_length, sharing_order
+from proactor.engine.prefix import common_prefix, sharing_order
 from proactor.engine.types import EngineError
 
 
@@ -221,7 +221,7 @@ def test_sharing_order_puts_the_deepest_turn_of_a_dialogue_first() -> None:
     assert order[1] == 7 and order[2] == 8  # turn 7 computes the trunk that the others share
     assert sorted(order) == list(range(10))
     assert sharing_order([]) == [] and sharing_order([[1], [1], [1]]) == [0, 1, 2]
-    assert common_length([1, 2, 3], [1, 2, 4, 5]) == 2 and common_length([], [1]) == 0
+    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2 and common_prefix([], [1]) == 0
 
 
 # -- any sequence of events ---

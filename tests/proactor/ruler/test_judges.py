@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from proactor.endpoint import Endpoint, EndpointSetupError
-from proactor.engine import Engine, Sampling, scoring
+from proactor.engine import Engine, Sampling, logprobs
 from proactor.engine.model import Decoder
 from proactor.engine.tree import Layout, Tree
 from proactor.ruler import EndpointJudge, EngineJudge, Rubric, Ruler, RulerError
@@ -193,13 +193,13 @@ def test_a_dialogue_is_computed_once_for_all_its_turns(
     """In deterministic mode too, where only what is named as one tree shares anything."""
     engine = load(folder, kv_tokens=8192, page_size=16, deterministic=deterministic)
     rows: list[int] = []
-    plain = scoring.tree_logprobs
+    plain = logprobs.tree_logprobs
 
     def counted(decoder: Decoder, tree: Tree, adapter: bool) -> tuple[torch.Tensor, Layout]:
         rows.append(tree.rows)
         return plain(decoder, tree, adapter)
 
-    monkeypatch.setattr(scoring, "tree_logprobs", counted)
+    monkeypatch.setattr(logprobs, "tree_logprobs", counted)
     groups = [group(FULL, PART, turn=t) for t in (1, 2, 3)]
     ruler, judge = Ruler(EngineJudge(engine), MINE, grading=SHORT), EngineJudge(engine)
     asked = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
