@@ -3,10 +3,10 @@
 python -m bench.docs [--write]
 
 - Every relative link and anchor leads somewhere.
-- Every repository path in code spans and code blocks exists: a word with a slash whose first part is a folder of
-  the repository, or that ends like a source file. It may leave out its first folders (`catalogs/base.py`). A bare
-  `name.py` must be the name of some file, and `python -m` must name a module. Not checked: `runs/…` (made by a
-  user's run), and words with a placeholder (`<`, `>`, `*`, `…`, `$`, `{`) or in capitals (`MODEL`).
+- Every repository path in code spans and code blocks exists: a word with a slash whose first part is a folder
+  of the repository, or that ends like a source file. It may leave out its first folders (`catalogs/base.py`).
+  A bare `name.py` must be the name of some file, and `python -m` must name a module. Not checked: `runs/…`
+  (made by a user's run), absolute paths, and words with a placeholder (`<`, `>`, `*`, `…`, `$`, `=`, `{`).
 - Every cell of a results table is what its record says (`bench.tables`); ``--write`` fills the cells in.
 - The README keeps to its length, comments not counted.
 
@@ -81,7 +81,7 @@ def check_links(file: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def check_paths(text: str, root: Path) -> Iterator[tuple[int, str]]:
-    """Repository paths and modules in code that do not exist, as (line, message); the rule is the module's."""
+    """Repository paths and modules in code that do not exist, as (line, message); rule: the module."""
     text = blank(text, COMMENT)
     spans = [*FENCE.finditer(text), *CODE_SPAN.finditer(blank(text, FENCE))]
     for span in spans:
@@ -100,7 +100,7 @@ def is_path(word: str, root: Path) -> bool:
     if any(sign in word for sign in PLACEHOLDERS) or not WORD.fullmatch(word) or word[0] in "/~":
         return False
     first, slash, _ = word.removeprefix("./").removeprefix("../").partition("/")
-    if first in ("runs", "..") or first.isupper():
+    if first in ("runs", ".."):
         return False
     return bool((slash and ((root / first).is_dir() or SOURCE.fullmatch(word))) or word.endswith(".py"))
 

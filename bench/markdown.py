@@ -1,4 +1,4 @@
-"""What the documentation checks read from Markdown: text without code or comments, and the anchors of headings."""
+"""Markdown for the documentation checks: text without code or comments, and the anchors of headings."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Declaration:
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise TableError(f"declaration without readable rows and columns: {error!r}") from None
         self.within = f"{content['within']}." if "within" in content else ""
-        self.names = {name for row in self.rows.values() for name in row}
+        self.names = {name for row in self.rows.values() for name in row} - {"record"}
 
     def cell(self, label: str, column: str) -> str:
         """The text of a cell, from the record."""
