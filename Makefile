@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format compile-check bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test lint docs format compile-check bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -17,8 +17,9 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
 help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues, before and after (about 6 minutes on 2 cores)"
-	@echo "make test            lint, types, layers, all tests (below 10 minutes on 2 cores)"
+	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make lint            ruff, mypy, import-linter"
+	@echo "make docs            links, named files, numbers in tables, length of the README (FIX=1 fills the tables from their records)"
 	@echo "make format          ruff format"
 	@echo "make compile-check   every Triton kernel compiled for every GPU target, without a GPU (CHECK='--quick --ops rms_norm' for a part)"
 	@echo "make bench-step      one GRPO step beside TRL"
@@ -52,13 +53,17 @@ lint: $(VENV)/.installed-dev
 	$(call say,"layers: import-linter")
 	@PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.installed-dev
+	$(call say,"docs: links, named files, numbers in tables")
+	@$(BIN)/python -m bench.docs $(if $(FIX),--write)
+
 format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format .
 
 compile-check: $(VENV)/.installed
 	@PYTHONPATH=. $(BIN)/python -m proactor.kernels.compile_check $(CHECK)
 
-test: lint
+test: lint docs
 	$(call say,"tests: $(JOBS) processes")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 

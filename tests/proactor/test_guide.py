@@ -134,18 +134,6 @@ def test_transcripts_are_plain_lines() -> None:
     assert not any("index" in turn for line in lines for turn in line["turns"]), "what a person would write"
 
 
-@pytest.mark.parametrize("text", [GUIDE, METHODS], ids=["guide", "methods"])
-def test_named_files_are_there(text: str) -> None:
-    linked = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
-    named = [
-        name
-        for name in re.findall(r"`((?:proactor|kernels|engine|examples|configs|docs)/[\w/.]+)`", text)
-        if "support-" not in name
-    ]
-    for name in [*linked, *named]:
-        assert (ROOT / "docs" / name).exists() or (ROOT / name).exists(), f"no file {name}"
-
-
 def test_every_formula_has_one_tag() -> None:
     header, tagged = "", 0
     for line in METHODS.partition("\n## 1.")[2].splitlines():
