@@ -67,6 +67,9 @@ test: lint docs
 	$(call say,"tests: $(JOBS) processes")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 
+rooms: $(VENV)/.installed-dev
+	@PYTHONPATH=. $(BIN)/python -m bench.rooms
+
 bench: bench-step bench-dialogue
 
 bench-step: $(VENV)/.installed-dev
