@@ -1,10 +1,10 @@
-# `make demo` and `make test` each do everything on a fresh machine: they find a Python, build their own virtual environment in .venv and say
-# what they do. A second run starts at once: the stamps in .venv say what is installed.
+# `make demo` and `make test` each do everything on a fresh machine: they find a Python, build their own virtual
+# environment in .venv and say what they do. A second run starts at once: the stamps in .venv say what is installed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format compile-check bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test lint docs rooms format compile-check bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,15 +16,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
 help:
-	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues, before and after (about 6 minutes on 2 cores)"
+	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (6 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make lint            ruff, mypy, import-linter"
-	@echo "make docs            links, named files, numbers in tables, length of the README (FIX=1 fills the tables from their records)"
+	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
+	@echo "make rooms           the rooms of the packages, their floors and imports"
 	@echo "make format          ruff format"
-	@echo "make compile-check   every Triton kernel compiled for every GPU target, without a GPU (CHECK='--quick --ops rms_norm' for a part)"
+	@echo "make compile-check   every Triton kernel compiled for every GPU target (CHECK='--quick --ops rms_norm')"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
-	@echo "make bench-gpu       on a GPU: every operation checked, timed and set beside its peers (8 minutes; GPU=--quick: 90 seconds)"
+	@echo "make bench-gpu       on a GPU: every operation checked and timed beside its peers (GPU=--quick: 90 s)"
 	@echo "make clean           remove .venv and caches"
 
 $(BIN)/python:

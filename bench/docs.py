@@ -8,7 +8,8 @@ python -m bench.docs [--write]
   A bare `name.py` must be the name of some file, and `python -m` must name a module. Not checked: `runs/…`
   (made by a user's run), absolute paths, and words with a placeholder (`<`, `>`, `*`, `…`, `$`, `=`, `{`).
 - Every cell of a results table is what its record says (`bench.tables`); ``--write`` fills the cells in.
-- The README keeps to its length, comments not counted.
+- Prose keeps to the width of the code. Tables, code blocks, comments and lines of one word may be wider.
+- The README keeps to its length; its lines count with comments, its words without.
 
 Exit code 1 with one line a problem.
 """
@@ -25,6 +26,7 @@ from bench.markdown import CODE_SPAN, COMMENT, FENCE, anchors, blank, line_of
 from bench.tables import check_tables, tables
 
 FILES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "bench/*.md", "examples/*.md")
+WIDTH = 110
 README_LIMITS = {"lines": 110, "words": 900, "tables": 2}
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 EXTERNAL = re.compile(r"[a-z][a-z+.-]*:|//")
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write_text(filled, encoding="utf-8")
             print(f"{file.relative_to(root)}: cells filled from the records")
             text, in_tables = filled, check_tables(filled, root)[0]
-        found = [*in_tables, *check_links(file, text), *check_paths(text, root)]
+        found = [*in_tables, *check_links(file, text), *check_paths(text, root), *check_width(text)]
         problems += [f"{file.relative_to(root)}:{line}: {message}" for line, message in sorted(found)]
     readme = count((root / "README.md").read_text(encoding="utf-8"))
     problems += [
@@ -95,6 +97,13 @@ def check_paths(text: str, root: Path) -> Iterator[tuple[int, str]]:
                 yield line_of(text, span.start() + match.start()), f"no module {match.group(1)!r}"
 
 
+def check_width(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of prose that are too wide, as (line, message)."""
+    for number, line in enumerate(blank(blank(text, FENCE), COMMENT).splitlines(), start=1):
+        if len(line) > WIDTH and not line.startswith("|") and " " in line.strip():
+            yield number, f"{len(line)} columns, at most {WIDTH}"
+
+
 def is_path(word: str, root: Path) -> bool:
     """Whether a word of code is a path in the repository."""
     if any(sign in word for sign in PLACEHOLDERS) or not WORD.fullmatch(word) or word[0] in "/~":
@@ -123,10 +132,10 @@ def entries(root: Path) -> frozenset[str]:
 
 
 def count(text: str) -> dict[str, int]:
-    """Lines, words and tables of a file as a reader sees them: without comments."""
-    shown = re.sub(r"\n*<!--.*?-->\n", "\n", text, flags=re.DOTALL)
+    """Lines of a file, and its words and tables as a reader sees them: without comments."""
+    shown = blank(text, COMMENT)
     return {
-        "lines": len(shown.splitlines()),
+        "lines": len(text.splitlines()),
         "words": len(shown.split()),
         "tables": sum(1 for _ in tables(shown)),
     }
