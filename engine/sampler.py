@@ -83,8 +83,7 @@ class Sampler:
         Leaving early frees all pages. Raises EngineError while another run goes on, and for a prompt that the
         cache cannot hold.
         """
-        if not self.scheduler.idle:
-            raise EngineError("sample: another sample() or stream() is still running on this engine")
+        self._refuse_second_run()
         requests: dict[int, tuple[int, Job]] = {}
         try:
             for index, job in enumerate(jobs):
@@ -103,6 +102,10 @@ class Sampler:
         finally:
             if not self.scheduler.idle:
                 self.scheduler.reset()
+
+    def _refuse_second_run(self) -> None:
+        if not self.scheduler.idle:
+            raise EngineError("sample: another sample() or stream() is still running on this engine")
 
     def _add(self, index: int, job: Job) -> None:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -294,6 +295,14 @@ used = state()
 changed = {"import": imported, "use": used}
 print(json.dumps({when: [k for k in before if before[k] != now[k]] for when, now in changed.items()}))
 """
+
+
+def test_the_layer_above_imports_public_names_alone(repo_root: Path) -> None:
+    below = re.compile(r"^\s*(from|import) proactor\.(kernels|engine\.)", re.MULTILINE)
+    files = (repo_root / "proactor").rglob("*.py")
+    above = [file for file in files if file.parent.name not in ("engine", "kernels")]  # the two links
+    assert len(above) > 50
+    assert [str(file) for file in above if below.search(file.read_text())] == []
 
 
 def test_importing_and_using_change_no_global_state(folder: Path, repo_root: Path) -> None:

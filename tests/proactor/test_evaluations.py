@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path: Path, monkeypatch: py
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proactor.evaluations.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_evaluations(file, DIALOGUES[:1], {})
     assert file.read_bytes() == old
