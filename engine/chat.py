@@ -1,14 +1,13 @@
-"""Messages to token ids, each message once, alone, so that a conversation only ever grows at its end.
+"""Messages to token ids, each message encoded alone, so that a conversation's ids only grow at the end.
 
-Joining turns as text and encoding the whole again breaks byte-pair boundaries (in Qwen2.5 ``?`` + newline is
-one token), and some templates rewrite what they rendered before (Qwen3 strips the thinking of earlier
-answers). Both would part a prompt from the cached pages and token trees that hold its beginning. So the text
-that a chat template adds for one message, between its special tokens, is encoded by itself, and
-:meth:`ChatFormat.check` tries on a synthetic dialogue whether the template allows that. [NOTES] design,
-"Tokens".
+Encoding the joined text again would break byte-pair boundaries (in Qwen2.5 ``?`` + newline is one token), and
+some templates rewrite earlier messages (Qwen3 strips the thinking of earlier answers). Either would make a
+prompt differ from the cached pages and token trees that hold its beginning. So the text that a chat template
+adds for one message is encoded by itself, and `ChatFormat.check` tests on a synthetic dialogue whether the
+template allows that. [NOTES] design, "Tokens".
 
-A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the
-tokenizer's end token if it has one, newline.
+A tokenizer without a chat template gets `PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the tokenizer's end
+token if it has one, newline.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PLAIN_TEMPLATE: Final = (
 )
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 FROZEN_DATE: Final = datetime.date(2026, 1, 1)
-"""Templates that write today's date get this one: ids must not depend on the day that a run is resumed."""
+"""The date for templates that write today's: ids must not depend on the day on which a run is resumed."""
 
 _USER: Final = {"role": "user", "content": "Wieland asks what is left to do?"}
 _ANSWER: Final = {"role": "assistant", "content": "Two letters are waiting."}
@@ -49,15 +48,14 @@ class ChatError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class ChatReport:
-    """What :meth:`ChatFormat.check` found.
+    """Properties of a chat template, from `ChatFormat.check`.
 
-    ``appendable``: a prompt that ends in a user message is a prefix of the same conversation's later prompts.
-    Where it is False, callers build one tree a turn and count that. ``keeps_samples``: an answer sampled
-    after the generation prompt stands unchanged in later prompts (False where thinking is stripped or an
-    empty thinking block comes and goes). ``exact``: our ids equal those of the template rendered and encoded
-    whole. ``alternating``: the template refuses a repeated role. ``dated``: it writes a date, which is
-    frozen. ``strips_thinking``: it drops ``<think>`` blocks of earlier answers.
-    ``roles``: those it renders. ``problems``: one line each, empty when all is well.
+    appendable: a prompt that ends in a user message is a prefix of the conversation's later prompts (where it
+    is not, callers build one tree a turn). keeps_samples: an answer sampled after the generation prompt is
+    unchanged in later prompts (False where thinking is stripped or an empty thinking block comes and goes).
+    exact: the ids equal those of the whole rendering. alternating: the template refuses a repeated role.
+    dated: it writes a date, which is frozen. strips_thinking: it drops ``<think>`` blocks of earlier answers.
+    roles: those it renders. problems: one line each, none when all is well.
     """
 
     appendable: bool
@@ -71,21 +69,19 @@ class ChatReport:
 
 
 def load_tokenizer(folder: str | Path) -> Any | None:
-    """The Hugging Face tokenizer of a model folder, or None when the folder holds none. Reads local files
-    only.
+    """The Hugging Face tokenizer of a model folder, from local files, or None when the folder has none.
 
-    A tokenizer.json is taken as it stands. AutoTokenizer would choose a class by the model's architecture,
-    and that class replaces the file's pre-tokenizer by its own: a Qwen2 model with another tokenizer would
-    then be read with other ids than it was trained on.
+    A tokenizer.json is loaded as it is. AutoTokenizer would choose a class by the model's architecture, and
+    that class replaces the file's pre-tokenizer by its own: a Qwen2 model with another tokenizer would then
+    get other ids than it was trained on.
     """
-    found = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
-    if not found:
+    files = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    if not files:
         return None
     import transformers  # takes a second: only when there is a tokenizer to load
 
-    kind = (
-        transformers.PreTrainedTokenizerFast if found[0] == "tokenizer.json" else transformers.AutoTokenizer
-    )
+    fast = files[0] == "tokenizer.json"
+    kind = transformers.PreTrainedTokenizerFast if fast else transformers.AutoTokenizer
     return kind.from_pretrained(str(folder), local_files_only=True)
 
 
@@ -93,8 +89,7 @@ class ChatFormat:
     """A tokenizer's chat template as an append-only encoder.
 
     ``tokenizer`` is a Hugging Face tokenizer; ``template_kwargs`` go to the template
-    (``enable_thinking=False`` for Qwen3). Raises ChatError when the template cannot render a question and an
-    answer.
+    (``enable_thinking=False`` for Qwen3). Raises ChatError if it cannot render a question and its answer.
     """
 
     def __init__(
@@ -119,45 +114,39 @@ class ChatFormat:
             self.render([_USER], add_generation_prompt=True), question, "the generation prompt"
         )
         self._answered = closed[: closed.rfind(_ANSWER["content"])] + _ANSWER["content"] + close
-        """What stands before a later user message: a question and its answer, as a later prompt holds
-        them.
-        """
+        """A question and its answer as a later prompt holds them: the text before a later user message."""
         self._reply = closed.removeprefix(self._answered)
         self.generation_prompt_ids: tuple[int, ...] = tuple(self._ids(self._generation))
         """Ids that open an assistant message; empty where the template has none."""
         ids = self._ids(close)
         ends = max((i + 1 for i, token in enumerate(ids) if token in self._specials.values()), default=0)
         self.end_ids: tuple[int, ...] = tuple(ids[:ends])
-        """Ids that close an assistant message and are trained; empty when the template ends it by no special
-        token.
-        """
+        """Ids that close an assistant message, and are trained; empty when no special token ends it."""
         self.tail_ids: tuple[int, ...] = tuple(ids[ends:])
-        """What the template puts after the end token (a newline in Qwen2.5): context for the next turn, never
-        trained.
-        """
+        """Ids that follow the end token (a newline in Qwen2.5): context for the next turn, never trained."""
         self.report = self.check()
 
     @property
     def appendable(self) -> bool:
-        """Whether a later prompt of a conversation extends the earlier ones; see :class:`ChatReport`."""
+        """Whether a later prompt of a conversation extends the earlier ones; see `ChatReport`."""
         return self.report.appendable
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[int]:
-        """Ids of a conversation: the messages encoded one by one, or the template's whole rendering where
-        that is not ``appendable``.
+        """Ids of a conversation: message by message, or the whole rendering where not ``appendable``.
 
         Raises ChatError for no messages, a message without role or content, or one that the template renders
-        differently in this company.
+        differently beside these others.
         """
         if not messages:
             raise ChatError("a conversation without messages has no prompt")
         if not self.appendable:
             text = self.render(messages, add_generation_prompt=add_generation_prompt)
-            for token in (t for t in self._specials if any(t in m["content"] for m in messages)):
-                raise ChatError(
-                    f"a message contains the special token {token!r}, which this chat template cannot hold "
-                    "as text"
-                )
+            for token in self._specials:
+                if any(token in message["content"] for message in messages):
+                    raise ChatError(
+                        f"a message contains the special token {token!r}, which this chat template cannot "
+                        "hold as text"
+                    )
             return self._ids(text)
         self._check_roles([str(message.get("role")) for message in messages])
         pieces = [self._piece(message, first=i == 0) for i, message in enumerate(messages)]
@@ -170,27 +159,24 @@ class ChatFormat:
         return [*ids, *self.generation_prompt_ids] if add_generation_prompt else ids
 
     def encode_message(self, message: Message, first: bool = False) -> list[int]:
-        """Ids of one message by itself; ``first`` includes what the template puts before a conversation (a
-        begin token, a default system message).
+        """Ids of one message by itself.
 
-        For an assistant message: generation prompt, content, ``end_ids``, ``tail_ids``. Raises ChatError
-        where the template is not ``appendable``.
+        ``first`` includes what the template puts before a conversation (a begin token, a default system
+        message). An assistant message is generation prompt, content, ``end_ids``, ``tail_ids``. Raises
+        ChatError where the template is not ``appendable``.
         """
         if not self.appendable:
             raise ChatError("this chat template rewrites earlier messages: encode the conversation whole")
         return self._piece_ids(self._piece(message, first), message)
 
     def encode_answer(self, content: str) -> list[int]:
-        """Ids of an answer as the model would sample it: what follows the generation prompt, end ids
-        included. For supervised examples.
-        """
+        """Ids of an answer as the model would sample it, end ids included: for supervised examples."""
         return [*self.encode_text(content), *self.end_ids]
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; what looks like a special token stays text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        """Ids of plain text; a special token's text stays text."""
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        ids: list[int] = encoded["input_ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -201,9 +187,7 @@ class ChatFormat:
         return text
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The template's own text for a conversation, with the date frozen. Raises ChatError when the
-        template refuses it.
-        """
+        """The template's text for a conversation, its date frozen. Raises ChatError when it refuses."""
         for i, message in enumerate(messages):
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise ChatError(
@@ -225,7 +209,7 @@ class ChatFormat:
         return text
 
     def check(self) -> ChatReport:
-        """Try the template on a synthetic dialogue; the report says what holds and what does not."""
+        """Try the template on a synthetic dialogue."""
         roles = tuple(role for role in ("system", "user", "assistant", "tool") if self._stands_alone(role))
         opening: list[Message] = [{"role": "system", "content": "Be brief."}] if "system" in roles else []
         dialogue = [
@@ -254,15 +238,20 @@ class ChatFormat:
             and not strips
             and self._answered.startswith(self._question + self._generation + _ANSWER["content"])
         )
-        problems = {
-            "earlier prompts are not prefixes of later ones: one tree a turn": not appendable,
-            "a sampled answer does not stand unchanged in later prompts": appendable and not keeps,
-            "the tokenizer merges across messages: ids differ from those of the conversation encoded whole": appendable
-            and not exact,
-            "there is no special token that ends an answer": not self.end_ids,
-            "the template writes today's date in a way that cannot be frozen": "strftime_now("
-            in self._template,
-        }
+        problems = []
+        if not appendable:
+            problems.append("earlier prompts are not prefixes of later ones: one tree a turn")
+        if appendable and not keeps:
+            problems.append("a sampled answer does not stand unchanged in later prompts")
+        if appendable and not exact:
+            problems.append(
+                "the tokenizer merges across messages: "
+                "ids differ from those of the conversation encoded whole"
+            )
+        if not self.end_ids:
+            problems.append("there is no special token that ends an answer")
+        if "strftime_now(" in self._template:
+            problems.append("the template writes today's date in a way that cannot be frozen")
         return ChatReport(
             appendable=appendable,
             keeps_samples=keeps,
@@ -271,13 +260,11 @@ class ChatFormat:
             dated=self._dated,
             strips_thinking=strips,
             roles=roles,
-            problems=tuple(text for text, found in problems.items() if found),
+            problems=tuple(problems),
         )
 
     def _piece(self, message: Message, first: bool = False) -> str:
-        """The text that the template adds for one message; an answer is taken between two user messages, as
-        it stands in later prompts.
-        """
+        """The text that the template adds for one message; an answer as it is between two user messages."""
         if message.get("role") == "assistant":
             before, stub = ([], "") if first else ([_USER], self._question)
             text = _suffix(self.render([*before, message, _OTHER]), stub, "an assistant message")
@@ -300,8 +287,8 @@ class ChatFormat:
         if not any(token in content for token in self._specials):
             return [*lead, *self._ids(piece)]
         content = content if content in piece else content.strip()
-        head, found, tail = piece.partition(content)
-        if not found:
+        head, middle, tail = piece.partition(content)
+        if not middle:
             raise ChatError(
                 f"a {message['role']} message contains a special token, and the chat template rewrites its "
                 "text"
@@ -325,9 +312,7 @@ class ChatFormat:
                 )
 
     def _check_company(self, messages: Sequence[Message], pieces: Sequence[str]) -> None:
-        """Company that the synthetic dialogue did not try (repeated roles, tools): compare with the
-        template's own rendering.
-        """
+        """Compare with the whole rendering where `check` did not try the roles (repeated ones, tools)."""
         roles = [message["role"] for message in messages]
         if "tool" not in roles and all(a != b for a, b in itertools.pairwise(roles)):
             return
@@ -361,7 +346,7 @@ def _suffix(text: str, stub: str, what: str) -> str:
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Token text to id, for tokens that must never arise from what somebody wrote."""
+    """Text to id of the tokens that a message's text must never produce."""
     added = {
         token.content: int(i)
         for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()

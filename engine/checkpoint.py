@@ -1,7 +1,7 @@
-"""Model folders in Hugging Face's layout: read weights, quantising them one by one if asked; write 4-bit folders.
+"""Model folders in Hugging Face's layout: read weights, quantise them on the way, write 4-bit folders.
 
-Names, shapes and dtypes are checked from the headers before any weight is read. Errors are one line that names
-file and tensor.
+Names, shapes and dtypes are checked from the headers before any weight is read. An error is one line that
+names file and tensor.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def load_weights(
     bitsandbytes skipped stay plain) or dequantised ("none"). "nf4" on a plain folder quantises each linear,
     with double quantisation, before the next one is read. `progress(done, total)` is called per tensor.
 
-    Raises CheckpointError for a tensor that is missing, unexpected, malformed, not finite, or of another shape
-    than `config` gives.
+    Raises CheckpointError for a tensor that is missing, unexpected, malformed, not finite, or whose shape is
+    not the one that `config` gives.
     """
     path = Path(folder)
     stored_4bit = bnb4bit.is_4bit(read_json(path / "config.json"), str(path / "config.json"))
@@ -230,12 +230,12 @@ def save_bnb4bit(
     tokenizer_from: str | Path | None = None,
     shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write a folder that `load_weights`, and transformers with bitsandbytes, load: NF4Tensors in 4 bits, the
-    rest as they are.
+    """Write a folder that `load_weights` reads, and transformers with bitsandbytes too.
 
-    `config_json` is the model's config.json; its `quantization_config` is set here. `tokenizer_from` is a
-    folder whose tokenizer files (and generation_config.json) are copied. Files are split above `shard_bytes`.
-    Atomic: on any failure an earlier save is untouched.
+    NF4Tensors are written in 4 bits, the rest as it is. `config_json` is the model's config.json; its
+    `quantization_config` is set here. `tokenizer_from` is a folder whose tokenizer files (and
+    generation_config.json) are copied. Files are split above `shard_bytes`. Atomic: on any failure an earlier
+    save is untouched.
 
     Raises CheckpointError when the folder cannot be written.
     """
@@ -316,10 +316,7 @@ def save_quantized(
 ) -> None:
     """Quantise the linears of plain ``tensors`` to NF4, with double quantisation, and `save_bnb4bit` them.
 
-    Raises CheckpointError when the folder cannot be written, KernelError for a tensor that cannot be quantised.
+    Raises CheckpointError when the folder cannot be written, KernelError for an unquantisable tensor.
     """
-    packed = {
-        name: quantize_nf4(t) if is_linear(name) and name.endswith(".weight") else t
-        for name, t in tensors.items()
-    }
+    packed = {name: quantize_nf4(tensor) if is_linear(name) else tensor for name, tensor in tensors.items()}
     save_bnb4bit(folder, config_json, packed, tokenizer_from)

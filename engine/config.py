@@ -111,9 +111,7 @@ class LoRA(Config):
 
 
 class Sampling(Config):
-    """How samples are drawn. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch
-    those filters off.
-    """
+    """How samples are drawn. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
     n: int = Field(1, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -128,7 +126,8 @@ class Sampling(Config):
     ignore_eos: bool = False
     logit_mask: object | None = Field(
         None,
-        description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed ids, or None for all",
+        description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed "
+        "ids, or None for all",
     )
 
     @property
@@ -138,8 +137,8 @@ class Sampling(Config):
 
 
 class AdamW(Config):
-    """Optimizer and schedule. ``warmup`` and ``total`` count steps; past ``warmup`` the rate decays to
-    ``final`` of itself at ``total``.
+    """Optimizer and schedule. ``warmup`` and ``total`` count steps; after ``warmup`` the rate decays, to
+    ``final`` times ``lr`` at ``total``.
     """
 
     lr: float = Field(5e-6, gt=0)
@@ -160,13 +159,12 @@ class AdamW(Config):
 
 
 class GRPO(AdamW):
-    """Group-relative policy optimisation; defaults as in ART [CODE]: clip 0.2, no KL, population deviation,
-    token mean.
+    """Group-relative policy optimisation (arXiv 2402.03300).
 
-    ``normalizer`` names what the summed loss is divided by over all ranks: trained tokens, samples (each
-    sample's own token mean first), or ``constant``. ``importance_cap`` truncates exp(policy - sampled
-    log-probability), which is 1 unless top-k, top-p, min-p or a mask filtered the distribution; None switches
-    it off.
+    The defaults are ART's [CODE]: clip 0.2, no KL, population deviation, token mean. ``normalizer``: the
+    divisor of the summed loss, over all ranks: trained tokens, samples (each with its own token mean), or
+    ``constant``. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1
+    unless top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
     """
 
     epsilon: float = Field(0.2, gt=0)

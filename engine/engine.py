@@ -1,6 +1,4 @@
-"""`Engine`, the public object: one process with the frozen weights, the KV cache, the adapter and its
-gradients.
-"""
+"""`Engine`, the public object: the frozen weights, the KV cache, the adapter and its gradients."""
 
 from __future__ import annotations
 

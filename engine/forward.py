@@ -40,7 +40,7 @@ class TreeView:
 
 @dataclass(slots=True)
 class SpanView:
-    """Attention among a tree's own rows as the GPU kernels read it: spans of rows instead of blocks."""
+    """Attention among a tree's own rows for the GPU kernels: spans of rows instead of blocks."""
 
     spans: Spans
     scale: float
@@ -70,17 +70,13 @@ def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeView |
 
 
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
-    """Log-probabilities [N] of a tree's trained tokens in the order of `TokenBatch`, and its layout with
-    ``batch.entropy`` filled in.
-
-    `head_rows` and `head_logprobs` in one.
-    """
+    """`head_rows` and `head_logprobs` in one: (log-probabilities [N], the tree's layout)."""
     rows, flat = head_rows(decoder, tree, adapter)
     return head_logprobs(decoder, rows, flat), flat
 
 
 def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
-    """The rows [R, H] of a tree that enter the head, and its layout on their device.
+    """(rows [R, H] of a tree that enter the head, the tree's layout on their device).
 
     Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when
     no token is trained, for ids outside the vocabulary and for sequences beyond the context.
@@ -96,8 +92,9 @@ def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tenso
 
 
 def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
-    """Log-probabilities [N] of the trained tokens in the order of `TokenBatch`, differentiable in ``rows``;
-    fills in ``flat.batch.entropy``.
+    """Log-probabilities [N] of the trained tokens in the order of `TokenBatch`, differentiable in ``rows``.
+
+    Fills in ``flat.batch.entropy``.
     """
     logp, entropy = log_probabilities(
         rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, decoder.head_linear
@@ -107,11 +104,9 @@ def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
 
 
 def head_loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: PairLoss) -> tuple[Tensor, Tensor]:
-    """(Σ ``loss`` over the pairs, in their order, and differentiable in ``rows``; log-probabilities [N] as
-    `head_logprobs` gives, without gradient).
+    """(sum of ``loss`` over the pairs, differentiable in ``rows``; `head_logprobs` without gradient).
 
-    No logits outlive their chunk of rows, whatever their number, and none is computed twice. Fills in
-    ``flat.batch.entropy``.
+    Logits live only for their chunk of rows, and none are computed twice. Fills in ``flat.batch.entropy``.
     """
     value, logp, entropy = logprob_loss(
         rows, decoder.head, flat.pair_row, flat.pair_target, flat.head_temperature, loss, decoder.head_linear

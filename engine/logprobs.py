@@ -1,6 +1,4 @@
-"""Log-probabilities of given ids: sequences as rows of packed trees, through the trainer's forward, without
-gradient.
-"""
+"""Log-probabilities of given ids: the trainer's forward over packed trees, without gradient."""
 
 from __future__ import annotations
 
@@ -24,11 +22,10 @@ def sequence_logprobs(
     token_budget: int,
     trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
-    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU. Raises
-    EngineError for a span or length that cannot be.
+    """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU.
 
-    What stands before a span merges with what others have in common with it; spans never merge. ``trees``: as
-    `Group.tree`.
+    Common beginnings before the spans are computed once; spans never merge. ``trees``: a key a sequence, as
+    `Group.tree`. Raises EngineError for an impossible span or a sequence beyond the context.
     """
     if trees is not None and len(trees) != len(sequences):
         raise EngineError(f"logprobs: {len(sequences)} sequences with {len(trees)} trees")

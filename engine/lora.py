@@ -52,9 +52,7 @@ def shapes(config: ModelConfig) -> dict[Target, tuple[int, int]]:
 
 @dataclass(slots=True)
 class Factor:
-    """Where one leaf lies: ``flat[start : start + rows * columns]`` as [rows, columns]; ``names`` are its
-    targets in row order.
-    """
+    """One leaf: ``flat[start : start + rows * columns]`` as [rows, columns], of the targets ``names``."""
 
     layer: int
     kind: str
@@ -65,9 +63,7 @@ class Factor:
 
 
 class LoRABuffer:
-    """All adapters of a model. A starts as PEFT's Kaiming-uniform, B as zero, so that the adapter starts as
-    no change.
-    """
+    """All adapters of a model. A starts Kaiming-uniform as in PEFT, B zero: no change at first."""
 
     def __init__(self, config: ModelConfig, lora: LoRA, device: torch.device, seed: int = 0) -> None:
         self.config, self.lora = config, lora
@@ -101,7 +97,7 @@ class LoRABuffer:
         return leaf
 
     def _adapters(self) -> dict[tuple[int, tuple[Target, ...]], Adapter]:
-        size, found = shapes(self.config), {}
+        size, adapters = shapes(self.config), {}
         pairs = iter(zip(self.factors, self.leaves, strict=True))
         for factor, leaf in pairs:
             group = next(g for g in GROUPS if factor.names[0] in g)
@@ -111,8 +107,8 @@ class LoRABuffer:
                 offsets[name] = (at, at + size[name][0])
                 at += size[name][0]
             spans = [offsets[name] for name in factor.names]
-            found[factor.layer, group] = Adapter(leaf, b, spans, self.lora.rank, self.lora.scale)
-        return found
+            adapters[factor.layer, group] = Adapter(leaf, b, spans, self.lora.rank, self.lora.scale)
+        return adapters
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
@@ -123,10 +119,10 @@ class LoRABuffer:
                 leaf.copy_(torch.empty(leaf.shape).uniform_(-bound, bound, generator=generator))
 
     def attach_grad(self) -> None:
-        """Make every leaf's ``.grad`` the view of the flat gradient again (an outside
-        ``zero_grad(set_to_none)`` may have dropped it).
+        """Make every leaf's ``.grad`` the view of the flat gradient again.
 
-        A gradient that autograd put elsewhere is copied in first, so nothing is lost.
+        A caller's ``zero_grad(set_to_none)`` drops the views. A gradient that autograd then put elsewhere is
+        copied in, so nothing is lost.
         """
         for factor, leaf in zip(self.factors, self.leaves, strict=True):
             view = self.grad[factor.start : factor.start + factor.rows * factor.columns].view(
@@ -139,7 +135,7 @@ class LoRABuffer:
             leaf.grad = view
 
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """{module name: (A [r, K], B [N, r])} as views, in Hugging Face's names: what a PEFT folder holds."""
+        """{Hugging Face's module name: (A [r, K], B [N, r])}, as views."""
         rank, out = self.lora.rank, {}
         b = {
             (f.layer, f.names[0]): leaf

@@ -1,9 +1,8 @@
-"""Losses on per-token log-probabilities. A loss is any callable ``(logprobs [N], TokenBatch) -> sum`` (a
-scalar tensor).
+"""Losses on per-token log-probabilities. A loss is any callable ``(logprobs [N], TokenBatch) -> sum``.
 
-It may also return ``(sum, statistics)`` with sums over tokens (numbers or tensors of one), and carry two
-attributes: ``normalizer`` ("tokens", "samples" or a number: what the sum is divided by over all ranks;
-"tokens" when absent) and ``needs_reference`` (log-probabilities with the adapter off are then in the batch).
+The sum is a scalar tensor. A loss may also return ``(sum, statistics)``, where statistics are named sums over
+tokens, and may have two attributes: ``normalizer`` ("tokens", the default, "samples" or a number: the divisor
+over all ranks), and ``needs_reference`` (the batch then has log-probabilities with the adapter off).
 """
 
 from __future__ import annotations
@@ -23,15 +22,11 @@ Statistics = Mapping[str, float | Tensor]
 
 
 class GRPOLoss:
-    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and, where asked for, truncated
-    importance weights.
-    """
+    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and capped importance weights."""
 
     def __init__(self, config: GRPO) -> None:
         self.config = config
-        self.normalizer: str | float = (
-            config.constant if config.normalizer == "constant" else config.normalizer
-        )
+        self.normalizer = _normalizer(config)
         self.needs_reference = config.beta > 0
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,12 +37,10 @@ class GRPOLoss:
             ratio = (batch.old - batch.sampled).exp().nan_to_num(nan=1.0)
             weight = weight * ratio.clamp(max=c.importance_cap)
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
-        loss, found = policy_loss(
+        loss, statistics = policy_loss(
             logprobs, old, batch.advantage, weight, batch.reference, c.epsilon, high, c.beta
         )
-        sums = dict(
-            zip(STATISTICS, found.unbind(), strict=True)
-        )  # unread: the device need not be waited for here
+        sums = dict(zip(STATISTICS, statistics.unbind(), strict=True))  # tensors: no sync with the GPU here
         kl = {} if batch.reference is None else {"kl": sums["kl"]}
         return loss.sum(), {"clip_share": sums["clipped"], **kl}
 
@@ -58,34 +51,32 @@ class SFTLoss:
     needs_reference = False
 
     def __init__(self, config: SFT) -> None:
-        self.normalizer: str | float = (
-            config.constant if config.normalizer == "constant" else config.normalizer
-        )
+        self.normalizer = _normalizer(config)
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> Tensor:
         return -(logprobs * batch.weight).sum()
 
 
-# --- how the trainer asks ---
+def _normalizer(config: GRPO | SFT) -> str | float:
+    return config.constant if config.normalizer == "constant" else config.normalizer
 
 
 def evaluate(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, Statistics]:
-    """(sum, statistics) of a loss, which may give the sum alone."""
-    found = loss(logprobs, batch)
-    return found if isinstance(found, tuple) else (found, {})
+    """(sum, statistics) of a loss; no statistics where it returns the sum alone."""
+    result = loss(logprobs, batch)
+    return result if isinstance(result, tuple) else (result, {})
 
 
 def by_token(loss: Loss) -> bool:
-    """Whether ``loss`` surely is a sum of terms of one token each, so that it may be asked about some tokens
-    at a time. A subclass may be anything.
+    """Whether ``loss`` is known to be a sum of one term a token, so that tokens can be computed in parts.
+
+    Only the built-in losses are: a subclass may couple tokens.
     """
     return type(loss) in (GRPOLoss, SFTLoss)
 
 
 class PartialLoss:
-    """A loss `by_token` as the head asks for it: some pairs of ``flat`` at a time, in their order.
-    ``statistics``: summed on the device.
-    """
+    """A loss that is `by_token`, on slices of the pairs of ``flat``. ``statistics`` add up on the device."""
 
     def __init__(self, loss: Loss, flat: Layout) -> None:
         self.loss = loss
@@ -93,7 +84,7 @@ class PartialLoss:
         self.statistics: dict[str, Tensor | float] = {}
 
     def __call__(self, logprobs: Tensor, pairs: slice) -> Tensor:
-        value, found = evaluate(self.loss, logprobs, self.batch.take(pairs))
-        for name, more in found.items():
-            self.statistics[name] = self.statistics.get(name, 0.0) + more
+        value, statistics = evaluate(self.loss, logprobs, self.batch.take(pairs))
+        for name, part in statistics.items():
+            self.statistics[name] = self.statistics.get(name, 0.0) + part
         return value

@@ -1,7 +1,7 @@
 """The decoder: one forward for sampler and trainer; only the attention view differs.
 
 Qwen2/2.5, Qwen3, Llama and Mistral differ by configuration alone. Rows are flat: a row is one token of one
-sequence or tree node, with a position; which rows it sees is the view's business.
+sequence or tree node, with a position. The view decides which rows it sees.
 """
 
 from __future__ import annotations
@@ -32,24 +32,19 @@ class AttentionView(Protocol):
     def rotate(
         self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """q, k (both rotated) and v of qkv [T, Hq + 2 Hkv, D]; k and v are None when they have gone to the
-        cache already.
-        """
+        """q, k (both rotated) and v of qkv [T, Hq + 2 Hkv, D]; k and v are None if `rotate` cached them."""
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] of this forward's rows (rotated; None: what `rotate` kept) -> [T,
-        Hq * D].
-        """
+        """[T, Hq * D] of q [T, Hq, D], k and v [T, Hkv, D], as `rotate` returned them."""
         ...
 
 
 class BaseLinear:
     """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
-    ``parts`` as stored; with ``resident`` True a dense copy in ``dtype`` is made once and the parts are let
-    go. On a GPU NF4 parts that can be are repacked for the fused product; elsewhere they are dequantised at
-    each use.
+    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts. Otherwise NF4 parts are
+    repacked for the fused product where the kernels can take them, or dequantised at each use.
     """
 
     def __init__(
@@ -67,15 +62,12 @@ class BaseLinear:
             self.parts = []
 
     def _build(self) -> Tensor:
-        # dequantised to the stored type and only then widened, as bitsandbytes does: float32 results then
-        # equal transformers'
+        # dequantise to the stored dtype, then widen, as bitsandbytes does: float32 equals transformers then
         dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
         return dense[0] if len(dense) == 1 else torch.cat(dense)
 
     def weight(self) -> Tensor | PackedNF4:
-        """The weight [N, K]: the copy in ``dtype`` or the packed one that is kept, else a fresh one in
-        ``dtype``.
-        """
+        """The weight [N, K]: the resident dense or packed one, else a new dense one in ``dtype``."""
         return self.ready if self.ready is not None else self._build()
 
     def nbytes(self) -> tuple[int, int]:
@@ -98,8 +90,8 @@ class Layer:
 
 @dataclass(slots=True)
 class Exactness:
-    """How rows are computed so that their bits do not depend on the batch: one linear form, and never fewer
-    rows than ``min_rows``.
+    """How linears are computed. ``exact``: a row's bits do not depend on the batch, which needs one form of
+    linear and at least ``min_rows`` rows.
     """
 
     linear: Linear = library_linear
@@ -132,9 +124,7 @@ class Decoder:
         lora: LoRABuffer | None,
         resident: bool,
     ) -> Decoder:
-        """Take over ``weights`` by Hugging Face's names (popped as they are used, so that nothing is held
-        twice).
-        """
+        """Take over ``weights`` by Hugging Face's names; popped when used, so that none is held twice."""
 
         def plain(name: str) -> Tensor:
             tensor = weights.pop(name)
@@ -179,15 +169,16 @@ class Decoder:
     def linear_shapes(self) -> set[tuple[int, int]]:
         """(N, K) of every product a row meets: stacked base linears, adapters and the head."""
         size = shapes(self.config)
-        found = {(self.head.shape[0], self.head.shape[1])}
-        rank = self.lora.lora.rank if self.lora else 0
+        products = {(self.head.shape[0], self.head.shape[1])}
         for group in GROUPS:
-            found.add((sum(size[t][0] for t in group), size[group[0]][1]))
-            if rank:
-                names = [t for t in group if t in self.lora.lora.targets] if self.lora else []
-                found |= {(rank * len(names), size[group[0]][1])} if names else set()
-                found |= {(size[t][0], rank) for t in names}
-        return found
+            inputs = size[group[0]][1]
+            products.add((sum(size[t][0] for t in group), inputs))
+            names = [t for t in group if t in self.lora.lora.targets] if self.lora else []
+            if self.lora and names:
+                rank = self.lora.lora.rank
+                products.add((rank * len(names), inputs))
+                products |= {(size[t][0], rank) for t in names}
+        return products
 
     def hidden(
         self,
@@ -226,8 +217,9 @@ class Decoder:
         adapter: bool,
         row_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(what the layer adds to the residual stream last, the stream before that): the next norm adds them
-        up in its own pass.
+        """(the layer's last addition to the residual stream, the stream before it).
+
+        The next norm adds the two in its own pass.
         """
         c = self.config
 
@@ -254,7 +246,7 @@ class Decoder:
         return linear(swiglu(linear(x, GROUPS[2])), GROUPS[3]), h
 
     def final_norm(self, h: Tensor) -> Tensor:
-        """Final RMSNorm of rows [R, H], padded to the safe row count in between."""
+        """Final RMSNorm of rows [R, H], computed on at least `Exactness.min_rows` rows."""
         pad = max(0, self.form.min_rows - h.shape[0])
         if pad:
             h = torch.cat([h, h[:1].expand(pad, -1)])
@@ -262,22 +254,16 @@ class Decoder:
         return out[: out.shape[0] - pad]
 
     def head_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The head's product, padded to the safe row count."""
+        """The head's product, computed on at least `Exactness.min_rows` rows."""
         pad = max(0, self.form.min_rows - x.shape[0])
         if not pad:
             return self.form.linear(x, weight, bias)
         return self.form.linear(torch.cat([x, x[:1].expand(pad, -1)]), weight, bias)[: x.shape[0]]
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes by kind: dense (kept dequantised or stored so), nf4, embeddings and head, adapter with
-        gradient.
-        """
-        dense, nf4 = (
-            sum(b)
-            for b in zip(
-                *(base.nbytes() for layer in self.layers for base in layer.linears.values()), strict=True
-            )
-        )
+        """Bytes by kind: dense and nf4 linears, embeddings (with the head), adapter (with its gradient)."""
+        sizes = [base.nbytes() for layer in self.layers for base in layer.linears.values()]
+        dense, nf4 = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
         tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
         adapter = 2 * self.lora.flat.nbytes if self.lora else 0
         return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter}
@@ -293,14 +279,13 @@ def _stack(
 ) -> BaseLinear:
     size = shapes(config)
     parts = [weights.pop(f"{module_name(layer, t)}.weight") for t in group]
-    found = [weights.pop(f"{module_name(layer, t)}.bias", None) for t in group]
-    if not any(b is not None for b in found):
+    biases = {t: weights.pop(f"{module_name(layer, t)}.bias", None) for t in group}
+    if all(bias is None for bias in biases.values()):
         return BaseLinear(parts, None, dtype, resident)
     device = parts[0].device if isinstance(parts[0], Tensor) else parts[0].packed.device
-    filled = [
-        torch.zeros(size[t][0], dtype=dtype, device=device) if b is None else b
-        for t, b in zip(group, found, strict=True)
-    ]
-    return BaseLinear(
-        parts, torch.cat([b.to(dtype) for b in filled if isinstance(b, Tensor)]), dtype, resident
-    )
+    stacked = torch.zeros(sum(size[t][0] for t in group), dtype=dtype, device=device)
+    for part, t in zip(stacked.split([size[t][0] for t in group]), group, strict=True):
+        bias = biases[t]
+        if isinstance(bias, Tensor):
+            part.copy_(bias)
+    return BaseLinear(parts, stacked, dtype, resident)

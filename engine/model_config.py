@@ -1,9 +1,7 @@
-"""What a decoder needs to know of a model, read from a Hugging Face folder's `config.json` and
-`generation_config.json`.
+"""A model's shapes and switches, read from `config.json` and `generation_config.json` of its folder.
 
-Nothing is guessed: a setting that would change the numbers and that this decoder does not implement is
-refused by name, here and before any weight is read. Missing keys take the value that transformers gives them
-for the same family.
+Nothing is guessed: a setting that would change the numbers and that the decoder does not implement is refused
+by name, before any weight is read. Missing keys take the value that transformers gives them for the family.
 """
 
 from __future__ import annotations
@@ -46,14 +44,12 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class CheckpointError(EngineError):
-    """A model or adapter folder that cannot be read or written; one line that names the file and the key or
-    tensor.
-    """
+    """A model or adapter folder that cannot be read or written; names the file and the key or tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding. `factor` and what follows matter only for the kinds that use them.
+    """Rotary position embedding. `factor` and the fields after it are read only by the kinds that use them.
 
     [CODE] transformers `modeling_rope_utils`; [PAPER] yarn: arXiv 2309.00071.
     """
@@ -71,8 +67,7 @@ class RopeConfig:
     """Scale of cos and sin (yarn only): 0.1 ln(factor) + 1 unless the checkpoint gives its own."""
 
     def inv_freq(self, head_dim: int) -> Tensor:
-        """Radians a position advances each pair of dimensions by: f32 [head_dim / 2], equal bit for bit to
-        transformers'."""
+        """Radians a position for each pair of dimensions: f32 [head_dim / 2], bit-equal to transformers."""
         exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
         plain = 1.0 / (self.theta**exponent)
         if self.kind == "linear":
@@ -84,8 +79,8 @@ class RopeConfig:
         return plain
 
     def _yarn(self, head_dim: int, periods: Tensor) -> Tensor:
-        """Interpolated below, extrapolated above, a linear ramp between the dimensions that turn beta_slow
-        and beta_fast times.
+        """Interpolated slow dimensions, extrapolated fast ones, and a linear ramp between those that turn
+        `beta_slow` and `beta_fast` times in the original context.
         """
 
         def dimension(turns: float) -> float:
@@ -120,9 +115,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and switches of one decoder. `context_length` is in tokens and includes what yarn or llama3
-    scaling adds.
-    """
+    """Shapes and switches of one decoder. `context_length`: tokens, with the extension by yarn or llama3."""
 
     family: Family
     hidden_size: int
@@ -159,7 +152,7 @@ class ModelConfig:
     def from_dict(
         cls, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None, where: str = "config"
     ) -> ModelConfig:
-        """The same from dictionaries with the keys of the two files; `where` opens the error messages."""
+        """`from_folder` from the two files' contents; `where` opens the error messages."""
         keys = _Keys(config, where)
         family = _family(keys)
         hidden, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
@@ -210,6 +203,7 @@ class _Keys:
         self.where = where
 
     def error(self, key: str, what: str) -> CheckpointError:
+        """A CheckpointError about one key."""
         return CheckpointError(f"{self.where}: {key}: {what}")
 
     def count(self, key: str, default: int | None = None, none: int | None = None, least: int = 1) -> int:
@@ -223,6 +217,7 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
+        """A positive, finite number; `default` stands for an absent key or null."""
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
@@ -237,6 +232,7 @@ class _Keys:
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
+        """True or false; `default` stands for an absent key or null."""
         value = self.values.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
@@ -244,12 +240,14 @@ class _Keys:
         return value
 
     def token(self, key: str, default: int | None = None) -> int | None:
+        """A token id or None."""
         value = self.values.get(key, default)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise self.error(key, f"should be a token id, not {value!r}")
         return value
 
     def mapping(self, key: str) -> dict[str, Any]:
+        """An object; empty for an absent key or null."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.error(key, f"should be an object, not {value!r}")
@@ -290,13 +288,13 @@ def _family(keys: _Keys) -> Family:
 def _rope(keys: _Keys, positions: int) -> RopeConfig:
     """Both spellings: `rope_theta` with `rope_scaling`, and transformers 5's `rope_parameters`."""
     name = "rope_parameters" if keys.values.get("rope_parameters") else "rope_scaling"
-    given = keys.mapping(name)
-    if "full_attention" in given:
-        given = _Keys(given, keys.where).mapping("full_attention")
-    rope = _Keys(given, f"{keys.where}: {name}")
+    values = keys.mapping(name)
+    if "full_attention" in values:
+        values = _Keys(values, keys.where).mapping("full_attention")
+    rope = _Keys(values, f"{keys.where}: {name}")
     theta = rope.number("rope_theta", keys.number("rope_theta", 10000.0))
-    kind = given.get("rope_type", given.get("type")) or "default"
-    partial = given.get("partial_rotary_factor", keys.values.get("partial_rotary_factor"))
+    kind = values.get("rope_type", values.get("type")) or "default"
+    partial = values.get("partial_rotary_factor", keys.values.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise rope.error("partial_rotary_factor", f"{partial!r} is not supported, only 1")
     if kind == "default":
@@ -321,8 +319,8 @@ def _rope(keys: _Keys, positions: int) -> RopeConfig:
             "yarn",
             factor,
             original,
-            beta_fast=given.get("beta_fast") or 32.0,
-            beta_slow=given.get("beta_slow") or 1.0,
+            beta_fast=values.get("beta_fast") or 32.0,
+            beta_slow=values.get("beta_slow") or 1.0,
             truncate=rope.flag("truncate", True),
             attention_factor=_yarn_attention(rope, factor),
         )
@@ -330,8 +328,7 @@ def _rope(keys: _Keys, positions: int) -> RopeConfig:
 
 
 def _yarn_attention(rope: _Keys, factor: float) -> float:
-    """0.1 m ln(factor) + 1, as a ratio where the checkpoint gives `mscale` and `mscale_all_dim`. [CODE]
-    transformers."""
+    """0.1 ln(factor) + 1, or with `mscale` and `mscale_all_dim` a ratio of two. [CODE] transformers."""
     if rope.values.get("attention_factor") is not None:
         return rope.number("attention_factor")
 
@@ -379,16 +376,16 @@ def _sliding_layers(keys: _Keys, family: Family, layers: int) -> int:
 
 
 def _eos_ids(keys: _Keys, generation: Mapping[str, Any], family: Family) -> tuple[int, ...]:
-    """Every id that ends a completion: those of the config and those of the generation config, ascending."""
-    found: set[int] = set()
+    """Ids that end a completion, of the config and of the generation config, ascending."""
+    ids: set[int] = set()
     for value in (keys.values.get("eos_token_id", DEFAULT_EOS.get(family)), generation.get("eos_token_id")):
         for item in value if isinstance(value, list) else [value]:
             if item is None:
                 continue
             if isinstance(item, bool) or not isinstance(item, int):
                 raise keys.error("eos_token_id", f"should be token ids, not {value!r}")
-            found.add(item)
-    return tuple(sorted(found))
+            ids.add(item)
+    return tuple(sorted(ids))
 
 
 def _dtype(keys: _Keys) -> torch.dtype:

@@ -1,6 +1,4 @@
-"""The KV cache as tensors: pages of a pool, read through block tables, and the attention view of one sampler
-step.
-"""
+"""The KV cache as tensors, and the attention view of one sampler step over it."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ def cache_pages(options: EngineConfig, config: ModelConfig, dtype: torch.dtype, 
 
 
 class PagedCache:
-    """Keys and values of every layer, each [Hkv, pages * page_size, D]; zero at first, so that a CPU takes
-    memory only when they are written.
+    """Keys and values of every layer, each [Hkv, pages * page_size, D]. Zero-filled: a CPU then commits
+    memory only for pages that are written.
     """
 
     def __init__(
@@ -59,12 +57,13 @@ class PagedCache:
         return sum(t.nbytes for t in (*self.k, *self.v))
 
     def prepare(self, step: Step) -> None:
-        """Clear the values of pages handed out since the last step, then carry out its copies.
+        """Clear the values of pages allocated since the last step, then carry out the step's copies.
 
-        A page that somebody owns thus holds finite values in slots that nobody has written yet: in the torch
-        form hidden keys get weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
+        Slots that are not written yet then hold finite values. The torch form needs that: it gives hidden
+        keys weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
         """
-        fresh = [d for _, d, _ in step.copies] + [step.decodes[i].block_table[-1] for i in step.grown]
+        fresh = [page for _, page, _ in step.copies]
+        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
         for chunk in step.prefills:
             end = chunk.start + len(chunk.ids)
             fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
@@ -73,10 +72,8 @@ class PagedCache:
             for t in self.v:
                 t.index_fill_(1, slots, 0)
         if step.copies:
-            source, target = (
-                self._slots([(s, n) for s, _, n in step.copies]),
-                self._slots([(d, n) for _, d, n in step.copies]),
-            )
+            source = self._slots([(page, count) for page, _, count in step.copies])
+            target = self._slots([(page, count) for _, page, count in step.copies])
             for t in (*self.k, *self.v):
                 t.index_copy_(1, target, t.index_select(1, source))
 
@@ -87,9 +84,7 @@ class PagedCache:
 
 
 class DecodeRows:
-    """Index tensors of a decode set; rebuilt when a block table or the set changes, advanced in place
-    otherwise.
-    """
+    """Index tensors of a decode set. Rebuilt when `Step.membership` changes, advanced in place otherwise."""
 
     def __init__(self, decodes: Sequence[Decode], page_size: int) -> None:
         self.decodes, self.page_size = decodes, page_size
@@ -108,7 +103,7 @@ class DecodeRows:
         self.order = [b.rows[:, :, 0].numpy() for b in self.blocks]
 
     def refresh(self) -> tuple[Index, Index]:
-        """Positions and write slots of this step's rows; the blocks' masks follow the lengths."""
+        """Positions and write slots of this step's rows; updates the blocks' masks to the lengths."""
         count, size = len(self.decodes), self.page_size
         positions = np.fromiter((d.length for d in self.decodes), np.int64, count) - 1
         pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
@@ -132,9 +127,7 @@ class PagedView:
         return rotate_heads(qkv, self.cache.k[layer].shape[0], cos, sin)
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Write this step's keys and values to their slots, then read through the tables: rows of one step
-        may see one another's.
-        """
+        """Write keys and values to their slots, then read all: rows of one step may see one another."""
         assert k is not None and v is not None
         keys, values = self.cache.k[layer], self.cache.v[layer]
         keys.index_copy_(1, self.slots, k.transpose(0, 1))
@@ -143,9 +136,7 @@ class PagedView:
 
 
 class StepRows:
-    """Turns planned steps into row tensors and an attention view, keeping what does not change between
-    steps.
-    """
+    """Turns planned steps into row tensors and an attention view; reuses a decode set's tensors."""
 
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
@@ -173,7 +164,7 @@ class StepRows:
         return joined[0], joined[1], self._view(step, joined[2])
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
-        """The decode set of ``step``: the one kept, brought up to date, or a new one."""
+        """The tensors of the step's decode set: those kept, updated, or new ones."""
         if not use_triton(self.cache.k[0]):
             if self._decode is None or step.membership != self._known:
                 self._known, self._decode = step.membership, DecodeRows(step.decodes, self.cache.page_size)

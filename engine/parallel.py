@@ -1,6 +1,4 @@
-"""Processes that train one adapter together: raw torch.distributed, whole groups dealt to ranks, one flat
-all-reduce a step.
-"""
+"""Data-parallel training on torch.distributed: groups dealt to ranks, one all-reduce a step."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ T = TypeVar("T")
 
 
 class Parallel:
-    """This process's place among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process
-    group; otherwise it is alone.
+    """This process among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process group;
+    otherwise it is the only rank.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,19 +35,18 @@ class Parallel:
     def reduce(
         self, sums: dict[str, float], maxima: dict[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums and maxima of named numbers over ranks; every rank must bring the same names."""
+        """Sums and maxima of named numbers over ranks. Every rank must pass the same names."""
         if self.world_size == 1:
             return sums, maxima
         total = torch.tensor([sums[k] for k in sorted(sums)], dtype=torch.float64, device=self.device)
         top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         dist.all_reduce(top, op=dist.ReduceOp.MAX)
-        return dict(zip(sorted(sums), total.tolist(), strict=True)), dict(
-            zip(sorted(maxima), top.tolist(), strict=True)
-        )
+        reduced_sums = dict(zip(sorted(sums), total.tolist(), strict=True))
+        return reduced_sums, dict(zip(sorted(maxima), top.tolist(), strict=True))
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Give every rank the first rank's ``tensor``, in place."""
+        """Overwrite ``tensor`` on every rank with rank 0's."""
         if self.world_size > 1:
             dist.broadcast(tensor, src=0)
         return tensor

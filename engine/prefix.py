@@ -144,8 +144,7 @@ def sharing_order(prompts: list[list[int]]) -> list[int]:
 
     Of a dialogue's turns (each a longer piece of the trunk with a tail of its own) the deepest comes first:
     it computes the trunk, and from the next step on the others need only their tails. Shallow first, every
-    turn would wait for the one before. Prompts that share nothing, and branches of equal weight, keep their
-    order.
+    turn would wait for the one before. Unrelated prompts and branches of equal weight keep their order.
     """
     ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
     depth = [common_prefix(prompts[a], prompts[b]) for a, b in pairwise(ranked)]

@@ -1,6 +1,4 @@
-"""Generation: runs what the scheduler decided, draws tokens, and hands over each group the moment its last
-member ends.
-"""
+"""Generation: runs the scheduler's steps, draws tokens, and yields each group when its last sample ends."""
 
 from __future__ import annotations
 
@@ -28,10 +26,11 @@ from proactor.kernels.sample import Filters, check_drawn, sample_tokens
 
 @dataclass(slots=True)
 class Job:
-    """A prompt to sample from. ``noise`` is (seed, step, group key): with sample index and position it
-    decides every token.
+    """A prompt to sample from.
 
-    ``limit`` is the most tokens a sample can have here: ``sampling.max_tokens``, or what the context leaves.
+    ``noise``: (unsigned 64-bit seed, step, group key), which with sample index and position decides every
+    token. ``namespace``: cache key of its KV. ``version``: policy version of its samples. ``limit``: most
+    tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
     """
 
     prompt_ids: list[int]
@@ -46,12 +45,15 @@ class Job:
 
 @dataclass(slots=True)
 class _Row:
-    """One drawn token: whose it is and where it stands."""
+    """A row of logits, from which one token of a sample is drawn."""
 
     job: Job
-    sample: int
-    record: Sample
-    key: SampleId
+    id: SampleId
+
+    @property
+    def sample(self) -> Sample:
+        """The sample that the token is appended to."""
+        return self.job.samples[self.id[1]]
 
 
 class Sampler:
@@ -76,10 +78,12 @@ class Sampler:
         self._next_id = 0
 
     def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
-        """(index of the job, its group) in the order in which groups end. Leaving early frees everything that
-        still ran.
+        """Yield (index of the job, its group) in the order in which groups end.
+
+        Leaving early frees all pages. Raises EngineError while another run goes on, and for a prompt that the
+        cache cannot hold.
         """
-        self._claim()
+        self._refuse_second_run()
         requests: dict[int, tuple[int, Job]] = {}
         try:
             for index, job in enumerate(jobs):
@@ -99,7 +103,7 @@ class Sampler:
             if not self.scheduler.idle:
                 self.scheduler.reset()
 
-    def _claim(self) -> None:
+    def _refuse_second_run(self) -> None:
         if not self.scheduler.idle:
             raise EngineError("sample: another sample() or stream() is still running on this engine")
 
@@ -124,40 +128,37 @@ class Sampler:
         if not rows:
             return self.scheduler.commit(step, {})
         device = self.decoder.device
-        once, place = np.unique(source, return_inverse=True)
-        wanted = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(once).to(device)))
-        logits = self.decoder.head_linear(wanted, self.decoder.head)
-        logits = logits if use_triton(logits) else logits.float()  # the kernel reads half types as they are
+        unique, place = np.unique(source, return_inverse=True)
+        normed = self.decoder.final_norm(hidden.index_select(0, torch.from_numpy(unique).to(device)))
+        logits = self.decoder.head_linear(normed, self.decoder.head)
+        if not use_triton(logits):  # the kernel reads half types itself
+            logits = logits.float()
         if len(logits) != len(source):
             logits = logits.index_select(0, torch.from_numpy(place).to(device))
         tokens = self._draw(logits, rows)
         self.tokens_sampled += len(rows)
-        finished = {row.key for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
-        return self.scheduler.commit(
-            step, {row.key: token for row, token in zip(rows, tokens, strict=True)}, finished
-        )
+        finished = {row.id for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
+        sampled = {row.id: token for row, token in zip(rows, tokens, strict=True)}
+        return self.scheduler.commit(step, sampled, finished)
 
     def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
-        """Draw one token a row from logits [B, V] and record it. The device is waited for once, to read what
-        was drawn.
-        """
+        """Draw one token a row from logits [B, V] and record it. Synchronises with the device once."""
         device = logits.device
         temperature = torch.tensor([row.job.sampling.temperature for row in rows], device=device)
-        noise = [(*row.job.noise, row.sample, len(row.record.token_ids)) for row in rows]
-        keys = torch.from_numpy(
-            np.asarray([(seed - (seed >> 63 << 64), *rest) for seed, *rest in noise], np.int64)
-        )
+        keys = np.asarray([_noise_key(row) for row in rows], np.int64)
+        uniforms = keyed_uniforms(torch.from_numpy(keys).to(device))
         filters = self._filters(rows, logits)
-        found = sample_tokens(logits, temperature, keyed_uniforms(keys.to(device)), filters, checked=False)
-        parts = [part.double() for part in found]  # which holds all three exactly
-        ids, logprobs, policy = torch.stack(parts).tolist()
-        drawn = [int(token) for token in ids]
-        check_drawn(drawn)
-        for row, token, logp, full in zip(rows, drawn, logprobs, policy, strict=True):
-            row.record.token_ids.append(token)
-            row.record.logprobs.append(logp)
-            row.record.policy_logprobs.append(full)
-        return drawn
+        columns = sample_tokens(logits, temperature, uniforms, filters, checked=False)
+        # float64 holds ids and log-probabilities exactly, so that one copy brings all three
+        ids, logprobs, policy = torch.stack([column.double() for column in columns]).tolist()
+        tokens = [int(token) for token in ids]
+        check_drawn(tokens)
+        for row, token, logprob, policy_logprob in zip(rows, tokens, logprobs, policy, strict=True):
+            sample = row.sample
+            sample.token_ids.append(token)
+            sample.logprobs.append(logprob)
+            sample.policy_logprobs.append(policy_logprob)
+        return tokens
 
     def _filters(self, rows: list[_Row], logits: Tensor) -> Filters | None:
         settings = [row.job.sampling for row in rows]
@@ -169,16 +170,13 @@ class Sampler:
             allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device)
             allowed[:, self.vocabulary :] = False
             for i, row in enumerate(rows):
-                hook = row.job.sampling.logit_mask
-                mask = hook(row.record.token_ids, len(row.record.token_ids)) if callable(hook) else None
-                if mask is not None:
-                    if not bool(
-                        mask[: self.vocabulary].any()
-                    ):  # asked where the mask lies: a host's costs no wait
-                        raise EngineError(
-                            f"logit_mask: no token allowed at position {len(row.record.token_ids)}"
-                        )
-                    allowed[i] &= mask.to(logits.device)
+                hook, ids = row.job.sampling.logit_mask, row.sample.token_ids
+                mask = hook(ids, len(ids)) if callable(hook) else None
+                if mask is None:
+                    continue
+                if not bool(mask[: self.vocabulary].any()):  # before the copy: a CPU mask needs no sync
+                    raise EngineError(f"logit_mask: no token allowed at position {len(ids)}")
+                allowed[i] &= mask.to(logits.device)
         device = logits.device
         return Filters(
             torch.tensor([s.top_k for s in settings], device=device),
@@ -193,10 +191,9 @@ class Sampler:
         stop = row.job.sampling.stop
         if not stop:
             return False
-        longest = max(len(s) for s in stop)
-        tail = self.tokenizer.decode(
-            row.record.token_ids[-(longest + 8) :]
-        )  # a token is at least one byte; 8 more for split characters
+        # a token is at least one byte; 8 more for characters split over tokens
+        longest = max(len(s) for s in stop) + 8
+        tail = self.tokenizer.decode(row.sample.token_ids[-longest:])
         return any(s in tail for s in stop)
 
     def _finish(self, job: Job, ended: Ended) -> None:
@@ -214,7 +211,7 @@ class Sampler:
 class GroupStream:
     """The groups of a `Sampler.run` for ``async for``.
 
-    Not an async generator: when the loop is left, the run ends at once, not when the event loop comes to it.
+    Not an async generator: leaving the loop ends the run at once, not when the event loop gets to it.
     """
 
     def __init__(self, run: Generator[tuple[int, Group]]) -> None:
@@ -238,23 +235,29 @@ def _record(job: Job) -> Sample:
     return Sample(job.prompt_ids, [], policy_version=job.version, temperature=job.sampling.temperature)
 
 
+def _noise_key(row: _Row) -> tuple[int, int, int, int, int]:
+    """(seed, step, group key, sample, position): what the noise of one draw depends on, each an int64."""
+    seed, step, key = row.job.noise
+    if seed >= 1 << 63:  # the same 64 bits, signed
+        seed -= 1 << 64
+    return seed, step, key, row.id[1], len(row.sample.token_ids)
+
+
 def _drawn_rows(
     step: Step, requests: dict[int, tuple[int, Job]]
 ) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
-    """The tokens this step draws, and the hidden row each comes from: one a decode, n for a prompt's last
-    chunk.
-    """
+    """The draws of this step and the hidden row of each: one a decode, n for a prompt's last chunk."""
     rows, source = [], []
     for i, decode in enumerate(step.decodes):
         job = requests[decode.id[0]][1]
-        rows.append(_Row(job, decode.id[1], job.samples[decode.id[1]], decode.id))
+        rows.append(_Row(job, decode.id))
         source.append(i)
     at = len(step.decodes)
     for chunk in step.prefills:
         at += len(chunk.ids)
         if chunk.last:
             job = requests[chunk.request_id][1]
-            rows.extend(_Row(job, s, job.samples[s], (chunk.request_id, s)) for s in range(job.sampling.n))
+            rows.extend(_Row(job, (chunk.request_id, s)) for s in range(job.sampling.n))
             source.extend([at - 1] * job.sampling.n)
     return rows, np.asarray(source, np.int64)
 
@@ -262,7 +265,7 @@ def _drawn_rows(
 def _adapter_mask(
     step: Step, requests: dict[int, tuple[int, Job]], device: torch.device
 ) -> tuple[Tensor | None, bool]:
-    """(per-row switch, or None when all agree; whether any row uses the adapter)."""
+    """(adapter switch a row, None when all agree; whether any row uses the adapter)."""
     uses = [requests[d.id[0]][1].sampling.adapter for d in step.decodes]
     for chunk in step.prefills:
         uses.extend([requests[chunk.request_id][1].sampling.adapter] * len(chunk.ids))

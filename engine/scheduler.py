@@ -129,9 +129,10 @@ class Scheduler:
         return not self._ids
 
     def counters(self) -> dict[str, int]:
-        """Totals: rows computed, tokens that sharing avoided (prefix cache, forks), admissions, copies,
-        evictions. Present values: requests waiting and running, sequences decoding, pages used, cached and
-        reserved.
+        """Totals since the start, down to evictions; the rest are present values.
+
+        tokens_avoided: prompt tokens that the prefix cache and forks saved computing. waiting, running:
+        requests. decoding: sequences.
         """
         return {
             "tokens_computed": self.tokens_computed,

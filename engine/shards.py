@@ -1,8 +1,6 @@
-"""The tensors of a Hugging Face folder, one at a time, from one safetensors file or from shards with an
-index.
+"""The tensors of a Hugging Face folder, one at a time, from one safetensors file or from indexed shards.
 
-Opening reads every header, so that a truncated file, a missing shard or a missing tensor is known before any
-weight is read.
+Opening reads every header, so a truncated file or a missing shard is an error before any weight is read.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A sampler step as the GPU kernels read it: block tables and lengths in tensors, and the attention view over
-them.
+"""A sampler step for the GPU kernels: block tables and lengths as tensors, and the attention view over them.
 
-Decode rows that share a request's prompt form a family, whose shared pages are read once for all of them; a
-chunk of a prompt is a run of rows with a length each. Tables are rebuilt when a sequence joins or leaves;
-between, grown ones get their new page and the lengths move.
+Decode rows that share a request's prompt form a family, whose shared pages are read once. A chunk of a prompt
+is a run of rows, each with a visible length. Tables are rebuilt when a sequence joins or leaves; in between,
+new pages are written into them and the lengths advance.
 """
 
 from __future__ import annotations
@@ -21,15 +20,11 @@ from proactor.kernels.paged_attention import paged_attention, paged_rows_attenti
 from proactor.kernels.paged_kernels import RowGroups
 
 WIDTH = 16
-"""Tables are padded to a multiple of so many pages: Triton compiles anew for integers that are, and that are
-not, multiples of 16.
-"""
+"""Tables are padded to a multiple of so many pages: Triton specialises kernels on divisibility by 16."""
 
 
 def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
-    """Tables of pages with ``room`` for more, padded to one width [N, P]; no column at all where there is
-    nothing to hold.
-    """
+    """Tables of pages as one array [N, P], with ``room`` for more pages; P is 0 for empty tables."""
     longest = max((len(t) for t in tables), default=0) + room
     padded = np.zeros((len(tables), -(-longest // WIDTH) * WIDTH), np.int32)
     for row, table in zip(padded, tables, strict=True):
@@ -38,9 +33,7 @@ def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
 
 
 class DecodeTables:
-    """Tables of a decode set: each sequence's own pages, and the pages that the samples of one request
-    share.
-    """
+    """Tables of a decode set: each sequence's own pages, and the pages that one request's samples share."""
 
     def __init__(self, decodes: Sequence[Decode], page_size: int, device: torch.device) -> None:
         self.decodes, self.page_size, self.device = decodes, page_size, device
@@ -58,7 +51,7 @@ class DecodeTables:
         self.lengths = self.prefix_lengths[:0]
 
     def grow(self, grown: Sequence[int]) -> None:
-        """Write the last page of each sequence in ``grown``, which has just been given one."""
+        """Enter the new last page of each sequence in ``grown`` (indices)."""
         for i in grown:
             d = self.decodes[i]
             at = len(d.block_table) - d.shared_pages - 1
@@ -69,7 +62,7 @@ class DecodeTables:
             self.own = torch.tensor(self._host, device=self.device)
 
     def refresh(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and write slots of this step's rows; the lengths follow."""
+        """Positions and write slots of this step's rows; updates the lengths."""
         count, size = len(self.decodes), self.page_size
         length = np.fromiter((d.length for d in self.decodes), np.int64, count)
         pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
@@ -134,9 +127,7 @@ class TableView:
         return q, None, None
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Keys and values that `rotate` has not written yet are written, then all are read through the
-        tables.
-        """
+        """Write keys and values that `rotate` has not written, then read all through the tables."""
         keys, values = self.keys[layer], self.values[layer]
         if k is not None and v is not None:
             keys.index_copy_(1, self.slots, k.transpose(0, 1))

@@ -1,9 +1,8 @@
-"""Gradients and steps: forward and backward over packed token trees, sums over ranks, one AdamW step on the
-flat adapter.
+"""Gradients and steps: forward and backward over token trees, sums over ranks, AdamW on the flat adapter.
 
-Gradients are unnormalised sums until `Trainer.reduce`, which adds them over ranks and divides by what the
-loss names. In deterministic mode each tree's gradient is added as integers of 2^-40, so that neither the
-order of trees nor their dealing to ranks changes a bit.
+Gradients are unnormalised sums until `Trainer.reduce`, which adds them over ranks and divides by the loss's
+normaliser. In deterministic mode each tree's gradient is added in fixed point (integers of 2^-40), so that
+neither the order of trees nor their assignment to ranks changes a bit.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ from proactor.kernels.op import use_triton
 
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
-"""Largest gradient element that the fixed-point sum takes: beyond it, thousands of trees could overflow 63
-bits.
-"""
+"""Largest gradient element of the fixed-point sum: larger ones could overflow 63 bits over many trees."""
 
 
 @dataclass(slots=True)
@@ -69,24 +66,22 @@ class Trainer:
     def forward_backward(
         self, groups: Sequence[Group], loss: Loss, normalizer: float | None = None, version: int | None = None
     ) -> Tally:
-        """Add the gradient of ``loss`` summed over ``groups``; nothing is stepped.
+        """Add the gradient of ``loss`` summed over ``groups``, without a step.
 
-        ``normalizer`` overrides what these groups add to the divisor (say, because groups without gradient
-        were left out but count).
-        ``version``: samples of this policy version are compared with what the sampler recorded
-        (sampler_trainer_gap).
+        ``normalizer`` overrides what these groups add to the divisor, to which skipped groups may count too.
+        ``version``: samples of this policy version are compared with the sampler's log-probabilities.
         """
         tally = Tally()
         self.lora.attach_grad()
         for tree in pack(groups, self.token_budget, together=self.fixed is None):
             self._accumulate(tree, loss, tally, version)
-        kind = getattr(loss, "normalizer", "tokens")
-        natural = (
-            kind
-            if isinstance(kind, (int, float))
-            else tally.sums["samples" if kind == "samples" else "tokens"]
-        )
-        self.normalizer += natural if normalizer is None else normalizer
+        if normalizer is None:
+            kind = getattr(loss, "normalizer", "tokens")
+            if isinstance(kind, (int, float)):
+                normalizer = kind
+            else:
+                normalizer = tally.sums["samples" if kind == "samples" else "tokens"]
+        self.normalizer += normalizer
         return tally
 
     def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
@@ -98,14 +93,13 @@ class Trainer:
         batch = flat.batch
         batch.reference = reference
         if getattr(loss, "normalizer", "tokens") == "samples":
-            batch.weight = (
-                batch.weight / torch.bincount(batch.sample, minlength=len(batch.samples))[batch.sample]
-            )
+            lengths = torch.bincount(batch.sample, minlength=len(batch.samples))
+            batch.weight = batch.weight / lengths[batch.sample]
         value, logp, stats = self._loss(rows, flat, loss)
         fault_point("backward")
         value.backward()
         if self.fixed is not None:
-            self._fix()
+            self._add_fixed()
         tally.add(stats)
         tally.sums["loss"] += float(value.detach())
         tally.sums["rows"] += tree.rows
@@ -113,9 +107,10 @@ class Trainer:
         _compare(logp.detach(), batch, tally, version)
 
     def _loss(self, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:
-        """(sum, log-probabilities, statistics) of a tree's trained tokens. On the kernels a loss by token is
-        taken inside the head, so that each chunk's logits are computed once and their gradient takes their
-        place; a loss that may couple tokens needs all log-probabilities first.
+        """(sum, log-probabilities, statistics) of a tree's trained tokens.
+
+        On the kernels a loss `by_token` is computed inside the head: each chunk's logits are computed once
+        and overwritten by their gradient. A loss that may couple tokens needs all log-probabilities first.
         """
         if use_triton(rows) and by_token(loss):
             partial = PartialLoss(loss, flat)
@@ -125,7 +120,8 @@ class Trainer:
         value, stats = evaluate(loss, logp, flat.batch)
         return value, logp, stats
 
-    def _fix(self) -> None:
+    def _add_fixed(self) -> None:
+        """Move the float gradient into the fixed-point sum."""
         assert self.fixed is not None
         top = float(self.lora.grad.abs().max())
         if not top < FIXED_LIMIT:
@@ -137,13 +133,10 @@ class Trainer:
         self.lora.grad.zero_()
 
     def reduce(self) -> float:
-        """Sum gradients over ranks and divide by the normaliser; ``.grad`` of every leaf is then final.
-        Returns the normaliser.
-        """
+        """Sum gradients over ranks and divide them by the normaliser, which is returned."""
         self.lora.attach_grad()
-        total = self.parallel.sum(
-            torch.tensor([self.normalizer], dtype=torch.float64, device=self.lora.flat.device)
-        ).item()
+        normalizer = torch.tensor([self.normalizer], dtype=torch.float64, device=self.lora.flat.device)
+        total = self.parallel.sum(normalizer).item()
         self.normalizer = 0.0
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:
@@ -155,9 +148,7 @@ class Trainer:
         return total
 
     def step(self, config: AdamW) -> dict[str, float]:
-        """Reduce, clip and apply one AdamW step. A non-finite gradient is counted, dropped and does not
-        advance the step.
-        """
+        """Reduce, clip and apply one AdamW step. A gradient that is not finite is dropped and counted."""
         normalizer = self.reduce()
         rate = learning_rate(config, self.steps)
         norm = float(
@@ -221,6 +212,7 @@ class Trainer:
 
 
 def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None) -> None:
+    """Tally how far the sampler's recorded log-probabilities are from the trainer's."""
     tally.sums["tokens"] += len(logp)
     tally.sums["samples"] += len(batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
@@ -234,9 +226,7 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
 
 
 def learning_rate(config: AdamW, step: int) -> float:
-    """Rate of the update after ``step`` others: linear warm-up, then constant, linear or cosine decay to
-    ``final`` of ``lr``.
-    """
+    """Rate of the update after ``step`` others: linear warm-up, then constant, or decay to ``final * lr``."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.decay == "constant" or config.total is None:

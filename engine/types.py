@@ -1,5 +1,6 @@
-"""What the engine's users hold: samples and groups. Token ids are kept as sampled, end tokens included;
-nothing is encoded again from text.
+"""Samples and groups, which callers hold, and `EngineError`.
+
+Token ids are kept as sampled, end tokens included; nothing is encoded again from text.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any, Literal
 from proactor.kernels.errors import ProactorError
 
 FinishReason = Literal["stop", "length", "context", "outside"]
-
+"""An end id or stop string, ``max_tokens``, the end of the context, or not drawn by this engine."""
 
 BASE_VERSION = -1
-"""``policy_version`` of samples drawn with the adapter off: no step of it says what they were drawn from."""
+"""``policy_version`` of samples drawn with the adapter off, from no version of it."""
 
 
 class EngineError(ProactorError):
@@ -25,10 +26,10 @@ class EngineError(ProactorError):
 class Sample:
     """One completion of a prompt.
 
-    ``logprobs`` belong to the distribution sampled from (after temperature, filters and masks),
-    ``policy_logprobs`` to the full softmax at ``temperature``; both are natural logarithms, one a token of
-    ``token_ids``. ``mask`` is False where a token carries no loss (observations); None means every token is
-    trained. ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
+    ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
+    ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
+    ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
+    ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
     """
 
     prompt_ids: list[int]
@@ -45,7 +46,7 @@ class Sample:
     info: dict[str, Any] = field(default_factory=dict)
 
     def trained(self) -> list[bool]:
-        """One flag a token: whether it carries loss. Raises EngineError when ``mask`` has another length."""
+        """Whether each token is trained. Raises EngineError when ``mask`` has another length."""
         if self.mask is None:
             return [True] * len(self.token_ids)
         if len(self.mask) != len(self.token_ids):
@@ -60,17 +61,14 @@ class Sample:
         return list(zip(starts, ends, strict=True))
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Append observation ids: context for what follows, never trained. Their log-probabilities are stored
-        as 0.
-        """
+        """Append observation ids: context for what follows, never trained, with log-probabilities of 0."""
         self.mask = [*self.trained(), *([False] * len(ids))]
         self.token_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
         self.policy_logprobs.extend([0.0] * len(ids))
 
     def append(self, other: Sample) -> None:
-        """Append a turn sampled from ``prompt_ids + token_ids``; its ids, log-probabilities and finish reason
-        are taken over.
+        """Append a turn that was sampled from ``prompt_ids + token_ids``, with all that was recorded of it.
 
         Raises EngineError when ``other`` continues something else.
         """
@@ -90,9 +88,7 @@ class Sample:
         self.finish_reason, self.text = other.finish_reason, other.text
 
     def token_advantages(self) -> list[float]:
-        """``advantage`` spread over the tokens, 0 where masked. Raises EngineError when its length is neither
-        turns nor tokens.
-        """
+        """``advantage`` of each token, 0 where masked. Raises EngineError for a wrong number of values."""
         flags = self.trained()
         if self.advantage is None or isinstance(self.advantage, (int, float)):
             value = float(self.advantage or 0.0)
@@ -113,11 +109,12 @@ class Sample:
 
 @dataclass(slots=True)
 class Group:
-    """Samples that are compared with one another. ``tree`` names groups that belong together (say one
-    dialogue's turns): they stay on one rank and their common prompt rows are computed once. ``parent`` hangs
-    the group off the end of another group's sample, whose rows it shares.
-    ``index``: the place of its prompt in the call that sampled it (a stream gives groups in the order in
-    which they end).
+    """Samples that are compared with one another.
+
+    ``tree``: equal keys mark groups that belong together (one dialogue's turns): they stay on one rank and
+    their common prompt rows are computed once. ``parent``: another group's sample, whose prompt and tokens
+    begin this group's prompt; its rows are shared. ``index``: place of the prompt in the call that sampled
+    it, because a stream yields groups in the order in which they end.
     """
 
     prompt_ids: list[int]
@@ -133,6 +130,7 @@ class Group:
 
     @rewards.setter
     def rewards(self, values: Sequence[float]) -> None:
+        """Set every sample's reward. Raises EngineError for a wrong number of values."""
         if len(values) != len(self.samples):
             raise EngineError(f"rewards: {len(values)} values for {len(self.samples)} samples")
         for sample, value in zip(self.samples, values, strict=True):

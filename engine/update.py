@@ -1,6 +1,4 @@
-"""From rewards to an update: group advantages, what can be skipped, and the statistics that a training step
-reports.
-"""
+"""From rewards to an update: group advantages, groups to skip, and the statistics of a training step."""
 
 from __future__ import annotations
 
@@ -19,40 +17,36 @@ from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.op import use_triton
 
 Batch = tuple[list[Group], float | None]
-"""Groups of one step, and what they add to the loss's normaliser (groups left out for having no gradient
-included); None: what they hold.
-"""
+"""(groups of one step, their part of the normaliser with skipped groups; None: these groups' own)."""
 
 
 class GroupAdvantage(float):
-    """An advantage that came from rewards: unlike one that the caller gave, the next call computes it
-    anew.
-    """
+    """An advantage that came from rewards: the next call computes it again, unlike a caller's own."""
 
 
-def _open(sample: Sample) -> bool:
-    """Whether the sample's advantage is to be computed from rewards."""
+def _needs_advantage(sample: Sample) -> bool:
+    """Whether the sample's advantage comes from rewards."""
     return sample.advantage is None or isinstance(sample.advantage, GroupAdvantage)
 
 
 def prepare(
     groups: Sequence[Group], config: GRPO, device: torch.device | str = "cpu"
 ) -> tuple[list[Batch], dict[str, float]]:
-    """Set advantages, leave out what has no gradient, and cut the rest into ``epochs`` times ``minibatches``
-    steps.
+    """Set advantages, skip groups without gradient, and split the rest into ``epochs * minibatches`` steps.
 
-    ``device`` is where advantages are computed. Returns the batches and sums for the statistics. Raises
-    EngineError for a missing, NaN or infinite reward and for greedy samples.
+    Advantages are computed on ``device``. Returns the batches and sums for the statistics. Raises EngineError
+    for a missing, NaN or infinite reward and for greedy samples.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     rewards: list[float] = []
     for i, group in enumerate(groups):
         _check(i, group)
-    scored = [g for g in groups if any(_open(s) for s in g.samples)]
-    given = [[float(s.reward) for s in g.samples if s.reward is not None] for g in scored]
-    for group, found in zip(scored, _advantages(given, config.advantages, torch.device(device)), strict=True):
-        for sample, advantage in zip(group.samples, found, strict=True):
-            if _open(sample):
+    scored = [g for g in groups if any(_needs_advantage(s) for s in g.samples)]
+    by_group = [[float(s.reward) for s in g.samples if s.reward is not None] for g in scored]
+    advantages = _advantages(by_group, config.advantages, torch.device(device))
+    for group, values in zip(scored, advantages, strict=True):
+        for sample, advantage in zip(group.samples, values, strict=True):
+            if _needs_advantage(sample):
                 sample.advantage = GroupAdvantage(advantage)
     for group in groups:
         rewards.extend(float(s.reward) for s in group.samples if s.reward is not None)
@@ -60,11 +54,9 @@ def prepare(
         sums["flat_groups"] += not any(any(s.token_advantages()) for s in group.samples)
         sums["truncated"] += sum(s.finish_reason in ("length", "context") for s in group.samples)
         sums["all_samples"] += len(group.samples)
-    sums["reward"], sums["reward_squared"], sums["rewarded"] = (
-        sum(rewards),
-        sum(r * r for r in rewards),
-        len(rewards),
-    )
+    sums["reward"] = sum(rewards)
+    sums["reward_squared"] = sum(r * r for r in rewards)
+    sums["rewarded"] = len(rewards)
     batches = [b for _ in range(config.epochs) for b in _minibatches(groups, config)]
     return batches, dict(sums)
 
@@ -72,19 +64,17 @@ def prepare(
 def _advantages(
     rewards: list[list[float]], convention: Convention, device: torch.device
 ) -> list[list[float]]:
-    """Advantages of each group of rewards: all groups in one launch where kernels run, one by one (and not
-    rounded to float32) elsewhere.
-    """
+    """Advantages of each group: all in one launch where the kernels run, else one by one in float64."""
     flat = torch.tensor([r for group in rewards for r in group], dtype=torch.float64, device=device)
     if not use_triton(flat):
         return [group_advantages(group, convention) for group in rewards]
     sizes = [len(group) for group in rewards]
-    found = ragged_advantages(flat, torch.tensor([0, *sizes]).cumsum(0), convention).tolist()
-    return [found[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    advantages = ragged_advantages(flat, torch.tensor([0, *sizes]).cumsum(0), convention).tolist()
+    return [advantages[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _check(index: int, group: Group) -> None:
-    scored = any(_open(s) for s in group.samples)
+    scored = any(_needs_advantage(s) for s in group.samples)
     for j, sample in enumerate(group.samples):
         if sample.temperature <= 0:
             raise EngineError(
@@ -98,7 +88,7 @@ def _check(index: int, group: Group) -> None:
 
 
 def _minibatches(groups: Sequence[Group], config: GRPO) -> list[Batch]:
-    """Deal whole trees to ``minibatches`` steps in order."""
+    """Deal whole trees to ``minibatches`` steps, in order."""
     units: dict[Hashable, list[Group]] = {}
     for i, group in enumerate(groups):
         units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
@@ -108,13 +98,13 @@ def _minibatches(groups: Sequence[Group], config: GRPO) -> list[Batch]:
     for part in parts:
         members = [g for unit in part for g in unit]
         parents = {id(g.parent) for g in members if g.parent is not None}
-        kept = [g for g in members if config.beta > 0 or _matters(g, parents)]
+        kept = [g for g in members if config.beta > 0 or _has_gradient(g, parents)]
         out.append((kept, _normalizer(members, config)))
     return out
 
 
-def _matters(group: Group, parents: set[int]) -> bool:
-    """Whether a group has a gradient, or others hang off it."""
+def _has_gradient(group: Group, parents: set[int]) -> bool:
+    """Whether a group has a gradient, or is needed as another one's parent."""
     return any(id(s) in parents or any(s.token_advantages()) for s in group.samples)
 
 
@@ -147,12 +137,12 @@ SUMS = (
 
 
 def statistics(tally: Tally) -> dict[str, float]:
-    """The tally's sums under the fixed names every rank brings, and whatever else the loss reported."""
+    """The tally's sums, with 0 for the names that every rank must have, plus the loss's own statistics."""
     return {**dict.fromkeys(SUMS, 0.0), **tally.sums}
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:
-    """Means and shares from sums over ranks: what a training step reports."""
+    """What a training step reports: means and shares from sums over ranks."""
     tokens, rewarded = max(sums["tokens"], 1.0), max(sums["rewarded"], 1.0)
     mean = sums["reward"] / rewarded
     extra = {k: v / tokens for k, v in sums.items() if k not in SUMS}

@@ -1,9 +1,8 @@
-"""A two-turn environment: the model guesses, the environment answers, the model guesses again; each turn has
-its own credit.
+"""A two-turn environment: the model guesses, is answered, and guesses again; each turn has its own credit.
 
     python examples/environment.py path/or/hub-id
 
-The model's own tokens stay in the sample exactly as they were drawn. What the environment says is added as
+The model's own tokens stay in the sample exactly as they were drawn. The environment's answer is added as
 observation ids: context for the second turn, never trained. Nothing is encoded again from text, so sampler
 and trainer agree on every token (`ratio_max_error` shows it).
 """
@@ -20,33 +19,29 @@ SECRET = 7
 
 
 def guess(text: str) -> int | None:
-    """The first digit of an answer."""
-    found = re.search(r"\d", text)
-    return int(found[0]) if found else None
+    """The first digit of an answer, None without one."""
+    digit = re.search(r"\d", text)
+    return int(digit[0]) if digit else None
 
 
 def answer(text: str) -> str:
-    """What the environment says to a guess."""
+    """The environment's answer to a guess."""
     number = guess(text)
     if number is None:
         return "\nThat is no number. Your guess:"
-    return (
-        f"\nToo {'low' if number < SECRET else 'high'}. Your guess:"
-        if number != SECRET
-        else "\nRight! Once more:"
-    )
+    if number == SECRET:
+        return "\nRight! Once more:"
+    return f"\nToo {'low' if number < SECRET else 'high'}. Your guess:"
 
 
 def score(text: str) -> float:
-    """Closeness of a guess, 0 to 1; nothing for no guess."""
+    """Closeness of a guess, 0 to 1; 0 without one."""
     number = guess(text)
     return 0.0 if number is None else 1.0 - abs(number - SECRET) / 9
 
 
 def rollout(engine: Engine, sampling: Sampling) -> Group:
-    """Samples of two turns with an advantage for each turn: its own score against the group's mean at that
-    turn.
-    """
+    """Samples of two turns, with an advantage for each turn."""
     [group] = engine.sample([ASK], sampling)
     scores = [[score(s.text)] for s in group.samples]
     for sample in group.samples:
@@ -63,7 +58,7 @@ def rollout(engine: Engine, sampling: Sampling) -> Group:
 
 
 def set_credit(samples: list[Sample], scores: list[list[float]]) -> None:
-    """One advantage a turn: tokens of turn 1 answer for turn 1, tokens of turn 2 for turn 2."""
+    """One advantage a turn: its score minus the group's mean at that turn."""
     means = [sum(column) / len(samples) for column in zip(*scores, strict=True)]
     for sample, row in zip(samples, scores, strict=True):
         sample.advantage = [value - mean for value, mean in zip(row, means, strict=True)]
@@ -72,12 +67,12 @@ def set_credit(samples: list[Sample], scores: list[list[float]]) -> None:
 def train(model: str, steps: int = 20, n: int = 16, max_tokens: int = 4) -> dict[str, float]:
     """Train on the environment; returns the last step's statistics."""
     engine = Engine.load(model, lora=LoRA(rank=8, alpha=16))
-    found: dict[str, float] = {}
+    stats: dict[str, float] = {}
     for step in range(steps):
         group = rollout(engine, Sampling(n=n, max_tokens=max_tokens))
-        found = engine.train([group], GRPO(lr=1e-3))
-        print(f"step {step}: reward {found['reward_mean']:.3f}, ratio error {found['ratio_max_error']:.1e}")
-    return found
+        stats = engine.train([group], GRPO(lr=1e-3))
+        print(f"step {step}: reward {stats['reward_mean']:.3f}, ratio error {stats['ratio_max_error']:.1e}")
+    return stats
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training loop of one's own on the engine's primitives: own loss, own optimizer, own schedule.
+"""Your own training loop on the engine's primitives: loss, optimizer and schedule are yours.
 
 python examples/own_loop.py path/or/hub-id
 """
@@ -15,9 +15,7 @@ PROMPTS = ["Name a colour:", "Say hello:", "Count to three:", "What is the capit
 
 
 def reinforce(logprobs: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
-    """Policy gradient with the group's mean as baseline; any function of log-probabilities [N] and the
-    batch's columns will do.
-    """
+    """Policy gradient; any function of log-probabilities [N] and the batch's columns is a loss."""
     return -((logprobs - batch.old).exp() * batch.advantage).sum()
 
 
@@ -35,7 +33,7 @@ def train(model: str, steps: int = 20, n: int = 8, max_tokens: int = 24) -> list
             for sample in group.samples:
                 sample.advantage = sample.reward - mean
         engine.forward_backward(groups, reinforce)  # adds to the gradient: call it as often as you like
-        engine.reduce_gradients()  # over ranks, and divided by the trained tokens
+        engine.reduce_gradients()  # sums over ranks and divides by the number of trained tokens
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

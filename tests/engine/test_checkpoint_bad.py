@@ -120,7 +120,8 @@ def test_malformed_index(broken: Path, index: str, message: str) -> None:
 @pytest.mark.parametrize("quantization", ["auto", "nf4"])
 def test_shape_that_contradicts_the_config(broken: Path, quantization: str) -> None:
     reconfigure(broken, intermediate_size=129)
-    message = r"model\.layers\.0\.mlp\.gate_proj\.weight: shape \[128, 64\] contradicts config\.json, which needs \[129, 64\]"
+    name = r"model\.layers\.0\.mlp\.gate_proj\.weight"
+    message = name + r": shape \[128, 64\] contradicts config\.json, which needs \[129, 64\]"
     assert_refused(broken, message, quantization=quantization)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -264,11 +265,21 @@ import numpy as np
 
 def state():
     return dict(
-        dtype=str(torch.get_default_dtype()), device=str(torch.get_default_device()), threads=torch.get_num_threads(), grad=torch.is_grad_enabled(),
-        deterministic=torch.are_deterministic_algorithms_enabled(), precision=torch.get_float32_matmul_precision(),
-        mkldnn=torch.backends.mkldnn.enabled, tf32=torch.backends.cuda.matmul.allow_tf32, rng=torch.get_rng_state().tolist(),
-        numpy=[str(x) for x in np.random.get_state()], environment=dict(os.environ), warnings=[str(f) for f in warnings.filters],
-        handlers=[str(h) for h in logging.getLogger().handlers], signals=[str(signal.getsignal(s)) for s in (2, 15)], path=list(sys.path),
+        dtype=str(torch.get_default_dtype()),
+        device=str(torch.get_default_device()),
+        threads=torch.get_num_threads(),
+        grad=torch.is_grad_enabled(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        precision=torch.get_float32_matmul_precision(),
+        mkldnn=torch.backends.mkldnn.enabled,
+        tf32=torch.backends.cuda.matmul.allow_tf32,
+        rng=torch.get_rng_state().tolist(),
+        numpy=[str(x) for x in np.random.get_state()],
+        environment=dict(os.environ),
+        warnings=[str(f) for f in warnings.filters],
+        handlers=[str(h) for h in logging.getLogger().handlers],
+        signals=[str(signal.getsignal(s)) for s in (2, 15)],
+        path=list(sys.path),
     )
 
 before = state()
@@ -281,8 +292,17 @@ groups = engine.sample([[1, 2, 3]], e.Sampling(n=2, max_tokens=3))
 groups[0].rewards = [0.0, 1.0]
 engine.train(groups, e.GRPO())
 used = state()
-print(json.dumps({when: [k for k in before if before[k] != now[k]] for when, now in (("import", imported), ("use", used))}))
+changed = {"import": imported, "use": used}
+print(json.dumps({when: [k for k in before if before[k] != now[k]] for when, now in changed.items()}))
 """
+
+
+def test_the_layer_above_imports_public_names_alone(repo_root: Path) -> None:
+    below = re.compile(r"^\s*(from|import) proactor\.(kernels|engine\.)", re.MULTILINE)
+    files = (repo_root / "proactor").rglob("*.py")
+    above = [file for file in files if file.parent.name not in ("engine", "kernels")]  # the two links
+    assert len(above) > 50
+    assert [str(file) for file in above if below.search(file.read_text())] == []
 
 
 def test_importing_and_using_change_no_global_state(folder: Path, repo_root: Path) -> None:

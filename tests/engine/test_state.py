@@ -111,7 +111,8 @@ def test_a_full_disk_keeps_the_earlier_save(folder: Path, small_disk: Path) -> N
     (small_disk / "ballast").write_bytes(b"x" * (left.f_bavail - 1) * left.f_bsize)
     with pytest.raises(
         EngineError,
-        match=r"^/.*/disk/state: cannot save \(No space left on device\); the earlier save, if any, is untouched$",
+        match=r"^/.*/disk/state: cannot save \(No space left on device\); "
+        r"the earlier save, if any, is untouched$",
     ):
         engine.save(small_disk / "state", {"step": 2})
     with pytest.raises(EngineError, match=r"disk/adapter.*No space left") as caught:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from proactor.evaluation.play import trivial
-from proactor.evaluation.store import load_evaluations, save_evaluations
-from proactor.files import SourceError
+from proactor.evaluate import trivial
+from proactor.evaluations import EvaluationsError, load_evaluations, save_evaluations
 from proactor.sources import load
-from tests.proactor.report.played import agent, evaluation
+from tests.proactor.report.helpers import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
 
@@ -42,7 +41,7 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path: Path, monkeypatch: py
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proactor.files.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_evaluations(file, DIALOGUES[:1], {})
     assert file.read_bytes() == old
@@ -92,19 +91,19 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> N
     value = json.loads(file.read_text())
     change(value)
     file.write_text(json.dumps(value))
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(EvaluationsError) as caught:
         load_evaluations(file)
     assert str(caught.value).startswith(f"{file}: {said}")
     assert "\n" not in str(caught.value)
 
 
 def test_missing_cut_off_and_foreign_files(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(EvaluationsError, match="no such file"):
         load_evaluations(tmp_path / "evaluations.json")
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(SourceError, match=r"evaluations\.json: not JSON"):
+    with pytest.raises(EvaluationsError, match=r"evaluations\.json: not JSON"):
         load_evaluations(file)
     file.write_text("[]")
-    with pytest.raises(SourceError, match="top level"):
+    with pytest.raises(EvaluationsError, match="top level"):
         load_evaluations(file)
