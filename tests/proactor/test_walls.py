@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -31,10 +32,10 @@ def climbing_imports(root: Path) -> dict[str, list[str]]:
     """A file of each floor that imports the floor above, and one of a room that imports its neighbour."""
     floors = [floor for floor in layers(root) if not {"engine", "kernels"} & set(floor)]
     plants: dict[str, list[str]] = {}
-    for above, below in zip(floors, floors[1:], strict=False):
+    for above, below in itertools.pairwise(floors):
         plants.setdefault(file_in(root, below[0]), []).append(f"proactor.{above[0]}")
     for floor in floors:
-        for room, neighbour in zip(floor, floor[1:], strict=False):
+        for room, neighbour in itertools.pairwise(floor):
             plants.setdefault(file_in(root, room), []).append(f"proactor.{neighbour}")
     return plants
 

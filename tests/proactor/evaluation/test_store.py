@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from proactor.evaluate import trivial
-from proactor.evaluations import EvaluationsError, load_evaluations, save_evaluations
+from proactor.evaluation.play import trivial
+from proactor.evaluation.store import load_evaluations, save_evaluations
+from proactor.files import SourceError
 from proactor.sources import load
-from tests.proactor.report.helpers import agent, evaluation
+from tests.proactor.report.played import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
 
@@ -91,19 +92,19 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> N
     value = json.loads(file.read_text())
     change(value)
     file.write_text(json.dumps(value))
-    with pytest.raises(EvaluationsError) as caught:
+    with pytest.raises(SourceError) as caught:
         load_evaluations(file)
     assert str(caught.value).startswith(f"{file}: {said}")
     assert "\n" not in str(caught.value)
 
 
 def test_missing_cut_off_and_foreign_files(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationsError, match="no such file"):
+    with pytest.raises(SourceError, match="no such file"):
         load_evaluations(tmp_path / "evaluations.json")
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(EvaluationsError, match=r"evaluations\.json: not JSON"):
+    with pytest.raises(SourceError, match=r"evaluations\.json: not JSON"):
         load_evaluations(file)
     file.write_text("[]")
-    with pytest.raises(EvaluationsError, match="top level"):
+    with pytest.raises(SourceError, match="top level"):
         load_evaluations(file)
