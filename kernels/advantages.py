@@ -13,7 +13,7 @@ from torch import Tensor
 
 from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.jit import jit_any, tl
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 SETTINGS = {"default": {"BLOCK": 128, "WARPS": 1}, "interpreter": {"BLOCK": 8, "WARPS": 1}}
 
@@ -104,7 +104,7 @@ def ragged_advantages(
     out = torch.full((count,), float("nan"), dtype=torch.float32, device=rewards.device)
     groups = offsets.shape[0] - 1
     if groups and count:
-        use = configured(SETTINGS, rewards.device)
+        use = settings_for(SETTINGS, rewards.device)
         ragged_advantages_kernel[(groups,)](
             rewards.contiguous(),
             offsets.to(rewards.device).contiguous(),
@@ -135,7 +135,7 @@ def _case(sizes: tuple[int, ...], convention: Convention) -> Case:
     return Case(f"{shown or 'none'}-{convention}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case((8,) * 512, "art")]
 
 
@@ -162,5 +162,5 @@ RAGGED_ADVANTAGES = Op(
     bytes=lambda rewards, offsets, convention: rewards.nbytes + 4 * rewards.numel() + offsets.nbytes,
     flops=lambda rewards, offsets, convention: 5 * rewards.numel(),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

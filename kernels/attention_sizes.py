@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.jit import interpreted
-from proactor.kernels.op import Launch, configured
+from proactor.kernels.op import Launch, settings_for
 
 Table = Mapping[str, Mapping[str, int]]
 FORWARD: Table = {
@@ -63,15 +63,17 @@ ROWS: Table = {
 """Many rows of one table row: members of a family, tokens of a prompt."""
 
 
-def chosen(table: Table, q: Tensor) -> Mapping[str, int]:
+def tile_sizes(table: Table, q: Tensor) -> Mapping[str, int]:
     """The row of ``table`` for q's type and device."""
-    return table["float32"] if q.dtype == torch.float32 and not interpreted() else configured(table, q.device)
+    return (
+        table["float32"] if q.dtype == torch.float32 and not interpreted() else settings_for(table, q.device)
+    )
 
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 
 
-def launches_of(kernel: Any, table: Table, types: Mapping[str, str], **constants: Any) -> list[Launch]:
+def launches_by_size(kernel: Any, table: Table, types: Mapping[str, str], **constants: Any) -> list[Launch]:
     """How to compile ``kernel`` for each row of ``table``: the head shapes of Qwen2.5 14B and 0.5B in
     bfloat16, and the first in float32.
     """

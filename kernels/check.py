@@ -44,7 +44,8 @@ def check(
     device = torch.device(device)
     arguments = case.make(torch.Generator(device=device).manual_seed(seed), device, dtype)
     inputs = {
-        k: guarded(v) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()
+        k: copy_between_nans(v) if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in arguments.items()
     }
     exact = {
         k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in arguments.items()
@@ -78,7 +79,7 @@ def _gradients(
     seeds = [torch.randn(a.shape, generator=generator, device=a.device).to(a.dtype) for a, _ in pairs]
     with poisoned_memory():
         got = torch.autograd.grad(
-            [a for a, _ in pairs], [inputs[n] for n in names], [guarded(s) for s in seeds]
+            [a for a, _ in pairs], [inputs[n] for n in names], [copy_between_nans(s) for s in seeds]
         )
     expected = torch.autograd.grad(
         [b for _, b in pairs], [exact[n] for n in names], [s.double() for s in seeds]
@@ -102,7 +103,7 @@ def _compare(what: str, ours: Tensor, wanted: Tensor, limit: float) -> Error:
     return Error(what, float((ours - wanted).abs().max()) / (scale or 1.0), limit)
 
 
-def guarded(tensor: Tensor) -> Tensor:
+def copy_between_nans(tensor: Tensor) -> Tensor:
     """A copy with the same values, shape and strides of a contiguous tensor, between NaN on both sides."""
     buffer = torch.full((tensor.numel() + 2 * GUARD,), float("nan"), dtype=tensor.dtype, device=tensor.device)
     view = buffer[GUARD : GUARD + tensor.numel()].view(tensor.shape)

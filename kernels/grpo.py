@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.jit import jit_any, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 Convention = Literal["art", "verl"]
 
@@ -184,7 +184,7 @@ class _PolicyLoss(torch.autograd.Function):
         high: float,
         beta: float,
     ) -> tuple[Tensor, Tensor]:
-        use, count = configured(SETTINGS, new.device), new.shape[0]
+        use, count = settings_for(SETTINGS, new.device), new.shape[0]
         programs = triton.cdiv(count, use["BLOCK"])
         new, old, advantage, weight = (t.contiguous() for t in (new, old, advantage, weight))
         loss, slope = torch.empty_like(new), torch.empty_like(new)
@@ -282,7 +282,7 @@ def _case(count: int, reference: bool) -> Case:
     return Case(f"{count}{'ref' if reference else ''}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(count, True) for count in (4096, 262144)]
 
 
@@ -309,5 +309,5 @@ POLICY_LOSS = Op(
     flops=lambda new, reference=None, **_: (10 if reference is None else 20) * new.numel(),
     gradients=("new",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

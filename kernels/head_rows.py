@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.jit import jit, jit_any, tl, triton
-from proactor.kernels.op import Launch, configured
+from proactor.kernels.op import Launch, settings_for
 
 # The sampler sums a row in the same tiles: equal logits of one type then give equal log-probabilities.
 TILES = {
@@ -133,7 +133,7 @@ def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy:
     """
     count, width = logits.shape
     if count:
-        tiles = configured(TILES, logits.device)
+        tiles = settings_for(TILES, logits.device)
         logprob_values_kernel[(count,)](
             logits,
             rows.scale,
@@ -156,7 +156,7 @@ def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: T
     """Overwrite the chunk's contiguous logits with their gradient, from that of log p [P]."""
     count, width = logits.shape
     if count:
-        tiles = configured(SLOPES, logits.device)
+        tiles = settings_for(SLOPES, logits.device)
         logprob_slopes_kernel[(count, triton.cdiv(width, tiles["block"]))](
             logits,
             rows.scale,

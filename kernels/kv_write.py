@@ -13,14 +13,14 @@ from torch import Tensor
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, settings_for
 from proactor.kernels.rope import (
     TOLERANCE,
     check_rotation,
     draw_angles,
     rope_reference,
+    rotate_halves,
     runs_triton,
-    turned_halves,
 )
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
@@ -96,7 +96,7 @@ def rope_into_pages_kernel(
         x2 += tl.load(bias_ptr + at + half, mask=inside, other=0.0).to(tl.float32)
         x1 = x1.to(out_ptr.dtype.element_ty).to(tl.float32)
         x2 = x2.to(out_ptr.dtype.element_ty).to(tl.float32)
-    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, False)
+    y1, y2 = rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, False)
     y1, y2 = tl.where(head < turned, y1, x1), tl.where(head < turned, y2, x2)
     slot = tl.load(slot_ptr + row)
     lost = slot >= store_slots  # there is nowhere to write: the row's attention must show it
@@ -128,7 +128,7 @@ def _launch(
     out_heads = turned if bias is None else heads
     out = torch.empty((rows, out_heads, width), dtype=qkv.dtype, device=qkv.device)
     if rows:
-        use = configured(SETTINGS, qkv.device)
+        use = settings_for(SETTINGS, qkv.device)
         rope_into_pages_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
             qkv,
             qkv if bias is None else bias.contiguous(),
@@ -251,7 +251,7 @@ def _case(rows: int, heads: int, kv_heads: int, width: int, bias: bool, slots: i
     )
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.heads, shape.kv_heads, shape.head_dim, True, 65536) for rows in (64, 2048)]
 
 
@@ -299,5 +299,5 @@ ROPE_INTO_PAGES = Op(
     bytes=_bytes,
     flops=lambda qkv, **_: 4 * qkv.numel(),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

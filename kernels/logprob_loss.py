@@ -43,7 +43,7 @@ not wait for the device if nothing else is to.
 """
 
 
-def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
+def autograd_loss(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
     """A `PairLoss` from a function of (log p, pairs) that gives the terms, or their sum, alone: by
     autograd.
     """
@@ -183,7 +183,7 @@ def _reference(
 
 def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
-        return base.make(generator, device, dtype) | {"loss": differentiated(terms)}
+        return base.make(generator, device, dtype) | {"loss": autograd_loss(terms)}
 
     return Case(base.name, make)
 
@@ -196,7 +196,7 @@ def _quadratic(logp: Tensor, pairs: slice) -> Tensor:
     return (index % 5 + 0.5).to(logp.dtype) * (0.1 * logp * logp - logp)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(case, _clipped) for case in timed_heads(shape)]
 
 
@@ -211,5 +211,5 @@ LOGPROB_LOSS = Op(
     ),
     flops=lambda hidden, weight, row, target, temperature, loss: 4 * hidden.shape[0] * weight.numel(),
     gradients=("hidden",),
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proactor.kernels.jit import interpreted, jit, jit_any, tl, triton
 from proactor.kernels.nf4_kernels import round_half
-from proactor.kernels.op import Launch, configured
+from proactor.kernels.op import Launch, settings_for
 
 TARGETS = 4
 """Spans a launch."""
@@ -174,7 +174,7 @@ def launch_down(x: Tensor, a: Tensor) -> Tensor:
     per_part = 64 * triton.cdiv(k, 64 * parts)
     out = torch.empty(parts, m, r, dtype=torch.float32, device=x.device)
     block_m = _rows(m)
-    tile = configured(DOWN[block_m], x.device)
+    tile = settings_for(DOWN[block_m], x.device)
     block_r = min(tile["block_r"], max(16, triton.next_power_of_2(r)))
     if out.numel():
         lora_down_kernel[(parts, triton.cdiv(m, block_m), triton.cdiv(r, block_r))](
@@ -206,7 +206,7 @@ def launch_add(
     """y [M, N] += scale * row_mask * (xa_i B_iᵀ) on the spans, in place; xa [parts, M, t * rank]."""
     (m, n), (parts, _, r) = y.shape, xa.shape
     block_m = _rows(m)
-    tile = configured(ADD[block_m], y.device)
+    tile = settings_for(ADD[block_m], y.device)
     mask = y if row_mask is None else row_mask.contiguous()
     for first in range(0, len(b) if m else 0, TARGETS):
         factors = [factor.contiguous() for factor in b[first : first + TARGETS]]

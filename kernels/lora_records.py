@@ -81,7 +81,7 @@ def _case(sizes: Sizes, masked: bool, whole: bool) -> Case:
     return Case(f"{m}x{n}x{k} rank {rank}, {len(spans)} spans{', masked' if masked else ''}", make)
 
 
-def _timed(shape: ModelShape, whole: bool) -> list[Case]:
+def _timed_cases(shape: ModelShape, whole: bool) -> list[Case]:
     i = shape.intermediate
     return [_case((m, shape.hidden, 2 * i, ((0, i), (i, 2 * i)), 16), True, whole) for m in (1, 16, 64, 8192)]
 
@@ -111,7 +111,7 @@ LORA_ADD = Op(
     ),
     flops=lambda y, xa, b, mask, spans: 2 * y.shape[0] * sum(f.numel() for f in b),
     launches=launches_add(),
-    timed=lambda shape: _timed(shape, False),
+    timed=lambda shape: _timed_cases(shape, False),
 )
 LORA_LINEAR = Op(
     "lora_linear",
@@ -132,5 +132,5 @@ LORA_LINEAR = Op(
     ),
     gradients=("x", "a", "b0", "b1"),
     launches=launches_down(),
-    timed=lambda shape: _timed(shape, True),
+    timed=lambda shape: _timed_cases(shape, True),
 )

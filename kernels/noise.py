@@ -122,7 +122,7 @@ def _case(rows: int) -> Case:
     return Case(f"{rows}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(256)]
 
 
@@ -139,5 +139,5 @@ KEYED_UNIFORMS = Op(
             keyed_uniforms_kernel, {"keys_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}, {"BLOCK": BLOCK}
         )
     ],
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -232,7 +232,7 @@ def _case(rows: int, width: int, residual: bool) -> Case:
     return Case(f"{rows}x{width}", make)
 
 
-def _timed(residual: bool) -> Any:
+def _timed_cases(residual: bool) -> Any:
     return lambda shape: [_case(rows, shape.hidden, residual) for rows in (64, 16384)]
 
 
@@ -265,7 +265,7 @@ RMS_NORM = Op(
     flops=lambda x, weight, eps: 4 * x.numel(),
     gradients=("x",),
     launches=_launches(False),
-    timed=_timed(False),
+    timed=_timed_cases(False),
 )
 ADD_RMS_NORM = Op(
     "add_rms_norm",
@@ -277,5 +277,5 @@ ADD_RMS_NORM = Op(
     flops=lambda x, residual, weight, eps: 5 * x.numel(),
     gradients=("x", "residual"),
     launches=_launches(True),
-    timed=_timed(True),
+    timed=_timed_cases(True),
 )

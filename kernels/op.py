@@ -139,7 +139,7 @@ def device_name(device: torch.device) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def configured(table: Mapping[str, Mapping[str, int]], device: torch.device) -> Mapping[str, int]:
+def settings_for(table: Mapping[str, Mapping[str, int]], device: torch.device) -> Mapping[str, int]:
     """The launch settings of ``table`` for ``device``, its "default" row where the device has none of its
     own.
     """

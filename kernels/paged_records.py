@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proactor.kernels.attention_sizes import DECODE, ROWS, Table, launches_of
+from proactor.kernels.attention_sizes import DECODE, ROWS, Table, launches_by_size
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op
 from proactor.kernels.paged_attention import (
     SPLIT,
@@ -180,7 +180,7 @@ def _launches(table: Table, by_row: bool, whole: bool) -> list[Launch]:
     types |= dict.fromkeys(("out_ptr", "lse_ptr"), "*bf16" if whole else "*fp32")
     types |= dict.fromkeys(("table_ptr", "tile_ptr", "row_ptr", "visible_ptr"), "*i32")
     types |= dict.fromkeys(("q_stride", "slots", "pages", "split", "heads", "part0", "parts"), "i32")
-    return launches_of(paged_attention_kernel, table, types, BY_ROW=by_row, WHOLE=whole, UNIT=16)
+    return launches_by_size(paged_attention_kernel, table, types, BY_ROW=by_row, WHOLE=whole, UNIT=16)
 
 
 MERGE = Launch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proactor.kernels.adamw import ADAMW, CLIPPED_ADAMW
+from proactor.kernels.adamw_records import ADAMW, CLIPPED_ADAMW
 from proactor.kernels.advantages import RAGGED_ADVANTAGES
 from proactor.kernels.grpo import POLICY_LOSS
 from proactor.kernels.kv_write import ROPE_INTO_PAGES

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, settings_for, use_triton
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
 
@@ -39,7 +39,7 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @jit
-def turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.constexpr):
+def rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.constexpr):
     """Halves [heads, HALF] in float32, rotated by the angles of a row (by their negatives if INVERSE)."""
     cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
@@ -72,7 +72,7 @@ def rope_kernel(
     source = x_ptr + row * x_row + head.to(tl.int64) * x_head + column
     x1 = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
-    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
+    y1, y2 = rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
     target = y_ptr + (row * heads + head) * (2 * half) + column
     tl.store(target, y1, mask=inside)
     tl.store(target + half, y2, mask=inside)
@@ -84,7 +84,7 @@ def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
     x = x if x.stride(2) == 1 else x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if y.numel():
-        use = configured(SETTINGS, x.device)
+        use = settings_for(SETTINGS, x.device)
         rope_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
             x,
             cos.contiguous(),
@@ -177,7 +177,7 @@ def _case(rows: int, heads: int, width: int) -> Case:
     return Case(f"{rows}x{heads}x{width}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.heads + shape.kv_heads, shape.head_dim) for rows in (64, 16384)]
 
 
@@ -204,5 +204,5 @@ ROPE = Op(
     flops=lambda x, cos, sin: 3 * x.numel(),
     gradients=("x",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -214,7 +214,7 @@ def _case(rows: int, vocabulary: int, filtered: bool, masked: bool = False) -> C
     return Case(f"{rows}x{vocabulary}{'f' * filtered}{'m' * masked}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.vocabulary, filtered) for rows in (1, 64, 256) for filtered in (False, True)]
 
 
@@ -234,5 +234,5 @@ SAMPLE = Op(
     bytes=lambda logits, temperature, uniform, filters: logits.nbytes + 20 * len(logits),
     flops=lambda logits, temperature, uniform, filters: 4 * logits.numel(),
     launches=launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

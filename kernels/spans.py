@@ -66,7 +66,7 @@ class Spans:
     span_offsets: Int32
     spans: Int32
     visitors: list[list[tuple[int, int, int]]]
-    _made: dict[object, object] = field(default_factory=dict)
+    _cache: dict[object, object] = field(default_factory=dict)
 
     @classmethod
     def tree(
@@ -145,24 +145,24 @@ class Spans:
         heaviest first, and the spans [·, 2].
         """
         key = ("tiles", rows, device)
-        if key not in self._made:
+        if key not in self._cache:
             owner, first = cut(self.start, self.length, rows)
             end = np.minimum(first + rows, (self.start + self.length)[owner])
             far = np.concatenate([[0], np.cumsum(self.spans[:, 1] - self.spans[:, 0])])
             seen = far[self.span_offsets[1:]] - far[self.span_offsets[:-1]]
             order = np.argsort(-(seen[owner] + end - self.base[owner]), kind="stable")
             columns = (first, end, self.base[owner], self.span_offsets[owner], self.span_offsets[owner + 1])
-            self._made[key] = (to_device(np.stack(columns, 1)[order], device), to_device(self.spans, device))
-        return self._made[key]  # type: ignore[return-value]
+            self._cache[key] = (to_device(np.stack(columns, 1)[order], device), to_device(self.spans, device))
+        return self._cache[key]  # type: ignore[return-value]
 
     def key_work(self, keys: int, rows: int, heads: int, device: torch.device) -> KeyWork:
         """Work of the key gradients in tiles of ``keys`` rows against blocks of ``rows`` query rows, for
         ``heads`` programs an item.
         """
         key = ("keys", keys, rows, heads, device)
-        if key not in self._made:
-            self._made[key] = self._key_work(keys, rows, heads, device)
-        return self._made[key]  # type: ignore[return-value]
+        if key not in self._cache:
+            self._cache[key] = self._key_work(keys, rows, heads, device)
+        return self._cache[key]  # type: ignore[return-value]
 
     def _key_work(self, keys: int, rows: int, heads: int, device: torch.device) -> KeyWork:
         tiles = []

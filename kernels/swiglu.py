@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, settings_for, use_triton
 
 SETTINGS = {"default": {"BLOCK": 1024, "WARPS": 4}, "interpreter": {"BLOCK": 64, "WARPS": 4}}
 
@@ -63,7 +63,7 @@ def _launch_forward(gate_up: Tensor) -> Tensor:
     x = _rows(gate_up)
     y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if y.numel():
-        use = configured(SETTINGS, x.device)
+        use = settings_for(SETTINGS, x.device)
         grid = (rows, triton.cdiv(width, use["BLOCK"]))
         swiglu_forward_kernel[grid](x, y, width, x.stride(0), use["BLOCK"], num_warps=use["WARPS"])
     return y
@@ -74,7 +74,7 @@ def _launch_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     x, dy = _rows(gate_up), _rows(dy)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if dx.numel():
-        use = configured(SETTINGS, x.device)
+        use = settings_for(SETTINGS, x.device)
         grid = (rows, triton.cdiv(width, use["BLOCK"]))
         swiglu_backward_kernel[grid](
             x, dy, dx, width, x.stride(0), dy.stride(0), use["BLOCK"], num_warps=use["WARPS"]
@@ -135,7 +135,7 @@ def _case(rows: int, width: int) -> Case:
     return Case(f"{rows}x{width}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.intermediate) for rows in (64, 16384)]
 
 
@@ -163,5 +163,5 @@ SWIGLU = Op(
     flops=lambda gate_up: 5 * gate_up.numel() // 2,
     gradients=("gate_up",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

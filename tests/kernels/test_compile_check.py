@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from proactor.kernels import compile_check as checker
-from proactor.kernels.compile_check import CONTROL, Compiled, amd_needs, check_all, problem, table, tasks
+from proactor.kernels.compile_check import CONTROL, check_all, table, tasks
+from proactor.kernels.compile_launch import Compiled, amd_needs, problem
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.norm import RMS_NORM
@@ -26,6 +27,7 @@ needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel fo
 SCRIPT = """
 import dataclasses, json, sys
 from proactor.kernels import compile_check as c
+from proactor.kernels.compile_launch import build, opcodes
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import Launch
 import proactor.kernels.registry as registry
@@ -40,14 +42,14 @@ show(c.check_all(c.tasks([small], ["sm_90", "gfx942"]), jobs=2))
 show(c.check_all([("control", c.CONTROL, t) for t in ("sm_90", "gfx942")], quick=True, jobs=2))
 wide = Launch(c.CONTROL.kernel, c.CONTROL.types, {"TILE": 64, "STEP": 512}, warps=8)
 show(c.check_all([("wide", wide, "sm_86"), ("missing", Launch(c.CONTROL.kernel, {}, {}), "sm_86")], quick=True, jobs=2))
-print(json.dumps(c.opcodes(c.CONTROL, "sm_90")))
+print(json.dumps(opcodes(c.CONTROL, "sm_90")))
 registry.OPS = (dataclasses.replace(RMS_NORM, name="spilling", launches=[c.CONTROL]),)
 code = c.main(["--quick", "--targets", "sm_90"])
 registry.OPS = (small,)
 c.CONTROL = small.launches[0]
 print(json.dumps([code, c.main(["--quick", "--targets", "sm_90"])]))
 print(json.dumps({k.__name__: [p.name for p in k.params if p.do_not_specialize] for k in kernels}))
-loose = c.build(STEPPING, "sm_90", True).asm["ttir"], c.build(STEPPING, "sm_90", False).asm["ttir"]
+loose = build(STEPPING, "sm_90", True).asm["ttir"], build(STEPPING, "sm_90", False).asm["ttir"]
 print(json.dumps([["rows", *(text.count("tt.divisibility = 16") for text in loose)]]))
 """
 

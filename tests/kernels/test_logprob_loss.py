@@ -14,7 +14,7 @@ from proactor.kernels import logprob
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
-from proactor.kernels.logprob_loss import differentiated, logprob_loss
+from proactor.kernels.logprob_loss import autograd_loss, logprob_loss
 
 DEVICE = torch.device("cpu" if interpreted() or not HAS_TRITON else "cuda")
 MODES = [
@@ -57,7 +57,7 @@ def test_equals_the_general_form() -> None:
     logp, entropy = log_probabilities(**given)
     expected = clipped(logp, slice(0, 11)).sum()
     (gradient,) = torch.autograd.grad(2.5 * expected, leaf)
-    value, found, spread = logprob_loss(**given, loss=differentiated(clipped))
+    value, found, spread = logprob_loss(**given, loss=autograd_loss(clipped))
     assert not found.requires_grad and not spread.requires_grad
     (mine,) = torch.autograd.grad(2.5 * value, leaf)
     for ours, theirs in ((value, expected), (found, logp), (spread, entropy), (mine, gradient)):
@@ -92,9 +92,9 @@ def test_one_forward_product_a_chunk_and_no_logits_left() -> None:
 def test_backward_twice_and_without_gradient() -> None:
     given = problem()
     with torch.no_grad():
-        plain = logprob_loss(**given, loss=differentiated(clipped))
+        plain = logprob_loss(**given, loss=autograd_loss(clipped))
     leaf = given["hidden"].requires_grad_()
-    value, logp, _ = logprob_loss(**given, loss=differentiated(clipped))
+    value, logp, _ = logprob_loss(**given, loss=autograd_loss(clipped))
     assert (
         not plain[0].requires_grad and torch.equal(plain[0], value.detach()) and torch.equal(plain[1], logp)
     )
@@ -105,4 +105,4 @@ def test_backward_twice_and_without_gradient() -> None:
 def test_bad_arguments_are_named() -> None:
     given = problem()
     with pytest.raises(KernelError, match="sorted by row"):
-        logprob_loss(**given | {"row": given["row"].flip(0)}, loss=differentiated(clipped))
+        logprob_loss(**given | {"row": given["row"].flip(0)}, loss=autograd_loss(clipped))

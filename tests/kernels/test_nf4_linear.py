@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import nf4_linear as module
-from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels import nf4_linear_kernels
+from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted, jit, tl
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor
@@ -232,12 +233,12 @@ def test_splitting_the_sum_changes_little_and_repeats_exactly(
     m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = repack(drawn((n, k)))
-    x = guarded(torch.randn(m, k, device=DEVICE))
-    bias = guarded(torch.randn(n, device=DEVICE))
+    x = copy_between_nans(torch.randn(m, k, device=DEVICE))
+    bias = copy_between_nans(torch.randn(n, device=DEVICE))
     exact = x.double() @ dequantize_packed(packed, torch.float32).double().t() + bias.double()
     found = []
     for most in (1, 2, 8):
-        monkeypatch.setattr(module, "MOST_SPLITS", most)
+        monkeypatch.setattr(nf4_linear_kernels, "MOST_SPLITS", most)
         with poisoned_memory():
             found.append(fused_nf4_linear(x, packed, bias))
         assert float((found[-1].double() - exact).abs().max() / exact.abs().max()) < 1e-5
@@ -247,7 +248,7 @@ def test_splitting_the_sum_changes_little_and_repeats_exactly(
 @needs_triton
 @pytest.mark.parametrize("most", [1, 8])
 def test_nothing_is_written_past_the_end(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_SPLITS", most)
+    monkeypatch.setattr(nf4_linear_kernels, "MOST_SPLITS", most)
     packed = repack(drawn((70, 320)))
     with fenced_memory():
         fused_nf4_linear(torch.randn(3, 320, device=DEVICE), packed)

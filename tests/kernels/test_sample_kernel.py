@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.kernels import sample_kernel
+from proactor.kernels import sample_kernel, sample_thresholds
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
@@ -221,14 +221,15 @@ def test_bad_arguments_are_named() -> None:
 @pytest.mark.skipif(not interpreted(), reason="counts what the interpreter runs")
 def test_a_search_ends_when_one_weight_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """With few distinct weights, as half types have, well below `ROUNDS` passes."""
-    tiles = sample_kernel.tile_weights
+    tiles = sample_thresholds.tile_weights
     passes = []
 
     def counted(*arguments: object, **options: object) -> object:
         passes.append(1)
         return tiles(*arguments, **options)
 
-    monkeypatch.setattr(sample_kernel, "tile_weights", counted)
+    for module in (sample_kernel, sample_thresholds):
+        monkeypatch.setattr(module, "tile_weights", counted)
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     logits = (torch.arange(20) % 7).float().unsqueeze(0)  # one tile a pass
     for k, kept in ((1, {6, 13}), (4, {6, 13, 5, 12, 19})):
