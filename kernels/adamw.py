@@ -2,10 +2,10 @@
 
 m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
 
-Fused: sums of squares of runs of the gradient, in float64 as squares of 1e20 overflow float32; one program
-adds them up in order and leaves (norm, clip factor) in device memory; the update reads the factor there, so
-that the host never waits. The factor is NaN where the norm is not finite, and then nothing is loaded or
-stored.
+Three kernels: sums of squares of stretches of the gradient, in float64 because squares of 1e20 overflow
+float32; one program that adds them in order and stores (norm, clip factor) in device memory; the update,
+which reads the factor there, so that the host never synchronises. For a norm that is not finite the factor is
+NaN, and the update loads and stores nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ SETTINGS = {
     "default": {"BLOCK": 1024, "RUN": 32768, "WARPS": 4},
     "interpreter": {"BLOCK": 32, "RUN": 64, "WARPS": 4},
 }
-"""BLOCK elements at a time; RUN: elements that one program squares and adds."""
+"""BLOCK: elements at a time; RUN: elements that one program of the norm squares and adds."""
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
-    """Scale ``grad`` [P] in place so that its 2-norm is at most ``max_norm`` (None: untouched). Returns the
-    norm before.
-    """
+    """Scale ``grad`` [P] in place to a 2-norm of at most ``max_norm`` (None: any); returns the norm before."""
     norm = float(torch.linalg.vector_norm(grad, dtype=torch.float64))
     if max_norm is not None and norm > max_norm:
         grad.mul_(max_norm / norm)
@@ -47,7 +45,7 @@ def adamw_reference(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> None:
-    """`adamw` in plain torch: the same arithmetic as torch.optim.AdamW."""
+    """`adamw` in plain torch: the arithmetic of torch.optim.AdamW."""
     beta1, beta2 = betas
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
@@ -69,7 +67,7 @@ def clipped_adamw_reference(
     weight_decay: float = 0.0,
     max_norm: float | None = None,
 ) -> Tensor:
-    """`clipped_adamw` as `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
+    """`clipped_adamw` by `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
     norm = clip_by_norm(grad, max_norm)
     if math.isfinite(norm):
         adamw_reference(param, grad, m, v, step, lr, betas, eps, weight_decay)
@@ -81,7 +79,7 @@ def clipped_adamw_reference(
 
 @jit
 def squares_kernel(grad_ptr, partial_ptr, count, RUN: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a run of RUN elements: their sum of squares, float64 [programs]."""
+    """Grid (ceil(count / RUN)), tile [BLOCK]: the sum of squares of RUN elements, float64 [programs]."""
     start = tl.program_id(0).to(tl.int64) * RUN
     total = tl.zeros([BLOCK], tl.float64)
     for offset in range(0, RUN, BLOCK):
@@ -93,7 +91,7 @@ def squares_kernel(grad_ptr, partial_ptr, count, RUN: tl.constexpr, BLOCK: tl.co
 
 @jit
 def clip_kernel(partial_ptr, state_ptr, programs, max_norm, BLOCK: tl.constexpr):
-    """One program: state = (norm, factor), factor NaN where the norm is not finite."""
+    """One program, tile [BLOCK]: state = (norm, clip factor); the factor is NaN if the norm is not finite."""
     total = tl.zeros([BLOCK], tl.float64)
     for offset in range(0, programs, BLOCK):
         at = offset + tl.arange(0, BLOCK)
@@ -123,9 +121,7 @@ def adamw_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program BLOCK elements: the update in place, of the gradient times the factor in ``state`` (CLIP)
-    or as it is.
-    """
+    """Grid (ceil(count / BLOCK)), tile [BLOCK]: the update in place; CLIP: grad times the factor in ``state``."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = 1.0
     if CLIP:
@@ -206,11 +202,10 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> None:
-    """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as
-    torch.optim.AdamW.
+    """One update in place: all tensors float32 [P], ``step`` from 1. On a CPU, as torch.optim.AdamW computes.
 
-    Tensors of another type or with gaps take the torch form everywhere. Raises KernelError where tensors do
-    not match or ``step`` is below 1.
+    Tensors of another dtype, or not contiguous, take the torch form on every device. Raises KernelError when
+    shapes or devices differ, and for a ``step`` below 1.
     """
     _check(param, grad, m, v, step)
     if _runs_triton(param, grad, m, v):
@@ -232,12 +227,11 @@ def clipped_adamw(
     weight_decay: float = 0.0,
     max_norm: float | None = None,
 ) -> Tensor:
-    """`clip_by_norm` and `adamw` in one, without waiting for the device; returns the norm before clipping, a
-    float64 scalar on the device.
+    """`clip_by_norm` and `adamw` without synchronising; returns the norm before clipping, float64 on the device.
 
-    Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count
-    the step. ``grad`` may be left scaled or not. Raises KernelError as `adamw` does, and for a ``max_norm``
-    that is not above 0.
+    A norm that is not finite changes nothing: the caller must check (``isfinite``) and not count the step.
+    ``grad`` may be scaled afterwards or not. Raises KernelError as `adamw` does, and for a ``max_norm`` of 0
+    or less.
     """
     _check(param, grad, m, v, step)
     require(max_norm is None or max_norm > 0, "max_norm", f"{max_norm} is not above 0")

@@ -20,13 +20,13 @@ from proactor.kernels.adamw import (
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op
 
 
-def _plain(form: Any) -> Any:
-    """``form`` returning what it updated as well, (param, m, v, norm), for the check."""
+def _return_updates(form: Any) -> Any:
+    """``form`` returning the tensors it updates in place, (param, m, v[, norm]), for the check."""
 
     def run(**arguments: Any) -> tuple[Tensor, ...]:
-        found = form(**arguments)
+        norm = form(**arguments)
         updated = tuple(arguments[name] for name in ("param", "m", "v"))
-        return updated if found is None else (*updated, found)
+        return updated if norm is None else (*updated, norm)
 
     return run
 
@@ -36,21 +36,14 @@ def _case(count: int, scale: float, max_norm: float | None, decay: float, clippe
         param, grad, m, v = (torch.randn(count, generator=generator, device=device) for _ in range(4))
         rest = {"max_norm": max_norm} if clipped else {}
         tensors = {"param": param, "grad": grad * scale, "m": m * 0.1, "v": v.square()}
-        return {
-            **{k: t.to(dtype) for k, t in tensors.items()},
-            "step": 3,
-            "lr": 0.05,
-            "betas": (0.8, 0.95),
-            "eps": 1e-6,
-            "weight_decay": decay,
-            **rest,
-        }
+        settings = {"step": 3, "lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": decay}
+        return {**{k: t.to(dtype) for k, t in tensors.items()}, **settings, **rest}
 
     return Case(f"{count}{'' if max_norm is None else f'clip{max_norm:g}'}", make)
 
 
 def adapter_elements(shape: ModelShape, rank: int = 16) -> int:
-    """Elements of a low-rank adapter on all linears of a model."""
+    """Elements of a low-rank adapter on every linear layer of a model."""
     q, kv, i = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
     sides = 2 * (shape.hidden + q) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + i)
     return rank * sides * shape.layers
@@ -62,10 +55,8 @@ def _timed_cases(clipped: bool) -> Any:
 
 def _update_launch(clip: bool) -> Launch:
     use = SETTINGS["default"]
-    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32") | {
-        "state_ptr": "*fp64",
-        "count": "i32",
-    }
+    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32")
+    types |= {"state_ptr": "*fp64", "count": "i32"}
     types |= dict.fromkeys(("keep", "share1", "beta2", "share2", "root2", "eps", "rate"), "fp32")
     return Launch(adamw_kernel, types, {"CLIP": clip, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
 
@@ -85,8 +76,8 @@ TOLERANCE = {torch.float32: 1e-5}
 
 ADAMW = Op(
     "adamw",
-    _plain(adamw),
-    _plain(adamw_reference),
+    _return_updates(adamw),
+    _return_updates(adamw_reference),
     [_case(n, 1.0, None, 0.1, False) for n in COUNTS],
     TOLERANCE,
     bytes=lambda param, **_: 7 * param.nbytes,
@@ -96,8 +87,8 @@ ADAMW = Op(
 )
 CLIPPED_ADAMW = Op(
     "clipped_adamw",
-    _plain(clipped_adamw),
-    _plain(clipped_adamw_reference),
+    _return_updates(clipped_adamw),
+    _return_updates(clipped_adamw_reference),
     [_case(n, 1.0, bound, 0.1, True) for n in COUNTS for bound in (None, 0.5, 1e4)],
     TOLERANCE,
     bytes=lambda param, **_: 7 * param.nbytes,

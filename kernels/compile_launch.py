@@ -1,4 +1,4 @@
-"""One launch compiled ahead of time for one target, on a machine without a GPU: what it needs of the device."""
+"""Compile one launch for one target, without a GPU, and read what it needs from the machine code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED = {
     "sm_120": 99 * KIB,
     "gfx942": 64 * KIB,
 }
-"""Shared memory that one program may have, by target: the compiler goes beyond it without complaint."""
+"""Bytes of shared memory per program, by target. The compiler does not enforce the limit."""
 TARGETS = tuple(SHARED)
 TENSOR_MEMORY = 512
 """Columns of tensor memory (sm_100)."""
@@ -32,8 +32,9 @@ TENSOR_MEMORY = 512
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a kernel needs of the device: registers a thread; bytes spilled (NVIDIA) or registers spilled
-    (AMD); bytes of stack and of shared memory.
+    """What a compiled kernel needs: registers per thread, bytes of stack and of shared memory.
+
+    ``spills`` counts bytes on NVIDIA and registers on AMD.
     """
 
     registers: int
@@ -44,10 +45,10 @@ class Compiled:
 
 
 def build(launch: Launch, target: str, aligned: bool) -> Any:
-    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16,
-    but for those it does not specialise on.
+    """Triton's compiled kernel, for pointers aligned to 16 bytes.
 
-    Raises KernelError for an argument with neither type nor value, and what the compiler raises.
+    ``aligned``: integers are multiples of 16, except those the kernel is not specialised on. Raises
+    KernelError for an argument without type or value, and whatever the compiler raises.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -73,38 +74,31 @@ def build(launch: Launch, target: str, aligned: bool) -> Any:
 
 
 def compile_launch(launch: Launch, target: str, aligned: bool) -> Compiled:
-    """Compile and read what the result needs from the machine code itself."""
-    made = build(launch, target, aligned)
+    """Compile, and read what the kernel needs from the machine code itself."""
+    kernel = build(launch, target, aligned)
     if target.startswith("gfx"):
-        return amd_needs(made.asm["amdgcn"], made.metadata.shared)
+        return amd_needs(kernel.asm["amdgcn"], kernel.metadata.shared)
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "kernel.cubin"
-        code.write_bytes(made.asm["cubin"])
+        code.write_bytes(kernel.asm["cubin"])
         usage = run_tool("cuobjdump", "-res-usage", str(code))
         registers, stack = (int(n) for n in re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0])
-        spills = _spilled(made.asm["ptx"], target, Path(folder)) if stack else 0
-    return Compiled(
-        registers, spills, stack, made.metadata.shared, getattr(made.metadata, "tmem_size", 0) or 0
-    )
+        spills = _spill_bytes(kernel.asm["ptx"], target, Path(folder)) if stack else 0
+    tensor_memory = getattr(kernel.metadata, "tmem_size", 0) or 0
+    return Compiled(registers, spills, stack, kernel.metadata.shared, tensor_memory)
 
 
-def _spilled(ptx: str, target: str, folder: Path) -> int:
-    """Bytes of spill stores and loads: the assembler alone tells them from arrays on the stack."""
+def _spill_bytes(ptx: str, target: str, folder: Path) -> int:
+    """Bytes of spill stores and loads; only the assembler distinguishes them from arrays on the stack."""
     from triton.backends.nvidia.compiler import get_ptxas
 
     capability = int(target.removeprefix("sm_"))
-    (folder / "kernel.ptx").write_text(ptx)
+    source, out = folder / "kernel.ptx", folder / "again.cubin"
+    source.write_text(ptx)
     name = f"--gpu-name={target}{'a' if capability >= 90 else ''}"
-    command = [
-        get_ptxas(capability).path,
-        "-v",
-        name,
-        str(folder / "kernel.ptx"),
-        "-o",
-        str(folder / "again.cubin"),
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
+    command = [get_ptxas(capability).path, "-v", name, str(source), "-o", str(out)]
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", log))
 
 
 def amd_needs(assembly: str, shared: int) -> Compiled:
@@ -118,7 +112,7 @@ def amd_needs(assembly: str, shared: int) -> Compiled:
 
 
 def run_tool(name: str, *arguments: str) -> str:
-    """What one of the tools inside Triton's wheel (cuobjdump, nvdisasm) prints."""
+    """Standard output of a tool inside Triton's wheel (cuobjdump, nvdisasm)."""
     from triton import knobs
 
     command = [getattr(knobs.nvidia, name).path, *arguments]
@@ -126,9 +120,7 @@ def run_tool(name: str, *arguments: str) -> str:
 
 
 def problem(needs: Compiled, target: str, spills: bool = True) -> str:
-    """Why a kernel that needs this is not fit for ``target``; empty when it is. ``spills``: whether they
-    count.
-    """
+    """Why a kernel with these needs does not fit ``target``, or "". ``spills``: whether spills count."""
     if spills and needs.spills:
         unit = "registers" if target.startswith("gfx") else "bytes"
         return f"spills {needs.spills} {unit}, {needs.stack} bytes of stack at {needs.registers} registers"
@@ -140,7 +132,7 @@ def problem(needs: Compiled, target: str, spills: bool = True) -> str:
 
 
 def opcodes(launch: Launch, target: str) -> Counter[str]:
-    """How often each SASS opcode stands in a kernel, by its first part (HGMMA, LDL, LDS, ...)."""
+    """Count of each SASS opcode in a kernel, by its first part (HGMMA, LDL, LDS, ...)."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as code:
         code.write(build(launch, target, aligned=True).asm["cubin"])
         code.flush()

@@ -1,4 +1,4 @@
-"""Every operation's record, in one place for the tests, the compile check and the benchmark."""
+"""`OPS`: the record of every operation, for the tests, the compile check and the benchmark."""
 
 from __future__ import annotations
 

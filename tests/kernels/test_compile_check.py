@@ -76,7 +76,7 @@ def test_rms_norm_is_fit(seen: list[Any]) -> None:
     for result in (nvidia, amd):
         assert result["reason"] == ""
         assert 8 <= result["needs"]["registers"] <= 128
-        assert result["needs"]["spills"] == result["odd"]["spills"] == 0
+        assert result["needs"]["spills"] == result["unaligned"]["spills"] == 0
     assert (nvidia["target"], amd["target"]) == ("sm_90", "gfx942")
 
 
@@ -132,8 +132,8 @@ STEPPED = {
 @needs_triton
 def test_what_changes_by_the_step_does_not_compile_anew(seen: list[Any]) -> None:
     assert {kernel: names for kernel, names in seen[5].items() if names} == STEPPED
-    ((_, aligned, odd),) = seen[6]
-    assert aligned == odd == 2, "its two pointers alone: the check compiles what will run"
+    ((_, aligned, unaligned),) = seen[6]
+    assert aligned == unaligned == 2, "its two pointers alone: the check compiles what will run"
 
 
 def test_problems_are_named() -> None:
