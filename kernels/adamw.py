@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
-    """Scale ``grad`` [P] in place to a 2-norm of at most ``max_norm`` (None: any); returns the norm before."""
+    """Scale ``grad`` [P] in place to a 2-norm of at most ``max_norm`` (None: any); returns the old norm."""
     norm = float(torch.linalg.vector_norm(grad, dtype=torch.float64))
     if max_norm is not None and norm > max_norm:
         grad.mul_(max_norm / norm)
@@ -121,7 +121,7 @@ def adamw_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (ceil(count / BLOCK)), tile [BLOCK]: the update in place; CLIP: grad times the factor in ``state``."""
+    """Grid (ceil(count / BLOCK)), tile [BLOCK]: the update in place; CLIP: grad times ``state``'s factor."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = 1.0
     if CLIP:
@@ -227,7 +227,7 @@ def clipped_adamw(
     weight_decay: float = 0.0,
     max_norm: float | None = None,
 ) -> Tensor:
-    """`clip_by_norm` and `adamw` without synchronising; returns the norm before clipping, float64 on the device.
+    """`clip_by_norm` and `adamw` without synchronising; returns the old norm, float64 [] on the device.
 
     A norm that is not finite changes nothing: the caller must check (``isfinite``) and not count the step.
     ``grad`` may be scaled afterwards or not. Raises KernelError as `adamw` does, and for a ``max_norm`` of 0

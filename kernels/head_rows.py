@@ -40,7 +40,7 @@ class Rows:
 
 
 def pair_offsets(row: Tensor, rows: int) -> Tensor:
-    """Offsets int64 [rows + 1] from ascending ``row`` [P]: row r has the pairs offsets[r] … offsets[r + 1] - 1."""
+    """Offsets int64 [rows + 1] from ascending ``row`` [P]: row r has pairs offsets[r] to offsets[r + 1]."""
     return torch.searchsorted(row, torch.arange(rows + 1, device=row.device))
 
 
@@ -128,7 +128,7 @@ def logprob_slopes_kernel(
 
 
 def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy: Tensor, lse: Tensor) -> None:
-    """Fill lse [R], log p [P] and entropy [P] from a chunk's contiguous logits; it begins at row ``start``."""
+    """Fill lse [R], log p [P] and entropy [P] from a chunk's contiguous logits, which begin at ``start``."""
     count, width = logits.shape
     if count:
         tiles = settings_for(TILES, logits.device)

@@ -78,7 +78,7 @@ def rope_into_pages_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """Grid (rows, ceil(heads / HEADS)), tile [HEADS, HALF]: q, k and, with BIAS, v into out; k, v into pages."""
+    """Grid (rows, ceil(heads / HEADS)), tile [HEADS, HALF]: q, k (BIAS: and v) to out, k, v to pages."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]

@@ -126,7 +126,7 @@ def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, 
 def slopes_(
     weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor
 ) -> Tensor:
-    """Gradient of a chunk's logits [R, V] from that of its log p [P]; overwrites ``weights``, the exponentials."""
+    """Gradient of a chunk's logits [R, V] from that of log p [P]; overwrites the exponentials ``weights``."""
     g = dlogp * scale[r]
     pull = dlogp.new_zeros(len(total)).index_add_(0, r, g)
     dz = weights.mul_((-pull / total).unsqueeze(1))
@@ -200,7 +200,7 @@ def log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """(log p [P], entropy [P]) of pairs in nats, float32; log p is differentiable in ``hidden``.
 
-    hidden [R, H]; weight [V, H], frozen; row and target int64 [P], with ``row`` ascending and every row named;
+    hidden [R, H]; weight [V, H], frozen; row, target int64 [P], with ``row`` ascending and every row named;
     temperature float32 [R], above 0. Float64 takes the torch form on every device. Raises KernelError for
     rows that do not ascend, ids outside the head, temperatures of 0 or less, and shapes that do not match;
     that check synchronises with the device once.

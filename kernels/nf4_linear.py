@@ -1,16 +1,15 @@
 """Linear layer with a frozen NF4 weight: ``y = x Wᵀ + b``, x [..., K], W [N, K], b [N] or None.
 
-For few rows the weight is decoded in registers while it streams by (`PackedNF4`, 0.52 bytes a weight); for
-many it is dequantised once and the library multiplies. Fused, with codes q, levels c and the scale s of a
-row's block of 64 columns, and accumulation in float32:
+For few rows the fused kernel decodes the weight in registers (`PackedNF4`, 0.52 bytes per weight); for many
+rows the weight is dequantised once, and the library multiplies. The fused form, with codes q, levels c and
+the scale s of a row's block of 64 columns, accumulates in float32:
 
     yᵀ[n, m] = Σ_block s[n, block] * Σ_k c[q[n, k]] x[m, k]
 
-The transposed product makes the decoded weight the operand that tensor cores read from registers, and the
-batch the narrow dimension (16, 32 or 64: no padding to 64 rows). The levels are rounded to x's dtype, the
-scales are not: an error of the same size as rounding ``c * s`` to bfloat16 makes (2^-9 relative), but not the
-same bits. Few output columns are shared out along K as well; the parts are float32 and added in a fixed
-order.
+The product is transposed so that the decoded weight is the operand that tensor cores read from registers, and
+the batch is the narrow dimension (16, 32 or 64 rows, not always 64). Levels are rounded to x's dtype and
+scales are not: the error is as large as that of rounding ``c * s`` to bfloat16 (2^-9 relative), but the bits
+differ. Narrow outputs are also split along K, into float32 parts that are added in a fixed order.
 
 QLoRA: Dettmers et al., arXiv 2305.14314. Splitting K for skinny products: Hoque et al., arXiv 2402.00025.
 """
@@ -33,24 +32,24 @@ from proactor.kernels.nf4_records import draw_nf4
 from proactor.kernels.op import Arguments, Case, ModelShape, Op, device_name, require, use_triton
 
 CROSSOVER = {"default": 128}
-"""Most rows that the fused form takes, by device; above, dequantise and multiply. The default is computed,
-not measured (reading 4 bits against reading 4, writing and reading 16, at about 350 TFLOP/s of fused
-product): put what `measure_crossover` returns for a card beside it.
+"""Largest row count of the fused kernel, by device; above, dequantise and multiply.
+
+The default is computed, not measured: memory traffic of 4 bits per weight (fused) against 4 + 16 + 16, at
+about 350 TFLOP/s of fused product. Add a row with what `measure_crossover` returns on a GPU.
 """
 
 
 def nf4_linear_reference(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """The formula with the exact weight, in x's type."""
-    return F.linear(
-        x, weight.dequantize(torch.float32).to(x.dtype), None if bias is None else bias.to(x.dtype)
-    )
+    """`nf4_linear` in plain torch, with the weight dequantised in float32: x [..., K] -> [..., N]."""
+    dense = weight.dequantize(torch.float32).to(x.dtype)
+    return F.linear(x, dense, None if bias is None else bias.to(x.dtype))
 
 
 # --- public ---
 
 
 class _NF4Linear(torch.autograd.Function):
-    """The gradient passes through; the weight gets none and is dequantised again instead of kept."""
+    """No weight gradient; the backward dequantises the weight again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> Tensor:
@@ -66,12 +65,11 @@ class _NF4Linear(torch.autograd.Function):
 
 
 def nf4_linear(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b``: x [..., K] float32, float16 or bfloat16, weight [N, K], bias [N] or None -> [..., N] in
-    x's dtype; differentiable in x and b.
+    """``x Wᵀ + b``, differentiable in x and b: x [..., K] -> [..., N] in x's dtype.
 
-    A `PackedNF4` on a card and 16-bit x of at most `crossover` rows take the fused kernel. Everything else
-    dequantises, to the weight's own dtype and from there to x's, and multiplies: a CPU, float32 x, many rows,
-    and an `NF4Tensor`, which the kernel cannot read (see `repack`).
+    x float32, float16 or bfloat16; weight [N, K]; bias [N] or None. The fused kernel takes a `PackedNF4` on a
+    GPU and 16-bit x of at most `crossover` rows. All else (CPU, float32 x, many rows, an `NF4Tensor`, which
+    the kernel cannot read: see `repack`) dequantises to the weight's own dtype, casts to x's, and multiplies.
 
     Raises KernelError naming the argument when K, devices, dtypes or the bias do not match.
     """
@@ -91,7 +89,7 @@ def _forward(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> T
 
 
 def crossover(device: torch.device) -> int:
-    """Most rows that `nf4_linear` fuses on ``device``."""
+    """Largest row count at which `nf4_linear` uses the fused kernel on ``device``."""
     return CROSSOVER.get(device_name(device), CROSSOVER["default"])
 
 
@@ -101,18 +99,17 @@ def measure_crossover(
     dtype: torch.dtype = torch.bfloat16,
     counts: tuple[int, ...] = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512),
 ) -> int:
-    """Time both forms on a CUDA device for a weight of ``shape``: the largest of ``counts`` up to which fused
-    is never the slower; 0 when it always is.
+    """Largest row count at which the fused kernel still wins (0: never), for a weight of ``shape`` (N, K).
 
-    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises KernelError for
-    a device that is no card.
+    Times both forms at each of ``counts`` on a CUDA device (medians, cold L2 cache). Store the result as
+    ``CROSSOVER[device_name(device)]``. Raises KernelError for another device.
     """
     device = torch.device(device)
-    require(device.type == "cuda", "device", f"{device} is no card: nothing to time")
+    require(device.type == "cuda", "device", f"{device} is not a CUDA device: nothing to time")
     device = torch.empty(0, device=device).device  # with its index
     generator = torch.Generator(device=device).manual_seed(0)
     weight = repack(draw_nf4(shape, True, generator, device))
-    found = 0
+    largest = 0
     for count in sorted(counts):
         x = torch.randn(count, shape[1], generator=generator, device=device).to(dtype)
         fused = triton.testing.do_bench(lambda x=x: fused_nf4_linear(x, weight), return_mode="median")
@@ -121,8 +118,8 @@ def measure_crossover(
         )
         if fused > dense:
             break
-        found = count
-    return found
+        largest = count
+    return largest
 
 
 # --- record ---

@@ -1,4 +1,4 @@
-"""Triton kernels of `nf4_linear`: the fused product with a packed NF4 weight, and the sum of its parts along K."""
+"""Triton kernels of `nf4_linear`: the product with a packed NF4 weight, and the sum of its parts along K."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ TILES: dict[int, dict[str, dict[str, int]]] = {
         "gfx942": {"block_n": 128, "warps": 8, "stages": 2},
     },
 }
-"""By rows of x a program takes."""
+"""Tile sizes, by rows of x per program."""
 SPLIT_CHUNKS = {"default": {"least": 8}, "interpreter": {"least": 1}}
+"""Fewest chunks of 128 columns per part, by device."""
 MOST_SPLITS = 8
+"""Most parts along K."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -71,12 +73,12 @@ def nf4_linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One program BLOCK_M rows and BLOCK_N columns of y [M, N], or (SPLIT) of part p of [parts, M, N] float32
-    over ``per_split`` chunks of 128 columns of W.
+    """Grid (ceil(M / BLOCK_M), ceil(N / BLOCK_N), parts), tile [BLOCK_N, BLOCK_M]: y [M, N].
+
+    With SPLIT, part p of y [parts, M, N] float32, over ``per_split`` chunks of 128 columns of W.
     """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(
-        0, BLOCK_M
-    )  # fastest: programs that share a weight tile run together
+    # m varies fastest over the grid: programs that share a weight tile run together
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     part = tl.program_id(2)
     K = tl.multiple_of(K, 64)
@@ -94,9 +96,8 @@ def nf4_linear_kernel(
     for chunk in range(first, last):
         scale0 = expand_scales(raw0, code_ptr, coarse_ptr, offset_ptr, 2 * chunk, blocks, n, N, NESTED)
         scale1 = expand_scales(raw1, code_ptr, coarse_ptr, offset_ptr, 2 * chunk + 1, blocks, n, N, NESTED)
-        raw0 = raw_scales(
-            scale_ptr, 2 * chunk + 2, blocks, rows, n
-        )  # the next chunk's, on their way during the products
+        # prefetch the scales of the next chunk during the products
+        raw0 = raw_scales(scale_ptr, 2 * chunk + 2, blocks, rows, n)
         raw1 = raw_scales(scale_ptr, 2 * chunk + 3, blocks, rows, n)
         words = tl.load(words_at + chunk * 1024, mask=stored, other=0)
         words0, words1 = tl.split(tl.reshape(words, (BLOCK_N, 8, 2)))
@@ -124,7 +125,7 @@ def nf4_linear_kernel(
 def sum_parts_kernel(
     parts_ptr, bias_ptr, y_ptr, M, N, parts, BIAS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """y [M, N]: the sum over parts [parts, M, N], first to last, plus the bias."""
+    """Grid (ceil(N / BLOCK), M), tile [BLOCK]: y [M, N], the parts [parts, M, N] summed in order, and bias."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N
     at = tl.program_id(1).to(tl.int64) * N + n
@@ -142,8 +143,9 @@ def _processors(device: torch.device) -> int:
 
 
 def _per_split(n: int, chunks: int, device: torch.device) -> int:
-    """Chunks a part: enough parts for two programs a processor. Independent of the rows of x, so that a row's
-    sum is ordered alike in any batch.
+    """Chunks per part: enough parts for two programs per multiprocessor.
+
+    Independent of the rows of x, so that the product is batch-invariant.
     """
     wanted = min(MOST_SPLITS, triton.cdiv(2 * _processors(device), triton.cdiv(n, 64)))
     parts = max(1, min(wanted, chunks // settings_for(SPLIT_CHUNKS, device)["least"]))
@@ -151,9 +153,9 @@ def _per_split(n: int, chunks: int, device: torch.device) -> int:
 
 
 def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """The fused form whatever the number of rows: x [M, K] -> [M, N] in x's dtype, without gradient.
+    """The fused form at any number of rows: x [M, K] -> [M, N] in x's dtype, without gradient.
 
-    Runs Triton kernels: tensors on a card, or ``TRITON_INTERPRET=1``. Raises KernelError as `nf4_linear` does.
+    Runs Triton kernels: tensors on a GPU, or ``TRITON_INTERPRET=1``. Raises KernelError as `nf4_linear`.
     """
     check_linear(x, weight, bias)
     (m, k), (n, _), device = x.shape, weight.shape, x.device
@@ -167,39 +169,30 @@ def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -
     per_split = _per_split(n, chunks, device)
     parts = triton.cdiv(chunks, per_split)
     out = y if parts == 1 else torch.empty(parts, m, n, dtype=torch.float32, device=device)
-    offered = x if bias is None else bias
+    bias_pointer = x if bias is None else bias
     nf4_linear_kernel[(triton.cdiv(m, block_m), triton.cdiv(n, tile["block_n"]), parts)](
-        x,
-        weight.words,
-        *scale_arguments(weight),
-        level_table(x.dtype, device),
-        offered,
-        out,
-        m,
-        n,
-        k,
-        64 * row_tiles,
-        chunks,
-        per_split,
-        weight.nested,
-        bias is not None,
-        parts > 1,
-        k % 128 == 0,
-        assembly(x),
-        interpreted(),
-        tile["block_n"],
-        block_m,
+        *(x, weight.words, *scale_arguments(weight), level_table(x.dtype, device), bias_pointer, out),
+        *(m, n, k, 64 * row_tiles, chunks, per_split),
+        NESTED=weight.nested,
+        BIAS=bias is not None,
+        SPLIT=parts > 1,
+        EVEN=k % 128 == 0,
+        ASSEMBLY=assembly(x),
+        WIDE=interpreted(),
+        BLOCK_N=tile["block_n"],
+        BLOCK_M=block_m,
         num_warps=tile["warps"],
         num_stages=tile["stages"],
     )
     if parts > 1:
         sum_parts_kernel[(triton.cdiv(n, 1024), m)](
-            out, offered, y, m, n, parts, bias is not None, interpreted(), 1024, num_warps=4
+            out, bias_pointer, y, m, n, parts, bias is not None, interpreted(), 1024, num_warps=4
         )
     return y
 
 
 def check_linear(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> None:
+    """Raise KernelError unless x [..., K], weight [N, K] and bias [N] or None match."""
     n, k = weight.shape
     require(x.dtype in (torch.float32, *HALVES), "x", f"{x.dtype}: float32, float16 or bfloat16 wanted")
     require(x.ndim > 0 and x.shape[-1] == k, "x", f"shape {tuple(x.shape)} for a weight of {k} columns")
@@ -213,35 +206,22 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 
 
 def launches() -> list[Launch]:
+    """What to compile: every tile size on every target, whole and in parts, and the sum of the parts."""
     pointers = dict.fromkeys(("x_ptr", "levels_ptr", "bias_ptr"), "*bf16")
     sizes = dict.fromkeys(("M", "N", "K", "rows", "chunks", "per_split"), "i32")
     types = pointers | SCALE_TYPES | {"words_ptr": "*i32"} | sizes
-    found = []
+    compiled = []
     for block_m, table in TILES.items():
         for split in (False, True):
             for target in TARGETS:
                 tile = table.get(target, table["default"])
-                constants = {
-                    "NESTED": True,
-                    "BIAS": True,
-                    "SPLIT": split,
-                    "EVEN": True,
-                    "ASSEMBLY": int(target != "gfx942"),
-                    "WIDE": False,
-                    "BLOCK_N": tile["block_n"],
-                    "BLOCK_M": block_m,
-                }
-                kind = types | {"y_ptr": "*fp32" if split else "*bf16"}
-                found.append(
-                    Launch(nf4_linear_kernel, kind, constants, tile["warps"], tile["stages"], (target,))
-                )
-    types = {
-        "parts_ptr": "*fp32",
-        "bias_ptr": "*bf16",
-        "y_ptr": "*bf16",
-        "M": "i32",
-        "N": "i32",
-        "parts": "i32",
-    }
-    found.append(Launch(sum_parts_kernel, types, {"BIAS": True, "WIDE": False, "BLOCK": 1024}))
-    return found + LAUNCHES
+                constants = {"NESTED": True, "BIAS": True, "SPLIT": split, "EVEN": True, "WIDE": False}
+                constants |= {"ASSEMBLY": int(target != "gfx942"), "BLOCK_N": tile["block_n"]}
+                constants |= {"BLOCK_M": block_m}
+                settings = tile["warps"], tile["stages"], (target,)
+                output = {"y_ptr": "*fp32" if split else "*bf16"}
+                compiled.append(Launch(nf4_linear_kernel, types | output, constants, *settings))
+    types = {"parts_ptr": "*fp32", "bias_ptr": "*bf16", "y_ptr": "*bf16"}
+    types |= dict.fromkeys(("M", "N", "parts"), "i32")
+    compiled.append(Launch(sum_parts_kernel, types, {"BIAS": True, "WIDE": False, "BLOCK": 1024}))
+    return compiled + LAUNCHES

@@ -1,4 +1,4 @@
-"""Device functions of the sampling kernel: the weights of a tile, and the exact thresholds of top-k and top-p.
+"""Device functions of the sampling kernel: weights of a tile, exact thresholds of top-k and top-p.
 
 Both thresholds are found by a search over the bits of float32, which order as non-negative numbers do; the
 module `sample_kernel` gives the formulas.
@@ -26,8 +26,10 @@ def tile_weights(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Weights of the tile from ``start`` on: 0 outside the row, where not allowed, and where not kept: below
-    ``floor`` or ``border``, or equal to ``border`` beyond the id ``last``.
+    """Weights [BLOCK] of the tile at ``start``: 0 outside the row and for excluded tokens.
+
+    Excluded: not allowed (MASKED), below ``floor`` or ``border``, or equal to ``border`` with an id past
+    ``last``.
     """
     column = start + tl.arange(0, BLOCK)
     inside = column < width
@@ -53,12 +55,11 @@ def largest_threshold(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach
-    ``goal``; one that keeps all when none does.
+    """Largest t for which the weights >= t (their number if COUNT, else their sum) reach ``goal``, or 0.
 
-    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust
-    its comparisons. The answer is one of the weights: where those of an interval are all alike the search is
-    over.
+    The search splits an interval of bit patterns in five per pass, with tiles [BLOCK]. A sum over fewer
+    weights in the same order is never larger, rounded or not, so its comparisons are consistent. The answer
+    is one of the weights: once the weights of an interval are all equal, the search ends.
     """
     low = tl.full([], 0, tl.int32)
     step = tl.full([], 5, tl.int32)
@@ -105,9 +106,7 @@ def row_sum(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sum of the weights of at least ``floor`` that are above ``border``, or the number of those equal to it
-    if EQUAL.
-    """
+    """Sum of the weights >= ``floor`` that are above ``border``; if EQUAL, the number equal to ``border``."""
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
         w = tile_weights(logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK)
@@ -128,17 +127,17 @@ def nucleus(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(border, last id kept of those equal to it) of the fewest largest weights whose sum reaches ``share``
-    of all of at least ``floor``.
+    """Top-p: (border, last id kept of the weights equal to it).
+
+    The nucleus is the fewest largest weights whose sum reaches ``share`` of the sum of all >= ``floor``.
     """
     total = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, 0.0, False, MASKED, BLOCK)
-    goal = tl.maximum(share * total, 1.2e-38)  # above 0: the largest stays whatever the share
+    goal = tl.maximum(share * total, 1.2e-38)  # above 0: the largest weight is always kept
     border = largest_threshold(
         logits_ptr, allowed_ptr, width, scale, top, floor, goal, False, ROUNDS, MASKED, BLOCK
     )
-    last = (
-        tl.full([], 0, tl.int32) + width
-    )  # a tensor also where the compiler takes a width of 1 for a constant
+    # a tensor even if the compiler takes a width of 1 for a constant
+    last = tl.full([], 0, tl.int32) + width
     if border > 0:
         above = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, False, MASKED, BLOCK)
         equal = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, True, MASKED, BLOCK)

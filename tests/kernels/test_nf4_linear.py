@@ -312,6 +312,6 @@ def test_bad_input_is_refused_by_name() -> None:
     for wrong, bias, problem in cases:
         with pytest.raises(KernelError, match=problem):
             nf4_linear(wrong, weight, bias)
-    with pytest.raises(KernelError, match="device: cpu is no card"):
+    with pytest.raises(KernelError, match="device: cpu is not a CUDA device"):
         measure_crossover("cpu")
     assert nf4_linear(x[:0], weight).shape == (0, 20)
