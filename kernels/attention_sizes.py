@@ -71,9 +71,11 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 def launches_by_size(kernel: Any, table: Table, types: Mapping[str, str], **constants: Any) -> list[Launch]:
     """Launches of ``kernel`` for each row of ``table``: head shapes of Qwen2.5 14B and 0.5B in bfloat16.
 
-    The row "float32" is compiled for the head shape of 14B alone. Types of other kernels' arguments are
-    ignored.
+    The row "float32" is compiled for the head shape of 14B alone. ``types`` may name arguments of other
+    kernels, which are ignored.
     """
+    head_shapes: tuple[tuple[int, int], ...]
+    targets: tuple[str, ...]
     half_types = {k: v for k, v in types.items() if k in kernel.arg_names}
     float32_types = {k: v.replace("bf16", "fp32") for k, v in half_types.items()}
     launches = []

@@ -94,12 +94,12 @@ def check_all(
     while waiting or running:
         while waiting and len(running) < jobs:
             index, task = waiting.pop(0)
-            ours, theirs = context.Pipe(duplex=False)
+            receiver, sender = context.Pipe(duplex=False)
             log = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
-            process = context.Process(target=_work, args=(theirs, log.fileno(), task, quick), daemon=True)
+            process = context.Process(target=_work, args=(sender, log.fileno(), task, quick), daemon=True)
             process.start()
-            theirs.close()
-            running[ours] = (index, process, log)
+            sender.close()
+            running[receiver] = (index, process, log)
         for answered in wait(list(running)):
             index, process, log = running.pop(answered)
             results[index] = _collect(answered, process, log, work[index])

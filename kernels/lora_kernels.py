@@ -196,7 +196,7 @@ def launch_add(
     block_m = _rows(m)
     tile = settings_for(ADD[block_m], y.device)
     mask = y if row_mask is None else row_mask.contiguous()
-    constants = {"SPLIT": parts > 1, "MASK": row_mask is not None, "WIDE": interpreted()}
+    constants: dict[str, int] = {"SPLIT": parts > 1, "MASK": row_mask is not None, "WIDE": interpreted()}
     constants |= {
         "PAD": max(16, triton.next_power_of_2(rank)),
         "BLOCK_M": block_m,
@@ -227,7 +227,7 @@ def launches_add() -> list[Launch]:
     for block_m, count, parts, kind in ((16, 3, 8, "*fp32"), (64, 2, 1, "*bf16"), (64, 4, 8, "*fp32")):
         tile = ADD[block_m]["default"]
         for pad, masked in ((16, False), (64, True)):
-            constants = {"COUNT": count, "SPLIT": parts > 1, "MASK": masked, "WIDE": False}
+            constants: dict[str, int] = {"COUNT": count, "SPLIT": parts > 1, "MASK": masked, "WIDE": False}
             constants |= {"PAD": pad, "BLOCK_M": block_m, "BLOCK_N": tile["block_n"]}
             launches.append(
                 Launch(lora_add_kernel, types | {"xa_ptr": kind}, constants, tile["warps"], tile["stages"])

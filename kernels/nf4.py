@@ -2,8 +2,7 @@
 
 A weight is cut, in row-major order, into blocks of 64 values. A block has one scale, its largest magnitude
 (`absmax`); a value has a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation
-stores the block scales themselves in 8 bits. The layout is that of bitsandbytes: checkpoints are
-interchangeable.
+stores the block scales themselves in 8 bits. The layout is that of bitsandbytes, in both directions:
 
     packed[j]  = index[2j] << 4 | index[2j + 1]                                     (high nibble first)
     scale[b]   = nested_code[absmax[b]] * nested_absmax[b // 256] + nested_offset   (nested), or absmax[b]

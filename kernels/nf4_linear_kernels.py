@@ -125,7 +125,7 @@ def nf4_linear_kernel(
 def sum_parts_kernel(
     parts_ptr, bias_ptr, y_ptr, M, N, parts, BIAS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Grid (ceil(N / BLOCK), M), tile [BLOCK]: y [M, N], the parts [parts, M, N] summed in order, and bias."""
+    """Grid (ceil(N / BLOCK), M), tile [BLOCK]: y [M, N], the parts [parts, M, N] summed in order, + bias."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N
     at = tl.program_id(1).to(tl.int64) * N + n
@@ -215,7 +215,13 @@ def launches() -> list[Launch]:
         for split in (False, True):
             for target in TARGETS:
                 tile = table.get(target, table["default"])
-                constants = {"NESTED": True, "BIAS": True, "SPLIT": split, "EVEN": True, "WIDE": False}
+                constants: dict[str, int] = {
+                    "NESTED": True,
+                    "BIAS": True,
+                    "SPLIT": split,
+                    "EVEN": True,
+                    "WIDE": False,
+                }
                 constants |= {"ASSEMBLY": int(target != "gfx942"), "BLOCK_N": tile["block_n"]}
                 constants |= {"BLOCK_M": block_m}
                 settings = tile["warps"], tile["stages"], (target,)

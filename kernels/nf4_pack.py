@@ -158,9 +158,8 @@ def unpack(packed: PackedNF4) -> tuple[NF4Tensor, ...]:
         if packed.nested_absmax is not None:
             coarse = packed.nested_absmax[nested_at : nested_at + nested].clone()
         stored = flat[::2] << 4 | flat[1::2], scales[row : row + count].reshape(-1).contiguous()
-        nesting = coarse, packed.nested_code, offset
         code = NF4_CODE.to(packed.device)
-        weights.append(NF4Tensor(*stored, code, *nesting, (count, k), packed.dtype))
+        weights.append(NF4Tensor(*stored, code, coarse, packed.nested_code, offset, (count, k), packed.dtype))
         row, nested_at = row + count, nested_at + nested
     return tuple(weights)
 

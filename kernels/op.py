@@ -4,9 +4,8 @@ An operation is one file, or a few with a common prefix: a plain torch reference
 where there is one, the Triton kernels, the autograd function, the public function that dispatches, and the
 `Op` record.
 
-Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` keeps torch
-everywhere, ``PROACTOR_KERNELS=triton`` takes Triton everywhere (CPU tensors then need
-``TRITON_INTERPRET=1``).
+Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` uses torch
+everywhere, ``PROACTOR_KERNELS=triton`` Triton everywhere; CPU tensors then need ``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class Op:
     ``function`` is the public function: it dispatches, and is differentiable in the parameters ``gradients``.
     ``reference`` is plain torch on the same arguments, in any float dtype up to float64. The error of an
     output, relative to the largest element of the reference output, must not exceed ``tolerance[dtype]``.
-    ``bytes`` and ``flops`` count the minimum for the arguments: each input is read once, each output written
-    once.
+    ``bytes`` and ``flops`` count the minimum for the arguments: one read per input, one write per output.
     """
 
     name: str

@@ -9,8 +9,9 @@ CUDA graph follows them.
 
 Long tables are split into parts of ``split`` keys, which run in parallel and are merged by their log-sum-exp,
 in order ("flash decoding"). The split depends on a row's own keys alone, so the result is batch-invariant. A
-prefix that a family of rows shares is read once for all of them (cascade attention: Ye et al., arXiv
-2501.01005).
+prefix that a family of rows shares is read once for all of them.
+
+Cascade attention: FlashInfer, Ye et al., arXiv 2501.01005.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class RowGroups:
         return owner
 
     def tiles(self, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tiles int32 [N, 3] (table row, first index in ``rows``, end) of up to ``most`` rows, and ``rows``."""
+        """Tiles int32 [N, 3] of up to ``most`` rows (table row, first index, end), and ``rows`` int32 [T]."""
         if (most, device) not in self._cache:
             owner, first = cut(self.offsets[:-1], np.diff(self.offsets), most)
             tiles = np.stack([owner, first, np.minimum(first + most, self.offsets[owner + 1])], 1)

@@ -28,8 +28,7 @@ def tile_weights(
 ):
     """Weights [BLOCK] of the tile at ``start``: 0 outside the row and for excluded tokens.
 
-    Excluded: not allowed (MASKED), below ``floor`` or ``border``, or equal to ``border`` with an id past
-    ``last``.
+    Excluded: not allowed (MASKED), below ``floor`` or ``border``, or a tie at ``border`` after id ``last``.
     """
     column = start + tl.arange(0, BLOCK)
     inside = column < width

@@ -41,7 +41,8 @@ small = dataclasses.replace(RMS_NORM, launches=RMS_NORM.launches[:1])
 show(c.check_all(c.tasks([small], ["sm_90", "gfx942"]), jobs=2))
 show(c.check_all([("control", c.CONTROL, t) for t in ("sm_90", "gfx942")], quick=True, jobs=2))
 wide = Launch(c.CONTROL.kernel, c.CONTROL.types, {"TILE": 64, "STEP": 512}, warps=8)
-show(c.check_all([("wide", wide, "sm_86"), ("missing", Launch(c.CONTROL.kernel, {}, {}), "sm_86")], quick=True, jobs=2))
+missing = Launch(c.CONTROL.kernel, {}, {})
+show(c.check_all([("wide", wide, "sm_86"), ("missing", missing, "sm_86")], quick=True, jobs=2))
 print(json.dumps(opcodes(c.CONTROL, "sm_90")))
 registry.OPS = (dataclasses.replace(RMS_NORM, name="spilling", launches=[c.CONTROL]),)
 code = c.main(["--quick", "--targets", "sm_90"])
@@ -146,7 +147,10 @@ def test_problems_are_named() -> None:
 
 
 def test_amd_metadata() -> None:
-    text = "  - .agpr_count:     0\n    .private_segment_fixed_size: 324\n    .sgpr_spill_count: 2\n    .vgpr_count:     512\n    .vgpr_spill_count: 240\n"
+    text = (
+        "  - .agpr_count:     0\n    .private_segment_fixed_size: 324\n    .sgpr_spill_count: 2\n"
+        "    .vgpr_count:     512\n    .vgpr_spill_count: 240\n"
+    )
     assert amd_needs(text, 16) == Compiled(512, 242, 324, 16)
 
 
