@@ -1,6 +1,4 @@
-"""The compile check sees registers, spills and shared memory, refuses what does not fit, and notices when it
-has gone blind.
-"""
+"""The compile check reads registers, spills and shared memory, and fails if its control does not spill."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ print(json.dumps([["rows", *(text.count("tt.divisibility = 16") for text in loos
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What the script found: one process for all, since none of it can run under the interpreter."""
+    """Output of the script: one process for all tests, since it cannot run under the interpreter."""
     root = Path(__file__).resolve().parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(root)}
     done = subprocess.run(
@@ -127,14 +125,14 @@ STEPPED = {
     "policy_statistics_kernel": ["count", "programs"],
     "ragged_advantages_kernel": ["count"],
 }
-"""What changes from one step of sampling or training to the next, by kernel."""
+"""Arguments that change from step to step, by kernel."""
 
 
 @needs_triton
 def test_what_changes_by_the_step_does_not_compile_anew(seen: list[Any]) -> None:
     assert {kernel: names for kernel, names in seen[5].items() if names} == STEPPED
     ((_, aligned, unaligned),) = seen[6]
-    assert aligned == unaligned == 2, "its two pointers alone: the check compiles what will run"
+    assert aligned == unaligned == 2, "the two pointers, and not the integer"
 
 
 def test_problems_are_named() -> None:

@@ -21,12 +21,12 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def both(monkeypatch: pytest.MonkeyPatch, run) -> tuple:  # type: ignore[no-untyped-def, type-arg]
-    found = []
+    outputs = []
     for mode in ("reference", "triton"):
         monkeypatch.setenv("PROACTOR_KERNELS", mode)
         with poisoned_memory():
-            found.append(run())
-    return tuple(found)
+            outputs.append(run())
+    return tuple(outputs)
 
 
 def fenced(weight: NF4Tensor) -> NF4Tensor:
