@@ -141,7 +141,7 @@ def test_bad_arguments_are_named(wrong: str) -> None:
 
 
 def _fused(way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """(output, gradient) of a fused projection [T, (6 + 3 + 3) * 16] read by slices, ours and the reference's."""
+    """(output, gradient) of a fused projection [T, (6 + 3 + 3) * 16] read by slices: ours, the reference."""
     monkeypatch.setenv("PROACTOR_KERNELS", way)
     fused = torch.cat([x.flatten(1) for x in _draw(30, 6, 3, 16)], 1)
     seed = torch.randn(30, 96, generator=torch.Generator(device=DEVICE).manual_seed(4), device=DEVICE)
