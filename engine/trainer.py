@@ -25,7 +25,7 @@ from proactor.engine.parallel import Parallel
 from proactor.engine.tree import Layout, TokenBatch, Tree, pack
 from proactor.engine.types import EngineError, Group
 from proactor.kernels.adamw import clipped_adamw
-from proactor.kernels.logprob_loss import differentiated
+from proactor.kernels.logprob_loss import autograd_loss
 from proactor.kernels.op import use_triton
 
 FIXED_POINT = 2.0**40
@@ -114,7 +114,7 @@ class Trainer:
         """
         if use_triton(rows) and by_token(loss):
             partial = PartialLoss(loss, flat)
-            value, logp = head_loss(self.decoder, rows, flat, differentiated(partial))
+            value, logp = head_loss(self.decoder, rows, flat, autograd_loss(partial))
             return value, logp, partial.statistics
         logp = head_logprobs(self.decoder, rows, flat)
         value, stats = evaluate(loss, logp, flat.batch)

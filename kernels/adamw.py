@@ -2,34 +2,31 @@
 
 m = β1 m + (1-β1) g;  v = β2 v + (1-β2) g²;  p = p (1 - lr λ) - lr m/(1-β1^t) / (sqrt(v/(1-β2^t)) + eps)
 
-Fused: sums of squares of runs of the gradient, in float64 as squares of 1e20 overflow float32; one program
-adds them up in order and leaves (norm, clip factor) in device memory; the update reads the factor there, so
-that the host never waits. The factor is NaN where the norm is not finite, and then nothing is loaded or
-stored.
+Three kernels: sums of squares of stretches of the gradient, in float64 because squares of 1e20 overflow
+float32; one program that adds them in order and stores (norm, clip factor) in device memory; the update,
+which reads the factor there, so that the host never synchronises. For a norm that is not finite the factor is
+NaN, and the update loads and stores nothing.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+from proactor.kernels.op import require, settings_for, use_triton
 
 SETTINGS = {
     "default": {"BLOCK": 1024, "RUN": 32768, "WARPS": 4},
     "interpreter": {"BLOCK": 32, "RUN": 64, "WARPS": 4},
 }
-"""BLOCK elements at a time; RUN: elements that one program squares and adds."""
+"""BLOCK: elements at a time; RUN: elements that one program of the norm squares and adds."""
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> float:
-    """Scale ``grad`` [P] in place so that its 2-norm is at most ``max_norm`` (None: untouched). Returns the
-    norm before.
-    """
+    """Scale ``grad`` [P] in place to a 2-norm of at most ``max_norm`` (None: any); returns the old norm."""
     norm = float(torch.linalg.vector_norm(grad, dtype=torch.float64))
     if max_norm is not None and norm > max_norm:
         grad.mul_(max_norm / norm)
@@ -48,7 +45,7 @@ def adamw_reference(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> None:
-    """`adamw` in plain torch: the same arithmetic as torch.optim.AdamW."""
+    """`adamw` in plain torch: the arithmetic of torch.optim.AdamW."""
     beta1, beta2 = betas
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
@@ -70,7 +67,7 @@ def clipped_adamw_reference(
     weight_decay: float = 0.0,
     max_norm: float | None = None,
 ) -> Tensor:
-    """`clipped_adamw` as `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
+    """`clipped_adamw` by `clip_by_norm` and `adamw_reference`; scales ``grad`` in place."""
     norm = clip_by_norm(grad, max_norm)
     if math.isfinite(norm):
         adamw_reference(param, grad, m, v, step, lr, betas, eps, weight_decay)
@@ -82,7 +79,7 @@ def clipped_adamw_reference(
 
 @jit
 def squares_kernel(grad_ptr, partial_ptr, count, RUN: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a run of RUN elements: their sum of squares, float64 [programs]."""
+    """Grid (ceil(count / RUN)), tile [BLOCK]: the sum of squares of RUN elements, float64 [programs]."""
     start = tl.program_id(0).to(tl.int64) * RUN
     total = tl.zeros([BLOCK], tl.float64)
     for offset in range(0, RUN, BLOCK):
@@ -94,7 +91,7 @@ def squares_kernel(grad_ptr, partial_ptr, count, RUN: tl.constexpr, BLOCK: tl.co
 
 @jit
 def clip_kernel(partial_ptr, state_ptr, programs, max_norm, BLOCK: tl.constexpr):
-    """One program: state = (norm, factor), factor NaN where the norm is not finite."""
+    """One program, tile [BLOCK]: state = (norm, clip factor); the factor is NaN if the norm is not finite."""
     total = tl.zeros([BLOCK], tl.float64)
     for offset in range(0, programs, BLOCK):
         at = offset + tl.arange(0, BLOCK)
@@ -124,9 +121,7 @@ def adamw_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program BLOCK elements: the update in place, of the gradient times the factor in ``state`` (CLIP)
-    or as it is.
-    """
+    """Grid (ceil(count / BLOCK)), tile [BLOCK]: the update in place; CLIP: grad times ``state``'s factor."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = 1.0
     if CLIP:
@@ -156,7 +151,7 @@ def _launch_update(
     eps: float,
     weight_decay: float,
 ) -> None:
-    use, count = configured(SETTINGS, param.device), param.numel()
+    use, count = settings_for(SETTINGS, param.device), param.numel()
     if count:
         beta1, beta2 = betas
         adamw_kernel[(triton.cdiv(count, use["BLOCK"]),)](
@@ -181,7 +176,7 @@ def _launch_update(
 
 def _launch_norm(grad: Tensor, max_norm: float | None) -> Tensor:
     """(norm, clip factor), float64 [2]."""
-    use, count = configured(SETTINGS, grad.device), grad.numel()
+    use, count = settings_for(SETTINGS, grad.device), grad.numel()
     programs = triton.cdiv(count, use["RUN"])
     partial = torch.empty(max(1, programs), dtype=torch.float64, device=grad.device)
     state = torch.empty(2, dtype=torch.float64, device=grad.device)
@@ -207,11 +202,10 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> None:
-    """One update in place; all tensors float32 [P], ``step`` counts from 1. On a CPU the same arithmetic as
-    torch.optim.AdamW.
+    """One update in place: all tensors float32 [P], ``step`` from 1. On a CPU, as torch.optim.AdamW computes.
 
-    Tensors of another type or with gaps take the torch form everywhere. Raises KernelError where tensors do
-    not match or ``step`` is below 1.
+    Tensors of another dtype, or not contiguous, take the torch form on every device. Raises KernelError when
+    shapes or devices differ, and for a ``step`` below 1.
     """
     _check(param, grad, m, v, step)
     if _runs_triton(param, grad, m, v):
@@ -233,12 +227,11 @@ def clipped_adamw(
     weight_decay: float = 0.0,
     max_norm: float | None = None,
 ) -> Tensor:
-    """`clip_by_norm` and `adamw` in one, without waiting for the device; returns the norm before clipping, a
-    float64 scalar on the device.
+    """`clip_by_norm` and `adamw` without synchronising; returns the old norm, float64 [] on the device.
 
-    Where the norm is not finite nothing is changed: the caller must look (``isfinite``) and then not count
-    the step. ``grad`` may be left scaled or not. Raises KernelError as `adamw` does, and for a ``max_norm``
-    that is not above 0.
+    A norm that is not finite changes nothing: the caller must check (``isfinite``) and not count the step.
+    ``grad`` may be scaled afterwards or not. Raises KernelError as `adamw` does, and for a ``max_norm`` of 0
+    or less.
     """
     _check(param, grad, m, v, step)
     require(max_norm is None or max_norm > 0, "max_norm", f"{max_norm} is not above 0")
@@ -262,93 +255,3 @@ def _check(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int) -> None
 
 def _runs_triton(*tensors: Tensor) -> bool:
     return all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and use_triton(tensors[0])
-
-
-# --- records ---
-
-
-def _plain(form: Any) -> Any:
-    """``form`` returning what it updated as well, (param, m, v, norm), for the check."""
-
-    def run(**arguments: Any) -> tuple[Tensor, ...]:
-        found = form(**arguments)
-        updated = tuple(arguments[name] for name in ("param", "m", "v"))
-        return updated if found is None else (*updated, found)
-
-    return run
-
-
-def _case(count: int, scale: float, max_norm: float | None, decay: float, clipped: bool) -> Case:
-    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
-        param, grad, m, v = (torch.randn(count, generator=generator, device=device) for _ in range(4))
-        rest = {"max_norm": max_norm} if clipped else {}
-        tensors = {"param": param, "grad": grad * scale, "m": m * 0.1, "v": v.square()}
-        return {
-            **{k: t.to(dtype) for k, t in tensors.items()},
-            "step": 3,
-            "lr": 0.05,
-            "betas": (0.8, 0.95),
-            "eps": 1e-6,
-            "weight_decay": decay,
-            **rest,
-        }
-
-    return Case(f"{count}{'' if max_norm is None else f'clip{max_norm:g}'}", make)
-
-
-def adapter_elements(shape: ModelShape, rank: int = 16) -> int:
-    """Elements of a low-rank adapter on all linears of a model."""
-    q, kv, i = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
-    sides = 2 * (shape.hidden + q) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + i)
-    return rank * sides * shape.layers
-
-
-def _timed(clipped: bool) -> Any:
-    return lambda shape: [_case(adapter_elements(shape), 1.0, 1.0, 0.01, clipped)]
-
-
-def _update_launch(clip: bool) -> Launch:
-    use = SETTINGS["default"]
-    types = dict.fromkeys(("param_ptr", "grad_ptr", "m_ptr", "v_ptr"), "*fp32") | {
-        "state_ptr": "*fp64",
-        "count": "i32",
-    }
-    types |= dict.fromkeys(("keep", "share1", "beta2", "share2", "root2", "eps", "rate"), "fp32")
-    return Launch(adamw_kernel, types, {"CLIP": clip, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
-
-
-def _norm_launches() -> list[Launch]:
-    use = SETTINGS["default"]
-    squares = {"grad_ptr": "*fp32", "partial_ptr": "*fp64", "count": "i32"}
-    clip = {"partial_ptr": "*fp64", "state_ptr": "*fp64", "programs": "i32", "max_norm": "fp32"}
-    return [
-        Launch(squares_kernel, squares, {"RUN": use["RUN"], "BLOCK": use["BLOCK"]}, use["WARPS"], 1),
-        Launch(clip_kernel, clip, {"BLOCK": use["BLOCK"]}, use["WARPS"], 1),
-    ]
-
-
-COUNTS = (0, 1, 64, 130, 2100)
-TOLERANCE = {torch.float32: 1e-5}
-
-ADAMW = Op(
-    "adamw",
-    _plain(adamw),
-    _plain(adamw_reference),
-    [_case(n, 1.0, None, 0.1, False) for n in COUNTS],
-    TOLERANCE,
-    bytes=lambda param, **_: 7 * param.nbytes,
-    flops=lambda param, **_: 13 * param.numel(),
-    launches=[_update_launch(False)],
-    timed=_timed(False),
-)
-CLIPPED_ADAMW = Op(
-    "clipped_adamw",
-    _plain(clipped_adamw),
-    _plain(clipped_adamw_reference),
-    [_case(n, 1.0, bound, 0.1, True) for n in COUNTS for bound in (None, 0.5, 1e4)],
-    TOLERANCE,
-    bytes=lambda param, **_: 7 * param.nbytes,
-    flops=lambda param, **_: 16 * param.numel(),
-    launches=[*_norm_launches(), _update_launch(True)],
-    timed=_timed(True),
-)

@@ -1,7 +1,8 @@
-"""Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300); one group and the
-conventions: `grpo.group_advantages`.
+"""Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300).
 
 A_i = (r_i - mean) / (std + eps)   within each group, in float64
+
+`grpo.group_advantages` computes one group, and explains the conventions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.jit import jit_any, tl
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 SETTINGS = {"default": {"BLOCK": 128, "WARPS": 1}, "interpreter": {"BLOCK": 8, "WARPS": 1}}
 
@@ -39,72 +40,69 @@ def ragged_advantages_reference(
 def ragged_advantages_kernel(
     reward_ptr, offset_ptr, out_ptr, count, eps, UNBIASED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One program a group, BLOCK rewards at a time in order: sum, then squared deviations, then the
-    advantages.
-    """
+    """Grid (groups), tile [BLOCK rewards]: three passes, for a group's mean, deviation and advantages."""
     begin = tl.load(offset_ptr + tl.program_id(0)).to(tl.int64)
     end = tl.load(offset_ptr + tl.program_id(0) + 1).to(tl.int64)
-    sound = (begin >= 0) & (end <= count)
+    valid = (begin >= 0) & (end <= count)
     low, high = tl.maximum(begin, 0), tl.minimum(end, count)
     size = end - begin
     first = tl.load(reward_ptr + low, mask=low < high, other=0.0).to(tl.float64)
     total = first * 0.0
-    others = size * 0
+    unequal = size * 0  # rewards that differ from the first
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
         total += tl.sum(reward, 0)
-        others += tl.sum(((reward != first) & (at < high)).to(tl.int64), 0)
+        unequal += tl.sum(((reward != first) & (at < high)).to(tl.int64), 0)
     mean = total / tl.maximum(size, 1).to(tl.float64)
     squares = first * 0.0
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
-        away = tl.where(at < high, reward - mean, 0.0)
-        squares += tl.sum(away * away, 0)
+        deviation = tl.where(at < high, reward - mean, 0.0)
+        squares += tl.sum(deviation * deviation, 0)
     divisor = tl.maximum(size - 1 if UNBIASED else size, 1)
     scale = 1.0 / (tl.sqrt(squares / divisor.to(tl.float64)) + eps)
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
-        # equal rewards: exact, rounding in the mean must not turn them into a gradient
-        advantage = tl.where(others == 0, 0.0, (reward - mean) * scale)
+        # exactly 0 for equal rewards: rounding in the mean must not become a gradient
+        advantage = tl.where(unequal == 0, 0.0, (reward - mean) * scale)
         if UNBIASED:
             advantage = tl.where(size == 1, reward, advantage)
-        advantage = tl.where(sound, advantage, float("nan"))
+        advantage = tl.where(valid, advantage, float("nan"))
         tl.store(out_ptr + at, advantage.to(tl.float32), mask=at < high)
 
 
 def ragged_advantages(
     rewards: Tensor, offsets: Tensor, convention: Convention = "art", eps: float = 1e-6
 ) -> Tensor:
-    """Advantages of groups side by side: rewards float32 or float64 [N], offsets int32 or int64 [G + 1] ->
-    float32 [N].
+    """Advantages float32 [N] of ragged groups: rewards float32 or float64 [N], offsets int [G + 1].
 
-    Group g is ``rewards[offsets[g] : offsets[g + 1]]``; conventions as in `group_advantages`: "art"
-    (population deviation, a group of one gets 0) and "verl" (unbiased deviation, a group of one keeps its
-    reward). Equal rewards give exact zeros, a NaN or infinite reward NaN for its group, a reward in no group
-    NaN. Raises KernelError for other types and shapes, and for offsets that decrease or leave [0, N]; where
-    the offsets lie on a device, which would have to be waited for, groups that leave [0, N] get NaN instead.
+    Group g is ``rewards[offsets[g] : offsets[g + 1]]``; offsets are int32 or int64. Conventions as in
+    `group_advantages`: "art" (population deviation, a group of one gets 0) and "verl" (unbiased deviation, a
+    group of one keeps its reward). Equal rewards give exact zeros. A NaN or infinite reward makes its group
+    NaN; a reward in no group gets NaN.
+
+    Raises KernelError for other dtypes and shapes, and for offsets on the CPU that decrease or leave [0, N].
+    Offsets on a GPU are not checked, since that would synchronise: a group outside [0, N] gets NaN.
     """
-    require(rewards.ndim == 1 and rewards.dtype in (torch.float32, torch.float64), "rewards", _seen(rewards))
-    good = offsets.ndim == 1 and offsets.shape[0] >= 1 and offsets.dtype in (torch.int32, torch.int64)
-    require(good, "offsets", _seen(offsets))
+    fits = rewards.ndim == 1 and rewards.dtype in (torch.float32, torch.float64)
+    require(fits, "rewards", _describe(rewards))
+    fits = offsets.ndim == 1 and offsets.shape[0] >= 1 and offsets.dtype in (torch.int32, torch.int64)
+    require(fits, "offsets", _describe(offsets))
     require(convention in ("art", "verl"), "convention", f"{convention!r} is not art or verl")
     count = rewards.shape[0]
     if not offsets.is_cuda:
         bounds = offsets.tolist()
-        require(
-            bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count,
-            "offsets",
-            f"not rising in 0..{count}",
-        )
+        ascending = bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count
+        require(ascending, "offsets", f"not ascending in 0..{count}")
     if not use_triton(rewards):
         return ragged_advantages_reference(rewards, offsets, convention, eps).float()
     out = torch.full((count,), float("nan"), dtype=torch.float32, device=rewards.device)
     groups = offsets.shape[0] - 1
     if groups and count:
-        use = configured(SETTINGS, rewards.device)
+        use = settings_for(SETTINGS, rewards.device)
         ragged_advantages_kernel[(groups,)](
             rewards.contiguous(),
             offsets.to(rewards.device).contiguous(),
@@ -118,7 +116,7 @@ def ragged_advantages(
     return out
 
 
-def _seen(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
@@ -131,11 +129,11 @@ def _case(sizes: tuple[int, ...], convention: Convention) -> Case:
         offsets = torch.tensor([0, *sizes]).cumsum(0).to(device)
         return {"rewards": rewards, "offsets": offsets, "convention": convention}
 
-    shown = f"{len(sizes)}groups" if len(sizes) > 5 else "+".join(map(str, sizes))
-    return Case(f"{shown or 'none'}-{convention}", make)
+    label = f"{len(sizes)}groups" if len(sizes) > 5 else "+".join(map(str, sizes))
+    return Case(f"{label or 'none'}-{convention}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case((8,) * 512, "art")]
 
 
@@ -162,5 +160,5 @@ RAGGED_ADVANTAGES = Op(
     bytes=lambda rewards, offsets, convention: rewards.nbytes + 4 * rewards.numel() + offsets.nbytes,
     flops=lambda rewards, offsets, convention: 5 * rewards.numel(),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

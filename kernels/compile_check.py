@@ -1,11 +1,10 @@
-"""Every kernel compiled ahead of time for every target, on a machine that needs no GPU: ``python -m
-proactor.kernels.compile_check``.
+"""Compile every kernel for every target, without a GPU: ``python -m proactor.kernels.compile_check``.
 
-A kernel fails when the compiler refuses it, when it spills registers to memory, or when it needs more shared
-memory than the device has. Each launch is compiled as the just-in-time compiler specialises it where sizes
-are multiples of 16, as those of models are (wide loads, deep pipelines), and once more for odd sizes. Spills
-of the odd form are shown without failing: it serves shapes that no model has. A tile known to be too large
-for the registers goes along for each target: where it passes, the check itself is broken and fails.
+A kernel fails when the compiler rejects it, when it spills registers to memory, or when it needs more shared
+memory than the device has. Each launch is compiled twice: for sizes that are multiples of 16, as those of
+models are (wide loads, deep pipelines), and for other sizes. Spills of the second form are shown but do not
+fail, since no model has such shapes. A control kernel that must spill is compiled for each target: if it
+passes, the check itself is broken, and fails.
 """
 
 from __future__ import annotations
@@ -13,162 +12,34 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import re
-import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
+from proactor.kernels.compile_launch import KIB, SHARED, TARGETS, Compiled, compile_launch, opcodes, problem
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted, jit, tl, triton
 from proactor.kernels.op import Launch, Op
 
-KIB = 1024
-SHARED = {
-    "sm_80": 163 * KIB,
-    "sm_86": 99 * KIB,
-    "sm_89": 99 * KIB,
-    "sm_90": 227 * KIB,
-    "sm_100": 227 * KIB,
-    "sm_120": 99 * KIB,
-    "gfx942": 64 * KIB,
-}
-"""Shared memory that one program may have, by target: the compiler goes beyond it without complaint."""
-TARGETS = tuple(SHARED)
 QUICK = ("sm_80", "sm_90", "gfx942")
-TENSOR_MEMORY = 512
-"""Columns of tensor memory (sm_100)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """What a kernel needs of the device: registers a thread; bytes spilled (NVIDIA) or registers spilled
-    (AMD); bytes of stack and of shared memory.
-    """
-
-    registers: int
-    spills: int
-    stack: int
-    shared: int
-    tensor_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One launch on one target: what it needs where sizes are multiples of 16, and for odd ones; ``reason``
-    is empty where it is fit to run.
+    """One launch on one target: its needs for sizes that are multiples of 16 and for others (``unaligned``).
+
+    ``reason``: why it does not fit; empty if it does.
     """
 
     op: str
     kernel: str
     target: str
     needs: Compiled | None
-    odd: Compiled | None
+    unaligned: Compiled | None
     reason: str
-
-
-# --- one compilation ---
-
-
-def build(launch: Launch, target: str, aligned: bool) -> Any:
-    """Triton's compiled kernel, its pointers aligned to 16 bytes; ``aligned``: integers are multiples of 16,
-    but for those it does not specialise on.
-
-    Raises KernelError for an argument with neither type nor value, and what the compiler raises.
-    """
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = launch.kernel.arg_names
-    unknown = [n for n in names if n not in launch.types and n not in launch.constants]
-    unknown += sorted((launch.types.keys() | launch.constants.keys()) - set(names))
-    if unknown:
-        raise KernelError(
-            f"{launch.name}: arguments without type or value, or not the kernel's: {', '.join(unknown)}"
-        )
-    signature = {n: "constexpr" if n in launch.constants else launch.types[n] for n in names}
-    wide = ("*", "i32", "i64") if aligned else ("*",)
-    loose = {p.name for p in launch.kernel.params if p.do_not_specialize}
-    known = [i for i, n in enumerate(names) if signature[n].startswith(wide) and n not in loose]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in known}
-    source = ASTSource(launch.kernel, signature, dict(launch.constants), attributes)
-    amd = target.startswith("gfx")
-    machine = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-    return triton.compile(
-        source, target=machine, options={"num_warps": launch.warps, "num_stages": launch.stages}
-    )
-
-
-def compile_launch(launch: Launch, target: str, aligned: bool) -> Compiled:
-    """Compile and read what the result needs from the machine code itself."""
-    made = build(launch, target, aligned)
-    if target.startswith("gfx"):
-        return amd_needs(made.asm["amdgcn"], made.metadata.shared)
-    with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "kernel.cubin"
-        code.write_bytes(made.asm["cubin"])
-        usage = run_tool("cuobjdump", "-res-usage", str(code))
-        registers, stack = (int(n) for n in re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0])
-        spills = _spilled(made.asm["ptx"], target, Path(folder)) if stack else 0
-    return Compiled(
-        registers, spills, stack, made.metadata.shared, getattr(made.metadata, "tmem_size", 0) or 0
-    )
-
-
-def _spilled(ptx: str, target: str, folder: Path) -> int:
-    """Bytes of spill stores and loads: the assembler alone tells them from arrays on the stack."""
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    capability = int(target.removeprefix("sm_"))
-    (folder / "kernel.ptx").write_text(ptx)
-    name = f"--gpu-name={target}{'a' if capability >= 90 else ''}"
-    command = [
-        get_ptxas(capability).path,
-        "-v",
-        name,
-        str(folder / "kernel.ptx"),
-        "-o",
-        str(folder / "again.cubin"),
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
-
-
-def amd_needs(assembly: str, shared: int) -> Compiled:
-    """Registers, scratch and spills from the metadata at the end of AMD assembly."""
-
-    def read(key: str) -> int:
-        return max(int(n) for n in re.findall(rf"^\s*(?:- )?\.{key}:\s*(\d+)", assembly, re.MULTILINE))
-
-    spills = read("vgpr_spill_count") + read("sgpr_spill_count")
-    return Compiled(read("vgpr_count"), spills, read("private_segment_fixed_size"), shared)
-
-
-def run_tool(name: str, *arguments: str) -> str:
-    """What one of the tools inside Triton's wheel (cuobjdump, nvdisasm) prints."""
-    from triton import knobs
-
-    command = [getattr(knobs.nvidia, name).path, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def problem(needs: Compiled, target: str, spills: bool = True) -> str:
-    """Why a kernel that needs this is not fit for ``target``; empty when it is. ``spills``: whether they
-    count.
-    """
-    if spills and needs.spills:
-        unit = "registers" if target.startswith("gfx") else "bytes"
-        return f"spills {needs.spills} {unit}, {needs.stack} bytes of stack at {needs.registers} registers"
-    if needs.shared > SHARED[target]:
-        return f"{needs.shared / KIB:.1f} KiB of shared memory, the device has {SHARED[target] / KIB:.0f}"
-    if needs.tensor_memory > TENSOR_MEMORY:
-        return f"{needs.tensor_memory} columns of tensor memory, the device has {TENSOR_MEMORY}"
-    return ""
 
 
 # --- the positive control ---
@@ -176,7 +47,7 @@ def problem(needs: Compiled, target: str, spills: bool = True) -> str:
 
 @jit
 def oversized_kernel(a_ptr, b_ptr, c_ptr, depth, TILE: tl.constexpr, STEP: tl.constexpr):
-    """A product whose float32 accumulator alone takes 512 registers of each of 128 threads."""
+    """One program, tile [TILE, TILE]: its float32 accumulator alone needs 512 registers per thread."""
     row, k = tl.arange(0, TILE), tl.arange(0, STEP)
     total = tl.zeros((TILE, TILE), tl.float32)
     for start in range(0, depth, STEP):
@@ -193,14 +64,14 @@ CONTROL = Launch(
 )
 
 
-# --- many, each in a process of its own: a compiler that aborts takes nothing else with it ---
+# --- many launches, one process each: a compiler that aborts must not stop the check ---
 
 Task = tuple[str, Launch, str]
-"""Operation, launch, target."""
+"""(operation, launch, target)."""
 
 
 def tasks(ops: Iterable[Op], targets: Sequence[str]) -> list[Task]:
-    """Every launch of every operation on every target that it names."""
+    """Every launch of every operation, on each of ``targets`` that the launch is meant for."""
     return [
         (o.name, w, t) for o in ops for w in o.launches for t in targets if not w.targets or t in w.targets
     ]
@@ -209,34 +80,36 @@ def tasks(ops: Iterable[Op], targets: Sequence[str]) -> list[Task]:
 def check_all(
     work: Sequence[Task], quick: bool = False, jobs: int = 1, done: Callable[[Result], None] | None = None
 ) -> list[Result]:
-    """Compile ``work`` in ``jobs`` processes at a time; results in the order of ``work``, each given to
-    ``done`` as it comes.
+    """Compile ``work`` in ``jobs`` processes at a time; results in the order of ``work``.
+
+    ``quick`` skips unaligned sizes. ``done`` is called with each result as it arrives. Raises KernelError
+    under TRITON_INTERPRET.
     """
     if interpreted():
         raise KernelError("TRITON_INTERPRET is set: kernels defined under it cannot be compiled")
-    found: dict[int, Result] = {}
-    running: dict[Any, tuple[int, Any, Any]] = {}  # by the connection that its answer comes through
+    results: dict[int, Result] = {}
+    running: dict[Any, tuple[int, Any, Any]] = {}  # connection -> (index, process, log)
     context = multiprocessing.get_context("fork")
     waiting = list(enumerate(work))
     while waiting or running:
         while waiting and len(running) < jobs:
             index, task = waiting.pop(0)
-            ours, theirs = context.Pipe(duplex=False)
+            receiver, sender = context.Pipe(duplex=False)
             log = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
-            process = context.Process(target=_work, args=(theirs, log.fileno(), task, quick), daemon=True)
+            process = context.Process(target=_work, args=(sender, log.fileno(), task, quick), daemon=True)
             process.start()
-            theirs.close()
-            running[ours] = (index, process, log)
+            sender.close()
+            running[receiver] = (index, process, log)
         for answered in wait(list(running)):
             index, process, log = running.pop(answered)
-            found[index] = _collect(answered, process, log, work[index])
+            results[index] = _collect(answered, process, log, work[index])
             if done:
-                done(found[index])
-    return [found[i] for i in range(len(work))]
+                done(results[index])
+    return [results[i] for i in range(len(work))]
 
 
 def _work(out: Any, log: int, task: Task, quick: bool) -> None:
-    os.dup2(log, 1)  # the compiler prints whole programs when it fails
+    os.dup2(log, 1)  # a failing compiler prints whole programs
     os.dup2(log, 2)
     _, launch, target = task
     needs = compile_launch(launch, target, aligned=True)
@@ -246,81 +119,58 @@ def _work(out: Any, log: int, task: Task, quick: bool) -> None:
 def _collect(connection: Any, process: Any, log: Any, task: Task) -> Result:
     name, launch, target = task
     try:
-        needs, odd = connection.recv()
-    except EOFError:  # it ended without an answer; its log says why
-        needs = odd = None
+        needs, unaligned = connection.recv()
+    except EOFError:  # the process ended without an answer; its log says why
+        needs = unaligned = None
     process.join()
     log.seek(0)
-    said = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     log.close()
     if needs is None:
-        telling = [line for line in said if "error" in line.lower()] or said or ["no message"]
-        return Result(
-            name, launch.name, target, None, None, f"compiler: {telling[-1]} (exit code {process.exitcode})"
-        )
-    return Result(
-        name,
-        launch.name,
-        target,
-        needs,
-        odd,
-        problem(needs, target) or (problem(odd, target, False) if odd else ""),
-    )
+        errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
+        reason = f"compiler: {errors[-1]} (exit code {process.exitcode})"
+        return Result(name, launch.name, target, None, None, reason)
+    reason = problem(needs, target)
+    if not reason and unaligned:
+        reason = problem(unaligned, target, spills=False)
+    return Result(name, launch.name, target, needs, unaligned, reason)
 
 
 def controls(targets: Sequence[str], jobs: int) -> list[str]:
-    """Targets on which the control did not show as spilling: there the check cannot be trusted."""
-    found = check_all([("control", CONTROL, t) for t in targets], True, jobs)
-    return [f"{r.target}: {r.reason or 'fit'}" for r in found if not r.reason.startswith("spills")]
+    """Targets on which the control kernel did not spill: the check cannot be trusted there."""
+    results = check_all([("control", CONTROL, t) for t in targets], True, jobs)
+    return [f"{r.target}: {r.reason or 'fit'}" for r in results if not r.reason.startswith("spills")]
 
 
-# --- what a person sees ---
+# --- command line ---
 
 
 def table(results: Sequence[Result], every: bool) -> Any:
-    """A row for each operation and target, the worst of its launches; with ``every`` a row for each
-    launch.
-    """
+    """A rich table: the worst launch per operation and target; with ``every``, one row per launch."""
     from rich.table import Table
 
     groups: dict[tuple[str, str], list[Result]] = {}
     for r in results:
         groups.setdefault((r.kernel if every else r.op, r.target), []).append(r)
-    shown = Table(
-        "kernel" if every else "operation",
-        "target",
-        "launches",
-        "registers",
-        "spills",
-        "odd spills",
-        "shared KiB",
-        "",
-    )
+    first = "kernel" if every else "operation"
+    summary = Table(first, "target", "launches", "registers", "spills", "unaligned spills", "shared KiB", "")
     for (name, target), rows in groups.items():
-        needs, odd = [r.needs for r in rows if r.needs], [r.odd for r in rows if r.odd]
+        needs = [r.needs for r in rows if r.needs]
+        unaligned = [r.unaligned for r in rows if r.unaligned]
         bad = sum(bool(r.reason) for r in rows)
         cells = [
-            _most(n.registers for n in needs),
-            _most(n.spills for n in needs),
-            _most(n.spills for n in odd),
-            f"{_most(n.shared / KIB for n in [*needs, *odd])} of {SHARED[target] // KIB}",
+            _largest(n.registers for n in needs),
+            _largest(n.spills for n in needs),
+            _largest(n.spills for n in unaligned),
+            f"{_largest(n.shared / KIB for n in [*needs, *unaligned])} of {SHARED[target] // KIB}",
         ]
         verdict = f"[red]FAILED ({bad})[/red]" if bad else "[green]ok[/green]"
-        shown.add_row(name.replace("[", r"\["), target, str(len(rows)), *cells, verdict)
-    return shown
+        summary.add_row(name.replace("[", r"\["), target, str(len(rows)), *cells, verdict)
+    return summary
 
 
-def _most(values: Iterable[float]) -> str:
+def _largest(values: Iterable[float]) -> str:
     return f"{max(values, default=float('nan')):.3g}".replace("nan", "-")
-
-
-def opcodes(launch: Launch, target: str) -> Counter[str]:
-    """How often each SASS opcode stands in a kernel, by its first part (HGMMA, LDL, LDS, ...)."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as code:
-        code.write(build(launch, target, aligned=True).asm["cubin"])
-        code.flush()
-        text = run_tool("nvdisasm", "-c", code.name)
-    return Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", text, re.MULTILINE))
 
 
 def _show_sass(ops: Sequence[Op], target: str) -> int:
@@ -341,15 +191,15 @@ def _choose(names: str, known: Sequence[str], what: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the check. Exit code 1 when a launch or the control fails, 2 where nothing can be compiled."""
+    """Run the check. Exit code: 1 if a launch or the control fails, 2 if triton is not installed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m proactor.kernels.compile_check", description=__doc__)
     parser.add_argument("--targets", default="", help=f"some of {','.join(TARGETS)}")
-    parser.add_argument("--ops", default="", help="names of operations, with commas between")
+    parser.add_argument("--ops", default="", help="operations, separated by commas")
     parser.add_argument(
         "--quick", action="store_true", help=f"only {', '.join(QUICK)}, aligned arguments only"
     )
-    parser.add_argument("--all", action="store_true", help="a row for each launch")
+    parser.add_argument("--all", action="store_true", help="one row per launch")
     parser.add_argument(
         "--sass", metavar="OP", default="", help="count SASS opcodes of these operations on sm_90 instead"
     )
@@ -358,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not HAS_TRITON:
         print("compile check: triton is not installed on this machine", file=sys.stderr)
         return 2
-    if interpreted():  # kernels are already defined for the interpreter: start over without it
+    if interpreted():  # kernels are already defined for the interpreter: restart without it
         clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         os.execve(sys.executable, [sys.executable, "-m", "proactor.kernels.compile_check", *arguments], clean)
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # unset, its meaning changes between versions

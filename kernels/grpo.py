@@ -1,14 +1,13 @@
-"""Group-relative advantages and the clipped policy-gradient loss (GRPO: Shao et al., arXiv 2402.03300; PPO
-clip: arXiv 1707.06347).
+"""Group-relative advantages and the clipped policy-gradient loss.
 
     A_i = (r_i - mean) / (std + eps)
-    L_t = -w_t * min(ρ_t A_t, clip(ρ_t, 1 - ε_low, 1 + ε_high) A_t) + β w_t (exp(d_t) - d_t - 1),   ρ = exp(new - old),  d = ref - new
-
-Two published conventions of the first line [CODE]: "art" divides by the population deviation and a group of
-one gets 0; "verl" by the unbiased deviation, and a group of one keeps its raw score (mean 0, std 1). The KL
-is the k3 estimator.
-
+    L_t = -w_t min(ρ_t A_t, clip(ρ_t, 1 - ε_low, 1 + ε_high) A_t) + β w_t (exp(d_t) - d_t - 1)
+    ρ = exp(new - old),   d = reference - new
     dL_t/dnew = -w_t ρ_t A_t (0 where the clip binds) + β w_t (1 - exp(d_t))
+
+Two published conventions of the first line [CODE]: "art" divides by the population deviation, and a group of
+one gets 0; "verl" divides by the unbiased deviation, and a group of one keeps its reward (mean 0, std 1). The
+KL is the k3 estimator. GRPO: Shao et al., arXiv 2402.03300; PPO clip: Schulman et al., arXiv 1707.06347.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.jit import jit_any, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, require, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 Convention = Literal["art", "verl"]
 
@@ -28,14 +27,12 @@ Convention = Literal["art", "verl"]
 def group_advantages(
     rewards: Sequence[float], convention: Convention = "art", eps: float = 1e-6
 ) -> list[float]:
-    """Advantages of one group of rewards (float64 inside). Equal rewards give zeros (but see "verl" for a
-    group of one).
-    """
+    """Advantages of one group, in float64. Equal rewards give zeros, except "verl" for a group of one."""
     r = torch.tensor(list(rewards), dtype=torch.float64)
     if len(r) == 1:
         return [0.0 if convention == "art" else float(r[0])]
     if bool((r == r[0]).all()):
-        return [0.0] * len(r)  # exact: rounding in the mean must not turn equal rewards into a gradient
+        return [0.0] * len(r)  # exactly 0: rounding in the mean must not become a gradient
     deviation = r.std(correction=0 if convention == "art" else 1)
     return [float(a) for a in (r - r.mean()) / (deviation + eps)]
 
@@ -43,9 +40,7 @@ def group_advantages(
 def clipped_loss(
     new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, epsilon_low: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Per-token clipped loss [N] (weighted) and the mask [N] of tokens where the clip binds; all inputs
-    float32 [N].
-    """
+    """(weighted clipped loss [N], mask [N] of tokens where the clip binds); all inputs float32 [N]."""
     ratio = (new - old).exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
@@ -53,7 +48,7 @@ def clipped_loss(
 
 
 def kl_k3(new: Tensor, reference: Tensor) -> Tensor:
-    """k3 estimator of KL(new || reference) per token: exp(d) - d - 1 with d = reference - new. [CODE]"""
+    """k3 estimator of KL(new || reference) per token [N]: exp(d) - d - 1 with d = reference - new. [CODE]"""
     d = reference - new
     return d.exp() - d - 1
 
@@ -61,8 +56,9 @@ def kl_k3(new: Tensor, reference: Tensor) -> Tensor:
 # --- the whole loss ---
 
 STATISTICS = ("loss", "clipped", "kl", "ratio_error", "tokens")
-"""What `policy_loss` reports, in order: sum of loss, tokens where the clip binds, sum of k3 (0 without a
-reference), max |ρ - 1|, tokens.
+"""The statistics of `policy_loss`, in order.
+
+Sum of the loss, tokens where the clip binds, sum of k3 (0 without a reference), max |ρ - 1|, tokens.
 """
 SETTINGS = {
     "default": {"BLOCK": 512, "WARPS": 4},
@@ -80,7 +76,7 @@ def policy_loss_reference(
     epsilon_high: float = 0.2,
     beta: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """`policy_loss` from `clipped_loss` and `kl_k3`, with autograd's backward."""
+    """`policy_loss` by `clipped_loss` and `kl_k3`, with autograd's backward."""
     loss, clipped = clipped_loss(new, old, advantage, weight, epsilon_low, epsilon_high)
     kl = None if reference is None else kl_k3(new, reference)
     if kl is not None:
@@ -116,8 +112,9 @@ def policy_loss_kernel(
     REFERENCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program BLOCK tokens: loss and its slope in ``new`` [N]; partial [4, programs]: what the statistics
-    are made of.
+    """Grid (ceil(N / BLOCK)), tile [BLOCK tokens]: loss [N] and its gradient in ``new`` [N].
+
+    Each program's share of the statistics goes to partial [4, programs].
     """
     program = tl.program_id(0)
     at = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -128,7 +125,7 @@ def policy_loss_kernel(
     ratio = tl.exp(new - tl.load(old_ptr + at, mask=inside, other=0.0))
     plain = ratio * advantage
     bounded = tl.minimum(tl.maximum(ratio, low), high) * advantage
-    binds = bounded < plain  # never for NaN, which ``plain`` then carries on
+    binds = bounded < plain  # False for NaN, which ``plain`` then propagates
     loss = -tl.where(binds, bounded, plain) * weight
     slope = -tl.where(binds, 0.0, plain) * weight
     kl = tl.zeros([BLOCK], tl.float32)
@@ -140,34 +137,34 @@ def policy_loss_kernel(
     tl.store(loss_ptr + at, loss, mask=inside)
     tl.store(slope_ptr + at, slope, mask=inside)
     error = tl.abs(ratio - 1.0)
-    lost = tl.max((error != error).to(tl.int32), 0) > 0  # a maximum passes over NaN
+    has_nan = tl.max((error != error).to(tl.int32), 0) > 0  # tl.max ignores NaN
     tl.store(partial_ptr + program, tl.sum(loss, 0))
     tl.store(partial_ptr + programs + program, tl.sum(binds.to(tl.float32), 0))
     tl.store(partial_ptr + 2 * programs + program, tl.sum(kl, 0))
-    tl.store(partial_ptr + 3 * programs + program, tl.where(lost, float("nan"), tl.max(error, 0)))
+    tl.store(partial_ptr + 3 * programs + program, tl.where(has_nan, float("nan"), tl.max(error, 0)))
 
 
 @jit_any("count", "programs")
 def policy_statistics_kernel(partial_ptr, out_ptr, count, programs, BLOCK: tl.constexpr):
-    """One program: the partials in order, sums in float64, into out [5]."""
+    """One program, tile [BLOCK]: the partial statistics added in order, in float64, into out [5]."""
     loss = tl.zeros([BLOCK], tl.float64)
     clipped = tl.zeros([BLOCK], tl.float64)
     kl = tl.zeros([BLOCK], tl.float64)
     error = tl.zeros([BLOCK], tl.float32)
-    lost = tl.zeros([BLOCK], tl.int32)
+    nans = tl.zeros([BLOCK], tl.int32)
     for start in range(0, programs, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < programs
         loss += tl.load(partial_ptr + at, mask=inside, other=0.0).to(tl.float64)
         clipped += tl.load(partial_ptr + programs + at, mask=inside, other=0.0).to(tl.float64)
         kl += tl.load(partial_ptr + 2 * programs + at, mask=inside, other=0.0).to(tl.float64)
-        found = tl.load(partial_ptr + 3 * programs + at, mask=inside, other=0.0)
-        error = tl.maximum(error, found)
-        lost += (found != found).to(tl.int32)
+        largest = tl.load(partial_ptr + 3 * programs + at, mask=inside, other=0.0)
+        error = tl.maximum(error, largest)
+        nans += (largest != largest).to(tl.int32)
     tl.store(out_ptr, tl.sum(loss, 0))
     tl.store(out_ptr + 1, tl.sum(clipped, 0))
     tl.store(out_ptr + 2, tl.sum(kl, 0))
-    tl.store(out_ptr + 3, tl.where(tl.sum(lost, 0) > 0, float("nan"), tl.max(error, 0)).to(tl.float64))
+    tl.store(out_ptr + 3, tl.where(tl.sum(nans, 0) > 0, float("nan"), tl.max(error, 0)).to(tl.float64))
     tl.store(out_ptr + 4, count)
 
 
@@ -184,29 +181,18 @@ class _PolicyLoss(torch.autograd.Function):
         high: float,
         beta: float,
     ) -> tuple[Tensor, Tensor]:
-        use, count = configured(SETTINGS, new.device), new.shape[0]
+        use, count = settings_for(SETTINGS, new.device), new.shape[0]
         programs = triton.cdiv(count, use["BLOCK"])
         new, old, advantage, weight = (t.contiguous() for t in (new, old, advantage, weight))
         loss, slope = torch.empty_like(new), torch.empty_like(new)
         partial = torch.empty((4, max(1, programs)), dtype=torch.float32, device=new.device)
         statistics = torch.empty(len(STATISTICS), dtype=torch.float64, device=new.device)
         if programs:
+            inputs = new, old, advantage, weight, new if reference is None else reference.contiguous()
             policy_loss_kernel[(programs,)](
-                new,
-                old,
-                advantage,
-                weight,
-                new if reference is None else reference.contiguous(),
-                loss,
-                slope,
-                partial,
-                count,
-                programs,
-                1 - low,
-                1 + high,
-                beta,
-                reference is not None,
-                use["BLOCK"],
+                *(*inputs, loss, slope, partial, count, programs, 1 - low, 1 + high, beta),
+                REFERENCE=reference is not None,
+                BLOCK=use["BLOCK"],
                 num_warps=use["WARPS"],
             )
         policy_statistics_kernel[(1,)](
@@ -232,24 +218,22 @@ def policy_loss(
     epsilon_high: float = 0.2,
     beta: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Loss L [N] of the formula above, differentiable in ``new``, and `STATISTICS` as float64 [5] on the
-    device.
+    """(loss L [N] of the formula above, differentiable in ``new``; `STATISTICS` float64 [5] on the device).
 
-    All inputs [N]: log-probabilities ``new``, ``old`` and ``reference`` (None: no KL), advantages and
-    weights. All of them float32 takes Triton, loss and slope in one pass; other types stay in torch. A NaN
-    anywhere is NaN in its token's loss and in the statistics. Raises KernelError where shapes or devices
-    differ, and where anything but ``new`` wants a gradient.
+    All inputs [N]: log-probabilities ``new``, ``old`` and ``reference`` in nats (None: no KL), advantages and
+    weights. If all are float32, Triton computes loss and gradient in one pass; other dtypes stay in torch. A
+    NaN input gives NaN in its token's loss and in the statistics. Raises KernelError when shapes or devices
+    differ, and when anything but ``new`` requires a gradient.
     """
     require(new.ndim == 1, "new", f"shape {tuple(new.shape)} is not [N]")
     for name, t in (("old", old), ("advantage", advantage), ("weight", weight), ("reference", reference)):
         if t is not None:
             require(t.shape == new.shape, name, f"shape {tuple(t.shape)} beside new {tuple(new.shape)}")
             require(t.device == new.device, name, f"on {t.device}, new on {new.device}")
-            require(
-                not (t.requires_grad and torch.is_grad_enabled()), name, "wants a gradient; only new gets one"
-            )
-    given = [t for t in (new, old, advantage, weight, reference) if t is not None]
-    if all(t.dtype == torch.float32 for t in given) and use_triton(new):
+            wants_gradient = t.requires_grad and torch.is_grad_enabled()
+            require(not wants_gradient, name, "requires a gradient; only new gets one")
+    inputs = [t for t in (new, old, advantage, weight, reference) if t is not None]
+    if all(t.dtype == torch.float32 for t in inputs) and use_triton(new):
         return _PolicyLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
             new, old, advantage, weight, reference, epsilon_low, epsilon_high, beta
         )
@@ -259,8 +243,8 @@ def policy_loss(
 # --- record ---
 
 
-def _apart(form: Any) -> Any:
-    """``form`` with each statistic an output of its own, so that the check sees each at its own size."""
+def _split_statistics(form: Any) -> Any:
+    """``form`` with each statistic as an output of its own: the check compares each at its own scale."""
 
     def run(**arguments: Any) -> tuple[Tensor, ...]:
         loss, statistics = form(**arguments)
@@ -282,7 +266,7 @@ def _case(count: int, reference: bool) -> Case:
     return Case(f"{count}{'ref' if reference else ''}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(count, True) for count in (4096, 262144)]
 
 
@@ -291,23 +275,23 @@ def _launches() -> list[Launch]:
     types = {f"{n}_ptr": "*fp32" for n in names} | {"count": "i32", "programs": "i32"}
     types |= dict.fromkeys(("low", "high", "beta"), "fp32")
     use = SETTINGS["default"]
-    found = [
+    losses = [
         Launch(policy_loss_kernel, types, {"REFERENCE": r, "BLOCK": use["BLOCK"]}, use["WARPS"], 1)
         for r in (False, True)
     ]
-    last = {"partial_ptr": "*fp32", "out_ptr": "*fp64", "count": "i32", "programs": "i32"}
-    return [*found, Launch(policy_statistics_kernel, last, {"BLOCK": use["BLOCK"]}, use["WARPS"], 1)]
+    types = {"partial_ptr": "*fp32", "out_ptr": "*fp64", "count": "i32", "programs": "i32"}
+    return [*losses, Launch(policy_statistics_kernel, types, {"BLOCK": use["BLOCK"]}, use["WARPS"], 1)]
 
 
 POLICY_LOSS = Op(
     "policy_loss",
-    _apart(policy_loss),
-    _apart(policy_loss_reference),
+    _split_statistics(policy_loss),
+    _split_statistics(policy_loss_reference),
     [_case(n, r) for n in (0, 1, 16, 37, 300) for r in (False, True)],
     {torch.float32: 1e-5},
     bytes=lambda new, reference=None, **_: (5 if reference is None else 6) * new.nbytes,
     flops=lambda new, reference=None, **_: (10 if reference is None else 20) * new.numel(),
     gradients=("new",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -1,12 +1,12 @@
-"""The two passes over a chunk of the head's logits [R, V] in Triton: values of its pairs, and the logits'
-gradient in place.
+"""Two Triton passes over a chunk of logits [R, V]: log p and entropy of its pairs, and the logits' gradient.
 
-    values    m = max z/τ,  s = Σ exp(z/τ - m),  log p = (z_y/τ - m) - log s,  entropy = log s - Σ exp(z/τ - m)(z/τ - m) / s
-    slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) exp(z/τ - lse)) / τ
+    values    m = max z/τ,   s = Σ exp(z/τ - m),   log p = (z_y/τ - m) - log s
+              entropy = log s - Σ exp(z/τ - m)(z/τ - m) / s
+    slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) exp(z/τ - lse)) / τ,   in place of z
 
-One program owns a row (values) or a tile of a row (slopes) and takes its pairs in their order: no atomics,
-the same bits whatever stands beside a row. The maximum and the sum run along (Milakov & Gimelshein, arXiv
-1805.02867), so that values read the logits once.
+One program owns a row (values) or a tile of a row (slopes), and takes its pairs in order. There are no
+atomics, so a row has the same bits in any batch. Maximum and sum are computed online (Milakov & Gimelshein,
+arXiv 1805.02867): values read the logits once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.jit import jit, jit_any, tl, triton
-from proactor.kernels.op import Launch, configured
+from proactor.kernels.op import Launch, settings_for
 
-# The sampler sums a row in the same tiles: equal logits of one type then give equal log-probabilities.
+# The sampler sums a row in the same tiles: equal logits of one dtype then give equal log-probabilities.
 TILES = {
     "default": {"block": 8192, "draw": 2048, "search": 1024, "warps": 16},
     "interpreter": {"block": 64, "draw": 32, "search": 128, "warps": 1},
@@ -27,14 +27,12 @@ TILES = {
 SLOPES = {"default": {"block": 4096, "warps": 8}, "interpreter": {"block": 64, "warps": 1}}
 PAIRS = 16
 LOWEST = -1e30
-"""Stands for the maximum of nothing: finite, so that differences are numbers."""
+"""Maximum of an empty row: finite, so that differences are not NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the kernels need to know of the rows: 1/temperature float32 [R], pair offsets int64 [R + 1] and
-    targets int64 [P], on the device.
-    """
+    """Rows and pairs on the device: 1/temperature float32 [R], offsets int64 [R + 1], target int64 [P]."""
 
     scale: Tensor
     offsets: Tensor
@@ -42,14 +40,15 @@ class Rows:
 
 
 def pair_offsets(row: Tensor, rows: int) -> Tensor:
-    """Pairs of row r lie from offset r to offset r + 1: int64 [rows + 1] from ascending ``row`` [P]."""
+    """Offsets int64 [rows + 1] from ascending ``row`` [P]: row r has pairs offsets[r] to offsets[r + 1]."""
     return torch.searchsorted(row, torch.arange(rows + 1, device=row.device))
 
 
 @jit
 def row_statistics(row_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.constexpr):
-    """(m, Σ w, Σ w d) of one row z: m = max z scale, d = z scale - m, w = exp(d). A NaN or +inf logit makes
-    the sums NaN.
+    """(m, Σ w, Σ w d) of one row z, tile [BLOCK]: m = max z scale, d = z scale - m, w = exp(d).
+
+    A NaN or +inf logit makes the sums NaN.
     """
     top = tl.full([], LOWEST, tl.float32)
     sums = tl.zeros([BLOCK], tl.float32)
@@ -83,8 +82,9 @@ def logprob_values_kernel(
     PAIRS: tl.constexpr,
     LOWEST: tl.constexpr,
 ):
-    """One program a row of the chunk [R, V] that begins at row ``start``: its lse, and log p and entropy of
-    its pairs.
+    """Grid (rows of the chunk), tile [BLOCK columns]: lse of a row, log p and entropy of its pairs.
+
+    The chunk [R, V] begins at row ``start``.
     """
     local = tl.program_id(0).to(tl.int64)
     row = start + local
@@ -109,7 +109,7 @@ def logprob_values_kernel(
 def logprob_slopes_kernel(
     logits_ptr, scale_ptr, offset_ptr, target_ptr, dlogp_ptr, lse_ptr, start, width, BLOCK: tl.constexpr
 ):
-    """One program a tile of a row: logits become their gradient."""
+    """Grid (rows of the chunk, ceil(V / BLOCK)), tile [BLOCK]: overwrites logits with their gradient."""
     local = tl.program_id(0).to(tl.int64)
     row = start + local
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -128,75 +128,37 @@ def logprob_slopes_kernel(
 
 
 def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy: Tensor, lse: Tensor) -> None:
-    """Fill lse [R], log p [P] and entropy [P] for the rows from ``start`` on whose contiguous logits are
-    given.
-    """
+    """Fill lse [R], log p [P] and entropy [P] from a chunk's contiguous logits, which begin at ``start``."""
     count, width = logits.shape
     if count:
-        tiles = configured(TILES, logits.device)
+        tiles = settings_for(TILES, logits.device)
+        tensors = logits, rows.scale, rows.offsets, rows.target, logp, entropy, lse
+        constants = {"BLOCK": tiles["block"], "PAIRS": PAIRS, "LOWEST": LOWEST}
         logprob_values_kernel[(count,)](
-            logits,
-            rows.scale,
-            rows.offsets,
-            rows.target,
-            logp,
-            entropy,
-            lse,
-            start,
-            width,
-            tiles["block"],
-            PAIRS,
-            LOWEST,
-            num_warps=tiles["warps"],
-            enable_fp_fusion=False,
+            *tensors, start, width, **constants, num_warps=tiles["warps"], enable_fp_fusion=False
         )
 
 
 def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: Tensor) -> None:
-    """Overwrite the chunk's contiguous logits with their gradient, from that of log p [P]."""
+    """Overwrite a chunk's contiguous logits with their gradient, given that of log p [P]."""
     count, width = logits.shape
     if count:
-        tiles = configured(SLOPES, logits.device)
+        tiles = settings_for(SLOPES, logits.device)
+        tensors = logits, rows.scale, rows.offsets, rows.target, dlogp, lse
         logprob_slopes_kernel[(count, triton.cdiv(width, tiles["block"]))](
-            logits,
-            rows.scale,
-            rows.offsets,
-            rows.target,
-            dlogp,
-            lse,
-            start,
-            width,
-            tiles["block"],
-            num_warps=tiles["warps"],
+            *tensors, start, width, tiles["block"], num_warps=tiles["warps"]
         )
 
 
 def launches() -> list[Launch]:
     """Both kernels; their sizes do not depend on the model."""
-    shared = {
-        "logits_ptr": "*bf16",
-        "scale_ptr": "*fp32",
-        "offset_ptr": "*i64",
-        "target_ptr": "*i64",
-        "lse_ptr": "*fp32",
-        "start": "i32",
-        "width": "i32",
-    }
+    shared = {"logits_ptr": "*bf16", "scale_ptr": "*fp32", "lse_ptr": "*fp32"}
+    shared |= {"offset_ptr": "*i64", "target_ptr": "*i64", "start": "i32", "width": "i32"}
+    value_types = shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"}
+    slope_types = shared | {"dlogp_ptr": "*fp32"}
     values, slopes = TILES["default"], SLOPES["default"]
     constants = {"BLOCK": values["block"], "PAIRS": PAIRS, "LOWEST": LOWEST}
     return [
-        Launch(
-            logprob_values_kernel,
-            shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"},
-            constants,
-            values["warps"],
-            1,
-        ),
-        Launch(
-            logprob_slopes_kernel,
-            shared | {"dlogp_ptr": "*fp32"},
-            {"BLOCK": slopes["block"]},
-            slopes["warps"],
-            1,
-        ),
+        Launch(logprob_values_kernel, value_types, constants, values["warps"], 1),
+        Launch(logprob_slopes_kernel, slope_types, {"BLOCK": slopes["block"]}, slopes["warps"], 1),
     ]

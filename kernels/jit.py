@@ -1,4 +1,4 @@
-"""Triton where it is installed. Elsewhere `jit` leaves a function as it is and only the torch forms run.
+"""Triton if it is installed. Otherwise `jit` returns a function unchanged, and only the torch forms run.
 
 Set ``TRITON_INTERPRET=1`` before the first import to run kernels on CPU tensors.
 """
@@ -19,7 +19,7 @@ try:
 except ImportError:  # no wheel for this system
 
     class _Missing:
-        """Stands for ``triton`` and ``tl`` in annotations and in bodies that never run."""
+        """Stand-in for ``triton`` and ``tl`` in annotations and in kernel bodies, which then never run."""
 
         def __getattr__(self, name: str) -> Any:
             return self
@@ -32,28 +32,28 @@ except ImportError:  # no wheel for this system
 
 
 def jit(function: Any) -> Any:
-    """A kernel, or a function that kernels call."""
+    """Decorator of a kernel, or of a device function that kernels call."""
     return triton.jit(function) if HAS_TRITON else function
 
 
 def jit_any(*names: str) -> Callable[[Any], Any]:
-    """A kernel that is compiled once whatever the integers of these names are.
+    """Decorator of a kernel that is not specialised on the integer arguments ``names``.
 
-    Triton otherwise compiles anew where an integer is 1, is a multiple of 16, and is neither. That pays where
-    a size decides which loads are wide; a number that changes from step to step (rows, parts of the keys)
-    only stops the run for a compiler.
+    By default Triton compiles one variant for 1, one for multiples of 16 and one for the rest. That pays for
+    a size that decides how wide loads are. For a number that changes every step (rows, parts of the keys) it
+    would only interrupt a run with compilation.
     """
 
-    def made(function: Any) -> Any:
+    def decorate(function: Any) -> Any:
         return triton.jit(function, do_not_specialize=names) if HAS_TRITON else function
 
-    return made
+    return decorate
 
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors.
 
-    Its bfloat16 arithmetic is wrong, so kernels take a constexpr ``WIDE`` from here and widen what they load
-    before they compute.
+    The interpreter miscomputes bfloat16. Kernels therefore take a constexpr ``WIDE`` from here, and load as
+    float32 where it is set.
     """
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

@@ -1,7 +1,8 @@
-"""The sampler's step between the stacked projection and attention: bias, rotation of q and k, and k and v
-into their cache slots, in one pass.
+"""Bias, rotary embedding and the KV-cache write of the sampler, in one pass over the stacked projection.
 
-x = qkv + bias,   (q, k) = rotation of x's q and k heads (Su et al., arXiv 2104.09864),   keys[:, slots] = k,   values[:, slots] = v
+    x = qkv + bias,   q, k = rotation of x's q and k heads,   keys[:, slots] = k,   values[:, slots] = v
+
+Rotary embedding: Su et al., arXiv 2104.09864.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, settings_for
 from proactor.kernels.rope import (
     TOLERANCE,
     check_rotation,
     draw_angles,
     rope_reference,
+    rotate_halves,
     runs_triton,
-    turned_halves,
 )
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
@@ -36,14 +37,12 @@ def rope_into_pages_reference(
     values: Tensor,
     bias: Tensor | None = None,
 ) -> Heads:
-    """`rope_into_pages` in plain torch: the same arithmetic as a linear's bias, `rope_reference` and two
-    index copies.
-    """
+    """`rope_into_pages` in plain torch: a bias addition, `rope_reference` and two index copies."""
     kv_heads, _, width = keys.shape
     x = (qkv if bias is None else qkv + bias).view(qkv.shape[0], qkv.shape[1] // width, width)
-    turned = x.shape[1] - kv_heads
-    q, k = rope_reference(x[:, :turned], cos, sin).split((turned - kv_heads, kv_heads), dim=1)
-    v = x[:, turned:]
+    rotated = x.shape[1] - kv_heads
+    q, k = rope_reference(x[:, :rotated], cos, sin).split((rotated - kv_heads, kv_heads), dim=1)
+    v = x[:, rotated:]
     kept = slots >= 0
     if bool(kept.all()):
         keys.index_copy_(1, slots, k.transpose(0, 1))
@@ -79,41 +78,38 @@ def rope_into_pages_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """One program a row and HEADS of its heads: out [T, out_heads, 2 half] holds q, k and, where a bias
-    changed it, v.
-    """
+    """Grid (rows, ceil(heads / HEADS)), tile [HEADS, HALF]: q, k (BIAS: and v) to out, k, v to pages."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]
-    turned = q_heads + kv_heads
-    inside = (head < turned + kv_heads) & (column < half)
+    rotated = q_heads + kv_heads
+    inside = (head < rotated + kv_heads) & (column < half)
     at = head * (2 * half) + column
     x1 = tl.load(x_ptr + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(x_ptr + row * x_row + at + half, mask=inside, other=0.0).to(tl.float32)
-    # rounded to the dtype as a linear's output is, so that the trainer's rotation starts from the same bits
+    # round to the dtype, as a linear layer does: the trainer's rotation starts from the same bits
     if BIAS:
         x1 += tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
         x2 += tl.load(bias_ptr + at + half, mask=inside, other=0.0).to(tl.float32)
         x1 = x1.to(out_ptr.dtype.element_ty).to(tl.float32)
         x2 = x2.to(out_ptr.dtype.element_ty).to(tl.float32)
-    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, False)
-    y1, y2 = tl.where(head < turned, y1, x1), tl.where(head < turned, y2, x2)
+    y1, y2 = rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, False)
+    y1, y2 = tl.where(head < rotated, y1, x1), tl.where(head < rotated, y2, x2)
     slot = tl.load(slot_ptr + row)
-    lost = slot >= store_slots  # there is nowhere to write: the row's attention must show it
-    y1, y2 = tl.where(lost, float("nan"), y1), tl.where(lost, float("nan"), y2)
+    overflow = slot >= store_slots  # no such slot: the row becomes NaN, so that its attention shows it
+    y1, y2 = tl.where(overflow, float("nan"), y1), tl.where(overflow, float("nan"), y2)
     out = out_ptr + row * out_heads * (2 * half) + at
     tl.store(out, y1, mask=inside & (head < out_heads))
     tl.store(out + half, y2, mask=inside & (head < out_heads))
-    last = tl.where(
-        (slot >= 0) & (slot < store_slots), turned + kv_heads, 0
-    )  # first head that is not written
+    written = (slot >= 0) & (slot < store_slots)
+    last = tl.where(written, rotated + kv_heads, 0)  # end of the heads that are written
     place = slot * store_slot + column
     key = key_ptr + (head - q_heads).to(tl.int64) * store_head + place
-    is_key = (column < half) & (head >= q_heads) & (head < tl.minimum(last, turned))
+    is_key = (column < half) & (head >= q_heads) & (head < tl.minimum(last, rotated))
     tl.store(key, y1, mask=is_key)
     tl.store(key + half, y2, mask=is_key)
-    value = value_ptr + (head - turned).to(tl.int64) * store_head + place
-    is_value = (column < half) & (head >= turned) & (head < last)
+    value = value_ptr + (head - rotated).to(tl.int64) * store_head + place
+    is_value = (column < half) & (head >= rotated) & (head < last)
     tl.store(value, y1, mask=is_value)
     tl.store(value + half, y2, mask=is_value)
 
@@ -124,35 +120,23 @@ def _launch(
     kv_heads, store_slots, width = keys.shape
     rows, heads = qkv.shape[0], qkv.shape[1] // width
     qkv = qkv if qkv.stride(1) == 1 else qkv.contiguous()
-    turned = heads - kv_heads
-    out_heads = turned if bias is None else heads
+    rotated = heads - kv_heads
+    out_heads = rotated if bias is None else heads
     out = torch.empty((rows, out_heads, width), dtype=qkv.dtype, device=qkv.device)
     if rows:
-        use = configured(SETTINGS, qkv.device)
+        use = settings_for(SETTINGS, qkv.device)
+        inputs = cos.contiguous(), sin.contiguous(), slots.contiguous()
+        sizes = rotated - kv_heads, kv_heads, out_heads, width // 2, qkv.stride(0)
         rope_into_pages_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
-            qkv,
-            qkv if bias is None else bias.contiguous(),
-            cos.contiguous(),
-            sin.contiguous(),
-            slots.contiguous(),
-            out,
-            keys,
-            values,
-            turned - kv_heads,
-            kv_heads,
-            out_heads,
-            width // 2,
-            qkv.stride(0),
-            store_slots,
-            keys.stride(0),
-            keys.stride(1),
-            bias is not None,
-            use["HEADS"],
-            triton.next_power_of_2(width // 2),
+            *(qkv, qkv if bias is None else bias.contiguous(), *inputs, out, keys, values),
+            *(*sizes, store_slots, keys.stride(0), keys.stride(1)),
+            BIAS=bias is not None,
+            HEADS=use["HEADS"],
+            HALF=triton.next_power_of_2(width // 2),
             num_warps=use["WARPS"],
         )
-    v = qkv.view(rows, heads, width)[:, turned:] if bias is None else out[:, turned:]
-    return out[:, : turned - kv_heads], out[:, turned - kv_heads : turned], v
+    v = qkv.view(rows, heads, width)[:, rotated:] if bias is None else out[:, rotated:]
+    return out[:, : rotated - kv_heads], out[:, rotated - kv_heads : rotated], v
 
 
 def rope_into_pages(
@@ -164,14 +148,15 @@ def rope_into_pages(
     values: Tensor,
     bias: Tensor | None = None,
 ) -> Heads:
-    """Add ``bias``, rotate q and k, write k and v to their slots; returns q [T, Hq, D], k and v [T, Hkv, D]
-    (views, v of ``qkv`` itself without a bias).
+    """Add ``bias``, rotate q and k, write k and v to the cache; returns q [T, Hq, D], k and v [T, Hkv, D].
 
-    qkv [T, (Hq + 2 Hkv) D] as the stacked linear gives it, cos, sin [T, D/2], slots int64 [T]: where in
-    ``keys`` and ``values`` [Hkv, S, D] the row belongs, no two alike, negative: nowhere; bias [(Hq + 2 Hkv)
-    D] or None. No gradient: raises KernelError where one is asked for, and where shapes, types or devices do
-    not fit. A slot of S or more writes nothing: IndexError in torch, and from a kernel, which cannot raise, a
-    row of NaN in q and k.
+    qkv [T, (Hq + 2 Hkv) D], the output of the stacked linear; cos, sin [T, D/2]; keys, values [Hkv, S, D];
+    slots int64 [T]: each row's place in them, unique, negative to write nothing; bias [(Hq + 2 Hkv) D] or
+    None. The results are views; without a bias, v is a view of ``qkv``.
+
+    Raises KernelError when a gradient is required (there is none), and when shapes, dtypes or devices do not
+    match. For a slot of S or more, the torch form raises IndexError; the kernel, which cannot raise, writes
+    nothing and gives NaN in q and k.
     """
     _check(qkv, cos, sin, slots, keys, values, bias)
     form = _launch if runs_triton(qkv) else rope_into_pages_reference
@@ -182,7 +167,7 @@ def _check(
     qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 ) -> None:
     if keys.ndim != 3 or keys.stride(2) != 1 or keys.dtype != qkv.dtype or keys.device != qkv.device:
-        _refuse("keys", keys, f"{qkv.dtype} [Hkv, S, D] on {qkv.device}, the elements of a head side by side")
+        _refuse("keys", keys, f"{qkv.dtype} [Hkv, S, D] on {qkv.device}, contiguous in D")
     kv_heads, _, width = keys.shape
     if (
         values.shape != keys.shape
@@ -196,7 +181,7 @@ def _check(
     if qkv.ndim != 2 or qkv.shape[1] % width or qkv.shape[1] // width <= 2 * kv_heads:
         _refuse("qkv", qkv, f"[T, (Hq + 2 * {kv_heads}) * {width}]")
     if qkv.requires_grad and torch.is_grad_enabled():
-        raise KernelError("qkv: wants a gradient, which the cache cannot carry; use rope")
+        raise KernelError("qkv: requires a gradient, which the cache cannot carry; use rope")
     rows, stacked = qkv.shape
     check_rotation("qkv", qkv.view(rows, stacked // width, width), cos, sin)
     if slots.shape != (rows,) or slots.dtype != torch.int64 or slots.device != qkv.device:
@@ -208,8 +193,8 @@ def _check(
 
 
 def _refuse(name: str, tensor: Tensor, want: str) -> NoReturn:
-    found = f"{tensor.dtype} {tuple(tensor.shape)} by {tensor.stride()} on {tensor.device}"
-    raise KernelError(f"{name}: {found}, not {want}")
+    layout = f"{tensor.dtype} {tuple(tensor.shape)} by {tensor.stride()} on {tensor.device}"
+    raise KernelError(f"{name}: {layout}, not {want}")
 
 
 # --- record ---
@@ -224,7 +209,7 @@ def _reference_with_stores(**arguments: Tensor) -> tuple[Tensor, ...]:
 
 
 def _case(rows: int, heads: int, kv_heads: int, width: int, bias: bool, slots: int, silent: int = 0) -> Case:
-    """``silent``: every so many-th row writes nothing (0: all write)."""
+    """``silent``: every silent-th row writes nothing (0: all rows write)."""
 
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         def draw(*shape: int) -> Tensor:
@@ -237,21 +222,14 @@ def _case(rows: int, heads: int, kv_heads: int, width: int, bias: bool, slots: i
         stacked = (heads + 2 * kv_heads) * width
         rest = {"bias": draw(stacked)} if bias else {}
         stores = {"keys": draw(kv_heads, slots, width), "values": draw(kv_heads, slots, width)}
-        return {
-            "qkv": draw(rows, stacked),
-            "cos": cos.to(dtype),
-            "sin": sin.to(dtype),
-            "slots": where,
-            **stores,
-            **rest,
-        }
+        angles = {"cos": cos.to(dtype), "sin": sin.to(dtype)}
+        return {"qkv": draw(rows, stacked), **angles, "slots": where, **stores, **rest}
 
-    return Case(
-        f"{rows}x{heads}+{kv_heads}x{width}{'b' if bias else ''}{f's{silent}' if silent else ''}", make
-    )
+    flags = ("b" if bias else "") + (f"s{silent}" if silent else "")
+    return Case(f"{rows}x{heads}+{kv_heads}x{width}{flags}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.heads, shape.kv_heads, shape.head_dim, True, 65536) for rows in (64, 2048)]
 
 
@@ -260,14 +238,8 @@ def _bytes(
 ) -> int:
     stored = 2 * int((slots >= 0).sum()) * keys.shape[0] * keys.shape[2] * keys.element_size()
     unread = qkv.nbytes * keys.shape[0] * keys.shape[2] // qkv.shape[1] if bias is None else 0
-    return (
-        2 * qkv.nbytes
-        - unread
-        + stored
-        + 2 * cos.nbytes
-        + slots.nbytes
-        + (0 if bias is None else bias.nbytes)
-    )
+    small = 2 * cos.nbytes + slots.nbytes + (0 if bias is None else bias.nbytes)
+    return 2 * qkv.nbytes - unread + stored + small
 
 
 def _launches() -> list[Launch]:
@@ -299,5 +271,5 @@ ROPE_INTO_PAGES = Op(
     bytes=_bytes,
     flops=lambda qkv, **_: 4 * qkv.numel(),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -1,10 +1,8 @@
-"""Matrix product with a frozen weight: which of the equivalent forms a device runs, and how few rows keep it
-exact.
+"""Dense linear layer with a frozen weight, ``y = x Wᵀ + b`` for x [T, K], W [N, K]: MKL or oneDNN on a CPU.
 
-``y = x Wᵀ + b`` for x [T, K], W [N, K]. On a CPU two libraries compute it: MKL (``F.linear``) and oneDNN
-(``mkldnn._linear_pointwise``). Which is faster depends on the processor, so it is measured once; oneDNN also
-gives bit-identical rows whatever the number of rows, except for very few, which is what deterministic mode
-stands on. The smallest safe number is probed, not assumed.
+Which of MKL (``F.linear``) and oneDNN (``mkldnn._linear_pointwise``) is faster depends on the processor, so
+`fastest_cpu_linear` measures it once. oneDNN is also batch-invariant above a small row count: a row has the
+same bits in any batch. Deterministic mode relies on it, with the row count that `exact_minimum` probes.
 """
 
 from __future__ import annotations
@@ -26,9 +24,7 @@ PROBE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17, 24, 31, 32, 33, 47, 64, 65, 
 
 
 def library_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b`` by the framework's default library: x [T, K], weight [N, K], bias [N] or None -> [T,
-    N].
-    """
+    """``x Wᵀ + b`` by torch's default library: x [T, K], weight [N, K], bias [N] or None -> [T, N]."""
     return F.linear(x, weight, bias)
 
 
@@ -38,9 +34,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`onednn_linear` under the name that asks for rows whose bits do not depend on how many they are:
-    nothing else may stand in for it.
-    """
+    """The linear of deterministic mode: each row has the same bits at any batch size. Do not substitute."""
     return onednn_linear(x, weight, bias)
 
 
@@ -51,13 +45,13 @@ def onednn_available() -> bool:
 
 @lru_cache(maxsize=1)
 def fastest_cpu_linear() -> Linear:
-    """The faster of the two CPU forms on a 512 x 512 product of 512 rows, measured once per process."""
+    """The faster of MKL and oneDNN on x [512, 512], W [512, 512], measured once per process."""
     if not onednn_available():
         return library_linear
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(512, 512, generator=generator), torch.randn(512, 512, generator=generator)
 
-    def best(form: Linear) -> float:
+    def seconds(form: Linear) -> float:
         times = []
         for _ in range(6):
             start = time.perf_counter()
@@ -65,14 +59,14 @@ def fastest_cpu_linear() -> Linear:
             times.append(time.perf_counter() - start)
         return min(times[1:])
 
-    return onednn_linear if best(onednn_linear) < 0.8 * best(library_linear) else library_linear
+    return onednn_linear if seconds(onednn_linear) < 0.8 * seconds(library_linear) else library_linear
 
 
 def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype) -> int:
-    """Smallest row count from which every row of ``form`` is bit-identical whatever the row count, for
-    weights [N, K] in ``shapes``.
+    """Smallest row count from which ``form`` is batch-invariant for weights of ``shapes`` (N, K).
 
-    Raises KernelError when no tested count is safe: deterministic mode cannot be kept on such a machine.
+    At this count and above, each row has the same bits. Raises KernelError when no tested count qualifies:
+    deterministic mode cannot run on this machine.
     """
     generator = torch.Generator().manual_seed(1)
     minimum = 1

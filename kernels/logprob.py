@@ -1,12 +1,14 @@
-"""Log-probabilities of chosen tokens from hidden rows, without keeping the logits of every row.
+"""Log-probabilities of target tokens from hidden rows, in chunks, without the logits of every row at once.
 
-For pairs (row r, target y) with temperature τ:   log p = z_y/τ - logsumexp(z/τ),   z = W h_r,   entropy = logsumexp(z/τ) - Σ p z/τ
+For pairs (row r, target y) with temperature τ, and z = W h_r:
 
-A branch point of a token tree predicts the first token of every child, so that several pairs may name one
-row: its logits are computed once. The gradient of z at row r is Σ_pairs g (onehot(y) - p)/τ. Rows go through
-the head in chunks; what the backward needs of them is kept while it fits in `KEEP_BYTES` altogether (two head
-products a chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
-`logprob_loss` forms the gradient while a chunk's logits are there.
+    log p = z_y/τ - logsumexp(z/τ),   entropy = logsumexp(z/τ) - Σ p z/τ
+    dz_r = Σ_pairs g (onehot(y) - p) / τ
+
+Several pairs may name one row, since a branch point of a token tree predicts the first token of every child;
+its logits are computed once. Logits are kept for the backward while they fit in `KEEP_BYTES` (two head
+products per chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
+see `logprob_loss`.
 """
 
 from __future__ import annotations
@@ -22,18 +24,20 @@ from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_tr
 from proactor.kernels.precision import wide_dtype, widen
 
 CHUNK_ROWS = 512
-"""Rows a chunk of the torch form."""
+"""Rows per chunk of the torch form."""
 CHUNK_BYTES = 256 << 20
-"""Logits of a chunk of the Triton form."""
+"""Bytes of logits per chunk of the Triton form."""
 KEEP_BYTES = 1 << 30
+"""Most bytes of logits that the forward keeps for the backward."""
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def logprob_reference(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Plain torch: hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P] -> log p
-    [P], entropy [P].
+    """(log p [P], entropy [P]) in plain torch.
+
+    hidden [R, H], weight [V, H], row and target int64 [P], temperature float32 [P].
     """
     logits = widen(hidden[row] @ weight.t()) / temperature.unsqueeze(1)
     logp = logits.log_softmax(-1)
@@ -92,15 +96,15 @@ class _LogProb(torch.autograd.Function):
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear) -> Tensor:
-    """Logits [R, V] of rows over their temperature, in float32 (float64 stays)."""
+    """Logits [R, V] times ``scale`` [R], the inverse temperature, in float32 (float64 stays float64)."""
     logits = widen(linear(hidden, weight, None))
     return logits if bool((scale == 1).all()) else logits.mul_(scale.unsqueeze(1))
 
 
 def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits - max) [R, V] and its sums [R]; ``logits`` [R, V] float32 are left shifted by their maximum.
+    """(exp(logits - max) [R, V], its sums [R]); shifts ``logits`` [R, V] float32 by their maximum, in place.
 
-    log p of token y is then ``logits[y] - log(sum)``. Sampler and trainer both compute it so, hence equal
+    log p of token y is then ``logits[y] - log(sum)``. The sampler and the trainer both compute it so: equal
     logits give equal bits.
     """
     logits.sub_(logits.amax(-1, keepdim=True))
@@ -109,8 +113,9 @@ def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(exponentials [R, V], their sums [R], log p [P], entropy [P]) of a chunk; ``r`` [P] counts from its
-    first row; ``logits`` are shifted.
+    """(exponentials [R, V], their sums [R], log p [P], entropy [P]) of a chunk; shifts ``logits`` in place.
+
+    ``r`` int64 [P]: the row of each pair, from the chunk's first row on.
     """
     weights, total = exponentials_(logits)
     log_total = total.log()
@@ -121,9 +126,7 @@ def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, 
 def slopes_(
     weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor
 ) -> Tensor:
-    """Gradient of a chunk's logits [R, V] from that of its pairs' log p [P], in place of the exponentials
-    ``weights``.
-    """
+    """Gradient of a chunk's logits [R, V] from that of log p [P]; overwrites the exponentials ``weights``."""
     g = dlogp * scale[r]
     pull = dlogp.new_zeros(len(total)).index_add_(0, r, g)
     dz = weights.mul_((-pull / total).unsqueeze(1))
@@ -131,8 +134,9 @@ def slopes_(
 
 
 def chunk_pairs(row: Tensor, rows: int, size: int | None = None) -> list[tuple[int, int, int, int]]:
-    """(first row, end row, first pair, end pair) for each chunk of ``size`` (`CHUNK_ROWS`) rows; ``row`` must
-    ascend.
+    """(first row, end row, first pair, end pair) per chunk of ``size`` rows (None: `CHUNK_ROWS`).
+
+    ``row`` [P] must be ascending.
     """
     edges = [*range(0, rows, size or CHUNK_ROWS), rows]
     cuts = torch.searchsorted(row, torch.tensor(edges, device=row.device)).tolist()
@@ -143,7 +147,7 @@ def chunk_pairs(row: Tensor, rows: int, size: int | None = None) -> list[tuple[i
 
 
 class _TritonLogProb(torch.autograd.Function):
-    """Logits stay in the head's type and become their own gradient; nothing else of size [rows, V] exists."""
+    """Logits keep the head's dtype and are overwritten by their gradient: the only [rows, V] buffer."""
 
     @staticmethod
     def forward(
@@ -157,7 +161,7 @@ class _TritonLogProb(torch.autograd.Function):
             launch_values(logits, start, rows, logp, entropy, lse)
             if keep:
                 kept.append(logits)
-            del logits  # or two chunks would stand side by side
+            del logits  # otherwise two chunks would be live at once
         ctx.save_for_backward(hidden, weight, lse)
         ctx.rows, ctx.kept, ctx.linear = rows, kept, linear
         ctx.mark_non_differentiable(entropy)
@@ -167,7 +171,7 @@ class _TritonLogProb(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, lse = ctx.saved_tensors
         dlogp, dh = grads[0].contiguous(), torch.empty_like(hidden)
-        kept, ctx.kept = ctx.kept[::-1], []  # overwritten below: a second backward computes them again
+        kept, ctx.kept = ctx.kept[::-1], []  # overwritten below: a second backward recomputes them
         for start, stop in row_chunks(hidden.shape[0], weight):
             logits = kept.pop() if kept else ctx.linear(hidden[start:stop], weight, None).contiguous()
             launch_slopes_(logits, start, ctx.rows, lse, dlogp)
@@ -177,7 +181,7 @@ class _TritonLogProb(torch.autograd.Function):
 
 
 def row_chunks(rows: int, weight: Tensor) -> list[tuple[int, int]]:
-    """Chunks of rows whose logits, in the type of ``weight`` [V, H], stay within `CHUNK_BYTES`."""
+    """(start, stop) of chunks of rows whose logits, in the dtype of ``weight`` [V, H], fit `CHUNK_BYTES`."""
     fitting = CHUNK_BYTES // (weight.shape[0] * weight.element_size())
     size = max(1, fitting // 64 * 64 or fitting)
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
@@ -194,12 +198,12 @@ def log_probabilities(
     temperature: Tensor,
     linear: Linear = library_linear,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable log-probabilities of pairs.
+    """(log p [P], entropy [P]) of pairs in nats, float32; log p is differentiable in ``hidden``.
 
-    hidden [R, H]; weight [V, H], frozen; row, target int64 [P] with ``row`` ascending and every row named;
-    temperature float32 [R], above 0. Returns log p [P] and entropy [P] (nats, no gradient), float32. Float64
-    takes the torch form everywhere. Raises KernelError for rows that do not ascend, ids outside the head,
-    temperatures of 0 or less, and shapes that do not match; to know, it waits for the device once.
+    hidden [R, H]; weight [V, H], frozen; row, target int64 [P], with ``row`` ascending and every row named;
+    temperature float32 [R], above 0. Float64 takes the torch form on every device. Raises KernelError for
+    rows that do not ascend, ids outside the head, temperatures of 0 or less, and shapes that do not match;
+    that check synchronises with the device once.
     """
     check_pairs(hidden, weight, row, target, temperature)
     keep = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= KEEP_BYTES
@@ -211,7 +215,7 @@ def log_probabilities(
 
 
 def triton_rows(row: Tensor, target: Tensor, temperature: Tensor) -> Rows:
-    """The pairs as the kernels take them."""
+    """The pairs in the layout of the kernels."""
     scale = temperature.float().reciprocal().contiguous()
     return Rows(scale, pair_offsets(row.contiguous(), len(scale)), target.contiguous())
 
@@ -219,33 +223,33 @@ def triton_rows(row: Tensor, target: Tensor, temperature: Tensor) -> Rows:
 def check_pairs(hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor) -> None:
     """Raise KernelError for what `log_probabilities` cannot take."""
     require(hidden.dim() == 2 and hidden.is_floating_point(), "hidden", "not a matrix of floats")
-    require(
-        weight.shape[1:] == hidden.shape[1:],
-        "weight",
-        f"shape {tuple(weight.shape)} for rows of {hidden.shape[1]}",
-    )
+    width = hidden.shape[1]
+    require(weight.shape[1:] == (width,), "weight", f"shape {tuple(weight.shape)} for rows of {width}")
     require(weight.dtype == hidden.dtype, "weight", f"{weight.dtype} beside hidden {hidden.dtype}")
     for name, value in (("row", row), ("target", target)):
-        require(value.dtype == torch.int64 and value.shape == (len(target),), name, "not int64, one a pair")
-    require(
-        temperature.shape == hidden.shape[:1],
-        "temperature",
-        f"shape {tuple(temperature.shape)}: not one a row",
-    )
+        require(value.dtype == torch.int64 and value.shape == (len(target),), name, "not int64, one per pair")
+    shape = tuple(temperature.shape)
+    require(shape == hidden.shape[:1], "temperature", f"shape {shape}: not one per row")
     if not len(row):
         return
-    facts = [row[1:] < row[:-1], (row < 0) | (row >= len(hidden)), (target < 0) | (target >= len(weight))]
-    order, rows, targets, heat = torch.stack([f.any() for f in (*facts, ~(temperature > 0))]).tolist()
-    require(not order, "row", "pairs must be sorted by row")
-    require(not rows, "row", f"outside 0 … {len(hidden) - 1}")
-    require(not targets, "target", f"outside 0 … {len(weight) - 1}")
-    require(not heat, "temperature", "must be above 0")
+    faults = [
+        row[1:] < row[:-1],
+        (row < 0) | (row >= len(hidden)),
+        (target < 0) | (target >= len(weight)),
+        ~(temperature > 0),
+    ]
+    # one transfer for all four
+    unsorted, bad_row, bad_target, bad_temperature = torch.stack([f.any() for f in faults]).tolist()
+    require(not unsorted, "row", "pairs must be sorted by row")
+    require(not bad_row, "row", f"outside 0 … {len(hidden) - 1}")
+    require(not bad_target, "target", f"outside 0 … {len(weight) - 1}")
+    require(not bad_temperature, "temperature", "must be above 0")
 
 
 # --- record ---
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2.5e-2}
-"""Half types: the logits' own rounding, seen through log p."""
+"""For half types this is the rounding of the logits themselves, as it appears in log p."""
 
 
 def _reference(
@@ -255,7 +259,7 @@ def _reference(
 
 
 def head_case(rows: int, hidden: int, vocabulary: int, extra: int) -> Case:
-    """Every row named once and ``extra`` more pairs on rows by chance."""
+    """One pair per row, and ``extra`` more pairs on random rows."""
 
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         def ids(high: int, count: int) -> Tensor:
@@ -267,14 +271,14 @@ def head_case(rows: int, hidden: int, vocabulary: int, extra: int) -> Case:
         row = torch.cat([torch.arange(rows, device=device), ids(rows, extra if rows else 0)]).sort().values
         temperature = torch.rand(rows, generator=generator, device=device) + 0.5
         weight = (draw(vocabulary, hidden) * (4 / hidden) ** 0.5).to(dtype)
-        found = {"hidden": draw(rows, hidden).to(dtype), "weight": weight, "row": row}
-        return found | {"target": ids(vocabulary, len(row)), "temperature": temperature}
+        arguments = {"hidden": draw(rows, hidden).to(dtype), "weight": weight, "row": row}
+        return arguments | {"target": ids(vocabulary, len(row)), "temperature": temperature}
 
     return Case(f"{rows}x{hidden}x{vocabulary}+{extra}", make)
 
 
 def timed_heads(shape: ModelShape) -> list[Case]:
-    """A decision's worth of rows, and a full batch."""
+    """The rows of one decision, and of a full batch."""
     return [head_case(rows, shape.hidden, shape.vocabulary, rows // 8) for rows in (512, 16384)]
 
 

@@ -1,12 +1,13 @@
-"""A loss over log-probabilities, with its gradient in two head products a chunk of rows and no logits kept.
+"""A loss over log-probabilities, with its gradient: two head products per chunk of rows, no logits kept.
 
 The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after
-the last chunk. When the loss is a sum of one term a pair it is known at once:
+the last chunk. When the loss is a sum with one term per pair, each chunk's gradient is known at once:
 
-    logits = H Wᵀ  ->  log p, entropy  ->  (Σ terms, d Σ terms / d log p) from the caller  ->  logits become dz in place  ->  dH = dz W
+    logits = H Wᵀ  ->  log p, entropy  ->  (Σ terms, d Σ terms / d log p) from the caller
+                   ->  logits become dz in place  ->  dH = dz W
 
-so that the backward only multiplies the stored dH [R, H] by the gradient of the sum. (Gradients formed in the
-forward of a fused head: Liger Kernel, arXiv 2410.10989.)
+The backward then only multiplies the stored dH [R, H] by the gradient of the sum. Gradients formed in the
+forward of a fused head: Liger Kernel, arXiv 2410.10989.
 """
 
 from __future__ import annotations
@@ -38,22 +39,21 @@ from proactor.kernels.op import Arguments, Case, ModelShape, Op, use_triton
 from proactor.kernels.precision import wide_dtype
 
 PairLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""(log p [p] float32 of some pairs, which pairs) -> (the sum of their terms, its slope in log p [p]). Must
-not wait for the device if nothing else is to.
+"""(log p [p] float32 of a chunk's pairs, their slice) -> (sum of their terms, its gradient in log p [p]).
+
+Must not synchronise with the GPU; otherwise the whole head does.
 """
 
 
-def differentiated(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
-    """A `PairLoss` from a function of (log p, pairs) that gives the terms, or their sum, alone: by
-    autograd.
-    """
+def autograd_loss(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
+    """A `PairLoss` by autograd, from a function of (log p, pairs) that returns the terms or their sum."""
 
     def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             leaf = logp.detach().requires_grad_()
-            found = terms(leaf, pairs).sum()
-            (slope,) = torch.autograd.grad(found, leaf)
-        return found.detach(), slope
+            total = terms(leaf, pairs).sum()
+            (slope,) = torch.autograd.grad(total, leaf)
+        return total.detach(), slope
 
     return loss
 
@@ -108,7 +108,7 @@ def _triton(
         if needed:
             launch_slopes_(logits, start, rows, lse, slope)
             torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
-        del logits  # or two chunks would stand side by side
+        del logits  # otherwise two chunks would be live at once
     return sums, logp, entropy, dh
 
 
@@ -130,13 +130,11 @@ def _torch(
         r, part = row[first:last] - start, scale[start:stop]
         shifted = scaled_logits(hidden[start:stop], weight, part, linear)
         weights, total, logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
-        found, slope = loss(logp[first:last], slice(first, last))
-        sums.append(found)
+        terms, slope = loss(logp[first:last], slice(first, last))
+        sums.append(terms)
         if needed:
-            slope = slope.to(logp.dtype)
-            dh[start:stop] = (
-                slopes_(weights, total, part, r, target[first:last], slope).to(hidden.dtype) @ weight
-            )
+            dz = slopes_(weights, total, part, r, target[first:last], slope.to(logp.dtype))
+            dh[start:stop] = dz.to(hidden.dtype) @ weight
         del shifted, weights
     return sums, logp, entropy, dh
 
@@ -150,12 +148,12 @@ def logprob_loss(
     loss: PairLoss,
     linear: Linear = library_linear,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ terms, log p [P], entropy [P]): a loss of one term a pair over `log_probabilities`, differentiable
-    in ``hidden`` through the sum alone.
+    """(Σ terms, log p [P], entropy [P]) of a loss with one term per pair over `log_probabilities`.
 
-    Arguments as there. ``loss`` is called once a chunk, in order, without gradient; a term may depend on its
-    own pair's log p only (a ratio over a whole sequence does not: take `log_probabilities`). Log p has the
-    same bits as there when chunks agree. Raises KernelError as there.
+    Differentiable in ``hidden``, through the sum alone. Arguments and errors are those of
+    `log_probabilities`; so are the bits of log p, when the chunks agree. ``loss`` is called once per chunk,
+    in order, without gradient. A term may depend only on the log p of its own pair; for a ratio over a whole
+    sequence, use `log_probabilities`.
     """
     check_pairs(hidden, weight, row, target, temperature)
     needed = hidden.requires_grad and torch.is_grad_enabled()
@@ -183,7 +181,7 @@ def _reference(
 
 def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
-        return base.make(generator, device, dtype) | {"loss": differentiated(terms)}
+        return base.make(generator, device, dtype) | {"loss": autograd_loss(terms)}
 
     return Case(base.name, make)
 
@@ -196,7 +194,7 @@ def _quadratic(logp: Tensor, pairs: slice) -> Tensor:
     return (index % 5 + 0.5).to(logp.dtype) * (0.1 * logp * logp - logp)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(case, _clipped) for case in timed_heads(shape)]
 
 
@@ -211,5 +209,5 @@ LOGPROB_LOSS = Op(
     ),
     flops=lambda hidden, weight, row, target, temperature, loss: 4 * hidden.shape[0] * weight.numel(),
     gradients=("hidden",),
-    timed=_timed,
+    timed=_timed_cases,
 )

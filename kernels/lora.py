@@ -2,17 +2,16 @@
 
     y = x Wᵀ + b,   y[:, span_i] += scale * m * (x A_iᵀ) B_iᵀ
 
-x [T, K], W [N, K] frozen, the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up), B_i
-[n_i, r] float32, m [T] or None switches the adapter per row. The backward never forms a weight gradient for
+x [T, K]; W [N, K] frozen; the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up); B_i
+[n_i, r] float32; m [T] or None switches the adapter per row. The backward never forms a weight gradient for
 the base:
 
-    g_i = scale * m * (dy[:, span_i] B_i);  dx = dy W + Σ g_i A_i;  dA_i = g_iᵀ x;  dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
+    g_i = scale * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
+    dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
 
-On a card the updates of all spans are one kernel, which applies scale and mask in float32; for few rows and
-no gradient x Aᵀ is another, and the base product may stay 4-bit (`nf4_linear`). Large products are the
-library's.
-
-LoRA: Hu et al., arXiv 2106.09685, with the QLoRA reading of a frozen 4-bit base (arXiv 2305.14314).
+On a GPU one kernel adds the updates of all spans, with scale and mask in float32. For few rows and no
+gradient another computes x Aᵀ, and the base product may stay 4-bit (`nf4_linear`). Large products go to the
+library. LoRA: Hu et al., arXiv 2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
 """
 
 from __future__ import annotations
@@ -35,8 +34,10 @@ from proactor.kernels.op import require, use_triton
 
 @dataclass(slots=True)
 class Adapter:
-    """Low-rank factors of one (possibly fused) linear: ``a`` [t*r, K], ``b`` one [n_i, r] a target, ``spans``
-    its output columns.
+    """Low-rank factors of one (possibly fused) linear layer of t targets.
+
+    ``a`` [t*r, K]; ``b``: one [n_i, r] per target; ``spans``: (start, stop) output columns of each target;
+    ``rank`` r; ``scale`` multiplies the update.
     """
 
     a: Tensor
@@ -49,7 +50,7 @@ class Adapter:
 Weight = Tensor | NF4Tensor | PackedNF4
 WeightSource = Callable[[], Weight]
 DECODE_ROWS = 64
-"""Most rows for which x Aᵀ is our kernel: above, the library fills the card by itself."""
+"""Most rows for which x Aᵀ uses our kernel: above, the library's product fills the GPU by itself."""
 
 
 def _base(x: Tensor, weight: Weight, bias: Tensor | None, linear: Linear) -> Tensor:
@@ -61,11 +62,9 @@ def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
-    """Whether the adapter runs Triton kernels: not for float64, ranks above 64, or a linear form that was
-    asked for by name.
-    """
-    kinds = (torch.float32, torch.float16, torch.bfloat16)
-    return use_triton(x) and x.dtype in kinds and adapter.rank <= RANKS and linear is library_linear
+    """Whether the adapter runs in Triton: not for float64, ranks above 64, or another ``linear``."""
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    return use_triton(x) and x.dtype in dtypes and adapter.rank <= RANKS and linear is library_linear
 
 
 def _delta(
@@ -73,7 +72,7 @@ def _delta(
 ) -> None:
     for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
         part = xa[:, i * rank : (i + 1) * rank]
-        # the library's product in place is faster, but its rows depend on how many there are
+        # addmm_ is faster, but not batch-invariant
         if linear is exact_linear:
             y[:, start:stop] += linear(part.contiguous(), factor, None)
         else:
@@ -89,7 +88,7 @@ def _forward(
     linear: Linear,
     grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(y, what the backward needs of x Aᵀ: scaled and masked on the torch path, plain on the Triton one)."""
+    """(y, x Aᵀ for the backward: scaled and masked on the torch path, neither on the Triton path)."""
     y = _base(x, weight, bias, linear)
     if _fused(x, adapter, linear):
         if x.shape[0] <= DECODE_ROWS and not grad:
@@ -154,9 +153,7 @@ class _LoRALinear(torch.autograd.Function):
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """Base linear alone: the gradient passes through, the weight gets none and is fetched again instead of
-    kept.
-    """
+    """The base alone: no weight gradient, and the backward fetches the weight again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: WeightSource, bias: Tensor | None, linear: Linear) -> Tensor:
@@ -176,28 +173,23 @@ def lora_linear(
     row_mask: Tensor | None = None,
     linear: Linear = library_linear,
 ) -> Tensor:
-    """Frozen linear with adapter: x [T, K] -> [T, N] in x's dtype.
+    """Frozen linear layer with an optional adapter: x [T, K] -> [T, N] in x's dtype, differentiable.
 
-    ``source`` returns the base weight [N, K] each time it is called (a dense tensor, or an NF4 one
-    dequantised on the fly), so that a 4-bit base is never kept in full precision between forward and
-    backward; it may also return an `NF4Tensor` or `PackedNF4`, for `nf4_linear` to multiply. ``row_mask`` [T]
-    holds 1 for rows that use the adapter, 0 for those that do not.
+    ``source`` returns the base weight [N, K] on each call: a dense tensor (dequantised on the fly, so that a
+    4-bit base is never kept in full precision between forward and backward), or an `NF4Tensor` or
+    `PackedNF4`, which `nf4_linear` multiplies. ``row_mask`` [T]: 1 for rows that use the adapter, else 0.
 
-    The Triton form takes ranks up to 64 and raises KernelError naming the argument when shapes or devices do
-    not match or spans overlap; a larger rank goes the torch way.
+    The Triton form takes ranks up to 64; larger ranks take the torch form. It raises KernelError naming the
+    argument when shapes or devices do not match, or spans overlap.
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)
     if row_mask is not None:
-        row_mask = row_mask.to(
-            x.dtype
-        )  # 0 and 1 are exact in every type, and a wider one would widen the products
+        row_mask = row_mask.to(x.dtype)  # 0 and 1 are exact, and a wider dtype would widen the products
     if adapter is None:
-        return (
-            _FrozenLinear.apply(x, source, bias, linear)
-            if x.requires_grad
-            else _base(x, source(), bias, linear)
-        )  # type: ignore[no-untyped-call]
+        if x.requires_grad:
+            return _FrozenLinear.apply(x, source, bias, linear)  # type: ignore[no-any-return, no-untyped-call]
+        return _base(x, source(), bias, linear)
     if torch.is_grad_enabled():
         return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
@@ -215,7 +207,7 @@ def lora_add(
     """``y[:, span_i] += scale * m * xa_i B_iᵀ`` in place, every span in one launch; returns y. No gradient.
 
     y [T, N] contiguous, xa [T, t*r] unscaled in y's dtype, B_i [n_i, r], m [T] or None. Raises KernelError
-    naming the argument when they do not match.
+    naming the argument when they do not match, or spans overlap.
     """
     _check_update(y, xa, b, spans, rank, row_mask)
     if use_triton(y) and rank <= RANKS and y.dtype != torch.float64:
@@ -241,17 +233,13 @@ def _check_factors(
 ) -> None:
     require(len(b) == len(spans), "spans", f"{len(spans)} for {len(b)} factors")
     for factor, (start, stop) in zip(b, spans, strict=True):
-        require(
-            factor.shape == (stop - start, rank),
-            "b",
-            f"{tuple(factor.shape)}: [{stop - start}, {rank}] wanted",
-        )
+        width = stop - start
+        require(factor.shape == (width, rank), "b", f"{tuple(factor.shape)}: [{width}, {rank}] wanted")
         require(factor.device == rows.device, "b", f"on {factor.device}, rows on {rows.device}")
     edges = sorted(spans)
-    apart = all(last[1] <= following[0] for last, following in pairwise(edges))
-    require(
-        apart and all(start >= 0 for start, _ in spans), "spans", f"{list(spans)} overlap or begin below 0"
-    )
+    disjoint = all(last[1] <= following[0] for last, following in pairwise(edges))
+    inside = all(start >= 0 for start, _ in spans)
+    require(disjoint and inside, "spans", f"{list(spans)} overlap or begin below 0")
     if row_mask is not None:
         require(
             row_mask.shape == rows.shape[:1], "row_mask", f"{tuple(row_mask.shape)} for {rows.shape[0]} rows"
@@ -282,7 +270,7 @@ def _check_update(
 def lora_linear_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter, row_mask: Tensor | None = None
 ) -> Tensor:
-    """The formula in plain torch, differentiable by autograd: the check for `lora_linear`."""
+    """`lora_linear` in plain torch, differentiable by autograd; the weight [N, K] is dense."""
     delta = torch.zeros(x.shape[0], weight.shape[0], dtype=x.dtype, device=x.device)
     gate = 1.0 if row_mask is None else row_mask.unsqueeze(1)
     for i, (factor, (start, stop)) in enumerate(zip(adapter.b, adapter.spans, strict=True)):

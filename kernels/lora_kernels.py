@@ -1,6 +1,4 @@
-"""Triton kernels of the adapter linear: the narrow product x Aᵀ for few rows, and the addition of every
-target's update in one launch.
-"""
+"""Triton kernels of `lora_linear`: the narrow product x Aᵀ for few rows, and all targets' updates at once."""
 
 from __future__ import annotations
 
@@ -11,18 +9,19 @@ from torch import Tensor
 
 from proactor.kernels.jit import interpreted, jit, jit_any, tl, triton
 from proactor.kernels.nf4_kernels import round_half
-from proactor.kernels.op import Launch, configured
+from proactor.kernels.op import Launch, settings_for
 
 TARGETS = 4
-"""Spans a launch."""
+"""Most spans per launch."""
 RANKS = 64
-"""Largest rank the kernels take."""
+"""Largest rank of the kernels."""
 MOST_PARTS = 8
+"""Most parts along K of x Aᵀ."""
 ADD = {
     16: {"default": {"block_n": 64, "warps": 4, "stages": 2}},
     64: {"default": {"block_n": 128, "warps": 8, "stages": 2}},
 }
-"""By rows a program takes."""
+"""Tiles of `lora_add_kernel`, by rows per program."""
 DOWN = {
     16: {
         "default": {"block_r": 64, "warps": 4, "stages": 3},
@@ -33,6 +32,7 @@ DOWN = {
         "gfx942": {"block_r": 64, "warps": 8, "stages": 2},
     },
 }
+"""Tiles of `lora_down_kernel`, by rows per program."""
 
 
 @jit_any("M")
@@ -48,8 +48,9 @@ def lora_down_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """Part p of x Aᵀ [parts, M, R] float32, over ``per_part`` columns (a multiple of 64) of x [M, K] and A
-    [R, K].
+    """Grid (parts of K, ceil(M / BLOCK_M), ceil(R / BLOCK_R)), tile [BLOCK_M, BLOCK_R]: parts of x Aᵀ.
+
+    x [M, K], A [R, K] -> float32 [parts, M, R]; part p covers ``per_part`` columns, a multiple of 64.
     """
     part = tl.program_id(0)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -72,14 +73,12 @@ def lora_down_kernel(
 
 
 @jit
-def _later(tile, end, next_ptr, next_start, next_width, next_target, b_ptr, start, width, target, base):
-    """(B, start, width, target, first tile) of the next span where ``tile`` lies beyond the ``end`` of those
-    before, else as given.
-    """
-    later = tile >= end
-    b_ptr, start = tl.where(later, next_ptr, b_ptr), tl.where(later, next_start, start)
-    width, target = tl.where(later, next_width, width), tl.where(later, next_target, target)
-    return b_ptr, start, width, target, tl.where(later, end, base)
+def _next_span(tile, end, next_ptr, next_start, next_width, next_target, b_ptr, start, width, target, base):
+    """(B, start, width, target, first tile) of the next span if ``tile`` >= ``end``, else unchanged."""
+    beyond = tile >= end
+    b_ptr, start = tl.where(beyond, next_ptr, b_ptr), tl.where(beyond, next_start, start)
+    width, target = tl.where(beyond, next_width, width), tl.where(beyond, next_target, target)
+    return b_ptr, start, width, target, tl.where(beyond, end, base)
 
 
 @jit_any("M")
@@ -114,25 +113,26 @@ def lora_add_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y [M, N] += scale * mask * (xa_i B_iᵀ) on each of COUNT spans; xa [parts, M, R], target i's columns
-    from (first + i) * rank on.
+    """Grid (tiles of all COUNT spans, ceil(M / BLOCK_M)), tile [BLOCK_M, BLOCK_N]: adds their updates to y.
+
+    y [M, N] += scale * mask * (xa_i B_iᵀ); xa [parts, M, R], target i's columns start at (first + i) * rank.
     """
     tile = tl.program_id(0)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     b_ptr, start, width, target, base = b0_ptr, start0, width0, first, 0
-    end = tl.cdiv(width0, BLOCK_N)  # programs are laid out span after span
+    end = tl.cdiv(width0, BLOCK_N)  # programs are numbered span after span
     if COUNT > 1:
-        b_ptr, start, width, target, base = _later(
+        b_ptr, start, width, target, base = _next_span(
             tile, end, b1_ptr, start1, width1, first + 1, b_ptr, start, width, target, base
         )
         end += tl.cdiv(width1, BLOCK_N)
     if COUNT > 2:
-        b_ptr, start, width, target, base = _later(
+        b_ptr, start, width, target, base = _next_span(
             tile, end, b2_ptr, start2, width2, first + 2, b_ptr, start, width, target, base
         )
         end += tl.cdiv(width2, BLOCK_N)
     if COUNT > 3:
-        b_ptr, start, width, target, base = _later(
+        b_ptr, start, width, target, base = _next_span(
             tile, end, b3_ptr, start3, width3, first + 3, b_ptr, start, width, target, base
         )
     n = (tile - base) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -141,7 +141,7 @@ def lora_add_kernel(
     inside = (m < M)[:, None] & (c < rank)[None, :]
     xa = tl.load(xa_at, mask=inside, other=0.0)
     if SPLIT:
-        for part in range(1, parts):  # float32
+        for part in range(1, parts):  # parts are float32
             xa += tl.load(xa_at + part * M * R, mask=inside, other=0.0)
     b = tl.load(
         b_ptr + n[None, :] * rank + c[:, None], mask=(n < width)[None, :] & (c < rank)[:, None], other=0.0
@@ -164,32 +164,20 @@ def _rows(count: int) -> int:
 
 
 def launch_down(x: Tensor, a: Tensor) -> Tensor:
-    """x Aᵀ in parts along K: x [M, K], a [R, K] of any float type -> float32 [parts, M, R], to be added in
-    order.
-    """
+    """x Aᵀ in parts along K, to be added in order: x [M, K], a [R, K] of any float dtype -> [parts, M, R]."""
     (m, k), r = x.shape, a.shape[0]
-    parts = min(
-        MOST_PARTS, triton.next_power_of_2(triton.cdiv(k, 512))
-    )  # a power of two: few variants to compile
+    # a power of two, so that few variants are compiled
+    parts = min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(k, 512)))
     per_part = 64 * triton.cdiv(k, 64 * parts)
     out = torch.empty(parts, m, r, dtype=torch.float32, device=x.device)
     block_m = _rows(m)
-    tile = configured(DOWN[block_m], x.device)
+    tile = settings_for(DOWN[block_m], x.device)
     block_r = min(tile["block_r"], max(16, triton.next_power_of_2(r)))
     if out.numel():
+        constants = {"WIDE": interpreted(), "BLOCK_M": block_m, "BLOCK_R": block_r}
+        settings = {"num_warps": tile["warps"], "num_stages": tile["stages"]}
         lora_down_kernel[(parts, triton.cdiv(m, block_m), triton.cdiv(r, block_r))](
-            x.contiguous(),
-            a.contiguous(),
-            out,
-            m,
-            r,
-            k,
-            per_part,
-            interpreted(),
-            block_m,
-            block_r,
-            num_warps=tile["warps"],
-            num_stages=tile["stages"],
+            x.contiguous(), a.contiguous(), out, m, r, k, per_part, **constants, **settings
         )
     return out
 
@@ -206,85 +194,58 @@ def launch_add(
     """y [M, N] += scale * row_mask * (xa_i B_iᵀ) on the spans, in place; xa [parts, M, t * rank]."""
     (m, n), (parts, _, r) = y.shape, xa.shape
     block_m = _rows(m)
-    tile = configured(ADD[block_m], y.device)
+    tile = settings_for(ADD[block_m], y.device)
     mask = y if row_mask is None else row_mask.contiguous()
+    constants: dict[str, int] = {"SPLIT": parts > 1, "MASK": row_mask is not None, "WIDE": interpreted()}
+    constants |= {
+        "PAD": max(16, triton.next_power_of_2(rank)),
+        "BLOCK_M": block_m,
+        "BLOCK_N": tile["block_n"],
+    }
+    settings = {"num_warps": tile["warps"], "num_stages": tile["stages"]}
     for first in range(0, len(b) if m else 0, TARGETS):
         factors = [factor.contiguous() for factor in b[first : first + TARGETS]]
-        count, here = len(factors), spans[first : first + TARGETS]
-        starts = [start for start, _ in here] + [0] * (TARGETS - count)
-        widths = [stop - start for start, stop in here] + [0] * (TARGETS - count)
+        count, launch_spans = len(factors), spans[first : first + TARGETS]
+        unused = TARGETS - count
+        starts = [start for start, _ in launch_spans] + [0] * unused
+        widths = [stop - start for start, stop in launch_spans] + [0] * unused
         tiles = sum(triton.cdiv(width, tile["block_n"]) for width in widths)
+        tensors = y, xa, mask, *factors, *factors[:1] * unused
+        sizes = m, n, r, rank, parts, first, *starts, *widths
         lora_add_kernel[(tiles, triton.cdiv(m, block_m))](
-            y,
-            xa,
-            mask,
-            *factors,
-            *factors[:1] * (TARGETS - count),
-            m,
-            n,
-            r,
-            rank,
-            parts,
-            first,
-            *starts,
-            *widths,
-            scale,
-            count,
-            parts > 1,
-            row_mask is not None,
-            interpreted(),
-            max(16, triton.next_power_of_2(rank)),
-            block_m,
-            tile["block_n"],
-            num_warps=tile["warps"],
-            num_stages=tile["stages"],
+            *tensors, *sizes, scale, COUNT=count, **constants, **settings
         )
 
 
 def launches_add() -> list[Launch]:
-    """What to compile: q, k and v of a decode step, and gate and up of a training batch, at ranks 16 and
-    64.
-    """
-    integers = [
-        "M",
-        "N",
-        "R",
-        "rank",
-        "parts",
-        "first",
-        *(f"{kind}{i}" for kind in ("start", "width") for i in range(TARGETS)),
-    ]
+    """What to compile: q, k, v of a decode step, gate and up of a training batch, at ranks 16 and 64."""
+    integers = "M N R rank parts first".split()
+    integers += [f"{kind}{i}" for kind in ("start", "width") for i in range(TARGETS)]
     types = dict.fromkeys(integers, "i32") | {f"b{i}_ptr": "*fp32" for i in range(TARGETS)}
     types |= {"y_ptr": "*bf16", "mask_ptr": "*bf16", "scale": "fp32"}
-    found = []
+    launches = []
     for block_m, count, parts, kind in ((16, 3, 8, "*fp32"), (64, 2, 1, "*bf16"), (64, 4, 8, "*fp32")):
         tile = ADD[block_m]["default"]
         for pad, masked in ((16, False), (64, True)):
-            constants = {
-                "COUNT": count,
-                "SPLIT": parts > 1,
-                "MASK": masked,
-                "WIDE": False,
-                "PAD": pad,
-                "BLOCK_M": block_m,
-                "BLOCK_N": tile["block_n"],
-            }
-            found.append(
+            constants: dict[str, int] = {"COUNT": count, "SPLIT": parts > 1, "MASK": masked, "WIDE": False}
+            constants |= {"PAD": pad, "BLOCK_M": block_m, "BLOCK_N": tile["block_n"]}
+            launches.append(
                 Launch(lora_add_kernel, types | {"xa_ptr": kind}, constants, tile["warps"], tile["stages"])
             )
-    return found
+    return launches
 
 
 def launches_down() -> list[Launch]:
     """What to compile: 16 and 64 rows."""
     types = dict.fromkeys(("M", "R", "K", "per_part"), "i32")
     types |= {"x_ptr": "*bf16", "a_ptr": "*fp32", "parts_ptr": "*fp32"}
-    found = []
+    nvidia = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+    launches = []
     for block_m, table in DOWN.items():
         for name, tile in table.items():
-            targets = (
-                ("gfx942",) if name == "gfx942" else ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-            )
+            targets = ("gfx942",) if name == "gfx942" else nvidia
             constants = {"WIDE": False, "BLOCK_M": block_m, "BLOCK_R": tile["block_r"]}
-            found.append(Launch(lora_down_kernel, types, constants, tile["warps"], tile["stages"], targets))
-    return found
+            launches.append(
+                Launch(lora_down_kernel, types, constants, tile["warps"], tile["stages"], targets)
+            )
+    return launches

@@ -1,4 +1,4 @@
-"""Records of the adapter linear and of its span-wise addition."""
+"""Records of `lora_linear` and `lora_add`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _linear_reference(
     return lora_linear_reference(x, weight, None, _adapter(a, (b0, b1), spans, 1.75), mask)
 
 
-def _added(
+def _add(
     y: Tensor, xa: Tensor, b: Sequence[Tensor], mask: Tensor | None, spans: Sequence[tuple[int, int]]
 ) -> Tensor:
     return lora_add(y.clone(), xa, b, spans, b[0].shape[1], 1.75, mask)
 
 
-def _added_reference(
+def _add_reference(
     y: Tensor, xa: Tensor, b: Sequence[Tensor], mask: Tensor | None, spans: Sequence[tuple[int, int]]
 ) -> Tensor:
     total, rank = y.clone(), b[0].shape[1]
@@ -59,7 +59,7 @@ def _added_reference(
 
 
 Sizes = tuple[int, int, int, tuple[tuple[int, int], ...], int]
-"""Rows, inputs, outputs, spans, rank."""
+"""(rows, inputs, outputs, spans, rank)."""
 
 
 def _case(sizes: Sizes, masked: bool, whole: bool) -> Case:
@@ -81,7 +81,7 @@ def _case(sizes: Sizes, masked: bool, whole: bool) -> Case:
     return Case(f"{m}x{n}x{k} rank {rank}, {len(spans)} spans{', masked' if masked else ''}", make)
 
 
-def _timed(shape: ModelShape, whole: bool) -> list[Case]:
+def _timed_cases(shape: ModelShape, whole: bool) -> list[Case]:
     i = shape.intermediate
     return [_case((m, shape.hidden, 2 * i, ((0, i), (i, 2 * i)), 16), True, whole) for m in (1, 16, 64, 8192)]
 
@@ -102,8 +102,8 @@ SPANS: tuple[Sizes, ...] = (
 
 LORA_ADD = Op(
     "lora_add",
-    _added,
-    _added_reference,
+    _add,
+    _add_reference,
     [_case(s, masked, False) for s in SPANS + SIZES[:3] for masked in (True, False)],
     TOLERANCE,
     bytes=lambda y, xa, b, mask, spans: (
@@ -111,7 +111,7 @@ LORA_ADD = Op(
     ),
     flops=lambda y, xa, b, mask, spans: 2 * y.shape[0] * sum(f.numel() for f in b),
     launches=launches_add(),
-    timed=lambda shape: _timed(shape, False),
+    timed=lambda shape: _timed_cases(shape, False),
 )
 LORA_LINEAR = Op(
     "lora_linear",
@@ -132,5 +132,5 @@ LORA_LINEAR = Op(
     ),
     gradients=("x", "a", "b0", "b1"),
     launches=launches_down(),
-    timed=lambda shape: _timed(shape, True),
+    timed=lambda shape: _timed_cases(shape, True),
 )

@@ -1,12 +1,11 @@
 """NF4 weights with (optionally nested) block scales: quantise, hold, dequantise.
 
-A weight of n values is cut, in row-major order, into blocks of 64. Each block keeps its largest magnitude
-(`absmax`) and each value a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation
-stores the block scales themselves in 8 bits. The layout is the one that bitsandbytes writes, so that its
-checkpoints are read as they are and ours are read by it:
+A weight is cut, in row-major order, into blocks of 64 values. A block has one scale, its largest magnitude
+(`absmax`); a value has a 4-bit index into sixteen quantiles of a normal distribution. Double quantisation
+stores the block scales themselves in 8 bits. The layout is that of bitsandbytes, in both directions:
 
-    packed[j]  = index[2j] << 4 | index[2j + 1]                                          (high nibble first)
-    scale[b]   = nested_code[absmax[b]] * nested_absmax[b // 256] + nested_offset         (nested), or absmax[b]
+    packed[j]  = index[2j] << 4 | index[2j + 1]                                     (high nibble first)
+    scale[b]   = nested_code[absmax[b]] * nested_absmax[b // 256] + nested_offset   (nested), or absmax[b]
     weight[i]  = code[index[i]] * scale[i // 64], in fp32, rounded to the dtype last
 
 [PAPER] QLoRA for the quantiles and the double quantisation; [CODE] bitsandbytes 0.50 for bits and rounding.
@@ -28,8 +27,8 @@ from proactor.kernels.op import use_triton
 
 BLOCK = 64
 NESTED_BLOCK = 256
-# Values handled at once: bounds the fp32 temporaries of a 70-million-value weight to a few MiB. A multiple of
-# every legal block size.
+# Values handled at once by the torch forms: bounds their fp32 temporaries to a few MiB. A multiple of every
+# legal block size.
 CHUNK = 1 << 20
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 TRITON_BLOCKS = tuple(1 << i for i in range(4, 13))
@@ -62,7 +61,7 @@ MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
 
 @dataclass(frozen=True, slots=True)
 class NF4Tensor:
-    """A quantised weight [N, K] as stored.
+    """A quantised weight [N, K] as stored; raises KernelError when the parts do not fit together.
 
     `packed` u8 [ceil(N * K / 2)]; `absmax` f32 [blocks], or u8 [blocks] when nested; `code` f32 [16];
     `nested_absmax` f32 [ceil(blocks / nested_blocksize)] and `nested_code` f32 [256] are None when the scales
@@ -84,8 +83,8 @@ class NF4Tensor:
         size = self.shape[0] * self.shape[1]
         blocks = -(-size // self.blocksize)
         if self.packed.dtype != torch.uint8 or self.packed.shape != ((size + 1) // 2,):
-            got = f"{self.packed.dtype} {list(self.packed.shape)}"
-            raise KernelError(f"packed is {got}, {size} values need u8 [{(size + 1) // 2}]")
+            layout = f"{self.packed.dtype} {list(self.packed.shape)}"
+            raise KernelError(f"packed is {layout}, {size} values need u8 [{(size + 1) // 2}]")
         scale_dtype = torch.float32 if self.nested_absmax is None else torch.uint8
         if self.absmax.dtype != scale_dtype or self.absmax.shape != (blocks,):
             raise KernelError(
@@ -100,8 +99,7 @@ class NF4Tensor:
             if self.nested_absmax.shape != (nested,) or self.nested_code.shape != (256,):
                 raise KernelError(
                     f"nested_absmax {list(self.nested_absmax.shape)} and nested_code "
-                    f"{list(self.nested_code.shape)} "
-                    f"should be [{nested}] and [256]"
+                    f"{list(self.nested_code.shape)} should be [{nested}] and [256]"
                 )
 
     @property
@@ -111,7 +109,7 @@ class NF4Tensor:
 
     @property
     def device(self) -> torch.device:
-        """Where the bytes live."""
+        """The device of the bytes."""
         return self.packed.device
 
     @property
@@ -141,39 +139,30 @@ class NF4Tensor:
         return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight [N, K] in `dtype` (default: its own), bit-identical to bitsandbytes'
-        `dequantize_4bit`.
-        """
+        """The weight [N, K] in `dtype` (default: its own), the bits of bitsandbytes `dequantize_4bit`."""
         return dequantize_nf4(self, dtype)
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """w[i] = code[index[i]] * scale[i // blocksize], computed in fp32 and rounded once to `dtype`; returns
-    [N, K].
+    """The weight [N, K]: w[i] = code[index[i]] * scale[i // blocksize] in fp32, rounded once to `dtype`.
 
-    The Triton form takes block sizes that are powers of two from 16 to 4096, and fp32, fp16 and bf16;
-    anything else goes the torch way.
+    Block sizes that are powers of two from 16 to 4096 run in Triton, for fp32, fp16 and bf16; the rest takes
+    the torch form.
     """
     target = weight.dtype if dtype is None else dtype
     if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
         nested = None
         if weight.nested_code is not None and weight.nested_absmax is not None:
             nested = weight.nested_code, weight.nested_absmax, weight.nested_offset, weight.nested_blocksize
-        flat = launch_dequantize(
-            weight.packed,
-            weight.absmax,
-            weight.code,
-            nested,
-            math.prod(weight.shape),
-            weight.blocksize,
-            target,
+        stored = weight.packed, weight.absmax, weight.code, nested
+        return launch_dequantize(*stored, math.prod(weight.shape), weight.blocksize, target).view(
+            weight.shape
         )
-        return flat.view(weight.shape)
     return dequantize_torch(weight, target)
 
 
 def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
-    """The torch form of `dequantize_nf4`, some MiB at a time."""
+    """The torch form of `dequantize_nf4`, `CHUNK` values at a time."""
     size = weight.shape[0] * weight.shape[1]
     scales = weight.scales()
     high, low = weight.code.repeat_interleave(16), weight.code.repeat(16)
@@ -191,42 +180,36 @@ def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
 
 
 def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None = None) -> NF4Tensor:
-    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4, blocks of 64; `nested` also quantises the block
-    scales to 8 bits.
+    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4 in blocks of 64; `nested`: 8-bit block scales.
 
-    Bit-identical on a CPU to bitsandbytes' `quantize_4bit(..., compress_statistics=nested,
-    quant_type="nf4")`, and the same bits on every device. `dtype` is what `dequantize` will return by default
-    (the weight's own when None).
-
-    Raises KernelError for anything but a two-dimensional floating weight, and for values that are not finite.
+    Bit-identical on a CPU to bitsandbytes `quantize_4bit(..., compress_statistics=nested, quant_type="nf4")`,
+    and the same bits on every device. `dtype` is the default of `dequantize` (None: the weight's own). Raises
+    KernelError for anything but a two-dimensional floating weight, and for values that are not finite.
     """
     if weight.ndim != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
-        got = f"{weight.dtype} {list(weight.shape)}"
-        raise KernelError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {got}")
+        layout = f"{weight.dtype} {list(weight.shape)}"
+        raise KernelError(f"only a two-dimensional fp32, fp16 or bf16 weight can be quantised, not {layout}")
     flat = weight.detach().reshape(-1)
-    packed, absmax = (
-        launch_quantize(flat, MIDPOINTS.to(flat.device), BLOCK) if use_triton(flat) else quantize_torch(flat)
-    )
+    if use_triton(flat):
+        packed, absmax = launch_quantize(flat, MIDPOINTS.to(flat.device), BLOCK)
+    else:
+        packed, absmax = quantize_torch(flat)
     if not bool(torch.isfinite(absmax).all()):
         raise KernelError("the weight holds values that are not finite")
-    own = weight.dtype if dtype is None else dtype
+    target = weight.dtype if dtype is None else dtype
     shape = (weight.shape[0], weight.shape[1])
     code = NF4_CODE.to(flat.device)
     if not nested:
-        return NF4Tensor(packed, absmax, code, None, None, 0.0, shape, own)
-    # The mean's summation order differs between devices: take it on the CPU, so that the same weight gives
-    # the same bits everywhere.
+        return NF4Tensor(packed, absmax, code, None, None, 0.0, shape, target)
+    # On the CPU, because the summation order of a mean differs between devices, and so would the bits.
     offset = absmax.cpu().mean()
     indices, nested_absmax = _quantize_scales(absmax - offset.to(absmax.device))
-    return NF4Tensor(
-        packed, indices, code, nested_absmax, dynamic_code().to(flat.device), offset.item(), shape, own
-    )
+    nested_code = dynamic_code().to(flat.device)
+    return NF4Tensor(packed, indices, code, nested_absmax, nested_code, offset.item(), shape, target)
 
 
 def quantize_torch(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """The torch form of quantisation to one level: (packed u8, absmax f32) of a flat weight, some MiB at a
-    time.
-    """
+    """(packed u8, absmax f32) of a flat weight: quantisation in torch, `CHUNK` values at a time."""
     size = flat.numel()
     packed = torch.empty((size + 1) // 2, dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(-(-size // BLOCK), dtype=torch.float32, device=flat.device)
@@ -240,10 +223,10 @@ def quantize_torch(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [m] f32 divided by their block's largest magnitude, and these magnitudes [ceil(m / 64)].
+    """(values [m] f32 over their block's largest magnitude, these magnitudes [ceil(m / 64)]).
 
-    A short last block is divided and keeps a floor of 1e-38; whole blocks are multiplied by a reciprocal:
-    bitsandbytes' own rounding.
+    Rounding as in bitsandbytes: whole blocks are multiplied by a reciprocal; a short last block is divided,
+    with a floor of 1e-38.
     """
     whole = values.numel() // BLOCK * BLOCK
     blocks = values[:whole].view(-1, BLOCK)
@@ -257,9 +240,7 @@ def _scale_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _levels_below(scaled: Tensor) -> Tensor:
-    """Index u8 of the nearest level of values in [-1, 1]; ties go down. Comparing with each midpoint takes
-    half a bucketize's time.
-    """
+    """Index u8 of the nearest level of values in [-1, 1]; ties go down. Twice as fast as bucketize."""
     index = torch.zeros(scaled.shape, dtype=torch.uint8, device=scaled.device)
     for midpoint in MIDPOINTS.tolist():
         index += (scaled > midpoint).view(torch.uint8)
@@ -267,12 +248,10 @@ def _levels_below(scaled: Tensor) -> Tensor:
 
 
 def _quantize_scales(values: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit dynamic quantisation of f32 [m] in blocks of 256: indices u8 [m] and f32 block magnitudes [ceil(m
-    / 256)].
+    """8-bit dynamic quantisation of f32 [m] in blocks of 256: (indices u8 [m], scales f32 [ceil(m / 256)]).
 
-    [CODE] bitsandbytes' CPU kernel looks the nearest level up in a table over 65,536 steps of [-1, 1]; so
-    does this, because rounding to the nearest level directly would differ from it for two scales in a
-    thousand.
+    [CODE] As the CPU kernel of bitsandbytes, this looks up the nearest level in a table over 65,536 steps of
+    [-1, 1]. Rounding to the nearest level directly would differ for two scales in a thousand.
     """
     size = values.numel()
     blocks = F.pad(values, (0, -size % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
@@ -302,8 +281,7 @@ def dynamic_code() -> Tensor:
 
 
 def nf4_nbytes(shape: tuple[int, int], nested: bool = True) -> int:
-    """Bytes of an `NF4Tensor` of this shape, its tables included: what a memory plan needs before anything is
-    loaded."""
+    """Bytes of an `NF4Tensor` of this shape, tables included; lets memory be planned before loading."""
     size = math.prod(shape)
     blocks = -(-size // BLOCK)
     scales = blocks + 4 * (-(-blocks // NESTED_BLOCK)) + 4 * 256 if nested else 4 * blocks

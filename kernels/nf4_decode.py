@@ -1,10 +1,10 @@
-"""Four-bit codes to bfloat16 or float16 levels inside a kernel: byte permutes on NVIDIA, a table elsewhere.
+"""Decode 4-bit codes to bfloat16 or float16 levels in a kernel: byte permutes on NVIDIA, a table elsewhere.
 
-A word holds eight codes. ``prmt`` picks four bytes out of eight by four 3-bit selectors, and the codes are
-such selectors already: two permutes look the low bytes of four codes up among levels 0-7 and 8-15, a third
-keeps the right half by each code's top bit; the same for the high bytes; two more interleave both. That is 2
-permutes a weight and no memory access. The tables stay inside the assembly: as operands they would keep
-Triton from decoding straight into the registers of the matrix instruction.
+A word holds eight codes. ``prmt`` picks four bytes out of eight by four 3-bit selectors, and the low three
+bits of a code are such a selector. Two permutes look up the low bytes of four codes, among levels 0-7 and
+8-15; a third selects between them by each code's top bit. The high bytes take three more, and two interleave
+both: 2 permutes per weight, no memory access. The tables are constants of the assembly, because as operands
+they would keep Triton from decoding into the registers of the matrix instruction.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from proactor.kernels.nf4 import NF4_CODE
 
 @lru_cache
 def level_table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The sixteen levels in ``dtype`` on ``device``, made once."""
+    """The sixteen levels [16] in ``dtype`` on ``device``, cached."""
     return NF4_CODE.to(device, dtype)
 
 
 def prmt_assembly(dtype: torch.dtype) -> str:
-    """PTX that turns the codes of a word ``$8`` into eight values of ``dtype`` (a 16-bit float), nibble i
-    into ``$i``.
-    """
+    """PTX that decodes the word ``$8`` to eight values of ``dtype`` (a 16-bit float), nibble i to ``$i``."""
     bits = NF4_CODE.to(dtype).view(torch.int16).tolist()
     tables = {}
     for name, shift in (("l", 0), ("h", 8)):
@@ -62,19 +60,15 @@ CONSTRAINTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
 
 
 def assembly(x: Tensor) -> int:
-    """Which form a kernel with operands like ``x`` decodes with: 1 bfloat16 permutes, 2 float16 permutes, 0
-    the table.
-    """
+    """How a kernel decodes for ``x``: 1 by bfloat16 permutes, 2 by float16 permutes, 0 by the table."""
     if not x.is_cuda or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (8, 0):
         return 0
     return {torch.bfloat16: 1, torch.float16: 2}.get(x.dtype, 0)
 
 
 @jit
-def _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS: tl.constexpr):
-    """Nibbles 0-7 of words [ROWS, 8] as one tile [ROWS, 64] in column order: moves no data between
-    threads.
-    """
+def _join_nibbles(n0, n1, n2, n3, n4, n5, n6, n7, ROWS: tl.constexpr):
+    """Nibbles 0-7 of words [ROWS, 8] as a tile [ROWS, 64] in column order; no data moves between threads."""
     low = tl.join(tl.join(n0, n1), tl.join(n2, n3))  # [rows, word, e, slice & 1]
     high = tl.join(tl.join(n4, n5), tl.join(n6, n7))
     return tl.reshape(tl.permute(tl.join(low, high), (0, 4, 3, 1, 2)), (ROWS, 64))
@@ -82,19 +76,20 @@ def _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS: tl.constexpr):
 
 @jit
 def decode(words, levels_ptr, ASSEMBLY: tl.constexpr, ROWS: tl.constexpr):
-    """Words [ROWS, 8] int32 -> levels [ROWS, 64]: by permutes (ASSEMBLY 1 or 2), or from ``levels_ptr`` [16]
-    in its own type.
+    """Words int32 [ROWS, 8] -> levels [ROWS, 64]; ASSEMBLY as in `assembly`.
+
+    The table ``levels_ptr`` [16] gives levels in its own dtype.
     """
     if ASSEMBLY == 1:
         n0, n1, n2, n3, n4, n5, n6, n7 = tl.inline_asm_elementwise(
             PRMT_BF16, CONSTRAINTS, [words], dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1
         )
-        levels = _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS)
+        levels = _join_nibbles(n0, n1, n2, n3, n4, n5, n6, n7, ROWS)
     elif ASSEMBLY == 2:
         n0, n1, n2, n3, n4, n5, n6, n7 = tl.inline_asm_elementwise(
             PRMT_FP16, CONSTRAINTS, [words], dtype=(tl.float16,) * 8, is_pure=True, pack=1
         )
-        levels = _ordered(n0, n1, n2, n3, n4, n5, n6, n7, ROWS)
+        levels = _join_nibbles(n0, n1, n2, n3, n4, n5, n6, n7, ROWS)
     else:
         codes = (words[:, :, None] >> (4 * tl.arange(0, 8))[None, None, :]) & 15
         codes = tl.permute(tl.reshape(codes, (ROWS, 8, 4, 2)), (0, 2, 1, 3))

@@ -1,6 +1,4 @@
-"""Triton kernels of NF4 quantisation and dequantisation, bit-identical to the torch forms of `nf4.py`, and
-their launches on plain tensors.
-"""
+"""Triton kernels of NF4 quantisation and dequantisation, bit-identical to the torch forms of `nf4`."""
 
 from __future__ import annotations
 
@@ -11,14 +9,12 @@ from proactor.kernels.jit import interpreted, jit, tl, triton
 from proactor.kernels.op import Launch
 
 VALUES = 4096
-"""Weights a program."""
+"""Weights per program."""
 
 
 @jit
 def round_half(value, dtype: tl.constexpr, WIDE: tl.constexpr):
-    """float32 to ``dtype``, to nearest even. The interpreter (WIDE) truncates to bfloat16, so there the bits
-    are rounded by hand.
-    """
+    """float32 to ``dtype``, to nearest even; WIDE: by hand, since the interpreter truncates to bfloat16."""
     if WIDE and dtype == tl.bfloat16:
         bits = value.to(tl.uint32, bitcast=True)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
@@ -43,8 +39,9 @@ def dequantize_nf4_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """ROWS blocks a program: out [size]. Must not be compiled with multiply-add fusion: two roundings make a
-    nested scale.
+    """Grid (ceil(blocks / ROWS)), tile [ROWS, BLOCK]: out [size]. Compile without multiply-add fusion.
+
+    A nested scale is rounded twice, after the product and after the sum.
     """
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     blocks = (size + BLOCK - 1) // BLOCK
@@ -74,21 +71,19 @@ def quantize_nf4_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """ROWS blocks of 64 a program: packed u8 [ceil(size / 2)], absmax f32 [blocks], infinite where a value is
-    not finite.
+    """Grid (ceil(blocks / ROWS)), tile [ROWS, BLOCK]: packed u8 [ceil(size / 2)], absmax f32 [blocks].
 
-    A whole block is multiplied by a reciprocal, a short last one divided, as in the torch form. Divisions
-    round as IEEE asks.
+    absmax is infinite if a value of the block is not finite. As in the torch form, a whole block is
+    multiplied by a reciprocal, and a short last one divided. Divisions are rounded by IEEE.
     """
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     value = tl.load(weight_ptr + at, mask=at < size, other=0.0).to(tl.float32)
-    size_of = tl.abs(value)
-    absmax = tl.max(size_of, 1)
-    lost = tl.sum((size_of <= 3.4028234663852886e38).to(tl.int32), 1) < BLOCK
-    safe = tl.maximum(
-        absmax, tl.full((ROWS,), 1e-38, tl.float32)
-    )  # bare, triton 3.6 takes what is subnormal for float64
+    magnitude = tl.abs(value)
+    absmax = tl.max(magnitude, 1)
+    not_finite = tl.sum((magnitude <= 3.4028234663852886e38).to(tl.int32), 1) < BLOCK
+    # tl.full, because triton 3.6 takes a bare subnormal constant for float64
+    safe = tl.maximum(absmax, tl.full((ROWS,), 1e-38, tl.float32))
     whole = (block + 1) * BLOCK <= size
     one = tl.full((ROWS,), 1.0, tl.float32)
     scaled = tl.where(
@@ -102,8 +97,8 @@ def quantize_nf4_kernel(
     high, low = tl.split(tl.reshape(code, (ROWS, BLOCK // 2, 2)))
     byte = block[:, None] * (BLOCK // 2) + tl.arange(0, BLOCK // 2)[None, :]
     tl.store(packed_ptr + byte, ((high << 4) | low).to(tl.uint8), mask=byte < (size + 1) // 2)
-    kept = tl.where(lost, float("inf"), tl.where(whole, absmax, safe))
-    tl.store(absmax_ptr + block, kept, mask=block * BLOCK < size)
+    stored = tl.where(not_finite, float("inf"), tl.where(whole, absmax, safe))
+    tl.store(absmax_ptr + block, stored, mask=block * BLOCK < size)
 
 
 def launch_dequantize(
@@ -115,27 +110,15 @@ def launch_dequantize(
     blocksize: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The flat weight [size] in ``dtype``; ``nested``: (code, absmax, offset, block size) of the scales' own
-    quantisation.
-    """
+    """The flat weight [size] in ``dtype``; ``nested``: (code, absmax, offset, block size) of the scales."""
     out = torch.empty(size, dtype=dtype, device=packed.device)
     rows = max(1, VALUES // blocksize)
     nested_code, nested_absmax, offset, nested_block = nested or (code, code, 0.0, 1)
     if size:
+        constants = {"NESTED": nested is not None, "WIDE": interpreted(), "ROWS": rows, "BLOCK": blocksize}
         dequantize_nf4_kernel[(triton.cdiv(size, rows * blocksize),)](
-            packed,
-            absmax,
-            code,
-            nested_code,
-            nested_absmax,
-            out,
-            size,
-            offset,
-            nested_block,
-            nested is not None,
-            interpreted(),
-            rows,
-            blocksize,
+            *(packed, absmax, code, nested_code, nested_absmax, out, size, offset, nested_block),
+            **constants,
             num_warps=4,
             enable_fp_fusion=False,
         )
@@ -167,11 +150,6 @@ def launches_dequantize() -> list[Launch]:
 
 def launches_quantize() -> list[Launch]:
     """What to compile: a bfloat16 weight."""
-    types = {
-        "weight_ptr": "*bf16",
-        "midpoints_ptr": "*fp32",
-        "packed_ptr": "*u8",
-        "absmax_ptr": "*fp32",
-        "size": "i32",
-    }
+    types = {"weight_ptr": "*bf16", "midpoints_ptr": "*fp32", "packed_ptr": "*u8"}
+    types |= {"absmax_ptr": "*fp32", "size": "i32"}
     return [Launch(quantize_nf4_kernel, types, {"WIDE": False, "ROWS": VALUES // 64, "BLOCK": 64}, 8)]

@@ -1,16 +1,15 @@
 """Linear layer with a frozen NF4 weight: ``y = x Wᵀ + b``, x [..., K], W [N, K], b [N] or None.
 
-For few rows the weight is decoded in registers while it streams by (`PackedNF4`, 0.52 bytes a weight); for
-many it is dequantised once and the library multiplies. Fused, with codes q, levels c and the scale s of a
-row's block of 64 columns, and accumulation in float32:
+For few rows the fused kernel decodes the weight in registers (`PackedNF4`, 0.52 bytes per weight); for many
+rows the weight is dequantised once, and the library multiplies. The fused form, with codes q, levels c and
+the scale s of a row's block of 64 columns, accumulates in float32:
 
     yᵀ[n, m] = Σ_block s[n, block] * Σ_k c[q[n, k]] x[m, k]
 
-The transposed product makes the decoded weight the operand that tensor cores read from registers, and the
-batch the narrow dimension (16, 32 or 64: no padding to 64 rows). The levels are rounded to x's dtype, the
-scales are not: an error of the same size as rounding ``c * s`` to bfloat16 makes (2^-9 relative), but not the
-same bits. Few output columns are shared out along K as well; the parts are float32 and added in a fixed
-order.
+The product is transposed so that the decoded weight is the operand that tensor cores read from registers, and
+the batch is the narrow dimension (16, 32 or 64 rows, not always 64). Levels are rounded to x's dtype and
+scales are not: the error is as large as that of rounding ``c * s`` to bfloat16 (2^-9 relative), but the bits
+differ. Narrow outputs are also split along K, into float32 parts that are added in a fixed order.
 
 QLoRA: Dettmers et al., arXiv 2305.14314. Splitting K for skinny products: Hoque et al., arXiv 2402.00025.
 """
@@ -19,238 +18,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proactor.kernels.jit import interpreted, jit_any, tl, triton
+from proactor.kernels.jit import interpreted, triton
 from proactor.kernels.nf4 import NF4Tensor
-from proactor.kernels.nf4_decode import assembly, decode, level_table
-from proactor.kernels.nf4_kernels import round_half
-from proactor.kernels.nf4_pack import (
-    LAUNCHES,
-    SCALE_TYPES,
-    PackedNF4,
-    expand_scales,
-    raw_scales,
-    repack,
-    scale_arguments,
-)
+from proactor.kernels.nf4_linear_kernels import HALVES, check_linear, fused_nf4_linear, launches
+from proactor.kernels.nf4_pack import PackedNF4, repack
 from proactor.kernels.nf4_records import draw_nf4
-from proactor.kernels.op import (
-    Arguments,
-    Case,
-    Launch,
-    ModelShape,
-    Op,
-    configured,
-    device_name,
-    require,
-    use_triton,
-)
+from proactor.kernels.op import Arguments, Case, ModelShape, Op, device_name, require, use_triton
 
 CROSSOVER = {"default": 128}
-"""Most rows that the fused form takes, by device; above, dequantise and multiply. The default is computed,
-not measured (reading 4 bits against reading 4, writing and reading 16, at about 350 TFLOP/s of fused
-product): put what `measure_crossover` returns for a card beside it.
-"""
+"""Largest row count of the fused kernel, by device; above, dequantise and multiply.
 
-WIDE_TILE = {"block_n": 128, "warps": 8, "stages": 3}
-TILES: dict[int, dict[str, dict[str, int]]] = {
-    16: {
-        "default": {"block_n": 64, "warps": 4, "stages": 4},
-        "gfx942": {"block_n": 64, "warps": 4, "stages": 2},
-    },
-    32: {
-        "default": {"block_n": 64, "warps": 4, "stages": 4},
-        "gfx942": {"block_n": 64, "warps": 4, "stages": 2},
-    },
-    64: {
-        "default": {"block_n": 64, "warps": 4, "stages": 3},
-        "sm_80": WIDE_TILE,
-        "sm_90": WIDE_TILE,
-        "sm_100": WIDE_TILE,
-        "gfx942": {"block_n": 128, "warps": 8, "stages": 2},
-    },
-}
-"""By rows of x a program takes."""
-SPLIT_CHUNKS = {"default": {"least": 8}, "interpreter": {"least": 1}}
-MOST_SPLITS = 8
-HALVES = (torch.bfloat16, torch.float16)
+The default is computed, not measured: memory traffic of 4 bits per weight (fused) against 4 + 16 + 16, at
+about 350 TFLOP/s of fused product. Add a row with what `measure_crossover` returns on a GPU.
+"""
 
 
 def nf4_linear_reference(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """The formula with the exact weight, in x's type."""
-    return F.linear(
-        x, weight.dequantize(torch.float32).to(x.dtype), None if bias is None else bias.to(x.dtype)
-    )
-
-
-# --- Triton ---
-
-
-@jit_any("M")
-def nf4_linear_kernel(
-    x_ptr,
-    words_ptr,
-    scale_ptr,
-    code_ptr,
-    coarse_ptr,
-    offset_ptr,
-    levels_ptr,
-    bias_ptr,
-    y_ptr,
-    M,
-    N,
-    K,
-    rows,
-    chunks,
-    per_split,
-    NESTED: tl.constexpr,
-    BIAS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    EVEN: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """One program BLOCK_M rows and BLOCK_N columns of y [M, N], or (SPLIT) of part p of [parts, M, N] float32
-    over ``per_split`` chunks of 128 columns of W.
-    """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(
-        0, BLOCK_M
-    )  # fastest: programs that share a weight tile run together
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    part = tl.program_id(2)
-    K = tl.multiple_of(K, 64)
-    blocks = K // 64
-    column = tl.arange(0, 64)[:, None]
-    row_at = ((n // 64).to(tl.int64) * chunks * 1024 + (n % 64) * 16)[:, None]
-    words_at = words_ptr + row_at + tl.arange(0, 16)[None, :]
-    x_at = x_ptr + m.to(tl.int64)[None, :] * K + column
-    stored, live = (n < rows)[:, None], (m < M)[None, :]
-    first = part * per_split
-    last = tl.minimum(first + per_split, chunks)
-    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    raw0 = raw_scales(scale_ptr, 2 * first, blocks, rows, n)
-    raw1 = raw_scales(scale_ptr, 2 * first + 1, blocks, rows, n)
-    for chunk in range(first, last):
-        scale0 = expand_scales(raw0, code_ptr, coarse_ptr, offset_ptr, 2 * chunk, blocks, n, N, NESTED)
-        scale1 = expand_scales(raw1, code_ptr, coarse_ptr, offset_ptr, 2 * chunk + 1, blocks, n, N, NESTED)
-        raw0 = raw_scales(
-            scale_ptr, 2 * chunk + 2, blocks, rows, n
-        )  # the next chunk's, on their way during the products
-        raw1 = raw_scales(scale_ptr, 2 * chunk + 3, blocks, rows, n)
-        words = tl.load(words_at + chunk * 1024, mask=stored, other=0)
-        words0, words1 = tl.split(tl.reshape(words, (BLOCK_N, 8, 2)))
-        for half in tl.static_range(2):
-            k = chunk * 128 + half * 64
-            if EVEN:
-                x = tl.load(x_at + k, mask=live, other=0.0)
-            else:
-                x = tl.load(x_at + k, mask=live & (k + column < K), other=0.0)
-            w = decode(words0 if half == 0 else words1, levels_ptr, ASSEMBLY, BLOCK_N)
-            if WIDE:
-                x, w = x.to(tl.float32), w.to(tl.float32)
-            acc += tl.dot(w, x, input_precision="ieee") * (scale0 if half == 0 else scale1)[:, None]
-    inside = (n < N)[:, None] & live
-    at = y_ptr + m.to(tl.int64)[None, :] * N + n[:, None]
-    if SPLIT:
-        tl.store(at + part.to(tl.int64) * M * N, acc, mask=inside)
-    else:
-        if BIAS:
-            acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        tl.store(at, round_half(acc, y_ptr.dtype.element_ty, WIDE), mask=inside)
-
-
-@jit_any("M")
-def sum_parts_kernel(
-    parts_ptr, bias_ptr, y_ptr, M, N, parts, BIAS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """y [M, N]: the sum over parts [parts, M, N], first to last, plus the bias."""
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < N
-    at = tl.program_id(1).to(tl.int64) * N + n
-    total = tl.zeros((BLOCK,), tl.float32)
-    for part in range(parts):
-        total += tl.load(parts_ptr + tl.cast(part, tl.int64) * M * N + at, mask=inside, other=0.0)
-    if BIAS:
-        total += tl.load(bias_ptr + n, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_ptr + at, round_half(total, y_ptr.dtype.element_ty, WIDE), mask=inside)
-
-
-@lru_cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
-def _per_split(n: int, chunks: int, device: torch.device) -> int:
-    """Chunks a part: enough parts for two programs a processor. Independent of the rows of x, so that a row's
-    sum is ordered alike in any batch.
-    """
-    wanted = min(MOST_SPLITS, triton.cdiv(2 * _processors(device), triton.cdiv(n, 64)))
-    parts = max(1, min(wanted, chunks // configured(SPLIT_CHUNKS, device)["least"]))
-    return triton.cdiv(chunks, parts)  # type: ignore[no-any-return]
-
-
-def fused_nf4_linear(x: Tensor, weight: PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """The fused form whatever the number of rows: x [M, K] -> [M, N] in x's dtype, without gradient.
-
-    Runs Triton kernels: tensors on a card, or ``TRITON_INTERPRET=1``. Raises KernelError as `nf4_linear` does.
-    """
-    _check(x, weight, bias)
-    (m, k), (n, _), device = x.shape, weight.shape, x.device
-    y = torch.empty(m, n, dtype=x.dtype, device=device)
-    if not m:
-        return y
-    x = x.contiguous()
-    row_tiles, chunks = weight.words.shape[:2]
-    block_m = min(64, max(16, triton.next_power_of_2(m)))
-    tile = configured(TILES[block_m], device)
-    per_split = _per_split(n, chunks, device)
-    parts = triton.cdiv(chunks, per_split)
-    out = y if parts == 1 else torch.empty(parts, m, n, dtype=torch.float32, device=device)
-    offered = x if bias is None else bias
-    nf4_linear_kernel[(triton.cdiv(m, block_m), triton.cdiv(n, tile["block_n"]), parts)](
-        x,
-        weight.words,
-        *scale_arguments(weight),
-        level_table(x.dtype, device),
-        offered,
-        out,
-        m,
-        n,
-        k,
-        64 * row_tiles,
-        chunks,
-        per_split,
-        weight.nested,
-        bias is not None,
-        parts > 1,
-        k % 128 == 0,
-        assembly(x),
-        interpreted(),
-        tile["block_n"],
-        block_m,
-        num_warps=tile["warps"],
-        num_stages=tile["stages"],
-    )
-    if parts > 1:
-        sum_parts_kernel[(triton.cdiv(n, 1024), m)](
-            out, offered, y, m, n, parts, bias is not None, interpreted(), 1024, num_warps=4
-        )
-    return y
+    """`nf4_linear` in plain torch, with the weight dequantised in float32: x [..., K] -> [..., N]."""
+    dense = weight.dequantize(torch.float32).to(x.dtype)
+    return F.linear(x, dense, None if bias is None else bias.to(x.dtype))
 
 
 # --- public ---
 
 
 class _NF4Linear(torch.autograd.Function):
-    """The gradient passes through; the weight gets none and is dequantised again instead of kept."""
+    """No weight gradient; the backward dequantises the weight again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> Tensor:
@@ -266,16 +65,15 @@ class _NF4Linear(torch.autograd.Function):
 
 
 def nf4_linear(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b``: x [..., K] float32, float16 or bfloat16, weight [N, K], bias [N] or None -> [..., N] in
-    x's dtype; differentiable in x and b.
+    """``x Wᵀ + b``, differentiable in x and b: x [..., K] -> [..., N] in x's dtype.
 
-    A `PackedNF4` on a card and 16-bit x of at most `crossover` rows take the fused kernel. Everything else
-    dequantises, to the weight's own dtype and from there to x's, and multiplies: a CPU, float32 x, many rows,
-    and an `NF4Tensor`, which the kernel cannot read (see `repack`).
+    x float32, float16 or bfloat16; weight [N, K]; bias [N] or None. The fused kernel takes a `PackedNF4` on a
+    GPU and 16-bit x of at most `crossover` rows. All else (CPU, float32 x, many rows, an `NF4Tensor`, which
+    the kernel cannot read: see `repack`) dequantises to the weight's own dtype, casts to x's, and multiplies.
 
     Raises KernelError naming the argument when K, devices, dtypes or the bias do not match.
     """
-    _check(x, weight, bias)
+    check_linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return _NF4Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, weight, bias)
@@ -290,18 +88,8 @@ def _forward(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> T
     return F.linear(x, weight.dequantize().to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def _check(x: Tensor, weight: NF4Tensor | PackedNF4, bias: Tensor | None) -> None:
-    n, k = weight.shape
-    require(x.dtype in (torch.float32, *HALVES), "x", f"{x.dtype}: float32, float16 or bfloat16 wanted")
-    require(x.ndim > 0 and x.shape[-1] == k, "x", f"shape {tuple(x.shape)} for a weight of {k} columns")
-    require(weight.device == x.device, "weight", f"on {weight.device}, x on {x.device}")
-    if bias is not None:
-        require(bias.shape == (n,), "bias", f"shape {tuple(bias.shape)} for a weight of {n} rows")
-        require(bias.device == x.device, "bias", f"on {bias.device}, x on {x.device}")
-
-
 def crossover(device: torch.device) -> int:
-    """Most rows that `nf4_linear` fuses on ``device``."""
+    """Largest row count at which `nf4_linear` uses the fused kernel on ``device``."""
     return CROSSOVER.get(device_name(device), CROSSOVER["default"])
 
 
@@ -311,18 +99,17 @@ def measure_crossover(
     dtype: torch.dtype = torch.bfloat16,
     counts: tuple[int, ...] = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512),
 ) -> int:
-    """Time both forms on a CUDA device for a weight of ``shape``: the largest of ``counts`` up to which fused
-    is never the slower; 0 when it always is.
+    """Largest row count at which the fused kernel still wins (0: never), for a weight of ``shape`` (N, K).
 
-    Medians with a cold L2 cache. Keep the result as ``CROSSOVER[device_name(device)]``. Raises KernelError for
-    a device that is no card.
+    Times both forms at each of ``counts`` on a CUDA device (medians, cold L2 cache). Store the result as
+    ``CROSSOVER[device_name(device)]``. Raises KernelError for another device.
     """
     device = torch.device(device)
-    require(device.type == "cuda", "device", f"{device} is no card: nothing to time")
+    require(device.type == "cuda", "device", f"{device} is not a CUDA device: nothing to time")
     device = torch.empty(0, device=device).device  # with its index
     generator = torch.Generator(device=device).manual_seed(0)
     weight = repack(draw_nf4(shape, True, generator, device))
-    found = 0
+    largest = 0
     for count in sorted(counts):
         x = torch.randn(count, shape[1], generator=generator, device=device).to(dtype)
         fused = triton.testing.do_bench(lambda x=x: fused_nf4_linear(x, weight), return_mode="median")
@@ -331,8 +118,8 @@ def measure_crossover(
         )
         if fused > dense:
             break
-        found = count
-    return found
+        largest = count
+    return largest
 
 
 # --- record ---
@@ -347,45 +134,7 @@ def _case(m: int, n: int, k: int, nested: bool, biased: bool) -> Case:
     return Case(f"{m}x{n}x{k}{'' if nested else ' flat'}{' bias' if biased else ''}", make)
 
 
-TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
-
-
-def _launches() -> list[Launch]:
-    pointers = dict.fromkeys(("x_ptr", "levels_ptr", "bias_ptr"), "*bf16")
-    sizes = dict.fromkeys(("M", "N", "K", "rows", "chunks", "per_split"), "i32")
-    types = pointers | SCALE_TYPES | {"words_ptr": "*i32"} | sizes
-    found = []
-    for block_m, table in TILES.items():
-        for split in (False, True):
-            for target in TARGETS:
-                tile = table.get(target, table["default"])
-                constants = {
-                    "NESTED": True,
-                    "BIAS": True,
-                    "SPLIT": split,
-                    "EVEN": True,
-                    "ASSEMBLY": int(target != "gfx942"),
-                    "WIDE": False,
-                    "BLOCK_N": tile["block_n"],
-                    "BLOCK_M": block_m,
-                }
-                kind = types | {"y_ptr": "*fp32" if split else "*bf16"}
-                found.append(
-                    Launch(nf4_linear_kernel, kind, constants, tile["warps"], tile["stages"], (target,))
-                )
-    types = {
-        "parts_ptr": "*fp32",
-        "bias_ptr": "*bf16",
-        "y_ptr": "*bf16",
-        "M": "i32",
-        "N": "i32",
-        "parts": "i32",
-    }
-    found.append(Launch(sum_parts_kernel, types, {"BIAS": True, "WIDE": False, "BLOCK": 1024}))
-    return found + LAUNCHES
-
-
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     h, i = shape.hidden, shape.intermediate
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     return [
@@ -418,6 +167,6 @@ NF4_LINEAR = Op(
     ),
     flops=lambda x, weight, bias=None: 2 * x.numel() * weight.shape[0],
     gradients=("x",),
-    launches=_launches(),
-    timed=_timed,
+    launches=launches(),
+    timed=_timed_cases,
 )

@@ -1,5 +1,6 @@
-"""Records of NF4 quantisation and dequantisation. Their references are the torch forms, which the tests hold
-to bitsandbytes bit for bit.
+"""Records of NF4 quantisation and dequantisation.
+
+Their references are the torch forms, which tests compare with bitsandbytes bit for bit.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ EXACT = dict.fromkeys(FLOATS, 0.0)
 def draw_nf4(
     shape: tuple[int, int], nested: bool, generator: torch.Generator, device: torch.device
 ) -> NF4Tensor:
-    """Random codes and scales: a weight with every byte and every scale index, made without quantising
-    anything.
-    """
+    """An `NF4Tensor` of random codes and scales, without quantising anything."""
     size = math.prod(shape)
     blocks = -(-size // BLOCK)
     draw = {"generator": generator, "device": device}
@@ -63,13 +62,13 @@ def _quantize_case(shape: tuple[int, int]) -> Case:
     return Case(f"{shape[0]}x{shape[1]}", make)
 
 
-def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    made = quantize_nf4(weight, nested=False)
-    return made.packed, made.absmax
+def _quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    quantized = quantize_nf4(weight, nested=False)
+    return quantized.packed, quantized.absmax
 
 
-def _quantized_reference(weight: Tensor) -> tuple[Tensor, Tensor]:
-    return quantize_torch(weight.float().reshape(-1))  # every float type of a case fits float32
+def _quantize_reference(weight: Tensor) -> tuple[Tensor, Tensor]:
+    return quantize_torch(weight.float().reshape(-1))  # float32 holds every dtype of a case exactly
 
 
 def _shapes(shape: ModelShape) -> list[tuple[int, int]]:
@@ -93,8 +92,8 @@ NF4_DEQUANTIZE = Op(
 )
 NF4_QUANTIZE = Op(
     "nf4_quantize",
-    _quantized,
-    _quantized_reference,
+    _quantize,
+    _quantize_reference,
     [_quantize_case(s) for s in ((1, 1), (3, 5), (1, 64), (33, 67), (65, 128))],
     EXACT,
     bytes=lambda weight: weight.nbytes + weight.numel() // 2 + 4 * (weight.numel() // BLOCK),

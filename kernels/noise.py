@@ -1,9 +1,8 @@
-"""Noise that belongs to a key: one uniform for each (seed, step, group, sample, position), by Philox4x32-10
-(Salmon et al., SC 2011).
+"""Keyed noise: one uniform per (seed, step, group, sample, position), by Philox4x32-10.
 
-The counter is (position, sample, group, step), the key is the 64-bit seed. A token drawn at such a uniform
-does not depend on what it is batched with, on which rank drew it, or in which order. `uniforms` computes on
-the host, `keyed_uniforms` where its keys lie: the same numbers, bit for bit.
+The counter is (position, sample, group, step), the Philox key is the 64-bit seed. A token drawn with such a
+uniform does not depend on its batch, its rank or the order of draws. `uniforms` computes on the host,
+`keyed_uniforms` on the device of its keys, with the same bits. Philox: Salmon et al., SC 2011.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Philox4x32-10: counters [N, 4] of 32-bit words (as uint64) and a 64-bit seed -> [N, 4] of 32-bit
-    words.
-    """
+    """Philox4x32-10: counters [N, 4] and a 64-bit seed -> [N, 4]; 32-bit words, held as uint64."""
     x0, x1, x2, x3 = (counter[:, i] & _LOW for i in range(4))
     k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     for _ in range(10):
@@ -42,7 +39,7 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def uniforms(
     seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Uniforms in (0, 1) with 53 random bits, one a row, from its own key."""
+    """Uniforms float64 [N] in (0, 1), of 53 random bits; row i has the key (seed, step, group[i], ...)."""
     counter = np.stack([position, sample, group, np.full(len(group), step)], axis=1).astype(np.uint64)
     words = philox(counter, seed)
     bits = (words[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (words[:, 1] >> np.uint64(6))
@@ -51,7 +48,7 @@ def uniforms(
 
 
 def keyed_uniforms_reference(keys: Tensor) -> Tensor:
-    """`keyed_uniforms` by `uniforms`, on the host."""
+    """`keyed_uniforms` by `uniforms`, computed on the host."""
     table = keys.cpu().numpy()
     out = np.empty(len(table))
     for seed, step in {(int(s), int(t)) for s, t in table[:, :2]}:
@@ -65,7 +62,7 @@ def keyed_uniforms_reference(keys: Tensor) -> Tensor:
 
 @jit_any("rows")
 def keyed_uniforms_kernel(keys_ptr, out_ptr, rows, BLOCK: tl.constexpr):
-    """Uniforms float64 [B] of keys int64 [B, 5]; 32-bit words wrap around as Philox wants."""
+    """Grid (ceil(rows / BLOCK)), tile [BLOCK keys]: uniforms float64 [B] of keys int64 [B, 5]."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < rows
     key = keys_ptr + row.to(tl.int64) * 5
@@ -92,11 +89,10 @@ BLOCK = 128
 
 
 def keyed_uniforms(keys: Tensor) -> Tensor:
-    """Uniforms float64 [B] on the device of keys int64 [B, 5]: (seed as two's complement, step, group,
-    sample, position).
+    """Uniforms float64 [B] of keys int64 [B, 5], on their device: the bits of `uniforms`.
 
-    The last four count modulo 2^32. Equal to `uniforms` in every bit. Raises KernelError for keys of another
-    shape or type.
+    A key is (seed, step, group, sample, position): an unsigned 64-bit seed is stored as its two's complement,
+    and the other four count modulo 2^32. Raises KernelError for keys of another shape or dtype.
     """
     require(keys.dim() == 2 and keys.shape[1] == 5, "keys", f"shape {tuple(keys.shape)}, not [rows, 5]")
     require(keys.dtype == torch.int64, "keys", f"{keys.dtype}, not int64")
@@ -122,7 +118,7 @@ def _case(rows: int) -> Case:
     return Case(f"{rows}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(256)]
 
 
@@ -139,5 +135,5 @@ KEYED_UNIFORMS = Op(
             keyed_uniforms_kernel, {"keys_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}, {"BLOCK": BLOCK}
         )
     ],
-    timed=_timed,
+    timed=_timed_cases,
 )

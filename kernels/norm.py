@@ -1,10 +1,11 @@
-"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, statistics in float32 (Zhang &
-Sennrich, arXiv 1910.07467).
+"""RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, with statistics in float32.
 
-With a residual the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from
+With a residual, the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from
 the saved 1/rms:
 
     n = s / rms,   g = dy * w,   ds += (g - n * mean(g n)) / rms
+
+Zhang & Sennrich, arXiv 1910.07467.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from proactor.kernels.precision import widen
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm in plain torch: x [..., H] any float dtype, weight [H] -> [..., H] in x's dtype."""
+    """RMSNorm in plain torch: x [..., H] of any float dtype, weight [H] -> [..., H] in x's dtype."""
     wide = widen(x)
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
@@ -47,7 +48,7 @@ def rms_norm_forward_kernel(
     RESIDUAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a row: y [T, H], 1/rms [T] and, with a residual, x + residual [T, H]."""
+    """Grid (rows), tile [BLOCK >= H]: y [T, H], 1/rms [T] and, with RESIDUAL, x + residual [T, H]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -77,9 +78,7 @@ def rms_norm_backward_kernel(
     EXTRA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a row: the gradient [T, H] of the row that was normalised, plus what reaches it past the
-    norm (``extra``).
-    """
+    """Grid (rows), tile [BLOCK >= H]: gradient [T, H] of the norm's input; EXTRA: plus the residual's."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -101,7 +100,7 @@ def _warps(block: int) -> int:
 def _launch_forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, what was normalised, 1/rms) of contiguous rows."""
+    """(y, the normalised input, 1/rms)."""
     width = x.shape[-1]
     x = x.contiguous()
     y, rstd = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
@@ -163,7 +162,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _AddRMSNorm(torch.autograd.Function):
-    """The Triton form of `add_rms_norm`; on a CPU autograd's addition and `_RMSNorm` do."""
+    """The Triton form of `add_rms_norm`; on a CPU, autograd's addition and `_RMSNorm` suffice."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -179,10 +178,9 @@ class _AddRMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm with a frozen weight: x [..., H], weight [H] -> [..., H] in x's dtype; backward in one pass
-    from the saved 1/rms.
+    """RMSNorm with a frozen weight, differentiable in x: x [..., H], weight [H] -> [..., H] in x's dtype.
 
-    Raises KernelError when ``weight`` does not match.
+    Raises KernelError when the shape or device of ``weight`` does not match.
     """
     _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
@@ -191,8 +189,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(RMSNorm of ``x + residual``, ``x + residual``): both [..., H] in x's dtype; raises KernelError when
-    shapes or types differ.
+    """(RMSNorm of ``x + residual``, ``x + residual``), both [..., H] in x's dtype, differentiable in both.
+
+    Raises KernelError when shapes, dtypes or devices differ.
     """
     _check(x, weight)
     require(residual.shape == x.shape, "residual", f"shape {tuple(residual.shape)} beside x {tuple(x.shape)}")
@@ -206,7 +205,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def _runs_triton(x: Tensor) -> bool:
-    """float64 stays in torch on every device: the kernels compute in float32."""
+    """False for float64 on every device, since the kernels compute in float32."""
     return x.dtype != torch.float64 and use_triton(x)
 
 
@@ -232,25 +231,25 @@ def _case(rows: int, width: int, residual: bool) -> Case:
     return Case(f"{rows}x{width}", make)
 
 
-def _timed(residual: bool) -> Any:
+def _timed_cases(residual: bool) -> Any:
     return lambda shape: [_case(rows, shape.hidden, residual) for rows in (64, 16384)]
 
 
 def _launches(residual: bool) -> list[Launch]:
-    found = []
+    launches = []
     for width in (896, 5120):
         block = 1 << (width - 1).bit_length()
         pointers = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr"), "*bf16")
         forward = pointers | {"rstd_ptr": "*fp32", "width": "i32", "eps": "fp32"}
-        found.append(
+        launches.append(
             Launch(rms_norm_forward_kernel, forward, {"RESIDUAL": residual, "BLOCK": block}, _warps(block), 1)
         )
         pointers = dict.fromkeys(("total_ptr", "weight_ptr", "dy_ptr", "extra_ptr", "dx_ptr"), "*bf16")
         backward = pointers | {"rstd_ptr": "*fp32", "width": "i32"}
-        found.append(
+        launches.append(
             Launch(rms_norm_backward_kernel, backward, {"EXTRA": residual, "BLOCK": block}, _warps(block), 1)
         )
-    return found
+    return launches
 
 
 SHAPES = ((1, 8), (3, 7), (5, 64), (2, 130), (0, 16))
@@ -265,7 +264,7 @@ RMS_NORM = Op(
     flops=lambda x, weight, eps: 4 * x.numel(),
     gradients=("x",),
     launches=_launches(False),
-    timed=_timed(False),
+    timed=_timed_cases(False),
 )
 ADD_RMS_NORM = Op(
     "add_rms_norm",
@@ -277,5 +276,5 @@ ADD_RMS_NORM = Op(
     flops=lambda x, residual, weight, eps: 5 * x.numel(),
     gradients=("x", "residual"),
     launches=_launches(True),
-    timed=_timed(True),
+    timed=_timed_cases(True),
 )

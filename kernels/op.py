@@ -1,13 +1,11 @@
-"""What an operation is to everything that tests, compiles and times it: one record; and where it runs.
+"""`Op`: one record that drives an operation's tests, compile check and benchmark. Also the dispatch.
 
-A file of this package computes one thing. It holds a plain torch reference, a faster torch form for CPUs
-where there is one, the Triton kernels, the autograd function, the public function that dispatches between
-them, and an `Op`: the record from which the correctness tests, the ahead-of-time compile check and the
-benchmark draw all they know.
+An operation is one file, or a few with a common prefix: a plain torch reference, a faster torch form for CPUs
+where there is one, the Triton kernels, the autograd function, the public function that dispatches, and the
+`Op` record.
 
-Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` keeps torch
-everywhere, ``PROACTOR_KERNELS=triton`` takes Triton everywhere (CPU tensors then need
-``TRITON_INTERPRET=1``).
+Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` uses torch
+everywhere, ``PROACTOR_KERNELS=triton`` Triton everywhere; CPU tensors then need ``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations
@@ -38,9 +36,7 @@ def mode() -> str:
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on ``tensor`` runs its Triton kernels. Raises KernelError where they are demanded
-    and cannot run.
-    """
+    """Whether an operation on ``tensor`` runs in Triton. Raises KernelError if it must but cannot."""
     chosen = mode()
     if chosen == "reference":
         return False
@@ -52,9 +48,7 @@ def use_triton(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Arguments to try an operation on: ``make(generator, device, dtype)`` draws them anew each time, by
-    parameter name.
-    """
+    """Named test arguments: ``make(generator, device, dtype)`` draws new ones, keyed by parameter name."""
 
     name: str
     make: Callable[[torch.Generator, torch.device, torch.dtype], Arguments]
@@ -64,9 +58,8 @@ class Case:
 class Launch:
     """One way to compile a kernel ahead of time.
 
-    ``types``: Triton's type of each argument that is not a constexpr ("*bf16", "*i32", "i32", "fp32"), by
-    name; ``constants``: the constexprs; ``targets``: what to compile for ("sm_90", "gfx942"), empty:
-    everything.
+    ``types``: argument name -> Triton type ("*bf16", "*i32", "i32", "fp32"), for all but the constexprs;
+    ``constants``: the constexprs; ``targets``: devices to compile for ("sm_90", "gfx942"; empty: all).
     """
 
     kernel: Any
@@ -79,19 +72,18 @@ class Launch:
     @property
     def name(self) -> str:
         """The kernel's name with its constants."""
-        shown = ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in self.constants.items())
-        return f"{self.kernel.__name__}[{shown};w{self.warps}s{self.stages}]"
+        constants = ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in self.constants.items())
+        return f"{self.kernel.__name__}[{constants};w{self.warps}s{self.stages}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """An operation's record.
 
-    ``function`` is public, dispatches and is differentiable in the parameters ``gradients``; ``reference``
-    takes the same arguments, in any float type up to float64, and is plain torch. An output's error is
-    relative to the largest element of the reference's, and must stay below ``tolerance`` of the dtype.
-    ``bytes`` and ``flops`` count what the arguments make necessary (each input read once, each output written
-    once).
+    ``function`` is the public function: it dispatches, and is differentiable in the parameters ``gradients``.
+    ``reference`` is plain torch on the same arguments, in any float dtype up to float64. The error of an
+    output, relative to the largest element of the reference output, must not exceed ``tolerance[dtype]``.
+    ``bytes`` and ``flops`` count the minimum for the arguments: one read per input, one write per output.
     """
 
     name: str
@@ -104,12 +96,12 @@ class Op:
     gradients: tuple[str, ...] = ()
     launches: Sequence[Launch] = field(default=())
     timed: Callable[[ModelShape], Sequence[Case]] | None = None
-    """The cases worth timing for a model of this shape."""
+    """Cases to benchmark for a model of this shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder that decide its operations' shapes."""
+    """The sizes of a decoder that determine the shapes of its operations."""
 
     name: str
     hidden: int
@@ -130,7 +122,7 @@ QWEN25 = (
 
 @lru_cache
 def device_name(device: torch.device) -> str:
-    """The target a device's kernels compile for: "sm_90", "gfx942", or "interpreter" for a CPU."""
+    """Compile target of a device: "sm_90", "gfx942", or "interpreter" for a CPU."""
     if device.type != "cuda":
         return "interpreter"
     properties = torch.cuda.get_device_properties(device)
@@ -139,10 +131,8 @@ def device_name(device: torch.device) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def configured(table: Mapping[str, Mapping[str, int]], device: torch.device) -> Mapping[str, int]:
-    """The launch settings of ``table`` for ``device``, its "default" row where the device has none of its
-    own.
-    """
+def settings_for(table: Mapping[str, Mapping[str, int]], device: torch.device) -> Mapping[str, int]:
+    """The row of a table of launch settings for ``device``; the "default" row if it has none."""
     return table.get(device_name(device), table["default"])
 
 

@@ -1,16 +1,17 @@
-"""Attention of new rows to keys in the pages of a cache: decoding, decoding behind shared prefixes, and
-chunks of prompts.
+"""Paged attention: new query rows against KV pages, for decoding, shared prefixes and chunked prefill.
 
-    out_t = softmax(scale * q_t · K[: visible_t]) V[: visible_t],   K, V = the pages that a table row names, in order
+    out_t = softmax(scale * q_t · K[: visible_t]) V[: visible_t]
 
-Keys and values: [Hkv, S, D]; page p holds the slots p * unit … (p + 1) * unit - 1. Slots that no row sees may
-hold anything, NaN included, and table entries past the visible pages may be anything. A row that sees nothing
-gives 0. Lengths are read on the device alone, so that a captured graph follows them.
+K, V are the pages that a table row names, in order. Keys and values: [Hkv, S, D]; page p holds the slots
+p * unit … (p + 1) * unit - 1. Slots that no row sees may hold NaN, and table entries past the visible pages
+may hold anything. A row that sees no key gives 0. Lengths are read on the device only, so that a captured
+CUDA graph follows them.
 
-Long tables are cut into parts of ``split`` keys that run side by side and are merged by their log-sum-exp, in
-order ("flash decoding"). The cut, and so the order of every sum, depends on a row's own keys alone, not on
-its company. A prefix that a family of rows shares is read once for all of them (cascade attention: Ye et al.,
-arXiv 2501.01005).
+Long tables are split into parts of ``split`` keys, which run in parallel and are merged by their log-sum-exp,
+in order ("flash decoding"). The split depends on a row's own keys alone, so the result is batch-invariant. A
+prefix that a family of rows shares is read once for all of them.
+
+Cascade attention: FlashInfer, Ye et al., arXiv 2501.01005.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ from proactor.kernels.paged_kernels import Pass, RowGroups, launch
 from proactor.kernels.precision import widen
 
 SPLIT = 512
+"""Keys per part."""
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 KERNEL_HEAD_DIM = 128
-"""Beyond this, and in float64, the torch form computes on every device."""
+"""Larger heads, and float64, take the torch form on every device."""
 
 
-def _dense(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """Each row's own slots [T, L], of which it sees ``seen`` [T, L]."""
+def _dense(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """Attention of each row to its own ``slots`` [T, L], masked by ``visible`` bool [T, L]."""
     rows, heads, dim = q.shape
-    k, v = keys[:, slots], values[:, slots].masked_fill(~seen[None, :, :, None], 0)
+    k, v = keys[:, slots], values[:, slots].masked_fill(~visible[None, :, :, None], 0)
     grouped = q.reshape(rows, len(keys), heads // len(keys), dim)
     scores = widen(torch.einsum("thgd,htld->thgl", grouped, k)) * scale
-    scores = scores.masked_fill(~seen[:, None, None, :], float("-inf"))
-    weights = scores.softmax(-1).masked_fill(~seen.any(1)[:, None, None, None], 0)
+    scores = scores.masked_fill(~visible[:, None, None, :], float("-inf"))
+    weights = scores.softmax(-1).masked_fill(~visible.any(1)[:, None, None, None], 0)
     return torch.einsum("thgl,htld->thgd", weights.to(v.dtype), v).reshape(rows, heads * dim)
 
 
 def _slots(table: Tensor, visible: Tensor, unit: int, pages: int) -> tuple[Tensor, Tensor]:
-    """Slots of each row's table [T, P] -> [T, P * unit], and which of them it sees."""
+    """(slots [T, P * unit] of each row's table [T, P], bool [T, P * unit]: whether the row sees them)."""
     place = torch.arange(unit, device=table.device)
     slots = (table.long().clamp(0, pages - 1)[:, :, None] * unit + place).flatten(1)
     return slots, torch.arange(slots.shape[1], device=table.device) < visible[:, None]
@@ -80,9 +82,10 @@ def shared_prefix_attention_reference(
     """`shared_prefix_attention` in plain torch."""
     family = torch.from_numpy(families.owner()).to(q.device)
     pages = keys.shape[1] // unit
-    far = _slots(prefix_table[family], prefix_lengths[family], unit, pages)
-    near = _slots(table, lengths, unit, pages)
-    return _dense(q, keys, values, torch.cat([far[0], near[0]], 1), torch.cat([far[1], near[1]], 1), scale)
+    prefix = _slots(prefix_table[family], prefix_lengths[family], unit, pages)
+    suffix = _slots(table, lengths, unit, pages)
+    slots, visible = (torch.cat(pair, 1) for pair in zip(prefix, suffix, strict=True))
+    return _dense(q, keys, values, slots, visible, scale)
 
 
 def paged_rows_attention_reference(
@@ -104,7 +107,7 @@ def paged_rows_attention_reference(
 
 
 @lru_cache(maxsize=512)
-def _each(count: int) -> RowGroups:
+def _one_row_each(count: int) -> RowGroups:
     return RowGroups.runs([1] * count)
 
 
@@ -118,18 +121,19 @@ def paged_attention(
     unit: int,
     split: int = SPLIT,
 ) -> Tensor:
-    """Decoding: q [B, Hq, D], row i to the first lengths[i] keys of the pages table[i]; table int32 [B, P],
-    lengths int32 [B] -> [B, Hq * D].
+    """Decoding: row i of q [B, Hq, D] sees the first lengths[i] keys of the pages table[i] -> [B, Hq * D].
 
-    On a card float32, float16 and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; anything else takes
-    the torch form. No gradient. Raises KernelError when shapes or types do not match; pages and lengths are
-    not checked, for that would wait for the device.
+    table int32 [B, P], lengths int32 [B]. On a GPU, float32, float16 and bfloat16 with D up to
+    `KERNEL_HEAD_DIM` run in Triton; the rest takes the torch form. No gradient. Raises KernelError when
+    shapes or dtypes do not match. Page numbers and lengths are not checked, since that would synchronise.
     """
     _check(q, keys, values, unit, split)
     _check_table("table", table, "lengths", lengths, len(q), len(q), q.device)
     if not _in_triton(q):
         return paged_attention_reference(q, keys, values, table, lengths, scale, unit)
-    return _launch(q, keys, values, [Pass(table, lengths, _each(len(q)), True, DECODE)], scale, unit, split)
+    return _launch(
+        q, keys, values, [Pass(table, lengths, _one_row_each(len(q)), True, DECODE)], scale, unit, split
+    )
 
 
 def shared_prefix_attention(
@@ -145,11 +149,10 @@ def shared_prefix_attention(
     unit: int,
     split: int = SPLIT,
 ) -> Tensor:
-    """Decoding behind shared prefixes: `paged_attention`, where row i also sees what stands before its own
-    pages: its family's prefix.
+    """Decoding after shared prefixes: `paged_attention` where row i also sees the prefix of its family.
 
-    prefix_table int32 [F, Pc] and prefix_lengths int32 [F]; ``families`` tells the rows of each. A family's
-    prefix is read once.
+    prefix_table int32 [F, Pc], prefix_lengths int32 [F]; ``families``: the rows of each prefix. A prefix is
+    read once for all its rows. Raises KernelError as `paged_attention`.
     """
     _check(q, keys, values, unit, split)
     _check_table("table", table, "lengths", lengths, len(q), len(q), q.device)
@@ -161,8 +164,8 @@ def shared_prefix_attention(
             q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit
         )
     prefix = Pass(prefix_table, prefix_lengths, families, False, ROWS)
-    own = Pass(table, lengths, _each(len(q)), True, DECODE)
-    return _launch(q, keys, values, [prefix, own], scale, unit, split)
+    suffix = Pass(table, lengths, _one_row_each(len(q)), True, DECODE)
+    return _launch(q, keys, values, [prefix, suffix], scale, unit, split)
 
 
 def paged_rows_attention(
@@ -175,11 +178,10 @@ def paged_rows_attention(
     scale: float,
     unit: int,
 ) -> Tensor:
-    """Chunks of prompts: q [T, Hq, D], row t to the first visible[t] keys of its sequence; visible int32 [T]
-    -> [T, Hq * D].
+    """Chunked prefill: row t of q [T, Hq, D] sees the first visible[t] keys of its sequence -> [T, Hq * D].
 
-    table int32 [N, P]: the pages of each sequence; ``sequences`` tells the rows of each. Otherwise as
-    `paged_attention`, in one part.
+    table int32 [N, P]: the pages of each sequence; visible int32 [T]; ``sequences``: the rows of each.
+    Otherwise as `paged_attention`, in one part.
     """
     _check(q, keys, values, unit, 1)
     _check_groups("sequences", sequences, len(q))
@@ -203,22 +205,14 @@ def _launch(
 
 
 def _check(q: Tensor, keys: Tensor, values: Tensor, unit: int, split: int) -> None:
-    require(
-        q.dim() == 3 and 0 not in q.shape[1:] and q.is_floating_point(), "q", f"{q.dtype} {tuple(q.shape)}"
-    )
-    require(
-        keys.dim() == 3 and keys.shape[2] == q.shape[2],
-        "keys",
-        f"shape {tuple(keys.shape)}, q {tuple(q.shape)}",
-    )
-    require(
-        len(keys) > 0 and q.shape[1] % len(keys) == 0,
-        "keys",
-        f"{len(keys)} heads for {q.shape[1]} query heads",
-    )
-    require(
-        values.shape == keys.shape, "values", f"shape {tuple(values.shape)} beside keys {tuple(keys.shape)}"
-    )
+    fits = q.dim() == 3 and 0 not in q.shape[1:] and q.is_floating_point()
+    require(fits, "q", f"{q.dtype} {tuple(q.shape)}")
+    fits = keys.dim() == 3 and keys.shape[2] == q.shape[2]
+    require(fits, "keys", f"shape {tuple(keys.shape)}, q {tuple(q.shape)}")
+    fits = len(keys) > 0 and q.shape[1] % len(keys) == 0
+    require(fits, "keys", f"{len(keys)} heads for {q.shape[1]} query heads")
+    shapes = f"shape {tuple(values.shape)} beside keys {tuple(keys.shape)}"
+    require(values.shape == keys.shape, "values", shapes)
     for name, x in (("keys", keys), ("values", values)):
         same = x.dtype == q.dtype and x.device == q.device
         require(same, name, f"{x.dtype} on {x.device}, q {q.dtype} on {q.device}")
@@ -233,11 +227,8 @@ def _check_table(
     require(table.dim() == 2 and len(table) == rows, name, f"shape {tuple(table.shape)} for {rows} rows")
     require(lengths.shape == (count,), what, f"shape {tuple(lengths.shape)} for {count}")
     for key, x in ((name, table), (what, lengths)):
-        require(
-            x.dtype == torch.int32 and x.device == device,
-            key,
-            f"{x.dtype} on {x.device}, not int32 on {device}",
-        )
+        fits = x.dtype == torch.int32 and x.device == device
+        require(fits, key, f"{x.dtype} on {x.device}, not int32 on {device}")
         require(x.is_contiguous(), key, "not contiguous")
 
 

@@ -1,7 +1,7 @@
-"""The Triton kernels of `paged_attention`.
+"""Triton kernels of `paged_attention`, the row groups that they read, and their launch.
 
-A tile is some query rows of one table row, with the query heads of a key head folded in (row i of a tile is
-row i // G, head i % G). Exponentials are in base 2: ``scale2`` is scale * log2 e.
+A tile holds query rows of one table row, with the query heads of a key head folded in: row i of a tile is
+query row i // G, head i % G. Exponentials are in base 2: ``scale2`` is scale * log2 e.
 """
 
 from __future__ import annotations
@@ -15,22 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proactor.kernels.attention_sizes import ROWS, Table, chosen
-from proactor.kernels.jit import interpreted, jit, jit_any, tl, triton
+from proactor.kernels.attention_sizes import ROWS, Table, tile_sizes
+from proactor.kernels.jit import interpreted, jit_any, tl, triton
 from proactor.kernels.op import require
-from proactor.kernels.span_kernels import LOG2E
+from proactor.kernels.span_tiles import LOG2E, load_rows
 from proactor.kernels.spans import Int32, cut, to_device
-
-
-@jit
-def _page_rows(ptr, slot, inside, column, D: tl.constexpr, WIDE: tl.constexpr):
-    """Rows of D elements in ``slot``, 0 where not ``inside``, whatever stands there. WIDE: in float32, for
-    the interpreter computes wrongly in bfloat16.
-    """
-    x = tl.load(
-        ptr + slot[:, None] * D + column[None, :], mask=inside[:, None] & (column < D)[None, :], other=0.0
-    )
-    return x.to(tl.float32) if WIDE else x
 
 
 @jit_any("pages", "split", "part0", "parts")
@@ -62,11 +51,11 @@ def paged_attention_kernel(
     BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """One program a (tile, key head, part of ``split`` keys).
+    """Grid (tiles, key heads, parts of ``split`` keys), tile [M query rows, N keys].
 
-    BY_ROW: ``visible`` is indexed by query row, else by table row. WHOLE: there is one part, and out [T, Hq,
-    D] is final; else the part's normalised output goes to out [T, Hq, parts, D] and its log-sum-exp to lse
-    [T, Hq, parts], -inf where a row sees nothing of it.
+    BY_ROW: ``visible`` is indexed by query row, else by table row. WHOLE: there is one part, and out
+    [T, Hq, D] is final. Otherwise the part's normalised output goes to out [T, Hq, parts, D] and its
+    log-sum-exp to lse [T, Hq, parts], -inf where a row sees no key of the part.
     """
     head, part = tl.program_id(1), tl.program_id(2)
     tile = tile_ptr + tl.program_id(0) * 3
@@ -82,9 +71,8 @@ def paged_attention_kernel(
     begin = part * split
     stop = tl.minimum(tl.max(visible, 0), begin + split)
     at = row.to(tl.int64) * q_stride + query_head * D
-    there = valid[:, None] & (column < D)[None, :]
-    q = tl.load(q_ptr + at[:, None] + column[None, :], mask=there, other=0.0)
-    q = q.to(tl.float32) if WIDE else q
+    inside = valid[:, None] & (column < D)[None, :]
+    q = load_rows(q_ptr, at, valid, column, D, WIDE)
     base = head.to(tl.int64) * slots * D
     table = table_ptr + owner.to(tl.int64) * pages
     top = tl.full([M], float("-inf"), tl.float32)
@@ -92,36 +80,37 @@ def paged_attention_kernel(
     acc = tl.zeros([M, BLOCK_D], tl.float32)
     for j in range(begin, stop, N):
         key = j + tl.arange(0, N)
-        inside = key < stop
-        page = tl.load(table + key // UNIT, mask=inside, other=0)
+        live = key < stop
+        page = tl.load(table + key // UNIT, mask=live, other=0)
         slot = page.to(tl.int64) * UNIT + key % UNIT
-        k = _page_rows(k_ptr + base, slot, inside, column, D, WIDE)
+        k = load_rows(k_ptr + base, slot * D, live, column, D, WIDE)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
         s = tl.where(key[None, :] < tl.minimum(visible, stop)[:, None], s, float("-inf"))
         new = tl.maximum(top, tl.max(s, 1))
-        shift = tl.where(new > float("-inf"), new, 0.0)  # a row that has seen nothing yet
+        shift = tl.where(new > float("-inf"), new, 0.0)  # 0 while a row has seen no key
         p = tl.exp2(s - shift[:, None])
         keep = tl.exp2(top - shift)
-        v = _page_rows(v_ptr + base, slot, inside, column, D, WIDE)
+        v = load_rows(v_ptr + base, slot * D, live, column, D, WIDE)
         acc = tl.dot(p.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
         top, total = new, total * keep + tl.sum(p, 1)
-    some = tl.where(total > 0.0, total, 1.0)
-    out = acc / some[:, None]
+    divisor = tl.where(total > 0.0, total, 1.0)
+    out = acc / divisor[:, None]
     at = row.to(tl.int64) * heads + query_head
     if WHOLE:
-        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=there)
+        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=inside)
     else:
         at = at * parts + part0 + part
-        tl.store(lse_ptr + at, tl.where(total > 0.0, top + tl.log2(some), float("-inf")), mask=valid)
-        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=there & (total > 0.0)[:, None])
+        tl.store(lse_ptr + at, tl.where(total > 0.0, top + tl.log2(divisor), float("-inf")), mask=valid)
+        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=inside & (total > 0.0)[:, None])
 
 
 @jit_any("parts")
 def merge_parts_kernel(
     part_ptr, lse_ptr, out_ptr, parts, D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """One program a (row, query head): the parts' outputs weighted by their share of the sum of exponentials,
-    in order; 0 where no part saw anything.
+    """Grid (query rows * query heads), tile [D]: parts weighted by their share of the softmax sum, in order.
+
+    A row that saw no key gives 0.
     """
     at = tl.program_id(0).to(tl.int64)
     every = tl.arange(0, BLOCK_P)
@@ -133,9 +122,9 @@ def merge_parts_kernel(
     for i in range(parts):
         lse = tl.load(lse_ptr + at * parts + i)
         weight = tl.exp2(lse - top)
-        there = column < tl.where(lse > float("-inf"), D, 0)  # nothing was written where nothing was seen
+        written = column < tl.where(lse > float("-inf"), D, 0)  # a part without visible keys is never stored
         total += weight
-        acc += weight * tl.load(part_ptr + (at * parts + i) * D + column, mask=there, other=0.0)
+        acc += weight * tl.load(part_ptr + (at * parts + i) * D + column, mask=written, other=0.0)
     tl.store(out_ptr + at * D + column, acc / tl.where(total > 0.0, total, 1.0), mask=column < D)
 
 
@@ -144,27 +133,26 @@ def merge_parts_kernel(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowGroups:
-    """Which query rows read which table row: ``rows[offsets[i] : offsets[i + 1]]`` read row i. Make it once
-    and keep it: it holds what it gave a device.
+    """Which query rows read which table row: ``rows[offsets[i] : offsets[i + 1]]`` read table row i.
+
+    Build it once and keep it: tiles are cached per device.
     """
 
     rows: Int32
     offsets: Int32
-    _made: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _cache: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[int]]) -> RowGroups:
-        """Query rows of each table row; 0 … T - 1 must stand in one group each. Raises KernelError
-        otherwise.
-        """
+        """From the query rows of each table row. Raises KernelError unless each of 0 … T - 1 occurs once."""
         rows = np.asarray([row for group in groups for row in group], np.int32)
-        once = bool((np.sort(rows) == np.arange(len(rows))).all())
-        require(once, "groups", "every query row must stand in exactly one")
+        is_partition = bool((np.sort(rows) == np.arange(len(rows))).all())
+        require(is_partition, "groups", "every query row must stand in exactly one")
         return cls(rows, np.cumsum([0, *(len(group) for group in groups)], dtype=np.int32))
 
     @classmethod
     def runs(cls, counts: Sequence[int]) -> RowGroups:
-        """Table row i is read by the next counts[i] query rows."""
+        """Table row i is read by the next counts[i] query rows. Raises KernelError for a negative count."""
         require(all(n >= 0 for n in counts), "counts", f"{list(counts)}")
         return cls(np.arange(sum(counts), dtype=np.int32), np.cumsum([0, *counts], dtype=np.int32))
 
@@ -179,18 +167,19 @@ class RowGroups:
         return owner
 
     def tiles(self, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tiles [N, 3] (table row, first place in ``rows``, end) of at most ``most`` rows, and ``rows``."""
-        if (most, device) not in self._made:
+        """Tiles int32 [N, 3] of up to ``most`` rows (table row, first index, end), and ``rows`` int32 [T]."""
+        if (most, device) not in self._cache:
             owner, first = cut(self.offsets[:-1], np.diff(self.offsets), most)
             tiles = np.stack([owner, first, np.minimum(first + most, self.offsets[owner + 1])], 1)
-            self._made[most, device] = to_device(tiles, device), to_device(self.rows, device)
-        return self._made[most, device]
+            self._cache[most, device] = to_device(tiles, device), to_device(self.rows, device)
+        return self._cache[most, device]
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One reading of a table: the rows of ``groups`` see the first ``visible`` keys of its rows, given by
-    query row (``by_row``) or by table row.
+    """One pass over a table: the query rows of ``groups`` see the first ``visible`` keys of their table row.
+
+    ``visible`` int32 holds one count per query row if ``by_row``, else one per table row.
     """
 
     table: Tensor
@@ -203,7 +192,7 @@ class Pass:
 def launch(
     q: Tensor, keys: Tensor, values: Tensor, passes: Sequence[Pass], scale: float, unit: int, split: int
 ) -> Tensor:
-    """out [T, Hq, D] over what all passes show, in parts of ``split`` keys."""
+    """Attention [T, Hq, D] over the keys of all passes together, in parts of ``split`` keys."""
     counts = [-(-p.table.shape[1] * unit // split) for p in passes]
     parts = sum(counts)
     if not parts or not len(q):
@@ -218,39 +207,17 @@ def launch(
         lse = torch.empty((len(q), heads, parts), dtype=torch.float32, device=q.device)
     before = 0
     for p, count in zip(passes, counts, strict=True):
-        row = chosen(p.sizes, q)
+        row = tile_sizes(p.sizes, q)
         m = max(row["M"], triton.next_power_of_2(group))
         tiles, rows = p.groups.tiles(m // group if p.sizes is ROWS else 1, q.device)
         if count:
+            tensors = q, keys, values, p.table, tiles, rows, p.visible, partial, lse
+            sizes = q.stride(0), keys.shape[1], p.table.shape[1], split, heads, before, parts
+            constants = {"BY_ROW": p.by_row, "WHOLE": parts == 1, "UNIT": unit, "D": dim, "G": group}
+            constants |= {"M": m, "N": row["N"], "BLOCK_D": block_d, "WIDE": interpreted()}
+            settings = {"num_warps": row["warps"], "num_stages": row["stages"]}
             paged_attention_kernel[(len(tiles), len(keys), count)](
-                q,
-                keys,
-                values,
-                p.table,
-                tiles,
-                rows,
-                p.visible,
-                partial,
-                lse,
-                scale * LOG2E,
-                q.stride(0),
-                keys.shape[1],
-                p.table.shape[1],
-                split,
-                heads,
-                before,
-                parts,
-                p.by_row,
-                parts == 1,
-                unit,
-                dim,
-                group,
-                m,
-                row["N"],
-                block_d,
-                interpreted(),
-                num_warps=row["warps"],
-                num_stages=row["stages"],
+                *tensors, scale * LOG2E, *sizes, **constants, **settings
             )
         before += count
     if parts > 1:

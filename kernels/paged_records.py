@@ -1,4 +1,4 @@
-"""The records of `paged_attention`: what its three forms are tried, compiled and timed on."""
+"""Records of the three operations of `paged_attention`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proactor.kernels.attention_sizes import DECODE, ROWS, Table, launches_of
+from proactor.kernels.attention_sizes import DECODE, ROWS, Table, launches_by_size
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op
 from proactor.kernels.paged_attention import (
     SPLIT,
@@ -25,7 +25,7 @@ Heads = tuple[int, int, int]
 
 
 class _Pool:
-    """A cache in which every page but those handed out, and every slot past a length, holds NaN."""
+    """A KV cache that holds NaN in every free page, and in every slot past a sequence's length."""
 
     def __init__(
         self,
@@ -48,18 +48,16 @@ class _Pool:
         return torch.randn(shape, generator=self.generator, device=self.device).to(self.dtype)
 
     def table(self, lengths: Sequence[int], spare: int = 0) -> Arguments:
-        """Pages for sequences of these lengths, their keys and values written; ``spare`` columns that name no
-        page.
-        """
+        """Table and lengths of new sequences, with random keys and values; ``spare`` more columns of -1."""
         width = max((-(-n // self.unit) for n in lengths), default=0) + spare
         rows = []
         for n in lengths:
-            mine = [self.free.pop() for _ in range(-(-n // self.unit))]
-            for place, page in enumerate(mine):
+            pages = [self.free.pop() for _ in range(-(-n // self.unit))]
+            for place, page in enumerate(pages):
                 first, count = page * self.unit, min(self.unit, n - place * self.unit)
                 for store in (self.keys, self.values):
                     store[:, first : first + count] = self.draw(self.kv_heads, count, self.dim)
-            rows.append(mine + [-1] * (width - len(mine)))
+            rows.append(pages + [-1] * (width - len(pages)))
         table = torch.tensor(rows, dtype=torch.int32, device=self.device).reshape(len(lengths), width)
         return {"table": table, "lengths": torch.tensor(lengths, dtype=torch.int32, device=self.device)}
 
@@ -70,16 +68,10 @@ def _decode_case(lengths: Sequence[int], heads: Heads, unit: int, split: int) ->
         pool = _Pool(generator, device, dtype, heads, unit, pages)
         tables = pool.table(lengths, spare=1)
         q = pool.draw(len(lengths), heads[0], heads[2])
-        return {
-            "q": q,
-            "keys": pool.keys,
-            "values": pool.values,
-            **tables,
-            **_settings(heads, unit),
-            "split": split,
-        }
+        store = {"keys": pool.keys, "values": pool.values}
+        return {"q": q, **store, **tables, **_settings(heads, unit), "split": split}
 
-    return Case(f"{_short(lengths)} {_shown(heads)} pages of {unit}, parts of {split}", make)
+    return Case(f"{_lengths_label(lengths)} {_heads_label(heads)} pages of {unit}, parts of {split}", make)
 
 
 def _prefix_case(
@@ -93,25 +85,25 @@ def _prefix_case(
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         pages = 3 + sum(-(-n // unit) for n in (*prefixes, *own))
         pool = _Pool(generator, device, dtype, heads, unit, pages)
-        far, near = pool.table(prefixes), pool.table(own, spare=1)
+        prefix, suffix = pool.table(prefixes), pool.table(own, spare=1)
         return {
             "q": pool.draw(len(own), heads[0], heads[2]),
             "keys": pool.keys,
             "values": pool.values,
-            **near,
-            "prefix_table": far["table"],
-            "prefix_lengths": far["lengths"],
+            **suffix,
+            "prefix_table": prefix["table"],
+            "prefix_lengths": prefix["lengths"],
             "families": RowGroups.of(families),
             **_settings(heads, unit),
             "split": split,
         }
 
-    sizes = _short([len(f) for f in families])
-    return Case(f"{_short(prefixes)} for {sizes} {_shown(heads)} pages of {unit}, parts of {split}", make)
+    rows = f"{_lengths_label(prefixes)} for {_lengths_label([len(f) for f in families])}"
+    return Case(f"{rows} {_heads_label(heads)} pages of {unit}, parts of {split}", make)
 
 
 def _rows_case(chunks: Sequence[tuple[int, int]], heads: Heads, unit: int) -> Case:
-    """Chunks as (first token, count)."""
+    """``chunks``: (first token, token count) of each sequence's chunk."""
 
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         ends = [first + count for first, count in chunks]
@@ -128,27 +120,27 @@ def _rows_case(chunks: Sequence[tuple[int, int]], heads: Heads, unit: int) -> Ca
             **_settings(heads, unit),
         }
 
-    return Case(f"{' '.join(f'{a}+{n}' for a, n in chunks)} {_shown(heads)} pages of {unit}", make)
+    return Case(f"{' '.join(f'{a}+{n}' for a, n in chunks)} {_heads_label(heads)} pages of {unit}", make)
 
 
 def _settings(heads: Heads, unit: int) -> Arguments:
     return {"scale": heads[2] ** -0.5, "unit": unit}
 
 
-def _short(lengths: Sequence[int]) -> str:
+def _lengths_label(lengths: Sequence[int]) -> str:
     return ",".join(map(str, lengths)) if len(lengths) < 9 else f"{len(lengths)} of {max(lengths)}"
 
 
-def _shown(heads: Heads) -> str:
+def _heads_label(heads: Heads) -> str:
     return "{}/{}x{}".format(*heads)
 
 
-def _bytes(q: Tensor, keys: Tensor, pairs: int) -> int:
-    """q and out, and ``pairs`` keys and values of every head."""
-    return 2 * q.nbytes + 2 * pairs * len(keys) * keys.shape[2] * keys.element_size()
+def _bytes(q: Tensor, keys: Tensor, keys_read: int) -> int:
+    """Bytes of q, out, and ``keys_read`` keys and values of every head."""
+    return 2 * q.nbytes + 2 * keys_read * len(keys) * keys.shape[2] * keys.element_size()
 
 
-def _seen_by(groups: RowGroups, lengths: Tensor) -> int:
+def _visible_keys(groups: RowGroups, lengths: Tensor) -> int:
     return int(lengths.cpu()[torch.from_numpy(groups.owner())].sum())
 
 
@@ -180,7 +172,7 @@ def _launches(table: Table, by_row: bool, whole: bool) -> list[Launch]:
     types |= dict.fromkeys(("out_ptr", "lse_ptr"), "*bf16" if whole else "*fp32")
     types |= dict.fromkeys(("table_ptr", "tile_ptr", "row_ptr", "visible_ptr"), "*i32")
     types |= dict.fromkeys(("q_stride", "slots", "pages", "split", "heads", "part0", "parts"), "i32")
-    return launches_of(paged_attention_kernel, table, types, BY_ROW=by_row, WHOLE=whole, UNIT=16)
+    return launches_by_size(paged_attention_kernel, table, types, BY_ROW=by_row, WHOLE=whole, UNIT=16)
 
 
 MERGE = Launch(
@@ -222,11 +214,11 @@ SHARED_PREFIX_ATTENTION = Op(
         _prefix_case([0, 0], [[0], [1]], [1, 19], (1, 1, 16), 16, 512),
     ],
     TOLERANCE,
-    bytes=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: (
-        _bytes(q, keys, int(lengths.sum()) + int(prefix_lengths.sum()))
+    bytes=lambda q, keys, lengths, prefix_lengths, **_: _bytes(
+        q, keys, int(lengths.sum()) + int(prefix_lengths.sum())
     ),
-    flops=lambda q, keys, values, table, lengths, prefix_table, prefix_lengths, families, scale, unit, split: (
-        _flops(q, int(lengths.sum()) + _seen_by(families, prefix_lengths))
+    flops=lambda q, lengths, prefix_lengths, families, **_: _flops(
+        q, int(lengths.sum()) + _visible_keys(families, prefix_lengths)
     ),
     launches=_launches(ROWS, False, False),
     timed=_timed_prefix,

@@ -1,5 +1,6 @@
-"""The precision statistics are kept in: float32 for half types, the tensor's own otherwise (so that float64
-checks stay float64).
+"""Precision of sums and statistics: float32 for half types, otherwise the tensor's own dtype.
+
+Checks in float64 thus stay in float64.
 """
 
 from __future__ import annotations
@@ -14,5 +15,5 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def widen(x: Tensor) -> Tensor:
-    """``x`` in `wide_dtype`; no copy when it is there already."""
+    """``x`` in `wide_dtype`; no copy if it has that dtype."""
     return x.to(wide_dtype(x.dtype))

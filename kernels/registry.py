@@ -1,8 +1,8 @@
-"""Every operation's record, in one place for the tests, the compile check and the benchmark."""
+"""`OPS`: the record of every operation, for the tests, the compile check and the benchmark."""
 
 from __future__ import annotations
 
-from proactor.kernels.adamw import ADAMW, CLIPPED_ADAMW
+from proactor.kernels.adamw_records import ADAMW, CLIPPED_ADAMW
 from proactor.kernels.advantages import RAGGED_ADVANTAGES
 from proactor.kernels.grpo import POLICY_LOSS
 from proactor.kernels.kv_write import ROPE_INTO_PAGES

@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 SETTINGS = {"default": {"HEADS": 16, "WARPS": 4}, "interpreter": {"HEADS": 4, "WARPS": 4}}
 
 
 def rope_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The formula alone, which autograd can follow; shapes as in `rope_reference`."""
+    """`rope_reference` as a formula that autograd can differentiate; the same shapes."""
     x1, x2 = x.chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
 
 
 def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype: the form for CPUs."""
+    """The torch form: rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype."""
     half = x.shape[-1] // 2
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     x1, x2 = x[..., :half], x[..., half:]
@@ -39,8 +38,8 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @jit
-def turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.constexpr):
-    """Halves [heads, HALF] in float32, rotated by the angles of a row (by their negatives if INVERSE)."""
+def rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE: tl.constexpr):
+    """Halves [heads, HALF] float32, rotated by the angles of a row, or by their negatives if INVERSE."""
     cos = tl.load(cos_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + row * half + column, mask=column < half, other=0.0).to(tl.float32)
     if INVERSE:
@@ -62,9 +61,7 @@ def rope_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """One program a row and HEADS of its heads: contiguous y [T, heads, 2 half]; INVERSE turns by the
-    negative angle.
-    """
+    """Grid (rows, ceil(heads / HEADS)), tile [HEADS, HALF]: y [T, heads, 2 half]; INVERSE: negative angle."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, HALF)[None, :]
@@ -72,31 +69,23 @@ def rope_kernel(
     source = x_ptr + row * x_row + head.to(tl.int64) * x_head + column
     x1 = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
-    y1, y2 = turned_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
+    y1, y2 = rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
     target = y_ptr + (row * heads + head) * (2 * half) + column
     tl.store(target, y1, mask=inside)
     tl.store(target + half, y2, mask=inside)
 
 
 def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
-    """Rows and heads of ``x`` may be strided (a slice of stacked projections); the result is contiguous."""
+    """Rows and heads of ``x`` may be strided (a slice of stacked projections); y is contiguous."""
     rows, heads, width = x.shape
     x = x if x.stride(2) == 1 else x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if y.numel():
-        use = configured(SETTINGS, x.device)
+        use, half = settings_for(SETTINGS, x.device), width // 2
+        constants = {"INVERSE": inverse, "HEADS": use["HEADS"], "HALF": triton.next_power_of_2(half)}
         rope_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
-            x,
-            cos.contiguous(),
-            sin.contiguous(),
-            y,
-            heads,
-            width // 2,
-            x.stride(0),
-            x.stride(1),
-            inverse,
-            use["HEADS"],
-            triton.next_power_of_2(width // 2),
+            *(x, cos.contiguous(), sin.contiguous(), y, heads, half, x.stride(0), x.stride(1)),
+            **constants,
             num_warps=use["WARPS"],
         )
     return y
@@ -120,11 +109,10 @@ class _Rope(torch.autograd.Function):
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype; the gradient of x is the rotation by
-    the negative angle.
+    """Rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype, differentiable in x.
 
-    Triton computes in float32 and rounds once, and takes any even D; float64 stays in torch. Raises
-    KernelError where shapes or devices do not fit.
+    D is even. Triton computes in float32 and rounds once; float64 stays in torch. Raises KernelError when
+    shapes or devices do not match.
     """
     check_rotation("x", x, cos, sin)
     if x.requires_grad and torch.is_grad_enabled():
@@ -133,26 +121,25 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate_heads(qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q and k rotated, and v, of a stacked projection [T, Hq + 2 Hkv, D]; differentiable."""
-    turned = qkv.shape[1] - kv_heads
-    q, k = rope(qkv[:, :turned], cos, sin).split((turned - kv_heads, kv_heads), dim=1)
-    return q, k, qkv[:, turned:]
+    """(rotated q, rotated k, v) of a stacked projection qkv [T, Hq + 2 Hkv, D]; differentiable."""
+    rotated = qkv.shape[1] - kv_heads
+    q, k = rope(qkv[:, :rotated], cos, sin).split((rotated - kv_heads, kv_heads), dim=1)
+    return q, k, qkv[:, rotated:]
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether kernels that compute in float32 may take ``x``."""
+    """Whether ``x`` runs in kernels that compute in float32: not for float64."""
     return x.dtype != torch.float64 and use_triton(x)
 
 
 def check_rotation(name: str, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Raise KernelError unless x is [T, H, D] with even D, and cos and sin are [T, D/2] beside it."""
-    if x.ndim != 3 or x.shape[2] % 2:
-        raise KernelError(f"{name}: shape {tuple(x.shape)} is not [T, H, D] with even D")
-    want = (x.shape[0], x.shape[2] // 2)
+    """Raise KernelError unless x is [T, H, D] with even D, and cos and sin are [T, D/2] on its device."""
+    fits = x.ndim == 3 and x.shape[2] % 2 == 0
+    require(fits, name, f"shape {tuple(x.shape)} is not [T, H, D] with even D")
+    wanted = f"{(x.shape[0], x.shape[2] // 2)} on {x.device}"
     for other, tensor in (("cos", cos), ("sin", sin)):
-        if tensor.shape != want or tensor.device != x.device:
-            found = f"{tuple(tensor.shape)} on {tensor.device}"
-            raise KernelError(f"{other}: {found}, not {want} on {x.device} for {name} {tuple(x.shape)}")
+        layout = f"{tuple(tensor.shape)} on {tensor.device}"
+        require(layout == wanted, other, f"{layout}, not {wanted} for {name} {tuple(x.shape)}")
 
 
 # --- record ---
@@ -177,7 +164,7 @@ def _case(rows: int, heads: int, width: int) -> Case:
     return Case(f"{rows}x{heads}x{width}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.heads + shape.kv_heads, shape.head_dim) for rows in (64, 16384)]
 
 
@@ -204,5 +191,5 @@ ROPE = Op(
     flops=lambda x, cos, sin: 3 * x.numel(),
     gradients=("x",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

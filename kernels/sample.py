@@ -1,9 +1,7 @@
-"""Drawing tokens: temperature, top-k, top-p and min-p filters, and noise that belongs to a position rather
-than to a batch.
+"""Token sampling: temperature, top-k, top-p and min-p, with keyed noise (`noise`).
 
-One uniform a row comes from its own key (`noise`), so that a token does not depend on what it is batched
-with; the token is the inverse of the cumulative distribution at that uniform, found in two levels of sums.
-`sample_kernel` holds the Triton form.
+Each row has its own uniform, so a token does not depend on its batch. The token is the inverse of the
+cumulative distribution at that uniform, found in two levels of sums. `sample_kernel` is the Triton form.
 """
 
 from __future__ import annotations
@@ -33,11 +31,12 @@ __all__ = [
 ]
 
 CDF_BLOCK = 64
+"""Tokens per block of the first level of sums."""
 
 
 @dataclass(slots=True)
 class Filters:
-    """Per-row settings [B]: top_k int64 (0 off), top_p and min_p float32; ``allowed`` bool [B, V] or None."""
+    """Per-row settings [B]: top_k int64 (0: off), top_p, min_p float32; ``allowed`` bool [B, V] or None."""
 
     top_k: Tensor
     top_p: Tensor
@@ -46,11 +45,11 @@ class Filters:
 
 
 def filter_weights(probs: Tensor, filters: Filters, stable: bool = False) -> Tensor:
-    """Zero what the filters exclude, in the order allowed, top-k, top-p, min-p (as transformers does);
-    unnormalised probabilities [B, V] -> [B, V].
+    """Unnormalised probabilities [B, V] with excluded tokens set to 0, as in transformers.
 
-    Ties at a top-k threshold are all kept; of equals at the end of a nucleus as many as its mass asks for,
-    with ``stable`` the lowest ids. At least the most probable allowed token always stays.
+    Filters apply in the order allowed, top-k, top-p, min-p. Ties at the top-k threshold are all kept. Of ties
+    at the end of a nucleus, as many are kept as its mass needs: the lowest ids if ``stable``. The most
+    probable allowed token is always kept.
     """
     probs = probs.clone() if filters.allowed is None else probs * filters.allowed
     if bool((filters.top_k > 0).any()):
@@ -71,8 +70,9 @@ def filter_weights(probs: Tensor, filters: Filters, stable: bool = False) -> Ten
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Token ids [B] at ``uniform`` [B] (float64) of the cumulative distribution of non-negative weights probs
-    [B, V]; never one of weight 0.
+    """Token ids int64 [B]: the inverse CDF of weights probs [B, V] >= 0 at ``uniform`` float64 [B].
+
+    A token of weight 0 is never drawn.
     """
     b, v = probs.shape
     padded = torch.nn.functional.pad(probs, (0, -v % CDF_BLOCK)) if v % CDF_BLOCK else probs
@@ -83,33 +83,32 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     block = _index(edges, sums, target)
     rows = torch.arange(b, device=probs.device)
     inner = blocks[rows, block].double()
-    rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(
-        min=0
-    )  # rounding must not reach a leading zero
+    # clamped, because rounding must not select a leading token of weight 0
+    rest = (target - (edges[rows, block] - sums[rows, block])).clamp_(min=0)
     return block * CDF_BLOCK + _index(inner.cumsum(-1), inner, rest)
 
 
 def _index(edges: Tensor, weights: Tensor, target: Tensor) -> Tensor:
-    """First index whose cumulative weight passes ``target``, held to the last one of positive weight."""
-    places = torch.arange(1, weights.shape[1] + 1, device=weights.device)
-    last = ((weights > 0) * places).amax(-1) - 1
+    """First index whose cumulative weight exceeds ``target``, at most the last of positive weight."""
+    counts = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+    last = ((weights > 0) * counts).amax(-1) - 1
     return torch.minimum((edges <= target.unsqueeze(1)).sum(-1), last)
 
 
 def sample_reference(
     logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None = None, stable: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample_tokens` in torch; ``logits`` are overwritten."""
+    """`sample_tokens` in torch; overwrites ``logits``."""
     greedy = temperature <= 0
     if not bool((temperature == 1).all()):
         logits.mul_(torch.where(greedy, 1.0, temperature).reciprocal().unsqueeze(1))
     weights, total = exponentials_(logits)
-    kept = weights if filters is None else filter_weights(weights, filters, stable)
-    mass = total if filters is None else kept.sum(-1)
-    _refuse((mass > 0) & total.isfinite())
-    ids = draw(kept, uniform)
+    filtered = weights if filters is None else filter_weights(weights, filters, stable)
+    mass = total if filters is None else filtered.sum(-1)
+    _require_rows((mass > 0) & total.isfinite())
+    ids = draw(filtered, uniform)
     if bool(greedy.any()):
-        ids = torch.where(greedy, kept.argmax(-1), ids)
+        ids = torch.where(greedy, filtered.argmax(-1), ids)
     policy = logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total.log()
     if filters is None:
         return ids, policy, policy
@@ -119,42 +118,40 @@ def sample_reference(
 def sample_tokens(
     logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None = None, checked: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token a row.
+    """Draw one token per row: (ids int64 [B], log p float32 [B], policy log p float32 [B]).
 
-    logits [B, V] float32 (overwritten by the torch form; the Triton form takes half types too and only
-    reads); temperature float32 [B], 0 for greedy (the lowest id among equals); uniform float64 [B]. Returns
-    ids int64 [B], log-probability of the distribution sampled from [B] and of the full softmax at that
-    temperature [B] (greedy: at 1), float32.
+    logits [B, V] float32 (the torch form overwrites them; the Triton form only reads, and takes half types
+    too); temperature float32 [B], 0 for greedy (the lowest id among ties); uniform float64 [B]. log p is that
+    of the filtered distribution, policy log p that of the full softmax at the temperature (greedy: at 1).
 
-    The Triton form draws the torch form's tokens up to rounding: where a uniform falls within about 1e-6 of a
-    border between tokens, or a nucleus ends within that of ``top_p``. Of equals at the end of a nucleus both
-    keep the same number, but only the Triton form surely the lowest ids.
+    The Triton form draws the same tokens as the torch form up to rounding: a uniform within about 1e-6 of a
+    border between tokens, or a nucleus that ends within 1e-6 of ``top_p``, may differ. On ties at the end of
+    a nucleus, Triton always keeps the lowest ids; torch may keep others, but as many.
 
-    Raises KernelError for arguments that do not match and for rows without a distribution (a logit that is NaN
-    or +inf, or nothing of positive weight allowed). To know that, the Triton form waits for the device;
-    ``checked`` False leaves it to the caller (`check_drawn`): id -1 and NaN.
+    Raises KernelError for arguments that do not match, and for rows without a distribution: a NaN or +inf
+    logit, or no allowed token of positive weight. For the latter the Triton form synchronises; with
+    ``checked`` False it does not, and marks such rows by id -1 and NaN (see `check_drawn`).
     """
     _check(logits, temperature, uniform, filters)
     if use_triton(logits) and logits.dtype in TRITON_DTYPES:
-        found = launch_sample(logits.contiguous(), temperature.float(), uniform, filters)
+        ids, logp, policy = launch_sample(logits.contiguous(), temperature.float(), uniform, filters)
         if checked:
-            _refuse(found[0] >= 0)
-        return found
+            _require_rows(ids >= 0)
+        return ids, logp, policy
     return sample_reference(logits, temperature, uniform, filters, stable=False)
 
 
 def check_drawn(ids: Sequence[int]) -> None:
-    """Raise the KernelError of `sample_tokens` for ids that it gave unchecked and that have come to the
-    host.
-    """
+    """Raise the KernelError of `sample_tokens` if unchecked ids, now on the host, contain -1."""
     if min(ids, default=0) < 0:
         rows = [row for row, token in enumerate(ids) if token < 0]
         raise KernelError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
 
 
-def _refuse(good: Tensor) -> None:
-    if not bool(good.all()):
-        check_drawn((good.long() - 1).tolist())
+def _require_rows(valid: Tensor) -> None:
+    """Raise KernelError naming the rows of bool [B] that are False."""
+    if not bool(valid.all()):
+        check_drawn([0 if v else -1 for v in valid.tolist()])
 
 
 def _check(logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filters | None) -> None:
@@ -162,22 +159,22 @@ def _check(logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Filter
     require(logits.shape[1] > 0, "logits", "no vocabulary")
     rows = logits.shape[:1]
     require(uniform.dtype == torch.float64, "uniform", f"{uniform.dtype}, not float64")
-    given = {"temperature": temperature, "uniform": uniform}
+    row_values = {"temperature": temperature, "uniform": uniform}
     if filters is not None:
-        given |= {"top_k": filters.top_k, "top_p": filters.top_p, "min_p": filters.min_p}
+        row_values |= {"top_k": filters.top_k, "top_p": filters.top_p, "min_p": filters.min_p}
         allowed = filters.allowed
         require(allowed is None or allowed.shape == logits.shape, "allowed", "not the shape of the logits")
         require(allowed is None or allowed.dtype == torch.bool, "allowed", "not bool")
         require(allowed is None or allowed.device == logits.device, "allowed", f"not on {logits.device}")
-    for name, value in given.items():
-        require(value.shape == rows, name, f"shape {tuple(value.shape)}: not one a row")
+    for name, value in row_values.items():
+        require(value.shape == rows, name, f"shape {tuple(value.shape)}: not one per row")
         require(value.device == logits.device, name, f"on {value.device}, logits on {logits.device}")
 
 
 # --- record ---
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
-"""Half types too: the logits are given, and everything after them is float32."""
+"""Half types too: everything after the logits is float32."""
 SETTINGS = (
     (0, 1.0, 0.0),
     (5, 1.0, 0.0),
@@ -187,34 +184,30 @@ SETTINGS = (
     (1, 1.0, 0.0),
     (0, 1e-6, 0.0),
 )
-"""(top-k, top-p, min-p), dealt to rows in turn."""
+"""(top-k, top-p, min-p); row i takes the entry i modulo their number."""
 
 
 def _case(rows: int, vocabulary: int, filtered: bool, masked: bool = False) -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
-        def draw_(*shape: int) -> Tensor:
+        def rand(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=device)
 
         logits = torch.randn((rows, vocabulary), generator=generator, device=device) * 3
-        temperature = (draw_(rows) * 1.5 + 0.3) * (torch.arange(rows, device=device) % 4 != 3)
+        temperature = (rand(rows) * 1.5 + 0.3) * (torch.arange(rows, device=device) % 4 != 3)
         uniform = torch.rand(rows, generator=generator, device=device, dtype=torch.float64)
-        dealt = [SETTINGS[i % len(SETTINGS)] for i in range(rows)]
-        k, p, m = (torch.tensor([s[i] for s in dealt], device=device) for i in range(3))
-        allowed = draw_(rows, vocabulary) < 0.7 if masked else None
+        settings = [SETTINGS[i % len(SETTINGS)] for i in range(rows)]
+        k, p, m = (torch.tensor([s[i] for s in settings], device=device) for i in range(3))
+        allowed = rand(rows, vocabulary) < 0.7 if masked else None
         if allowed is not None:
             allowed[:, vocabulary // 2] = True
         filters = Filters(k.long(), p.float(), m.float(), allowed) if filtered else None
-        return {
-            "logits": logits.to(dtype),
-            "temperature": temperature,
-            "uniform": uniform,
-            "filters": filters,
-        }
+        drawn = {"temperature": temperature, "uniform": uniform}
+        return {"logits": logits.to(dtype), **drawn, "filters": filters}
 
     return Case(f"{rows}x{vocabulary}{'f' * filtered}{'m' * masked}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.vocabulary, filtered) for rows in (1, 64, 256) for filtered in (False, True)]
 
 
@@ -234,5 +227,5 @@ SAMPLE = Op(
     bytes=lambda logits, temperature, uniform, filters: logits.nbytes + 20 * len(logits),
     flops=lambda logits, temperature, uniform, filters: 4 * logits.numel(),
     launches=launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

@@ -1,21 +1,18 @@
-"""Sampling in Triton: one program a row, no sort, no scratch memory, the logits read in tiles as often as the
-settings need.
+"""Sampling in Triton: one program per row, without a sort or scratch memory.
 
-    w = exp(z/τ - max z/τ)  (0 where not allowed), computed anew in every pass, the same bits each time
-    top-k, top-p   the largest threshold t with #{w >= t} >= k, and with Σ{w >= t} w >= p Σ w, by a search over the bits of float32, which order as
-                   non-negative numbers do: passes that split the interval in five end at one number, or at
-                   one weight, so that the kept set is exact
+    weights        w = exp(z/τ - max z/τ), 0 where not allowed; recomputed in every pass, with the same bits
+    top-k, top-p   the largest t with #{w >= t} >= k, or with Σ{w >= t} w >= p Σ w
     min-p          w >= min_p max w
-    draw           first token whose cumulative weight passes u Σ w: sums of tiles, then one tile, both in float64
+    draw           first token whose cumulative weight exceeds u Σ w: over tiles, then in one, in float64
 
-Passes over a row: 2 (statistics, draw) and a tile; 1 for a mask; a search for top-k; a search and 3 for
-top-p, 1 more where equals at its border must be counted off. A search takes 13 (`ROUNDS`) at most; for
-152,064 normal logits of deviation 2 to 4 it is 6 to 8 in bfloat16, where equals abound, and about 9 in
-float32.
+Thresholds are found by a search over the bits of float32, which order as non-negative numbers do. Passes
+split the interval in five, and end at one number or one weight: the kept set is exact. Filters apply in the
+order mask, top-k, top-p (of what top-k kept), min-p. The bits of a row depend on that row alone.
 
-Filters apply in the order mask, top-k, top-p (of what top-k kept), min-p. A row's bits depend on that row
-alone. (Sampling without sorting by a search over thresholds: FlashInfer's sampling kernels, arXiv 2501.01005,
-which reject and redraw; a search draws once.)
+Passes over a row: 2 (statistics, draw) and one tile; 1 for a mask; a search for top-k; a search and 3 for
+top-p, 1 more if ties at its border must be counted. A search takes at most 13 passes (`ROUNDS`): for 152,064
+normal logits of deviation 2 to 4, 6 to 8 in bfloat16, where ties abound, and about 9 in float32. Sampling
+without a sort: FlashInfer, arXiv 2501.01005, which rejects and redraws; a search draws once.
 """
 
 from __future__ import annotations
@@ -27,156 +24,8 @@ from torch import Tensor
 
 from proactor.kernels.head_rows import LOWEST, TILES, row_statistics
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import QWEN25, Launch, configured
-
-ROUNDS = 13
-"""5^13 is above 2^30, the number of float32 from 0 to 2."""
-
-
-@jit
-def tile_weights(
-    logits_ptr,
-    allowed_ptr,
-    start,
-    width,
-    scale,
-    top,
-    floor,
-    border,
-    last,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Weights of the tile from ``start`` on: 0 outside the row, where not allowed, and where not kept: below
-    ``floor`` or ``border``, or equal to ``border`` beyond the id ``last``.
-    """
-    column = start + tl.arange(0, BLOCK)
-    inside = column < width
-    z = tl.load(logits_ptr + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
-    w = tl.exp(z - top)
-    kept = inside & (w >= floor) & ((w > border) | ((w == border) & (column <= last)))
-    if MASKED:
-        kept = kept & (tl.load(allowed_ptr + column, mask=inside, other=0) != 0)
-    return tl.where(kept, w, 0.0)
-
-
-@jit
-def largest_threshold(
-    logits_ptr,
-    allowed_ptr,
-    width,
-    scale,
-    top,
-    floor,
-    goal,
-    COUNT: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """The largest t at which the weights of at least t (their number if COUNT, else their sum) reach
-    ``goal``; one that keeps all when none does.
-
-    A sum over fewer weights in the same order is never larger, rounded or not, so that the search may trust
-    its comparisons. The answer is one of the weights: where those of an interval are all alike the search is
-    over.
-    """
-    low = tl.full([], 0, tl.int32)
-    step = tl.full([], 5, tl.int32)
-    for _ in tl.static_range(ROUNDS - 2):
-        step *= 5
-    while step > 0:
-        a = tl.zeros([BLOCK], tl.float32)
-        b = tl.zeros([BLOCK], tl.float32)
-        c = tl.zeros([BLOCK], tl.float32)
-        d = tl.zeros([BLOCK], tl.float32)
-        least = tl.full([BLOCK], 2147483647, tl.int32)
-        most = tl.zeros([BLOCK], tl.int32)
-        for start in range(0, width, BLOCK):
-            w = tile_weights(
-                logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
-            )
-            bits = w.to(tl.int32, bitcast=True)
-            amount = tl.where(w > 0, 1.0, 0.0) if COUNT else w
-            a += tl.where(bits >= low + step, amount, 0.0)
-            b += tl.where(bits >= low + 2 * step, amount, 0.0)
-            c += tl.where(bits >= low + 3 * step, amount, 0.0)
-            d += tl.where(bits >= low + 4 * step, amount, 0.0)
-            least = tl.minimum(least, tl.where(bits >= low, bits, 2147483647))
-            most = tl.maximum(most, tl.where(bits < low + 5 * step, bits, 0))
-        passed = (tl.sum(a, 0) >= goal).to(tl.int32) + (tl.sum(b, 0) >= goal).to(tl.int32)
-        passed += (tl.sum(c, 0) >= goal).to(tl.int32) + (tl.sum(d, 0) >= goal).to(tl.int32)
-        only = tl.min(least, 0)
-        settled = only == tl.max(most, 0)
-        low = tl.where(settled, only, low + passed * step)
-        step = tl.where(settled, 0, step // 5)
-    return low.to(tl.float32, bitcast=True)
-
-
-@jit
-def row_sum(
-    logits_ptr,
-    allowed_ptr,
-    width,
-    scale,
-    top,
-    floor,
-    border,
-    EQUAL: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Sum of the weights of at least ``floor`` that are above ``border``, or the number of those equal to it
-    if EQUAL.
-    """
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, width, BLOCK):
-        w = tile_weights(logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK)
-        total += tl.where(w == border, 1.0, 0.0) if EQUAL else tl.where(w > border, w, 0.0)
-    return tl.sum(total, 0)
-
-
-@jit
-def nucleus(
-    logits_ptr,
-    allowed_ptr,
-    width,
-    scale,
-    top,
-    floor,
-    share,
-    ROUNDS: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """(border, last id kept of those equal to it) of the fewest largest weights whose sum reaches ``share``
-    of all of at least ``floor``.
-    """
-    total = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, 0.0, False, MASKED, BLOCK)
-    goal = tl.maximum(share * total, 1.2e-38)  # above 0: the largest stays whatever the share
-    border = largest_threshold(
-        logits_ptr, allowed_ptr, width, scale, top, floor, goal, False, ROUNDS, MASKED, BLOCK
-    )
-    last = (
-        tl.full([], 0, tl.int32) + width
-    )  # a tensor also where the compiler takes a width of 1 for a constant
-    if border > 0:
-        above = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, False, MASKED, BLOCK)
-        equal = row_sum(logits_ptr, allowed_ptr, width, scale, top, floor, border, True, MASKED, BLOCK)
-        quota = tl.maximum(tl.ceil((goal - above) / border), 1.0)
-        if equal > quota:
-            last = tl.full([], 0, tl.int32)
-            before = tl.full([], 0, tl.int32)
-            for start in range(0, width, BLOCK):
-                column = start + tl.arange(0, BLOCK)
-                w = tile_weights(
-                    logits_ptr, allowed_ptr, start, width, scale, top, floor, 0.0, width, MASKED, BLOCK
-                )
-                tie = (w == border).to(tl.int32)
-                rank = before + tl.cumsum(tie, 0)
-                last = tl.maximum(last, tl.max(tl.where((tie > 0) & (rank <= quota), column, 0), 0))
-                before += tl.sum(tie, 0)
-    return border, last
+from proactor.kernels.op import QWEN25, Launch, settings_for
+from proactor.kernels.sample_thresholds import ROUNDS, largest_threshold, nucleus, tile_weights
 
 
 @jit
@@ -196,9 +45,7 @@ def draw_token(
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(id, mass of what is kept): the first id of the largest weight if ``greedy``, else the inverse of the
-    distribution at ``uniform``.
-    """
+    """(id, sum of the kept weights); the id is the first of the largest weight if ``greedy``, else drawn."""
     index = tl.arange(0, COUNT)
     sums = tl.zeros([COUNT], tl.float32)
     first = tl.zeros([BLOCK], tl.int32) + width
@@ -212,15 +59,15 @@ def draw_token(
     wide = sums.to(tl.float64)
     mass = tl.sum(wide, 0)
     target = uniform * mass
-    passes = (tl.cumsum(wide, 0) > target) & (wide > 0)
-    tile = tl.minimum(tl.min(tl.where(passes, index, COUNT), 0), tl.max(tl.where(wide > 0, index, 0), 0))
+    beyond = (tl.cumsum(wide, 0) > target) & (wide > 0)
+    tile = tl.minimum(tl.min(tl.where(beyond, index, COUNT), 0), tl.max(tl.where(wide > 0, index, 0), 0))
     rest = tl.maximum(target - tl.sum(tl.where(index < tile, wide, 0.0), 0), 0.0)
     column = tile * BLOCK + tl.arange(0, BLOCK)
     w = tile_weights(
         logits_ptr, allowed_ptr, tile * BLOCK, width, scale, top, floor, border, last, MASKED, BLOCK
     )
-    hit = (w > 0) & (tl.cumsum(w.to(tl.float64), 0) > rest)  # never one of weight 0, whatever rounding does
-    drawn = tl.minimum(tl.min(tl.where(hit, column, width), 0), tl.max(tl.where(w > 0, column, 0), 0))
+    beyond = (w > 0) & (tl.cumsum(w.to(tl.float64), 0) > rest)  # never a token of weight 0, despite rounding
+    drawn = tl.minimum(tl.min(tl.where(beyond, column, width), 0), tl.max(tl.where(w > 0, column, 0), 0))
     return tl.where(greedy, tl.min(first, 0), drawn), mass
 
 
@@ -246,15 +93,16 @@ def sample_kernel(
     SEARCH: tl.constexpr,
     LOWEST: tl.constexpr,
 ):
-    """One program a row: token, its log-probability among what is kept and in the full softmax; id -1 and NaN
-    without a distribution.
+    """Grid (rows), tiles [BLOCK] (statistics), [SEARCH], [DRAW]: token, filtered log p and policy log p.
+
+    A row without a distribution gives id -1 and NaN.
     """
     row = tl.program_id(0).to(tl.int64)
     logits = logits_ptr + row * width
     allowed = allowed_ptr + row * width
     temperature = tl.load(temperature_ptr + row)
     greedy = temperature <= 0
-    scale = tl.div_rn(1.0, tl.where(greedy, 1.0, temperature))  # as the torch form: IEEE
+    scale = tl.div_rn(1.0, tl.where(greedy, 1.0, temperature))  # rounded by IEEE, as in the torch form
     top, total, _ = row_statistics(logits, width, scale, BLOCK, LOWEST)
     peak = tl.full([], 1.0, tl.float32)
     floor = tl.full([], 0.0, tl.float32)
@@ -293,10 +141,10 @@ def sample_kernel(
         COUNT,
         DRAW,
     )
-    good = (total > 0) & (total < float("inf")) & (mass > 0)
-    z = tl.load(logits + tl.where(good, token, 0)).to(tl.float32) * scale
-    policy = tl.where(good, (z - top) - tl.log(total), float("nan"))
-    tl.store(ids_ptr + row, tl.where(good, token, -1).to(tl.int64))
+    valid = (total > 0) & (total < float("inf")) & (mass > 0)
+    z = tl.load(logits + tl.where(valid, token, 0)).to(tl.float32) * scale
+    policy = tl.where(valid, (z - top) - tl.log(total), float("nan"))
+    tl.store(ids_ptr + row, tl.where(valid, token, -1).to(tl.int64))
     tl.store(policy_ptr + row, policy)
     if FILTERED:
         policy -= tl.log(mass.to(tl.float32) / total)
@@ -304,7 +152,7 @@ def sample_kernel(
 
 
 class Settings(Protocol):
-    """What `sample.Filters` holds."""
+    """The fields of `sample.Filters`, which imports this module."""
 
     top_k: Tensor
     top_p: Tensor
@@ -315,44 +163,30 @@ class Settings(Protocol):
 def launch_sample(
     logits: Tensor, temperature: Tensor, uniform: Tensor, filters: Settings | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample.sample_tokens` of contiguous logits [B, V], which are only read; nothing waits for the
-    device.
-    """
+    """`sample.sample_tokens` of contiguous logits [B, V], which are only read; does not synchronise."""
     rows, width = logits.shape
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     policy = torch.empty(rows, dtype=torch.float32, device=logits.device)
     logp = torch.empty_like(policy)
-    masked = filters is not None and filters.allowed is not None
-    allowed = (
-        filters.allowed.contiguous().view(torch.uint8)
-        if filters is not None and filters.allowed is not None
-        else ids
-    )
-    given = (
-        (ids, policy, policy)
-        if filters is None
-        else (filters.top_k.long(), filters.top_p.float(), filters.min_p.float())
-    )
-    tiles = configured(TILES, logits.device)
+    # without filters or a mask, the kernel does not read the pointers that stand in for them
+    allowed, thresholds = ids, (ids, policy, policy)
+    if filters is not None:
+        thresholds = filters.top_k.long(), filters.top_p.float(), filters.min_p.float()
+        if filters.allowed is not None:
+            allowed = filters.allowed.contiguous().view(torch.uint8)
+    tiles = settings_for(TILES, logits.device)
     if rows:
+        inputs = temperature.contiguous(), uniform.contiguous(), *(t.contiguous() for t in thresholds)
         sample_kernel[(rows,)](
-            logits,
-            allowed,
-            temperature.contiguous(),
-            uniform.contiguous(),
-            *(g.contiguous() for g in given),
-            ids,
-            logp,
-            policy,
-            width,
-            filters is not None,
-            masked,
-            triton.next_power_of_2(triton.cdiv(width, tiles["draw"])),
-            ROUNDS,
-            tiles["block"],
-            tiles["draw"],
-            tiles["search"],
-            LOWEST,
+            *(logits, allowed, *inputs, ids, logp, policy, width),
+            FILTERED=filters is not None,
+            MASKED=filters is not None and filters.allowed is not None,
+            COUNT=triton.next_power_of_2(triton.cdiv(width, tiles["draw"])),
+            ROUNDS=ROUNDS,
+            BLOCK=tiles["block"],
+            DRAW=tiles["draw"],
+            SEARCH=tiles["search"],
+            LOWEST=LOWEST,
             num_warps=tiles["warps"],
             enable_fp_fusion=False,
         )
@@ -360,35 +194,15 @@ def launch_sample(
 
 
 def launches() -> list[Launch]:
-    """Without filters, with them, and with a mask."""
-    types = {
-        "logits_ptr": "*bf16",
-        "allowed_ptr": "*u8",
-        "temperature_ptr": "*fp32",
-        "uniform_ptr": "*fp64",
-        "top_k_ptr": "*i64",
-        "top_p_ptr": "*fp32",
-        "min_p_ptr": "*fp32",
-        "ids_ptr": "*i64",
-        "logp_ptr": "*fp32",
-        "policy_ptr": "*fp32",
-        "width": "i32",
-    }
+    """What to compile: without filters, with them, and with a mask too."""
+    types = {"logits_ptr": "*bf16", "allowed_ptr": "*u8", "uniform_ptr": "*fp64", "width": "i32"}
+    types |= dict.fromkeys(("temperature_ptr", "top_p_ptr", "min_p_ptr", "logp_ptr", "policy_ptr"), "*fp32")
+    types |= dict.fromkeys(("top_k_ptr", "ids_ptr"), "*i64")
     tiles = TILES["default"]
     count = 1 << (-(-QWEN25[0].vocabulary // tiles["draw"]) - 1).bit_length()
-    found = []
+    sizes = {"BLOCK": tiles["block"], "DRAW": tiles["draw"], "SEARCH": tiles["search"], "LOWEST": LOWEST}
+    compiled = []
     for filtered, masked in ((False, False), (True, False), (True, True)):
-        constants: dict[str, float] = {
-            "FILTERED": filtered,
-            "MASKED": masked,
-            "COUNT": count,
-            "ROUNDS": ROUNDS,
-        }
-        constants |= {
-            "BLOCK": tiles["block"],
-            "DRAW": tiles["draw"],
-            "SEARCH": tiles["search"],
-            "LOWEST": LOWEST,
-        }
-        found.append(Launch(sample_kernel, types, constants, tiles["warps"], 1))
-    return found
+        constants = {"FILTERED": filtered, "MASKED": masked, "COUNT": count, "ROUNDS": ROUNDS} | sizes
+        compiled.append(Launch(sample_kernel, types, constants, tiles["warps"], 1))
+    return compiled

@@ -1,12 +1,13 @@
-"""Attention among the rows of a token tree: each row sees its ancestors and the rows before it in its own
-segment (`kernels.spans.Spans`).
+"""Tree attention: each row of a token tree sees its ancestors and the earlier rows of its own segment.
+
+`Spans` holds the tree.
 
     out_i = sum_j p_ij v_j,   p_ij = exp(scale * q_i · k_j - lse_i)   over the visible j
-    ds_ij = p_ij (do_i · v_j - do_i · out_i),   dv_j = sum_i p_ij do_i,   dq_i = scale * sum_j ds_ij k_j,   dk_j = scale * sum_i ds_ij q_i
+    ds_ij = p_ij (do_i · v_j - do_i · out_i)
+    dq_i = scale * sum_j ds_ij k_j,   dk_j = scale * sum_i ds_ij q_i,   dv_j = sum_i p_ij do_i
 
-Online softmax and recomputation from the saved log-sum-exp: Dao et al., arXiv 2205.14135 and 2307.08691. No
-atomics: key gradients loop over the queries that see them, in a fixed order; heavy key tiles are split into
-parts whose sums are added in order.
+Online softmax, and recomputation from the saved log-sum-exp: Dao et al., arXiv 2205.14135 and 2307.08691.
+There are no atomics, so gradients have the same bits in every run (`span_backward`).
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.attention_sizes import FORWARD, KEY_GRADIENT, QUERY_GRADIENT, launches_of
+from proactor.kernels.attention_sizes import FORWARD, KEY_GRADIENT, QUERY_GRADIENT, launches_by_size
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, use_triton
 from proactor.kernels.precision import widen
-from proactor.kernels.span_kernels import (
+from proactor.kernels.span_backward import (
     launch_backward,
-    launch_forward,
-    span_forward_kernel,
     span_key_gradient_kernel,
     span_key_sum_kernel,
     span_query_gradient_kernel,
 )
+from proactor.kernels.span_forward import launch_forward, span_forward_kernel
 from proactor.kernels.spans import Spans
 
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 KERNEL_HEAD_DIM = 128
-"""Beyond this, and in float64, the torch form computes on every device."""
+"""Larger heads, and float64, take the torch form on every device."""
 
 
 def span_attention_reference(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
@@ -44,7 +44,7 @@ def span_attention_reference(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scal
 
 
 def _by_segments(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
-    """The torch form: one product a segment and key head, over what the segment sees."""
+    """The torch form: one matrix product per segment and key head, over the keys that the segment sees."""
     hkv, d = k.shape[1:]
     pieces: dict[int, Tensor] = {}
     for i, (start, length) in enumerate(zip(spans.start.tolist(), spans.length.tolist(), strict=True)):
@@ -54,10 +54,10 @@ def _by_segments(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) ->
         later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         hidden = torch.nn.functional.pad(later, (keys.shape[1] - length, 0))[:, None]
         weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
-        seen = weights.view(hkv, -1, keys.shape[1]) @ values
-        pieces[start] = seen.view(hkv, length, -1, d).transpose(0, 1).reshape(length, -1)
+        out = weights.view(hkv, -1, keys.shape[1]) @ values
+        pieces[start] = out.view(hkv, length, -1, d).transpose(0, 1).reshape(length, -1)
     if not pieces:
-        return (q + k.sum() + v.sum()).flatten(1)  # nothing, but part of the graph
+        return (q + k.sum() + v.sum()).flatten(1)  # empty, but connected to the graph
     return torch.cat([pieces[start] for start in sorted(pieces)])
 
 
@@ -82,12 +82,11 @@ class _SpanAttention(torch.autograd.Function):
 
 
 def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
-    """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D]; Hq
-    a multiple of Hkv.
+    """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D].
 
-    Rows may stand apart in memory (a slice of a fused projection). On a card it runs in float32, float16 and
-    bfloat16 for D up to `KERNEL_HEAD_DIM`; anything else takes the torch form. Raises KernelError when shapes,
-    types or ``spans`` do not match.
+    Hq is a multiple of Hkv. Rows may be strided (a slice of a fused projection). On a GPU, float32, float16
+    and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; the rest takes the torch form. Raises
+    KernelError when shapes, dtypes or ``spans`` do not match.
     """
     _check(q, k, v, spans)
     if not (use_triton(q) and q.dtype in KERNEL_TYPES and q.shape[2] <= KERNEL_HEAD_DIM):
@@ -151,31 +150,26 @@ def _case(name: str, spans: Spans, heads: int, kv_heads: int, dim: int) -> Case:
     return Case(f"{name} {heads}/{kv_heads}x{dim}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
-    """A causal run, and 16 samples of 256 tokens behind a prompt of 2048."""
+def _timed_cases(shape: ModelShape) -> list[Case]:
+    """A causal sequence, and 16 samples of 256 tokens after one prompt of 2048."""
     group = Spans.tree([0, *range(2048, 6144, 256)], [2048] + [256] * 16, [-1] + [0] * 16)
-    found = (("causal 4096", Spans.causal([0, 4096])), ("16 samples of 256 behind 2048", group))
-    return [_case(name, spans, shape.heads, shape.kv_heads, shape.head_dim) for name, spans in found]
+    trees = (("causal 4096", Spans.causal([0, 4096])), ("16 samples of 256 behind 2048", group))
+    return [_case(name, spans, shape.heads, shape.kv_heads, shape.head_dim) for name, spans in trees]
 
 
 def _launches() -> list[Launch]:
-    half = dict.fromkeys(
-        ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "do_ptr", "dq_ptr", "dk_ptr", "dv_ptr"), "*bf16"
-    )
-    rest = dict.fromkeys(("lse_ptr", "delta_ptr", "parts_ptr"), "*fp32") | dict.fromkeys(
-        ("scale", "scale2"), "fp32"
-    )
-    rest |= dict.fromkeys(("tile_ptr", "span_ptr", "item_ptr", "entry_ptr", "sum_ptr"), "*i32")
-    rest |= dict.fromkeys(("q_stride", "k_stride", "v_stride", "heads", "kv_heads"), "i32")
-    found = []
-    for kernel, table in (
-        (span_forward_kernel, FORWARD),
-        (span_query_gradient_kernel, QUERY_GRADIENT),
-        (span_key_gradient_kernel, KEY_GRADIENT),
-    ):
-        found += launches_of(kernel, table, half | rest)
-    ours = {name: kind for name, kind in (half | rest).items() if name in span_key_sum_kernel.arg_names}
-    return [*found, Launch(span_key_sum_kernel, ours, {"D": 128, "N": 64, "BLOCK_D": 128})]
+    types = dict.fromkeys("q_ptr k_ptr v_ptr out_ptr do_ptr dq_ptr dk_ptr dv_ptr".split(), "*bf16")
+    types |= dict.fromkeys(("lse_ptr", "delta_ptr", "parts_ptr"), "*fp32")
+    types |= dict.fromkeys(("scale", "scale2"), "fp32")
+    types |= dict.fromkeys(("tile_ptr", "span_ptr", "item_ptr", "entry_ptr", "sum_ptr"), "*i32")
+    types |= dict.fromkeys(("q_stride", "k_stride", "v_stride", "heads", "kv_heads"), "i32")
+    sum_types = {name: kind for name, kind in types.items() if name in span_key_sum_kernel.arg_names}
+    return [
+        *launches_by_size(span_forward_kernel, FORWARD, types),
+        *launches_by_size(span_query_gradient_kernel, QUERY_GRADIENT, types),
+        *launches_by_size(span_key_gradient_kernel, KEY_GRADIENT, types),
+        Launch(span_key_sum_kernel, sum_types, {"D": 128, "N": 64, "BLOCK_D": 128}),
+    ]
 
 
 SPAN_ATTENTION = Op(
@@ -184,12 +178,12 @@ SPAN_ATTENTION = Op(
     span_attention_reference,
     [
         *(_case(name, spans, *heads) for (name, spans), heads in zip(TREES.items(), HEADS * 2, strict=False)),
-        _case("siblings", TREES["siblings"], 32, 1, 16),  # so many blocks of queries that key tiles are split
+        _case("siblings", TREES["siblings"], 32, 1, 16),  # enough query blocks that key tiles are split
     ],
     {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
     bytes=lambda q, k, v, spans, scale: 2 * q.nbytes + k.nbytes + v.nbytes,
     flops=lambda q, k, v, spans, scale: 4 * spans.pairs * q.shape[1] * q.shape[2],
     gradients=("q", "k", "v"),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

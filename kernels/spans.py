@@ -1,13 +1,13 @@
-"""Who sees whom among the rows of a token tree, as spans of rows: no mask is ever written out.
+"""Visibility among the rows of a token tree, as spans of rows instead of a mask.
 
-Rows [T] stand in segments, one a tree node, parents before children. A row sees its own segment causally and,
-of each ancestor, the first rows up to the branch. Everything a segment sees is then a few runs of rows. The
-last of them is the run that ends in the segment itself: it starts at ``base``, which is an ancestor's first
-row where ancestors stand directly in front of the segment. The others are its *spans*.
+Rows [T] are grouped in segments, one per tree node, parents before children. A row sees its own segment
+causally and, of each ancestor, the rows up to the branch. A segment thus sees a few runs of rows. The last
+run ends in the segment itself, and starts at ``base``: an ancestor's first row if ancestors directly precede
+the segment, else the segment's own. The other runs are its *spans*.
 
-`Spans` cuts this into work for the kernels of `span_attention`, on the host, once a tree: tiles of query
-rows, and for the gradients of keys the same relation transposed, tiles of key rows with the ranges of query
-rows that see them. Cost is proportional to visible blocks.
+`Spans` cuts this into work for the kernels of `span_attention`, on the host, once per tree: tiles of query
+rows and, for the key gradients, the transposed relation: tiles of key rows with the ranges of query rows that
+see them. Cost is proportional to the number of visible blocks.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from proactor.kernels.op import require
 
 Int32 = NDArray[np.int32]
 Run = tuple[int, int]
-"""Rows first … end - 1."""
+"""(first row, end)."""
 
 PROGRAMS = 512
-"""Key tiles are split until about this many programs of equal weight exist: a prompt's keys are seen by all
-samples, a sample's by one.
+"""Heavy key tiles are split, for about this many programs of equal work.
+
+All samples see the keys of a prompt, and only one sees its own.
 """
 LEAST_BLOCKS = 32
-"""No split below this many blocks of queries."""
+"""Fewest query blocks per part of a split key tile."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyWork:
-    """Work of the key gradients. ``items`` [I, 5]: first key row, end, first entry, end of entries, slot of
-    the partial sum (-1: the only one).
+    """Work of the key gradients; tensors are int32.
 
-    ``entries`` [E, 3]: first query row, end, key limit: these queries see the tile's keys below the limit
-    that do not stand behind them. ``sums`` [J, 4]: first key row, end, first slot, count of slots to add up
-    in order. ``slots``: how many there are.
+    ``items`` [I, 5]: first key row, end, first entry, end of entries, slot of a partial sum (-1: not split).
+    ``entries`` [E, 3]: first query row, end, key limit; these queries see the tile's keys that are below the
+    limit and at or before them. ``sums`` [J, 4]: first key row, end, first slot, number of slots to add in
+    order. ``slots``: number of partial sums.
     """
 
     items: Tensor
@@ -53,7 +54,7 @@ class KeyWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
-    """Segments of rows and what they see; make it with `tree` or `causal`.
+    """Segments of rows and what they see; build it with `tree` or `causal`.
 
     start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row,
     end, limit) of the later rows that see segment i's rows below ``limit``.
@@ -66,7 +67,7 @@ class Spans:
     span_offsets: Int32
     spans: Int32
     visitors: list[list[tuple[int, int, int]]]
-    _made: dict[object, object] = field(default_factory=dict)
+    _cache: dict[object, object] = field(default_factory=dict)
 
     @classmethod
     def tree(
@@ -76,39 +77,39 @@ class Spans:
         parents: Sequence[int],
         cuts: Sequence[int] | None = None,
     ) -> Spans:
-        """Segments of a tree: first row, row count, index of the parent (-1: a root) and how many of the
-        parent's rows are seen (None: all).
+        """Spans of a tree's segments: first row, row count, parent's index (-1: root), parent rows seen.
 
-        Segments must cover 0 … T - 1 once each, and a parent must come before its children, in the list and
-        in rows. Raises KernelError naming the argument.
+        ``cuts`` None: all of the parent's rows. Segments must cover each of 0 … T - 1 once, and a parent must
+        precede its children, in the list and in rows. Raises KernelError naming the argument.
         """
         cut = [lengths[p] if p >= 0 else 0 for p in parents] if cuts is None else list(cuts)
         _check(starts, lengths, parents, cut)
-        seen: list[list[Run]] = []
+        spans: list[list[Run]] = []
         base: list[int] = []
         for start, parent, visible in zip(starts, parents, cut, strict=True):
             runs: list[Run] = []
             if parent >= 0:
-                runs = list(seen[parent])
+                runs = list(spans[parent])
                 if base[parent] < starts[parent] + visible:
                     runs.append((base[parent], starts[parent] + visible))
             joined = bool(runs) and runs[-1][1] == start
             base.append(runs.pop()[0] if joined else start)
-            seen.append(runs)
+            spans.append(runs)
         return cls(
             rows=int(sum(lengths)),
             start=np.asarray(starts, np.int32),
             length=np.asarray(lengths, np.int32),
             base=np.asarray(base, np.int32),
-            span_offsets=np.cumsum([0, *(len(runs) for runs in seen)], dtype=np.int32),
-            spans=np.asarray([r for runs in seen for r in runs], np.int32).reshape(-1, 2),
+            span_offsets=np.cumsum([0, *(len(runs) for runs in spans)], dtype=np.int32),
+            spans=np.asarray([r for runs in spans for r in runs], np.int32).reshape(-1, 2),
             visitors=_visitors(starts, lengths, parents, cut),
         )
 
     @classmethod
     def causal(cls, cu_seqlens: Sequence[int]) -> Spans:
-        """Separate causal sequences: sequence i holds rows cu_seqlens[i] … cu_seqlens[i + 1] - 1; empty ones
-        are dropped.
+        """Packed causal sequences, which may be empty: i has rows cu_seqlens[i] … cu_seqlens[i + 1] - 1.
+
+        Raises KernelError naming the argument.
         """
         edges = [int(x) for x in cu_seqlens]
         require(len(edges) > 0 and edges[0] == 0, "cu_seqlens", f"must begin with 0, got {edges[:1]}")
@@ -117,52 +118,54 @@ class Spans:
 
     @property
     def pairs(self) -> int:
-        """Visible (query, key) pairs."""
-        own = self.length.astype(np.int64)
-        owner = np.repeat(np.arange(len(own)), np.diff(self.span_offsets))
-        far = np.bincount(owner, self.spans[:, 1] - self.spans[:, 0], len(own)).astype(np.int64)
-        return int((own * (far + self.start - self.base) + own * (own + 1) // 2).sum())
+        """Number of visible (query, key) pairs."""
+        length = self.length.astype(np.int64)
+        owner = np.repeat(np.arange(len(length)), np.diff(self.span_offsets))
+        in_spans = np.bincount(owner, self.spans[:, 1] - self.spans[:, 0], len(length)).astype(np.int64)
+        return int((length * (in_spans + self.start - self.base) + length * (length + 1) // 2).sum())
 
     def visible(self) -> NDArray[np.bool_]:
-        """The relation as a dense mask [T, T], for checks."""
+        """The relation as a dense mask bool [T, T] (query, key), for checks."""
         mask = np.zeros((self.rows, self.rows), bool)
         for i, (start, length, base) in enumerate(zip(self.start, self.length, self.base, strict=True)):
-            own = slice(start, start + length)
+            rows = slice(start, start + length)
             for first, end in self.spans[self.span_offsets[i] : self.span_offsets[i + 1]]:
-                mask[own, first:end] = True
-            mask[own, base:start] = True
-            mask[own, own] = np.tri(length, dtype=bool)
+                mask[rows, first:end] = True
+            mask[rows, base:start] = True
+            mask[rows, rows] = np.tri(length, dtype=bool)
         return mask
 
     def runs(self, segment: int) -> list[Run]:
-        """All runs of rows that a segment sees, its own last."""
-        far = self.spans[self.span_offsets[segment] : self.span_offsets[segment + 1]].tolist()
+        """All runs of rows that a segment sees, the run that ends in itself last."""
+        spans = self.spans[self.span_offsets[segment] : self.span_offsets[segment + 1]].tolist()
         end = int(self.start[segment] + self.length[segment])
-        return [*((a, b) for a, b in far), (int(self.base[segment]), end)]
+        return [*((a, b) for a, b in spans), (int(self.base[segment]), end)]
 
     def tiles(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tiles [N, 5] of at most ``rows`` query rows (first row, end, base, first span, end of spans), the
-        heaviest first, and the spans [·, 2].
+        """Tiles int32 [N, 5] of at most ``rows`` query rows, the heaviest first, and the spans int32 [·, 2].
+
+        Columns: first row, end, base, first span, end of spans. Cached per device.
         """
         key = ("tiles", rows, device)
-        if key not in self._made:
+        if key not in self._cache:
             owner, first = cut(self.start, self.length, rows)
             end = np.minimum(first + rows, (self.start + self.length)[owner])
-            far = np.concatenate([[0], np.cumsum(self.spans[:, 1] - self.spans[:, 0])])
-            seen = far[self.span_offsets[1:]] - far[self.span_offsets[:-1]]
-            order = np.argsort(-(seen[owner] + end - self.base[owner]), kind="stable")
+            before = np.concatenate([[0], np.cumsum(self.spans[:, 1] - self.spans[:, 0])])
+            in_spans = before[self.span_offsets[1:]] - before[self.span_offsets[:-1]]
+            order = np.argsort(-(in_spans[owner] + end - self.base[owner]), kind="stable")
             columns = (first, end, self.base[owner], self.span_offsets[owner], self.span_offsets[owner + 1])
-            self._made[key] = (to_device(np.stack(columns, 1)[order], device), to_device(self.spans, device))
-        return self._made[key]  # type: ignore[return-value]
+            self._cache[key] = (to_device(np.stack(columns, 1)[order], device), to_device(self.spans, device))
+        return self._cache[key]  # type: ignore[return-value]
 
     def key_work(self, keys: int, rows: int, heads: int, device: torch.device) -> KeyWork:
-        """Work of the key gradients in tiles of ``keys`` rows against blocks of ``rows`` query rows, for
-        ``heads`` programs an item.
+        """Work of the key gradients: tiles of ``keys`` key rows by blocks of ``rows`` query rows.
+
+        ``heads``: programs per item, which decides how far tiles are split. Cached per device.
         """
         key = ("keys", keys, rows, heads, device)
-        if key not in self._made:
-            self._made[key] = self._key_work(keys, rows, heads, device)
-        return self._made[key]  # type: ignore[return-value]
+        if key not in self._cache:
+            self._cache[key] = self._key_work(keys, rows, heads, device)
+        return self._cache[key]  # type: ignore[return-value]
 
     def _key_work(self, keys: int, rows: int, heads: int, device: torch.device) -> KeyWork:
         tiles = []
@@ -170,23 +173,23 @@ class Spans:
             end = int(self.start[owner] + self.length[owner])
             stop = min(first + keys, end)
             later = [(a, b, min(limit, stop)) for a, b, limit in self.visitors[owner] if limit > first]
-            seen = _joined([(first, end, stop), *later])
-            tiles.append((first, stop, seen, sum(-(-(b - a) // rows) for a, b, _ in seen)))
+            queries = _merge_neighbours([(first, end, stop), *later])
+            tiles.append((first, stop, queries, sum(-(-(b - a) // rows) for a, b, _ in queries)))
         total = sum(blocks for _, _, _, blocks in tiles)
         most = max(LEAST_BLOCKS, -(-total * heads // PROGRAMS))
         items, weights, sums, slots = [], [], [], 0
         entries: list[tuple[int, int, int]] = []
-        for first, stop, seen, blocks in tiles:
+        for first, stop, queries, blocks in tiles:
             parts = -(-blocks // most)
             if parts > 1:
                 sums.append((first, stop, slots, parts))
             for part in range(parts):
                 low, high = blocks * part // parts, blocks * (part + 1) // parts
-                mine = _between(seen, rows, low, high)
+                part_entries = _slice_blocks(queries, rows, low, high)
                 weights.append(low - high)
                 slot = slots + part if parts > 1 else -1
-                items.append((first, stop, len(entries), len(entries) + len(mine), slot))
-                entries += mine
+                items.append((first, stop, len(entries), len(entries) + len(part_entries), slot))
+                entries += part_entries
             slots += parts if parts > 1 else 0
         order = np.argsort(np.asarray(weights, np.int64), kind="stable")
         return KeyWork(
@@ -211,35 +214,30 @@ def _check(
     for i, (start, parent, cut) in enumerate(zip(starts, parents, cuts, strict=True)):
         require(-1 <= parent < i, "parents", f"segment {i} has parent {parent}; parents come first")
         if parent >= 0:
-            require(starts[parent] < start, "parents", f"segment {i} stands before its parent's rows")
-            require(
-                0 <= cut <= lengths[parent],
-                "cuts",
-                f"segment {i} sees {cut} of {lengths[parent]} parent rows",
-            )
+            require(starts[parent] < start, "parents", f"segment {i} comes before its parent's rows")
+            problem = f"segment {i} sees {cut} of {lengths[parent]} parent rows"
+            require(0 <= cut <= lengths[parent], "cuts", problem)
 
 
 def _visitors(
     starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]
 ) -> list[list[tuple[int, int, int]]]:
-    """For each segment the rows of its children's subtrees; a whole subtree sees as much of it as the child
-    does.
-    """
+    """Per segment, the rows of its children's subtrees; a subtree sees as much of it as the child does."""
     below: list[list[tuple[int, int, int]]] = [[] for _ in starts]
     for i in reversed(range(len(starts))):
-        below[i] = _joined(sorted(below[i]))
+        below[i] = _merge_neighbours(sorted(below[i]))
         parent = parents[i]
         if parent >= 0:
             limit = starts[parent] + cuts[i]
             subtree = sorted([(starts[i], starts[i] + lengths[i], 0), *((a, b, 0) for a, b, _ in below[i])])
-            below[parent] += [(a, b, limit) for a, b, _ in _joined(subtree)]
+            below[parent] += [(a, b, limit) for a, b, _ in _merge_neighbours(subtree)]
     return [
         [entry for entry in entries if entry[2] > start] for start, entries in zip(starts, below, strict=True)
     ]
 
 
-def _joined(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbours of one limit as one entry."""
+def _merge_neighbours(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Adjacent entries (first row, end, limit) of equal limit, merged."""
     out: list[tuple[int, int, int]] = []
     for first, end, limit in entries:
         if out and out[-1][1] == first and out[-1][2] == limit:
@@ -249,10 +247,10 @@ def _joined(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return out
 
 
-def _between(
+def _slice_blocks(
     entries: list[tuple[int, int, int]], rows: int, low: int, high: int
 ) -> list[tuple[int, int, int]]:
-    """What holds the blocks low … high - 1 of the entries' rows, cut into blocks of ``rows``."""
+    """The part of the entries with blocks low … high - 1, if their rows are cut in blocks of ``rows``."""
     out, before = [], 0
     for first, end, limit in entries:
         count = -(-(end - first) // rows)
@@ -264,7 +262,7 @@ def _between(
 
 
 def cut(start: Int32, length: Int32, size: int) -> tuple[Int32, Int32]:
-    """(segment, first row) of each piece of at most ``size`` rows of the segments."""
+    """(segment, first row) of each piece, of at most ``size`` rows, of the segments."""
     count = -(-length // size)
     owner = np.repeat(np.arange(len(start)), count)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
@@ -272,5 +270,5 @@ def cut(start: Int32, length: Int32, size: int) -> tuple[Int32, Int32]:
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """The array as an int32 tensor."""
+    """The array as an int32 tensor on ``device``."""
     return torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)

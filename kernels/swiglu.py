@@ -1,5 +1,4 @@
-"""SwiGLU: ``y = silu(gate) * up`` for gate and up side by side in one [T, 2I] tensor (Shazeer, arXiv
-2002.05202).
+"""SwiGLU: ``y = silu(gate) * up`` for gate and up stacked in one [T, 2I] tensor (Shazeer, arXiv 2002.05202).
 
 Backward, with s = sigmoid(gate):   d_up = dy gate s,   d_gate = dy up s (1 + gate (1 - s))
 """
@@ -12,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import jit, tl, triton
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, configured, use_triton
+from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
 SETTINGS = {"default": {"BLOCK": 1024, "WARPS": 4}, "interpreter": {"BLOCK": 64, "WARPS": 4}}
 
 
 def swiglu_reference(gate_up: Tensor) -> Tensor:
-    """gate_up [T, 2I] -> [T, I] in its dtype."""
+    """SwiGLU in plain torch: gate_up [T, 2I] -> [T, I] in its dtype."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
@@ -30,7 +28,7 @@ def swiglu_reference(gate_up: Tensor) -> Tensor:
 
 @jit
 def swiglu_forward_kernel(x_ptr, y_ptr, width, x_row, BLOCK: tl.constexpr):
-    """One program a row and BLOCK columns: y [T, width]."""
+    """Grid (rows, ceil(width / BLOCK)), tile [BLOCK]: y [T, width]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -41,7 +39,7 @@ def swiglu_forward_kernel(x_ptr, y_ptr, width, x_row, BLOCK: tl.constexpr):
 
 @jit
 def swiglu_backward_kernel(x_ptr, dy_ptr, dx_ptr, width, x_row, dy_row, BLOCK: tl.constexpr):
-    """One program a row and BLOCK columns: dx [T, 2 width], recomputed from x."""
+    """Grid (rows, ceil(width / BLOCK)), tile [BLOCK]: dx [T, 2 width], recomputed from x."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -63,7 +61,7 @@ def _launch_forward(gate_up: Tensor) -> Tensor:
     x = _rows(gate_up)
     y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if y.numel():
-        use = configured(SETTINGS, x.device)
+        use = settings_for(SETTINGS, x.device)
         grid = (rows, triton.cdiv(width, use["BLOCK"]))
         swiglu_forward_kernel[grid](x, y, width, x.stride(0), use["BLOCK"], num_warps=use["WARPS"])
     return y
@@ -74,7 +72,7 @@ def _launch_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     x, dy = _rows(gate_up), _rows(dy)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if dx.numel():
-        use = configured(SETTINGS, x.device)
+        use = settings_for(SETTINGS, x.device)
         grid = (rows, triton.cdiv(width, use["BLOCK"]))
         swiglu_backward_kernel[grid](
             x, dy, dx, width, x.stride(0), dy.stride(0), use["BLOCK"], num_warps=use["WARPS"]
@@ -111,13 +109,12 @@ def _runs_triton(x: Tensor) -> bool:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """SwiGLU of gate_up [T, 2I] -> [T, I] in its dtype; the backward recomputes from ``gate_up``, nothing
-    else is kept.
+    """SwiGLU of gate_up [T, 2I] -> [T, I] in its dtype, differentiable; the backward keeps only ``gate_up``.
 
     Triton computes in float32 and rounds once; float64 stays in torch. Raises KernelError for another shape.
     """
-    if gate_up.ndim != 2 or gate_up.shape[1] % 2:
-        raise KernelError(f"gate_up: shape {tuple(gate_up.shape)} is not [T, 2I]")
+    fits = gate_up.ndim == 2 and gate_up.shape[1] % 2 == 0
+    require(fits, "gate_up", f"shape {tuple(gate_up.shape)} is not [T, 2I]")
     if gate_up.requires_grad and torch.is_grad_enabled():
         return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
     return _launch_forward(gate_up) if _runs_triton(gate_up) else swiglu_reference(gate_up)
@@ -135,16 +132,15 @@ def _case(rows: int, width: int) -> Case:
     return Case(f"{rows}x{width}", make)
 
 
-def _timed(shape: ModelShape) -> list[Case]:
+def _timed_cases(shape: ModelShape) -> list[Case]:
     return [_case(rows, shape.intermediate) for rows in (64, 16384)]
 
 
 def _launches() -> list[Launch]:
     block, warps = {"BLOCK": SETTINGS["default"]["BLOCK"]}, SETTINGS["default"]["WARPS"]
     forward = {"x_ptr": "*bf16", "y_ptr": "*bf16", "width": "i32", "x_row": "i32"}
-    backward = dict.fromkeys(("x_ptr", "dy_ptr", "dx_ptr"), "*bf16") | dict.fromkeys(
-        ("width", "x_row", "dy_row"), "i32"
-    )
+    backward = dict.fromkeys(("x_ptr", "dy_ptr", "dx_ptr"), "*bf16")
+    backward |= dict.fromkeys(("width", "x_row", "dy_row"), "i32")
     return [
         Launch(swiglu_forward_kernel, forward, block, warps, 1),
         Launch(swiglu_backward_kernel, backward, block, warps, 1),
@@ -163,5 +159,5 @@ SWIGLU = Op(
     flops=lambda gate_up: 5 * gate_up.numel() // 2,
     gradients=("gate_up",),
     launches=_launches(),
-    timed=_timed,
+    timed=_timed_cases,
 )

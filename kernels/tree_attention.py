@@ -1,18 +1,17 @@
-"""Attention of rows to their ancestors, read through an index table: pages in the sampler, tree rows in the
-trainer.
+"""Tree and paged attention on a CPU, as batched products through an index table.
 
-A *family* is n members that share one context: the samples of a prompt, the children of a tree node, or a
-single chunk of a prompt (n = 1). Member m's queries see the whole context and a prefix of m's own keys:
+A *family* is n members that share one context: the samples of a prompt, the children of a tree node, or one
+chunk of a prompt (n = 1). The queries of member m see the whole context and a prefix of m's own keys:
 
     out_i = softmax(scale * q_i · [K_context ; K_own(m)[: visible_i]]) [V_context ; V_own(m)[: visible_i]]
 
-The context is read once for all members (as in cascade attention, FlashInfer), nothing is masked densely, and
-the plain causal case is a family of one with an empty context. `AttentionBlock` stacks F families of equal
-padded shape so that one batched product serves them all.
+The context is read once for all members (cascade attention: FlashInfer, arXiv 2501.01005), without a dense
+mask. Plain causal attention is a family of one with an empty context. `AttentionBlock` stacks F families of
+equal padded shape, so that one batched product serves them all.
 
 Keys and values: [Hkv, S, D]; an index names ``unit`` consecutive rows of S (a page of tokens; 1 for tree
-rows). Grouped-query heads are folded into rows. `attend_exact` computes the same sums in fixed blocks of
-`EXACT_BLOCK` keys from the root, so that a row's bits do not depend on what it is batched with.
+rows). Grouped-query heads are folded into rows. With ``exact`` the same sums run over fixed blocks of
+`EXACT_BLOCK` keys from the root, which makes the result batch-invariant.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ class AttentionBlock:
     """F families of n members with lq query rows each.
 
     rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in
-    ``rows``, None when all are; context [F, c] and own [F, n, o]: units of the key store; context_hidden [F,
-    Lc] and own_hidden [F, n, lq, Lo]: bool, True where a query must not look, None when all is visible (Lc =
-    c * unit keys, Lo = o * unit keys). Hidden keys may hold anything, NaN included; their values must be
-    finite, for they are multiplied by a weight of 0.
+    ``rows``, None if all are real; context [F, c] and own [F, n, o]: units of the key store; context_hidden
+    [F, Lc] and own_hidden [F, n, lq, Lo]: bool, True for hidden keys, None if all are visible (Lc = c * unit,
+    Lo = o * unit keys). Hidden keys may be NaN; hidden values must be finite, since they are multiplied by a
+    weight of 0.
     """
 
     rows: Tensor
@@ -48,7 +47,7 @@ class AttentionBlock:
     own_hidden: Tensor | None = None
 
     def to(self, device: torch.device) -> AttentionBlock:
-        """The block with its tensors on ``device``; itself where they are there already."""
+        """The block with its tensors on ``device``; itself if they are on it."""
         if self.rows.device == device:
             return self
         optional = [
@@ -64,7 +63,7 @@ def _heads_first(x: Tensor, kv_heads: int) -> Tensor:
 
 
 def _gather(store: Tensor, index: Tensor, unit: int) -> Tensor:
-    """Rows of store [Hkv, S, D] named by units ``index`` [..., u] -> [Hkv, prod(...), u * unit, D]."""
+    """Rows of store [Hkv, S, D] of the units ``index`` [..., u] -> [Hkv, prod(...), u * unit, D]."""
     hkv, s, d = store.shape
     flat = store.view(hkv, s // unit, unit * d).index_select(1, index.reshape(-1))
     return flat.view(hkv, index.shape[:-1].numel(), index.shape[-1] * unit, d)
@@ -144,8 +143,9 @@ def attend(
     unit: int = 1,
     exact: bool = False,
 ) -> Tensor:
-    """Attention of q [T, Hq, D] to k, v [Hkv, S, D] -> [T, Hq * D]; every row must stand in exactly one
-    block. No gradient.
+    """Attention of q [T, Hq, D] to k, v [Hkv, S, D] -> [T, Hq * D], without gradient.
+
+    Every query row must be in exactly one block. ``exact``: fixed summation order, batch-invariant.
     """
     out, _ = _run(q, k, v, blocks, scale, unit, exact)
     return out.transpose(0, 1).reshape(q.shape[0], -1)
@@ -157,9 +157,7 @@ def attend(
 def _exact_forward(
     qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
 ) -> tuple[Tensor, Tensor]:
-    """As `_block_forward`, one product a (row, key block): the shapes, and so the order of every sum, depend
-    on depth alone.
-    """
+    """As `_block_forward`, with one product per (row, key block): summation order depends on depth alone."""
     qf = _queries(qh, block)
     hkv, f, n, lq, g, d = qf.shape
     path, hidden = _paths(block, unit)
@@ -177,8 +175,9 @@ def _exact_forward(
 
 
 def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
-    """Key slots from the root for each member [F*n, L] (L a multiple of EXACT_BLOCK) and what each query must
-    not see [F*n, lq, L].
+    """(key slots from the root [F*n, L] of each member, bool [F*n, lq, L]: hidden from the query).
+
+    L is a multiple of `EXACT_BLOCK`.
     """
     f, n, lq = block.rows.shape
     offsets = torch.arange(unit, device=block.own.device)
@@ -188,17 +187,16 @@ def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
 
     context, own = slots(block.context), slots(block.own)
     lc, lo = context.shape[-1], own.shape[-1]
-    far = (
-        block.context_hidden if block.context_hidden is not None else own.new_zeros((f, lc), dtype=torch.bool)
-    )
-    near = (
-        block.own_hidden if block.own_hidden is not None else own.new_zeros((f, n, lq, lo), dtype=torch.bool)
-    )
+    context_hidden, own_hidden = block.context_hidden, block.own_hidden
+    if context_hidden is None:
+        context_hidden = own.new_zeros((f, lc), dtype=torch.bool)
+    if own_hidden is None:
+        own_hidden = own.new_zeros((f, n, lq, lo), dtype=torch.bool)
     paths, masks = [], []
     for i in range(f):
-        seen = int((~far[i]).sum())  # padding stands behind the real context and must not shift what follows
-        paths.append(torch.cat([context[i, :seen].expand(n, seen), own[i]], -1))
-        masks.append(torch.cat([far[i, :seen].expand(n, lq, seen), near[i]], -1))
+        real = int((~context_hidden[i]).sum())  # the context's padding, at its end, must not shift own keys
+        paths.append(torch.cat([context[i, :real].expand(n, real), own[i]], -1))
+        masks.append(torch.cat([context_hidden[i, :real].expand(n, lq, real), own_hidden[i]], -1))
     length = -(-max(p.shape[-1] for p in paths) // EXACT_BLOCK) * EXACT_BLOCK
     path = torch.cat([torch.nn.functional.pad(p, (0, length - p.shape[-1])) for p in paths])
     hidden = torch.cat([torch.nn.functional.pad(m, (0, length - m.shape[-1]), value=True) for m in masks])
@@ -206,11 +204,9 @@ def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
 
 
 def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Online softmax over key blocks in order: q [Hkv, B, r, G, D], k/v [Hkv, B, 1, L, D], hidden bool [B, r,
-    L].
-    """
+    """Online softmax over key blocks: q [Hkv, B, r, G, D], k, v [Hkv, B, 1, L, D], hidden [B, r, L]."""
     hkv, b, r, g, d = q.shape
-    if hkv * b * r == 1:  # libraries switch to another kernel for a batch of one product
+    if hkv * b * r == 1:  # libraries use another kernel for a batch of one product
         pair = [t.expand(1, 2, *t.shape[2:]) for t in (q, k, v)]
         out, lse = _exact_tile(pair[0], pair[1], pair[2], hidden.expand(2, -1, -1), scale)
         return out[:, :1], lse[:, :1]
@@ -224,10 +220,8 @@ def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -
         kb = k[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         vb = v[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         s = widen(torch.bmm(flat, kb.transpose(1, 2))) * scale
-        unseen = (
-            hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK).reshape(count, 1, EXACT_BLOCK)
-        )
-        s = s.masked_fill(unseen, float("-inf"))
+        masked = hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK)
+        s = s.masked_fill(masked.reshape(count, 1, EXACT_BLOCK), float("-inf"))
         new_top = torch.maximum(top, s.amax(-1, keepdim=True))
         p = (s - new_top).exp()
         keep = (top - new_top).exp()
@@ -254,8 +248,9 @@ def _block_backward(
     dk: Tensor,
     dv: Tensor,
 ) -> None:
-    """Add one block's gradients; probabilities are recomputed from the saved log-sum-exp (Dao et al., arXiv
-    2205.14135).
+    """Add one block's gradients to dq, dk, dv; probabilities are recomputed from the saved log-sum-exp.
+
+    Dao et al., arXiv 2205.14135.
     """
     qf = _queries(qh, block)
     hkv, f, n, lq, g, d = qf.shape
@@ -320,8 +315,7 @@ def tree_attention(
 ) -> Tensor:
     """Differentiable attention over tree rows: q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D].
 
-    Blocks index rows (unit 1) and together hold every row as a query exactly once. Cost is proportional to
-    the visible keys.
+    Blocks index rows (unit 1), and every row is a query of exactly one. Cost is proportional to visible keys.
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _TreeAttention.apply(q, k, v, blocks, scale, exact)  # type: ignore[no-any-return, no-untyped-call]
@@ -330,9 +324,7 @@ def tree_attention(
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """Dense softmax attention for checks: q [T, Hq, D], k/v [S, Hkv, D], visible bool [T, S] -> [T, Hq *
-    D].
-    """
+    """Dense attention for checks: q [T, Hq, D], k, v [S, Hkv, D], visible bool [T, S] -> [T, Hq * D]."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("thd,shd->hts", q, k) * scale

@@ -1,4 +1,4 @@
-"""Whether kernels keep to what they allocate."""
+"""Memory fences: detect writes outside a buffer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ PATTERN = 0x5A
 
 @contextmanager
 def fenced_memory() -> Iterator[None]:
-    """Within it `torch.empty` allocates between fences; on leaving, AssertionError where one was written
-    to.
-    """
+    """Context in which `torch.empty` allocates between fences; AssertionError on exit if one changed."""
     buffers: list[Tensor] = []
 
     def empty(*shape: Any, dtype: torch.dtype = torch.float32, device: Any = None, **rest: Any) -> Tensor:

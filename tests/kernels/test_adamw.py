@@ -74,8 +74,8 @@ def test_many_clipped_steps_equal_torch(
         norm = float(grad.double().norm())
         peer.grad = grad * min(1.0, max_norm / norm) if max_norm else grad.clone()
         optimizer.step()
-        found = clipped_adamw(param, grad, m, v, step, 3e-2, (0.8, 0.95), 1e-6, 0.1, max_norm)
-        assert found.dtype == torch.float64 and float(found) == pytest.approx(norm, rel=1e-12)
+        measured = clipped_adamw(param, grad, m, v, step, 3e-2, (0.8, 0.95), 1e-6, 0.1, max_norm)
+        assert measured.dtype == torch.float64 and float(measured) == pytest.approx(norm, rel=1e-12)
         torch.testing.assert_close(param, peer.detach(), rtol=3e-6, atol=3e-6)
 
 

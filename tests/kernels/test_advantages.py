@@ -1,6 +1,4 @@
-"""Advantages of groups side by side: those of one group at a time, and what is not a number stays where it
-belongs.
-"""
+"""Ragged advantages equal those of one group at a time, and NaN stays in its group."""
 
 from __future__ import annotations
 
@@ -35,17 +33,19 @@ def run(groups: list[list[float]], convention: Convention = "art", eps: float = 
 def test_equals_one_group_at_a_time(convention: Convention) -> None:
     torch.manual_seed(2)
     groups = [(torch.randn(n, dtype=torch.float64) * 10 + 1e3).tolist() for n in (2, 9, 1, 0, 16, 3)]
-    for found, group in zip(run(groups, convention, 1e-3), groups, strict=True):
-        assert found == pytest.approx(group_advantages(group, convention, 1e-3) if group else [], rel=1e-6)
+    for advantages, group in zip(run(groups, convention, 1e-3), groups, strict=True):
+        assert advantages == pytest.approx(
+            group_advantages(group, convention, 1e-3) if group else [], rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e9 + 0.1])
 @pytest.mark.parametrize("convention", ["art", "verl"])
 def test_equal_rewards_give_exact_zeros(value: float, convention: Convention) -> None:
     groups = [[value] * n for n in (2, 3, 7, 9)] + [[0.0, 1.0]]
-    found = run(groups, convention)
-    assert found[:-1] == [[0.0] * len(g) for g in groups[:-1]]
-    assert found[-1][0] == -found[-1][1] != 0
+    advantages = run(groups, convention)
+    assert advantages[:-1] == [[0.0] * len(g) for g in groups[:-1]]
+    assert advantages[-1][0] == -advantages[-1][1] != 0
 
 
 def test_a_group_of_one() -> None:
@@ -58,14 +58,14 @@ def test_a_group_of_one() -> None:
 def test_a_reward_that_is_not_finite_spoils_its_group_alone(bad: float, place: int) -> None:
     group = [1.0] * 9
     group[place] = bad
-    found = run([[0.0, 1.0], group, [2.0, 2.0]])
-    assert torch.tensor(found[1]).isnan().all()
-    assert found[0] == pytest.approx([-1, 1], rel=1e-5) and found[2] == [0.0, 0.0]
+    advantages = run([[0.0, 1.0], group, [2.0, 2.0]])
+    assert torch.tensor(advantages[1]).isnan().all()
+    assert advantages[0] == pytest.approx([-1, 1], rel=1e-5) and advantages[2] == [0.0, 0.0]
 
 
 def test_rewards_in_no_group_are_nan() -> None:
-    found = ragged_advantages(torch.arange(6.0, device=DEVICE), torch.tensor([1, 4]))
-    assert found.isnan().tolist() == [True, False, False, False, True, True]
+    advantages = ragged_advantages(torch.arange(6.0, device=DEVICE), torch.tensor([1, 4]))
+    assert advantages.isnan().tolist() == [True, False, False, False, True, True]
 
 
 def test_refuses_what_does_not_fit() -> None:
@@ -84,9 +84,7 @@ def test_refuses_what_does_not_fit() -> None:
 
 @needs_triton
 def test_kernel_marks_groups_that_leave_the_rewards() -> None:
-    """Offsets on a device are not read before the launch: the kernel must neither read nor write outside, nor
-    give a number.
-    """
+    """Offsets on a GPU are not checked: the kernel must stay inside the rewards and give NaN."""
     buffer = torch.arange(12.0, device=DEVICE)
     out = torch.full((12,), 7.0, device=DEVICE)
     offsets = torch.tensor([-2, 3, 5, 11], device=DEVICE)

@@ -1,6 +1,4 @@
-"""The compile check sees registers, spills and shared memory, refuses what does not fit, and notices when it
-has gone blind.
-"""
+"""The compile check reads registers, spills and shared memory, and fails if its control does not spill."""
 
 from __future__ import annotations
 
@@ -16,7 +14,8 @@ from typing import Any
 import pytest
 
 from proactor.kernels import compile_check as checker
-from proactor.kernels.compile_check import CONTROL, Compiled, amd_needs, check_all, problem, table, tasks
+from proactor.kernels.compile_check import CONTROL, check_all, table, tasks
+from proactor.kernels.compile_launch import Compiled, amd_needs, problem
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.norm import RMS_NORM
@@ -26,6 +25,7 @@ needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel fo
 SCRIPT = """
 import dataclasses, json, sys
 from proactor.kernels import compile_check as c
+from proactor.kernels.compile_launch import build, opcodes
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import Launch
 import proactor.kernels.registry as registry
@@ -39,22 +39,23 @@ small = dataclasses.replace(RMS_NORM, launches=RMS_NORM.launches[:1])
 show(c.check_all(c.tasks([small], ["sm_90", "gfx942"]), jobs=2))
 show(c.check_all([("control", c.CONTROL, t) for t in ("sm_90", "gfx942")], quick=True, jobs=2))
 wide = Launch(c.CONTROL.kernel, c.CONTROL.types, {"TILE": 64, "STEP": 512}, warps=8)
-show(c.check_all([("wide", wide, "sm_86"), ("missing", Launch(c.CONTROL.kernel, {}, {}), "sm_86")], quick=True, jobs=2))
-print(json.dumps(c.opcodes(c.CONTROL, "sm_90")))
+missing = Launch(c.CONTROL.kernel, {}, {})
+show(c.check_all([("wide", wide, "sm_86"), ("missing", missing, "sm_86")], quick=True, jobs=2))
+print(json.dumps(opcodes(c.CONTROL, "sm_90")))
 registry.OPS = (dataclasses.replace(RMS_NORM, name="spilling", launches=[c.CONTROL]),)
 code = c.main(["--quick", "--targets", "sm_90"])
 registry.OPS = (small,)
 c.CONTROL = small.launches[0]
 print(json.dumps([code, c.main(["--quick", "--targets", "sm_90"])]))
 print(json.dumps({k.__name__: [p.name for p in k.params if p.do_not_specialize] for k in kernels}))
-loose = c.build(STEPPING, "sm_90", True).asm["ttir"], c.build(STEPPING, "sm_90", False).asm["ttir"]
+loose = build(STEPPING, "sm_90", True).asm["ttir"], build(STEPPING, "sm_90", False).asm["ttir"]
 print(json.dumps([["rows", *(text.count("tt.divisibility = 16") for text in loose)]]))
 """
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What the script found: one process for all, since none of it can run under the interpreter."""
+    """Output of the script: one process for all tests, since it cannot run under the interpreter."""
     root = Path(__file__).resolve().parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(root)}
     done = subprocess.run(
@@ -74,7 +75,7 @@ def test_rms_norm_is_fit(seen: list[Any]) -> None:
     for result in (nvidia, amd):
         assert result["reason"] == ""
         assert 8 <= result["needs"]["registers"] <= 128
-        assert result["needs"]["spills"] == result["odd"]["spills"] == 0
+        assert result["needs"]["spills"] == result["unaligned"]["spills"] == 0
     assert (nvidia["target"], amd["target"]) == ("sm_90", "gfx942")
 
 
@@ -124,14 +125,14 @@ STEPPED = {
     "policy_statistics_kernel": ["count", "programs"],
     "ragged_advantages_kernel": ["count"],
 }
-"""What changes from one step of sampling or training to the next, by kernel."""
+"""Arguments that change from step to step, by kernel."""
 
 
 @needs_triton
 def test_what_changes_by_the_step_does_not_compile_anew(seen: list[Any]) -> None:
     assert {kernel: names for kernel, names in seen[5].items() if names} == STEPPED
-    ((_, aligned, odd),) = seen[6]
-    assert aligned == odd == 2, "its two pointers alone: the check compiles what will run"
+    ((_, aligned, unaligned),) = seen[6]
+    assert aligned == unaligned == 2, "the two pointers, and not the integer"
 
 
 def test_problems_are_named() -> None:
@@ -144,7 +145,10 @@ def test_problems_are_named() -> None:
 
 
 def test_amd_metadata() -> None:
-    text = "  - .agpr_count:     0\n    .private_segment_fixed_size: 324\n    .sgpr_spill_count: 2\n    .vgpr_count:     512\n    .vgpr_spill_count: 240\n"
+    text = (
+        "  - .agpr_count:     0\n    .private_segment_fixed_size: 324\n    .sgpr_spill_count: 2\n"
+        "    .vgpr_count:     512\n    .vgpr_spill_count: 240\n"
+    )
     assert amd_needs(text, 16) == Compiled(512, 242, 324, 16)
 
 

@@ -1,4 +1,4 @@
-"""What an operation refuses, and what a dispatch mode that cannot run says."""
+"""Refused arguments and dispatch modes raise KernelError."""
 
 from __future__ import annotations
 

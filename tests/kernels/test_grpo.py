@@ -27,11 +27,11 @@ rewards = st.lists(st.floats(-100, 100, allow_subnormal=False), min_size=2, max_
 def test_conventions(values: list[float]) -> None:
     mean = statistics.fmean(values)
     for convention, deviation in (("art", statistics.pstdev(values)), ("verl", statistics.stdev(values))):
-        found = group_advantages(values, convention)  # type: ignore[arg-type]
+        advantages = group_advantages(values, convention)  # type: ignore[arg-type]
         if len(set(values)) == 1:
-            assert found == [0.0] * len(values)
+            assert advantages == [0.0] * len(values)
         else:
-            assert found == pytest.approx(
+            assert advantages == pytest.approx(
                 [(v - mean) / (deviation + 1e-6) for v in values], rel=1e-6, abs=1e-6
             )
 
@@ -100,12 +100,12 @@ def test_k3_is_never_negative_and_unbiased() -> None:
 
 def tokens(count: int = 41) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    found = {"new": torch.randn(count) - 2, "advantage": torch.randn(count), "weight": torch.rand(count)}
-    found |= {
-        "old": found["new"] + torch.randn(count) * 0.3,
-        "reference": found["new"] + torch.randn(count) * 0.3,
+    arguments = {"new": torch.randn(count) - 2, "advantage": torch.randn(count), "weight": torch.rand(count)}
+    arguments |= {
+        "old": arguments["new"] + torch.randn(count) * 0.3,
+        "reference": arguments["new"] + torch.randn(count) * 0.3,
     }
-    return {k: v.to(DEVICE) for k, v in found.items()}
+    return {k: v.to(DEVICE) for k, v in arguments.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,6 +1,4 @@
-"""The Triton passes over logits: chunks, kept and recomputed logits, rows that know nothing of each other,
-and what cannot be computed.
-"""
+"""Triton passes over logits: chunks, kept and recomputed logits, batch invariance, refused arguments."""
 
 from __future__ import annotations
 
@@ -28,9 +26,9 @@ def problem(rows: int = 9, hidden: int = 6, vocabulary: int = 150, pairs: int = 
     row = torch.cat([torch.arange(rows), torch.randint(0, rows, (pairs - rows,))]).sort().values
     target = torch.randint(0, vocabulary, (pairs,))
     target[-1] = vocabulary - 1
-    found = {"hidden": torch.randn(rows, hidden), "weight": torch.randn(vocabulary, hidden), "row": row}
-    found |= {"target": target, "temperature": torch.rand(rows) + 0.5}
-    return {k: v.to(DEVICE) for k, v in found.items()}
+    arguments = {"hidden": torch.randn(rows, hidden), "weight": torch.randn(vocabulary, hidden), "row": row}
+    arguments |= {"target": target, "temperature": torch.rand(rows) + 0.5}
+    return {k: v.to(DEVICE) for k, v in arguments.items()}
 
 
 def torch_form(monkeypatch: pytest.MonkeyPatch, given: dict[str, Tensor], seed: Tensor) -> list[Tensor]:
@@ -90,7 +88,7 @@ def passes(logits: Tensor, rows: Rows, dlogp: Tensor, start: int) -> tuple[Tenso
 
 
 def test_a_row_does_not_see_its_neighbours() -> None:
-    """Equal bits whether a row is alone or in company, and nothing of other rows' pairs is touched."""
+    """A row has the same bits alone and in a batch, and no other row's pairs are written."""
     given = problem()
     logits = torch.randn(9, 150, device=DEVICE) * 3
     rows = Rows(1 / given["temperature"], pair_offsets(given["row"], 9), given["target"])

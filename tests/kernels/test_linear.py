@@ -1,4 +1,4 @@
-"""The CPU forms of one product agree, and the probe finds where rows stop depending on the batch."""
+"""The CPU linears agree, and the probe finds the row count from which they are batch-invariant."""
 
 from __future__ import annotations
 

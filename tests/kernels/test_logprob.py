@@ -1,6 +1,4 @@
-"""Log-probabilities of chosen tokens equal the full log-softmax, over chunk borders, shared rows and both
-backward paths.
-"""
+"""Log-probabilities of pairs equal the full log-softmax: chunk borders, shared rows, both backwards."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The loss inside the head: the gradient of the general form, two products a chunk, and no logits left
-behind.
-"""
+"""The loss inside the head: the gradient of `log_probabilities`, two products per chunk, no logits kept."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from proactor.kernels import logprob
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
-from proactor.kernels.logprob_loss import differentiated, logprob_loss
+from proactor.kernels.logprob_loss import autograd_loss, logprob_loss
 
 DEVICE = torch.device("cpu" if interpreted() or not HAS_TRITON else "cuda")
 MODES = [
@@ -57,10 +55,11 @@ def test_equals_the_general_form() -> None:
     logp, entropy = log_probabilities(**given)
     expected = clipped(logp, slice(0, 11)).sum()
     (gradient,) = torch.autograd.grad(2.5 * expected, leaf)
-    value, found, spread = logprob_loss(**given, loss=differentiated(clipped))
-    assert not found.requires_grad and not spread.requires_grad
-    (mine,) = torch.autograd.grad(2.5 * value, leaf)
-    for ours, theirs in ((value, expected), (found, logp), (spread, entropy), (mine, gradient)):
+    value, pair_logp, pair_entropy = logprob_loss(**given, loss=autograd_loss(clipped))
+    assert not pair_logp.requires_grad and not pair_entropy.requires_grad
+    (slope,) = torch.autograd.grad(2.5 * value, leaf)
+    pairs = ((value, expected), (pair_logp, logp), (pair_entropy, entropy), (slope, gradient))
+    for ours, theirs in pairs:
         torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-5, atol=1e-6)
     assert float(gradient.abs().max()) > 0.1
 
@@ -72,7 +71,7 @@ def test_one_forward_product_a_chunk_and_no_logits_left() -> None:
     seen: list[slice] = []
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        assert not any(r() is not None for r in alive), "an earlier chunk's logits still stand"
+        assert not any(r() is not None for r in alive), "an earlier chunk's logits are still live"
         logits = x @ weight.t()
         alive.append(weakref.ref(logits))
         return logits
@@ -92,9 +91,9 @@ def test_one_forward_product_a_chunk_and_no_logits_left() -> None:
 def test_backward_twice_and_without_gradient() -> None:
     given = problem()
     with torch.no_grad():
-        plain = logprob_loss(**given, loss=differentiated(clipped))
+        plain = logprob_loss(**given, loss=autograd_loss(clipped))
     leaf = given["hidden"].requires_grad_()
-    value, logp, _ = logprob_loss(**given, loss=differentiated(clipped))
+    value, logp, _ = logprob_loss(**given, loss=autograd_loss(clipped))
     assert (
         not plain[0].requires_grad and torch.equal(plain[0], value.detach()) and torch.equal(plain[1], logp)
     )
@@ -105,4 +104,4 @@ def test_backward_twice_and_without_gradient() -> None:
 def test_bad_arguments_are_named() -> None:
     given = problem()
     with pytest.raises(KernelError, match="sorted by row"):
-        logprob_loss(**given | {"row": given["row"].flip(0)}, loss=differentiated(clipped))
+        logprob_loss(**given | {"row": given["row"].flip(0)}, loss=autograd_loss(clipped))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import lora as lora_module
-from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.linear import Linear, exact_linear, library_linear, onednn_linear
@@ -145,12 +145,12 @@ def adapter_case(
     generator = torch.Generator(device=DEVICE).manual_seed(m + k)
 
     def draw(*shape: int) -> Tensor:
-        return guarded(torch.randn(shape, generator=generator, device=DEVICE))
+        return copy_between_nans(torch.randn(shape, generator=generator, device=DEVICE))
 
-    a = guarded(draw(rank * len(spans), k) / k**0.5)
+    a = copy_between_nans(draw(rank * len(spans), k) / k**0.5)
     adapter = Adapter(a, [draw(stop - start, rank) for start, stop in spans], spans, rank, 1.5)
-    mask = guarded((torch.arange(m, device=DEVICE) % 2).to(dtype))
-    return guarded(draw(m, k).to(dtype)), guarded(draw(n, k).to(dtype)), adapter, mask
+    mask = copy_between_nans((torch.arange(m, device=DEVICE) % 2).to(dtype))
+    return copy_between_nans(draw(m, k).to(dtype)), copy_between_nans(draw(n, k).to(dtype)), adapter, mask
 
 
 def relative(ours: Tensor, exact: Tensor) -> float:

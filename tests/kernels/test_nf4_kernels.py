@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from proactor.kernels import nf4
-from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.nf4 import MIDPOINTS, NF4Tensor, dequantize_nf4, quantize_nf4
@@ -21,18 +21,18 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def both(monkeypatch: pytest.MonkeyPatch, run) -> tuple:  # type: ignore[no-untyped-def, type-arg]
-    found = []
+    outputs = []
     for mode in ("reference", "triton"):
         monkeypatch.setenv("PROACTOR_KERNELS", mode)
         with poisoned_memory():
-            found.append(run())
-    return tuple(found)
+            outputs.append(run())
+    return tuple(outputs)
 
 
 def fenced(weight: NF4Tensor) -> NF4Tensor:
     """Its floating parts between NaN."""
     parts = {
-        n: guarded(v)
+        n: copy_between_nans(v)
         for n in ("absmax", "nested_absmax")
         if (v := getattr(weight, n)) is not None and v.is_floating_point()
     }
@@ -78,7 +78,7 @@ def test_quantised_bits(shape: tuple[int, int], dtype: torch.dtype, monkeypatch:
     weight = torch.randn(shape, generator=generator, device=DEVICE)
     weight *= torch.randn(shape[0], 1, generator=generator, device=DEVICE).exp()
     weight.view(-1)[:40] *= 0  # a block of small values, or of nothing but zeros
-    weight = guarded(weight.to(dtype))
+    weight = copy_between_nans(weight.to(dtype))
     for nested in (True, False):
         theirs, ours = both(monkeypatch, lambda nested=nested: quantize_nf4(weight, nested))
         assert torch.equal(ours.packed, theirs.packed) and torch.equal(ours.absmax, theirs.absmax)

@@ -1,6 +1,4 @@
-"""The fused NF4 linear: its layout loses nothing, its assembly decodes every pattern, and bad input is
-refused.
-"""
+"""The fused NF4 linear: a lossless layout, assembly that decodes every pattern, refused arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +11,8 @@ import torch
 from torch import Tensor
 
 from proactor.kernels import nf4_linear as module
-from proactor.kernels.check import guarded, poisoned_memory
+from proactor.kernels import nf4_linear_kernels
+from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted, jit, tl
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor
@@ -38,9 +37,7 @@ def same(a: NF4Tensor, b: NF4Tensor) -> bool:
 
 
 def every_pattern() -> NF4Tensor:
-    """All 65,536 runs of four codes: a weight [2048, 128] whose every four neighbours, in storage, differ
-    from all others.
-    """
+    """A weight [2048, 128] whose storage holds each of the 65,536 runs of four codes once."""
     patterns = torch.arange(65536, device=DEVICE)
     packed = torch.stack((patterns >> 8, patterns & 255), 1).view(-1).to(torch.uint8)
     scales = torch.ones(65536 * 4 // 64, device=DEVICE)
@@ -137,8 +134,9 @@ def test_what_cannot_be_repacked_is_refused() -> None:
 
 
 def prmt(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
-    """PTX prmt.b32: byte j of the result is byte s of b:a, s the low three bits of the selector's nibble j;
-    its top bit would spread the sign.
+    """PTX prmt.b32: byte j of the result is byte s of b:a, s the low three bits of the selector's nibble j.
+
+    The top bit of a nibble would spread the sign.
     """
     both = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
     out = np.zeros_like(selector, dtype=np.uint64)
@@ -153,7 +151,7 @@ def prmt(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
 def run_ptx(assembly: str, word: np.ndarray) -> list[np.ndarray]:
     """The few instructions of the decoder, on numpy: the eight 16-bit results."""
     registers: dict[str, np.ndarray] = {"$8": word.astype(np.uint32)}
-    found: dict[int, np.ndarray] = {}
+    values: dict[int, np.ndarray] = {}
 
     def value(name: str) -> np.ndarray:
         return registers[name] if name in registers else np.full_like(word, int(name, 0), dtype=np.uint32)
@@ -165,7 +163,7 @@ def run_ptx(assembly: str, word: np.ndarray) -> list[np.ndarray]:
             continue
         if name == "mov.b32" and operands[0].startswith("{"):
             low, high, source = (int(operands[0][2:]), int(operands[1][1:-1]), value(operands[2]))
-            found[low], found[high] = (source & 0xFFFF).astype(np.uint16), (source >> 16).astype(np.uint16)
+            values[low], values[high] = (source & 0xFFFF).astype(np.uint16), (source >> 16).astype(np.uint16)
             continue
         target, *sources = [operands[0], *(value(o) for o in operands[1:])]
         if name == "mov.b32":
@@ -182,7 +180,7 @@ def run_ptx(assembly: str, word: np.ndarray) -> list[np.ndarray]:
         else:
             raise AssertionError(f"unknown instruction {name}")
         registers[str(target)] = result
-    return [found[i] for i in range(8)]
+    return [values[i] for i in range(8)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -232,22 +230,22 @@ def test_splitting_the_sum_changes_little_and_repeats_exactly(
     m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = repack(drawn((n, k)))
-    x = guarded(torch.randn(m, k, device=DEVICE))
-    bias = guarded(torch.randn(n, device=DEVICE))
+    x = copy_between_nans(torch.randn(m, k, device=DEVICE))
+    bias = copy_between_nans(torch.randn(n, device=DEVICE))
     exact = x.double() @ dequantize_packed(packed, torch.float32).double().t() + bias.double()
-    found = []
+    outputs = []
     for most in (1, 2, 8):
-        monkeypatch.setattr(module, "MOST_SPLITS", most)
+        monkeypatch.setattr(nf4_linear_kernels, "MOST_SPLITS", most)
         with poisoned_memory():
-            found.append(fused_nf4_linear(x, packed, bias))
-        assert float((found[-1].double() - exact).abs().max() / exact.abs().max()) < 1e-5
-    assert torch.equal(found[-1], fused_nf4_linear(x, packed, bias))
+            outputs.append(fused_nf4_linear(x, packed, bias))
+        assert float((outputs[-1].double() - exact).abs().max() / exact.abs().max()) < 1e-5
+    assert torch.equal(outputs[-1], fused_nf4_linear(x, packed, bias))
 
 
 @needs_triton
 @pytest.mark.parametrize("most", [1, 8])
 def test_nothing_is_written_past_the_end(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_SPLITS", most)
+    monkeypatch.setattr(nf4_linear_kernels, "MOST_SPLITS", most)
     packed = repack(drawn((70, 320)))
     with fenced_memory():
         fused_nf4_linear(torch.randn(3, 320, device=DEVICE), packed)
@@ -311,6 +309,6 @@ def test_bad_input_is_refused_by_name() -> None:
     for wrong, bias, problem in cases:
         with pytest.raises(KernelError, match=problem):
             nf4_linear(wrong, weight, bias)
-    with pytest.raises(KernelError, match="device: cpu is no card"):
+    with pytest.raises(KernelError, match="device: cpu is not a CUDA device"):
         measure_crossover("cpu")
     assert nf4_linear(x[:0], weight).shape == (0, 20)

@@ -1,6 +1,4 @@
-"""The device's Philox gives the host's uniforms in every bit. (Known answers of the host's:
-test_sample.py.)
-"""
+"""Keyed uniforms on the device have the bits of the host's, which test_sample.py checks."""
 
 from __future__ import annotations
 
@@ -29,9 +27,9 @@ def test_equals_the_host(seed: int, mode: str, monkeypatch: pytest.MonkeyPatch) 
     keys = torch.tensor(
         [[signed, 4, int(g), int(s), int(p)] for g, s, p in zip(group, sample, position, strict=True)]
     )
-    found = keyed_uniforms(keys.to(DEVICE))
-    assert found.dtype == torch.float64
-    assert np.array_equal(found.cpu().numpy(), uniforms(seed, 4, group, sample, position))
+    drawn = keyed_uniforms(keys.to(DEVICE))
+    assert drawn.dtype == torch.float64
+    assert np.array_equal(drawn.cpu().numpy(), uniforms(seed, 4, group, sample, position))
 
 
 def test_bad_keys_are_named() -> None:

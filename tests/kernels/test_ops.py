@@ -1,6 +1,4 @@
-"""Every operation's Triton kernels against its reference in float64, forward and gradients, over dtypes and
-odd shapes.
-"""
+"""Every operation against its float64 reference: forward and gradients, all dtypes, odd shapes."""
 
 from __future__ import annotations
 

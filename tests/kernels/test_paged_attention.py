@@ -1,6 +1,4 @@
-"""What the records of `paged_attention` cannot show: the forms agree with one another, bits do not depend on
-company, tiles, errors.
-"""
+"""Paged attention beyond its records: the forms agree, results are batch-invariant, tiles, errors."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ def _draw(rows: int, heads: int = 10, kv_heads: int = 2, dim: int = 16) -> tuple
 
 @pytest.mark.parametrize("way", [pytest.param("triton", marks=needs_triton), "reference"])
 def test_the_three_forms_agree(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences of 35, 50 and 33 tokens, the first two behind a common prefix of 32, in an order that parts
-    the family.
-    """
+    """Sequences of 35, 50 and 33 tokens; the first two share a prefix of 32, and are not adjacent."""
     monkeypatch.setenv("PROACTOR_KERNELS", way)
     q, keys, values = _draw(3)
     table = _ints([[7, 3, 9, -5], [1, 2, 20, 99], [7, 3, 4, 11]])
@@ -64,13 +60,13 @@ def test_the_three_forms_agree(way: str, monkeypatch: pytest.MonkeyPatch) -> Non
     wanted = paged_attention_reference(
         q.double(), keys.double(), values.double(), table, _ints([35, 33, 50]), SCALE, UNIT
     )
-    for found in (plain, shared, rows):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    for out in (plain, shared, rows):
+        torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @needs_triton
 def test_bits_of_a_row_do_not_depend_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither on the other rows nor on the width of the table that they make."""
+    """Bits depend neither on the other rows nor on the table's width."""
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     q, keys, values = _draw(3)
     table, lengths = _ints([[3, 4, 5, 6, 7], [8, 9, 0, 0, 0], [10, 11, 12, 0, 0]]), _ints([79, 20, 45])

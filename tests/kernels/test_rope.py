@@ -68,9 +68,7 @@ def test_scores_depend_on_distance_alone() -> None:
 @needs_triton
 @pytest.mark.parametrize("order", ["rows", "heads", "columns"])
 def test_kernel_reads_slices_as_it_reads_copies(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine rotates the first heads of a stacked projection; a gradient may come expanded from one
-    number.
-    """
+    """Slices of a stacked projection, as in the engine, and a gradient expanded from one number."""
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     theta = angles(3, 5).float().to(DEVICE)
     stacked = torch.randn(3, 7, 10, device=DEVICE)

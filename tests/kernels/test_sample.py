@@ -1,6 +1,4 @@
-"""Noise that belongs to a position, filters that are transformers' own, and draws that follow the
-distribution.
-"""
+"""Keyed noise, filters that keep what transformers keeps, and draws that follow the distribution."""
 
 from __future__ import annotations
 
@@ -46,9 +44,9 @@ def test_uniforms_belong_to_their_key() -> None:
 
 def test_uniforms_are_uniform() -> None:
     n = 20_000
-    found = uniforms(1, 0, np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int64))
-    assert found.min() > 0 and found.max() < 1
-    counts = np.histogram(found, bins=50, range=(0, 1))[0]
+    noise = uniforms(1, 0, np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int64))
+    assert noise.min() > 0 and noise.max() < 1
+    counts = np.histogram(noise, bins=50, range=(0, 1))[0]
     chi = float(((counts - n / 50) ** 2 / (n / 50)).sum())
     assert 20 < chi < 95  # 49 degrees of freedom: 1e-4 on either side
 
@@ -83,7 +81,7 @@ def test_filters_equal_transformers(top_k: int, top_p: float, min_p: float) -> N
 
 
 def test_rows_have_their_own_settings() -> None:
-    """What stands beside a row in the batch does not change what it keeps."""
+    """The tokens that a row keeps do not depend on the other rows of the batch."""
     torch.manual_seed(1)
     logits = (
         torch.randn(4, 60) * torch.tensor([20.0, 3, 3, 3])[:, None]
@@ -98,14 +96,14 @@ def test_rows_have_their_own_settings() -> None:
 def test_a_mask_comes_before_the_filters() -> None:
     probs = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
     allowed = torch.tensor([[False, True, True, True]])
-    found = filter_weights(
+    filtered = filter_weights(
         probs, Filters(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0]), allowed)
     )
-    assert (found > 0).tolist() == [[False, True, True, False]]
-    found = filter_weights(
+    assert (filtered > 0).tolist() == [[False, True, True, False]]
+    filtered = filter_weights(
         probs, Filters(torch.tensor([0]), torch.tensor([0.55]), torch.tensor([0.0]), allowed)
     )
-    assert (found > 0).tolist() == [[False, True, False, False]]  # 0.3 of the remaining 0.5 is the nucleus
+    assert (filtered > 0).tolist() == [[False, True, False, False]]  # 0.3 of the remaining 0.5 is the nucleus
     assert torch.equal(probs, torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64))
 
 
@@ -126,9 +124,7 @@ def test_draws_invert_the_cumulative_distribution(values: list[float], uniform: 
 
 
 def test_a_token_of_weight_zero_is_never_drawn() -> None:
-    """At the border of a block, rounding can put the target a hair below the block's beginning, where zeros
-    may stand.
-    """
+    """Rounding can put the target just below the start of a block, which may begin with zeros."""
     torch.manual_seed(0)
     probs = torch.rand(4000, 128, dtype=torch.float64)
     probs[:, :64] *= 1e-12  # the border is then a small difference of large sums

@@ -1,6 +1,4 @@
-"""Sampling in Triton draws the tokens of the torch form, row by row, for every filter, tie and mask, and says
-where there is no distribution.
-"""
+"""Sampling in Triton draws the torch form's tokens for every filter, tie and mask, and refuses bad rows."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.kernels import sample_kernel
+from proactor.kernels import sample_kernel, sample_thresholds
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.logprob import log_probabilities
@@ -43,11 +41,11 @@ def uniform(rows: int, seed: int = 0) -> Tensor:
 def agree(logits: Tensor, temperature: Tensor, at: Tensor, settings: Filters | None = None) -> Drawn:
     """Both forms on the same numbers: ids equal, log-probabilities (hence the mass kept) too."""
     wanted = sample_reference(logits.clone(), temperature, at, settings)
-    found = sample_tokens(logits.clone(), temperature, at, settings)
-    assert torch.equal(found[0], wanted[0])
-    for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+    drawn = sample_tokens(logits.clone(), temperature, at, settings)
+    assert torch.equal(drawn[0], wanted[0])
+    for ours, theirs in zip(drawn[1:], wanted[1:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=3e-6)
-    return found
+    return drawn
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 5, 500])
@@ -61,9 +59,7 @@ def test_filters(top_k: int, top_p: float, min_p: float) -> None:
 
 @pytest.mark.parametrize("top_p", [0.903, 0.5, 0.351, 0.111])
 def test_equals_at_the_end_of_a_nucleus(top_p: float) -> None:
-    """Whole logits: few values, many equals. The lowest ids stay, and exactly as many as the mass asks
-    for.
-    """
+    """Integer logits give many ties: the lowest ids are kept, exactly as many as the mass needs."""
     torch.manual_seed(0)
     logits = torch.randint(-1, 2, (2, 300), device=DEVICE).float()
     logits[1] = 0.0
@@ -179,9 +175,7 @@ def test_a_row_without_a_distribution(
 
 
 def test_frequencies_follow_the_distribution() -> None:
-    """Chi-square over draws at uniforms of the device's own Philox: 9 degrees of freedom, 1e-3 on either
-    side.
-    """
+    """Chi-square over draws with keyed uniforms: 9 degrees of freedom, 1e-3 on either side."""
     n = 300
     logits = torch.linspace(1, -1.5, 12, device=DEVICE)
     allowed = torch.ones(n, 12, dtype=torch.bool, device=DEVICE)
@@ -221,14 +215,15 @@ def test_bad_arguments_are_named() -> None:
 @pytest.mark.skipif(not interpreted(), reason="counts what the interpreter runs")
 def test_a_search_ends_when_one_weight_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """With few distinct weights, as half types have, well below `ROUNDS` passes."""
-    tiles = sample_kernel.tile_weights
+    tiles = sample_thresholds.tile_weights
     passes = []
 
     def counted(*arguments: object, **options: object) -> object:
         passes.append(1)
         return tiles(*arguments, **options)
 
-    monkeypatch.setattr(sample_kernel, "tile_weights", counted)
+    for module in (sample_kernel, sample_thresholds):
+        monkeypatch.setattr(module, "tile_weights", counted)
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     logits = (torch.arange(20) % 7).float().unsqueeze(0)  # one tile a pass
     for k, kept in ((1, {6, 13}), (4, {6, 13, 5, 12, 19})):

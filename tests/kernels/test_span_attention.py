@@ -1,6 +1,4 @@
-"""What the record of `span_attention` cannot show: spans and their work lists by their definition, memory
-layouts, errors, repeatability.
-"""
+"""Span attention beyond its record: spans and work lists by definition, layouts, errors, repeatability."""
 
 from __future__ import annotations
 
@@ -91,9 +89,7 @@ def test_spans_and_work_lists_say_what_the_tree_says(tree: Tree, rows: int, keys
 
 
 def test_segments_that_follow_one_another_are_one_run() -> None:
-    """A chain is plain causal attention: no spans; siblings that stand side by side are one range of
-    visitors.
-    """
+    """A chain is causal attention, without spans; adjacent siblings are one range of visitors."""
     chain = Spans.tree([0, 5, 8], [5, 3, 4], [-1, 0, 1])
     assert len(chain.spans) == 0 and chain.base.tolist() == [0, 0, 0]
     siblings = Spans.tree([0, 5, 8, 12], [5, 3, 4, 2], [-1, 0, 0, 0])
@@ -145,13 +141,11 @@ def test_bad_arguments_are_named(wrong: str) -> None:
 
 
 def _fused(way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """Output and gradient of a fused projection [T, (6 + 3 + 3) * 16], read through its slices; and the
-    reference's.
-    """
+    """(output, gradient) of a fused projection [T, (6 + 3 + 3) * 16] read by slices: ours, the reference."""
     monkeypatch.setenv("PROACTOR_KERNELS", way)
     fused = torch.cat([x.flatten(1) for x in _draw(30, 6, 3, 16)], 1)
     seed = torch.randn(30, 96, generator=torch.Generator(device=DEVICE).manual_seed(4), device=DEVICE)
-    found = []
+    results = []
     for function, x in ((span_attention, fused), (span_attention_reference, fused.double())):
         x = x.clone().requires_grad_()
         q, k, v = (part.unflatten(1, (-1, 16)) for part in x.split([96, 48, 48], 1))
@@ -159,8 +153,8 @@ def _fused(way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], lis
         out = function(q, k, v, TREE, 0.3)
         # a gradient that is not contiguous: what a transposed consumer hands back
         (grad,) = torch.autograd.grad(out, [x], seed.to(x.dtype).t().contiguous().t())
-        found.append([out, grad])
-    return found[0], found[1]
+        results.append([out, grad])
+    return results[0], results[1]
 
 
 @needs_triton
@@ -176,11 +170,11 @@ def test_split_key_tiles_sum_the_same_and_repeat_bit_for_bit(monkeypatch: pytest
     whole, wanted = _fused("triton", monkeypatch)
     monkeypatch.setattr(spans_module, "LEAST_BLOCKS", 1)
     monkeypatch.setattr(spans_module, "PROGRAMS", 100)
-    TREE._made.clear()
+    TREE._cache.clear()
     split, _ = _fused("triton", monkeypatch)
     again, _ = _fused("triton", monkeypatch)
-    assert any(work.slots for work in TREE._made.values() if isinstance(work, spans_module.KeyWork))
-    TREE._made.clear()
+    assert any(work.slots for work in TREE._cache.values() if isinstance(work, spans_module.KeyWork))
+    TREE._cache.clear()
     assert torch.equal(split[1], again[1]) and not torch.equal(split[1], whole[1])
     torch.testing.assert_close(split[1].double(), wanted[1], rtol=1e-5, atol=1e-5)
 

@@ -1,6 +1,4 @@
-"""Blocks of families equal dense masked attention, forward and backward, through rows and through pages, in
-both orders of summation.
-"""
+"""Blocks of families equal dense masked attention: rows and pages, both summation orders, gradients."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ def test_gradient_where_only_some_inputs_need_one(frozen: str) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("unit", [2, 3, 16])
 def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
-    """Two samples of a prompt: its full pages are the context, each has pages of its own; keys that nobody
-    may see are NaN.
-    """
+    """Two samples of a prompt, whose full pages are the context; keys that no row sees are NaN."""
     torch.manual_seed(unit)
     prompt, lengths = 2 * unit, (unit + 1, 2 * unit)
     table = torch.randperm(9)[:6]
@@ -157,9 +153,7 @@ def test_pages_are_read_through_the_table(unit: int, exact: bool) -> None:
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_fixed_order_does_not_depend_on_company(kv_heads: int) -> None:
-    """In fixed order a row's bits are the same alone, beside others, and with its path split elsewhere
-    between context and own keys.
-    """
+    """In fixed order a row has the same bits alone, in a batch, and for any split of context and own keys."""
     torch.manual_seed(0)
     length = 2 * EXACT_BLOCK + 5
     k, v = torch.randn(kv_heads, 200, 16), torch.randn(kv_heads, 200, 16)
@@ -215,6 +209,6 @@ def test_half_precision_gradients() -> None:
     dense = attention_reference(q, k, v, case.visible, 0.25)
     assert ours.dtype == torch.bfloat16
     grad = torch.randn_like(dense)
-    found = torch.autograd.grad(ours, halves, grad.bfloat16())
-    for mine, reference in zip(found, torch.autograd.grad(dense, [q, k, v], grad), strict=True):
+    gradients = torch.autograd.grad(ours, halves, grad.bfloat16())
+    for mine, reference in zip(gradients, torch.autograd.grad(dense, [q, k, v], grad), strict=True):
         assert float((mine.float() - reference).norm() / reference.norm()) < 2e-2
