@@ -41,7 +41,7 @@ from proactor.dialogue.parse import canonical, dumps, key, parse_graph, split
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class GraphNode:
     """One action of the graph: where it stands, the values known so far, and the names of the parameters
     still `missing`.
     """
@@ -54,7 +54,7 @@ class Node:
 class StateGraph:
     """The nodes in the order written; an action is there once."""
 
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[GraphNode, ...] = ()
 
     def render(self) -> str:
         """The canonical text: what the prompt shows, and what a `<graph>` block holds. It cannot end that
@@ -89,14 +89,14 @@ def read(text: str) -> tuple[StateGraph, dict[str, int]]:
     graph.
     """
     entries, unread = parse_graph(text)
-    return StateGraph(_once(Node(action, missing) for action, missing in entries)), unread
+    return StateGraph(_once(GraphNode(action, missing) for action, missing in entries)), unread
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
     """The graph of `actions`: a PENDING one lacks the parameters that its tool requires and that it has no
     value for.
     """
-    return StateGraph(_once(Node(a, _lacking(a, catalog.get(a.name))) for a in actions))
+    return StateGraph(_once(GraphNode(a, _lacking(a, catalog.get(a.name))) for a in actions))
 
 
 def _lacking(action: Action, tool: Tool | None) -> tuple[str, ...]:
@@ -105,9 +105,9 @@ def _lacking(action: Action, tool: Tool | None) -> tuple[str, ...]:
     return tuple(name for name in tool.required if name not in action.params)
 
 
-def _once(nodes: Iterable[Node]) -> tuple[Node, ...]:
+def _once(nodes: Iterable[GraphNode]) -> tuple[GraphNode, ...]:
     """Nodes of one action (`parse.key`) become one, the one furthest on, at the place of the first."""
-    kept: dict[object, Node] = {}
+    kept: dict[object, GraphNode] = {}
     for node in nodes:
         known = kept.setdefault(key(node.action), node)
         if node.action.status.rank > known.action.status.rank:
@@ -115,7 +115,7 @@ def _once(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(kept.values())
 
 
-def _told(node: Node) -> str:
+def _told(node: GraphNode) -> str:
     if node.action.status is not Status.PENDING:
         return f"{node.action.name} is {node.action.status.value.lower()}."
     return (

@@ -24,7 +24,7 @@ from proactor.dialogue.prompt import (
     unknowable,
     wanted,
 )
-from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph
+from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph
 from proactor.engine.chat import ChatFormat, load_tokenizer
 from proactor.rewards import score_replay
 from proactor.sources import load
@@ -121,7 +121,7 @@ Board: [{"TRIGGERED":"book","day":"Monday","time":"9"}]<|im_end|>
 
 def test_plain_prompts_are_those_of_always() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK.model_copy(update={"observed_trigger": 1}))
-    board, graph = logged_board(dialogue, 2), StateGraph((Node(pending("call")),))
+    board, graph = logged_board(dialogue, 2), StateGraph((GraphNode(pending("call")),))
     for style in (
         PromptStyle(),
         PromptStyle(mode="plain"),
@@ -137,7 +137,7 @@ def test_plain_prompts_are_those_of_always() -> None:
 
 def test_modes_change_the_opening_and_the_leaf_alone() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK)
-    board, graph = logged_board(dialogue, 5), StateGraph((Node(pending("book", day="Monday"), ("time",)),))
+    board, graph = logged_board(dialogue, 5), StateGraph((GraphNode(pending("book", day="Monday"), ("time",)),))
     plain, reasoning, keeping = (
         messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph)
         for m in ("plain", "reasoning", "graph")

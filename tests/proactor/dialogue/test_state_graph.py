@@ -15,7 +15,7 @@ from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import parse, split
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, wanted
-from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph, graph_of, read
+from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph, graph_of, read
 from proactor.engine import ChatFormat, Group, Sample, Tree
 from proactor.engine.chat import load_tokenizer
 from proactor.sources import load
@@ -39,7 +39,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8
     lambda s: s == s.strip()
 )
 NODES = st.builds(
-    lambda name, params, missing, status: Node(
+    lambda name, params, missing, status: GraphNode(
         Action(name=name, params=params, status=status), tuple(m for m in missing if m not in params)
     ),
     TEXT,
@@ -53,12 +53,12 @@ NODES = st.builds(
 )
 
 
-def graph(*nodes: Node) -> StateGraph:
+def graph(*nodes: GraphNode) -> StateGraph:
     return StateGraph(nodes)
 
 
 @given(st.lists(NODES, max_size=4, unique_by=lambda n: n.action.name))
-def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[Node]) -> None:
+def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[GraphNode]) -> None:
     written = graph(*nodes)
     output = f"<think>x</think><graph>{written.render()}</graph>" + '[{"READY":"book"}]'
     assert read(written.render()) == (written, {})
@@ -68,7 +68,7 @@ def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[Node]) -> None
 
 @given(st.text() | st.text(alphabet='[]{}":,<>/graphPENDING null').map(lambda s: f"<graph>{s}</graph>[]"))
 def test_reading_is_total(text: str) -> None:
-    known = graph(Node(pending("book"), ("day",)))
+    known = graph(GraphNode(pending("book"), ("day",)))
     after, unread = known.after(text)
     assert isinstance(after, StateGraph) and all(count > 0 for count in unread.values())
     if after == known and split(text).graph is None:
@@ -78,20 +78,20 @@ def test_reading_is_total(text: str) -> None:
 
 
 def test_what_is_written_replaces_the_graph_and_what_is_unreadable_does_not() -> None:
-    known = graph(Node(pending("book", day="Monday"), ("time",)))
+    known = graph(GraphNode(pending("book", day="Monday"), ("time",)))
     assert known.render() == '[{"PENDING":"book","day":"Monday","time":null}]'
     cases: dict[str, tuple[StateGraph, dict[str, int]]] = {
         "[]": (known, {"no_graph": 1}),
         "<graph>[]</graph>[]": (NO_GRAPH, {}),
         "<graph>soon</graph>[]": (known, {"no_json": 1}),
-        '<graph>[{"PENDING":"book"},7]</graph>[]': (graph(Node(pending("book"))), {"not_an_object": 1}),
+        '<graph>[{"PENDING":"book"},7]</graph>[]': (graph(GraphNode(pending("book"))), {"not_an_object": 1}),
         '<graph>[{"PENDING":"book"}': (known, {"no_graph": 1}),
         '<graph>[{"PENDING":"a"},{"TRIGGERED":"a"}]</graph>': (
-            graph(Node(Action(name="a", status=Status.TRIGGERED))),
+            graph(GraphNode(Action(name="a", status=Status.TRIGGERED))),
             {},
         ),
         '<think>t</think>\n<graph>[{"name":"a","status":"pending","params":{"x":null}}]</graph>': (
-            graph(Node(pending("a"), ("x",))),
+            graph(GraphNode(pending("a"), ("x",))),
             {},
         ),
     }
@@ -152,7 +152,7 @@ def test_a_graph_in_the_leaf_leaves_the_trunk_shared(tiny_model: Path, candidate
             for turn in dialogue.decision_turns:
                 answer = encoder.wanted(dialogue, turn)
                 for c in range(own):
-                    node = Node(pending(f"own{c}"))
+                    node = GraphNode(pending(f"own{c}"))
                     prompt = encoder.prompt(
                         dialogue, turn, EMPTY, graph(node, *encoder.earlier_graph(dialogue, turn).nodes)
                     )
