@@ -77,7 +77,7 @@ def catalog_of(
     )
 
 
-def narrowed(
+def with_dialogues(
     found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
 ) -> Corpus:
     """A corpus with some (or other) dialogues of ``found``: counted anew, with what its reader counted and
@@ -146,7 +146,7 @@ def within(found: Corpus, share: tuple[float, float], limit: int | None, seed: i
     """
     kept = [d for d in found.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(found.dialogues) - len(kept)}
-    return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
+    return with_dialogues(found, sample(kept, lambda d: d.id, limit, seed), counters)
 
 
 def share_of(dialogue_id: str) -> float:

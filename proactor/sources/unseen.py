@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from proactor.dialogue import Dialogue
-from proactor.sources.base import Corpus, narrowed, sample
+from proactor.sources.base import Corpus, with_dialogues, sample
 
 
 class Unseen(BaseModel):
@@ -58,7 +58,7 @@ class Unseen(BaseModel):
             if not out:
                 kept.append(dialogue)
         del counters[""]
-        return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
+        return with_dialogues(found, sample(kept, lambda d: d.id, limit, seed), counters)
 
     def unknown(self, found: Corpus) -> str:
         """What is wrong with a name that ``found`` does not have, in one line; nothing when it has them

@@ -9,7 +9,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import Corpus, Split, load
-from proactor.sources.base import SelectionError, narrowed, within
+from proactor.sources.base import SelectionError, with_dialogues, within
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
@@ -55,7 +55,7 @@ def with_point_labels(found: Corpus) -> Corpus:
     """A corpus with point labels."""
     logged = [windows.point_of(d, r)[1] for d in found.dialogues for r in d.references if r.ready is not None]
     counters = {"points_logged": sum(logged), "points_end": len(logged) - sum(logged)}
-    return narrowed(found, map(windows.as_points, found.dialogues), counters)
+    return with_dialogues(found, map(windows.as_points, found.dialogues), counters)
 
 
 def merge_catalogs(catalogs: Iterable[Catalog]) -> Catalog:
