@@ -140,7 +140,7 @@ def split_of(dialogue_id: str) -> Split:
     return "train" if share < 8 else "dev" if share == 8 else "test"
 
 
-def within(found: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
+def select_share(found: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
     """The dialogues whose `share_of` lies in [low, high), at most ``limit`` of them; the others are
     counted.
     """

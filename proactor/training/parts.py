@@ -9,7 +9,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import Corpus, Split, load
-from proactor.sources.base import SelectionError, with_dialogues, within
+from proactor.sources.base import SelectionError, with_dialogues, select_share
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
@@ -30,7 +30,7 @@ def load_part(config: RunConfig, name: str) -> Corpus:
                 raise SelectionError(wrong)
             corpus = data.unseen.apply(corpus, name, None if shared else part.limit, data.seed)
         if shared:
-            corpus = within(corpus, part.share, part.limit, data.seed)
+            corpus = select_share(corpus, part.share, part.limit, data.seed)
     except SelectionError as error:
         raise ConfigError(f"data: {error}") from None
     if not corpus.dialogues:
