@@ -64,7 +64,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     else:
         found = base.choose(abcd_raw.conversations(file, options.part), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.corpus(reader.catalog, dialogues, counters)
+    return base.make_corpus(reader.catalog, dialogues, counters)
 
 
 class _Reader:

@@ -45,7 +45,7 @@ class Corpus:
         return len(self.dialogues)
 
 
-def corpus(
+def make_corpus(
     catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
 ) -> Corpus:
     """A corpus whose counters are those of `windows.count` and the reader's own."""
@@ -84,7 +84,7 @@ def with_dialogues(
     ``counters``.
     """
     own = {k: v for k, v in found.counters.items() if k not in windows.count(found.dialogues)}
-    return corpus(found.catalog, dialogues, own | dict(counters or {}))
+    return make_corpus(found.catalog, dialogues, own | dict(counters or {}))
 
 
 class Selection(BaseModel):
@@ -118,7 +118,7 @@ class Selection(BaseModel):
             counters["too_many_turns"] += long and not other
             if not (other or long):
                 kept.append(dialogue)
-        return corpus(found.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
+        return make_corpus(found.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
 
 
 Item = TypeVar("Item")

@@ -75,7 +75,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         dialogue = base.convert(line.where, {**line.parse(), "id": line.id}, reader.dialogue, counters)
         if reader.keeps(line.where, dialogue):
             dialogues.append(dialogue)
-    return base.corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
+    return base.make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:

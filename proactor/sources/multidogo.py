@@ -47,7 +47,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     counters: Counter[str] = Counter()
     chosen = base.choose(_conversations(files), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
-    return base.corpus(Catalog(tools=()), dialogues, counters)
+    return base.make_corpus(Catalog(tools=()), dialogues, counters)
 
 
 def _conversations(files: list[Path]) -> Iterator[Record]:

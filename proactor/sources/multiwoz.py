@@ -79,7 +79,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         base.lines(files, split, limit, seed) if compact else base.choose(_release(files), split, limit, seed)
     )
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
-    return base.corpus(_catalog(), dialogues, counters)
+    return base.make_corpus(_catalog(), dialogues, counters)
 
 
 def _catalog() -> Catalog:

@@ -114,7 +114,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
             if judged.events[0] in firsts
         ]
     counters["streams"] = len(kept)
-    return base.corpus(_catalog(options), base.sample(dialogues, lambda d: d.id, limit, seed), counters)
+    return base.make_corpus(_catalog(options), base.sample(dialogues, lambda d: d.id, limit, seed), counters)
 
 
 def _catalog(options: ProactivebenchOptions) -> Catalog:

@@ -59,7 +59,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     records = _compact(files, split, limit, seed) if compact else _raw(files, split, limit, seed)
     reader = _Reader(schema, options)
     dialogues = [base.convert(where, record, reader.dialogue, counters) for where, record in records]
-    return base.corpus(reader.catalog(), dialogues, counters)
+    return base.make_corpus(reader.catalog(), dialogues, counters)
 
 
 def _part(file: Path) -> str:

@@ -77,7 +77,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters)
         for line in chosen
     ]
-    return base.corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
+    return base.make_corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
 
 
 def _named(file: Path, given: str) -> str:

@@ -67,7 +67,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     else:
         found = base.choose(star_raw.dialogues(files, counters), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.corpus(reader.catalog, dialogues, counters)
+    return base.make_corpus(reader.catalog, dialogues, counters)
 
 
 def plain_value(raw: str) -> str | None:

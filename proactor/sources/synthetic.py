@@ -227,4 +227,4 @@ def load(split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corp
             break
         if split is None or base.split_of(dialogue_id(index, seed)) == split:
             dialogues.append(generate(index, seed, chosen))
-    return base.corpus(catalog(), dialogues)
+    return base.make_corpus(catalog(), dialogues)

@@ -79,7 +79,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     else:
         found = base.choose(_release(files), split, limit, seed)
     dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in found]
-    return base.corpus(
+    return base.make_corpus(
         base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters
     )
 

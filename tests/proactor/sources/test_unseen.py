@@ -6,7 +6,7 @@ import pytest
 
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog, Tool
-from proactor.sources.base import Corpus, corpus
+from proactor.sources.base import Corpus, make_corpus
 from proactor.sources.unseen import Unseen
 from tests.proactor.dialogues import users
 
@@ -19,7 +19,7 @@ def dialogue(id: str, domain: str, *tools: str, withdrawn: str = "") -> Dialogue
     return users(3, *called, id=id, domain=domain, withdrawn=back)
 
 
-FOUND: Corpus = corpus(
+FOUND: Corpus = make_corpus(
     CATALOG,
     (
         dialogue("plain", "Hotels", "book"),
