@@ -294,12 +294,12 @@ def user_turn(turns: Sequence[Turn], at: int) -> int | None:
 def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
     """The turns of a compact record; an agent is everybody who is not the user."""
     return tuple(
-        Turn(index=i, speaker="user" if t["speaker"] == "USER" else "agent", text=spoken(t["text"]))
+        Turn(index=i, speaker="user" if t["speaker"] == "USER" else "agent", text=turn_text(t["text"]))
         for i, t in enumerate(record["turns"], start=1)
     )
 
 
-def spoken(text: object) -> str:
+def turn_text(text: object) -> str:
     """A turn's text, stripped; ValueError when it is empty."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty turn {text!r}")

@@ -103,7 +103,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             continue
         last = this
         numbers.append(int(float(row["turnNumber"])))
-        text = base.spoken(row["utterance"])
+        text = base.turn_text(row["utterance"])
         turns.append(Turn(index=len(turns) + 1, speaker="user" if user else "agent", text=text))
     counters["turns_missing"] += max(numbers, default=-1) + 1 - len(set(numbers))
     counters["customer_only"] += all(turn.speaker == "user" for turn in turns)

@@ -190,7 +190,7 @@ def _trace(
     return Dialogue(
         id=name,
         turns=tuple(
-            Turn(index=i, speaker="user", text=base.spoken(f"[{when}] {what}"))
+            Turn(index=i, speaker="user", text=base.turn_text(f"[{when}] {what}"))
             for i, (when, what) in enumerate(events, start=1)
         ),
         references=tuple(references),
@@ -207,7 +207,7 @@ def _single(name: str, judged: _Judgement, options: ProactivebenchOptions) -> Di
     references = (_reference("a1", (1, 1), accepted, options),) if judged.help_needed else ()
     return Dialogue(
         id=name,
-        turns=(Turn(index=1, speaker="user", text=base.spoken(text)),),
+        turns=(Turn(index=1, speaker="user", text=base.turn_text(text)),),
         references=references,
         tools=("propose",),
         domain=judged.category,

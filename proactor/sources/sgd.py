@@ -133,7 +133,7 @@ class _Reader:
             Turn(
                 index=i,
                 speaker="user" if t["speaker"] == "USER" else "agent",
-                text=base.spoken(t["utterance"] if "utterance" in t else t["text"]),
+                text=base.turn_text(t["utterance"] if "utterance" in t else t["text"]),
             )
             for i, t in enumerate(record["turns"], start=1)
         )
