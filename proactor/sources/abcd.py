@@ -138,7 +138,7 @@ class _Reader:
             params[slot] = value
             if turn is not None:
                 said[slot] = turn + 1
-        latest = base.user_turn(turns, action["last_visible_turn"] + 1)
+        latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
             raise ValueError(f"{action['method']}: an action before the user spoke")
         window = action["window"]

@@ -284,7 +284,7 @@ def convert(
         raise SourceError(f"{where}: malformed dialogue ({error})") from None
 
 
-def user_turn(turns: Sequence[Turn], at: int) -> int | None:
+def last_user_turn(turns: Sequence[Turn], at: int) -> int | None:
     """The last user turn at or before turn `at`: where the agent that acted then had its last chance to
     decide.
     """

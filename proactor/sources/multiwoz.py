@@ -127,7 +127,7 @@ def _reference(
     params = {key: str(value) for key, value in action["parameters"].items()}
     variants = {key: tuple(other) for key, other in action.get("variants", {}).items() if other}
     tracked = {key: turn + 1 for key, turn in action["evidence"]["value_turns"].items() if turn is not None}
-    latest = base.user_turn(turns, _call(record, action, max(tracked.values(), default=0), counters))
+    latest = base.last_user_turn(turns, _call(record, action, max(tracked.values(), default=0), counters))
     if latest is None:
         raise ValueError(f"{action['method']}: a booking before the user spoke")
     literal, _ = windows.mentions(turns[:latest], params, variants)

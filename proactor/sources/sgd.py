@@ -226,7 +226,7 @@ class _Call:
         turn: int,
         after: int,
     ) -> None:
-        latest = base.user_turn(turns, turn - 1)
+        latest = base.last_user_turn(turns, turn - 1)
         if latest is None:
             raise ValueError(f"turn {turn}: a call before the user spoke")
         self.turns, self.key, self.after, self.latest = turns, key, after, latest

@@ -137,7 +137,7 @@ class _Reader:
             counters["empty_value"] += value is None and key != "RequestType"
             if value is not None:
                 params[key] = value
-        latest = base.user_turn(turns, action["last_visible_turn"] + 1)
+        latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
             raise ValueError(f"{action['method']}: a query before the user spoke")
         literal, _ = windows.mentions(turns[:latest], params)

@@ -111,7 +111,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             if call["name"] not in _TOOLS:
                 raise ValueError(f"turn {turn.index}: an API {call['name']!r} that is not known")
             params = _params(call, names, counters)
-            at = base.user_turn(turns, turn.index)
+            at = base.last_user_turn(turns, turn.index)
             if at is None:
                 raise ValueError(f"{call['name']}: a call before the user spoke")
             identity = f"a{len(references) + 1}"
