@@ -54,7 +54,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
 
     A folder with the release's abcd_v*.json[.gz] is read from that, which makes "ABCD+" (see `abcd_raw`).
     """
-    options = base.options(AbcdOptions, opts)
+    options = base.validate_options(AbcdOptions, opts)
     release = ("abcd_v*.json.gz", "abcd_v*.json", "data/abcd_v*.json*")
     file = find_files(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
     reader = _Reader(file.parent, options)

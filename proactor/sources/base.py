@@ -158,7 +158,7 @@ def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
-def options(kind: type[Options], given: Mapping[str, Any]) -> Options:
+def validate_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     """Validates a reader's options; ValueError names the one that is unknown or wrong."""
     try:
         return kind(**given)

@@ -66,7 +66,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are
     dropped.
     """
-    options = base.options(JsonlOptions, opts)
+    options = base.validate_options(JsonlOptions, opts)
     files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)

@@ -42,7 +42,7 @@ class MultidogoOptions(BaseModel):
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder of TSV files or one of them; see `sources.load`."""
-    base.options(MultidogoOptions, opts)
+    base.validate_options(MultidogoOptions, opts)
     files = find_files(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
     counters: Counter[str] = Counter()
     chosen = base.choose(_conversations(files), split, limit, seed)

@@ -69,7 +69,7 @@ class MultiwozOptions(BaseModel):
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of any of the three formats; see `sources.load`."""
-    base.options(MultiwozOptions, opts)
+    base.validate_options(MultiwozOptions, opts)
     files = find_files(
         path, "*.jsonl.gz", "*.jsonl", "data.json", "dialogues_*.json", "*/dialogues_*.json", "data.json.gz"
     )

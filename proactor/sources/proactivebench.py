@@ -88,7 +88,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen
     unit.
     """
-    options = base.options(ProactivebenchOptions, opts)
+    options = base.validate_options(ProactivebenchOptions, opts)
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
     lines = [found for file in files for found in _lines(file)]
     counters: Counter[str] = Counter()

@@ -47,7 +47,7 @@ class SgdOptions(BaseModel):
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    options = base.options(SgdOptions, opts)
+    options = base.validate_options(SgdOptions, opts)
     raw = "dialogues_*.json"
     files = find_files(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
     files = [f for f in files if options.part == "all" or options.part in _part(f)]

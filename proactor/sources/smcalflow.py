@@ -69,7 +69,7 @@ class SmcalflowOptions(BaseModel):
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.options(SmcalflowOptions, opts)
+    base.validate_options(SmcalflowOptions, opts)
     counters: Counter[str] = Counter()
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
     chosen = base.lines(files, split, limit, seed, name=_named)

@@ -56,7 +56,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
     """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see
     `sources.load`.
     """
-    options = base.options(StarOptions, opts)
+    options = base.validate_options(StarOptions, opts)
     files = find_files(
         path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
     )

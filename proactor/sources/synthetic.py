@@ -220,7 +220,7 @@ class _Conversation:
 
 def load(split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """The first `limit` of `options.size` dialogues (of that split), with all tools in the catalog."""
-    chosen = base.options(SyntheticOptions, opts)
+    chosen = base.validate_options(SyntheticOptions, opts)
     dialogues: list[Dialogue] = []
     for index in range(chosen.size):
         if limit is not None and len(dialogues) >= limit:

@@ -69,7 +69,7 @@ class Taskmaster4Options(BaseModel):
 
 def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.options(Taskmaster4Options, opts)
+    base.validate_options(Taskmaster4Options, opts)
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
