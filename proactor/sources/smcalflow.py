@@ -35,7 +35,7 @@ from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import find_files
 from proactor.sources import base, lispress
 from proactor.sources.base import Corpus, Split
-from proactor.sources.smcalflow_programs import Parts, Step, merged, spellings, steps
+from proactor.sources.smcalflow_programs import Parts, Step, revise_time, spellings, steps
 
 _EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_as")
 _WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
@@ -192,7 +192,7 @@ class _Story:
         else:
             self.counters["revised_value_unknown"] += len(other)
         for slot in known.keys() & target.params.keys() & {"start", "end"}:
-            known[slot] = merged(target.params[slot], known[slot])
+            known[slot] = revise_time(target.params[slot], known[slot])
         return target.params | known
 
     def _close(self, done: _Pending, turn: int, ready: Interval | None) -> None:

@@ -252,7 +252,7 @@ _TIME = re.compile(
 )
 
 
-def merged(before: Parts, after: Parts) -> Parts:
+def revise_time(before: Parts, after: Parts) -> Parts:
     """A date and time after a revision that may be about one of them only: "monday", "8 am" and "10 am" ->
     monday 10 am.
     """
