@@ -15,7 +15,7 @@ Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and for
 (Non-Reasoning): the answer alone. "reasoning": `<think>…</think>`, then the answer. "graph": after thinking,
 an action state graph that the agent keeps for itself (`proactor.dialogue.state_graph`), shown again below the board at
 its next decision. Thoughts are not kept: no later prompt holds them. What supervised training shows before
-the answer follows from the dialogue's windows up to that turn, in fixed words (`wanted`): an empty block
+the answer follows from the dialogue's windows up to that turn, in fixed words (`target_text`): an empty block
 would teach not to think, and the dialogues hold no thoughts. A model that thinks already is better left
 without the sft stage.
 """
@@ -179,12 +179,12 @@ class PromptEncoder:
         """Ids of an answer as the model would sample it, end token included."""
         return self.chat.encode_answer(render(actions))
 
-    def wanted(
+    def target_ids(
         self, dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
     ) -> list[int]:
         """Ids of the output that supervised training shows after `turn`, end token included."""
         return self.chat.encode_answer(
-            wanted(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
+            target_text(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
         )
 
     def earlier_graph(self, dialogue: Dialogue, turn: int, board: Board = EMPTY) -> StateGraph:
@@ -248,7 +248,7 @@ def target(
     return tuple(actions)
 
 
-def wanted(
+def target_text(
     dialogue: Dialogue,
     turn: int,
     board: Board,

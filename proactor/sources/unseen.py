@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from proactor.dialogue import Dialogue
-from proactor.sources.base import Corpus, with_dialogues, sample
+from proactor.sources.base import Corpus, sample, with_dialogues
 
 
 class Unseen(BaseModel):

@@ -184,7 +184,7 @@ class Workspace:
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
         """A sentence when a token limit of the config cuts wanted answers of ``dialogues``, else nothing."""
-        lengths = [len(self.encoder.wanted(d, u)) for d in dialogues for u in d.decision_turns]
+        lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:
             limits["grpo.sampling.max_tokens"] = self.config.grpo.sampling.max_tokens

@@ -14,7 +14,7 @@ from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import parse, split
-from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, wanted
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, target_text
 from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph, graph_of, read
 from proactor.engine import ChatFormat, Group, Sample, Tree
 from proactor.engine.chat import load_tokenizer
@@ -109,28 +109,28 @@ def test_a_graph_is_no_answer() -> None:
 
 def test_the_wanted_graph_says_what_is_missing_and_nothing_from_later() -> None:
     dialogue = users(7, BOOK)
-    assert wanted(dialogue, 3, EMPTY, CATALOG, "graph", pending=False) == (
+    assert target_text(dialogue, 3, EMPTY, CATALOG, "graph", pending=False) == (
         '<think>book lacks time.</think><graph>[{"PENDING":"book","day":"Monday","time":null}]</graph>[]'
     )
-    assert wanted(dialogue, 4, EMPTY, CATALOG, "reasoning") == (
+    assert target_text(dialogue, 4, EMPTY, CATALOG, "reasoning") == (
         '<think>book is ready.</think>[{"READY":"book","day":"Monday","time":"9"}]'
     )
-    assert wanted(dialogue, 1, EMPTY, CATALOG, "reasoning") == "<think>Nothing is open.</think>[]"
-    assert wanted(dialogue, 4, EMPTY, CATALOG) == '[{"READY":"book","day":"Monday","time":"9"}]'
+    assert target_text(dialogue, 1, EMPTY, CATALOG, "reasoning") == "<think>Nothing is open.</think>[]"
+    assert target_text(dialogue, 4, EMPTY, CATALOG) == '[{"READY":"book","day":"Monday","time":"9"}]'
     assert (
         graph_of([pending("book", day="x", time="y"), pending("other")], CATALOG).thought()
         == "book is open. other is open."
     )
     for mode in ("reasoning", "graph"):
         for turn in dialogue.decision_turns:
-            assert parse(wanted(dialogue, turn, EMPTY, CATALOG, mode)).actions == target(dialogue, turn)
+            assert parse(target_text(dialogue, turn, EMPTY, CATALOG, mode)).actions == target(dialogue, turn)
 
 
 def test_the_graph_shown_is_the_one_wanted_a_decision_before() -> None:
     dialogue = users(7, BOOK)
     assert earlier_graph(dialogue, 1, EMPTY, CATALOG) == NO_GRAPH
     for turn in range(2, 8):
-        before = wanted(dialogue, turn - 1, EMPTY, CATALOG, "graph")
+        before = target_text(dialogue, turn - 1, EMPTY, CATALOG, "graph")
         assert NO_GRAPH.after(before) == (earlier_graph(dialogue, turn, EMPTY, CATALOG), {})
     fired = Board((ready("book").model_copy(update={"status": Status.TRIGGERED}),), {"b": Timing.ON_TIME})
     assert (
@@ -150,7 +150,7 @@ def test_a_graph_in_the_leaf_leaves_the_trunk_shared(tiny_model: Path, candidate
             own = candidates if mode == "graph" else 1
             groups: list[Group] = []
             for turn in dialogue.decision_turns:
-                answer = encoder.wanted(dialogue, turn)
+                answer = encoder.target_ids(dialogue, turn)
                 for c in range(own):
                     node = GraphNode(pending(f"own{c}"))
                     prompt = encoder.prompt(
