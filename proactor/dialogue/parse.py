@@ -72,7 +72,7 @@ def render(actions: Iterable[Action]) -> str:
     """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates
     collapsed.
     """
-    return dumps(canonical(a) for a in collapse(actions))
+    return dumps(canonical_entry(a) for a in collapse(actions))
 
 
 def dumps(entries: Iterable[object]) -> str:
@@ -80,7 +80,7 @@ def dumps(entries: Iterable[object]) -> str:
     return json.dumps(list(entries), ensure_ascii=False, separators=(",", ":"))
 
 
-def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
+def canonical_entry(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
     """The JSON object of an action; parameters named in `missing` are null."""
     params: dict[str, object] = {
         **action.params,

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.dialogue.dialogue import Action, Status
-from proactor.dialogue.parse import canonical, dumps, key, parse_graph, split
+from proactor.dialogue.parse import canonical_entry, dumps, key, parse_graph, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class StateGraph:
         """The canonical text: what the prompt shows, and what a `<graph>` block holds. It cannot end that
         block early.
         """
-        return dumps(canonical(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
+        return dumps(canonical_entry(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
         """The graph in words, for the thinking block that supervised training shows."""
