@@ -37,7 +37,7 @@ def due_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
     return tuple(r for r in ready_at(dialogue, turn) if r.ready and following > r.ready[1])
 
 
-def masked(dialogue: Dialogue) -> tuple[Reference, ...]:
+def masked_references(dialogue: Dialogue) -> tuple[Reference, ...]:
     """References whose window is unknown."""
     return tuple(r for r in dialogue.references if r.ready is None)
 
@@ -177,7 +177,7 @@ def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     return dict(counters)
 
 
-def counts(name: str) -> bool:
+def is_counter(name: str) -> bool:
     """Is `name` one of the counters of `count`?"""
     return name in (
         "dialogues",
