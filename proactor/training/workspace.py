@@ -130,7 +130,7 @@ class Workspace:
         for a tool that is not in the catalog.
         """
         try:
-            return self.config.eval.costs.known_by(self.encoder.catalog)
+            return self.config.eval.costs.with_assent(self.encoder.catalog)
         except CostError as error:
             raise ConfigError(f"eval.{error}") from None
 
