@@ -65,7 +65,7 @@ class Workspace:
             config.engine,
             lora=config.lora,
             seed=config.seed,
-            progress=lambda done, total: ui.within("loading the model", done, total),
+            progress=lambda done, total: ui.substep("loading the model", done, total),
         )
         if engine.chat is None:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
@@ -196,7 +196,7 @@ class Workspace:
     def play(self, dialogues: Sequence[Dialogue], name: str) -> Evaluation:
         """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""
         options = self.config.eval
-        progress: Callable[[int, int], None] = lambda done, total: self.ui.within(name, done, total)  # noqa: E731
+        progress: Callable[[int, int], None] = lambda done, total: self.ui.substep(name, done, total)  # noqa: E731
         own = self.engine.share(dialogues)
         found = evaluate(
             self.engine,
