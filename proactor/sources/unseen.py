@@ -39,7 +39,7 @@ class Unseen(BaseModel):
         wanted = {r.name for r in (*dialogue.references, *dialogue.withdrawn)}
         return "unseen_tool" if wanted & set(self.tools) else ""
 
-    def tests(self, dialogue: Dialogue) -> bool:
+    def belongs_to_test(self, dialogue: Dialogue) -> bool:
         """Does a dialogue belong in the test part: of an unseen domain, or calling an unseen tool?"""
         called = {r.name for r in dialogue.references}
         return bool(set(self.domains) & _domains(dialogue) or called & set(self.tools))
@@ -53,14 +53,14 @@ class Unseen(BaseModel):
         counters: Counter[str] = Counter()
         kept = []
         for dialogue in found.dialogues:
-            out = ("" if self.tests(dialogue) else "seen") if part == "test" else self.reason(dialogue)
+            out = ("" if self.belongs_to_test(dialogue) else "seen") if part == "test" else self.reason(dialogue)
             counters[out] += bool(out)
             if not out:
                 kept.append(dialogue)
         del counters[""]
         return with_dialogues(found, sample(kept, lambda d: d.id, limit, seed), counters)
 
-    def unknown(self, found: Corpus) -> str:
+    def describe_unknown(self, found: Corpus) -> str:
         """What is wrong with a name that ``found`` does not have, in one line; nothing when it has them
         all.
         """

@@ -83,11 +83,11 @@ def test_a_limit_counts_what_is_left() -> None:
 
 
 def test_unknown_names_are_told_with_what_there_is() -> None:
-    assert Unseen(domains=("Music",), tools=("list",)).unknown(FOUND) == ""
+    assert Unseen(domains=("Music",), tools=("list",)).describe_unknown(FOUND) == ""
     assert "unseen.domains: no domain is 'Musik' (did you mean 'Music'?)" in Unseen(
         domains=("Musik",)
-    ).unknown(FOUND)
+    ).describe_unknown(FOUND)
     assert "unseen.tools: no tool is 'zzz'; there are book, call, list" in Unseen(
         tools=("call", "zzz")
-    ).unknown(FOUND)
+    ).describe_unknown(FOUND)
     assert not Unseen() and Unseen(tools=("call",))
