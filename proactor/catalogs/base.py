@@ -132,7 +132,7 @@ class Tools:
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._found:
             raise CatalogError(f"{where}: tool {name!r} is defined twice (first in {self._found[name][1]})")
-        self._found[name] = built(where, name, build), where
+        self._found[name] = build_tool(where, name, build), where
 
     def reading(self, source: object, format: str) -> Reading:
         """All of them; CatalogError when there are none."""
@@ -143,7 +143,7 @@ class Tools:
         )
 
 
-def built(where: str, name: str, build: Callable[[], Tool]) -> Tool:
+def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
     """`build()`; what is not valid about the tool is a CatalogError that names `where` and the tool."""
     try:
         return build()
@@ -159,7 +159,7 @@ def one_line(text: object) -> str:
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 
-def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
+def declared_fields(where: str, name: object, *holders: object) -> dict[str, Any]:
     """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left
     out.
 

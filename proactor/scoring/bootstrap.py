@@ -57,7 +57,9 @@ def intervals(
     """Interval of each metric in `keys` of one system. ValueError without dialogues."""
     if not contributions:
         raise ProactorError("bootstrap: no dialogues")
-    return bootstrap_sums(matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed)
+    return bootstrap_sums(
+        matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed
+    )
 
 
 def bootstrap_sums(

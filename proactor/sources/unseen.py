@@ -53,7 +53,11 @@ class Unseen(BaseModel):
         counters: Counter[str] = Counter()
         kept = []
         for dialogue in found.dialogues:
-            out = ("" if self.belongs_to_test(dialogue) else "seen") if part == "test" else self.reason(dialogue)
+            out = (
+                ("" if self.belongs_to_test(dialogue) else "seen")
+                if part == "test"
+                else self.reason(dialogue)
+            )
             counters[out] += bool(out)
             if not out:
                 kept.append(dialogue)

@@ -26,7 +26,9 @@ def load_part(config: RunConfig, name: str) -> Corpus:
     try:
         corpus = _load(config, part.split, limit)
         if data.unseen:
-            if data.unseen.describe_unknown(corpus) and (wrong := data.unseen.describe_unknown(_load(config, None, None))):
+            if data.unseen.describe_unknown(corpus) and (
+                wrong := data.unseen.describe_unknown(_load(config, None, None))
+            ):
                 raise SelectionError(wrong)
             corpus = data.unseen.apply(corpus, name, None if shared else part.limit, data.seed)
         if shared:

@@ -137,7 +137,10 @@ def test_plain_prompts_are_those_of_always() -> None:
 
 def test_modes_change_the_opening_and_the_leaf_alone() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK)
-    board, graph = logged_board(dialogue, 5), StateGraph((GraphNode(pending("book", day="Monday"), ("time",)),))
+    board, graph = (
+        logged_board(dialogue, 5),
+        StateGraph((GraphNode(pending("book", day="Monday"), ("time",)),)),
+    )
     plain, reasoning, keeping = (
         messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph)
         for m in ("plain", "reasoning", "graph")

@@ -188,7 +188,10 @@ def test_spellings_and_merging() -> None:
         and "june 12th" in spellings("june 12")
     )
     assert revise_time(("monday", "8 am"), ("10 am",)) == ("monday", "10 am")
-    assert revise_time(("monday", "8 am"), ("tuesday",)) == ("8 am", "tuesday") and revise_time(("monday",), ()) == ()
+    assert (
+        revise_time(("monday", "8 am"), ("tuesday",)) == ("8 am", "tuesday")
+        and revise_time(("monday",), ()) == ()
+    )
     assert revise_time(("monday", "8 am"), ("friday", "9 am")) == ("friday", "9 am")
 
 
