@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from proactor.dialogue.catalog import Catalog, Effect, Tool
-from proactor.files import SourceError, read_bytes, read_json
+from proactor.files import SourceError, first_problem, read_bytes, read_json
 
 Place = tuple[str | int, ...]
 """Keys and positions from the top of a JSON file to a value in it."""
@@ -83,8 +83,6 @@ def json_value(file: Path) -> Any:
     """What a JSON file holds (plain or gzip). CatalogError names the line where it is not JSON."""
     try:
         return read_json(file)
-    except RecursionError:
-        raise CatalogError(f"{file}: nested too deeply to be tools") from None
     except SourceError as error:
         raise CatalogError(str(error)) from None
 
@@ -148,10 +146,7 @@ def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
     try:
         return build()
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        what = first["msg"].removeprefix("Value error, ")
-        raise CatalogError(f"{where}: tool {name!r}: {key + ': ' if key else ''}{what}") from None
+        raise CatalogError(f"{where}: tool {name!r}: {first_problem(error)}") from None
 
 
 def one_line(text: object) -> str:

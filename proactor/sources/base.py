@@ -7,7 +7,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import heapq
-import json
 import re
 import zlib
 from collections import Counter
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proactor.dialogue import Dialogue, Turn, windows
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
-from proactor.files import SourceError
+from proactor.files import SourceError, first_problem, parse_json
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -163,9 +162,7 @@ def validate_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     try:
         return kind(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or kind.__name__
-        raise SelectionError(f"option {key}: {first['msg']}") from None
+        raise SelectionError(f"option {first_problem(error, top=kind.__name__)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +179,7 @@ class Line:
         return f"{self.file}:{self.number}"
 
     def parse(self) -> dict[str, Any]:
-        try:
-            record = json.loads(self.text)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{self.where}: not JSON ({error})") from None
+        record = parse_json(self.text, self.file, self.number)
         if not isinstance(record, dict):
             raise SourceError(f"{self.where}: not an object")
         return record
@@ -258,7 +252,7 @@ def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
             for number, text in enumerate(stream, start=1):
                 if not text.strip():
                     raise SourceError(f"{file}:{number}: empty line")
-                yield number, text
+                yield number, text.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
 
@@ -273,11 +267,7 @@ def convert(
     try:
         return build(record, counters)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise SourceError(
-            f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        raise SourceError(f"{where}: {first_problem(error)}") from None
     except KeyError as error:
         raise SourceError(f"{where}: key {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:

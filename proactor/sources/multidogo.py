@@ -74,7 +74,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     head: list[str] = []
     for number, line in base.text_lines(file):
         try:
-            cells = line.decode().rstrip("\r\n").split("\t")
+            cells = line.decode().split("\t")
         except UnicodeDecodeError as error:
             raise SourceError(f"{file}:{number}: not UTF-8 ({error})") from None
         if not head:
