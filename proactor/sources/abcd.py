@@ -21,7 +21,8 @@ from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
 from proactor.files import find_files, read_json
 from proactor.sources import abcd_raw, base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus
 
 _READS = frozenset(
     {"pull-up-account", "verify-identity", "validate-purchase", "subscription-status", "shipping-status"}
@@ -49,22 +50,22 @@ class AbcdOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = AbcdOptions
+
+
+def load(path: Path, subset: Subset, options: AbcdOptions) -> Corpus:
     """Reads a folder or file of either format, with ontology.json beside it; see `sources.load`.
 
     A folder with the release's abcd_v*.json[.gz] is read from that, which makes "ABCD+" (see `abcd_raw`).
     """
-    options = base.validate_options(AbcdOptions, opts)
     release = ("abcd_v*.json.gz", "abcd_v*.json", "data/abcd_v*.json*")
     file = find_files(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
     reader = _Reader(file.parent, options)
     counters: Counter[str] = Counter()
     if ".jsonl" in file.name:
-        found: list[Any] = base.lines([file], split, limit, seed)
-    else:
-        found = base.choose(abcd_raw.conversations(file, options.part), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.make_corpus(reader.catalog, dialogues, counters)
+        return base.convert_all(subset.choose_lines([file]), reader.dialogue, reader.catalog, counters)
+    chosen = subset.choose(abcd_raw.conversations(file, options.part))
+    return base.convert_all(chosen, reader.dialogue, reader.catalog, counters)
 
 
 class _Reader:

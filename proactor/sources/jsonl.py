@@ -29,7 +29,8 @@ from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Line, Split
+from proactor.sources.base import Line, Subset
+from proactor.sources.corpus import Corpus, make_corpus
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
 AGENTS = frozenset(
@@ -62,20 +63,22 @@ class JsonlOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = JsonlOptions
+
+
+def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are
     dropped.
     """
-    options = base.validate_options(JsonlOptions, opts)
     files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
     dialogues = []
-    for line in base.choose(_lines(files), split, limit, seed):
+    for line in subset.choose(_lines(files)):
         dialogue = base.convert(line.where, {**line.parse(), "id": line.id}, reader.dialogue, counters)
         if reader.keeps(line.where, dialogue):
             dialogues.append(dialogue)
-    return base.make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
+    return make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:

@@ -22,32 +22,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus
 
 _COLUMNS = ("conversationId", "turnNumber", "utterance")
 _PARTS = frozenset({"train", "dev", "test"})
 
 
-class MultidogoOptions(BaseModel):
-    """MultiDoGO has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder of TSV files or one of them; see `sources.load`."""
-    base.validate_options(MultidogoOptions, opts)
     files = find_files(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
     counters: Counter[str] = Counter()
-    chosen = base.choose(_conversations(files), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
-    return base.make_corpus(Catalog(tools=()), dialogues, counters)
+    return base.convert_all(subset.choose(_conversations(files)), _dialogue, Catalog(tools=()), counters)
 
 
 def _conversations(files: list[Path]) -> Iterator[Record]:

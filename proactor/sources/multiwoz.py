@@ -32,13 +32,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus
 
 # Of each booking: the values without which it cannot be made, those that are tracked when given, and what
 # else narrows the choice [INFERRED].
@@ -61,25 +60,18 @@ State = dict[str, tuple[str, ...]]
 """Of one service at one turn: the spellings of each value."""
 
 
-class MultiwozOptions(BaseModel):
-    """MultiWOZ has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of any of the three formats; see `sources.load`."""
-    base.validate_options(MultiwozOptions, opts)
     files = find_files(
         path, "*.jsonl.gz", "*.jsonl", "data.json", "dialogues_*.json", "*/dialogues_*.json", "data.json.gz"
     )
     counters: Counter[str] = Counter()
-    compact = ".jsonl" in files[0].name
-    chosen = (
-        base.lines(files, split, limit, seed) if compact else base.choose(_release(files), split, limit, seed)
-    )
-    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
-    return base.make_corpus(_catalog(), dialogues, counters)
+    if ".jsonl" in files[0].name:
+        return base.convert_all(subset.choose_lines(files), _dialogue, _catalog(), counters)
+    return base.convert_all(subset.choose(_release(files)), _dialogue, _catalog(), counters)
 
 
 def _catalog() -> Catalog:

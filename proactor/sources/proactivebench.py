@@ -30,7 +30,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,7 +38,8 @@ from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError, find_files, first_problem, parse_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus, make_corpus, sample
 
 Events = tuple[tuple[str, str], ...]
 """(time, event) of a stream, in order."""
@@ -80,9 +81,11 @@ class _Judgement(BaseModel):
         return tuple((e.time, e.event) for e in self.obs)
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = ProactivebenchOptions
+
+
+def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
     """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen unit."""
-    options = base.validate_options(ProactivebenchOptions, opts)
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
     judgements = [judged for file in files for judged in _read_judgements(file)]
     counters: Counter[str] = Counter()
@@ -91,7 +94,7 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         unneeded = judged.pred_task and judged.valid and not judged.help_needed
         counters["accepted_without_need"] += bool(unneeded)
     streams = _streams(judgements)
-    kept = [events for events in streams if split is None or base.split_of(_name(events)) == split]
+    kept = [events for events in streams if subset.includes(_name(events))]
     if options.unit == "trace":
         taken: Counter[str] = Counter()
         dialogues = []
@@ -107,7 +110,9 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
             if judged.events[0] in firsts
         ]
     counters["streams"] = len(kept)
-    return base.make_corpus(_catalog(options), base.sample(dialogues, lambda d: d.id, limit, seed), counters)
+    return make_corpus(
+        _catalog(options), sample(dialogues, lambda d: d.id, subset.limit, subset.seed), counters
+    )
 
 
 def _catalog(options: ProactivebenchOptions) -> Catalog:

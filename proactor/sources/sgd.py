@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,8 @@ from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Record, Subset
+from proactor.sources.corpus import SPLITS, Corpus
 
 
 class SgdOptions(BaseModel):
@@ -45,9 +46,11 @@ class SgdOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = SgdOptions
+
+
+def load(path: Path, subset: Subset, options: SgdOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    options = base.validate_options(SgdOptions, opts)
     raw = "dialogues_*.json"
     files = find_files(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
     files = [f for f in files if options.part == "all" or options.part in _part(f)]
@@ -55,34 +58,26 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         raise SourceError(f"{path}: nothing of part {options.part!r}")
     schema = read_schema(path if path.is_dir() else path.parent)
     counters: Counter[str] = Counter()
-    compact = any(".jsonl" in file.name for file in files)
-    records = _compact(files, split, limit, seed) if compact else _raw(files, split, limit, seed)
     reader = _Reader(schema, options)
-    dialogues = [base.convert(where, record, reader.dialogue, counters) for where, record in records]
-    return base.make_corpus(reader.catalog(), dialogues, counters)
+    if any(".jsonl" in file.name for file in files):
+        return base.convert_all(subset.choose_lines(files), reader.dialogue, reader.catalog(), counters)
+    return base.convert_all(_release(files, subset), reader.dialogue, reader.catalog(), counters)
 
 
 def _part(file: Path) -> str:
-    named = [part for part in base.SPLITS if part in file.name]
+    named = [part for part in SPLITS if part in file.name]
     return named[0] if named else file.parent.name
 
 
-def _compact(
-    files: Sequence[Path], split: Split | None, limit: int | None, seed: int
-) -> Iterator[tuple[str, Any]]:
-    for line in base.lines(files, split, limit, seed):
-        yield line.where, line.parse()
-
-
-def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
-    """Dialogues of the release, one file after the other; with a limit in a seeded order, so that few are
-    opened.
+def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
+    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that few are
+    parsed.
     """
-    if limit is not None:
-        files = random.Random(f"{seed}/files").sample(files, len(files))
-    given = 0
+    if subset.limit is not None:
+        files = random.Random(f"{subset.seed}/files").sample(files, len(files))
+    taken = 0
     for file in files:
-        if given == limit:
+        if taken == subset.limit:
             return
         records = read_json(file)
         if not isinstance(records, list):
@@ -93,10 +88,10 @@ def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -
             if not isinstance(name, str) or not name:
                 raise SourceError(f"{where}: no dialogue_id")
             record["dialogue_id"] = f"sgd/{_part(file)}/{name}"
-            if given == limit or (split is not None and base.split_of(record["dialogue_id"]) != split):
+            if taken == subset.limit or not subset.includes(record["dialogue_id"]):
                 continue
-            given += 1
-            yield where, record
+            taken += 1
+            yield Record(where, record["dialogue_id"], record)
 
 
 def _frames(turn: dict[str, Any]) -> list[dict[str, Any]]:

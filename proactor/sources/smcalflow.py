@@ -29,17 +29,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import find_files
 from proactor.sources import base, lispress
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 from proactor.sources.smcalflow_programs import Parts, Step, revise_time, spellings, steps
 
 _EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_as")
 _WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
-_TOOLS: dict[str, base.ToolRow] = {
+_TOOLS: dict[str, ToolRow] = {
     "create_event": ("put an event on the calendar", "write", _EVENT),
     "update_event": (
         "change an event (event_…: which one; the rest: what it becomes)",
@@ -61,28 +60,23 @@ _DONE = re.compile(
 )
 
 
-class SmcalflowOptions(BaseModel):
-    """SMCalFlow has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.validate_options(SmcalflowOptions, opts)
     counters: Counter[str] = Counter()
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
-    chosen = base.lines(files, split, limit, seed, name=_named)
-    dialogues = [
-        base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters)
-        for line in chosen
-    ]
-    return base.make_corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
+    records = (
+        Record(line.where, line.id, line.parse() | {"dialogue_id": line.id})
+        for line in subset.choose_lines(files, name=_dialogue_id)
+    )
+    return base.convert_all(records, _dialogue, catalog_of(_TOOLS, asks=("write", "irreversible")), counters)
 
 
-def _named(file: Path, given: str) -> str:
-    """The release's ids do not name its part; its files do."""
-    return given if "/" in given else f"smcalflow2/{file.name.split('.')[0]}/{given}"
+def _dialogue_id(file: Path, name: str) -> str:
+    """The release names the part (train, valid) in its files, not in its ids."""
+    return name if "/" in name else f"smcalflow2/{file.name.split('.')[0]}/{name}"
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:

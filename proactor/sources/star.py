@@ -26,7 +26,8 @@ from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import find_files
 from proactor.sources import base, star_raw
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus
 
 _CONSTRAINT = re.compile(r"api\.(\w+)\((.*)\)$", re.DOTALL)
 _WORDS = {
@@ -52,22 +53,22 @@ class StarOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = StarOptions
+
+
+def load(path: Path, subset: Subset, options: StarOptions) -> Corpus:
     """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see
     `sources.load`.
     """
-    options = base.validate_options(StarOptions, opts)
     files = find_files(
         path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
     )
     reader = _Reader(star_raw.folder_of_apis(files[0]), options)
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
-        found: list[Any] = base.lines(files, split, limit, seed)
-    else:
-        found = base.choose(star_raw.dialogues(files, counters), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.make_corpus(reader.catalog, dialogues, counters)
+        return base.convert_all(subset.choose_lines(files), reader.dialogue, reader.catalog, counters)
+    chosen = subset.choose(star_raw.dialogues(files, counters))
+    return base.convert_all(chosen, reader.dialogue, reader.catalog, counters)
 
 
 def plain_value(raw: str) -> str | None:

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.sources import base
 from proactor.sources import synthetic_phrases as words
-from proactor.sources.base import Corpus, SelectionError, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus, SelectionError, make_corpus
 from proactor.sources.synthetic_script import Beat, Script, SyntheticOptions, other
 from proactor.sources.synthetic_skills import BY_NAME, POOLS, SKILLS, Skill, catalog
 
@@ -218,13 +218,12 @@ class _Conversation:
         )
 
 
-def load(split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """The first `limit` of `options.size` dialogues (of that split), with all tools in the catalog."""
-    chosen = base.validate_options(SyntheticOptions, opts)
-    dialogues: list[Dialogue] = []
-    for index in range(chosen.size):
-        if limit is not None and len(dialogues) >= limit:
-            break
-        if split is None or base.split_of(dialogue_id(index, seed)) == split:
-            dialogues.append(generate(index, seed, chosen))
-    return base.make_corpus(catalog(), dialogues)
+OPTIONS = SyntheticOptions
+
+
+def load(_path: None, subset: Subset, options: SyntheticOptions) -> Corpus:
+    """The first `limit` of the `size` dialogues that are in the split, with all tools in the catalog."""
+    seed = subset.seed
+    indices = (i for i in range(options.size) if subset.includes(dialogue_id(i, seed)))
+    dialogues = [generate(index, seed, options) for index in islice(indices, subset.limit)]
+    return make_corpus(catalog(), dialogues)

@@ -25,15 +25,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 
 _OPTIONS = ("milk_options", "espresso_shots", "caffeine", "hot_or_iced")
-_TOOLS: dict[str, base.ToolRow] = {
+_TOOLS: dict[str, ToolRow] = {
     "show_menu": ("show the menu", "read", ()),
     "get_menu_items": ("look up drinks on the menu", "read", ("query", "fields")),
     "get_addons": ("look up options and addons", "read", ("query", "item", "scope")),
@@ -61,31 +60,22 @@ _SAID_AS = {
 }
 
 
-class Taskmaster4Options(BaseModel):
-    """Taskmaster-4 has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.validate_options(Taskmaster4Options, opts)
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
     counters: Counter[str] = Counter()
+    catalog = catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item"))
     if ".jsonl" in files[0].name:
-        found: list[Any] = base.lines(
-            files, split, limit, seed, "conversation_id", lambda _, given: _named(given)
-        )
-    else:
-        found = base.choose(_release(files), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in found]
-    return base.make_corpus(
-        base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters
-    )
+        lines = subset.choose_lines(files, "conversation_id", lambda file, value: _dialogue_id(value))
+        return base.convert_all(lines, _dialogue, catalog, counters)
+    return base.convert_all(subset.choose(_release(files)), _dialogue, catalog, counters)
 
 
-def _named(given: str) -> str:
-    return f"taskmaster4/{given}"
+def _dialogue_id(conversation_id: str) -> str:
+    return f"taskmaster4/{conversation_id}"
 
 
 def _release(files: list[Path]) -> Iterator[Record]:
@@ -97,7 +87,7 @@ def _release(files: list[Path]) -> Iterator[Record]:
             name = record.get("conversation_id") if isinstance(record, dict) else None
             if not isinstance(name, str) or not name:
                 raise SourceError(f"{file}:dialogue {position}: no conversation_id")
-            yield Record(f"{file}:dialogue {position}", _named(name), record)
+            yield Record(f"{file}:dialogue {position}", _dialogue_id(name), record)
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
@@ -120,7 +110,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             )
             _learn(call["response"], names)
     return Dialogue(
-        id=_named(record["conversation_id"]),
+        id=_dialogue_id(record["conversation_id"]),
         turns=turns,
         references=tuple(references),
         tools=tuple(_TOOLS),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from proactor.dialogue import Dialogue
-from proactor.sources.base import Corpus, sample, with_dialogues
+from proactor.sources.corpus import Corpus, sample, with_dialogues
 
 
 class Unseen(BaseModel):

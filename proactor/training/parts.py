@@ -9,7 +9,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import Corpus, Split, load
-from proactor.sources.base import SelectionError, select_share, with_dialogues
+from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:

@@ -6,7 +6,7 @@ import pytest
 
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog, Tool
-from proactor.sources.base import Corpus, make_corpus
+from proactor.sources.corpus import Corpus, make_corpus
 from proactor.sources.unseen import Unseen
 from tests.proactor.dialogues import users
 
