@@ -23,8 +23,8 @@ READERS = (
     "multidogo",
     "proactivebench",
 )
-"""Corpora on disk. Each has a module of its name, imported on first use, with `OPTIONS`, a pydantic model, and
-`load(path, subset, options)`.
+"""Corpora on disk. Each has a module of its name, imported on first use, that holds `OPTIONS` (a pydantic
+model) and `load(path, subset, options)`.
 """
 
 NAMES = ("synthetic", *READERS)

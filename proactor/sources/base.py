@@ -1,5 +1,5 @@
-"""What all readers share: options, the subset they are asked for, lines and records, and how these become
-dialogues.
+"""What all readers share: options, the subset they are asked for, lines and records, and how
+these become dialogues.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ class Subset:
     ) -> list[Line]:
         """Dialogues of JSONL files (gzip or plain), in file order.
 
-        Only the value of `key` is searched for in a line (`name(file, value)` makes the id), so reading 200 of
-        12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id that appears
-        twice.
+        A line is searched only for the value of `key` (`name(file, value)` makes the id of it), so reading
+        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id
+        that appears twice.
         """
         return self.choose(_lines_by_key(files, key, name))
 
@@ -176,6 +176,11 @@ def last_user_turn(turns: Sequence[Turn], at: int) -> int | None:
     after turn `at`.
     """
     return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
+
+
+def compact_turns(turns: Iterable[Turn]) -> list[dict[str, str]]:
+    """Turns as a compact record holds them; `turns_of` reads them back."""
+    return [{"speaker": "USER" if t.speaker == "user" else "AGENT", "text": t.text} for t in turns]
 
 
 def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:

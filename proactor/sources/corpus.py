@@ -46,8 +46,8 @@ def make_corpus(
 def with_dialogues(
     corpus: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
 ) -> Corpus:
-    """`corpus` with other dialogues. They are counted anew; the reader's own counters stay, `counters` are
-    added.
+    """`corpus` with other dialogues. They are counted anew; the reader's own counters stay,
+    `counters` are added.
     """
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
@@ -61,8 +61,8 @@ ToolRow = tuple[str, Effect, tuple[str, ...]]
 def catalog_of(
     rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()
 ) -> Catalog:
-    """A catalog from rows by tool name. `asks`: effects that need the user's assent. `required`: names of the
-    required slots.
+    """A catalog from rows by tool name. `asks`: effects that need the user's assent. `required`: names of
+    the required slots.
     """
     return Catalog(
         tools=tuple(
@@ -84,8 +84,8 @@ Item = TypeVar("Item")
 
 
 def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """The `limit` items whose names have the smallest seeded hashes, in their order. A larger limit only adds
-    items.
+    """The `limit` items whose names have the smallest seeded hashes, in their order. A larger limit
+    only adds items.
     """
     if limit is None or limit >= len(items):
         return list(items)
@@ -111,8 +111,8 @@ def _hash(*parts: object) -> int:
 
 
 def select_share(corpus: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """The dialogues whose `share_of` lies in [low, high), at most `limit` of them; the others are counted
-    (`other_share`).
+    """The dialogues whose `share_of` lies in [low, high), at most `limit` of them; the others
+    are counted (`other_share`).
     """
     kept = [d for d in corpus.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(corpus.dialogues) - len(kept)}

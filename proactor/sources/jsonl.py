@@ -67,8 +67,8 @@ OPTIONS = JsonlOptions
 
 
 def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
-    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are
-    dropped.
+    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one
+    speaker are dropped.
     """
     files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
@@ -82,8 +82,8 @@ def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:
-    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids of
-    their own.
+    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids
+    of their own.
     """
     for file in files:
         for number, text in base.text_lines(file):

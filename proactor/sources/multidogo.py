@@ -2,17 +2,17 @@
 
 Two kinds of file, told apart by their columns:
 
-- the paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn,
-  sentences of one turn are joined, and what the agent said is not there: such a dialogue has no agent turn
-  and is counted (`customer_only`), its missing turns too (`turns_missing`, from the gaps of the turn
-  numbers). It still has decision points, since an agent decides after user turns, but nobody answers in it;
-- the unannotated files have both sides (`authorRole`). They were not at hand: their columns are taken from
-  the release's notes [CODE], an `authorRole` of "customer" (any case) is read as the user and any other as
-  the agent [INFERRED].
+- The paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn; the
+  sentences of one turn are joined. A dialogue without agent turns is counted (`customer_only`), and so are
+  its missing turns (`turns_missing`, from the gaps in the turn numbers). It still has decision points, one
+  after each user turn.
+- The unannotated files have both sides (`authorRole`). They were not at hand: their columns are
+  taken from the release's notes [CODE]. An `authorRole` of "customer" (any case) is the user, any
+  other the agent [INFERRED].
 
 There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive
-lines of one speaker stay turns of their own. The domain is the folder's last word (`finance`,
-`multidogo_finance`) or, for an unannotated file, its name. Intents and slot tags are not used.
+lines of one speaker stay separate turns. The domain is the last word of the folder's name (`finance`,
+`multidogo_finance`) or, for an unannotated file, the file's name. Intents and slot tags are not used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
 
 
 def _conversations(files: list[Path]) -> Iterator[Record]:
-    """One record a conversation: its lines, which stand together in the files."""
+    """One record per conversation; its lines follow each other in the file."""
     for file in files:
         stem = file.name.split(".")[0]
         domain = (file.resolve().parent.name if stem in _PARTS else stem).rsplit("_", 1)[-1]
@@ -63,7 +63,7 @@ def _conversations(files: list[Path]) -> Iterator[Record]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row by column) of a TSV file; quotes have no meaning in it."""
+    """(line number, row by column) of a TSV file; quotes have no meaning."""
     head: list[str] = []
     for number, line in base.text_lines(file):
         try:

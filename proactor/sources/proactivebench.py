@@ -1,8 +1,8 @@
 """ProactiveBench (the reward data of ProactiveAgent): judged streams of events on a user's computer.
 
-A line of the corpus holds a prefix of a stream, a task that an assistant might propose there (null: none), and
-people's judgement of it. The reader joins the prefixes back into streams. Events become user turns, so the
-agent decides after each of them; the one tool is `propose`. The mapping is [INFERRED]:
+A line of the corpus holds a prefix of a stream, a task that an assistant might propose there (null: none),
+and people's judgement of it. The reader joins the prefixes back into streams. Events become user turns, so
+the agent decides after each of them; the one tool is `propose`. The mapping is [INFERRED]:
 
 - `help_needed` (some task was accepted by all judges [CODE: the release's converter]) says whether to propose
   or to wait at an event. A run of events that need help is one opportunity: coverage and ready window are the
@@ -12,8 +12,8 @@ agent decides after each of them; the one tool is `propose`. The mapping is [INF
 - `task="omit"` (default): `propose` has no parameters and only its timing is scored, since two free texts are
   never equal. `task="accepted"`: `propose(task)`, with the first accepted task of the run and the others as
   variants; a run without one has no window (`no_accepted_task`).
-- `unit="trace"` (default): one dialogue per stream. `unit="judgement"`: one dialogue per line, with all events
-  in one turn, so that the judged point is the only decision, and with the category (Correct-Detection,
+- `unit="trace"` (default): one dialogue per stream. `unit="judgement"`: one dialogue per line, with all
+  events in one turn, so that the judged point is the only decision, and with the category (Correct-Detection,
   False-Alarm, Missed-Need, Correct-Rejection) as domain; many lines share a stream.
 - The split is by stream, so no stream is in two parts. The corpus has 16 streams: a part can be empty.
 - A proposal only offers something, so `propose` reads and needs no assent.

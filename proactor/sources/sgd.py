@@ -70,8 +70,8 @@ def _part(file: Path) -> str:
 
 
 def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
-    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that few are
-    parsed.
+    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that
+    few are parsed.
     """
     if subset.limit is not None:
         files = random.Random(f"{subset.seed}/files").sample(files, len(files))
@@ -231,8 +231,8 @@ class _Call:
         self.states = [(u, f) for u, f in self.seen if "slots" in f]
 
     def intent_turn(self) -> int | None:
-        """The user turn since which the intent has been active; after an earlier call of it, the turn that
-        follows.
+        """The user turn since which the intent has been active; after an earlier call of it, the
+        turn that follows.
         """
         begin = None
         for turn, frame in reversed(self.states):
@@ -244,8 +244,8 @@ class _Call:
         return next((u for u, _ in self.states if u > self.after), None)
 
     def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        """For each parameter in the dialogue state: since when it holds the call's value, and how that was
-        spelled.
+        """For each parameter in the dialogue state: since when it holds the call's value, and how
+        that was spelled.
         """
         arrived: dict[str, int] = {}
         spellings: dict[str, tuple[str, ...]] = {}
@@ -262,8 +262,8 @@ class _Call:
         return arrived, spellings
 
     def assent(self) -> int | None:
-        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report of the
-        failure.
+        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report
+        of the failure.
         """
         acts = [(u, act[0]) for u, frame in self.seen for act in frame["acts"] if u > self.after]
         asked = max((u for u, act in acts if act == "CONFIRM"), default=self.after)

@@ -7,13 +7,13 @@ is agreed to:
 - a look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED];
 - a change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage from
   the turn that asks for it, ready at the turn that assents, which is also the logged trigger. Revisions in
-  between change its parameters [DERIVED from the programs; that assent is needed is INFERRED from the agent's
-  own questions];
+  between change its parameters [DERIVED from the programs; that assent is needed is INFERRED from the
+  agent's own questions];
 - a change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED];
-- a change that is refused, replaced by another, or unanswered at the end is not called for: it stands in
-  `withdrawn`;
-- a choice among offers is the assent when the agent then says that it has done it, and a revision otherwise
-  [INFERRED];
+- a change that is refused, replaced by another, or unanswered at the end is not called for: it
+  stands in `withdrawn`;
+- a choice among offers is the assent when the agent then says that it has done it, and a
+  revision otherwise [INFERRED];
 - parameters are the values in plain words; a value that is a mere reference ("that meeting") is no parameter.
   A value had been said when all its parts had been (`value_turns`).
 
@@ -118,8 +118,8 @@ def _domain(tool: str) -> str:
 
 @dataclass(slots=True)
 class _Pending:
-    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a revision may
-    repeat).
+    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a
+    revision may repeat).
     """
 
     tool: str
@@ -140,8 +140,8 @@ class _Story:
     last_look: _Pending | None = None
 
     def hear(self, turn: int, asked: list[Step], done: bool) -> None:
-        """User turn `turn` and what its program asks for; `done`: the agent then says that it has done
-        something.
+        """User turn `turn` and what its program asks for; `done`: the agent then says that it
+        has done something.
         """
         kinds = {step.kind for step in asked}
         for step in asked:

@@ -1,5 +1,5 @@
-"""What a SMCalFlow program asks for: tool calls with parameters in plain words, the assent to one, and its
-withdrawal.
+"""What a SMCalFlow program asks for: tool calls with parameters in plain words, the assent to one,
+and its withdrawal.
 
 The program of a user turn is not run; its s-expression is read. All of this is [INFERRED] from the programs
 and the agent's answers to them: the corpus has no list of tools.
@@ -65,8 +65,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a program asks for. `tool`: of a change or a look-up. `params`: by parameter, the parts of
-    its value.
+    """One thing a program asks for. `tool`: of a change or a look-up. `params`: by parameter, the parts
+    of its value.
     """
 
     kind: Kind
@@ -112,8 +112,8 @@ def _step(name: str, node: Node, args: tuple[Node, ...], bound: dict[str, Node])
 def _params(
     tool: str, function: str, args: tuple[Node, ...], bound: dict[str, Node], empty: bool = False
 ) -> dict[str, Parts]:
-    """`empty`: keep a parameter that no words are said for: a revision "by two hours" makes the value before
-    it void.
+    """`empty`: keep a parameter that no words are said for: a revision "by two hours" makes the value
+    before it void.
     """
     params: dict[str, list[str]] = {}
 
@@ -140,11 +140,11 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …` is about its
-    start.
+    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …` is
+    about its start.
 
-    Those inside `Event.id` say which event is meant, not what becomes of it: their parameters begin with
-    `which`.
+    Those inside `Event.id` say which event is meant, not what becomes of it: their parameters
+    begin with `which`.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()
@@ -184,8 +184,8 @@ def _is_constraint(node: Node) -> bool:
 
 
 def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
-    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; () for a mere
-    reference.
+    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; () for
+    a mere reference.
     """
     bound = bound or {}
     if isinstance(node, str):

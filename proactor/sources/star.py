@@ -1,12 +1,12 @@
-"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release by way of `star_raw`).
+"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release through `star_raw`).
 
 - An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
   needs assent [DERIVED from apis.json].
-- `latest` of the data (the user turn before the query) ends the window and is right; `earliest` is a first
-  literal mention and often too early [measured, see the data's notes]. So the window is null when a required
-  parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`); a booking opens
-  at the user's acceptance, which is `latest`; a repeated query that would open right with the one before is a
-  point at `latest` [INFERRED].
+- The data's `latest` (the user turn before the query) ends the window and is right. Its `earliest` is a first
+  literal mention and often too early [measured, see the data's notes]. The window is therefore null when a
+  required parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`). A
+  booking opens at the user's acceptance, which is `latest`. A repeated query that would open together with
+  the one before it is a point at `latest` [INFERRED].
 - Coverage runs from the first user turn at which a value had been said, after the last query of the same
   tool, to `latest` [INFERRED].
 """
@@ -57,9 +57,7 @@ OPTIONS = StarOptions
 
 
 def load(path: Path, subset: Subset, options: StarOptions) -> Corpus:
-    """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see
-    `sources.load`.
-    """
+    """Reads a folder or file of either format, with the API files near it; see `sources.load`."""
     files = find_files(
         path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
     )
@@ -72,12 +70,12 @@ def load(path: Path, subset: Subset, options: StarOptions) -> Corpus:
 
 
 def plain_value(raw: str) -> str | None:
-    """A query's constraint in plain words: `"5 pm"` -> 5 pm, `api.is_at_most(900)` -> at most 900; None when
-    empty.
+    """A query's constraint in plain words, None when it is empty: `"5 pm"` -> 5 pm, `api.is_at_most(900)` ->
+    at most 900.
     """
-    text = raw.strip()
-    found = _CONSTRAINT.match(text)
-    prefix, text = (_WORDS.get(found[1], f"{found[1]} "), found[2]) if found else ("", text)
+    text, prefix = raw.strip(), ""
+    if match := _CONSTRAINT.match(text):
+        prefix, text = _WORDS.get(match[1], f"{match[1]} "), match[2]
     try:
         value = json.loads(text) if text else None
     except ValueError:
@@ -98,20 +96,18 @@ class _Reader:
         )
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        """The dialogue of a record of either format; a call repeated at one turn is dropped and counted."""
         record = star_raw.compact(record, self.apis, counters) if "Events" in record else record
         turns = base.turns_of(record)
         references: list[Reference] = []
-        known: set[tuple[str, str, int]] = set()
+        calls: set[tuple[str, str, int]] = set()
         for action in record["actions"]:
-            same = (
-                action["method"],
-                json.dumps(action["parameters"], sort_keys=True),
-                action["last_visible_turn"],
-            )
-            if same in known:
+            parameters = json.dumps(action["parameters"], sort_keys=True)
+            call = (action["method"], parameters, action["last_visible_turn"])
+            if call in calls:
                 counters["duplicate_call"] += 1
                 continue
-            known.add(same)
+            calls.add(call)
             references.append(self._reference(turns, action, f"a{len(references) + 1}", references, counters))
         tasks = [task for task in record["tasks"] if task in self.apis]
         used = {r.name for r in references} | {t.name for task in tasks for t in tools(task, self.apis[task])}
@@ -145,13 +141,13 @@ class _Reader:
         traced = {
             key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None
         }
-        said = literal | traced
+        value_turns = literal | traced
         ready, reason = self._window(turns, action, latest, counters)
         tool = action["method"]
         if two_step(self.apis[tool]):
             tool += ".book" if action["request"] == "Book" else ".check"
         after = max((r.coverage[1] for r in earlier if r.name == tool and r.coverage), default=0)
-        begin = windows.snap(turns, (max(after + 1, min(said.values(), default=latest)), latest))
+        begin = windows.snap(turns, (max(after + 1, min(value_turns.values(), default=latest)), latest))
         first = min(begin[0] if begin else latest, ready[0] if ready else latest)
         return Reference(
             id=name,
@@ -160,8 +156,10 @@ class _Reader:
             coverage=(first, latest),
             ready=ready,
             observed_trigger=latest,
-            value_turns=said,
-            values_seen=max(said.values(), default=first) if said.keys() >= params.keys() else None,
+            value_turns=value_turns,
+            values_seen=max(value_turns.values(), default=first)
+            if value_turns.keys() >= params.keys()
+            else None,
             null_reason=reason,
         )
 

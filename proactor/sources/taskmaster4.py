@@ -1,5 +1,5 @@
-"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records, or its
-data_*.json).
+"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records,
+or its data_*.json).
 
 - A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its
   window [DERIVED]. On the first user turn it cannot have come sooner, so the window is that turn. Later it
@@ -7,8 +7,8 @@ data_*.json).
 - finish_order sends the order off: it needs assent, and its window is the turn that answers the agent's
   question about the order; without an agent turn since the order last changed it is null (`no_assent`)
   [INFERRED]. Its coverage begins where the order last changed;
-- coverage of any other call is its window, or from the first user turn at which a value had been said
-  [INFERRED];
+- coverage of any other call is its window, or from the first user turn at which a value had
+  been said [INFERRED];
 - ids are made up by the service and said by nobody: items and addons go by their names (from the answers
   before the call, else from the id), order ids are left out and counted (`id_left_out`). A quantity of 1 is
   the default and left out. Attributes become parameters of their own, `milk-options` as milk_options.
