@@ -12,6 +12,17 @@ from proactor.dialogue.dialogue import (
     Status,
     Turn,
     normalise,
+    valid_utf8,
 )
 
-__all__ = ["Action", "Dialogue", "Interval", "Reference", "Speaker", "Status", "Turn", "normalise"]
+__all__ = [
+    "Action",
+    "Dialogue",
+    "Interval",
+    "Reference",
+    "Speaker",
+    "Status",
+    "Turn",
+    "normalise",
+    "valid_utf8",
+]

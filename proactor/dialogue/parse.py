@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proactor.dialogue.dialogue import Action, Status, normalise
+from proactor.dialogue.dialogue import Action, Status, normalise, valid_utf8
 
 LONGEST = 50_000
 """Characters read; what lies beyond is counted as `too_long`."""
@@ -124,7 +124,7 @@ def split(text: str) -> Pieces:
     """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be
     absent.
     """
-    rest = _utf8(text).strip()[:LONGEST]
+    rest = valid_utf8(text).strip()[:LONGEST]
     found: dict[str, str | None] = dict.fromkeys(_BLOCKS)
     for name in _BLOCKS:
         if rest.startswith(f"<{name}>"):
@@ -151,7 +151,7 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
     """
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    if len(_utf8(text).strip()) > LONGEST:
+    if len(valid_utf8(text).strip()) > LONGEST:
         unread["too_long"] += 1
     pieces = split(text)
     if pieces.unclosed:
@@ -270,7 +270,7 @@ def _entry(
         unread["bad_params"] += 1
         return None, ()
     values, missing = _values(params, unread, repaired)
-    return Action(name=_utf8(name).strip(), params=values, status=status), missing
+    return Action(name=valid_utf8(name).strip(), params=values, status=status), missing
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
@@ -311,16 +311,9 @@ def _values(
             value = str(value).lower()
         if value is None or (isinstance(value, str) and not value.strip()):
             repaired["null_value"] += 1
-            missing.append(_utf8(name))
+            missing.append(valid_utf8(name))
         elif isinstance(value, str):
-            read[_utf8(name)] = _utf8(value).strip()
+            read[valid_utf8(name)] = valid_utf8(value).strip()
         else:
             unread["bad_value"] += 1
     return read, tuple(missing)
-
-
-def _utf8(text: str) -> str:
-    """Half a surrogate pair, which JSON can escape, is a str but no UTF-8 and would fail later in a tokenizer
-    or a log.
-    """
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -147,7 +147,7 @@ class _Reader:
     def _slot(
         self, method: str, value: str, facts: dict[str, str], taken: dict[str, str], counters: Counter[str]
     ) -> str:
-        """The slot of `method` that a bare value belongs to: by the scenario, the ontology, then its shape."""
+        """The slot of `method` that a bare value belongs to: by scenario, then ontology, then shape."""
         free = [slot for slot in self.slots[method] if slot not in taken]
         low = value.lower()
         for slot in free:

@@ -125,7 +125,7 @@ def _reference(
 
 
 def _call(record: dict[str, Any], action: dict[str, Any], known: int, counters: Counter[str]) -> int:
-    """The 0-based system turn at which the booking was made: also the 1-based number of the last turn seen."""
+    """The 0-based system turn of the booking, which is also the 1-based number of the last turn seen."""
     offer_booked = f"{action['service'].capitalize()}-OfferBooked"
     taken = {other["call_turn"] for other in record["actions"]}
     for position in range(known, action["call_turn"]):

@@ -150,7 +150,7 @@ def _bookings_by_acts(
 
 
 def _booked_services(acts: dict[str, Any], intents: dict[str, str], counters: Counter[str]) -> list[str]:
-    """The services that a system turn says it booked. Booking-Book names none: the one open booking is meant."""
+    """The services that a system turn booked. Booking-Book names none: the one open booking is meant."""
     services = [s for s in ("train", "hotel", "restaurant") if f"{s.capitalize()}-OfferBooked" in acts]
     if any(slot.lower() == "phone" for slot, _ in acts.get("Taxi-Inform", ())):
         services.append("taxi")

@@ -85,7 +85,7 @@ OPTIONS = ProactivebenchOptions
 
 
 def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
-    """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen unit."""
+    """Reads a folder or file of judgements; see `sources.load`. The limit counts dialogues of the unit."""
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
     judgements = [judged for file in files for judged in _read_judgements(file)]
     counters: Counter[str] = Counter()
