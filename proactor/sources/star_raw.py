@@ -86,8 +86,8 @@ def _query(
     method = event["APIName"]
     parameters = {
         name: _EQUAL.sub(r"\1", str(raw).strip())
-        for given in event["Constraints"]
-        for name, raw in given.items()
+        for constraint in event["Constraints"]
+        for name, raw in constraint.items()
     }
     value_turns: dict[str, int] = {}
     unmatched: list[str] = []
