@@ -32,7 +32,7 @@ from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
 from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
-from proactor.scoring.bootstrap import resampled
+from proactor.scoring.bootstrap import bootstrap_sums
 from proactor.scoring.metrics import Array
 from proactor.training.workspace import Workspace
 
@@ -199,7 +199,7 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
     rows = np.array(
         [[a.same, a.opposite, a.tied_first, a.tied_second] for a in by_dialogue.values()], dtype=float
     )
-    bounds = resampled(rows, statistics, ("rate", "tau")) if len(rows) else {}
+    bounds = bootstrap_sums(rows, statistics, ("rate", "tau")) if len(rows) else {}
     return {
         "groups": len(groups),
         "usable": len(kept) / len(groups) if groups else None,

@@ -87,7 +87,7 @@ class Terminal:
                 f"{self._name} {self._done}/{self._total}: {text}", markup=False, highlight=False
             )
 
-    def within(self, name: str, done: int, total: int) -> None:
+    def substep(self, name: str, done: int, total: int) -> None:
         """A second bar for what happens inside a step; it goes when full."""
         if self._inner is None or self._inner[0] != name:
             if self._inner is not None:

@@ -1,4 +1,4 @@
-"""Files that are read whole, or refused in one line that names file and place."""
+"""Whole files as bytes, JSON or validated JSON; `SourceError` names the file that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,50 +17,62 @@ Value = TypeVar("Value")
 
 
 class SourceError(ProactorError):
-    """A corpus that cannot be read: one line, `file:line: what` (no line where there is none)."""
+    """A corpus, catalog or saved result that cannot be read. One line: `file: what` or `file:line: what`."""
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """Files of `folder` for the first pattern that has any, sorted; a file is itself. SourceError when there
-    are none.
+    """Files of `folder` for the first pattern that matches any, sorted; `[folder]` where it is a file itself.
+    SourceError when nothing matches.
     """
     if folder.is_file():
         return [folder]
     for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
-            return found
+        if files := sorted(folder.glob(pattern)):
+            return files
     raise SourceError(f"{folder}: no such file, nor a folder with {' or '.join(patterns)}")
 
 
 def read_bytes(file: Path) -> bytes:
-    """A file's content, unpacked where it is gzip; SourceError when it cannot be read."""
+    """A file's content, decompressed where its name ends in .gz. SourceError when it cannot be read."""
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except FileNotFoundError:
+        raise SourceError(f"{file}: no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}: cannot be read ({error})") from None
 
 
 def read_json(file: Path) -> Any:
-    """A JSON file, plain or gzip; SourceError with the line where it is not JSON."""
+    """The value of a JSON file, plain or gzip. SourceError names the line that is not JSON."""
+    return parse_json(read_bytes(file), file)
+
+
+def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
+    """The value of a JSON text that begins at `line` of `file`. SourceError names file and line."""
     try:
-        return json.loads(read_bytes(file))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise SourceError(f"{file}:{error.lineno}: not JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 ({error})") from None
+        raise SourceError(f"{file}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise SourceError(f"{file}:{line}: JSON nested too deeply") from None
+    except ValueError as error:  # not UTF-8, or an integer of too many digits
+        raise SourceError(f"{file}:{line}: not JSON ({error})") from None
 
 
-def read_validated(path: Path, kind: TypeAdapter[Value]) -> Value:
-    """A JSON file of a run's folder as ``kind``. SourceError, one line, names the file and the key."""
+def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
+    """The value of a JSON file as `kind`. SourceError names the file and the key that does not fit."""
     try:
-        return kind.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file") from None
+        return kind.validate_json(read_bytes(file))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SourceError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
-        ) from None
+        raise SourceError(f"{file}: {first_problem(error, top='top level')}") from None
+
+
+def first_problem(error: ValidationError, top: str = "") -> str:
+    """The first problem of a validation error in one line, `key: message`; `top` stands for the empty key."""
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"])) or top
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
 
 
 def folder_hash(folder: str | Path) -> str:

@@ -25,7 +25,7 @@ from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.engine import atomic_file
 from proactor.progress import Progress, Quiet
-from proactor.sources.base import sample
+from proactor.sources.corpus import sample
 
 VERSION = 1
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"

@@ -130,7 +130,7 @@ def load_engine(folder: str, adapter: Path | None, ui: Progress) -> Engine:
                 f"{file}: no adapter that can be read ({' '.join(str(error).split())[:200]})"
             ) from None
     engine = Engine.load(
-        folder, lora=lora, progress=lambda done, total: ui.within("loading the model", done, total)
+        folder, lora=lora, progress=lambda done, total: ui.substep("loading the model", done, total)
     )
     if adapter is not None:
         engine.load_adapter(adapter)

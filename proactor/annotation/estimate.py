@@ -10,7 +10,7 @@ from proactor.annotation.oracle import Oracle, Question
 from proactor.annotation.prompt import parts
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.sources.base import sample
+from proactor.sources.corpus import sample
 
 COUNTED = 200
 """Dialogues whose tokens are counted; the rest is extrapolated."""

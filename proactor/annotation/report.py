@@ -70,7 +70,7 @@ def report(
             "failed": dict(failed),
             "unanswered": dict(unanswered),
         },
-        "source": {name: n for name, n in sorted(read.items()) if n and not windows.counts(name)},
+        "source": {name: n for name, n in sorted(read.items()) if n and not windows.is_counter(name)},
         "windows": windows.count(kept),
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),

@@ -49,7 +49,7 @@ from proactor.dialogue.windows import width
 from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
 from proactor.files import read_validated
-from proactor.scoring.bootstrap import resampled
+from proactor.scoring.bootstrap import bootstrap_sums
 from proactor.scoring.metrics import Array
 
 Outputs = Mapping[int, Iterable[Action]]
@@ -133,7 +133,7 @@ def point(
     found = _point(rows.sum(axis=0), threshold)
     if not resamples:
         return found
-    bounds = resampled(rows, _rates, KEYS, resamples=resamples)
+    bounds = bootstrap_sums(rows, _rates, KEYS, resamples=resamples)
     kept = {k: (b.low, b.high) for k, b in bounds.items() if np.isfinite((b.low, b.high)).all()}
     return found.model_copy(update={"intervals": kept})
 

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from proactor.dialogue.catalog import Catalog, Effect, Tool
-from proactor.files import SourceError, read_bytes, read_json
+from proactor.files import SourceError, first_problem, read_bytes, read_json
 
 Place = tuple[str | int, ...]
 """Keys and positions from the top of a JSON file to a value in it."""
@@ -83,8 +83,6 @@ def json_value(file: Path) -> Any:
     """What a JSON file holds (plain or gzip). CatalogError names the line where it is not JSON."""
     try:
         return read_json(file)
-    except RecursionError:
-        raise CatalogError(f"{file}: nested too deeply to be tools") from None
     except SourceError as error:
         raise CatalogError(str(error)) from None
 
@@ -132,7 +130,7 @@ class Tools:
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._found:
             raise CatalogError(f"{where}: tool {name!r} is defined twice (first in {self._found[name][1]})")
-        self._found[name] = built(where, name, build), where
+        self._found[name] = build_tool(where, name, build), where
 
     def reading(self, source: object, format: str) -> Reading:
         """All of them; CatalogError when there are none."""
@@ -143,15 +141,12 @@ class Tools:
         )
 
 
-def built(where: str, name: str, build: Callable[[], Tool]) -> Tool:
+def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
     """`build()`; what is not valid about the tool is a CatalogError that names `where` and the tool."""
     try:
         return build()
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        what = first["msg"].removeprefix("Value error, ")
-        raise CatalogError(f"{where}: tool {name!r}: {key + ': ' if key else ''}{what}") from None
+        raise CatalogError(f"{where}: tool {name!r}: {first_problem(error)}") from None
 
 
 def one_line(text: object) -> str:
@@ -159,7 +154,7 @@ def one_line(text: object) -> str:
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 
-def declared(where: str, name: object, *holders: object) -> dict[str, Any]:
+def declared_fields(where: str, name: object, *holders: object) -> dict[str, Any]:
     """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left
     out.
 

@@ -15,7 +15,7 @@ from proactor.catalogs.base import (
     Place,
     Reading,
     Tools,
-    declared,
+    declared_fields,
     json_files,
     one_line,
 )
@@ -96,7 +96,7 @@ def _add(found: Tools, document: Document, name: object, place: Place, schema: A
             name=str(name),
             description=one_line(schema.get("description")),
             parameters=reader.parameters(Spot(schema, root, place, root_place)),
-            **declared(where, name, schema),
+            **declared_fields(where, name, schema),
         )
 
     found.add(where, name, build)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared, one_line
+from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, declared_fields, one_line
 from proactor.catalogs.schema import SchemaReader, Spot
 from proactor.dialogue.catalog import Tool
 
@@ -62,7 +62,7 @@ def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
             name=str(name),
             description=one_line(inner.get("description")),
             parameters=reader.parameters(spot),
-            **declared(where, name, outer, inner, schema),
+            **declared_fields(where, name, outer, inner, schema),
         )
 
     found.add(where, name, build)

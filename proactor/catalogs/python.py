@@ -24,7 +24,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from proactor.catalogs.base import CatalogError, Reading, Remark, Tools, declared
+from proactor.catalogs.base import CatalogError, Reading, Remark, Tools, declared_fields
 from proactor.catalogs.schema import SchemaReader, Spot
 from proactor.dialogue.catalog import Parameter, Tool
 
@@ -153,7 +153,7 @@ def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> N
             name=name,
             description=described,
             parameters=tuple(parameters),
-            **declared(where, name, attributes),
+            **declared_fields(where, name, attributes),
         )
 
     found.add(where, name, build)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proactor.catalogs.base import CatalogError, Document, Reading, Tools, built
+from proactor.catalogs.base import CatalogError, Document, Reading, Tools, build_tool
 from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
 from proactor.files import find_files
 
@@ -66,7 +66,7 @@ def _check(where: str, service: dict[str, Any]) -> None:
                 what = "is defined twice" if intent["name"] else "has no name"
                 raise CatalogError(f"{where}: service {name!r}: intent {intent['name']!r} {what}")
             seen.add(intent["name"])
-            built(where, f"{name}.{intent['name']}", partial(tool, service, intent))
+            build_tool(where, f"{name}.{intent['name']}", partial(tool, service, intent))
     except KeyError as error:
         raise CatalogError(f"{where}: service {name!r}: {error} is missing") from None
     except (TypeError, AttributeError) as error:

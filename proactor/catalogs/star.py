@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, built, json_files
+from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, build_tool, json_files
 from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
 
 # APIs without RequestType that change something [INFERRED]; all others without it only look things up.
@@ -81,7 +81,7 @@ def _check(name: str, document: Document, place: Place, api: Any) -> None:
                 f"{here}: API {name!r}, parameter {given['Name']!r}: unknown type {given.get('Type')!r} "
                 f"(known: {', '.join(_TYPES)})"
             )
-    built(where, name, lambda: tools(name, api)[0])
+    build_tool(where, name, lambda: tools(name, api)[0])
 
 
 def tools(name: str, api: dict[str, Any]) -> list[Tool]:

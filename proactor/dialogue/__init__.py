@@ -1,6 +1,6 @@
-"""Dialogues and what an agent reads and writes in them: turns, windows, tools, boards, prompts, answers.
+"""Dialogues, and what an agent reads and writes in them: turns, windows, tools, boards, prompts, answers.
 
-The lowest room of the layer: it knows nothing of corpora, rewards or training.
+The lowest room of the layer: it imports nothing of corpora, rewards or training.
 """
 
 from proactor.dialogue.dialogue import (
@@ -12,6 +12,17 @@ from proactor.dialogue.dialogue import (
     Status,
     Turn,
     normalise,
+    valid_utf8,
 )
 
-__all__ = ["Action", "Dialogue", "Interval", "Reference", "Speaker", "Status", "Turn", "normalise"]
+__all__ = [
+    "Action",
+    "Dialogue",
+    "Interval",
+    "Reference",
+    "Speaker",
+    "Status",
+    "Turn",
+    "normalise",
+    "valid_utf8",
+]

@@ -1,6 +1,4 @@
-"""What a reward that compares answers is given: the answers sampled at one decision point, and where training
-stands.
-"""
+"""Input of a reward that compares answers: those sampled at one decision, and the progress of training."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ from proactor.dialogue.parse import Parsed, parse
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K answers to one decision: after ``turn`` of ``dialogue``, seeing ``board``; ``tools`` is what was
-    on offer.
+    """The K answers to one decision: after ``turn`` of ``dialogue``, with ``board`` shown and
+    ``tools`` on offer.
     """
 
     dialogue: Dialogue
@@ -30,13 +28,13 @@ class Candidates:
 
     @cached_property
     def parsed(self) -> tuple[Parsed, ...]:
-        """Each answer as read."""
+        """Each answer, parsed."""
         return tuple(parse(text) for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where training stands: ``update`` of ``total``, counted from 0. The paper's stages are stages of
+    """Progress of training: ``update`` of ``total``, counted from 0. The paper's stages are stages of
     training, not of a dialogue [NOTES, methods 1.6].
     """
 

@@ -1,7 +1,7 @@
 """Tools as the agent and the annotator see them: one typed catalog for tools of any origin.
 
-A tool says what it does to the world (`effect`) and whether it needs the user's assent (`confirm`), because
-both shape when it may fire: a tool that needs assent has no ready turn before the assent.
+A tool states what it does to the world (`effect`) and whether it needs the user's assent (`confirm`). Both
+shape when it may fire: a tool that needs assent has no ready turn before the assent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Effect = Literal["read", "write", "irreversible"]
 
 COMPACT = """\
 {% for tool in tools -%}
-{{ tool.name }}({% for p in tool.parameters %}{{ p.name }}{{ "" if p.required else "?" }}{{ ", " if not loop.last }}\
-{% endfor %}){{ " ask" if tool.confirm }}
+{{ tool.name }}({% for p in tool.parameters %}{{ p.name }}{{ "" if p.required else "?" }}\
+{{ ", " if not loop.last }}{% endfor %}){{ " ask" if tool.confirm }}
 {% endfor %}"""
 
 FULL = """\
@@ -31,9 +31,7 @@ FULL = """\
 
 
 class Parameter(BaseModel):
-    """One argument of a tool. `values` lists what an enum may be (required for type "enum", a hint
-    elsewhere).
-    """
+    """One argument of a tool. `values`: those of an enum (required for type "enum", a hint elsewhere)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,14 +42,14 @@ class Parameter(BaseModel):
     values: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _enum_has_values(self) -> Parameter:
+    def _check_enum(self) -> Parameter:
         if self.type == "enum" and not self.values:
             raise ValueError(f"parameter {self.name!r} is an enum without values")
         return self
 
 
 class Tool(BaseModel):
-    """One action an agent can take. `confirm`: the user must have agreed before it fires."""
+    """One action that an agent can take. `confirm`: the user must agree before it fires."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,20 +61,20 @@ class Tool(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _named(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not name.strip():
             raise ValueError("a tool without a name")
         return name
 
     @model_validator(mode="after")
-    def _unique_parameters(self) -> Tool:
+    def _check_parameters(self) -> Tool:
         if twice := _duplicate(p.name for p in self.parameters):
             raise ValueError(f"tool {self.name!r} has the parameter {twice!r} twice")
         return self
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Names of the parameters without which the tool cannot run."""
+        """Names of the required parameters."""
         return tuple(p.name for p in self.parameters if p.required)
 
 
@@ -88,7 +86,7 @@ class Catalog(BaseModel):
     tools: tuple[Tool, ...]
 
     @model_validator(mode="after")
-    def _unique_tools(self) -> Catalog:
+    def _check_tools(self) -> Catalog:
         if twice := _duplicate(t.name for t in self.tools):
             raise ValueError(f"tool {twice!r} is in the catalog twice")
         return self
@@ -99,6 +97,7 @@ class Catalog(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the tools, in order."""
         return tuple(self._by_name)
 
     def __len__(self) -> int:
@@ -108,7 +107,7 @@ class Catalog(BaseModel):
         return name in self._by_name
 
     def __getitem__(self, name: str) -> Tool:
-        """The tool of that name; KeyError names it when there is none."""
+        """The tool of that name, or a KeyError with the name."""
         return self._by_name[name]
 
     def get(self, name: str) -> Tool | None:
@@ -116,12 +115,12 @@ class Catalog(BaseModel):
         return self._by_name.get(name)
 
     def subset(self, names: Iterable[str]) -> Catalog:
-        """The named tools in the order given; KeyError names the first one that is not in this catalog."""
+        """The named tools, in the order of `names`. KeyError for one that is not in this catalog."""
         return Catalog(tools=tuple(self[name] for name in names))
 
     def render(self, template: str = "full") -> str:
-        """Text for a prompt. `template` is "full" (types, effects, descriptions), "compact" (one signature a
-        line, ` ask` after tools that need assent) or a jinja2 template of one's own that sees `tools`.
+        """Text for a prompt. `template`: "full" (types, effects, descriptions), "compact" (one signature per
+        line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
         return _compile(source).render(tools=self.tools).strip()

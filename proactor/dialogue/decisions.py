@@ -1,4 +1,4 @@
-"""Decision points: where an agent may act, what it sees there, and how the sampler's noise is keyed."""
+"""Decision points: where an agent may act, the prompt it sees there, and the keys of the sampler's noise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from proactor.dialogue.prompt import PromptEncoder
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A point where the agent may act: after ``turn`` of ``dialogue``, seeing ``board``; ``prompt`` as token
-    ids.
-    """
+    """A chance to act: after ``turn`` of ``dialogue``, with ``board`` shown; ``prompt`` as token ids."""
 
     dialogue: Dialogue
     turn: int
@@ -26,27 +24,30 @@ class Decision:
 def decisions(
     encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
 ) -> list[Decision]:
-    """Every decision point of ``dialogues``, its board drawn from {empty, logged} by (seed, epoch, dialogue,
-    turn) alone.
+    """Every decision point of ``dialogues``. Boards are drawn from {empty, logged} by (seed,
+    epoch, dialogue, turn).
 
-    In graph mode the prompts show the graph of an agent that answered as wanted; see
-    `proactor.training.graph_rollout` for the agent's own.
+    In graph mode the prompts show the graph of an agent that gave every target answer; for the agent's own
+    graph see `proactor.training.graph_rollout`.
     """
-    found = []
+    points = []
     for dialogue in dialogues:
         for turn in dialogue.decision_turns:
             board = draw_board(dialogue, turn, seed=seed, epoch=epoch, logged=logged)
             graph = encoder.earlier_graph(dialogue, turn, board)
-            found.append(Decision(dialogue, turn, board, encoder.prompt(dialogue, turn, board, graph)))
-    return found
+            points.append(Decision(dialogue, turn, board, encoder.prompt(dialogue, turn, board, graph)))
+    return points
 
 
 def noise_key(dialogue: Dialogue, turn: int) -> int:
-    """31-bit name of a decision for the sampler's noise: the same whatever rank or order it comes in."""
-    return int.from_bytes(hashlib.blake2b(f"{dialogue.id}/{turn}".encode(), digest_size=4).digest()) >> 1
+    """31-bit key of a decision for the sampler's noise, independent of rank and order."""
+    return _hash31(f"{dialogue.id}/{turn}")
 
 
 def candidate_key(dialogue: Dialogue, turn: int, candidate: int) -> int:
-    """31-bit name of one candidate's decision for the sampler's noise; see `rollout.noise_key`."""
-    name = f"{dialogue.id}/{turn}/{candidate}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest()) >> 1
+    """The `noise_key` of one candidate's decision, where candidates decide for themselves (graph mode)."""
+    return _hash31(f"{dialogue.id}/{turn}/{candidate}")
+
+
+def _hash31(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1

@@ -1,8 +1,7 @@
 """Dialogues, the actions an agent proposes, and the reference actions it is scored against.
 
 Turns count from 1 and intervals include both ends. A decision point lies after every user turn `u`: the agent
-has seen turns 1..u and has not answered yet, so an action "ready at u" may fire before the agent's next
-words.
+has seen turns 1..u and has not answered yet. An action "ready at u" may fire before the agent's next turn.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ _PUNCTUATION = re.compile(r"[\"'`.,;!?()\[\]]+(?=\s|$)|(?<!\S)[\"'`.,;!?()\[\]]+
 
 
 class Status(StrEnum):
-    """Where an action stands [NOTES]. The paper's spelling READY_TO_TRIGGER reads as READY; case does not
-    matter.
-    """
+    """Status of an action [NOTES], in any case. The paper's READY_TO_TRIGGER reads as READY."""
 
     PENDING = "PENDING"
     READY = "READY"
@@ -42,12 +39,18 @@ class Status(StrEnum):
 
 
 def normalise(value: str) -> str:
-    """Parameter values are compared in this form: lower case, single spaces, no punctuation around words.
+    """A parameter value as it is compared: lower case, single spaces, no punctuation around words [INFERRED].
 
-    "Dr. Morgan" and "dr morgan" are equal; "11:30" and "1130" are not (punctuation inside a word stays)
-    [INFERRED].
+    "Dr. Morgan" equals "dr morgan"; "11:30" does not equal "1130", since punctuation inside a word stays.
     """
     return " ".join(_PUNCTUATION.sub("", value.casefold()).split())
+
+
+def valid_utf8(text: str) -> str:
+    """`text` with lone surrogates (JSON can escape half of a pair, as in a cut emoji) as question marks: they
+    are no UTF-8 and would fail later in a tokenizer or a log.
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 class Turn(BaseModel):
@@ -61,7 +64,7 @@ class Turn(BaseModel):
 
 
 class Action(BaseModel):
-    """What the agent proposes at a decision point; parameters may be partial while PENDING."""
+    """An action proposed at a decision point; parameters may be partial while PENDING."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,15 +74,14 @@ class Action(BaseModel):
 
 
 class Reference(BaseModel):
-    """An action that this dialogue calls for, and when.
+    """An action that the dialogue calls for, and when.
 
     `coverage` (o, c): the turns at which it is listed at all. `ready` (s, e): the turns at which it may fire;
     None is an unknown window, which is masked and counted (`null_reason` says why). `observed_trigger`: the
-    last turn the logged agent had seen when it acted. `value_turns`: for each parameter the first turn at
-    which its value had been said (absent: never said literally); `values_seen`: the first turn at which all
-    of them had been, None when one never was.
-    `variants`: other spellings of a value, as said in the dialogue, that count as equal to the one in
-    `params`.
+    last turn that the logged agent had seen when it acted. `value_turns`: per parameter, the first turn at
+    which its value had been said (absent: never said literally). `values_seen`: the first turn at which all
+    of them had been said, None when one never was. `variants`: other spellings of a value in the dialogue
+    that count as equal to the one in `params`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +98,7 @@ class Reference(BaseModel):
     null_reason: str = ""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Reference:
+    def _check_intervals(self) -> Reference:
         if self.coverage is not None and not 1 <= self.coverage[0] <= self.coverage[1]:
             raise ValueError(
                 f"reference {self.id!r}: coverage {self.coverage} is reversed or starts before turn 1"
@@ -112,24 +114,19 @@ class Reference(BaseModel):
         return self
 
     def accepts(self, parameter: str, value: str) -> bool:
-        """Is `value` right for `parameter`: equal, after `normalise`, to the reference value or one of its
-        variants?
-        """
+        """Is `value`, after `normalise`, equal to the value of `parameter` or to one of its variants?"""
         if parameter not in self.params:
             return False
-        said = normalise(value)
-        return said == normalise(self.params[parameter]) or any(
-            said == normalise(other) for other in self.variants.get(parameter, ())
-        )
+        spellings = (self.params[parameter], *self.variants.get(parameter, ()))
+        return normalise(value) in map(normalise, spellings)
 
 
 class Dialogue(BaseModel):
-    """One logged conversation: its turns, what it calls for, and the tools on offer (`tools`: names in the
-    catalog).
+    """One logged conversation: its turns, the actions it calls for, and the names of the tools on offer.
 
     `withdrawn`: actions that the user began and took back before they were ready. They are not called for, so
-    a fire on one is false; they are listed because until then they looked like any pending action (`coverage`
-    says when), and a policy that does not wait for the assent fires on them.
+    a fire on one is false. They are kept because during their `coverage` they look like any pending action,
+    and a policy that does not wait for assent fires on them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,7 +140,7 @@ class Dialogue(BaseModel):
     source: str = ""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Dialogue:
+    def _check(self) -> Dialogue:
         if not self.turns:
             raise ValueError(f"dialogue {self.id!r} has no turns")
         if any(turn.index != position for position, turn in enumerate(self.turns, start=1)):
@@ -158,9 +155,10 @@ class Dialogue(BaseModel):
                     f"dialogue {self.id!r}: reference {reference.id!r} covers turn {reference.coverage[1]} "
                     f"of {len(self.turns)}"
                 )
-            if (odd := _outside(reference, len(self.turns))) is not None:
+            if (outside := _outside(reference, len(self.turns))) is not None:
+                name, turn = outside
                 raise ValueError(
-                    f"dialogue {self.id!r}: reference {reference.id!r} has {odd[0]} at turn {odd[1]} of "
+                    f"dialogue {self.id!r}: reference {reference.id!r} has {name} at turn {turn} of "
                     f"{len(self.turns)}"
                 )
             if self.tools and reference.name not in self.tools:
@@ -176,12 +174,10 @@ class Dialogue(BaseModel):
 
 
 def _outside(reference: Reference, turns: int) -> tuple[str, int] | None:
-    """What of a reference lies outside a dialogue of so many turns, and where; its windows aside. An agent
-    may act before it has seen a turn.
-    """
-    said = {f"value_turns.{name}": turn for name, turn in reference.value_turns.items()}
-    places = {"observed_trigger": reference.observed_trigger, "values_seen": reference.values_seen, **said}
-    least = {"observed_trigger": 0}
-    return next(
-        ((k, at) for k, at in places.items() if at is not None and not least.get(k, 1) <= at <= turns), None
-    )
+    """(field, turn) of a reference, windows aside, that lies outside a dialogue of `turns` turns."""
+    trigger = reference.observed_trigger
+    if trigger is not None and not 0 <= trigger <= turns:  # 0: the agent acted before any turn
+        return "observed_trigger", trigger
+    places = {"values_seen": reference.values_seen}
+    places |= {f"value_turns.{name}": turn for name, turn in reference.value_turns.items()}
+    return next(((name, at) for name, at in places.items() if at is not None and not 1 <= at <= turns), None)

@@ -1,15 +1,15 @@
-"""How one proposed action stands to what the dialogue calls for: similarity, and a timing class for a fire.
+"""Matching of a proposed action to the references: its similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices where the methods leave room, all
-[INFERRED]:
-- A READY action is matched to the most similar reference of its name among those whose coverage contains the
-  turn and whose similarity reaches `theta`; ties go to one not yet fired, then to the better timing class.
-- An action that belongs to a reference with an unknown window is masked: neither right nor wrong, and
-  counted.
-- A PENDING action may also be similar to one that the user later withdrew: at that turn nothing told them
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave
+open, all [INFERRED]:
+
+- A READY action matches the most similar reference of its name whose coverage contains the turn and whose
+  similarity reaches `theta`. Ties go to a reference not yet fired, then to the better timing class.
+- An action that belongs to a reference with an unknown window is masked and counted: neither right nor wrong.
+- A PENDING action may also match an action that the user later withdrew: at that turn nothing tells the two
   apart. A READY one may not, so firing on it is false.
 - A reference is used up by its first fire. A repeat is false, except after an early fire: the logged
-  conversation then goes on as if nothing had happened, so the action is masked from there on, and counted.
+  conversation then goes on as if nothing had happened, so from there on the action is masked and counted.
 """
 
 from __future__ import annotations
@@ -27,23 +27,19 @@ THETA = 0.5
 
 
 class Timing(StrEnum):
-    """A READY action at turn u against its reference: o <= u < s, s <= u <= e, e < u <= c, none, one already
-    used up; then the masks.
-    """
+    """Class of a READY action at turn u, with coverage (o, c) and ready window (s, e); then the masks."""
 
-    EARLY = "early"
-    ON_TIME = "on_time"
-    LATE = "late"
-    FALSE = "false"
-    REPEAT = "repeat"
+    EARLY = "early"  # o <= u < s
+    ON_TIME = "on_time"  # s <= u <= e
+    LATE = "late"  # e < u <= c
+    FALSE = "false"  # no reference
+    REPEAT = "repeat"  # a reference already fired
     UNKNOWN = "unknown"
     AFTER_EARLY = "after_early"
 
 
 HITS = (Timing.EARLY, Timing.ON_TIME)
-"""Ready no later than the ready window [NOTES]: what PT, precision, recall and first-fire F1 count as
-right.
-"""
+"""Fires before or in the ready window [NOTES], right for PT, precision, recall and first-fire F1."""
 
 MASKS = (Timing.UNKNOWN, Timing.AFTER_EARLY)
 """Classes that leave every numerator and denominator."""
@@ -53,9 +49,9 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action that
-    does not fire and is not masked. `reference`: what it was matched to at `theta`, for a PENDING action
-    possibly one later withdrawn.
+    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action
+    that does not fire and is not masked. `reference`: its match at `theta`; of a PENDING action possibly
+    one later withdrawn.
     """
 
     action: Action
@@ -65,13 +61,12 @@ class Judged:
 
     @property
     def masked(self) -> bool:
+        """Does the action leave every numerator and denominator?"""
         return self.timing in MASKS
 
 
 def similarity(action: Action, reference: Reference) -> float:
-    """0 for different names, else the share of equal values over the union of keys; 1 when neither has any
-    [INFERRED].
-    """
+    """0 for different names, else equal values / union of keys; 1 when neither has parameters [INFERRED]."""
     if action.name != reference.name:
         return 0.0
     keys = action.params.keys() | reference.params.keys()
@@ -81,7 +76,7 @@ def similarity(action: Action, reference: Reference) -> float:
 
 
 def timing_at(reference: Reference, turn: int) -> Timing:
-    """The class of a first fire at `turn`."""
+    """The class of a first fire on `reference` at `turn`."""
     if reference.ready is None or reference.coverage is None:
         return Timing.UNKNOWN
     if not reference.coverage[0] <= turn <= reference.coverage[1]:
@@ -99,18 +94,18 @@ def judge(
     fired: Mapping[str, Timing] | None = None,
     theta: float = THETA,
 ) -> list[Judged]:
-    """Class each action proposed at `turn`; duplicates are collapsed, the order is kept.
+    """Classify the actions proposed at `turn`. Duplicates are collapsed, the order is kept.
 
-    `fired`: reference id -> class of its first fire, for what was already triggered. Those are no longer
-    open; a further fire on one, or the second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the
-    first was early). None: the form that counts repeats, in which nothing is ever used up.
+    `fired`: reference id -> class of its first fire. These references are no longer open: a further fire on
+    one, or a second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the first was early). None:
+    the form that counts repeats, in which no reference is used up.
     """
     used = dict(fired or {})
     covering = [r for r in open_at(dialogue, turn) if r.ready is not None]
     live = [r for r in covering if r.id not in used]
     begun = [r for r in dialogue.withdrawn if r.coverage and r.coverage[0] <= turn <= r.coverage[1]]
     order = list(enumerate(collapse(actions)))
-    # The best match of a turn takes its reference first, whatever the order in which the agent wrote.
+    # The best match of a turn takes its reference first, in whatever order the agent wrote.
     order.sort(key=lambda item: -_nearest(item[1], live))
     judged: dict[int, Judged] = {}
     for position, action in order:
@@ -126,7 +121,7 @@ def judge(
                 action, nearest, None, match or _match(action, turn, begun, used, theta)
             )
         elif match is None:
-            judged[position] = Judged(action, nearest, _unmatched(action, dialogue, used, theta))
+            judged[position] = Judged(action, nearest, _timing_unmatched(action, dialogue, used, theta))
         else:
             timing = Timing.REPEAT if match.id in used else timing_at(match, turn)
             judged[position] = Judged(action, nearest, timing, match)
@@ -138,8 +133,8 @@ def judge(
 def first_fires(
     dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], theta: float = THETA
 ) -> Iterator[tuple[int, Judged]]:
-    """(turn, fire) for each READY action of a dialogue played through, in order, masked ones left out: the
-    form in which a repeat is false.
+    """(turn, fire) of each READY action of a dialogue played through, in order. Repeats are false, masked
+    fires are left out.
     """
     fired: dict[str, Timing] = {}
     for turn, actions in sorted(outputs.items()):
@@ -180,7 +175,7 @@ def _belongs_to_unknown(action: Action, dialogue: Dialogue, theta: float) -> boo
     return known < theta or _nearest(action, unknown) > known
 
 
-def _unmatched(action: Action, dialogue: Dialogue, used: Mapping[str, Timing], theta: float) -> Timing:
-    """False, unless it is an action that had fired early and whose coverage has since ended."""
+def _timing_unmatched(action: Action, dialogue: Dialogue, used: Mapping[str, Timing], theta: float) -> Timing:
+    """FALSE, or AFTER_EARLY where the action fired early and its coverage has since ended."""
     early = [r for r in dialogue.references if used.get(r.id) is Timing.EARLY]
     return Timing.AFTER_EARLY if early and _nearest(action, early) >= theta else Timing.FALSE

@@ -1,11 +1,11 @@
-"""The agent's output: JSON in as few tokens as possible, read back from whatever a model wrote.
+"""The agent's output: JSON in few tokens, and a reader for whatever a model wrote instead.
 
 Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY`
-announces it. The status leads because it is the decision, and the parameters lie flat beside it: 17 Qwen2.5
-tokens for an action with two parameters where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also
-takes that long form, common aliases, code fences, text around the JSON, a closed thinking block and a closed
-state graph before it (see `proactor.dialogue.state_graph`), and lists that were cut off. It never raises: what it
-could not read is counted by name in `unread`, what it had to repair in `repaired`.
+announces it. The status comes first because it is the decision; the parameters lie flat beside it: 17 Qwen2.5
+tokens for an action with two parameters, where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also
+accepts that long form, common aliases, code fences, text around the JSON, a closed thinking block and a
+closed state graph before it (`proactor.dialogue.state_graph`), and lists that were cut off. It never raises:
+it counts by name what it could not read (`unread`) and what it repaired (`repaired`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proactor.dialogue.dialogue import Action, Status, normalise
+from proactor.dialogue.dialogue import Action, Status, normalise, valid_utf8
 
 LONGEST = 50_000
-"""Characters read; what lies beyond is counted as `too_long`."""
+"""Characters read; a longer output is counted as `too_long`."""
 
 STARTS = 32
-"""Opening brackets tried before giving up: keeps `[[[[…` linear."""
+"""Opening brackets tried before giving up, which keeps `[[[[…` linear."""
 
 _NAMES = ("name", "action", "tool", "function", "method")
 _STATUS = ("status", "state")
@@ -31,8 +31,7 @@ _WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
 _BLOCKS = ("think", "graph")
 _OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
 _GAP = re.compile(r"[\s,]*")
-# Numbers stay as they were written: no float rounding, no limit on the digits of an integer. Raw line breaks
-# in strings pass.
+# Numbers stay text: no float rounding, no limit on digits. strict=False: raw line breaks in strings.
 _DECODER = json.JSONDecoder(
     parse_int=lambda text: Number(text),
     parse_float=lambda text: Number(text),
@@ -49,12 +48,12 @@ class Number(str):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What an output said.
+    """The actions of an output, and counts of what was not canonical.
 
     `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could
     not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
-    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. `repaired`: what
-    was understood although it was not canonical: surrounding_text, single_object, wrapper, no_status,
+    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. `repaired`: forms
+    that were understood although not canonical: surrounding_text, single_object, wrapper, no_status,
     loose_params, null_value, duplicate.
     """
 
@@ -69,18 +68,16 @@ class Parsed:
 
 
 def render(actions: Iterable[Action]) -> str:
-    """The canonical text of a set of actions; `parse(render(actions)).actions` gives them back, duplicates
-    collapsed.
-    """
-    return dumps(canonical(a) for a in collapse(actions))
+    """The canonical text of actions, duplicates collapsed; `parse` reads the same actions back."""
+    return dumps(canonical_entry(a) for a in collapse(actions))
 
 
 def dumps(entries: Iterable[object]) -> str:
-    """JSON in as few characters as it takes."""
+    """A JSON list without spaces, non-ASCII characters unescaped."""
     return json.dumps(list(entries), ensure_ascii=False, separators=(",", ":"))
 
 
-def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
+def canonical_entry(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
     """The JSON object of an action; parameters named in `missing` are null."""
     params: dict[str, object] = {
         **action.params,
@@ -92,14 +89,12 @@ def canonical(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
 
 
 def key(action: Action) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Two actions with the same key are the same action: name and normalised parameters, status aside."""
+    """Identity of an action: its name and normalised parameters, status aside."""
     return action.name, tuple(sorted((k, normalise(v)) for k, v in action.params.items()))
 
 
 def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
-    """Duplicates (same `key`) become one action with the highest status, at the place of the first [INFERRED,
-    1.5].
-    """
+    """Merge duplicates (same `key`) into the first, with the highest status among them [INFERRED, 1.5]."""
     kept: dict[tuple[str, tuple[tuple[str, str], ...]], Action] = {}
     for action in actions:
         first = kept.setdefault(key(action), action)
@@ -110,7 +105,7 @@ def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """An output taken apart: what stood inside its leading `<think>` and `<graph>` blocks (None: no such
+    """The parts of an output: the content of its leading `<think>` and `<graph>` blocks (None: no such
     block), the `answer` after them, and the name of a block that never ended (then there is no answer).
     """
 
@@ -121,24 +116,22 @@ class Pieces:
 
 
 def split(text: str) -> Pieces:
-    """Take an output apart. Total. A thinking block comes first, a state graph after it; both may be
-    absent.
-    """
-    rest = _utf8(text).strip()[:LONGEST]
-    found: dict[str, str | None] = dict.fromkeys(_BLOCKS)
+    """Split an output into its parts. Total. Thinking comes before the graph; both may be absent."""
+    rest = valid_utf8(text).strip()[:LONGEST]
+    blocks: dict[str, str | None] = dict.fromkeys(_BLOCKS)
     for name in _BLOCKS:
         if rest.startswith(f"<{name}>"):
             inside, closed, rest = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
             if not closed:
-                return Pieces(found["think"], found["graph"], "", name)
-            found[name], rest = inside, rest.strip()
-    return Pieces(found["think"], found["graph"], rest)
+                return Pieces(blocks["think"], blocks["graph"], "", name)
+            blocks[name], rest = inside, rest.strip()
+    return Pieces(blocks["think"], blocks["graph"], rest)
 
 
 def parse(text: str) -> Parsed:
     """Read an output. Total: any string gives a `Parsed`, never an exception."""
-    found, unread, repaired = entries(text)
-    read = [action for entry in found if (action := _entry(entry, unread, repaired)[0]) is not None]
+    written, unread, repaired = entries(text)
+    read = [action for entry in written if (action := _read_entry(entry, unread, repaired)[0]) is not None]
     actions = collapse(read)
     if len(actions) < len(read):
         repaired["duplicate"] += len(read) - len(actions)
@@ -146,12 +139,10 @@ def parse(text: str) -> Parsed:
 
 
 def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
-    """The raw entries of the list that ``text`` holds, with what was `unread` and `repaired` (see `Parsed`)
-    on the way. Total.
-    """
+    """The raw entries of the list in `text`, and counts of `unread` and `repaired` as in `Parsed`. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    if len(_utf8(text).strip()) > LONGEST:
+    if len(valid_utf8(text).strip()) > LONGEST:
         unread["too_long"] += 1
     pieces = split(text)
     if pieces.unclosed:
@@ -163,18 +154,18 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
 
 
 def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
-    """The actions of a state graph's text, each with the names of its parameters that are null or blank; and
-    what was unread. Total.
+    """The actions of a state graph's text, each with the names of its null or blank parameters, and what
+    was unread. Total.
     """
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    read = [_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
+    read = [_read_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
     return [(action, missing) for action, missing in read if action is not None], dict(unread)
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    """The raw entries of the first JSON value in `body`, or the complete ones of a list that was cut off or
-    broken.
+    """The raw entries of the first JSON value in `body`; of a list that is cut off or broken,
+    the complete ones.
     """
     entries: list[object] = []
     failure = "no_json"
@@ -195,12 +186,12 @@ def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[ob
             unread[failure] += 1
         if start > 0 or body[end:].strip():
             repaired["surrounding_text"] += 1
-        return _listed(value, unread, repaired)
+        return _unwrap(value, unread, repaired)
     unread[failure] += 1
     return entries
 
 
-def _listed(value: object, unread: Counter[str], repaired: Counter[str]) -> list[object]:
+def _unwrap(value: object, unread: Counter[str], repaired: Counter[str]) -> list[object]:
     if isinstance(value, list):
         return value
     if isinstance(value, dict):
@@ -215,13 +206,14 @@ def _listed(value: object, unread: Counter[str], repaired: Counter[str]) -> list
 
 
 def _salvage(body: str, start: int) -> tuple[list[object], str]:
-    """Complete entries of a list that does not decode as a whole, and why it does not: truncated, bad_json or
-    too_deep.
+    """Complete entries of a list that does not decode as a whole, and the reason:
+    truncated, bad_json, too_deep.
     """
     entries: list[object] = []
     position = start
     while body[start] == "[":
-        position = _GAP.match(body, position + (position == start)).end()  # type: ignore[union-attr]  # matches anything
+        gap = _GAP.match(body, position + (position == start))
+        position = gap.end() if gap else position
         if position == len(body):
             return entries, "truncated"
         try:
@@ -246,10 +238,10 @@ def _cut_off(body: str, start: int) -> bool:
     return False
 
 
-def _entry(
+def _read_entry(
     entry: object, unread: Counter[str], repaired: Counter[str]
 ) -> tuple[Action | None, tuple[str, ...]]:
-    """(the action, None when it cannot be read; names of its parameters that are null or blank)."""
+    """(action or None when it cannot be read, names of its null or blank parameters)."""
     if not isinstance(entry, dict):
         unread["not_an_object"] += 1
         return None, ()
@@ -270,22 +262,22 @@ def _entry(
         unread["bad_params"] += 1
         return None, ()
     values, missing = _values(params, unread, repaired)
-    return Action(name=_utf8(name).strip(), params=values, status=status), missing
+    return Action(name=valid_utf8(name).strip(), params=values, status=status), missing
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
-    """(name, status, params) of `{"name", "status", "params"}` under their aliases; status None when it means
-    nothing.
+    """(name, status, params) of `{"name", "status", "params"}` or its aliases; status None when it
+    is no status.
     """
     name_key, status_key, params_key = (
         next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
     )
-    said = None if status_key is None else entry[status_key]
+    written = None if status_key is None else entry[status_key]
     status: Status | None = Status.READY
-    if said is None:
+    if written is None:
         repaired["no_status"] += 1
     else:
-        status = Status(said) if isinstance(said, str) and _is_status(said) else None
+        status = Status(written) if isinstance(written, str) and _is_status(written) else None
     name = None if name_key is None else entry[name_key]
     if params_key is not None:
         params = entry[params_key]
@@ -303,7 +295,7 @@ def _is_status(value: str) -> bool:
 def _values(
     params: Mapping[str, object], unread: Counter[str], repaired: Counter[str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Values as text, and the names of those not given: null or blank. A list or object is no value."""
+    """Values as text, and the names of the null or blank ones. A list or object is no value."""
     read: dict[str, str] = {}
     missing: list[str] = []
     for name, value in params.items():
@@ -311,16 +303,9 @@ def _values(
             value = str(value).lower()
         if value is None or (isinstance(value, str) and not value.strip()):
             repaired["null_value"] += 1
-            missing.append(_utf8(name))
+            missing.append(valid_utf8(name))
         elif isinstance(value, str):
-            read[_utf8(name)] = _utf8(value).strip()
+            read[valid_utf8(name)] = valid_utf8(value).strip()
         else:
             unread["bad_value"] += 1
     return read, tuple(missing)
-
-
-def _utf8(text: str) -> str:
-    """Half a surrogate pair, which JSON can escape, is a str but no UTF-8 and would fail later in a tokenizer
-    or a log.
-    """
-    return text.encode("utf-8", "replace").decode("utf-8")

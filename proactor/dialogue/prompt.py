@@ -1,23 +1,25 @@
-"""A dialogue as a prompt that only grows at its end, and what the agent should have answered.
+"""A dialogue as a prompt that only grows at its end, and the target answers of supervised training.
 
-One dialogue is one trunk: a system message (instructions and the tools on offer), then one message a turn,
-user and agent as they spoke. At a decision point, after a user turn, the action board hangs off the trunk as
-one more message, and the answer follows:
+One dialogue is one trunk: a system message (instructions and the tools on offer), then one message per turn.
+At a decision point, after a user turn, the action board is one more message, and the answer follows:
 
     system | turn 1 | turn 2 | … | turn u | board | {answer}
 
-so that all decision points of a dialogue share the trunk's pages and rows whatever their boards say. Each
+All decision points of a dialogue thus share the trunk's KV pages and rows, whatever their boards say. Each
 message is encoded once, by itself. Where a chat template forbids that (it rewrites earlier turns, or refuses
-two messages of one role in a row), every decision point is encoded whole and becomes its own tree;
+two messages of one role in a row), every decision point is encoded whole and is a token tree of its own;
 `PromptEncoder.separate` counts them.
 
-Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and formats INFERRED]. "plain"
-(Non-Reasoning): the answer alone. "reasoning": `<think>…</think>`, then the answer. "graph": after thinking,
-an action state graph that the agent keeps for itself (`proactor.dialogue.state_graph`), shown again below the board at
-its next decision. Thoughts are not kept: no later prompt holds them. What supervised training shows before
-the answer follows from the dialogue's windows up to that turn, in fixed words (`wanted`): an empty block
-would teach not to think, and the dialogues hold no thoughts. A model that thinks already is better left
-without the sft stage.
+Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and formats INFERRED]:
+
+- "plain" (Non-Reasoning): the answer alone.
+- "reasoning": `<think>…</think>`, then the answer. No later prompt holds the thought.
+- "graph": after the thought, an action state graph that the agent keeps for itself
+  (`proactor.dialogue.state_graph`), shown again below the board at its next decision.
+
+In the last two, supervised training shows a thought in fixed words, derived from the dialogue's windows up to
+that turn (`target_text`): an empty block would teach not to think, and the dialogues hold no thoughts. A
+model that already thinks is better off without the sft stage.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.parse import render
 from proactor.dialogue.state_graph import NO_GRAPH, StateGraph, graph_of
-from proactor.dialogue.windows import params_at, status_at
+from proactor.dialogue.windows import last_decision, params_at, status_at
 
 if TYPE_CHECKING:
     from proactor.engine import ChatFormat
@@ -40,31 +42,34 @@ Message = dict[str, str]
 Mode = Literal["plain", "reasoning", "graph"]
 
 INSTRUCTIONS = """\
-Each user message is followed by the board of actions already triggered. Answer with a JSON list of the actions to take now: \
+Each user message is followed by the board of actions already triggered. \
+Answer with a JSON list of the actions to take now: \
 [] to wait, [{"READY":"tool","parameter":"value"}] to act, PENDING for READY while something is missing. \
-Take values from the conversation only. Tools marked ask need the user's consent first. Never repeat what is on the board.
+Take values from the conversation only. Tools marked ask need the user's consent first. \
+Never repeat what is on the board.
 Tools:"""
 
-THINK = (
-    "Think before each answer: <think>what is open, what is missing, is it time</think>, then the answer.\n"
-)
+THINK = """\
+Think before each answer: <think>what is open, what is missing, is it time</think>, then the answer.
+"""
 GRAPH = """\
-Between the two keep a graph of what is open: <graph>[{"PENDING":"tool","parameter":"value","other":null}]</graph>, null for what is \
-missing. It is shown to you again below the next board.
+Between the two keep a graph of what is open: \
+<graph>[{"PENDING":"tool","parameter":"value","other":null}]</graph>, null for what is missing. \
+It is shown to you again below the next board.
 """
 OPENINGS: dict[Mode, str] = {
     "plain": INSTRUCTIONS,
     "reasoning": THINK + INSTRUCTIONS,
     "graph": THINK + GRAPH + INSTRUCTIONS,
 }
-"""The instructions of each mode, where a style brings none of its own."""
+"""The instructions of each mode, used where a style has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """`instructions`: text before the tools (may be empty); None: the mode's own. `catalog`: template of
-    `Catalog.render`. `board_role`: role of the board message; "user" is accepted by the most templates.
-    `mode`: what the agent writes before its answer.
+    """`instructions`: text before the tools, None for the mode's own. `catalog`: template of
+    `Catalog.render`. `board_role`: role of the board message; most templates accept "user". `mode`: what the
+    agent writes before its answer.
     """
 
     instructions: str | None = None
@@ -92,12 +97,10 @@ def messages(
     style: PromptStyle | None = None,
     graph: StateGraph = NO_GRAPH,
 ) -> list[Message]:
-    """The prompt of the decision after `turn`, in full. `graph`: what the agent wrote last; shown in that
-    mode alone.
-    """
+    """The whole prompt of the decision after `turn`. `graph`: the agent's last one, shown in graph mode."""
     style = style or PromptStyle()
-    spoken = [_turn_message(t.speaker, t.text) for t in dialogue.turns[:turn]]
-    return [system_message(dialogue, catalog, style), *spoken, board_message(board, graph, style)]
+    turns = [_turn_message(t.speaker, t.text) for t in dialogue.turns[:turn]]
+    return [system_message(dialogue, catalog, style), *turns, board_message(board, graph, style)]
 
 
 def board_message(board: Board, graph: StateGraph, style: PromptStyle) -> Message:
@@ -116,14 +119,14 @@ def decisions(
     boards: Callable[[int], Board] = lambda turn: EMPTY,
     style: PromptStyle | None = None,
 ) -> list[tuple[list[Message], int]]:
-    """(messages, turn) of every decision point; `boards` gives the board shown after a turn."""
+    """(messages, turn) of every decision point; `boards`: turn -> the board shown after it."""
     return [(messages(dialogue, u, boards(u), catalog, style), u) for u in dialogue.decision_turns]
 
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """Ids of system and turns, and where each turn ends: the prompt after turn u starts with `ids[:ends[u]]`;
-    ends[0] is the system's.
+    """Ids of the system message and all turns. The prompt after turn u begins with `ids[:ends[u]]`; `ends[0]`
+    ends the system message.
     """
 
     ids: list[int]
@@ -132,10 +135,10 @@ class Trunk:
 
 @dataclass(slots=True)
 class PromptEncoder:
-    """Prompts as token ids; a trunk is encoded once and kept (the `keep` latest dialogues).
+    """Prompts as token ids. The trunks of the `keep` latest dialogues are cached.
 
-    `shared`: do all decision points of a dialogue extend one trunk? `separate`: decision points encoded as
-    their own tree.
+    `shared`: all decision points of a dialogue extend one trunk. `separate`: number of decision points
+    encoded as trees of their own.
     """
 
     chat: ChatFormat
@@ -152,7 +155,7 @@ class PromptEncoder:
         self.shared = report.appendable and not report.alternating and "system" in report.roles
 
     def tree(self, dialogue: Dialogue, turn: int) -> str:
-        """Decision points with the same value belong to one token tree."""
+        """Name of the token tree that the decision point belongs to."""
         return dialogue.id if self.shared else f"{dialogue.id}/{turn}"
 
     def prompt(
@@ -162,9 +165,8 @@ class PromptEncoder:
         if not self.shared:
             self.separate += 1
             whole = messages(dialogue, turn, board, self.catalog, self.style, graph)
-            return self.chat.encode(
-                _merged(whole, "system" in self.chat.report.roles), add_generation_prompt=True
-            )
+            merged = _merge_roles(whole, "system" in self.chat.report.roles)
+            return self.chat.encode(merged, add_generation_prompt=True)
         trunk = self.trunk(dialogue)
         leaf = self.chat.encode_message(board_message(board, graph, self.style))
         return [*trunk.ids[: trunk.ends[turn]], *leaf, *self.chat.generation_prompt_ids]
@@ -176,21 +178,19 @@ class PromptEncoder:
         return [(u, self.prompt(dialogue, u, boards(u))) for u in dialogue.decision_turns]
 
     def answer(self, actions: tuple[Action, ...]) -> list[int]:
-        """Ids of an answer as the model would sample it, end token included."""
+        """Ids of an answer as the model samples it, end token included."""
         return self.chat.encode_answer(render(actions))
 
-    def wanted(
+    def target_ids(
         self, dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
     ) -> list[int]:
-        """Ids of the output that supervised training shows after `turn`, end token included."""
+        """Ids of `target_text` after `turn`, end token included."""
         return self.chat.encode_answer(
-            wanted(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
+            target_text(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
         )
 
     def earlier_graph(self, dialogue: Dialogue, turn: int, board: Board = EMPTY) -> StateGraph:
-        """In graph mode what an agent that answered as wanted had written at the decision before `turn`, else
-        no graph.
-        """
+        """In graph mode the target graph of the decision before `turn` (`earlier_graph`), else no graph."""
         return earlier_graph(dialogue, turn, board, self.catalog) if self.style.mode == "graph" else NO_GRAPH
 
     def trunk(self, dialogue: Dialogue) -> Trunk:
@@ -213,9 +213,9 @@ class PromptEncoder:
         return trunk
 
 
-def _merged(whole: list[Message], system: bool) -> list[Message]:
-    """Neighbours of one role joined by an empty line, and the system text put into the first user message
-    where there is no such role.
+def _merge_roles(whole: list[Message], system: bool) -> list[Message]:
+    """Messages of one role in a row joined by an empty line. Without a `system` role its text opens the
+    first user message.
     """
     result: list[Message] = []
     for message in whole:
@@ -230,12 +230,12 @@ def _merged(whole: list[Message], system: bool) -> list[Message]:
 def target(
     dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
 ) -> tuple[Action, ...]:
-    """The answer that supervised training shows: READY for each reference whose ready window contains `turn`
-    and that is not on the board; with `pending`, PENDING for one that is covered but not ready, with the
-    values said so far, once there is one.
+    """The target answer after `turn`; empty: wait.
 
-    An action that the user will withdraw is PENDING like any other until then, and a value that is first said
-    after `turn` is in no answer: the agent has no hindsight. Empty: wait.
+    READY for each reference whose ready window contains `turn` and that is not on the board. With `pending`,
+    PENDING for each that is covered but not ready yet, with the values said so far, as soon as there is one.
+    The agent has no hindsight: an action that the user will withdraw is PENDING until then, and a value that
+    is first said after `turn` is in no answer.
     """
     ready = [r for r in dialogue.references if r.id not in board.fired and status_at(r, turn) is Status.READY]
     actions = [Action(name=r.name, params=params_at(r, turn), status=Status.READY) for r in ready]
@@ -243,12 +243,12 @@ def target(
         known = (r for r in dialogue.references if r.ready is not None)
         for reference in (*known, *dialogue.withdrawn):
             params = params_at(reference, turn)
-            if _begun(reference, turn, board) and (params or not reference.params):
+            if _is_pending(reference, turn, board) and (params or not reference.params):
                 actions.append(Action(name=reference.name, params=params, status=Status.PENDING))
     return tuple(actions)
 
 
-def wanted(
+def target_text(
     dialogue: Dialogue,
     turn: int,
     board: Board,
@@ -257,11 +257,11 @@ def wanted(
     *,
     pending: bool = True,
 ) -> str:
-    """The output that supervised training shows: `target` as text, in the other modes after a thought and a
-    graph.
+    """The output that supervised training shows: the `target` answer, after a thought and a graph where the
+    mode has them.
 
-    Both say what is open, ready and missing by `turn` (also where `pending` leaves PENDING actions out of the
-    answer), and nothing that only later turns tell.
+    Thought and graph state what is open, ready and missing by `turn`, also where `pending` leaves PENDING
+    actions out of the answer, and nothing that only later turns tell.
     """
     answer = render(target(dialogue, turn, board, pending=pending))
     if mode == "plain":
@@ -272,18 +272,17 @@ def wanted(
 
 
 def earlier_graph(dialogue: Dialogue, turn: int, board: Board, catalog: Catalog) -> StateGraph:
-    """The wanted graph of the decision before `turn`, as the agent behind `board` saw it: on the logged board
-    of that time, or on an empty one.
+    """The target graph of the decision before `turn`: on the logged board of that turn where `board` has
+    entries, else on an empty board.
     """
-    before = max((u for u in dialogue.decision_turns if u < turn), default=None)
+    before = last_decision(dialogue, turn - 1)
     if before is None:
         return NO_GRAPH
-    return graph_of(
-        target(dialogue, before, logged_board(dialogue, before) if board.entries else EMPTY), catalog
-    )
+    earlier = logged_board(dialogue, before) if board.entries else EMPTY
+    return graph_of(target(dialogue, before, earlier), catalog)
 
 
-def _begun(reference: Reference, turn: int, board: Board) -> bool:
+def _is_pending(reference: Reference, turn: int, board: Board) -> bool:
     if reference.coverage is None or reference.id in board.fired:
         return False
     start = reference.ready[0] if reference.ready else reference.coverage[1] + 1
@@ -291,8 +290,8 @@ def _begun(reference: Reference, turn: int, board: Board) -> bool:
 
 
 def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
-    """Might an action with an unknown window be right here? Supervised training leaves such decision points
-    out, and counts them.
+    """Could an action with an unknown window be right after `turn`? Supervised training leaves such decision
+    points out and counts them.
     """
     for reference in dialogue.references:
         if reference.ready is None and reference.id not in board.fired:

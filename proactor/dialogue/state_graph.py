@@ -1,20 +1,19 @@
-"""The action state graph that an agent keeps for itself: which actions are open, where each stands, and what
-it still lacks.
+"""The action state graph that an agent keeps for itself: the open actions, their status, and what each lacks.
 
 That the agent keeps such a graph beside its reasoning is [NOTES, methods 1.9]; the format is ours [INFERRED].
-Every action is a small state machine, PENDING -> READY -> TRIGGERED, and the graph lists where each one
-stands, in the form of an answer with null for a parameter that is still missing:
+Every action is a small state machine, PENDING -> READY -> TRIGGERED. The graph lists the status of each in
+the form of an answer, with null for a parameter that is still missing:
 
     <think>book lacks time.</think><graph>[{"PENDING":"book","day":"Monday","time":null}]</graph>[]
 
-What was triggered stands on the action board and need not be repeated. The graph of one output is shown again
+Triggered actions are on the action board and need not be repeated. The graph of one output is shown again
 below the board at the next decision of the same dialogue, in its canonical form.
 
-What it costs. A graph is the agent's own, so the prompt of turn u differs from candidate to candidate.
-Written into the dialogue where it arose, it would part everything after it: each of K candidates would be a
-token tree of its own. Below the board, in the leaf of the prompt, it parts only the leaf: the trunk of T
-tokens (system and dialogue) stays shared by all candidates and turns. With a board of b tokens, an answer of
-a, thought and graph of t + g, and the earlier graph of g, one pass over D decisions computes about
+Cost: candidates write different graphs, so the prompt of turn u differs between candidates. A graph written
+into the dialogue would split everything after it: each of K candidates would be a token tree of its own.
+Below the board it splits only the leaf of the prompt: the trunk of T tokens (system and dialogue) stays
+shared by all candidates and turns. With a board of b tokens, an answer of a, thought and graph of t + g, and
+the earlier graph of g, one pass over D decisions computes about
 
     plain                       T + D (b + K a)
     reasoning                   T + D (b + K (t + a))
@@ -22,8 +21,8 @@ a, thought and graph of t + g, and the earlier graph of g, one pass over D decis
     graph, a tree a candidate   K (T + D (b + t + g + a))
 
 and the D decisions of a dialogue are sampled one after the other instead of together. Tokens computed in one
-training pass against plain, K = 8, wanted outputs, every candidate's graph different (the worst case: equal
-graphs share their leaf too):
+training pass relative to plain, K = 8, target outputs, every candidate's graph different (the worst case:
+equal graphs share their leaf too):
 
                                         reasoning   graph, in the leaf   graph, a tree a candidate
     tiny model, synthetic dialogues        1.6              4.0                    7.4
@@ -37,14 +36,12 @@ from dataclasses import dataclass
 
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.dialogue.dialogue import Action, Status
-from proactor.dialogue.parse import canonical, dumps, key, parse_graph, split
+from proactor.dialogue.parse import canonical_entry, dumps, key, parse_graph, split
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One action of the graph: where it stands, the values known so far, and the names of the parameters
-    still `missing`.
-    """
+class GraphNode:
+    """One action with its status and known values, and the names of its `missing` parameters."""
 
     action: Action
     missing: tuple[str, ...] = ()
@@ -52,62 +49,58 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class StateGraph:
-    """The nodes in the order written; an action is there once."""
+    """The nodes in the order written, one per action."""
 
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[GraphNode, ...] = ()
 
     def render(self) -> str:
-        """The canonical text: what the prompt shows, and what a `<graph>` block holds. It cannot end that
-        block early.
-        """
-        return dumps(canonical(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
+        """The canonical text, for prompts and `<graph>` blocks; "</" is escaped, so it cannot end a block."""
+        return dumps(canonical_entry(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
         """The graph in words, for the thinking block that supervised training shows."""
-        told = " ".join(_told(node) for node in self.nodes)
-        return told.replace("</", "<\\/") or "Nothing is open."
+        text = " ".join(_describe(node) for node in self.nodes)
+        return text.replace("</", "<\\/") or "Nothing is open."
 
     def after(self, text: str) -> tuple[StateGraph, dict[str, int]]:
-        """The graph that the output `text` wrote, and what of it could not be read, by reason (those of
+        """The graph that the output `text` wrote, and counts of what could not be read (reasons of
         `parse.Parsed`, and no_graph).
 
-        Total. An output without a closed `<graph>` block, or with one of which nothing could be read, leaves
-        this graph as it stands.
+        Total. An output without a closed `<graph>` block, or with an unreadable one, leaves
+        this graph unchanged.
         """
         written = split(text).graph
         if written is None:
             return self, {"no_graph": 1}
-        found, unread = read(written)
-        return (self if unread and not found.nodes else found), unread
+        graph, unread = read(written)
+        return (self if unread and not graph.nodes else graph), unread
 
 
 NO_GRAPH = StateGraph()
 
 
 def read(text: str) -> tuple[StateGraph, dict[str, int]]:
-    """The graph that a text holds, and what of it could not be read, by reason. Total: any string gives a
-    graph.
-    """
+    """The graph of a text, and counts of what could not be read. Total: any string gives a graph."""
     entries, unread = parse_graph(text)
-    return StateGraph(_once(Node(action, missing) for action, missing in entries)), unread
+    return StateGraph(_merge_nodes(GraphNode(action, missing) for action, missing in entries)), unread
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
-    """The graph of `actions`: a PENDING one lacks the parameters that its tool requires and that it has no
-    value for.
-    """
-    return StateGraph(_once(Node(a, _lacking(a, catalog.get(a.name))) for a in actions))
+    """The graph of `actions`; a PENDING one lacks the required parameters of its tool that have no value."""
+    return StateGraph(
+        _merge_nodes(GraphNode(a, _missing_parameters(a, catalog.get(a.name))) for a in actions)
+    )
 
 
-def _lacking(action: Action, tool: Tool | None) -> tuple[str, ...]:
+def _missing_parameters(action: Action, tool: Tool | None) -> tuple[str, ...]:
     if tool is None or action.status is not Status.PENDING:
         return ()
     return tuple(name for name in tool.required if name not in action.params)
 
 
-def _once(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """Nodes of one action (`parse.key`) become one, the one furthest on, at the place of the first."""
-    kept: dict[object, Node] = {}
+def _merge_nodes(nodes: Iterable[GraphNode]) -> tuple[GraphNode, ...]:
+    """Merge the nodes of one action (`parse.key`) into the one with the highest status, at the first's place."""
+    kept: dict[object, GraphNode] = {}
     for node in nodes:
         known = kept.setdefault(key(node.action), node)
         if node.action.status.rank > known.action.status.rank:
@@ -115,11 +108,9 @@ def _once(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(kept.values())
 
 
-def _told(node: Node) -> str:
+def _describe(node: GraphNode) -> str:
     if node.action.status is not Status.PENDING:
         return f"{node.action.name} is {node.action.status.value.lower()}."
-    return (
-        f"{node.action.name} lacks {', '.join(node.missing)}."
-        if node.missing
-        else f"{node.action.name} is open."
-    )
+    if node.missing:
+        return f"{node.action.name} lacks {', '.join(node.missing)}."
+    return f"{node.action.name} is open."

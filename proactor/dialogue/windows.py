@@ -1,7 +1,7 @@
-"""Opportunity windows: what is open, ready, due or masked at a turn, and how much of a corpus is unknown.
+"""Opportunity windows: references that are open, ready, due or masked at a turn, and counts over a corpus.
 
 Turns are 1-based; an agent decides after every user turn. A reference is *masked* when its ready window is
-unknown: it is then neither right nor wrong to act on it, and it is counted under the reason.
+unknown: acting on it is neither right nor wrong, and it is counted by reason.
 """
 
 from __future__ import annotations
@@ -14,13 +14,23 @@ from statistics import mean
 
 from proactor.dialogue.dialogue import Dialogue, Interval, Reference, Status, Turn
 
+COUNTERS = (
+    "dialogues",
+    "turns",
+    "decision_turns",
+    "references",
+    "null",
+    "width_0",
+    "wider",
+    "withdrawn",
+)
+"""Counts of `count`; width_0 and wider: known windows of one turn, and of more."""
+
 _LETTER = re.compile(r"\w")
 
 
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """`R_u`: the references whose coverage contains `turn` [INFERRED, methods 1.5]. Masked ones are
-    included.
-    """
+    """`R_u`: the references whose coverage contains `turn`, masked ones included [INFERRED, methods 1.5]."""
     return tuple(r for r in dialogue.references if r.coverage and r.coverage[0] <= turn <= r.coverage[1])
 
 
@@ -30,16 +40,9 @@ def ready_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
 
 
 def due_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """References for which `turn` is the last decision point inside the ready window (`e_j = u` on user
-    turns).
-    """
+    """References whose last decision point in the ready window is `turn` (`e_j = u` on user turns)."""
     following = min((u for u in dialogue.decision_turns if u > turn), default=len(dialogue.turns) + 1)
     return tuple(r for r in ready_at(dialogue, turn) if r.ready and following > r.ready[1])
-
-
-def masked(dialogue: Dialogue) -> tuple[Reference, ...]:
-    """References whose window is unknown."""
-    return tuple(r for r in dialogue.references if r.ready is None)
 
 
 def width(reference: Reference) -> int | None:
@@ -48,9 +51,7 @@ def width(reference: Reference) -> int | None:
 
 
 def status_at(reference: Reference, turn: int) -> Status | None:
-    """PENDING before the ready window, READY inside it, None outside coverage, after the window, and when
-    unknown.
-    """
+    """PENDING in coverage before the ready window, READY inside it, else None (also for unknown windows)."""
     if reference.coverage is None or reference.ready is None or not reference.coverage[0] <= turn:
         return None
     if turn < reference.ready[0]:
@@ -59,24 +60,23 @@ def status_at(reference: Reference, turn: int) -> Status | None:
 
 
 def params_at(reference: Reference, turn: int) -> dict[str, str]:
-    """The parameters whose values had been said by `turn`; from the ready window's start on also those never
-    said literally.
+    """The parameters whose values had been said by `turn`; once the ready window has begun, also those
+    never said literally.
 
-    Never a value that is first said later: some corpora open a window before an optional value comes.
+    A value first said later is left out: some corpora open a window before an optional value comes.
     """
     begun = reference.ready is not None and turn >= reference.ready[0]
-    never = turn if begun else turn + 1
     return {
         name: value
         for name, value in reference.params.items()
-        if reference.value_turns.get(name, never) <= turn
+        if (reference.value_turns[name] <= turn if name in reference.value_turns else begun)
     }
 
 
 def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None:
-    """The first turn whose text holds one of `spellings` literally: any case, on word boundaries.
+    """The first turn whose text holds one of `spellings`: literally, in any case, between word boundaries.
 
-    Literal matching is optimistic: a value can be said by chance, or offered before it is chosen.
+    Literal matching is optimistic: a value may be said by chance, or offered before it is chosen.
     """
     wanted = [(s.casefold().split()[0], _word_pattern(s)) for s in spellings if _LETTER.search(s)]
     for turn in turns:
@@ -95,48 +95,47 @@ def _word_pattern(spelling: str) -> re.Pattern[str]:
 def mentions(
     turns: Sequence[Turn], params: Mapping[str, str], variants: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[dict[str, int], int | None]:
-    """(first turn of each value said literally, first turn by which all had been said or None when one never
-    was).
-    """
-    found: dict[str, int] = {}
+    """(first turn of each value said literally, first turn by which all had been said, else None)."""
+    value_turns: dict[str, int] = {}
     for name, value in params.items():
         turn = first_mention(turns, (value, *(variants or {}).get(name, ())))
         if turn is not None:
-            found[name] = turn
-    complete = len(found) == len(params)
-    return found, (max(found.values(), default=1) if complete else None)
+            value_turns[name] = turn
+    complete = len(value_turns) == len(params)
+    return value_turns, (max(value_turns.values(), default=1) if complete else None)
 
 
 def snap(turns: Sequence[Turn], window: Interval) -> Interval | None:
-    """`window` shrunk to decision points: from its first to its last user turn, None when it holds none.
+    """`window` from its first to its last user turn, None when it has none.
 
-    A window may start or end on an agent turn in the data; the agent can only decide after user turns.
+    In the data a window may start or end on an agent turn; the agent decides only after user turns.
     """
     inside = [t.index for t in turns if t.speaker == "user" and window[0] <= t.index <= window[1]]
     return (inside[0], inside[-1]) if inside else None
 
 
 def as_points(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` with point labels, for comparison with windows [INFERRED: how the paper's SFT on points was
-    labelled is not known].
+    """`dialogue` with point labels, for comparison with windows [INFERRED: the paper does not say how its SFT
+    on points was labelled].
 
-    Each reference with a known window is labelled at one turn: the decision point at which the logged agent
-    had its last chance before it acted (`observed_trigger`), where that lies inside coverage, else the end of
-    the window. Coverage and ready window become that turn: nothing is pending before it and nothing late
-    after it. Actions that the user began and withdrew go, since a log of triggers does not hold them. Unknown
-    windows stay unknown.
+    Coverage and ready window of each reference with a known window become one turn, that of `point_of`:
+    nothing is pending before it and nothing late after it. Withdrawn actions are dropped, since a log of
+    triggers does not hold them. Unknown windows stay unknown.
     """
-    known = tuple(
-        r if r.ready is None else r.model_copy(update={"coverage": (u, u), "ready": (u, u)})
-        for r in dialogue.references
-        for u, _ in (point_of(dialogue, r),)
-    )
-    return dialogue.model_copy(update={"references": known, "withdrawn": ()})
+    references = []
+    for reference in dialogue.references:
+        if reference.ready is not None:
+            turn, _ = point_of(dialogue, reference)
+            reference = reference.model_copy(update={"coverage": (turn, turn), "ready": (turn, turn)})
+        references.append(reference)
+    return dialogue.model_copy(update={"references": tuple(references), "withdrawn": ()})
 
 
 def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
-    """The turn that `as_points` labels, and whether it is the logged trigger's; (0, False) where the window
-    is unknown.
+    """(turn of the point label, is it the logged trigger's?); (0, False) for an unknown window.
+
+    The turn is the last decision point before the logged agent acted (`observed_trigger`), where that lies
+    inside coverage, else the last decision point of the window.
     """
     if reference.ready is None or reference.coverage is None:
         return 0, False
@@ -155,12 +154,8 @@ def last_decision(dialogue: Dialogue, turn: int) -> int | None:
 
 
 def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
-    """Counters of a corpus: dialogues, turns, decision turns, references, null (and why), width_0, wider,
-    withdrawn.
-    """
-    counters: Counter[str] = Counter(
-        dialogues=0, turns=0, decision_turns=0, references=0, null=0, width_0=0, wider=0
-    )
+    """Counters of a corpus: `COUNTERS`, and null_<reason> of the references with an unknown window."""
+    counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
     for dialogue in dialogues:
         counters["dialogues"] += 1
         counters["turns"] += len(dialogue.turns)
@@ -177,18 +172,9 @@ def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     return dict(counters)
 
 
-def counts(name: str) -> bool:
+def is_counter(name: str) -> bool:
     """Is `name` one of the counters of `count`?"""
-    return name in (
-        "dialogues",
-        "turns",
-        "decision_turns",
-        "references",
-        "width_0",
-        "wider",
-        "withdrawn",
-        "null",
-    ) or name.startswith("null_")
+    return name in COUNTERS or name.startswith("null_")
 
 
 def mean_width(dialogues: Iterable[Dialogue]) -> float | None:

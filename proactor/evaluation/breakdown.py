@@ -22,7 +22,7 @@ from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Judged, Timing, first_fires
 from proactor.engine import ProactorError
 from proactor.evaluation.play import Evaluation
-from proactor.scoring.bootstrap import Interval, resampled
+from proactor.scoring.bootstrap import Interval, bootstrap_sums
 from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of, score_dialogue
 
 Outputs = Mapping[int, Sequence[Action]]
@@ -220,7 +220,7 @@ def _distances(
             for k, name in enumerate(DISTANCES)
         }
 
-    bounds = resampled(counts, shares, DISTANCES, resamples=resamples)
+    bounds = bootstrap_sums(counts, shares, DISTANCES, resamples=resamples)
     return tuple(
         Distance(name=name, fires=int(counts[:, k].sum()), share=triple(bounds[name]))
         for k, name in enumerate(DISTANCES)
@@ -237,7 +237,7 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
     sums = matrix(rows)
     count: Counter[str] = Counter(dict(zip(FIELDS, map(int, sums.sum(axis=0)))))
     shares = metrics_of(sums.sum(axis=0))
-    bounds = resampled(sums, metrics_of, keys, resamples=resamples)
+    bounds = bootstrap_sums(sums, metrics_of, keys, resamples=resamples)
     occurs = sums[
         :, [FIELDS.index(f) for f in ("references", "null_references", "actions", "null_masked")]
     ].any(axis=1)

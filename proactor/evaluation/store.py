@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from proactor.dialogue import Action, Dialogue
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation, Replay
-from proactor.files import SourceError
+from proactor.files import SourceError, first_problem, read_json
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
 VERSION = 2
@@ -80,23 +80,13 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
     with it.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file") from None
-    try:
-        raw = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not JSON: {error}") from None
+    raw = read_json(path)
     if isinstance(raw, dict) and raw.get("version") not in (1, VERSION):
         raise SourceError(f"{path}: version: {raw.get('version')!r}, this program reads {VERSION}")
     try:
         read = _File.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SourceError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"
-        ) from None
+        raise SourceError(f"{path}: {first_problem(error, top='top level')}") from None
     known = {d.id for d in read.dialogues}
     for name, evaluation in read.evaluations.items():
         for i, contribution in enumerate(evaluation.contributions if read.version == VERSION else ()):

@@ -39,7 +39,7 @@ class Utility:
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Learn which tools need assent. RewardError for costs of a tool that is not there."""
         try:
-            self.costs = self.costs.known_by(catalog)
+            self.costs = self.costs.with_assent(catalog)
         except CostError as error:
             raise RewardError(f"reward 'utility': {error}") from None
 

@@ -57,10 +57,12 @@ def intervals(
     """Interval of each metric in `keys` of one system. ValueError without dialogues."""
     if not contributions:
         raise ProactorError("bootstrap: no dialogues")
-    return resampled(matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed)
+    return bootstrap_sums(
+        matrix(contributions), metrics_of, keys, resamples=resamples, level=level, seed=seed
+    )
 
 
-def resampled(
+def bootstrap_sums(
     rows: Array,
     statistics: Callable[[Array], Mapping[str, Array]],
     keys: Sequence[str],

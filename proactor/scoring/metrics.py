@@ -23,8 +23,7 @@ from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.matching import HITS, THETA, Judged, Timing, judge
 from proactor.dialogue.windows import width
 from proactor.engine import ProactorError
-from proactor.scoring.utility import Costs, judged_parts, total
-from proactor.scoring.utility import table as costs_of
+from proactor.scoring.utility import Costs, cost_table, judged_parts, total
 
 Array = npt.NDArray[np.float64]
 
@@ -102,7 +101,7 @@ def score_dialogue(
     `unparsed`: outputs that could not be read in full (their readable part is in `outputs`). `costs`: for the
     utility.
     """
-    prices = costs_of(costs)
+    prices = cost_table(costs)
     sums = dict.fromkeys(FIELDS, 0.0)
     known = {r.id for r in dialogue.references if r.ready is not None}
     hit: set[str] = set()

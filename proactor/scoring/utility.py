@@ -73,7 +73,7 @@ class CostTable(BaseModel):
         """Costs of the tool."""
         return self.tools.get(tool, self.default)
 
-    def known_by(self, catalog: Catalog) -> CostTable:
+    def with_assent(self, catalog: Catalog) -> CostTable:
         """This table with the catalog's tools that need assent. CostError names a tool with costs that the
         catalog does not have.
         """
@@ -91,7 +91,7 @@ def needs_assent(catalog: Catalog) -> frozenset[str]:
     return frozenset(t.name for t in catalog.tools if t.confirm)
 
 
-def table(costs: Costs | None) -> CostTable:
+def cost_table(costs: Costs | None) -> CostTable:
     """Any way to state costs, as a table; None is the default."""
     return costs if isinstance(costs, CostTable) else CostTable(default=costs or ToolCosts())
 
@@ -149,7 +149,7 @@ def turn_parts(
     """PARTS of the decision after `turn` on `board`."""
     judged = judge(dialogue, turn, parsed.actions, fired=board.fired, theta=theta)
     now = {j.reference.id for j in judged if j.timing is not None and j.reference is not None}
-    return judged_parts(dialogue, turn, judged, now | board.fired.keys(), not parsed.ok, table(costs))
+    return judged_parts(dialogue, turn, judged, now | board.fired.keys(), not parsed.ok, cost_table(costs))
 
 
 def turn_utility(

@@ -1,4 +1,4 @@
-"""One reader a corpus, and the generator of synthetic dialogues, behind one function: `load`."""
+"""One reader per corpus, and the generator of synthetic dialogues, behind one function: `load`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from proactor.files import SourceError
-from proactor.sources.base import SPLITS, Corpus, Selection, SelectionError, Split, split_of
+from proactor.sources.base import Subset, validate_options
+from proactor.sources.corpus import SPLITS, Corpus, Selection, SelectionError, Split, split_of
 
 __all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
 
@@ -22,7 +23,9 @@ READERS = (
     "multidogo",
     "proactivebench",
 )
-"""Corpora on disk: each has a module of its name here, imported when it is first read."""
+"""Corpora on disk. Each has a module of its name, imported on first use, that holds `OPTIONS` (a pydantic
+model) and `load(path, subset, options)`.
+"""
 
 NAMES = ("synthetic", *READERS)
 
@@ -39,17 +42,18 @@ def load(
     """The dialogues of corpus `name` (one of `NAMES`).
 
     Args:
-        path: folder (or file) of a real corpus; not used by "synthetic".
-        split: "train", "dev", "test" or None for all; by a hash of the dialogue id, 80/10/10.
-        limit: at most this many dialogues, a sample that depends on `seed` and grows by prefix; the rest is
-        not parsed.
-        seed: of the sample, and of the generator.
-        keep: which of them, by domain and length; `limit` then counts those, and all of the split are parsed.
-        opts: options of the reader (`SyntheticOptions`, `SgdOptions`, …); unknown ones are refused by name.
+        path: folder or file of a corpus on disk; None for "synthetic".
+        split: "train", "dev", "test", or None for all; 80/10/10 by a hash of the dialogue id.
+        limit: at most this many dialogues, sampled by `seed`; a larger limit only adds dialogues. Readers of
+            JSONL parse no others.
+        seed: seed of the sample and of the generator.
+        keep: restricts domains and length. `limit` then counts the dialogues kept, and all of the split are
+            parsed.
+        opts: the reader's options (`SyntheticOptions`, `SgdOptions`, …).
 
     Raises:
-        SourceError: one line, `file:line: what`, for missing files and for empty or malformed lines.
-        ValueError: an unknown corpus, split or option.
+        SelectionError: an unknown corpus, split, option or domain, a negative limit, a missing path.
+        SourceError: a file that is missing or malformed, as `file:line: what`.
     """
     if split is not None and split not in SPLITS:
         raise SelectionError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -57,16 +61,15 @@ def load(
         raise SelectionError(f"limit {limit} is negative")
     if keep is not None and keep != Selection():
         return keep.apply(load(name, path, split, None, seed, **opts), limit, seed)
+    if name not in NAMES:
+        raise SelectionError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
+    reader = import_module(f"proactor.sources.{name}")
+    subset = Subset(split, limit, seed)
     if name == "synthetic":
         if path is not None:
             raise SelectionError(f"the synthetic corpus has no path (got {path})")
-        from proactor.sources import synthetic
-
-        return synthetic.load(split, limit, seed, **opts)
-    if name not in READERS:
-        raise SelectionError(f"corpus {name!r} is not one of {', '.join(NAMES)}")
-    if path is None:
+    elif path is None:
         raise SelectionError(f"corpus {name!r} needs a path")
-    reader = import_module(f"proactor.sources.{name}")
-    found: Corpus = reader.load(Path(path), split, limit, seed, **opts)
-    return found
+    options = validate_options(reader.OPTIONS, opts)
+    corpus: Corpus = reader.load(None if path is None else Path(path), subset, options)
+    return corpus

@@ -1,11 +1,11 @@
-"""ABCD: customer service chats with the agent's actions (compact JSONL, or the release by way of `abcd_raw`).
+"""ABCD: customer service chats with the agent's actions (compact JSONL, or the release through `abcd_raw`).
 
-The data's windows run from the first literal mention of the last value to the last turn before the action;
-against labels made by careful reading they agree well [measured, see the data's notes]. They are shrunk to
-user turns, since the agent decides after those. Actions without values (`no_values`) or with a value that is
-never said literally (`unmatched`) have no window. The corpus does not annotate assent: no tool has `confirm`
-[INFERRED]. Coverage runs from the first user turn at which a value had been said to the end of the window
-[INFERRED].
+The data's windows run from the first literal mention of the last value to the last turn before the action.
+They agree well with labels made by careful reading [measured, see the data's notes]. They are shrunk to
+user turns, since the agent decides after those. An action has no window when it has no values (`no_values`)
+or when one is never said literally (`unmatched`). The corpus does not annotate assent, so no tool has
+`confirm` [INFERRED]. Coverage runs from the first user turn at which a value had been said to the end of
+the window [INFERRED].
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
 from proactor.files import find_files, read_json
 from proactor.sources import abcd_raw, base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus
 
 _READS = frozenset(
     {"pull-up-account", "verify-identity", "validate-purchase", "subscription-status", "shipping-status"}
@@ -37,7 +38,7 @@ _SHAPES = {
 
 
 class AbcdOptions(BaseModel):
-    """How ABCD is read; both options are about the release's own file."""
+    """How ABCD is read; both options concern the release's own file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,22 +50,22 @@ class AbcdOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = AbcdOptions
+
+
+def load(path: Path, subset: Subset, options: AbcdOptions) -> Corpus:
     """Reads a folder or file of either format, with ontology.json beside it; see `sources.load`.
 
-    A folder with the release's abcd_v*.json[.gz] is read from that, which makes "ABCD+" (see `abcd_raw`).
+    In a folder, the release's abcd_v*.json[.gz] comes first (see `abcd_raw`).
     """
-    options = base.options(AbcdOptions, opts)
     release = ("abcd_v*.json.gz", "abcd_v*.json", "data/abcd_v*.json*")
     file = find_files(path, *release, "abcd*.jsonl", "abcd*.jsonl.gz")[-1]
     reader = _Reader(file.parent, options)
     counters: Counter[str] = Counter()
     if ".jsonl" in file.name:
-        found: list[Any] = base.lines([file], split, limit, seed)
-    else:
-        found = base.choose(abcd_raw.conversations(file, options.part), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.corpus(reader.catalog, dialogues, counters)
+        return base.convert_all(subset.choose_lines([file]), reader.dialogue, reader.catalog, counters)
+    chosen = subset.choose(abcd_raw.conversations(file, options.part))
+    return base.convert_all(chosen, reader.dialogue, reader.catalog, counters)
 
 
 class _Reader:
@@ -73,36 +74,18 @@ class _Reader:
     def __init__(self, folder: Path, options: AbcdOptions) -> None:
         self.options = options
         ontology = read_json(folder / "ontology.json")
-        self.values: dict[str, set[str]] = {
-            slot: {value.lower() for value in values}
-            for slot, values in ontology["values"]["enumerable"].items()
-        }
+        values: dict[str, list[str]] = ontology["values"]["enumerable"]
+        self.values = {slot: {value.lower() for value in listed} for slot, listed in values.items()}
         self.slots: dict[str, list[str]] = {}
         tools: list[Tool] = []
         for group, actions in ontology["actions"].items():
             for name, slots in actions.items():
                 self.slots[name] = slots
-                effect: Effect = "read" if group == "faq_policy" or name in _READS else "write"
-                if name in ("offer-refund", "make-purchase"):
-                    effect = "irreversible"
-                tools.append(
-                    Tool(
-                        name=name,
-                        description=name.replace("-", " "),
-                        effect=effect,
-                        parameters=tuple(
-                            Parameter(
-                                name=slot,
-                                required=False,
-                                values=tuple(ontology["values"]["enumerable"].get(slot, ())),
-                            )
-                            for slot in slots
-                        ),
-                    )
-                )
+                tools.append(_tool(name, group, slots, values))
         self.catalog = Catalog(tools=tuple(tools))
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        """The dialogue of a record of either format."""
         if "delexed" in record:
             record = abcd_raw.compact(record, self.options.max_turns, counters)
         turns = base.turns_of(record)
@@ -132,21 +115,23 @@ class _Reader:
         counters: Counter[str],
     ) -> Reference:
         params: dict[str, str] = {}
-        said: dict[str, int] = {}
+        value_turns: dict[str, int] = {}
         for value, turn in zip(action["values"], action["value_turns"], strict=True):
             slot = self._slot(action["method"], value, facts, params, counters)
             params[slot] = value
             if turn is not None:
-                said[slot] = turn + 1
-        latest = base.user_turn(turns, action["last_visible_turn"] + 1)
+                value_turns[slot] = turn + 1
+        latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
             raise ValueError(f"{action['method']}: an action before the user spoke")
         window = action["window"]
         ready = windows.snap(turns, (window["earliest"] + 1, window["latest"] + 1)) if window else None
         reason = ""
-        if ready is None:
-            reason = "no_decision_turn" if window else "unmatched" if params else "no_values"
-        begin = windows.snap(turns, (min(said.values(), default=latest), latest))
+        if ready is None and window:
+            reason = "no_decision_turn"
+        elif ready is None:
+            reason = "unmatched" if params else "no_values"
+        begin = windows.snap(turns, (min(value_turns.values(), default=latest), latest))
         return Reference(
             id=name,
             name=action["method"],
@@ -154,17 +139,15 @@ class _Reader:
             coverage=(min((begin or (latest, latest))[0], ready[0] if ready else latest), latest),
             ready=ready,
             observed_trigger=latest,
-            value_turns=said,
-            values_seen=max(said.values()) if params and said.keys() >= params.keys() else None,
+            value_turns=value_turns,
+            values_seen=max(value_turns.values()) if params and value_turns.keys() >= params.keys() else None,
             null_reason=reason,
         )
 
     def _slot(
         self, method: str, value: str, facts: dict[str, str], taken: dict[str, str], counters: Counter[str]
     ) -> str:
-        """The data lists bare values: which slot of `method` is this one? By the scenario, the ontology, its
-        shape.
-        """
+        """The slot of `method` that a bare value belongs to: by scenario, then ontology, then shape."""
         free = [slot for slot in self.slots[method] if slot not in taken]
         low = value.lower()
         for slot in free:
@@ -176,3 +159,11 @@ class _Reader:
                 return slot
         counters["slot_by_position"] += 1
         return free[0] if free else f"value_{len(taken) + 1}"
+
+
+def _tool(name: str, group: str, slots: list[str], values: dict[str, list[str]]) -> Tool:
+    effect: Effect = "read" if group == "faq_policy" or name in _READS else "write"
+    if name in ("offer-refund", "make-purchase"):
+        effect = "irreversible"
+    parameters = (Parameter(name=slot, required=False, values=tuple(values.get(slot, ()))) for slot in slots)
+    return Tool(name=name, description=name.replace("-", " "), effect=effect, parameters=tuple(parameters))

@@ -1,176 +1,48 @@
-"""What all readers share: the corpus they return, splits by hash, and lines that are sampled before they are
-parsed.
+"""What all readers share: options, the subset they are asked for, lines and records, and how
+these become dialogues.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import heapq
-import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proactor.dialogue import Dialogue, Turn, windows
-from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
-from proactor.files import SourceError
+from proactor.dialogue import Dialogue, Turn
+from proactor.dialogue.catalog import Catalog
+from proactor.files import SourceError, first_problem, parse_json
+from proactor.sources.corpus import Corpus, SelectionError, Split, make_corpus, sample, split_of
 
-Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Options = TypeVar("Options", bound=BaseModel)
 
 
-class SelectionError(SourceError):
-    """A corpus, split, limit, domain or reader's option that does not exist or cannot be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Dialogues with the catalog of their tools, and counters of what was read, masked, adjusted or
-    dropped.
-    """
-
-    catalog: Catalog
-    dialogues: tuple[Dialogue, ...]
-    counters: dict[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.dialogues)
-
-
-def corpus(
-    catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
-) -> Corpus:
-    """A corpus whose counters are those of `windows.count` and the reader's own."""
-    listed = tuple(dialogues)
-    return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
-
-
-ToolRow = tuple[str, Effect, tuple[str, ...]]
-"""(description, effect, slots) of a tool in a source whose release has no catalog."""
-
-
-def catalog_of(
-    rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()
-) -> Catalog:
-    """A catalog from rows by tool name. ``asks``: effects that need the user's assent; ``required``: slots
-    that a call cannot do without.
-    """
-    return Catalog(
-        tools=tuple(
-            Tool(
-                name=name,
-                description=description,
-                effect=effect,
-                confirm=effect in asks,
-                parameters=tuple(Parameter(name=slot, required=slot in required) for slot in slots),
-            )
-            for name, (description, effect, slots) in rows.items()
-        )
-    )
-
-
-def narrowed(
-    found: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
-) -> Corpus:
-    """A corpus with some (or other) dialogues of ``found``: counted anew, with what its reader counted and
-    ``counters``.
-    """
-    own = {k: v for k, v in found.counters.items() if k not in windows.count(found.dialogues)}
-    return corpus(found.catalog, dialogues, own | dict(counters or {}))
-
-
-class Selection(BaseModel):
-    """Which dialogues of a corpus are wanted: of these ``domains`` (empty: all), of at most ``max_turns``
-    turns.
-    """
+class NoOptions(BaseModel):
+    """A reader without options; unknown ones are still refused by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    domains: tuple[str, ...] = ()
-    max_turns: int | None = Field(default=None, ge=1)
 
-    def apply(self, found: Corpus, limit: int | None, seed: int) -> Corpus:
-        """The wanted dialogues of ``found``, at most ``limit`` of them (a sample by ``seed``); the others are
-        counted.
-
-        Raises ValueError for a domain that no dialogue has.
-        """
-        known = {d.domain for d in found.dialogues}
-        if missing := set(self.domains) - known:
-            raise SelectionError(
-                f"keep.domains: no dialogue is of {sorted(missing)[0]!r}; there are "
-                f"{', '.join(sorted(known))}"
-            )
-        counters: Counter[str] = Counter()
-        kept = []
-        for dialogue in found.dialogues:
-            other = bool(self.domains) and dialogue.domain not in self.domains
-            long = self.max_turns is not None and len(dialogue.turns) > self.max_turns
-            counters["other_domain"] += other
-            counters["too_many_turns"] += long and not other
-            if not (other or long):
-                kept.append(dialogue)
-        return corpus(found.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
-
-
-Item = TypeVar("Item")
-
-
-def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """At most `limit` items, those with the smallest seeded hash of their name, in their order: a sample that
-    grows by prefix.
-    """
-    if limit is None or limit >= len(items):
-        return list(items)
-    chosen = heapq.nsmallest(limit, range(len(items)), key=lambda i: _hash("sample", seed, name(items[i])))
-    return [items[i] for i in sorted(chosen)]
-
-
-def split_of(dialogue_id: str) -> Split:
-    """80/10/10 by a hash of the id: it does not depend on the seed, the machine or the other dialogues."""
-    share = _hash("split", dialogue_id) % 10
-    return "train" if share < 8 else "dev" if share == 8 else "test"
-
-
-def within(found: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """The dialogues whose `share_of` lies in [low, high), at most ``limit`` of them; the others are
-    counted.
-    """
-    kept = [d for d in found.dialogues if share[0] <= share_of(d.id) < share[1]]
-    counters = {"other_share": len(found.dialogues) - len(kept)}
-    return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
-
-
-def share_of(dialogue_id: str) -> float:
-    """A hundredth in [0, 1) by a hash of the id, apart from that of the split."""
-    return _hash("share", dialogue_id) % 100 / 100
-
-
-def _hash(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
-def options(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """Validates a reader's options; ValueError names the one that is unknown or wrong."""
+def validate_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
+    """`values` as the options of a reader. SelectionError names the one that is unknown or wrong."""
     try:
-        return kind(**given)
+        return kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or kind.__name__
-        raise SelectionError(f"option {key}: {first['msg']}") from None
+        raise SelectionError(f"option {first_problem(error, top=kind.__name__)}") from None
+
+
+# -- lines and records ---
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One dialogue, not parsed yet, and where it stands."""
+    """One dialogue as a line of a JSONL file, not parsed yet."""
 
     file: Path
     number: int
@@ -179,13 +51,12 @@ class Line:
 
     @property
     def where(self) -> str:
+        """`file:line`."""
         return f"{self.file}:{self.number}"
 
     def parse(self) -> dict[str, Any]:
-        try:
-            record = json.loads(self.text)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{self.where}: not JSON ({error})") from None
+        """The JSON object of the line. SourceError for anything else."""
+        record = parse_json(self.text, self.file, self.number)
         if not isinstance(record, dict):
             raise SourceError(f"{self.where}: not an object")
         return record
@@ -193,64 +64,74 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dialogue of a file that holds many in one JSON value (or that is one), and where it stands."""
+    """One dialogue of a file that was parsed as a whole; `where` names its place there."""
 
     where: str
     id: str
     value: dict[str, Any]
 
     def parse(self) -> dict[str, Any]:
+        """The record itself."""
         return self.value
 
 
-Found = TypeVar("Found", Line, Record)
+Entry = TypeVar("Entry", Line, Record)
 
 
-def choose(found: Iterable[Found], split: Split | None, limit: int | None, seed: int) -> list[Found]:
-    """Those of the split, at most `limit` of them (the smallest seeded hashes), in order; an id that repeats
-    is an error.
-    """
-    seen: dict[str, str] = {}
-    kept: list[Found] = []
-    for one in found:
-        if one.id in seen:
-            raise SourceError(f"{one.where}: dialogue {one.id!r} appears twice (first in {seen[one.id]})")
-        seen[one.id] = one.where
-        if split is None or split_of(one.id) == split:
-            kept.append(one)
-    return sample(kept, lambda one: one.id, limit, seed)
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Which dialogues to read: those of `split` (None: all), at most `limit` of them, sampled by `seed`."""
+
+    split: Split | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def includes(self, dialogue_id: str) -> bool:
+        """Is the dialogue in the split?"""
+        return self.split is None or split_of(dialogue_id) == self.split
+
+    def choose(self, entries: Iterable[Entry]) -> list[Entry]:
+        """The entries to read, in order. SourceError for an id that appears twice."""
+        seen: dict[str, str] = {}
+        kept: list[Entry] = []
+        for entry in entries:
+            if entry.id in seen:
+                raise SourceError(
+                    f"{entry.where}: dialogue {entry.id!r} appears twice (first in {seen[entry.id]})"
+                )
+            seen[entry.id] = entry.where
+            if self.includes(entry.id):
+                kept.append(entry)
+        return sample(kept, lambda entry: entry.id, self.limit, self.seed)
+
+    def choose_lines(
+        self,
+        files: Iterable[Path],
+        key: str = "dialogue_id",
+        name: Callable[[Path, str], str] = lambda file, value: value,
+    ) -> list[Line]:
+        """Dialogues of JSONL files (gzip or plain), in file order.
+
+        A line is searched only for the value of `key` (`name(file, value)` makes the id of it), so reading
+        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id
+        that appears twice.
+        """
+        return self.choose(_lines_by_key(files, key, name))
 
 
-def lines(
-    files: Iterable[Path],
-    split: Split | None,
-    limit: int | None,
-    seed: int,
-    key: str = "dialogue_id",
-    name: Callable[[Path, str], str] | None = None,
-) -> list[Line]:
-    """Dialogues of JSONL files (gzip or plain) in file order, chosen as `choose` does.
-
-    Only the id (the value of `key`; `name(file, value)` makes the dialogue's id of it) is looked at, so
-    reading 200 of 12,000 dialogues parses 200. An empty line, a line without an id and two lines with one id
-    are SourceErrors.
-    """
-    return choose(_all_lines(files, key, name or (lambda _, given: given)), split, limit, seed)
-
-
-def _all_lines(files: Iterable[Path], key: str, name: Callable[[Path, str], str]) -> Iterator[Line]:
+def _lines_by_key(files: Iterable[Path], key: str, name: Callable[[Path, str], str]) -> Iterator[Line]:
     pattern = re.compile(rb'"%s"\s*:\s*"((?:[^"\\]|\\.)*)"' % re.escape(key).encode())
     for file in files:
         for number, text in text_lines(file):
-            found = pattern.search(text)
-            if found is None:
+            match = pattern.search(text)
+            if match is None:
                 raise SourceError(f"{file}:{number}: no {key}")
-            yield Line(file, number, name(file, found[1].decode(errors="replace")), text)
+            yield Line(file, number, name(file, match[1].decode(errors="replace")), text)
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of a file's lines, gzip or plain; an empty line and a file that breaks off are
-    SourceErrors.
+    """(number, bytes without the line break) of a file's lines, gzip or plain. SourceError for an empty line
+    and for a file that breaks off.
     """
     number = 0
     try:
@@ -258,48 +139,59 @@ def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
             for number, text in enumerate(stream, start=1):
                 if not text.strip():
                     raise SourceError(f"{file}:{number}: empty line")
-                yield number, text
+                yield number, text.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
 
 
-def convert(
-    where: str,
-    record: dict[str, Any],
-    build: Callable[[dict[str, Any], Counter[str]], Dialogue],
-    counters: Counter[str],
-) -> Dialogue:
-    """`build(record, counters)` with its failures named by `where` (file and line)."""
+Build = Callable[[dict[str, Any], Counter[str]], Dialogue]
+"""Makes a dialogue of a record; counts what it adjusts."""
+
+
+def convert(where: str, record: dict[str, Any], build: Build, counters: Counter[str]) -> Dialogue:
+    """`build(record, counters)`; SourceError puts `where` (file and line) in front of what failed."""
     try:
         return build(record, counters)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise SourceError(
-            f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        raise SourceError(f"{where}: {first_problem(error)}") from None
     except KeyError as error:
         raise SourceError(f"{where}: key {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
         raise SourceError(f"{where}: malformed dialogue ({error})") from None
 
 
-def user_turn(turns: Sequence[Turn], at: int) -> int | None:
-    """The last user turn at or before turn `at`: where the agent that acted then had its last chance to
-    decide.
+def convert_all(
+    entries: Iterable[Line] | Iterable[Record], build: Build, catalog: Catalog, counters: Counter[str]
+) -> Corpus:
+    """The corpus of all entries, each parsed and converted."""
+    dialogues = [convert(entry.where, entry.parse(), build, counters) for entry in entries]
+    return make_corpus(catalog, dialogues, counters)
+
+
+# -- turns ---
+
+
+def last_user_turn(turns: Sequence[Turn], at: int) -> int | None:
+    """The last user turn at or before turn `at`, None when there is none: the decision point of an action
+    after turn `at`.
     """
     return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
 
 
+def compact_turns(turns: Iterable[Turn]) -> list[dict[str, str]]:
+    """Turns as a compact record holds them; `turns_of` reads them back."""
+    return [{"speaker": "USER" if t.speaker == "user" else "AGENT", "text": t.text} for t in turns]
+
+
 def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """The turns of a compact record; an agent is everybody who is not the user."""
+    """The turns of a compact record; every speaker but USER is the agent."""
     return tuple(
-        Turn(index=i, speaker="user" if t["speaker"] == "USER" else "agent", text=spoken(t["text"]))
+        Turn(index=i, speaker="user" if t["speaker"] == "USER" else "agent", text=turn_text(t["text"]))
         for i, t in enumerate(record["turns"], start=1)
     )
 
 
-def spoken(text: object) -> str:
+def turn_text(text: object) -> str:
     """A turn's text, stripped; ValueError when it is empty."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty turn {text!r}")

@@ -1,14 +1,14 @@
-"""Our own JSONL, and plain transcripts of anybody's.
+"""Our own JSONL, and plain transcripts.
 
-A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue a line, and the
+A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue per line, and the
 tools beside them in `catalog.json`. A line is either
 
-- a dialogue as `Dialogue.model_dump(mode="json")` gives it, references and all (what `annotate` writes), or
-- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay as they
-  are, also two of one speaker in a row. Speakers are known by common names (`USERS`, `AGENTS`); what else a
-  line holds is ignored and counted (`ignored_keys`).
+- a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
+- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay
+  unchanged, also two of one speaker in a row. Speakers go by common names (`USERS`, `AGENTS`). Other keys of
+  a line are ignored and counted (`ignored_keys`).
 
-A dialogue with one speaker has nobody who decides or nothing to decide on: it is dropped and counted as
+A dialogue with one speaker has no agent to decide, or nothing to decide on. It is dropped and counted as
 `no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
 """
 
@@ -25,15 +25,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.catalogs import propose, read_catalog
 from proactor.catalogs.proactor import NAME
-from proactor.dialogue import Dialogue, Speaker, Turn
+from proactor.dialogue import Dialogue, Speaker, Turn, valid_utf8
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Line, Split
+from proactor.sources.base import Line, Subset
+from proactor.sources.corpus import Corpus, make_corpus
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
 AGENTS = frozenset(
-    "agent assistant system bot chatbot ai model operator advisor adviser representative rep support staff".split()
+    "agent assistant system bot chatbot ai model operator advisor adviser representative rep support "
+    "staff".split()
 )
 
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -62,38 +64,36 @@ class JsonlOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file; see `sources.load`. `limit` counts lines, before dialogues of one speaker are
-    dropped.
-    """
-    options = base.options(JsonlOptions, opts)
+OPTIONS = JsonlOptions
+
+
+def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
+    """Reads a folder or file; see `sources.load`. The limit counts lines, also those dropped afterwards."""
     files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
     dialogues = []
-    for line in base.choose(_lines(files), split, limit, seed):
+    for line in subset.choose(_lines(files)):
         dialogue = base.convert(line.where, {**line.parse(), "id": line.id}, reader.dialogue, counters)
         if reader.keeps(line.where, dialogue):
             dialogues.append(dialogue)
-    return base.corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
+    return make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:
-    """Lines with their ids. Only a line whose id does not come first is parsed for it: turns may have ids of
-    their own.
+    """Lines with their ids. A line is parsed for its id only where that is not its first key: turns may have
+    ids of their own.
     """
     for file in files:
         for number, text in base.text_lines(file):
             line = Line(file, number, "", text)
-            found = _ID.match(text)
-            given = (
-                json.loads(found[1].decode("utf-8", "replace"), strict=False)
-                if found
-                else line.parse().get("id")
-            )
-            if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+            if match := _ID.match(text):
+                identity = json.loads(match[1].decode("utf-8", "replace"), strict=False)
+            else:
+                identity = line.parse().get("id")
+            if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
                 raise SourceError(f"{line.where}: no id")
-            yield Line(file, number, _whole(str(given)), text)
+            yield Line(file, number, valid_utf8(str(identity)), text)
 
 
 class _Reader:
@@ -112,11 +112,12 @@ class _Reader:
             counters["no_catalog"] += 1
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        """The dialogue of a record of either form, checked against the catalog."""
         listed = record["turns"]
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
             raise ValueError("`turns` is not a list of objects")
-        own = bool(listed) and all("index" in turn for turn in listed)
-        dialogue = Dialogue.model_validate(record) if own else self._transcript(record, listed)
+        complete = bool(listed) and all("index" in turn for turn in listed)
+        dialogue = Dialogue.model_validate(record) if complete else self._transcript(record, listed)
         dialogue = self._without_empty(dialogue)
         self._check_tools(dialogue)
         return dialogue
@@ -127,7 +128,7 @@ class _Reader:
             text = turn.get("text")
             if not isinstance(text, str):
                 raise ValueError(f"turn {index}: no text (found {text!r})")
-            turns.append(Turn(index=index, speaker=self._speaker(turn, index), text=_whole(text.strip())))
+            turns.append(Turn(index=index, speaker=self._speaker(turn, index), text=valid_utf8(text.strip())))
             self.counters["broken_characters"] += turns[-1].text != text.strip()
             self.counters["ignored_keys"] += len(turn.keys() - {"speaker", "text", "index"})
         self.counters["ignored_keys"] += len(record.keys() - _KEYS)
@@ -138,10 +139,11 @@ class _Reader:
         name = turn.get("speaker")
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"turn {index}: no speaker (found {name!r})")
-        said = name.strip().casefold()
-        if said in USERS or (self.options.user is not None and said == self.options.user.strip().casefold()):
+        plain = name.strip().casefold()
+        user = self.options.user
+        if plain in USERS or (user is not None and plain == user.strip().casefold()):
             return "user"
-        if said not in AGENTS and self.options.user is None:
+        if plain not in AGENTS and user is None:
             raise ValueError(
                 f"turn {index}: speaker {name!r} is not known as user ({', '.join(sorted(USERS))}) or agent "
                 f"({', '.join(sorted(AGENTS))}); the option `user` names the user"
@@ -149,19 +151,18 @@ class _Reader:
         return "agent"
 
     def _without_empty(self, dialogue: Dialogue) -> Dialogue:
-        spoken = [
+        kept = [
             turn for turn in dialogue.turns if any(c.isprintable() and not c.isspace() for c in turn.text)
         ]
-        gone = len(dialogue.turns) - len(spoken)
-        if not gone:
+        if len(kept) == len(dialogue.turns):
             return dialogue
-        first = next(turn.index for turn in dialogue.turns if turn not in spoken)
+        first = next(turn.index for turn in dialogue.turns if turn not in kept)
         if self.options.empty == "error":
             raise ValueError(f"turn {first} is empty; the option empty=drop leaves such turns out")
         if dialogue.references or dialogue.withdrawn:
             raise ValueError(f"turn {first} is empty and cannot be dropped: the windows count on it")
-        self.counters["empty_turns"] += gone
-        turns = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(spoken, start=1))
+        self.counters["empty_turns"] += len(dialogue.turns) - len(kept)
+        turns = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(kept, start=1))
         return Dialogue.model_validate({**dict(dialogue), "turns": turns})
 
     def _check_tools(self, dialogue: Dialogue) -> None:
@@ -179,7 +180,9 @@ class _Reader:
             self.counters["unknown_parameters"] += len(mark.params.keys() - known)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
-        """False for a dialogue of one speaker, counted; SourceError or True where the options say so."""
+        """False, counted, for a dialogue of one speaker; the option `one_speaker` may make that True
+        or a SourceError.
+        """
         speakers = {turn.speaker for turn in dialogue.turns}
         missing = next((name for name in ("user", "agent") if name not in speakers), None)
         if missing is None:
@@ -188,8 +191,3 @@ class _Reader:
             raise SourceError(f"{where}: dialogue {dialogue.id!r} has no {missing} turns")
         self.counters[f"no_{missing}_turns"] += 1
         return self.options.one_speaker == "keep"
-
-
-def _whole(text: str) -> str:
-    """Half a surrogate pair (a cut emoji) is no UTF-8 and would fail later: it becomes a question mark."""
-    return text.encode("utf-8", "replace").decode()

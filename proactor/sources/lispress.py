@@ -1,9 +1,9 @@
-"""Lispress: the s-expressions of SMCalFlow's programs, read to a tree and written back.
+"""Lispress: the s-expressions of SMCalFlow's programs, parsed to a tree and written back.
 
-A node is a symbol or a tuple of nodes. A quoted text is a symbol that keeps its quotes (`text` takes them
-off), and `^type` is the pair `("^", type)`. The reader macro `#` of Lispress 1.0 is dropped: `#(String "a")`
-reads as `(String "a")`. The reader is total: any string gives one node or a `LispressError`. The grammar is
-that of the release's notes on the format [CODE].
+A node is a symbol or a tuple of nodes. A quoted text is a symbol that keeps its quotes (`text` removes them);
+`^type` is the pair `("^", type)`. The reader macro `#` of Lispress 1.0 is dropped: `#(String "a")` reads as
+`(String "a")`. The reader is total: any string gives one node or a `LispressError`. The grammar is that of
+the release's notes on the format [CODE].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Node: TypeAlias = "str | tuple[Node, ...]"
 
 META = "^"
 MAX_DEPTH = 200
-"""Lists nested deeper are refused: real programs reach 30, and what walks a tree may then recurse."""
+"""Lists nested deeper are refused, so that code may recurse over a tree; real programs reach 30."""
 
 _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([()^#])|([^\s()"^#]+))', re.DOTALL)
 _END = re.compile(r"\s*\Z")
@@ -48,8 +48,8 @@ def read(program: str) -> Node:
                 raise LispressError(f"position {position}: ')' without '('")
             if stack[-1][-1:] == [META]:
                 raise LispressError(f"position {position}: '^' without a type")
-            done = tuple(stack.pop())
-            _add(stack[-1], done)
+            node = tuple(stack.pop())
+            _add(stack[-1], node)
         elif quoted or symbol:
             _add(stack[-1], _quote(quoted, position) if quoted else symbol)
         position = token.end()
@@ -76,19 +76,19 @@ def _quote(token: str, position: int) -> str:
 
 
 def write(node: Node) -> str:
-    """A node on one line; `read(write(node)) == node` for all that `read` gives."""
+    """A node on one line; `read(write(node)) == node` for any node from `read`."""
     parts: list[str] = []
-    todo: list[Node] = [node]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, str):
-            if parts and parts[-1] not in ("(", META) and one != ")":
+    pending: list[Node] = [node]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, str):
+            if parts and parts[-1] not in ("(", META) and current != ")":
                 parts.append(" ")
-            parts.append(one)
-        elif one[:1] == (META,) and len(one) == 2:
-            todo += [one[1], META]
+            parts.append(current)
+        elif current[:1] == (META,) and len(current) == 2:
+            pending += [current[1], META]
         else:
-            todo += [")", *reversed(one), "("]
+            pending += [")", *reversed(current), "("]
     return "".join(parts)
 
 
@@ -100,9 +100,7 @@ def text(node: Node) -> str | None:
 
 
 def call(node: Node) -> tuple[str, tuple[Node, ...]]:
-    """(function, arguments) of a list, without its types and the names of named arguments; ("", ()) for a
-    symbol.
-    """
+    """(function, arguments) of a list, without types and argument names; ("", ()) for a symbol."""
     if isinstance(node, str):
         return "", ()
     items = [n for n in node if not (isinstance(n, tuple) and n[:1] == (META,))]

@@ -2,17 +2,17 @@
 
 Two kinds of file, told apart by their columns:
 
-- the paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn,
-  sentences of one turn are joined, and what the agent said is not there: such a dialogue has no agent turn
-  and is counted (`customer_only`), its missing turns too (`turns_missing`, from the gaps of the turn
-  numbers). It still has decision points, since an agent decides after user turns, but nobody answers in it;
-- the unannotated files have both sides (`authorRole`). They were not at hand: their columns are taken from
-  the release's notes [CODE], an `authorRole` of "customer" (any case) is read as the user and any other as
-  the agent [INFERRED].
+- The paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn; the
+  sentences of one turn are joined. A dialogue without agent turns is counted (`customer_only`), and so are
+  its missing turns (`turns_missing`, from the gaps in the turn numbers). It still has decision points, one
+  after each user turn.
+- The unannotated files have both sides (`authorRole`). They were not at hand: their columns are
+  taken from the release's notes [CODE]. An `authorRole` of "customer" (any case) is the user, any
+  other the agent [INFERRED].
 
 There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive
-lines of one speaker stay turns of their own. The domain is the folder's last word (`finance`,
-`multidogo_finance`) or, for an unannotated file, its name. Intents and slot tags are not used.
+lines of one speaker stay separate turns. The domain is the last word of the folder's name (`finance`,
+`multidogo_finance`) or, for an unannotated file, the file's name. Intents and slot tags are not used.
 """
 
 from __future__ import annotations
@@ -22,36 +22,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus
 
 _COLUMNS = ("conversationId", "turnNumber", "utterance")
 _PARTS = frozenset({"train", "dev", "test"})
 
 
-class MultidogoOptions(BaseModel):
-    """MultiDoGO has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder of TSV files or one of them; see `sources.load`."""
-    base.options(MultidogoOptions, opts)
     files = find_files(path, "*.tsv.gz", "*.tsv", "*/*.tsv")
     counters: Counter[str] = Counter()
-    chosen = base.choose(_conversations(files), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in chosen]
-    return base.corpus(Catalog(tools=()), dialogues, counters)
+    return base.convert_all(subset.choose(_conversations(files)), _dialogue, Catalog(tools=()), counters)
 
 
 def _conversations(files: list[Path]) -> Iterator[Record]:
-    """One record a conversation: its lines, which stand together in the files."""
+    """One record per conversation; its lines follow each other in the file."""
     for file in files:
         stem = file.name.split(".")[0]
         domain = (file.resolve().parent.name if stem in _PARTS else stem).rsplit("_", 1)[-1]
@@ -70,11 +63,11 @@ def _conversations(files: list[Path]) -> Iterator[Record]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row by column) of a TSV file; quotes have no meaning in it."""
+    """(line number, row by column) of a TSV file; quotes have no meaning."""
     head: list[str] = []
     for number, line in base.text_lines(file):
         try:
-            cells = line.decode().rstrip("\r\n").split("\t")
+            cells = line.decode().split("\t")
         except UnicodeDecodeError as error:
             raise SourceError(f"{file}:{number}: not UTF-8 ({error})") from None
         if not head:
@@ -103,7 +96,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             continue
         last = this
         numbers.append(int(float(row["turnNumber"])))
-        text = base.spoken(row["utterance"])
+        text = base.turn_text(row["utterance"])
         turns.append(Turn(index=len(turns) + 1, speaker="user" if user else "agent", text=text))
     counters["turns_missing"] += max(numbers, default=-1) + 1 - len(set(numbers))
     counters["customer_only"] += all(turn.speaker == "user" for turn in turns)

@@ -1,28 +1,24 @@
-"""ProactiveBench (the reward data of ProactiveAgent): streams of events on a user's computer, judged event by
-event.
+"""ProactiveBench (the reward data of ProactiveAgent): judged streams of events on a user's computer.
 
-A line of the corpus is a prefix of a stream, a task that an assistant might propose there (or null: to stay
-silent), and people's judgement of it. Streams are put together again from their prefixes: the events are user
-turns, so the agent decides after each of them, and the one tool is `propose`. All of this mapping is
-[INFERRED]:
+A line of the corpus holds a prefix of a stream, a task that an assistant might propose there (null: none),
+and people's judgement of it. The reader joins the prefixes back into streams. Events become user turns, so
+the agent decides after each of them; the one tool is `propose`. The mapping is [INFERRED]:
 
 - `help_needed` (some task was accepted by all judges [CODE: the release's converter]) says whether to propose
-  or to wait at an event. A run of events at which help is needed is one opportunity: coverage and ready
-  window are the run, and one proposal in it will do. Where it is false, waiting is right and a proposal is a
-  false fire;
-- nobody acted, so there is no logged trigger. An event that no line judges cannot be scored: it is in no
-  window and is counted (`unjudged`);
-- `task="omit"` (default): `propose` has no parameters and its timing is what is scored, since free text is
-  never equal to free text. `task="accepted"`: `propose(task)`, with the first accepted task of the run and
-  the others as variants; a run without one has no window (`no_accepted_task`);
-- `unit="trace"` (default): one dialogue a stream. `unit="judgement"`: one dialogue a line, with all its
-  events in one turn, so that only the judged point is a decision, and the category (Correct-Detection,
-  False-Alarm, Missed-Need, Correct-Rejection) as domain; many lines share a stream;
-- the split is by stream, so that no stream is in two parts; the corpus at hand has 16 streams, so a part can
-  be empty;
-- a proposal only offers something, so `propose` reads and needs no assent.
+  or to wait at an event. A run of events that need help is one opportunity: coverage and ready window are the
+  run, and one proposal inside it is enough. Elsewhere waiting is right and a proposal is a false fire.
+- Nobody acted, so there is no logged trigger. An event without a judgement cannot be scored: it lies in no
+  window and is counted (`unjudged`).
+- `task="omit"` (default): `propose` has no parameters and only its timing is scored, since two free texts are
+  never equal. `task="accepted"`: `propose(task)`, with the first accepted task of the run and the others as
+  variants; a run without one has no window (`no_accepted_task`).
+- `unit="trace"` (default): one dialogue per stream. `unit="judgement"`: one dialogue per line, with all
+  events in one turn, so that the judged point is the only decision, and with the category (Correct-Detection,
+  False-Alarm, Missed-Need, Correct-Rejection) as domain; many lines share a stream.
+- The split is by stream, so no stream is in two parts. The corpus has 16 streams: a part can be empty.
+- A proposal only offers something, so `propose` reads and needs no assent.
 
-Release: reward_data/train_data.jsonl and test_data.jsonl, whose lines the compact file keeps as they are. The
+Release: reward_data/train_data.jsonl and test_data.jsonl; the compact file keeps their lines unchanged. The
 folder test_data (traces with candidate tasks, without `help_needed`) is not read.
 """
 
@@ -34,15 +30,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
-from proactor.files import SourceError, find_files
+from proactor.files import SourceError, find_files, first_problem, parse_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus, make_corpus, sample
 
 Events = tuple[tuple[str, str], ...]
 """(time, event) of a stream, in order."""
@@ -69,7 +66,7 @@ class _Event(BaseModel):
 
 
 class _Judgement(BaseModel):
-    """A line of the corpus; fields that are not used are let be."""
+    """A line of the corpus; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -84,21 +81,20 @@ class _Judgement(BaseModel):
         return tuple((e.time, e.event) for e in self.obs)
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file of judgements; see `sources.load`. `limit` counts dialogues of the chosen
-    unit.
-    """
-    options = base.options(ProactivebenchOptions, opts)
+OPTIONS = ProactivebenchOptions
+
+
+def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
+    """Reads a folder or file of judgements; see `sources.load`. The limit counts dialogues of the unit."""
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
-    lines = [found for file in files for found in _lines(file)]
+    judgements = [judged for file in files for judged in _read_judgements(file)]
     counters: Counter[str] = Counter()
-    for _, judged in lines:
+    for judged in judgements:
         counters[f"category_{judged.category}"] += 1
-        counters["accepted_without_need"] += bool(
-            judged.pred_task and judged.valid and not judged.help_needed
-        )
-    streams = _streams(judged for _, judged in lines)
-    kept = [events for events in streams if split is None or base.split_of(_name(events)) == split]
+        unneeded = judged.pred_task and judged.valid and not judged.help_needed
+        counters["accepted_without_need"] += bool(unneeded)
+    streams = _streams(judgements)
+    kept = [events for events in streams if subset.includes(_name(events))]
     if options.unit == "trace":
         taken: Counter[str] = Counter()
         dialogues = []
@@ -110,11 +106,13 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         firsts = {events[0] for events in kept}
         dialogues = [
             _single(f"{_name(judged.events)}/{number}", judged, options)
-            for number, (_, judged) in enumerate(lines, start=1)
+            for number, judged in enumerate(judgements, start=1)
             if judged.events[0] in firsts
         ]
     counters["streams"] = len(kept)
-    return base.corpus(_catalog(options), base.sample(dialogues, lambda d: d.id, limit, seed), counters)
+    return make_corpus(
+        _catalog(options), sample(dialogues, lambda d: d.id, subset.limit, subset.seed), counters
+    )
 
 
 def _catalog(options: ProactivebenchOptions) -> Catalog:
@@ -131,24 +129,18 @@ def _catalog(options: ProactivebenchOptions) -> Catalog:
     )
 
 
-def _lines(file: Path) -> Iterator[tuple[str, _Judgement]]:
+def _read_judgements(file: Path) -> Iterator[_Judgement]:
     for number, text in base.text_lines(file):
-        where = f"{file}:{number}"
+        record = parse_json(text, file, number)
         try:
-            record = json.loads(text)
-        except ValueError as error:
-            raise SourceError(f"{where}: not JSON ({error})") from None
-        try:
-            yield where, _Judgement.model_validate(record)
+            judged = _Judgement.model_validate(record)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise SourceError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise SourceError(f"{file}:{number}: {first_problem(error)}") from None
+        yield judged
 
 
-def _streams(judgements: Iterator[_Judgement] | Sequence[_Judgement]) -> dict[Events, list[_Judgement]]:
-    """Every longest stream with the judgements of its prefixes, in the order in which the corpus begins
-    them.
-    """
+def _streams(judgements: Sequence[_Judgement]) -> dict[Events, list[_Judgement]]:
+    """The longest streams, in the order of the corpus, each with the judgements of its prefixes."""
     by_events: dict[Events, list[_Judgement]] = defaultdict(list)
     for judged in judgements:
         by_events[judged.events].append(judged)
@@ -171,16 +163,16 @@ def _trace(
     options: ProactivebenchOptions,
     counters: Counter[str],
 ) -> Dialogue:
-    """A stream, an event a turn."""
+    """The dialogue of a stream: one user turn for each event."""
     at: dict[int, list[_Judgement]] = defaultdict(list)
     for judged in judgements:
         at[len(judged.obs)].append(judged)
     needed: dict[int, bool] = {}
     for turn in range(1, len(events) + 1):
-        said = {judged.help_needed for judged in at[turn]}
-        counters["unjudged"] += not said
-        counters["need_disputed"] += len(said) > 1
-        needed[turn] = said == {True}
+        answers = {judged.help_needed for judged in at[turn]}
+        counters["unjudged"] += not answers
+        counters["need_disputed"] += len(answers) > 1
+        needed[turn] = answers == {True}
     references: list[Reference] = []
     for need, run in groupby(range(1, len(events) + 1), key=needed.__getitem__):
         if need:
@@ -190,7 +182,7 @@ def _trace(
     return Dialogue(
         id=name,
         turns=tuple(
-            Turn(index=i, speaker="user", text=base.spoken(f"[{when}] {what}"))
+            Turn(index=i, speaker="user", text=base.turn_text(f"[{when}] {what}"))
             for i, (when, what) in enumerate(events, start=1)
         ),
         references=tuple(references),
@@ -201,13 +193,13 @@ def _trace(
 
 
 def _single(name: str, judged: _Judgement, options: ProactivebenchOptions) -> Dialogue:
-    """A line: its events in one turn, the judged point as the only decision."""
+    """The dialogue of one line: all its events in one user turn, which is the only decision point."""
     text = "\n".join(f"[{when}] {what}" for when, what in judged.events)
     accepted = [judged.pred_task] if judged.valid and judged.pred_task else []
     references = (_reference("a1", (1, 1), accepted, options),) if judged.help_needed else ()
     return Dialogue(
         id=name,
-        turns=(Turn(index=1, speaker="user", text=base.spoken(text)),),
+        turns=(Turn(index=1, speaker="user", text=base.turn_text(text)),),
         references=references,
         tools=("propose",),
         domain=judged.category,

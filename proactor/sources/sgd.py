@@ -1,24 +1,24 @@
-"""Schema-Guided Dialogue: the raw release (dialogues_*.json, schema.json) and the compact JSONL of it.
+"""Schema-Guided Dialogue: the raw release (dialogues_*.json, schema.json) or compact JSONL of it.
 
-Both are brought to the same frames, and windows are derived from the annotations once:
+Both are brought to the same frames, from which the windows are derived:
 
-- a service call on a system turn is a reference; it was triggered after the user turn before it (that turn is
-  `latest`, the end of the ready window) [DERIVED from the corpus];
-- a value is there from the first user turn since which the dialogue state holds it as the call has it
-  [DERIVED]; the window opens with the last of them: all parameters of the call (`params="all"`), because the
-  whole call is scored, or the required ones (`params="required"`) [INFERRED];
-- a transactional intent needs assent: its window opens at the last AFFIRM that answers the last CONFIRM
-  before the call, if the values were there before; without such an AFFIRM the window is null (`no_assent`)
-  [INFERRED; the data's own windows include the CONFIRM and may include a NEGATE];
-- coverage runs from the turn at which the intent became active to the last ready turn [INFERRED];
-- a later call of the same intent begins after the one before it [INFERRED].
+- A service call on a system turn is a reference. It was triggered after the user turn before it, which is
+  `latest`, the end of the ready window [DERIVED from the corpus].
+- A value arrives at the user turn since which the dialogue state holds it as the call has it [DERIVED]. The
+  window opens with the last value: of all parameters (`params="all"`), because the whole call is scored, or
+  of the required ones (`params="required"`) [INFERRED].
+- A transactional intent needs assent: its window opens no earlier than the last AFFIRM that answers the last
+  CONFIRM before the call; without one the window is null (`no_assent`) [INFERRED; the data's own windows
+  include the CONFIRM and may include a NEGATE].
+- Coverage runs from the turn at which the intent became active to the last ready turn [INFERRED].
+- A later call of the same intent begins after the one before it [INFERRED].
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,8 @@ from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Record, Subset
+from proactor.sources.corpus import SPLITS, Corpus
 
 
 class SgdOptions(BaseModel):
@@ -45,9 +46,11 @@ class SgdOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+OPTIONS = SgdOptions
+
+
+def load(path: Path, subset: Subset, options: SgdOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    options = base.options(SgdOptions, opts)
     raw = "dialogues_*.json"
     files = find_files(path, "*.jsonl.gz", "*.jsonl", raw, f"*/{raw}", f"*{raw}.gz")
     files = [f for f in files if options.part == "all" or options.part in _part(f)]
@@ -55,34 +58,26 @@ def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: 
         raise SourceError(f"{path}: nothing of part {options.part!r}")
     schema = read_schema(path if path.is_dir() else path.parent)
     counters: Counter[str] = Counter()
-    compact = any(".jsonl" in file.name for file in files)
-    records = _compact(files, split, limit, seed) if compact else _raw(files, split, limit, seed)
     reader = _Reader(schema, options)
-    dialogues = [base.convert(where, record, reader.dialogue, counters) for where, record in records]
-    return base.corpus(reader.catalog(), dialogues, counters)
+    if any(".jsonl" in file.name for file in files):
+        return base.convert_all(subset.choose_lines(files), reader.dialogue, reader.catalog(), counters)
+    return base.convert_all(_release(files, subset), reader.dialogue, reader.catalog(), counters)
 
 
 def _part(file: Path) -> str:
-    named = [part for part in base.SPLITS if part in file.name]
+    named = [part for part in SPLITS if part in file.name]
     return named[0] if named else file.parent.name
 
 
-def _compact(
-    files: Sequence[Path], split: Split | None, limit: int | None, seed: int
-) -> Iterator[tuple[str, Any]]:
-    for line in base.lines(files, split, limit, seed):
-        yield line.where, line.parse()
-
-
-def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -> Iterator[tuple[str, Any]]:
-    """Dialogues of the release, one file after the other; with a limit in a seeded order, so that few are
-    opened.
+def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
+    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that
+    few are parsed.
     """
-    if limit is not None:
-        files = random.Random(f"{seed}/files").sample(files, len(files))
-    given = 0
+    if subset.limit is not None:
+        files = random.Random(f"{subset.seed}/files").sample(files, len(files))
+    taken = 0
     for file in files:
-        if given == limit:
+        if taken == subset.limit:
             return
         records = read_json(file)
         if not isinstance(records, list):
@@ -93,10 +88,10 @@ def _raw(files: list[Path], split: Split | None, limit: int | None, seed: int) -
             if not isinstance(name, str) or not name:
                 raise SourceError(f"{where}: no dialogue_id")
             record["dialogue_id"] = f"sgd/{_part(file)}/{name}"
-            if given == limit or (split is not None and base.split_of(record["dialogue_id"]) != split):
+            if taken == subset.limit or not subset.includes(record["dialogue_id"]):
                 continue
-            given += 1
-            yield where, record
+            taken += 1
+            yield Record(where, record["dialogue_id"], record)
 
 
 def _frames(turn: dict[str, Any]) -> list[dict[str, Any]]:
@@ -126,14 +121,16 @@ class _Reader:
         self.intents = {(s, i["name"]): i for s, service in schema.items() for i in service["intents"]}
 
     def catalog(self) -> Catalog:
+        """The tools of all services."""
         return Catalog(tools=tuple(tools(self.schema)))
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        """The dialogue of a record of either format."""
         turns = tuple(
             Turn(
                 index=i,
                 speaker="user" if t["speaker"] == "USER" else "agent",
-                text=base.spoken(t["utterance"] if "utterance" in t else t["text"]),
+                text=base.turn_text(t["utterance"] if "utterance" in t else t["text"]),
             )
             for i, t in enumerate(record["turns"], start=1)
         )
@@ -200,22 +197,24 @@ class _Reader:
     def _spell(
         self, call: _Call, spellings: dict[str, tuple[str, ...]], counters: Counter[str]
     ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-        """The spelling a reference uses (the one said first, when any was said literally), and the others."""
+        """The spelling that a reference uses (the first one said literally, if any), and the others."""
         params: dict[str, str] = {}
         variants: dict[str, tuple[str, ...]] = {}
         for name, canonical in call.params.items():
             known = tuple(dict.fromkeys((canonical, *spellings.get(name, ()))))
-            said = [(t, v) for v in known if (t := windows.first_mention(call.turns[: call.latest], (v,)))]
+            mentions = [
+                (t, v) for v in known if (t := windows.first_mention(call.turns[: call.latest], (v,)))
+            ]
             counters["values"] += 1
-            counters["values_not_literal"] += not said
-            params[name] = min(said)[1] if said and self.options.values == "spoken" else canonical
+            counters["values_not_literal"] += not mentions
+            params[name] = min(mentions)[1] if mentions and self.options.values == "spoken" else canonical
             if others := tuple(v for v in known if v != params[name]):
                 variants[name] = others
         return params, variants
 
 
 class _Call:
-    """A service call with what the turns before it say about it; turns are 1-based."""
+    """A service call and the frames of its service before it; turns are 1-based."""
 
     def __init__(
         self,
@@ -226,7 +225,7 @@ class _Call:
         turn: int,
         after: int,
     ) -> None:
-        latest = base.user_turn(turns, turn - 1)
+        latest = base.last_user_turn(turns, turn - 1)
         if latest is None:
             raise ValueError(f"turn {turn}: a call before the user spoke")
         self.turns, self.key, self.after, self.latest = turns, key, after, latest
@@ -236,9 +235,7 @@ class _Call:
         self.states = [(u, f) for u, f in self.seen if "slots" in f]
 
     def intent_turn(self) -> int | None:
-        """The user turn since which the intent has been active; after an earlier call of it, the turn that
-        follows.
-        """
+        """The user turn since which the intent has been active, or the first after an earlier call of it."""
         begin = None
         for turn, frame in reversed(self.states):
             if frame["intent"] != self.key[1]:
@@ -249,26 +246,25 @@ class _Call:
         return next((u for u, _ in self.states if u > self.after), None)
 
     def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        """For each parameter in the dialogue state: since when it holds the call's value, and how that was
-        spelled.
+        """For each parameter: the turn since which the dialogue state holds the call's value, and
+        its spellings there.
         """
         arrived: dict[str, int] = {}
         spellings: dict[str, tuple[str, ...]] = {}
         final = self.states[-1][1]["slots"] if self.states else {}
         for name, value in self.params.items():
-            said = tuple(final.get(name, ()))
-            target = _plain(value)
-            wanted = {target} if target in map(_plain, said) else set(map(_plain, said))
+            spellings[name] = tuple(final.get(name, ()))
+            target, held = _plain(value), set(map(_plain, spellings[name]))
+            wanted = {target} if target in held else held
             for turn, frame in reversed(self.states):
                 if wanted.isdisjoint(map(_plain, frame["slots"].get(name, ()))):
                     break
                 arrived[name] = turn
-            spellings[name] = said
         return arrived, spellings
 
     def assent(self) -> int | None:
-        """The last AFFIRM after the last CONFIRM of this service; a retry is proposed with the report of the
-        failure.
+        """The last AFFIRM after the last CONFIRM of this service, or after the earlier call: a retry is
+        proposed with the report of the failure.
         """
         acts = [(u, act[0]) for u, frame in self.seen for act in frame["acts"] if u > self.after]
         asked = max((u for u, act in acts if act == "CONFIRM"), default=self.after)

@@ -1,23 +1,22 @@
-"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL; release
+"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL, or the release's
 *.dataflow_dialogues.jsonl).
 
-What a program asks for is read by `smcalflow_programs`; the windows follow from when it is asked and when it
-is agreed to:
+`smcalflow_programs` reads what a program asks for. The windows follow from when it is asked for
+and agreed to:
 
-- a look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED];
-- a change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage from
-  the turn that asks for it, ready at the turn that assents, which is also the logged trigger. Revisions in
-  between change its parameters [DERIVED from the programs; that assent is needed is INFERRED from the agent's
-  own questions];
-- a change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED];
-- a change that is refused, replaced by another, or unanswered at the end is not called for: it stands in
-  `withdrawn`;
-- a choice among offers is the assent when the agent then says that it has done it, and a revision otherwise
-  [INFERRED];
-- parameters are the values in plain words; a value that is a mere reference ("that meeting") is no parameter.
-  A value had been said when all its parts had been (`value_turns`).
+- A look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED].
+- A change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage begins
+  at the turn that asks for it; the turn that assents is the ready window and the logged trigger. Revisions in
+  between change its parameters [DERIVED from the programs; INFERRED from the agent's own questions: that
+  assent is needed].
+- A change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED].
+- A change that is refused, replaced by another, or unanswered at the end is not called for
+  and is `withdrawn`.
+- A choice among offers is the assent when the agent then says that it has acted, else a revision [INFERRED].
+- Parameters are the values in plain words; a mere reference ("that meeting") is no parameter. A value counts
+  as said when all its parts have been said (`value_turns`).
 
-Release: one dialogue a line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance:
+Release: one dialogue per line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance:
 {original_text}, lispress}]}` [CODE: the release's own classes].
 """
 
@@ -29,17 +28,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import find_files
 from proactor.sources import base, lispress
-from proactor.sources.base import Corpus, Split
-from proactor.sources.smcalflow_programs import Parts, Step, merged, spellings, steps
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus, ToolRow, catalog_of
+from proactor.sources.smcalflow_programs import Parts, Step, revise_time, spellings, steps
 
 _EVENT = ("subject", "start", "end", "duration", "location", "attendees", "show_as")
 _WHICH = tuple(f"event_{slot}" for slot in (*_EVENT[:-1], "number"))
-_TOOLS: dict[str, base.ToolRow] = {
+_TOOLS: dict[str, ToolRow] = {
     "create_event": ("put an event on the calendar", "write", _EVENT),
     "update_event": (
         "change an event (event_…: which one; the rest: what it becomes)",
@@ -55,34 +53,30 @@ _TOOLS: dict[str, base.ToolRow] = {
     "find_person": ("look up a person", "read", ("person",)),
 }
 _DONE = re.compile(
-    r"\bi(?:'ve| have) (?:put|added|changed|updated|deleted|cancel|removed|moved|scheduled|accepted|declined|made)"
+    r"\bi(?:'ve| have) (?:put|added|changed|updated|deleted|cancel|removed|moved|scheduled|accepted|declined"
+    r"|made)"
     r"|has been updated|^i forwarded|i'll update that",
     re.IGNORECASE,
 )
 
 
-class SmcalflowOptions(BaseModel):
-    """SMCalFlow has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.options(SmcalflowOptions, opts)
     counters: Counter[str] = Counter()
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
-    chosen = base.lines(files, split, limit, seed, name=_named)
-    dialogues = [
-        base.convert(line.where, line.parse() | {"dialogue_id": line.id}, _dialogue, counters)
-        for line in chosen
-    ]
-    return base.corpus(base.catalog_of(_TOOLS, asks=("write", "irreversible")), dialogues, counters)
+    records = (
+        Record(line.where, line.id, line.parse() | {"dialogue_id": line.id})
+        for line in subset.choose_lines(files, name=_dialogue_id)
+    )
+    return base.convert_all(records, _dialogue, catalog_of(_TOOLS, asks=("write", "irreversible")), counters)
 
 
-def _named(file: Path, given: str) -> str:
-    """The release's ids do not name its part; its files do."""
-    return given if "/" in given else f"smcalflow2/{file.name.split('.')[0]}/{given}"
+def _dialogue_id(file: Path, name: str) -> str:
+    """The release names the part (train, valid) in its files, not in its ids."""
+    return name if "/" in name else f"smcalflow2/{file.name.split('.')[0]}/{name}"
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
@@ -113,7 +107,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
 
 
 def _sides(turn: dict[str, Any]) -> list[dict[str, Any]]:
-    """A turn of the release as the compact form's two."""
+    """A turn of the release as two turns of the compact form."""
     user = {"speaker": "USER", "text": turn["user_utterance"]["original_text"], "program": turn["lispress"]}
     return [user, {"speaker": "AGENT", "text": turn["agent_utterance"]["original_text"]}]
 
@@ -124,8 +118,8 @@ def _domain(tool: str) -> str:
 
 @dataclass(slots=True)
 class _Pending:
-    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a revision may
-    repeat).
+    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a
+    revision may repeat).
     """
 
     tool: str
@@ -136,7 +130,7 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Story:
-    """What the programs of one dialogue come to, turn by turn."""
+    """The references that the programs of one dialogue make, turn by turn."""
 
     turns: tuple[Turn, ...]
     counters: Counter[str]
@@ -146,9 +140,7 @@ class _Story:
     last_look: _Pending | None = None
 
     def hear(self, turn: int, asked: list[Step], done: bool) -> None:
-        """User turn `turn` and what its program asks for; `done`: the agent then says that it has done
-        something.
-        """
+        """Take in what the program of a user turn asks for. `done`: the agent then says that it acted."""
         kinds = {step.kind for step in asked}
         for step in asked:
             if step.kind == "look":
@@ -164,7 +156,7 @@ class _Story:
                 if self.pending is None:
                     self.counters["assent_to_nothing"] += 1
                     continue
-                self.pending.params = self._merged(self.pending, step)
+                self.pending.params = self._revised_params(self.pending, step)
                 self._close(self.pending, turn, (turn, turn))
                 self.pending = None
             else:
@@ -175,28 +167,29 @@ class _Story:
 
     def _revise(self, step: Step, turn: int) -> None:
         if self.last_look is not None:
-            again = _Pending(self.last_look.tool, self._merged(self.last_look, step), turn, look=True)
+            again = _Pending(self.last_look.tool, self._revised_params(self.last_look, step), turn, look=True)
             self.last_look = again
             self._close(again, turn, (turn, turn))
         elif self.pending is not None:
-            self.pending.params = self._merged(self.pending, step)
+            self.pending.params = self._revised_params(self.pending, step)
         else:
             self.counters["revision_of_nothing"] += 1
 
-    def _merged(self, target: _Pending, step: Step) -> dict[str, Parts]:
-        """The target's values with the revision's over them; what its tool does not take is counted."""
-        known = {k: v for k, v in step.params.items() if k in _TOOLS[target.tool][2]}
-        other = [v for k, v in step.params.items() if k not in known]
-        if other and target.tool in ("get_weather", "find_place", "find_person"):
-            known[_TOOLS[target.tool][2][0]] = other[0]
+    def _revised_params(self, target: _Pending, step: Step) -> dict[str, Parts]:
+        """The target's values, updated by the revision; values that its tool does not take are counted."""
+        slots = _TOOLS[target.tool][2]
+        known = {k: v for k, v in step.params.items() if k in slots}
+        foreign = [v for k, v in step.params.items() if k not in known]
+        if foreign and target.tool in ("get_weather", "find_place", "find_person"):
+            known[slots[0]] = foreign[0]
         else:
-            self.counters["revised_value_unknown"] += len(other)
+            self.counters["revised_value_unknown"] += len(foreign)
         for slot in known.keys() & target.params.keys() & {"start", "end"}:
-            known[slot] = merged(target.params[slot], known[slot])
+            known[slot] = revise_time(target.params[slot], known[slot])
         return target.params | known
 
-    def _close(self, done: _Pending, turn: int, ready: Interval | None) -> None:
-        self.references.append(self._reference(done, f"a{len(self.references) + 1}", turn, ready))
+    def _close(self, call: _Pending, turn: int, ready: Interval | None) -> None:
+        self.references.append(self._reference(call, f"a{len(self.references) + 1}", turn, ready))
 
     def _drop(self, turn: int, why: str) -> None:
         """The pending change ends before user turn `turn`."""
@@ -210,42 +203,47 @@ class _Story:
         self.pending = None
 
     def end(self) -> None:
-        """The dialogue is over: what is still pending was never agreed to."""
+        """The dialogue is over: a change that is still pending was never agreed to."""
         self._drop(len(self.turns) + 1, "unanswered")
 
     def _reference(
-        self, done: _Pending, name: str, turn: int, ready: Interval | None, logged: bool = True
+        self, call: _Pending, name: str, turn: int, ready: Interval | None, logged: bool = True
     ) -> Reference:
-        spoken = {slot: parts for slot, parts in done.params.items() if parts}
-        params = {slot: " ".join(parts) for slot, parts in spoken.items() if slot in _TOOLS[done.tool][2]}
-        self.counters["values_without_words"] += len(done.params) - len(spoken)
-        self.counters["values_of_no_parameter"] += len(spoken) - len(params)
-        said: dict[str, int] = {}
+        worded = {slot: parts for slot, parts in call.params.items() if parts}
+        params = {slot: " ".join(parts) for slot, parts in worded.items() if slot in _TOOLS[call.tool][2]}
+        self.counters["values_without_words"] += len(call.params) - len(worded)
+        self.counters["values_of_no_parameter"] += len(worded) - len(params)
+        value_turns: dict[str, int] = {}
         for slot in params:
-            heard = [windows.first_mention(self.turns[:turn], spellings(part)) for part in done.params[slot]]
-            known = [t for t in heard if t is not None]
-            if len(known) == len(heard):
-                said[slot] = max(known)
+            mentions = [windows.first_mention(self.turns[:turn], spellings(p)) for p in call.params[slot]]
+            known = [t for t in mentions if t is not None]
+            if len(known) == len(mentions):
+                value_turns[slot] = max(known)
             self.counters["values"] += 1
-            self.counters["values_not_literal"] += slot not in said
+            self.counters["values_not_literal"] += slot not in value_turns
+        reason = ""
+        if ready is None:
+            reason = "no_assent" if logged else "withdrawn"
         return Reference(
             id=name,
-            name=done.tool,
+            name=call.tool,
             params=params,
-            coverage=(done.begin, turn),
+            coverage=(call.begin, turn),
             ready=ready,
             observed_trigger=turn if logged else None,
-            value_turns=said,
-            values_seen=max(said.values(), default=done.begin) if said.keys() >= params.keys() else None,
+            value_turns=value_turns,
+            values_seen=max(value_turns.values(), default=call.begin)
+            if len(value_turns) == len(params)
+            else None,
             variants={
                 slot: forms
-                for slot, parts in done.params.items()
-                if slot in params and (forms := _forms(parts))
+                for slot, parts in call.params.items()
+                if slot in params and (forms := _variants(parts))
             },
-            null_reason="" if ready else "no_assent" if logged else "withdrawn",
+            null_reason=reason,
         )
 
 
-def _forms(parts: Parts) -> tuple[str, ...]:
-    """Other spellings of a value of one part; a value of several is compared as it stands."""
+def _variants(parts: Parts) -> tuple[str, ...]:
+    """Other spellings of a value of one part; a value of several parts has none."""
     return tuple(form for form in spellings(parts[0]) if form != parts[0]) if len(parts) == 1 else ()

@@ -1,8 +1,7 @@
-"""What a SMCalFlow program asks for: tool calls with parameters in plain words, the assent to one, and its
-withdrawal.
+"""What a SMCalFlow program asks for: tool calls with parameters in plain words, their assent or withdrawal.
 
-The program of a user turn is not run; its s-expression is read. All of this is [INFERRED] from the programs
-and the agent's answers to them: the corpus has no list of tools.
+The program of a user turn is parsed, not run. The mapping is [INFERRED] from the programs and the agent's
+answers to them: the corpus has no list of tools.
 
 - `CreateCommitEventWrapper`, `UpdateCommitEventWrapper`, `DeleteCommitEventWrapper`, `EventAttendance` and
   `ForwardEventWrapper` ask for a change; the outermost find, weather, place or person query is a look-up, and
@@ -65,8 +64,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a program asks for. `tool`: of a change or a look-up. `params`: by parameter, the parts of
-    its value.
+    """One thing a program asks for. `tool`: of a change or look-up, else "". `params`: the parts
+    of each value.
     """
 
     kind: Kind
@@ -75,11 +74,11 @@ class Step:
 
 
 def steps(program: Node) -> list[Step]:
-    """What the program asks for, in the order in which it is evaluated."""
-    found: list[Step] = []
+    """What the program asks for, in the order of evaluation."""
+    asked: list[Step] = []
     bound: dict[str, Node] = {}
-    looked: list[Step] = []
-    todo: list[tuple[Node, list[Step]]] = [(program, found)]
+    looked: list[Step] = []  # look-ups bound by `let`
+    todo: list[tuple[Node, list[Step]]] = [(program, asked)]
     while todo:
         node, into = todo.pop()
         name, args = lispress.call(node)
@@ -89,11 +88,11 @@ def steps(program: Node) -> list[Step]:
             todo += [(n, into) for n in reversed(args[1:])]
             todo += [(n, looked) for n in reversed(pairs[1::2])]
         elif (step := _step(name, node, args, bound)) is not None:
-            (found if step.kind != "look" else into).append(step)
+            (asked if step.kind != "look" else into).append(step)
         elif isinstance(node, tuple):
             todo += [(n, into) for n in reversed(args if name else node)]
     # A query bound by `let` is an argument of the change that uses it, and a look-up of its own otherwise.
-    return found if any(step.kind == "change" for step in found) else [*found, *looked]
+    return asked if any(step.kind == "change" for step in asked) else [*asked, *looked]
 
 
 def _step(name: str, node: Node, args: tuple[Node, ...], bound: dict[str, Node]) -> Step | None:
@@ -112,9 +111,7 @@ def _step(name: str, node: Node, args: tuple[Node, ...], bound: dict[str, Node])
 def _params(
     tool: str, function: str, args: tuple[Node, ...], bound: dict[str, Node], empty: bool = False
 ) -> dict[str, Parts]:
-    """`empty`: keep a parameter that no words are said for: a revision "by two hours" makes the value before
-    it void.
-    """
+    """`empty`: keep parameters without words, since a revision "by two hours" voids the value before it."""
     params: dict[str, list[str]] = {}
 
     def add(slot: str, node: Node) -> None:
@@ -140,11 +137,11 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …` is about its
-    start.
+    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …`
+    is the start.
 
-    Those inside `Event.id` say which event is meant, not what becomes of it: their parameters begin with
-    `which`.
+    Constraints inside `Event.id` say which event is meant, not what becomes of it: their parameters
+    begin with `which`.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()
@@ -184,8 +181,8 @@ def _is_constraint(node: Node) -> bool:
 
 
 def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
-    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; () for a mere
-    reference.
+    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; a mere
+    reference has none.
     """
     bound = bound or {}
     if isinstance(node, str):
@@ -193,7 +190,7 @@ def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
             return (" ".join(quoted.split()),) if quoted.strip() else ()
         if _NUMBER.match(node):
             return (node.rstrip("L"),)
-        # Without the name itself: a binding may not mean itself, and this ends.
+        # Without the name itself, so that a binding which refers to itself ends.
         return words(bound[node], {k: v for k, v in bound.items() if k != node}) if node in bound else ()
     name, args = lispress.call(node)
     if name == "TimeAfterDateTime":
@@ -248,14 +245,13 @@ _PHRASES = {
 
 
 _TIME = re.compile(
-    r"\d{1,2}(?::\d\d)? [ap]m|\d{1,2}:\d\d|(?:early |late )?(?:morning|afternoon|evening|night)|noon|midnight|breakfast|lunch|dinner"
+    r"\d{1,2}(?::\d\d)? [ap]m|\d{1,2}:\d\d|(?:early |late )?(?:morning|afternoon|evening|night)"
+    r"|noon|midnight|breakfast|lunch|dinner"
 )
 
 
-def merged(before: Parts, after: Parts) -> Parts:
-    """A date and time after a revision that may be about one of them only: "monday", "8 am" and "10 am" ->
-    monday 10 am.
-    """
+def revise_time(before: Parts, after: Parts) -> Parts:
+    """A date and time after a revision of one or both: (monday, 8 am), (10 am) -> (monday, 10 am)."""
     timed = [_TIME.fullmatch(part) is not None for part in after]
     if not after or any(timed) != all(timed):
         return after
@@ -263,10 +259,9 @@ def merged(before: Parts, after: Parts) -> Parts:
 
 
 def spellings(part: str) -> Parts:
-    """Ways in which people write a part: "8 pm" also 8pm, 8:00 pm, 8:00pm; "1 hours" also 1 hour, an hour."""
-    found = re.fullmatch(r"(\d+)(:\d\d)? ([ap]m)", part)
-    if found:
-        hour, minutes, half = found[1], found[2] or ":00", found[3]
+    """Spellings of a part: "8 pm" is also 8pm, 8:00 pm and 8:00pm; "1 hours" is also 1 hour and an hour."""
+    if match := re.fullmatch(r"(\d+)(:\d\d)? ([ap]m)", part):
+        hour, minutes, half = match[1], match[2] or ":00", match[3]
         dotted = f"{half[0]}.m."
         forms = [
             f"{hour}{minutes} {half}",
@@ -274,13 +269,12 @@ def spellings(part: str) -> Parts:
             f"{hour}{minutes}",
             f"{hour}{minutes} {dotted}",
         ]
-        return tuple(forms) if found[2] else (part, f"{hour}{half}", f"{hour} {dotted}", *forms, hour)
-    found = re.fullmatch(r"1 (hour|minute|day|week|month)s", part)
-    if found:
-        return (part, f"1 {found[1]}", f"one {found[1]}", f"an {found[1]}", f"a {found[1]}")
-    found = re.fullmatch(r"([a-z]+) (\d{1,2})", part)
-    if found:
-        month, day = found[1], found[2]
+        return tuple(forms) if match[2] else (part, f"{hour}{half}", f"{hour} {dotted}", *forms, hour)
+    if match := re.fullmatch(r"1 (hour|minute|day|week|month)s", part):
+        unit = match[1]
+        return (part, f"1 {unit}", f"one {unit}", f"an {unit}", f"a {unit}")
+    if match := re.fullmatch(r"([a-z]+) (\d{1,2})", part):
+        month, day = match[1], match[2]
         end = "th" if day in ("11", "12", "13") else {"1": "st", "2": "nd", "3": "rd"}.get(day[-1], "th")
         return (
             part,

@@ -1,12 +1,12 @@
-"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release by way of `star_raw`).
+"""STAR: Wizard-of-Oz dialogues with real API queries (compact JSONL, or the release through `star_raw`).
 
 - An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
   needs assent [DERIVED from apis.json].
-- `latest` of the data (the user turn before the query) ends the window and is right; `earliest` is a first
-  literal mention and often too early [measured, see the data's notes]. So the window is null when a required
-  parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`); a booking opens
-  at the user's acceptance, which is `latest`; a repeated query that would open right with the one before is a
-  point at `latest` [INFERRED].
+- The data's `latest` (the user turn before the query) ends the window and is right. Its `earliest` is a first
+  literal mention and often too early [measured, see the data's notes]. The window is therefore null when a
+  required parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`). A
+  booking opens at the user's acceptance, which is `latest`. A repeated query that would open together with
+  the one before it is a point at `latest` [INFERRED].
 - Coverage runs from the first user turn at which a value had been said, after the last query of the same
   tool, to `latest` [INFERRED].
 """
@@ -26,7 +26,8 @@ from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import find_files
 from proactor.sources import base, star_raw
-from proactor.sources.base import Corpus, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus
 
 _CONSTRAINT = re.compile(r"api\.(\w+)\((.*)\)$", re.DOTALL)
 _WORDS = {
@@ -52,31 +53,29 @@ class StarOptions(BaseModel):
     )
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """Reads a folder or file of either format (`star_raw` for the release), with the API files near it; see
-    `sources.load`.
-    """
-    options = base.options(StarOptions, opts)
+OPTIONS = StarOptions
+
+
+def load(path: Path, subset: Subset, options: StarOptions) -> Corpus:
+    """Reads a folder or file of either format, with the API files near it; see `sources.load`."""
     files = find_files(
         path, "star*.jsonl.gz", "*.jsonl", "dialogues/*.json", "[0-9]*.json", "*/dialogues/*.json"
     )
     reader = _Reader(star_raw.folder_of_apis(files[0]), options)
     counters: Counter[str] = Counter()
     if ".jsonl" in files[0].name:
-        found: list[Any] = base.lines(files, split, limit, seed)
-    else:
-        found = base.choose(star_raw.dialogues(files, counters), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), reader.dialogue, counters) for record in found]
-    return base.corpus(reader.catalog, dialogues, counters)
+        return base.convert_all(subset.choose_lines(files), reader.dialogue, reader.catalog, counters)
+    chosen = subset.choose(star_raw.dialogues(files, counters))
+    return base.convert_all(chosen, reader.dialogue, reader.catalog, counters)
 
 
 def plain_value(raw: str) -> str | None:
-    """A query's constraint in plain words: `"5 pm"` -> 5 pm, `api.is_at_most(900)` -> at most 900; None when
-    empty.
+    """A query's constraint in plain words, None when it is empty: `"5 pm"` -> 5 pm, `api.is_at_most(900)` ->
+    at most 900.
     """
-    text = raw.strip()
-    found = _CONSTRAINT.match(text)
-    prefix, text = (_WORDS.get(found[1], f"{found[1]} "), found[2]) if found else ("", text)
+    text, prefix = raw.strip(), ""
+    if match := _CONSTRAINT.match(text):
+        prefix, text = _WORDS.get(match[1], f"{match[1]} "), match[2]
     try:
         value = json.loads(text) if text else None
     except ValueError:
@@ -97,20 +96,18 @@ class _Reader:
         )
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        """The dialogue of a record of either format; a call repeated at one turn is dropped and counted."""
         record = star_raw.compact(record, self.apis, counters) if "Events" in record else record
         turns = base.turns_of(record)
         references: list[Reference] = []
-        known: set[tuple[str, str, int]] = set()
+        calls: set[tuple[str, str, int]] = set()
         for action in record["actions"]:
-            same = (
-                action["method"],
-                json.dumps(action["parameters"], sort_keys=True),
-                action["last_visible_turn"],
-            )
-            if same in known:
+            parameters = json.dumps(action["parameters"], sort_keys=True)
+            call = (action["method"], parameters, action["last_visible_turn"])
+            if call in calls:
                 counters["duplicate_call"] += 1
                 continue
-            known.add(same)
+            calls.add(call)
             references.append(self._reference(turns, action, f"a{len(references) + 1}", references, counters))
         tasks = [task for task in record["tasks"] if task in self.apis]
         used = {r.name for r in references} | {t.name for task in tasks for t in tools(task, self.apis[task])}
@@ -137,20 +134,20 @@ class _Reader:
             counters["empty_value"] += value is None and key != "RequestType"
             if value is not None:
                 params[key] = value
-        latest = base.user_turn(turns, action["last_visible_turn"] + 1)
+        latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
             raise ValueError(f"{action['method']}: a query before the user spoke")
         literal, _ = windows.mentions(turns[:latest], params)
         traced = {
             key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None
         }
-        said = literal | traced
+        value_turns = literal | traced
         ready, reason = self._window(turns, action, latest, counters)
         tool = action["method"]
         if two_step(self.apis[tool]):
             tool += ".book" if action["request"] == "Book" else ".check"
         after = max((r.coverage[1] for r in earlier if r.name == tool and r.coverage), default=0)
-        begin = windows.snap(turns, (max(after + 1, min(said.values(), default=latest)), latest))
+        begin = windows.snap(turns, (max(after + 1, min(value_turns.values(), default=latest)), latest))
         first = min(begin[0] if begin else latest, ready[0] if ready else latest)
         return Reference(
             id=name,
@@ -159,8 +156,10 @@ class _Reader:
             coverage=(first, latest),
             ready=ready,
             observed_trigger=latest,
-            value_turns=said,
-            values_seen=max(said.values(), default=first) if said.keys() >= params.keys() else None,
+            value_turns=value_turns,
+            values_seen=max(value_turns.values(), default=first)
+            if value_turns.keys() >= params.keys()
+            else None,
             null_reason=reason,
         )
 

@@ -1,11 +1,11 @@
 """STAR's own release (dialogues/*.json, one dialogue a file; apis/apis/*.json) in the compact form.
 
-- `utter` and `pick_suggestion` events are turns, `query` events are calls; a call is made after the last turn
-  before it.
-- A value is looked for literally in the turns before its query, any speaker's; what cannot be looked for (a
-  constraint such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is `untraced_required` when the API
-  requires it. The compact file was matched more loosely: nine in ten of its value turns are those found here
-  [measured].
+- `utter` and `pick_suggestion` events are turns, `query` events are calls made after the last
+  turn before them.
+- A value is searched for literally in the turns before its query, whoever spoke. A value that cannot be
+  searched for (a constraint such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is listed in
+  `untraced_required` when the API requires it. The compact file was matched more loosely: nine in ten of its
+  value turns are those found here [measured].
 - Dialogues that were not completed are dropped and counted (`incomplete`), as in the compact file.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from proactor.dialogue import Turn, windows
 from proactor.files import SourceError, read_json
-from proactor.sources.base import Record
+from proactor.sources.base import Record, compact_turns
 
 # Parameters that the wizard fills in without anybody saying them [measured on the compact file].
 _NEVER_SAID = frozenset(
@@ -30,14 +30,12 @@ _EQUAL = re.compile(r"api\.is_equal_to\((.*)\)\Z", re.DOTALL)
 
 
 def folder_of_apis(path: Path) -> Path:
-    """Where the API files of the dialogues at `path` are: apis.json or apis/apis beside them or one level
-    up.
-    """
+    """The API files for the dialogues at `path`: apis.json or apis/apis beside them or one level up."""
     folder = path if path.is_dir() else path.parent
     for place in (folder, folder.parent):
-        for found in (place / "apis.json", place / "apis" / "apis"):
-            if found.exists():
-                return found
+        for apis in (place / "apis.json", place / "apis" / "apis"):
+            if apis.exists():
+                return apis
     return folder / "apis.json"
 
 
@@ -77,7 +75,7 @@ def compact(
         "dialogue_id": record["dialogue_id"],
         "domains": scenario["Domains"],
         "tasks": [task["Task"] for task in scenario["WizardCapabilities"]],
-        "turns": [{"speaker": "USER" if t.speaker == "user" else "AGENT", "text": t.text} for t in turns],
+        "turns": compact_turns(turns),
         "actions": actions,
     }
 
@@ -88,10 +86,10 @@ def _query(
     method = event["APIName"]
     parameters = {
         name: _EQUAL.sub(r"\1", str(raw).strip())
-        for given in event["Constraints"]
-        for name, raw in given.items()
+        for constraint in event["Constraints"]
+        for name, raw in constraint.items()
     }
-    said: dict[str, int] = {}
+    value_turns: dict[str, int] = {}
     unmatched: list[str] = []
     for name, raw in parameters.items():
         value = raw.strip("[]\"' ")
@@ -101,19 +99,21 @@ def _query(
         if turn is None:
             unmatched.append(name)
         else:
-            said[name] = turn - 1
+            value_turns[name] = turn - 1
     latest = len(turns) - 1
     before = next((a["last_visible_turn"] for a in reversed(earlier) if a["method"] == method), None)
-    known = [*said.values(), *([] if before is None else [before])]
+    known = [*value_turns.values(), *([] if before is None else [before])]
     request = parameters.get("RequestType", "").strip('"')
     return {
         "method": method,
         "request": request or None,
         "parameters": parameters,
-        "value_turns": said,
+        "value_turns": value_turns,
         "unmatched": unmatched,
-        "untraced_required": [n for n in apis[method]["required"] if n not in said and n not in _NOT_COUNTED],
+        "untraced_required": [
+            n for n in apis[method]["required"] if n not in value_turns and n not in _NOT_COUNTED
+        ],
         "last_visible_turn": latest,
         "depends_on_result_at_turn": before,
-        "window": None if unmatched or not said else {"earliest": max(known), "latest": latest},
+        "window": None if unmatched or not value_turns else {"earliest": max(known), "latest": latest},
     }

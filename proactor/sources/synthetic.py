@@ -1,17 +1,17 @@
-"""Synthetic scheduling dialogues whose windows are known exactly: the default corpus, so that nothing is
-downloaded.
+"""Synthetic scheduling dialogues whose windows are known exactly: the default corpus, with
+nothing to download.
 
-A dialogue strings together one script an action (`synthetic_script`: open, ask for values, confirm, assent;
-some are corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation
-keeps the clock:
+A dialogue plays one script per action (`synthetic_script`: open, ask for values, confirm, assent; some are
+corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation keeps
+the turn numbers:
 
 - an action is *open* (PENDING) from the turn that asks for it;
 - it is *ready* once every value is said, and a tool that needs assent only once the user has agreed; a
   correction or "not yet" moves that to the turn that settles it;
-- the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay`
-  turns of the user later), or before the user takes the request back;
-- now and then the logged agent forgets and is reminded: coverage then goes on to the reminder, where acting
-  is late.
+- the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay` user
+  turns later), or before the user takes the request back;
+- sometimes the logged agent forgets and is reminded: coverage then reaches to the reminder, where
+  acting is late.
 
 Every choice is drawn from `random.Random(f"{seed}/{index}")`: dialogue `index` depends on nothing else.
 """
@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.sources import base
 from proactor.sources import synthetic_phrases as words
-from proactor.sources.base import Corpus, SelectionError, Split
+from proactor.sources.base import Subset
+from proactor.sources.corpus import Corpus, SelectionError, make_corpus
+from proactor.sources.synthetic_pools import POOLS
 from proactor.sources.synthetic_script import Beat, Script, SyntheticOptions, other
-from proactor.sources.synthetic_skills import BY_NAME, POOLS, SKILLS, Skill, catalog
+from proactor.sources.synthetic_skills import BY_NAME, SKILLS, Skill, catalog
 
 
 @dataclass(slots=True)
 class _Live:
-    """An action of the dialogue under way: where it was opened, readied, closed."""
+    """An action of the dialogue, and the turns at which it was opened, got ready and was closed."""
 
     id: str
     skill: Skill
@@ -44,24 +45,25 @@ class _Live:
     due: int = 0
     closed: int = 0
     withdrawn: bool = False
-    said: dict[str, int] = field(default_factory=dict)
+    value_turns: dict[str, int] = field(default_factory=dict)
 
     def hear(self, turn: int, values: dict[str, str]) -> None:
+        """Note the first turn at which a value stands as the user finally wants it."""
         for name, value in values.items():
             if self.params[name] == value:
-                self.said.setdefault(name, turn)
+                self.value_turns.setdefault(name, turn)
 
     def reference(self) -> Reference:
-        """What is known of it; a withdrawn action keeps only the values that had been said by then."""
-        said = {name: turn for name, turn in self.said.items() if turn <= self.closed}
-        seen = max(said.values()) if len(said) == len(self.params) else None
+        """The action as a reference; a withdrawn one keeps only the values said before it was closed."""
+        turns = {name: turn for name, turn in self.value_turns.items() if turn <= self.closed}
+        seen = max(turns.values()) if len(turns) == len(self.params) else None
         if self.withdrawn:
             return Reference(
                 id=self.id,
                 name=self.skill.name,
-                params={name: value for name, value in self.params.items() if name in said},
+                params={name: value for name, value in self.params.items() if name in turns},
                 coverage=(self.opened, self.closed),
-                value_turns=said,
+                value_turns=turns,
                 values_seen=seen,
                 null_reason="withdrawn",
             )
@@ -72,17 +74,18 @@ class _Live:
             coverage=(self.opened, self.closed),
             ready=(self.ready, self.due),
             observed_trigger={"act": self.due, "forget": self.closed, "revoke": None}[self.ending],
-            value_turns=said,
+            value_turns=turns,
             values_seen=seen,
         )
 
 
 def dialogue_id(index: int, seed: int) -> str:
+    """The id of dialogue number `index` of the corpus `seed`."""
     return f"synthetic-{seed}-{index:06d}"
 
 
 def generate(index: int, seed: int = 0, options: SyntheticOptions | None = None) -> Dialogue:
-    """Dialogue number `index` of the corpus `seed`; the same arguments always give the same dialogue."""
+    """Dialogue number `index` of the corpus `seed`. The same arguments always give the same dialogue."""
     options = options or SyntheticOptions()
     rng = random.Random(f"{seed}/{index}")
     for _ in range(1000):
@@ -95,9 +98,7 @@ def generate(index: int, seed: int = 0, options: SyntheticOptions | None = None)
 
 
 class _Conversation:
-    """Plays scripts one after the other and writes down who said what, and when each action was open and
-    ready.
-    """
+    """Plays scripts one after the other and records who spoke, and when each action was open and ready."""
 
     def __init__(self, rng: random.Random, options: SyntheticOptions) -> None:
         self.rng = rng
@@ -152,8 +153,8 @@ class _Conversation:
         return text
 
     def _say(self, beat: Beat, live: _Live | None = None) -> None:
-        """One exchange; reports are due here, and a forgotten or revoked action comes back in the next
-        one.
+        """One exchange. Reports of actions whose delay is over come with it; a forgotten or revoked action
+        comes back in the next exchange.
         """
         rng = self.rng
         self.turns.append(("user", beat.user))
@@ -218,13 +219,12 @@ class _Conversation:
         )
 
 
-def load(split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
-    """The first `limit` of `options.size` dialogues (of that split), with all tools in the catalog."""
-    chosen = base.options(SyntheticOptions, opts)
-    dialogues: list[Dialogue] = []
-    for index in range(chosen.size):
-        if limit is not None and len(dialogues) >= limit:
-            break
-        if split is None or base.split_of(dialogue_id(index, seed)) == split:
-            dialogues.append(generate(index, seed, chosen))
-    return base.corpus(catalog(), dialogues)
+OPTIONS = SyntheticOptions
+
+
+def load(_path: None, subset: Subset, options: SyntheticOptions) -> Corpus:
+    """The first `limit` of the `size` dialogues that are in the split, with all tools in the catalog."""
+    seed = subset.seed
+    indices = (i for i in range(options.size) if subset.includes(dialogue_id(i, seed)))
+    dialogues = [generate(index, seed, options) for index in islice(indices, subset.limit)]
+    return make_corpus(catalog(), dialogues)

@@ -1,6 +1,4 @@
-"""Words of the synthetic dialogues that belong to no tool: assent, hedges, corrections, small talk, false
-friends.
-"""
+"""Phrases of the synthetic dialogues that belong to no tool: assent, hedges, corrections, small talk."""
 
 from __future__ import annotations
 
@@ -113,7 +111,7 @@ SMALL_TALK = (
     ("you are very kind, thanks.", "you are welcome."),
     ("sorry, i was away for a moment.", "no problem."),
 )
-# Talk that sounds like a request and is none: past, other people, wishes.
+# False friends: they sound like requests, but speak of the past, of other people or of wishes.
 DISTRACTORS = (
     ("my sister booked a table at {place} last week.", "that is a nice place."),
     ("i was at {place} on {day}, it was full.", "they are popular."),

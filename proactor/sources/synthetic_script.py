@@ -1,7 +1,7 @@
 """The script of one synthetic action: what user and agent say from the opener to the turn that settles it.
 
-A script knows nothing of the rest of the conversation: the generator plays its beats, weaves others in
-between, and keeps the turn numbers.
+A script does not see the rest of the conversation: the generator plays its beats, puts others in between, and
+keeps the turn numbers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from proactor.sources import synthetic_phrases as words
-from proactor.sources.synthetic_skills import BY_NAME, POOLS, SKILLS, Skill, Slot
+from proactor.sources.synthetic_pools import POOLS
+from proactor.sources.synthetic_skills import BY_NAME, SKILLS, Skill, Slot
 
 
 class SyntheticOptions(BaseModel):
-    """Size and mixture. The shares are probabilities an action (or, for `digress` an exchange)."""
+    """Size and mixture of the corpus. Shares are probabilities per action (`digress`: per exchange)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +41,7 @@ class SyntheticOptions(BaseModel):
     digress: float = Field(default=0.2, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _known(self) -> SyntheticOptions:
+    def _check(self) -> SyntheticOptions:
         if self.min_turns > self.max_turns:
             raise ValueError(f"min_turns {self.min_turns} is above max_turns {self.max_turns}")
         if unknown := sorted(set(self.skills) - BY_NAME.keys()):
@@ -50,8 +51,8 @@ class SyntheticOptions(BaseModel):
 
 @dataclass(slots=True)
 class Beat:
-    """A user turn and the agent's reply. `says` and `offers` are values spoken by user and agent; `event` as
-    named.
+    """A user turn and the agent's reply. `says`, `offers`: values spoken by the user, by the agent. `event`:
+    what the user turn settles.
     """
 
     user: str
@@ -64,8 +65,8 @@ class Beat:
 class Script:
     """Draws once what happens to the action, then yields its beats.
 
-    `params` are the values the user finally wants; `current` is what the user has said so far, and differs
-    from it in `wrong` until that slot is corrected.
+    `params`: the values that the user finally wants. `current`: the values as the user says them now; it
+    differs from `params` in the slot `wrong` until that is corrected.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Script:
             self.current[self.wrong.name] = other(rng, POOLS[self.wrong.pool], *params.values())
 
     def beats(self, joined: bool) -> Iterator[Beat]:
-        """The beats up to the ready or withdrawn one. `joined`: another action came before."""
+        """The beats up to the one that is ready or withdrawn. `joined`: another action came before."""
         known = self.rng.randint(0, len(self.free))
         missing = self.free[known:]
         beat = self._open(self.free[:known], joined)
@@ -104,7 +105,7 @@ class Script:
         return Beat(f"{joiner}{text}.", says=leading | {slot.name: self.current[slot.name] for slot in known})
 
     def _ask(self, beat: Beat, slot: Slot) -> bool:
-        """Lets the agent ask for `slot`, or offer two values to choose from (True)."""
+        """The agent asks for `slot`, or offers two values of it (True)."""
         if slot.type in ("date", "time") and self.rng.random() < self.options.offer:
             value = self.current[slot.name]
             pair = [value, other(self.rng, POOLS[slot.pool], value)]
@@ -116,7 +117,7 @@ class Script:
         return False
 
     def _answer(self, slot: Slot, offered: bool, missing: list[Slot]) -> Beat:
-        """The user gives `slot`, perhaps one value more, perhaps correcting an earlier one."""
+        """The user gives `slot`, perhaps a second value, perhaps corrects an earlier one."""
         rng, value = self.rng, self.current[slot.name]
         text = rng.choice(words.CHOICES).format(value)
         if not offered:
@@ -135,9 +136,7 @@ class Script:
         return beat
 
     def _settle(self, beat: Beat) -> Iterator[Beat]:
-        """All values are said and no assent is needed: perhaps a hold, perhaps a late correction, then
-        ready.
-        """
+        """No assent is needed: after a hold or a late correction, if any, the action is ready."""
         rng = self.rng
         if self.hold:
             beat.user += " " + rng.choice(words.HOLDS)
@@ -155,7 +154,7 @@ class Script:
         yield beat
 
     def _settle_with_assent(self, beat: Beat) -> Iterator[Beat]:
-        """All values are said: the agent repeats them, the user corrects, hedges, withdraws or agrees."""
+        """The agent repeats the values; the user corrects, hedges, withdraws or agrees."""
         rng = self.rng
         beat.reply = rng.choice(words.CONFIRMS).format(self.skill.summary.format(**self.current))
         yield beat
@@ -180,7 +179,7 @@ class Script:
 
 
 def _phrase(slot: Slot, value: str) -> str:
-    """A value inside a sentence: "on friday", but "tomorrow"."""
+    """A value inside a sentence: "on friday", but plain "tomorrow"."""
     return value if value == "tomorrow" and slot.say == "on {}" else slot.say.format(value)
 
 

@@ -1,19 +1,18 @@
-"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records, or its
-data_*.json).
+"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records,
+or its data_*.json).
 
 - A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its
-  window [DERIVED]. On the first user turn it cannot have come sooner, so the window is that turn. Later it
-  opens with the last of its values; when a value is never said literally it is null (`unmatched`) [INFERRED];
-- finish_order sends the order off: it needs assent, and its window is the turn that answers the agent's
-  question about the order; without an agent turn since the order last changed it is null (`no_assent`)
-  [INFERRED]. Its coverage begins where the order last changed;
-- coverage of any other call is its window, or from the first user turn at which a value had been said
-  [INFERRED];
-- ids are made up by the service and said by nobody: items and addons go by their names (from the answers
-  before the call, else from the id), order ids are left out and counted (`id_left_out`). A quantity of 1 is
-  the default and left out. Attributes become parameters of their own, `milk-options` as milk_options.
+  window [DERIVED]. A call on the first user turn has that turn as its window. A later window opens with the
+  last value, and is null when a value is never said literally (`unmatched`) [INFERRED].
+- finish_order sends the order off and needs assent: its window is the turn that answers the agent's question
+  about the order. Without an agent turn since the order last changed it is null (`no_assent`) [INFERRED]. Its
+  coverage begins where the order last changed.
+- Coverage of any other call begins at the first user turn at which a value had been said [INFERRED].
+- Ids are made up by the service and never spoken. Items and addons go by their names (from earlier answers,
+  else from the id); order ids are left out and counted (`id_left_out`). A quantity of 1 is the default and
+  left out. Attributes become parameters of their own: `milk-options` is milk_options.
 
-Each line is a record of the release as it stands; the release's files are lists of the same records.
+A line is one record of the release, unchanged; the release's files are lists of such records.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import SourceError, find_files, read_json
 from proactor.sources import base
-from proactor.sources.base import Corpus, Record, Split
+from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 
 _OPTIONS = ("milk_options", "espresso_shots", "caffeine", "hot_or_iced")
-_TOOLS: dict[str, base.ToolRow] = {
+_TOOLS: dict[str, ToolRow] = {
     "show_menu": ("show the menu", "read", ()),
     "get_menu_items": ("look up drinks on the menu", "read", ("query", "fields")),
     "get_addons": ("look up options and addons", "read", ("query", "item", "scope")),
@@ -61,31 +59,22 @@ _SAID_AS = {
 }
 
 
-class Taskmaster4Options(BaseModel):
-    """Taskmaster-4 has no options yet; unknown ones are still refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+OPTIONS = NoOptions
 
 
-def load(path: Path, split: Split | None, limit: int | None, seed: int, **opts: Any) -> Corpus:
+def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
-    base.options(Taskmaster4Options, opts)
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "data_*.json", "data/data_*.json")
     counters: Counter[str] = Counter()
+    catalog = catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item"))
     if ".jsonl" in files[0].name:
-        found: list[Any] = base.lines(
-            files, split, limit, seed, "conversation_id", lambda _, given: _named(given)
-        )
-    else:
-        found = base.choose(_release(files), split, limit, seed)
-    dialogues = [base.convert(record.where, record.parse(), _dialogue, counters) for record in found]
-    return base.corpus(
-        base.catalog_of(_TOOLS, asks=("irreversible",), required=("query", "item")), dialogues, counters
-    )
+        lines = subset.choose_lines(files, "conversation_id", lambda file, value: _dialogue_id(value))
+        return base.convert_all(lines, _dialogue, catalog, counters)
+    return base.convert_all(subset.choose(_release(files)), _dialogue, catalog, counters)
 
 
-def _named(given: str) -> str:
-    return f"taskmaster4/{given}"
+def _dialogue_id(conversation_id: str) -> str:
+    return f"taskmaster4/{conversation_id}"
 
 
 def _release(files: list[Path]) -> Iterator[Record]:
@@ -97,7 +86,7 @@ def _release(files: list[Path]) -> Iterator[Record]:
             name = record.get("conversation_id") if isinstance(record, dict) else None
             if not isinstance(name, str) or not name:
                 raise SourceError(f"{file}:dialogue {position}: no conversation_id")
-            yield Record(f"{file}:dialogue {position}", _named(name), record)
+            yield Record(f"{file}:dialogue {position}", _dialogue_id(name), record)
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
@@ -111,16 +100,16 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             if call["name"] not in _TOOLS:
                 raise ValueError(f"turn {turn.index}: an API {call['name']!r} that is not known")
             params = _params(call, names, counters)
-            at = base.user_turn(turns, turn.index)
+            at = base.last_user_turn(turns, turn.index)
             if at is None:
                 raise ValueError(f"{call['name']}: a call before the user spoke")
             identity = f"a{len(references) + 1}"
             references.append(
                 _reference(turns, call["name"], params, identity, at, references, bool(call["broken"]))
             )
-            _learn(call["response"], names)
+            _add_names(call["response"], names)
     return Dialogue(
-        id=_named(record["conversation_id"]),
+        id=_dialogue_id(record["conversation_id"]),
         turns=turns,
         references=tuple(references),
         tools=tuple(_TOOLS),
@@ -146,7 +135,7 @@ def _calls(annotations: list[dict[str, Any]], counters: Counter[str]) -> list[di
 
 
 def _json(text: str, counters: Counter[str]) -> dict[str, Any] | None:
-    """A request or answer; some ids are quoted twice, which is mended and counted."""
+    """A request or answer, None when it cannot be read. Ids quoted twice are repaired and counted."""
     for attempt in (text, text.replace('""', '"')):
         try:
             content = json.loads(attempt)
@@ -157,8 +146,8 @@ def _json(text: str, counters: Counter[str]) -> dict[str, Any] | None:
     return None
 
 
-def _learn(response: dict[str, Any], names: dict[str, str]) -> None:
-    """Names of the items and addons that an answer lists."""
+def _add_names(response: dict[str, Any], names: dict[str, str]) -> None:
+    """Add the names of the items and addons that an answer lists."""
     for listed, key in (("menu_items", "menu_item_id"), ("addons", "addon_id")):
         for entry in response.get(listed) or ():
             name = isinstance(entry, dict) and (entry.get("name") or entry.get("menu_item_name"))
@@ -205,17 +194,17 @@ def _reference(
     broken: bool,
 ) -> Reference:
     variants = {slot: forms for slot, value in params.items() if (forms := _spellings(value))}
-    said, seen = windows.mentions(turns[:at], params, variants)
+    value_turns, seen = windows.mentions(turns[:at], params, variants)
     ready: Interval | None = None
     reason = ""
     changed = max((r.coverage[1] for r in earlier if r.name in _CHANGES and r.coverage), default=at)
-    begin = changed if name == "finish_order" else min(said.values(), default=at)
+    begin = changed if name == "finish_order" else min(value_turns.values(), default=at)
     if broken:
         reason = "unreadable_request"
     elif name == "finish_order":
         asked = any(t.speaker == "agent" for t in turns[changed : at - 1])
         ready, reason = ((at, at), "") if asked else (None, "no_assent")
-    elif at == _first(turns) or not params:
+    elif at == _first_user_turn(turns) or not params:
         ready = (at, at)
     elif seen is None:
         reason = "unmatched"
@@ -229,14 +218,14 @@ def _reference(
         coverage=covered,
         ready=ready,
         observed_trigger=at,
-        value_turns=said,
+        value_turns=value_turns,
         values_seen=seen,
         variants=variants,
         null_reason=reason,
     )
 
 
-def _first(turns: tuple[Turn, ...]) -> int:
+def _first_user_turn(turns: tuple[Turn, ...]) -> int:
     return next(t.index for t in turns if t.speaker == "user")
 
 

@@ -1,6 +1,4 @@
-"""Splits by unseen domains and tools: what a test on them holds is kept out of everything that training
-sees.
-"""
+"""Splits by unseen domains and tools: dialogues that test them are kept out of training."""
 
 from __future__ import annotations
 
@@ -11,15 +9,15 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from proactor.dialogue import Dialogue
-from proactor.sources.base import Corpus, narrowed, sample
+from proactor.sources.corpus import Corpus, sample, with_dialogues
 
 
 class Unseen(BaseModel):
-    """Dialogues of these ``domains`` (one of "A+B" is of both) or that call one of these ``tools`` are in the
-    test part alone, and it holds no others.
+    """Dialogues of these `domains` ("A+B" is of both), or that call one of these `tools`, make up the test
+    part and are in no other part.
 
-    A training dialogue may still be offered an unseen tool that it does not call: its name is then in a
-    prompt, its use nowhere.
+    A training dialogue may still be offered an unseen tool that it does not call: the tool's name then
+    appears in a prompt, a call of it nowhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,42 +30,42 @@ class Unseen(BaseModel):
 
     def reason(self, dialogue: Dialogue) -> str:
         """Why a dialogue is kept out of training: "unseen_domain", "unseen_tool" (called, or begun and
-        withdrawn), or nothing.
+        withdrawn), or "".
         """
         if set(self.domains) & _domains(dialogue):
             return "unseen_domain"
-        wanted = {r.name for r in (*dialogue.references, *dialogue.withdrawn)}
-        return "unseen_tool" if wanted & set(self.tools) else ""
+        tools = {r.name for r in (*dialogue.references, *dialogue.withdrawn)}
+        return "unseen_tool" if tools & set(self.tools) else ""
 
-    def tests(self, dialogue: Dialogue) -> bool:
-        """Does a dialogue belong in the test part: of an unseen domain, or calling an unseen tool?"""
+    def belongs_to_test(self, dialogue: Dialogue) -> bool:
+        """Is the dialogue of an unseen domain, or does it call an unseen tool?"""
         called = {r.name for r in dialogue.references}
         return bool(set(self.domains) & _domains(dialogue) or called & set(self.tools))
 
-    def apply(self, found: Corpus, part: str, limit: int | None, seed: int) -> Corpus:
-        """The dialogues of ``found`` that belong in ``part`` (train, dev or test), at most ``limit`` of them
-        (a sample by ``seed``).
+    def apply(self, corpus: Corpus, part: str, limit: int | None, seed: int) -> Corpus:
+        """The dialogues that belong in `part` (train, dev or test), at most `limit` of them (a
+        sample by `seed`).
 
-        Counters: ``unseen_domain`` and ``unseen_tool`` left out of train or dev, ``seen`` left out of test.
+        Counters: `unseen_domain` and `unseen_tool` left out of train or dev, `seen` left out of test.
         """
         counters: Counter[str] = Counter()
         kept = []
-        for dialogue in found.dialogues:
-            out = ("" if self.tests(dialogue) else "seen") if part == "test" else self.reason(dialogue)
-            counters[out] += bool(out)
-            if not out:
+        for dialogue in corpus.dialogues:
+            reason = self.reason(dialogue)
+            if part == "test":
+                reason = "" if self.belongs_to_test(dialogue) else "seen"
+            if reason:
+                counters[reason] += 1
+            else:
                 kept.append(dialogue)
-        del counters[""]
-        return narrowed(found, sample(kept, lambda d: d.id, limit, seed), counters)
+        return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)
 
-    def unknown(self, found: Corpus) -> str:
-        """What is wrong with a name that ``found`` does not have, in one line; nothing when it has them
-        all.
-        """
-        domains = {name for dialogue in found.dialogues for name in _domains(dialogue)}
+    def describe_unknown(self, corpus: Corpus) -> str:
+        """One line on the first domain or tool that `corpus` does not have, "" when it has them all."""
+        domains = {name for dialogue in corpus.dialogues for name in _domains(dialogue)}
         for kind, names, known in (
             ("domains", self.domains, domains),
-            ("tools", self.tools, set(found.catalog.names)),
+            ("tools", self.tools, set(corpus.catalog.names)),
         ):
             for name in names:
                 if name not in known:
@@ -76,7 +74,7 @@ class Unseen(BaseModel):
 
 
 def _domains(dialogue: Dialogue) -> set[str]:
-    """A dialogue's domain and its parts."""
+    """A dialogue's domain and its parts: "A+B", "A", "B"."""
     return {dialogue.domain, *dialogue.domain.split("+")} - {""}
 
 

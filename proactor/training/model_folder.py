@@ -13,7 +13,7 @@ from proactor.config import ConfigError, Data, Pretrain, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
-from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, wanted
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, target_text
 from proactor.engine import ChatFormat, atomic_file
 from proactor.progress import Progress
 from proactor.sources import load
@@ -31,7 +31,7 @@ PARTS = 100
 def _texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) -> list[str]:
     """What a tokenizer should know: tool lists, answers and turns."""
     systems = {system_message(d, catalog, style)["content"] for d in dialogues}
-    answers = (wanted(d, u, EMPTY, catalog, style.mode) for d in dialogues for u in d.decision_turns)
+    answers = (target_text(d, u, EMPTY, catalog, style.mode) for d in dialogues for u in d.decision_turns)
     return [*systems, *answers, *(t.text for d in dialogues for t in d.turns)]
 
 

@@ -9,7 +9,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import Corpus, Split, load
-from proactor.sources.base import SelectionError, narrowed, within
+from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
@@ -26,11 +26,13 @@ def load_part(config: RunConfig, name: str) -> Corpus:
     try:
         corpus = _load(config, part.split, limit)
         if data.unseen:
-            if data.unseen.unknown(corpus) and (wrong := data.unseen.unknown(_load(config, None, None))):
+            if data.unseen.describe_unknown(corpus) and (
+                wrong := data.unseen.describe_unknown(_load(config, None, None))
+            ):
                 raise SelectionError(wrong)
             corpus = data.unseen.apply(corpus, name, None if shared else part.limit, data.seed)
         if shared:
-            corpus = within(corpus, part.share, part.limit, data.seed)
+            corpus = select_share(corpus, part.share, part.limit, data.seed)
     except SelectionError as error:
         raise ConfigError(f"data: {error}") from None
     if not corpus.dialogues:
@@ -55,7 +57,7 @@ def with_point_labels(found: Corpus) -> Corpus:
     """A corpus with point labels."""
     logged = [windows.point_of(d, r)[1] for d in found.dialogues for r in d.references if r.ready is not None]
     counters = {"points_logged": sum(logged), "points_end": len(logged) - sum(logged)}
-    return narrowed(found, map(windows.as_points, found.dialogues), counters)
+    return with_dialogues(found, map(windows.as_points, found.dialogues), counters)
 
 
 def merge_catalogs(catalogs: Iterable[Catalog]) -> Catalog:

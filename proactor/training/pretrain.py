@@ -51,7 +51,7 @@ def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pendi
         if unknowable(dialogue, point.turn, point.board):
             continue
         seen = trunk.ends[point.turn]
-        answer = encoder.wanted(dialogue, point.turn, point.board, pending=pending)
+        answer = encoder.target_ids(dialogue, point.turn, point.board, pending=pending)
         leaf = [*point.prompt[seen:], *answer]
         out.trunk_seen.append(seen)
         out.ids += leaf

@@ -171,7 +171,7 @@ def sft_groups(
         if unknowable(point.dialogue, point.turn, point.board):
             counters["unknowable"] += 1
             continue
-        ids = encoder.wanted(point.dialogue, point.turn, point.board, pending=pending)
+        ids = encoder.target_ids(point.dialogue, point.turn, point.board, pending=pending)
         tree = encoder.tree(point.dialogue, point.turn)
         groups.append(Group(point.prompt, [Sample(point.prompt, ids)], tree=tree))
         counters["examples"] += 1

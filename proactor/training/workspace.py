@@ -65,7 +65,7 @@ class Workspace:
             config.engine,
             lora=config.lora,
             seed=config.seed,
-            progress=lambda done, total: ui.within("loading the model", done, total),
+            progress=lambda done, total: ui.substep("loading the model", done, total),
         )
         if engine.chat is None:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
@@ -130,7 +130,7 @@ class Workspace:
         for a tool that is not in the catalog.
         """
         try:
-            return self.config.eval.costs.known_by(self.encoder.catalog)
+            return self.config.eval.costs.with_assent(self.encoder.catalog)
         except CostError as error:
             raise ConfigError(f"eval.{error}") from None
 
@@ -184,7 +184,7 @@ class Workspace:
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
         """A sentence when a token limit of the config cuts wanted answers of ``dialogues``, else nothing."""
-        lengths = [len(self.encoder.wanted(d, u)) for d in dialogues for u in d.decision_turns]
+        lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:
             limits["grpo.sampling.max_tokens"] = self.config.grpo.sampling.max_tokens
@@ -196,7 +196,7 @@ class Workspace:
     def play(self, dialogues: Sequence[Dialogue], name: str) -> Evaluation:
         """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""
         options = self.config.eval
-        progress: Callable[[int, int], None] = lambda done, total: self.ui.within(name, done, total)  # noqa: E731
+        progress: Callable[[int, int], None] = lambda done, total: self.ui.substep(name, done, total)  # noqa: E731
         own = self.engine.share(dialogues)
         found = evaluate(
             self.engine,

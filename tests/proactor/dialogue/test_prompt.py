@@ -21,10 +21,10 @@ from proactor.dialogue.prompt import (
     decisions,
     messages,
     target,
+    target_text,
     unknowable,
-    wanted,
 )
-from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph
+from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph
 from proactor.engine.chat import ChatFormat, load_tokenizer
 from proactor.rewards import score_replay
 from proactor.sources import load
@@ -121,7 +121,7 @@ Board: [{"TRIGGERED":"book","day":"Monday","time":"9"}]<|im_end|>
 
 def test_plain_prompts_are_those_of_always() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK.model_copy(update={"observed_trigger": 1}))
-    board, graph = logged_board(dialogue, 2), StateGraph((Node(pending("call")),))
+    board, graph = logged_board(dialogue, 2), StateGraph((GraphNode(pending("call")),))
     for style in (
         PromptStyle(),
         PromptStyle(mode="plain"),
@@ -131,13 +131,16 @@ def test_plain_prompts_are_those_of_always() -> None:
         ids = encoder.prompt(dialogue, 2, board)
         assert chat.tokenizer.decode(ids, skip_special_tokens=False) == PLAIN
         assert ids == encoder.prompt(dialogue, 2, board, graph), "a graph shows in graph mode alone"
-        assert encoder.wanted(dialogue, 4) == encoder.answer(target(dialogue, 4))
+        assert encoder.target_ids(dialogue, 4) == encoder.answer(target(dialogue, 4))
         assert encoder.earlier_graph(dialogue, 4) == NO_GRAPH
 
 
 def test_modes_change_the_opening_and_the_leaf_alone() -> None:
     chat, dialogue = byte_chat(), users(7, BOOK)
-    board, graph = logged_board(dialogue, 5), StateGraph((Node(pending("book", day="Monday"), ("time",)),))
+    board, graph = (
+        logged_board(dialogue, 5),
+        StateGraph((GraphNode(pending("book", day="Monday"), ("time",)),)),
+    )
     plain, reasoning, keeping = (
         messages(dialogue, 5, board, CATALOG, PromptStyle(mode=m), graph)
         for m in ("plain", "reasoning", "graph")
@@ -156,7 +159,7 @@ def test_modes_change_the_opening_and_the_leaf_alone() -> None:
     trunk = encoder.trunk(dialogue)
     first, second = encoder.prompt(dialogue, 5, board), encoder.prompt(dialogue, 5, board, graph)
     assert first != second and first[: trunk.ends[5]] == second[: trunk.ends[5]] == trunk.ids[: trunk.ends[5]]
-    assert chat.decode(encoder.wanted(dialogue, 3)) == wanted(dialogue, 3, EMPTY, CATALOG, "graph")
+    assert chat.decode(encoder.target_ids(dialogue, 3)) == target_text(dialogue, 3, EMPTY, CATALOG, "graph")
 
 
 def test_ids_are_those_of_the_messages_and_share_the_trunk(chat: ChatFormat, synthetic: Any) -> None:

@@ -14,8 +14,8 @@ from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import parse, split
-from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, wanted
-from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph, graph_of, read
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, target_text
+from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph, graph_of, read
 from proactor.engine import ChatFormat, Group, Sample, Tree
 from proactor.engine.chat import load_tokenizer
 from proactor.sources import load
@@ -39,7 +39,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8
     lambda s: s == s.strip()
 )
 NODES = st.builds(
-    lambda name, params, missing, status: Node(
+    lambda name, params, missing, status: GraphNode(
         Action(name=name, params=params, status=status), tuple(m for m in missing if m not in params)
     ),
     TEXT,
@@ -53,12 +53,12 @@ NODES = st.builds(
 )
 
 
-def graph(*nodes: Node) -> StateGraph:
+def graph(*nodes: GraphNode) -> StateGraph:
     return StateGraph(nodes)
 
 
 @given(st.lists(NODES, max_size=4, unique_by=lambda n: n.action.name))
-def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[Node]) -> None:
+def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[GraphNode]) -> None:
     written = graph(*nodes)
     output = f"<think>x</think><graph>{written.render()}</graph>" + '[{"READY":"book"}]'
     assert read(written.render()) == (written, {})
@@ -68,7 +68,7 @@ def test_a_graph_round_trips_and_never_ends_its_block(nodes: list[Node]) -> None
 
 @given(st.text() | st.text(alphabet='[]{}":,<>/graphPENDING null').map(lambda s: f"<graph>{s}</graph>[]"))
 def test_reading_is_total(text: str) -> None:
-    known = graph(Node(pending("book"), ("day",)))
+    known = graph(GraphNode(pending("book"), ("day",)))
     after, unread = known.after(text)
     assert isinstance(after, StateGraph) and all(count > 0 for count in unread.values())
     if after == known and split(text).graph is None:
@@ -78,20 +78,20 @@ def test_reading_is_total(text: str) -> None:
 
 
 def test_what_is_written_replaces_the_graph_and_what_is_unreadable_does_not() -> None:
-    known = graph(Node(pending("book", day="Monday"), ("time",)))
+    known = graph(GraphNode(pending("book", day="Monday"), ("time",)))
     assert known.render() == '[{"PENDING":"book","day":"Monday","time":null}]'
     cases: dict[str, tuple[StateGraph, dict[str, int]]] = {
         "[]": (known, {"no_graph": 1}),
         "<graph>[]</graph>[]": (NO_GRAPH, {}),
         "<graph>soon</graph>[]": (known, {"no_json": 1}),
-        '<graph>[{"PENDING":"book"},7]</graph>[]': (graph(Node(pending("book"))), {"not_an_object": 1}),
+        '<graph>[{"PENDING":"book"},7]</graph>[]': (graph(GraphNode(pending("book"))), {"not_an_object": 1}),
         '<graph>[{"PENDING":"book"}': (known, {"no_graph": 1}),
         '<graph>[{"PENDING":"a"},{"TRIGGERED":"a"}]</graph>': (
-            graph(Node(Action(name="a", status=Status.TRIGGERED))),
+            graph(GraphNode(Action(name="a", status=Status.TRIGGERED))),
             {},
         ),
         '<think>t</think>\n<graph>[{"name":"a","status":"pending","params":{"x":null}}]</graph>': (
-            graph(Node(pending("a"), ("x",))),
+            graph(GraphNode(pending("a"), ("x",))),
             {},
         ),
     }
@@ -109,28 +109,28 @@ def test_a_graph_is_no_answer() -> None:
 
 def test_the_wanted_graph_says_what_is_missing_and_nothing_from_later() -> None:
     dialogue = users(7, BOOK)
-    assert wanted(dialogue, 3, EMPTY, CATALOG, "graph", pending=False) == (
+    assert target_text(dialogue, 3, EMPTY, CATALOG, "graph", pending=False) == (
         '<think>book lacks time.</think><graph>[{"PENDING":"book","day":"Monday","time":null}]</graph>[]'
     )
-    assert wanted(dialogue, 4, EMPTY, CATALOG, "reasoning") == (
+    assert target_text(dialogue, 4, EMPTY, CATALOG, "reasoning") == (
         '<think>book is ready.</think>[{"READY":"book","day":"Monday","time":"9"}]'
     )
-    assert wanted(dialogue, 1, EMPTY, CATALOG, "reasoning") == "<think>Nothing is open.</think>[]"
-    assert wanted(dialogue, 4, EMPTY, CATALOG) == '[{"READY":"book","day":"Monday","time":"9"}]'
+    assert target_text(dialogue, 1, EMPTY, CATALOG, "reasoning") == "<think>Nothing is open.</think>[]"
+    assert target_text(dialogue, 4, EMPTY, CATALOG) == '[{"READY":"book","day":"Monday","time":"9"}]'
     assert (
         graph_of([pending("book", day="x", time="y"), pending("other")], CATALOG).thought()
         == "book is open. other is open."
     )
     for mode in ("reasoning", "graph"):
         for turn in dialogue.decision_turns:
-            assert parse(wanted(dialogue, turn, EMPTY, CATALOG, mode)).actions == target(dialogue, turn)
+            assert parse(target_text(dialogue, turn, EMPTY, CATALOG, mode)).actions == target(dialogue, turn)
 
 
 def test_the_graph_shown_is_the_one_wanted_a_decision_before() -> None:
     dialogue = users(7, BOOK)
     assert earlier_graph(dialogue, 1, EMPTY, CATALOG) == NO_GRAPH
     for turn in range(2, 8):
-        before = wanted(dialogue, turn - 1, EMPTY, CATALOG, "graph")
+        before = target_text(dialogue, turn - 1, EMPTY, CATALOG, "graph")
         assert NO_GRAPH.after(before) == (earlier_graph(dialogue, turn, EMPTY, CATALOG), {})
     fired = Board((ready("book").model_copy(update={"status": Status.TRIGGERED}),), {"b": Timing.ON_TIME})
     assert (
@@ -150,9 +150,9 @@ def test_a_graph_in_the_leaf_leaves_the_trunk_shared(tiny_model: Path, candidate
             own = candidates if mode == "graph" else 1
             groups: list[Group] = []
             for turn in dialogue.decision_turns:
-                answer = encoder.wanted(dialogue, turn)
+                answer = encoder.target_ids(dialogue, turn)
                 for c in range(own):
-                    node = Node(pending(f"own{c}"))
+                    node = GraphNode(pending(f"own{c}"))
                     prompt = encoder.prompt(
                         dialogue, turn, EMPTY, graph(node, *encoder.earlier_graph(dialogue, turn).nodes)
                     )

@@ -34,7 +34,7 @@ def test_open_ready_masked() -> None:
     assert (
         ids(windows.ready_at(DIALOGUE, 3)) == ["wide", "point"] and ids(windows.ready_at(DIALOGUE, 8)) == []
     )
-    assert ids(windows.masked(DIALOGUE)) == ["unknown", "nowhere"]
+    assert [r.id for r in DIALOGUE.references if r.ready is None] == ["unknown", "nowhere"]
 
 
 def test_due_is_the_last_decision_point_inside_the_window() -> None:
@@ -153,7 +153,10 @@ def test_points_know_nothing_of_pending_and_leave_unknown_windows_unknown() -> N
         update={"withdrawn": (WIDE.model_copy(update={"id": "w", "ready": None}),)}
     )
     labelled = windows.as_points(dialogue)
-    assert labelled.withdrawn == () and ids(windows.masked(labelled)) == ["unknown", "nowhere"]
+    assert labelled.withdrawn == () and [r.id for r in labelled.references if r.ready is None] == [
+        "unknown",
+        "nowhere",
+    ]
     assert labelled.references[2] == UNKNOWN
     assert [windows.status_at(labelled.references[0], u) for u in (1, 3, 6, 8)] == [
         None,

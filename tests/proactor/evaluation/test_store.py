@@ -103,7 +103,7 @@ def test_missing_cut_off_and_foreign_files(tmp_path: Path) -> None:
         load_evaluations(tmp_path / "evaluations.json")
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(SourceError, match=r"evaluations\.json: not JSON"):
+    with pytest.raises(SourceError, match=r"evaluations\.json:1: not JSON"):
         load_evaluations(file)
     file.write_text("[]")
     with pytest.raises(SourceError, match="top level"):

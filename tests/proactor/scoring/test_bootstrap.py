@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from proactor.scoring.bootstrap import Interval, intervals, paired_difference, resampled
+from proactor.scoring.bootstrap import Interval, bootstrap_sums, intervals, paired_difference
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate
 
 
@@ -53,7 +53,7 @@ def test_pooling_is_the_mean_over_seeds_and_keeps_a_dialogue_together() -> None:
 
 def test_any_statistic_of_sums() -> None:
     rows = np.array([[1.0, 1.0], [0.0, 1.0]] * 100)
-    found = resampled(rows, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, ["share"])["share"]
+    found = bootstrap_sums(rows, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, ["share"])["share"]
     assert found == intervals(run([1, 0] * 100), ("reward",))["reward"]
 
 

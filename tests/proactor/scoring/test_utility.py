@@ -58,9 +58,9 @@ def test_acting_before_the_assent_is_acting_without_it() -> None:
     assert utility(TALK, {3: (FIRE,)}, ASSENT) == 2
     tools = Catalog(tools=(Tool(name="book", confirm=True), Tool(name="look")))
     assert needs_assent(tools) == {"book"}
-    assert CostTable(default=COSTS).known_by(tools) == ASSENT
+    assert CostTable(default=COSTS).with_assent(tools) == ASSENT
     with pytest.raises(ValueError, match="no tool 'fly' in the catalog"):
-        CostTable(tools={"fly": COSTS}).known_by(tools)
+        CostTable(tools={"fly": COSTS}).with_assent(tools)
 
 
 def test_costs_of_a_tool_go_before_the_default() -> None:

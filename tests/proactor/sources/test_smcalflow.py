@@ -13,7 +13,7 @@ import pytest
 from proactor.dialogue import Dialogue
 from proactor.files import SourceError
 from proactor.sources import lispress, load
-from proactor.sources.smcalflow_programs import Step, merged, spellings, steps, words
+from proactor.sources.smcalflow_programs import Step, revise_time, spellings, steps, words
 
 DINNER = (
     '(CreateCommitEventWrapper (CreatePreflightEventWrapper (& (Event.subject_? (?= "dinner"))'
@@ -187,9 +187,12 @@ def test_spellings_and_merging() -> None:
         and "june 2nd" in spellings("june 2")
         and "june 12th" in spellings("june 12")
     )
-    assert merged(("monday", "8 am"), ("10 am",)) == ("monday", "10 am")
-    assert merged(("monday", "8 am"), ("tuesday",)) == ("8 am", "tuesday") and merged(("monday",), ()) == ()
-    assert merged(("monday", "8 am"), ("friday", "9 am")) == ("friday", "9 am")
+    assert revise_time(("monday", "8 am"), ("10 am",)) == ("monday", "10 am")
+    assert (
+        revise_time(("monday", "8 am"), ("tuesday",)) == ("8 am", "tuesday")
+        and revise_time(("monday",), ()) == ()
+    )
+    assert revise_time(("monday", "8 am"), ("friday", "9 am")) == ("friday", "9 am")
 
 
 def test_release_gives_the_same(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog, Tool
-from proactor.sources.base import Corpus, corpus
+from proactor.sources.corpus import Corpus, make_corpus
 from proactor.sources.unseen import Unseen
 from tests.proactor.dialogues import users
 
@@ -19,7 +19,7 @@ def dialogue(id: str, domain: str, *tools: str, withdrawn: str = "") -> Dialogue
     return users(3, *called, id=id, domain=domain, withdrawn=back)
 
 
-FOUND: Corpus = corpus(
+FOUND: Corpus = make_corpus(
     CATALOG,
     (
         dialogue("plain", "Hotels", "book"),
@@ -83,11 +83,11 @@ def test_a_limit_counts_what_is_left() -> None:
 
 
 def test_unknown_names_are_told_with_what_there_is() -> None:
-    assert Unseen(domains=("Music",), tools=("list",)).unknown(FOUND) == ""
+    assert Unseen(domains=("Music",), tools=("list",)).describe_unknown(FOUND) == ""
     assert "unseen.domains: no domain is 'Musik' (did you mean 'Music'?)" in Unseen(
         domains=("Musik",)
-    ).unknown(FOUND)
+    ).describe_unknown(FOUND)
     assert "unseen.tools: no tool is 'zzz'; there are book, call, list" in Unseen(
         tools=("call", "zzz")
-    ).unknown(FOUND)
+    ).describe_unknown(FOUND)
     assert not Unseen() and Unseen(tools=("call",))

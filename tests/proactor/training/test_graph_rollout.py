@@ -15,7 +15,7 @@ from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.decisions import Decision, candidate_key
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
-from proactor.dialogue.state_graph import NO_GRAPH, Node, StateGraph
+from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph
 from proactor.engine import EngineError, Group, Sample, Sampling, Tree
 from proactor.evaluation.play import evaluate
 from proactor.kernels.grpo import group_advantages
@@ -31,7 +31,7 @@ LENGTH = "tests.proactor.runs:length_reward"
 
 
 def graph(text: str) -> StateGraph:
-    return StateGraph((Node(pending(text)),))
+    return StateGraph((GraphNode(pending(text)),))
 
 
 class Scripted:

@@ -118,7 +118,7 @@ def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path,
     assert found.unread_graph_share == (
         1.0 if mode == "graph" else None
     )  # this model never learnt to write one
-    wanted = max(len(workspace.encoder.wanted(d, u)) for d in workspace.train for u in d.decision_turns)
+    wanted = max(len(workspace.encoder.target_ids(d, u)) for d in workspace.train for u in d.decision_turns)
     assert wanted > 8 and workspace.cut_answers(workspace.train).endswith(f"need up to {wanted} tokens")
 
 
