@@ -42,7 +42,7 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path: Path, monkeypatch: py
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proactor.files.os.fsync", full)
+    monkeypatch.setattr("proactor.engine.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_evaluations(file, DIALOGUES[:1], {})
     assert file.read_bytes() == old
