@@ -30,7 +30,7 @@ from bench.harness import machine, result_folder, say
 from proactor.config_file import load_config
 from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
-from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
+from proactor.ruler import EngineJudge, RankAgreement, RuleJudge, Ruler, compare_rankings, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
 from proactor.scoring.bootstrap import resampled
 from proactor.scoring.metrics import Array
@@ -185,7 +185,7 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
     verdict left out. Intervals by dialogue.
     """
     truth = rules(groups)
-    by_dialogue: dict[str, Agreement] = {}
+    by_dialogue: dict[str, RankAgreement] = {}
     kept: list[tuple[list[float], list[float]]] = []
     for group, mine, theirs in zip(groups, found, truth, strict=True):
         if mine is None or theirs is None:
@@ -193,9 +193,9 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
         first = list({text: i for i, text in reversed(list(enumerate(group.texts)))}.values())
         pair = [theirs[i] for i in first], [mine[i] for i in first]
         kept.append(pair)
-        so_far = by_dialogue.get(group.dialogue.id, Agreement())
-        by_dialogue[group.dialogue.id] = so_far + agreement([pair[0]], [pair[1]])
-    total = sum(by_dialogue.values(), Agreement())
+        so_far = by_dialogue.get(group.dialogue.id, RankAgreement())
+        by_dialogue[group.dialogue.id] = so_far + compare_rankings([pair[0]], [pair[1]])
+    total = sum(by_dialogue.values(), RankAgreement())
     rows = np.array(
         [[a.same, a.opposite, a.tied_first, a.tied_second] for a in by_dialogue.values()], dtype=float
     )

@@ -9,7 +9,6 @@ and `gates` are ours [INFERRED].
 
 from __future__ import annotations
 
-from proactor.annotation.agreement import Agreement, agreement
 from proactor.annotation.driver import annotate
 from proactor.annotation.gates import acausal_values
 from proactor.annotation.marks import Mark, MarkReader, MarkStatus, Reading, schema
@@ -17,9 +16,10 @@ from proactor.annotation.merge import Merged, marks_of, merge
 from proactor.annotation.oracle import Answer, Oracle, Question
 from proactor.annotation.record import Options
 from proactor.annotation.store import AnnotationError
+from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 
 __all__ = [
-    "Agreement",
+    "WindowAgreement",
     "AnnotationError",
     "Answer",
     "Mark",
@@ -31,7 +31,7 @@ __all__ = [
     "Question",
     "Reading",
     "acausal_values",
-    "agreement",
+    "compare_windows",
     "annotate",
     "marks_of",
     "merge",

@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.annotation.agreement import Agreement, agreement
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -25,6 +24,7 @@ from proactor.annotation.gates import (
 from proactor.annotation.marks import MarkReader
 from proactor.annotation.merge import MAX_GAP, Merged, merge
 from proactor.annotation.oracle import Answer
+from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 
@@ -50,7 +50,7 @@ class Options(BaseModel):
 
 
 class Sums(BaseModel):
-    """An `Agreement` on disk."""
+    """A `WindowAgreement` on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,11 +61,11 @@ class Sums(BaseModel):
     exact: int = 0
 
     @classmethod
-    def of(cls, found: Agreement) -> Sums:
+    def of(cls, found: WindowAgreement) -> Sums:
         return cls(**asdict(found))
 
-    def agreement(self) -> Agreement:
-        return Agreement(**self.model_dump())
+    def agreement(self) -> WindowAgreement:
+        return WindowAgreement(**self.model_dump())
 
 
 class Record(BaseModel):
@@ -147,8 +147,8 @@ class Annotated:
             dialogue=result,
             failed=failed,
             counters={k: v for k, v in counters.items() if v},
-            known=Sums.of(agreement(result.references, source.references, points)) if known else None,
-            own=Sums.of(agreement(merged.references, second.merged.references, points))
+            known=Sums.of(compare_windows(result.references, source.references, points)) if known else None,
+            own=Sums.of(compare_windows(merged.references, second.merged.references, points))
             if second is not None
             else None,
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from proactor.annotation.agreement import Agreement
 from proactor.annotation.oracle import Oracle
 from proactor.annotation.record import Options, Record, Sums
+from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
 MEANING = {
@@ -117,7 +117,7 @@ def _share(part: int, whole: int) -> float | None:
 def _sum(parts: Sequence[Sums | None]) -> dict[str, float | int | None] | None:
     """Mean agreement over the dialogues that have one, None when none has."""
     found = [part.agreement() for part in parts if part is not None]
-    return sum(found, start=Agreement()).means() if found else None
+    return sum(found, start=WindowAgreement()).means() if found else None
 
 
 def table(found: Mapping[str, Any]) -> Table:

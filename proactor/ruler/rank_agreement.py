@@ -22,7 +22,7 @@ def spread(groups: Iterable[Sequence[float]]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class RankAgreement:
     """Pairs of candidates within groups, by how two scores order them: ``same``, ``opposite``, tied in one of
     them or in both.
     """
@@ -54,8 +54,8 @@ class Agreement:
         second = self.same + self.opposite + self.tied_first
         return (self.same - self.opposite) / math.sqrt(first * second) if first and second else None
 
-    def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
+    def __add__(self, other: RankAgreement) -> RankAgreement:
+        return RankAgreement(
             self.same + other.same,
             self.opposite + other.opposite,
             self.tied_first + other.tied_first,
@@ -64,15 +64,15 @@ class Agreement:
         )
 
 
-def agreement(
+def compare_rankings(
     first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], tolerance: float = 1e-9
-) -> Agreement:
+) -> RankAgreement:
     """Compare two scores of the same groups, pair by pair within each group; differences up to ``tolerance``
     are ties.
 
     Raises ValueError when the groups differ in number or size.
     """
-    total = Agreement()
+    total = RankAgreement()
     for a, b in zip(first, second, strict=True):
         if len(a) != len(b):
             raise ProactorError(f"agreement: a group of {len(a)} scores beside one of {len(b)}")
@@ -81,14 +81,14 @@ def agreement(
     return total
 
 
-def _pair(first: int, second: int) -> Agreement:
+def _pair(first: int, second: int) -> RankAgreement:
     if first == 0 and second == 0:
-        return Agreement(tied_both=1)
+        return RankAgreement(tied_both=1)
     if first == 0:
-        return Agreement(tied_first=1)
+        return RankAgreement(tied_first=1)
     if second == 0:
-        return Agreement(tied_second=1)
-    return Agreement(same=1) if first == second else Agreement(opposite=1)
+        return RankAgreement(tied_second=1)
+    return RankAgreement(same=1) if first == second else RankAgreement(opposite=1)
 
 
 def _sign(difference: float, tolerance: float) -> int:
