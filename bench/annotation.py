@@ -27,7 +27,7 @@ from proactor.annotation import Options, annotate, marks_of
 from proactor.annotation.engine_oracle import EngineOracle
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
-from proactor.annotation.oracle import Question
+from proactor.annotation.oracle import OracleRequest
 from proactor.annotation.report import table
 from proactor.config_file import load_config
 from proactor.dialogue import Dialogue
@@ -164,7 +164,7 @@ def lessons(oracle: EngineOracle, dialogue: Dialogue, catalog: Catalog) -> list[
     tools = catalog.subset(dialogue.tools)
     groups = []
     for turn, marks in marks_of(dialogue).items():
-        prompt = oracle.prompt(Question(dialogue, turn, tools))
+        prompt = oracle.prompt(OracleRequest(dialogue, turn, tools))
         groups.append(
             Group(
                 prompt,

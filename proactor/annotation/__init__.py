@@ -13,7 +13,7 @@ from proactor.annotation.driver import annotate
 from proactor.annotation.gates import acausal_values
 from proactor.annotation.marks import Mark, MarkReader, MarkStatus, Reading, schema
 from proactor.annotation.merge import Merged, marks_of, merge
-from proactor.annotation.oracle import Answer, Oracle, Question
+from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
 from proactor.annotation.record import Options
 from proactor.annotation.store import AnnotationError
 from proactor.annotation.window_agreement import WindowAgreement, compare_windows
@@ -21,14 +21,14 @@ from proactor.annotation.window_agreement import WindowAgreement, compare_window
 __all__ = [
     "WindowAgreement",
     "AnnotationError",
-    "Answer",
+    "OracleAnswer",
     "Mark",
     "MarkReader",
     "MarkStatus",
     "Merged",
     "Options",
     "Oracle",
-    "Question",
+    "OracleRequest",
     "Reading",
     "acausal_values",
     "compare_windows",

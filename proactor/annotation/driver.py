@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proactor.annotation.oracle import Answer, Oracle, Question
+from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
 from proactor.annotation.record import Annotated, Options, digest
 from proactor.annotation.report import report
 from proactor.annotation.store import AnnotationError, Store
@@ -171,19 +171,19 @@ class _Run:
 
     async def _answers(
         self, dialogues: Sequence[Dialogue], complaints: Mapping[str, Mapping[int, str]], repeat: int = 0
-    ) -> dict[str, dict[int, Answer]]:
+    ) -> dict[str, dict[int, OracleAnswer]]:
         """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where
         it names none.
         """
-        questions = [
-            Question(d, turn, self.tools[d.id], repeat, complaint)
+        requests = [
+            OracleRequest(d, turn, self.tools[d.id], repeat, complaint)
             for d in dialogues
             for turn, complaint in complaints.get(d.id, dict.fromkeys(d.decision_turns, "")).items()
         ]
-        answers = await self.oracle.answer(questions) if questions else []
-        found: dict[str, dict[int, Answer]] = {d.id: {} for d in dialogues}
-        for question, answer in zip(questions, answers, strict=True):
-            found[question.dialogue.id][question.turn] = answer
+        answers = await self.oracle.answer(requests) if requests else []
+        found: dict[str, dict[int, OracleAnswer]] = {d.id: {} for d in dialogues}
+        for request, answer in zip(requests, answers, strict=True):
+            found[request.dialogue.id][request.turn] = answer
         return found
 
 

@@ -23,7 +23,7 @@ from proactor.annotation.gates import (
 )
 from proactor.annotation.marks import MarkReader
 from proactor.annotation.merge import MAX_GAP, Merged, merge
-from proactor.annotation.oracle import Answer
+from proactor.annotation.oracle import OracleAnswer
 from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
@@ -94,7 +94,7 @@ class Annotated:
     """The answers about one dialogue, merged; `again` replaces some of them."""
 
     def __init__(
-        self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, Answer]
+        self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, OracleAnswer]
     ) -> None:
         self.dialogue, self.tools, self.options = dialogue, tools, options
         self.reader = MarkReader(dialogue, tools, options.causality)
@@ -102,7 +102,7 @@ class Annotated:
         self.reasked = 0
         self.merged = self._merge()
 
-    def again(self, answers: Mapping[int, Answer]) -> None:
+    def again(self, answers: Mapping[int, OracleAnswer]) -> None:
         """Take second answers about some turns; one that failed leaves the first."""
         self.reasked += len(answers)
         self.answers |= {turn: answer for turn, answer in answers.items() if not answer.failure}

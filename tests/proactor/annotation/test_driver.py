@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from proactor.annotation import AnnotationError, Answer, Mark, Options, Question, annotate, marks_of
+from proactor.annotation import (
+    AnnotationError,
+    Mark,
+    Options,
+    OracleAnswer,
+    OracleRequest,
+    annotate,
+    marks_of,
+)
 from proactor.annotation.driver import CATALOG, PARTIAL, REPORT, WINDOWS
 from proactor.annotation.estimate import estimate
 from proactor.annotation.log_oracle import LogOracle
@@ -24,8 +32,8 @@ from tests.proactor.annotation.scripted import BOOKING, TOOLS, Say, Scripted, ma
 CORPUS = load("synthetic", limit=12)
 
 
-def known(question: Question) -> str:
-    return render(marks_of(question.dialogue)[question.turn])
+def known(request: OracleRequest) -> str:
+    return render(marks_of(request.dialogue)[request.turn])
 
 
 def dialogues(out: Path) -> list[Dialogue]:
@@ -69,11 +77,11 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, after
     annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), whole)
     finished: set[str] = set()
 
-    def dies(question: Question) -> str:
-        finished.add(question.dialogue.id)
+    def dies(request: OracleRequest) -> str:
+        finished.add(request.dialogue.id)
         if len(finished) > after:
             raise Killed
-        return known(question)
+        return known(request)
 
     out = tmp_path / "out"
     if after < 12:
@@ -106,11 +114,11 @@ def test_a_line_cut_inside_is_written_again(tmp_path: Path) -> None:
 def _dying_after(questions: int) -> Say:
     left = [questions]
 
-    def dies(question: Question) -> str:
+    def dies(request: OracleRequest) -> str:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        return known(question)
+        return known(request)
 
     return dies
 
@@ -133,8 +141,8 @@ def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tm
 def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path: Path) -> None:
     lost = CORPUS.dialogues[3].id
 
-    def flaky(question: Question) -> str | Answer:
-        return Answer(failure="timeout") if question.dialogue.id == lost else known(question)
+    def flaky(request: OracleRequest) -> str | OracleAnswer:
+        return OracleAnswer(failure="timeout") if request.dialogue.id == lost else known(request)
 
     found = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
     assert found["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
@@ -146,7 +154,7 @@ def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path
 
 
 def test_a_dialogue_that_does_not_fit_is_dropped_for_good(tmp_path: Path) -> None:
-    found = annotate([BOOKING], TOOLS, Scripted(lambda q: Answer(failure="too_long")), tmp_path)
+    found = annotate([BOOKING], TOOLS, Scripted(lambda q: OracleAnswer(failure="too_long")), tmp_path)
     assert (
         found["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
         and not (tmp_path / PARTIAL).exists()
@@ -187,8 +195,8 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
     )
     broken = BOOKING.model_copy(update={"id": "broken"})
 
-    def say(question: Question) -> str:
-        return "no JSON" if question.dialogue.id == "broken" else "[]"
+    def say(request: OracleRequest) -> str:
+        return "no JSON" if request.dialogue.id == "broken" else "[]"
 
     for gates, kept in ((True, 0), (False, 2)):
         found = annotate(

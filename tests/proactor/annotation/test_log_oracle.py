@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.annotation import MarkReader, Question, annotate, compare_windows, merge
+from proactor.annotation import MarkReader, OracleRequest, annotate, compare_windows, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import Merged
@@ -23,7 +23,7 @@ NUMBER = 300
 
 
 def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> Merged:
-    answers = asyncio.run(oracle.answer([Question(dialogue, u, tools) for u in dialogue.decision_turns]))
+    answers = asyncio.run(oracle.answer([OracleRequest(dialogue, u, tools) for u in dialogue.decision_turns]))
     reader = MarkReader(dialogue, tools)
     return merge(
         dialogue,
