@@ -14,7 +14,7 @@ from proactor.annotation.gates import acausal_values
 from proactor.annotation.marks import Mark, MarkReader, MarkStatus, Reading, schema
 from proactor.annotation.merge import Merged, marks_of, merge
 from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
-from proactor.annotation.record import Options
+from proactor.annotation.record import AnnotationOptions
 from proactor.annotation.store import AnnotationError
 from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 
@@ -26,7 +26,7 @@ __all__ = [
     "MarkReader",
     "MarkStatus",
     "Merged",
-    "Options",
+    "AnnotationOptions",
     "Oracle",
     "OracleRequest",
     "Reading",

@@ -29,7 +29,7 @@ from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 
 
-class Options(BaseModel):
+class AnnotationOptions(BaseModel):
     """How answers become windows; the thresholds are those of `gates` [INFERRED].
 
     ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference.
@@ -94,7 +94,11 @@ class Annotated:
     """The answers about one dialogue, merged; `again` replaces some of them."""
 
     def __init__(
-        self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, OracleAnswer]
+        self,
+        dialogue: Dialogue,
+        tools: Catalog,
+        options: AnnotationOptions,
+        answers: Mapping[int, OracleAnswer],
     ) -> None:
         self.dialogue, self.tools, self.options = dialogue, tools, options
         self.reader = MarkReader(dialogue, tools, options.causality)

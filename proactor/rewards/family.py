@@ -25,14 +25,14 @@ from proactor.rewards.components import (
     timing_range,
 )
 from proactor.rewards.mixture import Mixture, Term
-from proactor.rewards.options import Options, RewardError, read
+from proactor.rewards.options import RewardError, RewardOptions, read
 from proactor.rewards.run import own_reward
 from proactor.rewards.schedule import Constant, Fixed, Linear, Rest, Schedule, Thirds, Weight
 from proactor.rewards.turn import Consistency, WeightedMetric
 from proactor.rewards.utility import Utility
 
 
-class MetricOptions(Options):
+class MetricOptions(RewardOptions):
     """How decisions are classed and credited; see `WeightedMetric`."""
 
     early: float | Literal["linear"] = 1.0
@@ -56,7 +56,7 @@ class WeightedMetricOptions(MetricOptions):
         return replace(super().metric(), consistency=self.consistency, timing=self.timing, false=self.false)
 
 
-class ConsistencyOptions(Options):
+class ConsistencyOptions(RewardOptions):
     """See `Consistency`."""
 
     theta: float = THETA
@@ -73,7 +73,7 @@ class AdaptiveMetricOptions(MetricOptions):
     false: Schedule = Thirds(values=(0.05, 0.1, 0.2))
 
 
-class RulerOptions(Options):
+class RulerOptions(RewardOptions):
     """``judge``: {kind: rule | engine | endpoint, …}; ``rubric``: general, custom, or a text; the others are
     those of `ruler.Ruler`. A ``cache`` file keeps verdicts, so that a resumed run with a judge that varies
     meets the same ones.
@@ -103,13 +103,13 @@ class AdaptiveRulerOptions(RulerOptions):
     warm_up: float = Field(default=0.5, ge=0, le=1)
 
 
-class MixtureOptions(Options):
+class MixtureOptions(RewardOptions):
     """``components``: name -> {weight, range, and the options of the reward of that name}."""
 
     components: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
-class ComponentOptions(Options):
+class ComponentOptions(RewardOptions):
     """``range``: what the component's values lie in; needed where nobody knows it."""
 
     weight: Weight

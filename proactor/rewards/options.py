@@ -1,4 +1,4 @@
-"""Options of a reward as a config gives them: unknown keys are refused by name, in one line that says
+"""RewardOptions of a reward as a config gives them: unknown keys are refused by name, in one line that says
 where.
 """
 
@@ -18,7 +18,7 @@ class RewardError(ProactorError):
     """A reward that is unknown, raised, or gave something other than one finite number a completion."""
 
 
-class Options(BaseModel):
+class RewardOptions(BaseModel):
     """Base of the options: immutable, unknown keys and numbers that are not finite refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from proactor.dialogue.candidates import Stage
-from proactor.rewards.options import Options
+from proactor.rewards.options import RewardOptions
 
 
-class Constant(Options):
+class Constant(RewardOptions):
     """The same number throughout."""
 
     schedule: Literal["constant"] = "constant"
@@ -26,7 +26,7 @@ class Constant(Options):
         return self.value
 
 
-class Linear(Options):
+class Linear(RewardOptions):
     """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then
     constant.
     """
@@ -40,7 +40,7 @@ class Linear(Options):
         return self.start + ruler_weight(stage.update, self.warm_up * stage.total, self.to - self.start)
 
 
-class Thirds(Options):
+class Thirds(RewardOptions):
     """One number for each third of training: exploration, balance, conservative [NOTES]."""
 
     schedule: Literal["thirds"] = "thirds"
@@ -50,7 +50,7 @@ class Thirds(Options):
         return self.values[min(2, 3 * stage.update // stage.total)] if stage.total > 0 else self.values[2]
 
 
-class Rest(Options):
+class Rest(RewardOptions):
     """What the other coefficients leave of 1."""
 
     schedule: Literal["rest"] = "rest"
@@ -62,7 +62,7 @@ def _spelled(value: Any) -> Any:
         return {"schedule": "constant", "value": value}
     if value == "rest":
         return {"schedule": "rest"}
-    if not isinstance(value, Mapping | Options):
+    if not isinstance(value, Mapping | RewardOptions):
         raise ValueError("a number, or a mapping with schedule: constant, linear or thirds")
     return value
 

@@ -12,8 +12,8 @@ import pytest
 
 from proactor.annotation import (
     AnnotationError,
+    AnnotationOptions,
     Mark,
-    Options,
     OracleAnswer,
     OracleRequest,
     annotate,
@@ -23,7 +23,7 @@ from proactor.annotation.driver import CATALOG, PARTIAL, REPORT, WINDOWS
 from proactor.annotation.estimate import estimate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
-from proactor.annotation.report import table
+from proactor.annotation.report_json import report_table
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import load
@@ -60,7 +60,7 @@ def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
             r.observed_trigger for r in theirs.references
         }
     assert Catalog.model_validate_json((tmp_path / CATALOG).read_bytes()) == CORPUS.catalog
-    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and table(found).row_count > 5
+    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and report_table(found).row_count > 5
     with pytest.raises(AnnotationError, match="finished already"):
         annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
     assert annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, fresh=True)["known"] == found["known"]
@@ -127,7 +127,9 @@ def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tm
     with pytest.raises(Killed):
         annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(_dying_after(20)), tmp_path)
     with pytest.raises(AnnotationError, match="begun with another"):
-        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, Options(causality=False))
+        annotate(
+            CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, AnnotationOptions(causality=False)
+        )
     partial = tmp_path / PARTIAL
     partial.write_bytes(partial.read_bytes() + b"{}\n")
     with pytest.raises(AnnotationError, match=rf"{PARTIAL}:\d+: damaged"):
@@ -165,7 +167,7 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
     bad = {1: [mark("note", "READY", text="book")], 3: [mark("note", "PENDING", text="book")]}
     good = {**bad, 3: [mark("note", "READY", text="book")]}
     oracle = Scripted(lambda q: says(good if q.complaint else bad)(q))
-    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", Options(second_reading=0))
+    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", AnnotationOptions(second_reading=0))
     assert [(q.turn, bool(q.complaint)) for q in oracle.asked] == [
         (1, False),
         (3, False),
@@ -181,7 +183,7 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
     }
     assert "between turns 1 and 3" in oracle.asked[-1].complaint
     stubborn = Scripted(says(bad))
-    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", Options(second_reading=0))
+    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", AnnotationOptions(second_reading=0))
     assert (
         len(stubborn.asked) == 7
         and found["merge"]["not_monotone"] == 1
@@ -204,7 +206,7 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
             TOOLS,
             Scripted(say),
             tmp_path / str(gates),
-            Options(gates=gates, second_reading=0),
+            AnnotationOptions(gates=gates, second_reading=0),
         )
         assert found["dialogues"]["failed"] == {"G2": 1, "G1": 1} and found["dialogues"]["kept"] == kept
         assert found["drops"] == {"not_json": 5} and found["gates"]["G2"]["recall"] == 0
@@ -215,7 +217,9 @@ def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_pa
     hindsight: dict[int, list[Mark]] = {u: [mark("note", "READY", text="monday")] for u in (1, 3, 5)}
     annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "on")
     assert [r.ready for r in dialogues(tmp_path / "on")[0].references] == [(3, 5)]
-    found = annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", Options(causality=False))
+    found = annotate(
+        [BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", AnnotationOptions(causality=False)
+    )
     assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"][
         "G4"
     ] == {
@@ -270,7 +274,7 @@ def test_odd_dialogues_go_through(dialogue: Dialogue, kind: str, tmp_path: Path)
         "marks": Scripted(says(one)),
         "noise": Scripted(lambda q: '[{"name":"\ud800'),
     }[kind]
-    found = annotate([dialogue], TOOLS, oracle, tmp_path, Options(gates=False))
+    found = annotate([dialogue], TOOLS, oracle, tmp_path, AnnotationOptions(gates=False))
     written = dialogues(tmp_path)[0]
     assert written.turns == dialogue.turns and found["dialogues"]["kept"] == 1
     assert len(written.references) == (kind != "noise" and bool(dialogue.decision_turns))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.annotation import Options, OracleRequest, annotate, marks_of
+from proactor.annotation import AnnotationOptions, OracleRequest, annotate, marks_of
 from proactor.annotation.endpoint_oracle import EndpointOracle
 from proactor.annotation.engine_oracle import EngineOracle
 from proactor.annotation.marks import render, schema
@@ -88,7 +88,7 @@ def test_the_engine_annotates_and_says_the_same_again(engine: Engine, tmp_path: 
             CORPUS.catalog,
             EngineOracle(engine, brief=True, max_tokens=8, batch=batch),
             tmp_path / str(batch),
-            Options(gates=False),
+            AnnotationOptions(gates=False),
         )
         for batch in (1, 3)
     ]
@@ -102,7 +102,11 @@ def test_a_dialogue_longer_than_the_context_is_dropped_and_counted(engine: Engin
         Dialogue(id="a", turns=(Turn(index=1, speaker="agent", text="hi"),)),
     )
     found = annotate(
-        [long, agent], TOOLS, EngineOracle(engine, brief=True, max_tokens=2), tmp_path, Options(gates=False)
+        [long, agent],
+        TOOLS,
+        EngineOracle(engine, brief=True, max_tokens=2),
+        tmp_path,
+        AnnotationOptions(gates=False),
     )
     assert found["dialogues"]["failed"] == {"too_long": 1} and not found["dialogues"]["unanswered"]
 
@@ -122,7 +126,9 @@ def answer(body: dict[str, object]) -> str:
 def test_the_endpoint_gets_the_same_prompt_and_the_schema(tmp_path: Path) -> None:
     with FakeEndpoint(otherwise=computed(answer)) as fake:
         oracle = endpoint(fake)
-        found = annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, Options(second_reading=0))
+        found = annotate(
+            CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, AnnotationOptions(second_reading=0)
+        )
         body = fake.requests[0]
     dialogue = next(d for d in CORPUS.dialogues if d.turns[0].text in body["messages"][1]["content"])
     tools = CORPUS.catalog.subset(dialogue.tools)
@@ -153,7 +159,7 @@ def test_a_server_that_misbehaves_costs_dialogues_and_no_crash(tmp_path: Path) -
             )[which]
         return behaviour(server, body)
 
-    options = Options(second_reading=0, gates=False)
+    options = AnnotationOptions(second_reading=0, gates=False)
     with FakeEndpoint([rate_limit()], otherwise=misbehave) as fake:
         oracle = endpoint(fake)
         first = annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, options)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from proactor.annotation.oracle import Oracle
-from proactor.annotation.record import Options, Record, Sums
+from proactor.annotation.record import AnnotationOptions, Record, Sums
 from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
@@ -40,11 +40,11 @@ MEANING = {
 }
 
 
-def report(
+def report_json(
     records: Sequence[Record],
     kept: Sequence[Dialogue],
     oracle: Oracle,
-    options: Options,
+    options: AnnotationOptions,
     unanswered: Mapping[str, int],
     read: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _sum(parts: Sequence[Sums | None]) -> dict[str, float | int | None] | None:
     return sum(found, start=WindowAgreement()).means() if found else None
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def report_table(found: Mapping[str, Any]) -> Table:
     """The report for a terminal."""
     rows = Table(title="annotation", title_justify="left", box=None, padding=(0, 2))
     rows.add_column("what")
