@@ -1,8 +1,7 @@
-"""Coefficients that change as training goes on: functions of the update alone, so a resumed run has the same
-ones.
+"""Coefficients that change during training: functions of the update alone, so a resumed run has the same ones.
 
-Stage means stage of training [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule spans the updates of
-the GRPO stage (`Stage.total`): resuming with more steps stretches it.
+That they follow the stage of training is confirmed [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule
+spans the updates of the GRPO stage (`Stage.total`): resuming with more steps stretches it.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ class Constant(RewardOptions):
     value: float
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.value
 
 
 class Linear(RewardOptions):
-    """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then
-    constant.
-    """
+    """From ``from`` to ``to`` over the first ``warm_up`` of training (share of updates), then constant."""
 
     schedule: Literal["linear"] = "linear"
     start: float = Field(default=0.0, alias="from")
@@ -37,6 +35,7 @@ class Linear(RewardOptions):
     warm_up: float = Field(default=0.5, ge=0, le=1)
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.start + ruler_weight(stage.update, self.warm_up * stage.total, self.to - self.start)
 
 
@@ -47,17 +46,18 @@ class Thirds(RewardOptions):
     values: tuple[float, float, float]
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.values[min(2, 3 * stage.update // stage.total)] if stage.total > 0 else self.values[2]
 
 
 class Rest(RewardOptions):
-    """What the other coefficients leave of 1."""
+    """1 minus the other coefficients."""
 
     schedule: Literal["rest"] = "rest"
 
 
-def _spelled(value: Any) -> Any:
-    """A number is a constant; "rest" is itself."""
+def _expand(value: Any) -> Any:
+    """The mapping for which a number (a constant) or "rest" is short."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"schedule": "constant", "value": value}
     if value == "rest":
@@ -67,16 +67,18 @@ def _spelled(value: Any) -> Any:
     return value
 
 
-Fixed = Constant | Linear | Thirds
-Schedule = Annotated[Fixed, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+Curve = Constant | Linear | Thirds
+"""A coefficient that is a function of the stage alone."""
+Schedule = Annotated[Curve, Field(discriminator="schedule"), BeforeValidator(_expand)]
 """A coefficient in a config: a number, or a mapping with ``schedule``."""
-Weight = Annotated[Fixed | Rest, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+Weight = Annotated[Curve | Rest, Field(discriminator="schedule"), BeforeValidator(_expand)]
 """The same, or "rest"."""
 
 
 def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
-    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape:
-    INFERRED].
+    """`lambda_u = highest * min(1, u / warm_up)` at training update u.
+
+    The rise to 0.3 is confirmed [NOTES], the linear shape is [INFERRED].
     """
     return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
 
