@@ -31,7 +31,7 @@ from proactor.config_file import load_config
 from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
 from proactor.ruler import EngineJudge, RankAgreement, RuleJudge, Ruler, compare_rankings, spread
-from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
+from proactor.ruler.distil import RUBRIC, StudentSetup, sample_answers, teach, with_mutations
 from proactor.scoring.bootstrap import resampled
 from proactor.scoring.metrics import Array
 from proactor.training.workspace import Workspace
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if config.grpo is None:
         raise SystemExit(f"{given.config}: no grpo section, so no policy whose answers are judged")
-    workspace, asked = Workspace.open(config), Asked(rubric=given.rubric)
+    workspace, asked = Workspace.open(config), StudentSetup(rubric=given.rubric)
     try:
         record = measured(workspace, asked, given)
     finally:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"record: {file}\nreward_options: {json.dumps(record['reward_options'])}")
 
 
-def measured(workspace: Workspace, asked: Asked, given: argparse.Namespace) -> dict[str, Any]:
+def measured(workspace: Workspace, asked: StudentSetup, given: argparse.Namespace) -> dict[str, Any]:
     """Draw, measure the untrained judge, teach, write the adapter, measure it."""
     config, engine = workspace.config, workspace.engine
     assert config.grpo is not None
@@ -97,15 +97,15 @@ def measured(workspace: Workspace, asked: Asked, given: argparse.Namespace) -> d
     if config.start is not None:
         engine.load_adapter(config.start)
     began = time.monotonic()
-    held = draw(engine, workspace.encoder, workspace.dev, sampling, seed=config.seed, epoch=1)
-    drawn = draw(engine, workspace.encoder, workspace.train, sampling, seed=config.seed)
+    held = sample_answers(engine, workspace.encoder, workspace.dev, sampling, seed=config.seed, epoch=1)
+    drawn = sample_answers(engine, workspace.encoder, workspace.train, sampling, seed=config.seed)
     engine.load_state_dict(untrained)
     drawing = time.monotonic() - began
     say(f"{len(drawn)} decisions to learn from, {len(held)} held out, drawn in {drawing:.0f} s")
     draws = random.Random(config.seed)
     sets = {
         "sampled": [g for g in held if len(set(g.texts)) > 1],
-        "mixed": [g for g in (mixed(g, given.most, draws) for g in held) if len(g) > 1],
+        "mixed": [g for g in (with_mutations(g, given.most, draws) for g in held) if len(g) > 1],
     }
     systems = {
         name: {"untrained": examine(asked.ruler(EngineJudge(engine)), groups)}
