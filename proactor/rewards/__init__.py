@@ -1,7 +1,7 @@
 """Rewards: of single decisions (metrics), and of groups (judges and mixtures, with weights by schedule).
 
-Which rewards there are is the paper's [NOTES, methods 1.6]. Formulas, weights and schedules are [INFERRED] and
-configurable unless a docstring says otherwise.
+Which rewards there are is the paper's [NOTES, methods 1.6]. Formulas, weights and schedules are [INFERRED]
+and configurable unless a docstring says otherwise.
 """
 
 from proactor.rewards.errors import RewardError

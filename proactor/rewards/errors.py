@@ -6,4 +6,4 @@ from proactor.engine import ProactorError
 
 
 class RewardError(ProactorError):
-    """A reward that is unknown, has wrong options, raises, or does not give one finite number per completion."""
+    """A reward that is unknown, has wrong options, raises, or gives no finite number for a completion."""

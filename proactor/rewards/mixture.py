@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # an import at run time would import torch
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a mixture: the number ``key`` of ``component``, from ``range`` to 0..1, times ``weight``."""
+    """A part of a mixture: the number ``key`` of ``component``, from ``range`` to 0..1, times ``weight``."""
 
     name: str
     component: Component

@@ -21,7 +21,7 @@ class RewardOptions(BaseModel):
 def read_options(model: type[Model], options: Mapping[str, Any], where: str) -> Model:
     """Validate ``options`` as ``model``.
 
-    Raises RewardError, one line, with ``where``, the key and the fault; an unknown key comes before any other.
+    Raises RewardError, one line, with ``where``, the key and the fault; unknown keys come first.
     """
     try:
         return model.model_validate(dict(options))

@@ -49,10 +49,11 @@ FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
 
 
 def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
-    """The reward that ``spec`` names: a `TurnReward`, a `GroupReward`, or a `RewardFunction` of the user's own.
+    """The reward that ``spec`` names: a `TurnReward`, a `GroupReward`, or a user's `RewardFunction`.
 
-    ``spec``: a name of `FAMILY`, or `module:attribute`, found in the working directory too. Raises RewardError
-    for an unknown name, and for options that the reward does not take.
+    ``spec``: a name of `FAMILY`, or `module:attribute`, found in the working directory too.
+
+    Raises RewardError for an unknown name, and for options that the reward does not take.
     """
     options = dict(options or {})
     if spec in FAMILY:

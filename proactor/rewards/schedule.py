@@ -1,7 +1,7 @@
-"""Coefficients that change during training: functions of the update alone, so a resumed run has the same ones.
+"""Coefficients that change during training, as functions of the update alone: a resumed run has the same.
 
-That they follow the stage of training is confirmed [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule
-spans the updates of the GRPO stage (`Stage.total`): resuming with more steps stretches it.
+That they follow the stage of training is confirmed [NOTES]; the shapes are [INFERRED, methods 1.6]. A
+schedule spans the updates of the GRPO stage (`Stage.total`): resuming with more steps stretches it.
 """
 
 from __future__ import annotations

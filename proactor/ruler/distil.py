@@ -3,8 +3,8 @@
 A model of a million parameters, asked without training, fills the digits of a verdict with noise. Here an
 adapter learns them by supervised training on the verdicts of `RuleJudge`, about answers of the policy itself
 and about mutated ones (`proactor.ruler.mutations`). The result imitates rules that know the references, on
-dialogues where it does not see them: it is no second opinion, and no evidence of what a judge model would say.
-All choices here are ours [INFERRED].
+dialogues where it does not see them: it is no second opinion, and no evidence of what a judge model would
+say. All choices here are ours [INFERRED].
 
     setup = StudentSetup()  # a short question, so that it fits a small context
     answers = sample_answers(engine, encoder, train, Sampling(n=8), seed=0)

@@ -1,7 +1,7 @@
 """`Judge`: the protocol of everything that grades.
 
-A judge answers each request with text, or with the reason why it could not. `proactor.ruler.verdict` reads the
-text, for all judges alike.
+A judge answers each request with text, or with the reason why it could not. `proactor.ruler.verdict` reads
+the text of all judges alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Judge(Protocol):
 
     @property
     def concurrent(self) -> bool:
-        """Whether it may be asked while the policy is being sampled. If not, it takes all requests at once."""
+        """Whether it may be asked while the policy is sampled; if not, it takes all requests at once."""
         ...
 
     async def reply(self, requests: Sequence[JudgeRequest]) -> list[str | JudgeFailure]:

@@ -14,7 +14,7 @@ from proactor.engine import ProactorError
 def spread(groups: Iterable[Sequence[float]]) -> float | None:
     """Mean population standard deviation of the scores in a group, over groups of two or more; None without.
 
-    A judge with a spread near 0 gives no gradient: group normalisation amplifies what is left, which is noise.
+    Near 0 a judge gives no gradient: what is left is noise, which group normalisation amplifies.
     """
     deviations = [pstdev(group) for group in groups if len(group) > 1]
     return fmean(deviations) if deviations else None

@@ -1,8 +1,8 @@
 """A judge by rules, which grades decisions against the reference windows as the rubrics say.
 
-Deterministic; for tests, and for runs without a judge model. It knows the references, so training with it says
-nothing about training with a judge model. It answers in JSON like any judge, so that everything after the
-judge is exercised. Every number here is ours [INFERRED].
+Deterministic; for tests, and for runs without a judge model. It knows the references, so training with it
+says nothing about training with a judge model. It answers in JSON like any judge, so that everything after
+the judge is exercised. Every number here is ours [INFERRED].
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ FAILURES = {"timeout": "timeouts", "rate_limit": "rate_limited"}
 class Ruler:
     """Scores groups of candidates by a judge and a rubric.
 
-    ``rubric``: "general", "custom", the user's own text, or a `Rubric`. ``timeout``: seconds for one answer of
-    a concurrent judge, with its own retries, without the time in the endpoint's queue; an in-process judge
+    ``rubric``: "general", "custom", the user's own text, or a `Rubric`. ``timeout``: seconds for one answer
+    of a concurrent judge, with its own retries, without the time in the endpoint's queue; an in-process judge
     cannot be interrupted. ``cache``: a JSONL file that keeps verdicts, None for memory only. ``grading``: the
     judge's whole system message instead of the default, with ``{rubric}`` replaced (a short one for small
     models).
@@ -77,7 +77,7 @@ class Ruler:
         return self.judge.concurrent
 
     def bind(self, engine: Engine) -> None:
-        """Give the engine to an `EngineJudge`; other judges need none. Raises RulerError as its `bind` does."""
+        """Give the engine to an `EngineJudge`; others need none. Raises RulerError as its `bind` does."""
         if isinstance(self.judge, EngineJudge):
             self.judge.bind(engine)
 
