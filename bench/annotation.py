@@ -23,12 +23,12 @@ from typing import Any
 from rich.console import Console
 
 from bench.harness import machine, result_folder, say
-from proactor.annotation import Options, annotate, marks_of
+from proactor.annotation import AnnotationOptions, annotate, marks_of
 from proactor.annotation.engine_oracle import EngineOracle
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
-from proactor.annotation.oracle import Question
-from proactor.annotation.report import table
+from proactor.annotation.oracle import OracleRequest
+from proactor.annotation.report_json import report_table
 from proactor.config_file import load_config
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     file = result_folder(given.results, record["machine"]) / "annotation.json"
     file.write_text(json.dumps(record, indent=2) + "\n")
-    Console(width=120).print(table(reports["after"]))
+    Console(width=120).print(report_table(reports["after"]))
     print(
         json.dumps(
             {name: r["known"] for name, r in record["systems"].items()}
@@ -134,7 +134,9 @@ def long_dialogues(engine: Engine, number: int) -> dict[str, float]:
 def run(corpus: Corpus, oracle: EngineOracle | LogOracle) -> dict[str, Any]:
     """Annotate a corpus from nothing; gates are counted and drop nothing, so that all of it is compared."""
     with tempfile.TemporaryDirectory() as folder:
-        return annotate(corpus.dialogues, corpus.catalog, oracle, Path(folder), Options(gates=False))
+        return annotate(
+            corpus.dialogues, corpus.catalog, oracle, Path(folder), AnnotationOptions(gates=False)
+        )
 
 
 def teach(
@@ -164,7 +166,7 @@ def lessons(oracle: EngineOracle, dialogue: Dialogue, catalog: Catalog) -> list[
     tools = catalog.subset(dialogue.tools)
     groups = []
     for turn, marks in marks_of(dialogue).items():
-        prompt = oracle.prompt(Question(dialogue, turn, tools))
+        prompt = oracle.prompt(OracleRequest(dialogue, turn, tools))
         groups.append(
             Group(
                 prompt,

@@ -30,8 +30,8 @@ from bench.harness import machine, result_folder, say
 from proactor.config_file import load_config
 from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
-from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
-from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
+from proactor.ruler import EngineJudge, RankAgreement, RuleJudge, Ruler, compare_rankings, spread
+from proactor.ruler.distil import RUBRIC, StudentSetup, sample_answers, teach, with_mutations
 from proactor.scoring.bootstrap import bootstrap_sums
 from proactor.scoring.metrics import Array
 from proactor.training.workspace import Workspace
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if config.grpo is None:
         raise SystemExit(f"{given.config}: no grpo section, so no policy whose answers are judged")
-    workspace, asked = Workspace.open(config), Asked(rubric=given.rubric)
+    workspace, asked = Workspace.open(config), StudentSetup(rubric=given.rubric)
     try:
         record = measured(workspace, asked, given)
     finally:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"record: {file}\nreward_options: {json.dumps(record['reward_options'])}")
 
 
-def measured(workspace: Workspace, asked: Asked, given: argparse.Namespace) -> dict[str, Any]:
+def measured(workspace: Workspace, asked: StudentSetup, given: argparse.Namespace) -> dict[str, Any]:
     """Draw, measure the untrained judge, teach, write the adapter, measure it."""
     config, engine = workspace.config, workspace.engine
     assert config.grpo is not None
@@ -97,15 +97,15 @@ def measured(workspace: Workspace, asked: Asked, given: argparse.Namespace) -> d
     if config.start is not None:
         engine.load_adapter(config.start)
     began = time.monotonic()
-    held = draw(engine, workspace.encoder, workspace.dev, sampling, seed=config.seed, epoch=1)
-    drawn = draw(engine, workspace.encoder, workspace.train, sampling, seed=config.seed)
+    held = sample_answers(engine, workspace.encoder, workspace.dev, sampling, seed=config.seed, epoch=1)
+    drawn = sample_answers(engine, workspace.encoder, workspace.train, sampling, seed=config.seed)
     engine.load_state_dict(untrained)
     drawing = time.monotonic() - began
     say(f"{len(drawn)} decisions to learn from, {len(held)} held out, drawn in {drawing:.0f} s")
     draws = random.Random(config.seed)
     sets = {
         "sampled": [g for g in held if len(set(g.texts)) > 1],
-        "mixed": [g for g in (mixed(g, given.most, draws) for g in held) if len(g) > 1],
+        "mixed": [g for g in (with_mutations(g, given.most, draws) for g in held) if len(g) > 1],
     }
     systems = {
         name: {"untrained": examine(asked.ruler(EngineJudge(engine)), groups)}
@@ -185,7 +185,7 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
     verdict left out. Intervals by dialogue.
     """
     truth = rules(groups)
-    by_dialogue: dict[str, Agreement] = {}
+    by_dialogue: dict[str, RankAgreement] = {}
     kept: list[tuple[list[float], list[float]]] = []
     for group, mine, theirs in zip(groups, found, truth, strict=True):
         if mine is None or theirs is None:
@@ -193,9 +193,9 @@ def compared(groups: Sequence[Candidates], found: Scores) -> dict[str, Any]:
         first = list({text: i for i, text in reversed(list(enumerate(group.texts)))}.values())
         pair = [theirs[i] for i in first], [mine[i] for i in first]
         kept.append(pair)
-        so_far = by_dialogue.get(group.dialogue.id, Agreement())
-        by_dialogue[group.dialogue.id] = so_far + agreement([pair[0]], [pair[1]])
-    total = sum(by_dialogue.values(), Agreement())
+        so_far = by_dialogue.get(group.dialogue.id, RankAgreement())
+        by_dialogue[group.dialogue.id] = so_far + compare_rankings([pair[0]], [pair[1]])
+    total = sum(by_dialogue.values(), RankAgreement())
     rows = np.array(
         [[a.same, a.opposite, a.tied_first, a.tied_second] for a in by_dialogue.values()], dtype=float
     )

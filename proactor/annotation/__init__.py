@@ -9,29 +9,29 @@ and `gates` are ours [INFERRED].
 
 from __future__ import annotations
 
-from proactor.annotation.agreement import Agreement, agreement
 from proactor.annotation.driver import annotate
 from proactor.annotation.gates import acausal_values
 from proactor.annotation.marks import Mark, MarkReader, MarkStatus, Reading, schema
 from proactor.annotation.merge import Merged, marks_of, merge
-from proactor.annotation.oracle import Answer, Oracle, Question
-from proactor.annotation.record import Options
+from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
+from proactor.annotation.record import AnnotationOptions
 from proactor.annotation.store import AnnotationError
+from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 
 __all__ = [
-    "Agreement",
+    "WindowAgreement",
     "AnnotationError",
-    "Answer",
+    "OracleAnswer",
     "Mark",
     "MarkReader",
     "MarkStatus",
     "Merged",
-    "Options",
+    "AnnotationOptions",
     "Oracle",
-    "Question",
+    "OracleRequest",
     "Reading",
     "acausal_values",
-    "agreement",
+    "compare_windows",
     "annotate",
     "marks_of",
     "merge",

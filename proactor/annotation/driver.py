@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proactor.annotation.oracle import Answer, Oracle, Question
-from proactor.annotation.record import Annotated, Options, digest
-from proactor.annotation.report import report
-from proactor.annotation.store import AnnotationError, Store
+from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
+from proactor.annotation.record import Annotated, AnnotationOptions, digest
+from proactor.annotation.report_json import report_json
+from proactor.annotation.store import AnnotationError, RecordStore
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
@@ -42,7 +42,7 @@ def annotate(
     catalog: Catalog,
     oracle: Oracle,
     out: Path,
-    options: Options | None = None,
+    options: AnnotationOptions | None = None,
     ui: Progress | None = None,
     *,
     read: Mapping[str, int] | None = None,
@@ -54,7 +54,7 @@ def annotate(
     Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is
     finished already or was begun with other settings (``fresh`` replaces both).
     """
-    options, ui = options or Options(), ui or Quiet()
+    options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: offered(d, catalog) for d in dialogues}
     if len(tools) < len(dialogues):
         twice = next(name for name, count in Counter(d.id for d in dialogues).items() if count > 1)
@@ -64,7 +64,7 @@ def annotate(
         partial.unlink(missing_ok=True)
     elif (out / WINDOWS).exists() and not partial.exists():
         raise AnnotationError(f"{out / WINDOWS}: finished already; --fresh replaces it")
-    store = Store(partial, fingerprint(oracle, catalog, options))
+    store = RecordStore(partial, fingerprint(oracle, catalog, options))
     run = _Run(dialogues, tools, oracle, options, store, ui)
     try:
         asyncio.run(run.all())
@@ -72,7 +72,7 @@ def annotate(
         store.close()
     finished = [store.records[d.id] for d in dialogues if d.id in store.records]
     kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    found = report(finished, kept, oracle, options, run.unanswered, read or {})
+    found = report_json(finished, kept, oracle, options, run.unanswered, read or {})
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
     atomic_file(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())
@@ -91,7 +91,7 @@ def offered(dialogue: Dialogue, catalog: Catalog) -> Catalog:
     return catalog.subset(dialogue.tools) if dialogue.tools else catalog
 
 
-def fingerprint(oracle: Oracle, catalog: Catalog, options: Options) -> str:
+def fingerprint(oracle: Oracle, catalog: Catalog, options: AnnotationOptions) -> str:
     """Name of everything that changes what a dialogue's record is."""
     whole = f"{VERSION}\n{oracle.identity}\n{catalog.model_dump_json()}\n{options.model_dump_json()}"
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
@@ -105,8 +105,8 @@ class _Run:
         dialogues: Sequence[Dialogue],
         tools: Mapping[str, Catalog],
         oracle: Oracle,
-        options: Options,
-        store: Store,
+        options: AnnotationOptions,
+        store: RecordStore,
         ui: Progress,
     ) -> None:
         self.tools, self.oracle, self.options, self.store, self.ui = tools, oracle, options, store, ui
@@ -171,19 +171,19 @@ class _Run:
 
     async def _answers(
         self, dialogues: Sequence[Dialogue], complaints: Mapping[str, Mapping[int, str]], repeat: int = 0
-    ) -> dict[str, dict[int, Answer]]:
+    ) -> dict[str, dict[int, OracleAnswer]]:
         """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where
         it names none.
         """
-        questions = [
-            Question(d, turn, self.tools[d.id], repeat, complaint)
+        requests = [
+            OracleRequest(d, turn, self.tools[d.id], repeat, complaint)
             for d in dialogues
             for turn, complaint in complaints.get(d.id, dict.fromkeys(d.decision_turns, "")).items()
         ]
-        answers = await self.oracle.answer(questions) if questions else []
-        found: dict[str, dict[int, Answer]] = {d.id: {} for d in dialogues}
-        for question, answer in zip(questions, answers, strict=True):
-            found[question.dialogue.id][question.turn] = answer
+        answers = await self.oracle.answer(requests) if requests else []
+        found: dict[str, dict[int, OracleAnswer]] = {d.id: {} for d in dialogues}
+        for request, answer in zip(requests, answers, strict=True):
+            found[request.dialogue.id][request.turn] = answer
         return found
 
 

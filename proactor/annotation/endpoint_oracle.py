@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from proactor.annotation.marks import schema
-from proactor.annotation.oracle import Answer, Question
+from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages
 from proactor.endpoint import Endpoint, EndpointError
 
@@ -17,8 +17,8 @@ CHARACTERS_A_TOKEN = 4
 
 
 class EndpointOracle:
-    """Each question is one request. ``Endpoint`` bounds how many are under way and retries; what still fails
-    is an `Answer` with its kind.
+    """Each request is one request. ``Endpoint`` bounds how many are under way and retries; what still fails
+    is an `OracleAnswer` with its kind.
     """
 
     steady = False
@@ -29,20 +29,20 @@ class EndpointOracle:
         self.workers = max(1, endpoint.concurrency)
         self.identity = f"endpoint {endpoint.model} {endpoint.base_url or ''} max_tokens={max_tokens}"
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        return list(await asyncio.gather(*(self._one(question) for question in questions)))
+    async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
+        return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
-    async def _one(self, question: Question) -> Answer:
+    async def _one(self, request: OracleRequest) -> OracleAnswer:
         try:
             text = await self.endpoint.reply(
-                messages(question),
-                schema=schema(question.tools),
-                seed=question.repeat,
+                messages(request),
+                schema=schema(request.tools),
+                seed=request.repeat,
                 max_tokens=self.max_tokens,
             )
         except EndpointError as error:
-            return Answer(failure=error.kind)
-        return Answer(text)
+            return OracleAnswer(failure=error.kind)
+        return OracleAnswer(text)
 
     def tokens(self, text: str) -> int:
         return -(-len(text) // CHARACTERS_A_TOKEN)

@@ -1,4 +1,4 @@
-"""A model folder in the engine as annotator. The whole dialogue is the trunk and each turn's question a leaf,
+"""A model folder in the engine as annotator. The whole dialogue is the trunk and each turn's request a leaf,
 so that the prefix cache computes the dialogue once for all its turns; the engine's counters say so.
 """
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from proactor.annotation.oracle import Answer, Question
+from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages, parts
 from proactor.dialogue.decisions import noise_key
 from proactor.engine import Engine, EngineError, LoRA, Sampling
@@ -55,16 +55,16 @@ class EngineOracle:
         self.shared = report.appendable and not report.alternating and "system" in report.roles
         self._trunk: tuple[tuple[str, str], list[int]] = ("", ""), []
 
-    def prompt(self, question: Question) -> list[int]:
-        """Ids of a question. Each message is encoded by itself where the chat template allows it, so that
+    def prompt(self, request: OracleRequest) -> list[int]:
+        """Ids of a request. Each message is encoded by itself where the chat template allows it, so that
         trunks are equal id for id.
         """
         if not self.shared:
-            whole = messages(question, self.brief)
+            whole = messages(request, self.brief)
             if "system" not in self.chat.report.roles:
                 whole = [{"role": "user", "content": "\n\n".join(m["content"] for m in whole)}]
             return self.chat.encode(whole, add_generation_prompt=True)
-        system, dialogue, asked = parts(question, self.brief)
+        system, dialogue, asked = parts(request, self.brief)
         if self._trunk[0] != (system, dialogue):
             ids = self.chat.encode_message({"role": "system", "content": system}, first=True)
             self._trunk = (
@@ -74,25 +74,25 @@ class EngineOracle:
         leaf = self.chat.encode_message({"role": "user", "content": asked})
         return [*self._trunk[1], *leaf, *self.chat.generation_prompt_ids]
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        prompts = [self.prompt(question) for question in questions]
+    async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
+        prompts = [self.prompt(request) for request in requests]
         fit = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.context_length]
         settings = [
             Sampling(
-                temperature=self.second if questions[i].repeat else self.temperature,
+                temperature=self.second if requests[i].repeat else self.temperature,
                 max_tokens=self.max_tokens,
-                seed=questions[i].repeat,
+                seed=requests[i].repeat,
             )
             for i in fit
         ]
         settings = [s if self.adapter else s.model_copy(update={"adapter": False}) for s in settings]
-        answers = [Answer(failure="too_long")] * len(questions)
+        answers = [OracleAnswer(failure="too_long")] * len(requests)
         if fit:
-            keys = [noise_key(questions[i].dialogue, questions[i].turn) for i in fit]
+            keys = [noise_key(requests[i].dialogue, requests[i].turn) for i in fit]
             for i, group in zip(
                 fit, self.engine.sample([prompts[i] for i in fit], settings, keys), strict=True
             ):
-                answers[i] = Answer(group.samples[0].text)
+                answers[i] = OracleAnswer(group.samples[0].text)
                 self.prompt_tokens += len(prompts[i])
         return answers
 

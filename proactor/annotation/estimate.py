@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proactor.annotation.driver import offered
-from proactor.annotation.oracle import Oracle, Question
+from proactor.annotation.oracle import Oracle, OracleRequest
 from proactor.annotation.prompt import parts
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
@@ -56,7 +56,7 @@ def estimate(
         turns = dialogue.decision_turns
         if not turns:
             continue
-        system, text, leaf = parts(Question(dialogue, turns[0], offered(dialogue, catalog)), brief)
+        system, text, leaf = parts(OracleRequest(dialogue, turns[0], offered(dialogue, catalog)), brief)
         trunk, question = oracle.tokens(system) + oracle.tokens(text), oracle.tokens(leaf)
         naive += len(turns) * (trunk + question)
         shared += trunk + len(turns) * question

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from proactor.annotation.cues import ENGLISH, CueBook, synthetic_book
 from proactor.annotation.marks import Mark, MarkStatus, render
 from proactor.annotation.merge import marks_of
-from proactor.annotation.oracle import Answer, Question
+from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.dialogue.windows import first_mention, mentions
@@ -91,14 +91,14 @@ class LogOracle:
         )
         self._known: tuple[Dialogue | None, Derived] = None, Derived({}, 0)
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        return [self._answer(q.turn, self._derived(q.dialogue, q.tools)) for q in questions]
+    async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
+        return [self._answer(q.turn, self._derived(q.dialogue, q.tools)) for q in requests]
 
     @staticmethod
-    def _answer(turn: int, found: Derived) -> Answer:
+    def _answer(turn: int, found: Derived) -> OracleAnswer:
         """The marks of a turn; the first turn tells what could not be placed at any."""
         dropped = {"not_placed": found.not_placed} if found.not_placed and turn == min(found.marks) else {}
-        return Answer(render(found.marks[turn]), dropped=dropped)
+        return OracleAnswer(render(found.marks[turn]), dropped=dropped)
 
     def _derived(self, dialogue: Dialogue, tools: Catalog) -> Derived:
         if self._known[0] is not dialogue:

@@ -13,7 +13,7 @@ from proactor.dialogue.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class OracleRequest:
     """Which actions are open right after ``turn``? ``tools``: those on offer. ``repeat``: 0 the first time; a
     second reading differs only in the noise. ``complaint``: what was wrong with the first answer, when it is
     asked again.
@@ -27,7 +27,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OracleAnswer:
     """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection,
     http, empty). ``dropped``: what the annotator itself had to leave out, by reason.
     """
@@ -48,7 +48,7 @@ class Oracle(Protocol):
     workers: int
     steady: bool
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
         """One answer a question, in order."""
 
     def tokens(self, text: str) -> int:

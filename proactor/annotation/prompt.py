@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from proactor.annotation.oracle import Question
+from proactor.annotation.oracle import OracleRequest
 
 
 @lru_cache(maxsize=1)
@@ -23,22 +23,22 @@ def _macros() -> Any:
     return environment.get_template("annotate.j2").module
 
 
-def parts(question: Question, brief: bool = False) -> tuple[str, str, str]:
+def parts(request: OracleRequest, brief: bool = False) -> tuple[str, str, str]:
     """(system, dialogue, question) as text; the first two are the same for every turn of a dialogue.
     ``brief``: without instructions.
     """
     macros = _macros()
-    dialogue = question.dialogue
+    dialogue = request.dialogue
     return (
-        str(macros.system(question.tools, brief)),
+        str(macros.system(request.tools, brief)),
         str(macros.dialogue(dialogue.turns, brief)),
-        str(macros.question(dialogue.turns[question.turn - 1], question.complaint, brief)),
+        str(macros.question(dialogue.turns[request.turn - 1], request.complaint, brief)),
     )
 
 
-def messages(question: Question, brief: bool = False) -> list[dict[str, str]]:
+def messages(request: OracleRequest, brief: bool = False) -> list[dict[str, str]]:
     """As two messages: chat templates that want roles to alternate take those, and providers cache the
     beginning they share.
     """
-    system, dialogue, asked = parts(question, brief)
+    system, dialogue, asked = parts(request, brief)
     return [{"role": "system", "content": system}, {"role": "user", "content": f"{dialogue}\n\n{asked}"}]

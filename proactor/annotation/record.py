@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.annotation.agreement import Agreement, agreement
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -24,12 +23,13 @@ from proactor.annotation.gates import (
 )
 from proactor.annotation.marks import MarkReader
 from proactor.annotation.merge import MAX_GAP, Merged, merge
-from proactor.annotation.oracle import Answer
+from proactor.annotation.oracle import OracleAnswer
+from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 
 
-class Options(BaseModel):
+class AnnotationOptions(BaseModel):
     """How answers become windows; the thresholds are those of `gates` [INFERRED].
 
     ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference.
@@ -50,7 +50,7 @@ class Options(BaseModel):
 
 
 class Sums(BaseModel):
-    """An `Agreement` on disk."""
+    """A `WindowAgreement` on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,11 +61,11 @@ class Sums(BaseModel):
     exact: int = 0
 
     @classmethod
-    def of(cls, found: Agreement) -> Sums:
+    def of(cls, found: WindowAgreement) -> Sums:
         return cls(**asdict(found))
 
-    def agreement(self) -> Agreement:
-        return Agreement(**self.model_dump())
+    def agreement(self) -> WindowAgreement:
+        return WindowAgreement(**self.model_dump())
 
 
 class Record(BaseModel):
@@ -94,7 +94,11 @@ class Annotated:
     """The answers about one dialogue, merged; `again` replaces some of them."""
 
     def __init__(
-        self, dialogue: Dialogue, tools: Catalog, options: Options, answers: Mapping[int, Answer]
+        self,
+        dialogue: Dialogue,
+        tools: Catalog,
+        options: AnnotationOptions,
+        answers: Mapping[int, OracleAnswer],
     ) -> None:
         self.dialogue, self.tools, self.options = dialogue, tools, options
         self.reader = MarkReader(dialogue, tools, options.causality)
@@ -102,7 +106,7 @@ class Annotated:
         self.reasked = 0
         self.merged = self._merge()
 
-    def again(self, answers: Mapping[int, Answer]) -> None:
+    def again(self, answers: Mapping[int, OracleAnswer]) -> None:
         """Take second answers about some turns; one that failed leaves the first."""
         self.reasked += len(answers)
         self.answers |= {turn: answer for turn, answer in answers.items() if not answer.failure}
@@ -147,8 +151,8 @@ class Annotated:
             dialogue=result,
             failed=failed,
             counters={k: v for k, v in counters.items() if v},
-            known=Sums.of(agreement(result.references, source.references, points)) if known else None,
-            own=Sums.of(agreement(merged.references, second.merged.references, points))
+            known=Sums.of(compare_windows(result.references, source.references, points)) if known else None,
+            own=Sums.of(compare_windows(merged.references, second.merged.references, points))
             if second is not None
             else None,
         )

@@ -18,7 +18,7 @@ class AnnotationError(ProactorError):
     """An annotation that cannot be made: one line that says why."""
 
 
-class Store:
+class RecordStore:
     """``path`` holds a header with the ``fingerprint`` of the settings, then records in the order in which
     they were finished.
 

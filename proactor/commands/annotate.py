@@ -70,10 +70,10 @@ def annotate(
     """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
     catalog.json and report.json.
     """
-    from proactor.annotation import Options
+    from proactor.annotation import AnnotationOptions
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
-    from proactor.annotation.report import table
+    from proactor.annotation.report_json import report_table
 
     if oracle not in ORACLES:
         raise ConfigError(f"--oracle {oracle}: {', '.join(ORACLES)}")
@@ -96,12 +96,12 @@ def annotate(
             tools,
             asked,
             out,
-            Options(gates=gates, causality=causality, seed=seed),
+            AnnotationOptions(gates=gates, causality=causality, seed=seed),
             ui,
             read=corpus.counters,
             fresh=fresh,
         )
-    console.print(table(found))
+    console.print(report_table(found))
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
 
 

@@ -32,17 +32,15 @@ def compare(
     metric, by tool and by domain.
     """
     from proactor.engine import atomic_file
-    from proactor.evaluation.paired import paired, paired_tables, systems_named
+    from proactor.evaluation.paired import compare_runs, find_system, paired_tables
     from proactor.evaluation.store import load_evaluations
 
     folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
     loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
     wanted = (against or system, system)
-    runs = [
-        systems_named(named, of, str(f)) for (_, named), of, f in zip(loaded, wanted, folders, strict=True)
-    ]
+    runs = [find_system(named, of, str(f)) for (_, named), of, f in zip(loaded, wanted, folders, strict=True)]
     names = (_name(folders[0], wanted[0]), _name(folders[1], wanted[1]))
-    found = paired(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
+    found = compare_runs(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
     for table in paired_tables(found, KEYS):
         console.print(table)
     rewards = [_measured_by(folder) for folder in folders]

@@ -48,7 +48,7 @@ def evaluate(
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
-    from proactor.evaluation.play import trivial
+    from proactor.evaluation.play import evaluate_policies
 
     settings = load_config(config, overrides or [])
     workspace = open_workspace(settings, adapter)
@@ -58,7 +58,7 @@ def evaluate(
         found = workspace.play(dialogues, f"playing {split}")
     if console.quiet:
         return
-    named = {adapter: found, **trivial(dialogues, workspace.turn_reward, workspace.costs)}
+    named = {adapter: found, **evaluate_policies(dialogues, workspace.turn_reward, workspace.costs)}
     bounds = intervals(found.contributions, ALL, resamples=settings.eval.resamples)
     parts = breakdown(dialogues, found, resamples=settings.eval.resamples)
     record = {

@@ -1,1 +1,1 @@
-"""Agents played through whole dialogues: how they did, by tool and domain, paired with others, and on disk."""
+"""Agents played through whole dialogues: scored, taken apart by tool and domain, compared, and saved."""

@@ -1,10 +1,8 @@
-"""Where an agent is good and where it is not: its metrics by tool, by domain, and how far from the window it
-fires.
+"""An evaluation by tool, by domain, and by the distance of its fires to the window.
 
-Matching compares names first (methods 1.5), so a dialogue cut down to one tool's references and one tool's
-proposals is scored exactly as that tool is within the whole: the sums of all tools add up to the dialogue's.
-All intervals draw whole dialogues (bootstrap.py), and a dialogue in which a tool does not occur counts as
-zeros.
+Matching compares names first (methods 1.5), so a dialogue restricted to one tool is scored exactly as that
+tool is within the whole: the sums of all tools add up to the dialogue's. All intervals resample whole
+dialogues (bootstrap.py); a dialogue in which a tool does not occur counts as zeros.
 """
 
 from __future__ import annotations
@@ -25,7 +23,8 @@ from proactor.evaluation.play import Evaluation
 from proactor.scoring.bootstrap import Interval, bootstrap_sums
 from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of, score_dialogue
 
-Outputs = Mapping[int, Sequence[Action]]
+ActionsByTurn = Mapping[int, Sequence[Action]]
+"""What was proposed at each decision turn."""
 
 KEYS = (
     "first_fire_f1",
@@ -40,8 +39,8 @@ KEYS = (
 """The metrics of a breakdown."""
 
 NOT_OFFERED = "(not offered)"
-"""The line of proposals that name no tool on offer; where a dialogue does not say what is on offer, none that
-any dialogue calls for.
+"""The line of proposals for tools that are not on offer. Where a dialogue does not list its tools, these are the
+tools that no dialogue calls for.
 """
 
 DISTANCES = (
@@ -55,15 +54,11 @@ DISTANCES = (
     "repeat",
     "unmatched",
 )
-"""First fires by their distance in turns to the ready window, then those that have none: repeats, and fires
-that match nothing.
-"""
+"""Distances of a first fire to the ready window in turns; repeats and fires without a match have none."""
 
 
 class Line(BaseModel):
-    """One row: how much there is of it, and its metrics as (estimate, low, high) at 95%; None where a metric
-    is undefined.
-    """
+    """One row: its counts, and its metrics as (estimate, low, high) at 95%, None where undefined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,9 +72,7 @@ class Line(BaseModel):
 
 
 class Distance(BaseModel):
-    """How many first fires lie at one distance to the window, and their share of all as (estimate, low, high)
-    at 95%.
-    """
+    """First fires at one distance: their number, and their share as (estimate, low, high) at 95%."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +82,7 @@ class Distance(BaseModel):
 
 
 class Breakdown(BaseModel):
-    """An evaluation taken apart. `tools` are sorted by how often they are called for, `domains` by name."""
+    """The parts of an evaluation. `tools`: the most references first. `domains`: by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,13 +98,12 @@ def breakdown(
     resamples: int = 2000,
     keys: Sequence[str] = KEYS,
 ) -> Breakdown:
-    """Take `evaluation` of `dialogues` apart; both may be in any order. ValueError names a dialogue that has
-    no replay.
+    """The breakdown of `evaluation` on `dialogues`, which may be in any order.
+
+    Raises ProactorError for a dialogue without a replay.
     """
-    by_tool, by_domain = (
-        tool_contributions(dialogues, evaluation),
-        domain_contributions(dialogues, evaluation),
-    )
+    by_tool = tool_contributions(dialogues, evaluation)
+    by_domain = domain_contributions(dialogues, evaluation)
     tools = [_line(name, rows, resamples, keys) for name, rows in by_tool.items()]
     domains = [_line(name, rows, resamples, keys) for name, rows in sorted(by_domain.items())]
     return Breakdown(
@@ -121,17 +113,17 @@ def breakdown(
     )
 
 
-def outputs_of(evaluation: Evaluation, dialogues: Iterable[Dialogue]) -> dict[str, Outputs]:
-    """Dialogue id -> what was proposed. ValueError names a dialogue without a replay."""
-    played: dict[str, Outputs] = {r.dialogue_id: r.actions for r in evaluation.replays}
+def outputs_of(evaluation: Evaluation, dialogues: Iterable[Dialogue]) -> dict[str, ActionsByTurn]:
+    """What was proposed, by dialogue id. Raises ProactorError for a dialogue without a replay."""
+    played: dict[str, ActionsByTurn] = {r.dialogue_id: r.actions for r in evaluation.replays}
     for dialogue in dialogues:
         if dialogue.id not in played:
             raise ProactorError(f"breakdown: dialogue {dialogue.id!r} was not played")
     return played
 
 
-def restricted(dialogue: Dialogue, tool: str) -> Dialogue:
-    """The dialogue as if it called for this tool only."""
+def restrict_to_tool(dialogue: Dialogue, tool: str) -> Dialogue:
+    """The dialogue with the references of one tool only."""
     return dialogue.model_copy(
         update={
             "references": tuple(r for r in dialogue.references if r.name == tool),
@@ -140,58 +132,56 @@ def restricted(dialogue: Dialogue, tool: str) -> Dialogue:
     )
 
 
-def tools_in(dialogue: Dialogue, outputs: Outputs) -> list[str]:
-    """Names called for, withdrawn or proposed in the dialogue, sorted."""
+def tools_in(dialogue: Dialogue, outputs: ActionsByTurn) -> list[str]:
+    """Names of the tools in references, withdrawn or proposed, sorted."""
     names = {r.name for r in (*dialogue.references, *dialogue.withdrawn)}
     return sorted(names | {a.name for actions in outputs.values() for a in actions})
 
 
-def score_tool(dialogue: Dialogue, outputs: Outputs, tool: str, theta: float = THETA) -> Contribution:
-    """What the proposals of one tool add to the metrics of that tool."""
-    own = {turn: [a for a in actions if a.name == tool] for turn, actions in outputs.items()}
-    return score_dialogue(restricted(dialogue, tool), own, theta=theta)
+def score_tool(dialogue: Dialogue, outputs: ActionsByTurn, tool: str, theta: float = THETA) -> Contribution:
+    """What one dialogue adds to the metrics of one tool."""
+    of_tool = {turn: [a for a in actions if a.name == tool] for turn, actions in outputs.items()}
+    return score_dialogue(restrict_to_tool(dialogue, tool), of_tool, theta=theta)
 
 
 def tool_contributions(
     dialogues: Sequence[Dialogue], evaluation: Evaluation
 ) -> dict[str, list[Contribution]]:
-    """Tool -> one contribution for every dialogue, in the order of `dialogues`; the dialogues where a tool
-    does not occur hold zeros.
-    """
+    """For each tool one contribution per dialogue, in their order; zeros where the tool does not occur."""
     played = outputs_of(evaluation, dialogues)
     called = {r.name for d in dialogues for r in (*d.references, *d.withdrawn)}
-    found: dict[str, dict[str, Array]] = {}
+    rows_by_tool: dict[str, dict[str, Array]] = {}
     for dialogue in dialogues:
         for tool in tools_in(dialogue, played[dialogue.id]):
             line = tool if tool in (dialogue.tools or called) else NOT_OFFERED
             row = matrix([score_tool(dialogue, played[dialogue.id], tool)])[0]
-            rows = found.setdefault(line, {})
+            rows = rows_by_tool.setdefault(line, {})
             rows[dialogue.id] = rows.get(dialogue.id, np.zeros(len(FIELDS))) + row
     nothing = np.zeros(len(FIELDS))
     nothing[FIELDS.index("dialogues")] = 1.0
-    for rows in found.values():
+    for rows in rows_by_tool.values():
         for row in rows.values():
             row[FIELDS.index("dialogues")] = 1.0
     return {
         tool: [Contribution(d.id, dict(zip(FIELDS, map(float, rows.get(d.id, nothing))))) for d in dialogues]
-        for tool, rows in found.items()
+        for tool, rows in rows_by_tool.items()
     }
 
 
 def domain_contributions(
     dialogues: Sequence[Dialogue], evaluation: Evaluation
 ) -> dict[str, list[Contribution]]:
-    """Domain -> the contributions of its dialogues."""
+    """For each domain the contributions of its dialogues."""
     domain = {d.id: d.domain or "(none)" for d in dialogues}
-    found: dict[str, list[Contribution]] = {}
+    by_domain: dict[str, list[Contribution]] = {}
     for contribution in evaluation.contributions:
         if contribution.dialogue in domain:
-            found.setdefault(domain[contribution.dialogue], []).append(contribution)
-    return found
+            by_domain.setdefault(domain[contribution.dialogue], []).append(contribution)
+    return by_domain
 
 
 def distance(judged: Judged, turn: int) -> str:
-    """Which of DISTANCES a fire at `turn` falls into."""
+    """The entry of DISTANCES for a fire at `turn`."""
     if judged.timing is Timing.REPEAT:
         return "repeat"
     if judged.timing is Timing.FALSE or judged.reference is None or judged.reference.ready is None:
@@ -200,11 +190,14 @@ def distance(judged: Judged, turn: int) -> str:
     if first <= turn <= last:
         return "inside"
     gap = first - turn if turn < first else turn - last
-    return f"{'1 to 2' if gap <= 2 else '3 to 4' if gap <= 4 else '5 or more'} {'before' if turn < first else 'after'}"
+    side = "before" if turn < first else "after"
+    if gap <= 2:
+        return f"1 to 2 {side}"
+    return f"3 to 4 {side}" if gap <= 4 else f"5 or more {side}"
 
 
 def _distances(
-    dialogues: Sequence[Dialogue], played: Mapping[str, Outputs], resamples: int, theta: float = THETA
+    dialogues: Sequence[Dialogue], played: Mapping[str, ActionsByTurn], resamples: int, theta: float = THETA
 ) -> tuple[Distance, ...]:
     counts = np.zeros((len(dialogues), len(DISTANCES)))
     for i, dialogue in enumerate(dialogues):
@@ -228,7 +221,7 @@ def _distances(
 
 
 def triple(interval: Interval) -> tuple[float, float, float] | None:
-    """(estimate, low, high), None when undefined."""
+    """(estimate, low, high); None where undefined."""
     values = (interval.estimate, interval.low, interval.high)
     return None if np.isnan(values).any() else values
 
@@ -253,16 +246,14 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
 
 
 SHOWN = ("first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
-"""The metrics of a table."""
+"""The metrics of a table in a terminal."""
 
 
-def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[Table]:
-    """Tables for a terminal: tools (the `most` called for), domains, distances. Each cell: estimate and its
-    95% interval.
-    """
+def breakdown_tables(parts: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[Table]:
+    """Tables for a terminal: tools (at most `most`), domains, distances; estimates with 95% intervals."""
     tables = []
-    for title, lines in (("by tool", found.tools), ("by domain", found.domains)):
-        cut = lines is found.tools and len(lines) > most
+    for title, lines in (("by tool", parts.tools), ("by domain", parts.domains)):
+        cut = lines is parts.tools and len(lines) > most
         shown = lines[:most] if cut else lines
         left = f" (the {most} most called for of {len(lines)})" if cut else ""
         table = Table(title=title + left, title_justify="left")
@@ -277,7 +268,7 @@ def breakdown_tables(found: Breakdown, keys: Sequence[str] = SHOWN, most: int = 
     table = Table(
         "first fires, turns to the window", "fires", "share", title="by distance", title_justify="left"
     )
-    for row in found.distances:
+    for row in parts.distances:
         table.add_row(row.name, str(row.fires), _cell(row.share, " "))
     return [*tables, table]
 

@@ -1,8 +1,8 @@
-"""Two runs against each other, dialogue by dialogue: does the second do better than chance would have it?
+"""Two runs compared dialogue by dialogue.
 
 Every difference is second - first, with a bootstrap interval paired by dialogue
-(`bootstrap.paired_difference`). Runs that played other dialogues, or the same ones labelled differently,
-cannot be paired and are refused by the dialogue's name.
+(`bootstrap.paired_difference`). Runs on different dialogues, or on the same ones with other labels, are
+refused.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Change(BaseModel):
 
     @property
     def clear(self) -> bool:
-        """Does the interval exclude 0?"""
+        """Whether the interval excludes 0."""
         return self.difference is not None and (self.difference[1] > 0 or self.difference[2] < 0)
 
 
-class Paired(BaseModel):
-    """Two runs: all metrics, and those of the breakdown by tool and by domain."""
+class PairedRuns(BaseModel):
+    """The changes from one run to another: all metrics, and those of the breakdown by tool and by domain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,17 +53,15 @@ class Paired(BaseModel):
     domains: dict[str, dict[str, Change]]
 
 
-def paired(
+def compare_runs(
     names: tuple[str, str],
     dialogues: tuple[Sequence[Dialogue], Sequence[Dialogue]],
     runs: tuple[Evaluation, Evaluation],
     *,
     resamples: int = 2000,
-) -> Paired:
-    """Compare `runs` (called `names`), each played on its `dialogues`. ValueError names a dialogue that they
-    do not share.
-    """
-    same(names, dialogues)
+) -> PairedRuns:
+    """Compare `runs` with these `names`, each on its `dialogues`. Raises as `require_same_dialogues` does."""
+    require_same_dialogues(names, dialogues)
     tools = [tool_contributions(dialogues[0], run) for run in runs]
     domains = [domain_contributions(dialogues[0], run) for run in runs]
     empty = [
@@ -71,69 +69,72 @@ def paired(
         for d in dialogues[0]
     ]
     shares = runs[0].metrics
-    return Paired(
+    return PairedRuns(
         first=names[0],
         second=names[1],
         dialogues=len(dialogues[0]),
         null_share=shares["null_share"] or 0.0,
         width_0_share=shares["width_0_share"] or 0.0,
-        metrics=changes(runs[0].contributions, runs[1].contributions, ALL, resamples),
+        metrics=metric_changes(runs[0].contributions, runs[1].contributions, ALL, resamples),
         tools={
-            tool: changes(tools[0].get(tool, empty), tools[1].get(tool, empty), PARTS, resamples)
+            tool: metric_changes(tools[0].get(tool, empty), tools[1].get(tool, empty), PARTS, resamples)
             for tool in sorted(tools[0].keys() | tools[1].keys())
         },
         domains={
-            name: changes(domains[0][name], domains[1][name], PARTS, resamples) for name in sorted(domains[0])
+            name: metric_changes(domains[0][name], domains[1][name], PARTS, resamples)
+            for name in sorted(domains[0])
         },
     )
 
 
-def same(names: tuple[str, str], dialogues: tuple[Sequence[Dialogue], Sequence[Dialogue]]) -> None:
-    """ValueError unless both runs played the same dialogues, labels included."""
-    first, second = ({d.id: d for d in of} for of in dialogues)
+def require_same_dialogues(
+    names: tuple[str, str], dialogues: tuple[Sequence[Dialogue], Sequence[Dialogue]]
+) -> None:
+    """Raise ProactorError, naming the dialogue, unless both runs played the same, with the same labels."""
+    first, second = {d.id: d for d in dialogues[0]}, {d.id: d for d in dialogues[1]}
     if not first:
         raise ProactorError(f"{names[0]}: no dialogues")
     for dialogue in sorted(first.keys() ^ second.keys()):
         held, missing = names if dialogue in first else names[::-1]
         raise ProactorError(f"{missing}: dialogue {dialogue!r} was not played there, but in {held}")
-    for name, dialogue_ in first.items():
-        if dialogue_ != second[name]:
+    for name in first:
+        if first[name] != second[name]:
             raise ProactorError(
                 f"{names[1]}: dialogue {name!r} is labelled or worded otherwise than in {names[0]}"
             )
 
 
-def changes(
+def metric_changes(
     first: Sequence[Contribution], second: Sequence[Contribution], keys: Sequence[str], resamples: int
 ) -> dict[str, Change]:
-    """Both runs' metrics and their difference."""
+    """The metrics `keys` of both runs, with their differences."""
     bounds = paired_difference([first], [second], keys, resamples=resamples)
     old, new = aggregate(first), aggregate(second)
     return {key: Change(first=old[key], second=new[key], difference=triple(bounds[key])) for key in keys}
 
 
-def paired_tables(found: Paired, keys: Sequence[str]) -> list[Table]:
-    """For a terminal: `keys` of all metrics, then tools and domains; bold where the interval excludes 0."""
-    caption = windows_caption({"null_share": found.null_share, "width_0_share": found.width_0_share})
+def paired_tables(runs: PairedRuns, keys: Sequence[str]) -> list[Table]:
+    """Tables for a terminal: the metrics `keys`, tools, domains; bold where the interval excludes 0."""
+    caption = windows_caption({"null_share": runs.null_share, "width_0_share": runs.width_0_share})
     whole = Table(
         "metric",
-        title=f"{found.dialogues} dialogues",
+        title=f"{runs.dialogues} dialogues",
         title_justify="left",
         caption=caption,
         caption_justify="left",
     )
-    for name in (found.first, found.second, "change [95%]".replace("[", r"\[")):
+    for name in (runs.first, runs.second, "change [95%]".replace("[", r"\[")):
         whole.add_column(name, justify="right")
     for key in keys:
-        change = found.metrics[key]
+        change = runs.metrics[key]
         whole.add_row(
             NAMES.get(key, key.replace("_", " ")),
-            _number(change.first),
-            _number(change.second),
-            _told(change),
+            _format_metric(change.first),
+            _format_metric(change.second),
+            _format_change(change),
         )
     tables = [whole]
-    for title, parts in (("by tool", found.tools), ("by domain", found.domains)):
+    for title, parts in (("by tool", runs.tools), ("by domain", runs.domains)):
         table = Table(
             title.removeprefix("by "),
             *(NAMES.get(k, k.replace("_", " ")) for k in SHOWN),
@@ -141,16 +142,16 @@ def paired_tables(found: Paired, keys: Sequence[str]) -> list[Table]:
             title_justify="left",
         )
         for name, of in parts.items():
-            table.add_row(name, *(_told(of[key]) for key in SHOWN))
+            table.add_row(name, *(_format_change(of[key]) for key in SHOWN))
         tables.append(table)
     return tables
 
 
-def _number(value: float | None) -> str:
+def _format_metric(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def _told(change: Change) -> str:
+def _format_change(change: Change) -> str:
     if change.difference is None:
         return "–"
     estimate, low, high = change.difference
@@ -158,8 +159,8 @@ def _told(change: Change) -> str:
     return f"[bold]{text}[/bold]" if change.clear else text
 
 
-def systems_named(named: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
-    """One system of a run's evaluations. ValueError tells which there are."""
+def find_system(named: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
+    """One system of a run's evaluations. Raises ProactorError, listing them, where it is none of them."""
     if system not in named:
         raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(named)}")
     return named[system]

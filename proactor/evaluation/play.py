@@ -1,6 +1,4 @@
-"""Dialogues played through by the agent on its own board, and by the trivial policies that every result
-stands beside.
-"""
+"""Dialogues played through, by the agent on its own board and by the policies of `policies.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from proactor.scoring.utility import Costs, utility
 
 @dataclass(slots=True)
 class Replay:
-    """One dialogue played through: decision turn -> text, actions read and turn reward."""
+    """One dialogue played through: the text, the parsed actions and the turn reward, by decision turn."""
 
     dialogue_id: str
     outputs: dict[int, str] = field(default_factory=dict)
@@ -32,10 +30,10 @@ class Replay:
 
 @dataclass(slots=True)
 class Evaluation:
-    """Corpus metrics with what they were computed from, dialogue by dialogue.
+    """Corpus metrics, with the contributions and replays of the dialogues behind them.
 
-    ``unread_graph_share``: the share of outputs without a state graph, or with one that could not be read in
-    full; None outside graph mode.
+    The shares are of all outputs. ``unread_graph_share``: those without a state graph, or with one that could
+    not be read in full; None outside graph mode.
     """
 
     metrics: dict[str, float | None]
@@ -58,12 +56,11 @@ def evaluate(
     costs: Costs | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Play every dialogue through; all dialogues take their k-th decision together, so that the engine runs
-    them as one batch.
+    """Play every dialogue through. The k-th decisions of all dialogues are one batch of the engine.
 
-    temperature 0 takes the most probable token. ``reward`` (default `WeightedMetric`) gives the turn rewards,
-    ``costs`` the utility. The trunk's KV pages are reused from one decision to the next. ``progress(done,
-    total)`` counts decisions. In graph mode each prompt shows the graph that the agent wrote last.
+    ``temperature`` 0 is greedy. ``reward`` (default `WeightedMetric`) gives the turn rewards, ``costs`` the
+    utility. The trunk's KV pages are reused from one decision to the next. ``progress(done, total)`` counts
+    decisions. In graph mode each prompt shows the graph that the agent wrote last.
     """
     boards: dict[str, Board] = {d.id: EMPTY for d in dialogues}
     graphs: dict[str, StateGraph] = {d.id: NO_GRAPH for d in dialogues}
@@ -82,26 +79,24 @@ def evaluate(
             texts[dialogue.id][turn], parsed[dialogue.id][turn] = sample.text, read
             boards[dialogue.id] = boards[dialogue.id].after(dialogue, turn, read.actions)
             if keeps_graph:
-                graphs[dialogue.id], odd = graphs[dialogue.id].after(sample.text)
-                unread_graphs += bool(odd)
+                graphs[dialogue.id], unread_pieces = graphs[dialogue.id].after(sample.text)
+                unread_graphs += bool(unread_pieces)
             unread += not read.ok
             cut += sample.finish_reason != "stop"
         done += len(points)
         if progress is not None:
             progress(done, total)
-    found = _scored(dialogues, parsed, texts, reward, costs)
-    found.unparsed_share, found.truncated_share = unread / max(total, 1), cut / max(total, 1)
-    found.unread_graph_share = unread_graphs / max(total, 1) if keeps_graph else None
-    return found
+    evaluation = _score(dialogues, parsed, texts, reward, costs)
+    evaluation.unparsed_share, evaluation.truncated_share = unread / max(total, 1), cut / max(total, 1)
+    evaluation.unread_graph_share = unread_graphs / max(total, 1) if keeps_graph else None
+    return evaluation
 
 
-def trivial(
+def evaluate_policies(
     dialogues: Sequence[Dialogue], reward: TurnReward | None = None, costs: Costs | None = None
 ) -> dict[str, Evaluation]:
-    """The policies that need no model: never act, always act, act when all values were seen; and, where a
-    corpus logs it, when the human acted.
-    """
-    found = {}
+    """The evaluations of `POLICIES` by name; `human` only where a dialogue logs when it acted."""
+    evaluations = {}
     for name, policy in POLICIES.items():
         if name == HUMAN and not logs_triggers(dialogues):
             continue
@@ -109,11 +104,11 @@ def trivial(
             d.id: {turn: Parsed(tuple(actions)) for turn, actions in policy(d).items()} for d in dialogues
         }
         texts = {key: {turn: render(p.actions) for turn, p in turns.items()} for key, turns in parsed.items()}
-        found[name] = _scored(dialogues, parsed, texts, reward, costs)
-    return found
+        evaluations[name] = _score(dialogues, parsed, texts, reward, costs)
+    return evaluations
 
 
-def _scored(
+def _score(
     dialogues: Sequence[Dialogue],
     parsed: dict[str, dict[int, Parsed]],
     texts: dict[str, dict[int, str]],

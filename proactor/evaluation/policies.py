@@ -1,13 +1,12 @@
-"""Trivial policies, reported beside every result: a metric that they do well on says little.
+"""Policies without a model, reported beside every result: a metric on which they do well says little.
 
-`always` and `values_seen` are oracles of content: they know the names and values of what the dialogue calls
-for, never the ready window. `always` fires every tool on offer at every decision point with the values said
-so far; `values_seen` fires each action once, as soon as the user has raised it (its coverage) and all its
-values were said, without waiting for an assent, and also where the user will withdraw it. No early fire of
-`values_seen` misses, so its first-fire F1 is near 1 by construction wherever nothing is withdrawn: compare
-its timing by on-time F1. `human` is the logged agent: no policy of ours, and not trivial, but what every
-result is measured against where a corpus logs when it acted. `values_in_text` is the same rule for an agent
-that has to read: it knows which values each parameter took in training dialogues, and looks for them.
+`always` and `values_seen` know the names and values of the dialogue's actions, but not the ready windows.
+`always` fires every tool on offer at every decision point, with the values said so far. `values_seen` fires
+each action once, as soon as the user has raised it (its coverage) and all its values were said. It does not
+wait for an assent, and also fires what the user will withdraw. Its early fires all count as hits, so where
+nothing is withdrawn its first-fire F1 is near 1 by construction: compare its timing by on-time F1.
+`values_in_text` follows the same rule but reads: it searches the text for the values that each parameter took
+in training dialogues. `human` is the logged agent, the reference where a corpus logs when it acted.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ def never(dialogue: Dialogue) -> Outputs:
 
 
 def always(dialogue: Dialogue) -> Outputs:
-    """READY for every tool on offer, at every decision point, each parameter with the value said last so
-    far.
-    """
+    """READY for every tool on offer at every decision point, with the latest values said so far."""
     wanted = (*dialogue.references, *dialogue.withdrawn)
     tools = dialogue.tools or tuple(dict.fromkeys(r.name for r in wanted))
     return {
         turn: tuple(
             Action(
-                name=tool, params=_said(tuple(r for r in wanted if r.name == tool), turn), status=Status.READY
+                name=tool,
+                params=_latest_values(tuple(r for r in wanted if r.name == tool), turn),
+                status=Status.READY,
             )
             for tool in tools
         )
@@ -46,7 +45,8 @@ def always(dialogue: Dialogue) -> Outputs:
     }
 
 
-def _said(references: tuple[Reference, ...], turn: int) -> dict[str, str]:
+def _latest_values(references: tuple[Reference, ...], turn: int) -> dict[str, str]:
+    """The value of each parameter that was said last, up to ``turn``."""
     latest: dict[str, tuple[int, str]] = {}
     for reference in references:
         for name, said in reference.value_turns.items():
@@ -56,9 +56,7 @@ def _said(references: tuple[Reference, ...], turn: int) -> dict[str, str]:
 
 
 def values_seen(dialogue: Dialogue) -> Outputs:
-    """READY once for each action, at the first decision point at which it is raised and all its values were
-    said.
-    """
+    """READY once for each action, at the first decision point after it is raised and its values are said."""
     outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
     for reference in (*dialogue.references, *dialogue.withdrawn):
         if reference.values_seen is None:
@@ -71,9 +69,7 @@ def values_seen(dialogue: Dialogue) -> Outputs:
 
 
 def human(dialogue: Dialogue) -> Outputs:
-    """READY once for each action that the logged agent triggered, with its parameters, at the last decision
-    point before it did.
-    """
+    """READY once for each action that the logged agent ran, at its last decision point before it did."""
     outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
     for reference in dialogue.references:
         if reference.observed_trigger is None:
@@ -85,21 +81,21 @@ def human(dialogue: Dialogue) -> Outputs:
 
 
 def logs_triggers(dialogues: Iterable[Dialogue]) -> bool:
-    """Does any of the dialogues say when the logged agent acted? Without, `human` would only ever wait."""
+    """Whether any dialogue says when the logged agent acted. Without that, `human` always waits."""
     return any(r.observed_trigger is not None for d in dialogues for r in d.references)
 
 
 POLICIES: dict[str, Policy] = {"never": never, "always": always, "values_seen": values_seen, "human": human}
 HUMAN = "human"
-"""The one of `POLICIES` that is no trivial policy but a person."""
+"""The entry of `POLICIES` that is the logged agent."""
 
 
 def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
-    """The rule of `values_seen` without an oracle: READY once for each tool on offer, at the first decision
-    point at which every required parameter has a value in the text, with the values mentioned last.
+    """The rule of `values_seen` on the text alone.
 
-    A value is any literal mention of one that the parameter took in `training`, or that the catalog lists.
-    Tools without a required parameter never fire.
+    READY once for each tool on offer, at the first decision point by which every required parameter has a
+    value in the text, with the values mentioned last. A value is a literal mention of one that the parameter
+    took in `training`, or that the catalog lists. Tools without a required parameter never fire.
     """
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for tool in catalog.tools:
@@ -114,11 +110,13 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
     def policy(dialogue: Dialogue) -> Outputs:
         outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
         for tool in (catalog.subset(dialogue.tools) if dialogue.tools else catalog).tools:
-            said: dict[str, str] = {}
+            mentioned: dict[str, str] = {}
             for turn in dialogue.turns:
-                said |= _mentioned(tool, patterns, turn.text)
-                if turn.index in outputs and tool.required and all(name in said for name in tool.required):
-                    outputs[turn.index].append(Action(name=tool.name, params=dict(said), status=Status.READY))
+                mentioned |= _find_values(tool, patterns, turn.text)
+                complete = tool.required and all(name in mentioned for name in tool.required)
+                if complete and turn.index in outputs:
+                    action = Action(name=tool.name, params=dict(mentioned), status=Status.READY)
+                    outputs[turn.index].append(action)
                     break
         return {turn: tuple(actions) for turn, actions in outputs.items()}
 
@@ -126,16 +124,16 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
 
 
 def _any_of(values: Iterable[str]) -> re.Pattern[str]:
-    """Any of the values on word boundaries, in any case, the longest one that fits."""
+    """A pattern for any of the values: on word boundaries, in any case, the longest that matches."""
     longest_first = sorted({v.strip() for v in values if v.strip()}, key=lambda v: (-len(v), v))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
 
-def _mentioned(tool: Tool, patterns: dict[tuple[str, str], re.Pattern[str]], text: str) -> dict[str, str]:
+def _find_values(tool: Tool, patterns: dict[tuple[str, str], re.Pattern[str]], text: str) -> dict[str, str]:
     """The last value mentioned in `text` for each parameter of the tool that has one."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for parameter in tool.parameters:
         pattern = patterns.get((tool.name, parameter.name))
         for match in pattern.finditer(text) if pattern else ():
-            found[parameter.name] = match.group()
-    return found
+            values[parameter.name] = match.group()
+    return values

@@ -1,8 +1,6 @@
-"""Evaluations on disk: the dialogues of a run and how each system played them, in one JSON file a report can
-be rebuilt from.
+"""evaluations.json: the dialogues of a run and how each system played them. Reports are built from it.
 
-Numbers are written with full precision, so that a rebuilt report equals the first one. The file replaces an
-older one in one rename: a full disk or a kill leaves the older one whole.
+Numbers have full precision, so that a rebuilt report equals the first one. The file is replaced atomically.
 """
 
 from __future__ import annotations
@@ -21,9 +19,7 @@ from proactor.files import SourceError, first_problem, read_json
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
 VERSION = 2
-"""2 added sums (first-fire classes, turns saved, utility): a file of version 1 is read too, and scored again
-from its replays.
-"""
+"""2 added sums: first-fire classes, turns saved, utility. A file of version 1 is scored again when read."""
 
 
 class _Replay(BaseModel):
@@ -64,9 +60,7 @@ class _File(BaseModel):
 def save_evaluations(
     path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]
 ) -> None:
-    """Write `named` (before, after and the trivial policies, by name) and the dialogues they were played
-    on.
-    """
+    """Write the evaluations of `named` by system, and the dialogues that they played."""
     value = {
         "version": VERSION,
         "dialogues": [d.model_dump(mode="json") for d in dialogues],
@@ -76,8 +70,9 @@ def save_evaluations(
 
 
 def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evaluation]]:
-    """The dialogues and the evaluations by name. SourceError, one line, names the file and what is wrong
-    with it.
+    """The dialogues, and the evaluations by system.
+
+    Raises SourceError, one line, with the file and the fault, for a file that is missing or malformed.
     """
     path = Path(path)
     raw = read_json(path)
@@ -89,16 +84,13 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         raise SourceError(f"{path}: {first_problem(error, top='top level')}") from None
     known = {d.id for d in read.dialogues}
     for name, evaluation in read.evaluations.items():
+        where = f"{path}: evaluations.{name}"
         for i, contribution in enumerate(evaluation.contributions if read.version == VERSION else ()):
-            if odd := set(FIELDS) ^ contribution.sums.keys():
-                raise SourceError(
-                    f"{path}: evaluations.{name}.contributions.{i}.sums: {min(odd)}: missing or unknown"
-                )
+            if mismatch := set(FIELDS) ^ contribution.sums.keys():
+                raise SourceError(f"{where}.contributions.{i}.sums: {min(mismatch)}: missing or unknown")
         for i, replay in enumerate(evaluation.replays):
             if replay.dialogue_id not in known:
-                raise SourceError(
-                    f"{path}: evaluations.{name}.replays.{i}: no dialogue {replay.dialogue_id!r}"
-                )
+                raise SourceError(f"{where}.replays.{i}: no dialogue {replay.dialogue_id!r}")
     named = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
     if read.version < VERSION:
         for older in named.values():
@@ -107,7 +99,7 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
 
 
 def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
-    """Sums and metrics of an older version, from what was played; the rewards are those of then."""
+    """Recompute sums and metrics of an older version from its replays, with the rewards it has."""
     by_id = {d.id: d for d in dialogues}
     unparsed = {c.dialogue: int(c.sums.get("unparsed", 0)) for c in evaluation.contributions}
     evaluation.contributions = [

@@ -1,19 +1,20 @@
-"""Rewards: of single decisions (metrics), of groups (judges, schedules, mixtures), and how a config names
-one.
+"""Rewards: of single decisions (metrics), and of groups (judges and mixtures, with weights by schedule).
 
-The family is the paper's [NOTES, methods 1.6]; bodies, weights and schedules are [INFERRED] and configurable
-unless a docstring says otherwise.
+Which rewards there are is the paper's [NOTES, methods 1.6]. Formulas, weights and schedules are [INFERRED]
+and configurable unless a docstring says otherwise.
 """
 
-from proactor.rewards.group import GroupReward, Scored
+from proactor.rewards.errors import RewardError
+from proactor.rewards.group import GroupReward, GroupScores
 from proactor.rewards.mixture import Mixture, Term
-from proactor.rewards.options import RewardError
 from proactor.rewards.registry import FAMILY, REGISTRY, Reward, load_reward
 from proactor.rewards.replay import score_replay
-from proactor.rewards.run import RewardFunction, run_reward
+from proactor.rewards.run import run_reward
 from proactor.rewards.schedule import adaptive_ruler, ruler_weight
-from proactor.rewards.turn import Consistency, TurnReward, WeightedMetric, batch_parts, completion_text
+from proactor.rewards.turn import TurnReward, batch_parts, completion_text
+from proactor.rewards.user_reward import RewardFunction
 from proactor.rewards.utility import Utility
+from proactor.rewards.weighted_metric import Consistency, WeightedMetric
 from proactor.rewards.worker import RewardWorker
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "completion_text",
     "score_replay",
     "GroupReward",
-    "Scored",
+    "GroupScores",
     "RewardWorker",
     "Mixture",
     "Term",

@@ -1,10 +1,9 @@
-"""What a mixture is made of: each source scores whole groups and names what it gives."""
+"""The components of a mixture: metrics, functions and judges, each of which scores whole groups."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,35 +13,45 @@ from typing import TYPE_CHECKING, Any, Protocol
 from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import messages
-from proactor.rewards.group import Scored
-from proactor.rewards.options import RewardError
-from proactor.rewards.run import RewardFunction, run_reward
-from proactor.rewards.turn import TurnReward, WeightedMetric
+from proactor.endpoint import EndpointSetupError
+from proactor.rewards.errors import RewardError
+from proactor.rewards.group import GroupScores
+from proactor.rewards.run import run_reward
+from proactor.rewards.turn import TurnReward
+from proactor.rewards.user_reward import RewardFunction
+from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
-    from proactor.ruler import Ruler
-
-Range = tuple[float, float]
-UNIT: Range = (0.0, 1.0)
 
 
-class Source(Protocol):
-    """Gives named numbers for each candidate. ``costly``: not asked while every coefficient on it is 0."""
+class Component(Protocol):
+    """Gives each candidate of a group some numbers by name."""
 
     @property
-    def costly(self) -> bool: ...
-    @property
-    def concurrent(self) -> bool: ...
-    @property
-    def counters(self) -> Counter[str]: ...
+    def costly(self) -> bool:
+        """Whether it is skipped while every coefficient on it is 0."""
+        ...
 
-    def bind(self, engine: Engine, catalog: Catalog) -> None: ...
-    async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]: ...
+    @property
+    def concurrent(self) -> bool:
+        """Whether it may score while the policy is being sampled."""
+        ...
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Running totals of events."""
+        ...
+
+    def bind(self, engine: Engine, catalog: Catalog) -> None:
+        """Take the engine and all tools; called once."""
+
+    async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
+        """Score many groups; the result is in their order."""
 
 
 class _Computed:
-    """A source that computes on the spot: cheap, in order, nothing to count and nothing to take note of."""
+    """Base of the components that compute in place: cheap, in order, without counters or state."""
 
     costly = False
     concurrent = False
@@ -52,132 +61,95 @@ class _Computed:
         return Counter()
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Nothing to take note of."""
+        """Nothing to take."""
 
 
 @dataclass(frozen=True)
-class MetricSource(_Computed):
-    """The parts of a metric reward; two sources of equal metrics are equal, and a mixture asks only one of
-    them.
-    """
+class MetricComponent(_Computed):
+    """The parts of a metric reward. Two components of equal metrics are equal, and a mixture asks one."""
 
     metric: TurnReward
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Some metrics want to know the tools."""
-        bind_metric(self.metric, engine, catalog)
+        """Bind the metric, where it has a `bind` (see `Utility`)."""
+        bind = getattr(self.metric, "bind", None)
+        if callable(bind):
+            bind(engine, catalog)
 
-    async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
+    async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
+        """The metric's parts for every candidate."""
         return [
             [self.metric.parts(g.dialogue, g.turn, parsed, g.board) for parsed in g.parsed] for g in groups
         ]
 
 
 @dataclass(frozen=True)
-class FunctionSource(_Computed):
-    """A reward function of one's own in TRL's signature; its prompts are message lists."""
+class FunctionComponent(_Computed):
+    """A user's own reward function in TRL's signature; its prompts are message lists."""
 
     name: str
     function: RewardFunction
 
-    async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
+    async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
+        """The function's number for every candidate, as "reward"."""
         return [self._score(group) for group in groups]
 
-    def _score(self, group: Candidates) -> Scored:
+    def _score(self, group: Candidates) -> GroupScores:
         prompt = messages(group.dialogue, group.turn, group.board, group.tools)
         return run_reward(self.name, self.function, group, lambda: [prompt] * len(group))
 
 
 @dataclass(frozen=True, eq=False)
-class RulerSource:
-    """A judge's scores of a whole group."""
+class RulerComponent:
+    """A judge's scores of whole groups."""
 
     ruler: Ruler
     costly = True
 
     @property
     def concurrent(self) -> bool:
+        """Whether the judge may be asked while the policy is being sampled."""
         return self.ruler.concurrent
 
     @property
     def counters(self) -> Counter[str]:
-        """The ruler's, and those of its endpoint as ``endpoint_<name>``."""
-        endpoint = getattr(self.ruler.judge, "endpoint", None)
-        told = Counter() if endpoint is None else {f"endpoint_{k}": n for k, n in endpoint.counters.items()}
-        return Counter({**self.ruler.counters, **told})
+        """Those of the ruler, and those of its endpoint as ``endpoint_<name>``."""
+        counters = Counter(self.ruler.counters)
+        if isinstance(self.ruler.judge, EndpointJudge):
+            endpoint = self.ruler.judge.endpoint
+            counters.update({f"endpoint_{name}": n for name, n in endpoint.counters.items()})
+        return counters
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """The judge in process gets its engine. RewardError when it cannot be used."""
-        from proactor.ruler.rubric import RulerError
+        """Give an in-process judge its engine. Raises RulerError where it cannot grade with it."""
+        self.ruler.bind(engine)
 
-        try:
-            self.ruler.bind(engine)
-        except RulerError as error:
-            raise RewardError(str(error)) from error
-
-    async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
-        from proactor.endpoint import EndpointSetupError
-        from proactor.ruler.rubric import RulerError
-
+    async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
+        """Ask the judge. Raises RewardError, naming the judge, for what no retry can mend."""
         try:
             if self.ruler.concurrent:
                 return list(await asyncio.gather(*(self.ruler.score(group) for group in groups)))
             return list(await self.ruler.score_all(list(groups)))
-        except (EndpointSetupError, RulerError) as error:  # what no retry can mend
+        except (EndpointSetupError, RulerError) as error:
             raise RewardError(f"judge {self.ruler.judge.name}: {error}") from error
 
 
-def bind_metric(metric: object, engine: Engine, catalog: Catalog) -> None:
-    """Tell a reward the engine and the tools where it wants to know them."""
-    bind = getattr(metric, "bind", None)
-    if callable(bind):
-        bind(engine, catalog)
-
-
-def timing_range(metric: WeightedMetric) -> Range:
-    """The least and most that T_u can be."""
-    early = 0.0 if metric.early == "linear" else float(metric.early)
-    return min(0.0, early, metric.pending), max(1.0, early, metric.pending)
-
-
-def metric_range(metric: WeightedMetric) -> Range:
-    """The least and most that the weighted metric can give."""
-    timing = timing_range(metric)
-    ends = [(0.0, metric.consistency), tuple(metric.timing * t for t in timing), (0.0, -metric.false)]
-    return sum(min(e) for e in ends), sum(max(e) for e in ends)
-
-
-def unit(name: str, value: float, bounds: Range) -> float:
-    """``value`` on the scale 0..1 of its declared ``bounds``; RewardError when it lies outside (by more than
-    rounding).
-    """
-    low, high = bounds
-    share = (value - low) / (high - low)
-    if not math.isfinite(share) or not -1e-6 <= share <= 1 + 1e-6:
-        raise RewardError(
-            f"reward {name!r} gave {value!r}, outside its range {low:g} to {high:g}: declare range: [low, "
-            "high]"
-        )
-    return min(1.0, max(0.0, share))
-
-
 def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str, Any], where: str) -> Ruler:
-    """A ruler with the judge of these options (`ruler.build_judge`). RewardError names what cannot be, before
-    a model is loaded.
-    """
-    from proactor.endpoint import Endpoint, EndpointSetupError
-    from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
+    """A ruler with the judge of these options (`ruler.build_judge`), checked before a model is loaded.
 
+    Raises RewardError, which begins with ``where``, for options that cannot work, and for an endpoint
+    without its client or its API key.
+    """
     try:
         ruler = Ruler(build_judge(judge), rubric=rubric, **options)
     except (RulerError, EndpointSetupError) as error:
         raise RewardError(f"{where}: {error}") from None
     if isinstance(ruler.judge, EndpointJudge):
-        asked: Endpoint = ruler.judge.endpoint
+        endpoint = ruler.judge.endpoint
         if importlib.util.find_spec("openai") is None:
             raise RewardError(
                 f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
             )
-        if asked.base_url is None and not os.environ.get(asked.api_key_env):
-            raise RewardError(f"{where}: judge: the environment variable {asked.api_key_env} is not set")
+        if endpoint.base_url is None and not os.environ.get(endpoint.api_key_env):
+            raise RewardError(f"{where}: judge: the environment variable {endpoint.api_key_env} is not set")
     return ruler

@@ -1,4 +1,4 @@
-"""Rewards that compare the answers of one group, asynchronously, and may have nothing to say about it."""
+"""`GroupReward`: a reward that compares the answers of a group, asynchronously, and may drop the group."""
 
 from __future__ import annotations
 
@@ -9,38 +9,47 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from proactor.dialogue.candidates import Candidates, Stage
 from proactor.dialogue.catalog import Catalog
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
 
-Scored = list[dict[str, float]] | None
-"""One dict a candidate, "reward" and its parts; None: the group is dropped."""
+GroupScores = list[dict[str, float]] | None
+"""One dict per candidate, "reward" and its parts by name; None where the group is dropped."""
 
 
 @runtime_checkable
 class GroupReward(Protocol):
-    """A reward of training only: evaluations use a `TurnReward`, never a training judge.
+    """A reward for training only. Evaluations use a `TurnReward`: a judge must not grade what it trained.
 
-    ``concurrent``: may it run while the policy is being sampled? Then `score` is called for each group as it
-    ends, in the event loop of another thread; otherwise `score_all`, once, after sampling. Scores may not
-    depend on the order in which groups come.
-    ``judged``: names of the parts that a judge gives. ``counters``: running totals of events.
+    Scores may not depend on the order in which groups come.
     """
 
     @property
-    def concurrent(self) -> bool: ...
+    def concurrent(self) -> bool:
+        """Whether scoring may overlap sampling.
+
+        If so, `score` is called for each group as it ends, in the event loop of another thread. Otherwise
+        `score_all` is called once, after sampling.
+        """
+        ...
+
     @property
-    def judged(self) -> tuple[str, ...]: ...
+    def judged(self) -> tuple[str, ...]:
+        """Names of the parts that a judge gives."""
+        ...
+
     @property
-    def counters(self) -> Counter[str]: ...
+    def counters(self) -> Counter[str]:
+        """Running totals of events."""
+        ...
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Take note of the engine and of all tools; called once, after the model is loaded."""
+        """Take the engine and all tools; called once, after the model is loaded."""
 
     def coefficients(self, stage: Stage) -> dict[str, float]:
-        """The weights in force, by the name of the part they weigh."""
+        """The weights in force at ``stage``, by the name of the part they weigh."""
 
-    async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
         """Score one group."""
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[Scored]:
-        """Score many at once, in their order."""
+    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+        """Score many groups at once; the result is in their order."""

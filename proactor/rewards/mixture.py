@@ -1,8 +1,7 @@
-"""Several rewards as one: every part on the scale 0..1 first, then the weighted sum, then (in the trainer)
-the group's normalisation.
+"""Several rewards as one: each part on the scale 0..1, then their weighted sum.
 
-Normalisation erases any constant and any positive scale of a whole group, so mixing has to come before it,
-and on commensurate scales [methods 0.4]. A negative weight is a penalty.
+The trainer normalises the sum within the group. That erases any constant and any positive scale of the group,
+so rewards must be mixed before it, and on commensurate scales [methods 0.4]. A negative weight is a penalty.
 """
 
 from __future__ import annotations
@@ -15,31 +14,34 @@ from typing import TYPE_CHECKING
 
 from proactor.dialogue.candidates import Candidates, Stage
 from proactor.dialogue.catalog import Catalog
-from proactor.rewards.components import UNIT, Range, Source, unit
-from proactor.rewards.group import Scored
-from proactor.rewards.options import RewardError
-from proactor.rewards.schedule import Fixed, Rest
+from proactor.rewards.components import Component
+from proactor.rewards.errors import RewardError
+from proactor.rewards.group import GroupScores
+from proactor.rewards.ranges import UNIT, Range, to_unit
+from proactor.rewards.schedule import Curve, Rest
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
 
 
 @dataclass(frozen=True)
 class Term:
-    """One part: ``source``'s number ``key`` with its ``range`` brought to 0..1, times ``weight``."""
+    """A part of a mixture: the number ``key`` of ``component``, from ``range`` to 0..1, times ``weight``."""
 
     name: str
-    source: Source
+    component: Component
     key: str
-    weight: Fixed | Rest
+    weight: Curve | Rest
     range: Range = UNIT
 
 
 class Mixture:
     """A `GroupReward`: `R = sum_k w_k(stage) x_k`, x_k in 0..1.
 
-    A group that one of the judges asked gives up on is dropped whole. Parts: "reward", x_k by the term's
-    name, and what else a judge says of a candidate as ``<term>/<name>``.
+    A group is dropped where one of the judges asked drops it. Parts: "reward", x_k by the term's name, and
+    the other numbers of a judge as ``<term>/<name>``.
+
+    Raises RewardError without terms, with more than one weight "rest", and for an empty range.
     """
 
     def __init__(self, name: str, terms: Sequence[Term]) -> None:
@@ -53,85 +55,89 @@ class Mixture:
                 raise RewardError(
                     f"reward {name!r}: {term.name}: range {list(term.range)} is empty or reversed"
                 )
-        self.sources: list[Source] = []
-        self._of: list[int] = []  # a term's place in sources; equal ones are asked once
+        self.components: list[Component] = []
+        """Each once: equal components of several terms are asked once."""
+        self._places: list[int] = []
+        """By term: the place of its component in `components`."""
         for term in terms:
-            if term.source not in self.sources:
-                self.sources.append(term.source)
-            self._of.append(self.sources.index(term.source))
+            if term.component not in self.components:
+                self.components.append(term.component)
+            self._places.append(self.components.index(term.component))
 
     @property
     def concurrent(self) -> bool:
-        """Only when every judge in it is; without a judge there is nothing to wait for."""
-        judges = [s for s in self.sources if s.costly]
-        return bool(judges) and all(s.concurrent for s in judges)
+        """True where every judge is; without a judge there is nothing to overlap with sampling."""
+        judges = [c for c in self.components if c.costly]
+        return bool(judges) and all(c.concurrent for c in judges)
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Terms that come from a judge."""
-        return tuple(t.name for t in self.terms if t.source.costly)
+        """Names of the terms that come from a judge."""
+        return tuple(t.name for t in self.terms if t.component.costly)
 
     @property
     def counters(self) -> Counter[str]:
-        """Those of all judges, added."""
-        return sum((s.counters for s in self.sources), Counter[str]())
+        """The components' counters, added."""
+        return sum((c.counters for c in self.components), Counter[str]())
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Hand the engine and the tools on."""
-        for source in self.sources:
-            source.bind(engine, catalog)
+        """Bind every component."""
+        for component in self.components:
+            component.bind(engine, catalog)
 
     def coefficients(self, stage: Stage) -> dict[str, float]:
-        """Weight of each term at ``stage``."""
+        """The weight of each term at ``stage``."""
         known = {t.name: t.weight.at(stage) for t in self.terms if not isinstance(t.weight, Rest)}
         rest = 1.0 - sum(known.values())
         return {t.name: known.get(t.name, rest) for t in self.terms}
 
-    async def score(self, candidates: Candidates, stage: Stage) -> Scored:
-        """One group."""
+    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        """Score one group."""
         return (await self.score_all([candidates], stage))[0]
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[Scored]:
-        """Every group. A judge is not asked while its weight is 0."""
+    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+        """Score every group. A judge is not asked while its weight is 0.
+
+        Raises RewardError for a number outside its range, and for another number of values than candidates.
+        """
         weights = self.coefficients(stage)
-        wanted = [
-            i
-            for i, source in enumerate(self.sources)
-            if not source.costly or any(weights[t.name] for t, of in zip(self.terms, self._of) if of == i)
+        weighted = {i for t, i in zip(self.terms, self._places, strict=True) if weights[t.name]}
+        asked = [i for i, component in enumerate(self.components) if not component.costly or i in weighted]
+        answers = await self._ask([self.components[i] for i in asked], groups)
+        return [
+            self._mix(len(group), {i: scores[g] for i, scores in zip(asked, answers, strict=True)}, weights)
+            for g, group in enumerate(groups)
         ]
-        found = dict(zip(wanted, await self._ask([self.sources[i] for i in wanted], groups), strict=True))
-        mixed: list[Scored] = []
-        for g, group in enumerate(groups):
-            answers = {i: answer[g] for i, answer in found.items()}
-            mixed.append(self._mixed(len(group), answers, weights))
-        return mixed
 
-    async def _ask(self, sources: Sequence[Source], groups: Sequence[Candidates]) -> list[list[Scored]]:
-        """Those that wait for somebody else together, then those that compute, one after the other."""
-        waiting = [s for s in sources if s.costly and s.concurrent]
+    async def _ask(
+        self, components: Sequence[Component], groups: Sequence[Candidates]
+    ) -> list[list[GroupScores]]:
+        """Ask the concurrent judges together, then the other components one after the other."""
+        waiting = [c for c in components if c.costly and c.concurrent]
         answers = dict(
-            zip(map(id, waiting), await asyncio.gather(*(s.score_all(groups) for s in waiting)), strict=True)
+            zip(map(id, waiting), await asyncio.gather(*(c.score_all(groups) for c in waiting)), strict=True)
         )
-        for source in sources:
-            if id(source) not in answers:
-                answers[id(source)] = await source.score_all(groups)
-        return [answers[id(s)] for s in sources]
+        for component in components:
+            if id(component) not in answers:
+                answers[id(component)] = await component.score_all(groups)
+        return [answers[id(c)] for c in components]
 
-    def _mixed(self, n: int, answers: Mapping[int, Scored], weights: Mapping[str, float]) -> Scored:
+    def _mix(self, n: int, answers: Mapping[int, GroupScores], weights: Mapping[str, float]) -> GroupScores:
+        """The mixed scores of one group of ``n``; ``answers``: scores by the component's place."""
         if any(answer is None for answer in answers.values()):
             return None
-        found: list[dict[str, float]] = [{"reward": 0.0} for _ in range(n)]
-        for term, of in zip(self.terms, self._of, strict=True):
-            answer = answers.get(of)
+        mixed: list[dict[str, float]] = [{"reward": 0.0} for _ in range(n)]
+        for term, place in zip(self.terms, self._places, strict=True):
+            answer = answers.get(place)
             if answer is None:
                 continue
             if len(answer) != n:
                 raise RewardError(
                     f"reward {self.name!r}: {term.name} gave {len(answer)} values for {n} completions"
                 )
-            for parts, given in zip(found, answer, strict=True):
-                parts[term.name] = value = unit(f"{self.name}: {term.name}", given[term.key], term.range)
+            for parts, numbers in zip(mixed, answer, strict=True):
+                parts[term.name] = value = to_unit(f"{self.name}: {term.name}", numbers[term.key], term.range)
                 parts["reward"] += weights[term.name] * value
-                if term.source.costly:
-                    parts |= {f"{term.name}/{k}": float(v) for k, v in given.items() if k != term.key}
-        return found
+                if term.component.costly:
+                    parts |= {f"{term.name}/{k}": float(v) for k, v in numbers.items() if k != term.key}
+        return mixed

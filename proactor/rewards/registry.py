@@ -1,8 +1,7 @@
-"""How a config names a reward: from the registry, or `module:function` in TRL's signature.
+"""A reward by the name that a config uses: a built-in one, or `module:attribute` of the user's own.
 
-A reward function takes `(prompts, completions, **columns)` and returns one float a completion; completions
-are texts or message lists. Columns of the built-in ones, one value a completion: `dialogue` (Dialogue),
-`turn` (int), `board` (Board, optional).
+A function of the user's own takes `(prompts, completions, **columns)`, TRL's signature, and returns one float
+per completion. Columns: `dialogue` (Dialogue), `turn` (int) and `board` (Board), one value per completion.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from proactor.rewards.errors import RewardError
 from proactor.rewards.family import (
     adaptive_metric,
     adaptive_ruler_reward,
@@ -21,9 +21,8 @@ from proactor.rewards.family import (
     weighted_metric,
 )
 from proactor.rewards.group import GroupReward
-from proactor.rewards.options import RewardError
-from proactor.rewards.run import RewardFunction, own_reward
 from proactor.rewards.turn import TurnReward
+from proactor.rewards.user_reward import RewardFunction, import_reward
 from proactor.rewards.utility import Utility
 
 Reward = RewardFunction | GroupReward
@@ -33,8 +32,8 @@ REGISTRY: dict[str, Callable[..., TurnReward]] = {
     "rac": rac,
     "max_rac": max_rac,
 }
-"""Metric rewards by the name a config uses; the options of a config go to the factory. All score single
-decisions on the scale of RAC.
+"""Metric rewards by name, each a factory that takes the config's options. All score single decisions on the
+scale of RAC.
 """
 
 FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
@@ -50,10 +49,11 @@ FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
 
 
 def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
-    """A built-in by name, or one's own as `module:function` (also from the working directory): a
-    `RewardFunction` or a `GroupReward`.
+    """The reward that ``spec`` names: a `TurnReward`, a `GroupReward`, or a user's `RewardFunction`.
 
-    RewardError says what is wrong.
+    ``spec``: a name of `FAMILY`, or `module:attribute`, found in the working directory too.
+
+    Raises RewardError for an unknown name, and for options that the reward does not take.
     """
     options = dict(options or {})
     if spec in FAMILY:
@@ -63,4 +63,4 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
         raise RewardError(f"reward {spec!r} is unknown: one of {', '.join(FAMILY)}, or module:function")
     if options:
         raise RewardError(f"reward {spec!r}: options {sorted(options)} are only taken by built-in rewards")
-    return own_reward(spec)
+    return import_reward(spec)

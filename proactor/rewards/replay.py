@@ -8,7 +8,8 @@ from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.matching import THETA
 from proactor.dialogue.parse import Parsed
-from proactor.rewards.turn import TurnReward, WeightedMetric
+from proactor.rewards.turn import TurnReward
+from proactor.rewards.weighted_metric import WeightedMetric
 from proactor.scoring.metrics import Contribution, score_dialogue
 
 
@@ -18,10 +19,10 @@ def score_replay(
     reward: TurnReward | None = None,
     theta: float = THETA,
 ) -> tuple[Contribution, dict[int, float]]:
-    """Metrics and turn rewards (by turn) of a dialogue played through on the agent's own board.
+    """(the sums of all metrics, the reward of each turn) of a dialogue played through.
 
-    `outputs`: decision turn -> what was read there, absent ones are waits. Rewards come from `reward`
-    (WeightedMetric).
+    `outputs`: what was proposed at each decision turn; a turn that is absent is a wait. `reward` gives the
+    turn rewards (default `WeightedMetric`).
     """
     reward = reward or WeightedMetric(theta=theta)
     board, rewards, unparsed = EMPTY, {}, 0

@@ -1,8 +1,7 @@
-"""Coefficients that change as training goes on: functions of the update alone, so a resumed run has the same
-ones.
+"""Coefficients that change during training, as functions of the update alone: a resumed run has the same.
 
-Stage means stage of training [NOTES]; the shapes are [INFERRED, methods 1.6]. A schedule spans the updates of
-the GRPO stage (`Stage.total`): resuming with more steps stretches it.
+That they follow the stage of training is confirmed [NOTES]; the shapes are [INFERRED, methods 1.6]. A
+schedule spans the updates of the GRPO stage (`Stage.total`): resuming with more steps stretches it.
 """
 
 from __future__ import annotations
@@ -13,23 +12,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from proactor.dialogue.candidates import Stage
-from proactor.rewards.options import Options
+from proactor.rewards.options import RewardOptions
 
 
-class Constant(Options):
+class Constant(RewardOptions):
     """The same number throughout."""
 
     schedule: Literal["constant"] = "constant"
     value: float
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.value
 
 
-class Linear(Options):
-    """From ``from`` to ``to`` over the first ``warm_up`` of training (a share of the updates), then
-    constant.
-    """
+class Linear(RewardOptions):
+    """From ``from`` to ``to`` over the first ``warm_up`` of training (share of updates), then constant."""
 
     schedule: Literal["linear"] = "linear"
     start: float = Field(default=0.0, alias="from")
@@ -37,46 +35,50 @@ class Linear(Options):
     warm_up: float = Field(default=0.5, ge=0, le=1)
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.start + ruler_weight(stage.update, self.warm_up * stage.total, self.to - self.start)
 
 
-class Thirds(Options):
+class Thirds(RewardOptions):
     """One number for each third of training: exploration, balance, conservative [NOTES]."""
 
     schedule: Literal["thirds"] = "thirds"
     values: tuple[float, float, float]
 
     def at(self, stage: Stage) -> float:
+        """The coefficient at ``stage``."""
         return self.values[min(2, 3 * stage.update // stage.total)] if stage.total > 0 else self.values[2]
 
 
-class Rest(Options):
-    """What the other coefficients leave of 1."""
+class Rest(RewardOptions):
+    """1 minus the other coefficients."""
 
     schedule: Literal["rest"] = "rest"
 
 
-def _spelled(value: Any) -> Any:
-    """A number is a constant; "rest" is itself."""
+def _expand(value: Any) -> Any:
+    """The mapping for which a number (a constant) or "rest" is short."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"schedule": "constant", "value": value}
     if value == "rest":
         return {"schedule": "rest"}
-    if not isinstance(value, Mapping | Options):
+    if not isinstance(value, Mapping | RewardOptions):
         raise ValueError("a number, or a mapping with schedule: constant, linear or thirds")
     return value
 
 
-Fixed = Constant | Linear | Thirds
-Schedule = Annotated[Fixed, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+Curve = Constant | Linear | Thirds
+"""A coefficient that is a function of the stage alone."""
+Schedule = Annotated[Curve, Field(discriminator="schedule"), BeforeValidator(_expand)]
 """A coefficient in a config: a number, or a mapping with ``schedule``."""
-Weight = Annotated[Fixed | Rest, Field(discriminator="schedule"), BeforeValidator(_spelled)]
+Weight = Annotated[Curve | Rest, Field(discriminator="schedule"), BeforeValidator(_expand)]
 """The same, or "rest"."""
 
 
 def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
-    """`lambda_u = highest * min(1, u / warm_up)`, of the training update u [rise to 0.3: NOTES; linear shape:
-    INFERRED].
+    """`lambda_u = highest * min(1, u / warm_up)` at training update u.
+
+    The rise to 0.3 is confirmed [NOTES], the linear shape is [INFERRED].
     """
     return highest * min(1.0, update / warm_up) if warm_up > 0 else highest
 

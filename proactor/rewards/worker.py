@@ -1,8 +1,8 @@
-"""A group reward at work in a training step: beside the sampling, in the event loop of a thread of its own,
-or after it.
+"""`RewardWorker`: a group reward at work in a training step, overlapping the sampling where it can.
 
-The loop lives as long as the run, so that connections are kept. Results are taken by the group's place, never
-by the order in which they came, so timing changes no number.
+A concurrent reward runs in an event loop on a thread of its own. The loop lives as long as the run, so that
+connections are kept. Scores go by the group's place, never by the order of arrival, so timing changes no
+number.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import Any
 
 from proactor.dialogue.candidates import Candidates, Stage
-from proactor.rewards.group import GroupReward, Scored
-from proactor.rewards.options import RewardError
-from proactor.rewards.run import checked
+from proactor.rewards.errors import RewardError
+from proactor.rewards.group import GroupReward, GroupScores
+from proactor.rewards.run import validate_scores
 
 
 class RewardWorker:
-    """A `GroupReward` with the event loop it runs in. `close` ends the thread, if there is one."""
+    """A `GroupReward` with its event loop. Call `close` at the end: it stops the thread, if there is one."""
 
     def __init__(self, name: str, reward: GroupReward) -> None:
         self.name, self.reward = name, reward
@@ -34,8 +34,8 @@ class RewardWorker:
         """The scoring of one training step."""
         return Round(self, stage)
 
-    def submit(self, work: Coroutine[Any, Any, Scored]) -> Future[Scored]:
-        """Start ``work`` beside this thread."""
+    def submit(self, work: Coroutine[Any, Any, GroupScores]) -> Future[GroupScores]:
+        """Start ``work`` on the worker's thread."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="reward-worker", daemon=True)
@@ -43,7 +43,7 @@ class RewardWorker:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Stop what still runs, and the thread."""
+        """Cancel what still runs, and stop the thread."""
         loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is None or thread is None:
             return
@@ -62,17 +62,17 @@ async def _cancel_others() -> None:
 
 
 class Round:
-    """Groups are added as they end, and scored by `finish`. Leaving the block early calls off what still
-    runs.
+    """The scoring of one training step: `add` groups as they end, then `finish`.
 
-    After `finish`: ``seconds`` between the first group handed over and the last one scored, ``waited`` of
-    them in `finish`, and ``counters``, the reward's events of this round.
+    A context manager: leaving the block early cancels what still runs. After `finish`: ``seconds`` from the
+    first group added to the last one scored, ``waited``, the seconds spent in `finish`, and ``counters``, the
+    reward's events of this round.
     """
 
     def __init__(self, worker: RewardWorker, stage: Stage) -> None:
         self._worker, self._reward, self._stage = worker, worker.reward, stage
         self._groups: dict[int, Candidates] = {}
-        self._running: dict[int, Future[Scored]] = {}
+        self._running: dict[int, Future[GroupScores]] = {}
         self._before = Counter(self._reward.counters)
         self._began: float | None = None
         self._ended = 0.0
@@ -89,43 +89,43 @@ class Round:
             future.cancel()
 
     def add(self, place: int, group: Candidates) -> None:
-        """Hand a group over; a concurrent reward begins with it at once."""
+        """Add the group at ``place`` of the step; a concurrent reward begins to score it at once."""
         self._groups[place] = group
         if self._reward.concurrent:
             self._began = time.perf_counter() if self._began is None else self._began
             future = self._worker.submit(self._reward.score(group, self._stage))
-            future.add_done_callback(self._note)
+            future.add_done_callback(self._note_end)
             self._running[place] = future
 
-    def _note(self, future: Future[Scored]) -> None:
+    def _note_end(self, future: Future[GroupScores]) -> None:
         self._ended = max(self._ended, time.perf_counter())
 
-    def finish(self) -> dict[int, Scored]:
-        """Every group's scores by its place; None where the group is dropped. RewardError for scores that
-        cannot be used.
+    def finish(self) -> dict[int, GroupScores]:
+        """Wait for all scores: those of every group by its place, None where the group is dropped.
+
+        Raises RewardError for a wrong number of scores and for one that is not a finite number.
         """
         began = time.perf_counter()
         places = sorted(self._groups)
         if self._reward.concurrent:
             late = not all(future.done() for future in self._running.values())
-            found = [self._running[place].result() for place in places]
+            scores = [self._running[place].result() for place in places]
             self._ended = time.perf_counter() if late else self._ended
         else:
             self._began = began
-            found = asyncio.run(
-                self._reward.score_all([self._groups[place] for place in places], self._stage)
-            )
+            groups = [self._groups[place] for place in places]
+            scores = asyncio.run(self._reward.score_all(groups, self._stage))
             self._ended = time.perf_counter()
         self.waited = time.perf_counter() - began
         self.seconds = max(0.0, self._ended - (self._began or began)) if places else 0.0
         self.counters = Counter(self._reward.counters)
         self.counters.subtract(self._before)
-        if len(found) != len(places):
-            raise RewardError(f"reward {self._worker.name!r} scored {len(found)} groups of {len(places)}")
+        if len(scores) != len(places):
+            raise RewardError(f"reward {self._worker.name!r} scored {len(scores)} groups of {len(places)}")
         return {
-            place: self._checked(self._groups[place], scored)
-            for place, scored in zip(places, found, strict=True)
+            place: self._validate(self._groups[place], group_scores)
+            for place, group_scores in zip(places, scores, strict=True)
         }
 
-    def _checked(self, group: Candidates, scored: Scored) -> Scored:
-        return None if scored is None else checked(self._worker.name, scored, group.texts)
+    def _validate(self, group: Candidates, scores: GroupScores) -> GroupScores:
+        return None if scores is None else validate_scores(self._worker.name, scores, group.texts)

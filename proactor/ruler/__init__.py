@@ -1,31 +1,31 @@
-"""Candidates scored against one another by a judge: RULER, its rubrics and its judges.
+"""RULER: candidates scored against one another by a judge. Rubrics, judges, and how far two scores agree.
 
 from proactor.ruler import Ruler, RuleJudge
 
 ruler = Ruler(RuleJudge(), rubric="custom")
-scores = await ruler.score(candidates)      # [{"ruler": 0.9, "timing": …}, …], or None: dropped and counted
+scores = await ruler.score(candidates)  # [{"ruler": 0.9, "timing": …}, …]; None: dropped and counted
 """
 
 from __future__ import annotations
 
-from proactor.ruler.agreement import Agreement as Agreement
-from proactor.ruler.agreement import agreement as agreement
-from proactor.ruler.agreement import spread as spread
 from proactor.ruler.build import build_judge as build_judge
-from proactor.ruler.judges import EndpointJudge as EndpointJudge
-from proactor.ruler.judges import EngineJudge as EngineJudge
-from proactor.ruler.judges import Judge as Judge
-from proactor.ruler.judges import JudgeFailure as JudgeFailure
+from proactor.ruler.endpoint_judge import EndpointJudge as EndpointJudge
+from proactor.ruler.engine_judge import EngineJudge as EngineJudge
+from proactor.ruler.judge import Judge as Judge
+from proactor.ruler.judge import JudgeFailure as JudgeFailure
 from proactor.ruler.question import JudgeRequest as JudgeRequest
+from proactor.ruler.rank_agreement import RankAgreement as RankAgreement
+from proactor.ruler.rank_agreement import compare_rankings as compare_rankings
+from proactor.ruler.rank_agreement import spread as spread
 from proactor.ruler.rubric import RUBRICS as RUBRICS
 from proactor.ruler.rubric import Rubric as Rubric
 from proactor.ruler.rubric import RulerError as RulerError
+from proactor.ruler.rule_judge import RuleJudge as RuleJudge
 from proactor.ruler.ruler import Ruler as Ruler
 from proactor.ruler.ruler import ruler_scores as ruler_scores
-from proactor.ruler.rules import RuleJudge as RuleJudge
 
 __all__ = [
-    "Agreement",
+    "RankAgreement",
     "EndpointJudge",
     "EngineJudge",
     "Judge",
@@ -36,7 +36,7 @@ __all__ = [
     "RuleJudge",
     "Ruler",
     "RulerError",
-    "agreement",
+    "compare_rankings",
     "build_judge",
     "ruler_scores",
     "spread",

@@ -1,7 +1,7 @@
-"""Verdicts already given, in memory and, when there is a file, on disk: one line of JSON a group, appended.
+"""A cache of verdicts, in memory and optionally in a file of one JSON line per group.
 
-A run that is resumed, or meets the same answers again, does not ask twice. A line cut off by a kill is passed
-over and counted.
+A resumed run, or one that sees the same answers again, does not ask the judge twice. A line cut off by a kill
+is skipped and counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from proactor.ruler.verdict import Score
 
 Scores = dict[str, Score]
-"""Scores by digest of what the candidate wrote."""
+"""The scores of one group, by `Question.candidate_digest`."""
 
 
 class _Score(BaseModel):
@@ -38,9 +38,11 @@ class _Line(BaseModel):
 
 
 @dataclass
-class Cache:
-    """``path``: the file, read now and appended to; None keeps verdicts in memory only. ``keep``: groups held
-    in memory, the oldest make room. ``counters``: cache_bad_lines.
+class VerdictCache:
+    """Scores by `Question.cache_key`.
+
+    ``path``: a file to read and append to; None for memory only. ``keep``: groups held in memory; the oldest
+    is dropped first. ``counters``: cache_bad_lines.
     """
 
     path: str | Path | None = None
@@ -63,10 +65,11 @@ class Cache:
             self._append(b"\n")
 
     def get(self, key: str) -> Scores | None:
+        """The scores under ``key``, None where there are none."""
         return self._known.get(key)
 
     def put(self, key: str, scores: Mapping[str, Score]) -> None:
-        """Keep a group's scores. OSError when the file cannot be written."""
+        """Store a group's scores. Raises OSError where the file cannot be written."""
         self._hold(key, dict(scores))
         if self.path is not None:
             line: dict[str, Any] = {"key": key, "scores": {k: _dump(s) for k, s in scores.items()}}
@@ -79,7 +82,7 @@ class Cache:
         self._known[key] = scores
 
     def _append(self, data: bytes) -> None:
-        """One write, so that several ranks can share a file."""
+        """Append in one write, so that several ranks can share a file."""
         assert self.path is not None
         path = Path(self.path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,16 @@
-"""A small model taught to imitate the rule judge, so that a judge in process has something to say.
+"""Distillation of the rule judge into an adapter, so that a small model can judge in process.
 
-A model of a million parameters, asked cold, fills the digits of a verdict with noise. Here an adapter learns
-them by supervised training on what `RuleJudge` says about answers of the policy's own and about spoilt ones
-(`proactor.ruler.mutations`). What comes out is an imitation of rules that know the references, on dialogues
-where it does not see them: no second opinion, and no evidence of what a judge model would say. All choices
-here are ours [INFERRED].
+A model of a million parameters, asked without training, fills the digits of a verdict with noise. Here an
+adapter learns them by supervised training on the verdicts of `RuleJudge`, about answers of the policy itself
+and about mutated ones (`proactor.ruler.mutations`). The result imitates rules that know the references, on
+dialogues where it does not see them: it is no second opinion, and no evidence of what a judge model would
+say. All choices here are ours [INFERRED].
 
-    asked = Asked()                                            # a short question, so that it fits a small context
-    drawn = draw(engine, encoder, train, Sampling(n=8), seed=0) teach(engine, asked, drawn, seconds=300)
-    engine.save_adapter("runs/NAME/judge") # reward_options: {judge: {kind: engine, adapter: runs/NAME/judge},
-    rubric: …, grading: …}, as `Asked.options` gives them
+    setup = StudentSetup()  # a short question, so that it fits a small context
+    answers = sample_answers(engine, encoder, train, Sampling(n=8), seed=0)
+    teach(engine, setup, answers, seconds=300)
+    engine.save_adapter("runs/NAME/judge")
+    reward_options = setup.options("runs/NAME/judge")  # of a judged reward
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.decisions import decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
-from proactor.ruler.judges import EngineJudge, Judge, longest
+from proactor.ruler.engine_judge import EngineJudge, longest_slot
+from proactor.ruler.judge import Judge
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest, Question
 from proactor.ruler.rubric import RulerError, find_rubric
+from proactor.ruler.rule_judge import RuleJudge
 from proactor.ruler.ruler import Ruler
-from proactor.ruler.rules import RuleJudge
 from proactor.ruler.verdict import Score, Unusable, read_verdict
 
 RUBRIC = "Score each answer: right time, right values, nothing superfluous."
-"""The student's rubric: no sub-scores, so that a verdict has a quarter of the numbers."""
+"""The student's default rubric. Without sub-scores a verdict has a quarter of the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StudentSetup:
     """How the student is asked: ``rubric`` and ``grading`` of its `Ruler`, in training as in use.
-    ``teacher``: the rubric the rules grade by; sub-scores that the student is asked for must be among the
-    teacher's.
+
+    ``teacher``: the rubric of the rules. Raises RulerError where it lacks a sub-score of the student's.
     """
 
     rubric: str = RUBRIC
@@ -56,15 +58,15 @@ class Asked:
             raise RulerError(f"distil: the rubric {teacher.name} gives no {missing[0]}")
 
     def ruler(self, judge: Judge) -> Ruler:
-        """A ruler that asks so."""
+        """The ruler of a student ``judge``."""
         return Ruler(judge, self.rubric, grading=self.grading)
 
     def request(self, candidates: Candidates, seed: int = 0) -> JudgeRequest:
-        """The question that such a ruler puts for ``candidates``, the order of candidates by ``seed``."""
+        """The question of such a ruler about ``candidates``; ``seed`` gives their order."""
         return Question.of(candidates, self.grading).ask(find_rubric(self.rubric), seed)
 
     def options(self, adapter: str | Path) -> dict[str, Any]:
-        """`reward_options` of a judged reward that grades with the adapter at ``adapter``."""
+        """`reward_options` of a judged reward whose judge is the adapter in the folder ``adapter``."""
         return {
             "judge": {"kind": "engine", "adapter": str(adapter)},
             "rubric": self.rubric,
@@ -72,7 +74,7 @@ class Asked:
         }
 
 
-def draw(
+def sample_answers(
     engine: Engine,
     encoder: PromptEncoder,
     dialogues: Sequence[Dialogue],
@@ -81,8 +83,9 @@ def draw(
     seed: int,
     epoch: int = 0,
 ) -> list[Candidates]:
-    """The policy's answers at every decision of ``dialogues``, on boards as in training. ``sampling.adapter``
-    says which policy.
+    """The policy's answers at every decision of ``dialogues``, on boards as in training.
+
+    ``sampling.adapter``: with the adapter on or off.
     """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch)
     keys = [noise_key(p.dialogue, p.turn) for p in points]
@@ -99,59 +102,61 @@ def draw(
     ]
 
 
-def mixed(drawn: Candidates, most: int, draws: random.Random) -> Candidates:
-    """Up to ``most`` different candidates: some of the policy's own answers and some spoilt or wanted ones,
-    at random.
-    """
-    own = list(dict.fromkeys(drawn.texts))
-    made = [
-        t
-        for t in mutations(drawn.dialogue, drawn.turn, drawn.board, drawn.tools, draws).values()
-        if t not in own
+def with_mutations(answers: Candidates, most: int, rng: random.Random) -> Candidates:
+    """Up to ``most`` different candidates, chosen at random: some of the policy's answers, some mutated."""
+    own = list(dict.fromkeys(answers.texts))
+    mutated = [
+        text
+        for text in mutations(answers.dialogue, answers.turn, answers.board, answers.tools, rng).values()
+        if text not in own
     ]
-    draws.shuffle(own)
-    draws.shuffle(made)
-    kept = own[: max(most // 2, most - len(made))]
-    texts = [*kept, *dict.fromkeys(made)][:most]
-    return replace(drawn, texts=tuple(texts))
+    rng.shuffle(own)
+    rng.shuffle(mutated)
+    kept = own[: max(most // 2, most - len(mutated))]
+    texts = [*kept, *dict.fromkeys(mutated)][:most]
+    return replace(answers, texts=tuple(texts))
 
 
 def lessons(
-    judge: EngineJudge, asked: Asked, groups: Sequence[Candidates], seed: int = 0
+    judge: EngineJudge, setup: StudentSetup, groups: Sequence[Candidates], seed: int = 0
 ) -> Iterator[tuple[Candidates, list[Group]]]:
-    """For each group its examples, one a number of the verdict: the question as ``judge`` sends it with the
-    verdict begun, then the teacher's digit, which alone carries loss. A dialogue's questions share its rows.
-    Groups that do not fit the context are left out.
+    """The training examples of each group, one per number of its verdict.
+
+    An example is the question as ``judge`` sends it, the beginning of the verdict, and the teacher's digit,
+    which alone has loss. The questions about one dialogue share its rows. Groups that do not fit the context
+    are left out.
     """
     assert judge.engine is not None
-    requests = [asked.request(group, seed) for group in groups]
-    for group, request, scores in zip(groups, requests, taught(asked, requests), strict=True):
+    requests = [setup.request(group, seed) for group in groups]
+    for group, request, scores in zip(groups, requests, teacher_scores(setup, requests), strict=True):
         question, slots, examples = judge.prompt(request), judge.slots(request), []
-        if len(question) + longest(slots) > judge.engine.context_length:
+        if len(question) + longest_slot(slots) > judge.engine.context_length:
             continue
         for slot in slots:
-            said, prompt = scores[slot.id], [*question, *slot.before]
-            digit = judge.digit(said.value if slot.part == "score" else said.parts[slot.part])
+            score, prompt = scores[slot.id], [*question, *slot.before]
+            digit = judge.digit(score.value if slot.part == "score" else score.parts[slot.part])
             examples.append(Group(prompt, [Sample(prompt, [digit])], tree=group.dialogue.id))
         yield group, examples
 
 
-def taught(asked: Asked, requests: Sequence[JudgeRequest]) -> list[dict[str, Score]]:
-    """What the rules say, by id."""
-    rubric = find_rubric(asked.teacher)
+def teacher_scores(setup: StudentSetup, requests: Sequence[JudgeRequest]) -> list[dict[str, Score]]:
+    """The rule judge's scores for each request, by candidate id."""
+    rubric = find_rubric(setup.teacher)
     answers = asyncio.run(RuleJudge().reply([replace(request, rubric=rubric) for request in requests]))
-    found = []
+    scores = []
     for request, answer in zip(requests, answers, strict=True):
         verdict = read_verdict(str(answer), request.ids, rubric.parts)
         assert not isinstance(verdict, Unusable), verdict
-        found.append(verdict.scores)
-    return found
+        scores.append(verdict.scores)
+    return scores
 
 
 @dataclass
-class Taught:
-    """What training came to: ``steps``, ``examples``, ``too_long`` (groups that did not fit), and (seconds,
-    loss in nats a digit) as it went.
+class TeachingLog:
+    """The course of a training.
+
+    ``too_long``: groups that did not fit the context. ``losses``: (seconds since the start, mean loss in nats
+    per digit) of each step.
     """
 
     steps: int = 0
@@ -160,15 +165,15 @@ class Taught:
     losses: list[tuple[float, float]] = field(default_factory=list)
 
     def last(self, share: float = 0.1) -> float:
-        """Mean loss of the last ``share`` of the steps."""
+        """Mean loss over the last ``share`` of the steps."""
         tail = [loss for _, loss in self.losses[-max(1, round(len(self.losses) * share)) :]]
         return sum(tail) / len(tail)
 
 
 def teach(
     engine: Engine,
-    asked: Asked,
-    drawn: Sequence[Candidates],
+    setup: StudentSetup,
+    answers: Sequence[Candidates],
     *,
     seconds: float,
     steps: int | None = None,
@@ -178,51 +183,51 @@ def teach(
     spoilt: float = 0.5,
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
-) -> Taught:
-    """Train the engine's adapter on lessons about ``drawn`` for ``seconds`` or ``steps``, whichever ends
-    first (at least one step), ``batch`` dialogues a step.
+) -> TeachingLog:
+    """Train the engine's adapter on lessons about ``answers``, ``batch`` dialogues per step.
 
-    A group is the policy's own answers where they differ, as in use, else (and with probability ``spoilt``
-    anyway) mixed with spoilt ones, up to ``most``; spoilt answers and the order of candidates are drawn anew
-    each time. The rate warms up over 3% of the way and falls to nothing over the rest. RulerError when there
-    is nothing to tell apart.
+    Ends after ``seconds`` or ``steps``, whichever comes first, after one step at least. A group whose answers
+    differ is used as it is, or, with probability ``spoilt``, with mutations (`with_mutations`, up to
+    ``most``); a group of equal answers always with mutations. Mutations and the order of candidates are drawn
+    anew each time. The learning rate rises over the first 3% of the way and falls to 0 over the rest.
+
+    Raises RulerError without ``answers``, and where no group fits the context or has two different answers.
     """
-    judge, draws, told = EngineJudge(engine), random.Random(seed), Taught()
+    judge, rng, log = EngineJudge(engine), random.Random(seed), TeachingLog()
     by_dialogue: dict[str, list[Candidates]] = {}
-    for group in drawn:
+    for group in answers:
         by_dialogue.setdefault(group.dialogue.id, []).append(group)
     if not by_dialogue:
         raise RulerError("distil: no decisions to learn from")
-    start, waiting = time.monotonic(), list[str]()
-    while (
-        share := max((time.monotonic() - start) / seconds, told.steps / steps if steps else 0.0)
-    ) < 1 or not told.steps:
-        if len(waiting) < batch:
+    start, queue = time.monotonic(), list[str]()
+    while True:
+        share = max((time.monotonic() - start) / seconds, log.steps / steps if steps else 0.0)
+        if share >= 1 and log.steps:
+            return log
+        if len(queue) < batch:
             more = list(by_dialogue)
-            draws.shuffle(more)
-            waiting += more
-        chosen = [g for id in waiting[:batch] for g in by_dialogue[id]]
-        del waiting[:batch]
-        groups = [g for g in (_question(g, most, spoilt, draws) for g in chosen) if len(set(g.texts)) > 1]
-        examples = [
-            example for _, example in lessons(judge, asked, groups, seed=told.steps)
-        ]  # one list a group
-        told.too_long += len(groups) - len(examples)
+            rng.shuffle(more)
+            queue += more
+        chosen = [group for id in queue[:batch] for group in by_dialogue[id]]
+        del queue[:batch]
+        groups = [_vary(group, most, spoilt, rng) for group in chosen]
+        groups = [group for group in groups if len(set(group.texts)) > 1]
+        examples = [examples for _, examples in lessons(judge, setup, groups, seed=log.steps)]
+        log.too_long += len(groups) - len(examples)
         if not examples:
             if share >= 1:
                 raise RulerError("distil: no group fits the context or has two answers to compare")
             continue
         factor = max(0.01, min(1.0, share / 0.03 + 0.05, 1.02 - share))
-        loss = engine.train([number for example in examples for number in example], SFT(lr=rate * factor))[
-            "loss"
-        ]
-        told.steps, told.examples = told.steps + 1, told.examples + len(examples)
-        told.losses.append((time.monotonic() - start, loss))
+        batch_examples = [example for of_group in examples for example in of_group]
+        loss = engine.train(batch_examples, SFT(lr=rate * factor))["loss"]
+        log.steps, log.examples = log.steps + 1, log.examples + len(examples)
+        log.losses.append((time.monotonic() - start, loss))
         if progress is not None:
-            progress(min(share, 1.0), f"step {told.steps}, loss {loss:.3f}")
-    return told
+            progress(min(share, 1.0), f"step {log.steps}, loss {loss:.3f}")
 
 
-def _question(group: Candidates, most: int, spoilt: float, draws: random.Random) -> Candidates:
-    own = len(set(group.texts)) > 1
-    return mixed(group, most, draws) if not own or draws.random() < spoilt else group
+def _vary(group: Candidates, most: int, spoilt: float, rng: random.Random) -> Candidates:
+    """``group`` with mutations, always where its answers are equal, else with probability ``spoilt``."""
+    differ = len(set(group.texts)) > 1
+    return with_mutations(group, most, rng) if not differ or rng.random() < spoilt else group

@@ -1,8 +1,6 @@
-"""Answers to a decision that a policy might give and mostly does not: what a judge in training has to tell
-apart.
+"""Answers that go wrong in one known way, to train a judge on [INFERRED].
 
-Made from the reference windows, so each kind goes wrong in one known way [INFERRED]. Which of them is worth
-what, the teacher says.
+They are made from the reference windows. A policy seldom gives them itself; the teacher scores them.
 """
 
 from __future__ import annotations
@@ -21,47 +19,49 @@ from proactor.dialogue.windows import open_at, params_at, ready_at
 def mutations(
     dialogue: Dialogue, turn: int, board: Board, tools: Catalog, draw: random.Random
 ) -> dict[str, str]:
-    """Answers by kind, those that make sense here: ``wait``, ``right`` (what supervised training shows),
-    ``early``, ``late``, ``repeat``, ``wrong_value``, ``less`` (a value left out), ``wrong_tool``, ``more``
-    (something nobody asked for beside it).
+    """Answers by kind, without the kinds that are impossible at this decision.
+
+    ``wait``, ``right`` (the target of supervised training), ``early``, ``late``, ``repeat``, ``wrong_value``,
+    ``less`` (a value left out), ``wrong_tool``, ``more`` (another action beside the right ones).
     """
-    found = {"wait": (), "right": target(dialogue, turn, board)}
+    answers = {"wait": (), "right": target(dialogue, turn, board)}
     live = [r for r in open_at(dialogue, turn) if r.ready is not None and r.id not in board.fired]
     ready = {r.id for r in ready_at(dialogue, turn)}
     if coming := [r for r in live if r.id not in ready]:
-        found["early"] = (_fire(draw.choice(coming), turn),)
+        answers["early"] = (_fire(draw.choice(coming), turn),)
     if past := [
         r
         for r in dialogue.references
         if r.ready is not None and r.ready[1] < turn and r.id not in board.fired
     ]:
-        found["late"] = (_fire(draw.choice(past)),)
+        answers["late"] = (_fire(draw.choice(past)),)
     if board.entries:
-        found["repeat"] = (draw.choice(board.entries).model_copy(update={"status": Status.READY}),)
-    base = [a for a in found["right"] if a.status is Status.READY] or list(found.get("early", ()))
+        answers["repeat"] = (draw.choice(board.entries).model_copy(update={"status": Status.READY}),)
+    base = [a for a in answers["right"] if a.status is Status.READY] or list(answers.get("early", ()))
     if base:
         chosen = draw.choice(base)
-        found |= {kind: (action,) for kind, action in _spoilt(chosen, dialogue, tools, draw)}
-    if other := [t for t in tools.names if all(a.name != t for a in found["right"])]:
+        answers |= {kind: (action,) for kind, action in _mutate(chosen, dialogue, tools, draw)}
+    if other := [t for t in tools.names if all(a.name != t for a in answers["right"])]:
         extra = Action(name=draw.choice(other), status=Status.READY)
-        found["more"] = (*found["right"], extra)
-    return {kind: render(actions) for kind, actions in found.items()}
+        answers["more"] = (*answers["right"], extra)
+    return {kind: render(actions) for kind, actions in answers.items()}
 
 
 def _fire(reference: Reference, turn: int | None = None) -> Action:
-    """READY for ``reference``, with the values said by ``turn`` (None: all of them)."""
+    """READY for ``reference``, with the values said by ``turn`` (None: all values)."""
     params = reference.params if turn is None else params_at(reference, turn)
     return Action(name=reference.name, params=params, status=Status.READY)
 
 
-def _spoilt(
+def _mutate(
     action: Action, dialogue: Dialogue, tools: Catalog, draw: random.Random
 ) -> Iterable[tuple[str, Action]]:
+    """(kind, ``action`` changed in that way), for every kind that is possible."""
     if action.params:
         name = draw.choice(sorted(action.params))
         others = sorted(
             {v for r in dialogue.references for v in r.params.values()}
-            | _allowed(tools, action.name, name) - {action.params[name]}
+            | _allowed_values(tools, action.name, name) - {action.params[name]}
         )
         if others := [v for v in others if v != action.params[name]]:
             yield (
@@ -76,6 +76,7 @@ def _spoilt(
         yield "wrong_tool", action.model_copy(update={"name": draw.choice(names)})
 
 
-def _allowed(tools: Catalog, tool: str, parameter: str) -> set[str]:
+def _allowed_values(tools: Catalog, tool: str, parameter: str) -> set[str]:
+    """The values that the catalog lists for a parameter."""
     known = tools.get(tool)
     return {v for p in (known.parameters if known else ()) if p.name == parameter for v in p.values}

@@ -1,10 +1,10 @@
 """RULER: candidates for one decision, scored against one another by a judge.
 
-The procedure is OpenPipe ART's [CODE, methods 2]: what the candidates share is shown once, a judge gives each
-a score in 0..1, a group whose verdict cannot be used is dropped. Fixed here [INFERRED]: scores go by id, not
-by place; they are clamped and checked; the order of candidates is permuted; what candidates wrote is escaped;
-one retry with another seed, and so another order, comes before a drop; every failure is counted by name.
-ProActor's group is the K candidates of one turn, the logged dialogue their context [NOTES].
+The procedure is OpenPipe ART's [CODE, methods 2]: the context that candidates share is shown once, the judge
+gives each a score in 0..1, and a group without a usable verdict is dropped. Improved here [INFERRED]: scores
+go by id, not by position; they are clamped and checked; the order of candidates is permuted; candidates are
+escaped; one retry with another seed, and so another order, comes before a drop; every failure is counted by
+name. ProActor's group is the K candidates of one turn, with the logged dialogue as context [NOTES].
 """
 
 from __future__ import annotations
@@ -17,36 +17,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proactor.dialogue.candidates import Candidates
-from proactor.ruler.cache import Cache, Scores
-from proactor.ruler.judges import EndpointJudge, EngineJudge, Judge, JudgeFailure
+from proactor.ruler.cache import Scores, VerdictCache
+from proactor.ruler.endpoint_judge import EndpointJudge
+from proactor.ruler.engine_judge import EngineJudge
+from proactor.ruler.judge import Judge, JudgeFailure
 from proactor.ruler.question import JudgeRequest, Question
 from proactor.ruler.rubric import Rubric, RulerError, find_rubric
 from proactor.ruler.verdict import Unusable, Verdict, read_verdict
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
 
 ATTEMPTS = 2
-"""Times a group is put before the judge before it is dropped."""
+"""Times that the judge is asked about a group before the group is dropped."""
 
 FAILURES = {"timeout": "timeouts", "rate_limit": "rate_limited"}
-"""Counter of a failure kind where it is not the kind itself."""
+"""The counter of a failure kind, where it has another name."""
 
 
 @dataclass
 class Ruler:
-    """``rubric``: "general", "custom", a text of one's own, or a `Rubric`. ``timeout``: seconds for one
-    answer of a concurrent judge (its own retries included, the wait for a turn not); an in-process judge
-    cannot be interrupted. ``cache``: a JSONL file in which verdicts are kept, None for memory only.
-    ``grading``: the judge's whole system message instead of the default, ``{rubric}`` in it is replaced (a
-    short one for small models).
+    """Scores groups of candidates by a judge and a rubric.
 
-    ``counters``: groups, requests (attempts put before the judge), retries, cache_hits (also of a group that
-    is in the same batch twice), collapsed (candidates not sent because another one is the same), escaped
-    (candidates with something to escape), scored_groups, clamped, missing_parts, dropped_groups,
-    cache_bad_lines, and failures of single attempts: timeouts, rate_limited, connection, http, empty,
-    too_long, bad_json, wrong_ids, bad_scores. Always ``groups = scored_groups + dropped_groups`` and
-    ``requests = groups - cache_hits + retries``. A group of no candidates counts nowhere.
+    ``rubric``: "general", "custom", the user's own text, or a `Rubric`. ``timeout``: seconds for one answer
+    of a concurrent judge, with its own retries, without the time in the endpoint's queue; an in-process judge
+    cannot be interrupted. ``cache``: a JSONL file that keeps verdicts, None for memory only. ``grading``: the
+    judge's whole system message instead of the default, with ``{rubric}`` replaced (a short one for small
+    models).
+
+    ``counters``: groups, requests (attempts), retries, cache_hits (also for a group twice in one batch),
+    collapsed (candidates not sent because another one is the same), escaped (candidates that needed
+    escaping), scored_groups, clamped, missing_parts, dropped_groups, cache_bad_lines, and the failures of
+    single attempts: timeouts, rate_limited, connection, http, empty, too_long, bad_json, wrong_ids,
+    bad_scores. Always ``groups = scored_groups + dropped_groups`` and
+    ``requests = groups - cache_hits + retries``. A group without candidates counts nowhere.
+
+    Raises RulerError for an unknown rubric and a timeout that is not above 0.
     """
 
     judge: Judge
@@ -57,86 +63,93 @@ class Ruler:
     grading: str | None = None
     counters: Counter[str] = field(default_factory=Counter, init=False)
     _rubric: Rubric = field(init=False, repr=False)
-    _cache: Cache = field(init=False, repr=False)
+    _cache: VerdictCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._rubric = find_rubric(self.rubric)
         if self.timeout is not None and not self.timeout > 0:
             raise RulerError(f"ruler: timeout={self.timeout} is not above 0")
-        self._cache = Cache(self.cache, counters=self.counters)
+        self._cache = VerdictCache(self.cache, counters=self.counters)
 
     @property
     def concurrent(self) -> bool:
-        """May it run while the policy is being sampled?"""
+        """Whether the judge may be asked while the policy is being sampled."""
         return self.judge.concurrent
 
     def bind(self, engine: Engine) -> None:
-        """Give the engine to a judge that grades with it; nothing for the others."""
+        """Give the engine to an `EngineJudge`; others need none. Raises RulerError as its `bind` does."""
         if isinstance(self.judge, EngineJudge):
             self.judge.bind(engine)
 
     async def score(self, candidates: Candidates) -> list[dict[str, float]] | None:
-        """For each candidate "ruler" in 0..1 and the rubric's sub-scores under their names; None: no usable
-        verdict, the group was dropped and counted. Identical candidates get identical scores.
+        """For each candidate "ruler" in 0..1 and the rubric's sub-scores by name.
+
+        None without a usable verdict: the group is dropped and counted. Identical candidates get identical
+        scores.
         """
         return (await self.score_all([candidates]))[0]
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[list[dict[str, float]] | None]:
-        """`score` of many groups; a judge that is not concurrent gets them as one batch."""
+        """`score` for many groups; a judge that is not concurrent gets them as one batch."""
         return await self._score([Question.of(group, self.grading) for group in groups])
 
     async def score_messages(
         self, groups: Sequence[Sequence[Sequence[Mapping[str, Any]]]], tools: str = ""
     ) -> list[list[dict[str, float]] | None]:
-        """The same for groups of plain message lists; ``tools``: a text that describes what was on offer."""
+        """`score` for groups of plain message lists; ``tools``: a text that describes the tools on offer."""
         return await self._score([Question.of_messages(group, tools, self.grading) for group in groups])
 
     async def _score(self, questions: Sequence[Question]) -> list[list[dict[str, float]] | None]:
-        keys = [f"{self.judge.name}/{question.content(self._rubric)}" for question in questions]
-        found: dict[str, Scores] = {}
-        open_: dict[str, Question] = {}
+        keys = [f"{self.judge.name}/{question.cache_key(self._rubric)}" for question in questions]
+        scores: dict[str, Scores] = {}
+        unanswered: dict[str, Question] = {}
         for key, question in zip(keys, questions, strict=True):
             if not question.trajectories:
                 continue
             self.counters["groups"] += 1
             self.counters["collapsed"] += len(question.trajectories) - len(question.distinct)
             self.counters["escaped"] += question.escaped
-            known = self._cache.get(key)
-            if known is not None:
-                found[key] = known
-            if known is not None or key in open_:  # a batch may hold a group twice
+            cached = self._cache.get(key)
+            if cached is not None:
+                scores[key] = cached
+            if cached is not None or key in unanswered:  # a batch may hold a group twice
                 self.counters["cache_hits"] += 1
             else:
-                open_[key] = question
+                unanswered[key] = question
         for attempt in range(ATTEMPTS):
-            verdicts = await self._ask(open_, attempt)
-            for key, scores in verdicts.items():
-                self._cache.put(key, scores)
-                del open_[key]
-            found |= verdicts
-        return [self._spread(question, found.get(key)) for key, question in zip(keys, questions, strict=True)]
+            answered = await self._ask(unanswered, attempt)
+            for key, group_scores in answered.items():
+                self._cache.put(key, group_scores)
+                del unanswered[key]
+            scores |= answered
+        return [
+            self._scores_by_candidate(question, scores.get(key))
+            for key, question in zip(keys, questions, strict=True)
+        ]
 
-    async def _ask(self, asked: Mapping[str, Question], attempt: int) -> dict[str, Scores]:
-        """One attempt at each question; what came of it where that can be used."""
-        if not asked:
+    async def _ask(self, questions: Mapping[str, Question], attempt: int) -> dict[str, Scores]:
+        """Ask each question once: the scores of those with a usable verdict, by key."""
+        if not questions:
             return {}
-        requests = [question.ask(self._rubric, self.seed, attempt) for question in asked.values()]
+        requests = [question.ask(self._rubric, self.seed, attempt) for question in questions.values()]
         self.counters["requests"] += len(requests)
         self.counters["retries"] += len(requests) if attempt else 0
         if self.judge.concurrent:
-            answers = list(await asyncio.gather(*(self._one(request) for request in requests)))
+            answers = list(await asyncio.gather(*(self._reply_in_time(request) for request in requests)))
         else:
             answers = await self._reply(requests)
-        found: dict[str, Scores] = {}
-        for (key, question), request, answer in zip(asked.items(), requests, answers, strict=True):
+        scores: dict[str, Scores] = {}
+        for (key, question), request, answer in zip(questions.items(), requests, answers, strict=True):
             verdict = self._read(request, answer)
             if verdict is not None:
-                of_id = dict(zip(request.ids, request.shown, strict=True))
-                found[key] = {question.digest(of_id[id]): score for id, score in verdict.scores.items()}
-        return found
+                index = dict(zip(request.ids, request.shown, strict=True))
+                scores[key] = {
+                    question.candidate_digest(index[id]): score for id, score in verdict.scores.items()
+                }
+        return scores
 
-    async def _one(self, request: JudgeRequest) -> str | JudgeFailure:
-        if isinstance(self.judge, EndpointJudge):  # requests queue there, which is no fault of the judge's
+    async def _reply_in_time(self, request: JudgeRequest) -> str | JudgeFailure:
+        if isinstance(self.judge, EndpointJudge):  # time in its queue does not count
             return await self.judge.reply_within(request, self.timeout)
         try:
             async with asyncio.timeout(self.timeout):
@@ -164,15 +177,17 @@ class Ruler:
         self.counters["missing_parts"] += verdict.missing_parts
         return verdict
 
-    def _spread(self, question: Question, scores: Scores | None) -> list[dict[str, float]] | None:
-        """A question's scores over all its candidates, equal ones included."""
+    def _scores_by_candidate(
+        self, question: Question, scores: Scores | None
+    ) -> list[dict[str, float]] | None:
+        """The scores of all candidates, identical ones included; counts the group as scored or dropped."""
         if not question.trajectories:
             return []
         self.counters["dropped_groups" if scores is None else "scored_groups"] += 1
         if scores is None:
             return None
-        said = [scores[question.digest(i)] for i in range(len(question.trajectories))]
-        return [{"ruler": score.value, **score.parts} for score in said]
+        ordered = [scores[question.candidate_digest(i)] for i in range(len(question.trajectories))]
+        return [{"ruler": score.value, **score.parts} for score in ordered]
 
 
 async def ruler_scores(
@@ -183,15 +198,16 @@ async def ruler_scores(
     tools: str = "",
     seed: int = 0,
 ) -> list[float] | None:
-    """Scores in 0..1 for any group of message lists that belong to one task, in the style of ART's
-    ``ruler_score_group``: a group score (hook H2) for training loops of one's own.
+    """Scores in 0..1 for a group of message lists of one task, like ART's ``ruler_score_group``.
+
+    For training loops of the user's own:
 
         for group, lists in zip(groups, message_lists):
             if (scores := await ruler_scores(lists, EndpointJudge(Endpoint("gpt-4.1-mini")))) is not None:
                 group.rewards = scores
 
-    None: no usable verdict after a retry, the group is to be dropped. For counters, a cache or sub-scores use
+    None without a usable verdict after a retry: drop the group. For counters, a cache or sub-scores use
     `Ruler.score_messages`.
     """
-    found = (await Ruler(judge, rubric, seed).score_messages([message_lists], tools))[0]
-    return None if found is None else [parts["ruler"] for parts in found]
+    (scores,) = await Ruler(judge, rubric, seed).score_messages([message_lists], tools)
+    return None if scores is None else [parts["ruler"] for parts in scores]

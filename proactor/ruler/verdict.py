@@ -1,7 +1,7 @@
-"""What a judge said, read strictly: scores by id, every id exactly once, every score a finite number.
+"""Reads a judge's answer strictly: scores by id, every id exactly once, every score a finite number.
 
-Upstream zips scores with candidates by position and neither clamps nor checks them [CODE]; here they are
-matched by id, clamped to 0..1 (counted), and NaN, infinities, booleans and texts are refused [INFERRED,
+Upstream matches scores with candidates by position and neither clamps nor checks them [CODE]. Here they are
+matched by id and clamped to 0..1 (counted); NaN, infinities, booleans and texts are refused [INFERRED,
 methods 2].
 """
 
@@ -17,17 +17,17 @@ from typing import Any, Literal
 Reason = Literal["bad_json", "wrong_ids", "bad_scores"]
 
 LONGEST = 200_000
-"""Characters read of an answer."""
+"""Characters of an answer that are read."""
 
 STARTS = 32
-"""Opening brackets tried before giving up."""
+"""Opening brackets that are tried as the beginning of a verdict."""
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One candidate's: ``value`` and ``parts`` in 0..1."""
+    """The score of one candidate: ``value`` and its sub-scores ``parts``, all in 0..1."""
 
     value: float
     parts: dict[str, float] = field(default_factory=dict)
@@ -36,9 +36,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Scores by id; ``clamped``: numbers that lay outside 0..1. ``missing_parts``: sub-scores that were asked
-    for and not given.
-    """
+    """Scores by id. Counts: ``clamped``, numbers outside 0..1; ``missing_parts``, sub-scores not given."""
 
     scores: dict[str, Score]
     clamped: int = 0
@@ -47,16 +45,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """An answer that is no verdict: ``bad_json`` (no JSON of the asked shape), ``wrong_ids``,
-    ``bad_scores``.
-    """
+    """An answer that is no verdict; ``bad_json``: it holds no JSON of a verdict's form."""
 
     reason: Reason
     detail: str
 
 
-def schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
-    """JSON schema of a verdict: the reason before the number, so that it can bear on it."""
+def verdict_schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON schema of a verdict. The explanation comes before the numbers, so that they can depend on it."""
     numbers: dict[str, Any] = {name: {"type": "number"} for name in (*parts, "score")}
     entry = {"id": {"type": "string", "enum": list(ids)}, "explanation": {"type": "string"}, **numbers}
     item = {"type": "object", "properties": entry, "required": list(entry), "additionalProperties": False}
@@ -70,20 +66,20 @@ def schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Verdict | Unusable:
-    """Read a judge's answer. Total: any string gives a `Verdict` over exactly ``ids``, or an `Unusable`.
+    """Read a judge's answer. Any string gives a `Verdict` over exactly ``ids``, or an `Unusable`.
 
-    Text around the JSON, code fences and a closed thinking block are passed over; the first JSON value of the
-    asked shape counts. An id may be a number. Sub-scores other than ``parts`` are ignored.
+    Text around the JSON, code fences and a closed thinking block are skipped; the first JSON value of a
+    verdict's form counts. An id may be a number. Sub-scores other than ``parts`` are ignored.
     """
     entries = next(_verdicts(text), None)
     if entries is None:
         return Unusable("bad_json", f"no verdict in {text[:80]!r}")
-    said = [_id(entry.get("id")) for entry in entries]
-    if len(said) != len(ids) or set(said) != set(ids):
-        return Unusable("wrong_ids", f"ids {said[:20]} for {list(ids)}"[:200])
+    given_ids = [_read_id(entry.get("id")) for entry in entries]
+    if len(given_ids) != len(ids) or set(given_ids) != set(ids):
+        return Unusable("wrong_ids", f"ids {given_ids[:20]} for {list(ids)}"[:200])
     scores: dict[str, Score] = {}
     clamped = missing = 0
-    for name, entry in zip(said, entries, strict=True):
+    for name, entry in zip(given_ids, entries, strict=True):
         numbers: dict[str, float] = {}
         for part in ("score", *parts):
             if part != "score" and part not in entry:
@@ -101,12 +97,10 @@ def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Ve
 
 
 def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
-    """The JSON values in ``text`` that have a verdict's shape: ``{"scores": [{…}, …]}``, or that list
-    alone.
-    """
+    """The JSON values in ``text`` of a verdict's form: ``{"scores": [{…}, …]}``, or that list alone."""
     text = _THOUGHT.sub("", text[:LONGEST])
     if text.lstrip().startswith("<think>"):
-        return  # cut off while thinking: what stands there is a draft
+        return  # cut off while thinking: any verdict in it is a draft
     position, starts = 0, 0
     while (match := re.compile(r"[\[{]").search(text, position)) and starts < STARTS:
         starts += 1
@@ -120,26 +114,26 @@ def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
             yield entries
 
 
-def _id(value: object) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+def _read_id(value: object) -> str | None:
+    """An id as text; None for what cannot be one."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**9:
         return None
-    return (
-        str(value).strip() if isinstance(value, str) else format(value, "d") if abs(value) < 10**9 else None
-    )
+    return format(value, "d")
 
 
-def _integer(digits: str) -> float | int:
+def _parse_int(digits: str) -> float | int:
+    """A float where Python's int would be slow to convert."""
     return int(digits) if len(digits) < 18 else float(digits)
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a key that comes twice makes its value unusable, since which one was meant cannot be
-    known.
-    """
-    found: dict[str, Any] = {}
+def _build_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. A key given twice gets an unusable value: which one was meant cannot be known."""
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        found[key] = "given twice" if key in found and key != "explanation" else value
-    return found
+        values[key] = "given twice" if key in values and key != "explanation" else value
+    return values
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_once, strict=False)
+_DECODER = json.JSONDecoder(parse_int=_parse_int, object_pairs_hook=_build_object, strict=False)

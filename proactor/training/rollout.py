@@ -20,7 +20,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
-from proactor.rewards import RewardFunction, RewardWorker, Scored, TurnReward, run_reward
+from proactor.rewards import GroupScores, RewardFunction, RewardWorker, TurnReward, run_reward
 from proactor.training.answers import AnswerGroup, read_answers
 from proactor.training.graph_rollout import roll_out
 
@@ -145,7 +145,7 @@ def judge_groups(
     return JudgedStep(answered, seconds, judged.counters)
 
 
-def with_metric(metric: TurnReward, candidates: Candidates, scores: Scored) -> Scored:
+def with_metric(metric: TurnReward, candidates: Candidates, scores: GroupScores) -> GroupScores:
     """The judge's ``scores`` beside the parts of ``metric``, its reward as "metric". None stays None."""
     if scores is None:
         return None

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from proactor.ruler import Agreement, agreement, spread
+from proactor.ruler import RankAgreement, compare_rankings, spread
 from proactor.training.answers import AnswerGroup
 
 
@@ -91,9 +91,9 @@ def judge_statistics(
         "spread": sum(spreads),
         "groups": len(spreads),
     }
-    told = gather((own, agreement(columns, metric)))
+    told = gather((own, compare_rankings(columns, metric)))
     sums = _added(part for part, _ in told)
-    pairs = sum((found for _, found in told), Agreement())
+    pairs = sum((found for _, found in told), RankAgreement())
     found = {k: v for k, v in sorted(sums.items()) if k.startswith("judge/")}
     if sums["groups"]:
         found |= {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proactor.evaluation.play import Evaluation, trivial
+from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import load_evaluations
 from proactor.files import SourceError
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
@@ -36,7 +36,7 @@ def compare(
     named = {
         "before": before,
         "after": after,
-        **trivial(workspace.test, workspace.turn_reward, workspace.costs),
+        **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs),
     }
     summary = summarise(named, workspace.config.eval.resamples) | {"seconds": seconds}
     run.write_evaluations(workspace.test, named)

@@ -87,11 +87,11 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
 
 
 def test_the_difference_is_windows_minus_points(tmp_path: Path) -> None:
-    from proactor.evaluation.play import trivial
+    from proactor.evaluation.play import evaluate_policies
     from proactor.sources import load
 
     dialogues = load("synthetic", limit=6).dialogues
-    known = trivial(dialogues)
+    known = evaluate_policies(dialogues)
 
     def run(name: str, before: str, after: str) -> Path:
         named = {"before": known[before], "after": known[after], **known}

@@ -26,7 +26,7 @@ def test_a_judge_is_taught_measured_and_named_for_a_config(
         assert systems["likes waiting"]["tau"] == pytest.approx(-systems["likes acting"]["tau"])
     assert found["systems"]["mixed"]["taught"]["usable"] > 0
     reward = load_reward("custom_ruler", found["reward_options"])
-    assert Path(reward.terms[0].source.ruler.judge.adapter) == tmp_path / "runs/tiny/judge"
+    assert Path(reward.terms[0].component.ruler.judge.adapter) == tmp_path / "runs/tiny/judge"
     assert "taught" in capsys.readouterr().out
 
     with pytest.raises(SystemExit, match="no grpo section"):

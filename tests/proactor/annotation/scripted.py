@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proactor.annotation import Answer, Mark, MarkStatus, Question
+from proactor.annotation import Mark, MarkStatus, OracleAnswer, OracleRequest
 from proactor.annotation.marks import render
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
@@ -59,25 +59,25 @@ def mark(name: str, status: str, assent: int | None = None, **params: str) -> Ma
     return Mark(name=name, status=MarkStatus(status), params=params, assent=assent)
 
 
-Say = Callable[[Question], str | Answer]
+Say = Callable[[OracleRequest], str | OracleAnswer]
 
 
 @dataclass
 class Scripted:
-    """An oracle that calls ``say``; `asked` holds the questions."""
+    """An oracle that calls ``say``; `asked` holds the requests."""
 
     say: Say
     identity: str = "scripted"
     batch: int = 1
     workers: int = 1
     steady: bool = False
-    asked: list[Question] = field(default_factory=list)
+    asked: list[OracleRequest] = field(default_factory=list)
     closed: int = 0
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        self.asked += questions
-        said = [self.say(question) for question in questions]
-        return [text if isinstance(text, Answer) else Answer(text) for text in said]
+    async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
+        self.asked += requests
+        said = [self.say(request) for request in requests]
+        return [text if isinstance(text, OracleAnswer) else OracleAnswer(text) for text in said]
 
     def tokens(self, text: str) -> int:
         return len(text.split())
@@ -90,4 +90,4 @@ class Scripted:
 
 
 def says(by_turn: Mapping[int, Sequence[Mark]]) -> Say:
-    return lambda question: render(by_turn.get(question.turn, ()))
+    return lambda request: render(by_turn.get(request.turn, ()))

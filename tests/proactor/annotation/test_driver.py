@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 
-from proactor.annotation import AnnotationError, Answer, Mark, Options, Question, annotate, marks_of
+from proactor.annotation import (
+    AnnotationError,
+    AnnotationOptions,
+    Mark,
+    OracleAnswer,
+    OracleRequest,
+    annotate,
+    marks_of,
+)
 from proactor.annotation.driver import CATALOG, PARTIAL, REPORT, WINDOWS
 from proactor.annotation.estimate import estimate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
-from proactor.annotation.report import table
+from proactor.annotation.report_json import report_table
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.sources import load
@@ -24,8 +32,8 @@ from tests.proactor.annotation.scripted import BOOKING, TOOLS, Say, Scripted, ma
 CORPUS = load("synthetic", limit=12)
 
 
-def known(question: Question) -> str:
-    return render(marks_of(question.dialogue)[question.turn])
+def known(request: OracleRequest) -> str:
+    return render(marks_of(request.dialogue)[request.turn])
 
 
 def dialogues(out: Path) -> list[Dialogue]:
@@ -52,7 +60,7 @@ def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
             r.observed_trigger for r in theirs.references
         }
     assert Catalog.model_validate_json((tmp_path / CATALOG).read_bytes()) == CORPUS.catalog
-    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and table(found).row_count > 5
+    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and report_table(found).row_count > 5
     with pytest.raises(AnnotationError, match="finished already"):
         annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
     assert annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, fresh=True)["known"] == found["known"]
@@ -69,11 +77,11 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, after
     annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), whole)
     finished: set[str] = set()
 
-    def dies(question: Question) -> str:
-        finished.add(question.dialogue.id)
+    def dies(request: OracleRequest) -> str:
+        finished.add(request.dialogue.id)
         if len(finished) > after:
             raise Killed
-        return known(question)
+        return known(request)
 
     out = tmp_path / "out"
     if after < 12:
@@ -106,11 +114,11 @@ def test_a_line_cut_inside_is_written_again(tmp_path: Path) -> None:
 def _dying_after(questions: int) -> Say:
     left = [questions]
 
-    def dies(question: Question) -> str:
+    def dies(request: OracleRequest) -> str:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        return known(question)
+        return known(request)
 
     return dies
 
@@ -119,7 +127,9 @@ def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tm
     with pytest.raises(Killed):
         annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(_dying_after(20)), tmp_path)
     with pytest.raises(AnnotationError, match="begun with another"):
-        annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, Options(causality=False))
+        annotate(
+            CORPUS.dialogues, CORPUS.catalog, Scripted(known), tmp_path, AnnotationOptions(causality=False)
+        )
     partial = tmp_path / PARTIAL
     partial.write_bytes(partial.read_bytes() + b"{}\n")
     with pytest.raises(AnnotationError, match=rf"{PARTIAL}:\d+: damaged"):
@@ -133,8 +143,8 @@ def test_a_partial_of_other_settings_or_damaged_is_refused_and_names_the_line(tm
 def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path: Path) -> None:
     lost = CORPUS.dialogues[3].id
 
-    def flaky(question: Question) -> str | Answer:
-        return Answer(failure="timeout") if question.dialogue.id == lost else known(question)
+    def flaky(request: OracleRequest) -> str | OracleAnswer:
+        return OracleAnswer(failure="timeout") if request.dialogue.id == lost else known(request)
 
     found = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
     assert found["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
@@ -146,7 +156,7 @@ def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path
 
 
 def test_a_dialogue_that_does_not_fit_is_dropped_for_good(tmp_path: Path) -> None:
-    found = annotate([BOOKING], TOOLS, Scripted(lambda q: Answer(failure="too_long")), tmp_path)
+    found = annotate([BOOKING], TOOLS, Scripted(lambda q: OracleAnswer(failure="too_long")), tmp_path)
     assert (
         found["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
         and not (tmp_path / PARTIAL).exists()
@@ -157,7 +167,7 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
     bad = {1: [mark("note", "READY", text="book")], 3: [mark("note", "PENDING", text="book")]}
     good = {**bad, 3: [mark("note", "READY", text="book")]}
     oracle = Scripted(lambda q: says(good if q.complaint else bad)(q))
-    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", Options(second_reading=0))
+    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", AnnotationOptions(second_reading=0))
     assert [(q.turn, bool(q.complaint)) for q in oracle.asked] == [
         (1, False),
         (3, False),
@@ -173,7 +183,7 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
     }
     assert "between turns 1 and 3" in oracle.asked[-1].complaint
     stubborn = Scripted(says(bad))
-    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", Options(second_reading=0))
+    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", AnnotationOptions(second_reading=0))
     assert (
         len(stubborn.asked) == 7
         and found["merge"]["not_monotone"] == 1
@@ -187,8 +197,8 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
     )
     broken = BOOKING.model_copy(update={"id": "broken"})
 
-    def say(question: Question) -> str:
-        return "no JSON" if question.dialogue.id == "broken" else "[]"
+    def say(request: OracleRequest) -> str:
+        return "no JSON" if request.dialogue.id == "broken" else "[]"
 
     for gates, kept in ((True, 0), (False, 2)):
         found = annotate(
@@ -196,7 +206,7 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
             TOOLS,
             Scripted(say),
             tmp_path / str(gates),
-            Options(gates=gates, second_reading=0),
+            AnnotationOptions(gates=gates, second_reading=0),
         )
         assert found["dialogues"]["failed"] == {"G2": 1, "G1": 1} and found["dialogues"]["kept"] == kept
         assert found["drops"] == {"not_json": 5} and found["gates"]["G2"]["recall"] == 0
@@ -207,7 +217,9 @@ def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_pa
     hindsight: dict[int, list[Mark]] = {u: [mark("note", "READY", text="monday")] for u in (1, 3, 5)}
     annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "on")
     assert [r.ready for r in dialogues(tmp_path / "on")[0].references] == [(3, 5)]
-    found = annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", Options(causality=False))
+    found = annotate(
+        [BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", AnnotationOptions(causality=False)
+    )
     assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"][
         "G4"
     ] == {
@@ -262,7 +274,7 @@ def test_odd_dialogues_go_through(dialogue: Dialogue, kind: str, tmp_path: Path)
         "marks": Scripted(says(one)),
         "noise": Scripted(lambda q: '[{"name":"\ud800'),
     }[kind]
-    found = annotate([dialogue], TOOLS, oracle, tmp_path, Options(gates=False))
+    found = annotate([dialogue], TOOLS, oracle, tmp_path, AnnotationOptions(gates=False))
     written = dialogues(tmp_path)[0]
     assert written.turns == dialogue.turns and found["dialogues"]["kept"] == 1
     assert len(written.references) == (kind != "noise" and bool(dialogue.decision_turns))

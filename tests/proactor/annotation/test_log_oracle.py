@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.annotation import MarkReader, Question, agreement, annotate, merge
+from proactor.annotation import MarkReader, OracleRequest, annotate, compare_windows, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import Merged
@@ -23,7 +23,7 @@ NUMBER = 300
 
 
 def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> Merged:
-    answers = asyncio.run(oracle.answer([Question(dialogue, u, tools) for u in dialogue.decision_turns]))
+    answers = asyncio.run(oracle.answer([OracleRequest(dialogue, u, tools) for u in dialogue.decision_turns]))
     reader = MarkReader(dialogue, tools)
     return merge(
         dialogue,
@@ -105,10 +105,10 @@ def test_general_english_comes_close_without_the_generators_phrases() -> None:
     oracle = LogOracle(ENGLISH)
     total = sum(
         (
-            agreement(annotated(d, corpus.catalog, oracle).references, d.references, d.decision_turns)
+            compare_windows(annotated(d, corpus.catalog, oracle).references, d.references, d.decision_turns)
             for d in corpus.dialogues
         ),
-        start=agreement((), (), ()),
+        start=compare_windows((), (), ()),
     )
     means = total.means()
     assert 0.8 < (means["ready_iou"] or 0) < 1 and 0.7 < (means["coverage_iou"] or 0) < 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proactor.annotation.record import Record
-from proactor.annotation.store import Store
+from proactor.annotation.store import RecordStore
 from tests.proactor.annotation.scripted import talk
 
 
@@ -16,12 +16,12 @@ def record(name: str) -> Record:
 def test_a_torn_line_leaves_nothing_behind(tmp_path: Path) -> None:
     """Also when it was longer than all that is written after it."""
     path = tmp_path / "partial"
-    first = Store(path, "f")
+    first = RecordStore(path, "f")
     first.add(record("a"))
     first.close()
     path.write_bytes(path.read_bytes() + b'{"id":"' + b"x" * 9000)
-    second = Store(path, "f")
+    second = RecordStore(path, "f")
     assert list(second.records) == ["a"]
     second.add(record("b"))
     second.close()
-    assert list(Store(path, "f").records) == ["a", "b"] and path.read_bytes().endswith(b"\n")
+    assert list(RecordStore(path, "f").records) == ["a", "b"] and path.read_bytes().endswith(b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
-from proactor.evaluation.play import trivial
+from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.policies import (
     POLICIES,
     always,
@@ -85,7 +85,7 @@ def test_the_human_fires_when_the_log_says_so() -> None:
 def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> None:
     dialogues = load("synthetic", limit=20).dialogues
     assert logs_triggers(dialogues)
-    found = trivial(dialogues)
+    found = evaluate_policies(dialogues)
     assert set(found) == {"never", "always", "values_seen", "human"}
     assert (found["human"].metrics["first_fire_f1"] or 0) > (found["always"].metrics["first_fire_f1"] or 0)
     line = next(
@@ -105,7 +105,7 @@ def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> N
         )
         for d in dialogues
     ]
-    assert not logs_triggers(unlogged) and "human" not in trivial(unlogged)
+    assert not logs_triggers(unlogged) and "human" not in evaluate_policies(unlogged)
 
 
 def test_values_in_text_reads_with_the_values_of_training_dialogues() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proactor.evaluation.play import trivial
+from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.files import SourceError
 from proactor.sources import load
@@ -22,12 +22,12 @@ DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
 def saved(folder: Path) -> Path:
     file = folder / "evaluations.json"
     before = evaluation(DIALOGUES, agent(DIALOGUES, 1, 0.2))
-    save_evaluations(file, DIALOGUES, {"before": before, **trivial(DIALOGUES)})
+    save_evaluations(file, DIALOGUES, {"before": before, **evaluate_policies(DIALOGUES)})
     return file
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    named = {"before": evaluation(DIALOGUES, agent(DIALOGUES, 1, 0.2)), **trivial(DIALOGUES)}
+    named = {"before": evaluation(DIALOGUES, agent(DIALOGUES, 1, 0.2)), **evaluate_policies(DIALOGUES)}
     save_evaluations(tmp_path / "evaluations.json", DIALOGUES, named)
     dialogues, read = load_evaluations(tmp_path / "evaluations.json")
     assert tuple(dialogues) == DIALOGUES

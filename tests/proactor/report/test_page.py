@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.evaluation.play import Evaluation, trivial
+from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.report import curves
 from proactor.report.comparison import METRICS, table
@@ -84,7 +84,7 @@ def report(**changes: Any) -> str:
         "dialogues": DIALOGUES,
         "before": BEFORE,
         "after": AFTER,
-        "trivial": trivial(DIALOGUES),
+        "trivial": evaluate_policies(DIALOGUES),
         "history": HISTORY,
         "notes": {"seconds": 312.4},
     }
@@ -164,7 +164,7 @@ def test_hostile_text_stays_text() -> None:
 
 def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     run = tmp_path / "demo"
-    systems = trivial(DIALOGUES)
+    systems = evaluate_policies(DIALOGUES)
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER, **systems})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
     (run / "summary.json").write_text('{"seconds": 12.5}')

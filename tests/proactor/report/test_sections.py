@@ -14,7 +14,7 @@ from proactor.calibration.probabilities import DialogueProbabilities, TurnProbab
 from proactor.calibration.store import save_probabilities
 from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, gather, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.evaluation.play import trivial
+from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.report.comparison import Sides
 from proactor.report.curves import sections
@@ -82,7 +82,7 @@ def test_reward_parts_are_told_by_thirds_of_training() -> None:
 
 def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    systems = trivial(DIALOGUES)
+    systems = evaluate_policies(DIALOGUES)
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE, "after": AFTER, **systems})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
     plain = rebuild_report(run).read_text()

@@ -10,7 +10,7 @@ from proactor.dialogue import Reference
 from proactor.dialogue.candidates import Candidates, Stage
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.parse import render
-from proactor.rewards import Scored
+from proactor.rewards import GroupScores
 from tests.proactor.dialogues import ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
@@ -39,7 +39,7 @@ class Given:
     def bind(self, engine: Any, catalog: Catalog) -> None:
         self.bound = (engine, catalog)
 
-    async def score_all(self, groups: Sequence[Candidates]) -> list[Scored]:
+    async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
         self.counters["asked"] += len(groups)
         if any(row is None for row in self.rows):
             return [None] * len(groups)
@@ -66,14 +66,14 @@ class ByText:
         self.stages.append(stage)
         return {"judge": 1.0}
 
-    async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
         self.counters["groups"] += 1
         if not self.keep(candidates):
             self.counters["lost"] += 1
             return None
         return [{"reward": self.value(text), "judge": self.value(text)} for text in candidates.texts]
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[Scored]:
+    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
         return [await self.score(candidates, stage) for candidates in groups]
 
 

@@ -20,6 +20,7 @@ from proactor.rewards import (
     WeightedMetric,
     load_reward,
 )
+from proactor.ruler import RulerError
 from tests.proactor.dialogues import ready
 from tests.proactor.rewards.fakes import CATALOG, DIALOGUE, FULL, HALF, WAIT, group, half_dropped, length
 
@@ -228,7 +229,7 @@ def test_an_engine_judge_is_bound_or_told_why_not() -> None:
 
     reward = load_reward("custom_ruler", {"judge": "engine"})
     assert isinstance(reward, Mixture) and not reward.concurrent
-    with pytest.raises(RewardError, match="bare has no tokenizer"):
+    with pytest.raises(RulerError, match="bare has no tokenizer"):
         reward.bind(Bare(), CATALOG)  # type: ignore[arg-type]
     with pytest.raises(RewardError, match=r"bind\(engine\) comes first"):
         asyncio.run(reward.score(group(), FIRST))

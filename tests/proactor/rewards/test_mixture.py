@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proactor.dialogue.candidates import Stage
-from proactor.rewards import Mixture, RewardError, Scored, Term, WeightedMetric
-from proactor.rewards.components import MetricSource, Range, metric_range, unit
+from proactor.rewards import GroupScores, Mixture, RewardError, Term, WeightedMetric
+from proactor.rewards.components import MetricComponent
+from proactor.rewards.ranges import Range, metric_range, to_unit
 from proactor.rewards.schedule import Constant, Linear, Rest
 from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
 
@@ -21,11 +22,11 @@ def term(name: str, source: Any, weight: Any = 1.0, bounds: Range = (0.0, 1.0), 
     return Term(name, source, key or name, schedule, bounds)
 
 
-def score(mixture: Mixture, update: int = 0, total: int = 200) -> Scored:
+def score(mixture: Mixture, update: int = 0, total: int = 200) -> GroupScores:
     return asyncio.run(mixture.score(group(), Stage(update, total)))
 
 
-def rewards(scored: Scored) -> list[float]:
+def rewards(scored: GroupScores) -> list[float]:
     assert scored is not None
     return [parts["reward"] for parts in scored]
 
@@ -85,7 +86,7 @@ def test_a_rescaled_part_changes_nothing(
 def test_a_value_outside_its_range_is_named() -> None:
     with pytest.raises(RewardError, match=r"'m: odd' gave 1.2, outside its range 0 to 1: declare range"):
         score(Mixture("m", [term("odd", three("odd", 0.2, 1.2, 0.0))]))
-    assert unit("x", 1 + 1e-9, (0, 1)) == 1.0
+    assert to_unit("x", 1 + 1e-9, (0, 1)) == 1.0
 
 
 def test_a_group_that_one_judge_gives_up_is_dropped() -> None:
@@ -113,9 +114,9 @@ def test_equal_metrics_are_asked_once() -> None:
             Counted.asked += 1
             return super().parts(*arguments, **options)
 
-    terms = [term(name, MetricSource(Counted()), 0.3) for name in ("rac", "timing", "false")]
+    terms = [term(name, MetricComponent(Counted()), 0.3) for name in ("rac", "timing", "false")]
     mixture = Mixture("m", terms)
-    assert len(mixture.sources) == 1
+    assert len(mixture.components) == 1
     score(mixture)
     assert Counted.asked == 3
     scored = asyncio.run(mixture.score(group(FULL, HALF, WAIT), Stage()))

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from proactor.dialogue.candidates import Stage
 from proactor.rewards import RewardError
 from proactor.rewards.family import ComponentOptions
-from proactor.rewards.options import read
+from proactor.rewards.options import read_options
 from proactor.rewards.schedule import Linear, Thirds
 
 
 def at(weight: Any, update: int, total: int = 200) -> float:
-    found = read(ComponentOptions, {"weight": weight}, "here").weight
+    found = read_options(ComponentOptions, {"weight": weight}, "here").weight
     return found.at(Stage(update, total))  # type: ignore[union-attr]
 
 
@@ -70,5 +70,5 @@ def test_thirds_are_of_equal_length(total: int) -> None:
 )
 def test_wrong_weights_are_refused_in_one_line(weight: Any, message: str) -> None:
     with pytest.raises(RewardError, match=message) as error:
-        read(ComponentOptions, {"weight": weight}, "here")
+        read_options(ComponentOptions, {"weight": weight}, "here")
     assert "\n" not in str(error.value)

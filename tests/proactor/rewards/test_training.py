@@ -23,7 +23,7 @@ from proactor.dialogue.candidates import Candidates, Stage
 from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
-from proactor.rewards import RewardError, RewardWorker, Scored, WeightedMetric, load_reward
+from proactor.rewards import GroupScores, RewardError, RewardWorker, WeightedMetric, load_reward
 from proactor.training.loop import grpo_step, train
 from proactor.training.runs import CLOCKS, Run
 from proactor.training.workspace import Workspace
@@ -147,7 +147,7 @@ def test_groups_are_judged_while_others_are_sampled(
     begun = threading.Event()
 
     class Watched(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             begun.set()
             return await super().score(candidates, stage)
 
@@ -186,7 +186,7 @@ def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Workspace) -> 
     class Metric(ByText):
         sign = 1.0
 
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             metric = WeightedMetric()
             found = [
                 metric.parts(candidates.dialogue, candidates.turn, p, candidates.board)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proactor.dialogue.candidates import Candidates, Stage
-from proactor.rewards import RewardError, RewardWorker, Scored
+from proactor.rewards import GroupScores, RewardError, RewardWorker
 from tests.proactor.rewards.fakes import ByText, group, length
 
 STAGE = Stage(1, 4)
@@ -22,15 +22,15 @@ STAGE = Stage(1, 4)
 @given(order=st.permutations(range(5)))
 def test_scores_go_by_place_whatever_the_order(concurrent: bool, order: Sequence[int]) -> None:
     reward = ByText(length, lambda c: c.turn != 5, concurrent)
-    judging = RewardWorker("mine", reward)
+    worker = RewardWorker("mine", reward)
     for _ in range(2):
-        with judging.round(STAGE) as judged:
+        with worker.round(STAGE) as scoring:
             for place in order:
-                judged.add(place, group("x" * place, turn=place + 1))
-            found = judged.finish()
+                scoring.add(place, group("x" * place, turn=place + 1))
+            found = scoring.finish()
         assert [None if s is None else s[0]["reward"] for s in found.values()] == [0.0, 0.25, 0.5, 0.75, None]
-        assert list(found) == list(range(5)) and judged.counters == {"groups": 5, "lost": 1}
-    judging.close()
+        assert list(found) == list(range(5)) and scoring.counters == {"groups": 5, "lost": 1}
+    worker.close()
     assert reward.counters == {"groups": 10, "lost": 2}
 
 
@@ -38,33 +38,33 @@ def test_a_concurrent_reward_works_while_the_caller_does() -> None:
     begun = threading.Event()
 
     class Slow(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             begun.set()
             return await super().score(candidates, stage)
 
-    judging = RewardWorker("slow", Slow(length))
-    with judging.round(STAGE) as judged:
-        judged.add(0, group())
+    worker = RewardWorker("slow", Slow(length))
+    with worker.round(STAGE) as scoring:
+        scoring.add(0, group())
         assert begun.wait(5), "nothing happens before finish"
-        assert judged.finish()[0] is not None
-    assert judged.seconds > 0 and judged.waited <= judged.seconds + 1
-    judging.close()
+        assert scoring.finish()[0] is not None
+    assert scoring.seconds > 0 and scoring.waited <= scoring.seconds + 1
+    worker.close()
 
 
 def test_a_reward_in_process_waits_for_all_and_runs_in_this_thread() -> None:
     where: list[tuple[int, threading.Thread]] = []
 
     class Batch(ByText):
-        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[Scored]:
+        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
             where.append((len(groups), threading.current_thread()))
             return await super().score_all(groups, stage)
 
-    judging = RewardWorker("batch", Batch(length, concurrent=False))
-    with judging.round(STAGE) as judged:
+    worker = RewardWorker("batch", Batch(length, concurrent=False))
+    with worker.round(STAGE) as scoring:
         for place in range(3):
-            judged.add(place, group())
+            scoring.add(place, group())
         assert not where
-        judged.finish()
+        scoring.finish()
     assert where == [(3, threading.main_thread())]
 
 
@@ -72,18 +72,18 @@ def test_one_loop_serves_all_rounds_and_ends_with_close() -> None:
     loops: set[int] = set()
 
     class Loops(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             loops.add(id(asyncio.get_running_loop()))
             return None
 
-    judging = RewardWorker("loops", Loops(length))
+    worker = RewardWorker("loops", Loops(length))
     for _ in range(3):
-        with judging.round(STAGE) as judged:
-            judged.add(0, group())
-            assert judged.finish() == {0: None}
+        with worker.round(STAGE) as scoring:
+            scoring.add(0, group())
+            assert scoring.finish() == {0: None}
     assert len(loops) == 1 and any(t.name == "reward-worker" for t in threading.enumerate())
-    judging.close()
-    judging.close()
+    worker.close()
+    worker.close()
     assert not any(t.name == "reward-worker" for t in threading.enumerate())
 
 
@@ -91,7 +91,7 @@ def test_what_is_left_is_called_off() -> None:
     cancelled = threading.Event()
 
     class Never(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -99,12 +99,12 @@ def test_what_is_left_is_called_off() -> None:
                 raise
             return None
 
-    judging = RewardWorker("never", Never(length))
-    with pytest.raises(KeyError), judging.round(STAGE) as judged:
-        judged.add(0, group())
+    worker = RewardWorker("never", Never(length))
+    with pytest.raises(KeyError), worker.round(STAGE) as scoring:
+        scoring.add(0, group())
         raise KeyError("sampling failed")
     assert cancelled.wait(5)
-    judging.close()
+    worker.close()
 
 
 def constant(value: object) -> Callable[[str], float]:
@@ -114,11 +114,11 @@ def constant(value: object) -> Callable[[str], float]:
 @pytest.mark.parametrize("concurrent", [True, False])
 def test_scores_that_cannot_be_used_are_named(concurrent: bool) -> None:
     class Short(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> Scored:
+        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
             return [{"reward": 1.0}]
 
     class Few(ByText):
-        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[Scored]:
+        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
             return []
 
     rewards = [
@@ -129,8 +129,8 @@ def test_scores_that_cannot_be_used_are_named(concurrent: bool) -> None:
     if not concurrent:
         rewards.append((Few(length, concurrent=False), "reward 'mine' scored 0 groups of 1"))
     for reward, message in rewards:
-        judging = RewardWorker("mine", reward)
-        with pytest.raises(RewardError, match=message), judging.round(STAGE) as judged:
-            judged.add(0, group())
-            judged.finish()
-        judging.close()
+        worker = RewardWorker("mine", reward)
+        with pytest.raises(RewardError, match=message), worker.round(STAGE) as scoring:
+            scoring.add(0, group())
+            scoring.finish()
+        worker.close()

@@ -19,8 +19,8 @@ from proactor.dialogue.parse import parse, render
 from proactor.engine import Engine
 from proactor.rewards import load_reward
 from proactor.ruler import EngineJudge, RuleJudge, Ruler, RulerError
-from proactor.ruler.distil import Asked, lessons, mixed, taught, teach
-from proactor.ruler.judges import JudgeFailure
+from proactor.ruler.distil import StudentSetup, lessons, teach, teacher_scores, with_mutations
+from proactor.ruler.judge import JudgeFailure
 from proactor.ruler.mutations import mutations
 from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import CUSTOM
@@ -28,7 +28,7 @@ from tests.engine.engines import adapter, load, write_text_folder
 from tests.proactor.dialogues import ready
 from tests.proactor.ruler.fakes import FULL, PART, group, run
 
-SHORT = Asked("Be right, be in time.", "{rubric}")
+SHORT = StudentSetup("Be right, be in time.", "{rubric}")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_what_stands_on_the_board_comes_back_as_a_repeat_only_then() -> None:
 def test_a_mixed_group_holds_own_and_spoilt_answers_once_each_and_no_more_than_asked() -> None:
     one = group(FULL, FULL, "[]", PART)
     for seed in range(8):
-        found = mixed(one, 5, random.Random(seed)).texts
+        found = with_mutations(one, 5, random.Random(seed)).texts
         assert len(found) == len(set(found)) <= 5
         assert set(found) & {FULL, "[]", PART} and set(found) - {FULL, "[]", PART}
-    assert mixed(one, 5, random.Random(1)) == mixed(one, 5, random.Random(1))
+    assert with_mutations(one, 5, random.Random(1)) == with_mutations(one, 5, random.Random(1))
 
 
 # --- lessons ---
@@ -93,7 +93,7 @@ def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give
     """Each sample begins a verdict with one number, as far as the rules' first digit; loss is on that digit
     alone.
     """
-    asked, judge = Asked("custom", "Grade."), EngineJudge(engine)
+    asked, judge = StudentSetup("custom", "Grade."), EngineJudge(engine)
     one = group(FULL, PART, "[]")
     ((_, numbers),) = lessons(judge, asked, [one], seed=3)
     request = asked.request(one, seed=3)
@@ -119,7 +119,7 @@ def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give
 
 def test_what_is_asked_in_training_is_what_a_ruler_with_these_options_asks() -> None:
     reward = load_reward("custom_ruler", SHORT.options("some/folder"))
-    ruler = reward.terms[0].source.ruler
+    ruler = reward.terms[0].component.ruler
     sent: list[JudgeRequest] = []
 
     class Listener(RuleJudge):
@@ -142,8 +142,10 @@ def test_questions_that_do_not_fit_are_left_out_and_the_others_keep_their_lesson
 
 def test_a_student_cannot_be_asked_for_what_its_teacher_does_not_give() -> None:
     with pytest.raises(RulerError, match="general gives no timing"):
-        Asked(rubric="custom", teacher="general")
-    assert [s.value for s in taught(SHORT, [SHORT.request(group("[]"))])[0].values()] == worth(group("[]"))
+        StudentSetup(rubric="custom", teacher="general")
+    assert [s.value for s in teacher_scores(SHORT, [SHORT.request(group("[]"))])[0].values()] == worth(
+        group("[]")
+    )
 
 
 # --- learning ---
@@ -165,7 +167,7 @@ def test_the_student_learns_what_the_rules_say_and_its_adapter_grades_for_anothe
     engine.load_state_dict(fresh)
     policy = adapter(engine).clone()
     before = run(SHORT.ruler(EngineJudge(engine)).score(unseen))
-    ruler = load_reward("custom_ruler", SHORT.options(tmp_path / "judge")).terms[0].source.ruler
+    ruler = load_reward("custom_ruler", SHORT.options(tmp_path / "judge")).terms[0].component.ruler
     ruler.bind(engine)
     after = run(ruler.score(unseen))
     assert after is not None and before is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proactor.ruler.verdict import LONGEST, Unusable, Verdict, read_verdict, schema
+from proactor.ruler.verdict import LONGEST, Unusable, Verdict, read_verdict, verdict_schema
 from tests.proactor.ruler.fakes import verdict
 
 IDS = ("1", "2")
@@ -36,7 +36,8 @@ def test_scores_go_by_id_not_by_place() -> None:
     [
         '```json\n{"scores":[{"id":"1","score":1},{"id":"2","score":0}]}\n```',
         'Sure! {"scores":[{"id":1,"score":1},{"id":2,"score":0}]} Hope that helps.',
-        '<think>maybe {"scores":[{"id":"1","score":0},{"id":"2","score":0}]}</think>[{"id":"1","score":1},{"id":"2","score":0}]',
+        '<think>maybe {"scores":[{"id":"1","score":0},{"id":"2","score":0}]}</think>'
+        '[{"id":"1","score":1},{"id":"2","score":0}]',
         'I looked at [1] and {2}: {"scores":[{"id":" 1 ","score":1.0,"note":[]},{"id":"2","score":-0.0}]}',
     ],
 )
@@ -141,7 +142,7 @@ def check(found: Verdict | Unusable) -> None:
 
 
 def test_the_schema_asks_for_each_id_and_part() -> None:
-    item = schema(IDS, ("timing",))["properties"]["scores"]["items"]
+    item = verdict_schema(IDS, ("timing",))["properties"]["scores"]["items"]
     assert item["properties"]["id"]["enum"] == ["1", "2"]
     assert item["required"] == ["id", "explanation", "timing", "score"]
     assert item["additionalProperties"] is False

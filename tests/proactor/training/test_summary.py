@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.evaluation.play import Evaluation, trivial
+from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError
 from proactor.sources import load
@@ -15,7 +15,7 @@ from proactor.training.summary import pooled
 
 def run(folder: Path, seed: int, before: str, after: str) -> tuple[Path, dict[str, Evaluation]]:
     dialogues = load("synthetic", limit=12, seed=seed).dialogues
-    known = trivial(dialogues)
+    known = evaluate_policies(dialogues)
     folder.mkdir()
     save_evaluations(folder / "evaluations.json", dialogues, {"before": known[before], "after": known[after]})
     return folder, known

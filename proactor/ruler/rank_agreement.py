@@ -1,4 +1,4 @@
-"""How much a judge separates the candidates of a group, and whether it orders them as another score does."""
+"""How far a judge separates the candidates of a group, and whether it ranks them as another score does."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from proactor.engine import ProactorError
 
 
 def spread(groups: Iterable[Sequence[float]]) -> float | None:
-    """Mean over groups of two or more of the population standard deviation of their scores; None without such
-    a group.
+    """Mean population standard deviation of the scores in a group, over groups of two or more; None without.
 
-    Near 0 a judge gives no gradient: group normalisation turns what little there is into noise.
+    Near 0 a judge gives no gradient: what is left is noise, which group normalisation amplifies.
     """
-    found = [pstdev(group) for group in groups if len(group) > 1]
-    return fmean(found) if found else None
+    deviations = [pstdev(group) for group in groups if len(group) > 1]
+    return fmean(deviations) if deviations else None
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """Pairs of candidates within groups, by how two scores order them: ``same``, ``opposite``, tied in one of
-    them or in both.
-    """
+class RankAgreement:
+    """Counts of the pairs of candidates within groups, by how two scores order them."""
 
     same: int = 0
     opposite: int = 0
@@ -35,27 +32,27 @@ class Agreement:
 
     @property
     def pairs(self) -> int:
+        """All pairs."""
         return self.same + self.opposite + self.tied_first + self.tied_second + self.tied_both
 
     @property
     def rate(self) -> float | None:
-        """``same / (same + opposite)``: of the pairs that both scores order, the share ordered alike; 0.5 is
-        chance. None without one.
+        """``same / (same + opposite)``: of the pairs that both scores order, the share ordered alike.
+
+        0.5 is chance; None where both scores order no pair.
         """
         ordered = self.same + self.opposite
         return self.same / ordered if ordered else None
 
     @property
     def tau(self) -> float | None:
-        """Kendall's tau-b over all within-group pairs, in -1..1, which counts a tie in one score alone as
-        half a miss; None when one score ties every pair.
-        """
+        """Kendall's tau-b over all pairs within groups, in -1..1; None where one score ties every pair."""
         first = self.same + self.opposite + self.tied_second
         second = self.same + self.opposite + self.tied_first
         return (self.same - self.opposite) / math.sqrt(first * second) if first and second else None
 
-    def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
+    def __add__(self, other: RankAgreement) -> RankAgreement:
+        return RankAgreement(
             self.same + other.same,
             self.opposite + other.opposite,
             self.tied_first + other.tied_first,
@@ -64,32 +61,34 @@ class Agreement:
         )
 
 
-def agreement(
+def compare_rankings(
     first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], tolerance: float = 1e-9
-) -> Agreement:
-    """Compare two scores of the same groups, pair by pair within each group; differences up to ``tolerance``
-    are ties.
+) -> RankAgreement:
+    """Compare two scores of the same groups, pair by pair within each group.
 
-    Raises ValueError when the groups differ in number or size.
+    Differences up to ``tolerance`` are ties. Raises ProactorError where groups differ in size, ValueError
+    where they differ in number.
     """
-    total = Agreement()
+    total = RankAgreement()
     for a, b in zip(first, second, strict=True):
         if len(a) != len(b):
             raise ProactorError(f"agreement: a group of {len(a)} scores beside one of {len(b)}")
         for i, j in combinations(range(len(a)), 2):
-            total += _pair(_sign(a[i] - a[j], tolerance), _sign(b[i] - b[j], tolerance))
+            total += _compare_pair(_sign(a[i] - a[j], tolerance), _sign(b[i] - b[j], tolerance))
     return total
 
 
-def _pair(first: int, second: int) -> Agreement:
+def _compare_pair(first: int, second: int) -> RankAgreement:
     if first == 0 and second == 0:
-        return Agreement(tied_both=1)
+        return RankAgreement(tied_both=1)
     if first == 0:
-        return Agreement(tied_first=1)
+        return RankAgreement(tied_first=1)
     if second == 0:
-        return Agreement(tied_second=1)
-    return Agreement(same=1) if first == second else Agreement(opposite=1)
+        return RankAgreement(tied_second=1)
+    return RankAgreement(same=1) if first == second else RankAgreement(opposite=1)
 
 
 def _sign(difference: float, tolerance: float) -> int:
-    return 0 if abs(difference) <= tolerance else 1 if difference > 0 else -1
+    if abs(difference) <= tolerance:
+        return 0
+    return 1 if difference > 0 else -1

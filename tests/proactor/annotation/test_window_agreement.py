@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proactor.annotation import Agreement, agreement
-from proactor.annotation.agreement import iou
+from proactor.annotation import WindowAgreement, compare_windows
+from proactor.annotation.window_agreement import iou
 from proactor.dialogue import Reference
 
 POINTS = (1, 3, 5, 7, 9)
@@ -35,15 +35,15 @@ def test_pairs_by_values_then_by_time_and_those_without_a_partner_count_as_wrong
         ref("book", (1, 3), (3, 3), day="mon"),
         ref("ring", (1, 1), (1, 1)),
     ]
-    total = agreement(found, known, POINTS)
+    total = compare_windows(found, known, POINTS)
     assert total.references == 4 and total.judged == 3 and total.exact == 1
     assert total.ready == 1 + 0.5 and total.coverage == pytest.approx(1 + 2 / 3)
     means = total.means()
     assert means["ready_iou"] == 0.5 and means["exact"] == 0.25
-    assert Agreement().means()["ready_iou"] is None
+    assert WindowAgreement().means()["ready_iou"] is None
 
 
 def test_a_window_that_the_known_side_does_not_know_is_not_judged() -> None:
-    assert agreement([ref("note", (1, 9), (3, 3))], [ref("note", (1, 9), None)], POINTS).judged == 0
-    missed = agreement([ref("note", (1, 9), None)], [ref("note", (1, 9), (3, 3))], POINTS)
+    assert compare_windows([ref("note", (1, 9), (3, 3))], [ref("note", (1, 9), None)], POINTS).judged == 0
+    missed = compare_windows([ref("note", (1, 9), None)], [ref("note", (1, 9), (3, 3))], POINTS)
     assert (missed.judged, missed.ready) == (1, 0.0)

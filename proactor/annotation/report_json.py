@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from proactor.annotation.agreement import Agreement
 from proactor.annotation.oracle import Oracle
-from proactor.annotation.record import Options, Record, Sums
+from proactor.annotation.record import AnnotationOptions, Record, Sums
+from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
 MEANING = {
@@ -40,11 +40,11 @@ MEANING = {
 }
 
 
-def report(
+def report_json(
     records: Sequence[Record],
     kept: Sequence[Dialogue],
     oracle: Oracle,
-    options: Options,
+    options: AnnotationOptions,
     unanswered: Mapping[str, int],
     read: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -117,10 +117,10 @@ def _share(part: int, whole: int) -> float | None:
 def _sum(parts: Sequence[Sums | None]) -> dict[str, float | int | None] | None:
     """Mean agreement over the dialogues that have one, None when none has."""
     found = [part.agreement() for part in parts if part is not None]
-    return sum(found, start=Agreement()).means() if found else None
+    return sum(found, start=WindowAgreement()).means() if found else None
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def report_table(found: Mapping[str, Any]) -> Table:
     """The report for a terminal."""
     rows = Table(title="annotation", title_justify="left", box=None, padding=(0, 2))
     rows.add_column("what")

@@ -10,7 +10,7 @@ from proactor.dialogue.matching import similarity
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class WindowAgreement:
     """Sums over references of both sides, matched one to one; one without a partner counts with IoU 0.
 
     ``ready``/``coverage``: summed IoU of the `judged` ready windows and of the `references` coverages.
@@ -23,8 +23,8 @@ class Agreement:
     coverage: float = 0.0
     exact: int = 0
 
-    def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
+    def __add__(self, other: WindowAgreement) -> WindowAgreement:
+        return WindowAgreement(
             self.references + other.references,
             self.judged + other.judged,
             self.ready + other.ready,
@@ -48,7 +48,9 @@ def iou(first: Interval | None, second: Interval | None, points: Sequence[int]) 
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def agreement(found: Iterable[Reference], known: Iterable[Reference], points: Sequence[int]) -> Agreement:
+def compare_windows(
+    found: Iterable[Reference], known: Iterable[Reference], points: Sequence[int]
+) -> WindowAgreement:
     """``found`` against ``known``. A ready window is judged unless the known side says that it does not know
     it; an action that only ``found`` has counts as wrong in both.
     """
@@ -66,13 +68,13 @@ def agreement(found: Iterable[Reference], known: Iterable[Reference], points: Se
     for likeness, i, j in ranked:
         if likeness > (0.0, 0.0) and -i not in partner and -j not in partner.values():
             partner[-i] = -j
-    total = Agreement()
+    total = WindowAgreement()
     for i, a in enumerate(left):
         if i in partner:
             b = right[partner[i]]
             same = (a.coverage, a.ready) == (b.coverage, b.ready)
             judged = b.ready is not None
-            total += Agreement(
+            total += WindowAgreement(
                 1,
                 judged,
                 iou(a.ready, b.ready, points) if judged else 0.0,
@@ -80,10 +82,10 @@ def agreement(found: Iterable[Reference], known: Iterable[Reference], points: Se
                 same,
             )
         else:
-            total += Agreement(1, a.ready is not None)
+            total += WindowAgreement(1, a.ready is not None)
     for j, b in enumerate(right):
         if j not in partner.values():
-            total += Agreement(1, b.ready is not None)
+            total += WindowAgreement(1, b.ready is not None)
     return total
 
 

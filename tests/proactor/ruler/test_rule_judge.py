@@ -15,7 +15,7 @@ from proactor.dialogue.parse import render
 from proactor.dialogue.prompt import target
 from proactor.evaluation.policies import always, values_seen
 from proactor.ruler import RuleJudge, Ruler, RulerError, ruler_scores
-from proactor.ruler.rules import custom, general
+from proactor.ruler.rule_judge import custom, general
 from proactor.sources import load
 from tests.proactor.dialogues import pending, ready, users
 from tests.proactor.ruler.fakes import CATALOG, FULL, PART, group, run

@@ -1,0 +1,108 @@
+"""The metric rewards: single decisions scored against the references alone.
+
+Which metrics there are is confirmed [NOTES, methods 1.6], their formulas are [INFERRED]. Where the methods
+leave room, all [INFERRED]:
+- A reference is open when its coverage contains the turn, its window is known and it is not on the board.
+  Masked actions count as not proposed.
+- A repeat (a fire on what is on the board, or a second fire on one reference in the same turn) is false.
+- A reference is due for the last time when no later decision turn lies in its ready window.
+- An entry that could not be read is a false action of similarity 0, so an unparsable output gets the floor,
+  `-false`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proactor.dialogue import Dialogue
+from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.parse import Parsed
+from proactor.dialogue.windows import due_at, open_at, ready_at
+from proactor.rewards.errors import RewardError
+from proactor.rewards.turn import TurnReward
+from proactor.scoring.metrics import early_weight
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedMetric(TurnReward):
+    """`consistency * RAC + timing * T_u - false * F_u` [INFERRED weights 0.5, 0.4, 0.1].
+
+    For n proposed actions: RAC = mean similarity to the nearest open reference,
+    `T_u = (#early + #on_time) / n`, `F_u = #false / n`. For an empty proposal: RAC = 1 if nothing is open,
+    else 0; T_u = 0 if a reference is due for the last time, else 1; F_u = 0.
+
+    The defaults are the methods' formula. Under it an early fire is worth as much as one on time, and waiting
+    for an assent costs RAC at every turn: on synthetic dialogues, firing as soon as the values are known
+    (0.77) beats perfect timing (0.73). Three options make perfect timing the optimum [INFERRED]:
+    `early`: value of an early fire in T_u; "linear" takes the weight of PT_w;
+    `waiting`: an empty proposal has RAC 0 while a reference is "open", or only while one is "ready";
+    `pending`: value in T_u of a PENDING action whose reference is covered and not ready yet.
+    """
+
+    consistency: float = 0.5
+    timing: float = 0.4
+    false: float = 0.1
+    early: float | Literal["linear"] = 1.0
+    waiting: Literal["open", "ready"] = "open"
+    pending: float = 0.0
+    theta: float = THETA
+
+    def __post_init__(self) -> None:
+        if self.early != "linear" and not isinstance(self.early, int | float):
+            raise RewardError(f"reward weighted_metric: early is a number or 'linear', not {self.early!r}")
+        if self.waiting not in ("open", "ready"):
+            raise RewardError(f"reward weighted_metric: waiting is 'open' or 'ready', not {self.waiting!r}")
+
+    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
+        """{"reward", "rac", "max_rac", "timing", "false", "unread"}, all finite."""
+        judged = judge(dialogue, turn, parsed.actions, fired=board.fired, theta=self.theta)
+        kept = [j for j in judged if not j.masked]
+        unread = sum(parsed.unread.values())
+        n = len(kept) + unread
+        if n == 0:
+            wanted = open_at(dialogue, turn) if self.waiting == "open" else ready_at(dialogue, turn)
+            rac = max_rac = float(all(r.ready is None or r.id in board.fired for r in wanted))
+            in_time, false = float(all(r.id in board.fired for r in due_at(dialogue, turn))), 0.0
+        else:
+            rac, max_rac = sum(j.similarity for j in kept) / n, max((j.similarity for j in kept), default=0.0)
+            in_time = sum(self._credit(j, turn) for j in kept) / n
+            false = (unread + sum(j.timing in (Timing.FALSE, Timing.REPEAT) for j in kept)) / n
+        reward = self.consistency * rac + self.timing * in_time - self.false * false
+        return {
+            "reward": reward,
+            "rac": rac,
+            "max_rac": max_rac,
+            "timing": in_time,
+            "false": false,
+            "unread": float(unread),
+        }
+
+    def _credit(self, judged: Judged, turn: int) -> float:
+        """What one action adds to ``n * T_u``."""
+        if judged.timing is Timing.EARLY and judged.reference is not None:
+            return early_weight(judged.reference, turn) if self.early == "linear" else float(self.early)
+        if judged.timing is None:
+            begun = judged.reference is not None and (
+                judged.reference.ready is None or turn < judged.reference.ready[0]
+            )
+            return self.pending * begun
+        return float(judged.timing is Timing.ON_TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency(TurnReward):
+    """RAC or Max RAC alone [name NOTES, formula INFERRED], for ablations: it trains a timid agent.
+
+    ``waiting``: as in `WeightedMetric`.
+    """
+
+    of: Literal["rac", "max_rac"] = "rac"
+    theta: float = THETA
+    waiting: Literal["open", "ready"] = "open"
+
+    def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
+        """The parts of `WeightedMetric`, with "reward" the one that ``of`` names."""
+        parts = WeightedMetric(theta=self.theta, waiting=self.waiting).parts(dialogue, turn, parsed, board)
+        return parts | {"reward": parts[self.of]}
