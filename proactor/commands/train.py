@@ -15,6 +15,9 @@ from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
 
+DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
+"""A file of the wheel; in a checkout, `proactor/configs` links to `configs/`."""
+
 
 def train(
     config: ConfigFile,
@@ -90,8 +93,8 @@ def _ensure_model(settings: RunConfig) -> None:
 
 
 def demo(overrides: Overrides = None) -> None:
-    """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, show it before and after."""
-    config = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
-    if not config.is_file():
-        raise ConfigError(f"{config}: not there; the demo runs from a checkout of the repository")
-    train(config, overrides, fresh=True)
+    """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, and compare before and after.
+
+    Writes to runs/demo in the working directory.
+    """
+    train(DEMO, overrides, fresh=True)

@@ -1,5 +1,5 @@
-"""A wheel or sdist holds one top-level name, `proactor`, and a checkout does not shadow Hugging Face's
-`kernels`.
+"""A wheel or sdist holds one top-level name, `proactor`, with all that the commands read; a checkout does not
+shadow Hugging Face's `kernels`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ import pytest
 
 IMPORTS = (
     "import proactor, proactor.engine, proactor.kernels.rope, proactor.kernels.norm; print(proactor.__file__)"
+)
+
+DEMO = (
+    "from proactor.commands.train import DEMO; from proactor.config_file import load_config; "
+    "config = load_config(DEMO); print(DEMO, config.folder, config.model)"
 )
 
 
@@ -46,6 +51,11 @@ def check_wheel(wheel: Path, tmp_path: Path, repo_root: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert python(IMPORTS, tmp_path, site).startswith(str(site))
+    demo = site / "proactor" / "configs" / "demo.yaml"
+    assert python(DEMO, tmp_path, site) == f"{demo} runs/demo runs/models/demo"
+    assert demo.read_bytes() == (repo_root / "configs" / "demo.yaml").read_bytes()
+    templates = {p.name for p in (repo_root / "proactor" / "templates").iterdir()}
+    assert {p.name for p in (site / "proactor" / "templates").iterdir()} == templates
 
 
 def test_wheel(tmp_path: Path, repo_root: Path) -> None:

@@ -133,12 +133,14 @@ def test_a_malformed_dialogue_is_named_by_file_and_line(
 
 
 def test_the_demo_is_a_config_of_the_checkout(monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
-    given: list[object] = []
+    calls: list[tuple[Path, list[str], dict[str, object]]] = []
     monkeypatch.setattr(
-        cli.train, "train", lambda config, overrides, **options: given.extend((config, overrides, options))
+        cli.train, "train", lambda config, overrides, **options: calls.append((config, overrides, options))
     )
     call("demo", "seed=5")
-    assert given == [repo_root / "configs" / "demo.yaml", ["seed=5"], {"fresh": True}]
+    ((config, overrides, options),) = calls
+    assert config.samefile(repo_root / "configs" / "demo.yaml")
+    assert (overrides, options) == (["seed=5"], {"fresh": True})
 
 
 def test_help_is_quick_to_come(repo_root: Path) -> None:
