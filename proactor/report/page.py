@@ -17,8 +17,9 @@ import jinja2
 from markupsafe import Markup
 
 from proactor.calibration.probabilities import DialogueProbabilities
+from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.store import load_probabilities
-from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, TradeOffs, load_trade_offs
+from proactor.calibration.tradeoff import TradeOff, TradeOffs, load_trade_offs
 from proactor.dialogue import Dialogue, windows
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation

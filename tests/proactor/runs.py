@@ -27,6 +27,13 @@ OPTIONS = {
     "tools": 1,
     "skills": ["set_reminder", "set_alarm"],
 }
+WIDE: dict[str, Any] = {
+    "options": {"size": 80, "tools": 2},
+    "train": {"limit": 20},
+    "dev": {"limit": 5},
+    "test": {"limit": 5},
+}
+"""A `data` section with windows wider than one turn."""
 
 
 def tiny_folder(folder: Path, steps: int = 60) -> Path:

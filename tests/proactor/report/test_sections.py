@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.probabilities import DialogueProbabilities, TurnProbabilities
 from proactor.calibration.store import save_probabilities
-from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, gather, policies, save_trade_offs
+from proactor.calibration.tradeoff import TradeOff, gather, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluation.play import trivial
 from proactor.evaluation.store import save_evaluations

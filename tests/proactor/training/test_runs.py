@@ -5,6 +5,7 @@ by accident.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -137,13 +138,13 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write_summary({"a": 1})
 
-    def full(self: Path, text: str, encoding: str) -> int:
-        self.write_bytes(text.encode(encoding)[:1])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
-        run.write_summary({"a": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
+            run.write_summary({"a": 2})
     assert json.loads((run.folder / "summary.json").read_text()) == {"a": 1}
     (run.folder / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
