@@ -25,12 +25,12 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write report.html of a run again from the files of its folder, or one page with two runs side by side."""
+    """Write report.html of a run again from its files, or one page with two runs side by side."""
     folder = run_folder(run)
     if other is None:
         write_report(folder)
         return
-    from proactor.report.page import side_by_side
+    from proactor.report.folders import side_by_side
 
     second = run_folder(other)
     file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html")
@@ -51,7 +51,7 @@ def pool(
 
 def write_report(folder: Path) -> None:
     """Write a run's report and print its path."""
-    from proactor.report.page import rebuild_report
+    from proactor.report.folders import rebuild_report
 
     file = rebuild_report(folder)
     console.print(f"report: {file}", markup=False)

@@ -173,16 +173,8 @@ class Run:
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far, without a last line that was cut off. RunError names a line that is not JSON."""
-        if not self._metrics.exists():
-            return []
-        rows = []
-        for number, line in enumerate(self._metrics.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise RunError(f"{self._metrics}:{number}: not JSON ({error.msg})") from None
-        return rows
+        """All rows so far; see `read_rows`."""
+        return read_rows(self._metrics) if self._metrics.exists() else []
 
     def flush(self) -> int:
         """Sync the rows to disk; returns the length of the file in bytes, for the state to keep."""
@@ -237,6 +229,23 @@ class Run:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, without a last line that was cut off.
+
+    Raises RunError, naming the line, for one that is not a JSON object, and OSError for a missing file.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file}:{number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise RunError(f"{file}:{number}: not an object")
+        rows.append(row)
+    return rows
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from proactor.commands.compare import compare
-from proactor.config import ConfigError
+from proactor.engine import ProactorError
 from proactor.evaluation.paired import Paired, paired, paired_tables
 from proactor.evaluation.play import trivial
 from proactor.evaluation.store import save_evaluations
@@ -93,4 +93,4 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         folders = [str(tmp_path / a) if a in ("one", "two", "three", "four") else a for a in arguments]
         failed = CliRunner().invoke(app(), folders)
-        assert isinstance(failed.exception, ConfigError) and said in str(failed.exception)
+        assert isinstance(failed.exception, ProactorError) and said in str(failed.exception)

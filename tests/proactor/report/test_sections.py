@@ -19,8 +19,9 @@ from proactor.evaluation.play import trivial
 from proactor.evaluation.store import save_evaluations
 from proactor.report.comparison import Sides
 from proactor.report.curves import sections
+from proactor.report.folders import read_calibration, rebuild_report, side_by_side
 from proactor.report.heatmap import heat_map
-from proactor.report.page import Calibrated, rebuild_report, side_by_side
+from proactor.report.page import Calibrated
 from proactor.report.stages import components
 from tests.proactor.report.played import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
@@ -104,7 +105,7 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
     assert text.count('<circle class="chosen"') == 1
     (run / "tradeoff.json").write_text('{"part": 3}')
     with pytest.raises(ValueError, match=r"tradeoff\.json: "):
-        Calibrated.read(run)
+        read_calibration(run)
 
 
 def test_the_trade_off_chart_is_to_scale() -> None:

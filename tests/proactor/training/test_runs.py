@@ -13,7 +13,7 @@ import yaml
 
 from proactor.config import RunConfig
 from proactor.sources.unseen import Unseen
-from proactor.training.runs import Run, RunError
+from proactor.training.runs import Run, RunError, read_rows
 
 CONFIG = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}})
 
@@ -64,6 +64,11 @@ def test_a_row_cut_off_by_a_kill_is_left_out_and_a_damaged_one_named(run: Run) -
     file.write_text('{"step": 1\n' + json.dumps(row(2)) + "\n")
     with pytest.raises(RunError, match=r"metrics\.jsonl:1: not JSON"):
         run.rows()
+    file.write_text("3\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl:1: not an object"):
+        run.rows()
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+        read_rows(run.folder / "none.jsonl")
 
 
 def test_numbers_reach_tensorboard(run: Run) -> None:
