@@ -45,8 +45,7 @@ OUTCOME = (
     "saved_turns",
     "early_turns",
 )
-"""Sums over a policy's first fires in one dialogue: at turn u, in a window that opens at s; the human acted
-at tau.
+"""Sums over a policy's first fires in a dialogue: at turn u, of a window that opens at s; tau: the human's.
 
 false: unmatched and repeats; right: on time, or early where no assent is needed; lead: `s - u` of right ones;
 saved, saved_turns: those on time and no later than tau, and `tau - u` of these; early_turns: `tau - u` of

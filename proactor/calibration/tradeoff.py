@@ -75,8 +75,7 @@ def curve(
 ) -> TradeOff:
     """The curve of one threshold for all tools.
 
-    ``threshold``: the one chosen on other dialogues; None chooses on these. Raises ProactorError without
-    dialogues.
+    ``threshold``: chosen on other dialogues; None chooses on these. Raises ProactorError without dialogues.
     """
     if not dialogues:
         raise ProactorError("trade-off: no dialogues")
@@ -167,8 +166,8 @@ def calibrate_on_dev(
 ) -> tuple[Thresholds, list[TradeOff]]:
     """Choose on dev, report on test.
 
-    Returns the thresholds, and on test the curve of the common threshold and the point of a threshold per
-    tool.
+    Returns the thresholds, and their results on test: the curve of the common threshold, and the point of a
+    threshold per tool.
     """
     thresholds = choose(steps(dev, on_dev, assent, theta), budget)
     common = curve(

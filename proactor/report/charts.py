@@ -1,5 +1,4 @@
-"""Small charts as inline SVG. Colours come from the page's style, so one drawing serves light, dark and
-print.
+"""Small charts as inline SVG. Colours come from the page's style: one drawing serves light, dark and print.
 
 Every function returns `Markup` that is safe to place in HTML: names and texts given to it are escaped.
 """

@@ -28,8 +28,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Played:
     """A replay, judged.
 
-    ``judged``: turn -> actions with their classes. ``first``: reference id -> (turn, class) of its first
-    fire.
+    ``judged``: actions with their classes by turn. ``first``: (turn, class) of the first fire by reference id.
     """
 
     judged: Mapping[int, list[Judged]]

@@ -115,8 +115,7 @@ def pretrain(
     """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``.
 
     ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
-    Returns (step, held-out loss) pairs. The rate warms up over 3% of ``seconds`` and falls to 0 over the last
-    60%.
+    Returns (step, held-out loss) pairs. The rate warms up over 3% of the time and falls over the last 60%.
     """
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id

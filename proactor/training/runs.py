@@ -87,8 +87,8 @@ class Run:
     def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
         """Prepare the folder and write the config.
 
-        Raises RunError when it holds a run that is neither to be resumed nor replaced, or to be resumed with
-        another config.
+        Raises RunError when it holds a run that is neither to be resumed nor replaced, or when that run was
+        begun with another config.
         """
         if self.begun and not (resume or fresh):
             raise RunError(

@@ -20,9 +20,9 @@ def compare(
     """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
-    `evaluations.json` and `summary.json`. Returns the summary: the metrics in `bootstrap.KEYS` of before,
-    after and the trivial policies; `difference`: after - before with its paired bootstrap interval; `parsed`;
-    `seconds`.
+    `evaluations.json` and `summary.json`, and returns the summary: `seconds`, `parsed`, the metrics in
+    `bootstrap.KEYS` of before, after and the trivial policies, and `difference` (after - before) with paired
+    bootstrap intervals.
     """
     engine = workspace.engine
     engine.barrier()

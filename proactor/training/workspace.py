@@ -120,9 +120,7 @@ class Workspace:
 
     @property
     def sample_reward(self) -> RewardFunction:
-        """The reward of a single answer, for showing samples: the config's own, or the metric if that one
-        compares answers.
-        """
+        """The reward of a single answer: the config's own, or the metric if that one compares answers."""
         if isinstance(self.reward, GroupReward):
             return self.turn_reward or WeightedMetric()
         return self.reward

@@ -1,6 +1,4 @@
-"""The trade-off between lead and false fires: its points by hand, the choice on other dialogues, and what is
-written.
-"""
+"""The trade-off between lead and false fires: points by hand, the choice on other dialogues, the files."""
 
 from __future__ import annotations
 

@@ -151,7 +151,10 @@ def test_help_is_quick_to_come(repo_root: Path) -> None:
 def test_a_config_can_bring_its_own_model(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, batch: 2}"
+    size = (
+        "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, "
+        "batch: 2}"
+    )
     wanted = (f"model={tmp_path}/small", "pretrain.seconds=1", "pretrain.limit=20")
     assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)

@@ -1,6 +1,4 @@
-"""What a report shows beside before and after: two runs, probabilities, the trade-off, the reward by
-stage.
-"""
+"""Sections of a report beside before and after: two runs, probabilities, trade-off, reward by stage."""
 
 from __future__ import annotations
 
@@ -164,9 +162,7 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
 
 
 def test_phases_of_two_runs_begin_together() -> None:
-    """One run was supervised for 40 steps before, the other for none: their GRPO steps still lie above one
-    another.
-    """
+    """One run had 40 supervised steps before, the other none: their GRPO steps still share the x axis."""
     sft = [{"kind": "sft", "step": i, "loss": 1 / i} for i in range(1, 41)]
     grpo = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i} for i in range(1, 6)]
     for history, beside in (([*sft, *grpo], grpo), (grpo, [*sft, *grpo])):

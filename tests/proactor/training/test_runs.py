@@ -1,6 +1,4 @@
-"""A run's folder: rows that survive a kill, samples cut back with them, and folders that are not overwritten
-by accident.
-"""
+"""A run's folder: rows survive a kill, samples are cut back with them, nothing is overwritten by accident."""
 
 from __future__ import annotations
 
