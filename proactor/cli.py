@@ -1,9 +1,7 @@
-"""The command line: ``proactor train|evaluate|…``. Each command is a few lines around the library, in a file
-of `proactor.commands`.
+"""The command line: ``proactor train|evaluate|…``. Each command is a file of `proactor.commands`.
 
-A refusal (`ProactorError`, or an `OSError` that names a file) is one line on stderr and exit code 2. Anything
-else that escapes is a bug and shows its traceback. A run that was asked to stop saves and ends with 128 + the
-signal.
+A refusal (`ProactorError`, or an `OSError` with a file name) is one line on stderr and exit code 2. Anything
+else is a bug and shows its traceback. A run that is asked to stop saves and ends with 128 + the signal.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ for command in (
 
 
 def main() -> None:
-    """Entry point of ``proactor`` and ``python -m proactor.cli`` (the latter under torchrun)."""
+    """Entry point of ``proactor`` and ``python -m proactor.cli``, which torchrun needs."""
     try:
         app()
     except ProactorError as refusal:
@@ -54,7 +52,7 @@ def main() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """End with exit code 2 and one line on stderr."""
+    """Print one line on stderr and exit with code 2."""
     print(f"proactor: {message}", file=sys.stderr)
     raise SystemExit(2) from None
 

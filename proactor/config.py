@@ -1,4 +1,4 @@
-"""What a run is, in one frozen object; `proactor.config_file` reads it.
+"""The config of a run: frozen sections with checked values; `proactor.config_file` reads it from YAML.
 
     name: my-run                     # runs/my-run/
     model: path/or/hub-id
@@ -7,8 +7,8 @@
     grpo: {lr: 1e-4, steps: 60, sampling: {n: 8}}
     reward: weighted_metric          # or my_module:function
 
-`model` and `data.path` may hold ``${NAME}`` or ``${NAME:-default}`` of the environment; a relative one is
-looked for in the working directory, then beside the config. Everything else is a plain value.
+`model` and `data.path` may contain environment variables, ``${NAME}`` or ``${NAME:-default}``. A relative
+path is looked up in the working directory, then beside the config. Everything else is a plain value.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
 from proactor.sources.unseen import Unseen
 
-ROOM: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
-"""Tokens of an answer, where a config does not say: a thought and a graph need room."""
+DEFAULT_TOKENS: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
+"""Most tokens of an answer where a config does not set them: thoughts and graphs need more."""
 
 
 class ConfigError(ProactorError):
-    """A config that cannot be used: one line that names the file (or the override) and the key."""
+    """A config that cannot be used. The message is one line and names the file or override, and the key."""
 
 
 class Section(BaseModel):
-    """Base of the sections: immutable, unknown keys refused."""
+    """Base of the sections: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def _share(value: tuple[float, float]) -> tuple[float, float]:
+def _check_share(value: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= value[0] < value[1] <= 1:
         raise ValueError(f"{list(value)} is not a share: two fractions of 0 to 1, the smaller one first")
     return value
 
 
-Share = Annotated[tuple[float, float], AfterValidator(_share)]
-"""A part of a whole from one fraction to another, e.g. [0, 0.6]."""
+Share = Annotated[tuple[float, float], AfterValidator(_check_share)]
+"""The part of a whole between two fractions, e.g. [0, 0.6]."""
 
 
 class Part(Section):
-    """Which dialogues: a split (80/10/10 by a hash of the id; null: all), of that a ``share`` (by another
-    hash), and at most how many.
+    """A selection of dialogues: a split (80/10/10 by a hash of the id; null: all), a share of it, a limit.
+
+    ``share`` uses another hash than the split.
     """
 
     split: Split | None = None
@@ -61,14 +62,15 @@ class Part(Section):
 
 
 class Data(Section):
-    """A corpus and its parts. ``seed`` draws the sample (and generates synthetic dialogues), apart from the
-    run's seed: runs of several seeds see the same data. ``keep``: which domains, and how long. ``too_long``:
-    what happens to a dialogue that does not fit the model's context.
+    """A corpus and its parts.
 
-    ``unseen``: domains and tools that only the test part holds (`sources.unseen`). ``labels``: what training
-    is shown, windows or, for comparison, the point at which the logged agent acted (`windows.as_points`). The
-    training part alone is labelled so, and the held-out loss with it; whatever is played through and scored,
-    dev and test, keeps its windows.
+    - ``seed`` draws the sample and generates synthetic dialogues. It is not the run's seed, so that runs of
+      several seeds see the same data.
+    - ``keep``: domains, and the length of dialogues. ``too_long``: whether a dialogue that does not fit the
+      model's context is an error or left out.
+    - ``unseen``: domains and tools that occur in the test part only (`sources.unseen`).
+    - ``labels``: windows or, for comparison, the point at which the logged agent acted (`windows.as_points`).
+      Applies to the training part and the held-out loss. Play on dev and test is always scored by windows.
     """
 
     source: str = "synthetic"
@@ -85,29 +87,27 @@ class Data(Section):
 
     @field_validator("source")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_source(cls, value: str) -> str:
         if value not in NAMES:
             raise ValueError(f"{value!r} is not one of {', '.join(NAMES)}")
         return value
 
     @model_validator(mode="before")
     @classmethod
-    def _splits(cls, values: Any) -> Any:
-        """A part that says only its limit keeps its own split."""
+    def _default_splits(cls, values: Any) -> Any:
+        """A part without a split has the split of its name."""
         if not isinstance(values, Mapping):
             return values
-        named = {
-            k: {"split": k, **values[k]}
-            for k in ("train", "dev", "test")
-            if isinstance(values.get(k), Mapping)
-        }
-        return {**values, **named}
+        given = [name for name in ("train", "dev", "test") if isinstance(values.get(name), Mapping)]
+        return {**values, **{name: {"split": name, **values[name]} for name in given}}
 
 
 class SFTStage(SFT):
-    """Supervised stage: ends when the held-out loss has not fallen for ``patience`` checks, ``eval_every``
-    steps apart, or at ``max_steps``; the adapter of the lowest held-out loss goes on. ``logged``: probability
-    of the logged board against the empty one. ``pending``: show PENDING answers too.
+    """Supervised stage.
+
+    Ends when the held-out loss has not fallen for ``patience`` checks, ``eval_every`` steps apart, or at
+    ``max_steps``. Keeps the adapter of the lowest held-out loss. ``logged``: probability of the logged board
+    instead of the empty one. ``pending``: train PENDING answers too.
     """
 
     lr: float = Field(default=1e-3, gt=0)
@@ -121,13 +121,14 @@ class SFTStage(SFT):
     @model_validator(mode="before")
     @classmethod
     def _span(cls, values: Any) -> Any:
-        return _spanned(cls, values, "max_steps")
+        return _with_decay_total(cls, values, "max_steps")
 
 
 class GRPOStage(GRPO):
-    """Reinforcement stage: ``steps`` times sample every decision of ``batch_dialogues`` dialogues, score,
-    update. ``eval_every`` steps apart the dev dialogues are played through, and the adapter that did best by
-    `EvalOptions.metric` is kept.
+    """Reinforcement stage: sample every decision of ``batch_dialogues`` dialogues, score, update; repeat.
+
+    Every ``eval_every`` steps the dev dialogues are played; the best adapter by `EvalOptions.metric` is kept.
+    ``logged``: as in `SFTStage`.
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
@@ -138,12 +139,12 @@ class GRPOStage(GRPO):
 
     @field_validator("sampling", mode="before")
     @classmethod
-    def _defaults(cls, value: Any) -> Any:
+    def _default_sampling(cls, value: Any) -> Any:
         return {"n": 8, "max_tokens": 64, **value} if isinstance(value, Mapping) else value
 
     @field_validator("sampling")
     @classmethod
-    def _trainable(cls, value: Sampling) -> Sampling:
+    def _check_sampling(cls, value: Sampling) -> Sampling:
         if value.temperature == 0:
             raise ValueError("temperature 0 is greedy, which GRPO cannot train on")
         if value.seed is not None or value.logit_mask is not None or not value.adapter:
@@ -153,15 +154,17 @@ class GRPOStage(GRPO):
     @model_validator(mode="before")
     @classmethod
     def _span(cls, values: Any) -> Any:
-        return _spanned(cls, values, "steps")
+        return _with_decay_total(cls, values, "steps")
 
 
 class EvalOptions(Section):
-    """Playing dialogues through: greedy by default. ``metric`` picks the best adapter on dev; ``resamples``
-    of the bootstrap on test. ``reward``: the metric reward of evaluations, with its options; null is the
-    config's own reward where that scores single decisions without a judge, else weighted_metric. Runs with
-    different rewards are compared under the same one. ``costs``: of the utility. ``budget``: wrong fires in
-    100 dialogues that `proactor calibrate` allows.
+    """Playing dialogues through: greedy by default.
+
+    - ``metric`` selects the best adapter on dev; ``resamples``: of the bootstrap on test.
+    - ``reward``: the metric reward of evaluations, with its options. Null: the config's own reward if it
+      scores single decisions without a judge, else weighted_metric. Set it to compare runs with different
+      rewards.
+    - ``costs``: of the utility. ``budget``: wrong fires in 100 dialogues that `proactor calibrate` allows.
     """
 
     max_tokens: int = Field(default=64, ge=1)
@@ -178,16 +181,17 @@ class EvalOptions(Section):
 
     @field_validator("metric")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_metric(cls, value: str) -> str:
         if value not in KEYS:
             raise ValueError(f"{value!r} is not one of {', '.join(KEYS)}")
         return value
 
 
 class PromptOptions(Section):
-    """Fields of `prompt.PromptStyle`; null keeps its default. ``mode``: the answer alone (plain), after a
-    thought (reasoning), or after a thought and a state graph of the agent's own (graph); answers then get
-    more tokens (`ROOM`) where the config does not say how many.
+    """Fields of `prompt.PromptStyle`; null keeps its default.
+
+    ``mode``: the answer alone (plain), after a thought (reasoning), or after a thought and the agent's own
+    state graph (graph). The default limits of tokens depend on it (`DEFAULT_TOKENS`).
     """
 
     mode: Mode = "plain"
@@ -197,12 +201,13 @@ class PromptOptions(Section):
 
 
 class Pretrain(Section):
-    """A small model from scratch, built where `RunConfig.model` does not exist yet (see
-    `proactor.training.pretrain`): for ``seconds``, on the training split (a ``share`` of it, ``limit``
-    dialogues; null: all), after one pass over ``synthetic`` dialogues, from which copying values is learnt
-    sooner than
-    from few real ones. ``size``: fields of `pretrain.SmallModel`. A model that knows the dialogues of GRPO by heart explores nothing there: where there are
-    few, give GRPO others (``data.train.share``).
+    """A small model from scratch, built where `RunConfig.model` does not exist
+    (`proactor.training.pretrain`).
+
+    Trained for ``seconds`` on the training split (a ``share`` of it, at most ``limit`` dialogues), after one
+    pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. ``size``: fields
+    of `small_model.SmallModel`. A model that has memorised the dialogues of GRPO explores nothing there:
+    where dialogues are few, give GRPO others (``data.train.share``).
     """
 
     seconds: float = Field(default=300, gt=0)
@@ -213,9 +218,11 @@ class Pretrain(Section):
 
 
 class RunConfig(Section):
-    """A whole run. ``start``: the folder of an adapter to begin with (null: an untrained one).
-    ``save_every``: training steps between saves (an evaluation and SIGTERM save too). ``samples_every``:
-    steps between files of samples. ``runs``: the folder that holds run folders.
+    """A whole run.
+
+    ``start``: the folder of an adapter to begin with (null: an untrained one). ``save_every``: training steps
+    between saves; evaluations and SIGTERM save too. ``samples_every``: steps between files of samples.
+    ``runs``: the folder of run folders.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -238,32 +245,34 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _room(cls, values: Any) -> Any:
-        """Longer answers for a mode that needs them, where their length is not given."""
+    def _default_max_tokens(cls, values: Any) -> Any:
+        """Longer answers for a mode that needs them, where the config does not set their length."""
         prompt = values.get("prompt") if isinstance(values, Mapping) else None
         mode = prompt.get("mode") if isinstance(prompt, Mapping) else None
         if mode not in ("reasoning", "graph"):
             return values
-        room = ROOM[mode]
+        tokens = DEFAULT_TOKENS[mode]
+        changes: dict[str, Any] = {}
         playing, grpo = values.get("eval", {}), values.get("grpo")
-        changed = {"eval": {"max_tokens": room, **playing}} if isinstance(playing, Mapping) else {}
-        if isinstance(grpo, Mapping) and isinstance(drawing := grpo.get("sampling", {}), Mapping):
-            changed["grpo"] = {**grpo, "sampling": {"max_tokens": room, **drawing}}
-        return {**values, **changed}
+        if isinstance(playing, Mapping):
+            changes["eval"] = {"max_tokens": tokens, **playing}
+        if isinstance(grpo, Mapping) and isinstance(sampling := grpo.get("sampling", {}), Mapping):
+            changes["grpo"] = {**grpo, "sampling": {"max_tokens": tokens, **sampling}}
+        return {**values, **changes}
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The run's folder."""
         return Path(self.runs) / self.name
 
 
-def _spanned(kind: type[BaseModel], values: Any, steps: str) -> Any:
-    """A decay without ``total`` spans the stage, counted in optimizer steps."""
+def _with_decay_total(kind: type[BaseModel], values: Any, steps: str) -> Any:
+    """A decay without ``total`` spans the stage: its ``steps`` key, counted in optimizer steps."""
     if not isinstance(values, Mapping) or values.get("decay", "constant") == "constant" or "total" in values:
         return values
     length = values.get(steps, kind.model_fields[steps].default)
     for factor in (values.get("epochs", 1), values.get("minibatches", 1)):
         if not isinstance(length, int) or not isinstance(factor, int):
-            return {**values, "total": 1}  # a wrong type is reported under its own key
+            return {**values, "total": 1}  # validation reports the wrong type under its own key
         length *= factor
     return {**values, "total": length}

@@ -1,5 +1,6 @@
-"""From a YAML file and ``key=value`` overrides to a `RunConfig`; whatever is wrong is one line that names the
-file or override, and the key.
+"""Reads a `RunConfig` from a YAML file and ``key=value`` overrides.
+
+A mistake is a ConfigError of one line that names the file or override, and the key.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no annotations
-    """YAML with 1e-5 as a number (YAML 1.2) and without keys given twice."""
+    """YAML with 1e-5 as a number (YAML 1.2); a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -41,30 +42,29 @@ _Loader.add_implicit_resolver(
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out). ``name``
-    defaults to the file's.
+    """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out).
 
-    Raises ConfigError for anything unknown or impossible, in one line that names file or override, and key.
+    ``name`` defaults to the file's name. Raises ConfigError.
     """
     file = Path(path)
     values = _read(file)
     values.setdefault("name", file.stem)
-    given: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r}: write key=value")
-        _assign(values, key, _typed(key, text), override)
-        given[key] = override
+        _assign(values, key, _parse_value(key, text), override)
+        by_key[key] = override
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, file, given)) from None
-    data = config.data.model_copy(
-        update={"path": _existing(config.data.path, file, _source("data.path", file, given))}
+        raise ConfigError(_one_line(error, file, by_key)) from None
+    data_path = _find_data(config.data.path, file, _source("data.path", file, by_key))
+    model = _find_model(config.model, file, _source("model", file, by_key))
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"path": data_path}), "model": model}
     )
-    model = _model(config.model, file, _source("model", file, given))
-    return config.model_copy(update={"data": data, "model": model})
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _typed(key: str, text: str) -> Any:
-    """An override's value by the type of its field: text stays text, all else is read as YAML."""
+def _parse_value(key: str, text: str) -> Any:
+    """An override's value: text for a field of text, else YAML."""
     kind = _field_type(key)
     if kind is str or (_optional(kind) and str in get_args(kind) and text not in ("null", "~", "")):
         return text
@@ -95,6 +95,7 @@ def _typed(key: str, text: str) -> Any:
 
 
 def _field_type(key: str) -> Any:
+    """The annotation of a dotted key; None for an unknown key."""
     kind: Any = RunConfig
     for part in key.split("."):
         model = _model_of(kind)
@@ -109,11 +110,13 @@ def _optional(kind: Any) -> bool:
 
 
 def _model_of(kind: Any) -> type[BaseModel] | None:
+    """The section that an annotation stands for."""
     kinds = get_args(kind) if _optional(kind) else (kind,)
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
 def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None:
+    """Set a dotted key in nested values."""
     *path, last = key.split(".")
     here = values
     for part in path:
@@ -126,14 +129,12 @@ def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None
     here[last] = value
 
 
-def _one_line(error: ValidationError, file: Path, given: Mapping[str, str]) -> str:
-    """The first problem, told in one line: an unknown key before any other, since it often explains the
-    rest.
-    """
+def _one_line(error: ValidationError, file: Path, overrides: Mapping[str, str]) -> str:
+    """The first problem in one line; an unknown key comes first, because it often explains the others."""
     errors = error.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
-    source = _source(key, file, given)
+    source = _source(key, file, overrides)
     if first["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}{_hint(first['loc'])}"
     message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
@@ -141,16 +142,16 @@ def _one_line(error: ValidationError, file: Path, given: Mapping[str, str]) -> s
     return f"{source}: {key}: {message}{got}"
 
 
-def _source(key: str, file: Path, given: Mapping[str, str]) -> str:
-    """Where a key's value came from: the override that set it, something around it or inside it, or the
-    file.
-    """
-    nested = (o for k, o in given.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}."))
-    override = next(nested, None)
-    return f"override {override!r}" if override is not None else str(file)
+def _source(key: str, file: Path, overrides: Mapping[str, str]) -> str:
+    """Where a key's value came from: the override of it, of its section or of a key inside; else the file."""
+    for other, override in overrides.items():
+        if f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}."):
+            return f"override {override!r}"
+    return str(file)
 
 
 def _hint(where: Iterable[Any]) -> str:
+    """A close known key, or all of them, for an unknown key at ``where``."""
     *path, last = [str(part) for part in where]
     model = _model_of(_field_type(".".join(path))) if path else RunConfig
     known = list(model.model_fields) if model else []
@@ -162,32 +163,35 @@ def _hint(where: Iterable[Any]) -> str:
 
 
 def _expand(text: str, source: str) -> str:
+    """``text`` with its environment variables replaced. Raises ConfigError for one that is not set."""
+
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1], match[2])
-        if found is None:
+        expanded = os.environ.get(match[1], match[2])
+        if expanded is None:
             raise ConfigError(
                 f"{source}: the environment variable {match[1]} is not set; set it to the folder that "
                 f"{text!r} means (README, Data)"
             )
-        return found
+        return expanded
 
     return _VARIABLE.sub(value, text)
 
 
-def _existing(text: str | None, file: Path, source: str) -> str | None:
+def _find_data(text: str | None, file: Path, source: str) -> str | None:
+    """An existing file or folder: as given, or beside the config. Raises ConfigError where there is none."""
     if text is None:
         return None
     path = Path(_expand(text, f"{source}: data.path")).expanduser()
     places = [path, file.parent / path]
-    found = next((p for p in places if p.exists()), None)
-    if found is None:
-        looked = " or ".join(dict.fromkeys(str(p) for p in places))
-        raise ConfigError(f"{source}: data.path: no such file or folder: {looked}")
-    return str(found)
+    for place in places:
+        if place.exists():
+            return str(place)
+    tried = " or ".join(dict.fromkeys(str(p) for p in places))
+    raise ConfigError(f"{source}: data.path: no such file or folder: {tried}")
 
 
-def _model(text: str, file: Path, source: str) -> str:
-    """A folder where there is one; anything else is left for the engine, which knows hub ids."""
+def _find_model(text: str, file: Path, source: str) -> str:
+    """An existing folder, as given or beside the config; other text is left to the engine: a hub id."""
     expanded = _expand(text, f"{source}: model")
     path = Path(expanded).expanduser()
     return next((str(p) for p in (path, file.parent / path) if p.is_dir()), expanded)

@@ -1,3 +1,1 @@
-"""How probable each tool's fire is at every turn, thresholds for a budget of wrong fires, and what firing
-early is worth.
-"""
+"""Probabilities of each tool's fire, thresholds for a budget of wrong fires, and the trade-off with lead."""

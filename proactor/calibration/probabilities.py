@@ -1,25 +1,24 @@
-"""How probable each tool's fire is at every decision of a dialogue, and how probable waiting is, without
-sampling.
+"""Exact probabilities of each tool's fire, and of waiting, at every decision of a dialogue, without sampling.
 
-What is summed, exactly (temperature 1, full softmax):
+At temperature 1, with the full softmax:
 
-- `wait`: the probability of the canonical empty answer, `[]` in the ids the tokenizer gives it, with the end
-  ids. A model that waits in another spelling is not counted; training shows this one only.
-- `tools[name]`: the probability that the answer begins with `[{"READY":"name"`, closing quote included, so
-  that a name which begins another name is decided. The quote may share a token with what follows it. So the
-  canonical ways on from it are encoded whole (`"}]`, `"},{"READY":"`, `","parameter":"` for each parameter of
-  the tool, and the bare quote) and cut after the first token that holds the quote; the distinct cuts are
-  added up. None is the beginning of another, so the events are disjoint and all probabilities of a decision
-  add up to at most 1. Other ways to cut the same text into tokens, and a second action later in the list, are
-  not counted.
+- `wait`: the probability of the canonical empty answer, `[]` as the tokenizer encodes it, with the end ids.
+  Other spellings are not counted; training shows this one only.
+- `tools[name]`: the probability that the answer begins with `[{"READY":"name"`. The closing quote is
+  included, because one name may be a prefix of another. The quote may share a token with the text after it.
+  So each canonical continuation (`"}]`, `"},{"READY":"`, `","parameter":"` for each parameter of the tool,
+  and the bare quote) is encoded and cut after the first token that contains the quote. The probabilities of
+  the distinct cuts are added up. No cut is a prefix of another, so the events are disjoint, and all
+  probabilities of a decision add up to at most 1. Other tokenizations of the same text, and a second action
+  later in the list, are not counted.
 - `pending[name]`: the same for `[{"PENDING":"name"`.
 
-A tool with a parameter that is named like a status writes the long form when that parameter is given
+A tool with a parameter named like a status is written in the long form when that parameter is given
 (`parse.render`); that form is not counted.
 
-One tree a dialogue: all decisions hang off the trunk, and all answers of a decision off its board, so a row
-that two answers share is computed once. Each edge of the answers' trie is asked for once, as one sequence
-whose span is its last token: everything before a span merges in the tree.
+Each dialogue is one tree: decisions branch off the trunk, answers off a decision's board, and shared rows are
+computed once. Each edge of the answers' trie is one sequence whose span is its last token; everything before
+a span merges in the tree.
 """
 
 from __future__ import annotations
@@ -43,15 +42,11 @@ Boards = Callable[[Dialogue, int], Board]
 
 
 class ProbabilityError(ProactorError):
-    """Answers whose probability cannot be said: a tool's name that the tokenizer changes, or a prompt mode
-    with a thought before the answer.
-    """
+    """No probability of an answer: the tokenizer changes a tool's name, or a thought comes first."""
 
 
 class TurnProbabilities(BaseModel):
-    """One decision: the probability of waiting, and of each tool's READY (and PENDING) as the first action of
-    the answer.
-    """
+    """One decision: probabilities of waiting, and of each tool's READY (PENDING) as the first action."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +57,7 @@ class TurnProbabilities(BaseModel):
 
     @property
     def other(self) -> float:
-        """What is left: answers of any other form."""
+        """The remaining probability: answers of any other form."""
         return max(0.0, 1.0 - self.wait - sum(self.tools.values()) - sum(self.pending.values()))
 
 
@@ -76,9 +71,10 @@ class DialogueProbabilities(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A dialogue's probabilities, and for each (turn, tool) the most probable ids that begin the tool's
-    READY: what a forced answer starts with.
+class DialogueScores:
+    """A dialogue's probabilities, and for each (turn, tool) the most probable ids that begin its READY.
+
+    A forced answer starts with those ids.
     """
 
     probabilities: DialogueProbabilities
@@ -87,8 +83,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The canonical answers of some tools as ids: `wait`, and for (status, tool) the disjoint beginnings;
-    `edges`: their trie, (ids before, next id).
+    """The canonical answers of some tools as ids.
+
+    ``beginnings``: the disjoint beginnings by (status, tool). ``edges``: the trie of all paths, as (ids
+    before, next id).
     """
 
     wait: Path
@@ -97,27 +95,28 @@ class Answers:
 
 
 def answers(chat: ChatFormat, tools: Catalog, *, pending: bool = True) -> Answers:
-    """Encode them. ProbabilityError names a tool whose text the tokenizer does not give back."""
+    """The canonical answers of ``tools``. ProbabilityError names a tool whose text does not round-trip."""
     wait = tuple(chat.encode_answer(render(())))
     statuses = (Status.READY, Status.PENDING) if pending else (Status.READY,)
     beginnings = {(s, tool.name): _beginnings(chat, tool, s) for s in statuses for tool in tools.tools}
-    paths = [wait, *(p for several in beginnings.values() for p in several)]
+    paths = [wait, *(path for paths in beginnings.values() for path in paths)]
     edges = dict.fromkeys((path[:k], path[k]) for path in paths for k in range(len(path)))
     return Answers(wait, beginnings, tuple(edges))
 
 
 def _beginnings(chat: ChatFormat, tool: Tool, status: Status) -> tuple[Path, ...]:
+    """The distinct cuts, each after the first token that contains the closing quote of the tool's name."""
     opening = f'[{{"{status.value}":{json.dumps(tool.name, ensure_ascii=False)}'
-    others = (f'}},{{"{s.value}":"' for s in (Status.READY, Status.PENDING))
-    ways_on = ("", "}]", *others, *(f',{json.dumps(p.name, ensure_ascii=False)}:"' for p in tool.parameters))
-    found: dict[Path, None] = {}
-    for way in ways_on:
-        ids = chat.encode_text(opening + way)
+    next_actions = (f'}},{{"{s.value}":"' for s in (Status.READY, Status.PENDING))
+    parameters = (f',{json.dumps(p.name, ensure_ascii=False)}:"' for p in tool.parameters)
+    cuts: dict[Path, None] = {}
+    for continuation in ("", "}]", *next_actions, *parameters):
+        ids = chat.encode_text(opening + continuation)
         cut = next((k for k in range(1, len(ids) + 1) if chat.decode(ids[:k]).startswith(opening)), None)
         if cut is None:
             raise ProbabilityError(f"tool {tool.name!r}: the tokenizer does not give its name back")
-        found[tuple(ids[:cut])] = None
-    return tuple(found)
+        cuts[tuple(ids[:cut])] = None
+    return tuple(cuts)
 
 
 def score(
@@ -127,9 +126,10 @@ def score(
     boards: Boards = lambda dialogue, turn: EMPTY,
     *,
     pending: bool = True,
-) -> Iterator[Scored]:
-    """One `Scored` a dialogue, each by one call of the engine. ProbabilityError for a prompt mode in which a
-    thought comes before the answer.
+) -> Iterator[DialogueScores]:
+    """The scores of each dialogue, from one call of the engine.
+
+    Raises ProbabilityError for a prompt mode in which a thought comes before the answer.
     """
     if encoder.style.mode != "plain":
         raise ProbabilityError(
@@ -145,36 +145,37 @@ def score(
 
 
 def _score(
-    engine: Engine, encoder: PromptEncoder, dialogue: Dialogue, boards: Boards, what: Answers
-) -> Scored:
+    engine: Engine, encoder: PromptEncoder, dialogue: Dialogue, boards: Boards, known: Answers
+) -> DialogueScores:
     sequences, trees = [], []
     for turn in dialogue.decision_turns:
         prompt = encoder.prompt(dialogue, turn, boards(dialogue, turn))
-        sequences += [[*prompt, *before, token] for before, token in what.edges]
-        trees += [encoder.tree(dialogue, turn)] * len(what.edges)
+        sequences += [[*prompt, *before, token] for before, token in known.edges]
+        trees += [encoder.tree(dialogue, turn)] * len(known.edges)
     logps = engine.logprobs(sequences, [(len(s) - 1, len(s)) for s in sequences], trees=trees)
     values = [float(x) for x in logps]
     turns, openings = [], {}
     for i, turn in enumerate(dialogue.decision_turns):
-        edge = dict(zip(what.edges, values[i * len(what.edges) : (i + 1) * len(what.edges)], strict=True))
-        each = {
-            key: {path: _probability(path, edge) for path in several}
-            for key, several in what.beginnings.items()
+        of_turn = values[i * len(known.edges) : (i + 1) * len(known.edges)]
+        edge = dict(zip(known.edges, of_turn, strict=True))
+        beginnings = {
+            key: {path: _probability(path, edge) for path in paths} for key, paths in known.beginnings.items()
         }
-        sums = {key: min(1.0, math.fsum(paths.values())) for key, paths in each.items()}
+        sums = {key: min(1.0, math.fsum(paths.values())) for key, paths in beginnings.items()}
         turns.append(
             TurnProbabilities(
                 turn=turn,
-                wait=_probability(what.wait, edge),
+                wait=_probability(known.wait, edge),
                 tools={tool: p for (status, tool), p in sums.items() if status is Status.READY},
                 pending={tool: p for (status, tool), p in sums.items() if status is Status.PENDING},
             )
         )
-        for (status, tool), paths in each.items():
+        for (status, tool), paths in beginnings.items():
             if status is Status.READY:
-                openings[turn, tool] = max(paths, key=lambda path: paths[path])
-    return Scored(DialogueProbabilities(dialogue_id=dialogue.id, turns=tuple(turns)), openings)
+                openings[turn, tool] = max(paths, key=paths.__getitem__)
+    return DialogueScores(DialogueProbabilities(dialogue_id=dialogue.id, turns=tuple(turns)), openings)
 
 
 def _probability(path: Path, edge: dict[tuple[Path, int], float]) -> float:
+    """The probability of a path, from the log-probabilities of its edges."""
     return min(1.0, math.exp(math.fsum(edge[path[:k], path[k]] for k in range(len(path)))))

@@ -1,16 +1,16 @@
-"""Every (decision, tool) of some dialogues with the probability that the tool fires there and the values it
-would fire with.
+"""`ScoreTable`: for every decision and tool, the probability that the tool fires, and its values.
 
-From such a table any threshold policy can be replayed without the model. The values are the model's greedy
-completion after the tool's name was forced; rows whose probability is below `floor` are left out, since a
-threshold that low fires at nearly everything, and completing them would cost a sample each. All decisions are
-scored on an empty board: what a policy has fired by then depends on its thresholds. A replay therefore never
-fires the same tool with the same values twice, which is what the board would have told the agent.
+From a table, any threshold policy is replayed without the model. The values are the model's greedy completion
+after the forced name of the tool. Rows below the probability `floor` are left out: a threshold that low fires
+nearly everywhere, and each row costs a sample. All decisions are scored on an empty board, because the board
+of a policy depends on its thresholds. The board would keep the agent from firing the same tool with the same
+values again, so a replay never does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ FLOOR = 0.02
 
 
 class Score(BaseModel):
-    """One tool at one decision; `values` are those it would fire with."""
+    """One tool at one decision; ``values``: the parameters of its fire."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,13 +37,15 @@ class Score(BaseModel):
 
     @property
     def action(self) -> Action:
-        """The fire."""
+        """The fire as a READY action."""
         return Action(name=self.tool, params=self.values, status=Status.READY)
 
 
 class ScoreTable(BaseModel):
-    """Rows in the order of dialogues and turns. `dialogues`: all that were scored, those without a row too;
-    `unread`: forced answers that could not be read, whose values are empty.
+    """Rows in the order of dialogues and turns.
+
+    ``dialogues``: ids of all that were scored, also without a row. ``unread``: forced answers that could not
+    be parsed; their values are empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,16 +56,17 @@ class ScoreTable(BaseModel):
     unread: int = 0
 
     def by_dialogue(self) -> dict[str, list[Score]]:
-        """The rows of each dialogue, the empty ones too."""
-        found: dict[str, list[Score]] = {name: [] for name in self.dialogues}
+        """The rows of each scored dialogue."""
+        rows: dict[str, list[Score]] = {name: [] for name in self.dialogues}
         for row in self.rows:
-            found[row.dialogue].append(row)
-        return found
+            rows[row.dialogue].append(row)
+        return rows
 
 
 def replay(rows: Sequence[Score], admits: Callable[[str, float], bool]) -> dict[int, tuple[Action, ...]]:
-    """What a policy fires in one dialogue: every row it `admits` (tool, probability), most probable first in
-    a turn, but never the same tool with the same values (`parse.key`) again.
+    """The fires of a policy in one dialogue, by turn: every row that ``admits(tool, probability)``.
+
+    The most probable comes first in a turn. The same tool with the same values (`parse.key`) fires once.
     """
     fired = set()
     outputs: dict[int, tuple[Action, ...]] = {}
@@ -84,62 +87,68 @@ def score_table(
     max_tokens: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ScoreTable, list[DialogueProbabilities]]:
-    """The table of `dialogues`, and all probabilities it was made from. One tree pass a dialogue, then one
-    greedy batch for the values.
+    """The table of ``dialogues``, and all probabilities behind it.
 
-    `max_tokens`: of a whole answer. `progress(done, total)` counts dialogues, and the batch as one more.
+    One tree pass per dialogue, then one greedy batch for the values. ``max_tokens`` limits a whole answer.
+    ``progress(done, total)`` counts dialogues, and the batch as one more.
     """
-    found, wanted = [], []
-    for i, (dialogue, scored) in enumerate(
-        zip(dialogues, score(engine, encoder, dialogues, pending=True), strict=True)
-    ):
-        found.append(scored.probabilities)
-        for turn in scored.probabilities.turns:
+    total = len(dialogues) + 1
+    probabilities: list[DialogueProbabilities] = []
+    fires: list[_Fire] = []
+    for dialogue, scores in zip(dialogues, score(engine, encoder, dialogues, pending=True), strict=True):
+        probabilities.append(scores.probabilities)
+        for turn in scores.probabilities.turns:
             for tool, probability in turn.tools.items():
                 if probability >= floor:
-                    wanted.append((dialogue, turn.turn, tool, probability, scored.openings[turn.turn, tool]))
+                    opening = scores.openings[turn.turn, tool]
+                    fires.append(_Fire(dialogue, turn.turn, tool, probability, opening))
         if progress is not None:
-            progress(i + 1, len(dialogues) + 1)
-    answers = _complete(
-        engine, encoder, [(d, turn, opening) for d, turn, _, _, opening in wanted], max_tokens
-    )
+            progress(len(probabilities), total)
     rows, unread = [], 0
-    for (dialogue, turn_index, tool, probability, _), text in zip(wanted, answers, strict=True):
-        values = _values(text, tool)
+    for fire, text in zip(fires, _complete(engine, encoder, fires, max_tokens), strict=True):
+        values = _values(text, fire.tool)
         unread += values is None
         rows.append(
             Score(
-                dialogue=dialogue.id,
-                turn=turn_index,
-                tool=tool,
-                probability=probability,
+                dialogue=fire.dialogue.id,
+                turn=fire.turn,
+                tool=fire.tool,
+                probability=fire.probability,
                 values=dict(values or {}),
             )
         )
     if progress is not None:
-        progress(len(dialogues) + 1, len(dialogues) + 1)
-    return ScoreTable(
-        dialogues=tuple(d.id for d in dialogues), rows=tuple(rows), floor=floor, unread=unread
-    ), found
+        progress(total, total)
+    ids = tuple(d.id for d in dialogues)
+    return ScoreTable(dialogues=ids, rows=tuple(rows), floor=floor, unread=unread), probabilities
 
 
-def _complete(
-    engine: Engine, encoder: PromptEncoder, points: Sequence[tuple[Dialogue, int, Path]], max_tokens: int
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Fire:
+    """A tool probable enough at a decision; ``opening``: the ids that its forced answer begins with."""
+
+    dialogue: Dialogue
+    turn: int
+    tool: str
+    probability: float
+    opening: Path
+
+
+def _complete(engine: Engine, encoder: PromptEncoder, fires: Sequence[_Fire], max_tokens: int) -> list[str]:
     """The whole answers that begin with the openings, completed greedily in one batch."""
-    if not points:
+    if not fires:
         return []
-    prompts = [[*encoder.prompt(dialogue, turn), *opening] for dialogue, turn, opening in points]
+    prompts = [[*encoder.prompt(fire.dialogue, fire.turn), *fire.opening] for fire in fires]
     settings = [
-        Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(opening))) for _, _, opening in points
+        Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(fire.opening))) for fire in fires
     ]
     groups = engine.sample(prompts, settings)
     return [
-        encoder.chat.decode([*opening, *group.samples[0].token_ids])
-        for (_, _, opening), group in zip(points, groups, strict=True)
+        encoder.chat.decode([*fire.opening, *group.samples[0].token_ids])
+        for fire, group in zip(fires, groups, strict=True)
     ]
 
 
 def _values(text: str, tool: str) -> Mapping[str, str] | None:
-    """Values of the first READY action of the tool; None when there is none to read."""
+    """Parameters of the first READY action of the tool; None when none can be parsed."""
     return next((a.params for a in parse(text).actions if a.name == tool and a.status is Status.READY), None)

@@ -1,8 +1,8 @@
-"""Scoring the dialogues of a run for thresholds, in pieces that survive a kill, and what is left of it on
-disk.
+"""Scoring the dialogues of a run for thresholds, in pieces that survive a kill; the files of calibration.
 
 runs/<name>/
-  scores/<part>.json    the score table and all probabilities of a part, growing by pieces; another adapter, prompt or data starts it anew
+  scores/<part>.json    the score table and all probabilities of a part, growing by pieces; starts anew
+                        with another adapter, prompt or data
   thresholds.json       thresholds chosen on dev
   tradeoff.json         the trade-off on test
   probabilities.json    all probabilities of a few test dialogues, for the report
@@ -29,7 +29,7 @@ PIECE = 16
 
 
 class Scores(BaseModel):
-    """The table and the probabilities of some dialogues; `made_by` names everything they depend on."""
+    """The table and the probabilities of some dialogues; ``made_by``: hash of everything they depend on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,16 +38,19 @@ class Scores(BaseModel):
     probabilities: tuple[DialogueProbabilities, ...] = ()
 
 
-def scored_part(
+def score_part(
     workspace: Workspace, part: str, dialogues: Sequence[Dialogue], adapter: Path | None, floor: float
 ) -> Scores:
-    """Score `dialogues` under the name `part`, going on where an earlier call was stopped. `adapter`: what
-    the engine has loaded.
+    """Score ``dialogues`` as the part ``part``, continuing an interrupted call.
+
+    ``adapter``: the folder of the adapter that the engine has loaded; None for the bare model.
     """
     file = workspace.config.folder / "scores" / f"{part}.json"
     made_by = fingerprint(workspace, adapter, floor)
-    found = _earlier(file, made_by) or Scores(made_by=made_by, table=ScoreTable(dialogues=(), floor=floor))
-    done = set(found.table.dialogues)
+    scores = _read_scores(file, made_by)
+    if scores is None:
+        scores = Scores(made_by=made_by, table=ScoreTable(dialogues=(), floor=floor))
+    done = set(scores.table.dialogues)
     left = [d for d in dialogues if d.id not in done]
     workspace.ui.phase(f"scoring {part}", len(dialogues), len(dialogues) - len(left))
     for start in range(0, len(left), PIECE):
@@ -59,19 +62,19 @@ def scored_part(
             floor=floor,
             max_tokens=workspace.config.eval.max_tokens,
         )
-        found = Scores(
+        scores = Scores(
             made_by=made_by,
-            table=joined(found.table, table),
-            probabilities=(*found.probabilities, *probabilities),
+            table=join_tables(scores.table, table),
+            probabilities=(*scores.probabilities, *probabilities),
         )
-        atomic_file(file, found.model_dump_json().encode())
+        atomic_file(file, scores.model_dump_json().encode())
         for dialogue in piece:
             workspace.ui.step(dialogue.id)
-    return found
+    return scores
 
 
-def joined(first: ScoreTable, second: ScoreTable) -> ScoreTable:
-    """Both tables' dialogues as one table."""
+def join_tables(first: ScoreTable, second: ScoreTable) -> ScoreTable:
+    """One table with the dialogues of both."""
     return first.model_copy(
         update={
             "dialogues": (*first.dialogues, *second.dialogues),
@@ -82,11 +85,9 @@ def joined(first: ScoreTable, second: ScoreTable) -> ScoreTable:
 
 
 def fingerprint(workspace: Workspace, adapter: Path | None, floor: float) -> str:
-    """A hash of what the scores depend on besides the dialogues' ids: model, adapter, prompt, data and
-    limits.
-    """
+    """Hash of what the scores depend on besides the dialogues: model, adapter, prompt, data and limits."""
     config = workspace.config
-    told = {
+    settings = {
         "model": config.model,
         "lora": config.lora.model_dump(mode="json"),
         "engine": config.engine.model_dump(mode="json"),
@@ -95,25 +96,25 @@ def fingerprint(workspace: Workspace, adapter: Path | None, floor: float) -> str
         "max_tokens": config.eval.max_tokens,
         "floor": floor,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in sorted(adapter.iterdir()) if adapter is not None else ():
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def _earlier(file: Path, made_by: str) -> Scores | None:
-    """Scores on disk that still hold; None when there are none, or others."""
+def _read_scores(file: Path, made_by: str) -> Scores | None:
+    """The scores in ``file``; None when it is missing, unreadable, or made by something else."""
     try:
-        found = Scores.model_validate_json(file.read_bytes())
+        scores = Scores.model_validate_json(file.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    return found if found.made_by == made_by else None
+    return scores if scores.made_by == made_by else None
 
 
-def save_probabilities(path: Path, found: Sequence[DialogueProbabilities]) -> None:
-    """Write them as one JSON list, whole."""
-    atomic_file(path, _LIST.dump_json(list(found)))
+def save_probabilities(path: Path, probabilities: Sequence[DialogueProbabilities]) -> None:
+    """Write them as one JSON list, atomically."""
+    atomic_file(path, _LIST.dump_json(list(probabilities)))
 
 
 def load_probabilities(path: Path) -> list[DialogueProbabilities]:

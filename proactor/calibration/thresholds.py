@@ -1,16 +1,15 @@
-"""When to fire: thresholds on the tools' probabilities, chosen on development data for a stated budget of
-false fires.
+"""Thresholds on the tools' probabilities, chosen on development data within a budget of wrong fires.
 
 Pure functions on score tables. All choices are [INFERRED]:
 
-- A first fire is *wrong* when it is unmatched, a repeat, or, on a tool that needs assent, before the assent;
-  late ones are counted apart. The budget is on wrong fires in 100 dialogues, and is rounded down to whole
-  fires of the data chosen on: 64 dialogues at 1 in 100 allow none.
-- Within the budget a choice wins by turns saved against the logged human trigger, then by right fires, then
-  by fewer wrong ones, then by the higher threshold.
-- Tools are independent: matching compares names first, and a replay's memory holds tool and values. So the
-  best thresholds for all tools together are found exactly, by a knapsack over wrong fires.
-- A tool that the data never showed takes the best common threshold.
+- A first fire is *wrong* when it is unmatched, a repeat, or before the assent that its tool needs. Late fires
+  are counted apart. The budget limits wrong fires in 100 dialogues. It is rounded down to whole fires on the
+  data chosen on: at 1 in 100, 64 dialogues allow none.
+- Within the budget, the choice maximises turns saved against the logged human trigger. Ties go to more right
+  fires, then fewer wrong ones, then the higher threshold.
+- Tools are independent: matching compares names first, and a replay remembers tool and values. So a knapsack
+  over wrong fires finds the best thresholds of all tools together, exactly.
+- A tool that does not occur in the data takes the best common threshold.
 """
 
 from __future__ import annotations
@@ -46,17 +45,21 @@ OUTCOME = (
     "saved_turns",
     "early_turns",
 )
-"""Sums of what a policy's first fires came to, in one dialogue. false: unmatched and repeats; right: on time,
-or early where no assent is needed; lead: of `s - u` over right ones; saved, saved_turns: on time and no later
-than the logged human trigger tau, and `tau - u` of these; early_turns: `tau - u` of right early ones.
+"""Sums over a policy's first fires in a dialogue: at turn u, of a window that opens at s; tau: the human's.
+
+false: unmatched and repeats; right: on time, or early where no assent is needed; lead: `s - u` of right ones;
+saved, saved_turns: those on time and no later than tau, and `tau - u` of these; early_turns: `tau - u` of
+right early ones.
 """
 
 Value = tuple[float, float, float]
+"""What a choice is compared by: turns saved, right fires, minus wrong fires."""
 
 
 class Thresholds(BaseModel):
-    """Fire a tool where its probability is at least its threshold; `default` for tools not listed; NEVER is
-    out of reach. `dialogues`: how many they were chosen on.
+    """Fire a tool where its probability is at least its threshold; ``default`` for tools not listed.
+
+    ``dialogues``: how many the thresholds were chosen on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,11 +70,11 @@ class Thresholds(BaseModel):
     dialogues: int = 0
 
     def admits(self, tool: str, probability: float) -> bool:
-        """Does the tool fire?"""
+        """Whether the tool fires."""
         return probability >= self.tools.get(tool, self.default)
 
     def replay(self, table: ScoreTable) -> dict[str, dict[int, tuple[Action, ...]]]:
-        """Dialogue id -> what is fired there."""
+        """Dialogue id -> its fires, by turn."""
         return {name: replay(rows, self.admits) for name, rows in table.by_dialogue().items()}
 
 
@@ -81,7 +84,7 @@ def outcome(
     assent: frozenset[str] = frozenset(),
     theta: float = THETA,
 ) -> Array:
-    """[len(OUTCOME)] sums of a dialogue. `assent`: tools that need it (`utility.needs_assent`)."""
+    """[len(OUTCOME)] sums of a dialogue. ``assent``: tools that need assent (`utility.needs_assent`)."""
     sums = dict.fromkeys(OUTCOME, 0.0)
     for turn, fire in first_fires(dialogue, outputs, theta):
         timing, reference = fire.timing, fire.reference
@@ -105,11 +108,10 @@ def outcome(
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """How outcomes change as thresholds fall: event i happens at `threshold[i]`, in dialogue and tool, and
-    adds `change[i]` [len(OUTCOME)].
+    """How outcomes change as thresholds fall: event i adds ``change[i]`` at ``threshold[i]`` of ``tool[i]``.
 
-    Events are sorted by falling threshold. The sums of a common threshold t are those of all events with
-    threshold >= t.
+    ``change``: [events, len(OUTCOME)]. Events are sorted by falling threshold. The outcome of a common
+    threshold t is the sum of all events with threshold >= t.
     """
 
     threshold: Array
@@ -123,11 +125,11 @@ class Steps:
         return Steps(self.threshold[kept], (tool,) * len(kept), self.change[kept], self.dialogues)
 
     def levels(self) -> tuple[Array, Array]:
-        """(distinct thresholds, falling, NEVER first; [levels, len(OUTCOME)] sums at each)."""
+        """(distinct thresholds [levels], falling, NEVER first; sums at each [levels, len(OUTCOME)])."""
         sums = np.concatenate([np.zeros((1, len(OUTCOME))), np.cumsum(self.change, axis=0)])
-        at = np.concatenate([[NEVER], self.threshold])
-        last = np.append(at[1:] != at[:-1], True)
-        return at[last], sums[last]
+        thresholds = np.concatenate([[NEVER], self.threshold])
+        last_of_level = np.append(thresholds[1:] != thresholds[:-1], True)
+        return thresholds[last_of_level], sums[last_of_level]
 
 
 def steps(
@@ -136,7 +138,7 @@ def steps(
     assent: frozenset[str] = frozenset(),
     theta: float = THETA,
 ) -> Steps:
-    """The events of a table. ValueError names a dialogue that was not scored."""
+    """The events of a table. ProactorError names a dialogue that was not scored."""
     rows = table.by_dialogue()
     events: list[tuple[float, str, Array]] = []
     for dialogue in dialogues:
@@ -145,10 +147,10 @@ def steps(
         by_tool: dict[str, list[Score]] = {}
         for row in rows[dialogue.id]:
             by_tool.setdefault(row.tool, []).append(row)
-        for tool, own in by_tool.items():
+        for tool, tool_rows in by_tool.items():
             before = np.zeros(len(OUTCOME))
-            for level in sorted({row.probability for row in own}, reverse=True):
-                after = outcome(dialogue, replay(own, _at_least(level)), assent, theta)
+            for level in sorted({row.probability for row in tool_rows}, reverse=True):
+                after = outcome(dialogue, replay(tool_rows, _at_least(level)), assent, theta)
                 events.append((level, tool, after - before))
                 before = after
     events.sort(key=lambda event: -event[0])
@@ -163,14 +165,12 @@ def _at_least(level: float) -> Callable[[str, float], bool]:
 
 
 def wrong(sums: Array) -> Array:
-    """[...] wrong fires of sums [..., len(OUTCOME)]: false and before the assent."""
+    """Wrong fires [...] of sums [..., len(OUTCOME)]: false, or before the assent."""
     return sums[..., OUTCOME.index("false")] + sums[..., OUTCOME.index("before_assent")]
 
 
 def allowed(budget: float, dialogues: int) -> int:
-    """Whole wrong fires that a budget in 100 dialogues allows in `dialogues`. ValueError for a negative
-    budget.
-    """
+    """Whole wrong fires that a budget per 100 allows in ``dialogues``. ProactorError if it is negative."""
     if budget < 0:
         raise ProactorError(f"thresholds: a budget of {budget:g} false fires is negative")
     return int(budget * dialogues / 100 + 1e-9)
@@ -180,50 +180,49 @@ def _value(sums: Array) -> Value:
     return float(sums[OUTCOME.index("saved_turns")]), float(sums[OUTCOME.index("right")]), -float(wrong(sums))
 
 
-def choose_common(found: Steps, budget: float = BUDGET) -> float:
-    """The best threshold for all tools alike within the budget; NEVER when not even the surest fire fits."""
-    at, sums = found.levels()
-    room = allowed(budget, found.dialogues)
-    fitting = [i for i in range(len(at)) if wrong(sums[i]) <= room]
-    return float(at[max(fitting, key=lambda i: (_value(sums[i]), -i))])
+def choose_common(events: Steps, budget: float = BUDGET) -> float:
+    """The best common threshold within the budget; NEVER when not even the surest fire fits."""
+    levels, sums = events.levels()
+    room = allowed(budget, events.dialogues)
+    fitting = [i for i in range(len(levels)) if wrong(sums[i]) <= room]
+    return float(levels[max(fitting, key=lambda i: (_value(sums[i]), -i))])
 
 
-def choose(found: Steps, budget: float = BUDGET) -> Thresholds:
-    """The best threshold for each tool, together within the budget."""
-    room = allowed(budget, found.dialogues)
-    tools = sorted(set(found.tool))
-    # best[k]: (value, thresholds so far) with at most k wrong fires among the tools seen.
+def choose(events: Steps, budget: float = BUDGET) -> Thresholds:
+    """The best threshold of each tool, all tools together within the budget."""
+    room = allowed(budget, events.dialogues)
+    tools = sorted(set(events.tool))
+    # best[k]: (value, thresholds of the tools so far) with at most k wrong fires.
     best: list[tuple[Value, tuple[float, ...]]] = [((0.0, 0.0, 0.0), ())] * (room + 1)
     for tool in tools:
-        at, sums = found.of(tool).levels()
-        options = _fronts(at, sums, room)
+        options = _best_by_wrong(*events.of(tool).levels(), room)
         best = [
             max(
-                (
-                    (_plus(best[k - spent][0], value), (*best[k - spent][1], level))
-                    for spent, value, level in options
-                    if spent <= k
-                ),
-                key=lambda candidate: (candidate[0], candidate[1]),
+                (_plus(best[k - spent][0], value), (*best[k - spent][1], level))
+                for spent, value, level in options
+                if spent <= k
             )
             for k in range(room + 1)
         ]
-    chosen = dict(zip(tools, best[room][1], strict=True))
     return Thresholds(
-        default=choose_common(found, budget), tools=chosen, budget=budget, dialogues=found.dialogues
+        default=choose_common(events, budget),
+        tools=dict(zip(tools, best[room][1], strict=True)),
+        budget=budget,
+        dialogues=events.dialogues,
     )
 
 
-def _fronts(at: Array, sums: Array, room: int) -> list[tuple[int, Value, float]]:
-    """(wrong fires, value, threshold): for each number of wrong fires within `room` the best level, the
-    highest of equals.
+def _best_by_wrong(levels: Array, sums: Array, room: int) -> list[tuple[int, Value, float]]:
+    """(wrong fires, value, threshold): the best level for each number of wrong fires within ``room``.
+
+    Ties go to the highest threshold.
     """
-    found: dict[int, tuple[int, Value, float]] = {}
-    for level, row in zip(at, sums):
+    best: dict[int, tuple[int, Value, float]] = {}
+    for level, row in zip(levels, sums):
         spent = int(wrong(row))
-        if spent <= room and (spent not in found or _value(row) > found[spent][1]):
-            found[spent] = spent, _value(row), float(level)
-    return list(found.values())
+        if spent <= room and (spent not in best or _value(row) > best[spent][1]):
+            best[spent] = spent, _value(row), float(level)
+    return list(best.values())
 
 
 def _plus(a: Value, b: Value) -> Value:

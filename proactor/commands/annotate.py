@@ -1,4 +1,4 @@
-"""``proactor annotate``: opportunity windows for a corpus or for one's own transcripts."""
+"""``proactor annotate``: opportunity windows for a corpus or for your own transcripts."""
 
 from __future__ import annotations
 
@@ -21,60 +21,79 @@ if TYPE_CHECKING:
 ORACLES = ("log", "engine", "endpoint")
 
 
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="a corpus (with --path), or JSONL transcripts", show_default=False),
+]
+CatalogFile = Annotated[
+    str | None,
+    typer.Option(help="tools, in any format that `proactor catalog` reads; default: the corpus' own"),
+]
+ReaderOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable"
+    ),
+]
+Gates = Annotated[bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")]
+Causality = Annotated[
+    bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")
+]
+Brief = Annotated[bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")]
+Concurrency = Annotated[int, typer.Option(min=1, help="requests under way at once (endpoint)")]
+PriceIn = Annotated[float | None, typer.Option(help="of a million prompt tokens, for the estimate")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")
+]
+
+
 def annotate(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="a corpus (with --path), or JSONL transcripts", show_default=False
-        ),
-    ],
-    catalog: Annotated[
-        str | None,
-        typer.Option(help="tools, in any format that `proactor catalog` reads; default: the corpus' own"),
-    ] = None,
+    source: Source,
+    catalog: CatalogFile = None,
     oracle: Annotated[str, typer.Option(help="log, engine or endpoint")] = "log",
     model: Annotated[str, typer.Option(help="model folder (engine) or name (endpoint)")] = "",
     adapter: Annotated[Path | None, typer.Option(help="adapter folder for the engine")] = None,
     base_url: Annotated[str | None, typer.Option(help="of the endpoint; default: OpenAI's")] = None,
     path: Annotated[Path | None, typer.Option(help="folder or file of a corpus")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most this many dialogues")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable"
-        ),
-    ] = None,
+    option: ReaderOptions = None,
     out: Annotated[Path, typer.Option(help="folder of the result")] = Path("annotated"),
-    gates: Annotated[
-        bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")
-    ] = True,
-    causality: Annotated[
-        bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")
-    ] = True,
-    brief: Annotated[
-        bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")
-    ] = False,
+    gates: Gates = True,
+    causality: Causality = True,
+    brief: Brief = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="of one answer")] = 512,
-    concurrency: Annotated[int, typer.Option(min=1, help="requests under way at once (endpoint)")] = 8,
+    concurrency: Concurrency = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
-    price_in: Annotated[
-        float | None, typer.Option(help="of a million prompt tokens, for the estimate")
-    ] = None,
+    price_in: PriceIn = None,
     price_out: Annotated[float | None, typer.Option(help="of a million answer tokens")] = None,
     seed: Annotated[int, typer.Option(help="of the samples")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
     catalog.json and report.json.
     """
-    from proactor.annotation import AnnotationOptions
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
-    from proactor.annotation.report_json import report_table
 
+    _check_oracle(oracle, model, base_url, adapter)
+    corpus = _read_corpus(source, path, limit, seed, catalog, option or [])
+    if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
+        raise ConfigError(f"--oracle log: {source} has no log of actions to read; take engine or endpoint")
+    tools = _read_tools(catalog, corpus)
+    options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
+    with terminal() as ui:
+        asked = _open_oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
+        ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
+        if dry_run:
+            return
+        report = run(corpus.dialogues, tools, asked, out, options, ui, read=corpus.counters, fresh=fresh)
+    console.print(report_table(report))
+    console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
+
+
+def _check_oracle(oracle: str, model: str, base_url: str | None, adapter: Path | None) -> None:
+    """Raise ConfigError for an unknown oracle, or for options that do not go with it."""
     if oracle not in ORACLES:
         raise ConfigError(f"--oracle {oracle}: {', '.join(ORACLES)}")
     if oracle != "log" and not model:
@@ -82,32 +101,12 @@ def annotate(
     for name, value, only in (("base-url", base_url, "endpoint"), ("adapter", adapter, "engine")):
         if value is not None and oracle != only:
             raise ConfigError(f"--{name} does not go with --oracle {oracle}")
-    corpus = _corpus(source, path, limit, seed, catalog, option or [])
-    if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
-        raise ConfigError(f"--oracle log: {source} has no log of actions to read; take engine or endpoint")
-    tools = _catalog(catalog, corpus)
-    with terminal() as ui:
-        asked = _oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
-        ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
-        if dry_run:
-            return
-        found = run(
-            corpus.dialogues,
-            tools,
-            asked,
-            out,
-            AnnotationOptions(gates=gates, causality=causality, seed=seed),
-            ui,
-            read=corpus.counters,
-            fresh=fresh,
-        )
-    console.print(report_table(found))
-    console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
 
 
-def _corpus(
-    source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None, given: list[str]
+def _read_corpus(
+    source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None, pairs: list[str]
 ) -> Corpus:
+    """The dialogues of a corpus by name, or of a file of transcripts; ``pairs``: KEY=VALUE for the reader."""
     name = source
     if source not in NAMES:
         if not Path(source).exists():
@@ -115,17 +114,17 @@ def _corpus(
         if path is not None:
             raise ConfigError(f"SOURCE {source} is a file already: --path is for corpora")
         name, path = "jsonl", Path(source)
-    # transcripts are checked against the tools as they are read
+    # Transcripts are checked against the tools while they are read.
     options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
-    options |= dict(_pair(text) for text in given)
+    options |= dict(_parse_pair(text) for text in pairs)
     corpus = load(name, path, limit=limit, seed=seed, **options)
     if not corpus.dialogues:
         raise ConfigError(f"SOURCE {source}: no dialogues")
     return corpus
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    """An option of a reader; its value is YAML, as in a config."""
+def _parse_pair(text: str) -> tuple[str, Any]:
+    """(key, value) of a reader's option; the value is YAML, as in a config."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise ConfigError(f"--option {text}: KEY=VALUE is wanted")
@@ -135,7 +134,8 @@ def _pair(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--option {text}: the value is not YAML") from None
 
 
-def _catalog(file: str | None, corpus: Corpus) -> Catalog:
+def _read_tools(file: str | None, corpus: Corpus) -> Catalog:
+    """The tools of a file, with proposed effects, or the corpus' own."""
     if file is not None:
         from proactor.catalogs import propose, read_catalog
 
@@ -145,7 +145,7 @@ def _catalog(file: str | None, corpus: Corpus) -> Catalog:
     return corpus.catalog
 
 
-def _oracle(
+def _open_oracle(
     kind: str,
     model: str,
     adapter: Path | None,

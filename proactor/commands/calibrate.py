@@ -46,13 +46,13 @@ def calibrate(
         int, typer.Option(min=0, help="dialogues whose probabilities are kept for the report")
     ] = 4,
 ) -> None:
-    """Choose each tool's threshold on one part of the data for a budget of false fires, and report lead
-    against false fires on another.
+    """Choose each tool's threshold on one part of the data within a budget of wrong fires, and report lead
+    against wrong fires on another part.
 
-    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. Stopped, it goes on
-    where it was.
+    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. An interrupted call
+    goes on where it was.
     """
-    from proactor.calibration.tradeoff import trade_off_table
+    from proactor.calibration.tradeoff import threshold_text, trade_off_table
 
     settings = load_config(config, overrides or [])
     if split_dev == split:
@@ -62,22 +62,23 @@ def calibrate(
         )
     allowed = settings.eval.budget if budget is None else budget
     workspace = open_workspace(settings, adapter)
-    thresholds, found = _calibrated(
+    thresholds, trade_offs = _score_and_choose(
         workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
     )
     if console.quiet:
         return
-    console.print(trade_off_table(found))
+    console.print(trade_off_table(trade_offs))
     fires = sum(t <= 1 for t in thresholds.tools.values())
     console.print(
-        f"chosen on {thresholds.dialogues} {split_dev} dialogues: common {_told(thresholds.default)}, "
-        f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may "
-        f"fire\n{settings.folder / 'tradeoff.json'}",
+        f"chosen on {thresholds.dialogues} {split_dev} dialogues: "
+        f"common {threshold_text(thresholds.default)}, "
+        f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may fire\n"
+        f"{settings.folder / 'tradeoff.json'}",
         markup=False,
     )
 
 
-def _calibrated(
+def _score_and_choose(
     workspace: Workspace,
     settings: RunConfig,
     adapter: str,
@@ -88,8 +89,15 @@ def _calibrated(
     exact: bool,
     heat: int,
 ) -> tuple[Thresholds, TradeOffs]:
-    from proactor.calibration.store import save_probabilities, scored_part
-    from proactor.calibration.tradeoff import calibrated, gather, policies, save_trade_offs, single
+    """Score both parts, choose on the first, report on the second, and write the files of calibration."""
+    from proactor.calibration.store import save_probabilities, score_part
+    from proactor.calibration.tradeoff import (
+        calibrate_on_dev,
+        gather,
+        policies,
+        save_trade_offs,
+        single_point,
+    )
     from proactor.dialogue.matching import THETA
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
@@ -101,31 +109,27 @@ def _calibrated(
     assent, resamples = needs_assent(workspace.encoder.catalog), settings.eval.resamples
     with terminal() as ui:
         workspace.ui = ui
-        dev = scored_part(workspace, split_dev, on_dev, loaded, floor)
-        test = scored_part(workspace, split, on_test, loaded, floor)
+        dev = score_part(workspace, split_dev, on_dev, loaded, floor)
+        test = score_part(workspace, split, on_test, loaded, floor)
         played = workspace.play(on_test, f"playing {split}")
         ui.say(
             f"values not read: {dev.table.unread} of {len(dev.table.rows)} on {split_dev}, "
             f"{test.table.unread} of {len(test.table.rows)} on {split}"
         )
-    thresholds, curves = calibrated(
+    thresholds, curves = calibrate_on_dev(
         dev.table, on_dev, test.table, on_test, assent, budget=budget, theta=theta, resamples=resamples
     )
-    greedy = single("greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples)
+    greedy = single_point(
+        "greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples
+    )
     others = policies(on_test, assent, theta=theta, resamples=resamples)
-    found = gather(split, on_test, budget, [*curves, greedy, *others])
+    trade_offs = gather(split, on_test, budget, [*curves, greedy, *others])
     if workspace.engine.rank == 0:
         atomic_file(
             settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()
         )
-        save_trade_offs(settings.folder / "tradeoff.json", found)
-        wanted = {d.id for d in on_test if d.references}
-        save_probabilities(
-            settings.folder / "probabilities.json",
-            [p for p in test.probabilities if p.dialogue_id in wanted][:heat],
-        )
-    return thresholds, found
-
-
-def _told(threshold: float) -> str:
-    return "never" if threshold > 1 else f"{threshold:.3f}"
+        save_trade_offs(settings.folder / "tradeoff.json", trade_offs)
+        with_references = {d.id for d in on_test if d.references}
+        shown = [p for p in test.probabilities if p.dialogue_id in with_references][:heat]
+        save_probabilities(settings.folder / "probabilities.json", shown)
+    return thresholds, trade_offs

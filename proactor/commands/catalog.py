@@ -1,4 +1,4 @@
-"""``proactor catalog``: tools of any origin as one catalog, with effects to read and edit."""
+"""``proactor catalog``: tool definitions of any format as one catalog, with proposed effects to edit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMARKS = {
     "datetime_as_text": "date-times are text",
     "variadic_left_out": "*args and **kwargs are left out",
 }
-"""What a remark of a reader means."""
+"""The text of each kind of remark that a reader makes."""
 
 
 def catalog(
@@ -46,8 +46,8 @@ def catalog(
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Read tools of any origin, propose what each does (effect) and whether it needs assent (confirm), and
-    write a catalog to edit.
+    """Read tool definitions of any format, propose the effect of each and whether it needs assent (confirm),
+    and write a catalog to edit.
     """
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")
@@ -57,15 +57,15 @@ def catalog(
     if file is not None:
         write_catalog(proposal.catalog, file)
     if render:
-        console.print(_rendered(proposal.catalog, render), markup=False, soft_wrap=True)
+        console.print(_render(proposal.catalog, render), markup=False, soft_wrap=True)
         return
     console.print(table(proposal))
-    _say_remarks(reading)
-    console.print(_next(proposal, file), markup=False, soft_wrap=True)
+    _print_remarks(reading)
+    console.print(_next_steps(proposal, file), markup=False, soft_wrap=True)
 
 
 def _target(output: Path | None, force: bool) -> Path | None:
-    """The file to write; ConfigError before anything is read when it exists already."""
+    """The file to write. Raises ConfigError when it exists, before anything is read."""
     file = output / NAME if output is not None and output.is_dir() else output
     if file is not None and file.exists() and not force:
         raise ConfigError(f"{file}: exists already, perhaps with edits of yours; --force replaces it")
@@ -73,27 +73,27 @@ def _target(output: Path | None, force: bool) -> Path | None:
 
 
 def table(proposal: Proposal) -> Table:
-    """The tools with effect and assent; a star marks what is proposed, a question mark what is a guess."""
+    """The tools with effect and assent; a star marks a proposal, a question mark a guess."""
     shown = Table("tool", "parameters", "effect", "asks", "why")
     for suggestion in proposal.suggestions:
         tool = proposal.catalog[suggestion.name]
         names = ", ".join(p.name if p.required else f"{p.name}?" for p in tool.parameters)
-        style = "red" if suggestion.guess else "yellow" if suggestion.proposed else ""
-        sign = "?" if suggestion.guess else "*"
+        sign, style = "*", "yellow" if suggestion.proposed else ""
+        if suggestion.guess:
+            sign, style = "?", "red"
+        effect = tool.effect + (sign if "effect" in suggestion.proposed else "")
+        asks = ("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else "")
         shown.add_row(
             Text(tool.name),
             Text(names),
-            Text(tool.effect + (sign if "effect" in suggestion.proposed else ""), style=style),
-            Text(
-                ("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else ""),
-                style=style,
-            ),
+            Text(effect, style=style),
+            Text(asks, style=style),
             Text(suggestion.reason, style=style),
         )
     return shown
 
 
-def _say_remarks(reading: Reading) -> None:
+def _print_remarks(reading: Reading) -> None:
     for kind, count in sorted(reading.counters.items()):
         first = next(remark for remark in reading.remarks if remark.kind == kind)
         console.print(
@@ -103,30 +103,27 @@ def _say_remarks(reading: Reading) -> None:
         )
 
 
-def _next(proposal: Proposal, file: Path | None) -> str:
-    """What there is, and what to do next."""
-    still, guesses = len(proposal.open), sum(s.guess for s in proposal.suggestions)
-    said = f"{len(proposal.suggestions)} tools; "
-    if not still:
-        said += "nothing is proposed, all of them say what they do"
+def _next_steps(proposal: Proposal, file: Path | None) -> str:
+    """How many tools have a proposal, and what to do next."""
+    proposed, guesses = len(proposal.open), sum(s.guess for s in proposal.suggestions)
+    count = f"{len(proposal.suggestions)} tools; "
+    if not proposed:
+        count += "nothing is proposed, all of them say what they do"
     else:
-        said += f"{still} with a proposal (*)" + (f", {guesses} of them a guess (?)" if guesses else "")
+        count += f"{proposed} with a proposal (*)" + (f", {guesses} of them a guess (?)" if guesses else "")
     if file is None:
-        return f"{said}. Nothing was written: -o {NAME} writes the catalog."
-    lines = [f"{said}. Written: {file}"]
-    if still:
+        return f"{count}. Nothing was written: -o {NAME} writes the catalog."
+    lines = [f"{count}. Written: {file}"]
+    if proposed:
         lines.append(
             "Read it through: `effect` (read, write, irreversible) and `confirm` (true: never without the "
-            "user's assent) "
-            "decide when a tool may fire."
+            "user's assent) decide when a tool may fire."
         )
     return "\n".join([*lines, f"Then: proactor annotate SOURCE --catalog {file}"])
 
 
-def _rendered(catalog: Catalog, template: str) -> str:
-    """The catalog as a prompt has it; ConfigError names the template, and its line, where it does not
-    work.
-    """
+def _render(catalog: Catalog, template: str) -> str:
+    """The catalog as in a prompt. ConfigError names the template, and its line, when it does not work."""
     if template in ("full", "compact"):
         return catalog.render(template)
     file = Path(template)

@@ -1,4 +1,4 @@
-"""What the commands share: the console, how options are spelled, and a workspace opened with a progress bar."""
+"""Shared by the commands: the console, options, and a workspace opened with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from proactor.config import ConfigError, RunConfig
+from proactor.config_file import load_config
 from proactor.console import Terminal
 from proactor.progress import Quiet
 
@@ -36,8 +37,9 @@ Split = Annotated[str, typer.Option(help="train, dev or test")]
 
 
 def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
-    """The run of a config, with one of its adapters (see `Adapter`) loaded. ConfigError when it is not
-    there.
+    """The workspace of a config, with one of its adapters (see `Adapter`) loaded.
+
+    Raises ConfigError when the adapter does not exist.
     """
     from proactor.training.workspace import Workspace, adapter_folder
 
@@ -50,21 +52,26 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
 
 
 def part(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
-    """The dialogues of a part by its name."""
+    """The dialogues of the part called ``split``. Raises ConfigError for another name."""
     if split not in ("train", "dev", "test"):
         raise ConfigError(f"--split {split}: train, dev or test")
-    found: tuple[Dialogue, ...] = getattr(workspace, split)
-    return found
+    dialogues: tuple[Dialogue, ...] = getattr(workspace, split)
+    return dialogues
 
 
-def find(dialogues: tuple[Dialogue, ...], wanted: str) -> Dialogue:
-    """The dialogue of an id or a position."""
+def find_dialogue(dialogues: tuple[Dialogue, ...], name: str) -> Dialogue:
+    """The dialogue with the id, or at the position, ``name``. Raises ConfigError when there is none."""
     for i, dialogue in enumerate(dialogues):
-        if wanted in (dialogue.id, str(i)):
+        if name in (dialogue.id, str(i)):
             return dialogue
-    raise ConfigError(f"--dialogue {wanted}: neither an id nor a position below {len(dialogues)}")
+    raise ConfigError(f"--dialogue {name}: neither an id nor a position below {len(dialogues)}")
+
+
+def run_folder(run: Path) -> Path:
+    """The folder of a run, given that folder or the run's config."""
+    return load_config(run).folder if run.is_file() else run
 
 
 def terminal() -> AbstractContextManager[Any]:
-    """A progress display on the console; none on ranks that print nothing."""
+    """A progress display on the console; a silent one on ranks that print nothing."""
     return nullcontext(Quiet()) if console.quiet else Terminal(console)

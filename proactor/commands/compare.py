@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from proactor.commands.common import console
+from proactor.commands.common import console, run_folder
 from proactor.config_file import load_config
 from proactor.scoring.bootstrap import KEYS
+
+COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "mixture")
+"""Rewards that do not score single decisions: evaluations of their runs use the default."""
 
 
 def compare(
@@ -28,22 +31,23 @@ def compare(
         Path | None, typer.Option("--json", metavar="FILE", help="write everything there")
     ] = None,
 ) -> None:
-    """What RUN_B does better or worse than RUN_A on the same test dialogues, paired by dialogue: every
-    metric, by tool and by domain.
-    """
+    """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, find_system, paired_tables
     from proactor.evaluation.store import load_evaluations
 
-    folders = [load_config(run).folder if run.is_file() else run for run in (first, second)]
-    loaded = [load_evaluations(folder / "evaluations.json") for folder in folders]
-    wanted = (against or system, system)
-    runs = [find_system(named, of, str(f)) for (_, named), of, f in zip(loaded, wanted, folders, strict=True)]
-    names = (_name(folders[0], wanted[0]), _name(folders[1], wanted[1]))
-    found = compare_runs(names, (loaded[0][0], loaded[1][0]), (runs[0], runs[1]), resamples=resamples)
-    for table in paired_tables(found, KEYS):
+    folders = (run_folder(first), run_folder(second))
+    (dialogues, one), (other_dialogues, other) = (load_evaluations(f / "evaluations.json") for f in folders)
+    systems = (against or system, system)
+    names = (_name(folders[0], systems[0]), _name(folders[1], systems[1]))
+    runs = (
+        find_system(one, systems[0], str(folders[0])),
+        find_system(other, systems[1], str(folders[1])),
+    )
+    comparison = compare_runs(names, (dialogues, other_dialogues), runs, resamples=resamples)
+    for table in paired_tables(comparison, KEYS):
         console.print(table)
-    rewards = [_measured_by(folder) for folder in folders]
+    rewards = [_evaluation_reward(folder) for folder in folders]
     if rewards[0] != rewards[1]:
         console.print(
             f"turn reward is not one measure here: {names[0]} by {rewards[0]}, {names[1]} by {rewards[1]} "
@@ -51,35 +55,27 @@ def compare(
             markup=False,
         )
     if output is not None:
-        atomic_file(output, (found.model_dump_json(indent=1) + "\n").encode())
+        atomic_file(output, (comparison.model_dump_json(indent=1) + "\n").encode())
         console.print(str(output), markup=False)
 
 
-def _measured_by(folder: Path) -> str:
-    """What the turn reward of a run's evaluations is, as its config says; "unknown" without one."""
+def _evaluation_reward(folder: Path) -> str:
+    """The reward of a run's evaluations, as its config says; "unknown" without one."""
     file = folder / "config.yaml"
     if not file.is_file():
         return "unknown"
     config = load_config(file)
     if config.eval.reward or config.eval.reward_options:
-        return _told(config.eval.reward or "weighted_metric", config.eval.reward_options)
-    judged = (
-        "adaptive_metric",
-        "general_ruler",
-        "custom_ruler",
-        "adaptive_ruler",
-        "mixture",
-    )  # evaluated by the default
-    return (
-        _told("weighted_metric", {})
-        if config.reward in judged
-        else _told(config.reward, config.reward_options)
-    )
+        return _describe(config.eval.reward or "weighted_metric", config.eval.reward_options)
+    if config.reward in COMPARE_ANSWERS:
+        return _describe("weighted_metric", {})
+    return _describe(config.reward, config.reward_options)
 
 
-def _told(reward: str, options: Mapping[str, Any]) -> str:
+def _describe(reward: str, options: Mapping[str, Any]) -> str:
     return f"{reward} {json.dumps(options)}" if options else reward
 
 
 def _name(folder: Path, system: str) -> str:
+    """What a system is called in the table: its run, and the system unless that is "after"."""
     return folder.resolve().name if system == "after" else f"{folder.resolve().name} {system}"

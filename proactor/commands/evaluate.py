@@ -17,7 +17,7 @@ from proactor.commands.common import (
     Overrides,
     Split,
     console,
-    find,
+    find_dialogue,
     open_workspace,
     part,
     terminal,
@@ -25,7 +25,7 @@ from proactor.commands.common import (
 from proactor.config import ConfigError
 from proactor.config_file import load_config
 from proactor.console import metrics_table
-from proactor.engine import Sampling
+from proactor.engine import Sampling, atomic_file
 from proactor.rewards import run_reward
 from proactor.scoring.bootstrap import KEYS, intervals
 from proactor.scoring.metrics import ALL
@@ -46,7 +46,6 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
-    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import evaluate_policies
 
@@ -55,33 +54,33 @@ def evaluate(
     dialogues = part(workspace, split)
     with terminal() as ui:
         workspace.ui = ui
-        found = workspace.play(dialogues, f"playing {split}")
+        evaluation = workspace.play(dialogues, f"playing {split}")
     if console.quiet:
         return
-    named = {adapter: found, **evaluate_policies(dialogues, workspace.turn_reward, workspace.costs)}
-    bounds = intervals(found.contributions, ALL, resamples=settings.eval.resamples)
-    parts = breakdown(dialogues, found, resamples=settings.eval.resamples)
+    systems = {adapter: evaluation, **evaluate_policies(dialogues, workspace.turn_reward, workspace.costs)}
+    metrics = {name: system.metrics for name, system in systems.items()}
+    bounds = intervals(evaluation.contributions, ALL, resamples=settings.eval.resamples)
+    parts = breakdown(dialogues, evaluation, resamples=settings.eval.resamples)
     record = {
         "adapter": adapter,
         "split": split,
         "dialogues": len(dialogues),
-        "unparsed_share": found.unparsed_share,
-        "truncated_share": found.truncated_share,
+        "unparsed_share": evaluation.unparsed_share,
+        "truncated_share": evaluation.truncated_share,
         "intervals": {k: [b.low, b.high] for k, b in bounds.items() if math.isfinite(b.low)},
         "breakdown": parts.model_dump(mode="json"),
-        **{name: e.metrics for name, e in named.items()},
+        **metrics,
     }
     file = output or settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
     atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
-    console.print(
-        metrics_table(f"{split}: {len(dialogues)} dialogues", {k: e.metrics for k, e in named.items()}, KEYS)
-    )
+    console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
         console.print(table)
     ranges = ", ".join(f"{k} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
     console.print(
-        f"95% by dialogue: {ranges}\nunparsed {found.unparsed_share:.1%}, truncated "
-        f"{found.truncated_share:.1%}\n{file}",
+        f"95% by dialogue: {ranges}\n"
+        f"unparsed {evaluation.unparsed_share:.1%}, truncated {evaluation.truncated_share:.1%}\n"
+        f"{file}",
         markup=False,
     )
 
@@ -97,19 +96,20 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     prompt: Annotated[str, typer.Option(help="a user message of one's own instead of a dialogue")] = "",
 ) -> None:
-    """Draw answers at the decision points of one dialogue (logged board) and show what each would earn."""
+    """Draw answers at the decision points of one dialogue (logged board) and show the reward of each."""
     settings = load_config(config, overrides or [])
     workspace = open_workspace(settings, adapter)
-    drawing = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)
+    sampling = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)
     if prompt:
-        group = workspace.engine.sample([[{"role": "user", "content": prompt}]], drawing)[0]
+        group = workspace.engine.sample([[{"role": "user", "content": prompt}]], sampling)[0]
         for drawn in group.samples:
             console.print(drawn.text, markup=False)
         return
-    _show_samples(workspace, find(part(workspace, split), dialogue), turn, drawing)
+    _show_samples(workspace, find_dialogue(part(workspace, split), dialogue), turn, sampling)
 
 
-def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sampling) -> None:
+def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: Sampling) -> None:
+    """Print a dialogue with the answers sampled at ``turn`` (0: at every decision), best first."""
     from proactor.dialogue.board import logged_board
     from proactor.dialogue.candidates import Candidates
     from proactor.dialogue.decisions import noise_key
@@ -125,13 +125,8 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, drawing: Sa
     prompts = [
         encoder.prompt(chosen, u, boards[u], encoder.earlier_graph(chosen, u, boards[u])) for u in turns
     ]
-    groups = dict(
-        zip(
-            turns,
-            workspace.engine.sample(prompts, drawing, keys=[noise_key(chosen, u) for u in turns]),
-            strict=True,
-        )
-    )
+    sampled = workspace.engine.sample(prompts, sampling, keys=[noise_key(chosen, u) for u in turns])
+    groups = dict(zip(turns, sampled, strict=True))
     for spoken in chosen.turns:
         console.print(f"{spoken.index:3} {spoken.speaker}: {spoken.text}", markup=False)
         if spoken.index not in groups:

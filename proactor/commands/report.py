@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proactor.commands.common import console
-from proactor.config_file import load_config
+from proactor.commands.common import console, run_folder
 from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
 
@@ -26,39 +25,33 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write runs/<name>/report.html again from what the folder holds, or one page that shows two runs side by
-    side.
-    """
-    folder = _folder(run)
+    """Write report.html of a run again from its files, or one page with two runs side by side."""
+    folder = run_folder(run)
     if other is None:
-        write(folder)
+        write_report(folder)
         return
-    from proactor.report.page import side_by_side
+    from proactor.report.folders import side_by_side
 
-    second = _folder(other)
+    second = run_folder(other)
     file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html")
     console.print(f"report: {file}", markup=False)
-
-
-def _folder(run: Path) -> Path:
-    return load_config(run).folder if run.is_file() else run
 
 
 def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
-    """Before and after over several seeds, with the paired bootstrap over dialogues pooled."""
+    """Before and after over several seeds, with a paired bootstrap over dialogues."""
     from proactor.training.summary import pooled
 
-    found = pooled(runs)
-    systems = {name: found[name] for name in ("before", "after")}
-    console.print(metrics_table(f"{found['runs']} runs", systems, KEYS, found["difference"]))
-    console.print(json.dumps(found), soft_wrap=True, markup=False)
+    result = pooled(runs)
+    systems = {name: result[name] for name in ("before", "after")}
+    console.print(metrics_table(f"{result['runs']} runs", systems, KEYS, result["difference"]))
+    console.print(json.dumps(result), soft_wrap=True, markup=False)
 
 
-def write(folder: Path) -> None:
-    """Write a run's report and say where it is."""
-    from proactor.report.page import rebuild_report
+def write_report(folder: Path) -> None:
+    """Write a run's report and print its path."""
+    from proactor.report.folders import rebuild_report
 
     file = rebuild_report(folder)
     console.print(f"report: {file}", markup=False)

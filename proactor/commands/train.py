@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from proactor.commands.common import ConfigFile, Overrides, console, terminal
-from proactor.commands.report import write as write_report
+from proactor.commands.report import write_report
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
+
+DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
+"""A file of the wheel; in a checkout, `proactor/configs` links to `configs/`."""
 
 
 def train(
@@ -25,9 +29,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
 ) -> None:
-    """Train a run; its folder, runs/<name>/, holds metrics, samples, adapters and the state to resume
-    from.
-    """
+    """Train a run; runs/<name>/ gets its metrics, samples, adapters and the state to resume from."""
     from proactor.training.loop import train as run_training
 
     settings = load_config(config, overrides or [])
@@ -38,22 +40,20 @@ def train(
     with terminal() as ui:
         summary = run_training(settings, resume=resume, fresh=fresh, ui=ui)
     if summary and not console.quiet:
-        systems = {
-            k: v
-            for k, v in summary.items()
-            if isinstance(v, dict) and set(KEYS) <= v.keys() and k != "difference"
-        }
-        console.print(
-            metrics_table(
-                f"{settings.name}: {summary['dialogues']} test dialogues",
-                systems,
-                KEYS,
-                summary["difference"],
-                summary["windows"],
-            )
-        )
+        _print_summary(settings.name, summary)
         write_report(settings.folder)
     console.print(f"{settings.folder}: done", markup=False)
+
+
+def _print_summary(name: str, summary: Mapping[str, Any]) -> None:
+    """The systems of `summary.json` side by side, with the change from before to after."""
+    systems = {
+        key: values
+        for key, values in summary.items()
+        if isinstance(values, dict) and set(KEYS) <= values.keys() and key != "difference"
+    }
+    title = f"{name}: {summary['dialogues']} test dialogues"
+    console.print(metrics_table(title, systems, KEYS, summary["difference"], summary["windows"]))
 
 
 def _overfit(settings: RunConfig, count: int) -> None:
@@ -67,9 +67,7 @@ def _overfit(settings: RunConfig, count: int) -> None:
 
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Build the small model that a config with a `pretrain` section trains (`train` does it too, when there
-    is none yet).
-    """
+    """Build the small model of a config's `pretrain` section; `train` does it too when there is none yet."""
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
         raise ConfigError(f"{config}: no pretrain section, nothing to build")
@@ -77,6 +75,7 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 def _ensure_model(settings: RunConfig) -> None:
+    """Build the small model of a config with a `pretrain` section, unless it exists."""
     if settings.pretrain is None or Path(settings.model).is_dir():
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -90,8 +89,8 @@ def _ensure_model(settings: RunConfig) -> None:
 
 
 def demo(overrides: Overrides = None) -> None:
-    """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, show it before and after."""
-    config = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
-    if not config.is_file():
-        raise ConfigError(f"{config}: not there; the demo runs from a checkout of the repository")
-    train(config, overrides, fresh=True)
+    """Pre-train a small 4-bit model on synthetic dialogues, train it with GRPO, and compare before and after.
+
+    Writes to runs/demo in the working directory.
+    """
+    train(DEMO, overrides, fresh=True)

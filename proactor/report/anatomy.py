@@ -1,4 +1,4 @@
-"""What became of the actions that dialogues call for, and which dialogues are worth showing."""
+"""Outcomes of the actions that dialogues call for, and the choice of dialogues to show."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ OUTCOMES = ("on_time", "early", "late", MISSED)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Timelines under one heading."""
+    """Timelines under one heading, each with the dialogue's first-fire F1 before and after."""
 
     title: str
     help: str
     items: list[tuple[Timeline, float, float]]
 
 
-def played(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, Played]:
+def play_all(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, Played]:
+    """Dialogue id -> the system's replay, judged."""
     replays = {r.dialogue_id: r for r in evaluation.replays}
     return {d.id: play(d, replays[d.id].actions if d.id in replays else {}) for d in dialogues}
 
 
 def anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> dict[str, Any]:
-    """What became of each reference, as shares, and the fires that belonged to none."""
+    """One system's outcomes of references as (kind, count, share), and its fires without a reference."""
     counts: Counter[str] = Counter()
     for dialogue in dialogues:
         counts.update(played[dialogue.id].counts(dialogue))
@@ -46,7 +47,7 @@ def anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Playe
 
 
 def first_fires(dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> Counter[int]:
-    """Turns from the opening of a reference's window to its first fire."""
+    """References by the turns from the opening of their window to their first fire."""
     return Counter(
         played[d.id].first[r.id][0] - r.ready[0]
         for d in dialogues
@@ -56,20 +57,18 @@ def first_fires(dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> 
 
 
 def _f1(contribution: Contribution) -> float:
-    """First-fire F1 of one dialogue; 1 when nothing was called for and nothing was fired."""
+    """First-fire F1 of one dialogue; 1 when nothing was called for and nothing fired."""
     s = contribution.sums
-    below = s["first_fires"] + s["references"]
-    return 2 * s["first_hits"] / below if below else 1.0
+    denominator = s["first_fires"] + s["references"]
+    return 2 * s["first_hits"] / denominator if denominator else 1.0
 
 
 def groups(
     dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation, shown: int, sides: Sides
 ) -> list[Group]:
-    """The dialogues that gained and lost most, then the worst and the best of the rest; none appears
-    twice.
-    """
-    old = {c.dialogue: (_f1(c), _mean(c)) for c in before.contributions}
-    new = {c.dialogue: (_f1(c), _mean(c)) for c in after.contributions}
+    """The dialogues that gained and lost most, then the worst and best of the rest; none appears twice."""
+    old = {c.dialogue: (_f1(c), _mean_reward(c)) for c in before.contributions}
+    new = {c.dialogue: (_f1(c), _mean_reward(c)) for c in after.contributions}
     replays = [{r.dialogue_id: r for r in e.replays} for e in (before, after)]
     scored = old.keys() & new.keys() & replays[0].keys() & replays[1].keys()
     known = {d.id: d for d in dialogues if d.id in scored}
@@ -80,37 +79,28 @@ def groups(
     def quality(name: str) -> tuple[float, float, str]:
         return *new[name], name
 
-    left = sorted(known)
-    wanted = (
-        (
-            "Gained most",
-            f"first-fire F1 {sides.after_phrase} minus {sides.before}",
-            sorted(left, key=gain, reverse=True),
-            gain,
-            1,
-        ),
-        ("Lost most", f"what it cost, against {sides.before}", sorted(left, key=gain), gain, -1),
-        (f"Worst {sides.after_phrase}", "what it still gets wrong", sorted(left, key=quality), None, 0),
-        (
-            f"Best {sides.after_phrase}",
-            "what it gets right",
-            sorted(left, key=quality, reverse=True),
-            None,
-            0,
-        ),
+    names = sorted(known)
+    gainers = [n for n in sorted(names, key=gain, reverse=True) if gain(n)[0] > 0]
+    losers = [n for n in sorted(names, key=gain) if gain(n)[0] < 0]
+    worst, best = sorted(names, key=quality), sorted(names, key=quality, reverse=True)
+    candidates = (
+        ("Gained most", f"first-fire F1 {sides.after_phrase} minus {sides.before}", gainers),
+        ("Lost most", f"what it cost, against {sides.before}", losers),
+        (f"Worst {sides.after_phrase}", "what it still gets wrong", worst),
+        (f"Best {sides.after_phrase}", "what it gets right", best),
     )
-    found, used = [], set[str]()
-    for title, help, order, measure, sign in wanted:
-        picked = [n for n in order if n not in used and (measure is None or sign * measure(n)[0] > 0)][:shown]
+    chosen, used = [], set[str]()
+    for title, help, order in candidates:
+        picked = [n for n in order if n not in used][:shown]
         used.update(picked)
         items = [
             (timeline(known[n], {"before": replays[0][n], "after": replays[1][n]}), old[n][0], new[n][0])
             for n in picked
         ]
         if items:
-            found.append(Group(title, help, items))
-    return found
+            chosen.append(Group(title, help, items))
+    return chosen
 
 
-def _mean(contribution: Contribution) -> float:
+def _mean_reward(contribution: Contribution) -> float:
     return contribution.sums["reward_sum"] / max(contribution.sums["rewarded"], 1.0)

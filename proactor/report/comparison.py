@@ -1,8 +1,6 @@
-"""Metrics before and after training beside the trivial policies: intervals, which got better, which got
-worse.
+"""The table of metrics before and after training, with intervals, beside the trivial policies.
 
-A change counts as better or worse only when the paired bootstrap interval over dialogues excludes 0; else it
-is unsure.
+A change counts as better or worse only if its paired bootstrap interval over dialogues excludes 0.
 """
 
 from __future__ import annotations
@@ -21,8 +19,9 @@ from proactor.scoring.bootstrap import Interval, intervals, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a metric reads. `better`: 1 when higher is better, -1 when lower is, 0 when neither; `share`: it
-    lies in 0..1.
+    """A metric's name and sentence. ``better``: 1 if higher is better, -1 if lower is, 0 if neither.
+
+    ``share``: the metric lies in 0..1.
     """
 
     key: str
@@ -69,12 +68,12 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     ),
     "Form": (Metric("unparsed_share", "Unparsed", "outputs that could not be read in full", better=-1),),
 }
-"""The table, by section, in order."""
+"""The rows of the table by section."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What the two systems of a report are called: in a column, and in a sentence that ends in it."""
+    """Names of the two systems of a report: in a column, and at the end of a sentence."""
 
     before: str = "before"
     after: str = "after"
@@ -88,8 +87,10 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the table. `verdict`: better, worse, leaning_better, leaning_worse, same or open (no
-    direction).
+    """A row of the table.
+
+    ``verdict``: better, worse, leaning_better, leaning_worse, same or open (no direction). ``best``: the
+    metric after training is at least as good as all others in the row.
     """
 
     metric: Metric
@@ -104,9 +105,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The strongest trivial policy by a metric; `margin`: after training minus that policy, paired by
-    dialogue.
-    """
+    """The strongest trivial policy by a metric; ``margin``: after training minus it, paired by dialogue."""
 
     line: Line
     name: str
@@ -120,15 +119,16 @@ def table(
     trivial: Mapping[str, Evaluation],
     sides: Sides | None = None,
 ) -> dict[str, list[Line]]:
-    """Every metric by section; ``sides`` names the two in tooltips. ValueError when there are no dialogues,
-    or when before and after hold different ones.
+    """Every metric by section; ``sides`` names the two systems in tooltips.
+
+    Raises ProactorError without dialogues, or when ``before`` and ``after`` hold different ones.
     """
     keys = [metric.key for metrics in METRICS.values() for metric in metrics]
     old, new = intervals(before.contributions, keys), intervals(after.contributions, keys)
     change = paired_difference([before.contributions], [after.contributions], keys)
     sides = sides or Sides()
     names = (sides.before, sides.after)
-    found: dict[str, list[Line]] = {}
+    lines: dict[str, list[Line]] = {}
     for section, metrics in METRICS.items():
         for m in metrics:
             others = {name: e.metrics[m.key] for name, e in trivial.items()}
@@ -139,10 +139,9 @@ def table(
             low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
             strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
             verdict = _verdict(m, change[m.key])
-            found.setdefault(section, []).append(
-                Line(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
-            )
-    return found
+            row = Line(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
+            lines.setdefault(section, []).append(row)
+    return lines
 
 
 def _verdict(metric: Metric, change: Interval) -> str:
@@ -165,9 +164,7 @@ def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> t
 
 
 def rival(key: str, line: Line, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
-    """The strongest trivial policy by a metric where higher is better, and how far above it the agent is. The
-    human is none.
-    """
+    """The strongest trivial policy by a metric where higher is better; the logged human does not count."""
     name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
     margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]
     return Rival(line, name, margin, behind=margin.high < 0)

@@ -1,8 +1,6 @@
-"""Learning curves from the rows of metrics.jsonl: every number in a row becomes a small chart, grouped by
-what it tells.
+"""Learning curves from the rows of metrics.jsonl: a small chart for every number, by section.
 
-Known keys get a name and a sentence; an unknown one is shown under its own name, so that a new counter is
-never lost.
+Known keys get a name and a sentence. An unknown one is shown under its own name, so that no counter is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from proactor.report.charts import Point, line, number
+from proactor.report.charts import Point, line
+from proactor.report.numbers import number
 
 EVALUATED = "Evaluations on held-out dialogues"
 SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
@@ -90,9 +89,7 @@ SPREADS = ("_std", "/std", "_spread", "/spread")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: its name, the sentence under it, the first and last value, and the other run's last one
-    where there are two.
-    """
+    """One chart, with its name, sentence, first and last value, and the last value of the run beside it."""
 
     key: str
     name: str
@@ -105,7 +102,7 @@ class Panel:
 
 @dataclass(slots=True)
 class Section:
-    """Charts that belong together; what never changed is told in words."""
+    """Charts under one heading; numbers that never changed are listed in words."""
 
     title: str
     panels: list[Panel] = field(default_factory=list)
@@ -113,42 +110,53 @@ class Section:
 
 
 def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
-    """Charts of all numbers in `history`, one row a step, in the order of SECTIONS; empty ones are left out.
+    """Charts of all numbers in ``history``, in the order of SECTIONS; empty sections are left out.
 
-    `beside`: the rows of another run, drawn into the charts of the numbers that both have; its phases begin
-    where those of `history` do.
+    ``beside``: the rows of another run, drawn into the charts of the numbers that both runs have. Its phases
+    begin where those of ``history`` do.
     """
     xs, breaks = _steps(history)
-    series, others = _series(history, xs), _series(beside, _aligned(beside, breaks))
+    series, others = _series(history, xs), _series(beside, _align(beside, breaks))
     breaks = breaks if len(breaks) > 1 else []
-    found = {title: Section(title) for title in SECTIONS}
+    by_title = {title: Section(title) for title in SECTIONS}
     for key in sorted(series, key=_order):
-        owner = next((key.removesuffix(s) for s in SPREADS if key.endswith(s)), None)
-        if owner is not None and _centre(owner, series) is not None:
+        if _is_spread(key, series):
             continue  # drawn as a band around its mean
         points, other = series[key], others.get(key, [])
-        section, name, help = describe(key)
+        title, name, help = describe(key)
         if len({y for _, y in (*points, *other)}) == 1:
-            found[section].constants.append((name, number(points[0][1])))
+            by_title[title].constants.append((name, number(points[0][1])))
             continue
-        spread = next(
-            (series[b + s] for b in _bases(key) for s in SPREADS if b + s in series and b + s != key), None
-        )
-        band = (
-            [y for _, y in spread]
-            if spread is not None and [p[0] for p in spread] == [p[0] for p in points]
-            else None
-        )
-        svg = line(points, band=band, breaks=breaks, beside=other, label=name)
+        svg = line(points, band=_band(key, series), breaks=breaks, beside=other, label=name)
         last = number(other[-1][1]) if other else ""
-        found[section].panels.append(
-            Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg)
-        )
-    return [s for s in found.values() if s.panels or s.constants]
+        panel = Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg)
+        by_title[title].panels.append(panel)
+    return [section for section in by_title.values() if section.panels or section.constants]
+
+
+def _is_spread(key: str, series: Mapping[str, list[Point]]) -> bool:
+    """Whether the key is the deviation of a mean that has a chart."""
+    for suffix in SPREADS:
+        if key.endswith(suffix):
+            base = key.removesuffix(suffix)
+            return any(name in series for name in (base, f"{base}_mean", f"{base}/mean"))
+    return False
+
+
+def _band(key: str, series: Mapping[str, list[Point]]) -> list[float] | None:
+    """The deviation to draw around a mean; None where it is not in the same rows."""
+    points = series[key]
+    for base in (key, key.removesuffix("_mean"), key.removesuffix("/mean")):
+        for suffix in SPREADS:
+            if base + suffix in series and base + suffix != key:
+                spread = series[base + suffix]
+                same_rows = [x for x, _ in spread] == [x for x, _ in points]
+                return [y for _, y in spread] if same_rows else None
+    return None
 
 
 def _series(history: Sequence[Mapping[str, Any]], xs: Sequence[float]) -> dict[str, list[Point]]:
-    """The numbers of a run by key: (x, value) of every row that has it."""
+    """The points of each key: (x, value) of every row that has it."""
     series: dict[str, list[Point]] = {}
     for x, row in zip(xs, history, strict=True):
         for key, value in _numbers(row):
@@ -161,7 +169,7 @@ def _series(history: Sequence[Mapping[str, Any]], xs: Sequence[float]) -> dict[s
 
 
 def only_in(history: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the numbers that `history` has and `other` has not."""
+    """Names of the numbers in ``history`` that are not in ``other``."""
     missing = _series(history, _steps(history)[0]).keys() - _series(other, _steps(other)[0]).keys()
     return sorted({describe(key)[1] for key in missing})
 
@@ -186,14 +194,6 @@ def _order(key: str) -> tuple[int, str]:
     return next((i for i, known in enumerate(KNOWN) if re.fullmatch(known[0], bare)), len(KNOWN)), key
 
 
-def _bases(key: str) -> tuple[str, ...]:
-    return key, key.removesuffix("_mean"), key.removesuffix("/mean")
-
-
-def _centre(base: str, series: Mapping[str, object]) -> str | None:
-    return next((name for name in (base, f"{base}_mean", f"{base}/mean") if name in series), None)
-
-
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """Finite numbers of a row, nested ones under `outer/inner`."""
     for key, value in row.items():
@@ -208,29 +208,30 @@ def _is_number(value: object) -> bool:
 
 
 def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
-    """The x of each row, rising also where the count of steps starts again, and where each phase begins."""
+    """(x of each row, (x, name) of each phase's beginning). x keeps rising where the step count restarts."""
     xs: list[float] = []
     breaks: list[tuple[float, str]] = []
     offset, last, phase = 0.0, 0.0, ""
     for i, row in enumerate(history):
         step = row.get("step", i + 1)
         step = float(step) if isinstance(step, int | float) and math.isfinite(step) else float(i + 1)
-        named = next((str(row[key]) for key in PHASES if key in row), "")
+        name = next((str(row[key]) for key in PHASES if key in row), "")
         if xs and step + offset < last:
             offset = last
         last = step + offset
         xs.append(last)
-        if named and named != phase and named not in [name for _, name in breaks]:
-            breaks.append((last, named))
-            phase = named
+        if name and name != phase and name not in [known for _, known in breaks]:
+            breaks.append((last, name))
+            phase = name
     return xs, breaks
 
 
-def _aligned(history: Sequence[Mapping[str, Any]], breaks: Sequence[tuple[float, str]]) -> list[float]:
-    """The x of each row when every phase begins where ``breaks``, of another run, say; a phase that is not
-    there stays behind the one before.
+def _align(history: Sequence[Mapping[str, Any]], breaks: Sequence[tuple[float, str]]) -> list[float]:
+    """The x of each row, shifted so that each phase begins where ``breaks``, of another run, has it.
+
+    A phase that the other run does not have follows the phase before it.
     """
-    xs, own = _steps(history)
-    begins = {name: at for at, name in breaks}
-    shifts = [(at, begins[name] - at) for at, name in own if name in begins]
-    return [x + next((shift for at, shift in reversed(shifts) if x >= at), 0.0) for x in xs]
+    xs, phases = _steps(history)
+    other_start = {name: x for x, name in breaks}
+    shifts = [(start, other_start[name] - start) for start, name in phases if name in other_start]
+    return [x + next((shift for start, shift in reversed(shifts) if x >= start), 0.0) for x in xs]

@@ -1,6 +1,4 @@
-"""Every tool's probability at every decision of a dialogue, as rows for the report's heat map, beside the
-windows the dialogue calls for.
-"""
+"""The heat map: each tool's probability at each decision of a dialogue, and the windows it should fire in."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ COLUMNS = 10
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Probability that the answer fires the tool, and where its window stands: "ready", "pending", "unknown"
-    or "".
-    """
+    """Probability that the answer fires the tool; its window: "ready", "pending", "unknown" or ""."""
 
     probability: float
     window: str
@@ -27,9 +23,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One decision: after ``turn``, in which the user said ``text``; ``wait`` is the probability of the empty
-    answer.
-    """
+    """The decision after the user's ``turn``; ``wait``: the probability of the empty answer."""
 
     turn: int
     text: str
@@ -39,9 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """A dialogue's map. ``hidden``: tools on offer that have no column, ``highest``: the most probable any of
-    them ever was.
-    """
+    """A dialogue's map. ``hidden``: tools without a column; ``highest``: the highest probability of those."""
 
     dialogue: Dialogue
     tools: tuple[str, ...]
@@ -65,7 +57,7 @@ def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
     called = list(dict.fromkeys(r.name for r in dialogue.references if r.name in most))
     others = sorted((t for t in most if t not in called), key=lambda t: (-most[t], t))
     tools = tuple([*called, *others][: max(COLUMNS, len(called))])
-    left = [t for t in most if t not in tools]
+    hidden = [t for t in most if t not in tools]
     rows = tuple(
         Row(
             t.turn,
@@ -75,26 +67,20 @@ def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
         )
         for t in scored.turns
     )
-    return HeatMap(dialogue, tools, rows, len(left), max((most[t] for t in left), default=0.0))
+    return HeatMap(dialogue, tools, rows, len(hidden), max((most[t] for t in hidden), default=0.0))
 
 
 def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> Cell:
     """The most urgent state of the tool's references at this turn."""
-    states = {status_at(r, turn) for r in dialogue.references if r.name == tool}
-    unknown = any(
-        r.name == tool
-        and r.ready is None
-        and r.coverage is not None
-        and r.coverage[0] <= turn <= r.coverage[1]
-        for r in dialogue.references
-    )
-    window = (
-        "ready"
-        if Status.READY in states
-        else "pending"
-        if Status.PENDING in states
-        else "unknown"
-        if unknown
-        else ""
-    )
+    references = [r for r in dialogue.references if r.name == tool]
+    states = {status_at(r, turn) for r in references}
+    unknown = [r.coverage for r in references if r.ready is None and r.coverage is not None]
+    if Status.READY in states:
+        window = "ready"
+    elif Status.PENDING in states:
+        window = "pending"
+    elif any(first <= turn <= last for first, last in unknown):
+        window = "unknown"
+    else:
+        window = ""
     return Cell(probability, window)

@@ -1,7 +1,7 @@
-"""What the reward was made of at each stage of training: the rows of metrics.jsonl, in thirds.
+"""The parts of the reward at each stage of training: the rows of metrics.jsonl, in thirds.
 
-"Stage" is a stage of training, not of a dialogue [NOTES, methods 1.6]: exploration early, balance in the
-middle, conservative late.
+A stage is one of training, not of a dialogue [NOTES, methods 1.6]: first exploring, then balanced, then
+conservative.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ STAGES = ("first third", "second third", "last third")
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of the reward: its mean in each stage, its mean deviation inside a group (the only spread that
-    gives gradient), and its coefficient where the reward has one under the same name. None: not in those
-    rows.
+    """One part of the reward, by stage; None where no row has it.
+
+    ``spreads``: mean deviation inside a group, the only spread that gives gradient. ``coefficients``: of the
+    reward, where it has one of the same name.
     """
 
     name: str
@@ -28,17 +29,15 @@ class Component:
 
 
 def components(history: Sequence[Mapping[str, Any]]) -> list[Component]:
-    """Parts and coefficients of the reward by stage, from the GRPO rows of ``history``; fewer than three such
-    rows have no stages.
-    """
+    """The parts of the reward, from the GRPO rows of ``history``; none for fewer than three such rows."""
     rows = [row for row in history if row.get("kind") == "grpo"]
     if len(rows) < len(STAGES):
         return []
     parts = [rows[i * len(rows) // 3 : (i + 1) * len(rows) // 3] for i in range(len(STAGES))]
 
     def by_stage(key: str) -> tuple[float | None, ...]:
-        found = [[float(r[key]) for r in part if isinstance(r.get(key), int | float)] for part in parts]
-        return tuple(fmean(values) if values else None for values in found)
+        values = [[float(r[key]) for r in part if isinstance(r.get(key), int | float)] for part in parts]
+        return tuple(fmean(column) if column else None for column in values)
 
     keys = {key for row in rows for key in row}
     names = {

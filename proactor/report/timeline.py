@@ -1,8 +1,7 @@
-"""What happened in a dialogue, turn by turn, ready to be drawn: each reference's window, and where an agent
-fired.
+"""`Timeline`: a dialogue turn by turn, with each reference's window and each system's fires, ready to draw.
 
-Fires are classed as for first-fire F1 (`matching.judge` with what was already fired), so that what a reader
-counts in a timeline is what the table says.
+Fires are classed as for first-fire F1 (`matching.judge` with earlier fires), so that counting the marks of a
+timeline gives the numbers of the table.
 """
 
 from __future__ import annotations
@@ -27,32 +26,31 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A replay, judged. `judged`: turn -> actions with their classes. `first`: reference id -> (turn, class)
-    of its first fire.
+    """A replay, judged.
+
+    ``judged``: actions with their classes by turn. ``first``: (turn, class) of the first fire by reference id.
     """
 
     judged: Mapping[int, list[Judged]]
     first: Mapping[str, tuple[int, Timing]]
 
     def counts(self, dialogue: Dialogue) -> Counter[str]:
-        """References by the class of their first fire or `missed`, and the fires that are false, repeated or
-        masked.
-        """
-        found: Counter[str] = Counter()
+        """Counts of references by the class of their first fire or `missed`, and of stray fires by class."""
+        counts: Counter[str] = Counter()
         for reference in dialogue.references:
             if reference.ready is not None:
-                found[self.first[reference.id][1].value if reference.id in self.first else MISSED] += 1
+                counts[self.first[reference.id][1].value if reference.id in self.first else MISSED] += 1
         for actions in self.judged.values():
             for j in actions:
                 if j.masked:
-                    found[MASKED] += 1
+                    counts[MASKED] += 1
                 elif j.timing in (Timing.FALSE, Timing.REPEAT):
-                    found[j.timing.value] += 1
-        return found
+                    counts[j.timing.value] += 1
+        return counts
 
 
 def play(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]]) -> Played:
-    """Class the actions of a replay in order; a reference is used up by its first fire."""
+    """Judge the actions of a replay in order; the first fire uses up its reference."""
     judged: dict[int, list[Judged]] = {}
     used: dict[str, Timing] = {}
     first: dict[str, tuple[int, Timing]] = {}
@@ -69,15 +67,15 @@ def play(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]]) -> Played:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One symbol: `kind` is a class of fire, `pending` or `masked`; `said` describes it in words."""
+    """One symbol. ``kind``: a class of fire, `pending` or `masked`; ``words`` describe it."""
 
     kind: str
-    said: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One parameter as proposed; `right` is None where nothing tells."""
+    """One parameter as proposed; ``right``: None without a reference to compare with."""
 
     name: str
     text: str
@@ -85,8 +83,8 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One proposed action as text: `mark` for its class, `letter` of the reference it was matched to."""
+class Proposal:
+    """One proposed action as text: the mark of its class, and the letter of the reference it matched."""
 
     mark: Mark
     letter: str
@@ -96,7 +94,7 @@ class Said:
 
 @dataclass(slots=True)
 class Cell:
-    """A lane at a turn. `band`: "", cover, ready or withdrawn; `letter` where a window begins."""
+    """A lane at a turn. ``band``: "", cover, ready or withdrawn; ``letter``: where a window begins."""
 
     band: str = ""
     letter: str = ""
@@ -107,22 +105,23 @@ class Cell:
 
 @dataclass(slots=True)
 class Row:
-    """A turn: its text, a cell a lane (the last one for fires that belong to no window), what each system
-    proposed.
+    """A turn, with a cell for each lane; the last lane is for fires without a window.
+
+    By system: ``proposals``, ``unread`` (an output that could not be parsed in full) and ``rewards``.
     """
 
     index: int
     speaker: str
     text: str
     cells: list[Cell]
-    said: dict[str, list[Said]] = field(default_factory=dict)
+    proposals: dict[str, list[Proposal]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     rewards: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A reference in the key of a timeline: what was called for, when, and what became of it by system."""
+    """A reference in the key of a timeline: the action, its window in words, and its outcome by system."""
 
     letter: str
     name: str
@@ -134,7 +133,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A dialogue drawn from top to bottom; `lanes` counts the window lanes, without the last one."""
+    """A dialogue, drawn from top to bottom; ``lanes`` counts the window lanes, without the last one."""
 
     dialogue: Dialogue
     entries: list[Entry]
@@ -143,7 +142,7 @@ class Timeline:
 
 
 def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
-    """The timeline of `dialogue` with the replay of each system in `replays` (name -> replay) on it."""
+    """The timeline of ``dialogue`` with the replays of the named systems."""
     withdrawn = {r.id for r in dialogue.withdrawn}
     # An unknown window is not counted, so it gets no lane either; the key lists it.
     known = [r for r in dialogue.references if r.ready is not None]
@@ -155,10 +154,10 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
     lanes = max(lane.values(), default=-1) + 1
     rows = [Row(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
     for reference in drawn:
-        _band(reference, rows, lane[reference.id], letters[reference.id], reference.id in withdrawn)
+        _draw_window(reference, rows, lane[reference.id], letters[reference.id], reference.id in withdrawn)
     played = {system: play(dialogue, replay.actions) for system, replay in replays.items()}
     for system, replay in replays.items():
-        _marks(system, played[system], rows, lane, letters)
+        _draw_fires(system, played[system], rows, lane, letters)
         for row in rows:
             if row.index in replay.rewards:
                 row.rewards[system] = replay.rewards[row.index]
@@ -179,11 +178,12 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
 
 
 def _letter(i: int) -> str:
+    """A to Z, AA to ZZ, ..."""
     return LETTERS[i % 26] * (i // 26 + 1)
 
 
 def _lanes(references: Iterable[Reference]) -> dict[str, int]:
-    """A lane for each reference, in order of coverage, such that no two of a lane overlap."""
+    """A lane for each reference, in order of coverage, without overlaps in a lane."""
     ends: list[int] = []
     lane: dict[str, int] = {}
     for reference in references:
@@ -195,7 +195,7 @@ def _lanes(references: Iterable[Reference]) -> dict[str, int]:
     return lane
 
 
-def _band(reference: Reference, rows: list[Row], lane: int, letter: str, withdrawn: bool) -> None:
+def _draw_window(reference: Reference, rows: list[Row], lane: int, letter: str, withdrawn: bool) -> None:
     assert reference.coverage is not None
     first, last = reference.coverage
     for turn in range(first, last + 1):
@@ -207,7 +207,7 @@ def _band(reference: Reference, rows: list[Row], lane: int, letter: str, withdra
         cell.opens, cell.closes, cell.letter = turn == first, turn == last, letter if turn == first else ""
 
 
-def _marks(
+def _draw_fires(
     system: str, played: Played, rows: list[Row], lane: Mapping[str, int], letters: Mapping[str, str]
 ) -> None:
     for turn, judged in played.judged.items():
@@ -219,14 +219,21 @@ def _marks(
                 Value(name, text, None if j.reference is None else j.reference.accepts(name, text))
                 for name, text in j.action.params.items()
             )
-            row.said.setdefault(system, []).append(Said(mark, letter, j.action.name, values))
+            row.proposals.setdefault(system, []).append(Proposal(mark, letter, j.action.name, values))
             if mark.kind == PENDING and not letter:
-                continue  # announced, belongs to nothing: the text says it, the lanes stay readable
-            # A late or masked action may stand outside its own window, where the lane can belong to another.
-            inside = j.reference is not None and j.reference.id in lane and j.reference.coverage is not None
-            inside = inside and j.reference.coverage[0] <= turn <= j.reference.coverage[1]  # type: ignore[union-attr,index]
-            cell = row.cells[lane[j.reference.id] if inside and j.reference is not None else -1]
-            cell.marks.setdefault(system, []).append(mark)
+                continue  # announced without a reference: shown in the text only, to keep the lanes readable
+            row.cells[_lane_at(j.reference, turn, lane)].marks.setdefault(system, []).append(mark)
+
+
+def _lane_at(reference: Reference | None, turn: int, lane: Mapping[str, int]) -> int:
+    """The lane for a fire on ``reference``; the last one (-1) outside of its coverage.
+
+    A late or masked fire may come after its own window, where the lane can belong to another reference.
+    """
+    if reference is None or reference.id not in lane or reference.coverage is None:
+        return -1
+    first, last = reference.coverage
+    return lane[reference.id] if first <= turn <= last else -1
 
 
 def _mark(j: Judged) -> Mark:
@@ -249,27 +256,20 @@ def _window(reference: Reference, withdrawn: bool) -> tuple[str, str]:
     if withdrawn:
         return "begun, then withdrawn by the user: nothing to do", "withdrawn"
     if reference.ready is None:
-        return (
-            f"window unknown{f' ({reference.null_reason})' if reference.null_reason else ''}: not counted",
-            "unknown",
-        )
+        reason = f" ({reference.null_reason})" if reference.null_reason else ""
+        return f"window unknown{reason}: not counted", "unknown"
     start, end = reference.ready
     return (f"at turn {start}" if start == end else f"at turns {start} to {end}"), "known"
 
 
 def _outcomes(reference: Reference, played: Mapping[str, Played], withdrawn: bool) -> dict[str, Mark]:
+    """What became of a reference with each system; nothing where it is not counted."""
     if withdrawn or reference.ready is None:
         return {}
-    found = {}
+    outcomes = {}
     for system, run in played.items():
-        turn, timing = run.first.get(reference.id, (0, None))
-        found[system] = (
-            Mark(MISSED, "missed")
-            if timing is None
-            else Mark(timing.value, f"{_words(timing)} at turn {turn}")
-        )
-    return found
-
-
-def _words(timing: Timing) -> str:
-    return timing.value.replace("_", " ")
+        outcomes[system] = Mark(MISSED, "missed")
+        if reference.id in run.first:
+            turn, timing = run.first[reference.id]
+            outcomes[system] = Mark(timing.value, f"{timing.value.replace('_', ' ')} at turn {turn}")
+    return outcomes

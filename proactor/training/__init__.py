@@ -1,3 +1,1 @@
-"""Runs: the small model one may start from, decisions sampled and judged, the loop that trains and resumes,
-and what came of it.
-"""
+"""Runs: the small model to start from, sampled and scored decisions, the training loop and its summary."""

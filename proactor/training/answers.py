@@ -1,4 +1,4 @@
-"""The answers sampled at one decision point, read and scored: what statistics and sample files are made of."""
+"""The answers sampled at one decision point, parsed and scored."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from proactor.engine import Group, Sample
 
 @dataclass(slots=True)
 class Answer:
-    """One sampled answer. ``parts``: the parts of its reward by name, "reward" among them; empty where the
-    reward dropped the group. ``unread_graph``: pieces of its state graph that could not be read, by reason.
+    """One sampled answer.
+
+    ``parts``: the parts of its reward by name, including "reward"; empty where the reward dropped the group.
+    ``unread_graph``: pieces of its state graph that could not be parsed, by reason.
     """
 
     sample: Sample
@@ -25,7 +27,7 @@ class Answer:
 
 @dataclass(slots=True)
 class AnswerGroup:
-    """The answers to ``decision``, in the order of ``group.samples``; ``group`` is what the engine trains on."""
+    """The answers to ``decision``, in the order of ``group.samples``. The engine trains on ``group``."""
 
     decision: Decision
     group: Group
@@ -33,11 +35,11 @@ class AnswerGroup:
 
     @property
     def dropped(self) -> bool:
-        """Whether the reward had nothing to say about the group, so that it leaves the batch."""
+        """Whether the reward gave the group no verdict, so that it leaves the batch."""
         return any(sample.reward is None for sample in self.group.samples)
 
     def set_rewards(self, scores: Sequence[dict[str, float]] | None) -> None:
-        """Give each sample its reward, and each answer the parts of it; None drops the group."""
+        """Set each sample's reward and each answer's parts; None drops the group."""
         for i, answer in enumerate(self.answers):
             answer.parts = {} if scores is None else scores[i]
             answer.sample.reward = None if scores is None else scores[i]["reward"]
@@ -49,7 +51,7 @@ def read_answers(
     candidates: Candidates,
     unread_graphs: Sequence[Mapping[str, int]] | None = None,
 ) -> AnswerGroup:
-    """An unscored group of ``candidates``, the texts of ``group``'s samples as parsed there."""
+    """The answers of ``group``, not yet scored; ``candidates`` holds its parsed texts."""
     graphs = unread_graphs or [{} for _ in group.samples]
     answers = [
         Answer(sample, parsed, unread_graph=graph)

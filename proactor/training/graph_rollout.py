@@ -1,14 +1,12 @@
-"""GRPO with state graphs: K candidates walk through a dialogue side by side, each with the graph that it
-keeps for itself.
+"""GRPO with state graphs: K candidates walk through a dialogue side by side, each with a graph of its own.
 
-The logged dialogue and the boards are those of the other modes, the same for all candidates, so a decision
-stays a bandit but for the graph: candidates of one decision are compared with one another although their
-prompts differ in it, and a graph earns what the answer beside it earns, nothing for what it does later
-[INFERRED]. The engine compares samples of one prompt only, so the advantages of such a group are computed
-here and its samples go to the engine as one group a prompt.
+The logged dialogue and the boards are the same for all candidates, as in the other modes, so a decision stays
+a bandit except for the graph. Candidates of one decision are compared although their graphs, and so their
+prompts, differ. A graph earns the reward of its own answer, nothing for later ones [INFERRED]. The engine
+compares samples of one prompt only: advantages are computed here, and each prompt becomes a group.
 
-The decisions of a dialogue come one after the other, those of all dialogues together; see
-`proactor.dialogue.state_graph` for what this costs.
+The decisions of a dialogue are sampled in order, those of all dialogues together; see
+`proactor.dialogue.state_graph` for the cost.
 """
 
 from __future__ import annotations
@@ -29,30 +27,31 @@ if TYPE_CHECKING:
 def roll_out(
     engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling
 ) -> tuple[list[Group], list[list[dict[str, int]]]]:
-    """The ``sampling.n`` candidates of every decision point, each after its own graph: one group a point, in
-    their order, and for each sample the pieces of its graph that could not be read, by reason.
+    """Sample ``sampling.n`` candidates at every decision point, each after its own graph.
 
-    A dialogue's points must come in the order of its turns. The samples of a group have prompts of their own;
-    `trainable` turns them into groups for the engine.
+    Returns one group per point, in the order of ``points``, and for each sample the pieces of its graph that
+    could not be parsed, by reason. A dialogue's points must come in the order of its turns. The samples of a
+    group have different prompts; `trainable` turns them into groups for the engine.
     """
     rounds: defaultdict[int, list[int]] = defaultdict(list)
-    seen: defaultdict[str, int] = defaultdict(int)
+    earlier_points: defaultdict[str, int] = defaultdict(int)
     for i, point in enumerate(points):
-        rounds[seen[point.dialogue.id]].append(i)
-        seen[point.dialogue.id] += 1
+        rounds[earlier_points[point.dialogue.id]].append(i)
+        earlier_points[point.dialogue.id] += 1
     graphs: dict[tuple[str, int], StateGraph] = {}
     groups: dict[int, Group] = {}
     unread: defaultdict[int, list[dict[str, int]]] = defaultdict(list)
-    alone = sampling.model_copy(update={"n": 1})
-    for k in sorted(rounds):
-        jobs = [(i, points[i], c) for i in rounds[k] for c in range(sampling.n)]
+    one_sample = sampling.model_copy(update={"n": 1})
+    for round_points in rounds.values():
+        jobs = [(i, points[i], c) for i in round_points for c in range(sampling.n)]
         prompts = [
             encoder.prompt(p.dialogue, p.turn, p.board, graphs.get((p.dialogue.id, c), NO_GRAPH))
             for _, p, c in jobs
         ]
-        drawn = engine.sample(prompts, alone, keys=[candidate_key(p.dialogue, p.turn, c) for _, p, c in jobs])
-        for (i, p, c), one in zip(jobs, drawn, strict=True):
-            sample = one.samples[0]
+        keys = [candidate_key(p.dialogue, p.turn, c) for _, p, c in jobs]
+        drawn = engine.sample(prompts, one_sample, keys=keys)
+        for (i, p, c), single in zip(jobs, drawn, strict=True):
+            sample = single.samples[0]
             groups.setdefault(i, Group(sample.prompt_ids, [])).samples.append(sample)
             graph = graphs.get((p.dialogue.id, c), NO_GRAPH)
             graphs[p.dialogue.id, c], pieces = graph.after(sample.text)
@@ -62,14 +61,15 @@ def roll_out(
 
 
 def trainable(groups: Sequence[Group], convention: Convention = "art") -> list[Group]:
-    """The groups as the engine takes them: one whose samples share their prompt stays as it is; of any other,
-    each prompt becomes a group of its own, whose samples carry the advantages of the whole comparison. Their
-    rewards must be finite numbers.
+    """Groups whose samples share a prompt, as the engine needs them.
+
+    A group with one prompt stays as it is. Of any other, each prompt becomes a group, and its samples carry
+    the advantages computed over the whole group. Rewards must be finite numbers.
     """
-    found: list[Group] = []
+    by_prompt: list[Group] = []
     for group in groups:
         if all(s.prompt_ids == group.prompt_ids for s in group.samples):
-            found.append(group)
+            by_prompt.append(group)
             continue
         rewards = [float(s.reward) for s in group.samples if s.reward is not None]
         parts: dict[tuple[int, ...], Group] = {}
@@ -77,5 +77,5 @@ def trainable(groups: Sequence[Group], convention: Convention = "art") -> list[G
             sample.advantage = advantage
             part = parts.setdefault(tuple(sample.prompt_ids), Group(sample.prompt_ids, [], tree=group.tree))
             part.samples.append(sample)
-        found.extend(parts.values())
-    return found
+        by_prompt.extend(parts.values())
+    return by_prompt

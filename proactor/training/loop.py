@@ -1,48 +1,38 @@
-"""Training a run: supervised until the held-out loss stops falling, then GRPO on sampled decisions; saved,
-and resumed exactly.
+"""Training a run: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
 
-Data order, boards and noise are functions of (seed, phase, step), so the position of a run is a handful of
-numbers and a resumed run does what the killed one would have done. Every row of numbers is in `metrics.jsonl`
-before the state that counts on it is saved (see `proactor.training.runs`).
+The position of a run is a handful of numbers, because every step is a function of (seed, phase, step); see
+`proactor.training.steps`. The order of writes, which makes a killed run resumable, is described in
+`proactor.training.runs`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any
 
 from proactor.config import GRPOStage, RunConfig, SFTStage
-from proactor.dialogue import Dialogue
-from proactor.dialogue.candidates import Stage
-from proactor.engine import Engine, Group
 from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet, Stopped
-from proactor.rewards import GroupReward, WeightedMetric
 from proactor.scoring.metrics import FIELDS
-from proactor.training.answers import AnswerGroup
-from proactor.training.graph_rollout import trainable
-from proactor.training.rollout import held_out_loss, judge_groups, sample_groups, sft_groups
 from proactor.training.runs import Run, RunError
-from proactor.training.stats import judge_statistics, reward_statistics, sample_rows
+from proactor.training.stats import sample_rows
+from proactor.training.steps import Row, grpo_step, held_out_loss, reset_optimizer, sft_step
 from proactor.training.summary import compare
 from proactor.training.workspace import Workspace
-
-Row = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a run is. ``step`` counts within the phase, ``update`` over all; ``best`` is the lowest held-out
-    loss (sft) or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since
-    then.
+    """Where a run is.
+
+    ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
+    or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
     """
 
     phase: str = "sft"
@@ -54,157 +44,16 @@ class Position:
     seconds: float = 0.0
 
 
-# -- data order ---
-
-
-def derived(*parts: object) -> int:
-    """63 bits that depend on all ``parts`` and nothing else."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
-
-
-def batch(
-    dialogues: Sequence[Dialogue], size: int, seed: int, phase: str, step: int
-) -> tuple[int, list[Dialogue]]:
-    """(epoch, dialogues) of a step: every epoch is a new order of all dialogues, its last batch may be
-    smaller.
-    """
-    per_epoch = -(-len(dialogues) // size)
-    epoch, at = divmod(step, per_epoch)
-    order = sorted(dialogues, key=lambda d: derived(seed, phase, epoch, d.id))
-    return epoch, order[at * size : (at + 1) * size]
-
-
-# -- one step ---
-
-
-def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
-    """One supervised update; returns its row."""
-    seed, engine = workspace.config.seed, workspace.engine
-    epoch, chosen = batch(workspace.train, stage.batch_dialogues, seed, "sft", step)
-    own = engine.share(chosen)
-    groups, counters = sft_groups(
-        workspace.encoder, own, seed=seed, epoch=epoch, logged=stage.logged, pending=stage.pending
-    )
-    stats = engine.train(groups, stage)
-    counted = engine.gather((counters["examples"], counters["unknowable"]))
-    kept = (
-        "loss",
-        "entropy",
-        "grad_norm",
-        "adapter_norm",
-        "lr",
-        "tokens_trained",
-        "tokens_computed",
-        "tokens_avoided",
-        "nonfinite_gradient",
-    )
-    return {
-        "epoch": epoch,
-        **{k: stats[k] for k in kept},
-        "examples": sum(c[0] for c in counted),
-        "unknowable": sum(c[1] for c in counted),
-    }
-
-
-def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, list[AnswerGroup]]:
-    """Sample every decision of a batch of dialogues, score, update; returns the row and this rank's groups,
-    those dropped by the reward included.
-    """
-    epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
-    answered, scoring = sample_and_score(workspace, stage, step, epoch, workspace.engine.share(chosen))
-    kept = [a.group for a in answered if not a.dropped]
-    if workspace.encoder.style.mode == "graph":  # samples of a decision then have prompts of their own
-        kept = trainable(kept, stage.advantages)
-    stats = update(workspace.engine, kept, stage)
-    rewards = reward_statistics(workspace.engine.gather, answered)
-    return {"epoch": epoch, **stats, **rewards, **scoring}, answered
-
-
-def sample_and_score(
-    workspace: Workspace, stage: GRPOStage, step: int, epoch: int, own: Sequence[Dialogue]
-) -> tuple[list[AnswerGroup], Row]:
-    """This rank's groups with their rewards, and the statistics of the scoring over all ranks."""
-    seed, engine = workspace.config.seed, workspace.engine
-    sampling = stage.sampling.model_copy(update={"seed": derived(seed, "noise", step)})
-    if workspace.worker is None:
-        assert not isinstance(workspace.reward, GroupReward), "Workspace.bind starts its worker"
-        before = time.perf_counter()
-        groups = sample_groups(
-            engine,
-            workspace.encoder,
-            own,
-            sampling,
-            workspace.config.reward,
-            workspace.reward,
-            seed=seed,
-            epoch=epoch,
-            logged=stage.logged,
-        )
-        return groups, {"seconds_sampling": time.perf_counter() - before}
-    now, reward = Stage(step, stage.steps), workspace.worker.reward
-    judged = judge_groups(
-        engine,
-        workspace.encoder,
-        own,
-        sampling,
-        workspace.worker,
-        workspace.turn_reward or WeightedMetric(),
-        stage=now,
-        seed=seed,
-        epoch=epoch,
-        logged=stage.logged,
-    )
-    coefficients = {f"coef/{name}": value for name, value in reward.coefficients(now).items()}
-    events = judge_statistics(engine.gather, judged.groups, reward.judged, judged.counters)
-    return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
-
-
-def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
-    """One update with the groups of all ranks (a rank without any takes part). Without a group on any rank
-    nothing moves, and the row says so.
-    """
-    if not any(engine.gather(bool(groups))):
-        version = float(engine.policy_version)
-        return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
-    stats = engine.train(groups, stage)
-    return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
-
-
-def held_out(workspace: Workspace, stage: SFTStage) -> float:
-    """Loss of the wanted answers on the dev dialogues (boards fixed by the seed), nats a token."""
-    own = workspace.engine.share(workspace.held_out)
-    groups, _ = sft_groups(
-        workspace.encoder,
-        own,
-        seed=workspace.config.seed,
-        epoch=-1,
-        logged=stage.logged,
-        pending=stage.pending,
-    )
-    return held_out_loss(workspace.engine, groups)
-
-
 def evaluation_row(evaluation: Evaluation) -> Row:
-    """An evaluation's metrics (not the counts behind them) under ``eval_*``."""
+    """An evaluation's metrics, without the counts behind them, under ``eval_*``."""
     metrics = {f"eval_{k}": v for k, v in evaluation.metrics.items() if k not in FIELDS}
-    graphs = evaluation.unread_graph_share
+    unread_graphs = evaluation.unread_graph_share
     return {
         **metrics,
         "eval_unparsed_share": evaluation.unparsed_share,
         "eval_truncated_share": evaluation.truncated_share,
-        **({} if graphs is None else {"eval_unread_graph_share": graphs}),
+        **({} if unread_graphs is None else {"eval_unread_graph_share": unread_graphs}),
     }
-
-
-def reset_optimizer(engine: Engine) -> None:
-    """Forget the moments and the count of steps: a new stage has its own schedule."""
-    state = engine.state_dict()
-    state["m"].zero_()
-    state["v"].zero_()
-    engine.load_state_dict({**state, "steps": 0})
-
-
-# -- the run ---
 
 
 class Training:
@@ -214,11 +63,12 @@ class Training:
         self.workspace, self.run, self.stopping, self.ui = workspace, run, stopping, ui
         self.config, self.engine = workspace.config, workspace.engine
         self.position = Position("sft" if self.config.sft else "grpo")
-        self._since = time.perf_counter()
+        self._saved_at = time.perf_counter()
 
     def restore(self) -> None:
-        """Go back to the last save, if there is one: state, rows, samples, and the best adapter when the save
-        was about to write it.
+        """Go back to the last save, if there is one.
+
+        Restores state, rows and samples, and writes the best adapter if the killed run had not yet done so.
         """
         if not self.run.state.exists():
             self.run.rewind(0, 0)
@@ -227,7 +77,7 @@ class Training:
         length = int(record.pop("metrics_bytes"))
         self.position = Position(**record)
         self.run.rewind(length, self.position.update)
-        self._export()
+        self._write_best()
         grpo = self.config.grpo
         if self.position.phase == "done" and grpo is not None and self.position.step < grpo.steps:
             self.position.phase = "grpo"
@@ -244,8 +94,9 @@ class Training:
             self.save()
 
     def supervise(self, stage: SFTStage) -> None:
-        """The supervised phase. Afterwards the adapter of the lowest held-out loss is in `start` (or `best`,
-        when no GRPO follows).
+        """The supervised phase.
+
+        The adapter of the lowest held-out loss ends in `start` (in `best` if no GRPO follows).
         """
         p = self.position
         self.ui.phase("SFT", stage.max_steps, p.step)
@@ -260,14 +111,15 @@ class Training:
             if checked:
                 self._check_loss(stage)
             self.ui.step(f"loss {row['loss']:.3f}, held-out {p.best:.3f}")
-            self._after(checked)
+            self._save_if_due(checked)
 
     def reinforce(self, stage: GRPOStage) -> None:
-        """The GRPO phase, from the supervised phase's best adapter and a fresh optimizer. Its best on dev is
-        in `best`.
+        """The GRPO phase, from the supervised phase's best adapter with a fresh optimizer.
+
+        The adapter that did best on dev ends in `best`.
         """
         if self.position.phase == "sft":
-            self._enter()
+            self._begin_grpo()
         p = self.position
         self.ui.phase("GRPO", stage.steps, p.step)
         if p.best is None:
@@ -279,41 +131,40 @@ class Training:
             row, groups = grpo_step(self.workspace, stage, p.step)
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
-                rows = [r for part in self.engine.gather(sample_rows(groups)) for r in part]
+                rows = [sample for rank in self.engine.gather(sample_rows(groups)) for sample in rank]
                 self.run.write_samples("grpo", p.update, rows)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:
                 self._check_metric()
-            gone = f", {row['groups_dropped']:.0f} groups without a verdict" if row["groups_dropped"] else ""
-            skipped = ", no update" if row["skipped_update"] else ""
-            self.ui.step(
-                f"reward {row['reward_mean']:.3f}, best {self.config.eval.metric} on dev "
-                f"{p.best:.3f}{gone}{skipped}"
+            dropped = (
+                f", {row['groups_dropped']:.0f} groups without a verdict" if row["groups_dropped"] else ""
             )
-            self._after(checked)
+            skipped = ", no update" if row["skipped_update"] else ""
+            best = f"best {self.config.eval.metric} on dev {p.best:.3f}"
+            self.ui.step(f"reward {row['reward_mean']:.3f}, {best}{dropped}{skipped}")
+            self._save_if_due(checked)
 
-    def _enter(self) -> None:
+    def _begin_grpo(self) -> None:
         self.engine.barrier()
         self.engine.load_adapter(self.run.start)
         reset_optimizer(self.engine)
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self, stage: SFTStage) -> None:
-        loss = held_out(self.workspace, stage)
+        loss = held_out_loss(self.workspace, stage)
         self._log("eval", {"held_out_loss": loss})
-        self._judge(-loss if math.isfinite(loss) else -math.inf, lowest=True)
+        self._note_check(loss if math.isfinite(loss) else math.inf, lower_is_better=True)
 
     def _check_metric(self) -> None:
-        found = self.workspace.play(self.workspace.dev, "playing dev dialogues")
-        self._log("eval", evaluation_row(found))
-        self._judge(found.metrics[self.config.eval.metric] or 0.0)
+        evaluation = self.workspace.play(self.workspace.dev, "playing dev dialogues")
+        self._log("eval", evaluation_row(evaluation))
+        self._note_check(evaluation.metrics[self.config.eval.metric] or 0.0)
 
-    def _judge(self, value: float, lowest: bool = False) -> None:
-        """Take note of a check: ``value`` is better when higher; a loss comes negated."""
+    def _note_check(self, value: float, lower_is_better: bool = False) -> None:
+        """Keep ``value`` as the best so far, or count one more check without progress."""
         p = self.position
-        known = None if p.best is None else (-p.best if lowest else p.best)
-        if known is None or value > known:
-            p.best, p.best_step, p.stale = (-value if lowest else value), p.step, 0
+        if p.best is None or (value < p.best if lower_is_better else value > p.best):
+            p.best, p.best_step, p.stale = value, p.step, 0
         else:
             p.stale += 1
 
@@ -326,27 +177,29 @@ class Training:
     def _log(self, kind: str, row: Row) -> None:
         self.run.log({"phase": self.position.phase, "kind": kind, "step": self.position.update, **row})
 
-    def _after(self, checked: bool) -> None:
-        """Save when it is due, or when somebody asked the process to end; in that case on every rank after
-        the same step.
+    def _save_if_due(self, checked: bool) -> None:
+        """Save after a check, every `save_every` steps, or on a signal to stop.
+
+        A signal to one rank stops every rank after the same step: raises Stopped.
         """
-        asked = next((s for part in self.engine.gather(list(self.stopping)) for s in part), None)
-        if checked or asked is not None or self.position.update % self.config.save_every == 0:
+        signals = [number for rank in self.engine.gather(list(self.stopping)) for number in rank]
+        if checked or signals or self.position.update % self.config.save_every == 0:
             self.save()
-        if asked is not None:
-            raise Stopped(asked, self.position.update)
+        if signals:
+            raise Stopped(signals[0], self.position.update)
 
     def save(self) -> None:
         """Rows to disk, then the state, then the adapters."""
         now = time.perf_counter()
-        self.position.seconds, self._since = self.position.seconds + now - self._since, now
+        self.position.seconds += now - self._saved_at
+        self._saved_at = now
         length = self.run.flush()
         self.engine.save(self.run.state, {**asdict(self.position), "metrics_bytes": length})
         self._write_adapter("last")
-        self._export()
+        self._write_best()
 
-    def _export(self) -> None:
-        """Write the best adapter when it is the current one."""
+    def _write_best(self) -> None:
+        """Write the current adapter as the best one, if it is."""
         p = self.position
         if p.best is not None and p.best_step == p.step and p.phase != "done":
             self._write_adapter("start" if p.phase == "sft" and self.config.grpo is not None else "best")
@@ -357,12 +210,11 @@ class Training:
 
 
 def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: Progress | None = None) -> Row:
-    """Run ``config`` to its end and compare where it began with where it came on the test dialogues; returns
-    that summary.
+    """Run ``config`` to its end; returns the comparison of start and best on the test dialogues.
 
-    resume: continue from the last save (or from the beginning when there is none). fresh: replace what the
-    folder holds. Raises Stopped after SIGTERM or Ctrl-C, once the state is saved; ConfigError, RunError,
-    SourceError, RewardError, EngineError for what cannot work.
+    ``resume``: continue from the last save, or from the beginning without one. ``fresh``: replace the run in
+    the folder. Raises Stopped after SIGTERM or Ctrl-C, once the state is saved; ConfigError, RunError,
+    SourceError, RewardError or EngineError for a config that cannot run.
     """
     if config.sft is None and config.grpo is None:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
@@ -370,13 +222,13 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     rank = int(os.environ.get("RANK", "0"))
     run = Run(config.folder, writer=rank == 0)
     run.begin(config, resume=resume, fresh=fresh)
-    with stopping() as asked:
+    with stop_signals() as signals:
         workspace = Workspace.open(config, ui)
         if config.start is not None:
             workspace.engine.load_adapter(config.start)
         initial = workspace.engine.state_dict()
-        _tell(workspace, ui)
-        training = Training(workspace, run, asked, ui)
+        report_data(workspace, ui)
+        training = Training(workspace, run, signals, ui)
         try:
             if resume:
                 training.restore()
@@ -389,10 +241,8 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     return compare(workspace, run, initial, seconds=training.position.seconds)
 
 
-def _tell(workspace: Workspace, ui: Progress) -> None:
-    """What is worth knowing before hours are spent: how much data there is, what was left out, whether limits
-    cut answers.
-    """
+def report_data(workspace: Workspace, ui: Progress) -> None:
+    """Say how many dialogues each part has, how many were left out, and whether token limits cut answers."""
     sizes = ", ".join(f"{len(getattr(workspace, part))} {part}" for part in ("train", "dev", "test"))
     ui.say(
         f"{workspace.config.data.source}: {sizes} dialogues; {workspace.counters['train'].get('null', 0)} "
@@ -406,20 +256,20 @@ def _tell(workspace: Workspace, ui: Progress) -> None:
 
 
 @contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that SIGTERM or Ctrl-C appends its number to, once; a second one ends the process at once."""
-    asked: list[int] = []
+def stop_signals() -> Iterator[list[int]]:
+    """The list of signals received: the first SIGTERM or Ctrl-C. A second one ends the process at once."""
+    received: list[int] = []
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handler(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        received.append(number)
         for other, previous in old.items():
             signal.signal(other, previous)
 
     for number in old:
         signal.signal(number, handler)
     try:
-        yield asked
+        yield received
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)

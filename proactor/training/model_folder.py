@@ -1,12 +1,10 @@
-"""The small model of a config's `pretrain` section: built once, from the training dialogues alone, into the
-folder that `model` names.
-"""
+"""The folder of a config's small model: built once from training dialogues, with a record of its data."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from proactor.config import ConfigError, Data, Pretrain, RunConfig
@@ -22,41 +20,61 @@ from proactor.training.pretrain import pretrain
 from proactor.training.small_model import SmallModel, build_model, export, train_tokenizer
 
 HELD_OUT = 96
-"""Most dialogues that the held-out loss is taken on: it is computed again and again."""
+"""Most dialogues that the held-out loss is computed on."""
 PROVENANCE = "pretrained.json"
 PARTS = 100
 """Steps of the progress bar."""
 
 
-def _texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) -> list[str]:
-    """What a tokenizer should know: tool lists, answers and turns."""
+def _tokenizer_texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: PromptStyle) -> list[str]:
+    """Texts to train the tokenizer on: tool lists, answers and turns."""
     systems = {system_message(d, catalog, style)["content"] for d in dialogues}
     answers = (target_text(d, u, EMPTY, catalog, style.mode) for d in dialogues for u in d.decision_turns)
     return [*systems, *answers, *(t.text for d in dialogues for t in d.turns)]
 
 
 def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> None:
-    """Train tokenizer and model on the training split, a twentieth (at most `HELD_OUT`) held out to stop by,
-    and write them as a bitsandbytes-4bit folder.
+    """Train a tokenizer and a model on the training split and write them as a bitsandbytes-4bit folder.
+
+    A twentieth of the dialogues (at most `HELD_OUT`) is held out to decide when to stop. Raises ConfigError
+    for an unknown key of ``section.size``.
     """
     try:
         size = SmallModel(**section.size)
     except TypeError as error:
         raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
-    corpus = load_part(
-        config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train"
-    )
-    warm = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
-    first = [d for d in warm.dialogues if not config.data.unseen.reason(d)]
-    catalog = merge_catalogs([corpus.catalog, warm.catalog]) if first else corpus.catalog
+    data = config.data.model_copy(update={"train": part})
+    corpus = load_part(config.model_copy(update={"data": data}), "train")
+    synthetic = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
+    warm = [d for d in synthetic.dialogues if not config.data.unseen.reason(d)]
+    catalog = merge_catalogs([corpus.catalog, synthetic.catalog]) if warm else corpus.catalog
     style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
-    tokenizer = train_tokenizer(_texts(corpus.dialogues, catalog, style), size.vocabulary)
+    tokenizer = train_tokenizer(_tokenizer_texts(corpus.dialogues, catalog, style), size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
     random.Random(size.seed).shuffle(usable)  # files are sorted: their first dialogues may be of one domain
     held_out = min(HELD_OUT, max(1, len(usable) // 20))
     ui.phase(f"pre-training a small model for {section.seconds:.0f} s", PARTS)
+    model = build_model(tokenizer, size)
+    history = pretrain(
+        model,
+        encoder,
+        usable[held_out:],
+        usable[:held_out],
+        size,
+        warm=warm,
+        seconds=section.seconds,
+        progress=_share_progress(ui),
+    )
+    export(model, tokenizer, config.model)
+    write_provenance(config.model, config.data)
+    last = f", held-out loss {history[-1][1]:.3f}" if history else ""
+    ui.say(f"{config.model}: written{last}")
+
+
+def _share_progress(ui: Progress) -> Callable[[float, str], None]:
+    """Turn the share of time that has passed into steps of a bar of `PARTS`."""
     shown = 0
 
     def progress(elapsed: float, text: str) -> None:
@@ -65,45 +83,31 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
             shown += 1
             ui.step(text)
 
-    model = build_model(tokenizer, size)
-    history = pretrain(
-        model,
-        encoder,
-        usable[held_out:],
-        usable[:held_out],
-        size,
-        warm=first,
-        seconds=section.seconds,
-        progress=progress,
-    )
-    export(model, tokenizer, config.model)
-    write_provenance(config.model, config.data)
-    last = f", held-out loss {history[-1][1]:.3f}" if history else ""
-    ui.say(f"{config.model}: written{last}")
+    return progress
 
 
 def write_provenance(folder: str | Path, data: Data) -> None:
-    """Write down what the model in ``folder`` was built on."""
+    """Record which data the model in ``folder`` was built on."""
     seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
     atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
 
 
 def check_provenance(folder: str | Path, data: Data) -> None:
-    """ConfigError when ``data.unseen`` names what the model in ``folder`` may have seen."""
+    """Raise ConfigError if the model in ``folder`` may have seen what ``data.unseen`` keeps from training."""
     if not data.unseen:
         return
     file = Path(folder) / PROVENANCE
-    other = "model=… names another folder, where one is built without them"
+    remedy = "model=… names another folder, where one is built without them"
     if not file.is_file():
         raise ConfigError(
             f"model {folder}: no {PROVENANCE} says whether it has seen what data.unseen keeps from training; "
-            f"{other}"
+            f"{remedy}"
         )
-    noted = json.loads(file.read_text(encoding="utf-8"))
+    built_on = json.loads(file.read_text(encoding="utf-8"))
     for kind in ("domains", "tools"):
-        kept_out = noted["unseen"][kind] if noted["source"] == data.source else ()
+        kept_out = built_on["unseen"][kind] if built_on["source"] == data.source else ()
         if seen := sorted(set(getattr(data.unseen, kind)) - set(kept_out)):
             raise ConfigError(
                 f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen "
-                f"keeps from training; {other}"
+                f"keeps from training; {remedy}"
             )

@@ -1,8 +1,8 @@
-"""Self-test: a few training dialogues, learnt to their maximum. If this fails, nothing larger will work.
+"""Self-test: learn a few training dialogues to their maximum. If this fails, nothing larger will work.
 
-The goal is what the wanted answers (`prompt.target`) earn when played through on their own board. Each stage
-of the config runs until the greedy policy earns it, GRPO for a few updates at least: after a supervised stage
-it must keep what was learnt, by itself it must get there.
+The goal is the score of the wanted answers (`prompt.target`), played through on their own board. Each stage
+of the config runs until the greedy policy reaches it. GRPO makes at least a few updates: after a supervised
+stage it must keep the score, on its own it must reach it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet
 from proactor.rewards import TurnReward, score_replay
 from proactor.scoring.metrics import aggregate
-from proactor.training.loop import grpo_step, reset_optimizer, sft_step
+from proactor.training.steps import grpo_step, reset_optimizer, sft_step
 from proactor.training.workspace import Workspace
 
 CHECK_EVERY = 5
+"""Updates between two plays."""
 TOLERANCE = 1e-6
+GOALS = ("reward", "first_fire_f1")
+"""Metrics in which the goal must be reached."""
+
+Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Overfit:
-    """What was reached against the goal, after how many updates."""
+    """The scores reached beside the goal's, and the number of updates."""
 
     passed: bool
     reward: float
@@ -45,12 +50,11 @@ class Overfit:
 
 
 def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Overfit:
-    """Train on ``count`` training dialogues that ask for an action, within the steps of the config's stages.
-    Writes nothing.
+    """Train on ``count`` dialogues that ask for an action, within the steps of the config's stages.
 
-    Dialogues whose logged agent acted at the first ready turn come first: there the boards that training
-    draws are those of a perfect agent. Raises ConfigError when there are too few dialogues, or when the token
-    limits cut a wanted answer.
+    Writes nothing. Dialogues whose logged agent acted at the first ready turn come first: there, training
+    draws the boards of a perfect agent. Raises ConfigError when there are too few dialogues, or when the
+    token limits cut a wanted answer.
     """
     if config.sft is None and config.grpo is None:
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
@@ -59,10 +63,10 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     if config.start is not None:
         workspace.engine.load_adapter(config.start)
     asking = [d for d in workspace.train if any(r.ready for r in d.references)]
-    chosen = tuple(sorted(asking, key=lambda d: not _prompt_log(d)))[:count]
+    chosen = tuple(sorted(asking, key=lambda d: not _acts_at_once(d)))[:count]
     if len(chosen) < count:
         raise ConfigError(
-            f"data.train: --overfit {count} needs as many dialogues with a known window, there are "
+            f"data.train: --overfit {count} needs {count} dialogues with a known window, there are "
             f"{len(chosen)}"
         )
     if cut := workspace.cut_answers(chosen):
@@ -77,16 +81,19 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     return test.result()
 
 
-def _prompt_log(dialogue: Dialogue) -> bool:
+def _acts_at_once(dialogue: Dialogue) -> bool:
+    """Whether the logged agent acted at the first ready turn of every reference."""
     return all(r.ready is not None and r.observed_trigger == r.ready[0] for r in dialogue.references)
 
 
 class _Test:
+    """The state of a self-test: how the greedy policy plays, against the goal."""
+
     def __init__(self, workspace: Workspace, ui: Progress) -> None:
         self.workspace, self.ui, self.updates = workspace, ui, 0
         pending = workspace.config.sft is not None and workspace.config.sft.pending
         self.goal = goal(workspace.train, workspace.turn_reward, pending)
-        self.found: Evaluation = workspace.play(workspace.train, "playing")
+        self.played: Evaluation = workspace.play(workspace.train, "playing")
 
     def supervise(self) -> None:
         stage = self.workspace.config.sft
@@ -94,7 +101,8 @@ class _Test:
         self.ui.phase("overfit, SFT", stage.max_steps)
         for step in range(stage.max_steps):
             row = sft_step(self.workspace, stage, step)
-            if self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}") and self.reached():
+            checked = self.check(step + 1, stage.max_steps, f"loss {row['loss']:.3f}")
+            if checked and self.reached():
                 break
 
     def reinforce(self) -> None:
@@ -104,44 +112,40 @@ class _Test:
         self.ui.phase("overfit, GRPO", stage.steps)
         for step in range(stage.steps):
             row, _ = grpo_step(self.workspace, stage, step)
-            if (
-                self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}")
-                and self.reached()
-            ):
+            checked = self.check(step + 1, stage.steps, f"sampled reward {row['reward_mean']:.3f}")
+            if checked and self.reached():
                 break
 
     def check(self, step: int, last: int, text: str) -> bool:
+        """Count an update; every `CHECK_EVERY` steps, and at the last, play again and return True."""
         self.updates += 1
         due = step % CHECK_EVERY == 0 or step == last
         if due:
-            self.found = self.workspace.play(self.workspace.train, "playing")
-        self.ui.step(
-            f"{text}, played {_of(self.found.metrics, 'reward'):.3f} of {_of(self.goal, 'reward'):.3f}"
-        )
+            self.played = self.workspace.play(self.workspace.train, "playing")
+        reward, goal_reward = (_metric(m, "reward") for m in (self.played.metrics, self.goal))
+        self.ui.step(f"{text}, played {reward:.3f} of {goal_reward:.3f}")
         return due
 
     def reached(self) -> bool:
-        return all(
-            _of(self.found.metrics, k) >= _of(self.goal, k) - TOLERANCE for k in ("reward", "first_fire_f1")
-        )
+        return all(_metric(self.played.metrics, k) >= _metric(self.goal, k) - TOLERANCE for k in GOALS)
 
     def result(self) -> Overfit:
-        reward, f1 = (_of(self.found.metrics, k) for k in ("reward", "first_fire_f1"))
         return Overfit(
-            self.reached(),
-            reward,
-            _of(self.goal, "reward"),
-            f1,
-            _of(self.goal, "first_fire_f1"),
-            self.updates,
+            passed=self.reached(),
+            reward=_metric(self.played.metrics, "reward"),
+            goal_reward=_metric(self.goal, "reward"),
+            first_fire_f1=_metric(self.played.metrics, "first_fire_f1"),
+            goal_first_fire_f1=_metric(self.goal, "first_fire_f1"),
+            updates=self.updates,
         )
 
 
-def _of(metrics: dict[str, float | None], key: str) -> float:
+def _metric(metrics: Metrics, key: str) -> float:
+    """A metric; undefined counts as 0."""
     return metrics[key] or 0.0
 
 
-def goal(dialogues: Sequence[Dialogue], reward: TurnReward | None, pending: bool) -> dict[str, float | None]:
+def goal(dialogues: Sequence[Dialogue], reward: TurnReward | None, pending: bool) -> Metrics:
     """Metrics of the wanted answers, played through on their own board."""
     scored = []
     for dialogue in dialogues:

@@ -13,11 +13,10 @@ from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
 
 def load_part(config: RunConfig, name: str) -> Corpus:
-    """The corpus of `data.train`, `data.dev` or `data.test`: of the kinds that belong there, the training
-    part labelled as `data.labels` says.
+    """The corpus of `data.train`, `data.dev` or `data.test`; `data.labels` applies to the training part.
 
     Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end
-    of their window.
+    of their window. Raises ConfigError where the part is empty or names what the corpus does not have.
     """
     data = config.data
     part = getattr(data, name)
@@ -26,6 +25,7 @@ def load_part(config: RunConfig, name: str) -> Corpus:
     try:
         corpus = _load(config, part.split, limit)
         if data.unseen:
+            # A name that this split does not have may be in another one.
             if data.unseen.describe_unknown(corpus) and (
                 wrong := data.unseen.describe_unknown(_load(config, None, None))
             ):
@@ -37,11 +37,9 @@ def load_part(config: RunConfig, name: str) -> Corpus:
         raise ConfigError(f"data: {error}") from None
     if not corpus.dialogues:
         where = f"{data.source} {data.path or ''}".strip()
-        why = ""
-        if data.unseen:
-            why = " that data.unseen leaves" + (
-                ": split=null takes test dialogues of all splits" if name == "test" else ""
-            )
+        why = " that data.unseen leaves" if data.unseen else ""
+        if data.unseen and name == "test":
+            why += ": split=null takes test dialogues of all splits"
         raise ConfigError(
             f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}{why}"
         )
@@ -53,15 +51,16 @@ def _load(config: RunConfig, split: Split | None, limit: int | None) -> Corpus:
     return load(data.source, data.path, split, limit, data.seed, data.keep, **data.options)
 
 
-def with_point_labels(found: Corpus) -> Corpus:
-    """A corpus with point labels."""
-    logged = [windows.point_of(d, r)[1] for d in found.dialogues for r in d.references if r.ready is not None]
-    counters = {"points_logged": sum(logged), "points_end": len(logged) - sum(logged)}
-    return with_dialogues(found, map(windows.as_points, found.dialogues), counters)
+def with_point_labels(corpus: Corpus) -> Corpus:
+    """The corpus with every known window narrowed to a point; counters as in `load_part`."""
+    known = [(d, r) for d in corpus.dialogues for r in d.references if r.ready is not None]
+    logged = sum(windows.point_of(dialogue, reference)[1] for dialogue, reference in known)
+    counters = {"points_logged": logged, "points_end": len(known) - logged}
+    return with_dialogues(corpus, map(windows.as_points, corpus.dialogues), counters)
 
 
 def merge_catalogs(catalogs: Iterable[Catalog]) -> Catalog:
-    """Tools of all catalogs; the first definition of a name stays."""
+    """The tools of all catalogs; of several definitions of a name, the first."""
     tools: dict[str, Any] = {}
     for catalog in catalogs:
         for tool in catalog.tools:

@@ -1,9 +1,7 @@
-"""A small Qwen2-architecture model from scratch, so that the project can be tried without a download.
+"""Pre-training of the small model in a short transformers loop, so that the project needs no download.
 
-A byte-pair tokenizer and a model of a million parameters learn, in a short transformers loop, to continue
-dialogues and to answer at their decision points; `export` writes them as a bitsandbytes-4bit Hugging Face
-folder, which the engine loads like any other. A dialogue and all its decision points are one row of a batch:
-the answers hang off the trunk behind a four-dimensional attention mask.
+The model learns to continue dialogues and to answer at their decision points. A dialogue and all its decision
+points are one row of a batch: a 4-D attention mask lets each answer see the trunk up to its turn.
 """
 
 from __future__ import annotations
@@ -29,8 +27,10 @@ IGNORED = -100
 
 @dataclass(slots=True)
 class Row:
-    """A dialogue as one row: ids, positions, the segment each token is in, and each segment's view of the
-    trunk (-1: trunk itself).
+    """A dialogue as one row of a batch.
+
+    Per token: its id, position, segment (0 is the trunk, then one per decision point) and whether it belongs
+    to a wanted answer. ``trunk_seen``: tokens of the trunk that each segment sees.
     """
 
     ids: list[int]
@@ -41,8 +41,9 @@ class Row:
 
 
 def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> Row:
-    """The trunk once, then board and wanted answer of every decision point, each seeing the trunk up to its
-    turn.
+    """The trunk once, then the board and wanted answer of each decision point, as segments.
+
+    Points where an unknown window may be right are left out.
     """
     trunk = encoder.trunk(dialogue)
     end = trunk.ends[dialogue.decision_turns[-1]]
@@ -62,8 +63,9 @@ def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pendi
 
 
 def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Model inputs (ids, positions, additive mask [B, 1, L, L]), next-token labels [B, L] and loss weights
-    [B, L].
+    """(model inputs, next-token labels [B, L], loss weights [B, L]) of padded rows.
+
+    Inputs: ids and positions [B, L] int64, additive attention mask [B, 1, L, L] float32.
     """
     length = max(len(r.ids) for r in rows)
     ids = torch.full((len(rows), length), pad)
@@ -74,10 +76,9 @@ def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str
         n = len(r.ids)
         ids[b, :n], positions[b, :n] = torch.tensor(r.ids), torch.tensor(r.positions)
         segment, index = torch.tensor(r.segment), torch.arange(n)
-        own = (segment[:, None] == segment[None, :]) & (index[None, :] <= index[:, None])
-        visible[b, :n, :n] = own | (
-            (segment[None, :] == 0) & (index[None, :] < torch.tensor(r.trunk_seen)[segment][:, None])
-        )
+        same_segment = (segment[:, None] == segment[None, :]) & (index[None, :] <= index[:, None])
+        trunk = (segment[None, :] == 0) & (index[None, :] < torch.tensor(r.trunk_seen)[segment][:, None])
+        visible[b, :n, :n] = same_segment | trunk
         inside = segment[1:] == segment[:-1]
         labels[b, : n - 1] = torch.where(inside, ids[b, 1:n], IGNORED)
         weights[b, : n - 1] = torch.where(
@@ -90,7 +91,7 @@ def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str
 
 
 def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean negative log-likelihood."""
+    """Weighted mean negative log-likelihood, in nats per unit of weight."""
     logits = model(**inputs, use_cache=False).logits
     nll = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
@@ -111,13 +112,10 @@ def pretrain(
     check_every: int = 50,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:
-    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``. Returns
-    (step, held-out loss) pairs.
+    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``.
 
-    ``warm``: dialogues seen once before those of ``train``; the loss is watched from there on.
-
-    The rate warms up over 5% of the time and decays to nothing at its end, so that time bounds the schedule
-    too.
+    ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
+    Returns (step, held-out loss) pairs. The rate warms up over 3% of the time and falls over the last 60%.
     """
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id
@@ -157,11 +155,14 @@ def pretrain(
 
 
 def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the layers' matrices, which learn to copy in far fewer steps with it, AdamW for the rest; each
-    with its rate.
+    """(optimizer, its rate): Muon for the layers' matrices, AdamW for the rest.
+
+    With Muon the layers learn to copy values in far fewer steps.
     """
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers" in name)]
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and "layers" in name else others).append(parameter)
     muon = torch.optim.Muon(
         matrices, lr=size.muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"
     )
@@ -172,16 +173,14 @@ def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimize
 
 
 def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[Row]]:
-    """Batches without end, each of rows of similar length, so that little is padded. A dialogue is encoded
-    once, with the boards of its first time.
-    """
+    """Endless batches of rows of similar length, to pad little. A dialogue is encoded once."""
     order, pool = random.Random(size.seed), size.batch * 16
-    known: dict[int, list[Row]] = {}
-    for at in itertools.count(0, pool):
-        first = at % len(train)
-        if first not in known:
+    encoded: dict[int, list[Row]] = {}
+    for start in itertools.count(0, pool):
+        first = start % len(train)
+        if first not in encoded:
             rows = (row(encoder, d, size.seed, 0, size.pending) for d in train[first : first + pool])
-            known[first] = sorted(rows, key=lambda r: len(r.ids))
-        parts = [known[first][i : i + size.batch] for i in range(0, len(known[first]), size.batch)]
-        order.shuffle(parts)
-        yield from parts
+            encoded[first] = sorted(rows, key=lambda r: len(r.ids))
+        batches = [encoded[first][i : i + size.batch] for i in range(0, len(encoded[first]), size.batch)]
+        order.shuffle(batches)
+        yield from batches

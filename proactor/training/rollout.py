@@ -1,5 +1,4 @@
-"""Decision points of dialogues as groups for the engine: sampled and scored for GRPO, or with the wanted
-answer for supervised training.
+"""Decision points as groups for the engine: sampled and scored for GRPO, or with the wanted answer for SFT.
 
 A logged dialogue is replayed turn by turn, so each decision is a contextual bandit and no user simulator is
 needed [INFERRED, 1.7]. All decisions of a dialogue go to the engine together: they share its trunk.
@@ -39,7 +38,7 @@ def sample_groups(
 ) -> list[AnswerGroup]:
     """Sample a group at every decision point and score it.
 
-    Raises RewardError, naming the reward, when it raises or gives something that is not a finite number.
+    Raises RewardError, naming the reward, when it fails or returns something that is not a finite number.
     """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
     graphs: Sequence[Sequence[Mapping[str, int]] | None] = [None] * len(points)
@@ -60,7 +59,7 @@ def sample_groups(
 
 
 def tools_by_dialogue(encoder: PromptEncoder, dialogues: Sequence[Dialogue]) -> dict[str, Catalog]:
-    """The tools on offer in each dialogue, by its id: those it names, or all."""
+    """The tools offered in each dialogue, by its id: those it names, or all."""
     return {d.id: encoder.catalog.subset(d.tools) if d.tools else encoder.catalog for d in dialogues}
 
 
@@ -78,11 +77,10 @@ def prompt_texts(engine: Engine, group: Group) -> list[str]:
 
 @dataclass(slots=True)
 class JudgedStep:
-    """What a `GroupReward` made of a step's decisions: ``groups`` in their order, those dropped (without
-    rewards) included.
+    """A step's decisions, scored by a `GroupReward`: ``groups`` in order, dropped ones (no rewards) included.
 
-    ``seconds``: "sampling" (the judge may have worked beside it), "judging" (first group handed over to last
-    one scored) and "waiting" (after the last sample). ``counters``: the judge's events in this step.
+    ``seconds``: "sampling" (the judge may work during it), "judging" (first group handed over to last one
+    scored) and "waiting" (after the last sample). ``counters``: the judge's events in this step.
     """
 
     groups: list[AnswerGroup]
@@ -103,20 +101,19 @@ def judge_groups(
     epoch: int,
     logged: float = 0.5,
 ) -> JudgedStep:
-    """Sample a group at every decision point and have it judged, beside the sampling where the reward allows
-    it.
+    """Sample a group at every decision point and have it judged, while sampling goes on if the reward allows.
 
-    An answer's parts hold those of ``metric`` too, its reward as "metric", for comparison with the judge. The
-    answers of a dropped group have neither reward nor parts.
+    An answer's parts include those of ``metric``, with its reward as "metric", for comparison with the judge.
+    The answers of a dropped group have neither reward nor parts.
     """
     tools = tools_by_dialogue(encoder, dialogues)
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
 
-    def hand_over(place: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
-        candidates = candidates_at(points[place], group, tools[points[place].dialogue.id])
-        sampled[place] = group, candidates, unread
-        judged.add(place, candidates)
+    def hand_over(index: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
+        candidates = candidates_at(points[index], group, tools[points[index].dialogue.id])
+        sampled[index] = group, candidates, unread
+        judged.add(index, candidates)
 
     async def stream() -> None:
         keys = [noise_key(p.dialogue, p.turn) for p in points]
@@ -146,11 +143,11 @@ def judge_groups(
 
 
 def with_metric(metric: TurnReward, candidates: Candidates, scores: GroupScores) -> GroupScores:
-    """The judge's ``scores`` beside the parts of ``metric``, its reward as "metric". None stays None."""
+    """The judge's ``scores`` with the parts of ``metric`` added, its reward as "metric". None stays None."""
     if scores is None:
         return None
-    at = candidates.dialogue, candidates.turn
-    parts = [metric.parts(*at, parsed, candidates.board) for parsed in candidates.parsed]
+    dialogue, turn = candidates.dialogue, candidates.turn
+    parts = [metric.parts(dialogue, turn, parsed, candidates.board) for parsed in candidates.parsed]
     return [{**p, "metric": p["reward"], **score} for p, score in zip(parts, scores, strict=True)]
 
 
@@ -163,8 +160,9 @@ def sft_groups(
     logged: float = 0.5,
     pending: bool = True,
 ) -> tuple[list[Group], Counter[str]]:
-    """One wanted answer a decision point, sharing trunks. Points where an unknown window may be right are
-    left out and counted as ``unknowable``.
+    """The wanted answer of each decision point, sharing trunks.
+
+    Points where an unknown window may be right are left out and counted as ``unknowable``.
     """
     groups, counters = [], Counter[str]()
     for point in decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged):
@@ -176,8 +174,3 @@ def sft_groups(
         groups.append(Group(point.prompt, [Sample(point.prompt, ids)], tree=tree))
         counters["examples"] += 1
     return groups, counters
-
-
-def held_out_loss(engine: Engine, groups: Sequence[Group]) -> float:
-    """Mean negative log-likelihood (nats a token) of the groups' samples; nothing is updated."""
-    return engine.nll(groups)

@@ -1,20 +1,23 @@
-"""A run's folder: what is written there, in which order, and how a resumed run picks it up.
+"""A run's folder: its files, the order in which they are written, and how a resumed run picks them up.
 
     runs/<name>/
       config.yaml                    the whole config, defaults included
-      metrics.jsonl                  one row a training step (`kind` sft, grpo) or evaluation (eval), in order; `step` counts over phases
+      metrics.jsonl                  one row per training step (`kind` sft, grpo) or evaluation (eval), in
+                                     order; `step` counts over phases
       tensorboard/                   the same numbers as scalars
-      samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage, finish_reason, ok;
-                                     reward null where the judge gave no verdict on the group
+      samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage,
+                                     finish_reason, ok; reward null where the group has no verdict
       start/ best/ last/             adapters (PEFT): where GRPO began, best on dev, latest
       state.safetensors              the exact state to resume from
-      evaluations.json               the test dialogues and how start (`before`), best (`after`) and the trivial policies played them
+      evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
+                                     trivial policies played them
       summary.json                   their metrics side by side, paired intervals, seconds
-      thresholds.json tradeoff.json probabilities.json scores/   what `proactor calibrate` found with one of the adapters
+      scores/, thresholds.json, tradeoff.json, probabilities.json
+                                     written by `proactor calibrate`, for one of the adapters
 
 Rows are appended first, then the state is saved with the length of the file, then adapters are exported. A
-run killed between two of these is cut back to its last state: rows and samples after it are dropped, and are
-written again, equal, by the resumed run.
+run killed in between goes back to its last state: later rows and samples are dropped, and the resumed run
+writes the same ones again.
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
-"""Keys of a row that depend on the clock; all others of a resumed run are equal to those of one that was not
-killed (deterministic mode), but for ``judge/requests``, ``judge/cache_hits`` and what follows from them: a
-judge's memory begins anew where it has no file. Scores do not depend on it.
+"""Keys of a row that depend on the clock. In deterministic mode all other values of a resumed run equal those
+of an undisturbed one, except counts of the judge's cache (``judge/requests``, ``judge/cache_hits``): a cache
+without a file starts empty. Scores do not depend on it.
 """
 
 MAY_CHANGE = (
@@ -54,19 +57,18 @@ MAY_CHANGE = (
     "samples_every",
     "runs",
 )
-"""What a resumed run may set anew; anything else would make it another run."""
-
+"""Keys that a resumed run may change; with another value of any other key it would be another run."""
 
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
-"""What `proactor calibrate` writes, besides the folder `scores`."""
+"""Files of `proactor calibrate`, besides the folder `scores`."""
 
 
 class RunError(ConfigError):
-    """A run folder that cannot be used as asked: one line that names it."""
+    """A run folder that cannot be used as asked. The message is one line and names the folder or file."""
 
 
 class Run:
-    """One folder. Only the first rank holds a `writer`; on the others everything that writes does nothing."""
+    """The folder of a run. Only the first rank is a ``writer``: on others, methods that write do nothing."""
 
     def __init__(self, folder: str | Path, writer: bool = True) -> None:
         self.folder, self.writer = Path(folder), writer
@@ -83,8 +85,10 @@ class Run:
         return self._metrics.exists() or self.state.exists()
 
     def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
-        """Make the folder ready. RunError when it holds a run that was neither to be resumed nor replaced, or
-        one of another config.
+        """Prepare the folder and write the config.
+
+        Raises RunError when it holds a run that is neither to be resumed nor replaced, or when that run was
+        begun with another config.
         """
         if self.begun and not (resume or fresh):
             raise RunError(
@@ -92,7 +96,7 @@ class Run:
                 "another"
             )
         if self.begun and resume:
-            self._same(config)
+            self._check_config(config)
         if not self.writer:
             return
         if fresh:
@@ -103,16 +107,15 @@ class Run:
         )
 
     def clear(self) -> None:
-        """Delete what a run writes here, the state first: a kill in between leaves nothing that looks
-        resumable.
-        """
+        """Delete the files of a run, the state first: after a kill in between, nothing looks resumable."""
         self.state.unlink(missing_ok=True)
         for name in ("metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION):
             (self.folder / name).unlink(missing_ok=True)
         for name in ("tensorboard", "samples", "start", "best", "last", "scores"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def _same(self, config: RunConfig) -> None:
+    def _check_config(self, config: RunConfig) -> None:
+        """Raise RunError when the run here was begun with another config."""
         if (changed := self.changed(config, MAY_CHANGE)) is not None:
             key, old, new = changed
             raise RunError(
@@ -121,28 +124,32 @@ class Run:
             )
 
     def changed(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
-        """The first key at which the run's own config is another one, with both values; None where they are
-        equal, but for the keys (or sections) ``aside``, or where there is none. A key that an older program
-        did not write has its default.
+        """(key, old value, new value) of the first difference between the run's config and ``config``.
+
+        None when they are equal, or when the run has no config. Keys and sections named in ``aside`` are not
+        compared. A key missing in the file of an older version has its default.
         """
         file = self.folder / "config.yaml"
         if not file.exists():
             return None
         written = yaml.safe_load(file.read_text(encoding="utf-8"))
-        with suppress(ValidationError):  # a key that is gone is named below
+        with suppress(ValidationError):  # a key that no longer exists is reported below
             written = RunConfig.model_validate(written).model_dump(mode="json")
         old, new = _flat(written), _flat(config.model_dump(mode="json"))
-        left = tuple(aside)
+        ignored = tuple(aside)
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in left):
+            if any(key == k or key.startswith(f"{k}.") for k in ignored):
+                continue
+            if old.get(key) != new.get(key):
                 return key, old.get(key), new.get(key)
         return None
 
     # -- metrics ---
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row; its numbers go to TensorBoard under ``<kind>/<key>`` at step ``row["step"]``. Numbers
-        that are not finite become null.
+        """Append a row; its numbers go to TensorBoard as ``<kind>/<key>`` at step ``row["step"]``.
+
+        Numbers that are not finite become null. Raises RunError when the file cannot be written.
         """
         if not self.writer:
             return
@@ -162,25 +169,15 @@ class Run:
     def _open_board(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        # what an earlier process wrote from this step on is hidden: this one writes it again
+        # Hides what an earlier process wrote from this step on: this one writes it again.
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far; a last line that was cut off is left out. RunError names a line that is not
-        JSON.
-        """
-        if not self._metrics.exists():
-            return []
-        found = []
-        for number, line in enumerate(self._metrics.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise RunError(f"{self._metrics}:{number}: not JSON ({error.msg})") from None
-        return found
+        """All rows so far; see `read_rows`."""
+        return read_rows(self._metrics) if self._metrics.exists() else []
 
     def flush(self) -> int:
-        """Bring the rows to disk; returns the length of the file in bytes, which belongs into the state."""
+        """Sync the rows to disk; returns the length of the file in bytes, for the state to keep."""
         if not self.writer or not self._metrics.exists():
             return 0
         if self._board is not None:
@@ -191,8 +188,9 @@ class Run:
         return self._metrics.stat().st_size
 
     def rewind(self, length: int, step: int) -> None:
-        """Drop rows beyond ``length`` bytes and samples of steps after ``step``. RunError when rows that the
-        state counts on are missing.
+        """Drop rows beyond ``length`` bytes, and samples of steps after ``step``.
+
+        Raises RunError when the file is shorter: rows that the state counts on are missing.
         """
         if not self.writer:
             return
@@ -210,19 +208,19 @@ class Run:
     # -- samples, evaluations ---
 
     def write_samples(self, phase: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One file of samples: what was drawn for the training step ``step``."""
+        """Write the samples of training step ``step`` as one file."""
         if self.writer:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             _write(self.folder / "samples" / f"{phase}-{step:06d}.jsonl", text)
 
     def write_evaluations(self, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
-        """`evaluations.json`, whole: the dialogues and how each system (by name) played them."""
+        """Write `evaluations.json`: the dialogues, and how each named system played them."""
         if self.writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_evaluations(self.folder / "evaluations.json", dialogues, named)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """`summary.json`, whole."""
+        """Write `summary.json`."""
         if self.writer:
             _write(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
@@ -233,7 +231,25 @@ class Run:
             self._board = None
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, without a last line that was cut off.
+
+    Raises RunError, naming the line, for one that is not a JSON object, and OSError for a missing file.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file}:{number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise RunError(f"{file}:{number}: not an object")
+        rows.append(row)
+    return rows
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -241,7 +257,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file atomically: readers see the old one or the new one. RunError when it cannot be written."""
+    """Write a file atomically: readers see the old or the new one. RunError when it cannot be written."""
     try:
         atomic_file(file, text.encode())
     except OSError as error:

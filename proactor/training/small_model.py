@@ -1,4 +1,4 @@
-"""A small Qwen2 model and its tokenizer, made from nothing and written as a 4-bit Hugging Face folder."""
+"""A small Qwen2 model and its tokenizer: random weights, written as a 4-bit Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """Sizes of the model and of its training. ``text_weight``: loss of the dialogue's own text, against 1 for
-    answers; ``pending``: whether answers announce actions that are not ready yet.
+    """Sizes of the model and of its training.
+
+    ``text_weight``: loss weight of the dialogue's own text; answers have 1. ``pending``: whether answers
+    announce actions that are not ready yet.
     """
 
     hidden: int = 128
@@ -41,9 +43,7 @@ class SmallModel:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer with a ChatML template, digits split one by one, as a transformers fast
-    tokenizer.
-    """
+    """A byte-level BPE tokenizer (transformers, fast) with a ChatML template; every digit is a token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,6 +1,4 @@
-"""What a GRPO step reports beside the trainer's numbers: parts of the reward and their spread, how judges
-did, what could not be read, and the samples.
-"""
+"""Statistics of a GRPO step beside the trainer's (reward parts, judge, unread pieces), and sample rows."""
 
 from __future__ import annotations
 
@@ -14,26 +12,26 @@ from proactor.training.answers import AnswerGroup
 
 
 def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[AnswerGroup]) -> dict[str, float]:
-    """Statistics over the groups of all ranks (``gather`` gives every rank's value).
+    """Statistics over the groups of all ranks; ``gather`` returns the values of all ranks.
 
-    ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples;
-    ``_within``: mean deviation inside a group, the only spread that gives gradient. ``unparsed_share``:
-    answers not read in full, ``unread/<reason>`` their pieces (``unread_graph/<reason>`` those of state
-    graphs, in that prompt mode); ``samples``, ``groups``, ``tokens_sampled``. Groups that the reward dropped
-    are in ``groups_dropped`` and, since they were sampled, in ``tokens_sampled``, and nowhere else.
+    - ``parts/<name>``: mean of a part of the reward over samples; ``_std``: its deviation over samples;
+      ``_within``: its mean deviation inside a group, the only spread that gives gradient.
+    - ``unparsed_share``: answers not parsed in full; ``unread/<reason>``: their unread pieces, and in graph
+      mode ``unread_graph/<reason>`` those of state graphs.
+    - ``samples``, ``groups``, ``tokens_sampled``; ``groups_dropped``: groups that the reward dropped. Those
+      count in ``tokens_sampled`` too, and nowhere else.
     """
-    sums = _added(gather(_sums(groups)))
+    sums = _add_ranks(gather(_sums(groups)))
     samples, count = max(sums["samples"], 1), max(sums["groups"], 1)
-    found: dict[str, float] = {"unparsed_share": sums["unparsed"] / samples}
+    row: dict[str, float] = {"unparsed_share": sums["unparsed"] / samples}
     for name in sorted(k.removeprefix("sum/") for k in sums if k.startswith("sum/")):
         mean = sums[f"sum/{name}"] / samples
-        found[f"parts/{name}"] = mean
-        found[f"parts/{name}_std"] = math.sqrt(max(0.0, sums[f"square/{name}"] / samples - mean * mean))
-        found[f"parts/{name}_within"] = sums[f"within/{name}"] / count
-    found |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith(("unread/", "unread_graph/"))}
-    return found | {
-        name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")
-    }
+        row[f"parts/{name}"] = mean
+        row[f"parts/{name}_std"] = math.sqrt(max(0.0, sums[f"square/{name}"] / samples - mean * mean))
+        row[f"parts/{name}_within"] = sums[f"within/{name}"] / count
+    row |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith(("unread/", "unread_graph/"))}
+    row |= {name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")}
+    return row
 
 
 def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
@@ -62,11 +60,11 @@ def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
     return dict(sums)
 
 
-def _added(parts: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:
+def _add_ranks(ranks: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:
     """The sums of all ranks."""
     sums: defaultdict[str, float] = defaultdict(float)
-    for part in parts:
-        for name, value in part.items():
+    for rank in ranks:
+        for name, value in rank.items():
             sums[name] += value
     return sums
 
@@ -77,31 +75,29 @@ def judge_statistics(
     judged: Sequence[str],
     counters: Mapping[str, int],
 ) -> dict[str, float]:
-    """How the judge did in a step, over the groups of all ranks; ``judged`` names the parts that a judge
-    gave.
+    """Statistics of the judge over the groups of all ranks; ``judged`` names the reward parts it gave.
 
-    ``judge/<event>``: its counters in this step. Where it was asked: ``judge/spread``, mean deviation of its
-    scores inside a group; ``judge/agreement``, of the pairs of answers to one decision that both the judge
-    and the metric reward tell apart, the share they put in the same order, with their number ``judge/pairs``;
-    ``judge/tau``, Kendall's over all pairs.
+    - ``judge/<event>``: its counters in this step.
+    - ``judge/spread``: mean deviation of its scores inside a group.
+    - ``judge/agreement``: of the pairs of answers to one decision that both the judge and the metric reward
+      tell apart, the share they order alike; ``judge/pairs``: the number of those pairs.
+    - ``judge/tau``: Kendall's tau-b over all pairs.
+
+    All but the counters are absent where the judge was not asked.
     """
     columns, metric = _judged_columns(groups, judged)
-    spreads = [d for column in columns if (d := spread([column])) is not None]
-    own = {f"judge/{name}": float(n) for name, n in counters.items()} | {
-        "spread": sum(spreads),
-        "groups": len(spreads),
-    }
-    told = gather((own, compare_rankings(columns, metric)))
-    sums = _added(part for part, _ in told)
-    pairs = sum((found for _, found in told), RankAgreement())
-    found = {k: v for k, v in sorted(sums.items()) if k.startswith("judge/")}
+    spreads = [deviation for column in columns if (deviation := spread([column])) is not None]
+    local = {f"judge/{name}": float(n) for name, n in counters.items()}
+    local |= {"spread": sum(spreads), "groups": len(spreads)}
+    ranks = gather((local, compare_rankings(columns, metric)))
+    sums = _add_ranks(values for values, _ in ranks)
+    pairs = sum((agreed for _, agreed in ranks), RankAgreement())
+    row = {k: v for k, v in sorted(sums.items()) if k.startswith("judge/")}
     if sums["groups"]:
-        found |= {
-            "judge/spread": sums["spread"] / sums["groups"],
-            "judge/pairs": float(pairs.same + pairs.opposite),
-        }
+        row["judge/spread"] = sums["spread"] / sums["groups"]
+        row["judge/pairs"] = float(pairs.same + pairs.opposite)
     rates = {"judge/agreement": pairs.rate, "judge/tau": pairs.tau}
-    return found | {name: rate for name, rate in rates.items() if rate is not None}
+    return row | {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _judged_columns(
@@ -124,9 +120,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def sample_rows(groups: Iterable[AnswerGroup]) -> list[dict[str, Any]]:
-    """The samples as plain rows: where, text, reward and its parts, advantage, how it ended, whether it was
-    read. A dropped group's have no reward.
-    """
+    """The samples as rows of a sample file (see `proactor.training.runs`); null rewards in dropped groups."""
     return [
         {
             "dialogue": group.decision.dialogue.id,

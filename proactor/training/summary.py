@@ -1,4 +1,4 @@
-"""Where a run began against where it came, on dialogues it never saw, beside the trivial policies."""
+"""The summary of a run: start and best adapter on test dialogues, beside trivial policies. Pooled runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from proactor.training.workspace import Workspace
 def compare(
     workspace: Workspace, run: Run, initial: Mapping[str, Any], seconds: float = 0.0
 ) -> dict[str, Any]:
-    """Play the test dialogues with the adapter that GRPO began with (the initial state where there was no
-    such stage) and with the best one.
+    """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
-    Writes `evaluations.json` and `summary.json`, and returns the summary: for each of before, after, never,
-    always, values_seen the metrics in `bootstrap.KEYS`; `difference`: after - before with its paired
-    bootstrap interval; `parsed`; `seconds`. The engine is left with the best adapter.
+    The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
+    `evaluations.json` and `summary.json`, and returns the summary: `seconds`, `parsed`, the metrics in
+    `bootstrap.KEYS` of before, after and the trivial policies, and `difference` (after - before) with paired
+    bootstrap intervals.
     """
     engine = workspace.engine
     engine.barrier()
@@ -45,12 +45,12 @@ def compare(
 
 
 def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]:
-    """The numbers of `summary.json`, `seconds` aside."""
+    """The values of `summary.json` except `seconds`."""
     before, after = named["before"], named["after"]
     difference = paired_difference([before.contributions], [after.contributions], resamples=resamples)
     return {
         **{name: {key: evaluation.metrics[key] for key in KEYS} for name, evaluation in named.items()},
-        "difference": {key: _interval(interval) for key, interval in difference.items()},
+        "difference": interval_values(difference),
         "parsed": {"before": 1 - before.unparsed_share, "after": 1 - after.unparsed_share},
         "windows": {key: after.metrics[key] for key in ("null_share", "width_0_share")},
         "dialogues": len(after.contributions),
@@ -58,24 +58,22 @@ def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]
 
 
 def pooled(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
-    """Runs that differ by seed, pooled: before, after (means over runs) and their paired difference, one draw
-    of dialogues for all runs.
+    """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
-    ``rising`` counts the runs in which each metric went up. Raises SourceError for a folder without
-    evaluations, or with other dialogues than the first.
+    The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went
+    up. Raises SourceError for a folder without evaluations, or with other dialogues than the first.
     """
     runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
-        if [c.dialogue for c in run["before"].contributions] != [
-            c.dialogue for c in runs[0]["before"].contributions
-        ]:
+    tested = [[c.dialogue for c in run["before"].contributions] for run in runs]
+    for folder, dialogues in zip(folders, tested, strict=True):
+        if dialogues != tested[0]:
             raise SourceError(f"{folder}: holds other dialogues than {folders[0]}, so they cannot be pooled")
     sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
     difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
     values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
     return {
-        **{name: {k: sum(v) / len(v) for k, v in of.items()} for name, of in values.items()},
-        "difference": {key: _interval(interval) for key, interval in difference.items()},
+        **{name: {k: sum(v) / len(v) for k, v in side.items()} for name, side in values.items()},
+        "difference": interval_values(difference),
         "rising": {
             k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS
         },
@@ -83,5 +81,6 @@ def pooled(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     }
 
 
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+def interval_values(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Intervals by metric as plain values: estimate, low, high."""
+    return {key: {"estimate": i.estimate, "low": i.low, "high": i.high} for key, i in intervals.items()}

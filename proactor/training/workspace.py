@@ -1,14 +1,15 @@
-"""What a run works with, made from its config: the engine, the dialogues, the prompts and the reward."""
+"""`Workspace`: the engine, dialogues, prompts and reward of a run, made from its config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.board import Board, logged_board
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import Engine
 from proactor.evaluation.play import Evaluation, evaluate
@@ -31,10 +32,11 @@ from proactor.training.parts import load_part, merge_catalogs
 
 @dataclass(slots=True)
 class Workspace:
-    """An engine with dialogues to train on (`train`), to choose by (`dev`) and to report on (`test`).
+    """An engine with dialogues to train on (`train`), to select by (`dev`) and to report on (`test`).
 
-    ``dropped``: dialogues left out of a part because they do not fit the context. ``metric``: what
-    `eval.reward` names. ``worker``: the reward at work, where it is a `GroupReward`.
+    ``metric``: the reward that `eval.reward` names. ``worker``: scores groups during sampling, where the
+    reward is a `GroupReward`. ``costs``: of the utility of evaluations. ``dropped``: dialogues left out of a
+    part because they do not fit the context.
     """
 
     config: RunConfig
@@ -46,14 +48,16 @@ class Workspace:
     reward: Reward
     metric: TurnReward | None = None
     worker: RewardWorker | None = None
+    costs: CostTable = field(default_factory=CostTable)
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     ui: Progress = field(default_factory=Quiet)
 
     @classmethod
     def open(cls, config: RunConfig, ui: Progress | None = None) -> Workspace:
-        """Read data and reward first (they fail fast), then load the model. ConfigError, SourceError,
-        RewardError or EngineError says what is wrong.
+        """Read data and reward, which fail fast, then load the model.
+
+        Raises ConfigError, SourceError, RewardError or EngineError.
         """
         ui = ui or Quiet()
         if config.pretrain is not None:
@@ -84,16 +88,14 @@ class Workspace:
             ui=ui,
         )
         workspace.bind()
-        _ = workspace.costs  # fails early where they do not fit the catalog
+        workspace.costs = evaluation_costs(config, encoder.catalog)
         workspace.train, workspace.dev, workspace.test = (
             workspace.fitting(name, c.dialogues) for name, c in corpora.items()
         )
         return workspace
 
     def bind(self) -> None:
-        """Tell the rewards which engine and which tools there are. RewardError when one cannot work with
-        them.
-        """
+        """Give the rewards the engine and the catalog. Raises RewardError when one cannot work with them."""
         for reward in (self.reward, self.metric):
             bind = getattr(reward, "bind", None)
             if callable(bind):
@@ -102,14 +104,15 @@ class Workspace:
             self.worker = RewardWorker(self.config.reward, self.reward)
 
     def close(self) -> None:
-        """End what works in the background."""
+        """End the reward worker."""
         if self.worker is not None:
             self.worker.close()
 
     @property
     def turn_reward(self) -> TurnReward | None:
-        """The reward that evaluations use: `eval.reward`, else the config's own where it scores single
-        decisions, else None (the default). Never a judge: what trains must not grade itself.
+        """The reward of evaluations: `eval.reward`, else the config's own if it scores single decisions.
+
+        None stands for the default. Never a judge: a judge that trains the agent must not grade it.
         """
         if self.metric is not None:
             return self.metric
@@ -117,35 +120,22 @@ class Workspace:
 
     @property
     def sample_reward(self) -> RewardFunction:
-        """What scores an answer by itself, for showing samples: the config's reward, or the metric where that
-        one compares answers.
-        """
+        """The reward of a single answer: the config's own, or the metric if that one compares answers."""
         if isinstance(self.reward, GroupReward):
             return self.turn_reward or WeightedMetric()
         return self.reward
 
     @property
-    def costs(self) -> CostTable:
-        """What the utility of evaluations is made of: `eval.costs`, and which tools need assent. ConfigError
-        for a tool that is not in the catalog.
-        """
-        try:
-            return self.config.eval.costs.with_assent(self.encoder.catalog)
-        except CostError as error:
-            raise ConfigError(f"eval.{error}") from None
-
-    @property
     def held_out(self) -> tuple[Dialogue, ...]:
-        """The dev dialogues labelled as the training part is, for the held-out loss: it must be a loss of
-        what training minimises.
-        """
+        """The dev dialogues with the labels of the training part: the held-out loss is of what is trained."""
         if self.config.data.labels == "points":
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
 
     def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
-        """The dialogues that fit the context; `Data.too_long` says whether one that does not is an error or
-        is left out and counted.
+        """The dialogues that fit the context.
+
+        One that does not fit is a ConfigError, or counted in `dropped`, as `Data.too_long` says.
         """
         kept = []
         for dialogue in dialogues:
@@ -155,8 +145,7 @@ class Workspace:
             elif self.config.data.too_long == "error":
                 raise ConfigError(
                     f"data.{part}: dialogue {dialogue.id!r} needs up to {need} tokens, the model's context "
-                    f"has {context}; "
-                    "data.too_long=drop leaves such dialogues out"
+                    f"has {context}; data.too_long=drop leaves such dialogues out"
                 )
         self.dropped[part] = len(dialogues) - len(kept)
         if not kept:
@@ -166,8 +155,9 @@ class Workspace:
         return tuple(kept)
 
     def needed(self, dialogue: Dialogue) -> int:
-        """Most tokens of a prompt with its answer: the last decision, on a board that holds every logged
-        action and one answer's worth a decision.
+        """Most tokens of a prompt with its answer.
+
+        That is the last decision, on a board with every logged action and one full answer per decision.
         """
         turns = dialogue.decision_turns
         if not turns:
@@ -183,77 +173,85 @@ class Workspace:
         )
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
-        """A sentence when a token limit of the config cuts wanted answers of ``dialogues``, else nothing."""
+        """What a token limit of the config cuts of the wanted answers, in one sentence; empty if nothing."""
         lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:
             limits["grpo.sampling.max_tokens"] = self.config.grpo.sampling.max_tokens
         for key, limit in limits.items():
             if over := sum(length > limit for length in lengths):
-                return f"{key}={limit} cuts {over} of {len(lengths)} wanted answers, which need up to {max(lengths)} tokens"
+                return (
+                    f"{key}={limit} cuts {over} of {len(lengths)} wanted answers, "
+                    f"which need up to {max(lengths)} tokens"
+                )
         return ""
 
     def play(self, dialogues: Sequence[Dialogue], name: str) -> Evaluation:
         """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""
         options = self.config.eval
-        progress: Callable[[int, int], None] = lambda done, total: self.ui.substep(name, done, total)  # noqa: E731
-        own = self.engine.share(dialogues)
-        found = evaluate(
+        share = self.engine.share(dialogues)
+        evaluation = evaluate(
             self.engine,
             self.encoder,
-            own,
+            share,
             self.turn_reward,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             seed=self.config.seed,
             costs=self.costs,
-            progress=progress,
+            progress=lambda done, total: self.ui.substep(name, done, total),
         )
         if self.engine.world_size == 1:
-            return found
-        parts = self.engine.gather((found, sum(len(d.decision_turns) for d in own)))
-        return joined(dialogues, parts)
+            return evaluation
+        parts = self.engine.gather((evaluation, sum(len(d.decision_turns) for d in share)))
+        return join_evaluations(dialogues, parts)
+
+
+def evaluation_costs(config: RunConfig, catalog: Catalog) -> CostTable:
+    """`eval.costs` with the tools that need assent. Raises ConfigError for a tool not in ``catalog``."""
+    try:
+        return config.eval.costs.with_assent(catalog)
+    except CostError as error:
+        raise ConfigError(f"eval.{error}") from None
 
 
 def metric_reward(config: RunConfig) -> TurnReward | None:
-    """The reward that `eval.reward` names, None when it names none. RewardError when it cannot score single
-    decisions.
-    """
+    """The reward that `eval.reward` names, or None. RewardError when it cannot score single decisions."""
     options = config.eval
     if options.reward is None and not options.reward_options:
         return None
     name = options.reward or "weighted_metric"
-    found = load_reward(name, options.reward_options)
-    if not isinstance(found, TurnReward):
+    reward = load_reward(name, options.reward_options)
+    if not isinstance(reward, TurnReward):
         raise RewardError(
             f"eval.reward: {name!r} does not score single decisions by the references, as evaluations do"
         )
-    return found
+    return reward
 
 
-def joined(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
-    """One evaluation from those of the ranks (with their numbers of decisions), in the order of
-    ``dialogues``.
-    """
+def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
+    """One evaluation, in the order of ``dialogues``, from (evaluation, number of decisions) of each rank."""
     contributions = {c.dialogue: c for part, _ in parts for c in part.contributions}
     replays = {r.dialogue_id: r for part, _ in parts for r in part.replays}
     total = max(sum(count for _, count in parts), 1)
     ordered = [contributions[d.id] for d in dialogues]
+    unread_graph_share = None
+    if parts[0][0].unread_graph_share is not None:
+        unread_graph_share = sum((part.unread_graph_share or 0.0) * count for part, count in parts) / total
     return Evaluation(
         aggregate(ordered),
         ordered,
         [replays[d.id] for d in dialogues],
         sum(part.unparsed_share * count for part, count in parts) / total,
         sum(part.truncated_share * count for part, count in parts) / total,
-        None
-        if parts[0][0].unread_graph_share is None
-        else sum((p.unread_graph_share or 0.0) * n for p, n in parts) / total,
+        unread_graph_share,
     )
 
 
 def adapter_folder(run: Path, name: str) -> Path | None:
-    """The folder of an adapter named on the command line: "none" (the bare model), start, best, last, or a
-    path.
+    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
+
+    Raises ConfigError when it holds no adapter.
     """
     if name == "none":
         return None

@@ -1,6 +1,4 @@
-"""A model of two layers with its own tokenizer, and a config that trains it on a few short dialogues in
-seconds.
-"""
+"""A model of two layers with its own tokenizer, and a config that trains it in seconds."""
 
 from __future__ import annotations
 
@@ -27,19 +25,23 @@ OPTIONS = {
     "tools": 1,
     "skills": ["set_reminder", "set_alarm"],
 }
+WIDE: dict[str, Any] = {
+    "options": {"size": 80, "tools": 2},
+    "train": {"limit": 20},
+    "dev": {"limit": 5},
+    "test": {"limit": 5},
+}
+"""A `data` section with windows wider than one turn."""
 
 
 def tiny_folder(folder: Path, steps: int = 60) -> Path:
-    """A Hugging Face folder (fp32) with a tokenizer of the dialogues; ``steps`` of full training teach the
-    model the form of an answer.
-    """
+    """A Hugging Face folder (float32); ``steps`` of full training teach the model the form of an answer."""
     corpus = load("synthetic", split="train", limit=24, **OPTIONS)
     tokenizer = train_tokenizer((t.text for d in corpus.dialogues for t in d.turns), SIZE.vocabulary)
     model = build_model(tokenizer, SIZE)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(
-            10
-        )  # the head is tied: with logits near 0 nothing is learnt in seconds
+        # The head is tied: with logits near 0 nothing is learnt in seconds.
+        model.get_input_embeddings().weight.mul_(10)
     encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, PromptStyle(instructions=""))
     rows = [row(encoder, d, seed=0, epoch=0) for d in corpus.dialogues]
     batches = [collate(rows[i::6], tokenizer.pad_token_id, 0.0) for i in range(6)]

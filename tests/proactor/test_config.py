@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -192,3 +195,20 @@ def test_the_configs_of_the_repository_load(
         assert path.read_text().startswith("# "), f"{path} starts with the command that runs it"
         assert f"configs/{path.name}" in path.read_text().splitlines()[0]
         assert isinstance(load_config(path), RunConfig)
+
+
+def test_configs_of_recorded_runs_still_load(repo_root: Path) -> None:
+    """Records keep the whole config of their runs, written by earlier versions: saved runs must resume."""
+
+    def configs(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict) and {"name", "model", "lora"} <= value.keys():
+            yield value
+        elif isinstance(value, dict):
+            for inner in value.values():
+                yield from configs(inner)
+
+    records = sorted((repo_root / "bench" / "results").glob("*/*.json"))
+    recorded = [config for file in records for config in configs(json.loads(file.read_text()))]
+    assert len(recorded) >= 9
+    for values in recorded:
+        assert RunConfig.model_validate(values).name == values["name"]

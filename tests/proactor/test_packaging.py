@@ -1,5 +1,5 @@
-"""A wheel or sdist holds one top-level name, `proactor`, and a checkout does not shadow Hugging Face's
-`kernels`.
+"""A wheel or sdist holds one top-level name, `proactor`, with all that the commands read; a checkout does not
+shadow Hugging Face's `kernels`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ import pytest
 
 IMPORTS = (
     "import proactor, proactor.engine, proactor.kernels.rope, proactor.kernels.norm; print(proactor.__file__)"
+)
+
+DEMO = (
+    "from proactor.commands.train import DEMO; from proactor.config_file import load_config; "
+    "config = load_config(DEMO); print(DEMO, config.folder, config.model)"
 )
 
 
@@ -46,6 +51,11 @@ def check_wheel(wheel: Path, tmp_path: Path, repo_root: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert python(IMPORTS, tmp_path, site).startswith(str(site))
+    demo = site / "proactor" / "configs" / "demo.yaml"
+    assert python(DEMO, tmp_path, site) == f"{demo} runs/demo runs/models/demo"
+    assert demo.read_bytes() == (repo_root / "configs" / "demo.yaml").read_bytes()
+    templates = {p.name for p in (repo_root / "proactor" / "templates").iterdir()}
+    assert {p.name for p in (site / "proactor" / "templates").iterdir()} == templates
 
 
 def test_wheel(tmp_path: Path, repo_root: Path) -> None:
@@ -66,19 +76,23 @@ def test_checkout_imports_from_any_folder(tmp_path: Path, repo_root: Path) -> No
 
 @pytest.mark.parametrize("first", ["checkout", "site"])
 def test_huggingface_kernels_wins_the_bare_name(tmp_path: Path, repo_root: Path, first: str) -> None:
-    """With the checkout first on sys.path (`python -m bench.step`) `import kernels` still finds the installed
-    package.
-    """
+    """`import kernels` finds the installed package even with the checkout first on sys.path (`python -m`)."""
     theirs = tmp_path / "site" / "kernels"
     theirs.mkdir(parents=True)
     (theirs / "__init__.py").write_text("OWNER = 'huggingface'\n")
     path = [repo_root, theirs.parent] if first == "checkout" else [theirs.parent, repo_root]
-    code = f"import kernels, transformers; {IMPORTS}; import proactor.kernels; print(kernels.OWNER, proactor.kernels.__name__)"
+    code = (
+        f"import kernels, transformers; {IMPORTS}; import proactor.kernels; "
+        "print(kernels.OWNER, proactor.kernels.__name__)"
+    )
     assert python(code, tmp_path, *path).splitlines()[-1] == "huggingface proactor.kernels"
 
 
 def test_without_huggingface_kernels_transformers_sees_none(tmp_path: Path, repo_root: Path) -> None:
-    code = "from transformers.utils.import_utils import _is_package_available as a; print(a('kernels', return_version=True)[0])"
+    code = (
+        "from transformers.utils.import_utils import _is_package_available as a; "
+        "print(a('kernels', return_version=True)[0])"
+    )
     assert python(code, repo_root, repo_root) == "False"
 
 

@@ -1,6 +1,4 @@
-"""Probabilities of tools: against the model's own next-token distributions, disjoint, and with each trunk row
-computed once.
-"""
+"""Probabilities of tools: equal to the model's next-token distributions, disjoint, each trunk row once."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def tiny(tiny_model: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def merging(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """A random model whose tokenizer, like those of large models, merges a closing quote with what follows
-    it.
-    """
+    """A random model whose tokenizer merges a closing quote with the next text, as those of large models do."""
     texts = [
         render((Action(name=t.name, params=p, status=s),)) for t in NESTED.tools for p in WAYS for s in Status
     ]
@@ -82,9 +78,7 @@ def test_waiting_is_the_exact_probability_of_the_empty_answer(engine: Engine) ->
 
 @pytest.mark.parametrize("which", ["tiny", "merging"])
 def test_tools_are_the_sum_over_their_beginnings(which: str, request: pytest.FixtureRequest) -> None:
-    """Against one plain call of the engine for each beginning; the most probable one is where a forced answer
-    starts.
-    """
+    """Against one plain call of the engine per beginning; a forced answer starts with the most probable one."""
     engine: Engine = request.getfixturevalue(which)
     prompts, dialogue = (
         encoder(engine, NESTED),

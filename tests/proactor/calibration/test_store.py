@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from proactor.calibration import store as calibration
-from proactor.calibration.store import fingerprint, load_probabilities, scored_part
+from proactor.calibration.store import fingerprint, load_probabilities, score_part
 from proactor.calibration.thresholds import Thresholds
 from proactor.calibration.tradeoff import load_trade_offs
 from proactor.commands.calibrate import calibrate
@@ -30,7 +30,7 @@ def test_a_killed_scoring_goes_on_where_it_was(
 ) -> None:
     workspace = Workspace.open(config(tmp_path, tiny_model, **PLAIN))
     monkeypatch.setattr(calibration, "PIECE", 1)
-    whole = scored_part(workspace, "whole", workspace.dev, None, 0.01)
+    whole = score_part(workspace, "whole", workspace.dev, None, 0.01)
     assert whole.table.dialogues == tuple(d.id for d in workspace.dev) and len(whole.probabilities) == len(
         workspace.dev
     )
@@ -45,12 +45,12 @@ def test_a_killed_scoring_goes_on_where_it_was(
 
     monkeypatch.setattr(calibration, "score_table", counted)
     with pytest.raises(Killed):
-        scored_part(workspace, "dev", workspace.dev, None, 0.01)
-    again = scored_part(workspace, "dev", workspace.dev, None, 0.01)
+        score_part(workspace, "dev", workspace.dev, None, 0.01)
+    again = score_part(workspace, "dev", workspace.dev, None, 0.01)
     ids = [d.id for d in workspace.dev]
     assert asked == [ids[0], ids[1], ids[1]]
     assert again == whole
-    scored_part(workspace, "dev", workspace.dev, None, 0.02)  # another floor: scored anew
+    score_part(workspace, "dev", workspace.dev, None, 0.02)  # another floor: scored anew
     assert asked[3:] == ids
     assert fingerprint(workspace, None, 0.01) != fingerprint(workspace, tiny_model, 0.01)
 

@@ -1,6 +1,4 @@
-"""Thresholds on score tables: what is replayed, and that the choice is the best within the budget, by trying
-them all.
-"""
+"""Thresholds on score tables: replays, and the choice against an exhaustive search within the budget."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The trade-off between lead and false fires: its points by hand, the choice on other dialogues, and what is
-written.
-"""
+"""The trade-off between lead and false fires: points by hand, the choice on other dialogues, the files."""
 
 from __future__ import annotations
 
@@ -9,19 +7,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from proactor.calibration.points import point
 from proactor.calibration.score_table import Score, ScoreTable
 from proactor.calibration.thresholds import NEVER
 from proactor.calibration.tradeoff import (
     TradeOffs,
-    calibrated,
+    calibrate_on_dev,
     curve,
     gather,
     human_point,
     load_trade_offs,
-    point,
     policies,
     save_trade_offs,
-    thinned,
+    thin,
     trade_off_table,
 )
 from proactor.dialogue import Dialogue, Reference
@@ -118,7 +116,7 @@ def test_a_curve_and_its_choice() -> None:
 
 def test_thresholds_come_from_dev_and_figures_from_test() -> None:
     dev, test = corpus(99, idle=1), corpus(49, idle=1)
-    thresholds, (common, each) = calibrated(table(dev, 0.6), dev, table(test, 0.6), test, resamples=100)
+    thresholds, (common, each) = calibrate_on_dev(table(dev, 0.6), dev, table(test, 0.6), test, resamples=100)
     assert thresholds.tools == {"book": 0.5, "fly": NEVER} and thresholds.dialogues == 100
     # A common 0.5 costs one in 100 on dev, which fits; on test it costs two, and the figure says so, although
     # 0.9 would have fitted.
@@ -159,6 +157,6 @@ def test_thinning_keeps_the_ends_and_drops_what_shows_nothing() -> None:
     points = [
         one.model_copy(update={"threshold": 1 - i / 1000, "turns_saved": float(i // 2)}) for i in range(1000)
     ]
-    kept = thinned(points, most=50)
+    kept = thin(points, most=50)
     assert len(kept) == 50 and kept[0] == points[0] and kept[-1] == points[-1]
-    assert len(thinned(points, most=5000)) == 501
+    assert len(thin(points, most=5000)) == 501

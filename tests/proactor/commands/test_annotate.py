@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from proactor.catalogs import write_catalog
 from proactor.commands.annotate import annotate
-from proactor.config import ConfigError
+from proactor.engine import ProactorError
 from proactor.sources import load
 from tests.proactor.annotation.scripted import BOOKING, TOOLS
 from tests.proactor.fake_endpoint import FakeEndpoint, ok
@@ -79,7 +79,7 @@ def test_what_the_reader_drops_is_reported_and_its_options_can_be_given(tmp_path
             "--base-url",
             fake.url,
         )
-        with pytest.raises(ConfigError, match=r"mine.jsonl:2: .*empty=drop"):
+        with pytest.raises(ProactorError, match=r"mine.jsonl:2: .*empty=drop"):
             command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out")
         out = command(tmp_path / "mine.jsonl", *options, "--out", tmp_path / "out", "--option", "empty=drop")
     assert "reader: no_agent_turns" in out
@@ -91,7 +91,7 @@ def test_transcripts_hold_no_log(tmp_path: Path) -> None:
     line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
     (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
     write_catalog(TOOLS, tmp_path / "tools.json")
-    with pytest.raises(ConfigError, match="no log of actions to read; take engine or endpoint"):
+    with pytest.raises(ProactorError, match="no log of actions to read; take engine or endpoint"):
         command(tmp_path / "mine.jsonl", "--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
 
 
@@ -114,13 +114,13 @@ def test_what_cannot_work_is_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ProactorError, match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
     command("synthetic", "--limit", 2, "--out", tmp_path)
-    with pytest.raises(ConfigError, match="finished already"):
+    with pytest.raises(ProactorError, match="finished already"):
         command("synthetic", "--limit", 2, "--out", tmp_path)
     command("synthetic", "--limit", 3, "--out", tmp_path, "--fresh")

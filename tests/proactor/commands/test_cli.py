@@ -133,12 +133,14 @@ def test_a_malformed_dialogue_is_named_by_file_and_line(
 
 
 def test_the_demo_is_a_config_of_the_checkout(monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
-    given: list[object] = []
+    calls: list[tuple[Path, list[str], dict[str, object]]] = []
     monkeypatch.setattr(
-        cli.train, "train", lambda config, overrides, **options: given.extend((config, overrides, options))
+        cli.train, "train", lambda config, overrides, **options: calls.append((config, overrides, options))
     )
     call("demo", "seed=5")
-    assert given == [repo_root / "configs" / "demo.yaml", ["seed=5"], {"fresh": True}]
+    ((config, overrides, options),) = calls
+    assert config.samefile(repo_root / "configs" / "demo.yaml")
+    assert (overrides, options) == (["seed=5"], {"fresh": True})
 
 
 def test_help_is_quick_to_come(repo_root: Path) -> None:
@@ -149,7 +151,10 @@ def test_help_is_quick_to_come(repo_root: Path) -> None:
 def test_a_config_can_bring_its_own_model(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, batch: 2}"
+    size = (
+        "pretrain.size={hidden: 32, layers: 1, heads: 2, kv_heads: 1, intermediate: 64, vocabulary: 400, "
+        "batch: 2}"
+    )
     wanted = (f"model={tmp_path}/small", "pretrain.seconds=1", "pretrain.limit=20")
     assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)

@@ -15,7 +15,8 @@ from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.report import curves
 from proactor.report.comparison import METRICS, table
-from proactor.report.page import build_report, read_history, rebuild_report, write_page
+from proactor.report.folders import rebuild_report, write_page
+from proactor.report.page import build_report
 from proactor.scoring.bootstrap import paired_difference
 from proactor.sources import load
 from tests.proactor.dialogues import users
@@ -45,7 +46,10 @@ HISTORY: list[dict[str, Any]] = [
         "lr": 1e-3,
     },
 ]
-HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{ 7 * 7 }}&lt;"
+HOSTILE = (
+    "</style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>"
+    "{{ 7 * 7 }}&lt;"
+)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -178,20 +182,6 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
     with pytest.raises(ValueError, match=r"evaluations\.json: evaluations\.after: missing"):
         rebuild_report(run)
-
-
-def test_history_is_read_up_to_a_cut_off_line(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert read_history(file) == [{"step": 1}, {"step": 2}]
-    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
-        read_history(file)
-    file.write_text("3\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: not an object"):
-        read_history(file)
-    with pytest.raises(ValueError, match="no such file"):
-        read_history(tmp_path / "none.jsonl")
 
 
 def test_verdicts_follow_direction_and_interval() -> None:

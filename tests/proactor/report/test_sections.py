@@ -1,6 +1,4 @@
-"""What a report shows beside before and after: two runs, probabilities, the trade-off, the reward by
-stage.
-"""
+"""Sections of a report beside before and after: two runs, probabilities, trade-off, reward by stage."""
 
 from __future__ import annotations
 
@@ -10,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.probabilities import DialogueProbabilities, TurnProbabilities
 from proactor.calibration.store import save_probabilities
-from proactor.calibration.tradeoff import TradeOff, TradeOffPoint, gather, policies, save_trade_offs
+from proactor.calibration.tradeoff import TradeOff, gather, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.report.comparison import Sides
 from proactor.report.curves import sections
+from proactor.report.folders import read_calibration, rebuild_report, side_by_side
 from proactor.report.heatmap import heat_map
-from proactor.report.page import Calibrated, rebuild_report, side_by_side
+from proactor.report.page import Calibrated
 from proactor.report.stages import components
 from tests.proactor.report.played import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
@@ -103,7 +103,7 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
     assert text.count('<circle class="chosen"') == 1
     (run / "tradeoff.json").write_text('{"part": 3}')
     with pytest.raises(ValueError, match=r"tradeoff\.json: "):
-        Calibrated.read(run)
+        read_calibration(run)
 
 
 def test_the_trade_off_chart_is_to_scale() -> None:
@@ -162,9 +162,7 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
 
 
 def test_phases_of_two_runs_begin_together() -> None:
-    """One run was supervised for 40 steps before, the other for none: their GRPO steps still lie above one
-    another.
-    """
+    """One run had 40 supervised steps before, the other none: their GRPO steps still share the x axis."""
     sft = [{"kind": "sft", "step": i, "loss": 1 / i} for i in range(1, 41)]
     grpo = [{"kind": "grpo", "step": i, "reward_mean": 0.1 * i} for i in range(1, 6)]
     for history, beside in (([*sft, *grpo], grpo), (grpo, [*sft, *grpo])):

@@ -46,7 +46,7 @@ def test_bands_and_marks_of_the_worked_example() -> None:
     lane_a = [[m.kind for m in row.cells[0].marks.get("after", [])] for row in drawn.rows]
     assert lane_a == [["early"], ["masked"], [], ["masked"]]
     assert [m.kind for m in drawn.rows[3].cells[1].marks["before"]] == ["on_time"]
-    assert {e.letter: e.outcome["after"].said for e in drawn.entries} == {
+    assert {e.letter: e.outcome["after"].words for e in drawn.entries} == {
         "A": "early at turn 1",
         "B": "on time at turn 4",
     }
@@ -86,9 +86,9 @@ def test_wrong_values_and_unreadable_outputs_are_kept() -> None:
     dialogue = users(2, reference)
     texts = {1: '[{"READY":"book","day":"monday","time":"10"}]', 2: "sorry ["}
     drawn = timeline(dialogue, {"after": evaluation([dialogue], {"d": texts}).replays[0]})
-    said = drawn.rows[0].said["after"][0]
-    assert [(v.name, v.right) for v in said.values] == [("day", True), ("time", False)]
-    assert (said.letter, said.mark.kind) == ("A", "on_time")
+    proposal = drawn.rows[0].proposals["after"][0]
+    assert [(v.name, v.right) for v in proposal.values] == [("day", True), ("time", False)]
+    assert (proposal.letter, proposal.mark.kind) == ("A", "on_time")
     assert drawn.rows[1].unread == {"after": "sorry ["}
 
 

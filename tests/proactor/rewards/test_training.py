@@ -24,8 +24,9 @@ from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import GroupScores, RewardError, RewardWorker, WeightedMetric, load_reward
-from proactor.training.loop import grpo_step, train
+from proactor.training.loop import train
 from proactor.training.runs import CLOCKS, Run
+from proactor.training.steps import grpo_step
 from proactor.training.workspace import Workspace
 from tests.proactor.fake_endpoint import (
     Body,

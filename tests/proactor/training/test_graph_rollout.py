@@ -1,6 +1,4 @@
-"""The agent's own state graphs: shown back to it when it is played, and one a candidate when it is
-trained.
-"""
+"""The agent's own state graphs: shown back to it in play, and one per candidate in training."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A run's folder: rows that survive a kill, samples cut back with them, and folders that are not overwritten
-by accident.
-"""
+"""A run's folder: rows survive a kill, samples are cut back with them, nothing is overwritten by accident."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import yaml
 
 from proactor.config import RunConfig
 from proactor.sources.unseen import Unseen
-from proactor.training.runs import Run, RunError
+from proactor.training.runs import Run, RunError, read_rows
 
 CONFIG = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}})
 
@@ -64,6 +62,11 @@ def test_a_row_cut_off_by_a_kill_is_left_out_and_a_damaged_one_named(run: Run) -
     file.write_text('{"step": 1\n' + json.dumps(row(2)) + "\n")
     with pytest.raises(RunError, match=r"metrics\.jsonl:1: not JSON"):
         run.rows()
+    file.write_text("3\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl:1: not an object"):
+        run.rows()
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+        read_rows(run.folder / "none.jsonl")
 
 
 def test_numbers_reach_tensorboard(run: Run) -> None:
@@ -141,11 +144,10 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pyt
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
-        run.write_summary({"a": 2})
-    monkeypatch.undo()
-    assert [path.name for path in run.folder.glob("*summary*")] == ["summary.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
+            run.write_summary({"a": 2})
     assert json.loads((run.folder / "summary.json").read_text()) == {"a": 1}
     (run.folder / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):

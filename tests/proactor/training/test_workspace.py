@@ -1,46 +1,23 @@
-"""What a run works with: parts of a corpus, how training is labelled, and how long prompts become."""
+"""The workspace of a run: which dialogues and models it accepts, and how it plays over ranks."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proactor.config import ConfigError
+from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import Mode
-from proactor.dialogue.windows import as_points, width
+from proactor.dialogue.windows import as_points
+from proactor.evaluation.play import Evaluation, Replay
+from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
 from proactor.training.model_folder import write_provenance
-from proactor.training.parts import load_part
-from proactor.training.workspace import Workspace
-from tests.proactor.runs import config
-
-WIDE: dict[str, Any] = {
-    "options": {"size": 80, "tools": 2},
-    "train": {"limit": 20},
-    "dev": {"limit": 5},
-    "test": {"limit": 5},
-}
-
-
-def test_points_label_training_alone(tmp_path: Path) -> None:
-    windows, points = (
-        config(tmp_path, tmp_path, f"data.labels={labels}", data=WIDE) for labels in ("windows", "points")
-    )
-    plain, labelled = load_part(windows, "train"), load_part(points, "train")
-    assert any(width(r) for d in plain.dialogues for r in d.references)
-    assert labelled.dialogues == tuple(map(as_points, plain.dialogues)) != plain.dialogues
-    assert not any(width(r) for d in labelled.dialogues for r in d.references)
-    known = sum(r.ready is not None for d in plain.dialogues for r in d.references)
-    c = labelled.counters
-    assert (c["wider"], c["width_0"], c["withdrawn"]) == (0, known, 0) and c["points_logged"] + c[
-        "points_end"
-    ] == known
-    assert c["points_logged"] > c["points_end"] > 0
-    for part in ("dev", "test"):
-        assert load_part(points, part) == load_part(windows, part)
+from proactor.training.workspace import Workspace, join_evaluations
+from tests.proactor.runs import OPTIONS, WIDE, config
 
 
 def test_the_held_out_loss_is_of_the_labels_that_train(tiny_model: Path, tmp_path: Path) -> None:
@@ -51,48 +28,6 @@ def test_the_held_out_loss_is_of_the_labels_that_train(tiny_model: Path, tmp_pat
     assert any(r.coverage != r.ready for d in workspace.dev for r in d.references), (
         "dev itself keeps its windows"
     )
-
-
-def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> None:
-    everything = load("synthetic", size=80, tools=2).dialogues
-    domain, tool = everything[0].domain, everything[1].references[0].name
-    data = WIDE | {"unseen": {"domains": [domain], "tools": [tool]}, "test": {"split": None}, "train": {}}
-    settings = config(tmp_path, tmp_path, data=data)
-    parts = {name: load_part(settings, name) for name in ("train", "dev", "test")}
-    for name, found in parts.items():
-        for dialogue in found.dialogues:
-            called = {r.name for r in dialogue.references}
-            assert (dialogue.domain == domain or tool in called) == (name == "test")
-    assert parts["train"].counters["unseen_domain"] and parts["test"].counters["seen"]
-    assert parts["test"].counters["dialogues"] + parts["test"].counters["seen"] == len(everything)
-    assert len(parts["dev"].dialogues) == 5, "the limit counts what is left"
-
-
-def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_path: Path) -> None:
-    def told(part: str, **unseen: list[str]) -> str:
-        with pytest.raises(ConfigError) as caught:
-            load_part(config(tmp_path, tmp_path, data=WIDE | {"unseen": unseen}), part)
-        return str(caught.value)
-
-    domains = sorted({d.domain for d in load("synthetic", size=80, tools=2).dialogues})
-    for part in ("train", "test"):
-        assert f"data: unseen.domains: no domain is '{domains[0]}x' (did you mean '{domains[0]}'?)" in told(
-            part, domains=[f"{domains[0]}x"]
-        )
-        assert "data: unseen.tools: no tool is 'zzz'; there are " in told(part, tools=["zzz"])
-    assert "data.train: synthetic has no dialogues for split=train, limit=20 that data.unseen leaves" in told(
-        "train", domains=domains
-    )
-    one = {"size": 12, "tools": 2}
-    rare = next(
-        d
-        for d in load("synthetic", split="train", **one).dialogues
-        if d.domain not in {t.domain for t in load("synthetic", split="test", **one).dialogues}
-    )
-    with pytest.raises(ConfigError, match=r"data\.test: .*that data\.unseen leaves: split=null takes"):
-        load_part(
-            config(tmp_path, tmp_path, data={"options": one, "unseen": {"domains": [rare.domain]}}), "test"
-        )
 
 
 def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -122,20 +57,47 @@ def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path,
     assert wanted > 8 and workspace.cut_answers(workspace.train).endswith(f"need up to {wanted} tokens")
 
 
-def test_shares_of_a_part_are_disjoint_and_make_it_whole(tmp_path: Path) -> None:
-    data = WIDE | {"train": {}}
-    whole = load_part(config(tmp_path, tmp_path, data=data), "train")
-    low, high = (
-        load_part(config(tmp_path, tmp_path, data=data | {"train": {"share": share}}), "train")
-        for share in ([0, 0.6], [0.6, 1])
+def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, tiny_model)
+    workspace = Workspace.open(settings)
+    needed = {d.id: workspace.needed(d) for d in workspace.train}
+    longest = max(needed, key=lambda k: needed[k])
+    workspace.engine.config = dataclasses.replace(workspace.engine.config, context_length=needed[longest] - 1)
+    with pytest.raises(
+        ConfigError,
+        match=rf"data.train: dialogue '{longest}' needs up to {needed[longest]} tokens.*too_long=drop",
+    ):
+        workspace.fitting("train", workspace.train)
+    workspace.config = config(tmp_path, tiny_model, "data.too_long=drop")
+    kept = workspace.fitting("train", workspace.train)
+    assert longest not in [d.id for d in kept]
+    assert workspace.dropped["train"] == len(workspace.train) - len(kept) > 0
+
+
+def test_an_empty_part_and_a_wrong_option_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.dev: synthetic has no dialogues for split=dev"):
+        Workspace.open(config(tmp_path, tiny_model, "data.options.size=1"))
+    with pytest.raises(ConfigError, match=r"data: option sise"):
+        Workspace.open(config(tmp_path, tiny_model, "data.options.sise=1"))
+
+
+def test_parts_of_an_evaluation_join_in_the_order_of_the_dialogues() -> None:
+    dialogues: tuple[Dialogue, ...] = load("synthetic", limit=3, **OPTIONS).dialogues
+
+    def part(*chosen: Dialogue, unparsed: float) -> Evaluation:
+        return Evaluation(
+            {}, [score_dialogue(d, {}) for d in chosen], [Replay(d.id) for d in chosen], unparsed, 0.0
+        )
+
+    whole = join_evaluations(
+        dialogues,
+        [(part(dialogues[0], dialogues[2], unparsed=1.0), 6), (part(dialogues[1], unparsed=0.0), 2)],
     )
-    names = [{d.id for d in found.dialogues} for found in (low, high, whole)]
-    assert not names[0] & names[1] and names[0] | names[1] == names[2]
-    assert len(names[0]) > len(names[1]) > 0
-    assert low.counters["other_share"] == len(names[1])
-    few = load_part(
-        config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 1], "limit": 5}}), "train"
+    assert (
+        [c.dialogue for c in whole.contributions]
+        == [r.dialogue_id for r in whole.replays]
+        == [d.id for d in dialogues]
     )
-    assert len(few) == 5 and {d.id for d in few.dialogues} <= names[1]
-    with pytest.raises(ConfigError, match=r"data\.train\.share: .*not a share"):
-        config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 0.4]}})
+    assert whole.unparsed_share == 0.75 and whole.metrics["decisions"] == sum(
+        len(d.decision_turns) for d in dialogues
+    )

@@ -1,0 +1,109 @@
+"""Reports from the folders of runs: of one run, written again at any time, or of two side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proactor.calibration.store import load_probabilities
+from proactor.calibration.tradeoff import load_trade_offs
+from proactor.dialogue import Dialogue
+from proactor.engine import atomic_file
+from proactor.evaluation.play import Evaluation
+from proactor.evaluation.store import load_evaluations
+from proactor.files import SourceError
+from proactor.report.comparison import Sides
+from proactor.report.page import Calibrated, build_report
+from proactor.training.runs import Run, read_rows
+
+
+def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write `report.html` again from the files of a run's folder.
+
+    Needs `evaluations.json` and `metrics.jsonl`; draws the files of `proactor calibrate` where they exist.
+    Without ``notes``, `seconds` of `summary.json` and `config.yaml` describe the run, where they exist.
+    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
+    """
+    run = Path(run)
+    dialogues, systems = _load(run, "before", "after")
+    text = build_report(
+        run.resolve().name,
+        dialogues,
+        systems["before"],
+        systems["after"],
+        _trivial(systems),
+        read_rows(run / "metrics.jsonl"),
+        _notes(run) if notes is None else notes,
+        calibrated=read_calibration(run),
+    )
+    return write_page(run / "report.html", text)
+
+
+def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Path:
+    """Two runs after training, on the same test dialogues, as one report at ``path``.
+
+    The trivial policies are those of ``first``. Raises ProactorError, naming the file that is missing, or the
+    dialogue that only one of them played.
+    """
+    folders = Path(first), Path(second)
+    (dialogues, one), (_, other) = (_load(folder, "after") for folder in folders)
+    names = [folder.resolve().name for folder in folders]
+    rows = [Run(folder).rows() for folder in folders]
+    configs = {name: _notes(folder).get("config") for name, folder in zip(names, folders, strict=True)}
+    text = build_report(
+        f"{names[0]} and {names[1]}",
+        dialogues,
+        one["after"],
+        other["after"],
+        _trivial(one),
+        rows[1],
+        {name: config for name, config in configs.items() if config},
+        sides=Sides.of_runs(names[0], names[1]),
+        beside=rows[0],
+    )
+    return write_page(path, text)
+
+
+def read_calibration(run: Path) -> Calibrated:
+    """The files of `proactor calibrate`, where they exist. SourceError names one that cannot be read."""
+    trade_offs, probabilities = run / "tradeoff.json", run / "probabilities.json"
+    return Calibrated(
+        load_trade_offs(trade_offs) if trade_offs.exists() else None,
+        load_probabilities(probabilities) if probabilities.exists() else (),
+    )
+
+
+def write_page(path: str | Path, text: str) -> Path:
+    """Write a page atomically; returns its path. A lone surrogate in the data becomes a question mark."""
+    atomic_file(path, text.encode("utf-8", "replace"))
+    return Path(path)
+
+
+def _load(run: Path, *needed: str) -> tuple[tuple[Dialogue, ...], dict[str, Evaluation]]:
+    """The test dialogues and evaluations by system. SourceError when one of ``needed`` is missing."""
+    file = run / "evaluations.json"
+    dialogues, systems = load_evaluations(file)
+    for name in needed:
+        if name not in systems:
+            raise SourceError(f"{file}: evaluations.{name}: missing")
+    return tuple(dialogues), systems
+
+
+def _trivial(systems: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    return {name: e for name, e in systems.items() if name not in ("before", "after")}
+
+
+def _notes(run: Path) -> dict[str, Any]:
+    """How a run is described without notes of its own: seconds and config, where the files exist."""
+    notes: dict[str, Any] = {}
+    summary, config = run / "summary.json", run / "config.yaml"
+    if summary.exists():
+        try:
+            notes["seconds"] = json.loads(summary.read_text(encoding="utf-8")).get("seconds")
+        except (json.JSONDecodeError, AttributeError):
+            raise SourceError(f"{summary}: not a JSON object") from None
+    if config.exists():
+        notes["config"] = config.read_text(encoding="utf-8").strip()
+    return notes
