@@ -73,8 +73,10 @@ def annotate(
     """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
     catalog.json and report.json.
     """
+    from proactor.annotation import AnnotationOptions
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
+    from proactor.annotation.report_json import report_table
 
     _check_oracle(oracle, model, base_url, adapter)
     corpus = _read_corpus(source, path, limit, seed, catalog, option or [])

@@ -228,8 +228,8 @@ def test_write_fills_the_cells(repository: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ("line\n" * 108, "README.md: 111 lines, at most 110"),
-        ("word " * 896 + "\n", "README.md: 901 words, at most 900"),
+        ("line\n" * 107, "README.md: 111 lines, at most 110"),
+        ((9 * "word " + "\n") * 100, "README.md: 905 words, at most 900"),
         ("\n| a |\n|---|\n" * 3, "README.md: 3 tables, at most 2"),
     ],
 )
@@ -239,3 +239,13 @@ def test_readme_too_long(
     readme = repository / "README.md"
     readme.write_text(readme.read_text() + f"<!-- {'hidden ' * 900} -->\n" + more)
     assert run(repository, capsys)[:-1] == [problem]
+
+
+def test_prose_wider_than_the_code(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = "word " * 22 + "w"
+    allowed = f"| {wide} |\n|---|\n\n```text\n{wide}\n```\n\n<!-- {wide} -->\n\n{'w' * 111}\n"
+    assert problems(repository, capsys, allowed) == []
+    assert problems(repository, capsys, f"{wide}\n\n{wide}d\n") == [
+        "1: 111 columns, at most 110",
+        "3: 112 columns, at most 110",
+    ]
