@@ -11,7 +11,7 @@ import pytest
 from proactor.annotation import MarkReader, OracleRequest, annotate, compare_windows, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
-from proactor.annotation.merge import Merged
+from proactor.annotation.merge import MergedMarks
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.windows import count
@@ -22,7 +22,7 @@ from tests.proactor.annotation.scripted import BOOKING, TOOLS, talk
 NUMBER = 300
 
 
-def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> Merged:
+def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> MergedMarks:
     answers = asyncio.run(oracle.answer([OracleRequest(dialogue, u, tools) for u in dialogue.decision_turns]))
     reader = MarkReader(dialogue, tools)
     return merge(
@@ -144,7 +144,7 @@ def test_an_action_run_before_the_assent_has_no_window() -> None:
 
 
 def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -> None:
-    assert annotated(logged(None), TOOLS, LogOracle()) == Merged()
+    assert annotated(logged(None), TOOLS, LogOracle()) == MergedMarks()
     report = annotate(
         [logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path
     )
