@@ -178,8 +178,7 @@ class _Run:
     ) -> dict[str, dict[int, OracleAnswer]]:
         """Answers by dialogue and turn.
 
-        ``complaints``: the turns to ask about, by dialogue; a dialogue without any is asked about all its
-        decision turns.
+        ``complaints``: the turns to ask about, by dialogue; for a dialogue without any, all decision turns.
         """
         requests = [
             OracleRequest(d, turn, self.tools[d.id], repeat, complaint)

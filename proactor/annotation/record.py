@@ -127,11 +127,7 @@ class AnnotatedDialogue:
         return Counter(answer.failure for answer in self.answers.values() if answer.failure)
 
     def record(self, known: bool, second: AnnotatedDialogue | None = None) -> Record:
-        """The record of the dialogue.
-
-        ``known``: compare with the windows that the dialogue came with. ``second``: compare with a second
-        reading.
-        """
+        """The record of the dialogue, compared with its old windows (``known``) and a ``second`` reading."""
         counters = self._counters()
         source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
         logged = logged_triggers(source)

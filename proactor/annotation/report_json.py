@@ -57,10 +57,6 @@ def report_json(
         counters.update(record.counters)
     failed = Counter(record.failed for record in records if record.failed)
     own = _mean_agreement([r.own for r in records])
-    agreed = None
-    if own is not None:
-        agreed = own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
-    logged = counters["logged/triggers"]
     return {
         "oracle": oracle.identity,
         "options": options.model_dump(),
@@ -77,28 +73,42 @@ def report_json(
         "drops": _part(counters, "drop"),
         "repairs": _part(counters, "repair"),
         "merge": _part(counters, "merge"),
-        "gates": {
-            "G1": {
-                "least": options.validity,
-                "validity": _share(counters["entries/valid"], counters["entries/all"]),
-                "failed": failed["G1"],
-            },
-            "G2": {
-                "least": options.trigger_recall,
-                "recall": _share(counters["logged/covered"], logged),
-                "triggers": logged,
-                "failed": failed["G2"],
-            },
-            "G3": {
-                "least": options.self_agreement,
-                "iou": agreed,
-                "passed": None if agreed is None else agreed >= options.self_agreement,
-                "second": own,
-            },
-            "G4": {"on": options.causality, "failed_references": counters["gate/G4"]},
-        },
+        "gates": _gates(counters, failed, own, options),
         "known": _mean_agreement([r.known for r in records]),
         "cost": dict(oracle.cost()),
+    }
+
+
+def _gates(
+    counters: Counter[str],
+    failed: Counter[str],
+    own: dict[str, float | int | None] | None,
+    options: AnnotationOptions,
+) -> dict[str, Any]:
+    """What each gate measured, and how many failed it; ``own``: agreement with the second reading."""
+    logged = counters["logged/triggers"]
+    iou = None
+    if own is not None:
+        iou = own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
+    return {
+        "G1": {
+            "least": options.validity,
+            "validity": _share(counters["entries/valid"], counters["entries/all"]),
+            "failed": failed["G1"],
+        },
+        "G2": {
+            "least": options.trigger_recall,
+            "recall": _share(counters["logged/covered"], logged),
+            "triggers": logged,
+            "failed": failed["G2"],
+        },
+        "G3": {
+            "least": options.self_agreement,
+            "iou": iou,
+            "passed": None if iou is None else iou >= options.self_agreement,
+            "second": own,
+        },
+        "G4": {"on": options.causality, "failed_references": counters["gate/G4"]},
     }
 
 

@@ -37,9 +37,10 @@ def shapes(references: tuple[Reference, ...]) -> list[tuple[object, ...]]:
 
 
 def two_come_backs_in_a_row(dialogue: Dialogue) -> bool:
-    """Two actions that the user asks for again, or takes back, in consecutive turns. The generator closes
-    both windows before the first of them or each before its own, by a clock that leaves no trace in the
-    conversation.
+    """Two actions that the user asks for again, or takes back, in consecutive turns.
+
+    The generator closes both windows before the first of these turns, or each before its own. The
+    conversation does not tell which.
     """
     stems = tuple(p.split("{}")[0] for p in (*NUDGES, *REVOCATIONS))
     back = [t.text.startswith(stems) for t in dialogue.turns if t.speaker == "user"]
@@ -80,9 +81,7 @@ def test_it_finds_the_generators_windows_exactly(options: dict[str, object]) -> 
 
 
 def test_it_does_not_see_the_windows() -> None:
-    """With coverage and ready windows taken away, and the withdrawn actions put among the others, it says the
-    same.
-    """
+    """It gives the same marks without coverage and ready windows, and with withdrawn actions among others."""
     corpus = load("synthetic", limit=40, seed=3)
     for dialogue in corpus.dialogues:
         blank = {"coverage": None, "ready": None, "values_seen": None, "null_reason": ""}

@@ -1,6 +1,4 @@
-"""Model oracles: one prompt for both, the dialogue computed once in the engine, and an endpoint that
-misbehaves.
-"""
+"""Model oracles: one prompt for both, a dialogue computed once in the engine, an endpoint that misbehaves."""
 
 from __future__ import annotations
 
