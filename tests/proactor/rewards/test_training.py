@@ -1,4 +1,4 @@
-"""Training steps with group rewards: compared with a function, judged beside sampling, with groups dropped."""
+"""Training steps with group rewards: as with a function, judged beside sampling, and with groups dropped."""
 
 from __future__ import annotations
 
