@@ -1,9 +1,7 @@
-"""Words by which a conversation shows where an action stands: raised, agreed to, put on hold, taken back,
-asked for again.
+"""Phrases that show the state of an action: raised, agreed to, on hold, taken back, overdue.
 
-`ENGLISH` holds general phrases and knows no tool; a corpus whose wording is known has a book of its own
-(`synthetic_book`: the phrases of the generator, which say how people talk and not where a window lies). All
-of it is [INFERRED].
+`ENGLISH` has general phrases and knows no tool. `synthetic_book` has the phrases of the synthetic generator,
+which tell how people talk, not where a window lies. All of it is [INFERRED].
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ _HOLE = re.compile(r"\{(\w*)\}")
 
 @dataclass(frozen=True)
 class CueBook:
-    """Patterns are searched in a user turn, lower case. `{noun}` stands for how people refer to the tool
-    (`nouns`), other holes for values.
+    """Patterns of cues, searched in a user turn in lower case.
 
-    `openers`: by tool, how it is asked for; a tool without any is taken to be raised with its first value.
-    `asides`: turns that say nothing about an action whatever they mention.
+    A `{noun}` in a pattern stands for the tool's entry in `nouns`, other holes for values. `openers`:
+    requests, by tool; a tool without any counts as raised by its first value. `asides`: turns that say
+    nothing about any action, whatever they mention.
     """
 
     assent: str
@@ -38,52 +36,59 @@ class CueBook:
     nouns: Mapping[str, str] = field(default_factory=dict)
 
     def says(self, cue: str, text: str, tool: str = "") -> bool:
-        """Does the turn hold the cue (a field's name), about ``tool`` where the pattern names it?"""
+        """Whether the turn has the cue (a field's name), about ``tool`` where the pattern has a noun."""
         pattern: str = getattr(self, cue)
         noun = re.escape(self.nouns[tool]) if tool in self.nouns else r".+?"
-        return _compiled(pattern.replace("{noun}", noun)).search(text.casefold().strip()) is not None
+        return _compile(pattern.replace("{noun}", noun)).search(text.casefold().strip()) is not None
 
     def opens(self, text: str, tool: str, params: Mapping[str, str]) -> bool:
-        """Does the turn ask for ``tool`` (with these values, where its wording holds some)?"""
+        """Whether the turn asks for ``tool``, with these values where the wording has any."""
         values = {name: re.escape(value.casefold()) for name, value in params.items()}
-        said = text.casefold()
-        return any(_compiled(filled(o, values)).search(said) is not None for o in self.openers.get(tool, ()))
+        turn = text.casefold()
+        patterns = (_compile(fill_holes(opener, values)) for opener in self.openers.get(tool, ()))
+        return any(pattern.search(turn) is not None for pattern in patterns)
 
 
 @lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """A pattern with its `{holes}` replaced by ``values``, anything where there is none."""
+def fill_holes(template: str, values: Mapping[str, str]) -> str:
+    """A pattern with its `{holes}` replaced by ``values``; a hole without a value matches anything."""
     return _HOLE.sub(lambda hole: values.get(hole[1], ".+?"), template)
 
 
 ENGLISH = CueBook(
-    assent=r"^(yes|yep|yeah|yup|sure|ok|okay|correct|right|exactly|perfect|great|sounds good|that('s| is| sounds| works)|please do|go ahead)\b",
+    assent=(
+        r"^(yes|yep|yeah|yup|sure|ok|okay|correct|right|exactly|perfect|great|sounds good"
+        r"|that('s| is| sounds| works)|please do|go ahead)\b"
+    ),
     hold=r"\b(not yet|hold on|hold off|wait|let me (check|think|see))\b",
     release=r"\b(go ahead|go on|do it|please do|proceed|yes)\b",
-    take_back=r"\b(never ?mind|forget (it|that|about)|changed my mind|do(n't| not) (need|want) (it|that|the .+) any ?more|cancel that)\b",
+    take_back=(
+        r"\b(never ?mind|forget (it|that|about)|changed my mind"
+        r"|do(n't| not) (need|want) (it|that|the .+) any ?more|cancel that)\b"
+    ),
     ask_again=r"\b(did you forget|have you done|is (it|that|the .+) done|what about the)\b",
 )
-"""For any English dialogue; knows nobody's tools."""
+"""For any English dialogue and any tools."""
 
 
 @lru_cache(maxsize=1)
 def synthetic_book() -> CueBook:
-    """The wording of the synthetic dialogues."""
+    """The phrases of the synthetic dialogues."""
     asides = [*words.SMALL_TALK, *words.DISTRACTORS, *words.GREETINGS, *words.CLOSINGS]
     return CueBook(
-        assent=_whole([*words.ASSENTS, *words.AFTER_HEDGE]),
-        hold=f"(?:{_any(words.HOLDS)})$",
-        release=_whole(words.RELEASES, "{noun}"),
-        take_back=_whole([*words.WITHDRAWALS, *words.REVOCATIONS], "{noun}"),
-        ask_again=_whole(words.NUDGES, "{noun}"),
-        asides=_whole([*(user for user, _ in asides), *words.FILLERS]),
+        assent=_match_whole([*words.ASSENTS, *words.AFTER_HEDGE]),
+        hold=f"(?:{_alternatives(words.HOLDS)})$",
+        release=_match_whole(words.RELEASES, "{noun}"),
+        take_back=_match_whole([*words.WITHDRAWALS, *words.REVOCATIONS], "{noun}"),
+        ask_again=_match_whole(words.NUDGES, "{noun}"),
+        asides=_match_whole([*(user for user, _ in asides), *words.FILLERS]),
         openers={
             skill.name: tuple(
-                rf"^(?:{_any(j for j in words.JOINERS if j)})?{_escaped(o)}\b" for o in skill.openers
+                rf"^(?:{_alternatives(j for j in words.JOINERS if j)})?{_escape(o)}\b" for o in skill.openers
             )
             for skill in SKILLS
         },
@@ -91,18 +96,19 @@ def synthetic_book() -> CueBook:
     )
 
 
-def _whole(templates: Iterable[str], hole: str = ".+?") -> str:
-    return rf"^(?:{'|'.join(_escaped(t, hole) for t in templates)})$"
+def _match_whole(templates: Iterable[str], hole: str = ".+?") -> str:
+    """A pattern that matches a whole turn of one of ``templates``."""
+    return rf"^(?:{'|'.join(_escape(t, hole) for t in templates)})$"
 
 
-def _any(texts: Iterable[str]) -> str:
+def _alternatives(texts: Iterable[str]) -> str:
     return "|".join(re.escape(text) for text in texts)
 
 
-def _escaped(template: str, hole: str | None = None) -> str:
-    """``template`` as a pattern: words literal, holes kept (by name) or replaced by ``hole``."""
-    out, at = "", 0
-    for found in _HOLE.finditer(template):
-        out += re.escape(template[at : found.start()]) + (found[0] if hole is None else hole)
-        at = found.end()
-    return out + re.escape(template[at:])
+def _escape(template: str, hole: str | None = None) -> str:
+    """``template`` as a pattern: its words escaped, its holes kept, or replaced by ``hole``."""
+    pattern, end = "", 0
+    for match in _HOLE.finditer(template):
+        pattern += re.escape(template[end : match.start()]) + (match[0] if hole is None else hole)
+        end = match.end()
+    return pattern + re.escape(template[end:])

@@ -1,9 +1,8 @@
-"""Annotate dialogues: ask the oracle about every decision turn, merge, pass the gates, write windows.jsonl,
-catalog.json and report.json.
+"""Annotates dialogues: asks the oracle about every decision turn, merges the answers, applies the gates.
 
-Finished dialogues are kept in windows.jsonl.partial while the work goes on: the same command resumes there,
-and gives the same output as one that was never stopped. A dialogue whose questions were not all answered (a
-server that went away) is left out, counted, and tried again by the same command.
+Writes windows.jsonl, catalog.json and report.json. Finished dialogues are in windows.jsonl.partial until the
+end: the same command resumes from it, and gives the same output as one that was never stopped. A dialogue
+with unanswered requests (a server went away) is left out, counted, and tried again by the same command.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
-from proactor.annotation.record import Annotated, AnnotationOptions, digest
+from proactor.annotation.record import AnnotatedDialogue, AnnotationOptions, dialogue_digest
 from proactor.annotation.report_json import report_json
 from proactor.annotation.store import AnnotationError, RecordStore
 from proactor.catalogs import write_catalog
@@ -34,7 +33,7 @@ COMPLAINT = (
     "PENDING, READY and TRIGGERED come in this order only."
 )
 LASTING = ("too_long",)
-"""Failures that another try would not mend: the dialogue is dropped for good."""
+"""Failures that another try would not mend: the dialogue is dropped."""
 
 
 def annotate(
@@ -48,14 +47,15 @@ def annotate(
     read: Mapping[str, int] | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; returns the report. ``read``: what the
-    reader counted, for the report.
+    """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; return the report.
 
-    Raises AnnotationError for two dialogues of one id, a tool that the catalog does not have, an OUT that is
-    finished already or was begun with other settings (``fresh`` replaces both).
+    ``read``: the corpus reader's counters, for the report. ``fresh``: replace what is in OUT.
+
+    Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, and for an
+    OUT that is finished or was begun with other settings.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
-    tools = {d.id: offered(d, catalog) for d in dialogues}
+    tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}
     if len(tools) < len(dialogues):
         twice = next(name for name, count in Counter(d.id for d in dialogues).items() if count > 1)
         raise AnnotationError(f"dialogue {twice!r} appears twice")
@@ -72,18 +72,18 @@ def annotate(
         store.close()
     finished = [store.records[d.id] for d in dialogues if d.id in store.records]
     kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    found = report_json(finished, kept, oracle, options, run.unanswered, read or {})
+    report = report_json(finished, kept, oracle, options, run.unanswered, read or {})
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
-    atomic_file(out / REPORT, (json.dumps(found, indent=1) + "\n").encode())
+    atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
     if not run.unanswered:
         partial.unlink()
-    return found
+    return report
 
 
-def offered(dialogue: Dialogue, catalog: Catalog) -> Catalog:
-    """The tools of a dialogue; AnnotationError names one that the catalog does not have."""
+def tools_on_offer(dialogue: Dialogue, catalog: Catalog) -> Catalog:
+    """The tools of a dialogue. Raises AnnotationError for one that the catalog does not have."""
     if missing := [name for name in dialogue.tools if name not in catalog]:
         raise AnnotationError(
             f"dialogue {dialogue.id!r} offers {missing[0]!r}, which the catalog does not have"
@@ -92,13 +92,13 @@ def offered(dialogue: Dialogue, catalog: Catalog) -> Catalog:
 
 
 def fingerprint(oracle: Oracle, catalog: Catalog, options: AnnotationOptions) -> str:
-    """Name of everything that changes what a dialogue's record is."""
-    whole = f"{VERSION}\n{oracle.identity}\n{catalog.model_dump_json()}\n{options.model_dump_json()}"
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+    """Hash of everything that a dialogue's record depends on, 16 hex digits."""
+    settings = f"{VERSION}\n{oracle.identity}\n{catalog.model_dump_json()}\n{options.model_dump_json()}"
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 class _Run:
-    """The dialogues still to do, handed to the oracle in batches."""
+    """The annotation of the dialogues that are not finished yet, in batches."""
 
     def __init__(
         self,
@@ -112,7 +112,9 @@ class _Run:
         self.tools, self.oracle, self.options, self.store, self.ui = tools, oracle, options, store, ui
         self.known = any(r.ready is not None for d in dialogues for r in d.references)
         self.todo = [
-            d for d in dialogues if d.id not in store.records or store.records[d.id].digest != digest(d)
+            d
+            for d in dialogues
+            if d.id not in store.records or store.records[d.id].digest != dialogue_digest(d)
         ]
         self.twice: set[str] = set()
         if not oracle.steady and options.second_reading > 0 and dialogues:
@@ -122,7 +124,7 @@ class _Run:
         self.total = len(dialogues)
 
     async def all(self) -> None:
-        """Every dialogue, ``oracle.workers`` batches at a time."""
+        """Annotate every dialogue, ``oracle.workers`` batches at a time."""
         self.ui.phase("annotating", self.total, self.total - len(self.todo))
         size = self.oracle.batch
         batches = deque(self.todo[i : i + size] for i in range(0, len(self.todo), size))
@@ -137,6 +139,7 @@ class _Run:
             await self.oracle.close()
 
     async def _batch(self, dialogues: Sequence[Dialogue]) -> None:
+        """Annotate one batch: a first reading, its broken turns once more, and a second reading of some."""
         first = await self._ask(dialogues)
         broken = {
             a.dialogue.id: dict.fromkeys(a.merged.broken, _complaint(a)) for a in first if a.merged.broken
@@ -145,13 +148,14 @@ class _Run:
             better = await self._answers([d for d in dialogues if d.id in broken], broken)
             for annotated in first:
                 if annotated.dialogue.id in broken:
-                    annotated.again(better[annotated.dialogue.id])
+                    annotated.replace_answers(better[annotated.dialogue.id])
         chosen = [d for d in dialogues if d.id in self.twice]
         second = {a.dialogue.id: a for a in await self._ask(chosen, repeat=1)}
         for annotated in first:
             self._finish(annotated, second.get(annotated.dialogue.id))
 
-    def _finish(self, annotated: Annotated, second: Annotated | None) -> None:
+    def _finish(self, annotated: AnnotatedDialogue, second: AnnotatedDialogue | None) -> None:
+        """Store the record of a dialogue, or count it as unanswered."""
         failures = annotated.failures
         self.ui.step(annotated.dialogue.id)
         if any(kind not in LASTING for kind in failures):
@@ -165,15 +169,16 @@ class _Run:
             )
         self.store.add(record)
 
-    async def _ask(self, dialogues: Sequence[Dialogue], repeat: int = 0) -> list[Annotated]:
+    async def _ask(self, dialogues: Sequence[Dialogue], repeat: int = 0) -> list[AnnotatedDialogue]:
         answers = await self._answers(dialogues, {}, repeat)
-        return [Annotated(d, self.tools[d.id], self.options, answers[d.id]) for d in dialogues]
+        return [AnnotatedDialogue(d, self.tools[d.id], self.options, answers[d.id]) for d in dialogues]
 
     async def _answers(
         self, dialogues: Sequence[Dialogue], complaints: Mapping[str, Mapping[int, str]], repeat: int = 0
     ) -> dict[str, dict[int, OracleAnswer]]:
-        """Answers by dialogue and turn: about the turns that ``complaints`` names, every decision turn where
-        it names none.
+        """Answers by dialogue and turn.
+
+        ``complaints``: the turns to ask about, by dialogue; for a dialogue without any, all decision turns.
         """
         requests = [
             OracleRequest(d, turn, self.tools[d.id], repeat, complaint)
@@ -181,12 +186,12 @@ class _Run:
             for turn, complaint in complaints.get(d.id, dict.fromkeys(d.decision_turns, "")).items()
         ]
         answers = await self.oracle.answer(requests) if requests else []
-        found: dict[str, dict[int, OracleAnswer]] = {d.id: {} for d in dialogues}
+        by_dialogue: dict[str, dict[int, OracleAnswer]] = {d.id: {} for d in dialogues}
         for request, answer in zip(requests, answers, strict=True):
-            found[request.dialogue.id][request.turn] = answer
-        return found
+            by_dialogue[request.dialogue.id][request.turn] = answer
+        return by_dialogue
 
 
-def _complaint(annotated: Annotated) -> str:
+def _complaint(annotated: AnnotatedDialogue) -> str:
     turns = annotated.merged.broken or (0,)
     return COMPLAINT.format(turns=f"{turns[0]} and {turns[-1]}")

@@ -1,24 +1,22 @@
-"""An OpenAI-compatible endpoint as annotator: the shared prompt, the shared schema, several dialogues at
-once.
-"""
+"""A model behind an OpenAI-compatible endpoint as annotator."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from proactor.annotation.marks import schema
+from proactor.annotation.marks import answer_schema
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages
 from proactor.endpoint import Endpoint, EndpointError
 
 CHARACTERS_A_TOKEN = 4
-"""For the estimate only: the endpoint's tokenizer is not known here."""
+"""For the estimate only: the endpoint's tokenizer is not known."""
 
 
 class EndpointOracle:
-    """Each request is one request. ``Endpoint`` bounds how many are under way and retries; what still fails
-    is an `OracleAnswer` with its kind.
+    """One call of the endpoint per request. A call that fails after the endpoint's retries is an
+    `OracleAnswer` with the kind of failure.
     """
 
     steady = False
@@ -30,13 +28,14 @@ class EndpointOracle:
         self.identity = f"endpoint {endpoint.model} {endpoint.base_url or ''} max_tokens={max_tokens}"
 
     async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
-        return list(await asyncio.gather(*(self._one(request) for request in requests)))
+        """One answer per request, asked concurrently."""
+        return list(await asyncio.gather(*(self._answer(request) for request in requests)))
 
-    async def _one(self, request: OracleRequest) -> OracleAnswer:
+    async def _answer(self, request: OracleRequest) -> OracleAnswer:
         try:
             text = await self.endpoint.reply(
                 messages(request),
-                schema=schema(request.tools),
+                schema=answer_schema(request.tools),
                 seed=request.repeat,
                 max_tokens=self.max_tokens,
             )
@@ -45,10 +44,13 @@ class EndpointOracle:
         return OracleAnswer(text)
 
     def tokens(self, text: str) -> int:
+        """Tokens of ``text``, by its characters."""
         return -(-len(text) // CHARACTERS_A_TOKEN)
 
     def cost(self) -> Mapping[str, int]:
+        """The endpoint's counters."""
         return dict(self.endpoint.counters)
 
     async def close(self) -> None:
+        """Close the endpoint's connections."""
         await self.endpoint.aclose()

@@ -1,5 +1,7 @@
-"""A model folder in the engine as annotator. The whole dialogue is the trunk and each turn's request a leaf,
-so that the prefix cache computes the dialogue once for all its turns; the engine's counters say so.
+"""A model in the engine as annotator.
+
+The whole dialogue is the trunk and each turn's question a leaf, so that the prefix cache computes the
+dialogue once for all its turns; the engine's counters show it.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from proactor.progress import Progress
 
 
 class EngineOracle:
-    """``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first
-    answer (0: greedy); ``second``: of a second reading, which must be able to differ. ``adapter``: use the
-    engine's adapter, where it has one; a folder says which one was loaded, so that an annotation is not gone
-    on with under another.
+    """Samples the answers from an engine.
 
-    Raises EngineError when the model folder holds no tokenizer.
+    ``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first
+    reading (0: greedy); ``second``: of a second one, which must be able to differ. ``adapter``: use the
+    engine's adapter, where it has one; the folder it was loaded from goes into `identity` by content, so that
+    an annotation is not resumed with another one.
+
+    Raises EngineError where the model folder holds no tokenizer.
     """
 
     steady = False
@@ -42,39 +46,38 @@ class EngineOracle:
         if engine.chat is None:
             raise EngineError(f"{engine.base_name}: the folder holds no tokenizer, so nothing can be asked")
         self.engine, self.chat, self.brief, self.batch = engine, engine.chat, brief, batch
-        self.temperature, self.second, self.max_tokens, self.adapter = (
-            temperature,
-            second,
-            max_tokens,
-            bool(adapter),
+        self.temperature, self.second = temperature, second
+        self.max_tokens, self.adapter = max_tokens, bool(adapter)
+        adapter_name = folder_hash(adapter) if isinstance(adapter, Path) else adapter
+        self.identity = (
+            f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} "
+            f"max_tokens={max_tokens} adapter={adapter_name}"
         )
-        worn = folder_hash(adapter) if isinstance(adapter, Path) else adapter
-        self.identity = f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} max_tokens={max_tokens} adapter={worn}"
         self.prompt_tokens = 0
         report = engine.chat.report
         self.shared = report.appendable and not report.alternating and "system" in report.roles
         self._trunk: tuple[tuple[str, str], list[int]] = ("", ""), []
 
     def prompt(self, request: OracleRequest) -> list[int]:
-        """Ids of a request. Each message is encoded by itself where the chat template allows it, so that
-        trunks are equal id for id.
+        """Token ids of a request.
+
+        Each message is encoded by itself where the chat template allows it, so that trunks have equal ids.
         """
         if not self.shared:
             whole = messages(request, self.brief)
             if "system" not in self.chat.report.roles:
                 whole = [{"role": "user", "content": "\n\n".join(m["content"] for m in whole)}]
             return self.chat.encode(whole, add_generation_prompt=True)
-        system, dialogue, asked = parts(request, self.brief)
+        system, dialogue, question = parts(request, self.brief)
         if self._trunk[0] != (system, dialogue):
             ids = self.chat.encode_message({"role": "system", "content": system}, first=True)
-            self._trunk = (
-                (system, dialogue),
-                [*ids, *self.chat.encode_message({"role": "user", "content": dialogue})],
-            )
-        leaf = self.chat.encode_message({"role": "user", "content": asked})
+            more = self.chat.encode_message({"role": "user", "content": dialogue})
+            self._trunk = (system, dialogue), [*ids, *more]
+        leaf = self.chat.encode_message({"role": "user", "content": question})
         return [*self._trunk[1], *leaf, *self.chat.generation_prompt_ids]
 
     async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
+        """One answer per request, in one batch; "too_long" where a request does not fit the context."""
         prompts = [self.prompt(request) for request in requests]
         fit = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.context_length]
         settings = [
@@ -97,12 +100,11 @@ class EngineOracle:
         return answers
 
     def tokens(self, text: str) -> int:
+        """Tokens of ``text``."""
         return len(self.chat.encode_text(text))
 
     def cost(self) -> Mapping[str, int]:
-        """The engine's counters, and ``prompt_tokens``: what a loop that sends the dialogue again for each
-        turn would compute.
-        """
+        """The engine's counters, and ``prompt_tokens``: the sum over all requests, as without a cache."""
         counters = self.engine.counters()
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -116,9 +118,7 @@ class EngineOracle:
 
 
 def load_engine(folder: str, adapter: Path | None, ui: Progress) -> Engine:
-    """The engine of a model folder, with a PEFT adapter where one is named. Raises EngineError, one line, for
-    what cannot be loaded.
-    """
+    """Load a model folder, and a PEFT adapter where one is named. Raises EngineError where it cannot."""
     lora = None
     if adapter is not None:
         file = adapter / "adapter_config.json"

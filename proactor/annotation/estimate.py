@@ -1,11 +1,11 @@
-"""What an annotation will cost, before it starts."""
+"""The tokens and the price of an annotation, before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proactor.annotation.driver import offered
+from proactor.annotation.driver import tools_on_offer
 from proactor.annotation.oracle import Oracle, OracleRequest
 from proactor.annotation.prompt import parts
 from proactor.dialogue import Dialogue
@@ -13,16 +13,18 @@ from proactor.dialogue.catalog import Catalog
 from proactor.sources.corpus import sample
 
 COUNTED = 200
-"""Dialogues whose tokens are counted; the rest is extrapolated."""
+"""Dialogues whose tokens are counted; the others are extrapolated."""
 ANSWER = 60
 """Tokens of one answer, assumed [INFERRED]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``naive``: prompt tokens when the dialogue is sent again for each turn, what an endpoint bills.
-    ``shared``: when it is computed once.
-    ``price``: naive and answers at the given prices, in their currency; None without prices.
+    """Counts of tokens.
+
+    ``naive``: prompt tokens where the dialogue is sent again for each turn, as an endpoint bills. ``shared``:
+    prompt tokens where it is computed once. ``answers``: tokens of answers. ``price``: of naive and answers,
+    in the currency of the prices; None without prices.
     """
 
     dialogues: int
@@ -33,10 +35,13 @@ class Estimate:
     price: float | None
 
     def __str__(self) -> str:
-        told = f"{self.dialogues} dialogues, {self.questions} questions"
+        text = f"{self.dialogues} dialogues, {self.questions} questions"
         if self.naive:
-            told += f": about {self.naive:,} prompt tokens ({self.shared:,} when each dialogue is computed once) and {self.answers:,} of answers"
-        return told if self.price is None else f"{told}; about {self.price:,.2f}"
+            text += (
+                f": about {self.naive:,} prompt tokens ({self.shared:,} when each dialogue is computed once) "
+                f"and {self.answers:,} of answers"
+            )
+        return text if self.price is None else f"{text}; about {self.price:,.2f}"
 
 
 def estimate(
@@ -48,20 +53,22 @@ def estimate(
     *,
     brief: bool = False,
 ) -> Estimate:
-    """Tokens of annotating ``dialogues``; prices are for a million tokens."""
+    """The tokens of annotating ``dialogues``; prices are per million tokens."""
     questions = sum(len(d.decision_turns) for d in dialogues)
     counted = sample(dialogues, lambda d: d.id, COUNTED, 0)
-    naive = shared = asked = 0
+    naive = shared = counted_questions = 0
     for dialogue in counted:
         turns = dialogue.decision_turns
         if not turns:
             continue
-        system, text, leaf = parts(OracleRequest(dialogue, turns[0], offered(dialogue, catalog)), brief)
+        system, text, leaf = parts(
+            OracleRequest(dialogue, turns[0], tools_on_offer(dialogue, catalog)), brief
+        )
         trunk, question = oracle.tokens(system) + oracle.tokens(text), oracle.tokens(leaf)
         naive += len(turns) * (trunk + question)
         shared += trunk + len(turns) * question
-        asked += len(turns)
-    scale = questions / asked if asked else 0.0
+        counted_questions += len(turns)
+    scale = questions / counted_questions if counted_questions else 0.0
     answers = questions * ANSWER if naive else 0
     price = None
     if price_in is not None or price_out is not None:

@@ -1,8 +1,7 @@
-"""Quality gates for annotated windows (methods 1.3, [INFERRED]): what has to hold before a dialogue is kept.
+"""Quality gates that annotated windows must pass (methods 1.3, [INFERRED]).
 
-G1 validity of the annotator's entries, by dialogue; G2 recall of logged triggers, by dialogue, where there
-are logs; G3 agreement of the annotator with itself on a sample, by corpus; G4 causality, by reference, on by
-default.
+G1: validity of the annotator's entries, by dialogue. G2: recall of logged triggers, by dialogue, where there
+are logs. G3: agreement of the annotator with itself on a sample, by corpus. G4: causality, by reference.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ VALIDITY = 0.98
 TRIGGER_RECALL = 0.9
 SELF_AGREEMENT = 0.7
 SECOND_READING = 0.05
-"""Share of the dialogues that are annotated twice for G3."""
+"""Share of the dialogues that are annotated twice, for G3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """An action that the logged agent ran; ``turn`` is the last one it had seen."""
+    """An action that the logged agent ran; ``turn`` is the last turn it had seen."""
 
     name: str
     params: dict[str, str]
     turn: int
 
 
-def triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
-    """What the log says was run, whatever windows the dialogue came with."""
+def logged_triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
+    """The actions that were run by the log, whatever windows the dialogue came with."""
     return tuple(
         Trigger(r.name, r.params, r.observed_trigger)
         for r in dialogue.references
@@ -38,18 +37,18 @@ def triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
     )
 
 
-def valid(entries: int, well_formed: int, least: float = VALIDITY) -> bool:
-    """Gate G1: the share of entries that follow the schema; a dialogue without entries passes."""
+def is_valid(entries: int, well_formed: int, least: float = VALIDITY) -> bool:
+    """Gate G1: at least ``least`` of the entries follow the schema; a dialogue without entries passes."""
     return entries == 0 or well_formed / entries >= least
 
 
-def covered(
+def match_triggers(
     references: Sequence[Reference], logged: Sequence[Trigger]
 ) -> tuple[tuple[Reference, ...], float | None]:
-    """Gate G2: the references with their trigger stored, and the share of ``logged`` that lies in the
-    coverage of a reference of its name (None without logs).
+    """Gate G2: (the references with their triggers, the recall of ``logged`` or None without logs).
 
-    A trigger is stored with the reference of most similar parameters that has none yet.
+    A trigger is recalled if it lies in the coverage of a reference of its name. It is stored with the
+    reference of most similar parameters that has no trigger yet.
     """
     stored: dict[int, int] = {}
     hits = 0
@@ -74,11 +73,10 @@ def covered(
 
 
 def acausal_values(dialogue: Dialogue) -> list[tuple[str, str, int]]:
-    """Gate G4, causality: (reference id, parameter, turn) of each value first said after its ready window
-    starts.
+    """Gate G4: (reference id, parameter, turn) of each value first said after its ready window starts.
 
-    An annotator has hindsight, the agent has not: such a value must be absent at the window's start. Values
-    never said literally are not judged.
+    The annotator has hindsight, the agent has not: it could not know such a value at the window's start.
+    Values that are never said literally pass.
     """
     return [
         (reference.id, parameter, turn)
@@ -89,7 +87,7 @@ def acausal_values(dialogue: Dialogue) -> list[tuple[str, str, int]]:
     ]
 
 
-def causal(dialogue: Dialogue) -> tuple[tuple[Reference, ...], int]:
-    """The references that pass G4, and how many do not."""
+def drop_acausal(dialogue: Dialogue) -> tuple[tuple[Reference, ...], int]:
+    """(the references that pass G4, the number of those that do not)."""
     failed = {name for name, _, _ in acausal_values(dialogue)}
     return tuple(r for r in dialogue.references if r.id not in failed), len(failed)

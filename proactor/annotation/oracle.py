@@ -1,6 +1,4 @@
-"""What the driver asks and what an annotator is: something that answers one question a turn, with the whole
-dialogue in view.
-"""
+"""`Oracle`: the protocol of annotators. An annotator sees the whole dialogue and answers about one turn."""
 
 from __future__ import annotations
 
@@ -14,9 +12,10 @@ from proactor.dialogue.catalog import Catalog
 
 @dataclass(frozen=True, slots=True)
 class OracleRequest:
-    """Which actions are open right after ``turn``? ``tools``: those on offer. ``repeat``: 0 the first time; a
-    second reading differs only in the noise. ``complaint``: what was wrong with the first answer, when it is
-    asked again.
+    """The question which actions are open right after ``turn``.
+
+    ``tools``: those on offer. ``repeat``: 0 for the first reading, 1 for a second one, which differs by its
+    noise alone. ``complaint``: the fault of the first answer, where the turn is asked again.
     """
 
     dialogue: Dialogue
@@ -28,8 +27,10 @@ class OracleRequest:
 
 @dataclass(frozen=True, slots=True)
 class OracleAnswer:
-    """The annotator's text, or why there is none (``failure``: too_long, timeout, rate_limit, connection,
-    http, empty). ``dropped``: what the annotator itself had to leave out, by reason.
+    """The annotator's text, or the kind of its failure.
+
+    ``failure``: too_long, timeout, rate_limit, connection, http or empty. ``dropped``: counts of what the
+    annotator itself left out, by reason.
     """
 
     text: str = ""
@@ -38,9 +39,10 @@ class OracleAnswer:
 
 
 class Oracle(Protocol):
-    """An annotator. ``identity``: name of it and of all that changes its answers. ``batch``: dialogues it is
-    handed at once; ``workers``: batches under way at once. ``steady``: the same question always gets the same
-    answer, so that asking again tells nothing.
+    """An annotator.
+
+    ``identity``: its name, with everything that changes its answers. ``batch``: dialogues per call;
+    ``workers``: concurrent calls. ``steady``: equal requests get equal answers, so asking again is no use.
     """
 
     identity: str
@@ -49,13 +51,13 @@ class Oracle(Protocol):
     steady: bool
 
     async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
-        """One answer a question, in order."""
+        """One answer per request, in order."""
 
     def tokens(self, text: str) -> int:
         """Tokens of ``text``, for the estimate."""
 
     def cost(self) -> Mapping[str, int]:
-        """What was used so far: tokens and requests by name."""
+        """Tokens and requests so far, by name."""
 
     async def close(self) -> None:
-        """Give connections back, in the loop that used them."""
+        """Close connections, in the event loop that used them."""

@@ -1,5 +1,6 @@
-"""The one prompt of all model annotators, from templates/annotate.j2: system, then the whole dialogue, then
-the question about one turn.
+"""The prompt of all model annotators: templates/annotate.j2.
+
+System, then the whole dialogue, then the question about one turn.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def _macros() -> Any:
 
 def parts(request: OracleRequest, brief: bool = False) -> tuple[str, str, str]:
     """(system, dialogue, question) as text; the first two are the same for every turn of a dialogue.
+
     ``brief``: without instructions.
     """
     macros = _macros()
@@ -37,8 +39,9 @@ def parts(request: OracleRequest, brief: bool = False) -> tuple[str, str, str]:
 
 
 def messages(request: OracleRequest, brief: bool = False) -> list[dict[str, str]]:
-    """As two messages: chat templates that want roles to alternate take those, and providers cache the
-    beginning they share.
+    """The prompt as two messages.
+
+    Chat templates that require alternating roles accept two, and providers cache their common prefix.
     """
-    system, dialogue, asked = parts(request, brief)
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"{dialogue}\n\n{asked}"}]
+    system, dialogue, question = parts(request, brief)
+    return [{"role": "system", "content": system}, {"role": "user", "content": f"{dialogue}\n\n{question}"}]

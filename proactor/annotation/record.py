@@ -1,6 +1,4 @@
-"""One dialogue's answers become its record: windows, what was dropped on the way, and which gates it passed.
-Pure.
-"""
+"""The record of one annotated dialogue: its windows, counts of what was dropped, and the gates it passed."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ from proactor.annotation.gates import (
     SELF_AGREEMENT,
     TRIGGER_RECALL,
     VALIDITY,
-    causal,
-    covered,
-    triggers,
-    valid,
+    drop_acausal,
+    is_valid,
+    logged_triggers,
+    match_triggers,
 )
-from proactor.annotation.marks import MarkReader
-from proactor.annotation.merge import MAX_GAP, Merged, merge
+from proactor.annotation.mark_reader import MarkReader
+from proactor.annotation.merge import MAX_GAP, MergedMarks, merge
 from proactor.annotation.oracle import OracleAnswer
 from proactor.annotation.window_agreement import WindowAgreement, compare_windows
 from proactor.dialogue import Dialogue
@@ -30,11 +28,11 @@ from proactor.dialogue.catalog import Catalog
 
 
 class AnnotationOptions(BaseModel):
-    """How answers become windows; the thresholds are those of `gates` [INFERRED].
+    """Options of the way from answers to windows; the thresholds are those of `gates` [INFERRED].
 
-    ``gates``: apply G1 and G2 (they are counted in any case). ``causality``: G4, by entry and by reference.
-    ``second_reading``: share of the dialogues that are annotated twice for G3, at least one. ``seed``: of
-    that sample.
+    ``gates``: drop dialogues that fail G1 or G2, which are counted in any case. ``causality``: apply G4, by
+    entry and by reference. ``second_reading``: share of the dialogues that are annotated twice for G3, at
+    least one. ``seed``: of that sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +47,7 @@ class AnnotationOptions(BaseModel):
     seed: int = 0
 
 
-class Sums(BaseModel):
+class AgreementSums(BaseModel):
     """A `WindowAgreement` on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,17 +59,21 @@ class Sums(BaseModel):
     exact: int = 0
 
     @classmethod
-    def of(cls, found: WindowAgreement) -> Sums:
-        return cls(**asdict(found))
+    def of(cls, agreement: WindowAgreement) -> AgreementSums:
+        """The form on disk of ``agreement``."""
+        return cls(**asdict(agreement))
 
     def agreement(self) -> WindowAgreement:
+        """The agreement itself."""
         return WindowAgreement(**self.model_dump())
 
 
 class Record(BaseModel):
-    """A finished dialogue. ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows,
-    also where a gate failed (``failed``: its name). ``counters``: kind/name. ``known``: against the windows
-    it came with; ``own``: against a second reading.
+    """A finished dialogue.
+
+    ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows. ``failed``: the gate that
+    it did not pass, or the kind of a lasting failure. ``counters``: by "kind/name". ``known``: agreement with
+    the windows it came with; ``own``: with a second reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,17 +83,17 @@ class Record(BaseModel):
     dialogue: Dialogue
     failed: str = ""
     counters: dict[str, int] = Field(default_factory=dict)
-    known: Sums | None = None
-    own: Sums | None = None
+    known: AgreementSums | None = None
+    own: AgreementSums | None = None
 
 
-def digest(dialogue: Dialogue) -> str:
-    """Name of a dialogue's content."""
+def dialogue_digest(dialogue: Dialogue) -> str:
+    """Hash of a dialogue's content, 16 hex digits."""
     return hashlib.sha256(dialogue.model_dump_json().encode()).hexdigest()[:16]
 
 
-class Annotated:
-    """The answers about one dialogue, merged; `again` replaces some of them."""
+class AnnotatedDialogue:
+    """The answers about one dialogue and the references they merge into."""
 
     def __init__(
         self,
@@ -106,13 +108,13 @@ class Annotated:
         self.reasked = 0
         self.merged = self._merge()
 
-    def again(self, answers: Mapping[int, OracleAnswer]) -> None:
-        """Take second answers about some turns; one that failed leaves the first."""
+    def replace_answers(self, answers: Mapping[int, OracleAnswer]) -> None:
+        """Replace the answers about some turns, except by failed ones, and merge again."""
         self.reasked += len(answers)
         self.answers |= {turn: answer for turn, answer in answers.items() if not answer.failure}
         self.merged = self._merge()
 
-    def _merge(self) -> Merged:
+    def _merge(self) -> MergedMarks:
         self.readings = {
             turn: self.reader.read(turn, a.text) for turn, a in self.answers.items() if not a.failure
         }
@@ -121,19 +123,17 @@ class Annotated:
 
     @property
     def failures(self) -> Counter[str]:
-        """Questions without an answer, by kind."""
+        """Counts of the requests without an answer, by kind."""
         return Counter(answer.failure for answer in self.answers.values() if answer.failure)
 
-    def record(self, known: bool, second: Annotated | None = None) -> Record:
-        """``known``: compare with the windows that the dialogue came with. ``second``: a second reading of
-        the same dialogue.
-        """
+    def record(self, known: bool, second: AnnotatedDialogue | None = None) -> Record:
+        """The record of the dialogue, compared with its old windows (``known``) and a ``second`` reading."""
         counters = self._counters()
         source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
-        logged = triggers(source)
-        references, recall = covered(merged.references, logged)
+        logged = logged_triggers(source)
+        references, recall = match_triggers(merged.references, logged)
         failed = ""
-        if not valid(counters["entries/all"], counters["entries/valid"], self.options.validity):
+        if not is_valid(counters["entries/all"], counters["entries/valid"], self.options.validity):
             failed = "G1"
         elif recall is not None and recall < self.options.trigger_recall:
             failed = "G2"
@@ -141,20 +141,24 @@ class Annotated:
         counters["logged/covered"] = round((recall or 0.0) * len(logged))
         result = source.model_copy(update={"references": references, "withdrawn": merged.withdrawn})
         if self.options.causality:
-            kept, lost = causal(result)
+            kept, lost = drop_acausal(result)
             counters["gate/G4"] = lost
             result = result.model_copy(update={"references": kept})
         counters[f"gate/{failed}"] += bool(failed)
+        own = (
+            compare_windows(merged.references, second.merged.references, points)
+            if second is not None
+            else None
+        )
+        old = compare_windows(result.references, source.references, points) if known else None
         return Record(
             id=source.id,
-            digest=digest(source),
+            digest=dialogue_digest(source),
             dialogue=result,
             failed=failed,
             counters={k: v for k, v in counters.items() if v},
-            known=Sums.of(compare_windows(result.references, source.references, points)) if known else None,
-            own=Sums.of(compare_windows(merged.references, second.merged.references, points))
-            if second is not None
-            else None,
+            known=AgreementSums.of(old) if old is not None else None,
+            own=AgreementSums.of(own) if own is not None else None,
         )
 
     def _counters(self) -> Counter[str]:

@@ -1,6 +1,4 @@
-"""What came of an annotation: kept and dropped, by reason, gates, agreement with known windows, and what it
-cost.
-"""
+"""report.json: what an annotation kept and dropped, its gates, its agreement and its cost."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from proactor.annotation.oracle import Oracle
-from proactor.annotation.record import AnnotationOptions, Record, Sums
+from proactor.annotation.record import AgreementSums, AnnotationOptions, Record
 from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
@@ -48,19 +46,17 @@ def report_json(
     unanswered: Mapping[str, int],
     read: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The report; everything in it but ``cost`` (this process's own) is the same however often the work was
-    resumed. ``source``: what the reader dropped, adjusted or left out before anything was asked; of its
-    counters those that say nothing of the old windows.
+    """The report of an annotation.
+
+    Everything but ``cost``, which is this process's own, is the same however often the work was resumed.
+    ``read``: the corpus reader's counters; "source" has those that are not about the old windows.
+    ``unanswered``: dialogues that were left out, by the kind of failure.
     """
     counters: Counter[str] = Counter()
     for record in records:
         counters.update(record.counters)
     failed = Counter(record.failed for record in records if record.failed)
-    own = _sum([r.own for r in records])
-    agreed = (
-        None if own is None else own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
-    )
-    logged = counters["logged/triggers"]
+    own = _mean_agreement([r.own for r in records])
     return {
         "oracle": oracle.identity,
         "options": options.model_dump(),
@@ -77,32 +73,47 @@ def report_json(
         "drops": _part(counters, "drop"),
         "repairs": _part(counters, "repair"),
         "merge": _part(counters, "merge"),
-        "gates": {
-            "G1": {
-                "least": options.validity,
-                "validity": _share(counters["entries/valid"], counters["entries/all"]),
-                "failed": failed["G1"],
-            },
-            "G2": {
-                "least": options.trigger_recall,
-                "recall": _share(counters["logged/covered"], logged),
-                "triggers": logged,
-                "failed": failed["G2"],
-            },
-            "G3": {
-                "least": options.self_agreement,
-                "iou": agreed,
-                "passed": None if agreed is None else agreed >= options.self_agreement,
-                "second": own,
-            },
-            "G4": {"on": options.causality, "failed_references": counters["gate/G4"]},
-        },
-        "known": _sum([r.known for r in records]),
+        "gates": _gates(counters, failed, own, options),
+        "known": _mean_agreement([r.known for r in records]),
         "cost": dict(oracle.cost()),
     }
 
 
+def _gates(
+    counters: Counter[str],
+    failed: Counter[str],
+    own: dict[str, float | int | None] | None,
+    options: AnnotationOptions,
+) -> dict[str, Any]:
+    """What each gate measured, and how many failed it; ``own``: agreement with the second reading."""
+    logged = counters["logged/triggers"]
+    iou = None
+    if own is not None:
+        iou = own["ready_iou"] if own["ready_iou"] is not None else own["coverage_iou"]
+    return {
+        "G1": {
+            "least": options.validity,
+            "validity": _share(counters["entries/valid"], counters["entries/all"]),
+            "failed": failed["G1"],
+        },
+        "G2": {
+            "least": options.trigger_recall,
+            "recall": _share(counters["logged/covered"], logged),
+            "triggers": logged,
+            "failed": failed["G2"],
+        },
+        "G3": {
+            "least": options.self_agreement,
+            "iou": iou,
+            "passed": None if iou is None else iou >= options.self_agreement,
+            "second": own,
+        },
+        "G4": {"on": options.causality, "failed_references": counters["gate/G4"]},
+    }
+
+
 def _part(counters: Counter[str], kind: str) -> dict[str, int]:
+    """The counters of one kind, by name."""
     return {
         name.removeprefix(f"{kind}/"): count
         for name, count in sorted(counters.items())
@@ -114,19 +125,19 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _sum(parts: Sequence[Sums | None]) -> dict[str, float | int | None] | None:
-    """Mean agreement over the dialogues that have one, None when none has."""
-    found = [part.agreement() for part in parts if part is not None]
-    return sum(found, start=WindowAgreement()).means() if found else None
+def _mean_agreement(sums: Sequence[AgreementSums | None]) -> dict[str, float | int | None] | None:
+    """The mean agreement over the dialogues that have one, None where none has."""
+    agreements = [part.agreement() for part in sums if part is not None]
+    return sum(agreements, start=WindowAgreement()).means() if agreements else None
 
 
-def report_table(found: Mapping[str, Any]) -> Table:
-    """The report for a terminal."""
+def report_table(report: Mapping[str, Any]) -> Table:
+    """The report as a table for a terminal."""
     rows = Table(title="annotation", title_justify="left", box=None, padding=(0, 2))
     rows.add_column("what")
     rows.add_column("count", justify="right")
     rows.add_column("meaning", style="dim")
-    dialogues = found["dialogues"]
+    dialogues = report["dialogues"]
     rows.add_row("dialogues kept", f"{dialogues['kept']} of {dialogues['read']}")
     for kind in ("failed", "unanswered"):
         for reason, count in dialogues[kind].items():
@@ -135,47 +146,45 @@ def report_table(found: Mapping[str, Any]) -> Table:
                 str(count),
                 "the same command tries again" if kind == "unanswered" else "",
             )
-    for reason, count in found["source"].items():
+    for reason, count in report["source"].items():
         rows.add_row(f"  reader: {reason}", str(count))
     rows.add_row(
-        "references", str(found["windows"]["references"]), f"{found['windows']['null']} without a window"
+        "references", str(report["windows"]["references"]), f"{report['windows']['null']} without a window"
     )
     rows.add_row(
         "questions",
-        str(found["questions"].get("asked", 0)),
-        f"{found['questions'].get('asked_again', 0)} asked again",
+        str(report["questions"].get("asked", 0)),
+        f"{report['questions'].get('asked_again', 0)} asked again",
     )
-    rows.add_row("entries", str(found["entries"].get("all", 0)))
+    rows.add_row("entries", str(report["entries"].get("all", 0)))
     for kind in ("drops", "merge"):
-        for reason, count in found[kind].items():
+        for reason, count in report[kind].items():
             rows.add_row(f"  {reason}", str(count), MEANING.get(reason, ""))
-    gates = found["gates"]
-    rows.add_row(
-        "G1 validity",
-        _number(gates["G1"]["validity"]),
-        f"{gates['G1']['failed']} dialogues below {gates['G1']['least']}",
-    )
-    if gates["G2"]["triggers"]:
-        rows.add_row(
-            "G2 logged triggers",
-            _number(gates["G2"]["recall"]),
-            f"{gates['G2']['failed']} dialogues below {gates['G2']['least']}",
-        )
-    if gates["G3"]["iou"] is not None:
-        verdict = "" if gates["G3"]["passed"] else f"below {gates['G3']['least']}: change the oracle"
-        rows.add_row("G3 self-agreement", _number(gates["G3"]["iou"]), verdict)
-    rows.add_row(
-        "G4 causality",
-        str(gates["G4"]["failed_references"]),
-        "references dropped" if gates["G4"]["on"] else "off",
-    )
-    if found["known"]:
+    for row in _gate_rows(report["gates"]):
+        rows.add_row(*row)
+    if report["known"]:
         for name in ("ready_iou", "coverage_iou", "exact"):
-            rows.add_row(f"known windows: {name}", _number(found["known"][name]))
-    for name, count in found["cost"].items():
+            rows.add_row(f"known windows: {name}", _format_share(report["known"][name]))
+    for name, count in report["cost"].items():
         rows.add_row(f"cost: {name}", f"{count:,}")
     return rows
 
 
-def _number(value: float | None) -> str:
+def _gate_rows(gates: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, value, meaning) of each gate that was applied."""
+    g1, g2, g3, g4 = (gates[name] for name in ("G1", "G2", "G3", "G4"))
+    rows = [
+        ("G1 validity", _format_share(g1["validity"]), f"{g1['failed']} dialogues below {g1['least']}"),
+    ]
+    if g2["triggers"]:
+        below = f"{g2['failed']} dialogues below {g2['least']}"
+        rows.append(("G2 logged triggers", _format_share(g2["recall"]), below))
+    if g3["iou"] is not None:
+        verdict = "" if g3["passed"] else f"below {g3['least']}: change the oracle"
+        rows.append(("G3 self-agreement", _format_share(g3["iou"]), verdict))
+    meaning = "references dropped" if g4["on"] else "off"
+    return [*rows, ("G4 causality", str(g4["failed_references"]), meaning)]
+
+
+def _format_share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

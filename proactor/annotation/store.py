@@ -1,6 +1,4 @@
-"""Finished dialogues of an annotation under way, a line each, so that a run killed at any moment goes on
-where it was.
-"""
+"""The finished dialogues of an annotation in progress, one line each, so that a killed run can resume."""
 
 from __future__ import annotations
 
@@ -15,12 +13,11 @@ from proactor.engine import ProactorError
 
 
 class AnnotationError(ProactorError):
-    """An annotation that cannot be made: one line that says why."""
+    """An annotation that cannot be made or resumed."""
 
 
 class RecordStore:
-    """``path`` holds a header with the ``fingerprint`` of the settings, then records in the order in which
-    they were finished.
+    """The records in the file ``path``: a header with the ``fingerprint`` of the settings, then a line each.
 
     A last line that was cut off by a kill is dropped. Raises AnnotationError for another fingerprint and for
     a damaged line.
@@ -38,7 +35,7 @@ class RecordStore:
             self._write(json.dumps({"fingerprint": fingerprint}))
 
     def _read(self, fingerprint: str) -> int:
-        """Reads what is whole; returns the bytes to keep."""
+        """Read all complete lines; returns their length in bytes."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = 0
         for number, line in enumerate(lines, start=1):
@@ -59,9 +56,7 @@ class RecordStore:
         return kept
 
     def add(self, record: Record) -> None:
-        """Keep a finished dialogue; it is on disk when this returns, but for what the operating system still
-        holds.
-        """
+        """Append a finished dialogue, flushed to the operating system."""
         self.records[record.id] = record
         self._write(record.model_dump_json())
 

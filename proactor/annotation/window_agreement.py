@@ -1,4 +1,4 @@
-"""How well two sets of windows over one dialogue agree: intersection over union of their decision turns."""
+"""Agreement of two sets of windows over one dialogue: intersection over union (IoU) of decision turns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from proactor.dialogue.matching import similarity
 
 @dataclass(frozen=True, slots=True)
 class WindowAgreement:
-    """Sums over references of both sides, matched one to one; one without a partner counts with IoU 0.
+    """Sums over the references of both sides, matched one to one; a reference without a partner has IoU 0.
 
-    ``ready``/``coverage``: summed IoU of the `judged` ready windows and of the `references` coverages.
-    ``exact``: pairs whose coverage and ready window are both equal.
+    ``ready``: summed IoU of the ``judged`` ready windows. ``coverage``: summed IoU of the coverages of all
+    ``references``. ``exact``: number of pairs whose coverage and ready window are both equal.
     """
 
     references: int = 0
@@ -33,7 +33,7 @@ class WindowAgreement:
         )
 
     def means(self) -> dict[str, float | int | None]:
-        """references, mean IoU of ready windows and of coverage (None for none), share of exact ones."""
+        """{"references", "ready_iou", "coverage_iou", "exact"}: the number and means; None without any."""
         return {
             "references": self.references,
             "ready_iou": self.ready / self.judged if self.judged else None,
@@ -43,18 +43,48 @@ class WindowAgreement:
 
 
 def iou(first: Interval | None, second: Interval | None, points: Sequence[int]) -> float:
-    """Decision turns in both over decision turns in either; 1 when neither has any."""
-    a, b = ({p for p in points if window and window[0] <= p <= window[1]} for window in (first, second))
+    """Decision turns (``points``) in both windows over those in either; 1 where neither has any."""
+    a, b = _points_in(first, points), _points_in(second, points)
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
+def _points_in(window: Interval | None, points: Sequence[int]) -> set[int]:
+    return {p for p in points if window and window[0] <= p <= window[1]}
+
+
 def compare_windows(
-    found: Iterable[Reference], known: Iterable[Reference], points: Sequence[int]
+    annotated: Iterable[Reference], known: Iterable[Reference], points: Sequence[int]
 ) -> WindowAgreement:
-    """``found`` against ``known``. A ready window is judged unless the known side says that it does not know
-    it; an action that only ``found`` has counts as wrong in both.
+    """Compare ``annotated`` references with ``known`` ones over the decision turns ``points``.
+
+    A ready window is judged unless the known reference has none. A reference of one side is wrong.
     """
-    left, right = list(found), list(known)
+    left, right = list(annotated), list(known)
+    partner = _match_references(left, right, points)
+    total = WindowAgreement()
+    for i, a in enumerate(left):
+        if i in partner:
+            b = right[partner[i]]
+            judged = b.ready is not None
+            total += WindowAgreement(
+                references=1,
+                judged=judged,
+                ready=iou(a.ready, b.ready, points) if judged else 0.0,
+                coverage=iou(a.coverage, b.coverage, points),
+                exact=(a.coverage, a.ready) == (b.coverage, b.ready),
+            )
+        else:
+            total += WindowAgreement(references=1, judged=a.ready is not None)
+    for j, b in enumerate(right):
+        if j not in partner.values():
+            total += WindowAgreement(references=1, judged=b.ready is not None)
+    return total
+
+
+def _match_references(
+    left: Sequence[Reference], right: Sequence[Reference], points: Sequence[int]
+) -> dict[int, int]:
+    """Pairs of one name, as indices in ``left`` and ``right``: the most alike first, then the first ones."""
     ranked = sorted(
         (
             (_likeness(a, b, points), -i, -j)
@@ -68,29 +98,10 @@ def compare_windows(
     for likeness, i, j in ranked:
         if likeness > (0.0, 0.0) and -i not in partner and -j not in partner.values():
             partner[-i] = -j
-    total = WindowAgreement()
-    for i, a in enumerate(left):
-        if i in partner:
-            b = right[partner[i]]
-            same = (a.coverage, a.ready) == (b.coverage, b.ready)
-            judged = b.ready is not None
-            total += WindowAgreement(
-                1,
-                judged,
-                iou(a.ready, b.ready, points) if judged else 0.0,
-                iou(a.coverage, b.coverage, points),
-                same,
-            )
-        else:
-            total += WindowAgreement(1, a.ready is not None)
-    for j, b in enumerate(right):
-        if j not in partner.values():
-            total += WindowAgreement(1, b.ready is not None)
-    return total
+    return partner
 
 
 def _likeness(a: Reference, b: Reference, points: Sequence[int]) -> tuple[float, float]:
-    """Parameters in common first, then time in common."""
-    return similarity(Action(name=a.name, params=a.params, status=Status.PENDING), b), iou(
-        a.coverage, b.coverage, points
-    )
+    """(similarity of the parameters, IoU of the coverages)."""
+    action = Action(name=a.name, params=a.params, status=Status.PENDING)
+    return similarity(action, b), iou(a.coverage, b.coverage, points)

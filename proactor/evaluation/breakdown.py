@@ -39,8 +39,8 @@ KEYS = (
 """The metrics of a breakdown."""
 
 NOT_OFFERED = "(not offered)"
-"""The line of proposals for tools that are not on offer. Where a dialogue does not list its tools, these are the
-tools that no dialogue calls for.
+"""The line of proposals for tools that are not on offer. Where a dialogue does not list its tools, these are
+the tools that no dialogue calls for.
 """
 
 DISTANCES = (

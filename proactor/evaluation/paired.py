@@ -1,8 +1,7 @@
 """Two runs compared dialogue by dialogue.
 
 Every difference is second - first, with a bootstrap interval paired by dialogue
-(`bootstrap.paired_difference`). Runs on different dialogues, or on the same ones with other labels, are
-refused.
+(`bootstrap.paired_difference`). Runs on different dialogues, or with other labels, are refused.
 """
 
 from __future__ import annotations

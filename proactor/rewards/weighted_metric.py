@@ -6,8 +6,8 @@ leave room, all [INFERRED]:
   Masked actions count as not proposed.
 - A repeat (a fire on what is on the board, or a second fire on one reference in the same turn) is false.
 - A reference is due for the last time when no later decision turn lies in its ready window.
-- An entry that could not be read is a false action of similarity 0, so an unparsable output gets the floor,
-  `-false`.
+- An entry that could not be read is a false action of similarity 0, so an unparsable output gets the
+  lowest reward, `-false`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """`RewardWorker`: a group reward at work in a training step, overlapping the sampling where it can.
 
 A concurrent reward runs in an event loop on a thread of its own. The loop lives as long as the run, so that
-connections are kept. Scores go by the group's place, never by the order of arrival, so timing changes no
-number.
+connections are kept. Scores go by the group's place, never by arrival, so timing changes no number.
 """
 
 from __future__ import annotations

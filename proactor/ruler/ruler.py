@@ -84,8 +84,7 @@ class Ruler:
     async def score(self, candidates: Candidates) -> list[dict[str, float]] | None:
         """For each candidate "ruler" in 0..1 and the rubric's sub-scores by name.
 
-        None without a usable verdict: the group is dropped and counted. Identical candidates get identical
-        scores.
+        None without a usable verdict: the group is dropped and counted. Identical candidates get one score.
         """
         return (await self.score_all([candidates]))[0]
 
@@ -206,8 +205,8 @@ async def ruler_scores(
             if (scores := await ruler_scores(lists, EndpointJudge(Endpoint("gpt-4.1-mini")))) is not None:
                 group.rewards = scores
 
-    None without a usable verdict after a retry: drop the group. For counters, a cache or sub-scores use
-    `Ruler.score_messages`.
+    None without a usable verdict after a retry: drop the group. `Ruler.score_messages` has counters, a cache
+    and sub-scores.
     """
     (scores,) = await Ruler(judge, rubric, seed).score_messages([message_lists], tools)
     return None if scores is None else [parts["ruler"] for parts in scores]

@@ -3,8 +3,8 @@
     with FakeEndpoint([rate_limit(), ok("[]")]) as fake:
         endpoint = Endpoint("fake", fake.url, timeout=0.5, sleep=no_sleep)
 
-Behaviours are taken in order, one a request; after the last, ``otherwise`` answers (default: ``ok("[]")``).
-What was asked is in ``fake.requests`` (the decoded bodies, in order of arrival).
+Behaviours are taken in order, one per request; after the last, ``otherwise`` answers (default: ``ok("[]")``).
+``fake.requests`` has the decoded bodies, in order of arrival.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Body = dict[str, Any]
-Answer = tuple[int, dict[str, str], str | Iterator[bytes]]
-Behaviour = Callable[["FakeEndpoint", Body], Answer | None]
-"""(server, request) -> status, headers and text (or its pieces); None drops the connection without an
-answer.
-"""
+Response = tuple[int, dict[str, str], str | Iterator[bytes]]
+Behaviour = Callable[["FakeEndpoint", Body], Response | None]
+"""(server, request) -> status, headers and text (or its pieces); None drops the connection."""
 
 JSON = {"content-type": "application/json"}
 
@@ -66,7 +64,7 @@ def half_json(text: str = '{"scores":[{"id":"A","sco') -> Behaviour:
 def timeout() -> Behaviour:
     """No answer until the server closes."""
 
-    def wait(server: FakeEndpoint, body: Body) -> Answer | None:
+    def wait(server: FakeEndpoint, body: Body) -> Response | None:
         server.closing.wait(30)
         return None
 
@@ -116,7 +114,7 @@ def dropped() -> Behaviour:
 def refusing(field: str, then: Behaviour, when: Callable[[Any], bool] = lambda value: True) -> Behaviour:
     """400 while the request holds ``field`` (with a value that ``when`` dislikes), else ``then``."""
 
-    def answer(server: FakeEndpoint, body: Body) -> Answer | None:
+    def answer(server: FakeEndpoint, body: Body) -> Response | None:
         if field in body and when(body[field]):
             return http_error(400, f"Unsupported parameter: '{field}'")(server, body)
         return then(server, body)
@@ -170,7 +168,7 @@ class FakeEndpoint:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    def answer(self, path: str, body: Body) -> Answer | None:
+    def answer(self, path: str, body: Body) -> Response | None:
         if path != "/v1/chat/completions":
             return 404, JSON, json.dumps({"error": {"message": f"no {path}"}})
         with self._lock:

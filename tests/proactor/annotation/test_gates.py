@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proactor.annotation.gates import acausal_values, causal, covered, triggers, valid
+from proactor.annotation.gates import acausal_values, drop_acausal, is_valid, logged_triggers, match_triggers
 from proactor.dialogue import Reference
 from tests.proactor.dialogues import users
 
@@ -25,11 +25,11 @@ def test_a_value_uttered_after_the_window_opens_fails_the_causality_gate() -> No
 
 def test_a_reference_that_fails_causality_goes_and_the_others_stay() -> None:
     fine = LATE.model_copy(update={"id": "s", "ready": (7, 8)})
-    assert causal(users(8, LATE, fine)) == ((fine,), 1)
+    assert drop_acausal(users(8, LATE, fine)) == ((fine,), 1)
 
 
 def test_validity_is_a_share_and_nothing_said_is_valid() -> None:
-    assert valid(0, 0) and valid(100, 98) and not valid(100, 97) and valid(100, 50, least=0.5)
+    assert is_valid(0, 0) and is_valid(100, 98) and not is_valid(100, 97) and is_valid(100, 50, least=0.5)
 
 
 def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_likest() -> None:
@@ -46,7 +46,7 @@ def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_lik
         Reference(id="a2", name="book", params={"day": "Tue"}, coverage=(2, 3)),
         Reference(id="a3", name="note", coverage=(1, 7)),
     )
-    kept, recall = covered(found, triggers(logged))
+    kept, recall = match_triggers(found, logged_triggers(logged))
     assert recall == 0.5 and [r.observed_trigger for r in kept] == [None, 3, None]
-    assert covered(found, ()) == (found, None)
-    assert covered((), triggers(logged)) == ((), 0.0)
+    assert match_triggers(found, ()) == (found, None)
+    assert match_triggers((), logged_triggers(logged)) == ((), 0.0)

@@ -11,7 +11,7 @@ import pytest
 from proactor.annotation import MarkReader, OracleRequest, annotate, compare_windows, merge
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
-from proactor.annotation.merge import Merged
+from proactor.annotation.merge import MergedMarks
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.windows import count
@@ -22,7 +22,7 @@ from tests.proactor.annotation.scripted import BOOKING, TOOLS, talk
 NUMBER = 300
 
 
-def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> Merged:
+def annotated(dialogue: Dialogue, tools: Catalog, oracle: LogOracle) -> MergedMarks:
     answers = asyncio.run(oracle.answer([OracleRequest(dialogue, u, tools) for u in dialogue.decision_turns]))
     reader = MarkReader(dialogue, tools)
     return merge(
@@ -37,9 +37,10 @@ def shapes(references: tuple[Reference, ...]) -> list[tuple[object, ...]]:
 
 
 def two_come_backs_in_a_row(dialogue: Dialogue) -> bool:
-    """Two actions that the user asks for again, or takes back, in consecutive turns. The generator closes
-    both windows before the first of them or each before its own, by a clock that leaves no trace in the
-    conversation.
+    """Two actions that the user asks for again, or takes back, in consecutive turns.
+
+    The generator closes both windows before the first of these turns, or each before its own. The
+    conversation does not tell which.
     """
     stems = tuple(p.split("{}")[0] for p in (*NUDGES, *REVOCATIONS))
     back = [t.text.startswith(stems) for t in dialogue.turns if t.speaker == "user"]
@@ -80,9 +81,7 @@ def test_it_finds_the_generators_windows_exactly(options: dict[str, object]) -> 
 
 
 def test_it_does_not_see_the_windows() -> None:
-    """With coverage and ready windows taken away, and the withdrawn actions put among the others, it says the
-    same.
-    """
+    """It gives the same marks without coverage and ready windows, and with withdrawn actions among others."""
     corpus = load("synthetic", limit=40, seed=3)
     for dialogue in corpus.dialogues:
         blank = {"coverage": None, "ready": None, "values_seen": None, "null_reason": ""}
@@ -144,7 +143,7 @@ def test_an_action_run_before_the_assent_has_no_window() -> None:
 
 
 def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -> None:
-    assert annotated(logged(None), TOOLS, LogOracle()) == Merged()
+    assert annotated(logged(None), TOOLS, LogOracle()) == MergedMarks()
     report = annotate(
         [logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path
     )

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proactor.annotation import MarkReader, MarkStatus, marks_of, schema
-from proactor.annotation.marks import NO_ASSENT, fits, render
+from proactor.annotation import MarkReader, MarkStatus, answer_schema, marks_of
+from proactor.annotation.mark_reader import fits
+from proactor.annotation.marks import NO_ASSENT, render
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.windows import first_mention
@@ -267,9 +268,9 @@ def test_the_schema_is_closed_and_asks_for_everything_as_strict_servers_want() -
         own = [node] if isinstance(node, dict) and node.get("type") == "object" else []
         return own + [o for value in inner for o in objects(value)]
 
-    found = objects(schema(TOOLS))
+    found = objects(answer_schema(TOOLS))
     assert len(found) == 1 + 2 * len(TOOLS)
     assert all(o["additionalProperties"] is False and o["required"] == list(o["properties"]) for o in found)
-    book = schema(TOOLS)["properties"]["actions"]["items"]["anyOf"][0]["properties"]
+    book = answer_schema(TOOLS)["properties"]["actions"]["items"]["anyOf"][0]["properties"]
     assert book["name"]["enum"] == ["book"] and book["status"]["enum"] == [s.value for s in MarkStatus]
     assert book["params"]["properties"]["people"] == {"type": ["integer", "null"]}

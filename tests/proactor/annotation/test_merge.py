@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proactor.annotation import Mark, Merged, marks_of, merge
+from proactor.annotation import Mark, MergedMarks, marks_of, merge
 from proactor.annotation.marks import NO_ASSENT
 from proactor.dialogue import Reference
 from proactor.sources import load
@@ -18,11 +18,11 @@ from tests.proactor.dialogues import users
 LONG = talk(*(f"turn {i}" for i in range(1, 20)))
 
 
-def windows(marks: Mapping[int, Sequence[Mark]], max_gap: int = 1) -> Merged:
+def windows(marks: Mapping[int, Sequence[Mark]], max_gap: int = 1) -> MergedMarks:
     return merge(LONG, marks, TOOLS, max_gap=max_gap)
 
 
-def shape(merged: Merged) -> list[tuple[str, object, object]]:
+def shape(merged: MergedMarks) -> list[tuple[str, object, object]]:
     return [(r.name, r.coverage, r.ready) for r in merged.references]
 
 

@@ -1,6 +1,4 @@
-"""Model oracles: one prompt for both, the dialogue computed once in the engine, and an endpoint that
-misbehaves.
-"""
+"""Model oracles: one prompt for both, a dialogue computed once in the engine, an endpoint that misbehaves."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import pytest
 from proactor.annotation import AnnotationOptions, OracleRequest, annotate, marks_of
 from proactor.annotation.endpoint_oracle import EndpointOracle
 from proactor.annotation.engine_oracle import EngineOracle
-from proactor.annotation.marks import render, schema
+from proactor.annotation.marks import answer_schema, render
 from proactor.annotation.prompt import messages, parts
 from proactor.dialogue import Dialogue, Turn
 from proactor.endpoint import Endpoint
@@ -135,7 +133,7 @@ def test_the_endpoint_gets_the_same_prompt_and_the_schema(tmp_path: Path) -> Non
     assert any(
         body["messages"] == messages(OracleRequest(dialogue, u, tools)) for u in dialogue.decision_turns
     )
-    assert body["response_format"]["json_schema"]["schema"] == schema(tools)
+    assert body["response_format"]["json_schema"]["schema"] == answer_schema(tools)
     assert found["known"]["exact"] == 1 and found["cost"]["requests"] == found["questions"]["asked"]
 
 

@@ -1,6 +1,4 @@
-"""Turn rewards: the acceptance tests T1.2, T1.6 and T1.7 of the methods, the registry, and rewards that
-misbehave.
-"""
+"""Turn rewards: acceptance tests T1.2, T1.6 and T1.7 of the methods, the registry, rewards that misbehave."""
 
 from __future__ import annotations
 

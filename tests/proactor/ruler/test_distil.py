@@ -90,9 +90,7 @@ def test_a_mixed_group_holds_own_and_spoilt_answers_once_each_and_no_more_than_a
 
 
 def test_a_lesson_is_the_question_the_judge_sends_and_the_verdict_the_rules_give(engine: Engine) -> None:
-    """Each sample begins a verdict with one number, as far as the rules' first digit; loss is on that digit
-    alone.
-    """
+    """Each sample begins a verdict with one number, up to its first digit, which alone has loss."""
     asked, judge = StudentSetup("custom", "Grade."), EngineJudge(engine)
     one = group(FULL, PART, "[]")
     ((_, numbers),) = lessons(judge, asked, [one], seed=3)

@@ -26,9 +26,7 @@ def said(text: str) -> dict[str, str]:
 
 
 def test_a_shared_prefix_is_written_once() -> None:
-    """T2.1: two lists that share system and user message: the context holds those two, each trajectory one
-    message.
-    """
+    """T2.1: of two lists, the context has the two messages they share, each trajectory has one."""
     question = Question.of_messages([[SYSTEM, USER, said("north")], [SYSTEM, USER, said("south")]])
     assert question.context == (SYSTEM, USER)
     assert [len(t) for t in question.trajectories] == [1, 1]

@@ -1,6 +1,4 @@
-"""The procedure: acceptance T2.1 to T2.6 of the methods (T2.1 also in test_question), retries, drops, cache
-and counters.
-"""
+"""The procedure: acceptance tests T2.1 to T2.6 of the methods, retries, drops, cache and counters."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ def test_identical_lists_are_one_question_about_one_candidate() -> None:
 
 
 def test_scores_land_on_the_candidates_that_were_meant() -> None:
-    """T2.5: the judge lists ids in another order than it was shown, and the order shown is drawn anew for
-    every group.
-    """
+    """T2.5: the judge lists ids in another order than it was shown, which differs for every group."""
 
     def backwards(request: JudgeRequest) -> str:
         said = json.loads(by_content(WORTH)(request))

@@ -1,0 +1,201 @@
+"""`MarkReader` reads an annotator's answers, and counts what it has to drop.
+
+Any text gives a `Reading`. An answer has the schema's form, or the short form of the agent's own answers
+(`[{"READY":"book","day":"monday"}]`). An entry with a fault is dropped whole and counted under one reason
+[INFERRED, methods 1.3].
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
+from proactor.dialogue import Dialogue, normalise
+from proactor.dialogue.catalog import Catalog, Parameter
+from proactor.dialogue.parse import Number, entries
+from proactor.dialogue.windows import first_mention
+
+SCHEMA_REASONS = (
+    "not_json",
+    "truncated",
+    "not_a_list",
+    "not_an_object",
+    "missing_field",
+    "bad_type",
+    "unknown_tool",
+    "unknown_parameter",
+    "bad_status",
+    "outside_dialogue",
+)
+"""Reasons that count against gate G1. The others are hindsight_value (gate G4) and duplicate."""
+
+_UNREAD = {"truncated": "truncated", "not_a_list": "not_a_list"}
+_NAMES = ("name", "action", "tool")
+_PARAMS = ("params", "parameters", "arguments")
+_WORDS = frozenset("zero one two three four five six seven eight nine ten eleven twelve a an".split())
+_TRUTH = frozenset({"true", "false", "yes", "no"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The marks of one answer.
+
+    `entries`: marks in the answer, dropped ones included; an unreadable answer counts as one. `drops`: marks
+    dropped, by reason. `repairs`: deviations from the schema that were understood, by kind.
+    """
+
+    marks: tuple[Mark, ...] = ()
+    entries: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def valid(self) -> int:
+        """Entries that follow the schema, even if they were dropped for another reason."""
+        return max(0, self.entries - sum(self.drops[reason] for reason in SCHEMA_REASONS))
+
+
+class _Fault(Exception):
+    """The reason why an entry is dropped."""
+
+
+class MarkReader:
+    """Reads the answers about one dialogue.
+
+    ``causality``: drop entries with a value that was first said after their turn (gate G4, by turn).
+    """
+
+    def __init__(self, dialogue: Dialogue, tools: Catalog, causality: bool = True) -> None:
+        self.dialogue, self.tools, self.causality = dialogue, tools, causality
+        self._mentions: dict[str, int | None] = {}
+
+    def read(self, turn: int, text: str) -> Reading:
+        """The marks in ``text``, an answer about ``turn``."""
+        items, unread, repairs = entries(text)
+        if "truncated" in unread and not items and (inner := text.find("[")) > 0:
+            # {"actions":[… was cut off: its list may hold complete entries
+            items, unread, repairs = entries(text[inner:])
+        drops: Counter[str] = Counter()
+        for reason, count in unread.items():
+            drops[_UNREAD.get(reason, "not_json")] += count
+        total = len(items) + drops.total()
+        marks: list[Mark] = []
+        for item in items:
+            try:
+                mark = self._mark(item, turn, repairs)
+            except _Fault as fault:
+                drops[str(fault)] += 1
+                continue
+            if any((mark.name, mark.params) == (other.name, other.params) for other in marks):
+                drops["duplicate"] += 1
+            else:
+                marks.append(mark)
+        return Reading(tuple(marks), total, drops, repairs)
+
+    def _mark(self, entry: object, turn: int, repairs: Counter[str]) -> Mark:
+        if not isinstance(entry, dict):
+            raise _Fault("not_an_object")
+        name, status, params = _fields(entry)
+        if not isinstance(name, str) or isinstance(name, Number):
+            raise _Fault("bad_type")
+        tool = self.tools.get(name.strip())
+        if tool is None:
+            raise _Fault("unknown_tool")
+        if not isinstance(status, str) or isinstance(status, Number):
+            raise _Fault("bad_type")
+        if not _is_status(status):
+            raise _Fault("bad_status")
+        if not isinstance(params, dict):
+            raise _Fault("bad_type")
+        values = _values({p.name: p for p in tool.parameters}, params, repairs)
+        evidence = self._turns(entry.get("evidence"))
+        assent: int | None = None
+        if "assent" in entry:
+            assent = NO_ASSENT if entry["assent"] is None else self._turns([entry["assent"]])[0]
+        if self.causality and any(self._said_after(value, evidence, turn) for value in values.values()):
+            raise _Fault("hindsight_value")
+        return Mark(
+            name=tool.name, status=MarkStatus(status), params=values, evidence=evidence, assent=assent
+        )
+
+    def _turns(self, listed: object) -> tuple[int, ...]:
+        """Turn numbers, sorted. Raises `_Fault` for other values and for turns the dialogue does not have."""
+        if listed is None:
+            return ()
+        if not isinstance(listed, list) or not all(isinstance(t, Number) for t in listed):
+            raise _Fault("bad_type")
+        try:
+            turns = tuple(sorted({int(t) for t in listed}))
+        except ValueError:  # a fraction
+            raise _Fault("bad_type") from None
+        if any(not 1 <= t <= len(self.dialogue.turns) for t in turns):
+            raise _Fault("outside_dialogue")
+        return turns
+
+    def _said_after(self, value: str, evidence: Sequence[int], turn: int) -> bool:
+        """Whether ``value`` was first said after ``turn``; by the evidence, if it is never said literally."""
+        if value not in self._mentions:
+            self._mentions[value] = first_mention(self.dialogue.turns, (value,))
+        first = self._mentions[value]
+        if first is None:
+            first = min(evidence, default=0)
+        return first > turn
+
+
+def _fields(entry: Mapping[str, object]) -> tuple[object, object, object]:
+    """(name, status, params) of an entry in either form."""
+    flat = [k for k, v in entry.items() if isinstance(v, str) and _is_status(k)]
+    name_key = next((k for k in _NAMES if k in entry), None)
+    if len(flat) == 1 and name_key is None:
+        others = (flat[0], "evidence", "assent")
+        return entry[flat[0]], flat[0], {k: v for k, v in entry.items() if k not in others}
+    if name_key is None or entry[name_key] in (None, "") or entry.get("status") in (None, ""):
+        raise _Fault("missing_field")
+    params = next((entry[k] for k in _PARAMS if k in entry), None)
+    return entry[name_key], entry["status"], {} if params is None else params
+
+
+def _is_status(text: str) -> bool:
+    return text in MarkStatus.__members__ or MarkStatus._missing_(text) is not None
+
+
+def _values(
+    signature: Mapping[str, Parameter], params: Mapping[str, object], repairs: Counter[str]
+) -> dict[str, str]:
+    """The values of ``params`` as text, without those not given."""
+    values: dict[str, str] = {}
+    for name, value in params.items():
+        if name not in signature:
+            raise _Fault("unknown_parameter")
+        if value is None or (isinstance(value, str) and not value.strip()):
+            if value is not None:  # the schema's form of a value not given is null
+                repairs["null_value"] += 1
+            continue
+        text = str(value).lower() if isinstance(value, bool) else value
+        if not isinstance(text, str) or not fits(signature[name], text, isinstance(value, bool)):
+            raise _Fault("bad_type")
+        values[name] = str(text).strip()
+    return values
+
+
+def fits(parameter: Parameter, text: str, truth: bool = False) -> bool:
+    """Whether ``text`` can be a value of ``parameter``. ``truth``: it was a JSON boolean.
+
+    Numbers may be spelled out; dates and times are free text [INFERRED].
+    """
+    low = normalise(text)
+    if parameter.type == "boolean":
+        return low in _TRUTH
+    if truth:
+        return False
+    if parameter.type == "integer":
+        return low in _WORDS or low.lstrip("+-").isdecimal()
+    if parameter.type == "number":
+        try:
+            return math.isfinite(float(text.replace(",", "")))
+        except ValueError:
+            return low in _WORDS
+    return parameter.type != "enum" or low in {normalise(v) for v in parameter.values}
