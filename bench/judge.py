@@ -32,8 +32,8 @@ from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
 from proactor.ruler import Agreement, EngineJudge, RuleJudge, Ruler, agreement, spread
 from proactor.ruler.distil import RUBRIC, Asked, draw, mixed, teach
+from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import bootstrap_sums
-from proactor.scoring.metrics import Array
 from proactor.training.workspace import Workspace
 
 KEEP_EVERY = 25

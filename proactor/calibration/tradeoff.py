@@ -49,8 +49,8 @@ from proactor.dialogue.windows import width
 from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
 from proactor.files import read_validated
+from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import bootstrap_sums
-from proactor.scoring.metrics import Array
 
 Outputs = Mapping[int, Iterable[Action]]
 KEYS = (

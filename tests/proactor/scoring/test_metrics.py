@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.scoring.bootstrap import KEYS
-from proactor.scoring.metrics import Contribution, aggregate, harmonic, relative_pri, score_dialogue
+from proactor.scoring.metrics import Contribution, aggregate, score_dialogue
+from proactor.scoring.pri import harmonic, relative_pri
 from tests.proactor.dialogues import pending, ready, scored, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 4))
