@@ -1,4 +1,4 @@
-"""PRI: harmonic mean of a consistency index CI and a timing index TI, absolute or relative to other systems."""
+"""PRI: harmonic mean of a consistency index CI and a timing index TI, absolute or relative to systems."""
 
 from __future__ import annotations
 
