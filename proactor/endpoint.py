@@ -155,9 +155,7 @@ class Endpoint:
             await link.client.close()
 
     def _link_of_loop(self) -> _Link:
-        """Client and slots of the running loop. Neither works in another loop, and each
-        `asyncio.run` makes one.
-        """
+        """Client and slots of the running loop; each `asyncio.run` makes a new loop."""
         loop = asyncio.get_running_loop()
         if self._link is None or self._link.loop is not loop:
             self._link = _Link(loop, self._connect(), asyncio.Semaphore(self.concurrency))
@@ -187,9 +185,7 @@ class Endpoint:
         seed: int | None,
         max_tokens: int,
     ) -> str:
-        """One attempt, sent again at once without a field that the server refuses. Only what then
-        works is kept.
-        """
+        """One attempt, sent again at once without a field that the server refuses; what works is kept."""
         form: Form = self._form if schema is not None else "none"
         limit_key, seeded = self._limit_key, self._seeded and seed is not None
         refused: list[str] = []
@@ -223,9 +219,7 @@ class Endpoint:
             return text
 
     async def _attempt(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
-        """One request. Raises _Retryable for passing failures, _FieldRefused for refused
-        fields, else EndpointError.
-        """
+        """One request. Raises _Retryable, _FieldRefused, or else EndpointError."""
         import openai
 
         self.counters["requests"] += 1

@@ -53,9 +53,7 @@ class Reading:
 
 
 class Document:
-    """A JSON file with line numbers. CatalogError for a key that an object has twice: one value
-    would be lost.
-    """
+    """A JSON file with line numbers. CatalogError where an object has a key twice."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

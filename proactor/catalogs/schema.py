@@ -131,9 +131,7 @@ class SchemaReader:
         return [(name, name in required, spot.at("properties", name)) for name in properties]
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
-        """The schema with its `$ref` followed and its `allOf` merged. `true` accepts anything; other
-        non-objects are errors.
-        """
+        """The schema with `$ref` followed and `allOf` merged; `true` accepts anything."""
         schema = {} if spot.schema is True else spot.schema
         if not isinstance(schema, Mapping):
             raise self._error(spot, name, f"{schema!r} is not a schema")

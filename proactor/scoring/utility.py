@@ -73,9 +73,7 @@ class CostTable(BaseModel):
         return self.tools.get(tool, self.default)
 
     def with_assent(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. CostError for costs of a tool
-        outside the catalog.
-        """
+        """This table with the catalog's tools that need assent. CostError for costs of an unknown tool."""
         for name in self.tools:
             if name not in catalog:
                 raise CostError(f"costs: no tool {name!r} in the catalog")
