@@ -32,8 +32,8 @@ from proactor.dialogue.candidates import Candidates
 from proactor.engine import Sampling, atomic_file
 from proactor.ruler import EngineJudge, RankAgreement, RuleJudge, Ruler, compare_rankings, spread
 from proactor.ruler.distil import RUBRIC, StudentSetup, sample_answers, teach, with_mutations
+from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import bootstrap_sums
-from proactor.scoring.metrics import Array
 from proactor.training.workspace import Workspace
 
 KEEP_EVERY = 25

@@ -1,6 +1,4 @@
-"""What a run looks like in a terminal: bars while it works (plain lines where there is no terminal), and
-tables of metrics.
-"""
+"""Output of a run: progress bars in a terminal, plain lines elsewhere, and tables of metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 LINE_EVERY = 10.0
-"""Seconds between two lines of one phase where there is no terminal."""
+"""Seconds between two progress lines of one phase outside a terminal."""
 
 NAMES = {
     "reward": "turn reward",
@@ -42,7 +40,7 @@ NAMES = {
 
 
 class Terminal:
-    """A `progress.Progress` on a console; use it as a context manager."""
+    """A `progress.Progress` on a console; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -59,7 +57,7 @@ class Terminal:
         )
         self._phase: TaskID | None = None
         self._inner: tuple[str, TaskID] | None = None
-        self._name, self._done, self._total, self._told = "", 0, 0, 0.0
+        self._name, self._done, self._total, self._last_line = "", 0, 0, 0.0
 
     def __enter__(self) -> Terminal:
         self._bars.start()
@@ -72,23 +70,25 @@ class Terminal:
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
         """Begin a phase: a new bar."""
-        self._name, self._done, self._total, self._told = name, done, total, 0.0
+        self._name, self._done, self._total, self._last_line = name, done, total, 0.0
         self._phase = self._bars.add_task(name, total=total, completed=done, text="")
 
     def step(self, text: str) -> None:
-        """Advance the bar; without a terminal, print a line now and then and for the last step."""
+        """Advance the bar; outside a terminal, print a line every `LINE_EVERY` seconds and at the end."""
         self._done += 1
         if self._phase is not None:
             self._bars.update(self._phase, completed=self._done, text=text)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self._told >= LINE_EVERY or self._done == self._total):
-            self._told = now
+        if not self.console.is_terminal and (
+            now - self._last_line >= LINE_EVERY or self._done == self._total
+        ):
+            self._last_line = now
             self.console.print(
                 f"{self._name} {self._done}/{self._total}: {text}", markup=False, highlight=False
             )
 
     def substep(self, name: str, done: int, total: int) -> None:
-        """A second bar for what happens inside a step; it goes when full."""
+        """A second bar for work inside a step; it disappears when full."""
         if self._inner is None or self._inner[0] != name:
             if self._inner is not None:
                 self._bars.remove_task(self._inner[1])
@@ -104,9 +104,7 @@ class Terminal:
 
 
 def windows_caption(shares: Mapping[str, float | None] | None) -> str | None:
-    """What to know of the windows behind a table: the shares ``null_share`` (masked) and ``width_0_share``;
-    None when they are not known.
-    """
+    """Caption with ``null_share`` (masked windows) and ``width_0_share``; None without shares."""
     if shares is None:
         return None
     null, point = shares.get("null_share") or 0.0, shares.get("width_0_share") or 0.0
@@ -120,9 +118,9 @@ def metrics_table(
     change: Mapping[str, Any] | None = None,
     windows: Mapping[str, float | None] | None = None,
 ) -> Table:
-    """Systems side by side; ``change``: per key the interval of after - before, bold where it excludes 0. The
-    caption tells the shares of windows that are unknown or of a single turn, from ``windows`` or from the
-    first system that has them.
+    """Systems side by side. ``change``: per key the interval of after - before, bold where it excludes
+    0. ``windows``: shares for the caption (`windows_caption`), by default those of the first system
+    that has them.
     """
     shares = windows or next((s for s in systems.values() if "null_share" in s), None)
     table = Table(title=title, title_justify="left", caption=windows_caption(shares), caption_justify="left")

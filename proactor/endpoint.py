@@ -1,9 +1,7 @@
-"""An OpenAI-compatible endpoint, asked politely: one place for time-outs, retries, counters and what a server
-does not support.
+"""Client of an OpenAI-compatible endpoint: time-outs, retries, counters, and fields that a server refuses.
 
-The `openai` client does the talking with its own retries off, so that the policy here is the only one and
-every attempt is counted. Needs the extra: ``pip install 'proactor[openai]'``; imported only when an endpoint
-is first used.
+The `openai` client sends the requests with its own retries off, so that the policy here is the only one and
+every attempt is counted. It needs the extra ``pip install 'proactor[openai]'`` and is imported on first use.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from proactor.engine import ProactorError
 
@@ -27,14 +25,14 @@ Kind = Literal["timeout", "rate_limit", "connection", "http", "empty"]
 Form = Literal["json_schema", "json_object", "none"]
 
 FORMS: tuple[Form, ...] = ("json_schema", "json_object", "none")
-"""How a schema is asked for, strictest first; a server that refuses one is asked for the next."""
+"""Forms of `response_format` for a schema, strictest first; where a server refuses one, the next is sent."""
 
 REFUSALS = (400, 422, 501)
-"""Statuses by which servers say that they do not know a request field."""
+"""HTTP statuses for an unknown request field."""
 
 
 class EndpointError(Exception):
-    """No usable answer after the endpoint's own retries; ``kind`` says why, the message is one line."""
+    """No usable answer after all retries. ``kind``: the reason; the message is one line."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(" ".join(message.split())[:300])
@@ -42,35 +40,25 @@ class EndpointError(Exception):
 
 
 class EndpointSetupError(ProactorError):
-    """An endpoint that cannot be asked at all: no client installed, no key, or an impossible setting. One
-    line.
-    """
+    """An endpoint that cannot be used: no client installed, no key, or an impossible setting. One line."""
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     content: str | None = None
 
 
 class _Choice(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     message: _Message
     finish_reason: str | None = None
 
 
 class _Usage(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
 class _Completion(BaseModel):
-    """What is read of a chat completion."""
-
-    model_config = ConfigDict(extra="ignore")
+    """The fields of a chat completion that are read."""
 
     choices: tuple[_Choice, ...]
     usage: _Usage | None = None
@@ -80,16 +68,16 @@ class _Completion(BaseModel):
 class Endpoint:
     """A chat model behind an OpenAI-compatible ``/chat/completions``.
 
-    ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable that holds the key; a server
-    of one's own needs none. ``timeout``: seconds for one attempt, start to end. ``concurrency``: attempts
-    under way at once. ``attempts``: tries of one reply; rate limits, failed connections, 5xx and unreadable
-    bodies are tried again after ``backoff * 2**n`` seconds or what Retry-After asks for, at most
-    ``longest_wait``; a time-out is not, since it has cost its time already. ``options`` are sent with every
-    request as they are (``temperature``, …).
+    ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable with the key; with a
+    ``base_url`` it may be unset. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
+    attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
+    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at
+    most ``longest_wait``; time-outs are not retried. ``options`` are sent unchanged with every
+    request (``temperature``, …).
 
-    A schema is sent as ``response_format``; where the server refuses that, the weaker forms of `FORMS` are
-    tried and what worked is kept. ``max_tokens`` becomes ``max_completion_tokens``, and ``seed`` is left out,
-    where the server says so by name.
+    A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
+    tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes
+    ``max_completion_tokens``; where it names ``seed`` that is left out.
 
     ``counters``: requests (attempts sent), replies, retries, timeouts, rate_limited, connection_errors,
     http_errors, empty, malformed (bodies that are no chat completion), cut (answers that hit max_tokens),
@@ -126,22 +114,22 @@ class Endpoint:
         max_tokens: int = 1024,
         within: float | None = None,
     ) -> str:
-        """The text of the answer. ``schema``: a JSON schema the answer should follow, not checked here.
-        ``within``: seconds for all attempts together, from when the request's turn has come.
+        """The text of the answer. ``schema``: a JSON schema for the answer, not validated here. ``within``:
+        seconds for all attempts together, counted once one of the ``concurrency`` slots is free.
 
-        Raises EndpointError by kind after the retries, EndpointSetupError where nothing can be asked.
+        Raises EndpointError after the retries, EndpointSetupError where no request can be sent.
         """
-        link = self._here()
+        link = self._link_of_loop()
         async with link.slots:
             try:
                 async with asyncio.timeout(within):
-                    return await self._tried(link, messages, schema, seed, max_tokens)
+                    return await self._retry(link, messages, schema, seed, max_tokens)
             except TimeoutError:
                 raise EndpointError(
                     "timeout", f"{self.model}: no answer within {within:g} s, retries included"
                 ) from None
 
-    async def _tried(
+    async def _retry(
         self,
         link: _Link,
         messages: Sequence[Mapping[str, str]],
@@ -151,12 +139,12 @@ class Endpoint:
     ) -> str:
         for attempt in range(self.attempts):
             try:
-                return await self._supported(link.client, messages, schema, seed, max_tokens)
-            except _Again as again:
+                return await self._negotiate(link.client, messages, schema, seed, max_tokens)
+            except _Retryable as failure:
                 if attempt + 1 == self.attempts:
-                    raise again.error from None
+                    raise failure.error from None
                 self.counters["retries"] += 1
-                wait = self.backoff * 2**attempt if again.wait is None else again.wait
+                wait = self.backoff * 2**attempt if failure.wait is None else failure.wait
                 await self.sleep(min(max(wait, 0.0), self.longest_wait))
         raise AssertionError("attempts is at least 1")
 
@@ -166,10 +154,8 @@ class Endpoint:
         if link is not None and link.loop is asyncio.get_running_loop():
             await link.client.close()
 
-    def _here(self) -> _Link:
-        """Client and slots of the running loop: neither may be used from another one, and each `asyncio.run`
-        is another one.
-        """
+    def _link_of_loop(self) -> _Link:
+        """Client and slots of the running loop; each `asyncio.run` makes a new loop."""
         loop = asyncio.get_running_loop()
         if self._link is None or self._link.loop is not loop:
             self._link = _Link(loop, self._connect(), asyncio.Semaphore(self.concurrency))
@@ -191,7 +177,7 @@ class Endpoint:
             api_key=key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout
         )
 
-    async def _supported(
+    async def _negotiate(
         self,
         client: openai.AsyncOpenAI,
         messages: Sequence[Mapping[str, str]],
@@ -199,14 +185,12 @@ class Endpoint:
         seed: int | None,
         max_tokens: int,
     ) -> str:
-        """One attempt, sent again at once with less where the server refuses a field; only what then works is
-        remembered.
-        """
+        """One attempt, sent again at once without a field that the server refuses; what works is kept."""
         form: Form = self._form if schema is not None else "none"
         limit_key, seeded = self._limit_key, self._seeded and seed is not None
         refused: list[str] = []
         while True:
-            body: dict[str, Any] = {"model": self.model, "messages": [_sendable(m) for m in messages]}
+            body: dict[str, Any] = {"model": self.model, "messages": [_valid_utf8(m) for m in messages]}
             body |= self.options
             body[limit_key] = max_tokens
             if seeded:
@@ -215,7 +199,7 @@ class Endpoint:
                 body["response_format"] = _response_format(form, schema)
             try:
                 text = await self._attempt(client, body)
-            except _Refused as refusal:
+            except _FieldRefused as refusal:
                 if refusal.names("max_completion_tokens", "max_tokens") and limit_key == "max_tokens":
                     limit_key = "max_completion_tokens"
                     refused.append("max_tokens_refused")
@@ -235,14 +219,12 @@ class Endpoint:
             return text
 
     async def _attempt(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
-        """One request. Raises _Again for what may pass, _Refused for what the server will not take, else
-        EndpointError.
-        """
+        """One request. Raises _Retryable, _FieldRefused, or else EndpointError."""
         import openai
 
         self.counters["requests"] += 1
         try:
-            # the client's time-out counts each read by itself, which a server that trickles would never reach
+            # The client's time-out counts each read by itself: a server that trickles would never reach it.
             async with asyncio.timeout(self.timeout):
                 raw = await client.chat.completions.with_raw_response.create(**body)
         except (openai.APITimeoutError, TimeoutError):
@@ -250,56 +232,65 @@ class Endpoint:
             raise EndpointError("timeout", f"{self.model}: no answer within {self.timeout:g} s") from None
         except openai.RateLimitError as error:
             self.counters["rate_limited"] += 1
-            raise _Again(EndpointError("rate_limit", f"{self.model}: {error}"), _retry_after(error)) from None
+            raise _Retryable(
+                EndpointError("rate_limit", f"{self.model}: {error}"), _retry_after(error)
+            ) from None
         except openai.APIStatusError as error:
             self.counters["http_errors"] += 1
             problem = EndpointError("http", f"{self.model}: {error}")
             if error.status_code >= 500 and error.status_code not in REFUSALS:
-                raise _Again(problem, _retry_after(error)) from None
-            raise (_Refused(problem) if error.status_code in REFUSALS else problem) from None
+                raise _Retryable(problem, _retry_after(error)) from None
+            raise (_FieldRefused(problem) if error.status_code in REFUSALS else problem) from None
         except openai.APIConnectionError as error:
             self.counters["connection_errors"] += 1
-            raise _Again(EndpointError("connection", f"{self.model}: {error.__cause__ or error}")) from None
+            raise _Retryable(
+                EndpointError("connection", f"{self.model}: {error.__cause__ or error}")
+            ) from None
         return self._read(raw.http_response.text)
 
-    def _read(self, text: str) -> str:
+    def _read(self, body: str) -> str:
         try:
-            completion = _Completion.model_validate_json(text)
+            completion = _Completion.model_validate_json(body)
         except ValidationError:
             self.counters["malformed"] += 1
-            raise _Again(
-                EndpointError("http", f"{self.model}: not a chat completion: {text[:80]!r}")
+            raise _Retryable(
+                EndpointError("http", f"{self.model}: not a chat completion: {body[:80]!r}")
             ) from None
         if completion.usage is not None:
             self.counters["tokens_in"] += completion.usage.prompt_tokens or 0
             self.counters["tokens_out"] += completion.usage.completion_tokens or 0
-        first = completion.choices[0] if completion.choices else None
-        if first is not None and first.finish_reason == "length":
-            self.counters["cut"] += 1
-        if first is None or not (first.message.content or "").strip():
+        text = ""
+        if completion.choices:
+            first = completion.choices[0]
+            if first.finish_reason == "length":
+                self.counters["cut"] += 1
+            text = first.message.content or ""
+        if not text.strip():
             self.counters["empty"] += 1
             raise EndpointError("empty", f"{self.model}: an answer without text")
         self.counters["replies"] += 1
-        return first.message.content or ""
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class _Link:
+    """A client and its concurrency slots, bound to one event loop."""
+
     loop: asyncio.AbstractEventLoop
     client: openai.AsyncOpenAI
     slots: asyncio.Semaphore
 
 
-class _Again(Exception):
-    """What may pass when tried again; ``wait``: seconds the server asked for."""
+class _Retryable(Exception):
+    """A failure that may pass; ``wait``: seconds that the server asked for."""
 
     def __init__(self, error: EndpointError, wait: float | None = None) -> None:
         super().__init__(str(error))
         self.error, self.wait = error, wait
 
 
-class _Refused(Exception):
-    """A request that the server does not take as it is."""
+class _FieldRefused(Exception):
+    """A request with a field that the server refuses."""
 
     def __init__(self, error: EndpointError) -> None:
         super().__init__(str(error))
@@ -310,8 +301,8 @@ class _Refused(Exception):
         return any(f"'{name}'" in str(self.error) for name in fields)
 
 
-def _sendable(message: Mapping[str, str]) -> dict[str, str]:
-    """Half a surrogate pair is a str but no UTF-8, which is what a request is sent in."""
+def _valid_utf8(message: Mapping[str, str]) -> dict[str, str]:
+    """Requests are UTF-8, which cannot encode half a surrogate pair."""
     return {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}
 
 
@@ -322,10 +313,9 @@ def _response_format(form: Form, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds of a Retry-After header; None for none, or for a date (which the backoff serves as well)."""
-    said = error.response.headers.get("retry-after", "")
+    """Seconds of a Retry-After header, None where it is absent or a date."""
     try:
-        seconds = float(said)
+        seconds = float(error.response.headers.get("retry-after", ""))
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) else None

@@ -1,4 +1,4 @@
-"""What a run tells while it works, and how it ends early."""
+"""Progress of a run as it is reported, and the exception by which a run ends early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Stopped(Exception):
-    """The process was asked to end (SIGTERM, Ctrl-C) and has saved; ``signal`` is what asked."""
+    """The process received ``signal`` (SIGTERM, SIGINT), saved its state and ends."""
 
     def __init__(self, number: int, update: int) -> None:
         super().__init__(f"stopped after step {update}, saved; --resume continues")
@@ -14,25 +14,32 @@ class Stopped(Exception):
 
 
 class Progress(Protocol):
-    """What a run tells while it works; the command line draws bars from it."""
+    """Receives the progress of a run; the command line draws bars from it."""
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
-        """A phase of ``total`` steps begins, ``done`` of them already made."""
+        """A phase of ``total`` steps begins, ``done`` of them already completed."""
 
     def step(self, text: str) -> None:
-        """A step of the phase was made; ``text`` sums it up."""
+        """A step of the phase was completed; ``text`` sums it up."""
 
     def substep(self, name: str, done: int, total: int) -> None:
-        """Something inside a step has come to ``done`` of ``total``."""
+        """Work ``name`` inside a step is at ``done`` of ``total``."""
 
     def say(self, text: str) -> None:
-        """A line worth keeping."""
+        """A line that stays on the screen."""
 
 
 class Quiet:
-    """Says nothing."""
+    """A `Progress` that shows nothing."""
 
-    def phase(self, name: str, total: int, done: int = 0) -> None: ...
-    def step(self, text: str) -> None: ...
-    def substep(self, name: str, done: int, total: int) -> None: ...
-    def say(self, text: str) -> None: ...
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """Ignore it."""
+
+    def step(self, text: str) -> None:
+        """Ignore it."""
+
+    def substep(self, name: str, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def say(self, text: str) -> None:
+        """Ignore it."""

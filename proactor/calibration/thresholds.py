@@ -24,7 +24,7 @@ from proactor.calibration.score_table import Score, ScoreTable, replay
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Timing, first_fires
 from proactor.engine import ProactorError
-from proactor.scoring.metrics import Array
+from proactor.scoring.arrays import Array
 from proactor.scoring.utility import is_false
 
 BUDGET = 1.0

@@ -1,6 +1,4 @@
-"""Tools of any origin as one catalog: one reader a format, and a proposal of effects where a format has
-none.
-"""
+"""Tools of any origin as one catalog: one reader per format, and proposed effects where a format has none."""
 
 from __future__ import annotations
 
@@ -47,19 +45,17 @@ def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading
     """The tools of a file, a folder or a module (`module:path.py`, `module:package.name`), with remarks on
     what did not fit.
 
-    A tool that says nothing of `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see
-    `propose`.
+    A tool without `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
 
-    Raises:
-        CatalogError: one line, `file:line: what`, with the tool and the parameter.
-        ValueError: an unknown format.
+    CatalogError, `file:line: what`, names the tool and the parameter, or the unknown format.
     """
     if format != "auto" and format not in FORMATS:
         raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
-    chosen = detect(path) if format == "auto" else format
-    if chosen != "python" and not Path(path).exists():
+    if format == "auto":
+        format = detect(path)
+    if format != "python" and not Path(path).exists():
         raise CatalogError(f"{path}: no such file or folder")
-    return _READERS[chosen](Path(path))
+    return _READERS[format](Path(path))
 
 
 def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") -> Catalog:
@@ -68,10 +64,10 @@ def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") ->
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog as the `catalog.json` that `read_catalog` reads back and that people edit; the file
-    appears whole.
+    """Write a catalog as the `catalog.json` that `read_catalog` reads and people edit; the
+    file appears whole.
 
-    Every field is written, so that a tool that said nothing of its effect says it from then on.
+    Every field is written: a tool without an effect has one from then on.
     """
     text = json.dumps(catalog.model_dump(mode="json"), indent=2, ensure_ascii=False)
     atomic_file(path, f"{text}\n".encode())

@@ -1,5 +1,5 @@
-"""What all readers of tools share: JSON with line numbers, the tools found so far, and remarks on what was
-not a plain fit.
+"""What all readers of tools share: JSON with line numbers, a collection of tools, and remarks
+on inexact fits.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 
 
 class CatalogError(SourceError):
-    """Tools that cannot be read: one line, `file:line: what`, with the tool and the parameter where there is
-    one.
-    """
+    """Tools that cannot be read. One line, `file:line: what`, names the tool and the parameter, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that has no exact place in a catalog, and what became of it (`kind`); `parameter` is empty
-    for a whole tool.
+    """Something without an exact place in a catalog; `kind` says what became of it. `parameter`: "" for
+    a whole tool.
     """
 
     tool: str
@@ -42,7 +40,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A catalog with the format it was read from, and remarks on what did not fit exactly."""
+    """A catalog, the format it was read from, and remarks on what did not fit exactly."""
 
     catalog: Catalog
     format: str
@@ -50,14 +48,12 @@ class Reading:
 
     @property
     def counters(self) -> dict[str, int]:
-        """How many remarks there are of each kind."""
+        """Number of remarks by kind."""
         return dict(Counter(remark.kind for remark in self.remarks))
 
 
 class Document:
-    """A JSON file that knows its lines; a key given twice in one object is an error, since one of the two
-    would be lost.
-    """
+    """A JSON file with line numbers. CatalogError where an object has a key twice."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -80,7 +76,7 @@ class Document:
 
 
 def json_value(file: Path) -> Any:
-    """What a JSON file holds (plain or gzip). CatalogError names the line where it is not JSON."""
+    """The value of a JSON file, plain or gzip. CatalogError names the line that is not JSON."""
     try:
         return read_json(file)
     except SourceError as error:
@@ -88,12 +84,9 @@ def json_value(file: Path) -> Any:
 
 
 def positions(text: str) -> Iterator[tuple[Place, int]]:
-    """Place and line (from 1) of each member and item of a JSON text, in order; the text is known to be
-    JSON.
-    """
-    stack: list[
-        tuple[bool, str | int, bool]
-    ] = []  # (an object?, its key or position now, does a key come next?)
+    """Place and line (from 1) of each member and item of a valid JSON text, in order."""
+    # Of each open container: is it an object, its current key or position, does a key come next?
+    stack: list[tuple[bool, str | int, bool]] = []
     line, end = 1, 0
     for token in _TOKEN.finditer(text):
         line += text.count("\n", end, token.start())
@@ -117,32 +110,30 @@ def positions(text: str) -> Iterator[tuple[Place, int]]:
 
 @dataclass(slots=True)
 class Tools:
-    """The tools of one source, as they are found."""
+    """The tools of one source, collected one by one."""
 
     remarks: list[Remark] = field(default_factory=list)
-    _found: dict[str, tuple[Tool, str]] = field(default_factory=dict)
+    _tools: dict[str, tuple[Tool, str]] = field(default_factory=dict)
 
     def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
-        """Add a tool. CatalogError names `where` for one without a name, one whose name is taken and one that
-        is not valid.
-        """
+        """Add the tool that `build` makes. CatalogError for a missing or taken name, or an invalid tool."""
         if not isinstance(name, str) or not name.strip():
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
-        if name in self._found:
-            raise CatalogError(f"{where}: tool {name!r} is defined twice (first in {self._found[name][1]})")
-        self._found[name] = build_tool(where, name, build), where
+        if name in self._tools:
+            raise CatalogError(f"{where}: tool {name!r} is defined twice (first in {self._tools[name][1]})")
+        self._tools[name] = build_tool(where, name, build), where
 
     def reading(self, source: object, format: str) -> Reading:
-        """All of them; CatalogError when there are none."""
-        if not self._found:
+        """The catalog of all tools; CatalogError when there are none."""
+        if not self._tools:
             raise CatalogError(f"{source}: no tools in it")
         return Reading(
-            Catalog(tools=tuple(tool for tool, _ in self._found.values())), format, tuple(self.remarks)
+            Catalog(tools=tuple(tool for tool, _ in self._tools.values())), format, tuple(self.remarks)
         )
 
 
 def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
-    """`build()`; what is not valid about the tool is a CatalogError that names `where` and the tool."""
+    """`build()`; CatalogError names `where` and the tool when it is not valid."""
     try:
         return build()
     except ValidationError as error:
@@ -150,20 +141,19 @@ def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
 
 
 def one_line(text: object) -> str:
-    """A description on one line; anything that is not text is none."""
+    """A description on one line; "" for anything but text."""
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 
 def declared_fields(where: str, name: object, *holders: object) -> dict[str, Any]:
-    """`effect` and `confirm` as a tool definition declares them; a field that nothing is said about is left
-    out.
+    """`effect` and `confirm` as a tool definition declares them; undeclared fields are absent.
 
-    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Then the
-    hints that MCP tool definitions have, in `annotations` or flat: readOnlyHint true reads and asks nothing;
-    destructiveHint true is irreversible and asks; readOnlyHint false alone writes [INFERRED: MCP's own
-    default would call each such tool destructive]. A hint that is absent says nothing.
+    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Otherwise
+    the hints of MCP tool definitions do, in `annotations` or flat: readOnlyHint true reads and needs no
+    assent; destructiveHint true is irreversible and needs assent; readOnlyHint false alone writes [INFERRED:
+    MCP's own default would call each such tool destructive]. An absent hint declares nothing.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     hints: dict[str, bool] = {}
     for holder in (h for h in holders if isinstance(h, Mapping)):
         if "x-effect" in holder:
@@ -172,26 +162,24 @@ def declared_fields(where: str, name: object, *holders: object) -> dict[str, Any
                 raise CatalogError(
                     f"{where}: tool {name!r}: x-effect {holder['x-effect']!r} is not one of {known}"
                 )
-            found.setdefault("effect", holder["x-effect"])
+            fields.setdefault("effect", holder["x-effect"])
         if "x-confirm" in holder:
-            if not isinstance(holder["x-confirm"], bool):
-                raise CatalogError(
-                    f"{where}: tool {name!r}: x-confirm {holder['x-confirm']!r} is neither true nor false"
-                )
-            found.setdefault("confirm", holder["x-confirm"])
+            fields.setdefault("confirm", _flag(where, name, "x-confirm", holder["x-confirm"]))
         annotations = holder.get("annotations")
         for place in (annotations if isinstance(annotations, Mapping) else {}, holder):
             for key in ("readOnlyHint", "destructiveHint"):
-                if isinstance(place.get(key), bool):
-                    hints.setdefault(key, place[key])
-                elif place.get(key) is not None:
-                    raise CatalogError(
-                        f"{where}: tool {name!r}: {key} {place[key]!r} is neither true nor false"
-                    )
-    return _hinted(hints) | found
+                if place.get(key) is not None:
+                    hints.setdefault(key, _flag(where, name, key, place[key]))
+    return _fields_of_hints(hints) | fields
 
 
-def _hinted(hints: Mapping[str, bool]) -> dict[str, Any]:
+def _flag(where: str, name: object, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise CatalogError(f"{where}: tool {name!r}: {key} {value!r} is neither true nor false")
+    return value
+
+
+def _fields_of_hints(hints: Mapping[str, bool]) -> dict[str, Any]:
     if hints.get("readOnlyHint"):
         return {"effect": "read", "confirm": False}
     if hints.get("destructiveHint"):

@@ -1,4 +1,4 @@
-"""Which format a file, a folder or a module spec of tools is in, by what only that format has."""
+"""Detects the format of a file, a folder or a module spec of tools by a feature that only that format has."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Format = Literal["proactor", "openai", "jsonschema", "sgd", "star", "python"]
 
 
 def detect(source: str | Path) -> Format:
-    """The format of `source`. CatalogError when nothing there looks like tools."""
+    """The format of `source`. CatalogError when nothing in it looks like tools."""
     path = Path(source)
     if str(source).startswith(PREFIX) or path.suffix == ".py":
         return "python"
     if not path.exists():
         raise CatalogError(f"{path}: no such file or folder")
-    found = _of_folder(path) if path.is_dir() else _of_value(json_value(path))
-    if found is None:
+    format = _of_folder(path) if path.is_dir() else _of_value(json_value(path))
+    if format is None:
         raise CatalogError(f"{path}: cannot tell what format its tools are in; name it (--format)")
-    return found
+    return format
 
 
 def _of_folder(folder: Path) -> Format | None:
@@ -39,13 +39,12 @@ def _of_folder(folder: Path) -> Format | None:
 
 
 def _of_value(value: Any) -> Format | None:
-    wrapped = isinstance(value, Mapping) and next(
-        (k for k in WRAPPERS if isinstance(value.get(k), list)), None
-    )
-    if wrapped:
-        return (
-            "openai" if any(_is_openai(tool) for tool in value[wrapped]) or wrapped != "tools" else "proactor"
-        )
+    if isinstance(value, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(value.get(key), list)), None)
+        if wrapper == "tools" and not any(_is_openai(tool) for tool in value[wrapper]):
+            return "proactor"
+        if wrapper is not None:
+            return "openai"
     if isinstance(value, list):
         kinds: tuple[tuple[Format, Callable[[Any], bool]], ...] = (
             ("sgd", lambda one: isinstance(one, Mapping) and "service_name" in one),
@@ -65,7 +64,7 @@ def _of_value(value: Any) -> Format | None:
 
 
 def _is_openai(tool: Any) -> bool:
-    """Our own tools have a list of parameters, all others an object schema under one of several names."""
+    """Our own tools have a list of parameters; OpenAI's have an object schema under one of `SCHEMA_KEYS`."""
     if not isinstance(tool, Mapping):
         return False
     has_schema = any(isinstance(tool.get(key), Mapping) for key in SCHEMA_KEYS)

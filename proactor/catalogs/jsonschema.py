@@ -1,6 +1,6 @@
-"""One object schema a tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic
-writes them for several models, or a folder with a file for each. The name is the key, the schema's title, or
-the file's name.
+"""One object schema per tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic
+writes them for several models, or a folder with a file for each. A tool's name is the key, the schema's
+title, or the file's name.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SAYS_SCHEMA = ("type", "properties", "$ref", "allOf")
 
 def read(path: Path) -> Reading:
     """The tools of a file, or of all JSON files of a folder."""
-    found = Tools()
+    collected = Tools()
     for file in json_files(path) if path.is_dir() else [path]:
         document = Document(file)
         for name, place, schema in _schemas(document):
-            _add(found, document, name, place, schema)
-    return found.reading(path, "jsonschema")
+            _add(collected, document, name, place, schema)
+    return collected.reading(path, "jsonschema")
 
 
 def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
@@ -44,10 +44,8 @@ def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
     elif not isinstance(value, dict):
         raise CatalogError(f"{document.where()}: neither an object schema nor schemas by name")
     elif any(isinstance(value.get(key), str | list) for key in _SAYS_SCHEMA) or _is_properties(value):
-        named = str(value.get("$ref", "")).rpartition("/")[
-            2
-        ]  # a model that refers to itself has its title there
-        yield value.get("title") or named or document.file.name.split(".")[0], (), value
+        referred = str(value.get("$ref", "")).rpartition("/")[2]  # a recursive model has its title there
+        yield value.get("title") or referred or document.file.name.split(".")[0], (), value
     elif key := next((key for key in _DEFINITIONS if isinstance(value.get(key), Mapping)), None):
         used = set(_references(value))
         for name, schema in value[key].items():
@@ -60,7 +58,7 @@ def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
 
 
 def _is_properties(value: Mapping[str, Any]) -> bool:
-    """Does `properties` hold the properties of one schema, and is not a tool of that name?"""
+    """Does `properties` hold the properties of one schema, rather than name a tool "properties"?"""
     inside = value.get("properties")
     return isinstance(inside, Mapping) and not any(
         isinstance(inside.get(key), str) for key in ("type", "$ref")
@@ -68,9 +66,7 @@ def _is_properties(value: Mapping[str, Any]) -> bool:
 
 
 def _references(value: object) -> Iterator[str]:
-    """Every `$ref` in `value`: a definition that others refer to is a part of a tool and not a tool
-    [INFERRED].
-    """
+    """Every `$ref` in `value`: a definition that others refer to is part of a tool, not a tool [INFERRED]."""
     if isinstance(value, Mapping):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]
@@ -81,17 +77,16 @@ def _references(value: object) -> Iterator[str]:
             yield from _references(inner)
 
 
-def _add(found: Tools, document: Document, name: object, place: Place, schema: Any) -> None:
+def _add(collected: Tools, document: Document, name: object, place: Place, schema: Any) -> None:
     where = document.where(place)
     if not isinstance(schema, Mapping) or not any(key in schema for key in _SAYS_SCHEMA):
         raise CatalogError(f"{where}: tool {name!r}: {one_line(repr(schema))[:60]} is not an object schema")
-    own = any(key in schema for key in _DEFINITIONS)
+    root, root_place = schema, place
+    if isinstance(document.value, dict) and not any(key in schema for key in _DEFINITIONS):
+        root, root_place = document.value, ()
 
     def build() -> Tool:
-        reader = SchemaReader(str(name), document.where, found.remarks)
-        root, root_place = (
-            (schema, place) if own or not isinstance(document.value, dict) else (document.value, ())
-        )
+        reader = SchemaReader(str(name), document.where, collected.remarks)
         return Tool(
             name=str(name),
             description=one_line(schema.get("description")),
@@ -99,4 +94,4 @@ def _add(found: Tools, document: Document, name: object, place: Place, schema: A
             **declared_fields(where, name, schema),
         )
 
-    found.add(where, name, build)
+    collected.add(where, name, build)

@@ -1,6 +1,5 @@
-"""Tool definitions as chat APIs take them: `{"type": "function", "function": {…}}`, the flat form of it, bare
-`{name, description, parameters}`, and the definitions of MCP servers (`inputSchema`), in a list, alone, or
-under `tools`.
+"""Tool definitions as chat APIs take them: `{"type": "function", "function": {…}}` or flat, bare `{name,
+description, parameters}`, and those of MCP servers (`inputSchema`); in a list, alone, or under `tools`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ WRAPPERS = ("tools", "functions")
 def read(path: Path) -> Reading:
     """The tools of a file."""
     document = Document(path)
-    found = Tools()
-    for place, value in _listed(document):
-        _add(found, document, place, value)
-    return found.reading(path, "openai")
+    collected = Tools()
+    for place, value in _definitions(document):
+        _add(collected, document, place, value)
+    return collected.reading(path, "openai")
 
 
-def _listed(document: Document) -> list[tuple[Place, Any]]:
+def _definitions(document: Document) -> list[tuple[Place, Any]]:
     value: Any = document.value
     place: Place = ()
     if isinstance(value, dict):
@@ -39,7 +38,7 @@ def _listed(document: Document) -> list[tuple[Place, Any]]:
     return [((*place, position), one) for position, one in enumerate(value)]
 
 
-def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
+def _add(collected: Tools, document: Document, place: Place, outer: Any) -> None:
     where = document.where(place)
     if not isinstance(outer, Mapping):
         raise CatalogError(f"{where}: a tool is an object, found {type(outer).__name__}")
@@ -55,7 +54,7 @@ def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
     schema = inner[key] if key else {}
 
     def build() -> Tool:
-        reader = SchemaReader(str(name), document.where, found.remarks)
+        reader = SchemaReader(str(name), document.where, collected.remarks)
         there = (*inside, key) if key else inside
         spot = Spot(schema, schema if isinstance(schema, Mapping) else {}, there, there)
         return Tool(
@@ -65,4 +64,4 @@ def _add(found: Tools, document: Document, place: Place, outer: Any) -> None:
             **declared_fields(where, name, outer, inner, schema),
         )
 
-    found.add(where, name, build)
+    collected.add(where, name, build)

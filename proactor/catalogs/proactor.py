@@ -1,5 +1,5 @@
-"""Our own `catalog.json`, as `write_catalog` leaves it and as people edit it. A tool without `effect` or
-`confirm` stays one that says nothing of them, so that a proposal can fill them in.
+"""Our own `catalog.json`, as `write_catalog` writes it and as people edit it. Where a tool has no `effect` or
+`confirm` the field stays unset, so that a proposal can fill it in.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def read(path: Path) -> Reading:
         raise CatalogError(f"{document.where()}: no list `tools`")
     if other := sorted(value.keys() - {"tools"}):
         raise CatalogError(f"{document.where((other[0],))}: unknown key {other[0]!r} beside `tools`")
-    found = Tools()
+    collected = Tools()
     for position, tool in enumerate(value["tools"]):
-        _add(found, document, ("tools", position), tool)
-    return found.reading(document.file, "proactor")
+        _add(collected, document, ("tools", position), tool)
+    return collected.reading(document.file, "proactor")
 
 
-def _add(found: Tools, document: Document, place: Place, tool: Any) -> None:
+def _add(collected: Tools, document: Document, place: Place, tool: Any) -> None:
     if not isinstance(tool, dict):
         raise CatalogError(f"{document.where(place)}: a tool is an object, found {type(tool).__name__}")
     name = tool.get("name")
@@ -40,17 +40,17 @@ def _add(found: Tools, document: Document, place: Place, tool: Any) -> None:
         except ValidationError as error:
             raise CatalogError(_message(document, place, tool, error)) from None
 
-    found.add(document.where(place), name, build)
+    collected.add(document.where(place), name, build)
 
 
 def _message(document: Document, place: Place, tool: dict[str, Any], error: ValidationError) -> str:
-    """The first problem, with its line, the tool and the parameter that it is about."""
+    """The first problem in one line: file and line, tool, parameter, what is wrong."""
     first = error.errors()[0]
     at = tuple(first["loc"])
     about = f"tool {tool['name']!r}"
     if at[:1] == ("parameters",) and len(at) > 1:
-        given = tool["parameters"][at[1]]
-        name = given.get("name") if isinstance(given, dict) else None
+        parameter = tool["parameters"][at[1]]
+        name = parameter.get("name") if isinstance(parameter, dict) else None
         about += f", parameter {name!r}" if name else f", parameter {at[1]}"
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -1,9 +1,9 @@
-"""Tools from a Python module: each public function is a tool, its annotations are the types, its docstring
-the words.
+"""Tools from a Python module: each public function is a tool; annotations give types, docstrings
+descriptions.
 
-The annotations go through pydantic's own JSON Schema, so all that pydantic understands works: Literal and
+Annotations become types through pydantic's JSON Schema, so all that pydantic understands works: Literal and
 Enum, date and time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The
-module is imported, with all that this runs. A function may carry `effect` and `confirm` as attributes.
+module is imported, so its code runs. A function may carry `effect` and `confirm` as attributes.
 """
 
 from __future__ import annotations
@@ -43,17 +43,15 @@ def read(source: str | Path) -> Reading:
     module = _from_file(Path(spec)) if spec.endswith(".py") else _from_name(spec)
     file = Path(module.__file__ or spec)
     _refuse_doubles(file)
-    found = Tools()
+    collected = Tools()
     for name, function in _functions(module):
-        _add(found, name, function, f"{file}:{inspect.unwrap(function).__code__.co_firstlineno}")
-    return found.reading(spec, "python")
+        _add(collected, name, function, f"{file}:{inspect.unwrap(function).__code__.co_firstlineno}")
+    return collected.reading(spec, "python")
 
 
 @contextmanager
 def _importable(*folders: Path) -> Iterator[None]:
-    """Folders in front of the path for a while: a console script does not have the working directory on
-    it.
-    """
+    """Put folders in front of `sys.path`: it lacks the working directory in a console script."""
     added = [str(folder) for folder in folders]
     sys.path[:0] = added
     try:
@@ -68,7 +66,7 @@ def _from_name(name: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except Exception as error:  # whatever the module's own code raises
-            raise CatalogError(f"{PREFIX}{name}: {_told(error)}") from error
+            raise CatalogError(f"{PREFIX}{name}: {_describe(error)}") from error
 
 
 def _from_file(file: Path) -> ModuleType:
@@ -86,11 +84,11 @@ def _from_file(file: Path) -> ModuleType:
         except Exception as error:  # whatever the module's own code raises
             del sys.modules[name]
             line = _line(error, file)
-            raise CatalogError(f"{file}{f':{line}' if line else ''}: {_told(error)}") from error
+            raise CatalogError(f"{file}{f':{line}' if line else ''}: {_describe(error)}") from error
     return module
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
@@ -127,12 +125,16 @@ def _functions(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
     for name, value in vars(module).items():
         if not inspect.isfunction(value):
             continue
-        own = not name.startswith("_") and value.__module__ == module.__name__ and value.__name__ == name
-        if own if listed is None else name in listed:
+        if listed is not None:
+            public = name in listed
+        else:
+            defined_here = value.__module__ == module.__name__ and value.__name__ == name
+            public = defined_here and not name.startswith("_")
+        if public:
             yield name, value
 
 
-def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> None:
+def _add(collected: Tools, name: str, function: Callable[..., Any], where: str) -> None:
     described, words = _docstring(inspect.getdoc(function) or "")
     hints = _hints(function, f"{where}: tool {name!r}")
     attributes = {
@@ -141,14 +143,16 @@ def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> N
 
     def build() -> Tool:
         parameters: list[Parameter] = []
-        for given in inspect.signature(function).parameters.values():
-            if given.kind in (given.VAR_POSITIONAL, given.VAR_KEYWORD):
-                found.remarks.append(Remark(name, given.name, "variadic_left_out"))
+        for argument in inspect.signature(function).parameters.values():
+            if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+                collected.remarks.append(Remark(name, argument.name, "variadic_left_out"))
                 continue
-            schema = _schema(hints.get(given.name, Any), f"{where}: tool {name!r}, parameter {given.name!r}")
-            schema = {"description": words.get(given.name, ""), **schema}
-            reader = SchemaReader(name, lambda place: where, found.remarks)
-            parameters += reader.parameter(given.name, Spot(schema, schema), given.default is given.empty)
+            about = f"{where}: tool {name!r}, parameter {argument.name!r}"
+            schema = _schema(hints.get(argument.name, Any), about)
+            schema = {"description": words.get(argument.name, ""), **schema}
+            reader = SchemaReader(name, lambda place: where, collected.remarks)
+            required = argument.default is argument.empty
+            parameters += reader.parameter(argument.name, Spot(schema, schema), required)
         return Tool(
             name=name,
             description=described,
@@ -156,7 +160,7 @@ def _add(found: Tools, name: str, function: Callable[..., Any], where: str) -> N
             **declared_fields(where, name, attributes),
         )
 
-    found.add(where, name, build)
+    collected.add(where, name, build)
 
 
 def _hints(function: Callable[..., Any], about: str) -> dict[str, Any]:
@@ -167,22 +171,20 @@ def _hints(function: Callable[..., Any], about: str) -> dict[str, Any]:
 
 
 def _schema(annotation: Any, about: str) -> dict[str, Any]:
-    """pydantic's JSON Schema of an annotation; text in Annotated is a description."""
-    said = ""
+    """pydantic's JSON Schema of an annotation; a text in Annotated is the description."""
+    description = ""
     if get_origin(annotation) is Annotated:
-        said = next((extra for extra in get_args(annotation)[1:] if isinstance(extra, str)), "")
+        description = next((extra for extra in get_args(annotation)[1:] if isinstance(extra, str)), "")
     try:
         schema = TypeAdapter(annotation).json_schema()
     except PydanticUserError as error:
         raise CatalogError(f"{about}: unknown type {annotation!r} ({str(error).splitlines()[0]})") from None
-    return {**schema, "description": said} if said else schema
+    return {**schema, "description": description} if description else schema
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first section, and what is said of each parameter (Google's and Sphinx'
-    forms).
-    """
-    words = {name: " ".join(said.split()) for name, said in _SPHINX.findall(text)}
+    """(text before the first section, description by parameter), in the forms of Google and Sphinx."""
+    words = {name: " ".join(description.split()) for name, description in _SPHINX.findall(text)}
     if section := _ARGUMENTS.search(text):
         words |= _entries(section[1])
     text = _SPHINX.split(text, maxsplit=1)[0]
@@ -194,7 +196,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _entries(body: str) -> dict[str, str]:
-    """`name (type): words`, with further lines indented more."""
+    """Descriptions by name, from entries `name (type): words` with further lines indented more."""
     lines = [line for line in body.splitlines() if line.strip()]
     indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
     words: dict[str, str] = {}

@@ -1,17 +1,16 @@
-"""From a JSON Schema object to the parameters of a tool; JSON Schema files, OpenAI tools and Python modules
-share it.
+"""From a JSON Schema object to the parameters of a tool: shared by JSON Schema files, OpenAI tools
+and Python modules.
 
-What a catalog has no exact place for is kept as text and remarked upon [INFERRED]:
+What a catalog cannot express exactly becomes text, with a remark [INFERRED]:
 
-- an object with properties is flattened by one level, `address.street`; deeper or open ones are text
-  (`object_as_text`);
-- an array is text (`array_as_text`); what its items may be stays as a hint;
-- alternatives of one type are that type, integer or number is number, others are text (`union_as_text`);
-- a schema that says nothing of a type is text (`untyped_as_text`), and so is a date-time
-  (`datetime_as_text`).
+- An object with properties is flattened by one level, `address.street`; deeper or open ones
+  are text (`object_as_text`).
+- An array is text (`array_as_text`); the enum of its items stays as a hint.
+- Alternatives of one type are that type, integer or number is number, others are text (`union_as_text`).
+- A schema without a type is text (`untyped_as_text`), and so is a date-time (`datetime_as_text`).
 
-A parameter is required when the schema says so and it neither accepts null nor has a default: strict tools
-list every parameter as required and let the optional ones be null.
+A parameter is required when the schema lists it as required and it neither accepts null nor has a default:
+strict tools list every parameter as required and make the optional ones nullable.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from pydantic import ValidationError
 
 from proactor.catalogs.base import CatalogError, Place, Remark, one_line
 from proactor.dialogue.catalog import Parameter, ParameterType
+from proactor.files import first_problem
 
 Schema = Mapping[str, Any]
 
 DEEPEST = 8
-"""Alternatives inside alternatives; a schema with more refers to itself."""
+"""Nesting limit of alternatives; a schema with more refers to itself."""
 
 _PLAIN: dict[str, ParameterType] = {
     "string": "string",
@@ -60,7 +60,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a schema accepts, as far as a catalog can say it."""
+    """The values that a schema accepts, as far as a catalog can express it."""
 
     type: ParameterType
     values: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class SchemaReader:
     remarks: list[Remark] = field(default_factory=list)
 
     def parameters(self, spot: Spot) -> tuple[Parameter, ...]:
-        """Of an object schema. CatalogError names file, line, tool and parameter of what cannot be read."""
+        """The parameters of an object schema. CatalogError names file, line, tool and parameter."""
         spot = self._resolve(spot, "")
         schema = spot.schema
         if schema.get("type", "object") != "object":
@@ -87,52 +87,51 @@ class SchemaReader:
             )
         return tuple(
             p
-            for name, wanted, inner in self._properties(spot, "")
-            for p in self.parameter(name, inner, wanted)
+            for name, required, inner in self._properties(spot, "")
+            for p in self.parameter(name, inner, required)
         )
 
     def parameter(self, name: str, spot: Spot, required: bool) -> tuple[Parameter, ...]:
-        """One property: a parameter, or those of the object that it is."""
+        """One property as a parameter, or as several where it is an object."""
         spot = self._resolve(spot, name)
-        lone = self._lone(spot, name)
-        if "." not in name and self._type_of(lone.schema) == "object" and lone.schema.get("properties"):
-            required = required and lone is spot and "default" not in spot.schema
+        alternative = self._only_alternative(spot, name)
+        is_object = self._type_of(alternative.schema) == "object" and alternative.schema.get("properties")
+        if is_object and "." not in name:
+            required = required and alternative is spot and "default" not in spot.schema
             self.remarks.append(Remark(self.tool, name, "flattened"))
             return tuple(
                 p
-                for inner, wanted, there in self._properties(lone, f"{name}.")
-                for p in self.parameter(f"{name}.{inner}", there, required and wanted)
+                for inner, inner_required, there in self._properties(alternative, f"{name}.")
+                for p in self.parameter(f"{name}.{inner}", there, required and inner_required)
             )
         shape = self._shape(spot, name)
         if shape.kind:
             self.remarks.append(Remark(self.tool, name, shape.kind))
         required = required and not shape.nullable and "default" not in spot.schema
-        description = one_line(spot.schema.get("description") or lone.schema.get("description"))
+        description = one_line(spot.schema.get("description") or alternative.schema.get("description"))
         try:
-            found = Parameter(
+            parameter = Parameter(
                 name=name, type=shape.type, required=required, description=description, values=shape.values
             )
         except ValidationError as error:
-            raise self._error(spot, name, error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        return (found,)
+            raise self._error(spot, name, first_problem(error)) from None
+        return (parameter,)
 
-    def _properties(self, spot: Spot, within: str) -> list[tuple[str, bool, Spot]]:
+    def _properties(self, spot: Spot, prefix: str) -> list[tuple[str, bool, Spot]]:
         properties, required = spot.schema.get("properties", {}), spot.schema.get("required", [])
         if not isinstance(properties, Mapping):
-            raise self._error(spot, within[:-1], "`properties` is not an object")
+            raise self._error(spot, prefix[:-1], "`properties` is not an object")
         if not isinstance(required, Sequence) or isinstance(required, str):
-            raise self._error(spot, within[:-1], "`required` is not a list of names")
+            raise self._error(spot, prefix[:-1], "`required` is not a list of names")
         for name in required:
             if not isinstance(name, str) or name not in properties:
                 raise self._error(
-                    spot, within[:-1], f"`required` names {name!r}, which is not among the properties"
+                    spot, prefix[:-1], f"`required` names {name!r}, which is not among the properties"
                 )
         return [(name, name in required, spot.at("properties", name)) for name in properties]
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
-        """The schema with its `$ref` followed and its `allOf` merged; a boolean schema accepts anything, or
-        is an error.
-        """
+        """The schema with `$ref` followed and `allOf` merged; `true` accepts anything."""
         schema = {} if spot.schema is True else spot.schema
         if not isinstance(schema, Mapping):
             raise self._error(spot, name, f"{schema!r} is not a schema")
@@ -140,7 +139,7 @@ class SchemaReader:
             reference = schema["$ref"]
             if reference in seen:
                 raise self._error(spot, name, f"$ref {reference!r} leads back to itself")
-            target = self._resolve(self._target(spot, name, reference), name, (*seen, reference))
+            target = self._resolve(self._follow(spot, name, reference), name, (*seen, reference))
             beside = {
                 key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")
             }
@@ -156,7 +155,7 @@ class SchemaReader:
             schema = merged
         return replace(spot, schema=schema)
 
-    def _target(self, spot: Spot, name: str, reference: object) -> Spot:
+    def _follow(self, spot: Spot, name: str, reference: object) -> Spot:
         if not isinstance(reference, str) or not reference.startswith("#"):
             raise self._error(spot, name, f"$ref {reference!r} leaves the file; only #/… is read")
         steps = [s.replace("~1", "/").replace("~0", "~") for s in reference[1:].split("/") if s]
@@ -167,8 +166,8 @@ class SchemaReader:
             inner = inner[step]
         return replace(spot, schema=inner, place=(*spot.root_place, *steps))
 
-    def _lone(self, spot: Spot, name: str) -> Spot:
-        """The one alternative that is not null, where there is only one; else the schema itself."""
+    def _only_alternative(self, spot: Spot, name: str) -> Spot:
+        """The alternative that is not null, where there is exactly one; else the schema itself."""
         key = next((k for k in ("anyOf", "oneOf") if k in spot.schema), None)
         if key is None:
             return spot
@@ -194,20 +193,19 @@ class SchemaReader:
                 alternatives = self._alternatives(spot, name, key)
                 others = [self._shape(o, name) for o in alternatives if o.schema.get("type") != "null"]
                 nullable = len(others) < len(alternatives) or any(o.nullable for o in others)
-                return self._joined(spot, name, others, nullable)
+                return self._join(spot, name, others, nullable)
         nullable = schema.get("nullable") is True
         if "const" in schema or "enum" in schema:
-            return self._enumerated(
-                spot, name, [schema["const"]] if "const" in schema else schema["enum"], nullable
-            )
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            return self._shape_of_enum(spot, name, values, nullable)
         kind = schema.get("type")
         if isinstance(kind, list):
             kinds = [k for k in kind if k != "null"]
             others = [self._shape(replace(spot, schema={**schema, "type": k}), name) for k in kinds]
-            return self._joined(spot, name, others, nullable or len(kinds) < len(kind))
-        return replace(self._typed(spot, name), nullable=nullable)
+            return self._join(spot, name, others, nullable or len(kinds) < len(kind))
+        return replace(self._shape_of_type(spot, name), nullable=nullable)
 
-    def _typed(self, spot: Spot, name: str) -> _Shape:
+    def _shape_of_type(self, spot: Spot, name: str) -> _Shape:
         kind = self._type_of(spot.schema)
         if kind is None:
             return _Shape("string", kind="untyped_as_text")
@@ -223,36 +221,36 @@ class SchemaReader:
         if kind == "array":
             items = spot.schema.get("items", True)
             inner = self._resolve(replace(spot, schema=items, place=(*spot.place, "items")), name)
-            listed = (
-                self._enumerated(inner, name, inner.schema["enum"], False).values
-                if "enum" in inner.schema
-                else ()
-            )
-            return _Shape("string", listed, kind="array_as_text")
+            values: tuple[str, ...] = ()
+            if "enum" in inner.schema:
+                values = self._shape_of_enum(inner, name, inner.schema["enum"], False).values
+            return _Shape("string", values, kind="array_as_text")
         if kind == "null":
             raise self._error(spot, name, "accepts nothing but null")
         raise self._error(spot, name, f"unknown type {kind!r} (known: {', '.join(_KNOWN)})")
 
     def _type_of(self, schema: Schema) -> Any:
-        """The type that is said, or the one that other keywords mean; None when nothing is said."""
+        """The stated type, or the one that other keywords imply, else None."""
         if "type" in schema:
             return schema["type"]
-        return "object" if "properties" in schema else "array" if "items" in schema else None
+        if "properties" in schema:
+            return "object"
+        return "array" if "items" in schema else None
 
-    def _enumerated(self, spot: Spot, name: str, values: Any, nullable: bool) -> _Shape:
+    def _shape_of_enum(self, spot: Spot, name: str, values: Any, nullable: bool) -> _Shape:
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise self._error(spot, name, "`enum` is not a list")
-        given = [value for value in values if value is not None]
-        if not given or any(isinstance(value, Mapping | list) for value in given):
+        plain = [value for value in values if value is not None]
+        if not plain or any(isinstance(value, Mapping | list) for value in plain):
             raise self._error(spot, name, "an enum needs values, and they have to be plain")
-        nullable = nullable or len(given) < len(values)
-        if all(isinstance(value, bool) for value in given):
+        nullable = nullable or len(plain) < len(values)
+        if all(isinstance(value, bool) for value in plain):
             return _Shape("boolean", nullable=nullable)
-        texts = tuple(dict.fromkeys(str(v).lower() if isinstance(v, bool) else str(v) for v in given))
-        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in given)
+        texts = tuple(dict.fromkeys(str(v).lower() if isinstance(v, bool) else str(v) for v in plain))
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in plain)
         return _Shape("integer" if whole else "enum", texts, nullable)
 
-    def _joined(self, spot: Spot, name: str, shapes: Sequence[_Shape], nullable: bool) -> _Shape:
+    def _join(self, spot: Spot, name: str, shapes: Sequence[_Shape], nullable: bool) -> _Shape:
         """One shape for several alternatives."""
         if not shapes:
             raise self._error(spot, name, "accepts nothing but null")

@@ -21,11 +21,13 @@ _MONEY = re.compile(r"Buy|Purchase|Pay|Transfer|Send|Rent")
 
 def read(path: Path) -> Reading:
     """The tools of a schema file, or of all schema files in a folder and one level below."""
-    found = Tools()
+    collected = Tools()
     for where, service in _services(path):
         for intent in service["intents"]:
-            found.add(where, f"{service['service_name']}.{intent['name']}", partial(tool, service, intent))
-    return found.reading(path, "sgd")
+            collected.add(
+                where, f"{service['service_name']}.{intent['name']}", partial(tool, service, intent)
+            )
+    return collected.reading(path, "sgd")
 
 
 def read_schema(path: Path) -> dict[str, dict[str, Any]]:
@@ -34,8 +36,8 @@ def read_schema(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _services(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each service with where it stands, checked; entries of other files repeat over the parts of the
-    release.
+    """(file:line, service) of each service, checked. A service repeats over the parts of the release; the
+    first one counts.
     """
     seen: dict[str, str] = {}
     for file in find_files(path, "schema*.json", "*/schema.json"):

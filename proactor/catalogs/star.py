@@ -1,5 +1,5 @@
-"""Tools from the API files of STAR: apis.json (all of them by name), or a folder with one file an API as in
-its release.
+"""Tools from the API files of STAR: apis.json (APIs by name), or a folder with one file per API as
+in the release.
 
 An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
 needs assent [DERIVED from the files].
@@ -32,11 +32,11 @@ _TYPES: dict[str, ParameterType] = {
 
 def read(path: Path) -> Reading:
     """The tools of an API file or folder."""
-    found = Tools()
+    collected = Tools()
     for name, (where, api) in _apis(path).items():
         for one in tools(name, api):
-            found.add(where, one.name, partial(Tool.model_copy, one))
-    return found.reading(path, "star")
+            collected.add(where, one.name, partial(Tool.model_copy, one))
+    return collected.reading(path, "star")
 
 
 def read_apis(path: Path) -> dict[str, dict[str, Any]]:
@@ -45,7 +45,7 @@ def read_apis(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _apis(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each API with where it stands. CatalogError names file, line, API and parameter of what is wrong."""
+    """(file:line, API) by name, checked. CatalogError names file, line, API and parameter."""
     together = path / "apis.json" if path.is_dir() else path
     listed: list[tuple[str, Document, Place, Any]] = []
     if path.is_dir() and not together.is_file() and (files := json_files(path)):
@@ -66,20 +66,16 @@ def _check(name: str, document: Document, place: Place, api: Any) -> None:
     where = document.where(place)
     if not name.strip():
         raise CatalogError(f"{where}: an API without a name")
-    if (
-        not isinstance(api, dict)
-        or not isinstance(api.get("input"), list)
-        or not isinstance(api.get("required"), list)
-    ):
+    if not isinstance(api, dict) or not all(isinstance(api.get(key), list) for key in ("input", "required")):
         raise CatalogError(f"{where}: API {name!r} lacks the lists `input` and `required`")
-    for position, given in enumerate(api["input"]):
+    for position, parameter in enumerate(api["input"]):
         here = document.where((*place, "input", position))
-        if not isinstance(given, dict) or not given.get("Name"):
+        if not isinstance(parameter, dict) or not parameter.get("Name"):
             raise CatalogError(f"{here}: API {name!r}: a parameter without a Name")
-        if given.get("Type") not in _TYPES:
+        if parameter.get("Type") not in _TYPES:
             raise CatalogError(
-                f"{here}: API {name!r}, parameter {given['Name']!r}: unknown type {given.get('Type')!r} "
-                f"(known: {', '.join(_TYPES)})"
+                f"{here}: API {name!r}, parameter {parameter['Name']!r}: unknown type "
+                f"{parameter.get('Type')!r} (known: {', '.join(_TYPES)})"
             )
     build_tool(where, name, lambda: tools(name, api)[0])
 
@@ -88,7 +84,7 @@ def tools(name: str, api: dict[str, Any]) -> list[Tool]:
     """The tool of an API, or the two of one that is checked and booked."""
     required = set(api["required"])
     parameters = tuple(
-        _parameter(given, given["Name"] in required) for given in api["input"] if given["Type"] != _REQUEST
+        _parameter(entry, entry["Name"] in required) for entry in api["input"] if entry["Type"] != _REQUEST
     )
     title = api.get("function", name).replace("_", " ")
 
@@ -104,16 +100,16 @@ def tools(name: str, api: dict[str, Any]) -> list[Tool]:
 
 def two_step(api: dict[str, Any]) -> bool:
     """Is the API both checked and booked?"""
-    return any(given["Type"] == _REQUEST for given in api["input"])
+    return any(entry["Type"] == _REQUEST for entry in api["input"])
 
 
-def _parameter(given: dict[str, Any], required: bool) -> Parameter:
-    kind = _TYPES[given["Type"]]
-    values = tuple(map(str, given.get("Categories", ())))
+def _parameter(entry: dict[str, Any], required: bool) -> Parameter:
+    kind = _TYPES[entry["Type"]]
+    values = tuple(map(str, entry.get("Categories", ())))
     return Parameter(
-        name=given["Name"],
+        name=entry["Name"],
         type="string" if kind == "enum" and not values else kind,
         required=required,
-        description=given.get("ReadableName", ""),
+        description=entry.get("ReadableName", ""),
         values=values,
     )

@@ -13,9 +13,7 @@ from proactor.dialogue.parse import Parsed, parse
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K answers to one decision: after ``turn`` of ``dialogue``, with ``board`` shown and
-    ``tools`` on offer.
-    """
+    """The K answers to one decision: after ``turn``, with ``board`` shown and ``tools`` on offer."""
 
     dialogue: Dialogue
     turn: int

@@ -164,9 +164,7 @@ def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[s
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    """The raw entries of the first JSON value in `body`; of a list that is cut off or broken,
-    the complete ones.
-    """
+    """The raw entries of the first JSON value in `body`; the complete ones of a list that is cut off."""
     entries: list[object] = []
     failure = "no_json"
     for start in [m.start() for m in re.finditer(r"[\[{]", body)][:STARTS]:
@@ -206,9 +204,7 @@ def _unwrap(value: object, unread: Counter[str], repaired: Counter[str]) -> list
 
 
 def _salvage(body: str, start: int) -> tuple[list[object], str]:
-    """Complete entries of a list that does not decode as a whole, and the reason:
-    truncated, bad_json, too_deep.
-    """
+    """Complete entries of a broken list, and what is wrong: truncated, bad_json or too_deep."""
     entries: list[object] = []
     position = start
     while body[start] == "[":

@@ -99,7 +99,7 @@ def _missing_parameters(action: Action, tool: Tool | None) -> tuple[str, ...]:
 
 
 def _merge_nodes(nodes: Iterable[GraphNode]) -> tuple[GraphNode, ...]:
-    """Merge the nodes of one action (`parse.key`) into the one with the highest status, at the first's place."""
+    """Merge the nodes of one action (`parse.key`): the highest status, at the place of the first."""
     kept: dict[object, GraphNode] = {}
     for node in nodes:
         known = kept.setdefault(key(node.action), node)

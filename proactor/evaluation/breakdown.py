@@ -20,8 +20,9 @@ from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Judged, Timing, first_fires
 from proactor.engine import ProactorError
 from proactor.evaluation.play import Evaluation
+from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import Interval, bootstrap_sums
-from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of, score_dialogue
+from proactor.scoring.metrics import FIELDS, Contribution, matrix, metrics_of, score_dialogue
 
 ActionsByTurn = Mapping[int, Sequence[Action]]
 """What was proposed at each decision turn."""

@@ -1,5 +1,4 @@
-"""Bootstrap intervals by dialogue: turns of one dialogue are not independent, so whole dialogues are drawn
-with replacement.
+"""Bootstrap intervals over dialogues: turns of one dialogue are dependent, so whole dialogues are resampled.
 
 A corpus metric is recomputed from the resampled sums (`metrics.FIELDS`), never averaged over dialogues.
 Percentile intervals [INFERRED: the methods name a bootstrap by dialogue, not its kind].
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from proactor.engine import ProactorError
-from proactor.scoring.metrics import FIELDS, Array, Contribution, matrix, metrics_of
+from proactor.scoring.arrays import Array
+from proactor.scoring.metrics import FIELDS, Contribution, matrix, metrics_of
 
 KEYS = (
     "reward",
@@ -43,6 +43,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
+        """Is the whole interval on one side of 0?"""
         return self.low > 0 or self.high < 0
 
 
@@ -54,7 +55,7 @@ def intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Interval of each metric in `keys` of one system. ValueError without dialogues."""
+    """Interval of each metric in `keys` for one system. ProactorError without dialogues."""
     if not contributions:
         raise ProactorError("bootstrap: no dialogues")
     return bootstrap_sums(
@@ -71,8 +72,8 @@ def bootstrap_sums(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of any statistics of sums: `rows` [dialogues, F], one row a dialogue; `statistics` maps sums
-    [..., F] to named [...]. The draws depend on the number of rows and the seed alone.
+    """Intervals of any statistics of sums: `rows` [dialogues, F], one row per dialogue; `statistics` maps
+    sums [..., F] to named [...]. The draws depend only on the number of rows and the seed.
     """
     drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
     exact = statistics(rows.sum(axis=0))
@@ -90,10 +91,10 @@ def paired_difference(
 ) -> dict[str, Interval]:
     """Interval of `after - before` of each metric, paired by dialogue and pooled over seeds.
 
-    One inner list a seed; before[i] and after[i] must hold the same dialogues (ValueError names one that is
-    missing). A resample draws dialogues once and uses the draw for both systems and every seed, so that a
-    dialogue's runs stay together; the difference is the mean over seeds of the corpus metric's difference.
-    Seeds themselves are not resampled.
+    One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one
+    that is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs
+    of a dialogue stay together. The difference is the mean over seeds of the corpus metric's difference.
+    Seeds are not resampled.
     """
     if not before or len(before) != len(after):
         raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
@@ -104,8 +105,8 @@ def paired_difference(
     drawn = {key: np.zeros(resamples) for key in keys}
     exact = dict.fromkeys(keys, 0.0)
     for old, new in zip(before, after):
-        _same_dialogues(old, new)
-        a, b = _aligned(old, ids), _aligned(new, ids)
+        _check_paired(old, new)
+        a, b = _align_rows(old, ids), _align_rows(new, ids)
         old_drawn, new_drawn = metrics_of(weights @ a), metrics_of(weights @ b)
         old_exact, new_exact = metrics_of(a.sum(axis=0)), metrics_of(b.sum(axis=0))
         for key in keys:
@@ -114,18 +115,18 @@ def paired_difference(
     return {key: _interval(exact[key], drawn[key], level) for key in keys}
 
 
-def _same_dialogues(before: Sequence[Contribution], after: Sequence[Contribution]) -> None:
+def _check_paired(before: Sequence[Contribution], after: Sequence[Contribution]) -> None:
     old, new = [c.dialogue for c in before], [c.dialogue for c in after]
     for ids in (old, new):
         if len(set(ids)) < len(ids):
-            raise ProactorError(
-                f"bootstrap: dialogue {next(i for i in ids if ids.count(i) > 1)!r} appears twice in one run"
-            )
-    if odd := set(old) ^ set(new):
-        raise ProactorError(f"bootstrap: dialogue {min(odd)!r} was scored before or after, not both")
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ProactorError(f"bootstrap: dialogue {twice!r} appears twice in one run")
+    if unpaired := set(old) ^ set(new):
+        raise ProactorError(f"bootstrap: dialogue {min(unpaired)!r} was scored before or after, not both")
 
 
-def _aligned(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array:
+def _align_rows(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array:
+    """[len(ids), len(FIELDS)]: the sums of each dialogue in the order of `ids`, 0 for absent ones."""
     place = {name: i for i, name in enumerate(ids)}
     rows = np.zeros((len(ids), len(FIELDS)))
     rows[[place[c.dialogue] for c in contributions]] = matrix(contributions)
@@ -134,13 +135,14 @@ def _aligned(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array
 
 def _weights(dialogues: int, resamples: int, seed: int) -> Array:
     """[resamples, dialogues] float64: how often each dialogue was drawn."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=resamples).astype(
-        np.float64
-    )
+    shares = np.full(dialogues, 1 / dialogues)
+    draws = np.random.default_rng(seed).multinomial(dialogues, shares, size=resamples)
+    return draws.astype(np.float64)
 
 
 def _interval(estimate: float, drawn: Array, level: float) -> Interval:
     tail = (1 - level) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
+    low, high = np.nan, np.nan
+    if not np.isnan(drawn).all():
+        low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return Interval(estimate, float(low), float(high), level)

@@ -1,14 +1,14 @@
-"""Scores of proactive behaviour over a corpus: how well the proposed actions fit, and how well they are
-timed.
+"""Metrics of proactive behaviour over a corpus: how well the proposed actions fit, and how well
+they are timed.
 
-Formulas are methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged; `matching.py` says
-what an early, on-time, late or false fire is. Every metric is a function of sums over dialogues (`FIELDS`),
-so that `bootstrap.py` can recompute it for any resample. An empty denominator gives 0, except Difference and
-the leads, which are then undefined (None).
+Formulas are those of methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged.
+`matching.py` defines early, on-time, late and false fires. Every metric is a function of sums over dialogues
+(`FIELDS`), so that `bootstrap.py` can recompute it for any resample. An empty denominator gives 0, except for
+Difference and the leads, which are then undefined (None).
 
-How to read them: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open
-turn. Read it beside first-fire F1 (one fire a reference; a repeat is false), recall, and the trivial policies
-of `policies.py`.
+Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn.
+Read it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial
+policies of `policies.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.matching import HITS, THETA, Judged, Timing, judge
 from proactor.dialogue.windows import width
 from proactor.engine import ProactorError
+from proactor.scoring.arrays import Array, ratio
+from proactor.scoring.pri import absolute_pri, harmonic
 from proactor.scoring.utility import Costs, cost_table, judged_parts, total
-
-Array = npt.NDArray[np.float64]
 
 FIELDS = (
     "dialogues",
@@ -64,22 +63,24 @@ FIELDS = (
     "null_masked",
     "early_masked",
 )
-"""The sums of a dialogue. decisions: turns scored; acted: those with an action left after masking; actions:
-all statuses; ready: fires, repeats included; early_weight: sum of the PT_w weights of early fires; lead_sum:
-of `s - u` over early and on-time fires; references: with a known window; width_0_references: those of a
-single ready turn; first_*: the first-fire count (actions: what masking leaves; fires: right, late, false and
-repeated ones); unparsed: outputs not read in full.
+"""The sums of a dialogue.
+
+decisions: turns scored; acted: those with an action left after masking; actions: of all statuses; ready:
+fires, repeats included; early_weight: PT_w weights of early fires; lead_sum: `s - u` over early and on-time
+fires; references: those with a known window; width_0_references: those of a single ready turn; first_*: the
+first-fire count (actions: those left after masking; fires: right, late, false and repeated ones); unparsed:
+outputs not read in full.
 
 Against the logged human trigger tau [INFERRED]: observed: references with a known window and a tau; saved:
-those whose first fire was on time and at `u <= tau`, and saved_sum the turns `tau - u` of these;
-saved_early_sum: the same of early first fires, which are no gain where a value or the assent was still
-missing, so no metric counts them as one.
+those whose first fire was on time and at `u <= tau`; saved_sum: the turns `tau - u` of these;
+saved_early_sum: the same for early first fires, which no metric counts as a gain, since a value or the assent
+was still missing.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one dialogue adds to a corpus: `sums` holds FIELDS."""
+    """The sums (FIELDS) that one dialogue adds to a corpus."""
 
     dialogue: str
     sums: dict[str, float]
@@ -97,9 +98,8 @@ def score_dialogue(
     """Score a replayed dialogue.
 
     `outputs`: turn -> proposed actions; a decision turn without an entry is a wait. `rewards`: turn -> turn
-    reward.
-    `unparsed`: outputs that could not be read in full (their readable part is in `outputs`). `costs`: for the
-    utility.
+    reward. `unparsed`: number of outputs not read in full (their readable part is in `outputs`). `costs`:
+    for the utility.
     """
     prices = cost_table(costs)
     sums = dict.fromkeys(FIELDS, 0.0)
@@ -109,19 +109,15 @@ def score_dialogue(
     turns = sorted({*dialogue.decision_turns, *outputs})
     for turn in turns:
         actions = outputs.get(turn, ())
-        own: list[Judged] = []
+        judged: list[Judged] = []
         if actions:
-            own = judge(dialogue, turn, actions, fired=first, theta=theta)
+            judged = judge(dialogue, turn, actions, fired=first, theta=theta)
             _add_turn(sums, turn, judge(dialogue, turn, actions, theta=theta), hit)
-            _add_first_fires(sums, turn, own, first)
-        sums["utility_sum"] += total(judged_parts(dialogue, turn, own, first, False, prices))
+            _add_first_fires(sums, turn, judged, first)
+        sums["utility_sum"] += total(judged_parts(dialogue, turn, judged, first, False, prices))
     sums["utility_sum"] -= unparsed * prices.default.interrupt_cost
-    sums["dialogues"], sums["decisions"], sums["references"], sums["hit"] = (
-        1,
-        len(turns),
-        len(known),
-        len(hit),
-    )
+    sums["dialogues"], sums["decisions"] = 1, len(turns)
+    sums["references"], sums["hit"] = len(known), len(hit)
     sums["observed"] = sum(
         r.ready is not None and r.observed_trigger is not None for r in dialogue.references
     )
@@ -134,7 +130,7 @@ def score_dialogue(
 
 
 def _add_turn(sums: dict[str, float], turn: int, judged: Sequence[Judged], hit: set[str]) -> None:
-    """The form that counts repeats: AC, MaxAC, PT, FTR, RAR, window precision and recall."""
+    """Sums of the form that counts repeats: AC, MaxAC, PT, FTR, RAR, window precision and recall."""
     kept = [j for j in judged if not j.masked]
     sums["null_masked"] += len(judged) - len(kept)
     sums["actions"] += len(kept)
@@ -194,50 +190,72 @@ def early_weight(reference: Reference, turn: int) -> float:
 def metrics_of(sums: Array) -> dict[str, Array]:
     """Metrics from sums: [..., len(FIELDS)] float64 -> each [...]; undefined ones are NaN.
 
-    reward: mean turn reward. first_fire_precision = first hits / first fires, first_fire_recall = first hits
-    / references, first_fire_f1 their harmonic mean; on_time_f1 the same with early fires as misses (the
-    strict reading). precision and recall: window precision (early + on_time) / ready and hit references /
-    references, repeats counted. lead: mean `s - u` over first hits, in turns, positive when early;
-    lead_repeats: over all early and on-time fires. AC, MaxAC, Difference = MaxAC / AC - 1 [DERIVED], PT,
-    PT_w, FTR, RAR over N = actions (identity RAR = PT + FTR + late / N), and the absolute PRI. first_pt,
-    first_ftr, first_rar, first_late_share: the same over first_actions with each reference's first fire
-    alone, a repeat counted as false (so the identity holds); the parity form is the other one.
-
-    To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, turns a hundred dialogues win against
-    the logged human trigger; saved_each: the mean of these over the references saved; false_per_100 = 100
-    (first_false + first_repeats) / dialogues, to which `tradeoff` adds fires before an assent
-    (wrong_per_100), as it knows the tools; utility: mean over dialogues (see utility.py). null_share and
-    width_0_share: references with an unknown window among all, and with one of a single turn among the known
-    ones, where no turn can be won.
+    reward: mean turn reward. utility: mean over dialogues (see utility.py). The others:
+    `_first_fire_metrics`, `_window_metrics`. null_share and width_0_share: references with an unknown window
+    among all, and with a window of a single turn, where no turn can be won, among the known ones.
     """
     v = {name: sums[..., i] for i, name in enumerate(FIELDS)}
-    right = v["early"] + v["on_time"]
-    ac, max_ac = _ratio(v["ac_sum"], v["acted"]), _ratio(v["max_ac_sum"], v["acted"])
-    pt, ftr, rar = (_ratio(x, v["actions"]) for x in (right, v["false"], v["ready"]))
-    precision, recall = _ratio(right, v["ready"]), _ratio(v["hit"], v["references"])
-    difference = _ratio(max_ac, ac, np.nan) - 1.0
-    ci, ti, pri = absolute_pri(ac, max_ac, difference, pt, ftr, rar)
-    first_wrong = v["first_false"] + v["first_repeats"]
     return {
-        "reward": _ratio(v["reward_sum"], v["rewarded"]),
-        "first_fire_f1": _ratio(2 * v["first_hits"], v["first_fires"] + v["references"]),
-        "first_fire_precision": _ratio(v["first_hits"], v["first_fires"]),
-        "first_fire_recall": _ratio(v["first_hits"], v["references"]),
-        "on_time_f1": _ratio(2 * v["first_on_time"], v["first_fires"] + v["references"]),
-        "on_time_recall": _ratio(v["first_on_time"], v["references"]),
-        "first_pt": _ratio(v["first_hits"], v["first_actions"]),
-        "first_ftr": _ratio(first_wrong, v["first_actions"]),
-        "first_rar": _ratio(v["first_fires"], v["first_actions"]),
-        "first_late_share": _ratio(v["first_late"], v["first_actions"]),
-        "turns_saved": _ratio(100 * v["saved_sum"], v["dialogues"]),
-        "saved_each": _ratio(v["saved_sum"], v["saved"], np.nan),
-        "false_per_100": _ratio(100 * first_wrong, v["dialogues"]),
-        "utility": _ratio(v["utility_sum"], v["dialogues"]),
+        "reward": ratio(v["reward_sum"], v["rewarded"]),
+        **_first_fire_metrics(v),
+        "utility": ratio(v["utility_sum"], v["dialogues"]),
+        **_window_metrics(v),
+        "unparsed_share": ratio(v["unparsed"], v["decisions"]),
+        "null_share": ratio(v["null_references"], v["references"] + v["null_references"]),
+        "width_0_share": ratio(v["width_0_references"], v["references"]),
+    }
+
+
+def _first_fire_metrics(v: Mapping[str, Array]) -> dict[str, Array]:
+    """Metrics that count each reference's first fire only; a repeat is false.
+
+    first_fire_precision = first hits / first fires, first_fire_recall = first hits / references,
+    first_fire_f1 their harmonic mean; on_time_f1: the same with early fires as misses (the strict reading).
+    first_pt, first_ftr, first_rar, first_late_share: the rates of `_window_metrics` over first_actions, under
+    the same identity.
+
+    To decide by [INFERRED]: turns_saved = 100 saved_sum / dialogues, the turns that a hundred dialogues win
+    against the logged human trigger; saved_each: their mean over the references saved; false_per_100 = 100
+    (first_false + first_repeats) / dialogues, to which `tradeoff`, which knows the tools, adds fires before
+    an assent (wrong_per_100).
+    """
+    wrong = v["first_false"] + v["first_repeats"]
+    return {
+        "first_fire_f1": ratio(2 * v["first_hits"], v["first_fires"] + v["references"]),
+        "first_fire_precision": ratio(v["first_hits"], v["first_fires"]),
+        "first_fire_recall": ratio(v["first_hits"], v["references"]),
+        "on_time_f1": ratio(2 * v["first_on_time"], v["first_fires"] + v["references"]),
+        "on_time_recall": ratio(v["first_on_time"], v["references"]),
+        "first_pt": ratio(v["first_hits"], v["first_actions"]),
+        "first_ftr": ratio(wrong, v["first_actions"]),
+        "first_rar": ratio(v["first_fires"], v["first_actions"]),
+        "first_late_share": ratio(v["first_late"], v["first_actions"]),
+        "turns_saved": ratio(100 * v["saved_sum"], v["dialogues"]),
+        "saved_each": ratio(v["saved_sum"], v["saved"], np.nan),
+        "false_per_100": ratio(100 * wrong, v["dialogues"]),
+    }
+
+
+def _window_metrics(v: Mapping[str, Array]) -> dict[str, Array]:
+    """Metrics of the form that counts repeats, and absolute PRI.
+
+    precision, recall: window precision (early + on_time) / ready, and hit references / references. lead: mean
+    `s - u` over first hits, in turns, positive when early; lead_repeats: over all early and on-time fires.
+    AC, MaxAC, Difference = MaxAC / AC - 1 [DERIVED]. PT, PT_w, FTR, RAR over N = actions (identity RAR = PT +
+    FTR + late / N).
+    """
+    right = v["early"] + v["on_time"]
+    ac, max_ac = ratio(v["ac_sum"], v["acted"]), ratio(v["max_ac_sum"], v["acted"])
+    pt, ftr, rar = (ratio(x, v["actions"]) for x in (right, v["false"], v["ready"]))
+    precision, recall = ratio(right, v["ready"]), ratio(v["hit"], v["references"])
+    difference = ratio(max_ac, ac, np.nan) - 1.0
+    ci, ti, pri = absolute_pri(ac, max_ac, difference, pt, ftr, rar)
+    return {
         "precision": precision,
         "recall": recall,
         "window_f1": harmonic(precision, recall),
-        "lead": _ratio(v["first_lead"], v["first_hits"], np.nan),
-        "lead_repeats": _ratio(v["lead_sum"], right, np.nan),
+        "lead": ratio(v["first_lead"], v["first_hits"], np.nan),
+        "lead_repeats": ratio(v["lead_sum"], right, np.nan),
         "pri": pri,
         "ci": ci,
         "ti": ti,
@@ -245,20 +263,15 @@ def metrics_of(sums: Array) -> dict[str, Array]:
         "max_ac": max_ac,
         "difference": difference,
         "pt": pt,
-        "pt_weighted": _ratio(v["on_time"] + v["early_weight"], v["actions"]),
+        "pt_weighted": ratio(v["on_time"] + v["early_weight"], v["actions"]),
         "ftr": ftr,
         "rar": rar,
-        "late_share": _ratio(v["late"], v["actions"]),
-        "unparsed_share": _ratio(v["unparsed"], v["decisions"]),
-        "null_share": _ratio(v["null_references"], v["references"] + v["null_references"]),
-        "width_0_share": _ratio(v["width_0_references"], v["references"]),
+        "late_share": ratio(v["late"], v["actions"]),
     }
 
 
 def aggregate(contributions: Iterable[Contribution]) -> dict[str, float | None]:
-    """Metrics of a corpus as plain numbers (None: undefined), and the counts behind them under their FIELDS
-    names.
-    """
+    """Metrics of a corpus as plain numbers (None: undefined), and the counts behind them by FIELDS name."""
     total = matrix(contributions).sum(axis=0)
     result: dict[str, float | None] = {
         k: None if np.isnan(x) else float(x) for k, x in metrics_of(total).items()
@@ -267,66 +280,9 @@ def aggregate(contributions: Iterable[Contribution]) -> dict[str, float | None]:
 
 
 def matrix(contributions: Iterable[Contribution]) -> Array:
-    """[dialogues, len(FIELDS)] float64."""
+    """The sums as [dialogues, len(FIELDS)] float64."""
     rows = [[c.sums[name] for name in FIELDS] for c in contributions]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(FIELDS))
-
-
-def harmonic(a: Array, b: Array) -> Array:
-    """Harmonic mean, 0 where either is 0."""
-    return _ratio(2 * a * b, a + b)
-
-
-def absolute_pri(
-    ac: Array, max_ac: Array, difference: Array, pt: Array, ftr: Array, rar: Array
-) -> tuple[Array, Array, Array]:
-    """(CI, TI, PRI): `CI = mean(AC, MaxAC, 1/(1+Diff))`, `TI = mean(PT, 1-FTR, RAR)`, `PRI = 2 CI TI/(CI+TI)`
-    [INFERRED; that PRI is a harmonic mean of the two: NOTES]. Undefined Difference (NaN) enters as the worst,
-    0.
-    """
-    agreement = np.where(np.isnan(difference), 0.0, 1.0 / (1.0 + np.nan_to_num(difference)))
-    ci = (ac + max_ac + agreement) / 3
-    ti = (pt + 1 - ftr + rar) / 3
-    return ci, ti, harmonic(ci, ti)
-
-
-def relative_pri(systems: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    """ci, ti, pri of each system by min-max over the systems compared [DERIVED that PRI is relative;
-    composition INFERRED].
-
-    `CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))`, `TI = mean(mm(PT), 1-mm(FTR), mm(RAR))`; a constant column
-    gives 0.5. A system whose Difference is undefined gets the worst value there and does not stretch the
-    range.
-    """
-    columns = {
-        key: [row[key] for row in systems.values()]
-        for key in ("ac", "max_ac", "difference", "pt", "ftr", "rar")
-    }
-    mm = {key: _min_max(column) for key, column in columns.items()}
-    result: dict[str, dict[str, float]] = {}
-    for i, name in enumerate(systems):
-        ci = (mm["ac"][i] + mm["max_ac"][i] + 1 - mm["difference"][i]) / 3
-        ti = (mm["pt"][i] + 1 - mm["ftr"][i] + mm["rar"][i]) / 3
-        result[name] = {
-            "ci": float(ci),
-            "ti": float(ti),
-            "pri": float(harmonic(np.asarray(ci), np.asarray(ti))),
-        }
-    return result
-
-
-def _min_max(column: Sequence[float | None]) -> Array:
-    """Scaled to 0..1; None becomes 1 (only Difference can be None, where 1 is the worst)."""
-    known = [x for x in column if x is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    return np.array([1.0 if x is None else 0.5 if high == low else (x - low) / (high - low) for x in column])
-
-
-def _ratio(numerator: Array, denominator: Array, empty: float = 0.0) -> Array:
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), empty)
-    np.divide(numerator, denominator, out=out, where=denominator != 0)
-    return out
 
 
 ALL = tuple(metrics_of(np.zeros(len(FIELDS))))

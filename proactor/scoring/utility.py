@@ -1,8 +1,7 @@
-"""What an agent's timing is worth to whoever runs it: turns won on one side, wrong, missed and bothersome
-acts on the other.
+"""Utility of an agent's timing: turns won, less the costs of wrong, missed and bothersome acts.
 
-Everything here is [INFERRED]: the methods name the four costs, not how they add up. Over a dialogue that the
-agent plays on its own board,
+All of it is [INFERRED]: the methods name the four costs, not how they add up. Over a dialogue that the agent
+plays on its own board,
 
     utility = Σ on-time first fires   benefit_per_turn · (e_j - u)
             - Σ false fires           false_cost
@@ -10,17 +9,17 @@ agent plays on its own board,
             - Σ interruptions         interrupt_cost
 
 - (e_j - u): turns (of either speaker) between the fire and the end of the ready window. Acting at the last
-  good moment is worth 0, so that in logs whose agent acted then, the logged agent's utility is 0.
-- False: unmatched, a repeat, or early on a tool that needs assent, which is acting without consent. Any other
-  early fire earns nothing and costs nothing.
+  good moment is worth 0, so in logs whose agent acted then, the logged agent's utility is 0.
+- False: unmatched, a repeat, or early on a tool that needs assent (acting without consent). Any other early
+  fire earns and costs nothing.
 - Missed: unfired (early fires count as fired) when its last decision point passes. A late fire changes
   nothing. A window without a decision point cannot be missed.
-- Interruption: a PENDING announcement of something the user has not begun, or an output that could not be
-  read. Announcing what was begun is free.
+- Interruption: a PENDING announcement of something that the user has not begun, or an unreadable output.
+  Announcing what was begun is free.
 - Actions of unknown windows, and repeats after an early fire, are masked: worth 0.
 
-The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as a
-turn reward.
+The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as
+a turn reward.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from proactor.dialogue.windows import due_at
 from proactor.engine import ProactorError
 
 PARTS = ("benefit", "false", "missed", "interrupt")
-"""What a utility is made of; `benefit` is added, the others are subtracted."""
+"""Parts of a utility; `benefit` is added, the others are subtracted."""
 
 
 class ToolCosts(BaseModel):
-    """Worth and costs of one tool's acts, in one unit of the user's choice. The defaults are [INFERRED]: a
-    wrong act costs ten turns, a missed one too.
+    """Benefit and costs of one tool's acts, in one unit of the user's choice. Defaults [INFERRED]: a wrong or
+    a missed act costs as much as ten turns win.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,12 +54,12 @@ class ToolCosts(BaseModel):
 
 
 class CostError(ProactorError):
-    """Costs that name a tool which the catalog does not have."""
+    """Costs that name a tool outside the catalog."""
 
 
 class CostTable(BaseModel):
-    """Costs by tool; `default` for tools not listed. `assent`: tools that must not fire before the user
-    agreed (the catalog's `confirm`).
+    """Costs by tool, `default` for tools not listed. `assent`: tools that must not fire before the user
+    agrees (the catalog's `confirm`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,13 +69,11 @@ class CostTable(BaseModel):
     assent: frozenset[str] = frozenset()
 
     def of(self, tool: str) -> ToolCosts:
-        """Costs of the tool."""
+        """Costs of a tool."""
         return self.tools.get(tool, self.default)
 
     def with_assent(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. CostError names a tool with costs that the
-        catalog does not have.
-        """
+        """This table with the catalog's tools that need assent. CostError for costs of an unknown tool."""
         for name in self.tools:
             if name not in catalog:
                 raise CostError(f"costs: no tool {name!r} in the catalog")
@@ -87,12 +84,12 @@ Costs = ToolCosts | CostTable
 
 
 def needs_assent(catalog: Catalog) -> frozenset[str]:
-    """Names of the tools that must not fire before the user agreed."""
+    """Names of the tools that must not fire before the user agrees."""
     return frozenset(t.name for t in catalog.tools if t.confirm)
 
 
 def cost_table(costs: Costs | None) -> CostTable:
-    """Any way to state costs, as a table; None is the default."""
+    """Costs in any form as a table; None: the defaults."""
     return costs if isinstance(costs, CostTable) else CostTable(default=costs or ToolCosts())
 
 
@@ -104,8 +101,8 @@ def judged_parts(
     unread: bool,
     costs: CostTable,
 ) -> dict[str, float]:
-    """PARTS of one decision, all at least 0. `fired`: ids of the references fired by the end of this turn;
-    `unread`: could some of it not be read?
+    """PARTS of one decision, all at least 0. `fired`: ids of the references fired by the end of this turn.
+    `unread`: part of the output could not be read.
     """
     parts = dict.fromkeys(PARTS, 0.0)
     parts["interrupt"] = costs.default.interrupt_cost * unread
@@ -119,22 +116,19 @@ def judged_parts(
             parts["benefit"] += cost.benefit_per_turn * (j.reference.ready[1] - turn)
         elif is_false(j.timing, j.action.name in costs.assent):
             parts["false"] += cost.false_cost
-    done = set(fired)
-    parts["missed"] = float(
-        sum(costs.of(r.name).miss_cost for r in due_at(dialogue, turn) if r.id not in done)
-    )
+    ids = set(fired)
+    missed = [costs.of(r.name).miss_cost for r in due_at(dialogue, turn) if r.id not in ids]
+    parts["missed"] = float(sum(missed))
     return parts
 
 
 def is_false(timing: Timing, assent: bool) -> bool:
-    """Should the fire not have been made: unmatched, a repeat, or, on a tool that needs assent, before the
-    assent [INFERRED]?
-    """
+    """Was the fire wrong: unmatched, a repeat, or before the assent on a tool that needs it [INFERRED]?"""
     return timing in (Timing.FALSE, Timing.REPEAT) or (assent and timing is Timing.EARLY)
 
 
 def total(parts: Mapping[str, float]) -> float:
-    """The utility that parts add up to."""
+    """The utility that `parts` add up to."""
     return parts["benefit"] - parts["false"] - parts["missed"] - parts["interrupt"]
 
 
@@ -155,20 +149,20 @@ def turn_parts(
 def turn_utility(
     dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY, costs: Costs | None = None
 ) -> float:
-    """Utility of one decision: what it wins, less what it costs."""
+    """Utility of one decision: its benefit less its costs."""
     return total(turn_parts(dialogue, turn, parsed, board, costs))
 
 
 def utility(
     dialogue: Dialogue, outputs: Mapping[int, Parsed | Sequence[Action]], costs: Costs | None = None
 ) -> float:
-    """Utility of a dialogue played through on the agent's own board. `outputs`: decision turn -> what was
-    read there, absent ones are waits.
+    """Utility of a dialogue played through on the agent's own board. `outputs`: decision turn -> output; a
+    turn without one is a wait.
     """
-    board, found = EMPTY, 0.0
+    board, result = EMPTY, 0.0
     for turn in sorted({*dialogue.decision_turns, *outputs}):
         output = outputs.get(turn, ())
         parsed = output if isinstance(output, Parsed) else Parsed(tuple(output))
-        found += turn_utility(dialogue, turn, parsed, board, costs)
+        result += turn_utility(dialogue, turn, parsed, board, costs)
         board = board.after(dialogue, turn, parsed.actions)
-    return found
+    return result

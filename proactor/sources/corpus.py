@@ -46,9 +46,7 @@ def make_corpus(
 def with_dialogues(
     corpus: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
 ) -> Corpus:
-    """`corpus` with other dialogues. They are counted anew; the reader's own counters stay,
-    `counters` are added.
-    """
+    """`corpus` with other dialogues, counted anew; keeps the reader's counters and adds `counters`."""
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
     return make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}))
@@ -111,9 +109,7 @@ def _hash(*parts: object) -> int:
 
 
 def select_share(corpus: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """The dialogues whose `share_of` lies in [low, high), at most `limit` of them; the others
-    are counted (`other_share`).
-    """
+    """At most `limit` dialogues whose `share_of` lies in [low, high); counts the others (`other_share`)."""
     kept = [d for d in corpus.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(corpus.dialogues) - len(kept)}
     return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)

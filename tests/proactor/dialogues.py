@@ -38,7 +38,7 @@ def worked_example() -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
+def scored_dialogues(draw: st.DrawFn) -> tuple[Dialogue, dict[int, tuple[Action, ...]]]:
     """A dialogue with known and unknown windows, and what was proposed at each of its turns."""
     turns = draw(st.integers(1, 6))
     values, names = (

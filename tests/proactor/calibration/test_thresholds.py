@@ -86,7 +86,7 @@ def test_outcomes_of_tools_that_need_assent_and_of_late_humans() -> None:
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[list[Dialogue], ScoreTable]:
+def scored_dialogues(draw: st.DrawFn) -> tuple[list[Dialogue], ScoreTable]:
     """A few dialogues of two tools, with rows at coarse probabilities so that ties happen."""
     dialogues, rows = [], []
     for i in range(draw(st.integers(1, 4))):
@@ -129,7 +129,9 @@ LEVELS = (0.2, 0.4, 0.6, 0.8, NEVER)
 
 
 @given(
-    scored(), st.sampled_from([0.0, 50.0, 100.0, 200.0]), st.sampled_from([frozenset[str](), frozenset("a")])
+    scored_dialogues(),
+    st.sampled_from([0.0, 50.0, 100.0, 200.0]),
+    st.sampled_from([frozenset[str](), frozenset("a")]),
 )
 @settings(max_examples=50, deadline=None)
 def test_choices_are_the_best_of_all(
@@ -182,7 +184,7 @@ def test_a_budget_is_rounded_down_to_whole_fires() -> None:
 
 
 def test_a_dialogue_that_was_not_scored_is_named() -> None:
-    with pytest.raises(ValueError, match="'d' was not scored"):
+    with pytest.raises(ValueError, match="'d' was not scored_dialogues"):
         steps(ScoreTable(dialogues=()), [users(2)])
     assert choose(steps(ScoreTable(dialogues=("d",)), [users(2)])) == Thresholds(dialogues=1)
 

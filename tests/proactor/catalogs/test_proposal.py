@@ -1,6 +1,4 @@
-"""What is proposed for tools that do not say what they do, rule by rule, and against the corpora that do say
-it.
-"""
+"""Proposals for tools without an effect, rule by rule, and against corpora whose tools state it."""
 
 from __future__ import annotations
 

@@ -287,7 +287,9 @@ class Place:
     street: str
     zip: int | None = None
 
-def book(day: date, kind: Kind, place: Place, size: Annotated[int, "how many"], note: str | None = None, *rest: str) -> str:
+def book(
+    day: date, kind: Kind, place: Place, size: Annotated[int, "how many"], note: str | None = None, *rest: str
+) -> str:
     """Book a table.
 
     Args:

@@ -103,9 +103,11 @@ def test_messages_append() -> None:
 
 PLAIN = """\
 <|im_start|>system
-Each user message is followed by the board of actions already triggered. Answer with a JSON list of the actions to take now: \
+Each user message is followed by the board of actions already triggered. \
+Answer with a JSON list of the actions to take now: \
 [] to wait, [{"READY":"tool","parameter":"value"}] to act, PENDING for READY while something is missing. \
-Take values from the conversation only. Tools marked ask need the user's consent first. Never repeat what is on the board.
+Take values from the conversation only. Tools marked ask need the user's consent first. \
+Never repeat what is on the board.
 Tools:
 book(day)
 call() ask<|im_end|>

@@ -20,7 +20,7 @@ from proactor.evaluation.breakdown import (
 )
 from proactor.evaluation.play import Evaluation, Replay
 from proactor.scoring.metrics import FIELDS, aggregate, matrix, score_dialogue
-from tests.proactor.dialogues import ready, scored, users
+from tests.proactor.dialogues import ready, scored_dialogues, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 9), ready=(6, 7))
 CALL = Reference(id="c", name="call", coverage=(2, 2), ready=(2, 2))
@@ -41,7 +41,7 @@ def evaluation(dialogues: list[Dialogue], outputs: dict[str, dict[int, tuple[Act
     return Evaluation(aggregate(contributions), contributions, replays)
 
 
-@given(scored())
+@given(scored_dialogues())
 @settings(max_examples=60)
 def test_tools_add_up_to_the_dialogue(play: tuple[Dialogue, dict[int, tuple[Action, ...]]]) -> None:
     dialogue, outputs = play

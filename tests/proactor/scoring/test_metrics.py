@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.scoring.bootstrap import KEYS
-from proactor.scoring.metrics import Contribution, aggregate, harmonic, relative_pri, score_dialogue
-from tests.proactor.dialogues import pending, ready, scored, users, worked_example
+from proactor.scoring.metrics import Contribution, aggregate, score_dialogue
+from proactor.scoring.pri import harmonic, relative_pri
+from tests.proactor.dialogues import pending, ready, scored_dialogues, users, worked_example
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 4))
 FIRE = ready("book", day="Monday")
@@ -158,9 +159,7 @@ def test_relative_pri_is_by_min_max_over_the_systems() -> None:
 
 
 def test_first_fire_and_repeat_counted_forms_side_by_side() -> None:
-    """Early at 1, on time at 3 (masked in the first-fire form), false at 4, a second reference late at 6 and
-    again.
-    """
+    """Early at 1, on time at 3 (masked for first fires), false at 4, another late at 5 and again at 6."""
     other = Reference(id="c", name="call", params={}, coverage=(1, 6), ready=(2, 2))
     wrong = ready("fly")
     m = score(
@@ -222,7 +221,7 @@ def test_shares_of_unknown_and_single_turn_windows() -> None:
     assert (m["null_share"], m["width_0_share"]) == (pytest.approx(1 / 3), 0.5)
 
 
-@given(st.lists(scored(), max_size=4))
+@given(st.lists(scored_dialogues(), max_size=4))
 def test_identities(corpus: list[tuple[Dialogue, dict[int, tuple[Action, ...]]]]) -> None:
     m = {k: v or 0.0 for k, v in aggregate(score_dialogue(d, outputs) for d, outputs in corpus).items()}
     assert m["rar"] == pytest.approx(m["pt"] + m["ftr"] + m["late_share"])

@@ -22,7 +22,7 @@ from proactor.scoring.utility import (
     turn_utility,
     utility,
 )
-from tests.proactor.dialogues import pending, ready, scored, users, worked_example
+from tests.proactor.dialogues import pending, ready, scored_dialogues, users, worked_example
 
 BOOK = Reference(
     id="b", name="book", params={"day": "Monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=5
@@ -92,7 +92,7 @@ def test_the_logged_agent_that_acts_at_the_last_moment_is_the_zero() -> None:
     assert utility(dialogue, {3: (full,), 4: (ready("email", to="x"),)}, COSTS) == 0.0
 
 
-@given(scored(), st.sampled_from([frozenset[str](), frozenset("a")]))
+@given(scored_dialogues(), st.sampled_from([frozenset[str](), frozenset("a")]))
 @settings(max_examples=60)
 def test_reward_dialogue_and_metric_agree(
     play: tuple[Dialogue, dict[int, tuple[Action, ...]]], assent: frozenset[str]

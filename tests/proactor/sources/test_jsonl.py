@@ -1,6 +1,4 @@
-"""Our own lines and anybody's transcripts: what is read, what is counted, and what is an error with file and
-line.
-"""
+"""Our own JSONL and plain transcripts: what is read, what is counted, and errors with file and line."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def put(folder: Path, *records: Any, catalog: Catalog | None = CATALOG, name: st
     return folder
 
 
-def changed(**fields: Any) -> dict[str, Any]:
+def change(**fields: Any) -> dict[str, Any]:
     """OWN with fields of its reference replaced."""
     return OWN | {"references": [OWN["references"][0] | fields]}
 
@@ -201,7 +199,8 @@ def test_half_an_emoji(tmp_path: Path) -> None:
         "jsonl",
         put(
             tmp_path,
-            '{"id": "t", "turns": [{"speaker": "user", "text": "a\\ud83d"}, {"speaker": "bot", "text": "b"}]}',
+            '{"id": "t", "turns": [{"speaker": "user", "text": "a\\ud83d"}, '
+            '{"speaker": "bot", "text": "b"}]}',
         ),
     )
     assert found.dialogues[0].turns[0].text == "a?" and found.counters["broken_characters"] == 1
@@ -209,7 +208,7 @@ def test_half_an_emoji(tmp_path: Path) -> None:
 
 def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
     assert (
-        load("jsonl", put(tmp_path, changed(params={"day": "x", "hue": "y"}))).counters["unknown_parameters"]
+        load("jsonl", put(tmp_path, change(params={"day": "x", "hue": "y"}))).counters["unknown_parameters"]
         == 1
     )
 
@@ -217,15 +216,15 @@ def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (changed(ready=[5, 3]), "reference 'r1': ready (5, 3) is reversed or outside coverage (1, 5)"),
-        (changed(coverage=[5, 1], ready=None), "reference 'r1': coverage (5, 1) is reversed"),
-        (changed(coverage=[0, 5]), "coverage (0, 5) is reversed or starts before turn 1"),
-        (changed(coverage=[1, 9]), "reference 'r1' covers turn 9 of 5"),
-        (changed(coverage=None), "a ready window (3, 5) without coverage"),
-        (changed(ready=[3, 9]), "ready (3, 9) is reversed or outside coverage"),
-        (changed(ready=[3]), "references.0.ready"),
-        (changed(name="fly") | {"tools": []}, "tool 'fly' is not in"),
-        (changed(name="find"), "reference 'r1' uses 'find', not offered"),
+        (change(ready=[5, 3]), "reference 'r1': ready (5, 3) is reversed or outside coverage (1, 5)"),
+        (change(coverage=[5, 1], ready=None), "reference 'r1': coverage (5, 1) is reversed"),
+        (change(coverage=[0, 5]), "coverage (0, 5) is reversed or starts before turn 1"),
+        (change(coverage=[1, 9]), "reference 'r1' covers turn 9 of 5"),
+        (change(coverage=None), "a ready window (3, 5) without coverage"),
+        (change(ready=[3, 9]), "ready (3, 9) is reversed or outside coverage"),
+        (change(ready=[3]), "references.0.ready"),
+        (change(name="fly") | {"tools": []}, "tool 'fly' is not in"),
+        (change(name="find"), "reference 'r1' uses 'find', not offered"),
         (OWN | {"tools": ["book", "fly"]}, "tool 'fly' is not in"),
         (OWN | {"refrences": []}, "refrences: Extra inputs"),
         (OWN | {"references": OWN["references"] * 2}, "reference 'r1' appears twice"),

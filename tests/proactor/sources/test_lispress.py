@@ -1,6 +1,4 @@
-"""The Lispress reader: what it reads, that it reads back what it writes, and that nothing else gets
-through.
-"""
+"""The Lispress reader: what it reads, the round trip with `write`, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""MultiWOZ on dialogues written here: one dialogue in its three formats, and what opens and closes a
-booking's window.
-"""
+"""MultiWOZ on dialogues written here: one dialogue in three formats, and the window of a booking."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from proactor.files import SourceError
 from proactor.sources import load, split_of
 
 
-def judged(
+def judgement(
     count: int, need: bool, task: str | None = None, valid: bool = False, first: str = "a"
 ) -> dict[str, Any]:
     obs = [{"time": str(i), "event": f"{first}{i}"} for i in range(count)]
@@ -36,13 +36,13 @@ def judged(
 
 
 RECORDS = [
-    judged(4, False),
-    judged(2, True, "find docs", True),
-    judged(2, True, "sing", False),
-    judged(3, True, "explain docs", True),
-    judged(1, False, "sleep", True),
-    judged(6, True),
-    judged(1, True, first="b"),
+    judgement(4, False),
+    judgement(2, True, "find docs", True),
+    judgement(2, True, "sing", False),
+    judgement(3, True, "explain docs", True),
+    judgement(1, False, "sleep", True),
+    judgement(6, True),
+    judgement(1, True, first="b"),
 ]
 
 
@@ -101,7 +101,9 @@ def test_judgements_one_by_one(tmp_path: Path) -> None:
 
 
 def test_a_stream_is_in_one_part(tmp_path: Path) -> None:
-    write(tmp_path, *(judged(n, True, first=letter) for letter in "abcdefghijklmnopqrst" for n in (1, 2, 3)))
+    write(
+        tmp_path, *(judgement(n, True, first=letter) for letter in "abcdefghijklmnopqrst" for n in (1, 2, 3))
+    )
     found = {}
     for split in ("train", "dev", "test"):
         for dialogue in load("proactivebench", tmp_path, split=split, unit="judgement").dialogues:  # type: ignore[arg-type]
@@ -111,14 +113,14 @@ def test_a_stream_is_in_one_part(tmp_path: Path) -> None:
 
 
 def test_need_that_is_disputed_is_not_scored(tmp_path: Path) -> None:
-    corpus = load("proactivebench", write(tmp_path, judged(1, True), judged(1, False, "x")))
+    corpus = load("proactivebench", write(tmp_path, judgement(1, True), judgement(1, False, "x")))
     assert corpus.dialogues[0].references == () and corpus.counters["need_disputed"] == 1
 
 
 def test_streams_that_begin_alike_are_two(tmp_path: Path) -> None:
-    other = judged(3, True)
+    other = judgement(3, True)
     other["obs"][2]["event"] = "elsewhere"
-    corpus = load("proactivebench", write(tmp_path, judged(3, True), other))
+    corpus = load("proactivebench", write(tmp_path, judgement(3, True), other))
     one, two = (d.id for d in corpus.dialogues)
     assert two == f"{one}-2"
 
@@ -130,13 +132,13 @@ def test_streams_that_begin_alike_are_two(tmp_path: Path) -> None:
         ("", "2: empty line"),
         ("[]", "2: "),
         ('{"obs": []}', "2: obs: "),
-        (json.dumps(judged(1, True) | {"help_needed": "perhaps"}), "2: help_needed: "),
-        (json.dumps(judged(1, True) | {"obs": [{"time": "1"}]}), r"2: obs\.0\.event: "),
+        (json.dumps(judgement(1, True) | {"help_needed": "perhaps"}), "2: help_needed: "),
+        (json.dumps(judgement(1, True) | {"obs": [{"time": "1"}]}), r"2: obs\.0\.event: "),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, what: str) -> None:
-    file = write(tmp_path, judged(1, True)) / "train.jsonl"
-    file.write_text(file.read_text() + line + "\n" + json.dumps(judged(2, True)) + "\n")
+    file = write(tmp_path, judgement(1, True)) / "train.jsonl"
+    file.write_text(file.read_text() + line + "\n" + json.dumps(judgement(2, True)) + "\n")
     with pytest.raises(SourceError, match=rf"train\.jsonl:{what}") as caught:
         load("proactivebench", tmp_path)
     assert "\n" not in str(caught.value)

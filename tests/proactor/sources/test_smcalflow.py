@@ -1,6 +1,4 @@
-"""SMCalFlow on dialogues written here: what programs ask for, and how assent, revision and refusal shape
-windows.
-"""
+"""SMCalFlow on dialogues written here: what programs ask for; assent, revision and refusal in the windows."""
 
 from __future__ import annotations
 
@@ -27,7 +25,8 @@ CHOOSE = "(Yield (Execute (ChooseCreateEvent 2L (refer (^(Dynamic) ActionIntensi
 
 
 def revise(constraint: str) -> str:
-    return f'(Yield (Execute (ReviseConstraint (refer (^(Dynamic) roleConstraint (Path.apply "output"))) (^(Event) ConstraintTypeIntension) {constraint})))'
+    role = '(refer (^(Dynamic) roleConstraint (Path.apply "output")))'
+    return f"(Yield (Execute (ReviseConstraint {role} (^(Event) ConstraintTypeIntension) {constraint})))"
 
 
 NINE = revise("(Event.start_? (DateTime.time_? (?= (NumberAM 9L))))")
@@ -142,7 +141,8 @@ def test_queries_inside_a_change_are_its_arguments() -> None:
     update = (
         "(UpdatePreflightEventWrapper (Event.id x0) (Event.start_? (DateTime.time_? (?= (NumberPM 4L)))))"
     )
-    program = f"(let (x0 (singleton (QueryEventResponse.results {FIND}))) (Yield (UpdateCommitEventWrapper {update})))"
+    bound = f"(x0 (singleton (QueryEventResponse.results {FIND})))"
+    program = f"(let {bound} (Yield (UpdateCommitEventWrapper {update})))"
     (step,) = steps(lispress.read(program))
     assert step == Step(
         "change", "update_event", {"event_start": ("today",), "event_subject": ("lunch",), "start": ("4 pm",)}

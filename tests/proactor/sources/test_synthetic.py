@@ -1,6 +1,4 @@
-"""The generator's windows are checked against the words of the dialogue, not against the generator's own
-bookkeeping.
-"""
+"""The generator's windows, checked against the words of the dialogue instead of the generator's state."""
 
 from __future__ import annotations
 

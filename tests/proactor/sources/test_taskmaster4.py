@@ -1,6 +1,4 @@
-"""Taskmaster-4 on orders written here: when a call's window opens, what sends an order off, and ids that
-nobody says.
-"""
+"""Taskmaster-4 on orders written here: windows of calls, the end of an order, and ids that are never said."""
 
 from __future__ import annotations
 
