@@ -1,3 +1,4 @@
-"""One script a claim. Each checks that both sides compute the same, then times them alternately, and ends
-with one line of JSON.
+"""Benchmarks, one script per claim; each writes a record into `bench/results/`.
+
+Comparisons check that both sides compute the same before they time anything.
 """

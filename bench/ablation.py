@@ -1,40 +1,42 @@
-"""What do opportunity windows buy over point labels? The same training on both, judged by windows on
-dialogues never trained on.
+"""Do opportunity windows beat point labels? The same training on both, scored by windows on test dialogues.
 
-python -m bench.ablation configs/sgd-small.yaml [--seeds 3] [--each] [key=value …]
+    python -m bench.ablation configs/sgd-small.yaml [--seeds 3] [--each] [key=value …]
 
-Per seed and kind of labels (`data.labels`) one run of supervised training, then GRPO: `proactor train CONFIG
-name=…-windows-s0 data.labels=windows …`. Both kinds start from one pretrained model and make the same number
-of steps of each stage: supervised training goes on to its last step, with the adapter of the lowest held-out
-loss (of its own labels) as its result; GRPO keeps its best on dev, which is judged by windows for both. A run
-that is there already is taken as it is and one that was interrupted goes on, so the command can be given
-again after a stop. Pooled over seeds, with paired bootstrap intervals over dialogues, windows are compared
-with points after either stage; a table is printed and a record written to ``bench/results/<machine>/``.
+For each seed and kind of labels (`data.labels`), one run: supervised training, then GRPO (`proactor train
+CONFIG name=…-windows-s0 data.labels=windows …`). Both kinds start from one pretrained model and make the same
+number of steps. Supervised training goes on to its last step and keeps the adapter of the lowest held-out
+loss, of its own labels. GRPO keeps the best on dev, which is scored by windows for both. A finished run is
+reused and an interrupted one goes on. Pooled over seeds, windows are compared with points after each stage,
+with paired bootstrap intervals over dialogues. Prints a table and writes
+``bench/results/<machine>/ablation-<name>.json``.
 
-A model of a config's `pretrain` section has already seen the windows of the training split, whichever labels
-come after. With --each either kind pretrains a model of its own on its own labels (`MODEL-windows`,
-`MODEL-points`): then nothing ever shows a window to the side of the points.
+A model of a config's `pretrain` section has seen the windows of the training split, whichever labels follow.
+With --each, each kind pretrains a model on its own labels (`MODEL-windows`, `MODEL-points`), so that the
+points' side never sees a window.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench.harness import machine, result_folder
-from bench.learning import difference, ensure, training_seconds
-from proactor.config import RunConfig, SFTStage
+from bench.learning import (
+    all_steps,
+    difference,
+    ensure,
+    recorded_config,
+    run_command,
+    supervised_stage,
+    training_seconds,
+)
+from bench.records import run_parser, stamp, write_record
+from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
-from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
@@ -43,100 +45,78 @@ from proactor.training.runs import Run
 
 LABELS = ("windows", "points")
 STAGES = {"sft": "before", "sft+grpo": "after"}
-"""What a run's evaluations call the adapter that each stage ended with: GRPO begins where supervised training
-ended.
-"""
+"""The name, in a run's evaluations, of the adapter at the end of each stage: GRPO starts where SFT ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.ablation", description="training on windows against training on points"
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser = run_parser("bench.ablation", "training on windows against training on points")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--each", action="store_true", help="pretrain a model for either kind of labels, on those"
     )
-    parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_intermixed_args(arguments)
-    base = load_config(given.config, given.overrides)
+    options = parser.parse_intermixed_args(arguments)
+    config, each = options.config, options.each
+    base = load_config(config, options.overrides)
     if base.grpo is None:
-        parser.error(f"{given.config}: no grpo section: there is no second stage to compare")
-    if given.each and base.pretrain is None:
+        parser.error(f"{config}: no grpo section: there is no second stage to compare")
+    if each and base.pretrain is None:
         parser.error(
-            f"{given.config}: --each pretrains a model for either kind of labels, and there is no pretrain "
-            "section"
+            f"{config}: --each pretrains a model for either kind of labels, and there is no pretrain section"
         )
-    sides = {labels: settings(given.overrides, base, labels, given.each) for labels in LABELS}
+    sides = {labels: side_overrides(options.overrides, base, labels, each) for labels in LABELS}
     for overrides in sides.values():
-        ensure_model(given.config, overrides)
+        ensure_model(config, overrides)
     runs: dict[str, list[Run]] = {labels: [] for labels in LABELS}
-    for seed in range(given.seeds):  # seed by seed, so that a stop leaves whole pairs
+    for seed in range(options.seeds):  # seed by seed, so that a stop leaves whole pairs
         for labels, overrides in sides.items():
-            prefix = f"{base.name}-{'each-' if given.each else ''}{labels}"
-            runs[labels].append(ensure(given.config, [*overrides, f"name={prefix}-s{seed}", f"seed={seed}"]))
-    record = compare({labels: [run.folder for run in of] for labels, of in runs.items()})
-    record |= described(base, given.config, sides["points"])
-    record["each"] = given.each
-    record["seconds"] = {
-        labels: {kind: sum(training_seconds(run, kind) for run in of) / len(of) for kind in ("sft", "grpo")}
-        for labels, of in runs.items()
-    }
-    file = (
-        result_folder(given.results, record["machine"])
-        / f"ablation-{base.name}{'-each' if given.each else ''}.json"
-    )
-    atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
+            name = f"{base.name}-{'each-' if each else ''}{labels}-s{seed}"
+            runs[labels].append(ensure(config, [*overrides, f"name={name}", f"seed={seed}"]))
+    record = compare({labels: [run.folder for run in side] for labels, side in runs.items()})
+    record |= describe(base, config, sides["points"])
+    record["each"] = each
+    record["seconds"] = {labels: _mean_seconds(side) for labels, side in runs.items()}
+    file = write_record(options.results, f"ablation-{base.name}{'-each' if each else ''}", record)
     show(record)
     print(f"record: {file}")
 
 
-def settings(overrides: Sequence[str], base: RunConfig, labels: str, each: bool) -> list[str]:
-    """The overrides of one side: its labels, and a supervised stage that makes all its steps (one of the
-    defaults where the config has none).
-    """
-    size = base.grpo.batch_dialogues if base.grpo else 8
-    stage = base.sft or SFTStage(batch_dialogues=size, pending=False)
-    kept = stage.model_dump(mode="json", exclude_unset=True) | {
-        "batch_dialogues": stage.batch_dialogues,
-        "max_steps": stage.max_steps,
-        "patience": stage.max_steps,
-    }
-    own = [*overrides, f"data.labels={labels}", f"sft={json.dumps(kept)}"]
-    if each:
-        own.append(f"model={base.model}-{labels}")
-    return own
+def _mean_seconds(runs: Sequence[Run]) -> dict[str, float]:
+    """Seconds of each stage, mean over runs."""
+    return {kind: sum(training_seconds(run, kind) for run in runs) / len(runs) for kind in ("sft", "grpo")}
+
+
+def side_overrides(overrides: Sequence[str], base: RunConfig, labels: str, each: bool) -> list[str]:
+    """The overrides of one side: its labels, and a supervised stage that makes all its steps."""
+    stage = supervised_stage(base)
+    side = [*overrides, f"data.labels={labels}", all_steps(stage, stage.max_steps)]
+    return [*side, f"model={base.model}-{labels}"] if each else side
 
 
 def ensure_model(config: Path, overrides: Sequence[str]) -> None:
-    """The model that the side starts from, built by its labels where it is to be pretrained. Shared, it is
-    the windows' side that builds it.
-    """
+    """Build the pretrained model of a side, if it is missing. The windows' side builds a shared one."""
     chosen = load_config(config, overrides)
     if chosen.pretrain is not None and not Path(chosen.model).is_dir():
         print(f"{chosen.model}: pre-training", flush=True)
-        subprocess.run(
-            [sys.executable, "-m", "proactor.cli", "pretrain", str(config), *overrides], check=True
-        )
+        run_command("pretrain", config, overrides)
 
 
 def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Windows against points after each stage: mean metrics over seeds, the paired difference, and in how
-    many seeds windows were above.
+    """Windows against points after each stage.
 
-    Raises ValueError, naming a dialogue, when two runs were tested on different ones, and SourceError
-    for a folder without evaluations.
+    Mean metrics over seeds, the paired difference, and the number of seeds in which windows were above.
+    Raises ProactorError, naming a dialogue, when two runs were tested on different ones, and SourceError for
+    a folder without evaluations.
     """
     loaded = {
-        labels: [load_evaluations(f / "evaluations.json")[1] for f in of] for labels, of in folders.items()
+        labels: [load_evaluations(folder / "evaluations.json")[1] for folder in side]
+        for labels, side in folders.items()
     }
     first = loaded["windows"][0]
     rivals = {name: e for name, e in first.items() if name not in STAGES.values()}
     return {
         "stages": {
-            stage: _stage({labels: [run[name] for run in of] for labels, of in loaded.items()})
+            stage: _compare_stage({labels: [run[name] for run in side] for labels, side in loaded.items()})
             for stage, name in STAGES.items()
         },
         "rivals": {name: {k: e.metrics[k] for k in KEYS} for name, e in rivals.items()},
@@ -145,11 +125,11 @@ def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     }
 
 
-def _stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
+def _compare_stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
     windows, points = runs["windows"], runs["points"]
-    values = {labels: {k: [e.metrics[k] or 0.0 for e in of] for k in KEYS} for labels, of in runs.items()}
+    values = {labels: {k: [e.metrics[k] or 0.0 for e in side] for k in KEYS} for labels, side in runs.items()}
     return {
-        **{labels: {k: sum(v) / len(v) for k, v in of.items()} for labels, of in values.items()},
+        **{labels: {k: sum(v) / len(v) for k, v in side.items()} for labels, side in values.items()},
         "windows_minus_points": difference(
             [e.contributions for e in points], [e.contributions for e in windows]
         ),
@@ -157,38 +137,36 @@ def _stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
             k: sum(w > p for w, p in zip(values["windows"][k], values["points"][k], strict=True))
             for k in KEYS
         },
-        "parsed": {labels: 1 - sum(e.unparsed_share for e in of) / len(of) for labels, of in runs.items()},
+        "parsed": {
+            labels: 1 - sum(e.unparsed_share for e in side) / len(side) for labels, side in runs.items()
+        },
     }
 
 
-def described(base: RunConfig, config: Path, points: Sequence[str]) -> dict[str, Any]:
-    """What a record says of itself beside its numbers; ``training_labels``: the counters of the
-    point-labelled training split.
-    """
+def describe(base: RunConfig, config: Path, points: Sequence[str]) -> dict[str, Any]:
+    """Config, machine and date of a record, and the counters of the point-labelled training split."""
     counters = load_part(load_config(config, points), "train").counters
+    kept = ("dialogues", "references", "null", "points_logged", "points_end")
     return {
-        "config": base.model_dump(mode="json", exclude={"data": {"path"}}),
-        "training_labels": {
-            k: counters[k] for k in ("dialogues", "references", "null", "points_logged", "points_end")
-        },
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
+        "config": recorded_config(base),
+        "training_labels": {key: counters[key] for key in kept},
+        **stamp(),
     }
 
 
 def show(record: Mapping[str, Any]) -> None:
-    """A table a stage and, last, one JSON line with the numbers that matter most."""
+    """A table per stage and, last, one JSON line with the main numbers."""
     console = Console(width=140)
-    for stage, found in record["stages"].items():
-        title = f"{stage}: {record['seeds']} seeds, {record['dialogues']} test dialogues; change is windows - points"
-        systems = {"points": found["points"], "windows": found["windows"], **record["rivals"]}
-        console.print(metrics_table(title, systems, KEYS, found["windows_minus_points"]))
-    told = {
-        stage: {k: found["windows_minus_points"][k] for k in ("reward", "first_fire_f1")}
-        | {"above": found["windows_above"]}
-        for stage, found in record["stages"].items()
-    }
-    print(json.dumps(told))
+    counts = f"{record['seeds']} seeds, {record['dialogues']} test dialogues"
+    main_numbers = {}
+    for stage, result in record["stages"].items():
+        systems = {"points": result["points"], "windows": result["windows"], **record["rivals"]}
+        change = result["windows_minus_points"]
+        title = f"{stage}: {counts}; change is windows - points"
+        console.print(metrics_table(title, systems, KEYS, change))
+        main_numbers[stage] = {key: change[key] for key in ("reward", "first_fire_f1")}
+        main_numbers[stage] |= {"above": result["windows_above"]}
+    print(json.dumps(main_numbers))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A small model as annotator: how well it finds windows that are known exactly, and what the shared dialogue
-saves.
+"""A small model as annotator: agreement with known windows, and the tokens that sharing a dialogue saves.
 
-python -m bench.annotation [--model runs/models/demo] [--steps 250] [--dialogues 100]
+    python -m bench.annotation [--model runs/models/demo] [--steps 250] [--dialogues 100]
 
-The model (one is pre-trained on the spot where the folder is missing) learns the marks of synthetic dialogues
-through `Engine.train`, then annotates dialogues it has not seen. Printed and written to
-``bench/results/<machine>/annotation.json``: the agreement with the known windows before and after training,
-what was dropped, and tokens computed against those of a loop that sends the dialogue again for every turn.
+The model learns the marks of synthetic dialogues through `Engine.train`, then annotates unseen ones. It is
+pre-trained first where its folder is missing. Prints and writes ``bench/results/<machine>/annotation.json``:
+agreement with the known windows before and after training, drops, and tokens computed against those of a loop
+that sends the dialogue again for every turn.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench.harness import machine, result_folder, say
+from bench.records import add_results, say, stamp, write_record
 from proactor.annotation import AnnotationOptions, annotate, marks_of
 from proactor.annotation.engine_oracle import EngineOracle
 from proactor.annotation.log_oracle import LogOracle
@@ -45,6 +44,8 @@ DATA: dict[str, Any] = {
     "skills": ["add_event", "cancel_event", "set_reminder", "book_table"],
 }
 """The dialogues of configs/demo.yaml."""
+REPORTED = ("known", "dialogues", "entries", "drops", "repairs", "merge", "gates")
+"""Sections of an annotation report that the record keeps."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,40 +64,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_args(arguments)
-    if not given.model.is_dir():
-        _build(given.config, given.model)
-    engine = Engine.load(given.model, lora=LoRA(rank=given.rank, alpha=2 * given.rank), seed=given.seed)
+    add_results(parser)
+    options = parser.parse_args(arguments)
+    if not options.model.is_dir():
+        _build(options.config, options.model)
+    lora = LoRA(rank=options.rank, alpha=2 * options.rank)
+    engine = Engine.load(options.model, lora=lora, seed=options.seed)
     oracle = EngineOracle(engine, brief=True, max_tokens=96)
-    test = load("synthetic", split="test", limit=given.dialogues, seed=1, **DATA)
+    test = load("synthetic", split="test", limit=options.dialogues, seed=1, **DATA)
     train = load("synthetic", split="train", limit=20000, seed=1, **DATA)
     reports = {"log": run(test, LogOracle()), "before": run(test, oracle)}
     say(f"known windows: log-derived {reports['log']['known']}, untrained {reports['before']['known']}")
     start = time.monotonic()
-    steps, loss = teach(engine, oracle, train, given)
-    taught = time.monotonic() - start
+    steps, loss = teach(engine, oracle, train, options)
+    train_seconds = time.monotonic() - start
     start, before = time.monotonic(), oracle.cost()
     reports["after"] = run(test, oracle)
     seconds = time.monotonic() - start
-    used = {name: count - before[name] for name, count in oracle.cost().items()}
-    record = {
-        "model": str(given.model),
+    record: dict[str, Any] = {
+        "model": str(options.model),
         "data": DATA,
         "steps": steps,
-        "batch": given.batch,
+        "batch": options.batch,
         "loss": loss,
-        "train_seconds": taught,
-        "dialogues": given.dialogues,
-        "systems": {name: _brief(r) for name, r in reports.items()},
-        "tokens": tokens(used),
+        "train_seconds": train_seconds,
+        "dialogues": options.dialogues,
+        "systems": {name: {key: report[key] for key in REPORTED} for name, report in reports.items()},
+        "tokens": tokens_since(before, oracle),
         "seconds": seconds,
-        "tokens_long": long_dialogues(engine, min(30, given.dialogues)),
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
+        "tokens_long": long_dialogues(engine, min(30, options.dialogues)),
+        **stamp(),
     }
-    file = result_folder(given.results, record["machine"]) / "annotation.json"
-    file.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(options.results, "annotation", record)
     Console(width=120).print(report_table(reports["after"]))
     print(
         json.dumps(
@@ -107,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _build(config: Path, folder: Path) -> None:
-    """The small model of ``config``, at ``folder``."""
+    """Build the small model of ``config`` at ``folder``."""
     from proactor.training.model_folder import build_small_model
 
     settings = load_config(config, [f"model={folder}"])
@@ -118,21 +117,19 @@ def _build(config: Path, folder: Path) -> None:
 
 
 LONG: dict[str, Any] = {"min_turns": 24, "max_turns": 30, "max_actions": 5, "tools": 6}
-"""Longer dialogues, for the count of tokens alone: the model is not trained on them, and answers are cut
-after a few tokens.
-"""
+"""Longer dialogues, to count tokens only: the model is not trained on them, and answers are cut short."""
 
 
 def long_dialogues(engine: Engine, number: int) -> dict[str, float]:
-    """Tokens computed for ``number`` dialogues of 24 to 30 turns, beside the loop."""
+    """Tokens computed for ``number`` dialogues of 24 to 30 turns, beside those of the loop."""
     oracle = EngineOracle(engine, brief=True, max_tokens=16)
     before = oracle.cost()
     run(load("synthetic", split="test", limit=number, seed=2, **LONG), oracle)
-    return tokens({name: count - before[name] for name, count in oracle.cost().items()})
+    return tokens_since(before, oracle)
 
 
 def run(corpus: Corpus, oracle: EngineOracle | LogOracle) -> dict[str, Any]:
-    """Annotate a corpus from nothing; gates are counted and drop nothing, so that all of it is compared."""
+    """Annotate a corpus; returns the report. Gates only count, so that all dialogues are compared."""
     with tempfile.TemporaryDirectory() as folder:
         return annotate(
             corpus.dialogues, corpus.catalog, oracle, Path(folder), AnnotationOptions(gates=False)
@@ -140,55 +137,42 @@ def run(corpus: Corpus, oracle: EngineOracle | LogOracle) -> dict[str, Any]:
 
 
 def teach(
-    engine: Engine, oracle: EngineOracle, corpus: Corpus, given: argparse.Namespace
+    engine: Engine, oracle: EngineOracle, corpus: Corpus, options: argparse.Namespace
 ) -> tuple[int, float]:
-    """Supervised training on the known marks of every turn, for ``given.steps`` or ``given.seconds``; (steps,
-    mean loss of the last tenth).
+    """Train on the known marks of every turn, for ``options.steps`` or ``options.seconds``.
 
-    The rate warms up over 20 steps and falls to nothing over the second half.
+    The rate warms up over 20 steps and falls to 0 over the second half. Returns (steps, mean final loss).
     """
     start, losses, dialogues = time.monotonic(), list[float](), list(corpus.dialogues)
-    random.Random(given.seed).shuffle(dialogues)
-    while (share := max(len(losses) / given.steps, (time.monotonic() - start) / given.seconds)) < 1:
-        first = len(losses) * given.batch
-        chosen = [dialogues[i % len(dialogues)] for i in range(first, first + given.batch)]
+    random.Random(options.seed).shuffle(dialogues)
+    while (share := max(len(losses) / options.steps, (time.monotonic() - start) / options.seconds)) < 1:
+        first = len(losses) * options.batch
+        chosen = [dialogues[i % len(dialogues)] for i in range(first, first + options.batch)]
         groups = [g for d in chosen for g in lessons(oracle, d, corpus.catalog)]
         factor = min(1.0, len(losses) / 20 + 0.05, (1 - share) / 0.5)
-        losses.append(engine.train(groups, SFT(lr=given.rate * factor))["loss"])
+        losses.append(engine.train(groups, SFT(lr=options.rate * factor))["loss"])
         if len(losses) % 20 == 0:
-            say(f"  step {len(losses)} of {given.steps}, loss {sum(losses[-20:]) / 20:.3f}")
+            say(f"  step {len(losses)} of {options.steps}, loss {sum(losses[-20:]) / 20:.3f}")
     last = losses[-max(1, len(losses) // 10) :]
     return len(losses), sum(last) / len(last)
 
 
 def lessons(oracle: EngineOracle, dialogue: Dialogue, catalog: Catalog) -> list[Group]:
-    """One supervised example a turn; all of a dialogue share its trunk."""
+    """One supervised example per turn; those of a dialogue share its trunk."""
     tools = catalog.subset(dialogue.tools)
     groups = []
     for turn, marks in marks_of(dialogue).items():
         prompt = oracle.prompt(OracleRequest(dialogue, turn, tools))
-        groups.append(
-            Group(
-                prompt,
-                [Sample(prompt, oracle.chat.encode_answer(render(marks, flat=True)))],
-                tree=dialogue.id,
-            )
-        )
+        answer = oracle.chat.encode_answer(render(marks, flat=True))
+        groups.append(Group(prompt, [Sample(prompt, answer)], tree=dialogue.id))
     return groups
 
 
-def tokens(used: dict[str, int]) -> dict[str, float]:
-    """What the engine computed, beside a loop that sends system, dialogue and question again for every
-    turn.
-    """
+def tokens_since(before: Mapping[str, int], oracle: EngineOracle) -> dict[str, float]:
+    """Tokens since ``before``; ``naive``: those of a loop that sends everything again for every turn."""
+    used = {name: count - before[name] for name, count in oracle.cost().items()}
     naive = used["prompt_tokens"] + used["tokens_sampled"]
     return {**used, "naive": naive, "saving": round(naive / used["tokens_computed"], 3)}
-
-
-def _brief(found: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: found[name] for name in ("known", "dialogues", "entries", "drops", "repairs", "merge", "gates")
-    }
 
 
 if __name__ == "__main__":

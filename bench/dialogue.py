@@ -1,5 +1,6 @@
-"""One dialogue replayed turn by turn, sampled and trained, beside TRL: 8 turns with contexts of 450-660
-tokens, 8 samples of 32 tokens a turn.
+"""One dialogue, sampled and trained turn by turn, beside TRL.
+
+8 turns with contexts of 450-660 tokens, 8 samples of 32 tokens per turn:
 
 python -m bench.dialogue --peer trl
 """

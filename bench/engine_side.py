@@ -1,4 +1,4 @@
-"""Our side of a comparison, through the public engine only."""
+"""Our side of a comparison; uses only the engine's public names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ LOSS = GRPO(lr=1e-5, epsilon=0.2, normalizer="tokens", advantages="verl", max_no
 
 
 def gate(engine: Engine, command: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of the batch or, where it brings old ones, loss and gradients (written in the layout
-    of an adapter).
-    """
+    """Log-probabilities of the batch; with old ones in it, loss and gradients, written as an adapter."""
     batch = command["batch"]
     if "old" not in batch[0]:
         spans = [(len(s["prompt"]), len(s["prompt"]) + len(s["completion"])) for s in batch]

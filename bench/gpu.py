@@ -1,34 +1,35 @@
-"""Every operation on the card at hand, one command: ``python -m bench.gpu``; ``--quick`` for correctness and
-a few rows in under 90 seconds.
+"""Every operation on this GPU: correctness, ceilings, times beside peers.
 
-First correctness: all cases of every record, all types, fresh inputs. Then the ceilings of this card in this
-run, then rows, most important first, until the budget is spent. An operation that is wrong is not timed. Exit
-code 0: all right; 1: something failed; 2: nothing here to run on.
+    python -m bench.gpu            8 minutes
+    python -m bench.gpu --quick    correctness and a few rows, in under 90 seconds
 
-The record, ``<results>/<card>/<date>-<commit>.json``, is written anew after every step:
+Correctness comes first: all cases of every record, in all dtypes, on fresh inputs. Then the ceilings of the
+card in this run, then rows, most important first, until the budget is spent. An operation that failed is not
+timed. Exit code 0: all right; 1: something failed; 2: no GPU.
 
-    finished      whether the run came to its end; "skipped" names rows that no longer fitted
+The record, ``<results>/<card>/<date>-<commit>.json``, is written again after every step:
+
+    finished      whether the run came to its end; "skipped" names the rows that did not fit
     commit, date, quick, budget, seconds, seed
-    card          name, capability, multiprocessors, memory, cache (bytes), before and after: driver, clocks (MHz), power, temperature where readable
-    versions      of torch, CUDA or ROCm, triton and every peer, null where not installed
-    correctness   for each operation: seed, checks, worst error by type as a share of what is allowed, failures
+    card          name, capability, multiprocessors, memory, cache (bytes); before and after: driver,
+                  clocks (MHz), power, temperature, where readable
+    versions      of torch, CUDA or ROCm, triton and every peer; null where not installed
+    correctness   for each operation: seed, checks, failures, worst error by dtype as a share of the
+                  allowed error
     ceilings      copy {bytes_per_second, …}, product N {flop_per_second, …}
-    rows          op, model, case, pass ("forward" or "forward+backward"), dtype, seed, copies (sets of inputs in rotation), size_error (against the
-                  reference in float32 at this size, relative; null: too large for memory) and size_limit;
-                  median, low, high (seconds on the device, 20th and 80th percentile), samples, calls (in a
-                  sample), host (seconds to queue a call); for forward rows bytes, flops, bound ("memory" or
-                  "arithmetic"), floor (seconds at the ceilings) and share (floor over median); peers: name
-                  and either the same times with speedup (theirs over ours) or "skipped" with the reason; or
-                  instead of all that "failed"
+    rows          op, model, case, pass ("forward" or "forward+backward"), dtype, seed, copies (sets of
+                  inputs in rotation), size_error (relative, against the reference in float32 at this size;
+                  null: too large for memory) and size_limit; median, low, high (seconds on the device, 20th
+                  and 80th percentile), samples, calls (in a sample), host (seconds to queue a call). Forward
+                  rows also have bytes, flops, bound ("memory" or "arithmetic"), floor (seconds at the
+                  ceilings) and share (floor over median). peers: name, and either the same times with
+                  speedup (theirs over ours) or "skipped" with the reason. Or only "failed", with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -36,60 +37,28 @@ import threading
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.gpu_check import check_all
 from bench.gpu_jobs import CardLost, Job, Machine, plan, run_job
+from bench.gpu_report import Report, failures, print_report
 from bench.gpu_timing import Budget, Ceilings, DeviceStopwatch, Stopwatch, ceilings
 from bench.protocol import ROOT
-from proactor.engine import atomic_file
+from bench.records import add_results, say, today
 from proactor.kernels.jit import HAS_TRITON
 from proactor.kernels.op import Op
 
 BUDGET, QUICK_BUDGET = 480.0, 85.0
 CORRECTNESS_SHARE = 0.55
-"""Most of the budget that correctness may take."""
+"""Largest share of the budget for correctness."""
 ROW_SECONDS, QUICK_ROW_SECONDS = 1.5, 0.5
 LEAST_ROW = 4.0
-"""No row is begun with less than this left."""
+"""No row begins with less time left, in seconds."""
 RESERVE = 3.0
-"""Seconds before the end at which the run is stopped, whatever it is doing."""
+"""The run is stopped this many seconds before the end of the budget, even inside a call."""
 PACKAGES = ("torch", "triton", "transformers", "bitsandbytes", "trl", "liger-kernel", "peft")
-
-
-class Report:
-    """The record of a run and its file."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.record = facts
-        slug = re.sub(r"[^a-z0-9]+", "-", facts["card"]["name"].lower()).strip("-")
-        self.path = folder / slug / f"{facts['date']}-{facts['commit']}.json"
-        self._lock = threading.Lock()
-
-    def save(self, **more: Any) -> None:
-        """Add to the record and write it."""
-        with self._lock:
-            self.record.update(more)
-            atomic_file(self.path, (json.dumps(self.record, indent=1) + "\n").encode())
-
-    @property
-    def failures(self) -> list[str]:
-        """Everything that went wrong, one line each."""
-        wrong = [f"{c['op']}: {line}" for c in self.record["correctness"] for line in c["failures"]]
-        rows = [
-            f"{r['op']} {r['case']} ({r['model']}, {r['pass']}): {r['failed']}"
-            for r in self.record["rows"]
-            if "failed" in r
-        ]
-        return [*wrong, *rows, *([self.record["stopped"]] if "stopped" in self.record else [])]
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def commit() -> str:
@@ -103,22 +72,27 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of everything that is timed, null where it is not installed."""
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    """Versions of everything that is timed; None where it is not installed."""
+    installed: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {**found, "cuda": torch.version.cuda, "rocm": torch.version.hip, "python": sys.version.split()[0]}
+    return {
+        **installed,
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "python": sys.version.split()[0],
+    }
 
 
 def readings() -> dict[str, str] | None:
-    """Driver, clocks, power and temperature as nvidia-smi reads them now; null without it."""
-    asked = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu")
+    """Driver, clocks, power and temperature from nvidia-smi; None without it."""
+    queries = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu")
     try:
         done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"],
+            ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", "-i", "0"],
             capture_output=True,
             text=True,
             check=False,
@@ -127,11 +101,11 @@ def readings() -> dict[str, str] | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     values = [v.strip() for v in done.stdout.strip().split(",")]
-    return dict(zip(asked, values, strict=True)) if len(values) == len(asked) else None
+    return dict(zip(queries, values, strict=True)) if len(values) == len(queries) else None
 
 
 def card(device: torch.device) -> tuple[dict[str, Any], Machine]:
-    """What the device is, and what of it the benchmark may use."""
+    """The record's facts about the device, and the memory and cache that the benchmark may use."""
     properties = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
     facts = {
@@ -155,7 +129,7 @@ def time_rows(
     seconds: float,
     report: Report,
 ) -> None:
-    """Run jobs in order while they fit in the budget; every row is saved at once. Raises CardLost."""
+    """Run jobs in order while they fit in the budget; saves after every row. Raises CardLost."""
     for i, job in enumerate(jobs):
         if not budget.allows(LEAST_ROW):
             report.save(skipped=[j.name for j in jobs[i:]])
@@ -172,79 +146,14 @@ def time_rows(
             torch.cuda.empty_cache()
 
 
-def table(record: dict[str, Any]) -> Any:
-    """The rows for people, in the order of the record."""
-    from rich.table import Table
-
-    shown = Table(
-        "operation",
-        "case",
-        "model",
-        "pass",
-        "µs",
-        "±",
-        "of ceiling",
-        "host µs",
-        "peers: their time over ours",
-    )
-    for row in record["rows"]:
-        short = (
-            row["op"],
-            row["case"],
-            row["model"].removeprefix("Qwen2.5-"),
-            "fwd" if row["pass"] == "forward" else "fwd+bwd",
-        )
-        if "failed" in row:
-            shown.add_row(*short, "[red]FAILED[/red]", "", "", "", row["failed"].replace("[", r"\["))
-            continue
-        spread = (row["high"] - row["low"]) / row["median"]
-        of = f"{row['share']:.0%} {row['bound']}" if "share" in row else ""
-        peers = [
-            f"{p['name']} {p['speedup']:.2f}x"
-            if "speedup" in p
-            else f"[dim]{p['name']}: {p['skipped']}[/dim]"
-            for p in row["peers"]
-        ]
-        shown.add_row(
-            *short,
-            f"{row['median'] * 1e6:.1f}",
-            f"{spread:.0%}",
-            of,
-            f"{row['host'] * 1e6:.0f}",
-            "; ".join(peers),
-        )
-    return shown
-
-
-def finish(report: Report, print_table: bool = True) -> int:
-    """Print everything; the exit code."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    record = report.record
-    if print_table and record["rows"]:
-        console.print(table(record))
-    checks = sum(c["checks"] for c in record["correctness"])
-    console.print(
-        f"{record['card']['name']}: {checks} checks of {len(record['correctness'])} operations, "
-        f"{len(record['rows'])} rows"
-    )
-    if record["ceilings"]:
-        best = max(v["flop_per_second"] for v in record["ceilings"].values() if "flop_per_second" in v)
-        console.print(
-            f"ceilings: copy {record['ceilings']['copy']['bytes_per_second'] / 1e12:.2f} TB/s, bf16 "
-            f"{best / 1e12:.0f} TFLOP/s"
-        )
-    for line in report.failures:
-        console.print(f"FAILED {line}", style="red", markup=False, soft_wrap=True)
-    console.print(str(report.path), markup=False)
-    return 1 if report.failures else 0
+def finish(report: Report) -> int:
+    """Print the report; returns the exit code."""
+    print_report(report)
+    return 1 if failures(report.record) else 0
 
 
 def _watch_out(report: Report, budget: Budget) -> threading.Timer:
-    """Ends the process just before the budget does, with what is there: a call that hangs must not cost the
-    record.
-    """
+    """A timer that ends the process just before the budget does: a hanging call must not cost the record."""
 
     def stop() -> None:
         report.save(stopped=f"out of time during {report.record.get('running')}", seconds=budget.spent)
@@ -268,7 +177,7 @@ def run(ops: Sequence[Op], options: argparse.Namespace, budget: Budget) -> int:
         {
             "finished": False,
             "commit": commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": today(),
             "quick": options.quick,
             "budget": budget.seconds,
             "seconds": 0.0,
@@ -284,7 +193,7 @@ def run(ops: Sequence[Op], options: argparse.Namespace, budget: Budget) -> int:
     )
     guard = _watch_out(report, budget)
     say(f"{facts['name']}: correctness of {len(ops)} operations, seed {seed}")
-    found = check_all(
+    checks = check_all(
         [op.name for op in ops],
         "cuda",
         seed,
@@ -295,8 +204,8 @@ def run(ops: Sequence[Op], options: argparse.Namespace, budget: Budget) -> int:
             f"{c['worst']}"
         ),
     )
-    report.save(correctness=found)
-    right = [op for op, result in zip(ops, found, strict=True) if not result["failures"]]
+    report.save(correctness=checks)
+    right = [op for op, check in zip(ops, checks, strict=True) if not check["failures"]]
     try:
         watch = DeviceStopwatch()
         report.record["running"] = "ceilings"
@@ -328,9 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"seconds for everything ({BUDGET:.0f}; with --quick {QUICK_BUDGET:.0f})",
     )
     parser.add_argument("--ops", default="", help="names of operations, with commas between")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record"
-    )
+    add_results(parser)
     parser.add_argument(
         "--seed", type=int, default=None, help="of all inputs; by default a fresh one, which the record names"
     )

@@ -1,8 +1,7 @@
-"""Correctness on a card, an operation at a time in a process of its own: ``python -m bench.gpu_check OP``;
-several run side by side.
+"""Correctness on a GPU, each operation in its own process: ``python -m bench.gpu_check OP``.
 
-A kernel that breaks the device's context, or the process, takes only its own operation with it, and compiling
-takes all cores.
+Several run side by side, so that compiling uses all cores. A kernel that breaks the device's context or the
+process costs only its own operation.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from proactor.kernels.op import Op
 
 
 def check_op(op: Op, device: torch.device, seed: int) -> dict[str, Any]:
-    """Every case in every dtype on fresh inputs: {"op", "seed", "checks": how many, "worst": by dtype,
-    "failures": one line each, "seconds"}.
+    """Check every case in every dtype on fresh inputs.
 
-    ``worst`` is the largest error as a share of what is allowed.
+    Returns "op", "seed", "checks" (their number), "worst" (by dtype: the largest error as a share of the
+    allowed one), "failures" (one line each) and "seconds".
     """
     begun = time.perf_counter()
     failures: list[str] = []
@@ -73,13 +72,14 @@ def check_all(
     jobs: int,
     done: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Check operations in ``jobs`` processes at a time; what has not ended after ``seconds`` is stopped and
-    counts as failed.
+    """Check operations in ``jobs`` processes at a time.
+
+    Those that have not ended after ``seconds`` are stopped and count as failed. ``done`` gets each result.
     """
     end = time.monotonic() + seconds
     waiting = list(names)
     running: dict[str, tuple[subprocess.Popen[str], Any]] = {}
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     environment = {**os.environ, "PROACTOR_KERNELS": "triton", "PYTHONPATH": str(ROOT)}
     while waiting or running:
         while waiting and len(running) < jobs and time.monotonic() < end:
@@ -95,34 +95,34 @@ def check_all(
             if late and process.poll() is None:
                 process.kill()
             if late or process.poll() is not None:
-                found[name] = _answer(name, seed, process.wait(), log, late)
-                done(found[name])
+                results[name] = _result(name, seed, process.wait(), log, late)
+                done(results[name])
                 del running[name]
         if late:
             for name in waiting:
-                found[name] = _failed(name, seed, "not checked: out of time")
-                done(found[name])
+                results[name] = _failure(name, seed, "not checked: out of time")
+                done(results[name])
             waiting = []
         time.sleep(0.05)
-    return [found[name] for name in names]
+    return [results[name] for name in names]
 
 
-def _failed(name: str, seed: int, why: str) -> dict[str, Any]:
+def _failure(name: str, seed: int, why: str) -> dict[str, Any]:
+    """The result of an operation that was not checked."""
     return {"op": name, "seed": seed, "checks": 0, "worst": {}, "failures": [why], "seconds": 0.0}
 
 
-def _answer(name: str, seed: int, code: int, log: Any, late: bool) -> dict[str, Any]:
+def _result(name: str, seed: int, code: int, log: Any, late: bool) -> dict[str, Any]:
+    """The result that a process printed, or why there is none."""
     log.seek(0)
     lines = [line for line in log.read().splitlines() if line.strip()]
     log.close()
     if code == 0:
-        answer: dict[str, Any] = json.loads(lines[-1])
-        return answer
-    return _failed(
-        name,
-        seed,
-        "out of time" if late else f"process ended with {code}: {lines[-1] if lines else 'no message'}",
-    )
+        result: dict[str, Any] = json.loads(lines[-1])
+        return result
+    if late:
+        return _failure(name, seed, "out of time")
+    return _failure(name, seed, f"process ended with {code}: {lines[-1] if lines else 'no message'}")
 
 
 def main() -> None:

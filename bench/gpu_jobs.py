@@ -1,6 +1,4 @@
-"""One row of the benchmark: an operation on one case, checked at that size, timed beside its peers, and set
-against the ceilings.
-"""
+"""One row of `bench.gpu`: an operation on one case, checked at that size and timed beside its peers."""
 
 from __future__ import annotations
 
@@ -36,24 +34,23 @@ FIRST = (
     "rope",
     "adamw",
 )
-"""Operations by the share of a training step that they take; others follow in the order of the registry."""
+"""Operations by their share of a training step; the others follow in the order of the registry."""
 SLOWEST_PEER = 1.0
-"""Seconds of one call above which a peer is not timed."""
+"""A peer whose call takes longer, in seconds, is not timed."""
 PEER_SLACK = 4
-"""How many times an operation's tolerance a peer in the same type may differ from it."""
-
+"""A peer in the same dtype may differ from the operation by this multiple of its tolerance."""
 
 FLIPS = 0.05
-"""Share of integer outputs that may differ at full size. Small cases are checked exactly."""
+"""Largest share of integer outputs that may differ at full size. Small cases are checked exactly."""
 
 
 class CardLost(RuntimeError):
-    """The device answers no more: a kernel has broken its context."""
+    """The device no longer answers: a kernel has broken its context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What decides how inputs are rotated: the device, bytes of its cache, bytes free for the benchmark."""
+    """The device, bytes of its cache, and bytes of memory for the benchmark's inputs."""
 
     device: torch.device
     cache: int
@@ -71,13 +68,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The row's name for a reader."""
         return f"{self.op.name} {self.case.name} ({self.model.name}, {self.passes})"
 
 
 def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool = False) -> list[Job]:
-    """The rows, most important first: by model, forward before backward, every operation's first case before
-    any second one.
+    """The rows, most important first: by model, forward before backward, large cases before small ones.
 
     ``quick``: the first model, forward, one case each.
     """
@@ -88,9 +84,8 @@ def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool =
     for m, model in enumerate(models[:1] if quick else models):
         for op in ops:
             cases = list(op.timed(model)) if op.timed else []
-            for c, case in enumerate(
-                cases[-1:] if quick else reversed(cases)
-            ):  # the largest case comes last in a record
+            largest_first = cases[-1:] if quick else cases[::-1]
+            for c, case in enumerate(largest_first):
                 keyed.append(((m, 0, c, rank[op.name]), Job(op, model, case, FORWARD)))
                 if op.gradients and not quick:
                     keyed.append(((m, 1, c, rank[op.name]), Job(op, model, case, BOTH)))
@@ -100,9 +95,7 @@ def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool =
 def run_job(
     job: Job, watch: Stopwatch, ceiling: Ceilings, machine: Machine, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """Measure one row for about ``seconds``. What fails is in the row ("failed"), not raised, unless the card
-    is lost.
-    """
+    """Measure one row for about ``seconds``. A failure is in the row ("failed"). Raises CardLost."""
     dtype = torch.bfloat16 if torch.bfloat16 in job.op.tolerance else next(iter(job.op.tolerance))
     row: dict[str, Any] = {
         "op": job.op.name,
@@ -119,12 +112,12 @@ def run_job(
 
 
 def attempt(work: Callable[[], object]) -> str:
-    """Run ``work``; the reason if it fails. Raises CardLost when the device is gone with it."""
+    """Run ``work``; returns the reason of a failure, else "". Raises CardLost when the device is lost."""
     try:
         work()
     except CardLost:
         raise
-    except Exception as error:  # noqa: BLE001 (one broken form must not cost the rows of the others)
+    except Exception as error:  # noqa: BLE001 (a broken form must not cost the other rows)
         if torch.cuda.is_available():
             try:
                 torch.cuda.synchronize()
@@ -153,9 +146,8 @@ def _measure(
     result = _values(ours(**copy.deepcopy(arguments)))
     _check_size(op, arguments, result, op.tolerance[dtype], row)
     read = nbytes(arguments)
-    row["copies"] = copies(
-        read, 4 * max(read, count), machine.cache, machine.free
-    )  # arguments, results, peers' own layouts
+    held = 4 * max(read, count)  # arguments, results, and the peers' layouts
+    row["copies"] = copies(read, held, machine.cache, machine.free)
     sets = rotated(arguments, row["copies"])
     backward = job.passes == BOTH
     if backward:
@@ -163,13 +155,13 @@ def _measure(
             for one in sets:
                 if isinstance(one.get(name), Tensor):
                     one[name].requires_grad_()
-    forms: dict[str, list[Run]] = {"ours": [_run(_own(op, one), backward) for one in sets]}
+    forms: dict[str, list[Run]] = {"ours": [_run(_our_form(op, one), backward) for one in sets]}
     peers: list[dict[str, Any]] = []
     for peer in peers_of(op):
-        found, note = _peer(peer, arguments, sets, result, PEER_SLACK * op.tolerance[dtype], backward)
+        runs, note = _peer_runs(peer, arguments, sets, result, PEER_SLACK * op.tolerance[dtype], backward)
         peers.append({"name": peer.name, **({"skipped": note} if note else {})})
-        if found:
-            forms[peer.name] = found
+        if runs:
+            forms[peer.name] = runs
     timings = measure(watch, forms, seconds)
     floor, bound = ceiling.floor(count, work)
     row.update(dataclasses.asdict(timings["ours"]))
@@ -188,30 +180,30 @@ def _measure(
     row["peers"] = peers
 
 
-def _own(op: Op, arguments: Arguments) -> Form:
-    return Form(
-        lambda: op.function(**arguments), [arguments[n] for n in op.gradients if arguments.get(n) is not None]
-    )
+def _our_form(op: Op, arguments: Arguments) -> Form:
+    leaves = [arguments[name] for name in op.gradients if arguments.get(name) is not None]
+    return Form(lambda: op.function(**arguments), leaves)
 
 
 def _run(form: Form, backward: bool) -> Run:
-    """The form as one call: without gradients, or with the backward pass from a gradient drawn once."""
+    """The form as one call: without gradients, or with a backward pass from random output gradients."""
     if not backward:
         return torch.no_grad()(form.call)
-    pulls: list[Tensor] = []
+    gradients: list[Tensor] = []
 
     def both() -> tuple[Tensor, ...]:
         out = [t for t in tensors(form.call()) if t.requires_grad]
-        if not pulls:
-            pulls.extend(torch.randn_like(t) for t in out)
-        return torch.autograd.grad(out, list(form.leaves), pulls)
+        if not gradients:  # drawn once
+            gradients.extend(torch.randn_like(t) for t in out)
+        return torch.autograd.grad(out, list(form.leaves), gradients)
 
     return both
 
 
 def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, row: dict[str, Any]) -> None:
-    """Compare with the reference in float32 at this very size. What does not fit in memory is noted; an error
-    beyond twice the tolerance raises.
+    """Compare with the float32 reference at this size. Raises ValueError beyond twice the tolerance.
+
+    ``size_error`` is None where the reference does not fit in memory.
     """
     wide = {
         k: v.detach().float().clone() if isinstance(v, Tensor) and v.is_floating_point() else copy.deepcopy(v)
@@ -230,7 +222,7 @@ def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, 
         )
 
 
-def _peer(
+def _peer_runs(
     peer: Peer,
     arguments: Arguments,
     sets: Sequence[Arguments],
@@ -238,12 +230,12 @@ def _peer(
     limit: float,
     backward: bool,
 ) -> tuple[list[Run] | None, str]:
-    """The peer's calls on every set of arguments, or why there are none."""
+    """(the peer's calls on every set of arguments, ""), or (None, why it is not timed)."""
     if peer.absent:
         return None, peer.absent
     if backward and not peer.gradients:
         return None, "forward only"
-    found: list[Run] = []
+    runs: list[Run] = []
     notes: list[str] = []
 
     def prepare() -> None:
@@ -266,13 +258,13 @@ def _peer(
             notes.append(f"{time.perf_counter() - begun:.1f} s a call")
             return
         forms = [peer.build(one) for one in sets]
-        found.extend(_run(form, backward) for form in forms if form is not None)
+        runs.extend(_run(form, backward) for form in forms if form is not None)
         if backward:
-            found[0]()
+            runs[0]()
 
     problem = attempt(prepare)
     note = problem or "".join(notes)
-    return (None, note) if note else (found, "")
+    return (None, note) if note else (runs, "")
 
 
 def _wait() -> None:
@@ -285,11 +277,10 @@ def _values(outputs: Any) -> list[Tensor]:
 
 
 def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest element of ``theirs``, over outputs by place; infinite where
-    shapes differ or a value is NaN.
+    """Largest difference over all outputs, relative to the largest element of ``theirs``.
 
-    Integers, such as drawn tokens, may differ in a share of `FLIPS`: at the edge of two tokens rounding
-    decides. Rows where they do are left out.
+    Infinite where shapes differ or a value is NaN. Integers, such as sampled tokens, may differ in a share of
+    `FLIPS`, where rounding decides between two tokens; rows where they differ are left out.
     """
     if not ours or len(ours) < len(theirs):
         return float("inf")

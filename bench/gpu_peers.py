@@ -1,8 +1,8 @@
-"""What an operation stands beside on a card: library forms of the same computation, by the operation's name.
+"""Peers of operations on a GPU: library forms of the same computation, by the operation's name.
 
-A peer takes the operation's arguments and prepares what its users prepare once (weights in its own layout, a
-mask), outside what is timed. Nothing is imported before it is asked for; a peer whose package is missing is
-recorded as absent, and one whose result differs from ours is not timed.
+A peer takes the operation's arguments and prepares outside of the timing what its users prepare once (weights
+in its layout, a mask). Packages are imported when used; a missing one is recorded as absent. A peer whose
+result differs from ours is not timed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from proactor.kernels.op import Arguments, Op, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A call ready to time, the tensors whose gradients belong to it, and its result in the operation's
-    layout.
-    """
+    """A call ready to time. ``leaves``: inputs that get gradients; ``view``: its result in our layout."""
 
     call: Callable[[], Any]
     leaves: Sequence[Tensor] = ()
@@ -34,7 +32,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``build`` may return None: no such form for these arguments. ``package`` must be installed."""
+    """A library's form. ``build`` returns None where it cannot take the arguments; needs ``package``."""
 
     name: str
     build: Callable[[Arguments], Form | None]
@@ -43,7 +41,7 @@ class Peer:
 
     @property
     def absent(self) -> str:
-        """Why it cannot run here; empty when it can."""
+        """Why it cannot run here; empty if it can."""
         root, _, rest = self.package.partition(".")
         if importlib.util.find_spec(root) is None or (
             rest and importlib.util.find_spec(self.package) is None
@@ -53,7 +51,7 @@ class Peer:
 
 
 def peers_of(op: Op) -> list[Peer]:
-    """The operation's reference as torch runs it in the same type, and the libraries' forms."""
+    """The libraries' forms, and the operation's torch reference in the same dtype."""
 
     def reference(arguments: Arguments) -> Form:
         return Form(lambda: op.reference(**arguments), [arguments[n] for n in op.gradients if n in arguments])
@@ -101,8 +99,9 @@ def _liger_swiglu(a: Arguments) -> Form:
 
 
 def _liger_rope(a: Arguments) -> Form | None:
-    """It turns queries and keys together and in place: here all heads but the last, and the last, laid out as
-    a projection leaves them.
+    """Liger rotates queries and keys together, in place: here all heads but the last, and the last.
+
+    Both are laid out as a projection leaves them.
     """
     turn = _liger("rope").LigerRopeFunction
     x = a["x"].detach()
@@ -131,8 +130,9 @@ def _dequantise_then_linear(a: Arguments) -> Form:
 
 
 def _bnb_state(weight: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
-    """The weight in bitsandbytes' hands: the same bytes, or, where ours are repacked, its values quantised
-    again, which moves scales of scales a little.
+    """The weight for bitsandbytes: the same bytes, or its values quantised again where ours are repacked.
+
+    Quantising again changes the scales of scales slightly.
     """
     from bitsandbytes.functional import QuantState, quantize_4bit
 
@@ -191,7 +191,7 @@ def _bnb_dequantise_alone(a: Arguments) -> Form:
 
 
 def _heads_first(a: Arguments) -> list[Tensor]:
-    """Queries, keys and values [1, heads, T, D] over the same memory."""
+    """Queries, keys and values as views [1, heads, T, D]."""
     return [a[name].transpose(0, 1).unsqueeze(0) for name in ("q", "k", "v")]
 
 
@@ -204,7 +204,7 @@ def _is_causal(spans: Any) -> bool:
 
 
 def _sdpa(a: Arguments) -> Form:
-    """Fused attention: causal where the tree is one run, with a dense mask elsewhere."""
+    """SDPA: causal where the tree is one run, with a dense mask elsewhere."""
     q, k, v = _heads_first(a)
     if _is_causal(a["spans"]):
         rest: dict[str, Any] = {"is_causal": True}
@@ -215,7 +215,7 @@ def _sdpa(a: Arguments) -> Form:
 
 
 def _varlen(a: Arguments) -> Form | None:
-    """Only for separate causal runs: it knows no trees."""
+    """varlen_attn, only for separate causal runs: it does not support trees."""
     from torch.nn.attention.varlen import varlen_attn
 
     spans = a["spans"]
@@ -223,7 +223,7 @@ def _varlen(a: Arguments) -> Form | None:
         return None
     edges = torch.tensor([*spans.start.tolist(), spans.rows], dtype=torch.int32, device=a["q"].device)
     longest, group = int(spans.length.max()), a["q"].shape[1] // a["k"].shape[1]
-    known = inspect.signature(varlen_attn).parameters  # it changes between versions
+    known = inspect.signature(varlen_attn).parameters  # changes between versions
     rest: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     rest |= {"scale": a["scale"]} if "scale" in known else {}
     rest |= {"enable_gqa": True} if "enable_gqa" in known else {}
@@ -240,7 +240,7 @@ _compiled: dict[str, Any] = {}
 
 
 def _flex(a: Arguments) -> Form:
-    """FlexAttention, compiled once, with the tree as a block mask made beforehand."""
+    """FlexAttention, compiled once, with a prepared block mask of the tree."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     if "flex" not in _compiled:
@@ -254,7 +254,7 @@ def _flex(a: Arguments) -> Form:
 
 
 def _gathered(a: Arguments) -> Form | None:
-    """Fused attention over keys gathered from the pages beforehand, where all rows see as many."""
+    """SDPA over keys gathered from the pages beforehand, where all rows see the same number of keys."""
     lengths, unit = a["lengths"], a["unit"]
     count = int(lengths[0]) if len(lengths) else 0
     if not count or bool((lengths != count).any()):

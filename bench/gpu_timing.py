@@ -1,11 +1,9 @@
-"""How time is taken on a card: device events around runs of calls, inputs rotated past the cache, forms by
-turns, and the ceilings of the same run.
+"""Timing on a GPU: events around runs of calls, rotated inputs, alternating forms, and the card's ceilings.
 
-A sample is a run of calls between two events. A kernel that only waits goes in front, for about as long as
-the host needs to queue the calls, so that the device never waits for the host inside a sample: the time of a
-call is the device's, and the host's own time for it is kept beside it. Each call takes the next of several
-copies of its arguments, enough to push earlier ones out of the cache, and its results stay alive until that
-copy's next turn.
+A sample is a run of calls between two events. A waiting kernel is queued first, for about as long as the host
+needs to queue the calls, so that the device never waits for the host inside a sample. The time of a call is
+the device's; the host's time is recorded beside it. Each call takes the next of several copies of its
+arguments, enough to push earlier ones out of the cache, and keeps its results until that copy's next turn.
 """
 
 from __future__ import annotations
@@ -25,20 +23,21 @@ from torch import Tensor
 
 Run = Callable[[], object]
 SAMPLE_SECONDS = 2e-3
-"""About how long a sample lasts: far above the resolution of events."""
+"""Approximate length of a sample, far above the resolution of events."""
 MOST_CALLS = 32
-"""Calls in a sample: their kernels must fit in the launch queue."""
+"""Most calls in a sample: their kernels must fit in the launch queue."""
 LEAST_SAMPLES, MOST_SAMPLES = 5, 40
 CACHE_TURNS = 3
-"""Arguments of one round of the rotation, in sizes of the cache."""
+"""Size of all rotated arguments, in multiples of the cache."""
 MOST_COPIES = 96
 LONGEST_LEAD = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one call on the device: median and the 20th and 80th percentile of ``samples`` runs of
-    ``calls``; ``host``: to queue it.
+    """Seconds of one call on the device, over ``samples`` runs of ``calls`` calls.
+
+    ``low``, ``high``: the 20th and 80th percentile. ``host``: median seconds to queue a call.
     """
 
     median: float
@@ -50,27 +49,28 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Width between the percentiles, relative to the median."""
+        """Distance of the percentiles, relative to the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the card reaches in this run: bytes read and written a second by a copy, bf16 operations a second
-    by a square product.
+    """Rates that the card reaches in this run.
+
+    ``copy``: bytes read and written per second. ``product``: bf16 operations per second of a square product.
     """
 
     copy: float
     product: float
 
     def floor(self, nbytes: int, flops: int) -> tuple[float, str]:
-        """(Seconds below which no form can come, what binds: "memory" or "arithmetic")."""
+        """(least seconds at these rates, what limits them: "memory" or "arithmetic")."""
         moving, computing = nbytes / self.copy, flops / self.product
         return max(moving, computing), "memory" if moving >= computing else "arithmetic"
 
 
 class Budget:
-    """Seconds to spend, ``reserve`` of them kept for the end, by a clock that can be replaced."""
+    """Seconds to spend, of which ``reserve`` are kept for the end. ``clock``: replaceable in tests."""
 
     def __init__(
         self, seconds: float, clock: Callable[[], float] = time.monotonic, reserve: float = 0.0
@@ -90,21 +90,19 @@ class Budget:
         return max(0.0, self.seconds - self.reserve - self.spent)
 
     def allows(self, least: float) -> bool:
-        """Whether a job fits: ``least`` seconds and as long as the longest so far must remain."""
+        """Whether a job fits: ``least`` seconds, and as many as the longest job so far, must remain."""
         return self.left >= max(least, self._longest)
 
     def took(self, seconds: float) -> None:
-        """Note how long a job took."""
+        """Record the length of a job."""
         self._longest = max(self._longest, seconds)
 
 
 class Stopwatch(Protocol):
-    """What `measure` needs of a device."""
+    """The clock of a device, for `measure`."""
 
     def sample(self, calls: Sequence[Run], lead: float) -> tuple[float, float]:
-        """(Device seconds, host seconds) of all ``calls`` together; the host needs about ``lead`` seconds to
-        queue them.
-        """
+        """(device seconds, host seconds) of all ``calls``; ``lead``: about the host's time to queue them."""
 
     def now(self) -> float:
         """A clock in seconds."""
@@ -149,7 +147,7 @@ class DeviceStopwatch:
 
 
 class Held:
-    """A call that keeps its last result, so that the next copy's result lies elsewhere."""
+    """A call that keeps its last result, so that the next result is allocated elsewhere."""
 
     __slots__ = ("_call", "_result")
 
@@ -162,8 +160,9 @@ class Held:
 
 
 def measure(watch: Stopwatch, forms: Mapping[str, Sequence[Run]], seconds: float) -> dict[str, Timing]:
-    """Time ``forms`` (for each the same call on rotated copies) by turns for about ``seconds``, after a round
-    of every copy to warm up.
+    """Time forms in turns for about ``seconds``, after one round of all copies to warm up.
+
+    ``forms``: for each, the same call on rotated copies of its arguments.
     """
     turns: dict[str, Iterator[Run]] = {}
     counts: dict[str, int] = {}
@@ -189,7 +188,7 @@ def measure(watch: Stopwatch, forms: Mapping[str, Sequence[Run]], seconds: float
 
 
 def summary(values: Sequence[tuple[float, float]], calls: int) -> Timing:
-    """The timing of (device, host) seconds a call."""
+    """The timing of samples of (device, host) seconds per call."""
     device = sorted(d for d, _ in values)
     last = len(device) - 1
     host = statistics.median(h for _, h in values)
@@ -220,15 +219,16 @@ def nbytes(value: Any) -> int:
 
 
 def copies(read: int, held: int, cache: int, free: int) -> int:
-    """How many copies of arguments outrun ``cache`` when a call reads ``read`` bytes of them, and fit in
-    ``free`` when each takes ``held``.
+    """The number of copies of the arguments that exceed the cache and fit in memory.
+
+    ``read``: bytes that a call reads of a copy. ``held``: bytes that a copy takes in memory.
     """
     wanted = -(-CACHE_TURNS * cache // max(read, 1)) + 1
     return max(1, min(wanted, free // max(held, 1), MOST_COPIES))
 
 
 def rotated(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """``count`` sets of the arguments in memory of their own, the first as given."""
+    """``count`` copies of the arguments, each in its own memory; the first is the original."""
     return [arguments, *(copy.deepcopy(arguments) for _ in range(count - 1))]
 
 
@@ -236,12 +236,12 @@ def rotated(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def copy_rate(size: int, seconds: float) -> float:
-    """Bytes a second of a copy of ``size`` bytes: each is read and written."""
+    """Bytes per second of a copy of ``size`` bytes, each read and written."""
     return 2 * size / seconds
 
 
 def product_rate(n: int, seconds: float) -> float:
-    """Operations a second of a product of two n x n matrices."""
+    """Operations per second of a product of two n x n matrices."""
     return 2 * n**3 / seconds
 
 
@@ -254,11 +254,11 @@ def _timed_copy(watch: Stopwatch, device: torch.device, size: int) -> tuple[Timi
 def ceilings(
     watch: Stopwatch, device: torch.device, free: int, quick: bool
 ) -> tuple[Ceilings, dict[str, Any]]:
-    """Measure them on random data, with the record of each attempt: the best counts."""
-    found, size = _timed_copy(watch, device, min(2**32, free // 8))
-    copied = copy_rate(size, found.median)
+    """(the ceilings, their record), measured on random data; of several products the best counts."""
+    timing, size = _timed_copy(watch, device, min(2**32, free // 8))
+    copied = copy_rate(size, timing.median)
     record: dict[str, Any] = {
-        "copy": {"bytes": size, **dataclasses.asdict(found), "bytes_per_second": copied}
+        "copy": {"bytes": size, **dataclasses.asdict(timing), "bytes_per_second": copied}
     }
     rates = []
     for n in (8192,) if quick else (4096, 8192, 16384):
@@ -266,7 +266,7 @@ def ceilings(
             continue
         a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
         out = torch.empty_like(a)
-        found = measure(watch, {"product": [partial(torch.mm, a, b, out=out)]}, 0.5)["product"]
-        rates.append(product_rate(n, found.median))
-        record[f"product {n}"] = {**dataclasses.asdict(found), "flop_per_second": rates[-1]}
+        timing = measure(watch, {"product": [partial(torch.mm, a, b, out=out)]}, 0.5)["product"]
+        rates.append(product_rate(n, timing.median))
+        record[f"product {n}"] = {**dataclasses.asdict(timing), "flop_per_second": rates[-1]}
     return Ceilings(copied, max(rates)), record

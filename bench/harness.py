@@ -1,23 +1,17 @@
-"""The fair harness: both sides as processes with one environment, agreement first, then alternating timed
-steps, then a card and one line of JSON.
+"""The comparison with TRL: agreement first, then alternating timed steps, then a summary and the record.
 
-A side is timed from outside, from the command to the reply. Nothing is timed before log-probabilities, loss
-and every LoRA gradient agree on the same ids. TRL runs at the faster of one micro-batch with every sequence
-and micro-batches of 8, found in the same run.
+Both sides are processes with the same environment, timed from outside, from the command to the reply. Nothing
+is timed before log-probabilities, loss and every LoRA gradient agree on the same ids. TRL runs with the
+faster of two layouts, measured in the same run: one micro-batch of all sequences, or micro-batches of 8.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import logging
-import os
-import platform
-import re
 import statistics
-import sys
 import tempfile
 import warnings
 from importlib import metadata
@@ -25,27 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from bench.models import write_adapter, write_tiny_qwen2
-from bench.protocol import ROOT, Side, environment
+from bench.protocol import Side, environment
+from bench.records import add_results, machine, say, today, write_record
 from bench.workloads import Workload, gate_batch
 
 LOGPROB_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4
-"""Largest difference of a tensor's gradient relative to its largest element; the loss is held to the same."""
+"""Largest difference of a gradient, relative to the largest element of its tensor; also of the loss."""
 
 
 def compare(workload: Workload, argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the whole comparison and print it; returns the JSON record."""
+    """Run the comparison, print and write its record, and return it."""
     parser = argparse.ArgumentParser(description=f"the {workload.name} workload beside a peer")
     parser.add_argument("--peer", choices=("trl", "none"), default="trl")
     parser.add_argument("--workload", choices=(workload.name,), default=workload.name)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before that")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "bench" / "results", help="folder for the JSON record"
-    )
+    add_results(parser)
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # other libraries' remarks; what matters here raises
+    logging.disable(logging.WARNING)  # remarks of other libraries; real problems raise
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         return _run(workload, options, Path(scratch), stack)
 
@@ -90,23 +83,17 @@ def _run(
             + ", ".join(f"{s.name} {r[-1]['seconds']:.2f} s" for s, r in zip(sides, rounds, strict=True))
         )
     record = _record(workload, [side.name for side in sides], rounds, agreement)
-    _card(record)
-    _save(record, options.results)
+    _print_summary(record)
+    write_record(options.results, workload.name, record)
     print(json.dumps(record))
     return record
 
 
-def say(text: str) -> None:
-    """Progress goes to stderr, the record alone to the end of stdout."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Path) -> dict[str, float]:
-    """Both sides on the same ids. Old log-probabilities are the peer's plus noise, so that ratios leave 1 and
-    some are clipped.
+    """The differences of both sides on the same ids; exits when one exceeds its tolerance.
 
-    Ends the program with one line when log-probabilities, loss or a gradient differ by more than the
-    tolerances.
+    Compares log-probabilities, loss and gradients. Old log-probabilities are the peer's plus noise, so that
+    ratios leave 1 and some are clipped.
     """
     import torch
     from safetensors.torch import load_file
@@ -126,24 +113,24 @@ def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Pat
             f"gate: gradients of different tensors: {sorted(grads[0].keys() ^ grads[1].keys())[:4]}"
         )
     worst = max(float((g - grads[1][n]).abs().max() / grads[1][n].abs().max()) for n, g in grads[0].items())
-    found = {
+    differences = {
         "logprob_max_difference": float((mine - theirs).abs().max()),
         "loss_relative_difference": abs(losses[0] - losses[1]) / abs(losses[1]),
         "gradient_max_relative_difference": worst,
     }
     limits = (LOGPROB_TOLERANCE, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE)
-    say("agreement on the same ids: " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()))
-    for (name, value), limit in zip(found.items(), limits, strict=True):
+    say("agreement on the same ids: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+    for (name, value), limit in zip(differences.items(), limits, strict=True):
         if not value <= limit:
             raise SystemExit(
                 f"gate: {name} is {value:.2e}, allowed are {limit:.0e}: the sides do not compute the same, "
                 "nothing was timed"
             )
-    return found
+    return differences
 
 
 def _fastest(peers: list[Side]) -> list[Side]:
-    """Keep the faster micro-batching, by one step each after the warm-up; end the other."""
+    """The peer with the faster layout, by one step each after the warm-up; the other is closed."""
     if not peers:
         return []
     seconds = {peer.name: peer.call(do="step", step=1)["seconds"] for peer in peers}
@@ -187,27 +174,13 @@ def _record(
         "environment": {
             k: v for k, v in environment().items() if k.startswith(("OMP_", "MALLOC_", "MKL_", "LD_PRELOAD"))
         },
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "speedup": round(sides[-1]["seconds"] / sides[0]["seconds"], 3) if len(sides) > 1 else None,
         "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)] if len(sides) > 1 else None,
     }
 
 
-def machine() -> str:
-    """Name for this machine: processor model and the cores that this process may use."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return f"{found[1].strip() if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def result_folder(results: Path, name: str) -> Path:
-    """The folder of a machine's records, made where it is missing."""
-    folder = results / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _card(record: dict[str, Any]) -> None:
+def _print_summary(record: dict[str, Any]) -> None:
     print(
         f"\n{record['workload']['name']} on {record['machine']}: median of {record['repeats']} alternating "
         "steps"
@@ -225,8 +198,3 @@ def _card(record: dict[str, Any]) -> None:
     if record["speedup"]:
         low, high = record["speedup_range"]
         print(f"  speed-up     {record['speedup']:.2f} x   ({low:.2f} to {high:.2f} by round)\n")
-
-
-def _save(record: dict[str, Any], results: Path) -> None:
-    path = result_folder(results, record["machine"]) / f"{record['workload']['name']}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,109 +1,98 @@
-"""Does GRPO improve on its supervised start? Several seeds, and supervised training continued for the same
-time, on dialogues never trained on.
+"""Does GRPO improve on its supervised start, and on supervised training continued for the same time?
 
-python -m bench.learning configs/sgd-small.yaml [--seeds 3] [key=value …]
+    python -m bench.learning configs/sgd-small.yaml [--seeds 3] [key=value …]
 
-Each run is `proactor train CONFIG name=… seed=…` in a process of its own; a run that is there already is
-taken as it is and one that was interrupted goes on, so the command can be given again after a stop. Pooled
-over seeds, with paired bootstrap intervals over dialogues, it compares GRPO with its start, with the
-supervised run and with the trivial policies, prints a table, and writes a record to
-``bench/results/<machine>/``.
+Each run is a process, `proactor train CONFIG name=… seed=…`. A finished run is reused and an interrupted one
+goes on, so the command can be repeated after a stop. On test dialogues, pooled over seeds, GRPO is compared
+with its start, the supervised run and the trivial policies, with paired bootstrap intervals over dialogues.
+Prints a table and writes ``bench/results/<machine>/learning-<name>.json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench.harness import machine, result_folder
+from bench.records import run_parser, stamp, write_record
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
+from proactor.scoring.bootstrap import KEYS, paired_difference
 from proactor.scoring.metrics import Contribution
 from proactor.training.runs import Run
-from proactor.training.summary import pooled
+from proactor.training.summary import interval_values, pooled
 
 RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
-"""Steps from which the time of a supervised step is taken."""
+"""Steps of the run that measures the time of a supervised step."""
 PLACES = ("data.path", "runs", "save_every", "samples_every")
-"""What may differ between a run that is found and one that would be trained: where things lie, and how often
-they are written.
-"""
+"""Keys that may differ between a finished run and the requested one: paths, and when files are written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.learning",
-        description="GRPO against its start and against more supervised training",
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser = run_parser("bench.learning", "GRPO against its start and against more supervised training")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_intermixed_args(arguments)
-    base = load_config(given.config, given.overrides)
+    options = parser.parse_intermixed_args(arguments)
+    config, overrides = options.config, options.overrides
+    base = load_config(config, overrides)
     seeds = [
-        ensure(given.config, [*given.overrides, f"name={base.name}-s{i}", f"seed={i}"])
-        for i in range(given.seeds)
+        ensure(config, [*overrides, f"name={base.name}-s{i}", f"seed={i}"]) for i in range(options.seeds)
     ]
     budget = sum(grpo_seconds(run) for run in seeds) / len(seeds)
-    supervised = ensure(
-        given.config,
-        [*given.overrides, f"name={base.name}-sft", *continued(given.config, given.overrides, base, budget)],
-    )
+    longer = continue_supervised(config, overrides, base, budget)
+    supervised = ensure(config, [*overrides, f"name={base.name}-sft", *longer])
     record = compare([run.folder for run in seeds], supervised.folder)
-    record |= {
-        "config": base.model_dump(mode="json", exclude={"data": {"path"}}),
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    record |= {"config": recorded_config(base), **stamp()}
     record["seconds"] = {"grpo": budget, "supervised": training_seconds(supervised, "sft")}
-    file = result_folder(given.results, record["machine"]) / f"learning-{base.name}.json"
-    file.write_text(json.dumps(record, indent=2) + "\n")
+    file = write_record(options.results, f"learning-{base.name}", record)
     show(record)
     print(f"record: {file}")
 
 
-def compared(run: Run) -> bool:
+def recorded_config(config: RunConfig) -> dict[str, Any]:
+    """A config as a record keeps it: without the path of the data."""
+    return config.model_dump(mode="json", exclude={"data": {"path"}})
+
+
+def has_summary(run: Run) -> bool:
     """Whether a run has ended with its comparison on the test dialogues."""
     return (run.folder / "summary.json").is_file()
 
 
-def paced(run: Run) -> bool:
-    """Whether a run has made the steps whose time is wanted."""
+def has_pace(run: Run) -> bool:
+    """Whether a run has made the steps that measure the time of a supervised step."""
     return len([row for row in run.rows() if row["kind"] == "sft"]) >= PACE_STEPS
 
 
-def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] = compared) -> Run:
-    """The run of these settings, ended: trained now, gone on with, or found. A run of that name with other
-    settings ends the benchmark: its numbers would stand under a false heading.
+def run_command(command: str, config: Path, overrides: Sequence[str], *flags: str) -> None:
+    """Run a command of `proactor` on a config, in a process of its own."""
+    arguments = [command, str(config), *overrides, *flags]
+    subprocess.run([sys.executable, "-m", "proactor.cli", *arguments], check=True)
+
+
+def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] = has_summary) -> Run:
+    """The run of these settings, ended: an existing one, or trained now, from its last save if there is one.
+
+    Exits when the existing run has other settings, because its numbers would stand under a false heading.
     """
     settings = load_config(config, overrides)
     run = Run(settings.folder)
-    if ended(run):
-        if (changed := run.changed(settings, PLACES)) is not None:
-            key, old, new = changed
-            raise SystemExit(
-                f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)"
-            )
-    else:
-        more = ["--resume"] if run.state.is_file() else ["--fresh"]
+    if not ended(run):
         print(f"{settings.name}: training", flush=True)
-        subprocess.run(
-            [sys.executable, "-m", "proactor.cli", "train", str(config), *overrides, *more], check=True
+        run_command("train", config, overrides, "--resume" if run.state.is_file() else "--fresh")
+    elif (changed := run.changed(settings, PLACES)) is not None:
+        key, old, new = changed
+        raise SystemExit(
+            f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)"
         )
     return run
 
@@ -118,33 +107,32 @@ def grpo_seconds(run: Run) -> float:
     return training_seconds(run, "grpo")
 
 
-def continued(config: Path, overrides: Sequence[str], base: RunConfig, budget: float) -> list[str]:
-    """Overrides for supervised training that goes on for ``budget`` seconds past where its held-out loss
-    stopped falling.
-    """
-    stage = base.sft or SFTStage(batch_dialogues=base.grpo.batch_dialogues if base.grpo else 8, pending=False)
-    pace = ensure(
-        config,
-        [*overrides, f"name={base.name}-pace", "grpo=null", "eval.final=false", _sft(stage, PACE_STEPS)],
-        paced,
-    )
-    steps = round(budget * PACE_STEPS / training_seconds(pace, "sft"))
-    before = sum(row["kind"] == "sft" for row in Run(Path(base.runs) / f"{base.name}-s0").rows())
-    return ["grpo=null", _sft(stage, before + steps)]
+def supervised_stage(base: RunConfig) -> SFTStage:
+    """The config's supervised stage, or a default one with GRPO's batches."""
+    return base.sft or SFTStage(batch_dialogues=base.grpo.batch_dialogues if base.grpo else 8, pending=False)
 
 
-def _sft(stage: SFTStage, steps: int) -> str:
+def all_steps(stage: SFTStage, steps: int, **more: Any) -> str:
+    """An override: the supervised stage with exactly ``steps`` steps, never stopped early."""
     kept = stage.model_dump(mode="json", exclude_unset=True) | {
         "batch_dialogues": stage.batch_dialogues,
-        "pending": stage.pending,
+        **more,
     }
     return f"sft={json.dumps(kept | {'max_steps': steps, 'patience': steps})}"
 
 
+def continue_supervised(config: Path, overrides: Sequence[str], base: RunConfig, budget: float) -> list[str]:
+    """Overrides for supervised training that goes on for ``budget`` seconds after the supervised stage."""
+    stage = supervised_stage(base)
+    short = ["grpo=null", "eval.final=false", all_steps(stage, PACE_STEPS, pending=stage.pending)]
+    pace = ensure(config, [*overrides, f"name={base.name}-pace", *short], has_pace)
+    steps = round(budget * PACE_STEPS / training_seconds(pace, "sft"))
+    before = sum(row["kind"] == "sft" for row in Run(Path(base.runs) / f"{base.name}-s0").rows())
+    return ["grpo=null", all_steps(stage, before + steps, pending=stage.pending)]
+
+
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
-    """`proactor.training.summary.pooled` of the seeds, and GRPO's result minus each rival's, paired by
-    dialogue.
-    """
+    """`summary.pooled` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
     evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]
     other = load_evaluations(supervised / "evaluations.json")[1]
     after = [run["after"].contributions for run in evaluations]
@@ -162,7 +150,7 @@ def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
 
 
 def parsed_shares(evaluations: Sequence[Mapping[str, Evaluation]]) -> dict[str, float]:
-    """Share of outputs that could be read in full, before and after, mean over runs."""
+    """Share of outputs parsed in full, before and after, mean over runs."""
     return {
         side: 1 - sum(run[side].unparsed_share for run in evaluations) / len(evaluations)
         for side in ("before", "after")
@@ -172,11 +160,8 @@ def parsed_shares(evaluations: Sequence[Mapping[str, Evaluation]]) -> dict[str, 
 def difference(
     rival: Sequence[Sequence[Contribution]], after: Sequence[Sequence[Contribution]]
 ) -> dict[str, dict[str, float]]:
-    """``after`` minus ``rival``, one list of dialogues a seed, paired by dialogue, with bootstrap
-    intervals.
-    """
-    found: Mapping[str, Interval] = paired_difference(rival, after)
-    return {key: {"estimate": i.estimate, "low": i.low, "high": i.high} for key, i in found.items()}
+    """``after`` minus ``rival``, each one list of dialogues per seed, paired by dialogue, with intervals."""
+    return interval_values(paired_difference(rival, after))
 
 
 def show(record: Mapping[str, Any]) -> None:
@@ -191,11 +176,11 @@ def show(record: Mapping[str, Any]) -> None:
         )
     )
     for name, gains in record["gain_over"].items():
-        told = (
+        parts = (
             f"{key} {gains[key]['estimate']:+.3f} [{gains[key]['low']:+.3f}, {gains[key]['high']:+.3f}]"
             for key in ("reward", "first_fire_f1")
         )
-        print(f"GRPO over {name}: {', '.join(told)}")
+        print(f"GRPO over {name}: {', '.join(parts)}")
     print(
         json.dumps(
             {key: record["difference"][key] for key in ("reward", "first_fire_f1")}

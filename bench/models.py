@@ -1,6 +1,4 @@
-"""Models that benchmarks run on: random weights in plain Hugging Face folders, so that nothing is downloaded
-and both sides load the same bytes.
-"""
+"""Models of benchmarks: random weights in Hugging Face folders that both sides load, without a download."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
-    """A Qwen2 of 5.2M float32 parameters (256 x 4 layers, 4 heads, 2 key-value heads, vocabulary 8192, tied)
-    with a tokenizer of one word an id.
+    """A Qwen2 of 5.2M float32 parameters with a tokenizer of one word per id.
+
+    4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -41,17 +40,17 @@ def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
-                parameter.normal_(
-                    0, 0.02
-                )  # transformers starts them at 0, which would hide a bias that one side forgets
+                # transformers starts biases at 0, which would hide one that a side forgets.
+                parameter.normal_(0, 0.02)
     model.save_pretrained(folder)
     word_tokenizer(VOCAB).save_pretrained(folder)
     return folder
 
 
 def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
-    """A PEFT adapter for that model with random A *and* B: with B = 0, as adapters start, half of the
-    gradients would be 0 and agree by accident.
+    """A PEFT adapter for that model, with random A and B.
+
+    Adapters start with B = 0, where half of the gradients would be 0 and agree by accident.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -71,7 +70,7 @@ def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
 
 
 def word_tokenizer(vocabulary: int) -> Any:
-    """A fast tokenizer in which id i is the word `ti`, besides pad, end and unknown."""
+    """A fast tokenizer in which id i is the word `ti`; 0 to 2 are pad, end and unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,5 +1,6 @@
-"""How a benchmark talks to its sides: one process each, one line of JSON a command, one line back. While one
-side works, the other waits.
+"""How a benchmark talks to its sides: a process each, one line of JSON per command, and one line back.
+
+While one side works, the other waits.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }
-"""Without these, page faults of large tensors cost up to twice the time, on both sides."""
+"""glibc settings. Without them, page faults of large tensors double the time of both sides."""
 
 
 def environment() -> dict[str, str]:
-    """The one environment that every side gets."""
+    """The environment of every side."""
     fixed = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),
         "TOKENIZERS_PARALLELISM": "false",
@@ -35,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 class Side:
-    """A process that answers commands. ``log`` takes its stdout and stderr, shown when it dies."""
+    """A process that answers commands. ``log`` gets its output, and is shown when the process dies."""
 
     def __init__(self, name: str, module: str, setup: dict[str, Any], log: Path) -> None:
         self.name, self.log = name, log
@@ -52,9 +53,7 @@ class Side:
         self.call(**setup)
 
     def call(self, **command: Any) -> dict[str, Any]:
-        """Send a command, wait for the reply, and add the wall-clock ``seconds`` and the process's
-        ``cpu_seconds`` seen from here.
-        """
+        """Send a command; returns the reply, with its wall-clock ``seconds`` and its ``cpu_seconds``."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         start, busy = time.perf_counter(), self._cpu_seconds()
@@ -72,7 +71,7 @@ class Side:
         return {**reply, "seconds": time.perf_counter() - start, "cpu_seconds": self._cpu_seconds() - busy}
 
     def _cpu_seconds(self) -> float:
-        """User and system time of all threads so far: what a busy machine changes least."""
+        """User and system time of all threads so far, which a busy machine changes least."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -83,7 +82,7 @@ class Side:
 
 
 class Channel:
-    """The other end: reads commands, writes replies. Whatever libraries print goes to stderr."""
+    """The side's end: reads commands, writes replies. The output of libraries goes to stderr."""
 
     def __init__(self) -> None:
         self._out: IO[str] = os.fdopen(os.dup(1), "w")

@@ -1,31 +1,26 @@
-"""What does each reward of the family train? The same supervised start, the same number of updates, the same
-evaluation; several seeds.
+"""What does each reward of the family train? One supervised start, the same number of updates, several seeds.
 
-python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120]
-[--judge rule] [--set key=value …]
+    python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120]
+        [--judge rule] [--set key=value …]
 
 On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others
-(configs/star-small.yaml) only rac, custom_ruler and adaptive_ruler; these three with ``--core-seeds``
-everywhere. The budget is seconds of the weighted metric's training steps, measured once: all rewards get the
-number of updates that fit in. A supervised stage runs once and gives every run its start. Evaluations are the
-same for all: test dialogues with references from logs, scored by the config's metric reward, never by the
-judge, which also picks each run's adapter on dev dialogues.
+(configs/star-small.yaml) only rac, custom_ruler and adaptive_ruler; these three with ``--core-seeds``. The
+budget is in seconds of the weighted metric's training steps, measured once: all rewards get the number of
+updates that fit. A supervised stage runs once and gives every run its start. Evaluations are the same for
+all: test dialogues, scored by the config's metric reward, never by the judge. The metric reward also selects
+each run's adapter on dev.
 
-Runs are processes of their own, found again when the command is given again (see `bench.learning`). Prints a
-table a config, with paired bootstrap intervals clustered by dialogue, and writes
-``bench/results/<machine>/rewards.json`` (``rewards-<judge>.json`` for judges other than the rules) after
-every reward. Where a config tests on unseen domains and unseen tools (configs/sgd-unseen.yaml), each kind is
-shown on its own too.
+Runs are processes, reused when the command is repeated (see `bench.learning`). Prints a table per config,
+with paired bootstrap intervals clustered by dialogue. Writes ``bench/results/<machine>/rewards.json``
+(``rewards-<judge>.json`` for judges other than the rules) after every reward. Where a config tests on unseen
+domains and tools (configs/sgd-unseen.yaml), each kind has its own rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,15 +29,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import machine, result_folder
-from bench.learning import RIVALS, difference, ensure, grpo_seconds, parsed_shares
-from proactor.config import RunConfig
-from proactor.config_file import load_config
+from bench.learning import RIVALS, difference, grpo_seconds, parsed_shares, recorded_config
+from bench.records import add_results, decimal, record_file, stamp, write_json
+from bench.reward_runs import RewardRuns
 from proactor.console import NAMES
-from proactor.engine import atomic_file
-from proactor.engine.state import read_state
+from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.rewards.family import MetricOptions
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
 from proactor.training.runs import Run
@@ -59,112 +51,37 @@ REWARDS = (
     "adaptive_ruler",
 )
 CORE = ("rac", "custom_ruler", "adaptive_ruler")
-JUDGED = ("general_ruler", "custom_ruler", "adaptive_ruler")
-PACE_STEPS = 5
-"""Updates from which the time of one is taken; the first is left out."""
 SHOWN = ("reward", "first_fire_f1", "on_time_f1", "recall", "precision", "pt", "ftr", "ac")
 """Metrics in the table; the record has all of `bootstrap.KEYS`."""
-CHECKS = 4
-"""Times a run's adapter is tried on dev dialogues."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One config's part: how every run is started. ``judge``: what a config would say; ``ruler``: more
-    options of the judged rewards.
-    """
-
-    config: Path
-    overrides: tuple[str, ...]
-    judge: Any = "rule"
-    ruler: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def base(self) -> RunConfig:
-        return load_config(self.config, self.overrides)
-
-    def start(self) -> list[str]:
-        """Overrides that put every run where supervised training ended; without such a stage all start from
-        the model as it is.
-        """
-        base = self.base
-        if base.sft is None:
-            return []
-        run = ensure(
-            self.config, [*self.overrides, f"name={base.name}-start", "grpo=null", "eval.final=false"], ended
-        )
-        return ["sft=null", f"start={run.best}"]
-
-    def updates(self, start: Sequence[str], budget: float) -> int:
-        """Updates that fit into ``budget`` seconds."""
-        base = self.base
-        short = [f"grpo.steps={PACE_STEPS}", f"grpo.eval_every={PACE_STEPS}", "eval.final=false"]
-        pace = ensure(self.config, [*self.overrides, *start, *short, f"name={base.name}-rewards-pace"], ended)
-        seconds = [row["seconds"] for row in pace.rows() if row["kind"] == "grpo"][1:PACE_STEPS]
-        return max(CHECKS, round(budget / fmean(seconds)))
-
-    def train(self, reward: str, seed: int, start: Sequence[str], updates: int) -> Run:
-        """One run, ended and compared on the test dialogues."""
-        base = self.base
-        judge = f"-{self.label}" if reward in JUDGED else ""
-        return ensure(
-            self.config,
-            [
-                *self.overrides,
-                *start,
-                f"name={base.name}-{reward}{judge}-{updates}u-s{seed}",
-                f"seed={seed}",
-                f"reward={reward}",
-                f"reward_options={json.dumps(self.options(reward))}",
-                *evaluated_by(base),
-                f"grpo.steps={updates}",
-                f"grpo.eval_every={max(1, updates // CHECKS)}",
-            ],
-        )
-
-    @property
-    def label(self) -> str:
-        """The judge's kind, with a digest of its options when it has any."""
-        kind = self.judge if isinstance(self.judge, str) else str(self.judge.get("kind"))
-        more = [self.judge, dict(self.ruler)] if self.judge != kind or self.ruler else []
-        return kind + (
-            f"-{hashlib.blake2b(json.dumps(more).encode(), digest_size=3).hexdigest()}" if more else ""
-        )
-
-    def options(self, reward: str) -> dict[str, Any]:
-        """A reward's options: the config's way of judging decisions where the reward has one, and the
-        judge.
-        """
-        base = self.base
-        given = base.reward_options if base.reward == "weighted_metric" else {}
-        metric = {k: v for k, v in given.items() if k in MetricOptions.model_fields}
-        consistency = {k: v for k, v in metric.items() if k in ("waiting", "theta")}
-        judged = {"judge": self.judge, **self.ruler}
-        return {
-            "weighted_metric": dict(given),
-            "adaptive_metric": metric,
-            "rac": consistency,
-            "max_rac": consistency,
-            "general_ruler": judged,
-            "custom_ruler": judged,
-            "adaptive_ruler": judged | {"metric_options": metric},
-        }.get(reward, {})
-
-
-def evaluated_by(base: RunConfig) -> list[str]:
-    """Overrides by which every run is evaluated alike: by the config's own metric reward, whatever trains."""
-    if base.eval.reward is not None or base.reward != "weighted_metric":
-        return []
-    return ["eval.reward=weighted_metric", f"eval.reward_options={json.dumps(base.reward_options)}"]
-
-
-def ended(run: Run) -> bool:
-    """Whether a run has come to the end of its stages."""
-    return run.state.is_file() and read_state(run.state)[1]["caller"]["phase"] == "done"
+JUDGE_MEANS = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
+"""Keys of GRPO rows whose means are recorded, where they exist."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
+    options = _parser().parse_args(arguments)
+    record: dict[str, Any] = {
+        **stamp(),
+        "judge": options.judge,
+        "ruler": options.ruler,
+        "budget_seconds": options.budget_seconds,
+        "configs": {},
+    }
+    suffix = "" if options.judge == "rule" else f"-{RewardRuns(Path(), (), options.judge).label}"
+    file = record_file(options.results, record["machine"], f"rewards{suffix}")
+    for i, config in enumerate(options.configs):
+        seeds = {
+            reward: options.core_seeds if reward in CORE else options.seeds
+            for reward in options.rewards
+            if i == 0 or reward in CORE
+        }
+        if seeds:
+            bench = RewardRuns(config, tuple(options.set), options.judge, options.ruler)
+            run_config(bench, seeds, options.budget_seconds, record, file)
+    print(f"record: {file}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.rewards", description="every reward of the family from the same start"
     )
@@ -186,67 +103,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default={},
         help="more options of judged rewards, like {grading: text}",
     )
-    parser.add_argument("--results", type=Path, default=Path("bench/results"))
-    given = parser.parse_args(arguments)
-    record: dict[str, Any] = {
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "judge": given.judge,
-        "ruler": given.ruler,
-        "budget_seconds": given.budget_seconds,
-        "configs": {},
-    }
-    suffix = "" if given.judge == "rule" else f"-{Bench(Path(), (), given.judge).label}"
-    file = result_folder(given.results, record["machine"]) / f"rewards{suffix}.json"
-    for i, config in enumerate(given.configs):
-        bench = Bench(config, tuple(given.set), given.judge, given.ruler)
-        seeds = {
-            r: given.core_seeds if r in CORE else given.seeds for r in given.rewards if i == 0 or r in CORE
-        }
-        if not seeds:
-            continue
-        start = bench.start()
-        updates = bench.updates(start, given.budget_seconds)
-        runs: dict[str, list[Run]] = {}
-        for reward, count in seeds.items():
-            runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
-            found = summed_up(bench, runs) | {"updates": updates, "budget_seconds": given.budget_seconds}
-            if (
-                file.exists()
-            ):  # the other configs' results stay, also those that another call writes meanwhile
-                record["configs"] = json.loads(file.read_text())["configs"]
-            record["configs"][bench.base.name] = found
-            atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
-        show(bench.base.name, found)
-    print(f"record: {file}")
+    add_results(parser)
+    return parser
 
 
-def summed_up(bench: Bench, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Every reward's result on one config, the start and the trivial policies; the config without the paths
-    of this machine.
-    """
+def run_config(
+    bench: RewardRuns, seeds: Mapping[str, int], budget: float, record: dict[str, Any], file: Path
+) -> None:
+    """Train every reward of ``seeds`` (reward -> number of seeds) on one config; write after each."""
+    start = bench.start()
+    updates = bench.updates(start, budget)
+    runs: dict[str, list[Run]] = {}
+    for reward, count in seeds.items():
+        runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
+        if file.exists():  # keeps results of other configs, also those that another process writes meanwhile
+            record["configs"] = json.loads(file.read_text())["configs"]
+        result = summarise(bench, runs) | {"updates": updates, "budget_seconds": budget}
+        record["configs"][bench.base.name] = result
+        write_json(file, record)
+    show(bench.base.name, result)
+
+
+def summarise(bench: RewardRuns, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """The record of one config: every reward's result, the start and the trivial policies."""
     first = next(iter(runs.values()))[0]
-    named = load_evaluations(first.folder / "evaluations.json")[1]
-    systems = {"start": named["before"], **{name: named[name] for name in RIVALS}}
+    evaluations = _evaluations(first)
+    systems = {"start": evaluations["before"], **{name: evaluations[name] for name in RIVALS}}
     return {
-        "config": bench.base.model_dump(mode="json", exclude={"data": {"path"}}),
-        "dialogues": len(named["before"].contributions),
-        "systems": {name: {key: found.metrics[key] for key in KEYS} for name, found in systems.items()},
-        "rewards": {reward: cell(bench, reward, of, runs.get("rac", ())) for reward, of in runs.items()},
+        "config": recorded_config(bench.base),
+        "dialogues": len(evaluations["before"].contributions),
+        "systems": {name: {key: e.metrics[key] for key in KEYS} for name, e in systems.items()},
+        "rewards": {
+            reward: reward_result(bench, reward, seeds, runs.get("rac", ())) for reward, seeds in runs.items()
+        },
     }
 
 
-def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
-    """One reward: means before and after over seeds, their difference and that to RAC at the same seeds, each
-    with its interval; cost and judge.
-    """
-    before, after, other = (
-        played(of, name) for of, name in ((runs, "before"), (runs, "after"), (rac, "after"))
-    )
+def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
+    """One reward over its seeds: before, after, their difference, that to RAC at the same seeds, costs."""
+    before, after, other = played(runs, "before"), played(runs, "after"), played(rac, "after")
     both = 0 if reward == "rac" else min(len(after), len(other))
     rows = [row for run in runs for row in run.rows() if row["kind"] == "grpo"]
-    told = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
-    means = {key: fmean(values) for key in told if (values := [row[key] for row in rows if key in row])}
+    means = {
+        key: fmean(values) for key in JUDGE_MEANS if (values := [row[key] for row in rows if key in row])
+    }
     return {
         **pooled([run.folder for run in runs]),
         "options": bench.options(reward),
@@ -261,7 +161,7 @@ def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> 
             }
             for name, ids in parts(bench, runs[0]).items()
         },
-        "parsed": parsed_shares([load_evaluations(run.folder / "evaluations.json")[1] for run in runs]),
+        "parsed": parsed_shares([_evaluations(run) for run in runs]),
         "seconds": fmean(grpo_seconds(run) for run in runs),
         "seconds_judging": sum(row.get("seconds_judging", 0.0) for row in rows) / len(runs),
         "groups_dropped": sum(row["groups_dropped"] for row in rows),
@@ -270,81 +170,77 @@ def cell(bench: Bench, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> 
     }
 
 
+def _evaluations(run: Run) -> dict[str, Evaluation]:
+    return load_evaluations(run.folder / "evaluations.json")[1]
+
+
 Played = Sequence[Sequence[Contribution]]
-"""One list of dialogues a seed."""
+"""One list of dialogues per seed."""
 
 
 def played(runs: Sequence[Run], name: str) -> Played:
-    """What the system called ``name`` adds to the metrics in each run, by dialogue."""
-    return [load_evaluations(run.folder / "evaluations.json")[1][name].contributions for run in runs]
+    """The contributions of the system ``name`` in each run."""
+    return [_evaluations(run)[name].contributions for run in runs]
 
 
-def parts(bench: Bench, run: Run) -> dict[str, set[str]]:
-    """Kind of novelty (unseen_domain, else unseen_tool) -> ids of the test dialogues; empty where the config
-    has no such split.
-    """
-    unseen, found = bench.base.data.unseen, dict[str, set[str]]()
-    for dialogue in load_evaluations(run.folder / "evaluations.json")[0] if unseen else ():
-        found.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)
-    return dict(sorted(found.items()))
+def parts(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
+    """Ids of the test dialogues by novelty (unseen_domain, else unseen_tool); empty without such a split."""
+    unseen = bench.base.data.unseen
+    if not unseen:
+        return {}
+    ids: dict[str, set[str]] = {}
+    for dialogue in load_evaluations(run.folder / "evaluations.json")[0]:
+        ids.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)
+    return dict(sorted(ids.items()))
 
 
-def within(of: Played, ids: Collection[str]) -> Played:
-    """Only the dialogues named in ``ids``."""
-    return [[c for c in contributions if c.dialogue in ids] for contributions in of]
+def within(runs: Played, ids: Collection[str]) -> Played:
+    """Only the dialogues of ``ids``."""
+    return [[c for c in contributions if c.dialogue in ids] for contributions in runs]
 
 
-def metrics_on(of: Played, ids: Collection[str]) -> dict[str, float]:
+def metrics_on(runs: Played, ids: Collection[str]) -> dict[str, float]:
     """The metrics of some dialogues, means over seeds; undefined counts as 0."""
-    each = [aggregate(contributions) for contributions in within(of, ids)]
+    each = [aggregate(contributions) for contributions in within(runs, ids)]
     return {key: fmean(metrics[key] or 0.0 for metrics in each) for key in KEYS}
 
 
-def show(name: str, found: Mapping[str, Any]) -> None:
-    """The table of one config."""
-    table = Table(
-        title=f"{name}: {found['updates']} updates, {found['dialogues']} test dialogues", title_justify="left"
-    )
+def show(name: str, result: Mapping[str, Any]) -> None:
+    """Print the table of one config."""
+    title = f"{name}: {result['updates']} updates, {result['dialogues']} test dialogues"
+    table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("seeds", justify="right")
     for key in SHOWN:
         table.add_column(NAMES.get(key, key), justify="right")
     for heading in ("F1 over start [95%]", "F1 over RAC [95%]", "s a run", "dropped"):
         table.add_column(heading, justify="right")
-    for system, metrics in found["systems"].items():
-        table.add_row(system.replace("_", " "), "", *(_number(metrics[key]) for key in SHOWN), "", "", "", "")
-    for reward, of in found["rewards"].items():
+    for system, metrics in result["systems"].items():
+        table.add_row(system.replace("_", " "), "", *_metric_cells(metrics), "", "", "", "")
+    for reward, row in result["rewards"].items():
+        seconds, dropped = f"{row['seconds']:.0f}", f"{row['groups_dropped']:.0f}"
         table.add_row(
-            reward,
-            str(of["runs"]),
-            *(_number(of["after"][key]) for key in SHOWN),
-            _range(of["difference"]),
-            _range(of["over_rac"]),
-            f"{of['seconds']:.0f}",
-            f"{of['groups_dropped']:.0f}",
+            reward, str(row["runs"]), *_metric_cells(row["after"]), *_f1_cells(row), seconds, dropped
         )
-        for part, on in of["parts"].items():
-            table.add_row(
-                f"  {part.replace('_', ' ')} ({on['dialogues']})",
-                "",
-                *(_number(on["after"][key]) for key in SHOWN),
-                _range(on["difference"]),
-                _range(on["over_rac"]),
-                "",
-                "",
-            )
+        for part, values in row["parts"].items():
+            label = f"  {part.replace('_', ' ')} ({values['dialogues']})"
+            table.add_row(label, "", *_metric_cells(values["after"]), *_f1_cells(values), "", "")
     Console(width=220).print(table)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _metric_cells(metrics: Mapping[str, float | None]) -> list[str]:
+    return [decimal(metrics[key]) for key in SHOWN]
 
 
-def _range(intervals: Mapping[str, Mapping[str, float]]) -> str:
-    if not intervals:
-        return ""
-    of = intervals["first_fire_f1"]
-    return rf"{of['estimate']:+.3f} \[{of['low']:+.3f}, {of['high']:+.3f}]"
+def _f1_cells(values: Mapping[str, Any]) -> list[str]:
+    """First-fire F1 over the start and over RAC, with intervals."""
+    cells = []
+    for intervals in (values["difference"], values["over_rac"]):
+        f1 = intervals.get("first_fire_f1")
+        cells.append(
+            rf"{f1['estimate']:+.3f} \[{f1['low']:+.3f}, {f1['high']:+.3f}]" if f1 is not None else ""
+        )
+    return cells
 
 
 if __name__ == "__main__":

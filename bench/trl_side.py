@@ -1,6 +1,7 @@
-"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time, with nothing on that would cost it time (no
-logging, saving, evaluation, reference model, gradient checkpointing, old-policy pass, tokenising). Its own
-methods are wrapped by timers only.
+"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time; timers wrap its methods.
+
+Everything that would cost it time is off: logging, saving, evaluation, reference model, gradient
+checkpointing, old-policy pass, tokenising.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.protocol import Channel
 from bench.workloads import Workload, reward
 
 STEPS = 200
-"""Steps of prompts in its dataset: more than any run takes."""
+"""Steps of prompts in the dataset: more than any run makes."""
 
 
 class IdTrainer(GRPOTrainer):
@@ -37,24 +38,22 @@ class IdTrainer(GRPOTrainer):
 
 
 class OnCommand(TrainerCallback):
-    """Begins a step when told to, answers when it has ended."""
+    """Begins a step on command and replies when it has ended. The first step's command is already read."""
 
     def __init__(self, channel: Channel, reply: Callable[[], dict[str, Any]]) -> None:
-        self.channel, self.reply, self.told = channel, reply, True
+        self.channel, self.reply, self.commanded = channel, reply, True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.told:
+        if not self.commanded:
             assert self.channel.receive()["do"] == "step"
-        self.told = False
+        self.commanded = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.channel.send(**self.reply())
 
 
 def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdTrainer:
-    """GRPOTrainer at ``setup["micro"]`` sequences a micro-batch; all of a step's sequences in one
-    generation.
-    """
+    """GRPOTrainer with ``setup["micro"]`` sequences per micro-batch and one generation per step."""
     total = len(workload.lengths) * workload.samples
     base = AutoModelForCausalLM.from_pretrained(setup["model"], dtype=torch.float32)
     model = PeftModel.from_pretrained(base, setup["adapter"], is_trainable=True)
@@ -101,9 +100,7 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
 
 
 def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of the batch or, where it brings old ones, loss and gradients, by TRL's own
-    functions.
-    """
+    """Log-probabilities of the batch; with old ones in it, loss and gradients, by TRL's own functions."""
     batch, model = command["batch"], trainer.model
     prompts, completions = ([torch.tensor(s[key]) for s in batch] for key in ("prompt", "completion"))
     inputs = {
@@ -124,9 +121,8 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
     model.train()
     model.zero_grad()
     loss, total = 0.0, len(batch)
-    trainer.current_gradient_accumulation_steps = (
-        trainer.args.steps_per_generation
-    )  # as in a step: the loss of all parts is one mean
+    # As in a step: the loss of all parts is one mean.
+    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
     for start in range(0, total, 8):
         part = {k: v[start : start + 8] if v.dim() else v for k, v in inputs.items()}
         part["advantages"] = torch.tensor([s["advantage"] for s in batch[start : start + 8]])
@@ -144,8 +140,9 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
 
 
 def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
-    """Wrap TRL's phases with timers and count rows through the first layer; returns what reads and resets
-    them.
+    """Wrap TRL's phases with timers and count rows through the first layer; returns their reader.
+
+    Calling the reader resets them.
     """
     seconds: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
@@ -170,10 +167,10 @@ def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
     trainer.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(count)
 
     def read() -> dict[str, Any]:
-        found = {"phases": dict(seconds), "tokens": dict(tokens)}
+        measured = {"phases": dict(seconds), "tokens": dict(tokens)}
         seconds.clear()
         tokens.clear()
-        return found
+        return measured
 
     return read
 

@@ -1,6 +1,4 @@
-"""What both sides are given to do: prompts by step, completions of fixed length, a reward, and the batch on
-which they must agree first.
-"""
+"""Workloads of a comparison: prompts by step, completions of fixed length, a reward, and the gate's batch."""
 
 from __future__ import annotations
 
@@ -14,8 +12,10 @@ from bench.models import VOCAB
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``lengths``: tokens of each prompt. ``samples`` of ``max_tokens`` each are drawn from every prompt, end
-    tokens ignored. ``nested``: the prompts are the turns of one dialogue, each a prefix of the next.
+    """One step's work.
+
+    ``lengths``: tokens of each prompt. ``samples``: completions per prompt, each of ``max_tokens`` tokens;
+    end tokens are ignored. ``nested``: the prompts are turns of one dialogue, each a prefix of the next.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Workload:
     nested: bool = False
 
     def prompts(self, step: int) -> list[list[int]]:
-        """Token ids of the prompts of one step; another step has others, so that nothing carries over."""
+        """Token ids of a step's prompts; each step has others, so that no cache helps."""
         rng = random.Random(f"{self.name} {step}")
         if self.nested:
             ids = [rng.randrange(3, VOCAB) for _ in range(max(self.lengths))]
@@ -33,10 +33,12 @@ class Workload:
         return [[rng.randrange(3, VOCAB) for _ in range(length)] for length in self.lengths]
 
     def to_json(self) -> dict[str, Any]:
+        """The fields, for `from_json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Workload:
+        """The workload of `to_json`."""
         return cls(**{**data, "lengths": tuple(data["lengths"])})
 
 
@@ -45,15 +47,14 @@ DIALOGUE = Workload("dialogue", tuple(range(450, 661, 30)), samples=8, max_token
 
 
 def reward(ids: Sequence[int]) -> float:
-    """Share of ids in the lower half of the vocabulary: costs nothing and has spread in every group."""
+    """Share of ids in the lower half of the vocabulary: cheap, and different within every group."""
     return sum(i < VOCAB // 2 for i in ids) / len(ids)
 
 
 def gate_batch(workload: Workload) -> list[dict[str, Any]]:
-    """Completions with advantages, and old log-probabilities far enough from the new ones that some tokens
-    are clipped; one dict a sample.
+    """The gate's samples, one dict each: prompt, completion, advantage, and noise.
 
-    The noise is added to the log-probabilities of the first side that is asked, see `bench.harness.gate`.
+    `bench.harness.gate` adds the noise to the peer's log-probabilities, as old ones: some tokens are clipped.
     """
     rng = random.Random(f"gate {workload.name}")
     return [

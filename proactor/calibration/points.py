@@ -30,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from proactor.calibration.thresholds import OUTCOME, outcome
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA
+from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import bootstrap_sums
-from proactor.scoring.metrics import Array
 
 Outputs = Mapping[int, Iterable[Action]]
 KEYS = (

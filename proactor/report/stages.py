@@ -1,7 +1,6 @@
 """The parts of the reward at each stage of training: the rows of metrics.jsonl, in thirds.
 
-A stage is one of training, not of a dialogue [NOTES, methods 1.6]: first exploring, then balanced, then
-conservative.
+A stage is one of training, not of a dialogue [NOTES, methods 1.6]: exploring, balanced, then conservative.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Played:
     """A replay, judged.
 
-    ``judged``: actions with their classes by turn. ``first``: (turn, class) of the first fire by reference id.
+    ``judged``: actions with classes, by turn. ``first``: (turn, class) of the first fire, by reference id.
     """
 
     judged: Mapping[int, list[Judged]]

@@ -1,8 +1,7 @@
 """Training a run: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
 
 The position of a run is a handful of numbers, because every step is a function of (seed, phase, step); see
-`proactor.training.steps`. The order of writes, which makes a killed run resumable, is described in
-`proactor.training.runs`.
+`proactor.training.steps`. The order of writes makes a killed run resumable; see `proactor.training.runs`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ def compare(
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
     `evaluations.json` and `summary.json`, and returns the summary: `seconds`, `parsed`, the metrics in
-    `bootstrap.KEYS` of before, after and the trivial policies, and `difference` (after - before) with paired
-    bootstrap intervals.
+    `bootstrap.KEYS` of before, after and the trivial policies, and `difference`: after - before paired.
     """
     engine = workspace.engine
     engine.barrier()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,13 +15,7 @@ from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.training.loop import train
 from proactor.training.parts import load_part
 from proactor.training.runs import Run
-from tests.proactor.runs import tiny_folder, values
-
-
-def config(folder: Path, model: Path, **changes: Any) -> Path:
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump(values(model, folder / "runs", **changes)))
-    return file
+from tests.proactor.runs import config_file, tiny_folder
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
     tmp_path: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = config(tmp_path, tiny_folder(tmp_path / "model", steps=8))
+    file = config_file(tmp_path, tiny_folder(tmp_path / "model", steps=8))
     arguments = [
         str(file),
         "grpo.steps=1",
@@ -121,21 +114,21 @@ def test_the_difference_is_windows_minus_points(tmp_path: Path) -> None:
 
 
 def test_each_side_may_pretrain_on_its_own_labels(tmp_path: Path, commands: list[list[str]]) -> None:
-    file = config(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
+    file = config_file(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
     base = load_config(file)
-    shared = [ablation.settings([], base, labels, False) for labels in ablation.LABELS]
+    shared = [ablation.side_overrides([], base, labels, False) for labels in ablation.LABELS]
     for overrides in shared:
         ablation.ensure_model(file, overrides)
     assert [c[0] for c in commands] == ["pretrain"] and "data.labels=windows" in commands[0]
     for labels in ablation.LABELS:
-        ablation.ensure_model(file, ablation.settings([], base, labels, True))
+        ablation.ensure_model(file, ablation.side_overrides([], base, labels, True))
     assert [("data.labels=windows" in c, c[-1]) for c in commands[1:]] == [
         (labels == "windows", f"model={tmp_path / 'model'}-{labels}") for labels in ablation.LABELS
     ]
 
 
 def test_a_config_that_cannot_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = config(tmp_path, tmp_path / "model")
+    file = config_file(tmp_path, tmp_path / "model")
     for arguments, said in (
         ([str(file), "grpo=null"], "no grpo section"),
         ([str(file), "--each"], "no pretrain section"),
@@ -146,11 +139,11 @@ def test_a_config_that_cannot_be_compared_is_told(tmp_path: Path, capsys: pytest
 
 
 def test_a_supervised_stage_makes_all_its_steps(tmp_path: Path) -> None:
-    base = load_config(config(tmp_path, tmp_path / "model"))
+    base = load_config(config_file(tmp_path, tmp_path / "model"))
     for labels in ablation.LABELS:
         chosen = load_config(
             tmp_path / "tiny.yaml",
-            ablation.settings(
+            ablation.side_overrides(
                 ["sft.lr=1e-2"], load_config(tmp_path / "tiny.yaml", ["sft.lr=1e-2"]), labels, False
             ),
         )
@@ -161,7 +154,7 @@ def test_a_supervised_stage_makes_all_its_steps(tmp_path: Path) -> None:
         )
         without = load_config(
             tmp_path / "tiny.yaml",
-            ablation.settings(["sft=null"], base.model_copy(update={"sft": None}), labels, False),
+            ablation.side_overrides(["sft=null"], base.model_copy(update={"sft": None}), labels, False),
         )
         assert without.sft is not None and without.sft.batch_dialogues == 2 and not without.sft.pending
         assert without.sft.patience == without.sft.max_steps

@@ -1,6 +1,4 @@
-"""The comparison runs end to end on a workload of seconds, and refuses to time sides that do not compute the
-same.
-"""
+"""The comparison with TRL: end to end in seconds; sides that do not compute the same are not timed."""
 
 from __future__ import annotations
 
@@ -22,7 +20,10 @@ from bench.harness import gate
 from bench.workloads import DIALOGUE, SHORT, Workload, gate_batch, reward
 
 TINY = Workload("tiny", (5, 9), samples=4, max_tokens=3)
-RUN = f"from bench.harness import compare; from bench.workloads import Workload; compare({TINY!r}, ['--repeats', '1', '--results', '%s'])"
+RUN = (
+    "from bench.harness import compare; from bench.workloads import Workload; "
+    f"compare({TINY!r}, ['--repeats', '1', '--results', '%s'])"
+)
 
 
 class FakeSide:

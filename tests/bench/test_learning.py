@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from bench import learning
 from proactor.training.runs import Run
-from tests.proactor.runs import tiny_folder, values
+from tests.proactor.runs import config_file, tiny_folder
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(values(tiny_folder(tmp_path / "model"), tmp_path / "runs")))
-    return file
+    return config_file(tmp_path, tiny_folder(tmp_path / "model"))
 
 
 def test_seeds_rivals_and_a_second_call(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench import rewards
-from bench.rewards import Bench
+from bench import reward_runs, rewards
+from bench.reward_runs import RewardRuns
 from proactor.config_file import load_config
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
@@ -37,7 +37,7 @@ def config(folder: Path, model: Path, name: str, **changes: Any) -> Path:
 @pytest.fixture
 def trained(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """As for all benches of learning, with steps that take a second."""
-    monkeypatch.setattr(Bench, "updates", lambda self, start, budget: int(budget))
+    monkeypatch.setattr(RewardRuns, "updates", lambda self, start, budget: int(budget))
     return trained
 
 
@@ -151,23 +151,23 @@ def test_the_budget_becomes_updates_once(
         monkeypatch.setattr(run, "rows", lambda: rows)
         return run
 
-    monkeypatch.setattr(rewards, "ensure", ensure)
-    bench = Bench(config(tmp_path, model, "one"), ())
-    assert (bench.updates(["start=x"], 120.0), bench.updates([], 1.0)) == (60, rewards.CHECKS)
+    monkeypatch.setattr(reward_runs, "ensure", ensure)
+    bench = RewardRuns(config(tmp_path, model, "one"), ())
+    assert (bench.updates(["start=x"], 120.0), bench.updates([], 1.0)) == (60, reward_runs.CHECKS)
     assert "name=one-rewards-pace" in made[0] and "start=x" in made[0]
 
 
 def test_options_and_names(model: Path, tmp_path: Path) -> None:
     file = config(tmp_path, model, "one")
-    plain, engine = Bench(file, ()), Bench(file, (), {"kind": "engine"}, {"grading": "Grade."})
+    plain, engine = RewardRuns(file, ()), RewardRuns(file, (), {"kind": "engine"}, {"grading": "Grade."})
     assert plain.options("rac") == {"waiting": "ready"} and plain.options("weighted_metric") == OPTIONS
     assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": OPTIONS}
     assert engine.options("custom_ruler") == {"judge": {"kind": "engine"}, "grading": "Grade."}
     assert (
         plain.label == "rule"
         and engine.label.startswith("engine-")
-        and Bench(file, (), "engine").label == "engine"
+        and RewardRuns(file, (), "engine").label == "engine"
     )
-    assert rewards.evaluated_by(Bench(file, ("reward=rac", "reward_options={}")).base) == []
+    assert reward_runs.evaluation_overrides(RewardRuns(file, ("reward=rac", "reward_options={}")).base) == []
     for reward in rewards.REWARDS:
         load_config(file, [f"reward={reward}", f"reward_options={json.dumps(plain.options(reward))}"])

@@ -46,7 +46,7 @@ def tiny(tiny_model: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def merging(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """A random model whose tokenizer merges a closing quote with the next text, as those of large models do."""
+    """A random model whose tokenizer, as those of large models, merges a closing quote with the next text."""
     texts = [
         render((Action(name=t.name, params=p, status=s),)) for t in NESTED.tools for p in WAYS for s in Status
     ]
@@ -78,7 +78,7 @@ def test_waiting_is_the_exact_probability_of_the_empty_answer(engine: Engine) ->
 
 @pytest.mark.parametrize("which", ["tiny", "merging"])
 def test_tools_are_the_sum_over_their_beginnings(which: str, request: pytest.FixtureRequest) -> None:
-    """Against one plain call of the engine per beginning; a forced answer starts with the most probable one."""
+    """Against one plain call of the engine per beginning; forced answers start with the most probable."""
     engine: Engine = request.getfixturevalue(which)
     prompts, dialogue = (
         encoder(engine, NESTED),

@@ -63,6 +63,7 @@ class Page(HTMLParser):
         self.text, self._open = "", list[str]()
         self.feed(text)
         self.close()
+        self.text = " ".join(self.text.split())
         assert not self._open, f"never closed: {self._open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

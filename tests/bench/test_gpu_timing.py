@@ -1,0 +1,119 @@
+"""Timing for the GPU benchmark, with fake clocks: budget, rotation, samples, ceilings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import gpu_timing
+from bench.gpu_peers import Form
+from bench.gpu_timing import Budget, Ceilings, DeviceStopwatch, copies, measure, nbytes, rotated, summary
+from tests.bench.fake_gpu import CPU, FakeClock, FakeWatch
+
+
+def test_budget_keeps_a_reserve_and_learns_how_long_jobs_take() -> None:
+    clock = FakeClock()
+    budget = Budget(20.0, clock, reserve=3.0)
+    assert budget.left == 17.0
+    assert budget.allows(17.0)
+    assert not budget.allows(17.5)
+    clock.now += 9.0
+    budget.took(9.0)
+    assert (budget.spent, budget.left) == (9.0, 8.0)
+    assert not budget.allows(1.0)  # the next may take 9 s as well
+    clock.now += 50.0
+    assert budget.left == 0.0
+
+
+def test_ceilings_arithmetic() -> None:
+    assert gpu_timing.copy_rate(1000, 0.5) == 4000.0
+    assert gpu_timing.product_rate(10, 2.0) == 1000.0
+    assert Ceilings(100.0, 1000.0).floor(50, 100) == (0.5, "memory")
+    assert Ceilings(100.0, 1000.0).floor(50, 2000) == (2.0, "arithmetic")
+
+
+def test_ceilings_are_measured_by_the_same_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: out)
+    real = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape, **kw: real(*(min(s, 2048) for s in shape), **kw))
+    found, record = gpu_timing.ceilings(FakeWatch(), CPU, 2**40, quick=True)
+    assert found.copy == pytest.approx(2 * 2048 * 2 / 1e-3)
+    assert found.product == pytest.approx(2 * 8192**3 / 1e-3)
+    assert record["copy"]["median"] == pytest.approx(1e-3)
+    assert set(record) == {"copy", "product 8192"}
+
+
+def test_forms_are_timed_by_turns_over_rotated_copies() -> None:
+    order: list[str] = []
+    forms = {name: [lambda name=name, i=i: order.append(f"{name}{i}") for i in range(3)] for name in "ab"}
+    watch = FakeWatch()
+    found = measure(watch, forms, seconds=0.0)
+    warm = 2 * 3  # every copy twice
+    assert order[: 2 * warm] == [f"{n}{i}" for n in "ab" for _ in range(2) for i in range(3)]
+    assert order[2 * warm : 2 * warm + 8] == [
+        "a0",
+        "a1",
+        "b0",
+        "b1",
+        "a2",
+        "a0",
+        "b2",
+        "b0",
+    ]  # 2 calls of 1 ms make a sample
+    assert found["a"].samples == gpu_timing.LEAST_SAMPLES
+    assert found["a"].median == pytest.approx(1e-3)
+    assert found["a"].host == pytest.approx(1e-4)
+    assert watch.samples[-1] == (2, pytest.approx(2e-4))  # the device waits as long as the host needs
+
+
+def test_summary_takes_the_median_and_percentiles() -> None:
+    found = summary([(float(t), 1.0) for t in (9, 1, 3, 2, 4, 100, 5, 6, 7, 8, 0)], 4)
+    assert (found.median, found.low, found.high, found.samples, found.calls) == (5.0, 2.0, 8.0, 11, 4)
+    assert found.spread == pytest.approx(1.2)
+
+
+def test_copies_outrun_the_cache_within_memory() -> None:
+    assert copies(read=10, held=40, cache=100, free=10**6) == 31
+    assert copies(read=1000, held=4000, cache=100, free=10**6) == 2
+    assert copies(read=10, held=40, cache=100, free=100) == 2
+    assert copies(read=10, held=40, cache=100, free=1) == 1
+    assert copies(read=1, held=1, cache=10**9, free=10**9) == gpu_timing.MOST_COPIES
+
+
+def test_copies_lie_apart_and_nested_tensors_count() -> None:
+    arguments = {
+        "x": torch.ones(4),
+        "nested": (torch.ones(2), [Form(lambda: None, [torch.ones(3)])]),
+        "eps": 1.0,
+    }
+    assert nbytes(arguments) == 36
+    sets = rotated(arguments, 3)
+    assert sets[0] is arguments
+    assert len({s["x"].data_ptr() for s in sets}) == len({s["nested"][0].data_ptr() for s in sets}) == 3
+
+
+def test_device_stopwatch_waits_for_the_host_and_reads_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("event")
+
+        def synchronize(self) -> None:
+            done.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 2.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("idle"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: done.append(f"sleep {cycles}"))
+    watch = DeviceStopwatch()  # 2,000,000 cycles in 2 ms: 1e9 a second
+    done.clear()
+    device, host = watch.sample([lambda: done.append("call")] * 2, lead=1e-3)
+    assert done == ["idle", "sleep 1550000", "event", "call", "call", "event", "wait"]
+    assert device == 2e-3
+    assert host >= 0
