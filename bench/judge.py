@@ -175,7 +175,7 @@ def trivial(groups: Sequence[Candidates], waiting: float) -> dict[str, Any]:
 
 
 def compare(groups: Sequence[Candidates], scores: Scores) -> dict[str, Any]:
-    """RankAgreement of scores with the rules' on the same groups, over distinct answers; intervals by dialogue.
+    """Rank agreement of scores with the rules' on the same groups, distinct answers; intervals by dialogue.
 
     Groups without a verdict are left out.
     """

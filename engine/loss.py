@@ -30,6 +30,7 @@ class GRPOLoss:
         self.needs_reference = config.beta > 0
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over the tokens of ``logprobs`` [N], and the sums its statistics are made of."""
         c = self.config
         old = torch.where(batch.old.isnan(), logprobs.detach(), batch.old)
         weight = batch.weight
@@ -54,6 +55,7 @@ class SFTLoss:
         self.normalizer = _normalizer(config)
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> Tensor:
+        """Weighted negative log-likelihood of ``logprobs`` [N] in nats, summed."""
         return -(logprobs * batch.weight).sum()
 
 
@@ -84,6 +86,7 @@ class PartialLoss:
         self.statistics: dict[str, Tensor | float] = {}
 
     def __call__(self, logprobs: Tensor, pairs: slice) -> Tensor:
+        """The loss of the pairs ``pairs``, whose log-probabilities these are; adds to `statistics`."""
         value, statistics = evaluate(self.loss, logprobs, self.batch.take(pairs))
         for name, part in statistics.items():
             self.statistics[name] = self.statistics.get(name, 0.0) + part

@@ -18,8 +18,9 @@ from proactor.engine import EngineError, Group, Sample, Sampling, Tree
 from proactor.evaluation.play import evaluate
 from proactor.kernels.grpo import group_advantages
 from proactor.training.graph_rollout import roll_out, trainable
-from proactor.training.loop import grpo_step, sft_step, train
+from proactor.training.loop import train
 from proactor.training.runs import Run
+from proactor.training.steps import grpo_step, sft_step
 from proactor.training.workspace import Workspace
 from tests.proactor.dialogue.test_prompt import CATALOG, byte_chat
 from tests.proactor.dialogues import pending, users
