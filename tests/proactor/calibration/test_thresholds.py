@@ -86,7 +86,7 @@ def test_outcomes_of_tools_that_need_assent_and_of_late_humans() -> None:
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[list[Dialogue], ScoreTable]:
+def score_tables(draw: st.DrawFn) -> tuple[list[Dialogue], ScoreTable]:
     """A few dialogues of two tools, with rows at coarse probabilities so that ties happen."""
     dialogues, rows = [], []
     for i in range(draw(st.integers(1, 4))):
@@ -129,7 +129,9 @@ LEVELS = (0.2, 0.4, 0.6, 0.8, NEVER)
 
 
 @given(
-    scored(), st.sampled_from([0.0, 50.0, 100.0, 200.0]), st.sampled_from([frozenset[str](), frozenset("a")])
+    score_tables(),
+    st.sampled_from([0.0, 50.0, 100.0, 200.0]),
+    st.sampled_from([frozenset[str](), frozenset("a")]),
 )
 @settings(max_examples=50, deadline=None)
 def test_choices_are_the_best_of_all(
