@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from proactor.calibration import store as calibration
+from proactor.calibration import store
 from proactor.calibration.store import fingerprint, load_probabilities, score_part
 from proactor.calibration.thresholds import Thresholds
 from proactor.calibration.tradeoff import load_trade_offs
@@ -29,21 +29,21 @@ def test_a_killed_scoring_goes_on_where_it_was(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace.open(config(tmp_path, tiny_model, **PLAIN))
-    monkeypatch.setattr(calibration, "PIECE", 1)
+    monkeypatch.setattr(store, "PIECE", 1)
     whole = score_part(workspace, "whole", workspace.dev, None, 0.01)
     assert whole.table.dialogues == tuple(d.id for d in workspace.dev) and len(whole.probabilities) == len(
         workspace.dev
     )
     asked: list[str] = []
-    honest = calibration.score_table
+    honest = store.score_table
 
-    def counted(engine: object, encoder: object, dialogues: object, **options: object) -> object:
+    def counting(engine: object, encoder: object, dialogues: object, **options: object) -> object:
         asked.extend(d.id for d in dialogues)  # type: ignore[attr-defined]
         if len(asked) == 2:
             raise Killed
         return honest(engine, encoder, dialogues, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(calibration, "score_table", counted)
+    monkeypatch.setattr(store, "score_table", counting)
     with pytest.raises(Killed):
         score_part(workspace, "dev", workspace.dev, None, 0.01)
     again = score_part(workspace, "dev", workspace.dev, None, 0.01)

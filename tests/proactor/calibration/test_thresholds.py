@@ -184,7 +184,7 @@ def test_a_budget_is_rounded_down_to_whole_fires() -> None:
 
 
 def test_a_dialogue_that_was_not_scored_is_named() -> None:
-    with pytest.raises(ValueError, match="'d' was not scored_dialogues"):
+    with pytest.raises(ValueError, match="'d' was not scored"):
         steps(ScoreTable(dialogues=()), [users(2)])
     assert choose(steps(ScoreTable(dialogues=("d",)), [users(2)])) == Thresholds(dialogues=1)
 

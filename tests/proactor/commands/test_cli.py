@@ -35,7 +35,7 @@ def call(*arguments: object) -> None:
         sys.argv = old
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
     with pytest.raises(SystemExit) as end:
         call(*arguments)
     said = capsys.readouterr().err.strip()
@@ -56,8 +56,8 @@ def test_train_leaves_a_report(trained: Path) -> None:
 
 
 def test_a_second_train_needs_a_word(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--resume continues it" in refused(capsys, "train", trained)
-    assert "seed was 0, now 1" in refused(
+    assert "--resume continues it" in refusal(capsys, "train", trained)
+    assert "seed was 0, now 1" in refusal(
         capsys, "train", trained, "seed=1", "sft.max_steps=2", "grpo.steps=2", "--resume"
     )
 
@@ -118,7 +118,7 @@ def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFi
 def test_bad_input_is_one_line(
     trained: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
 ) -> None:
-    assert part in refused(capsys, *[trained if a == "CONFIG" else a for a in arguments])
+    assert part in refusal(capsys, *[trained if a == "CONFIG" else a for a in arguments])
 
 
 def test_a_malformed_dialogue_is_named_by_file_and_line(
@@ -126,7 +126,7 @@ def test_a_malformed_dialogue_is_named_by_file_and_line(
 ) -> None:
     (tmp_path / "star.jsonl").write_text('{"dialogue_id": "a"}\n\n')
     (tmp_path / "apis.json").write_text("{}")
-    said = refused(
+    said = refusal(
         capsys, "train", trained, "name=x", "data.source=star", f"data.path={tmp_path}", "data.options={}"
     )
     assert "star.jsonl:2: empty line" in said
@@ -156,7 +156,7 @@ def test_a_config_can_bring_its_own_model(
         "batch: 2}"
     )
     wanted = (f"model={tmp_path}/small", "pretrain.seconds=1", "pretrain.limit=20")
-    assert "pretrain.size" in refused(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
+    assert "pretrain.size" in refusal(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)
     assert (tmp_path / "small" / "config.json").is_file()
     assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {

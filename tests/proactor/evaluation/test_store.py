@@ -14,7 +14,7 @@ from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.files import SourceError
 from proactor.sources import load
-from tests.proactor.report.played import agent, evaluation
+from tests.proactor.report.agents import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
 

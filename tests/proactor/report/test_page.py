@@ -20,7 +20,7 @@ from proactor.report.page import build_report
 from proactor.scoring.bootstrap import paired_difference
 from proactor.sources import load
 from tests.proactor.dialogues import users
-from tests.proactor.report.played import agent, evaluation
+from tests.proactor.report.agents import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=12, seed=4).dialogues
 BEFORE, AFTER = (evaluation(DIALOGUES, agent(DIALOGUES, s, skill)) for s, skill in ((1, 0.1), (2, 0.95)))

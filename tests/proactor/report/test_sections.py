@@ -21,7 +21,7 @@ from proactor.report.folders import read_calibration, rebuild_report, side_by_si
 from proactor.report.heatmap import heat_map
 from proactor.report.page import Calibrated
 from proactor.report.stages import components
-from tests.proactor.report.played import agent, evaluation
+from tests.proactor.report.agents import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
 
 

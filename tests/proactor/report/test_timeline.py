@@ -12,7 +12,7 @@ from proactor.report.timeline import MASKED, MISSED, play, timeline
 from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
 from tests.proactor.dialogues import ready, users, worked_example
-from tests.proactor.report.played import agent, evaluation
+from tests.proactor.report.agents import agent, evaluation
 
 
 @pytest.mark.parametrize("skill", [0.0, 0.5, 1.0])

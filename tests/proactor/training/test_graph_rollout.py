@@ -100,14 +100,14 @@ def test_every_candidate_carries_its_own_graph(encoder: PromptEncoder) -> None:
     assert len(set(engine.keys)) == 8 and engine.keys[5] == candidate_key(LONG, 2, 1)
 
 
-def grouped(rewards: Sequence[float], prompts: Sequence[int]) -> Group:
+def group_of(rewards: Sequence[float], prompts: Sequence[int]) -> Group:
     samples = [Sample([7, p], [1, 2], reward=r) for r, p in zip(rewards, prompts, strict=True)]
     return Group(samples[0].prompt_ids, samples, tree="t")
 
 
 def test_advantages_come_from_all_candidates_whatever_their_prompts() -> None:
     rewards = (1.0, 0.0, 0.0, 0.5)
-    (first, second) = trainable([grouped(rewards, (1, 2, 1, 2))])
+    (first, second) = trainable([group_of(rewards, (1, 2, 1, 2))])
     assert [s.reward for s in first.samples] == [1.0, 0.0] and [s.reward for s in second.samples] == [
         0.0,
         0.5,
@@ -115,12 +115,12 @@ def test_advantages_come_from_all_candidates_whatever_their_prompts() -> None:
     assert first.tree == second.tree == "t" and Tree([first, second]).rows == 1 + 2 + 4
     expected = group_advantages(rewards)
     assert [s.advantage for s in (*first.samples, *second.samples)] == [expected[i] for i in (0, 2, 1, 3)]
-    verl = trainable([grouped(rewards, (1, 2, 1, 2))], "verl")
+    verl = trainable([group_of(rewards, (1, 2, 1, 2))], "verl")
     assert verl[0].samples[0].advantage == group_advantages(rewards, "verl")[0] != expected[0]
-    same = grouped(rewards, (1, 1, 1, 1))
+    same = group_of(rewards, (1, 1, 1, 1))
     assert trainable([same]) == [same] and same.samples[0].advantage is None, "the engine's own business"
     with pytest.raises(EngineError, match="prompt is not the group's"):
-        Tree([grouped(rewards, (1, 2, 1, 2))])  # why this is needed at all
+        Tree([group_of(rewards, (1, 2, 1, 2))])  # why this is needed at all
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from proactor.training.overfit import goal, overfit
 from tests.proactor.runs import OPTIONS, config
 
 
-def taught(tmp_path: Path, model: Path, *overrides: str) -> RunConfig:
+def learnable(tmp_path: Path, model: Path, *overrides: str) -> RunConfig:
     stages = (
         "sft.lr=2e-2",
         "sft.pending=false",
@@ -25,20 +25,20 @@ def taught(tmp_path: Path, model: Path, *overrides: str) -> RunConfig:
 
 
 def test_one_dialogue_is_learnt_to_its_maximum(tiny_model: Path, tmp_path: Path) -> None:
-    result = overfit(taught(tmp_path, tiny_model), 1)
+    result = overfit(learnable(tmp_path, tiny_model), 1)
     assert result.passed and result.first_fire_f1 == 1 and str(result).startswith("PASS")
     assert result.updates < 60
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_self_test_fails_when_nothing_is_learnt(tiny_model: Path, tmp_path: Path) -> None:
-    result = overfit(taught(tmp_path, tiny_model, "sft=null", "grpo.lr=1e-9", "grpo.steps=1"), 1)
+    result = overfit(learnable(tmp_path, tiny_model, "sft=null", "grpo.lr=1e-9", "grpo.steps=1"), 1)
     assert not result.passed and result.reward < result.goal_reward and str(result).startswith("FAIL")
 
 
 def test_the_self_test_says_when_limits_cut_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"eval\.max_tokens=4 cuts .* need up to"):
-        overfit(taught(tmp_path, tiny_model, "eval.max_tokens=4"), 1)
+        overfit(learnable(tmp_path, tiny_model, "eval.max_tokens=4"), 1)
 
 
 def test_the_goal_is_what_the_wanted_answers_earn() -> None:

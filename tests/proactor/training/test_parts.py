@@ -47,19 +47,21 @@ def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> 
 
 
 def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_path: Path) -> None:
-    def told(part: str, **unseen: list[str]) -> str:
+    def refusal(part: str, **unseen: list[str]) -> str:
         with pytest.raises(ConfigError) as caught:
             load_part(config(tmp_path, tmp_path, data=WIDE | {"unseen": unseen}), part)
         return str(caught.value)
 
     domains = sorted({d.domain for d in load("synthetic", size=80, tools=2).dialogues})
     for part in ("train", "test"):
-        assert f"data: unseen.domains: no domain is '{domains[0]}x' (did you mean '{domains[0]}'?)" in told(
-            part, domains=[f"{domains[0]}x"]
+        assert (
+            f"data: unseen.domains: no domain is '{domains[0]}x' (did you mean '{domains[0]}'?)"
+            in refusal(part, domains=[f"{domains[0]}x"])
         )
-        assert "data: unseen.tools: no tool is 'zzz'; there are " in told(part, tools=["zzz"])
-    assert "data.train: synthetic has no dialogues for split=train, limit=20 that data.unseen leaves" in told(
-        "train", domains=domains
+        assert "data: unseen.tools: no tool is 'zzz'; there are " in refusal(part, tools=["zzz"])
+    assert (
+        "data.train: synthetic has no dialogues for split=train, limit=20 that data.unseen leaves"
+        in refusal("train", domains=domains)
     )
     one = {"size": 12, "tools": 2}
     rare = next(
