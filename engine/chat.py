@@ -4,7 +4,7 @@ Encoding the joined text again would break byte-pair boundaries (in Qwen2.5 ``?`
 some templates rewrite earlier messages (Qwen3 strips the thinking of earlier answers). Either would make a
 prompt differ from the cached pages and token trees that hold its beginning. So the text that a chat template
 adds for one message is encoded by itself, and `ChatFormat.check` tests on a synthetic dialogue whether the
-template allows that. [NOTES] design, "Tokens".
+template allows that.
 
 A tokenizer without a chat template gets `PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the tokenizer's end
 token if it has one, newline.

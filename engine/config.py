@@ -53,7 +53,11 @@ class EngineConfig(Config):
         "at most 16 GiB and half of the free memory on a GPU",
     )
     page_size: int = Field(16, ge=1, description="tokens of a KV page")
-    token_budget: int = Field(8192, ge=1, description="most rows (tokens) of one forward pass")
+    token_budget: int = Field(
+        8192,
+        ge=1,
+        description="rows (tokens) that a forward pass aims at; at least max_batch when sampling; a larger group is one tree",
+    )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
 

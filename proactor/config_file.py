@@ -170,7 +170,7 @@ def _expand(text: str, source: str) -> str:
         if expanded is None:
             raise ConfigError(
                 f"{source}: the environment variable {match[1]} is not set; set it to the folder that "
-                f"{text!r} means (README, Data)"
+                f"{text!r} means (docs/guide.md, Corpora)"
             )
         return expanded
 
