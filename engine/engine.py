@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,10 +120,13 @@ class Engine:
         }
 
     def counters(self) -> dict[str, int]:
-        """Totals since loading: model rows, skipped steps, tokens sampled, and `Scheduler.counters`."""
+        """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
+        everywhere (``empty_steps``), tokens sampled, and `Scheduler.counters`.
+        """
         counters = {
             "rows_computed": self.decoder.rows_computed,
             "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
+            "empty_steps": self.trainer.empty_steps if self.trainer else 0,
         }
         if self._sampler is not None:
             counters["tokens_sampled"] = self._sampler.tokens_sampled
@@ -162,9 +166,9 @@ class Engine:
     ) -> AsyncIterator[Group]:
         """``async for`` over groups, each as soon as its last sample ends, so that judging overlaps sampling.
 
-        Arguments and errors as `sample`. Leaving the loop ends the samples that still run. From the first
-        group to the last, or `aclose`, the weights must not change: `train`, `step`, `weights_changed`,
-        `load_adapter`, `load_state_dict` and `resume` raise EngineError.
+        Arguments and errors as `sample`. Leaving the loop ends the samples that still run. While there are
+        such, the weights must not change: `train`, `step`, `weights_changed`, `load_adapter`,
+        `load_state_dict` and `resume` raise EngineError.
         """
         return GroupStream(self._generate(prompts, sampling, keys))
 
@@ -255,7 +259,7 @@ class Engine:
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
         then advanced by the steps and the next sampled token uses the new weights. Raises EngineError, on
         every rank, for rewards and advantages that are missing, NaN or infinite, for greedy samples, and
-        while a stream is open.
+        while samples of a stream still run.
         """
         trainer = self._trainer()
         with self.parallel.together():
@@ -292,7 +296,8 @@ class Engine:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
 
         Follow with `step`, or with `reduce_gradients` and an optimizer of your own. Any number of calls, on
-        any number of ranks, adds up to one gradient. Groups without a trained token are left out.
+        any number of ranks, adds up to one gradient. Groups without a trained token are left out. After a
+        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
         """
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         tally = self._trainer().forward_backward(groups, loss, version=self.policy_version)
@@ -324,7 +329,7 @@ class Engine:
     def weights_changed(self) -> None:
         """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.
 
-        Raises EngineError while a stream is open: its samples mix both weights.
+        Raises EngineError while samples of a stream still run: they mix both weights.
         """
         self._refuse_in_flight("weights_changed")
         self.policy_version += 1
@@ -406,7 +411,7 @@ class Engine:
 
         Moments, step count (so the schedule) and accumulated gradient belong to the adapter before it; `save`
         and `resume` keep them. Raises EngineError naming what does not fit (rank, scale, targets, shapes),
-        and while a stream is open.
+        and while samples of a stream still run.
         """
         self._refuse_in_flight("load_adapter")
         load_adapter(folder, self._trainer().lora)
@@ -428,7 +433,7 @@ class Engine:
         """Take over a `state_dict`.
 
         Raises EngineError, with nothing changed, for an adapter of another rank, scale, targets or size, and
-        while a stream is open.
+        while samples of a stream still run.
         """
         self._refuse_in_flight("load_state_dict")
         self._trainer().load_state(state)
@@ -477,7 +482,7 @@ def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> lis
 
 
 def _noise_key(prompt: int, key: int) -> int:
-    """A group's noise key. Raises EngineError outside the 32 bits that the noise holds."""
-    if not 0 <= key < 1 << 32:
-        raise EngineError(f"prompt {prompt}: key {key} is outside 0 … {(1 << 32) - 1}")
+    """A group's noise key. Raises EngineError unless it is an integer of the 32 bits that the noise holds."""
+    if not (isinstance(key, Integral) and 0 <= key < 1 << 32):
+        raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")
     return int(key)

@@ -77,7 +77,7 @@ class Parallel:
         try:
             yield
         except Exception as error:
-            self.gather(_reason(error))
+            self.gather(describe(error))
             raise
         for rank, reason in enumerate(self.gather("")):
             if reason:
@@ -95,7 +95,7 @@ class Parallel:
             self.owns_group = False
 
 
-def _reason(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """An exception in one line, with its type unless it is a refusal."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ProactorError) else f"{type(error).__name__}: {text}"

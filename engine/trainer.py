@@ -22,7 +22,7 @@ from proactor.engine.faults import fault_point
 from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
 from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate, normalizer_of
 from proactor.engine.model import Decoder
-from proactor.engine.parallel import Parallel
+from proactor.engine.parallel import Parallel, describe
 from proactor.engine.tree import Layout, TokenBatch, Tree, pack
 from proactor.engine.types import EngineError, Group, with_parents
 from proactor.kernels.adamw import clipped_adamw
@@ -70,6 +70,7 @@ class Trainer:
         self.empty_steps = 0
         self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
         self.counted = 0.0  # this rank's tokens or samples, when they are the normaliser
+        self.failure = ""  # why the accumulated gradient lacks a part
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
 
     def forward_backward(
@@ -91,8 +92,12 @@ class Trainer:
         kept = with_parents(groups, lambda group: not group.masked)
         tally.sums["masked_groups"] += len(groups) - len(kept)
         self.lora.attach_grad()
-        for tree in pack(kept, self.token_budget, together=self.fixed is None):
-            self._accumulate(tree, loss, tally, version)
+        try:
+            for tree in pack(kept, self.token_budget, together=self.fixed is None):
+                self._accumulate(tree, loss, tally, version)
+        except Exception as error:
+            self.failure = describe(error)
+            raise
         if isinstance(normalizer, str):
             self.counted += tally.sums[normalizer] if counted is None else counted
         self.normalizer = normalizer
@@ -154,7 +159,8 @@ class Trainer:
     def reduce(self) -> float:
         """Sum gradients over ranks and divide them by the normaliser, which is returned.
 
-        Raises EngineError on every rank when the ranks' losses named different normalisers.
+        Raises EngineError, on every rank and with nothing changed, after a `forward_backward` that raised
+        (until `zero_grad`), and when the ranks' losses named different normalisers.
         """
         total = self._divisor()
         self.normalizer, self.counted = None, 0.0
@@ -170,14 +176,20 @@ class Trainer:
 
     def _divisor(self) -> float:
         """The normaliser over all ranks, 0 when no rank accumulated anything."""
-        ranks = self.parallel.gather((self.normalizer, self.counted))
-        names = {normalizer for normalizer, _ in ranks if normalizer is not None}
+        ranks = self.parallel.gather((self.normalizer, self.counted, self.failure))
+        for rank, (_, _, failure) in enumerate(ranks):
+            if failure:
+                raise EngineError(
+                    f"rank {rank}: forward_backward raised ({failure}), so the gradient is incomplete; "
+                    "zero_grad first"
+                )
+        names = {normalizer for normalizer, _, _ in ranks if normalizer is not None}
         if len(names) > 1:
-            raise EngineError(f"loss.normalizer: differs between ranks: {[name for name, _ in ranks]}")
+            raise EngineError(f"loss.normalizer: differs between ranks: {[name for name, _, _ in ranks]}")
         for name in names:
             if isinstance(name, float):
                 return name
-        return sum(counted for _, counted in ranks)
+        return sum(counted for _, counted, _ in ranks)
 
     def step(self, config: AdamW) -> dict[str, float]:
         """Reduce, clip and apply one AdamW step.
@@ -272,7 +284,7 @@ class Trainer:
         """Forget accumulated gradients and their normaliser."""
         self.lora.attach_grad()
         self.lora.grad.zero_()
-        self.normalizer, self.counted = None, 0.0
+        self.normalizer, self.counted, self.failure = None, 0.0, ""
         if self.fixed is not None:
             self.fixed.zero_()
 
