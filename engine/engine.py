@@ -481,8 +481,8 @@ def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> lis
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
 
 
-def _noise_key(prompt: int, key: int) -> int:
+def _noise_key(prompt: int, key: object) -> int:
     """A group's noise key. Raises EngineError unless it is an integer of the 32 bits that the noise holds."""
-    if not (isinstance(key, Integral) and 0 <= key < 1 << 32):
-        raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")
-    return int(key)
+    if isinstance(key, Integral) and 0 <= int(key) < 1 << 32:
+        return int(key)
+    raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")
