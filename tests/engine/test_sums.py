@@ -98,8 +98,6 @@ def test_the_logged_loss_has_the_divisor_of_the_gradient(
     found = engine.train([*data, masked_group()], config(normalizer, minibatches=minibatches))
     assert found["loss"] == pytest.approx(expected, rel=1e-4)
     assert found["masked_groups"] == 1 and found["zero_spread_share"] == 1 / 4
-    taken = min(2, minibatches) if found["zero_gradient"] == max(0, minibatches - 2) else 1
-    assert taken + found["zero_gradient"] == minibatches
 
 
 def test_sft_reports_the_mean_over_samples(engine: Engine, peer: Any) -> None:
