@@ -56,7 +56,7 @@ class EngineConfig(Config):
     token_budget: int = Field(
         8192,
         ge=1,
-        description="rows (tokens) that a forward pass aims at; at least max_batch when sampling; a larger group is one tree",
+        description="rows (tokens) a forward pass aims at; a larger group is one tree",
     )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
@@ -95,6 +95,10 @@ class LoRA(Config):
     def scale(self) -> float:
         """Factor of the low-rank product: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    def identity(self) -> dict[str, Any]:
+        """What the adapter's numbers mean, JSON-able: rank, scale and targets."""
+        return {"rank": self.rank, "scale": self.scale, "targets": list(self.targets)}
 
     @field_validator("targets")
     @classmethod
@@ -166,8 +170,10 @@ class GRPO(AdamW):
     """Group-relative policy optimisation (arXiv 2402.03300).
 
     The defaults are ART's [CODE]: clip 0.2, no KL, population deviation, token mean. ``normalizer``: the
-    divisor of the summed loss, over all ranks: trained tokens, samples (each with its own token mean), or
-    ``constant``. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1
+    divisor of a step's loss, summed over all ranks and trees: trained tokens, samples (each with its own
+    token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
+    ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
+    alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1
     unless top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
     """
 

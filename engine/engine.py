@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from proactor.engine.state import read_state, write_state
 from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
-from proactor.engine.update import Batch, means, prepare, statistics
+from proactor.engine.update import Batch, deal, means, prepare, statistics
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -119,10 +120,13 @@ class Engine:
         }
 
     def counters(self) -> dict[str, int]:
-        """Totals since loading: model rows, skipped steps, tokens sampled, and `Scheduler.counters`."""
+        """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
+        everywhere (``empty_steps``), tokens sampled, and `Scheduler.counters`.
+        """
         counters = {
             "rows_computed": self.decoder.rows_computed,
             "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
+            "empty_steps": self.trainer.empty_steps if self.trainer else 0,
         }
         if self._sampler is not None:
             counters["tokens_sampled"] = self._sampler.tokens_sampled
@@ -147,8 +151,9 @@ class Engine:
     ) -> list[Group]:
         """Groups of samples in the order of ``prompts``; one ``sampling`` for all, or one a prompt.
 
-        ``keys`` identify the groups to the noise (default: their index). Equal key, seed and number of
-        earlier calls draw equal tokens. Raises EngineError naming the prompt that cannot be sampled from.
+        ``keys`` identify the groups to the noise (default: their index), 0 to 2^32 - 1. Equal key, seed and
+        number of earlier calls draw equal tokens; seeds count modulo 2^64. Raises EngineError naming the
+        prompt that cannot be sampled from, or a key out of range.
         """
         groups: dict[int, Group] = dict(self._generate(prompts, sampling, keys))
         return [groups[i] for i in range(len(prompts))]
@@ -161,7 +166,9 @@ class Engine:
     ) -> AsyncIterator[Group]:
         """``async for`` over groups, each as soon as its last sample ends, so that judging overlaps sampling.
 
-        Arguments and errors as `sample`. Leaving the loop ends the samples that still run.
+        Arguments and errors as `sample`. Leaving the loop ends the samples that still run. While there are
+        such, the weights must not change: `train`, `step`, `weights_changed`, `load_adapter`,
+        `load_state_dict` and `resume` raise EngineError.
         """
         return GroupStream(self._generate(prompts, sampling, keys))
 
@@ -186,9 +193,15 @@ class Engine:
         jobs = []
         for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
             seed, step = (self.seed, self.samplings) if setting.seed is None else (setting.seed, 0)
-            jobs.append(self._job(i, self.encode(prompt), setting, (seed & UINT64, step, key)))
+            jobs.append(self._job(i, self.encode(prompt), setting, (seed & UINT64, step, _noise_key(i, key))))
         self.samplings += 1
-        return self._ready_sampler().run(jobs)
+        return self._run(self._ready_sampler(), jobs)
+
+    def _run(self, sampler: Sampler, jobs: list[Job]) -> Generator[tuple[int, Group]]:
+        """`Sampler.run` on the weights of its start, which may be later than the call that made the jobs."""
+        for job in jobs:
+            job.namespace, job.version = self._origin(job.sampling)
+        yield from sampler.run(jobs)
 
     def _job(self, index: int, ids: list[int], sampling: Sampling, noise: tuple[int, int, int]) -> Job:
         if not ids or min(ids) < 0 or max(ids) >= self.config.vocab_size:
@@ -201,10 +214,14 @@ class Engine:
         ends = frozenset(sampling.stop_ids)
         if not sampling.ignore_eos:
             ends |= self.eos_ids
+        namespace, version = self._origin(sampling)
+        return Job(ids, sampling, noise, namespace, version, min(sampling.max_tokens, room), ends)
+
+    def _origin(self, sampling: Sampling) -> tuple[Hashable, int]:
+        """(cache key of the KV, policy version of the samples) of the present weights."""
         adapter = sampling.adapter and self.decoder.lora is not None
         namespace = self._adapter_namespace() if adapter else ("base", self.decoder.dtype)
-        version = self.policy_version if adapter or self.decoder.lora is None else BASE_VERSION
-        return Job(ids, sampling, noise, namespace, version, min(sampling.max_tokens, room), ends)
+        return namespace, self.policy_version if adapter or self.decoder.lora is None else BASE_VERSION
 
     def _adapter_namespace(self) -> Hashable:
         """Cache key of KV computed with the adapter's present weights."""
@@ -233,42 +250,54 @@ class Engine:
     def train(self, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> dict[str, float]:
         """Train on groups with GRPO (from rewards, or from advantages where a sample has one), or with SFT.
 
-        SFT takes samples or groups, with masks. Returns statistics over all ranks (`update.means`).
-        `policy_version` has then advanced and the next sampled token uses the new weights. Raises EngineError
-        for a missing, NaN or infinite reward, and for greedy samples.
+        SFT takes samples or groups, with masks. Each rank passes its own part, and may pass none. Groups
+        without a trained token are left out and counted (``masked_groups``). A minibatch whose gradient is 0
+        everywhere, for example because no group has spread, makes no step: the adapter, the moments and the
+        schedule stay (``zero_gradient`` counts them).
+
+        Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
+        ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
+        then advanced by the steps and the next sampled token uses the new weights. Raises EngineError, on
+        every rank, for rewards and advantages that are missing, NaN or infinite, for greedy samples, and
+        while samples of a stream still run.
         """
-        if not data and self.world_size == 1:
+        trainer = self._trainer()
+        with self.parallel.together():
+            self._refuse_in_flight("train")
+            groups = _groups(data, config)
+            sums: dict[str, float] = {}
+            if isinstance(config, GRPO):
+                groups, sums = prepare(groups, config, self.decoder.device)
+        if not any(self.gather(bool(data))):
             raise EngineError("train: nothing to train on")
-        if isinstance(config, SFT):
-            if not all(isinstance(x, Sample | Group) for x in data):
-                raise EngineError("train: SFT takes samples or groups")
-            groups = [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
-            return self._update([(groups, None)], SFTLoss(config), config, {})
-        if not all(isinstance(g, Group) for g in data):
-            raise EngineError("train: GRPO takes groups")
-        batches, sums = prepare([g for g in data if isinstance(g, Group)], config, self.decoder.device)
-        return self._update(batches, GRPOLoss(config), config, sums)
+        trainer.zero_grad()  # an earlier call that raised may have left gradients
+        if isinstance(config, GRPO):
+            return self._update(deal(groups, config, self.parallel), GRPOLoss(config), config, sums)
+        return self._update([(groups, None)], SFTLoss(config), config, sums)
 
     def _update(
         self, batches: list[Batch], loss: Loss, config: AdamW, sums: dict[str, float]
     ) -> dict[str, float]:
-        trainer = self._trainer()
-        trainer.zero_grad()  # an earlier call that raised may have left gradients
-        tally, stepped = Tally(), {}
+        trainer, tally = self._trainer(), Tally()
         tally.add(sums)
-        for groups, normalizer in batches:
-            part = trainer.forward_backward(groups, loss, normalizer, self.policy_version)
-            tally.add(part.sums)
-            for name, value in part.maxima.items():
-                tally.top(name, value)
-            stepped = self.step(config)
+        steps: list[dict[str, float]] = []
+        for groups, counted in batches:
+            with self.parallel.together():
+                tally.merge(trainer.forward_backward(groups, loss, counted, self.policy_version))
+            steps.append(self._step(config))
         sums, maxima = self.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
-        return {**means(sums), **maxima, **stepped, "policy_version": float(self.policy_version)}
+        taken = [s for s in steps if not s["zero_gradient"]] or steps
+        counts = {name: sum(s[name] for s in steps) for name in ("nonfinite_gradient", "zero_gradient")}
+        normalizer = sum(s["normalizer"] for s in steps)
+        version = float(self.policy_version)
+        return {**means(sums, normalizer), **maxima, **taken[-1], **counts, "policy_version": version}
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
 
-        Follow with `step`, or with `reduce_gradients` and an optimizer of your own.
+        Follow with `step`, or with `reduce_gradients` and an optimizer of your own. Any number of calls, on
+        any number of ranks, adds up to one gradient. Groups without a trained token are left out. After a
+        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
         """
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         tally = self._trainer().forward_backward(groups, loss, version=self.policy_version)
@@ -282,16 +311,36 @@ class Engine:
         return self._trainer().reduce()
 
     def step(self, config: AdamW | None = None) -> dict[str, float]:
-        """Reduce, clip and apply one AdamW step. A gradient that is not finite is dropped: no new version."""
-        stepped = self._trainer().step(config or AdamW())
-        if not stepped["nonfinite_gradient"]:
+        """Reduce, clip and apply one AdamW step.
+
+        A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version.
+        """
+        self._trainer()
+        with self.parallel.together():
+            self._refuse_in_flight("step")
+        return self._step(config or AdamW())
+
+    def _step(self, config: AdamW) -> dict[str, float]:
+        stepped = self._trainer().step(config)
+        if not stepped["nonfinite_gradient"] and not stepped["zero_gradient"]:
             self.weights_changed()
         return stepped
 
     def weights_changed(self) -> None:
-        """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer."""
+        """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.
+
+        Raises EngineError while samples of a stream still run: they mix both weights.
+        """
+        self._refuse_in_flight("weights_changed")
         self.policy_version += 1
         self._open_epoch()
+
+    def _refuse_in_flight(self, call: str) -> None:
+        if self._sampler is not None and not self._sampler.scheduler.idle:
+            raise EngineError(
+                f"{call}: a stream is open, and its samples need the weights that it began with; finish the "
+                "stream or close it (aclose) first"
+            )
 
     def _open_epoch(self) -> None:
         if self._sampler is not None:
@@ -325,7 +374,8 @@ class Engine:
 
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks. No update."""
-        total, count = total_nll(self.decoder, groups, self.options.token_budget)
+        with self.parallel.together():
+            total, count = total_nll(self.decoder, groups, self.options.token_budget)
         sums, _ = self.parallel.reduce({"total": total, "count": count}, {})
         return sums["total"] / max(sums["count"], 1.0)
 
@@ -357,15 +407,21 @@ class Engine:
         save_adapter(folder, self._trainer().lora, self.base_name or None)
 
     def load_adapter(self, folder: str | Path) -> None:
-        """Read a PEFT folder into the adapter.
+        """Read a PEFT folder into the adapter, and start the optimizer anew.
 
-        Raises EngineError naming what does not fit (rank, scale, targets, shapes).
+        Moments, step count (so the schedule) and accumulated gradient belong to the adapter before it; `save`
+        and `resume` keep them. Raises EngineError naming what does not fit (rank, scale, targets, shapes),
+        and while samples of a stream still run.
         """
+        self._refuse_in_flight("load_adapter")
         load_adapter(folder, self._trainer().lora)
+        self._trainer().reset()
         self.weights_changed()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes: tensors (adapter, both moments) and counters."""
+        """Everything that training changes: tensors (adapter, both moments) and counters; and ``lora``, the
+        adapter's rank, scale and targets.
+        """
         return {
             **self._trainer().state(),
             "policy_version": self.policy_version,
@@ -374,7 +430,12 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`. Raises EngineError when its adapter has another size."""
+        """Take over a `state_dict`.
+
+        Raises EngineError, with nothing changed, for an adapter of another rank, scale, targets or size, and
+        while samples of a stream still run.
+        """
+        self._refuse_in_flight("load_state_dict")
         self._trainer().load_state(state)
         self.policy_version = int(state["policy_version"])
         self.samplings = int(state["samplings"])
@@ -382,16 +443,21 @@ class Engine:
         self._open_epoch()
 
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
-        """Write the state and the caller's JSON-able ``record`` to one file, atomically. Rank 0 writes."""
+        """Write the state and the caller's JSON-able ``record`` to one file, atomically.
+
+        Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written.
+        """
         state = self.state_dict()
         tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
         numbers = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
-        if self.rank == 0:
-            write_state(path, tensors, {"engine": numbers, "caller": dict(record or {})})
-        self.barrier()
+        with self.parallel.together():
+            if self.rank == 0:
+                write_state(path, tensors, {"engine": numbers, "caller": dict(record or {})})
 
     def resume(self, path: str | Path) -> dict[str, Any]:
-        """Take over the state of a `save`, to the bit; returns the caller's record."""
+        """Take over the state of a `save`, to the bit; returns the caller's record. Refuses what
+        `load_state_dict` refuses.
+        """
         tensors, record = read_state(path)
         self.load_state_dict({**tensors, **record["engine"]})
         caller: dict[str, Any] = record["caller"]
@@ -403,3 +469,20 @@ class Engine:
         self._sampler = self.trainer = self._decoder = None
         if self.parallel.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
+    """The groups to train on; SFT's samples become groups of one."""
+    if isinstance(config, GRPO):
+        if not all(isinstance(g, Group) for g in data):
+            raise EngineError("train: GRPO takes groups")
+    elif not all(isinstance(x, Sample | Group) for x in data):
+        raise EngineError("train: SFT takes samples or groups")
+    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
+
+
+def _noise_key(prompt: int, key: object) -> int:
+    """A group's noise key. Raises EngineError unless it is an integer of the 32 bits that the noise holds."""
+    if isinstance(key, Integral) and 0 <= int(key) < 1 << 32:
+        return int(key)
+    raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")

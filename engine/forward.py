@@ -78,13 +78,12 @@ def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[T
 def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
     """(rows [R, H] of a tree that enter the head, the tree's layout on their device).
 
-    Differentiable when gradients are on; ``adapter`` False takes the bare base model. Raises EngineError when
-    no token is trained, for ids outside the vocabulary and for sequences beyond the context.
+    Differentiable when gradients are on; ``adapter`` False takes the bare base model. The tree must have a
+    trained token. Raises EngineError for ids outside the vocabulary and for sequences beyond the context.
     """
     flat = layout(tree)
     _check(decoder, tree, flat)
-    if not len(flat.head_row):
-        raise EngineError("tree: no token carries loss (every mask is False)")
+    assert len(flat.head_row), "callers leave out groups without a trained token"
     flat = flat.to(decoder.device)
     view = tree_view(decoder, tree, flat.start)
     hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)

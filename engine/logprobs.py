@@ -10,7 +10,7 @@ from torch import Tensor
 from proactor.engine.forward import tree_logprobs
 from proactor.engine.model import Decoder
 from proactor.engine.tree import pack
-from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.types import EngineError, Group, Sample, with_parents
 
 
 @torch.no_grad()
@@ -55,9 +55,13 @@ def sequence_logprobs(
 
 @torch.no_grad()
 def total_nll(decoder: Decoder, groups: Sequence[Group], token_budget: int) -> tuple[float, float]:
-    """(sum of the negative log-likelihoods, number) of the groups' trained tokens, in nats."""
+    """(sum of the negative log-likelihoods, number) of the groups' trained tokens, in nats.
+
+    Groups without a trained token are left out.
+    """
     total, count = 0.0, 0.0
-    for tree in pack(groups, token_budget, together=not decoder.form.exact):
+    kept = with_parents(groups, lambda group: not group.masked)
+    for tree in pack(kept, token_budget, together=not decoder.form.exact):
         values, _ = tree_logprobs(decoder, tree)
         total, count = total - float(values.double().sum()), count + len(values)
     return total, count

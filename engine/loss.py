@@ -1,12 +1,17 @@
 """Losses on per-token log-probabilities. A loss is any callable ``(logprobs [N], TokenBatch) -> sum``.
 
 The sum is a scalar tensor. A loss may also return ``(sum, statistics)``, where statistics are named sums over
-tokens, and may have two attributes: ``normalizer`` ("tokens", the default, "samples" or a number: the divisor
-over all ranks), and ``needs_reference`` (the batch then has log-probabilities with the adapter off).
+tokens, and may have two attributes: ``normalizer`` and ``needs_reference`` (the batch then has
+log-probabilities with the adapter off).
+
+``normalizer`` names the divisor of the sum over all trees, calls and ranks between two steps: "tokens" (the
+default: trained tokens), "samples" (those with a trained token; each one's sum is then its token mean), or a
+number, which divides the whole sum once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +20,15 @@ from torch import Tensor
 
 from proactor.engine.config import GRPO, SFT
 from proactor.engine.tree import Layout, TokenBatch
+from proactor.engine.types import EngineError
 from proactor.kernels.grpo import STATISTICS, policy_loss
 
 Loss = Callable[[Tensor, TokenBatch], Any]
 Statistics = Mapping[str, float | Tensor]
+NAMES = frozenset(
+    ("loss", "tokens", "samples", "entropy", "gap", "gap_tokens", "rows", "flat", "masked_groups")
+)
+"""The sums that the trainer tallies itself."""
 
 
 class GRPOLoss:
@@ -63,10 +73,30 @@ def _normalizer(config: GRPO | SFT) -> str | float:
     return config.constant if config.normalizer == "constant" else config.normalizer
 
 
+def normalizer_of(loss: Loss) -> str | float:
+    """The loss's ``normalizer``. Raises EngineError unless it is "tokens", "samples" or a number above 0."""
+    name = getattr(loss, "normalizer", "tokens")
+    if isinstance(name, int | float) and not isinstance(name, bool) and 0 < name < math.inf:
+        return float(name)
+    if name not in ("tokens", "samples"):
+        raise EngineError(f"loss.normalizer: {name!r} is not 'tokens', 'samples' or a number above 0")
+    return str(name)
+
+
 def evaluate(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, Statistics]:
-    """(sum, statistics) of a loss; no statistics where it returns the sum alone."""
+    """(sum, statistics) of a loss; no statistics where it returns the sum alone.
+
+    Raises EngineError for any other result, and for a statistic that has one of the trainer's `NAMES`.
+    """
     result = loss(logprobs, batch)
-    return result if isinstance(result, tuple) else (result, {})
+    value, statistics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    if not isinstance(value, Tensor):
+        raise EngineError(f"loss: returned {type(value).__name__}; it should return a scalar tensor, the sum")
+    if value.dim():
+        raise EngineError(f"loss: returned a tensor of shape {tuple(value.shape)}, not a scalar: sum it")
+    for name in NAMES.intersection(statistics):
+        raise EngineError(f"loss: statistic {name!r} is the trainer's own; give it another name")
+    return value, statistics
 
 
 def by_token(loss: Loss) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from proactor.engine.types import EngineError
+from proactor.kernels.errors import ProactorError
 
 T = TypeVar("T")
 
@@ -63,6 +67,22 @@ class Parallel:
         dist.all_gather_object(out, value)
         return out  # type: ignore[return-value]
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block without collectives that fails on every rank or on none, so that no rank waits for another.
+
+        An exception on one rank leaves the block there; the others then raise an EngineError that names that
+        rank and its reason. Every rank must run the block.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.gather(describe(error))
+            raise
+        for rank, reason in enumerate(self.gather("")):
+            if reason:
+                raise EngineError(f"rank {rank}: {reason}")
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.world_size > 1:
@@ -73,3 +93,9 @@ class Parallel:
         if self.owns_group:
             dist.destroy_process_group()
             self.owns_group = False
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line, with its type unless it is a refusal."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ProactorError) else f"{type(error).__name__}: {text}"

@@ -1,8 +1,9 @@
 """Gradients and steps: forward and backward over token trees, sums over ranks, AdamW on the flat adapter.
 
-Gradients are unnormalised sums until `Trainer.reduce`, which adds them over ranks and divides by the loss's
-normaliser. In deterministic mode each tree's gradient is added in fixed point (integers of 2^-40), so that
-neither the order of trees nor their assignment to ranks changes a bit.
+Gradients are unnormalised sums over trees and calls until `Trainer.reduce`, which adds them over ranks and
+divides once by the normaliser that the loss names. Clipping comes after that, so the same groups give one
+gradient however they are dealt. In deterministic mode each tree's gradient is added in fixed point (integers
+of 2^-40), so that neither the order of trees nor their assignment to ranks changes a bit.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from torch import Tensor
 from proactor.engine.config import AdamW
 from proactor.engine.faults import fault_point
 from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
-from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate
+from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate, normalizer_of
 from proactor.engine.model import Decoder
-from proactor.engine.parallel import Parallel
+from proactor.engine.parallel import Parallel, describe
 from proactor.engine.tree import Layout, TokenBatch, Tree, pack
-from proactor.engine.types import EngineError, Group
+from proactor.engine.types import EngineError, Group, with_parents
 from proactor.kernels.adamw import clipped_adamw
 from proactor.kernels.logprob_loss import autograd_loss
 from proactor.kernels.op import use_triton
@@ -49,6 +50,12 @@ class Tally:
         """Raise a maximum."""
         self.maxima[name] = max(self.maxima.get(name, 0.0), value)
 
+    def merge(self, other: Tally) -> None:
+        """Add another tally's sums and take over its larger maxima."""
+        self.add(other.sums)
+        for name, value in other.maxima.items():
+            self.top(name, value)
+
 
 class Trainer:
     """Owns optimizer state and gradient accumulation for one decoder's adapters."""
@@ -60,28 +67,40 @@ class Trainer:
         self.m, self.v = torch.zeros_like(self.lora.flat), torch.zeros_like(self.lora.flat)
         self.steps = 0
         self.skipped_steps = 0
-        self.normalizer = 0.0
+        self.empty_steps = 0
+        self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
+        self.counted = 0.0  # this rank's tokens or samples, when they are the normaliser
+        self.failure = ""  # why the accumulated gradient lacks a part
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
 
     def forward_backward(
-        self, groups: Sequence[Group], loss: Loss, normalizer: float | None = None, version: int | None = None
+        self, groups: Sequence[Group], loss: Loss, counted: float | None = None, version: int | None = None
     ) -> Tally:
         """Add the gradient of ``loss`` summed over ``groups``, without a step.
 
-        ``normalizer`` overrides what these groups add to the divisor, to which skipped groups may count too.
-        ``version``: samples of this policy version are compared with the sampler's log-probabilities.
+        Groups without a trained token are left out and counted as ``masked_groups``. ``counted``: the tokens
+        or samples that these groups add to the normaliser, when skipped groups count too. ``version``:
+        samples of this policy version are compared with the sampler's log-probabilities. Raises EngineError
+        for a loss of another normaliser than the gradient accumulated so far.
         """
-        tally = Tally()
+        normalizer, tally = normalizer_of(loss), Tally()
+        if self.normalizer not in (None, normalizer):
+            raise EngineError(
+                f"loss.normalizer: {normalizer!r}, but the gradient accumulated so far has "
+                f"{self.normalizer!r}: step or zero_grad first"
+            )
+        kept = with_parents(groups, lambda group: not group.masked)
+        tally.sums["masked_groups"] += len(groups) - len(kept)
         self.lora.attach_grad()
-        for tree in pack(groups, self.token_budget, together=self.fixed is None):
-            self._accumulate(tree, loss, tally, version)
-        if normalizer is None:
-            kind = getattr(loss, "normalizer", "tokens")
-            if isinstance(kind, (int, float)):
-                normalizer = kind
-            else:
-                normalizer = tally.sums["samples" if kind == "samples" else "tokens"]
-        self.normalizer += normalizer
+        try:
+            for tree in pack(kept, self.token_budget, together=self.fixed is None):
+                self._accumulate(tree, loss, tally, version)
+        except Exception as error:
+            self.failure = describe(error)
+            raise
+        if isinstance(normalizer, str):
+            self.counted += tally.sums[normalizer] if counted is None else counted
+        self.normalizer = normalizer
         return tally
 
     def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
@@ -118,6 +137,11 @@ class Trainer:
             return value, logp, partial.statistics
         logp = head_logprobs(self.decoder, rows, flat)
         value, stats = evaluate(loss, logp, flat.batch)
+        if not value.requires_grad:
+            raise EngineError(
+                "loss: its sum has no gradient; compute it from the log-probabilities with torch "
+                "(no .item(), .detach(), .tolist() or no_grad)"
+            )
         return value, logp, stats
 
     def _add_fixed(self) -> None:
@@ -133,11 +157,14 @@ class Trainer:
         self.lora.grad.zero_()
 
     def reduce(self) -> float:
-        """Sum gradients over ranks and divide them by the normaliser, which is returned."""
+        """Sum gradients over ranks and divide them by the normaliser, which is returned.
+
+        Raises EngineError, on every rank and with nothing changed, after a `forward_backward` that raised
+        (until `zero_grad`), and when the ranks' losses named different normalisers.
+        """
+        total = self._divisor()
+        self.normalizer, self.counted = None, 0.0
         self.lora.attach_grad()
-        normalizer = torch.tensor([self.normalizer], dtype=torch.float64, device=self.lora.flat.device)
-        total = self.parallel.sum(normalizer).item()
-        self.normalizer = 0.0
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:
             self.parallel.sum(self.fixed)
@@ -147,11 +174,52 @@ class Trainer:
             self.parallel.sum(self.lora.grad).div_(divisor)
         return total
 
+    def _divisor(self) -> float:
+        """The normaliser over all ranks, 0 when no rank accumulated anything."""
+        ranks = self.parallel.gather((self.normalizer, self.counted, self.failure))
+        for rank, (_, _, failure) in enumerate(ranks):
+            if failure:
+                raise EngineError(
+                    f"rank {rank}: forward_backward raised ({failure}), so the gradient is incomplete; "
+                    "zero_grad first"
+                )
+        names = {normalizer for normalizer, _, _ in ranks if normalizer is not None}
+        if len(names) > 1:
+            raise EngineError(f"loss.normalizer: differs between ranks: {[name for name, _, _ in ranks]}")
+        for name in names:
+            if isinstance(name, float):
+                return name
+        return sum(counted for _, counted, _ in ranks)
+
     def step(self, config: AdamW) -> dict[str, float]:
-        """Reduce, clip and apply one AdamW step. A gradient that is not finite is dropped and counted."""
+        """Reduce, clip and apply one AdamW step.
+
+        Two kinds of gradient change nothing, neither moments nor weights nor the step count, and are counted:
+        one that is not finite, and one that is 0 everywhere, which would move the adapter by momentum and
+        weight decay alone.
+        """
         normalizer = self.reduce()
         rate = learning_rate(config, self.steps)
-        norm = float(
+        empty = not bool(self.lora.grad.any())
+        norm = 0.0 if empty else self._clipped_step(config, rate)
+        finite = math.isfinite(norm)
+        self.steps += finite and not empty
+        self.skipped_steps += not finite
+        self.empty_steps += empty
+        self.lora.grad.zero_()
+        return {
+            "grad_norm": norm,
+            "lr": rate,
+            "step": float(self.steps),
+            "nonfinite_gradient": 0.0 if finite else 1.0,
+            "zero_gradient": 1.0 if empty else 0.0,
+            "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)),
+            "normalizer": normalizer,
+        }
+
+    def _clipped_step(self, config: AdamW, rate: float) -> float:
+        """Clip and update; returns the norm before clipping. One that is not finite changes nothing."""
+        return float(
             clipped_adamw(
                 self.lora.flat,
                 self.lora.grad,
@@ -165,48 +233,58 @@ class Trainer:
                 config.max_norm,
             )
         )
-        finite = math.isfinite(norm)
-        self.steps += finite
-        self.skipped_steps += not finite
-        self.lora.grad.zero_()
-        return {
-            "grad_norm": norm,
-            "lr": rate,
-            "step": float(self.steps),
-            "nonfinite_gradient": 0.0 if finite else 1.0,
-            "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)),
-            "normalizer": normalizer,
-        }
+
+    def reset(self) -> None:
+        """Start the optimizer anew: moments, step count and accumulated gradient."""
+        self.m.zero_()
+        self.v.zero_()
+        self.steps = 0
+        self.zero_grad()
 
     def state(self) -> dict[str, Any]:
-        """What training changes: copies of the adapter and both moments, and the step counters."""
+        """What training changes: copies of the adapter and both moments, and the step counters; and ``lora``,
+        what the adapter's numbers mean.
+        """
         return {
             "adapter": self.lora.flat.detach().clone(),
             "m": self.m.clone(),
             "v": self.v.clone(),
             "steps": self.steps,
             "skipped_steps": self.skipped_steps,
+            "empty_steps": self.empty_steps,
+            "lora": self.lora.lora.identity(),
         }
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state`. Raises EngineError, with nothing changed, for an adapter of another size."""
-        if state["adapter"].shape != self.lora.flat.shape:
-            raise EngineError(
-                f"state: adapter of {state['adapter'].numel()} numbers, this engine's has "
-                f"{self.lora.flat.numel()}"
-            )
+        """Take over a `state`.
+
+        Raises EngineError, with nothing changed, for an adapter of another rank, scale, targets or size.
+        States of older versions do not record the first three.
+        """
+        for name, mine in self.lora.lora.identity().items():
+            if state.get("lora", {}).get(name, mine) != mine:
+                raise EngineError(
+                    f"state: an adapter of {name} {state['lora'][name]}, this engine's has {name} {mine}"
+                )
+        for name in ("adapter", "m", "v"):
+            if state[name].shape != self.lora.flat.shape:
+                raise EngineError(
+                    f"state: {name} of {state[name].numel()} numbers, this engine's has "
+                    f"{self.lora.flat.numel()}"
+                )
         self.lora.flat.copy_(state["adapter"])
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
         self.zero_grad()
         self.steps, self.skipped_steps = int(state["steps"]), int(state["skipped_steps"])
+        self.empty_steps = int(state.get("empty_steps", 0))
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients and their normaliser."""
         self.lora.attach_grad()
         self.lora.grad.zero_()
-        self.normalizer = 0.0
+        self.normalizer, self.counted, self.failure = None, 0.0, ""
         if self.fixed is not None:
             self.fixed.zero_()
 
@@ -214,7 +292,7 @@ class Trainer:
 def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None) -> None:
     """Tally how far the sampler's recorded log-probabilities are from the trainer's."""
     tally.sums["tokens"] += len(logp)
-    tally.sums["samples"] += len(batch.samples)
+    tally.sums["samples"] += sum(any(s.trained()) for s in batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
     recorded = [version is not None and s.policy_version == version for s in batch.samples]
     current = torch.tensor(recorded, device=logp.device)

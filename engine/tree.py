@@ -8,7 +8,7 @@ last token of a leaf is only a target: nothing is predicted from it, so it gets 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Tree:
             if at == ROOT or group.prompt_ids[:start] != group.parent.prompt_ids + group.parent.token_ids:
                 raise EngineError(
                     "group.parent: the parent sample must stand earlier in the tree and begin this group's "
-                    "prompt"
+                    "prompt; give both groups one `tree` key"
                 )
         for sample in group.samples:
             if sample.prompt_ids is not group.prompt_ids and list(sample.prompt_ids) != list(
@@ -289,6 +289,14 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
     return np.asarray(values, np.float32)
 
 
+def by_tree(groups: Iterable[Group]) -> list[list[Group]]:
+    """Groups of one ``tree`` key together, in the order of their first; a group without a key is alone."""
+    units: dict[Hashable, list[Group]] = {}
+    for i, group in enumerate(groups):
+        units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
+    return list(units.values())
+
+
 def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tree]:
     """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit.
 
@@ -296,10 +304,7 @@ def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tr
     ``together`` off each key gets trees of its own, so that no tree depends on other groups, which
     deterministic mode needs. A single group above the budget makes a tree of its own.
     """
-    units: dict[object, list[Group]] = {}
-    for i, group in enumerate(groups):
-        units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
-    pieces = [piece for unit in units.values() for piece in _fit(unit, budget)]
+    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget)]
     if not together:
         return pieces
     pieces.sort(key=lambda t: t.groups[0].prompt_ids)

@@ -5,9 +5,9 @@ Token ids are kept as sampled, end tokens included; nothing is encoded again fro
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 from proactor.kernels.errors import ProactorError
 
@@ -29,7 +29,8 @@ class Sample:
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
-    ``advantage`` is one number, one a turn (a run of trained tokens), or one a token.
+    ``advantage`` is one number, one a turn (a run of trained tokens), or one a token; numpy and torch values
+    are taken too.
     """
 
     prompt_ids: list[int]
@@ -40,7 +41,7 @@ class Sample:
     finish_reason: FinishReason = "outside"
     text: str = ""
     reward: float | None = None
-    advantage: float | Sequence[float] | None = None
+    advantage: SupportsFloat | Iterable[SupportsFloat] | None = None
     mask: list[bool] | None = None
     temperature: float = 1.0
     info: dict[str, Any] = field(default_factory=dict)
@@ -88,12 +89,14 @@ class Sample:
         self.finish_reason, self.text = other.finish_reason, other.text
 
     def token_advantages(self) -> list[float]:
-        """``advantage`` of each token, 0 where masked. Raises EngineError for a wrong number of values."""
-        flags = self.trained()
-        if self.advantage is None or isinstance(self.advantage, (int, float)):
-            value = float(self.advantage or 0.0)
-            return [value if on else 0.0 for on in flags]
-        values, turns = [float(a) for a in self.advantage], self.turns()
+        """``advantage`` of each token, 0 where masked or None.
+
+        Raises EngineError for a wrong number of values, and for a value that is not a number.
+        """
+        flags, values = self.trained(), _numbers(self.advantage)
+        if isinstance(values, float):
+            return [values if on else 0.0 for on in flags]
+        turns = self.turns()
         if len(values) == len(self.token_ids):
             return [a if on else 0.0 for a, on in zip(values, flags, strict=True)]
         if len(values) != len(turns):
@@ -112,9 +115,13 @@ class Group:
     """Samples that are compared with one another.
 
     ``tree``: equal keys mark groups that belong together (one dialogue's turns): they stay on one rank and
-    their common prompt rows are computed once. ``parent``: another group's sample, whose prompt and tokens
-    begin this group's prompt; its rows are shared. ``index``: place of the prompt in the call that sampled
-    it, because a stream yields groups in the order in which they end.
+    their common prompt rows are computed once. ``index``: place of the prompt in the call that sampled it,
+    because a stream yields groups in the order in which they end.
+
+    ``parent``: a sample of an earlier group with the same ``tree`` key, whose prompt and tokens begin this
+    group's prompt. The shared span is computed once and trained once, as part of the parent sample, with the
+    parent's advantage. Flattening instead, the span copied into each of this group's N samples, trains it N
+    times unless the copies mask it (`Sample.mask`).
     """
 
     prompt_ids: list[int]
@@ -130,8 +137,46 @@ class Group:
 
     @rewards.setter
     def rewards(self, values: Sequence[float]) -> None:
-        """Set every sample's reward. Raises EngineError for a wrong number of values."""
+        """Set every sample's reward.
+
+        Raises EngineError, with nothing set, for a wrong number of values and for a value that is no number.
+        """
         if len(values) != len(self.samples):
             raise EngineError(f"rewards: {len(values)} values for {len(self.samples)} samples")
-        for sample, value in zip(self.samples, values, strict=True):
-            sample.reward = float(value)
+        rewards = []
+        for i, value in enumerate(values):
+            try:
+                rewards.append(float(value))
+            except (TypeError, ValueError) as error:
+                raise EngineError(f"rewards: value {i} is {value!r}, not a number") from error
+        for sample, reward in zip(self.samples, rewards, strict=True):
+            sample.reward = reward
+
+    @property
+    def masked(self) -> bool:
+        """Whether no sample has a trained token. False for an empty sample, which is an error, not a mask."""
+        return not any(any(s.trained()) or not s.token_ids for s in self.samples)
+
+
+def with_parents(groups: Sequence[Group], wanted: Callable[[Group], bool]) -> list[Group]:
+    """The ``wanted`` groups and those that hold their `Group.parent`, in the order of ``groups``."""
+    kept: list[Group] = []
+    parents: set[int] = set()
+    for group in reversed(groups):  # a parent stands before its children
+        if wanted(group) or any(id(s) in parents for s in group.samples):
+            kept.append(group)
+            if group.parent is not None:
+                parents.add(id(group.parent))
+    return kept[::-1]
+
+
+def _numbers(advantage: Any) -> float | list[float]:
+    """An advantage as one float or a list of them; None is 0. Raises EngineError for anything else."""
+    if hasattr(advantage, "tolist"):  # numpy and torch, scalars too
+        advantage = advantage.tolist()
+    try:
+        if isinstance(advantage, Iterable):
+            return [float(a) for a in advantage]
+        return float(advantage or 0.0)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"advantage: {advantage!r} is neither a number nor a list of numbers") from error

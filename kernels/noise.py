@@ -39,7 +39,10 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def uniforms(
     seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Uniforms float64 [N] in (0, 1), of 53 random bits; row i has the key (seed, step, group[i], ...)."""
+    """Uniforms float64 [N] in (0, 1), of 53 random bits; row i has the key (seed, step, group[i], ...).
+
+    The seed counts modulo 2^64; step, group, sample and position count modulo 2^32.
+    """
     counter = np.stack([position, sample, group, np.full(len(group), step)], axis=1).astype(np.uint64)
     words = philox(counter, seed)
     bits = (words[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (words[:, 1] >> np.uint64(6))

@@ -73,7 +73,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"adapter_norm", "Health", "Adapter norm", "distance from the base model"),
     (r"sampler_trainer_gap.*", "Health", "Sampler-trainer gap", "difference of their log-probabilities"),
     (r"ratio.*", "Health", "", "policy ratio, new to old"),
-    (r"(mean_)?(kl|approx_kl).*|nonfinite.*", "Health", "", ""),
+    (r"(mean_)?(kl|approx_kl).*|nonfinite.*|zero_gradient|masked_groups", "Health", "", ""),
     (r"tokens?_computed.*", "Work", "Tokens computed", "by the trainer, a step"),
     (r"tokens?_avoided.*", "Work", "Tokens avoided", "shared in the tree, so not computed again"),
     (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),

@@ -224,22 +224,15 @@ def _mean_digit(logps: Sequence[Tensor]) -> float:
 class _SwappedAdapter:
     """Another adapter in place of the policy's while the block runs.
 
-    Weights and version are restored exactly; gradients and optimizer are not touched.
+    Weights, optimizer and version are restored exactly.
     """
 
     def __init__(self, engine: Engine, folder: str | Path) -> None:
         self.engine, self.folder = engine, folder
 
     def __enter__(self) -> None:
-        self.weights = [leaf.detach().clone() for leaf in self.engine.parameters()]
-        self.version = self.engine.policy_version
+        self.state = self.engine.state_dict()
         self.engine.load_adapter(self.folder)
 
     def __exit__(self, *exception: object) -> None:
-        import torch
-
-        with torch.no_grad():
-            for leaf, old in zip(self.engine.parameters(), self.weights, strict=True):
-                leaf.copy_(old)
-        self.engine.weights_changed()
-        self.engine.policy_version = self.version
+        self.engine.load_state_dict({**self.state, "samplings": self.engine.samplings})

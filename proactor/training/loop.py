@@ -21,7 +21,7 @@ from proactor.progress import Progress, Quiet, Stopped
 from proactor.scoring.metrics import FIELDS
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import sample_rows
-from proactor.training.steps import Row, grpo_step, held_out_loss, reset_optimizer, sft_step
+from proactor.training.steps import Row, grpo_step, held_out_loss, sft_step
 from proactor.training.summary import compare
 from proactor.training.workspace import Workspace
 
@@ -145,8 +145,7 @@ class Training:
 
     def _begin_grpo(self) -> None:
         self.engine.barrier()
-        self.engine.load_adapter(self.run.start)
-        reset_optimizer(self.engine)
+        self.engine.load_adapter(self.run.start)  # with a fresh optimizer
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self, stage: SFTStage) -> None:

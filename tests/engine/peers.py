@@ -31,15 +31,16 @@ def padded_logprobs(model: Any, sequences: Sequence[Sequence[int]], temperature:
     """Log-probabilities of each sequence's ids from the second on."""
     out = []
     for sequence, logits in zip(sequences, padded_logits(model, sequences), strict=True):
-        logp = (logits[:-1].float() / temperature).log_softmax(-1)
+        wide = logits[:-1] if logits.dtype == torch.float64 else logits[:-1].float()
+        logp = (wide / temperature).log_softmax(-1)
         out.append(logp.gather(1, torch.tensor(sequence[1:])[:, None])[:, 0])
     return out
 
 
-def with_adapter(folder: Path, adapter: Path, model: Any = None) -> Any:
-    """The folder's model in float32 with a PEFT folder on it, trainable."""
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) if model is None else model
-    return PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
+def with_adapter(folder: Path, adapter: Path, model: Any = None, dtype: torch.dtype = torch.float32) -> Any:
+    """The folder's model in ``dtype`` with a PEFT folder on it, trainable."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype) if model is None else model
+    return PeftModel.from_pretrained(base, adapter, is_trainable=True).to(dtype).eval()
 
 
 def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:

@@ -108,6 +108,19 @@ SAMPLING: dict[str, tuple[Callable[[Engine], Any], str]] = {
         lambda e: e.sample([[1], [2]], [Sampling()]),
         r"^sample: 2 prompts with 2 keys and 1 settings$",
     ),
+    "negative key": (
+        lambda e: e.sample([[1], [2]], keys=[0, -1]),
+        r"^prompt 1: key -1 is not an integer of 0 … 4294967295$",
+    ),
+    "key of 33 bits": (
+        lambda e: e.sample([[1]], keys=[1 << 32]),
+        r"^prompt 0: key 4294967296 is not an integer of 0 … 4294967295$",
+    ),
+    "key that is no integer": (
+        lambda e: e.sample([[1]], keys=[1.5]),
+        r"^prompt 0: key 1.5 is not an integer",
+    ),
+    "key of 65 bits": (lambda e: e.stream([[1]], keys=[1 << 64]), r"^prompt 0: key 18446744073709551616 is"),
     "stream": (lambda e: e.stream([[]]), r"^prompt 0: empty"),
 }
 TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
@@ -138,10 +151,6 @@ TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
     "no prompt": (
         lambda e: e.train([Group([], [sample(prompt_ids=[])])], SFT()),
         r"^group.prompt_ids: a prompt needs at least one token$",
-    ),
-    "all masked": (
-        lambda e: e.train([sample(mask=[False, False])], SFT()),
-        r"^tree: no token carries loss \(every mask is False\)$",
     ),
     "short mask": (lambda e: e.train([sample(mask=[True])], SFT()), r"^sample: a mask of 1 for 2 tokens$"),
     "id outside": (lambda e: e.train([sample(token_ids=[3, 101])], SFT()), r"ids outside 0 … 100"),

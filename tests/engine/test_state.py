@@ -16,6 +16,7 @@ import torch
 from proactor.engine import GRPO, Engine, EngineError, LoRA, Sampling
 from proactor.engine.state import read_state, write_state
 from tests.engine.engines import adapter, drawn, load, prompts, reward
+from tests.tiny import save_tiny
 
 CONFIG = GRPO(lr=2e-2, warmup=3, total=8, decay="cosine", weight_decay=0.01)
 
@@ -82,9 +83,61 @@ def test_what_cannot_be_resumed_is_one_clear_line(folder: Path, tmp_path: Path) 
     with pytest.raises(EngineError, match="cannot be read as a saved engine state"):
         engine.resume(tmp_path)
     path.write_bytes(data)
-    with pytest.raises(EngineError, match=r"state: adapter of \d+ numbers, this engine's has \d+"):
+    with pytest.raises(EngineError, match=r"state: an adapter of rank 4, this engine's has rank 2"):
         load(folder, lora=LoRA(rank=2, alpha=4)).resume(path)
     assert torch.equal(adapter(engine), before)
+
+
+SQUARE = {"num_key_value_heads": 4}
+"""Projections q, k, v and o of one shape, so that adapters of other targets have equal sizes."""
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            LoRA(rank=4, alpha=800, targets=("q",)),
+            r"an adapter of scale 2\.0, this engine's has scale 200\.0",
+        ),
+        (LoRA(rank=4, alpha=8, targets=("o",)), r"an adapter of targets \['q'\], this .* targets \['o'\]"),
+        (LoRA(rank=2, alpha=4, targets=("q", "o")), r"an adapter of rank 4, this engine's has rank 2"),
+    ],
+)
+def test_a_state_of_another_adapter_is_refused(tmp_path: Path, other: LoRA, words: str) -> None:
+    """Its numbers may fit, but they mean something else."""
+    save_tiny(tmp_path / "model", hidden_size=32, intermediate_size=64, head_dim=8, **SQUARE)
+    mine = load(tmp_path / "model", lora=LoRA(rank=4, alpha=8, targets=("q",)))
+    mine.save(tmp_path / "state")
+    engine = load(tmp_path / "model", lora=other)
+    before = engine.state_dict()
+    assert before["adapter"].numel() == adapter(mine).numel()
+    for take in (
+        lambda: engine.resume(tmp_path / "state"),
+        lambda: engine.load_state_dict(mine.state_dict()),
+    ):
+        with pytest.raises(EngineError, match=f"^state: {words}$"):
+            take()
+    assert all(torch.equal(engine.state_dict()[k], before[k]) for k in ("adapter", "m", "v"))
+    same = load(tmp_path / "model", lora=LoRA(rank=4, alpha=4, targets=("q",), rslora=True))
+    same.resume(tmp_path / "state")  # another spelling of the same scale
+    assert torch.equal(adapter(same), adapter(mine))
+
+
+def test_a_state_without_a_record_of_its_adapter_loads_where_it_fits(folder: Path) -> None:
+    """Older versions saved none."""
+    engine = load(folder)
+    advance(engine, 1)
+    state = {k: v for k, v in engine.state_dict().items() if k not in ("lora", "empty_steps")}
+    other = load(folder, lora=LoRA(rank=4, alpha=80))
+    other.load_state_dict(state)
+    assert torch.equal(adapter(other), adapter(engine))
+    small = load(folder, lora=LoRA(rank=2, alpha=4))
+    before = adapter(small)
+    with pytest.raises(EngineError, match=r"^state: adapter of \d+ numbers, this engine's has \d+$"):
+        small.load_state_dict(state)
+    with pytest.raises(EngineError, match=r"^state: v of 3 numbers, this engine's has \d+$"):
+        small.load_state_dict({**small.state_dict(), "adapter": before + 1, "v": torch.zeros(3)})
+    assert torch.equal(adapter(small), before), "nothing was taken over"
 
 
 @pytest.fixture

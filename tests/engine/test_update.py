@@ -7,11 +7,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from proactor.engine import GRPO, EngineError, Group, Sample
+from proactor.engine.parallel import Parallel
 from proactor.engine.trainer import Tally
-from proactor.engine.update import means, prepare, statistics
+from proactor.engine.update import Batch, _content, deal, means, prepare, statistics
 from proactor.kernels.grpo import group_advantages
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
@@ -61,31 +64,84 @@ def test_ragged_groups_in_one_launch(monkeypatch: pytest.MonkeyPatch, convention
         assert advantages([found]) == pytest.approx(advantages([expected]), rel=1e-6)
 
 
+LONE = Parallel(torch.device("cpu"))
+
+
+def batches(groups: list[Group], config: GRPO, parallel: Parallel = LONE) -> list[Batch]:
+    return deal(prepare(groups, config)[0], config, parallel)
+
+
 def test_a_group_without_spread_is_left_out_and_counted() -> None:
     flat, live = group(1.0, 1.0), group(0.0, 1.0)
-    [(kept, normalizer)], sums = prepare([flat, live], GRPO())
+    _, sums = prepare([flat, live], GRPO())
+    [(kept, counted)] = batches([flat, live], GRPO())
     assert kept == [live] and sums["flat_groups"] == 1 and sums["groups"] == 2
-    assert normalizer == 4 + 5 + 4 + 5, "its tokens count all the same"
-    [(kept, normalizer)], _ = prepare([flat, live], GRPO(normalizer="samples"))
-    assert normalizer == 4
-    [(kept, normalizer)], _ = prepare([flat, live], GRPO(normalizer="constant", constant=7.5))
-    assert normalizer == 7.5
-    [(kept, _)], _ = prepare([flat, live], GRPO(beta=0.1))
+    assert counted == 4 + 5 + 4 + 5, "its tokens count all the same"
+    [(kept, counted)] = batches([flat, live], GRPO(normalizer="samples"))
+    assert counted == 4
+    [(kept, counted)] = batches([flat, live], GRPO(normalizer="constant", constant=7.5))
+    assert counted is None, "a constant has no part in each batch"
+    [(kept, _)] = batches([flat, live], GRPO(beta=0.1))
     assert kept == [flat, live], "with a KL term it has a gradient"
     child = Group([1, 2, 3, 3, 3, 3], group(0.0, 1.0).samples, parent=flat.samples[0])
-    [(kept, _)], _ = prepare([flat, child], GRPO())
+    [(kept, _)] = batches([flat, child], GRPO())
     assert kept == [flat, child], "others hang off it"
+    for sample in child.samples:
+        sample.reward = 1.0
+    assert batches([flat, child], GRPO())[0][0] == [], "nothing that has a gradient hangs off it"
+
+
+def test_masked_samples_and_groups_do_not_count() -> None:
+    """A sample without a trained token has no token mean, so "samples" divides by the others alone."""
+    mixed, masked = group(0.0, 1.0, 5.0), group(0.0, 1.0)
+    for sample in (mixed.samples[0], *masked.samples):
+        sample.mask = [False] * len(sample.token_ids)
+    kept, sums = prepare([mixed, masked], GRPO())
+    assert kept == [mixed] and sums["masked_groups"] == 1 and sums["flat_groups"] == 0
+    assert batches([mixed, masked], GRPO(normalizer="samples")) == [([mixed], 2.0)]
+    assert batches([mixed, masked], GRPO()) == [([mixed], 5.0 + 6.0)]
 
 
 def test_epochs_and_minibatches_deal_whole_trees() -> None:
-    groups = [group(0.0, 1.0, tree="ab"[i % 2] if i < 4 else None) for i in range(7)]
-    batches, _ = prepare(groups, GRPO(epochs=2, minibatches=2))
-    assert len(batches) == 4 and [len(g) for g, _ in batches] == [4, 3, 4, 3]
-    assert batches[0][0] == [groups[0], groups[2], groups[4], groups[6]]
-    for part, _ in batches:
+    groups = [group(0.0, i + 1.0, tokens=i + 1, tree="ab"[i % 2] if i < 4 else None) for i in range(7)]
+    found = batches(groups, GRPO(epochs=2, minibatches=2))
+    assert len(found) == 4 and found[:2] == found[2:]
+    units = [len({g.tree or id(g) for g in part}) for part, _ in found]
+    assert units == [3, 2, 3, 2], "five trees"
+    for part, counted in found:
         keys = {g.tree for g in part} - {None}
         assert all(sum(g.tree == key for g in part) == 2 for key in keys)
-    assert sorted(id(g) for part, _ in batches[:2] for g in part) == sorted(id(g) for g in groups)
+        assert counted == sum(len(s.token_ids) for g in part for s in g.samples)
+    assert sorted(id(g) for part, _ in found[:2] for g in part) == sorted(id(g) for g in groups)
+
+
+@pytest.mark.parametrize("minibatches", [2, 3, 9])
+def test_minibatches_do_not_depend_on_the_dealing(minibatches: int) -> None:
+    """Ranks, their shares and the order of the groups change nothing about who shares a step."""
+    config = GRPO(minibatches=minibatches)
+    groups = [group(0.0, i + 1.0, tokens=i + 1) for i in range(7)]
+    expected = [{id(g) for g in part} for part, _ in batches(groups, config)]
+    assert max(map(len, expected)) - min(map(len, expected)) <= 1
+    shares = [[groups[i::3] for i in range(3)], [groups[4:], groups[:4][::-1], []], [groups[::-1]]]
+    for dealt in shares:
+        parts: list[set[int]] = [set() for _ in range(minibatches)]
+        for rank in range(len(dealt)):
+            for part, (members, _) in zip(
+                parts, batches(dealt[rank], config, Ranks(rank, dealt)), strict=True
+            ):
+                part.update(id(g) for g in members)
+        assert parts == expected
+
+
+class Ranks(Parallel):
+    """One rank of several in this process, each with its groups."""
+
+    def __init__(self, rank: int, dealt: list[list[Group]]) -> None:
+        super().__init__(torch.device("cpu"))
+        self.rank, self.dealt = rank, dealt
+
+    def gather(self, value: Any) -> list[Any]:
+        return [[_content([g]) for g in groups] for groups in self.dealt]
 
 
 def test_what_cannot_be_trained_on_is_refused_by_place() -> None:
@@ -101,6 +157,39 @@ def test_what_cannot_be_trained_on_is_refused_by_place() -> None:
         prepare([mixed], GRPO())
     with pytest.raises(EngineError, match="rewards: 3 values for 2 samples"):
         mixed.rewards = [1, 2, 3]
+    for values, words in (([None, 0.0], "value 0 is None"), ([0.0, "high"], "value 1 is 'high'")):
+        with pytest.raises(EngineError, match=f"^rewards: {words}, not a number$"):
+            mixed.rewards = values
+    assert mixed.rewards == [1.0, None], "nothing is set"
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, 1e39, np.float32("nan"), torch.tensor(math.inf)])
+def test_an_advantage_that_is_not_finite_is_refused_by_place(bad: Any) -> None:
+    good = Group([1, 2], [Sample([1, 2], [3, 4], advantage=0.5)])
+    for advantage in (bad, [0.5, bad], np.array([bad, 0.5])):
+        sample = Sample([1, 2], [3, 4], advantage=advantage)
+        with pytest.raises(
+            EngineError, match=r"^group 1, sample 1: advantage is (nan|-?inf|1e\+39); it should"
+        ):
+            prepare([good, Group([1, 2], [good.samples[0], sample])], GRPO())
+    masked = Sample([1, 2], [3, 4], advantage=[bad, 0.5], mask=[False, True])
+    assert prepare([Group([1, 2], [masked])], GRPO())[1]["flat_groups"] == 0, "a masked token has none"
+    with pytest.raises(EngineError, match=r"^group 0, sample 0: advantage is"):
+        prepare([group(1e308, 1e308, 0.0)], GRPO())  # finite rewards, whose mean is not
+
+
+def test_advantages_may_be_numpy_or_torch() -> None:
+    def values(advantage: Any) -> list[float]:
+        return Sample([1], [5, 6, 7], mask=[True, False, True], advantage=advantage).token_advantages()
+
+    for one in (2, 2.0, np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)):
+        assert values(one) == [2.0, 0.0, 2.0]
+    for many in ((1, 2), np.array([1.0, 2.0], np.float32), torch.tensor([1, 2]), [np.float32(1), np.int8(2)]):
+        assert values(many) == [1.0, 0.0, 2.0]
+    assert values(np.arange(3)) == [0.0, 0.0, 2.0] and values(None) == [0.0] * 3
+    for bad in ("high", ["a", "b"], object(), np.zeros((2, 2))):
+        with pytest.raises(EngineError, match=r"^advantage: .* is neither a number nor a list of numbers$"):
+            values(bad)
 
 
 def test_reported_means() -> None:
@@ -129,9 +218,10 @@ def test_reported_means() -> None:
             "mine": 2.0,
         }
     )
-    found = means(statistics(tally))
+    tally.sums["masked_groups"] = 1.0
+    found = means(statistics(tally), 20.0)
     assert (
-        found["loss"] == 0.5
+        found["loss"] == 0.25
         and found["entropy"] == 2
         and found["sampler_trainer_gap"] == 0.25
         and found["clip_share"] == 0.3
@@ -139,4 +229,5 @@ def test_reported_means() -> None:
     assert found["reward_mean"] == 2 and found["reward_std"] == pytest.approx(math.sqrt(20 / 3 - 4))
     assert found["zero_spread_share"] == 0.25 and found["truncated_share"] == 0.25
     assert found["tokens_computed"] == 30 and found["tokens_avoided"] == 60 and found["mine"] == 0.2
-    assert means(statistics(Tally()))["loss"] == 0.0, "an empty rank divides by no zero"
+    assert found["masked_groups"] == 1
+    assert means(statistics(Tally()), 0.0)["loss"] == 0.0, "an empty rank divides by no zero"

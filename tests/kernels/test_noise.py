@@ -32,6 +32,19 @@ def test_equals_the_host(seed: int, mode: str, monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(drawn.cpu().numpy(), uniforms(seed, 4, group, sample, position))
 
 
+def test_all_but_the_seed_count_modulo_32_bits() -> None:
+    """So a caller must not use wider keys; `Engine.sample` refuses them."""
+    key = torch.tensor([[9, 1, 2, 3, 4]], device=DEVICE)
+    for column in range(1, 5):
+        for turns in (-1, 1, 5):
+            wider = key.clone()
+            wider[0, column] += turns << 32
+            assert torch.equal(keyed_uniforms(wider), keyed_uniforms(key))
+    wider = key.clone()
+    wider[0, 0] += 1 << 32
+    assert not torch.equal(keyed_uniforms(wider), keyed_uniforms(key))
+
+
 def test_bad_keys_are_named() -> None:
     for keys in (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(5, dtype=torch.int64), torch.zeros(3, 5)):
         with pytest.raises(KernelError, match="keys: "):

@@ -246,6 +246,9 @@ def test_a_temperature_needs_something_to_draw(engine: Engine) -> None:
 
 
 def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_path: Path) -> None:
+    state = engine.state_dict()
+    engine.load_state_dict({**state, "m": state["m"] + 1, "v": state["v"] + 2, "steps": 3})
+    state = engine.state_dict()
     mine = [leaf.detach().clone() for leaf in engine.parameters()]
     shake(engine, seed=3, size=2.0)
     engine.save_adapter(tmp_path / "judge")
@@ -264,6 +267,8 @@ def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_p
     assert engine.policy_version == version
     assert all(torch.equal(a, b) for a, b in zip(engine.parameters(), mine, strict=True))
     assert engine.sample([[5, 6]], Sampling(temperature=0, max_tokens=8))[0].samples[0].token_ids == policy
+    after = engine.state_dict()
+    assert all(torch.equal(after[k], state[k]) for k in ("m", "v")) and after["steps"] == 3
 
 
 def test_an_adapter_that_was_trained_again_is_another_judge(engine: Engine, tmp_path: Path) -> None:
