@@ -1,4 +1,4 @@
-"""Input of a reward that compares answers: those sampled at one decision, and the progress of training."""
+"""Input of a reward that compares answers: those sampled at one decision."""
 
 from __future__ import annotations
 
@@ -28,18 +28,3 @@ class Candidates:
     def parsed(self) -> tuple[Parsed, ...]:
         """Each answer, parsed."""
         return tuple(parse(text) for text in self.texts)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Progress of training: ``update`` of ``total``, counted from 0. The paper's stages are stages of
-    training, not of a dialogue [NOTES, methods 1.6].
-    """
-
-    update: int = 0
-    total: int = 1
-
-    @property
-    def progress(self) -> float:
-        """``update / total`` in 0..1."""
-        return min(1.0, self.update / self.total) if self.total > 0 else 1.0

@@ -10,7 +10,7 @@ from proactor.rewards.mixture import Mixture, Term
 from proactor.rewards.registry import FAMILY, REGISTRY, Reward, load_reward
 from proactor.rewards.replay import score_replay
 from proactor.rewards.run import run_reward
-from proactor.rewards.schedule import adaptive_ruler, ruler_weight
+from proactor.rewards.schedule import TrainingProgress, adaptive_ruler, ruler_weight
 from proactor.rewards.turn import TurnReward, batch_parts, completion_text
 from proactor.rewards.user_reward import RewardFunction
 from proactor.rewards.utility import Utility
@@ -34,6 +34,7 @@ __all__ = [
     "score_replay",
     "GroupReward",
     "GroupScores",
+    "TrainingProgress",
     "RewardWorker",
     "Mixture",
     "Term",

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
+from proactor.rewards.schedule import TrainingProgress
 
 if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
@@ -45,11 +46,11 @@ class GroupReward(Protocol):
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Take the engine and all tools; called once, after the model is loaded."""
 
-    def coefficients(self, stage: Stage) -> dict[str, float]:
-        """The weights in force at ``stage``, by the name of the part they weigh."""
+    def coefficients(self, progress: TrainingProgress) -> dict[str, float]:
+        """The weights in force at ``progress``, by the name of the part they weigh."""
 
-    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+    async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
         """Score one group."""
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+    async def score_all(self, groups: Sequence[Candidates], progress: TrainingProgress) -> list[GroupScores]:
         """Score many groups at once; the result is in their order."""

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.rewards.components import Component
 from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupScores
 from proactor.rewards.ranges import UNIT, Range, to_unit
-from proactor.rewards.schedule import Curve, Rest
+from proactor.rewards.schedule import Curve, Rest, TrainingProgress
 
 if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
@@ -36,7 +36,7 @@ class Term:
 
 
 class Mixture:
-    """A `GroupReward`: `R = sum_k w_k(stage) x_k`, x_k in 0..1.
+    """A `GroupReward`: `R = sum_k w_k(progress) x_k`, x_k in 0..1.
 
     A group is dropped where one of the judges asked drops it. Parts: "reward", x_k by the term's name, and
     the other numbers of a judge as ``<term>/<name>``.
@@ -85,22 +85,22 @@ class Mixture:
         for component in self.components:
             component.bind(engine, catalog)
 
-    def coefficients(self, stage: Stage) -> dict[str, float]:
-        """The weight of each term at ``stage``."""
-        known = {t.name: t.weight.at(stage) for t in self.terms if not isinstance(t.weight, Rest)}
+    def coefficients(self, progress: TrainingProgress) -> dict[str, float]:
+        """The weight of each term at ``progress``."""
+        known = {t.name: t.weight.at(progress) for t in self.terms if not isinstance(t.weight, Rest)}
         rest = 1.0 - sum(known.values())
         return {t.name: known.get(t.name, rest) for t in self.terms}
 
-    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+    async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
         """Score one group."""
-        return (await self.score_all([candidates], stage))[0]
+        return (await self.score_all([candidates], progress))[0]
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+    async def score_all(self, groups: Sequence[Candidates], progress: TrainingProgress) -> list[GroupScores]:
         """Score every group. A judge is not asked while its weight is 0.
 
         Raises RewardError for a number outside its range, and for another number of values than candidates.
         """
-        weights = self.coefficients(stage)
+        weights = self.coefficients(progress)
         weighted = {i for t, i in zip(self.terms, self._places, strict=True) if weights[t.name]}
         asked = [i for i, component in enumerate(self.components) if not component.costly or i in weighted]
         answers = await self._ask([self.components[i] for i in asked], groups)

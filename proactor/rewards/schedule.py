@@ -1,18 +1,28 @@
 """Coefficients that change during training, as functions of the update alone: a resumed run has the same.
 
 That they follow the stage of training is confirmed [NOTES]; the shapes are [INFERRED, methods 1.6]. A
-schedule spans the updates of the GRPO stage (`Stage.total`): resuming with more steps stretches it.
+schedule spans the `TrainingProgress.total` updates of the GRPO stage: resuming with more steps stretches it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from proactor.dialogue.candidates import Stage
 from proactor.rewards.options import RewardOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """Progress of training: ``update`` of ``total``, counted from 0. The paper's stages are stages of
+    training, not of a dialogue [NOTES, methods 1.6].
+    """
+
+    update: int = 0
+    total: int = 1
 
 
 class Constant(RewardOptions):
@@ -21,8 +31,8 @@ class Constant(RewardOptions):
     schedule: Literal["constant"] = "constant"
     value: float
 
-    def at(self, stage: Stage) -> float:
-        """The coefficient at ``stage``."""
+    def at(self, progress: TrainingProgress) -> float:
+        """The coefficient at ``progress``."""
         return self.value
 
 
@@ -34,9 +44,9 @@ class Linear(RewardOptions):
     to: float
     warm_up: float = Field(default=0.5, ge=0, le=1)
 
-    def at(self, stage: Stage) -> float:
-        """The coefficient at ``stage``."""
-        return self.start + ruler_weight(stage.update, self.warm_up * stage.total, self.to - self.start)
+    def at(self, progress: TrainingProgress) -> float:
+        """The coefficient at ``progress``."""
+        return self.start + ruler_weight(progress.update, self.warm_up * progress.total, self.to - self.start)
 
 
 class Thirds(RewardOptions):
@@ -45,9 +55,11 @@ class Thirds(RewardOptions):
     schedule: Literal["thirds"] = "thirds"
     values: tuple[float, float, float]
 
-    def at(self, stage: Stage) -> float:
-        """The coefficient at ``stage``."""
-        return self.values[min(2, 3 * stage.update // stage.total)] if stage.total > 0 else self.values[2]
+    def at(self, progress: TrainingProgress) -> float:
+        """The coefficient at ``progress``."""
+        if progress.total <= 0:
+            return self.values[2]
+        return self.values[min(2, 3 * progress.update // progress.total)]
 
 
 class Rest(RewardOptions):
@@ -68,7 +80,7 @@ def _expand(value: Any) -> Any:
 
 
 Curve = Constant | Linear | Thirds
-"""A coefficient that is a function of the stage alone."""
+"""A coefficient that depends on the progress alone."""
 Schedule = Annotated[Curve, Field(discriminator="schedule"), BeforeValidator(_expand)]
 """A coefficient in a config: a number, or a mapping with ``schedule``."""
 Weight = Annotated[Curve | Rest, Field(discriminator="schedule"), BeforeValidator(_expand)]

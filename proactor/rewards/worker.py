@@ -15,10 +15,11 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupReward, GroupScores
 from proactor.rewards.run import validate_scores
+from proactor.rewards.schedule import TrainingProgress
 
 
 class RewardWorker:
@@ -29,9 +30,9 @@ class RewardWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def round(self, stage: Stage) -> Round:
+    def round(self, progress: TrainingProgress) -> Round:
         """The scoring of one training step."""
-        return Round(self, stage)
+        return Round(self, progress)
 
     def submit(self, work: Coroutine[Any, Any, GroupScores]) -> Future[GroupScores]:
         """Start ``work`` on the worker's thread."""
@@ -68,8 +69,8 @@ class Round:
     reward's events of this round.
     """
 
-    def __init__(self, worker: RewardWorker, stage: Stage) -> None:
-        self._worker, self._reward, self._stage = worker, worker.reward, stage
+    def __init__(self, worker: RewardWorker, progress: TrainingProgress) -> None:
+        self._worker, self._reward, self._progress = worker, worker.reward, progress
         self._groups: dict[int, Candidates] = {}
         self._running: dict[int, Future[GroupScores]] = {}
         self._before = Counter(self._reward.counters)
@@ -92,7 +93,7 @@ class Round:
         self._groups[place] = group
         if self._reward.concurrent:
             self._began = time.perf_counter() if self._began is None else self._began
-            future = self._worker.submit(self._reward.score(group, self._stage))
+            future = self._worker.submit(self._reward.score(group, self._progress))
             future.add_done_callback(self._note_end)
             self._running[place] = future
 
@@ -113,7 +114,7 @@ class Round:
         else:
             self._began = began
             groups = [self._groups[place] for place in places]
-            scores = asyncio.run(self._reward.score_all(groups, self._stage))
+            scores = asyncio.run(self._reward.score_all(groups, self._progress))
             self._ended = time.perf_counter()
         self.waited = time.perf_counter() - began
         self.seconds = max(0.0, self._ended - (self._began or began)) if places else 0.0

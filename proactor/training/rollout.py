@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from proactor.dialogue import Dialogue
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
 from proactor.rewards import GroupScores, RewardFunction, RewardWorker, TurnReward, run_reward
+from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup, read_answers
 from proactor.training.graph_rollout import roll_out
 
@@ -96,7 +97,7 @@ def judge_groups(
     worker: RewardWorker,
     metric: TurnReward,
     *,
-    stage: Stage,
+    progress: TrainingProgress,
     seed: int,
     epoch: int,
     logged: float = 0.5,
@@ -120,7 +121,7 @@ def judge_groups(
         async for group in engine.stream([p.prompt for p in points], sampling, keys=keys):
             hand_over(group.index, group)
 
-    with worker.round(stage) as judged:
+    with worker.round(progress) as judged:
         points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
         if encoder.style.mode == "graph":
             for i, (group, unread) in enumerate(

@@ -14,9 +14,9 @@ from typing import Any
 
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue import Dialogue
-from proactor.dialogue.candidates import Stage
 from proactor.engine import Engine, Group
 from proactor.rewards import GroupReward, WeightedMetric
+from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
 from proactor.training.graph_rollout import trainable
 from proactor.training.rollout import judge_groups, sample_groups, sft_groups
@@ -125,7 +125,7 @@ def sample_and_score(
             logged=stage.logged,
         )
         return groups, {"seconds_sampling": time.perf_counter() - began}
-    now, reward = Stage(step, stage.steps), workspace.worker.reward
+    progress, reward = TrainingProgress(step, stage.steps), workspace.worker.reward
     judged = judge_groups(
         engine,
         workspace.encoder,
@@ -133,12 +133,12 @@ def sample_and_score(
         sampling,
         workspace.worker,
         workspace.turn_reward or WeightedMetric(),
-        stage=now,
+        progress=progress,
         seed=seed,
         epoch=epoch,
         logged=stage.logged,
     )
-    coefficients = {f"coef/{name}": value for name, value in reward.coefficients(now).items()}
+    coefficients = {f"coef/{name}": value for name, value in reward.coefficients(progress).items()}
     events = judge_statistics(engine.gather, judged.groups, reward.judged, judged.counters)
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 

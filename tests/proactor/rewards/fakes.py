@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proactor.dialogue import Reference
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.parse import render
 from proactor.rewards import GroupScores
+from proactor.rewards.schedule import TrainingProgress
 from tests.proactor.dialogues import ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
@@ -58,23 +59,23 @@ class ByText:
         self.value, self.keep, self.concurrent = value, keep, concurrent
         self.judged = ("judge",)
         self.counters: Counter[str] = Counter()
-        self.stages: list[Stage] = []
+        self.seen_progress: list[TrainingProgress] = []
 
     def bind(self, engine: Any, catalog: Catalog) -> None: ...
 
-    def coefficients(self, stage: Stage) -> dict[str, float]:
-        self.stages.append(stage)
+    def coefficients(self, progress: TrainingProgress) -> dict[str, float]:
+        self.seen_progress.append(progress)
         return {"judge": 1.0}
 
-    async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+    async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
         self.counters["groups"] += 1
         if not self.keep(candidates):
             self.counters["lost"] += 1
             return None
         return [{"reward": self.value(text), "judge": self.value(text)} for text in candidates.texts]
 
-    async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
-        return [await self.score(candidates, stage) for candidates in groups]
+    async def score_all(self, groups: Sequence[Candidates], progress: TrainingProgress) -> list[GroupScores]:
+        return [await self.score(candidates, progress) for candidates in groups]
 
 
 def length(text: str) -> float:

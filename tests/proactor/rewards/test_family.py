@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from proactor.dialogue.candidates import Stage
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.parse import Parsed
 from proactor.rewards import (
@@ -20,18 +19,19 @@ from proactor.rewards import (
     WeightedMetric,
     load_reward,
 )
+from proactor.rewards.schedule import TrainingProgress
 from proactor.ruler import RulerError
 from tests.proactor.dialogues import ready
 from tests.proactor.rewards.fakes import CATALOG, DIALOGUE, FULL, HALF, WAIT, group, half_dropped, length
 
 RULE = {"judge": {"kind": "rule"}}
-FIRST, MIDDLE, LAST = (Stage(u, 9) for u in (0, 4, 8))
+FIRST, MIDDLE, LAST = (TrainingProgress(u, 9) for u in (0, 4, 8))
 
 
 def parts(
-    spec: str, options: dict[str, Any], stage: Stage, *texts: str, turn: int = 4
+    spec: str, options: dict[str, Any], progress: TrainingProgress, *texts: str, turn: int = 4
 ) -> list[dict[str, float]]:
-    scored = asyncio.run(load_reward(spec, options).score(group(*texts, turn=turn), stage))
+    scored = asyncio.run(load_reward(spec, options).score(group(*texts, turn=turn), progress))
     assert scored is not None
     return scored
 
@@ -59,11 +59,11 @@ def test_every_name_of_the_family_gives_a_reward() -> None:
 def test_adaptive_metric_by_thirds() -> None:
     # turn 4, the window is open: RAC 1, .5, 0 and T 1, 1, 1 (5 is still to come), so only alpha moves the
     # second and third
-    for stage, alpha in ((FIRST, 0.3), (MIDDLE, 0.5), (LAST, 0.7)):
-        scored = parts("adaptive_metric", {}, stage, FULL, HALF, WAIT)
+    for progress, alpha in ((FIRST, 0.3), (MIDDLE, 0.5), (LAST, 0.7)):
+        scored = parts("adaptive_metric", {}, progress, FULL, HALF, WAIT)
         assert [p["reward"] for p in scored] == pytest.approx([1.0, alpha * 0.5 + 1 - alpha, 1 - alpha])
-    for stage, false in ((FIRST, 0.05), (MIDDLE, 0.1), (LAST, 0.2)):
-        (late,) = parts("adaptive_metric", {}, stage, FULL, turn=7)
+    for progress, false in ((FIRST, 0.05), (MIDDLE, 0.1), (LAST, 0.2)):
+        (late,) = parts("adaptive_metric", {}, progress, FULL, turn=7)
         assert late["reward"] == pytest.approx(-false) and late["false"] == 1.0
     reward = load_reward("adaptive_metric")
     assert reward.coefficients(MIDDLE) == pytest.approx({"rac": 0.5, "timing": 0.5, "false": -0.1})
@@ -73,8 +73,10 @@ def test_adaptive_metric_by_thirds() -> None:
 def test_adaptive_metric_takes_its_own_schedules() -> None:
     options = {"alpha": {"schedule": "linear", "from": 1, "to": 0, "warm_up": 1}, "false": 0, "early": 0.0}
     reward = load_reward("adaptive_metric", options)
-    assert reward.coefficients(Stage(25, 100)) == pytest.approx({"rac": 0.75, "timing": 0.25, "false": 0.0})
-    (early,) = parts("adaptive_metric", options, Stage(0, 1), FULL, turn=2)
+    assert reward.coefficients(TrainingProgress(25, 100)) == pytest.approx(
+        {"rac": 0.75, "timing": 0.25, "false": 0.0}
+    )
+    (early,) = parts("adaptive_metric", options, TrainingProgress(0, 1), FULL, turn=2)
     assert early["timing"] == 0.0
     assert load_reward("adaptive_metric", {"alpha": 0.9, "timing": 0.4}).coefficients(FIRST)["timing"] == 0.4
 
@@ -94,11 +96,11 @@ def test_adaptive_ruler_mixes_its_metric_with_the_judge(metric: str) -> None:
     options = RULE | {"metric": metric, "lambda_max": 0.4, "warm_up": 0.5}
     both = '[{"READY":"book","day":"Monday","time":"9"},{"READY":"call"}]'
     reward = load_reward("adaptive_ruler", options)
-    assert reward.coefficients(Stage(2, 8)) == pytest.approx({metric: 0.8, "ruler": 0.2})
-    (mixed,) = parts("adaptive_ruler", options, Stage(2, 8), both)
+    assert reward.coefficients(TrainingProgress(2, 8)) == pytest.approx({metric: 0.8, "ruler": 0.2})
+    (mixed,) = parts("adaptive_ruler", options, TrainingProgress(2, 8), both)
     assert mixed[metric] == {"rac": 0.5, "max_rac": 1.0}[metric]
     assert mixed["reward"] == pytest.approx(0.8 * mixed[metric] + 0.2 * mixed["ruler"])
-    (first,) = parts("adaptive_ruler", options, Stage(0, 8), both)
+    (first,) = parts("adaptive_ruler", options, TrainingProgress(0, 8), both)
     assert first["reward"] == first[metric] and "ruler" not in first
 
 
@@ -120,9 +122,9 @@ def test_a_mixture_from_a_config() -> None:
         "utility": {"weight": 0.05, "range": [-4, 4], "false_cost": 2.0},
     }
     reward = load_reward("mixture", {"components": components})
-    weights = reward.coefficients(Stage(50, 200))
+    weights = reward.coefficients(TrainingProgress(50, 200))
     assert weights["custom_ruler"] == pytest.approx(0.15) and sum(weights.values()) == pytest.approx(1.0)
-    (early,) = parts("mixture", {"components": components}, Stage(50, 200), FULL, turn=2)
+    (early,) = parts("mixture", {"components": components}, TrainingProgress(50, 200), FULL, turn=2)
     assert early["timing"] == 1.0, "worth 2 of 0 to 2"
     assert early["tests.proactor.rewards.fakes:in_tens"] == pytest.approx(length(FULL))
     assert early["weighted_metric"] == pytest.approx((1.0 + 0.4 + 0.1) / (1.0 + 0.4 + 0.1))

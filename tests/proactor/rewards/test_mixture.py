@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.dialogue.candidates import Stage
 from proactor.rewards import GroupScores, Mixture, RewardError, Term, WeightedMetric
 from proactor.rewards.components import MetricComponent
 from proactor.rewards.ranges import Range, metric_range, to_unit
-from proactor.rewards.schedule import Constant, Linear, Rest
+from proactor.rewards.schedule import Constant, Linear, Rest, TrainingProgress
 from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
 
 
@@ -23,7 +22,7 @@ def term(name: str, source: Any, weight: Any = 1.0, bounds: Range = (0.0, 1.0), 
 
 
 def score(mixture: Mixture, update: int = 0, total: int = 200) -> GroupScores:
-    return asyncio.run(mixture.score(group(), Stage(update, total)))
+    return asyncio.run(mixture.score(group(), TrainingProgress(update, total)))
 
 
 def rewards(scored: GroupScores) -> list[float]:
@@ -40,7 +39,7 @@ def test_adaptive_ruler() -> None:
     metric, judge = three("rac", 0.6, 0.6, 0.6), three("ruler", 0.9, 0.9, 0.9, costly=True)
     mixture = Mixture("m", [term("rac", metric, Rest()), term("ruler", judge, Linear(to=0.3, warm_up=0.5))])
     assert [rewards(score(mixture, u))[0] for u in (0, 50, 400)] == pytest.approx([0.6, 0.645, 0.69])
-    assert mixture.coefficients(Stage(50, 200)) == pytest.approx({"rac": 0.85, "ruler": 0.15})
+    assert mixture.coefficients(TrainingProgress(50, 200)) == pytest.approx({"rac": 0.85, "ruler": 0.15})
     assert judge.counters["asked"] == 2, "asked while its weight was 0"
 
 
@@ -119,7 +118,7 @@ def test_equal_metrics_are_asked_once() -> None:
     assert len(mixture.components) == 1
     score(mixture)
     assert Counted.asked == 3
-    scored = asyncio.run(mixture.score(group(FULL, HALF, WAIT), Stage()))
+    scored = asyncio.run(mixture.score(group(FULL, HALF, WAIT), TrainingProgress()))
     assert scored is not None and [p["rac"] for p in scored] == [1.0, 0.5, 0.0]
 
 

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.dialogue.candidates import Stage
 from proactor.rewards import RewardError
 from proactor.rewards.family import ComponentOptions
 from proactor.rewards.options import read_options
-from proactor.rewards.schedule import Linear, Thirds
+from proactor.rewards.schedule import Linear, Thirds, TrainingProgress
 
 
 def at(weight: Any, update: int, total: int = 200) -> float:
     found = read_options(ComponentOptions, {"weight": weight}, "here").weight
-    return found.at(Stage(update, total))  # type: ignore[union-attr]
+    return found.at(TrainingProgress(update, total))  # type: ignore[union-attr]
 
 
 def test_the_ways_to_write_a_weight() -> None:
@@ -39,7 +38,9 @@ def test_thirds_of_training() -> None:
 
 @given(st.floats(-2, 2), st.floats(-2, 2), st.floats(0, 1), st.integers(1, 500))
 def test_a_linear_schedule_runs_between_its_ends(start: float, to: float, warm_up: float, total: int) -> None:
-    values = [Linear(start=start, to=to, warm_up=warm_up).at(Stage(u, total)) for u in range(total + 1)]
+    values = [
+        Linear(start=start, to=to, warm_up=warm_up).at(TrainingProgress(u, total)) for u in range(total + 1)
+    ]
     steps = [b - a for a, b in pairwise(values)]
     assert all(min(start, to) - 1e-9 <= v <= max(start, to) + 1e-9 for v in values) and values[
         -1
@@ -49,7 +50,7 @@ def test_a_linear_schedule_runs_between_its_ends(start: float, to: float, warm_u
 
 @given(st.integers(1, 300))
 def test_thirds_are_of_equal_length(total: int) -> None:
-    values = [Thirds(values=(1, 2, 3)).at(Stage(u, total)) for u in range(total)]
+    values = [Thirds(values=(1, 2, 3)).at(TrainingProgress(u, total)) for u in range(total)]
     assert values == sorted(values) and all(abs(values.count(v) - total / 3) < 1 for v in (1, 2, 3))
 
 

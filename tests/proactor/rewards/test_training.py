@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.rewards import GroupScores, RewardWorker, WeightedMetric, load_reward
+from proactor.rewards.schedule import TrainingProgress
 from proactor.training.loop import train
 from proactor.training.runs import CLOCKS
 from proactor.training.steps import grpo_step
@@ -78,7 +79,7 @@ def test_a_group_reward_trains_as_a_function_with_the_same_values_does(
 def test_the_stage_is_that_of_training(fresh: Workspace) -> None:
     reward = ByText(length)
     one_step(fresh, reward, 1)
-    assert set(reward.stages) == {Stage(1, 2)}
+    assert set(reward.seen_progress) == {TrainingProgress(1, 2)}
 
 
 def test_groups_are_judged_while_others_are_sampled(
@@ -87,9 +88,9 @@ def test_groups_are_judged_while_others_are_sampled(
     begun = threading.Event()
 
     class Watched(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             begun.set()
-            return await super().score(candidates, stage)
+            return await super().score(candidates, progress)
 
     stream = fresh.engine.stream
     seen: list[bool] = []
@@ -126,7 +127,7 @@ def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Workspace) -> 
     class Metric(ByText):
         sign = 1.0
 
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             metric = WeightedMetric()
             found = [
                 metric.parts(candidates.dialogue, candidates.turn, p, candidates.board)

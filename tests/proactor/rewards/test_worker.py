@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.dialogue.candidates import Candidates, Stage
+from proactor.dialogue.candidates import Candidates
 from proactor.rewards import GroupScores, RewardError, RewardWorker
+from proactor.rewards.schedule import TrainingProgress
 from tests.proactor.rewards.fakes import ByText, group, length
 
-STAGE = Stage(1, 4)
+PROGRESS = TrainingProgress(1, 4)
 
 
 @pytest.mark.parametrize("concurrent", [True, False])
@@ -24,7 +25,7 @@ def test_scores_go_by_place_whatever_the_order(concurrent: bool, order: Sequence
     reward = ByText(length, lambda c: c.turn != 5, concurrent)
     worker = RewardWorker("mine", reward)
     for _ in range(2):
-        with worker.round(STAGE) as scoring:
+        with worker.round(PROGRESS) as scoring:
             for place in order:
                 scoring.add(place, group("x" * place, turn=place + 1))
             found = scoring.finish()
@@ -38,12 +39,12 @@ def test_a_concurrent_reward_works_while_the_caller_does() -> None:
     begun = threading.Event()
 
     class Slow(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             begun.set()
-            return await super().score(candidates, stage)
+            return await super().score(candidates, progress)
 
     worker = RewardWorker("slow", Slow(length))
-    with worker.round(STAGE) as scoring:
+    with worker.round(PROGRESS) as scoring:
         scoring.add(0, group())
         assert begun.wait(5), "nothing happens before finish"
         assert scoring.finish()[0] is not None
@@ -55,12 +56,14 @@ def test_a_reward_in_process_waits_for_all_and_runs_in_this_thread() -> None:
     where: list[tuple[int, threading.Thread]] = []
 
     class Batch(ByText):
-        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+        async def score_all(
+            self, groups: Sequence[Candidates], progress: TrainingProgress
+        ) -> list[GroupScores]:
             where.append((len(groups), threading.current_thread()))
-            return await super().score_all(groups, stage)
+            return await super().score_all(groups, progress)
 
     worker = RewardWorker("batch", Batch(length, concurrent=False))
-    with worker.round(STAGE) as scoring:
+    with worker.round(PROGRESS) as scoring:
         for place in range(3):
             scoring.add(place, group())
         assert not where
@@ -72,13 +75,13 @@ def test_one_loop_serves_all_rounds_and_ends_with_close() -> None:
     loops: set[int] = set()
 
     class Loops(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             loops.add(id(asyncio.get_running_loop()))
             return None
 
     worker = RewardWorker("loops", Loops(length))
     for _ in range(3):
-        with worker.round(STAGE) as scoring:
+        with worker.round(PROGRESS) as scoring:
             scoring.add(0, group())
             assert scoring.finish() == {0: None}
     assert len(loops) == 1 and any(t.name == "reward-worker" for t in threading.enumerate())
@@ -91,7 +94,7 @@ def test_what_is_left_is_called_off() -> None:
     cancelled = threading.Event()
 
     class Never(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -100,7 +103,7 @@ def test_what_is_left_is_called_off() -> None:
             return None
 
     worker = RewardWorker("never", Never(length))
-    with pytest.raises(KeyError), worker.round(STAGE) as scoring:
+    with pytest.raises(KeyError), worker.round(PROGRESS) as scoring:
         scoring.add(0, group())
         raise KeyError("sampling failed")
     assert cancelled.wait(5)
@@ -114,11 +117,13 @@ def constant(value: object) -> Callable[[str], float]:
 @pytest.mark.parametrize("concurrent", [True, False])
 def test_scores_that_cannot_be_used_are_named(concurrent: bool) -> None:
     class Short(ByText):
-        async def score(self, candidates: Candidates, stage: Stage) -> GroupScores:
+        async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             return [{"reward": 1.0}]
 
     class Few(ByText):
-        async def score_all(self, groups: Sequence[Candidates], stage: Stage) -> list[GroupScores]:
+        async def score_all(
+            self, groups: Sequence[Candidates], progress: TrainingProgress
+        ) -> list[GroupScores]:
             return []
 
     rewards = [
@@ -130,7 +135,7 @@ def test_scores_that_cannot_be_used_are_named(concurrent: bool) -> None:
         rewards.append((Few(length, concurrent=False), "reward 'mine' scored 0 groups of 1"))
     for reward, message in rewards:
         worker = RewardWorker("mine", reward)
-        with pytest.raises(RewardError, match=message), worker.round(STAGE) as scoring:
+        with pytest.raises(RewardError, match=message), worker.round(PROGRESS) as scoring:
             scoring.add(0, group())
             scoring.finish()
         worker.close()
