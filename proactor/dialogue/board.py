@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proactor.dialogue.dialogue import Action, Dialogue, Status
-from proactor.dialogue.matching import THETA, Timing, judge
+from proactor.dialogue.matching import THETA, Timing, classify
 from proactor.dialogue.parse import collapse, render
 
 
@@ -37,9 +37,9 @@ class Board:
         if not ready:
             return self
         fired = dict(self.fired)
-        for judged in judge(dialogue, turn, actions, fired=self.fired, theta=theta):
-            if judged.reference is not None and judged.timing is not None:
-                fired.setdefault(judged.reference.id, judged.timing)
+        for action in classify(dialogue, turn, actions, fired=self.fired, theta=theta):
+            if action.reference is not None and action.timing is not None:
+                fired.setdefault(action.reference.id, action.timing)
         return Board(collapse((*self.entries, *ready)), fired)
 
 

@@ -48,7 +48,7 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ClassifiedAction:
     """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action
     that does not fire and is not masked. `reference`: its match at `theta`; of a PENDING action possibly
     one later withdrawn.
@@ -86,14 +86,14 @@ def timing_at(reference: Reference, turn: int) -> Timing:
     return Timing.ON_TIME if turn <= reference.ready[1] else Timing.LATE
 
 
-def judge(
+def classify(
     dialogue: Dialogue,
     turn: int,
     actions: Iterable[Action],
     *,
     fired: Mapping[str, Timing] | None = None,
     theta: float = THETA,
-) -> list[Judged]:
+) -> list[ClassifiedAction]:
     """Classify the actions proposed at `turn`. Duplicates are collapsed, the order is kept.
 
     `fired`: reference id -> class of its first fire. These references are no longer open: a further fire on
@@ -107,43 +107,45 @@ def judge(
     order = list(enumerate(collapse(actions)))
     # The best match of a turn takes its reference first, in whatever order the agent wrote.
     order.sort(key=lambda item: -_nearest(item[1], live))
-    judged: dict[int, Judged] = {}
+    classified: dict[int, ClassifiedAction] = {}
     for position, action in order:
         fires = action.status is Status.READY
         match = _match(action, turn, covering, used, theta)
         nearest = _nearest(action, live if fires else [*live, *begun])
         if _belongs_to_unknown(action, dialogue, theta):
-            judged[position] = Judged(action, nearest, Timing.UNKNOWN)
+            classified[position] = ClassifiedAction(action, nearest, Timing.UNKNOWN)
         elif match is not None and used.get(match.id) is Timing.EARLY:
-            judged[position] = Judged(action, nearest, Timing.AFTER_EARLY, match)
+            classified[position] = ClassifiedAction(action, nearest, Timing.AFTER_EARLY, match)
         elif not fires:
-            judged[position] = Judged(
+            classified[position] = ClassifiedAction(
                 action, nearest, None, match or _match(action, turn, begun, used, theta)
             )
         elif match is None:
-            judged[position] = Judged(action, nearest, _timing_unmatched(action, dialogue, used, theta))
+            classified[position] = ClassifiedAction(
+                action, nearest, _timing_unmatched(action, dialogue, used, theta)
+            )
         else:
             timing = Timing.REPEAT if match.id in used else timing_at(match, turn)
-            judged[position] = Judged(action, nearest, timing, match)
+            classified[position] = ClassifiedAction(action, nearest, timing, match)
             if fired is not None:
                 used.setdefault(match.id, timing)
-    return [judged[position] for position in sorted(judged)]
+    return [classified[position] for position in sorted(classified)]
 
 
 def first_fires(
     dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], theta: float = THETA
-) -> Iterator[tuple[int, Judged]]:
+) -> Iterator[tuple[int, ClassifiedAction]]:
     """(turn, fire) of each READY action of a dialogue played through, in order. Repeats are false, masked
     fires are left out.
     """
     fired: dict[str, Timing] = {}
     for turn, actions in sorted(outputs.items()):
-        for judged in judge(dialogue, turn, actions, fired=fired, theta=theta):
-            if judged.timing is None or judged.masked:
+        for fire in classify(dialogue, turn, actions, fired=fired, theta=theta):
+            if fire.timing is None or fire.masked:
                 continue
-            if judged.reference is not None:
-                fired.setdefault(judged.reference.id, judged.timing)
-            yield turn, judged
+            if fire.reference is not None:
+                fired.setdefault(fire.reference.id, fire.timing)
+            yield turn, fire
 
 
 def _nearest(action: Action, references: Sequence[Reference]) -> float:

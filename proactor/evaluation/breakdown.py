@@ -17,7 +17,7 @@ from rich.table import Table
 
 from proactor.console import NAMES
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.matching import THETA, Judged, Timing, first_fires
+from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, first_fires
 from proactor.engine import ProactorError
 from proactor.evaluation.play import Evaluation
 from proactor.scoring.arrays import Array
@@ -181,13 +181,13 @@ def domain_contributions(
     return by_domain
 
 
-def distance(judged: Judged, turn: int) -> str:
+def distance(fire: ClassifiedAction, turn: int) -> str:
     """The entry of DISTANCES for a fire at `turn`."""
-    if judged.timing is Timing.REPEAT:
+    if fire.timing is Timing.REPEAT:
         return "repeat"
-    if judged.timing is Timing.FALSE or judged.reference is None or judged.reference.ready is None:
+    if fire.timing is Timing.FALSE or fire.reference is None or fire.reference.ready is None:
         return "unmatched"
-    first, last = judged.reference.ready
+    first, last = fire.reference.ready
     if first <= turn <= last:
         return "inside"
     gap = first - turn if turn < first else turn - last

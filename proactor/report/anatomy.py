@@ -10,7 +10,7 @@ from typing import Any
 from proactor.dialogue import Dialogue
 from proactor.evaluation.play import Evaluation
 from proactor.report.comparison import Sides
-from proactor.report.timeline import MASKED, MISSED, Played, Timeline, play, timeline
+from proactor.report.timeline import MASKED, MISSED, ClassifiedReplay, Timeline, classify_replay, timeline
 from proactor.scoring.metrics import Contribution
 
 OUTCOMES = ("on_time", "early", "late", MISSED)
@@ -25,17 +25,19 @@ class Group:
     items: list[tuple[Timeline, float, float]]
 
 
-def play_all(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, Played]:
-    """Dialogue id -> the system's replay, judged."""
+def classify_replays(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, ClassifiedReplay]:
+    """Dialogue id -> the system's replay, classified."""
     replays = {r.dialogue_id: r for r in evaluation.replays}
-    return {d.id: play(d, replays[d.id].actions if d.id in replays else {}) for d in dialogues}
+    return {d.id: classify_replay(d, replays[d.id].actions if d.id in replays else {}) for d in dialogues}
 
 
-def anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> dict[str, Any]:
+def anatomy(
+    name: str, dialogues: Sequence[Dialogue], replays: Mapping[str, ClassifiedReplay]
+) -> dict[str, Any]:
     """One system's outcomes of references as (kind, count, share), and its fires without a reference."""
     counts: Counter[str] = Counter()
     for dialogue in dialogues:
-        counts.update(played[dialogue.id].counts(dialogue))
+        counts.update(replays[dialogue.id].counts(dialogue))
     total = sum(counts[kind] for kind in OUTCOMES)
     parts = [(kind, counts[kind], counts[kind] / total if total else 0.0) for kind in OUTCOMES]
     return {
@@ -46,13 +48,13 @@ def anatomy(name: str, dialogues: Sequence[Dialogue], played: Mapping[str, Playe
     }
 
 
-def first_fires(dialogues: Sequence[Dialogue], played: Mapping[str, Played]) -> Counter[int]:
+def first_fires(dialogues: Sequence[Dialogue], replays: Mapping[str, ClassifiedReplay]) -> Counter[int]:
     """References by the turns from the opening of their window to their first fire."""
     return Counter(
-        played[d.id].first[r.id][0] - r.ready[0]
+        replays[d.id].first[r.id][0] - r.ready[0]
         for d in dialogues
         for r in d.references
-        if r.ready and r.id in played[d.id].first
+        if r.ready and r.id in replays[d.id].first
     )
 
 

@@ -22,7 +22,7 @@ from proactor.calibration.tradeoff import TradeOff, TradeOffs
 from proactor.dialogue import Dialogue
 from proactor.evaluation.play import Evaluation
 from proactor.report import charts, curves, marks
-from proactor.report.anatomy import anatomy, first_fires, groups, play_all
+from proactor.report.anatomy import anatomy, classify_replays, first_fires, groups
 from proactor.report.comparison import Sides, rival, table
 from proactor.report.counters import counters
 from proactor.report.heatmap import heat_maps
@@ -69,7 +69,7 @@ def build_report(
     sections = table(before, after, trivial, sides)
     lines = {line.metric.key: line for section in sections.values() for line in section}
     systems = {"before": before, "after": after, **trivial}
-    played = {name: play_all(dialogues, evaluation) for name, evaluation in systems.items()}
+    replays = {name: classify_replays(dialogues, evaluation) for name, evaluation in systems.items()}
     values: dict[str, Any] = {
         "title": title,
         "sides": sides,
@@ -80,9 +80,9 @@ def build_report(
         "leaning": [line for line in lines.values() if line.verdict == "leaning_worse"],
         "sections": sections,
         "trivial": list(trivial),
-        "anatomy": [anatomy(getattr(sides, name, name), dialogues, played[name]) for name in systems],
+        "anatomy": [anatomy(getattr(sides, name, name), dialogues, replays[name]) for name in systems],
         "offsets": charts.offsets(
-            first_fires(dialogues, played["before"]), first_fires(dialogues, played["after"])
+            first_fires(dialogues, replays["before"]), first_fires(dialogues, replays["after"])
         ),
         "trade_offs": calibrated.trade_offs,
         "trade_off_chart": trade_off_chart(calibrated.trade_offs) if calibrated.trade_offs else "",

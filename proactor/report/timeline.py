@@ -1,7 +1,7 @@
 """`Timeline`: a dialogue turn by turn, with each reference's window and each system's fires, ready to draw.
 
-Fires are classed as for first-fire F1 (`matching.judge` with earlier fires), so that counting the marks of a
-timeline gives the numbers of the table.
+Fires are classed as for first-fire F1 (`matching.classify` with earlier fires), so that counting the marks
+of a timeline gives the numbers of the table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.dialogue.matching import Judged, Timing, judge
+from proactor.dialogue.matching import ClassifiedAction, Timing, classify
 from proactor.dialogue.parse import parse
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """A replay, judged.
+class ClassifiedReplay:
+    """A replay with the class of each action.
 
-    ``judged``: actions with classes, by turn. ``first``: (turn, class) of the first fire, by reference id.
+    ``actions``: by turn. ``first``: (turn, class) of the first fire, by reference id.
     """
 
-    judged: Mapping[int, list[Judged]]
+    actions: Mapping[int, list[ClassifiedAction]]
     first: Mapping[str, tuple[int, Timing]]
 
     def counts(self, dialogue: Dialogue) -> Counter[str]:
@@ -40,7 +40,7 @@ class Played:
         for reference in dialogue.references:
             if reference.ready is not None:
                 counts[self.first[reference.id][1].value if reference.id in self.first else MISSED] += 1
-        for actions in self.judged.values():
+        for actions in self.actions.values():
             for j in actions:
                 if j.masked:
                     counts[MASKED] += 1
@@ -49,20 +49,20 @@ class Played:
         return counts
 
 
-def play(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]]) -> Played:
-    """Judge the actions of a replay in order; the first fire uses up its reference."""
-    judged: dict[int, list[Judged]] = {}
+def classify_replay(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]]) -> ClassifiedReplay:
+    """Classify the actions of a replay in order; the first fire uses up its reference."""
+    classified: dict[int, list[ClassifiedAction]] = {}
     used: dict[str, Timing] = {}
     first: dict[str, tuple[int, Timing]] = {}
     for turn in sorted(outputs):
-        judged[turn] = judge(dialogue, turn, outputs[turn], fired=used)
-        for j in judged[turn]:
+        classified[turn] = classify(dialogue, turn, outputs[turn], fired=used)
+        for j in classified[turn]:
             if j.masked or j.reference is None or j.timing in (None, Timing.REPEAT):
                 continue
             assert j.timing is not None
             used[j.reference.id] = j.timing
             first[j.reference.id] = (turn, j.timing)
-    return Played(judged, first)
+    return ClassifiedReplay(classified, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,9 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
     rows = [Row(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
     for reference in drawn:
         _draw_window(reference, rows, lane[reference.id], letters[reference.id], reference.id in withdrawn)
-    played = {system: play(dialogue, replay.actions) for system, replay in replays.items()}
+    classified = {system: classify_replay(dialogue, replay.actions) for system, replay in replays.items()}
     for system, replay in replays.items():
-        _draw_fires(system, played[system], rows, lane, letters)
+        _draw_fires(system, classified[system], rows, lane, letters)
         for row in rows:
             if row.index in replay.rewards:
                 row.rewards[system] = replay.rewards[row.index]
@@ -170,7 +170,7 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
             r.name,
             r.params,
             *_window(r, r.id in withdrawn),
-            _outcomes(r, played, r.id in withdrawn),
+            _outcomes(r, classified, r.id in withdrawn),
         )
         for r in (*drawn, *unplaced)
     ]
@@ -208,11 +208,15 @@ def _draw_window(reference: Reference, rows: list[Row], lane: int, letter: str, 
 
 
 def _draw_fires(
-    system: str, played: Played, rows: list[Row], lane: Mapping[str, int], letters: Mapping[str, str]
+    system: str,
+    replay: ClassifiedReplay,
+    rows: list[Row],
+    lane: Mapping[str, int],
+    letters: Mapping[str, str],
 ) -> None:
-    for turn, judged in played.judged.items():
+    for turn, actions in replay.actions.items():
         row = rows[turn - 1]
-        for j in judged:
+        for j in actions:
             mark = _mark(j)
             letter = letters[j.reference.id] if j.reference is not None else ""
             values = tuple(
@@ -236,7 +240,7 @@ def _lane_at(reference: Reference | None, turn: int, lane: Mapping[str, int]) ->
     return lane[reference.id] if first <= turn <= last else -1
 
 
-def _mark(j: Judged) -> Mark:
+def _mark(j: ClassifiedAction) -> Mark:
     reasons = {
         None: "announced, does not fire" if j.action.status is Status.PENDING else "does not fire",
         Timing.EARLY: "early: before the window opened",
@@ -262,14 +266,16 @@ def _window(reference: Reference, withdrawn: bool) -> tuple[str, str]:
     return (f"at turn {start}" if start == end else f"at turns {start} to {end}"), "known"
 
 
-def _outcomes(reference: Reference, played: Mapping[str, Played], withdrawn: bool) -> dict[str, Mark]:
+def _outcomes(
+    reference: Reference, replays: Mapping[str, ClassifiedReplay], withdrawn: bool
+) -> dict[str, Mark]:
     """What became of a reference with each system; nothing where it is not counted."""
     if withdrawn or reference.ready is None:
         return {}
     outcomes = {}
-    for system, run in played.items():
+    for system, replay in replays.items():
         outcomes[system] = Mark(MISSED, "missed")
-        if reference.id in run.first:
-            turn, timing = run.first[reference.id]
+        if reference.id in replay.first:
+            turn, timing = replay.first[reference.id]
             outcomes[system] = Mark(timing.value, f"{timing.value.replace('_', ' ')} at turn {turn}")
     return outcomes

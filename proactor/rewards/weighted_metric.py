@@ -17,7 +17,7 @@ from typing import Literal
 
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
-from proactor.dialogue.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, classify
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at, open_at, ready_at
 from proactor.rewards.errors import RewardError
@@ -57,8 +57,8 @@ class WeightedMetric(TurnReward):
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
         """{"reward", "rac", "max_rac", "timing", "false", "unread"}, all finite."""
-        judged = judge(dialogue, turn, parsed.actions, fired=board.fired, theta=self.theta)
-        kept = [j for j in judged if not j.masked]
+        classified = classify(dialogue, turn, parsed.actions, fired=board.fired, theta=self.theta)
+        kept = [j for j in classified if not j.masked]
         unread = sum(parsed.unread.values())
         n = len(kept) + unread
         if n == 0:
@@ -79,16 +79,16 @@ class WeightedMetric(TurnReward):
             "unread": float(unread),
         }
 
-    def _credit(self, judged: Judged, turn: int) -> float:
+    def _credit(self, action: ClassifiedAction, turn: int) -> float:
         """What one action adds to ``n * T_u``."""
-        if judged.timing is Timing.EARLY and judged.reference is not None:
-            return early_weight(judged.reference, turn) if self.early == "linear" else float(self.early)
-        if judged.timing is None:
-            begun = judged.reference is not None and (
-                judged.reference.ready is None or turn < judged.reference.ready[0]
+        if action.timing is Timing.EARLY and action.reference is not None:
+            return early_weight(action.reference, turn) if self.early == "linear" else float(self.early)
+        if action.timing is None:
+            begun = action.reference is not None and (
+                action.reference.ready is None or turn < action.reference.ready[0]
             )
             return self.pending * begun
-        return float(judged.timing is Timing.ON_TIME)
+        return float(action.timing is Timing.ON_TIME)
 
 
 @dataclass(frozen=True, slots=True)

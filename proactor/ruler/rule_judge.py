@@ -14,7 +14,7 @@ from statistics import mean
 
 from proactor.dialogue import Reference, Status
 from proactor.dialogue.candidates import Candidates
-from proactor.dialogue.matching import Judged, Timing, judge, similarity
+from proactor.dialogue.matching import ClassifiedAction, Timing, classify, similarity
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at, first_mention, open_at, ready_at
 from proactor.ruler.judge import JudgeFailure
@@ -116,11 +116,11 @@ def custom(candidates: Candidates, index: int) -> dict[str, float]:
     return parts | {"score": sum(WEIGHTS[name] * value for name, value in parts.items())}
 
 
-def _unmasked(candidates: Candidates, index: int) -> tuple[list[Judged], int]:
+def _unmasked(candidates: Candidates, index: int) -> tuple[list[ClassifiedAction], int]:
     """(the actions that are not masked, the number of entries that could not be read) of one answer."""
     parsed: Parsed = candidates.parsed[index]
-    judged = judge(candidates.dialogue, candidates.turn, parsed.actions, fired=candidates.board.fired)
-    return [j for j in judged if not j.masked], sum(parsed.unread.values())
+    classified = classify(candidates.dialogue, candidates.turn, parsed.actions, fired=candidates.board.fired)
+    return [j for j in classified if not j.masked], sum(parsed.unread.values())
 
 
 def _live(candidates: Candidates, references: Sequence[Reference]) -> list[Reference]:
@@ -128,31 +128,35 @@ def _live(candidates: Candidates, references: Sequence[Reference]) -> list[Refer
     return [r for r in references if r.ready is not None and r.id not in candidates.board.fired]
 
 
-def _fires(judged: Judged) -> bool:
-    return judged.action.status is Status.READY
+def _fires(classified: ClassifiedAction) -> bool:
+    return classified.action.status is Status.READY
 
 
-def _target(judged: Judged, candidates: Candidates) -> Reference | None:
+def _target(classified: ClassifiedAction, candidates: Candidates) -> Reference | None:
     """The reference that an action is for.
 
     A PENDING action may lack most of its values, so its name is enough; of several references of that name,
     the one that accepts most of its values.
     """
-    if judged.reference is not None:
-        return None if judged.reference.id in candidates.board.fired else judged.reference
-    if _fires(judged):
+    if classified.reference is not None:
+        return None if classified.reference.id in candidates.board.fired else classified.reference
+    if _fires(classified):
         return None
     dialogue, turn = candidates.dialogue, candidates.turn
     begun = [r for r in dialogue.withdrawn if r.coverage and r.coverage[0] <= turn <= r.coverage[1]]
-    named = [r for r in (*_live(candidates, open_at(dialogue, turn)), *begun) if r.name == judged.action.name]
-    values = judged.action.params.items()
+    named = [
+        r for r in (*_live(candidates, open_at(dialogue, turn)), *begun) if r.name == classified.action.name
+    ]
+    values = classified.action.params.items()
     return max(named, key=lambda r: sum(r.accepts(name, value) for name, value in values), default=None)
 
 
-def _timing(judged: Judged, reference: Reference | None, turn: int, due: Collection[str]) -> float:
+def _timing(
+    classified: ClassifiedAction, reference: Reference | None, turn: int, due: Collection[str]
+) -> float:
     """The timing score of one action (see `custom`)."""
-    if judged.timing is not None:
-        return FIRED.get(judged.timing, 0.0)
+    if classified.timing is not None:
+        return FIRED.get(classified.timing, 0.0)
     if reference is None:
         return 0.0
     if reference.ready is None or turn < reference.ready[0]:
@@ -160,13 +164,13 @@ def _timing(judged: Judged, reference: Reference | None, turn: int, due: Collect
     return 0.4 if turn <= reference.ready[1] and reference.id not in due else 0.0
 
 
-def _correct(judged: Judged, reference: Reference | None, candidates: Candidates) -> float:
+def _correct(classified: ClassifiedAction, reference: Reference | None, candidates: Candidates) -> float:
     """The correctness score of one action (see `custom`)."""
-    values = judged.action.params
+    values = classified.action.params
     if reference is None:
         return 0.0
     wrong = [value for name, value in values.items() if not reference.accepts(name, value)]
     past = candidates.dialogue.turns[: candidates.turn]
     invented = sum(first_mention(past, (value,)) is None for value in wrong)
-    needed = values.keys() | reference.params.keys() if _fires(judged) else values.keys()
+    needed = values.keys() | reference.params.keys() if _fires(classified) else values.keys()
     return max(0.0, (len(values) - len(wrong) - invented) / len(needed)) if needed else 1.0

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from proactor.dialogue import Action, Dialogue, Reference
-from proactor.dialogue.matching import HITS, THETA, Judged, Timing, judge
+from proactor.dialogue.matching import HITS, THETA, ClassifiedAction, Timing, classify
 from proactor.dialogue.windows import width
 from proactor.engine import ProactorError
 from proactor.scoring.arrays import Array, ratio
 from proactor.scoring.pri import absolute_pri, harmonic
-from proactor.scoring.utility import Costs, cost_table, judged_parts, total
+from proactor.scoring.utility import Costs, cost_table, total, utility_parts
 
 FIELDS = (
     "dialogues",
@@ -109,12 +109,12 @@ def score_dialogue(
     turns = sorted({*dialogue.decision_turns, *outputs})
     for turn in turns:
         actions = outputs.get(turn, ())
-        judged: list[Judged] = []
+        classified: list[ClassifiedAction] = []
         if actions:
-            judged = judge(dialogue, turn, actions, fired=first, theta=theta)
-            _add_turn(sums, turn, judge(dialogue, turn, actions, theta=theta), hit)
-            _add_first_fires(sums, turn, judged, first)
-        sums["utility_sum"] += total(judged_parts(dialogue, turn, judged, first, False, prices))
+            classified = classify(dialogue, turn, actions, fired=first, theta=theta)
+            _add_turn(sums, turn, classify(dialogue, turn, actions, theta=theta), hit)
+            _add_first_fires(sums, turn, classified, first)
+        sums["utility_sum"] += total(utility_parts(dialogue, turn, classified, first, False, prices))
     sums["utility_sum"] -= unparsed * prices.default.interrupt_cost
     sums["dialogues"], sums["decisions"] = 1, len(turns)
     sums["references"], sums["hit"] = len(known), len(hit)
@@ -129,10 +129,12 @@ def score_dialogue(
     return Contribution(dialogue.id, sums)
 
 
-def _add_turn(sums: dict[str, float], turn: int, judged: Sequence[Judged], hit: set[str]) -> None:
+def _add_turn(
+    sums: dict[str, float], turn: int, classified: Sequence[ClassifiedAction], hit: set[str]
+) -> None:
     """Sums of the form that counts repeats: AC, MaxAC, PT, FTR, RAR, window precision and recall."""
-    kept = [j for j in judged if not j.masked]
-    sums["null_masked"] += len(judged) - len(kept)
+    kept = [j for j in classified if not j.masked]
+    sums["null_masked"] += len(classified) - len(kept)
     sums["actions"] += len(kept)
     if kept:
         sums["acted"] += 1
@@ -150,9 +152,9 @@ def _add_turn(sums: dict[str, float], turn: int, judged: Sequence[Judged], hit: 
 
 
 def _add_first_fires(
-    sums: dict[str, float], turn: int, judged: Sequence[Judged], first: dict[str, Timing]
+    sums: dict[str, float], turn: int, classified: Sequence[ClassifiedAction], first: dict[str, Timing]
 ) -> None:
-    for j in judged:
+    for j in classified:
         sums["early_masked"] += j.timing is Timing.AFTER_EARLY
         sums["first_actions"] += not j.masked
         if j.masked or j.timing is None:

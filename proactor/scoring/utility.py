@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog
-from proactor.dialogue.matching import THETA, Judged, Timing, judge
+from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, classify
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at
 from proactor.engine import ProactorError
@@ -93,10 +93,10 @@ def cost_table(costs: Costs | None) -> CostTable:
     return costs if isinstance(costs, CostTable) else CostTable(default=costs or ToolCosts())
 
 
-def judged_parts(
+def utility_parts(
     dialogue: Dialogue,
     turn: int,
-    judged: Iterable[Judged],
+    classified: Iterable[ClassifiedAction],
     fired: Iterable[str],
     unread: bool,
     costs: CostTable,
@@ -106,7 +106,7 @@ def judged_parts(
     """
     parts = dict.fromkeys(PARTS, 0.0)
     parts["interrupt"] = costs.default.interrupt_cost * unread
-    for j in judged:
+    for j in classified:
         cost = costs.of(j.action.name)
         if j.masked:
             continue
@@ -141,9 +141,11 @@ def turn_parts(
     theta: float = THETA,
 ) -> dict[str, float]:
     """PARTS of the decision after `turn` on `board`."""
-    judged = judge(dialogue, turn, parsed.actions, fired=board.fired, theta=theta)
-    now = {j.reference.id for j in judged if j.timing is not None and j.reference is not None}
-    return judged_parts(dialogue, turn, judged, now | board.fired.keys(), not parsed.ok, cost_table(costs))
+    classified = classify(dialogue, turn, parsed.actions, fired=board.fired, theta=theta)
+    now = {j.reference.id for j in classified if j.timing is not None and j.reference is not None}
+    return utility_parts(
+        dialogue, turn, classified, now | board.fired.keys(), not parsed.ok, cost_table(costs)
+    )
 
 
 def turn_utility(

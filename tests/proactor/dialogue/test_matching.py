@@ -7,14 +7,14 @@ import itertools
 import pytest
 
 from proactor.dialogue import Action, Reference
-from proactor.dialogue.matching import Timing, judge, similarity, timing_at
+from proactor.dialogue.matching import Timing, classify, similarity, timing_at
 from tests.proactor.dialogues import pending, ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
 
 
 def timings(*args: object, **kwargs: object) -> list[Timing | None]:
-    return [j.timing for j in judge(*args, **kwargs)]  # type: ignore[arg-type]
+    return [j.timing for j in classify(*args, **kwargs)]  # type: ignore[arg-type]
 
 
 def test_similarity_is_the_share_of_equal_values_over_the_union_of_keys() -> None:
@@ -43,8 +43,8 @@ def test_theta_parts_a_match_from_a_false_fire() -> None:
 
 
 def test_pending_has_no_timing_but_a_similarity() -> None:
-    (judged,) = judge(users(7, BOOK), 2, [pending("book", day="Monday")])
-    assert (judged.timing, judged.similarity, judged.reference) == (None, 0.5, BOOK)
+    (action,) = classify(users(7, BOOK), 2, [pending("book", day="Monday")])
+    assert (action.timing, action.similarity, action.reference) == (None, 0.5, BOOK)
 
 
 def test_repeats_are_false_and_masked_after_an_early_fire() -> None:
@@ -59,17 +59,19 @@ def test_repeats_are_false_and_masked_after_an_early_fire() -> None:
 def test_two_fires_in_one_turn_use_a_reference_once_whatever_the_order() -> None:
     right, half = ready("book", day="Monday", time="9"), ready("book", day="Monday")
     for order in itertools.permutations([right, half]):
-        judged = {j.action.params.get("time"): j.timing for j in judge(users(7, BOOK), 4, order, fired={})}
-        assert judged == {"9": Timing.ON_TIME, None: Timing.REPEAT}
+        by_time = {
+            j.action.params.get("time"): j.timing for j in classify(users(7, BOOK), 4, order, fired={})
+        }
+        assert by_time == {"9": Timing.ON_TIME, None: Timing.REPEAT}
     assert timings(users(7, BOOK), 4, [right, half]) == [Timing.ON_TIME] * 2
 
 
 def test_the_same_action_twice_in_a_dialogue_matches_the_unfired_one() -> None:
     again = BOOK.model_copy(update={"id": "c"})
-    (judged,) = judge(
+    (action,) = classify(
         users(7, BOOK, again), 4, [ready("book", day="Monday", time="9")], fired={"b": Timing.ON_TIME}
     )
-    assert (judged.timing, judged.reference) == (Timing.ON_TIME, again)
+    assert (action.timing, action.reference) == (Timing.ON_TIME, again)
 
 
 def test_a_nearer_fired_reference_is_not_traded_for_a_farther_unfired_one() -> None:
@@ -95,8 +97,8 @@ def test_a_withdrawn_action_may_be_pending_but_not_fire() -> None:
     dialogue = users(7, withdrawn=(withdrawn,))
 
     def at(turn: int, action: Action) -> tuple[float, Timing | None]:
-        (judged,) = judge(dialogue, turn, [action])
-        return judged.similarity, judged.timing
+        (classified,) = classify(dialogue, turn, [action])
+        return classified.similarity, classified.timing
 
     assert at(2, pending("book", day="Monday")) == (1.0, None)
     assert at(4, pending("book", day="Monday")) == (0.0, None)

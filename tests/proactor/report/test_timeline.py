@@ -8,7 +8,7 @@ import pytest
 
 from proactor.dialogue import Reference
 from proactor.dialogue.parse import parse
-from proactor.report.timeline import MASKED, MISSED, play, timeline
+from proactor.report.timeline import MASKED, MISSED, classify_replay, timeline
 from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
 from tests.proactor.dialogues import ready, users, worked_example
@@ -22,7 +22,10 @@ def test_counts_agree_with_the_sums_behind_first_fire_f1(skill: float) -> None:
     seen: Counter[str] = Counter()
     for dialogue in dialogues:
         actions = {turn: parse(text).actions for turn, text in texts[dialogue.id].items()}
-        counts, sums = play(dialogue, actions).counts(dialogue), score_dialogue(dialogue, actions).sums
+        counts, sums = (
+            classify_replay(dialogue, actions).counts(dialogue),
+            score_dialogue(dialogue, actions).sums,
+        )
         fires = sum(counts[k] for k in ("on_time", "early", "late", "false", "repeat"))
         assert counts["on_time"] == sums["first_on_time"]
         assert counts["on_time"] + counts["early"] == sums["first_hits"]

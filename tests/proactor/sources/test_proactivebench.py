@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proactor.dialogue import Action, Status
-from proactor.dialogue.matching import Timing, judge
+from proactor.dialogue.matching import Timing, classify
 from proactor.files import SourceError
 from proactor.sources import load, split_of
 
@@ -71,7 +71,7 @@ def test_streams(tmp_path: Path) -> None:
 def test_waiting_is_right_where_no_help_is_needed(tmp_path: Path) -> None:
     dialogue = load("proactivebench", write(tmp_path, *RECORDS)).dialogues[0]
     fire = Action(name="propose", status=Status.READY)
-    timings = [judge(dialogue, turn, [fire], fired={})[0].timing for turn in dialogue.decision_turns]
+    timings = [classify(dialogue, turn, [fire], fired={})[0].timing for turn in dialogue.decision_turns]
     assert timings == [
         Timing.FALSE,
         Timing.ON_TIME,
