@@ -113,16 +113,6 @@ def _turn_message(speaker: str, text: str) -> Message:
     return {"role": "user" if speaker == "user" else "assistant", "content": text}
 
 
-def decisions(
-    dialogue: Dialogue,
-    catalog: Catalog,
-    boards: Callable[[int], Board] = lambda turn: EMPTY,
-    style: PromptStyle | None = None,
-) -> list[tuple[list[Message], int]]:
-    """(messages, turn) of every decision point; `boards`: turn -> the board shown after it."""
-    return [(messages(dialogue, u, boards(u), catalog, style), u) for u in dialogue.decision_turns]
-
-
 @dataclass(frozen=True, slots=True)
 class Trunk:
     """Ids of the system message and all turns. The prompt after turn u begins with `ids[:ends[u]]`; `ends[0]`

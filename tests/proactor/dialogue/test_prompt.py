@@ -18,7 +18,6 @@ from proactor.dialogue.parse import parse, render
 from proactor.dialogue.prompt import (
     PromptEncoder,
     PromptStyle,
-    decisions,
     messages,
     target,
     target_text,
@@ -88,11 +87,11 @@ def spoken() -> Dialogue:
 
 def test_messages_append() -> None:
     dialogue = spoken()
-    points = decisions(dialogue, CATALOG)
-    assert [turn for _, turn in points] == [1, 3, 5]
-    for (earlier, _), (later, _) in pairwise(points):
+    assert dialogue.decision_turns == (1, 3, 5)
+    points = [messages(dialogue, turn, EMPTY, CATALOG) for turn in dialogue.decision_turns]
+    for earlier, later in pairwise(points):
         assert later[: len(earlier) - 1] == earlier[:-1]
-    whole = points[-1][0]
+    whole = points[-1]
     assert [m["role"] for m in whole] == ["system", "user", "assistant", "user", "assistant", "user", "user"]
     assert whole[0]["content"].endswith("Tools:\ncall() ask") and whole[-1]["content"] == "Board: []"
     assert messages(dialogue, 1, EMPTY, CATALOG, PromptStyle(instructions="", board_role="system"))[::2] == [
