@@ -16,7 +16,7 @@ def sequence_pages(request: Request, pool: PagePool) -> int:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class AdmittedRequest:
     """An admitted request, its forks, and the pages that they may still allocate."""
 
     request: Request
@@ -30,7 +30,7 @@ class Run:
     pending: deque[tuple[int, int]] = field(default_factory=deque)  # (sample, first token) of forks to begin
 
     @classmethod
-    def of(cls, request: Request, pool: PagePool) -> Run:
+    def of(cls, request: Request, pool: PagePool) -> AdmittedRequest:
         """A request that has begun nothing yet."""
         total, tokens = sequence_pages(request, pool), len(request.prompt_ids)
         if request.max_tokens == 1:  # the prompt draws the only token: nothing decodes

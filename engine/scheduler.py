@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from proactor.engine.kv import Copy, PagePool
 from proactor.engine.prefix import Match
-from proactor.engine.running import DecodeSet, Run, sequence_pages
+from proactor.engine.running import AdmittedRequest, DecodeSet, sequence_pages
 from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError
 from proactor.engine.waiting import WaitingLine
@@ -50,15 +50,15 @@ class Scheduler:
         self.tokens_computed = 0
         self.tokens_forked = 0
         self._line = WaitingLine(pool)
-        self._runs: dict[int, Run] = {}
-        self._prefilling: list[Run] = []
-        self._forking: list[Run] = []
+        self._runs: dict[int, AdmittedRequest] = {}
+        self._prefilling: list[AdmittedRequest] = []
+        self._forking: list[AdmittedRequest] = []
         self._decoding = DecodeSet()
         self._ids: set[int] = set()
         self._stuck = False  # the queue was tried in vain, and nothing has changed since
         self._expected = 0  # samples of admitted requests that have not ended
         self._flight: Step | None = None  # planned, not committed
-        self._chunks: list[Run] = []  # the runs of its prefills
+        self._chunks: list[AdmittedRequest] = []  # the runs of its prefills
         self._aborted: set[int] = set()
 
     # -- events ---
@@ -237,7 +237,7 @@ class Scheduler:
             self._forking = [run for run in self._forking if run.pending]
             self._set_decodes(self._decoding.decodes + started)
 
-    def _begin(self, run: Run, need: int, copies: list[Copy]) -> Decode:
+    def _begin(self, run: AdmittedRequest, need: int, copies: list[Copy]) -> Decode:
         """Begin the next fork of a run; the last one takes over the prompt's sequence."""
         assert run.seq is not None
         seq, request = run.seq, run.request
@@ -288,13 +288,13 @@ class Scheduler:
             self._line.take(at)
             budget -= self._chunk(admitted, budget, prefills)
 
-    def _admit(self, request: Request, match: Match, copies: list[Copy]) -> Run | None:
+    def _admit(self, request: Request, match: Match, copies: list[Copy]) -> AdmittedRequest | None:
         """Open the prompt's pages and reserve a fork, or None where that could over-commit.
 
         While admitted requests have forks that neither began nor are reserved, a request is admitted only if
         it fits as a whole on top of those: otherwise many prompts would be held for few sequences.
         """
-        run = Run.of(request, self.pool)
+        run = AdmittedRequest.of(request, self.pool)
         hold = run.need_copy if request.n > 1 else run.need_last
         late = sum(other.unreserved() for other in self._runs.values())
         if late:
@@ -314,7 +314,7 @@ class Scheduler:
         self._prefilling.append(run)
         return run
 
-    def _chunk(self, run: Run, budget: int, prefills: list[Chunk]) -> int:
+    def _chunk(self, run: AdmittedRequest, budget: int, prefills: list[Chunk]) -> int:
         """Plan the next rows of a prompt; returns how many."""
         assert run.seq is not None
         start, prompt = run.seq.computed, run.request.prompt_ids
@@ -341,7 +341,7 @@ class Scheduler:
         return ended
 
     def _complete_prompt(
-        self, run: Run, sampled: Mapping[SampleId, int], finished: Collection[SampleId]
+        self, run: AdmittedRequest, sampled: Mapping[SampleId, int], finished: Collection[SampleId]
     ) -> list[Ended]:
         """A prompt is computed: each first token begins a fork, or ends its sample."""
         request, ended = run.request, []
@@ -382,7 +382,7 @@ class Scheduler:
         self.pool.close(decode.seq)
         self.reserved -= decode.need
 
-    def _remove(self, run: Run) -> None:
+    def _remove(self, run: AdmittedRequest) -> None:
         """Forget a request and free every page that it still holds."""
         if run.active:
             for decode in self._decoding:

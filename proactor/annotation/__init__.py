@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from proactor.annotation.driver import annotate
 from proactor.annotation.gates import acausal_values
-from proactor.annotation.mark_reader import MarkReader, Reading
+from proactor.annotation.mark_reader import MarkReader, MarkReading
 from proactor.annotation.marks import Mark, MarkStatus, answer_schema
 from proactor.annotation.merge import MergedMarks, marks_of, merge
 from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
@@ -28,7 +28,7 @@ __all__ = [
     "Oracle",
     "OracleAnswer",
     "OracleRequest",
-    "Reading",
+    "MarkReading",
     "WindowAgreement",
     "acausal_values",
     "annotate",

@@ -1,6 +1,6 @@
 """`MarkReader` reads an annotator's answers, and counts what it has to drop.
 
-Any text gives a `Reading`. An answer has the schema's form, or the short form of the agent's own answers
+Any text gives a `MarkReading`. An answer has the schema's form, or the short form of the agent's own answers
 (`[{"READY":"book","day":"monday"}]`). An entry with a fault is dropped whole and counted under one reason
 [INFERRED, methods 1.3].
 """
@@ -40,7 +40,7 @@ _TRUTH = frozenset({"true", "false", "yes", "no"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MarkReading:
     """The marks of one answer.
 
     `entries`: marks in the answer, dropped ones included; an unreadable answer counts as one. `drops`: marks
@@ -72,7 +72,7 @@ class MarkReader:
         self.dialogue, self.tools, self.causality = dialogue, tools, causality
         self._mentions: dict[str, int | None] = {}
 
-    def read(self, turn: int, text: str) -> Reading:
+    def read(self, turn: int, text: str) -> MarkReading:
         """The marks in ``text``, an answer about ``turn``."""
         items, unread, repairs = entries(text)
         if "truncated" in unread and not items and (inner := text.find("[")) > 0:
@@ -93,7 +93,7 @@ class MarkReader:
                 drops["duplicate"] += 1
             else:
                 marks.append(mark)
-        return Reading(tuple(marks), total, drops, repairs)
+        return MarkReading(tuple(marks), total, drops, repairs)
 
     def _mark(self, entry: object, turn: int, repairs: Counter[str]) -> Mark:
         if not isinstance(entry, dict):

@@ -68,7 +68,7 @@ class AgreementSums(BaseModel):
         return WindowAgreement(**self.model_dump())
 
 
-class Record(BaseModel):
+class DialogueRecord(BaseModel):
     """A finished dialogue.
 
     ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows. ``failed``: the gate that
@@ -126,7 +126,7 @@ class AnnotatedDialogue:
         """Counts of the requests without an answer, by kind."""
         return Counter(answer.failure for answer in self.answers.values() if answer.failure)
 
-    def record(self, known: bool, second: AnnotatedDialogue | None = None) -> Record:
+    def record(self, known: bool, second: AnnotatedDialogue | None = None) -> DialogueRecord:
         """The record of the dialogue, compared with its old windows (``known``) and a ``second`` reading."""
         counters = self._counters()
         source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
@@ -151,7 +151,7 @@ class AnnotatedDialogue:
             else None
         )
         old = compare_windows(result.references, source.references, points) if known else None
-        return Record(
+        return DialogueRecord(
             id=source.id,
             digest=dialogue_digest(source),
             dialogue=result,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from proactor.annotation.oracle import Oracle
-from proactor.annotation.record import AgreementSums, AnnotationOptions, Record
+from proactor.annotation.record import AgreementSums, AnnotationOptions, DialogueRecord
 from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
@@ -39,7 +39,7 @@ MEANING = {
 
 
 def report_json(
-    records: Sequence[Record],
+    records: Sequence[DialogueRecord],
     kept: Sequence[Dialogue],
     oracle: Oracle,
     options: AnnotationOptions,

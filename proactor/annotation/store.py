@@ -8,7 +8,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from proactor.annotation.record import Record
+from proactor.annotation.record import DialogueRecord
 from proactor.engine import ProactorError
 
 
@@ -25,7 +25,7 @@ class RecordStore:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, DialogueRecord] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._read(fingerprint) if path.is_file() else 0
         self._file: IO[bytes] = path.open("r+b" if kept else "wb")
@@ -48,14 +48,14 @@ class RecordStore:
                             f"{self.path}: begun with another oracle, catalog or options; --fresh starts over"
                         )
                 else:
-                    record = Record.model_validate_json(line)
+                    record = DialogueRecord.model_validate_json(line)
                     self.records[record.id] = record
             except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
                 raise AnnotationError(f"{self.path}:{number}: damaged; --fresh starts over") from None
             kept += len(line)
         return kept
 
-    def add(self, record: Record) -> None:
+    def add(self, record: DialogueRecord) -> None:
         """Append a finished dialogue, flushed to the operating system."""
         self.records[record.id] = record
         self._write(record.model_dump_json())

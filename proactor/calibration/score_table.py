@@ -24,7 +24,7 @@ FLOOR = 0.02
 """Least probability of a row [INFERRED]."""
 
 
-class Score(BaseModel):
+class ToolScore(BaseModel):
     """One tool at one decision; ``values``: the parameters of its fire."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,19 +51,19 @@ class ScoreTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dialogues: tuple[str, ...]
-    rows: tuple[Score, ...] = ()
+    rows: tuple[ToolScore, ...] = ()
     floor: float = FLOOR
     unread: int = 0
 
-    def by_dialogue(self) -> dict[str, list[Score]]:
+    def by_dialogue(self) -> dict[str, list[ToolScore]]:
         """The rows of each scored dialogue."""
-        rows: dict[str, list[Score]] = {name: [] for name in self.dialogues}
+        rows: dict[str, list[ToolScore]] = {name: [] for name in self.dialogues}
         for row in self.rows:
             rows[row.dialogue].append(row)
         return rows
 
 
-def replay(rows: Sequence[Score], admits: Callable[[str, float], bool]) -> dict[int, tuple[Action, ...]]:
+def replay(rows: Sequence[ToolScore], admits: Callable[[str, float], bool]) -> dict[int, tuple[Action, ...]]:
     """The fires of a policy in one dialogue, by turn: every row that ``admits(tool, probability)``.
 
     The most probable comes first in a turn. The same tool with the same values (`parse.key`) fires once.
@@ -109,7 +109,7 @@ def score_table(
         values = _values(text, fire.tool)
         unread += values is None
         rows.append(
-            Score(
+            ToolScore(
                 dialogue=fire.dialogue.id,
                 turn=fire.turn,
                 tool=fire.tool,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.calibration.score_table import Score, ScoreTable, replay
+from proactor.calibration.score_table import ScoreTable, ToolScore, replay
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import THETA, Timing, first_fires
 from proactor.engine import ProactorError
@@ -144,7 +144,7 @@ def steps(
     for dialogue in dialogues:
         if dialogue.id not in rows:
             raise ProactorError(f"thresholds: dialogue {dialogue.id!r} was not scored")
-        by_tool: dict[str, list[Score]] = {}
+        by_tool: dict[str, list[ToolScore]] = {}
         for row in rows[dialogue.id]:
             by_tool.setdefault(row.tool, []).append(row)
         for tool, tool_rows in by_tool.items():

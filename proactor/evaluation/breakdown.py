@@ -58,7 +58,7 @@ DISTANCES = (
 """Distances of a first fire to the ready window in turns; repeats and fires without a match have none."""
 
 
-class Line(BaseModel):
+class BreakdownLine(BaseModel):
     """One row: its counts, and its metrics as (estimate, low, high) at 95%, None where undefined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,8 +87,8 @@ class Breakdown(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tools: tuple[Line, ...]
-    domains: tuple[Line, ...]
+    tools: tuple[BreakdownLine, ...]
+    domains: tuple[BreakdownLine, ...]
     distances: tuple[Distance, ...]
 
 
@@ -227,7 +227,7 @@ def triple(interval: Interval) -> tuple[float, float, float] | None:
     return None if np.isnan(values).any() else values
 
 
-def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequence[str]) -> Line:
+def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequence[str]) -> BreakdownLine:
     sums = matrix(rows)
     count: Counter[str] = Counter(dict(zip(FIELDS, map(int, sums.sum(axis=0)))))
     shares = metrics_of(sums.sum(axis=0))
@@ -235,7 +235,7 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
     occurs = sums[
         :, [FIELDS.index(f) for f in ("references", "null_references", "actions", "null_masked")]
     ].any(axis=1)
-    return Line(
+    return BreakdownLine(
         name=name,
         dialogues=int(occurs.sum()),
         references=count["references"] + count["null_references"],

@@ -17,7 +17,7 @@ OUTCOMES = ("on_time", "early", "late", MISSED)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class TimelineGroup:
     """Timelines under one heading, each with the dialogue's first-fire F1 before and after."""
 
     title: str
@@ -67,7 +67,7 @@ def _f1(contribution: Contribution) -> float:
 
 def groups(
     dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation, shown: int, sides: Sides
-) -> list[Group]:
+) -> list[TimelineGroup]:
     """The dialogues that gained and lost most, then the worst and best of the rest; none appears twice."""
     old = {c.dialogue: (_f1(c), _mean_reward(c)) for c in before.contributions}
     new = {c.dialogue: (_f1(c), _mean_reward(c)) for c in after.contributions}
@@ -100,7 +100,7 @@ def groups(
             for n in picked
         ]
         if items:
-            chosen.append(Group(title, help, items))
+            chosen.append(TimelineGroup(title, help, items))
     return chosen
 
 

@@ -86,7 +86,7 @@ class Sides:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MetricLine:
     """A row of the table.
 
     ``verdict``: better, worse, leaning_better, leaning_worse, same or open (no direction). ``best``: the
@@ -107,7 +107,7 @@ class Line:
 class Rival:
     """The strongest trivial policy by a metric; ``margin``: after training minus it, paired by dialogue."""
 
-    line: Line
+    line: MetricLine
     name: str
     margin: Interval
     behind: bool
@@ -118,7 +118,7 @@ def table(
     after: Evaluation,
     trivial: Mapping[str, Evaluation],
     sides: Sides | None = None,
-) -> dict[str, list[Line]]:
+) -> dict[str, list[MetricLine]]:
     """Every metric by section; ``sides`` names the two systems in tooltips.
 
     Raises ProactorError without dialogues, or when ``before`` and ``after`` hold different ones.
@@ -128,7 +128,7 @@ def table(
     change = paired_difference([before.contributions], [after.contributions], keys)
     sides = sides or Sides()
     names = (sides.before, sides.after)
-    lines: dict[str, list[Line]] = {}
+    lines: dict[str, list[MetricLine]] = {}
     for section, metrics in METRICS.items():
         for m in metrics:
             others = {name: e.metrics[m.key] for name, e in trivial.items()}
@@ -139,7 +139,7 @@ def table(
             low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
             strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
             verdict = _verdict(m, change[m.key])
-            row = Line(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
+            row = MetricLine(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
             lines.setdefault(section, []).append(row)
     return lines
 
@@ -163,7 +163,7 @@ def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> t
     return min(values), max(values)
 
 
-def rival(key: str, line: Line, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
+def rival(key: str, line: MetricLine, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
     """The strongest trivial policy by a metric where higher is better; the logged human does not count."""
     name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
     margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]

@@ -8,7 +8,7 @@ from proactor.dialogue import Dialogue, windows
 from proactor.evaluation.play import Evaluation
 from proactor.report.numbers import number
 
-Row = tuple[str, str, str]
+CounterRow = tuple[str, str, str]
 """(name, value, sentence)."""
 
 SUMS = {
@@ -27,7 +27,7 @@ SHARES = {
 """(name, sentence) of shares by their attribute of `Evaluation`."""
 
 
-def counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation) -> list[Row]:
+def counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluation) -> list[CounterRow]:
     """The rows for the dialogues, then for both evaluations side by side."""
     rows = _dialogue_rows(dialogues)
     for key, (name, sentence) in SUMS.items():
@@ -39,7 +39,7 @@ def counters(dialogues: Sequence[Dialogue], before: Evaluation, after: Evaluatio
     return rows
 
 
-def _dialogue_rows(dialogues: Sequence[Dialogue]) -> list[Row]:
+def _dialogue_rows(dialogues: Sequence[Dialogue]) -> list[CounterRow]:
     counts = windows.count(dialogues)
     references, unknown = counts["references"], counts["null"]
     mean_width = number(windows.mean_width(dialogues), 2)

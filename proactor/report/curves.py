@@ -101,7 +101,7 @@ class Panel:
 
 
 @dataclass(slots=True)
-class Section:
+class CurveSection:
     """Charts under one heading; numbers that never changed are listed in words."""
 
     title: str
@@ -109,7 +109,9 @@ class Section:
     constants: list[tuple[str, str]] = field(default_factory=list)
 
 
-def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
+def sections(
+    history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()
+) -> list[CurveSection]:
     """Charts of all numbers in ``history``, in the order of SECTIONS; empty sections are left out.
 
     ``beside``: the rows of another run, drawn into the charts of the numbers that both runs have. Its phases
@@ -118,7 +120,7 @@ def sections(history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str,
     xs, breaks = _steps(history)
     series, others = _series(history, xs), _series(beside, _align(beside, breaks))
     breaks = breaks if len(breaks) > 1 else []
-    by_title = {title: Section(title) for title in SECTIONS}
+    by_title = {title: CurveSection(title) for title in SECTIONS}
     for key in sorted(series, key=_order):
         if _is_spread(key, series):
             continue  # drawn as a band around its mean

@@ -14,7 +14,7 @@ COLUMNS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class HeatCell:
     """Probability that the answer fires the tool; its window: "ready", "pending", "unknown" or ""."""
 
     probability: float
@@ -22,13 +22,13 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class HeatRow:
     """The decision after the user's ``turn``; ``wait``: the probability of the empty answer."""
 
     turn: int
     text: str
     wait: float
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class HeatMap:
 
     dialogue: Dialogue
     tools: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[HeatRow, ...]
     hidden: int
     highest: float
 
@@ -59,7 +59,7 @@ def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
     tools = tuple([*called, *others][: max(COLUMNS, len(called))])
     hidden = [t for t in most if t not in tools]
     rows = tuple(
-        Row(
+        HeatRow(
             t.turn,
             dialogue.turns[t.turn - 1].text,
             t.wait,
@@ -70,7 +70,7 @@ def heat_map(dialogue: Dialogue, scored: DialogueProbabilities) -> HeatMap:
     return HeatMap(dialogue, tools, rows, len(hidden), max((most[t] for t in hidden), default=0.0))
 
 
-def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> Cell:
+def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> HeatCell:
     """The most urgent state of the tool's references at this turn."""
     references = [r for r in dialogue.references if r.name == tool]
     states = {status_at(r, turn) for r in references}
@@ -83,4 +83,4 @@ def _cell(dialogue: Dialogue, turn: int, tool: str, probability: float) -> Cell:
         window = "unknown"
     else:
         window = ""
-    return Cell(probability, window)
+    return HeatCell(probability, window)

@@ -27,7 +27,7 @@ from proactor.report.comparison import Sides, rival, table
 from proactor.report.counters import counters
 from proactor.report.heatmap import heat_maps
 from proactor.report.numbers import number, signed
-from proactor.report.stages import STAGES, components
+from proactor.report.stages import STAGES, reward_parts
 
 HEADLINES = ("reward", "first_fire_f1", "first_fire_precision", "first_fire_recall")
 SHOWN = 3
@@ -89,7 +89,7 @@ def build_report(
         "curves": curves.sections(history, beside or ()),
         "two_runs": beside is not None,
         "only_beside": curves.only_in(beside or (), history),
-        "stages": components(history) if beside is None else (),
+        "stages": reward_parts(history) if beside is None else (),
         "stage_names": STAGES,
         "groups": groups(dialogues, before, after, shown, sides),
         "heat": heat_maps(dialogues, calibrated.probabilities),

@@ -14,7 +14,7 @@ STAGES = ("first third", "second third", "last third")
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
+class RewardPart:
     """One part of the reward, by stage; None where no row has it.
 
     ``spreads``: mean deviation inside a group, the only spread that gives gradient. ``coefficients``: of the
@@ -27,7 +27,7 @@ class Component:
     coefficients: tuple[float | None, ...]
 
 
-def components(history: Sequence[Mapping[str, Any]]) -> list[Component]:
+def reward_parts(history: Sequence[Mapping[str, Any]]) -> list[RewardPart]:
     """The parts of the reward, from the GRPO rows of ``history``; none for fewer than three such rows."""
     rows = [row for row in history if row.get("kind") == "grpo"]
     if len(rows) < len(STAGES):
@@ -46,6 +46,8 @@ def components(history: Sequence[Mapping[str, Any]]) -> list[Component]:
     }
     names |= {k.removeprefix("coef/") for k in keys if k.startswith("coef/")}
     return [
-        Component(name, by_stage(f"parts/{name}"), by_stage(f"parts/{name}_within"), by_stage(f"coef/{name}"))
+        RewardPart(
+            name, by_stage(f"parts/{name}"), by_stage(f"parts/{name}_within"), by_stage(f"coef/{name}")
+        )
         for name in sorted(names, key=lambda n: (n != "reward", n))
     ]

@@ -66,7 +66,7 @@ def classify_replay(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]])
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Symbol:
     """One symbol. ``kind``: a class of fire, `pending` or `masked`; ``words`` describe it."""
 
     kind: str
@@ -83,10 +83,10 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ProposedAction:
     """One proposed action as text: the mark of its class, and the letter of the reference it matched."""
 
-    mark: Mark
+    mark: Symbol
     letter: str
     name: str
     values: tuple[Value, ...]
@@ -100,11 +100,11 @@ class Cell:
     letter: str = ""
     opens: bool = False
     closes: bool = False
-    marks: dict[str, list[Mark]] = field(default_factory=dict)
+    marks: dict[str, list[Symbol]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Row:
+class TurnRow:
     """A turn, with a cell for each lane; the last lane is for fires without a window.
 
     By system: ``proposals``, ``unread`` (an output that could not be parsed in full) and ``rewards``.
@@ -114,7 +114,7 @@ class Row:
     speaker: str
     text: str
     cells: list[Cell]
-    proposals: dict[str, list[Proposal]] = field(default_factory=dict)
+    proposals: dict[str, list[ProposedAction]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     rewards: dict[str, float] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ class Entry:
     params: Mapping[str, str]
     window: str
     kind: str
-    outcome: Mapping[str, Mark]
+    outcome: Mapping[str, Symbol]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Timeline:
 
     dialogue: Dialogue
     entries: list[Entry]
-    rows: list[Row]
+    rows: list[TurnRow]
     lanes: int
 
 
@@ -152,7 +152,7 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
     letters = {r.id: _letter(i) for i, r in enumerate([*drawn, *unplaced])}
     lane = _lanes(drawn)
     lanes = max(lane.values(), default=-1) + 1
-    rows = [Row(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
+    rows = [TurnRow(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
     for reference in drawn:
         _draw_window(reference, rows, lane[reference.id], letters[reference.id], reference.id in withdrawn)
     classified = {system: classify_replay(dialogue, replay.actions) for system, replay in replays.items()}
@@ -195,7 +195,7 @@ def _lanes(references: Iterable[Reference]) -> dict[str, int]:
     return lane
 
 
-def _draw_window(reference: Reference, rows: list[Row], lane: int, letter: str, withdrawn: bool) -> None:
+def _draw_window(reference: Reference, rows: list[TurnRow], lane: int, letter: str, withdrawn: bool) -> None:
     assert reference.coverage is not None
     first, last = reference.coverage
     for turn in range(first, last + 1):
@@ -210,7 +210,7 @@ def _draw_window(reference: Reference, rows: list[Row], lane: int, letter: str, 
 def _draw_fires(
     system: str,
     replay: ClassifiedReplay,
-    rows: list[Row],
+    rows: list[TurnRow],
     lane: Mapping[str, int],
     letters: Mapping[str, str],
 ) -> None:
@@ -223,7 +223,7 @@ def _draw_fires(
                 Value(name, text, None if j.reference is None else j.reference.accepts(name, text))
                 for name, text in j.action.params.items()
             )
-            row.proposals.setdefault(system, []).append(Proposal(mark, letter, j.action.name, values))
+            row.proposals.setdefault(system, []).append(ProposedAction(mark, letter, j.action.name, values))
             if mark.kind == PENDING and not letter:
                 continue  # announced without a reference: shown in the text only, to keep the lanes readable
             row.cells[_lane_at(j.reference, turn, lane)].marks.setdefault(system, []).append(mark)
@@ -240,7 +240,7 @@ def _lane_at(reference: Reference | None, turn: int, lane: Mapping[str, int]) ->
     return lane[reference.id] if first <= turn <= last else -1
 
 
-def _mark(j: ClassifiedAction) -> Mark:
+def _mark(j: ClassifiedAction) -> Symbol:
     reasons = {
         None: "announced, does not fire" if j.action.status is Status.PENDING else "does not fire",
         Timing.EARLY: "early: before the window opened",
@@ -252,7 +252,7 @@ def _mark(j: ClassifiedAction) -> Mark:
         Timing.AFTER_EARLY: "not counted: it had fired early, and the log goes on as if it had not",
     }
     kind = PENDING if j.timing is None else MASKED if j.masked else j.timing.value
-    return Mark(kind, reasons[j.timing])
+    return Symbol(kind, reasons[j.timing])
 
 
 def _window(reference: Reference, withdrawn: bool) -> tuple[str, str]:
@@ -268,14 +268,14 @@ def _window(reference: Reference, withdrawn: bool) -> tuple[str, str]:
 
 def _outcomes(
     reference: Reference, replays: Mapping[str, ClassifiedReplay], withdrawn: bool
-) -> dict[str, Mark]:
+) -> dict[str, Symbol]:
     """What became of a reference with each system; nothing where it is not counted."""
     if withdrawn or reference.ready is None:
         return {}
     outcomes = {}
     for system, replay in replays.items():
-        outcomes[system] = Mark(MISSED, "missed")
+        outcomes[system] = Symbol(MISSED, "missed")
         if reference.id in replay.first:
             turn, timing = replay.first[reference.id]
-            outcomes[system] = Mark(timing.value, f"{timing.value.replace('_', ' ')} at turn {turn}")
+            outcomes[system] = Symbol(timing.value, f"{timing.value.replace('_', ' ')} at turn {turn}")
     return outcomes

@@ -26,7 +26,7 @@ IGNORED = -100
 
 
 @dataclass(slots=True)
-class Row:
+class TokenRow:
     """A dialogue as one row of a batch.
 
     Per token: its id, position, segment (0 is the trunk, then one per decision point) and whether it belongs
@@ -40,14 +40,14 @@ class Row:
     answer: list[bool]
 
 
-def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> Row:
+def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> TokenRow:
     """The trunk once, then the board and wanted answer of each decision point, as segments.
 
     Points where an unknown window may be right are left out.
     """
     trunk = encoder.trunk(dialogue)
     end = trunk.ends[dialogue.decision_turns[-1]]
-    out = Row(trunk.ids[:end], list(range(end)), [0] * end, [0], [False] * end)
+    out = TokenRow(trunk.ids[:end], list(range(end)), [0] * end, [0], [False] * end)
     for point in decisions(encoder, [dialogue], seed=seed, epoch=epoch):
         if unknowable(dialogue, point.turn, point.board):
             continue
@@ -62,7 +62,9 @@ def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pendi
     return out
 
 
-def collate(rows: Sequence[Row], pad: int, text_weight: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def collate(
+    rows: Sequence[TokenRow], pad: int, text_weight: float
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """(model inputs, next-token labels [B, L], loss weights [B, L]) of padded rows.
 
     Inputs: ids and positions [B, L] int64, additive attention mask [B, 1, L, L] float32.
@@ -172,10 +174,10 @@ def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimize
     ]
 
 
-def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[Row]]:
+def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel) -> Iterator[list[TokenRow]]:
     """Endless batches of rows of similar length, to pad little. A dialogue is encoded once."""
     order, pool = random.Random(size.seed), size.batch * 16
-    encoded: dict[int, list[Row]] = {}
+    encoded: dict[int, list[TokenRow]] = {}
     for start in itertools.count(0, pool):
         first = start % len(train)
         if first not in encoded:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proactor.annotation.record import Record
+from proactor.annotation.record import DialogueRecord
 from proactor.annotation.store import RecordStore
 from tests.proactor.annotation.scripted import talk
 
 
-def record(name: str) -> Record:
-    return Record(id=name, digest="0", dialogue=talk("hi", id=name))
+def record(name: str) -> DialogueRecord:
+    return DialogueRecord(id=name, digest="0", dialogue=talk("hi", id=name))
 
 
 def test_a_torn_line_leaves_nothing_behind(tmp_path: Path) -> None:

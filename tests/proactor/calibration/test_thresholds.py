@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proactor.calibration.score_table import Score, ScoreTable, replay
+from proactor.calibration.score_table import ScoreTable, ToolScore, replay
 from proactor.calibration.thresholds import (
     NEVER,
     OUTCOME,
@@ -29,8 +29,8 @@ BOOK = Reference(
 )
 
 
-def score(turn: int, probability: float, tool: str = "book", dialogue: str = "d", **values: str) -> Score:
-    return Score(dialogue=dialogue, turn=turn, tool=tool, probability=probability, values=values)
+def score(turn: int, probability: float, tool: str = "book", dialogue: str = "d", **values: str) -> ToolScore:
+    return ToolScore(dialogue=dialogue, turn=turn, tool=tool, probability=probability, values=values)
 
 
 def sums(dialogue: Dialogue, outputs: dict[int, tuple[Action, ...]], *assent: str) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from proactor.calibration.points import point
-from proactor.calibration.score_table import Score, ScoreTable
+from proactor.calibration.score_table import ScoreTable, ToolScore
 from proactor.calibration.thresholds import NEVER
 from proactor.calibration.tradeoff import (
     TradeOffs,
@@ -93,8 +93,10 @@ def table(dialogues: list[Dialogue], wrong_from: float = 0.6) -> ScoreTable:
     rows = []
     for d in dialogues[:-1]:
         for turn, p in ((3, 0.5), (4, 0.9)):
-            rows.append(Score(dialogue=d.id, turn=turn, tool="book", probability=p, values={"day": "Monday"}))
-    rows.append(Score(dialogue=dialogues[-1].id, turn=2, tool="fly", probability=wrong_from))
+            rows.append(
+                ToolScore(dialogue=d.id, turn=turn, tool="book", probability=p, values={"day": "Monday"})
+            )
+    rows.append(ToolScore(dialogue=dialogues[-1].id, turn=2, tool="fly", probability=wrong_from))
     return ScoreTable(dialogues=tuple(d.id for d in dialogues), rows=tuple(rows))
 
 

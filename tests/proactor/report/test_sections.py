@@ -20,7 +20,7 @@ from proactor.report.curves import sections
 from proactor.report.folders import read_calibration, rebuild_report, side_by_side
 from proactor.report.heatmap import heat_map
 from proactor.report.page import Calibrated
-from proactor.report.stages import components
+from proactor.report.stages import reward_parts
 from tests.proactor.report.agents import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
 
@@ -69,13 +69,13 @@ def test_reward_parts_are_told_by_thirds_of_training() -> None:
         }
         for i in range(7)
     ]
-    found = {c.name: c for c in components([{"kind": "sft", "parts/reward": 99.0}, *rows])}
+    found = {c.name: c for c in reward_parts([{"kind": "sft", "parts/reward": 99.0}, *rows])}
     assert list(found) == ["reward", "rac"]
     assert found["reward"].means == (0.5, 2.5, 5.0)
     assert found["rac"].spreads == (0.5, 0.5, 0.5)
     assert found["rac"].coefficients == pytest.approx((0.05, 0.25, 0.5))
     assert found["reward"].coefficients == (None, None, None)
-    assert components(rows[:2]) == []
+    assert reward_parts(rows[:2]) == []
     page = Page(report(history=[*HISTORY, *rows])).text
     assert "What the reward was made of" in page and "What the reward was made of" not in Page(report()).text
 
