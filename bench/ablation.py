@@ -40,7 +40,7 @@ from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
-from proactor.training.parts import load_part
+from proactor.training.corpora import load_corpus
 from proactor.training.runs import Run
 
 LABELS = ("windows", "points")
@@ -145,7 +145,7 @@ def _compare_stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
 
 def describe(base: RunConfig, config: Path, points: Sequence[str]) -> dict[str, Any]:
     """Config, machine and date of a record, and the counters of the point-labelled training split."""
-    counters = load_part(load_config(config, points), "train").counters
+    counters = load_corpus(load_config(config, points), "train").counters
     kept = ("dialogues", "references", "null", "points_logged", "points_end")
     return {
         "config": recorded_config(base),

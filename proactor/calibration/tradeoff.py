@@ -186,7 +186,9 @@ def calibrate_on_dev(
     return thresholds, [common, per_tool]
 
 
-def gather(part: str, dialogues: Sequence[Dialogue], budget: float, systems: Iterable[TradeOff]) -> TradeOffs:
+def collect_trade_offs(
+    part: str, dialogues: Sequence[Dialogue], budget: float, systems: Iterable[TradeOff]
+) -> TradeOffs:
     """Systems on ``dialogues``, with the shares of windows that are unknown or of a single turn."""
     widths = [width(r) for d in dialogues for r in d.references]
     known = [w for w in widths if w is not None]

@@ -12,8 +12,8 @@ from proactor.commands.common import (
     Overrides,
     Split,
     console,
+    dialogues_of,
     open_workspace,
-    part,
     terminal,
 )
 from proactor.config import ConfigError
@@ -93,7 +93,7 @@ def _score_and_choose(
     from proactor.calibration.store import save_probabilities, score_part
     from proactor.calibration.tradeoff import (
         calibrate_on_dev,
-        gather,
+        collect_trade_offs,
         policies,
         save_trade_offs,
         single_point,
@@ -104,7 +104,7 @@ def _score_and_choose(
     from proactor.scoring.utility import needs_assent
     from proactor.training.workspace import adapter_folder
 
-    on_dev, on_test = part(workspace, split_dev), part(workspace, split)
+    on_dev, on_test = dialogues_of(workspace, split_dev), dialogues_of(workspace, split)
     loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA
     assent, resamples = needs_assent(workspace.encoder.catalog), settings.eval.resamples
     with terminal() as ui:
@@ -123,7 +123,7 @@ def _score_and_choose(
         "greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples
     )
     others = policies(on_test, assent, theta=theta, resamples=resamples)
-    trade_offs = gather(split, on_test, budget, [*curves, greedy, *others])
+    trade_offs = collect_trade_offs(split, on_test, budget, [*curves, greedy, *others])
     if workspace.engine.rank == 0:
         atomic_file(
             settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()

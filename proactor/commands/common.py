@@ -51,7 +51,7 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
     return workspace
 
 
-def part(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
+def dialogues_of(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
     """The dialogues of the part called ``split``. Raises ConfigError for another name."""
     if split not in ("train", "dev", "test"):
         raise ConfigError(f"--split {split}: train, dev or test")

@@ -17,9 +17,9 @@ from proactor.commands.common import (
     Overrides,
     Split,
     console,
+    dialogues_of,
     find_dialogue,
     open_workspace,
-    part,
     terminal,
 )
 from proactor.config import ConfigError
@@ -51,7 +51,7 @@ def evaluate(
 
     settings = load_config(config, overrides or [])
     workspace = open_workspace(settings, adapter)
-    dialogues = part(workspace, split)
+    dialogues = dialogues_of(workspace, split)
     with terminal() as ui:
         workspace.ui = ui
         evaluation = workspace.play(dialogues, f"playing {split}")
@@ -105,7 +105,7 @@ def sample(
         for drawn in group.samples:
             console.print(drawn.text, markup=False)
         return
-    _show_samples(workspace, find_dialogue(part(workspace, split), dialogue), turn, sampling)
+    _show_samples(workspace, find_dialogue(dialogues_of(workspace, split), dialogue), turn, sampling)
 
 
 def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: Sampling) -> None:

@@ -15,7 +15,7 @@ from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message,
 from proactor.engine import ChatFormat, atomic_file
 from proactor.progress import Progress
 from proactor.sources import load
-from proactor.training.parts import load_part, merge_catalogs
+from proactor.training.corpora import load_corpus, merge_catalogs
 from proactor.training.pretrain import pretrain
 from proactor.training.small_model import SmallModel, build_model, export, train_tokenizer
 
@@ -45,7 +45,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
         raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     data = config.data.model_copy(update={"train": part})
-    corpus = load_part(config.model_copy(update={"data": data}), "train")
+    corpus = load_corpus(config.model_copy(update={"data": data}), "train")
     synthetic = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
     warm = [d for d in synthetic.dialogues if not config.data.unseen.reason(d)]
     catalog = merge_catalogs([corpus.catalog, synthetic.catalog]) if warm else corpus.catalog

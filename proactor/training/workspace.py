@@ -26,8 +26,8 @@ from proactor.rewards import (
 )
 from proactor.scoring.metrics import aggregate
 from proactor.scoring.utility import CostError, CostTable
+from proactor.training.corpora import load_corpus, merge_catalogs
 from proactor.training.model_folder import check_provenance
-from proactor.training.parts import load_part, merge_catalogs
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Workspace:
         if config.pretrain is not None:
             check_provenance(config.model, config.data)
         reward, metric = load_reward(config.reward, config.reward_options), metric_reward(config)
-        corpora = {name: load_part(config, name) for name in ("train", "dev", "test")}
+        corpora = {name: load_corpus(config, name) for name in ("train", "dev", "test")}
         engine = Engine.load(
             config.model,
             config.engine,

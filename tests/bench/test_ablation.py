@@ -12,8 +12,8 @@ from bench import ablation, learning
 from proactor.config_file import load_config
 from proactor.dialogue.windows import as_points
 from proactor.evaluation.store import load_evaluations, save_evaluations
+from proactor.training.corpora import load_corpus
 from proactor.training.loop import train
-from proactor.training.parts import load_part
 from proactor.training.runs import Run
 from tests.proactor.runs import config_file, tiny_folder
 
@@ -60,7 +60,9 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
         assert settings["data"]["labels"] == labels and settings["model"] == str(tmp_path / "model")
     tested = [load_evaluations(run.folder / "evaluations.json")[0] for run in runs.values()]
     assert (
-        tested[0] == tested[1] == list(load_part(load_config(file, ["data.test.limit=5"]), "test").dialogues)
+        tested[0]
+        == tested[1]
+        == list(load_corpus(load_config(file, ["data.test.limit=5"]), "test").dialogues)
     ), "both are judged by windows"
     assert tested[0] != [as_points(d) for d in tested[0]]
     first = [next(r["loss"] for r in run.rows() if r["kind"] == "sft") for run in runs.values()]

@@ -21,7 +21,7 @@ from proactor.catalogs import propose, read_catalog
 from proactor.cli import app
 from proactor.config_file import load_config
 from proactor.sources import Corpus, load
-from proactor.training.parts import load_part
+from proactor.training.corpora import load_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "support"
@@ -106,7 +106,7 @@ def test_the_config_reads_what_annotate_wrote(windows: Path) -> None:
     )
     held_out = load_config(file, [path, "data.dev.split=dev", "data.test.split=test"])
     sizes = [
-        [len(load_part(c, part).dialogues) for part in ("train", "dev", "test")] for c in (config, held_out)
+        [len(load_corpus(c, part).dialogues) for part in ("train", "dev", "test")] for c in (config, held_out)
     ]
     assert sizes == [[14, 14, 20], [14, 2, 4]], "as the guide tells"
 

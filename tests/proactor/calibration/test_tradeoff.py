@@ -13,8 +13,8 @@ from proactor.calibration.thresholds import NEVER
 from proactor.calibration.tradeoff import (
     TradeOffs,
     calibrate_on_dev,
+    collect_trade_offs,
     curve,
-    gather,
     human_point,
     load_trade_offs,
     policies,
@@ -132,7 +132,7 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         *corpus(3),
         users(6, book(ready=(4, 4), observed_trigger=4), book(id="u", coverage=None, ready=None), id="x"),
     ]
-    found = gather(
+    found = collect_trade_offs(
         "test", dialogues, 1.0, [curve("model", table(dialogues), dialogues), *policies(dialogues)]
     )
     assert (found.null_share, found.width_0_share) == (pytest.approx(0.2), 0.25)

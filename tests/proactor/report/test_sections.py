@@ -11,7 +11,7 @@ import pytest
 from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.probabilities import DialogueProbabilities, TurnProbabilities
 from proactor.calibration.store import save_probabilities
-from proactor.calibration.tradeoff import TradeOff, gather, policies, save_trade_offs
+from proactor.calibration.tradeoff import TradeOff, collect_trade_offs, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluation.play import evaluate_policies
 from proactor.evaluation.store import save_evaluations
@@ -93,7 +93,9 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
         chosen=point(1.0, 12.25, 0.7),
         chosen_on="dev",
     )
-    save_trade_offs(run / "tradeoff.json", gather("test", DIALOGUES, 1.0, [curve, *policies(DIALOGUES)]))
+    save_trade_offs(
+        run / "tradeoff.json", collect_trade_offs("test", DIALOGUES, 1.0, [curve, *policies(DIALOGUES)])
+    )
     save_probabilities(run / "probabilities.json", [probabilities(DIALOGUES[0], [HOSTILE, "b"])])
     text = rebuild_report(run).read_text()
     page = Page(text)
@@ -107,7 +109,7 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
 
 
 def test_the_trade_off_chart_is_to_scale() -> None:
-    found = gather("test", DIALOGUES, 1.0, [TradeOff(system="a", points=(point(4.0, 10.0),))])
+    found = collect_trade_offs("test", DIALOGUES, 1.0, [TradeOff(system="a", points=(point(4.0, 10.0),))])
     text = report(calibrated=Calibrated(found))
     within = re.search(r'<rect class="within" x="46.0" y="12.0" width="([\d.]+)"', text)
     dot = re.search(r'<circle class="other" cx="([\d.]+)"', text)

@@ -9,7 +9,7 @@ import pytest
 from proactor.config import ConfigError
 from proactor.dialogue.windows import as_points, width
 from proactor.sources import load
-from proactor.training.parts import load_part
+from proactor.training.corpora import load_corpus
 from tests.proactor.runs import WIDE, config
 
 
@@ -17,7 +17,7 @@ def test_points_label_training_alone(tmp_path: Path) -> None:
     windows, points = (
         config(tmp_path, tmp_path, f"data.labels={labels}", data=WIDE) for labels in ("windows", "points")
     )
-    plain, labelled = load_part(windows, "train"), load_part(points, "train")
+    plain, labelled = load_corpus(windows, "train"), load_corpus(points, "train")
     assert any(width(r) for d in plain.dialogues for r in d.references)
     assert labelled.dialogues == tuple(map(as_points, plain.dialogues)) != plain.dialogues
     assert not any(width(r) for d in labelled.dialogues for r in d.references)
@@ -28,7 +28,7 @@ def test_points_label_training_alone(tmp_path: Path) -> None:
     ] == known
     assert c["points_logged"] > c["points_end"] > 0
     for part in ("dev", "test"):
-        assert load_part(points, part) == load_part(windows, part)
+        assert load_corpus(points, part) == load_corpus(windows, part)
 
 
 def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> 
     domain, tool = everything[0].domain, everything[1].references[0].name
     data = WIDE | {"unseen": {"domains": [domain], "tools": [tool]}, "test": {"split": None}, "train": {}}
     settings = config(tmp_path, tmp_path, data=data)
-    parts = {name: load_part(settings, name) for name in ("train", "dev", "test")}
+    parts = {name: load_corpus(settings, name) for name in ("train", "dev", "test")}
     for name, found in parts.items():
         for dialogue in found.dialogues:
             called = {r.name for r in dialogue.references}
@@ -49,7 +49,7 @@ def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> 
 def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_path: Path) -> None:
     def refusal(part: str, **unseen: list[str]) -> str:
         with pytest.raises(ConfigError) as caught:
-            load_part(config(tmp_path, tmp_path, data=WIDE | {"unseen": unseen}), part)
+            load_corpus(config(tmp_path, tmp_path, data=WIDE | {"unseen": unseen}), part)
         return str(caught.value)
 
     domains = sorted({d.domain for d in load("synthetic", size=80, tools=2).dialogues})
@@ -70,23 +70,23 @@ def test_unseen_names_that_do_not_exist_and_parts_that_are_empty_are_told(tmp_pa
         if d.domain not in {t.domain for t in load("synthetic", split="test", **one).dialogues}
     )
     with pytest.raises(ConfigError, match=r"data\.test: .*that data\.unseen leaves: split=null takes"):
-        load_part(
+        load_corpus(
             config(tmp_path, tmp_path, data={"options": one, "unseen": {"domains": [rare.domain]}}), "test"
         )
 
 
 def test_shares_of_a_part_are_disjoint_and_make_it_whole(tmp_path: Path) -> None:
     data = WIDE | {"train": {}}
-    whole = load_part(config(tmp_path, tmp_path, data=data), "train")
+    whole = load_corpus(config(tmp_path, tmp_path, data=data), "train")
     low, high = (
-        load_part(config(tmp_path, tmp_path, data=data | {"train": {"share": share}}), "train")
+        load_corpus(config(tmp_path, tmp_path, data=data | {"train": {"share": share}}), "train")
         for share in ([0, 0.6], [0.6, 1])
     )
     names = [{d.id for d in found.dialogues} for found in (low, high, whole)]
     assert not names[0] & names[1] and names[0] | names[1] == names[2]
     assert len(names[0]) > len(names[1]) > 0
     assert low.counters["other_share"] == len(names[1])
-    few = load_part(
+    few = load_corpus(
         config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 1], "limit": 5}}), "train"
     )
     assert len(few) == 5 and {d.id for d in few.dialogues} <= names[1]

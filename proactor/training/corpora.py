@@ -12,7 +12,7 @@ from proactor.sources import Corpus, Split, load
 from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
 
-def load_part(config: RunConfig, name: str) -> Corpus:
+def load_corpus(config: RunConfig, name: str) -> Corpus:
     """The corpus of `data.train`, `data.dev` or `data.test`; `data.labels` applies to the training part.
 
     Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end
@@ -52,7 +52,7 @@ def _load(config: RunConfig, split: Split | None, limit: int | None) -> Corpus:
 
 
 def with_point_labels(corpus: Corpus) -> Corpus:
-    """The corpus with every known window narrowed to a point; counters as in `load_part`."""
+    """The corpus with every known window narrowed to a point; counters as in `load_corpus`."""
     known = [(d, r) for d in corpus.dialogues for r in d.references if r.ready is not None]
     logged = sum(windows.point_of(dialogue, reference)[1] for dialogue, reference in known)
     counters = {"points_logged": logged, "points_end": len(known) - logged}
