@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from proactor.dialogue.candidates import Candidates
+from proactor.rewards.call import validate_scores
 from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupReward, GroupScores
-from proactor.rewards.run import validate_scores
 from proactor.rewards.schedule import TrainingProgress
 
 
