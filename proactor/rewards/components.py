@@ -14,11 +14,10 @@ from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import messages
 from proactor.endpoint import EndpointSetupError
-from proactor.rewards.call import run_reward
-from proactor.rewards.errors import RewardError
+from proactor.rewards.call import RewardFunction, run_reward
 from proactor.rewards.group import GroupScores
+from proactor.rewards.options import RewardError
 from proactor.rewards.turn import TurnReward
-from proactor.rewards.user_reward import RewardFunction
 from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
 
 if TYPE_CHECKING:  # an import at run time would import torch

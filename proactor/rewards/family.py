@@ -14,15 +14,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from proactor.dialogue.matching import THETA
+from proactor.rewards.call import import_reward
 from proactor.rewards.components import FunctionComponent, MetricComponent, RulerComponent, make_ruler
-from proactor.rewards.errors import RewardError
-from proactor.rewards.mixture import Mixture, Term
-from proactor.rewards.options import RewardOptions, read_options
-from proactor.rewards.ranges import UNIT, Range, metric_range, timing_range
+from proactor.rewards.mixture import UNIT, Mixture, Range, Term
+from proactor.rewards.options import RewardError, RewardOptions, read_options
 from proactor.rewards.schedule import Constant, Curve, Linear, Rest, Schedule, Thirds, Weight
-from proactor.rewards.user_reward import import_reward
 from proactor.rewards.utility import Utility
-from proactor.rewards.weighted_metric import Consistency, WeightedMetric
+from proactor.rewards.weighted_metric import Consistency, WeightedMetric, metric_range, timing_range
 
 
 class MetricOptions(RewardOptions):

@@ -7,6 +7,7 @@ so rewards must be mixed before it, and on commensurate scales [methods 0.4]. A 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,18 @@ from typing import TYPE_CHECKING
 from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.rewards.components import Component
-from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupScores
-from proactor.rewards.ranges import UNIT, Range, to_unit
+from proactor.rewards.options import RewardError
 from proactor.rewards.schedule import Curve, Rest, TrainingProgress
 
 if TYPE_CHECKING:  # an import at run time would import torch
     from proactor.engine import Engine
+
+
+Range = tuple[float, float]
+"""The least and the greatest value of a reward."""
+
+UNIT: Range = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -141,3 +147,18 @@ class Mixture:
                 if term.component.costly:
                     parts |= {f"{term.name}/{k}": float(v) for k, v in numbers.items() if k != term.key}
         return mixed
+
+
+def to_unit(name: str, value: float, bounds: Range) -> float:
+    """``value`` of the reward ``name`` on the scale 0..1 of ``bounds``.
+
+    Raises RewardError where it lies outside by more than rounding.
+    """
+    low, high = bounds
+    share = (value - low) / (high - low)
+    if not math.isfinite(share) or not -1e-6 <= share <= 1 + 1e-6:
+        raise RewardError(
+            f"reward {name!r} gave {value!r}, outside its range {low:g} to {high:g}: "
+            "declare range: [low, high]"
+        )
+    return min(1.0, max(0.0, share))

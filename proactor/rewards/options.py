@@ -1,4 +1,4 @@
-"""Options of a reward, read from a config: strict, with errors of one line that name the key."""
+"""Options of a reward, read from a config: strict. A `RewardError` of one line names the key that is wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proactor.rewards.errors import RewardError
+from proactor.engine import ProactorError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class RewardError(ProactorError):
+    """A reward that is unknown, has wrong options, raises, or gives no finite number for a completion."""
 
 
 class RewardOptions(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from proactor.rewards.errors import RewardError
+from proactor.rewards.call import RewardFunction, import_reward
 from proactor.rewards.family import (
     adaptive_metric,
     adaptive_ruler_reward,
@@ -21,8 +21,8 @@ from proactor.rewards.family import (
     weighted_metric,
 )
 from proactor.rewards.group import GroupReward
+from proactor.rewards.options import RewardError
 from proactor.rewards.turn import TurnReward
-from proactor.rewards.user_reward import RewardFunction, import_reward
 from proactor.rewards.utility import Utility
 
 Reward = RewardFunction | GroupReward

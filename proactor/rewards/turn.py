@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.parse import Parsed, parse
-from proactor.rewards.errors import RewardError
+from proactor.rewards.options import RewardError
 
 Content = str | Sequence[Mapping[str, str]]
 """A prompt or a completion in TRL: a text, or a list of messages."""

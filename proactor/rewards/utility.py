@@ -10,8 +10,7 @@ from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.parse import Parsed
-from proactor.rewards.errors import RewardError
-from proactor.rewards.options import read_options
+from proactor.rewards.options import RewardError, read_options
 from proactor.rewards.turn import TurnReward
 from proactor.scoring.utility import CostError, CostTable, ToolCosts, total, turn_parts
 

@@ -20,7 +20,7 @@ from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, classify
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at, open_at, ready_at
-from proactor.rewards.errors import RewardError
+from proactor.rewards.options import RewardError
 from proactor.rewards.turn import TurnReward
 from proactor.scoring.metrics import early_weight
 
@@ -89,6 +89,19 @@ class WeightedMetric(TurnReward):
             )
             return self.pending * begun
         return float(action.timing is Timing.ON_TIME)
+
+
+def timing_range(metric: WeightedMetric) -> tuple[float, float]:
+    """The least and the greatest value of T_u."""
+    early = 0.0 if metric.early == "linear" else float(metric.early)
+    return min(0.0, early, metric.pending), max(1.0, early, metric.pending)
+
+
+def metric_range(metric: WeightedMetric) -> tuple[float, float]:
+    """The least and the greatest value of the weighted metric."""
+    timing = timing_range(metric)
+    ends = [(0.0, metric.consistency), tuple(metric.timing * t for t in timing), (0.0, -metric.false)]
+    return sum(min(e) for e in ends), sum(max(e) for e in ends)
 
 
 @dataclass(frozen=True, slots=True)

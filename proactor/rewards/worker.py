@@ -17,8 +17,8 @@ from typing import Any
 
 from proactor.dialogue.candidates import Candidates
 from proactor.rewards.call import validate_scores
-from proactor.rewards.errors import RewardError
 from proactor.rewards.group import GroupReward, GroupScores
+from proactor.rewards.options import RewardError
 from proactor.rewards.schedule import TrainingProgress
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from proactor.rewards import GroupScores, Mixture, RewardError, Term, WeightedMetric
 from proactor.rewards.components import MetricComponent
-from proactor.rewards.ranges import Range, metric_range, to_unit
+from proactor.rewards.mixture import Range, to_unit
 from proactor.rewards.schedule import Constant, Linear, Rest, TrainingProgress
+from proactor.rewards.weighted_metric import metric_range
 from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
 
 
