@@ -28,7 +28,7 @@ from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS, paired_difference
 from proactor.scoring.metrics import Contribution
 from proactor.training.runs import Run
-from proactor.training.summary import interval_values, pooled
+from proactor.training.summary import interval_values, pool_runs
 
 RIVALS = ("never", "always", "values_seen")
 PACE_STEPS = 3
@@ -132,13 +132,13 @@ def continue_supervised(config: Path, overrides: Sequence[str], base: RunConfig,
 
 
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
-    """`summary.pooled` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
+    """`summary.pool_runs` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
     evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]
     other = load_evaluations(supervised / "evaluations.json")[1]
     after = [run["after"].contributions for run in evaluations]
     rivals = {"supervised": other["after"], **{name: evaluations[0][name] for name in RIVALS}}
     return {
-        **pooled(seeds),
+        **pool_runs(seeds),
         "rivals": {name: {k: evaluation.metrics[k] for k in KEYS} for name, evaluation in rivals.items()},
         "gain_over": {
             name: difference([evaluation.contributions] * len(after), after)

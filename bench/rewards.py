@@ -38,7 +38,7 @@ from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
 from proactor.training.runs import Run
-from proactor.training.summary import pooled
+from proactor.training.summary import pool_runs
 
 CONFIGS = (Path("configs/sgd-small.yaml"), Path("configs/star-small.yaml"))
 REWARDS = (
@@ -148,7 +148,7 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
         key: fmean(values) for key in JUDGE_MEANS if (values := [row[key] for row in rows if key in row])
     }
     return {
-        **pooled([run.folder for run in runs]),
+        **pool_runs([run.folder for run in runs]),
         "options": bench.options(reward),
         "over_rac": difference(other[:both], after[:both]) if both else {},
         "parts": {

@@ -292,7 +292,7 @@ class Trainer:
 def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None) -> None:
     """Tally how far the sampler's recorded log-probabilities are from the trainer's."""
     tally.sums["tokens"] += len(logp)
-    tally.sums["samples"] += sum(any(s.trained()) for s in batch.samples)
+    tally.sums["samples"] += sum(any(s.trained_mask()) for s in batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
     recorded = [version is not None and s.policy_version == version for s in batch.samples]
     current = torch.tensor(recorded, device=logp.device)

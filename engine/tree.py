@@ -261,7 +261,7 @@ def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np
         end = tree.prompt_end[g]
         last = start[end] + len(tree.nodes[end].ids) - 1
         for sample, leaf in zip(group.samples, tree.leaves[g], strict=True):
-            keep = np.flatnonzero(sample.trained())
+            keep = np.flatnonzero(sample.trained_mask())
             length = len(sample.token_ids)
             row = np.empty(length, np.int64)
             row[0] = last

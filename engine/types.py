@@ -46,7 +46,7 @@ class Sample:
     temperature: float = 1.0
     info: dict[str, Any] = field(default_factory=dict)
 
-    def trained(self) -> list[bool]:
+    def trained_mask(self) -> list[bool]:
         """Whether each token is trained. Raises EngineError when ``mask`` has another length."""
         if self.mask is None:
             return [True] * len(self.token_ids)
@@ -56,14 +56,14 @@ class Sample:
 
     def turns(self) -> list[tuple[int, int]]:
         """Spans [start, end) of consecutive trained tokens, in order: the agent's turns."""
-        flags = [*self.trained(), False]
+        flags = [*self.trained_mask(), False]
         starts = [i for i, on in enumerate(flags) if on and (i == 0 or not flags[i - 1])]
         ends = [i for i, on in enumerate(flags) if not on and i > 0 and flags[i - 1]]
         return list(zip(starts, ends, strict=True))
 
     def extend(self, ids: Sequence[int]) -> None:
         """Append observation ids: context for what follows, never trained, with log-probabilities of 0."""
-        self.mask = [*self.trained(), *([False] * len(ids))]
+        self.mask = [*self.trained_mask(), *([False] * len(ids))]
         self.token_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
         self.policy_logprobs.extend([0.0] * len(ids))
@@ -81,7 +81,7 @@ class Sample:
             raise EngineError(
                 f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}"
             )
-        self.mask = [*self.trained(), *other.trained()]
+        self.mask = [*self.trained_mask(), *other.trained_mask()]
         self.token_ids.extend(other.token_ids)
         self.logprobs.extend(other.logprobs)
         self.policy_logprobs.extend(other.policy_logprobs)
@@ -93,7 +93,7 @@ class Sample:
 
         Raises EngineError for a wrong number of values, and for a value that is not a number.
         """
-        flags, values = self.trained(), _numbers(self.advantage)
+        flags, values = self.trained_mask(), _numbers(self.advantage)
         if isinstance(values, float):
             return [values if on else 0.0 for on in flags]
         turns = self.turns()
@@ -155,7 +155,7 @@ class Group:
     @property
     def masked(self) -> bool:
         """Whether no sample has a trained token. False for an empty sample, which is an error, not a mask."""
-        return not any(any(s.trained()) or not s.token_ids for s in self.samples)
+        return not any(any(s.trained_mask()) or not s.token_ids for s in self.samples)
 
 
 def with_parents(groups: Sequence[Group], wanted: Callable[[Group], bool]) -> list[Group]:

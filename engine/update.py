@@ -133,7 +133,7 @@ def _content(unit: Sequence[Group]) -> tuple[bytes, bytes]:
     """
     tokens, advantages = [], []
     for group in unit:
-        columns = [column for s in group.samples for column in (s.token_ids, s.trained())]
+        columns = [column for s in group.samples for column in (s.token_ids, s.trained_mask())]
         tokens.append(_digest([group.prompt_ids, *columns], np.int64))
         advantages.append(_digest([s.token_advantages() for s in group.samples], np.float64))
     return b"".join(sorted(tokens)), b"".join(sorted(advantages))
@@ -156,7 +156,7 @@ def _count(groups: Sequence[Group], config: GRPO) -> float | None:
     """Trained tokens, or samples that have some, whichever the loss is normalised by."""
     if config.normalizer == "constant":
         return None
-    trained = [sum(s.trained()) for g in groups for s in g.samples]
+    trained = [sum(s.trained_mask()) for g in groups for s in g.samples]
     return float(sum(trained) if config.normalizer == "tokens" else sum(n > 0 for n in trained))
 
 

@@ -164,12 +164,12 @@ def _at_least(level: float) -> Callable[[str, float], bool]:
     return lambda tool, probability: probability >= level
 
 
-def wrong(sums: Array) -> Array:
+def wrong_fires(sums: Array) -> Array:
     """Wrong fires [...] of sums [..., len(OUTCOME)]: false, or before the assent."""
     return sums[..., OUTCOME.index("false")] + sums[..., OUTCOME.index("before_assent")]
 
 
-def allowed(budget: float, dialogues: int) -> int:
+def wrong_fire_limit(budget: float, dialogues: int) -> int:
     """Whole wrong fires that a budget per 100 allows in ``dialogues``. ProactorError if it is negative."""
     if budget < 0:
         raise ProactorError(f"thresholds: a budget of {budget:g} false fires is negative")
@@ -177,20 +177,24 @@ def allowed(budget: float, dialogues: int) -> int:
 
 
 def _value(sums: Array) -> Value:
-    return float(sums[OUTCOME.index("saved_turns")]), float(sums[OUTCOME.index("right")]), -float(wrong(sums))
+    return (
+        float(sums[OUTCOME.index("saved_turns")]),
+        float(sums[OUTCOME.index("right")]),
+        -float(wrong_fires(sums)),
+    )
 
 
 def choose_common(events: Steps, budget: float = BUDGET) -> float:
     """The best common threshold within the budget; NEVER when not even the surest fire fits."""
     levels, sums = events.levels()
-    room = allowed(budget, events.dialogues)
-    fitting = [i for i in range(len(levels)) if wrong(sums[i]) <= room]
+    room = wrong_fire_limit(budget, events.dialogues)
+    fitting = [i for i in range(len(levels)) if wrong_fires(sums[i]) <= room]
     return float(levels[max(fitting, key=lambda i: (_value(sums[i]), -i))])
 
 
 def choose(events: Steps, budget: float = BUDGET) -> Thresholds:
     """The best threshold of each tool, all tools together within the budget."""
-    room = allowed(budget, events.dialogues)
+    room = wrong_fire_limit(budget, events.dialogues)
     tools = sorted(set(events.tool))
     # best[k]: (value, thresholds of the tools so far) with at most k wrong fires.
     best: list[tuple[Value, tuple[float, ...]]] = [((0.0, 0.0, 0.0), ())] * (room + 1)
@@ -219,7 +223,7 @@ def _best_by_wrong(levels: Array, sums: Array, room: int) -> list[tuple[int, Val
     """
     best: dict[int, tuple[int, Value, float]] = {}
     for level, row in zip(levels, sums):
-        spent = int(wrong(row))
+        spent = int(wrong_fires(row))
         if spent <= room and (spent not in best or _value(row) > best[spent][1]):
             best[spent] = spent, _value(row), float(level)
     return list(best.values())

@@ -16,7 +16,15 @@ from rich.table import Table
 
 from proactor.calibration.points import Outputs, TradeOffPoint, known_references, point, point_of_sums
 from proactor.calibration.score_table import ScoreTable
-from proactor.calibration.thresholds import BUDGET, NEVER, Thresholds, allowed, choose, choose_common, steps
+from proactor.calibration.thresholds import (
+    BUDGET,
+    NEVER,
+    Thresholds,
+    choose,
+    choose_common,
+    steps,
+    wrong_fire_limit,
+)
 from proactor.console import windows_caption
 from proactor.dialogue import Dialogue
 from proactor.dialogue.matching import THETA
@@ -217,7 +225,7 @@ def trade_off_table(trade_offs: TradeOffs) -> Table:
 
     Wrong, unasked (wrong because they came before an assent), late and turns saved are in 100 dialogues.
     """
-    room = allowed(trade_offs.budget, trade_offs.dialogues)
+    room = wrong_fire_limit(trade_offs.budget, trade_offs.dialogues)
     shares = {"null_share": trade_offs.null_share, "width_0_share": trade_offs.width_0_share}
     table = Table(
         title=f"{trade_offs.part}, in 100 dialogues (of {trade_offs.dialogues}); "

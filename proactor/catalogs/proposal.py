@@ -124,7 +124,7 @@ class Suggestion(BaseModel):
     guess: bool = False
 
     @property
-    def proposed(self) -> tuple[Field, ...]:
+    def proposed_fields(self) -> tuple[Field, ...]:
         """The fields that are proposed rather than given."""
         return tuple(name for name in _FIELDS if name not in self.given)
 
@@ -138,9 +138,9 @@ class Proposal(BaseModel):
     suggestions: tuple[Suggestion, ...]
 
     @property
-    def open(self) -> tuple[Suggestion, ...]:
+    def open_suggestions(self) -> tuple[Suggestion, ...]:
         """The suggestions that propose something, for a person to check."""
-        return tuple(s for s in self.suggestions if s.proposed)
+        return tuple(s for s in self.suggestions if s.proposed_fields)
 
 
 def propose(catalog: Catalog) -> Proposal:

@@ -78,11 +78,11 @@ def table(proposal: Proposal) -> Table:
     for suggestion in proposal.suggestions:
         tool = proposal.catalog[suggestion.name]
         names = ", ".join(p.name if p.required else f"{p.name}?" for p in tool.parameters)
-        sign, style = "*", "yellow" if suggestion.proposed else ""
+        sign, style = "*", "yellow" if suggestion.proposed_fields else ""
         if suggestion.guess:
             sign, style = "?", "red"
-        effect = tool.effect + (sign if "effect" in suggestion.proposed else "")
-        asks = ("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed else "")
+        effect = tool.effect + (sign if "effect" in suggestion.proposed_fields else "")
+        asks = ("yes" if tool.confirm else "no") + (sign if "confirm" in suggestion.proposed_fields else "")
         shown.add_row(
             Text(tool.name),
             Text(names),
@@ -105,7 +105,7 @@ def _print_remarks(reading: Reading) -> None:
 
 def _next_steps(proposal: Proposal, file: Path | None) -> str:
     """How many tools have a proposal, and what to do next."""
-    proposed, guesses = len(proposal.open), sum(s.guess for s in proposal.suggestions)
+    proposed, guesses = len(proposal.open_suggestions), sum(s.guess for s in proposal.suggestions)
     count = f"{len(proposal.suggestions)} tools; "
     if not proposed:
         count += "nothing is proposed, all of them say what they do"

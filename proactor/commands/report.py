@@ -41,9 +41,9 @@ def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
     """Before and after over several seeds, with a paired bootstrap over dialogues."""
-    from proactor.training.summary import pooled
+    from proactor.training.summary import pool_runs
 
-    result = pooled(runs)
+    result = pool_runs(runs)
     systems = {name: result[name] for name in ("before", "after")}
     console.print(metrics_table(f"{result['runs']} runs", systems, KEYS, result["difference"]))
     console.print(json.dumps(result), soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from proactor.report.numbers import axis_number, number, signed
+from proactor.report.numbers import axis_number, number, signed_number
 
 Point = tuple[float, float]
 
@@ -201,7 +201,7 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
                 f'<text x="{x + shift + 8:.1f}" y="{base - tall - 4:.1f}" text-anchor="middle">{count}</text>'
             )
         beyond = {-reach: "≤", reach: "≥"}.get(k, "")
-        text = "opens" if k == 0 else beyond + signed(k, 0)
+        text = "opens" if k == 0 else beyond + signed_number(k, 0)
         parts.append(f'<text x="{x + step / 2:.1f}" y="{base + 15}" text-anchor="middle">{text}</text>')
     parts.append(
         f'<line class="axis" x1="{left}" x2="{left + (2 * reach + 1) * step}" y1="{base}" y2="{base}"/>'

@@ -20,7 +20,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed_number(value: float | None, digits: int = 3) -> str:
     """``value`` with its sign."""
     text = number(value, digits)
     return f"+{text}" if value is not None and math.isfinite(value) and value > 0 else text

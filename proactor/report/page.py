@@ -26,7 +26,7 @@ from proactor.report.anatomy import anatomy, classify_replays, first_fires, grou
 from proactor.report.comparison import Sides, rival, table
 from proactor.report.counters import counters
 from proactor.report.heatmap import heat_maps
-from proactor.report.numbers import number, signed
+from proactor.report.numbers import number, signed_number
 from proactor.report.stages import STAGES, reward_parts
 
 HEADLINES = ("reward", "first_fire_f1", "first_fire_precision", "first_fire_recall")
@@ -136,7 +136,7 @@ def _environment(sides: Sides) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"table_points": table_points, "number": number, "signed": signed}
+    environment.filters |= {"table_points": table_points, "number": number, "signed_number": signed_number}
     names = {"before": sides.before, "after": sides.after}
 
     def mark(kind: str, system: str, words: str = "", count: int = 1) -> Markup:

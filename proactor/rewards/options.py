@@ -1,4 +1,4 @@
-"""Options of a reward, read from a config: strict. A `RewardError` of one line names the key that is wrong."""
+"""Options of a reward, read from a config: strict. `RewardError`s are one line and name the key."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ WEIGHTS = {"timing": 0.4, "correctness": 0.4, "restraint": 0.2}
 
 @dataclass
 class RuleJudge:
-    """Grades by `general` or `custom`; needs `JudgeRequest.candidates`."""
+    """Grades by `grade_general` or `grade_custom`; needs `JudgeRequest.candidates`."""
 
     name: str = field(default="rule", init=False)
     concurrent: bool = field(default=True, init=False)
@@ -46,7 +46,7 @@ class RuleJudge:
             raise RulerError(
                 f"the rule judge knows the rubrics general and custom, not {request.rubric.name}"
             )
-        grade = general if request.rubric == GENERAL else custom
+        grade = grade_general if request.rubric == GENERAL else grade_custom
         scores: list[dict[str, str | float]] = []
         for id, index in zip(request.ids, request.shown, strict=True):
             parts = {name: round(value, 4) for name, value in grade(request.candidates, index).items()}
@@ -54,7 +54,7 @@ class RuleJudge:
         return json.dumps({"scores": scores})
 
 
-def general(candidates: Candidates, index: int) -> dict[str, float]:
+def grade_general(candidates: Candidates, index: int) -> dict[str, float]:
     """{"score"} by the general rubric: the goal is to serve what is open at this turn.
 
     The mean over the open references of the similarity of the nearest action (half of it for a PENDING one),
@@ -74,7 +74,7 @@ def general(candidates: Candidates, index: int) -> dict[str, float]:
     return {"score": reached * sum(j.similarity > 0 for j in kept) / n}
 
 
-def custom(candidates: Candidates, index: int) -> dict[str, float]:
+def grade_custom(candidates: Candidates, index: int) -> dict[str, float]:
     """{"timing", "correctness", "restraint", "score"} by the proactiveness rubric.
 
     timing: the mean of `FIRED` over the actions. A PENDING action scores 1 before the ready window, 0.4
@@ -154,7 +154,7 @@ def _target(classified: ClassifiedAction, candidates: Candidates) -> Reference |
 def _timing(
     classified: ClassifiedAction, reference: Reference | None, turn: int, due: Collection[str]
 ) -> float:
-    """The timing score of one action (see `custom`)."""
+    """The timing score of one action (see `grade_custom`)."""
     if classified.timing is not None:
         return FIRED.get(classified.timing, 0.0)
     if reference is None:
@@ -165,7 +165,7 @@ def _timing(
 
 
 def _correct(classified: ClassifiedAction, reference: Reference | None, candidates: Candidates) -> float:
-    """The correctness score of one action (see `custom`)."""
+    """The correctness score of one action (see `grade_custom`)."""
     values = classified.action.params
     if reference is None:
         return 0.0

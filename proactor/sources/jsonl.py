@@ -107,7 +107,7 @@ class _Reader:
         if options.catalog or self.file.is_file():
             proposal = propose(read_catalog(options.catalog or self.file))
             self.catalog = proposal.catalog
-            counters["effects_proposed"] += len(proposal.open)
+            counters["effects_proposed"] += len(proposal.open_suggestions)
         else:
             counters["no_catalog"] += 1
 

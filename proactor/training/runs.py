@@ -116,14 +116,14 @@ class Run:
 
     def _check_config(self, config: RunConfig) -> None:
         """Raise RunError when the run here was begun with another config."""
-        if (changed := self.changed(config, MAY_CHANGE)) is not None:
-            key, old, new = changed
+        if (change := self.first_change(config, MAY_CHANGE)) is not None:
+            key, old, new = change
             raise RunError(
                 f"{self.folder / 'config.yaml'}: {key} was {old!r}, now {new!r}: a resumed run keeps its "
                 "config (use another name)"
             )
 
-    def changed(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
+    def first_change(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
         """(key, old value, new value) of the first difference between the run's config and ``config``.
 
         None when they are equal, or when the run has no config. Keys and sections named in ``aside`` are not

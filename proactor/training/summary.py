@@ -56,7 +56,7 @@ def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]
     }
 
 
-def pooled(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
+def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
     The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went

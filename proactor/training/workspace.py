@@ -90,7 +90,7 @@ class Workspace:
         workspace.bind()
         workspace.costs = evaluation_costs(config, encoder.catalog)
         workspace.train, workspace.dev, workspace.test = (
-            workspace.fitting(name, c.dialogues) for name, c in corpora.items()
+            workspace.select_fitting(name, c.dialogues) for name, c in corpora.items()
         )
         return workspace
 
@@ -132,14 +132,14 @@ class Workspace:
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
 
-    def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
+    def select_fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
         """The dialogues that fit the context.
 
         One that does not fit is a ConfigError, or counted in `dropped`, as `Data.too_long` says.
         """
         kept = []
         for dialogue in dialogues:
-            need, context = self.needed(dialogue), self.engine.context_length
+            need, context = self.tokens_needed(dialogue), self.engine.context_length
             if need <= context:
                 kept.append(dialogue)
             elif self.config.data.too_long == "error":
@@ -154,7 +154,7 @@ class Workspace:
             )
         return tuple(kept)
 
-    def needed(self, dialogue: Dialogue) -> int:
+    def tokens_needed(self, dialogue: Dialogue) -> int:
         """Most tokens of a prompt with its answer.
 
         That is the last decision, on a board with every logged action and one full answer per decision.

@@ -56,7 +56,7 @@ def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
         with torch.no_grad(), model.disable_adapter():
             reference = _completion(model, sample, sequence) if config.beta else new.detach()
         for t, (trained, advantage) in enumerate(
-            zip(sample.trained(), sample.token_advantages(), strict=True)
+            zip(sample.trained_mask(), sample.token_advantages(), strict=True)
         ):
             if not trained:
                 continue

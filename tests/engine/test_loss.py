@@ -107,7 +107,7 @@ def by_autograd(engine: Engine, normalizer: str) -> Tensor:
     """The policy gradient of separate sequences, each alone in its tree, divided by hand."""
     total, tokens, samples = torch.zeros_like(gradient(engine)), 0, 0
     for sample in (s for g in groups() for s in g.samples):
-        trained = sum(sample.trained())
+        trained = sum(sample.trained_mask())
         weight = 1 / trained if normalizer == "samples" else 1.0
         engine.zero_grad()
         engine.forward_backward(
@@ -142,7 +142,8 @@ def test_any_callable_is_a_loss(engine: Engine) -> None:
     for i in range(len(b.target)):
         sample = b.samples[int(b.sample[i])]
         assert (
-            sample.token_ids[int(b.position[i])] == int(b.target[i]) and sample.trained()[int(b.position[i])]
+            sample.token_ids[int(b.position[i])] == int(b.target[i])
+            and sample.trained_mask()[int(b.position[i])]
         )
         assert float(b.advantage[i]) == sample.advantage
     assert len(b.samples) == len(samples) and bool((b.entropy > 0).all()) and bool(b.old.isnan().all())

@@ -156,7 +156,7 @@ def test_the_next_turn_extends_the_ids(engine: Engine, monkeypatch: pytest.Monke
         found = engine.train([Group(first, [whole])], GRPO(lr=1e-3))
     assert whole.turns() == [(0, 4), (len(whole.token_ids) - 4, len(whole.token_ids))]
     assert found["tokens_trained"] == 8 and found["ratio_max_error"] < 1e-5
-    kept = [t for t, on in zip(whole.token_ids, whole.trained(), strict=True) if on]
+    kept = [t for t, on in zip(whole.token_ids, whole.trained_mask(), strict=True) if on]
     assert kept == spoken + answer.samples[0].token_ids
     text = engine.tokenizer.decode(second)
     assert text.endswith("<|im_end|>\n<|im_start|>user\nAnd the dentist?<|im_end|>\n<|im_start|>assistant\n")

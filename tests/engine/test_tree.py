@@ -84,7 +84,7 @@ def test_layout_predicts_each_trained_token_from_its_own_context(found: list[Gro
     assert sorted(context) == list(range(tree.rows)) and len(flat.ids) == tree.rows
     rows = flat.head_row[flat.pair_row[flat.unsort]].tolist()
     temperatures = flat.head_temperature[flat.pair_row[flat.unsort]].tolist()
-    wanted = [(s, i) for g in found for s in g.samples for i, on in enumerate(s.trained()) if on]
+    wanted = [(s, i) for g in found for s in g.samples for i, on in enumerate(s.trained_mask()) if on]
     assert len(rows) == len(wanted) == len(flat.batch.target)
     for j, (sample, i) in enumerate(wanted):
         assert context[rows[j]] == sample.prompt_ids + sample.token_ids[:i]

@@ -14,12 +14,12 @@ from proactor.calibration.thresholds import (
     NEVER,
     OUTCOME,
     Thresholds,
-    allowed,
     choose,
     choose_common,
     outcome,
     steps,
-    wrong,
+    wrong_fire_limit,
+    wrong_fires,
 )
 from proactor.dialogue import Action, Dialogue, Reference
 from tests.proactor.dialogues import ready, users
@@ -122,7 +122,7 @@ def total(
 
 def worth(found: np.ndarray) -> tuple[float, float, float]:
     named = dict(zip(OUTCOME, found))
-    return named["saved_turns"], named["right"], -float(wrong(found))
+    return named["saved_turns"], named["right"], -float(wrong_fires(found))
 
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, NEVER)
@@ -139,13 +139,13 @@ def test_choices_are_the_best_of_all(
 ) -> None:
     dialogues, table = case
     found = steps(table, dialogues, assent)
-    room = allowed(budget, len(dialogues))
+    room = wrong_fire_limit(budget, len(dialogues))
     at, levels = found.levels()
     for level, row in zip(at, levels):  # the curve is what replays give
         assert row == pytest.approx(total(dialogues, table, Thresholds(default=float(level)), assent))
     common = choose_common(found, budget)
     chosen = choose(found, budget)
-    fits = lambda t: wrong(total(dialogues, table, t, assent)) <= room  # noqa: E731
+    fits = lambda t: wrong_fires(total(dialogues, table, t, assent)) <= room  # noqa: E731
     every = [Thresholds(tools={"a": a, "b": b}) for a, b in itertools.product(LEVELS, LEVELS)]
     best = max(worth(total(dialogues, table, t, assent)) for t in every if fits(t))
     assert fits(chosen) and worth(total(dialogues, table, chosen, assent)) == best
@@ -171,16 +171,16 @@ def test_false_fires_rise_as_the_threshold_falls_where_nothing_is_called_for(
     table = ScoreTable(dialogues=("d",), rows=tuple(rows))
     at, levels = steps(table, [users(6)]).levels()
     assert list(at) == sorted(at, reverse=True)
-    assert np.all(np.diff(wrong(levels)) >= 0) and np.array_equal(
-        wrong(levels), levels[:, OUTCOME.index("fires")]
+    assert np.all(np.diff(wrong_fires(levels)) >= 0) and np.array_equal(
+        wrong_fires(levels), levels[:, OUTCOME.index("fires")]
     )
 
 
 def test_a_budget_is_rounded_down_to_whole_fires() -> None:
-    assert [allowed(1.0, n) for n in (64, 99, 100, 250)] == [0, 0, 1, 2]
-    assert allowed(2.9, 100) == 2 and allowed(29.0, 100) == 29
+    assert [wrong_fire_limit(1.0, n) for n in (64, 99, 100, 250)] == [0, 0, 1, 2]
+    assert wrong_fire_limit(2.9, 100) == 2 and wrong_fire_limit(29.0, 100) == 29
     with pytest.raises(ValueError, match="negative"):
-        allowed(-1.0, 10)
+        wrong_fire_limit(-1.0, 10)
 
 
 def test_a_dialogue_that_was_not_scored_is_named() -> None:

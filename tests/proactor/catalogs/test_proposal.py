@@ -89,7 +89,9 @@ def test_what_is_said_stays() -> None:
     proposal = propose(
         Catalog(tools=(Tool(name="pay", effect="write"), Tool(name="go", effect="read", confirm=False)))
     )
-    assert [s.proposed for s in proposal.suggestions] == [("confirm",), ()] and len(proposal.open) == 1
+    assert [s.proposed_fields for s in proposal.suggestions] == [("confirm",), ()] and len(
+        proposal.open_suggestions
+    ) == 1
 
 
 @given(
@@ -102,7 +104,7 @@ def test_what_is_said_stays() -> None:
 def test_a_second_proposal_changes_nothing(tools: list[Tool]) -> None:
     first = propose(Catalog(tools=tuple(tools)))
     second = propose(first.catalog)
-    assert second.catalog == first.catalog and not second.open
+    assert second.catalog == first.catalog and not second.open_suggestions
     assert [t.model_copy(update={"effect": "write", "confirm": False}) for t in first.catalog.tools] == tools
 
 

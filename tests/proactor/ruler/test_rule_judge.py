@@ -15,7 +15,7 @@ from proactor.dialogue.parse import render
 from proactor.dialogue.prompt import target
 from proactor.evaluation.policies import always, values_seen
 from proactor.ruler import RuleJudge, Ruler, RulerError, ruler_scores
-from proactor.ruler.rule_judge import custom, general
+from proactor.ruler.rule_judge import grade_custom, grade_general
 from proactor.sources import load
 from tests.proactor.dialogues import pending, ready, users
 from tests.proactor.ruler.fakes import CATALOG, FULL, PART, group, run
@@ -23,12 +23,12 @@ from tests.proactor.ruler.fakes import CATALOG, FULL, PART, group, run
 
 def custom_of(*answers: str | Sequence[Action], turn: int, board: Board = EMPTY) -> list[float]:
     candidates = group(*answers, turn=turn, board=board)
-    return [custom(candidates, i)["score"] for i in range(len(candidates))]
+    return [grade_custom(candidates, i)["score"] for i in range(len(candidates))]
 
 
 def general_of(*answers: str | Sequence[Action], turn: int, board: Board = EMPTY) -> list[float]:
     candidates = group(*answers, turn=turn, board=board)
-    return [general(candidates, i)["score"] for i in range(len(candidates))]
+    return [grade_general(candidates, i)["score"] for i in range(len(candidates))]
 
 
 def falling(values: list[float]) -> bool:
@@ -74,7 +74,7 @@ def test_values_missing_heard_elsewhere_or_invented_cost_more_and_more() -> None
         (ready("book", dest="SFO", date="Fri"),),
     ]
     candidates = Candidates(spoken, 2, tuple(render(a) for a in answers), CATALOG)
-    parts = [custom(candidates, i) for i in range(4)]
+    parts = [grade_custom(candidates, i) for i in range(4)]
     assert [p["correctness"] for p in parts] == [1.0, 0.5, 0.5, 0.0]
     assert parts[0]["score"] > parts[1]["score"] and parts[2]["score"] > parts[3]["score"]
 
@@ -120,9 +120,9 @@ def test_what_is_called_for_is_never_beaten_under_custom_and_acting_early_wins_u
                 (*wanted, ready("zzz")),
             )
             candidates = Candidates(dialogue, turn, tuple(render(a) for a in answers), corpus.catalog, board)
-            scores = [custom(candidates, i)["score"] for i in range(len(answers))]
+            scores = [grade_custom(candidates, i)["score"] for i in range(len(answers))]
             assert max(scores) <= scores[0] + 1e-9
-            for name, rule in (("custom", custom), ("general", general)):
+            for name, rule in (("custom", grade_custom), ("general", grade_general)):
                 for i in range(2):
                     sums[name][i] += rule(candidates, i)["score"]
     assert sums["custom"][0] > sums["custom"][1] and sums["general"][0] < sums["general"][1]

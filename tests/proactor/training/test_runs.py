@@ -121,12 +121,12 @@ def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
     older = yaml.safe_load(file.read_text())
     del older["data"]["unseen"]
     file.write_text(yaml.safe_dump(older))
-    assert run.changed(CONFIG) is None
+    assert run.first_change(CONFIG) is None
     unseen = CONFIG.model_copy(
         update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})}
     )
-    assert run.changed(unseen) == ("data.unseen.domains", [], ["travel"])
-    assert run.changed(unseen, ("data",)) is None
+    assert run.first_change(unseen) == ("data.unseen.domains", [], ["travel"])
+    assert run.first_change(unseen, ("data",)) is None
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

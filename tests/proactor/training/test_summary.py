@@ -10,7 +10,7 @@ from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError
 from proactor.sources import load
-from proactor.training.summary import pooled
+from proactor.training.summary import pool_runs
 
 
 def run(folder: Path, seed: int, before: str, after: str) -> tuple[Path, dict[str, Evaluation]]:
@@ -24,7 +24,7 @@ def run(folder: Path, seed: int, before: str, after: str) -> tuple[Path, dict[st
 def test_means_and_paired_differences_over_runs(tmp_path: Path) -> None:
     first, known = run(tmp_path / "a", 0, "never", "values_seen")
     second, _ = run(tmp_path / "b", 0, "values_seen", "values_seen")
-    found = pooled([first, second], resamples=200)
+    found = pool_runs([first, second], resamples=200)
     never, seen = (known[k].metrics["first_fire_f1"] or 0.0 for k in ("never", "values_seen"))
     assert found["runs"] == 2 and found["rising"]["first_fire_f1"] == 1
     assert found["before"]["first_fire_f1"] == pytest.approx((never + seen) / 2)
@@ -37,6 +37,6 @@ def test_runs_of_other_dialogues_are_refused(tmp_path: Path) -> None:
     first, _ = run(tmp_path / "a", 0, "never", "always")
     other, _ = run(tmp_path / "b", 1, "never", "always")
     with pytest.raises(SourceError, match="other dialogues"):
-        pooled([first, other])
+        pool_runs([first, other])
     with pytest.raises(SourceError, match="no such file"):
-        pooled([tmp_path / "c"])
+        pool_runs([tmp_path / "c"])

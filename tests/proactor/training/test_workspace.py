@@ -60,16 +60,16 @@ def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path,
 def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path, tmp_path: Path) -> None:
     settings = config(tmp_path, tiny_model)
     workspace = Workspace.open(settings)
-    needed = {d.id: workspace.needed(d) for d in workspace.train}
+    needed = {d.id: workspace.tokens_needed(d) for d in workspace.train}
     longest = max(needed, key=lambda k: needed[k])
     workspace.engine.config = dataclasses.replace(workspace.engine.config, context_length=needed[longest] - 1)
     with pytest.raises(
         ConfigError,
         match=rf"data.train: dialogue '{longest}' needs up to {needed[longest]} tokens.*too_long=drop",
     ):
-        workspace.fitting("train", workspace.train)
+        workspace.select_fitting("train", workspace.train)
     workspace.config = config(tmp_path, tiny_model, "data.too_long=drop")
-    kept = workspace.fitting("train", workspace.train)
+    kept = workspace.select_fitting("train", workspace.train)
     assert longest not in [d.id for d in kept]
     assert workspace.dropped["train"] == len(workspace.train) - len(kept) > 0
 
