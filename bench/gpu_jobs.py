@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.gpu_peers import Form, Peer, peers_of
-from bench.gpu_timing import Ceilings, Run, Stopwatch, copies, measure, nbytes, rotated, tensors
+from bench.gpu_timing import Ceilings, Run, Stopwatch, copies, copy_arguments, measure, nbytes, tensors
 from proactor.kernels.op import QWEN25, Arguments, Case, ModelShape, Op
 
 FORWARD, BOTH = "forward", "forward+backward"
@@ -148,7 +148,7 @@ def _measure(
     read = nbytes(arguments)
     held = 4 * max(read, count)  # arguments, results, and the peers' layouts
     row["copies"] = copies(read, held, machine.cache, machine.free)
-    sets = rotated(arguments, row["copies"])
+    sets = copy_arguments(arguments, row["copies"])
     backward = job.passes == BOTH
     if backward:
         for name in op.gradients:

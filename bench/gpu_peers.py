@@ -253,7 +253,7 @@ def _flex(a: Arguments) -> Form:
     return Form(call, [a[n] for n in ("q", "k", "v")], _rows_first)
 
 
-def _gathered(a: Arguments) -> Form | None:
+def _sdpa_on_gathered(a: Arguments) -> Form | None:
     """SDPA over keys gathered from the pages beforehand, where all rows see the same number of keys."""
     lengths, unit = a["lengths"], a["unit"]
     count = int(lengths[0]) if len(lengths) else 0
@@ -316,6 +316,6 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         Peer("varlen_attn", _varlen, "torch.nn.attention.varlen"),
         Peer("FlexAttention", _flex, "torch.nn.attention.flex_attention"),
     ),
-    "paged_attention": (Peer("SDPA on gathered keys", _gathered),),
+    "paged_attention": (Peer("SDPA on gathered keys", _sdpa_on_gathered),),
     "adamw": (Peer("torch fused", _torch_adamw),),
 }

@@ -227,7 +227,7 @@ def copies(read: int, held: int, cache: int, free: int) -> int:
     return max(1, min(wanted, free // max(held, 1), MOST_COPIES))
 
 
-def rotated(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def copy_arguments(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """``count`` copies of the arguments, each in its own memory; the first is the original."""
     return [arguments, *(copy.deepcopy(arguments) for _ in range(count - 1))]
 

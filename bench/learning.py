@@ -89,8 +89,8 @@ def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] 
     if not ended(run):
         print(f"{settings.name}: training", flush=True)
         run_command("train", config, overrides, "--resume" if run.state.is_file() else "--fresh")
-    elif (changed := run.changed(settings, PLACES)) is not None:
-        key, old, new = changed
+    elif (change := run.first_change(settings, PLACES)) is not None:
+        key, old, new = change
         raise SystemExit(
             f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)"
         )

@@ -141,7 +141,11 @@ def summarise(bench: RewardRuns, runs: Mapping[str, Sequence[Run]]) -> dict[str,
 
 def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequence[Run]) -> dict[str, Any]:
     """One reward over its seeds: before, after, their difference, that to RAC at the same seeds, costs."""
-    before, after, other = played(runs, "before"), played(runs, "after"), played(rac, "after")
+    before, after, other = (
+        contributions_of(runs, "before"),
+        contributions_of(runs, "after"),
+        contributions_of(rac, "after"),
+    )
     both = 0 if reward == "rac" else min(len(after), len(other))
     rows = [row for run in runs for row in run.rows() if row["kind"] == "grpo"]
     means = {
@@ -156,8 +160,12 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
                 "dialogues": len(ids),
                 "before": metrics_on(before, ids),
                 "after": metrics_on(after, ids),
-                "difference": difference(within(before, ids), within(after, ids)),
-                "over_rac": difference(within(other[:both], ids), within(after[:both], ids)) if both else {},
+                "difference": difference(select_dialogues(before, ids), select_dialogues(after, ids)),
+                "over_rac": difference(
+                    select_dialogues(other[:both], ids), select_dialogues(after[:both], ids)
+                )
+                if both
+                else {},
             }
             for name, ids in parts(bench, runs[0]).items()
         },
@@ -174,11 +182,11 @@ def _evaluations(run: Run) -> dict[str, Evaluation]:
     return load_evaluations(run.folder / "evaluations.json")[1]
 
 
-Played = Sequence[Sequence[Contribution]]
+ContributionsBySeed = Sequence[Sequence[Contribution]]
 """One list of dialogues per seed."""
 
 
-def played(runs: Sequence[Run], name: str) -> Played:
+def contributions_of(runs: Sequence[Run], name: str) -> ContributionsBySeed:
     """The contributions of the system ``name`` in each run."""
     return [_evaluations(run)[name].contributions for run in runs]
 
@@ -194,14 +202,14 @@ def parts(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
     return dict(sorted(ids.items()))
 
 
-def within(runs: Played, ids: Collection[str]) -> Played:
+def select_dialogues(runs: ContributionsBySeed, ids: Collection[str]) -> ContributionsBySeed:
     """Only the dialogues of ``ids``."""
     return [[c for c in contributions if c.dialogue in ids] for contributions in runs]
 
 
-def metrics_on(runs: Played, ids: Collection[str]) -> dict[str, float]:
+def metrics_on(runs: ContributionsBySeed, ids: Collection[str]) -> dict[str, float]:
     """The metrics of some dialogues, means over seeds; undefined counts as 0."""
-    each = [aggregate(contributions) for contributions in within(runs, ids)]
+    each = [aggregate(contributions) for contributions in select_dialogues(runs, ids)]
     return {key: fmean(metrics[key] or 0.0 for metrics in each) for key in KEYS}
 
 

@@ -147,7 +147,7 @@ def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
     seconds: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
 
-    def timed(owner: Any, method: str, phase: str) -> None:
+    def time_method(owner: Any, method: str, phase: str) -> None:
         plain = getattr(owner, method)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -161,9 +161,9 @@ def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
     def count(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         tokens["train" if torch.is_grad_enabled() else "generate"] += args[0].shape[0] * args[0].shape[1]
 
-    timed(trainer, "_generate_single_turn", "generate")
-    timed(trainer, "compute_loss", "forward")
-    timed(trainer.accelerator, "backward", "backward")
+    time_method(trainer, "_generate_single_turn", "generate")
+    time_method(trainer, "compute_loss", "forward")
+    time_method(trainer.accelerator, "backward", "backward")
     trainer.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(count)
 
     def read() -> dict[str, Any]:

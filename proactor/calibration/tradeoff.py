@@ -106,13 +106,13 @@ def curve(
 def thin(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOffPoint, ...]:
     """At most ``most`` points, evenly spread over those that a curve draws apart; the first and last stay."""
     ends = (0, len(points) - 1)
-    kept = [p for i, p in enumerate(points) if i in ends or _drawn(p) != _drawn(points[i - 1])]
+    kept = [p for i, p in enumerate(points) if i in ends or _figures(p) != _figures(points[i - 1])]
     if len(kept) <= most:
         return tuple(kept)
     return tuple(kept[i] for i in np.unique(np.linspace(0, len(kept) - 1, most).round().astype(int)))
 
 
-def _drawn(p: TradeOffPoint) -> tuple[float | None, ...]:
+def _figures(p: TradeOffPoint) -> tuple[float | None, ...]:
     """The figures by which two points of a curve differ."""
     return p.wrong_per_100, p.turns_saved, p.recall, p.lead
 

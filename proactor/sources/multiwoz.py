@@ -104,10 +104,10 @@ def _reference(
     ready: Interval | None = None
     if tracked:
         start = max(span[0], min(latest, max(tracked.values())))
-        failed = _failed(record, action["service"], latest)
+        failed = _turn_after_failure(record, action["service"], latest)
         counters["opened_by_failure"] += failed > start
         start = max(start, failed)
-        ready = windows.snap(turns, (_assent(turns, record, start, latest, counters), latest))
+        ready = windows.snap(turns, (_assent_turn(turns, record, start, latest, counters), latest))
     return Reference(
         id=name,
         name=action["method"],
@@ -138,7 +138,7 @@ def _call(record: dict[str, Any], action: dict[str, Any], known: int, counters: 
     return int(action["call_turn"])
 
 
-def _failed(record: dict[str, Any], service: str, latest: int) -> int:
+def _turn_after_failure(record: dict[str, Any], service: str, latest: int) -> int:
     """The user turn after the last failed attempt before `latest`; 0: no attempt failed."""
     refusals = {"Booking-NoBook", f"{service.capitalize()}-NoOffer"}
     failed = [
@@ -149,7 +149,7 @@ def _failed(record: dict[str, Any], service: str, latest: int) -> int:
     return failed[-1] + 2 if failed else 0
 
 
-def _assent(
+def _assent_turn(
     turns: tuple[Turn, ...], record: dict[str, Any], start: int, latest: int, counters: Counter[str]
 ) -> int:
     """The first user turn in start..latest that asks for the booking or answers the agent's

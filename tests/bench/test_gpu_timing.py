@@ -7,7 +7,16 @@ import torch
 
 from bench import gpu_timing
 from bench.gpu_peers import Form
-from bench.gpu_timing import Budget, Ceilings, DeviceStopwatch, copies, measure, nbytes, rotated, summary
+from bench.gpu_timing import (
+    Budget,
+    Ceilings,
+    DeviceStopwatch,
+    copies,
+    copy_arguments,
+    measure,
+    nbytes,
+    summary,
+)
 from tests.bench.fake_gpu import CPU, FakeClock, FakeWatch
 
 
@@ -87,7 +96,7 @@ def test_copies_lie_apart_and_nested_tensors_count() -> None:
         "eps": 1.0,
     }
     assert nbytes(arguments) == 36
-    sets = rotated(arguments, 3)
+    sets = copy_arguments(arguments, 3)
     assert sets[0] is arguments
     assert len({s["x"].data_ptr() for s in sets}) == len({s["nested"][0].data_ptr() for s in sets}) == 3
 
