@@ -44,12 +44,12 @@ def annotate(
     options: AnnotationOptions | None = None,
     ui: Progress | None = None,
     *,
-    read: Mapping[str, int] | None = None,
+    reader_counters: Mapping[str, int] | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; return the report.
 
-    ``read``: the corpus reader's counters, for the report. ``fresh``: replace what is in OUT.
+    ``reader_counters``: the corpus reader's counters, for the report. ``fresh``: replace what is in OUT.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, and for an
     OUT that is finished or was begun with other settings.
@@ -72,7 +72,7 @@ def annotate(
         store.close()
     finished = [store.records[d.id] for d in dialogues if d.id in store.records]
     kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    report = report_json(finished, kept, oracle, options, run.unanswered, read or {})
+    report = report_json(finished, kept, oracle, options, run.unanswered, reader_counters or {})
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
     atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())

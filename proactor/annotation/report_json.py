@@ -44,12 +44,12 @@ def report_json(
     oracle: Oracle,
     options: AnnotationOptions,
     unanswered: Mapping[str, int],
-    read: Mapping[str, int],
+    reader_counters: Mapping[str, int],
 ) -> dict[str, Any]:
     """The report of an annotation.
 
     Everything but ``cost``, which is this process's own, is the same however often the work was resumed.
-    ``read``: the corpus reader's counters; "source" has those that are not about the old windows.
+    ``reader_counters``: the corpus reader's counters; "source" has those that are not about the old windows.
     ``unanswered``: dialogues that were left out, by the kind of failure.
     """
     counters: Counter[str] = Counter()
@@ -66,7 +66,9 @@ def report_json(
             "failed": dict(failed),
             "unanswered": dict(unanswered),
         },
-        "source": {name: n for name, n in sorted(read.items()) if n and not windows.is_counter(name)},
+        "source": {
+            name: n for name, n in sorted(reader_counters.items()) if n and not windows.is_counter(name)
+        },
         "windows": windows.count(kept),
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),

@@ -85,11 +85,15 @@ def annotate(
     tools = _read_tools(catalog, corpus)
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
-        asked = _open_oracle(oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui)
-        ui.say(str(estimate(corpus.dialogues, tools, asked, price_in, price_out, brief=brief)))
+        annotator = _open_oracle(
+            oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui
+        )
+        ui.say(str(estimate(corpus.dialogues, tools, annotator, price_in, price_out, brief=brief)))
         if dry_run:
             return
-        report = run(corpus.dialogues, tools, asked, out, options, ui, read=corpus.counters, fresh=fresh)
+        report = run(
+            corpus.dialogues, tools, annotator, out, options, ui, reader_counters=corpus.counters, fresh=fresh
+        )
     console.print(report_table(report))
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
 

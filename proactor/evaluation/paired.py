@@ -158,8 +158,8 @@ def _format_change(change: Change) -> str:
     return f"[bold]{text}[/bold]" if change.clear else text
 
 
-def find_system(named: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
+def find_system(evaluations: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
     """One system of a run's evaluations. Raises ProactorError, listing them, where it is none of them."""
-    if system not in named:
-        raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(named)}")
-    return named[system]
+    if system not in evaluations:
+        raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(evaluations)}")
+    return evaluations[system]

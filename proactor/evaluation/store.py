@@ -58,13 +58,13 @@ class _File(BaseModel):
 
 
 def save_evaluations(
-    path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]
+    path: str | Path, dialogues: Sequence[Dialogue], evaluations: Mapping[str, Evaluation]
 ) -> None:
-    """Write the evaluations of `named` by system, and the dialogues that they played."""
+    """Write ``evaluations``, by system, and the dialogues that they played."""
     value = {
         "version": VERSION,
         "dialogues": [d.model_dump(mode="json") for d in dialogues],
-        "evaluations": {name: _dump(evaluation) for name, evaluation in named.items()},
+        "evaluations": {name: _dump(evaluation) for name, evaluation in evaluations.items()},
     }
     atomic_file(path, json.dumps(value, separators=(",", ":")).encode())
 
@@ -91,11 +91,11 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         for i, replay in enumerate(evaluation.replays):
             if replay.dialogue_id not in known:
                 raise SourceError(f"{where}.replays.{i}: no dialogue {replay.dialogue_id!r}")
-    named = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
+    evaluations = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
     if read.version < VERSION:
-        for older in named.values():
+        for older in evaluations.values():
             _score_again(read.dialogues, older)
-    return read.dialogues, named
+    return read.dialogues, evaluations
 
 
 def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:

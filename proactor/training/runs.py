@@ -213,11 +213,11 @@ class Run:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             _write(self.folder / "samples" / f"{phase}-{step:06d}.jsonl", text)
 
-    def write_evaluations(self, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
-        """Write `evaluations.json`: the dialogues, and how each named system played them."""
+    def write_evaluations(self, dialogues: Sequence[Dialogue], evaluations: Mapping[str, Evaluation]) -> None:
+        """Write `evaluations.json`: the dialogues, and how each system played them."""
         if self.writer:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_evaluations(self.folder / "evaluations.json", dialogues, named)
+            save_evaluations(self.folder / "evaluations.json", dialogues, evaluations)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""

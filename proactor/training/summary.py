@@ -32,23 +32,23 @@ def compare(
     before = workspace.play(workspace.test, "before, on test")
     engine.load_adapter(run.best)
     after = workspace.play(workspace.test, "after, on test")
-    named = {
+    evaluations = {
         "before": before,
         "after": after,
         **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs),
     }
-    summary = summarise(named, workspace.config.eval.resamples) | {"seconds": seconds}
-    run.write_evaluations(workspace.test, named)
+    summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds}
+    run.write_evaluations(workspace.test, evaluations)
     run.write_summary(summary)
     return summary
 
 
-def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]:
+def summarise(evaluations: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]:
     """The values of `summary.json` except `seconds`."""
-    before, after = named["before"], named["after"]
+    before, after = evaluations["before"], evaluations["after"]
     difference = paired_difference([before.contributions], [after.contributions], resamples=resamples)
     return {
-        **{name: {key: evaluation.metrics[key] for key in KEYS} for name, evaluation in named.items()},
+        **{name: {key: evaluation.metrics[key] for key in KEYS} for name, evaluation in evaluations.items()},
         "difference": interval_values(difference),
         "parsed": {"before": 1 - before.unparsed_share, "after": 1 - after.unparsed_share},
         "windows": {key: after.metrics[key] for key in ("null_share", "width_0_share")},
