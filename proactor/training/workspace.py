@@ -97,9 +97,8 @@ class Workspace:
     def bind(self) -> None:
         """Give the rewards the engine and the catalog. Raises RewardError when one cannot work with them."""
         for reward in (self.reward, self.metric):
-            bind = getattr(reward, "bind", None)
-            if callable(bind):
-                bind(self.engine, self.encoder.catalog)
+            if isinstance(reward, GroupReward | TurnReward):
+                reward.bind(self.engine, self.encoder.catalog)
         if isinstance(self.reward, GroupReward):
             self.worker = RewardWorker(self.config.reward, self.reward)
 
