@@ -23,7 +23,8 @@ class TurnReward(Protocol):
     """A built-in reward that scores each decision by itself. Evaluations use these too."""
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Take the engine and all tools; called once, after the model is loaded. By default nothing is kept."""
+        """Take the engine and all tools; called once, after the model is loaded. By default, keep nothing."""
+        return
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
         """The reward of one decision under "reward", and the numbers it is made of by name; all finite."""
