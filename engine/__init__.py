@@ -18,6 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proactor.engine.adapter_io import has_adapter as has_adapter
+    from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
     from proactor.engine.checkpoint import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from proactor.kernels.grpo import group_advantages as group_advantages
 
 _MODULES = {
+    "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.checkpoint": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),

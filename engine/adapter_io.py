@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proactor.engine.config import Target
+from proactor.engine.config import LoRA, Target
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
@@ -135,6 +135,20 @@ def load_adapter(folder: str | Path, buffer: LoRABuffer) -> None:
         buffer.load(tensors)
     except EngineError as error:
         raise EngineError(f"{folder}: {error}") from error
+
+
+def has_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter in PEFT's layout."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def read_lora(folder: str | Path) -> LoRA:
+    """Rank and scale of an adapter folder, for all targets. CheckpointError when they cannot be read."""
+    file = Path(folder) / CONFIG
+    rank, alpha = _read_config(file)
+    if alpha <= 0:
+        raise CheckpointError(f"{file}: lora_alpha: {alpha:g} is not above 0")
+    return LoRA(rank=rank, alpha=alpha)
 
 
 def read_peft(

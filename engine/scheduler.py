@@ -154,8 +154,7 @@ class Scheduler:
 
     def plan(self) -> Step | None:
         """The next step, or None when there is nothing to do. `commit` it, or `reset` if it failed."""
-        if self._flight is not None:
-            raise RuntimeError("plan() before the last step was committed")
+        assert self._flight is None, "plan() before the last step was committed"
         copies: list[Copy] = []
         if self._forking:
             self._fork(copies)
@@ -181,8 +180,7 @@ class Scheduler:
         end by themselves. Returns the samples that ended. Raises EngineError, with nothing changed, when
         tokens are missing.
         """
-        if step is not self._flight:
-            raise RuntimeError("commit() of a step that is not the one planned last")
+        assert step is self._flight, "commit() of a step that is not the one planned last"
         missing = self._decoding.ids - sampled.keys()
         for chunk in step.prefills:
             if chunk.last:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proactor.config import ConfigError, RunConfig
+from proactor.files import SourceError, read_yaml, settings_problem
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -69,18 +70,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not a text file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{file}{f':{mark.line + 1}' if mark else ''}: not YAML ({problem})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected keys and values, found {type(values).__name__}")
-    return values
+        return read_yaml(file, _Loader)
+    except SourceError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _parse_value(key: str, text: str) -> Any:
@@ -130,16 +122,9 @@ def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None
 
 
 def _one_line(error: ValidationError, file: Path, overrides: Mapping[str, str]) -> str:
-    """The first problem in one line; an unknown key comes first, because it often explains the others."""
-    errors = error.errors()
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    key = ".".join(str(part) for part in first["loc"])
-    source = _source(key, file, overrides)
-    if first["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}{_hint(first['loc'])}"
-    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return f"{source}: {key}: {message}{got}"
+    """The first problem in one line, after the file or override that its key came from."""
+    key, problem = settings_problem(error, _hint)
+    return f"{_source(key, file, overrides)}: {problem}"
 
 
 def _source(key: str, file: Path, overrides: Mapping[str, str]) -> str:

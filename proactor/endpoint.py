@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from proactor.engine import ProactorError
+from proactor.files import valid_utf8
 
 if TYPE_CHECKING:
     import openai
@@ -190,8 +191,8 @@ class Endpoint:
         limit_key, seeded = self._limit_key, self._seeded and seed is not None
         refused: list[str] = []
         while True:
-            body: dict[str, Any] = {"model": self.model, "messages": [_valid_utf8(m) for m in messages]}
-            body |= self.options
+            encodable = [{name: valid_utf8(text) for name, text in m.items()} for m in messages]
+            body: dict[str, Any] = {"model": self.model, "messages": encodable, **self.options}
             body[limit_key] = max_tokens
             if seeded:
                 body["seed"] = seed
@@ -299,11 +300,6 @@ class _FieldRefused(Exception):
     def names(self, *fields: str) -> bool:
         """Does the server's message name one of these request fields?"""
         return any(f"'{name}'" in str(self.error) for name in fields)
-
-
-def _valid_utf8(message: Mapping[str, str]) -> dict[str, str]:
-    """Requests are UTF-8, which cannot encode half a surrogate pair."""
-    return {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}
 
 
 def _response_format(form: Form, schema: Mapping[str, Any]) -> dict[str, Any]:

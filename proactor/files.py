@@ -1,4 +1,4 @@
-"""Whole files as bytes, JSON or validated JSON; `SourceError` names the file that cannot be read."""
+"""Whole files as bytes, text, JSON or YAML; `SourceError` names the file that cannot be read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from proactor.engine import ProactorError
@@ -42,6 +44,34 @@ def read_bytes(file: Path) -> bytes:
         raise SourceError(f"{file}: cannot be read ({error})") from None
 
 
+def read_text(file: Path) -> str:
+    """A file's text. SourceError when it cannot be read or is not UTF-8."""
+    try:
+        return read_bytes(file).decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not UTF-8 ({error})") from None
+
+
+def valid_utf8(text: str) -> str:
+    """`text` with lone surrogates (JSON can escape half of a pair, as in a cut emoji) as question marks: they
+    are no UTF-8 and would fail later in a tokenizer, a request or a log.
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_yaml(file: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
+    """The keys and values of a YAML file. SourceError names the line that is not YAML."""
+    try:
+        values = yaml.load(read_text(file), loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SourceError(f"{file}{f':{mark.line + 1}' if mark else ''}: not YAML ({problem})") from None
+    if not isinstance(values, dict):
+        raise SourceError(f"{file}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
 def read_json(file: Path) -> Any:
     """The value of a JSON file, plain or gzip. SourceError names the line that is not JSON."""
     return parse_json(read_bytes(file), file)
@@ -73,6 +103,21 @@ def first_problem(error: ValidationError, top: str = "") -> str:
     key = ".".join(map(str, problem["loc"])) or top
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def settings_problem(error: ValidationError, hint: Callable[[tuple[int | str, ...]], str]) -> tuple[str, str]:
+    """The dotted key and the message of the first problem of settings that a user wrote.
+
+    An unknown key comes first, because it often explains the others; `hint(place)` names the known keys.
+    """
+    problems = error.errors()
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return key, f"unknown key {key!r}{hint(first['loc'])}"
+    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return key, f"{key}: {message}{got}"
 
 
 def folder_hash(folder: str | Path) -> str:

@@ -88,7 +88,7 @@ def tools_on_offer(dialogue: Dialogue, catalog: Catalog) -> Catalog:
         raise AnnotationError(
             f"dialogue {dialogue.id!r} offers {missing[0]!r}, which the catalog does not have"
         )
-    return catalog.subset(dialogue.tools) if dialogue.tools else catalog
+    return catalog.offered_in(dialogue)
 
 
 def fingerprint(oracle: Oracle, catalog: Catalog, options: AnnotationOptions) -> str:

@@ -6,14 +6,13 @@ dialogue once for all its turns; the engine's counters show it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages, parts
 from proactor.dialogue.decisions import noise_key
-from proactor.engine import Engine, EngineError, LoRA, Sampling
+from proactor.engine import Engine, EngineError, Sampling, read_lora
 from proactor.files import folder_hash
 from proactor.progress import Progress
 
@@ -119,16 +118,7 @@ class EngineOracle:
 
 def load_engine(folder: str, adapter: Path | None, ui: Progress) -> Engine:
     """Load a model folder, and a PEFT adapter where one is named. Raises EngineError where it cannot."""
-    lora = None
-    if adapter is not None:
-        file = adapter / "adapter_config.json"
-        try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            lora = LoRA(rank=stored["r"], alpha=stored["lora_alpha"], rslora=stored.get("use_rslora", False))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(
-                f"{file}: no adapter that can be read ({' '.join(str(error).split())[:200]})"
-            ) from None
+    lora = None if adapter is None else read_lora(adapter)
     engine = Engine.load(
         folder, lora=lora, progress=lambda done, total: ui.substep("loading the model", done, total)
     )

@@ -139,7 +139,7 @@ def score(
     known: dict[tuple[str, ...], Answers] = {}
     for dialogue in dialogues:
         if dialogue.tools not in known:
-            offered = encoder.catalog.subset(dialogue.tools) if dialogue.tools else encoder.catalog
+            offered = encoder.catalog.offered_in(dialogue)
             known[dialogue.tools] = answers(encoder.chat, offered, pending=pending)
         yield _score(engine, encoder, dialogue, boards, known[dialogue.tools])
 

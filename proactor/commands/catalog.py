@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
-import jinja2
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +13,8 @@ from proactor.catalogs import FORMATS, Proposal, Reading, propose, read, write_c
 from proactor.catalogs.proactor import NAME
 from proactor.commands.common import console
 from proactor.config import ConfigError
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, TemplateError
+from proactor.files import SourceError, read_text
 
 REMARKS = {
     "flattened": "objects became one parameter a field (address.street)",
@@ -123,19 +122,16 @@ def _next_steps(proposal: Proposal, file: Path | None) -> str:
 
 
 def _render(catalog: Catalog, template: str) -> str:
-    """The catalog as in a prompt. ConfigError names the template, and its line, when it does not work."""
+    """The catalog as in a prompt. ConfigError names the template when it does not work."""
     if template in ("full", "compact"):
         return catalog.render(template)
-    file = Path(template)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(template))
+    except SourceError as error:
         raise ConfigError(
             f"--render {template}: neither full, compact nor a template that can be read ({error})"
         ) from None
     try:
         return catalog.render(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise ConfigError(f"{file}:{error.lineno}: {error.message}") from None
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"{file}: {re.sub(chr(10), ' ', str(error))}") from None
+    except TemplateError as error:
+        raise ConfigError(f"{template}: {error}") from None

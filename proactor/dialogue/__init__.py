@@ -12,7 +12,6 @@ from proactor.dialogue.dialogue import (
     Status,
     Turn,
     normalise,
-    valid_utf8,
 )
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "Status",
     "Turn",
     "normalise",
-    "valid_utf8",
 ]

@@ -13,6 +13,9 @@ from typing import Literal
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from proactor.dialogue.dialogue import Dialogue
+from proactor.engine import ProactorError
+
 ParameterType = Literal["string", "integer", "number", "boolean", "date", "time", "enum"]
 Effect = Literal["read", "write", "irreversible"]
 
@@ -28,6 +31,10 @@ FULL = """\
 {% for p in tool.parameters %}    {{ p.name }} ({{ p.type }}{{ "" if p.required else ", optional" }})\
 {{ ": " + p.description if p.description }}{{ " one of: " + p.values | join(", ") if p.values }}
 {% endfor %}{% endfor %}"""
+
+
+class TemplateError(ProactorError):
+    """A template of tools that does not work; the message is one line and says what fails."""
 
 
 class Parameter(BaseModel):
@@ -118,12 +125,22 @@ class Catalog(BaseModel):
         """The named tools, in the order of `names`. KeyError for one that is not in this catalog."""
         return Catalog(tools=tuple(self[name] for name in names))
 
+    def offered_in(self, dialogue: Dialogue) -> Catalog:
+        """The tools that a dialogue names, all where it names none. KeyError for one not in this catalog."""
+        return self.subset(dialogue.tools) if dialogue.tools else self
+
     def render(self, template: str = "full") -> str:
         """Text for a prompt. `template`: "full" (types, effects, descriptions), "compact" (one signature per
         line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
+        TemplateError for one that does not work.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
-        return _compile(source).render(tools=self.tools).strip()
+        try:
+            return _compile(source).render(tools=self.tools).strip()
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"line {error.lineno}: {error.message}") from None
+        except Exception as error:  # whatever the template's expressions raise
+            raise TemplateError(" ".join(str(error).split())) from error
 
 
 @lru_cache(maxsize=32)

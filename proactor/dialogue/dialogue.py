@@ -46,13 +46,6 @@ def normalise(value: str) -> str:
     return " ".join(_PUNCTUATION.sub("", value.casefold()).split())
 
 
-def valid_utf8(text: str) -> str:
-    """`text` with lone surrogates (JSON can escape half of a pair, as in a cut emoji) as question marks: they
-    are no UTF-8 and would fail later in a tokenizer or a log.
-    """
-    return text.encode("utf-8", "replace").decode()
-
-
 class Turn(BaseModel):
     """One message. `index` is 1-based."""
 

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proactor.dialogue.dialogue import Action, Status, normalise, valid_utf8
+from proactor.dialogue.dialogue import Action, Status, normalise
+from proactor.files import valid_utf8
 
 LONGEST = 50_000
 """Characters read; a longer output is counted as `too_long`."""

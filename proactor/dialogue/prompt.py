@@ -85,7 +85,7 @@ class PromptStyle:
 
 def system_message(dialogue: Dialogue, catalog: Catalog, style: PromptStyle) -> Message:
     """Instructions and the dialogue's tools (the whole catalog when the dialogue names none)."""
-    offered = catalog.subset(dialogue.tools) if dialogue.tools else catalog
+    offered = catalog.offered_in(dialogue)
     return {"role": "system", "content": f"{style.opening}\n{offered.render(style.catalog)}".strip()}
 
 

@@ -109,7 +109,7 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
 
     def policy(dialogue: Dialogue) -> Outputs:
         outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
-        for tool in (catalog.subset(dialogue.tools) if dialogue.tools else catalog).tools:
+        for tool in catalog.offered_in(dialogue).tools:
             mentioned: dict[str, str] = {}
             for turn in dialogue.turns:
                 mentioned |= _find_values(tool, patterns, turn.text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from proactor.dialogue import Dialogue
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
-from proactor.files import SourceError
+from proactor.files import SourceError, read_json, read_text
 from proactor.report.comparison import Sides
 from proactor.report.page import Calibrated, build_report
 from proactor.training.runs import Run, read_rows
@@ -100,10 +99,10 @@ def _notes(run: Path) -> dict[str, Any]:
     notes: dict[str, Any] = {}
     summary, config = run / "summary.json", run / "config.yaml"
     if summary.exists():
-        try:
-            notes["seconds"] = json.loads(summary.read_text(encoding="utf-8")).get("seconds")
-        except (json.JSONDecodeError, AttributeError):
-            raise SourceError(f"{summary}: not a JSON object") from None
+        values = read_json(summary)
+        if not isinstance(values, dict):
+            raise SourceError(f"{summary}: not a JSON object")
+        notes["seconds"] = values.get("seconds")
     if config.exists():
-        notes["config"] = config.read_text(encoding="utf-8").strip()
+        notes["config"] = read_text(config).strip()
     return notes

@@ -32,36 +32,38 @@ def run_reward(
     A built-in reward takes the answers as they were parsed. A function of the user's own is called in TRL's
     signature: texts, ``prompts()`` (one per answer) and the columns `dialogue`, `turn` and `board`.
 
-    Raises RewardError, naming the reward and the answer, when the reward raises, returns another number of
-    values, or returns one that is not a finite number.
+    Raises RewardError, naming the reward and the answer, when the user's function raises, returns another
+    number of values, or returns one that is not a finite number. An exception of a built-in reward is a bug
+    and passes.
     """
+    if isinstance(reward, TurnReward):
+        dialogue, turn, board = candidates.dialogue, candidates.turn, candidates.board
+        scores = [reward.parts(dialogue, turn, parsed, board) for parsed in candidates.parsed]
+    else:
+        scores = [{"reward": value} for value in _call_function(name, reward, candidates, prompts())]
+    return validate_scores(name, scores, candidates.texts)
+
+
+def _call_function(
+    name: str, function: RewardFunction, candidates: Candidates, prompts: Sequence[Content]
+) -> list[float]:
+    """Call a user's reward function in TRL's signature. RewardError when it raises."""
+    n = len(candidates)
+    columns = {
+        "prompts": prompts,
+        "completions": list(candidates.texts),
+        "dialogue": [candidates.dialogue] * n,
+        "turn": [candidates.turn] * n,
+        "board": [candidates.board] * n,
+    }
     try:
-        if isinstance(reward, TurnReward):
-            dialogue, turn, board = candidates.dialogue, candidates.turn, candidates.board
-            scores = [reward.parts(dialogue, turn, parsed, board) for parsed in candidates.parsed]
-        else:
-            scores = [{"reward": value} for value in _call_function(reward, candidates, prompts())]
+        return list(function(**columns))
     except RewardError:
         raise
     except Exception as error:
         raise RewardError(
             f"reward {name!r} raised {type(error).__name__}: {error}".replace("\n", " ")
         ) from error
-    return validate_scores(name, scores, candidates.texts)
-
-
-def _call_function(
-    function: RewardFunction, candidates: Candidates, prompts: Sequence[Content]
-) -> Sequence[float]:
-    """Call a reward function in TRL's signature."""
-    n = len(candidates)
-    return function(
-        prompts=prompts,
-        completions=list(candidates.texts),
-        dialogue=[candidates.dialogue] * n,
-        turn=[candidates.turn] * n,
-        board=[candidates.board] * n,
-    )
 
 
 def validate_scores(

@@ -70,10 +70,8 @@ class MetricComponent(_Computed):
     metric: TurnReward
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
-        """Bind the metric, where it has a `bind` (see `Utility`)."""
-        bind = getattr(self.metric, "bind", None)
-        if callable(bind):
-            bind(engine, catalog)
+        """Bind the metric."""
+        self.metric.bind(engine, catalog)
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
         """The metric's parts for every candidate."""

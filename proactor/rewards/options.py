@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.engine import ProactorError
+from proactor.files import settings_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,12 +31,6 @@ def read_options(model: type[Model], options: Mapping[str, Any], where: str) -> 
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        errors = error.errors()
-        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = f" (known: {', '.join(model.model_fields)})" if len(first["loc"]) == 1 else ""
-            raise RewardError(f"{where}: unknown key {key!r}{known}") from None
-        message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-        raise RewardError(f"{where}: {key}: {message}{got}") from None
+        known = f" (known: {', '.join(model.model_fields)})"
+        _, problem = settings_problem(error, lambda place: known if len(place) == 1 else "")
+        raise RewardError(f"{where}: {problem}") from None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.parse import Parsed, parse
 from proactor.rewards.options import RewardError
+
+if TYPE_CHECKING:  # an import at run time would import torch
+    from proactor.engine import Engine
 
 Content = str | Sequence[Mapping[str, str]]
 """A prompt or a completion in TRL: a text, or a list of messages."""
@@ -17,6 +21,10 @@ Content = str | Sequence[Mapping[str, str]]
 @runtime_checkable
 class TurnReward(Protocol):
     """A built-in reward that scores each decision by itself. Evaluations use these too."""
+
+    def bind(self, engine: Engine, catalog: Catalog) -> None:
+        """Take the engine and all tools; called once, after the model is loaded. By default, keep nothing."""
+        return
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
         """The reward of one decision under "reward", and the numbers it is made of by name; all finite."""

@@ -95,7 +95,7 @@ def sample_answers(
             p.dialogue,
             p.turn,
             tuple(s.text for s in g.samples),
-            encoder.catalog.subset(p.dialogue.tools) if p.dialogue.tools else encoder.catalog,
+            encoder.catalog.offered_in(p.dialogue),
             p.board,
         )
         for p, g in zip(points, groups, strict=True)

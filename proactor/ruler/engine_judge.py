@@ -106,7 +106,9 @@ class EngineJudge:
                 f"engine judge: the tokenizer of {engine.base_name} has no token a digit: use forced=False"
             )
         if self.adapter is not None:
-            if not (Path(self.adapter) / "adapter_config.json").is_file():
+            from proactor.engine import has_adapter  # imports torch
+
+            if not has_adapter(self.adapter):
                 raise RulerError(f"engine judge: {self.adapter}: no adapter there")
             self._content = folder_hash(self.adapter)
         self.engine, self._chat, self._digits = engine, chat, tuple(ids[0] for ids in digits)

@@ -25,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.catalogs import propose, read_catalog
 from proactor.catalogs.proactor import NAME
-from proactor.dialogue import Dialogue, Speaker, Turn, valid_utf8
+from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, find_files
+from proactor.files import SourceError, find_files, valid_utf8
 from proactor.sources import base
 from proactor.sources.base import Line, Subset
 from proactor.sources.corpus import Corpus, make_corpus

@@ -1,4 +1,4 @@
-"""The corpora of a run: its train, dev and test parts, and the catalog of all their tools."""
+"""What a run is made of: its train, dev and test corpora, the catalog of their tools, its prompt style."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, TemplateError
+from proactor.dialogue.prompt import PromptStyle
 from proactor.sources import Corpus, Split, load
 from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
@@ -66,3 +67,13 @@ def merge_catalogs(catalogs: Iterable[Catalog]) -> Catalog:
         for tool in catalog.tools:
             tools.setdefault(tool.name, tool)
     return Catalog(tools=tuple(tools.values()))
+
+
+def prompt_style(config: RunConfig, catalog: Catalog) -> PromptStyle:
+    """The style of a config's prompts. ConfigError for a template `prompt.catalog` that does not work."""
+    style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
+    try:
+        catalog.render(style.catalog)
+    except TemplateError as error:
+        raise ConfigError(f"prompt.catalog: {error}") from None
+    return style

@@ -7,15 +7,19 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, TypeAdapter
+
 from proactor.config import ConfigError, Data, Pretrain, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, target_text
 from proactor.engine import ChatFormat, atomic_file
+from proactor.files import read_validated
 from proactor.progress import Progress
 from proactor.sources import load
-from proactor.training.corpora import load_corpus, merge_catalogs
+from proactor.sources.unseen import Unseen
+from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import pretrain
 from proactor.training.small_model import SmallModel, build_model, export, train_tokenizer
 
@@ -49,7 +53,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
     synthetic = load("synthetic", split="train", limit=section.synthetic, size=2 * section.synthetic + 20)
     warm = [d for d in synthetic.dialogues if not config.data.unseen.reason(d)]
     catalog = merge_catalogs([corpus.catalog, synthetic.catalog]) if warm else corpus.catalog
-    style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
+    style = prompt_style(config, catalog)
     tokenizer = train_tokenizer(_tokenizer_texts(corpus.dialogues, catalog, style), size.vocabulary)
     encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
@@ -86,6 +90,13 @@ def _share_progress(ui: Progress) -> Callable[[float, str], None]:
     return progress
 
 
+class _BuiltOn(BaseModel):
+    """What `check_provenance` reads of the record that `write_provenance` leaves."""
+
+    source: str
+    unseen: Unseen
+
+
 def write_provenance(folder: str | Path, data: Data) -> None:
     """Record which data the model in ``folder`` was built on."""
     seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
@@ -93,7 +104,10 @@ def write_provenance(folder: str | Path, data: Data) -> None:
 
 
 def check_provenance(folder: str | Path, data: Data) -> None:
-    """Raise ConfigError if the model in ``folder`` may have seen what ``data.unseen`` keeps from training."""
+    """Raise ConfigError if the model in ``folder`` may have seen what ``data.unseen`` keeps from training.
+
+    SourceError when the folder's record is damaged.
+    """
     if not data.unseen:
         return
     file = Path(folder) / PROVENANCE
@@ -103,9 +117,9 @@ def check_provenance(folder: str | Path, data: Data) -> None:
             f"model {folder}: no {PROVENANCE} says whether it has seen what data.unseen keeps from training; "
             f"{remedy}"
         )
-    built_on = json.loads(file.read_text(encoding="utf-8"))
+    built_on = read_validated(file, TypeAdapter(_BuiltOn))
     for kind in ("domains", "tools"):
-        kept_out = built_on["unseen"][kind] if built_on["source"] == data.source else ()
+        kept_out = getattr(built_on.unseen, kind) if built_on.source == data.source else ()
         if seen := sorted(set(getattr(data.unseen, kind)) - set(kept_out)):
             raise ConfigError(
                 f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen "

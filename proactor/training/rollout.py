@@ -61,7 +61,7 @@ def sample_groups(
 
 def tools_by_dialogue(encoder: PromptEncoder, dialogues: Sequence[Dialogue]) -> dict[str, Catalog]:
     """The tools offered in each dialogue, by its id: those it names, or all."""
-    return {d.id: encoder.catalog.subset(d.tools) if d.tools else encoder.catalog for d in dialogues}
+    return {d.id: encoder.catalog.offered_in(d) for d in dialogues}
 
 
 def candidates_at(point: Decision, group: Group, tools: Catalog) -> Candidates:

@@ -39,6 +39,7 @@ from proactor.dialogue import Dialogue
 from proactor.engine import atomic_file, fault_point
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
+from proactor.files import SourceError, parse_json, read_bytes, read_yaml
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
 """Keys of a row that depend on the clock. In deterministic mode all other values of a resumed run equal those
@@ -127,12 +128,13 @@ class Run:
         """(key, old value, new value) of the first difference between the run's config and ``config``.
 
         None when they are equal, or when the run has no config. Keys and sections named in ``aside`` are not
-        compared. A key missing in the file of an older version has its default.
+        compared. A key missing in the file of an older version has its default. SourceError when the file is
+        damaged.
         """
         file = self.folder / "config.yaml"
         if not file.exists():
             return None
-        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        written = read_yaml(file)
         with suppress(ValidationError):  # a key that no longer exists is reported below
             written = RunConfig.model_validate(written).model_dump(mode="json")
         old, new = _flat(written), _flat(config.model_dump(mode="json"))
@@ -158,7 +160,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(clean, ensure_ascii=False) + "\n")
-        except OSError as error:
+        except OSError as error:  # of a full disk, it names no file
             raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from None
         if self._board is None:
             self._open_board(int(row["step"]))
@@ -234,16 +236,13 @@ class Run:
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`, without a last line that was cut off.
 
-    Raises RunError, naming the line, for one that is not a JSON object, and OSError for a missing file.
+    Raises SourceError for a missing file, and, naming the line, for one that is not a JSON object.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RunError(f"{file}:{number}: not JSON ({error.msg})") from None
+    for number, line in enumerate(read_bytes(file).split(b"\n")[:-1], start=1):
+        row = parse_json(line, file, number)
         if not isinstance(row, dict):
-            raise RunError(f"{file}:{number}: not an object")
+            raise SourceError(f"{file}:{number}: not an object")
         rows.append(row)
     return rows
 
@@ -260,5 +259,5 @@ def _write(file: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new one. RunError when it cannot be written."""
     try:
         atomic_file(file, text.encode())
-    except OSError as error:
+    except OSError as error:  # of a full disk, it names no file
         raise RunError(f"{file}: cannot be written ({error.strerror})") from None

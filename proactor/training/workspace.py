@@ -10,8 +10,8 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.catalog import Catalog
-from proactor.dialogue.prompt import PromptEncoder, PromptStyle
-from proactor.engine import Engine
+from proactor.dialogue.prompt import PromptEncoder
+from proactor.engine import Engine, has_adapter
 from proactor.evaluation.play import Evaluation, evaluate
 from proactor.progress import Progress, Quiet
 from proactor.rewards import (
@@ -26,7 +26,7 @@ from proactor.rewards import (
 )
 from proactor.scoring.metrics import aggregate
 from proactor.scoring.utility import CostError, CostTable
-from proactor.training.corpora import load_corpus, merge_catalogs
+from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.model_folder import check_provenance
 
 
@@ -64,6 +64,8 @@ class Workspace:
             check_provenance(config.model, config.data)
         reward, metric = load_reward(config.reward, config.reward_options), metric_reward(config)
         corpora = {name: load_corpus(config, name) for name in ("train", "dev", "test")}
+        catalog = merge_catalogs([corpus.catalog for corpus in corpora.values()])
+        style = prompt_style(config, catalog)
         engine = Engine.load(
             config.model,
             config.engine,
@@ -73,8 +75,7 @@ class Workspace:
         )
         if engine.chat is None:
             raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
-        style = PromptStyle(**config.prompt.model_dump(exclude_none=True))
-        encoder = PromptEncoder(engine.chat, merge_catalogs([c.catalog for c in corpora.values()]), style)
+        encoder = PromptEncoder(engine.chat, catalog, style)
         workspace = cls(
             config,
             engine,
@@ -97,9 +98,8 @@ class Workspace:
     def bind(self) -> None:
         """Give the rewards the engine and the catalog. Raises RewardError when one cannot work with them."""
         for reward in (self.reward, self.metric):
-            bind = getattr(reward, "bind", None)
-            if callable(bind):
-                bind(self.engine, self.encoder.catalog)
+            if isinstance(reward, GroupReward | TurnReward):
+                reward.bind(self.engine, self.encoder.catalog)
         if isinstance(self.reward, GroupReward):
             self.worker = RewardWorker(self.config.reward, self.reward)
 
@@ -257,6 +257,6 @@ def adapter_folder(run: Path, name: str) -> Path | None:
         return None
     inside = run / name
     folder = inside if name in ("start", "best", "last") else Path(name)
-    if not (folder / "adapter_config.json").is_file():
+    if not has_adapter(folder):
         raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
     return folder

@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proactor.engine.adapter_io import read_peft, write_peft
+from proactor.engine.adapter_io import has_adapter, read_lora, read_peft, write_peft
 from proactor.engine.model_config import CheckpointError, ModelConfig
 from tests.tiny import tiny_config, tiny_model
 
@@ -273,3 +273,15 @@ def test_missing_truncated_and_empty_files(broken: Path) -> None:
     assert_refused(broken, "not valid JSON", "adapter_config.json")
     (broken / "adapter_config.json").unlink()
     assert_refused(broken, "No such file", "adapter_config.json")
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_settings_of_a_folder_give_a_buffer_that_takes_it(tmp_path: Path, rslora: bool) -> None:
+    peft_model(r=4, lora_alpha=6, use_rslora=rslora).save_pretrained(tmp_path)
+    assert has_adapter(tmp_path) and not has_adapter(tmp_path / "none")
+    lora, (_, rank, alpha, _) = read_lora(tmp_path), read_peft(tmp_path)
+    assert lora.rank == rank == 4 and lora.scale == pytest.approx(6 / (2 if rslora else 4)) == alpha / rank
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 0}))
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: lora_alpha: 0 is not above 0"):
+        read_lora(tmp_path)

@@ -227,12 +227,12 @@ def test_commit_refuses_what_it_was_not_asked() -> None:
     scheduler.add(Request(0, "base", [1, 2, 3], 2, 8))
     step = scheduler.plan()
     assert step is not None
-    with pytest.raises(RuntimeError, match="before the last step"):
+    with pytest.raises(AssertionError, match="before the last step"):
         scheduler.plan()
     with pytest.raises(EngineError, match=r"no token for \(request, sample\) \[\(0, 1\)\]"):
         scheduler.commit(step, {(0, 0): 1})
     scheduler.commit(step, {(0, 0): 1, (0, 1): 1})
-    with pytest.raises(RuntimeError, match="not the one planned last"):
+    with pytest.raises(AssertionError, match="not the one planned last"):
         scheduler.commit(step, {(0, 0): 1, (0, 1): 1})
     step = scheduler.plan()
     assert step is not None

@@ -90,6 +90,15 @@ def test_each_contract_bites(copy: Path) -> None:
     assert "proactor.attic" in planted.stdout, "a room without a floor passes"
 
 
+def test_the_contract_of_public_names_has_every_room(repo_root: Path) -> None:
+    tool = tomllib.loads((repo_root / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rooms = {f"proactor.{room}" for floor in layers(repo_root) for room in floor}
+    sources = tool["contracts"][2]["source_modules"]
+    assert set(sources) == rooms - {"proactor.engine", "proactor.kernels"} and len(set(sources)) == len(
+        sources
+    )
+
+
 def test_rooms_form_no_circle_and_a_planted_one_is_seen() -> None:
     imports = read_imports()
     floors = floors_of(imports)

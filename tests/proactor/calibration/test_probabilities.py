@@ -166,9 +166,7 @@ def test_one_tree_a_dialogue(engine: Engine) -> None:
     list(score(engine, prompts, [dialogue]))
     rows = engine.counters()["rows_computed"] - before
     sequences = set()
-    known = answers(
-        prompts.chat, prompts.catalog.subset(dialogue.tools) if dialogue.tools else prompts.catalog
-    )
+    known = answers(prompts.chat, prompts.catalog.offered_in(dialogue))
     for _, prompt in prompts.prompts(dialogue):
         for path, _ in known.edges:
             whole = (*prompt, *path)

@@ -96,7 +96,7 @@ def test_rendering(tools: Path, tmp_path: Path) -> None:
     template.write_text("{% for t in tools %}<{{ t.name }}>{% endfor %}")
     assert call(tools, "--render", template) == "<book_table><frob><zork>\n"
     template.write_text("fine\n{% for t %}")
-    assert f"{template}:2: " in call(tools, "--render", template, error=ConfigError)
+    assert f"{template}: line 2: " in call(tools, "--render", template, error=ConfigError)
     template.write_text("{{ nothing.name }}")
     assert "'nothing' is undefined" in call(tools, "--render", template, error=ConfigError)
     assert "neither full, compact nor a template" in call(tools, "--render", "nice", error=ConfigError)

@@ -15,6 +15,13 @@ import proactor.kernels
 from proactor import cli
 from proactor.commands import catalog
 from proactor.engine import ProactorError
+from proactor.evaluation.store import save_evaluations
+from proactor.sources import load
+from tests.proactor.report.agents import evaluation
+from tests.proactor.runs import config_file
+
+DIALOGUES = load("synthetic", limit=2).dialogues
+NOT_UTF8 = b"\xff\xfe{"
 
 
 def run_catalog(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -83,3 +90,100 @@ def test_a_bug_shows_its_traceback(repo_root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "KeyError: 'planted'" in done.stderr
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A config whose model folder was built by `pretrain`, and whose run has files that can be read."""
+    file = config_file(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    played = evaluation(DIALOGUES, {})
+    save_evaluations(
+        tmp_path / "runs" / "tiny" / "evaluations.json", DIALOGUES, {"before": played, "after": played}
+    )
+    (tmp_path / "runs" / "tiny" / "metrics.jsonl").write_text("")
+    return file
+
+
+def end_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """The one line on stderr of a command that is refused."""
+    monkeypatch.setattr(sys, "argv", ["proactor", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    line = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and line.startswith("proactor: ") and "\n" not in line, line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "message"),
+    [
+        ("metrics.jsonl", NOT_UTF8 + b"\n", ["report"], "metrics.jsonl:1: not JSON ("),
+        ("metrics.jsonl", b"{}\n3\n", ["report"], "metrics.jsonl:2: not an object"),
+        ("summary.json", NOT_UTF8, ["report"], "summary.json:1: not JSON ("),
+        ("summary.json", b"[]", ["report"], "summary.json: not a JSON object"),
+        ("config.yaml", NOT_UTF8, ["report"], "config.yaml: not UTF-8 ("),
+        ("config.yaml", NOT_UTF8, ["train", "--resume"], "config.yaml: not UTF-8 ("),
+        ("config.yaml", b"seed: 1\nname: [", ["train", "--resume"], "config.yaml:2: not YAML ("),
+        (
+            "config.yaml",
+            b"- seed",
+            ["train", "--resume"],
+            "config.yaml: expected keys and values, found list",
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line(
+    run: Path,
+    name: str,
+    content: bytes,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (run.parent / "runs" / "tiny" / name).write_bytes(content)
+    command, *options = arguments
+    assert message in end_of(capsys, monkeypatch, command, run, *options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (NOT_UTF8, "pretrained.json: "),
+        (b'{"source": ', "pretrained.json: "),
+        (b"[]", "pretrained.json: "),
+        (b'{"source": "synthetic"}', "pretrained.json: unseen: Field required"),
+        (b'{"source": "synthetic", "unseen": {"domains": 3}}', "pretrained.json: unseen.domains: "),
+    ],
+)
+def test_a_damaged_record_of_a_small_model_is_one_line(
+    run: Path,
+    content: bytes,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (run.parent / "model" / "pretrained.json").write_bytes(content)
+    unseen = f"data.unseen.domains=[{DIALOGUES[0].domain}]"
+    assert message in end_of(capsys, monkeypatch, "train", run, "--fresh", unseen)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for tool in tools %}", "prompt.catalog: line 1: Unexpected end of template"),
+        ("{{ nothing }}", "prompt.catalog: 'nothing' is undefined"),
+        ("{{ tools + 1 }}", "prompt.catalog: can only concatenate tuple"),
+    ],
+)
+def test_a_broken_template_is_one_line(
+    run: Path,
+    template: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, *overrides in (("train", "--fresh"), ("pretrain", f"model={run.parent}/new")):
+        assert message in end_of(capsys, monkeypatch, command, run, *overrides, f"prompt.catalog={template}")

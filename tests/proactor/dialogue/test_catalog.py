@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from tests.proactor.dialogues import users
 
 BOOK = Tool(
     name="book",
@@ -30,6 +31,11 @@ def test_subset_keeps_the_order_asked_for() -> None:
     assert CATALOG.subset(["look", "book"]).names == ("look", "book")
     with pytest.raises(KeyError, match="fly"):
         CATALOG.subset(["fly"])
+
+
+def test_a_dialogue_is_offered_the_tools_it_names_or_all() -> None:
+    assert CATALOG.offered_in(users(1)).names == CATALOG.names
+    assert CATALOG.offered_in(users(1).model_copy(update={"tools": ("look",)})).names == ("look",)
 
 
 def test_rendering() -> None:

@@ -210,6 +210,15 @@ def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
         assert "\n" not in str(error.value)
 
 
+def test_an_exception_of_a_built_in_reward_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*args: object) -> None:
+        raise TypeError("planted")
+
+    monkeypatch.setattr(WeightedMetric, "parts", planted)
+    with pytest.raises(TypeError, match="planted"):
+        run_reward("weighted_metric", WeightedMetric(), Candidates(DIALOGUE, 1, ("[]",), TOOLS), no_prompts)
+
+
 def test_replay_scores_on_the_agents_own_board() -> None:
     contribution, rewards = score_replay(DIALOGUE, {4: (FULL,), 5: Parsed((FULL,), unread={"bad_value": 1})})
     # Waits, the fire, the repeat with an unread value, done.

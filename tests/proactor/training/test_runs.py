@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from proactor.config import RunConfig
+from proactor.files import SourceError
 from proactor.sources.unseen import Unseen
 from proactor.training.runs import Run, RunError, read_rows
 
@@ -57,15 +58,16 @@ def test_numbers_that_are_not_finite_become_null(run: Run) -> None:
 
 def test_a_row_cut_off_by_a_kill_is_left_out_and_a_damaged_one_named(run: Run) -> None:
     file = run.folder / "metrics.jsonl"
-    file.write_text(json.dumps(row(1)) + "\n" + '{"step": 2, "lo')
-    assert [r["step"] for r in run.rows()] == [1]
+    for torn in (b'{"step": 2, "lo', b'{"note": "\xc3'):
+        file.write_bytes(json.dumps(row(1)).encode() + b"\n" + torn)
+        assert [r["step"] for r in run.rows()] == [1]
     file.write_text('{"step": 1\n' + json.dumps(row(2)) + "\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl:1: not JSON"):
+    with pytest.raises(SourceError, match=r"metrics\.jsonl:1: not JSON"):
         run.rows()
     file.write_text("3\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl:1: not an object"):
+    with pytest.raises(SourceError, match=r"metrics\.jsonl:1: not an object"):
         run.rows()
-    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+    with pytest.raises(SourceError, match=r"none\.jsonl: no such file"):
         read_rows(run.folder / "none.jsonl")
 
 
