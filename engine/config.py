@@ -173,8 +173,8 @@ class GRPO(AdamW):
     divisor of a step's loss, summed over all ranks and trees: trained tokens, samples (each with its own
     token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
-    alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1
-    unless top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
+    alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
+    top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
     """
 
     epsilon: float = Field(0.2, gt=0)

@@ -1,6 +1,6 @@
 """A training engine for proactive agents.
 
-``proactor.engine`` loads, samples and trains a model; ``proactor.kernels`` holds its operations, one a file;
+`proactor.engine` loads, samples and trains a model; ``proactor.kernels`` holds its operations, one a file;
 the modules beside them turn dialogues into opportunity windows, rewards and reports. Importing this package
 imports nothing heavy and changes no global state.
 """

@@ -71,9 +71,9 @@ class Endpoint:
     ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable with the key; with a
     ``base_url`` it may be unset. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
     attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
-    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at
-    most ``longest_wait``; time-outs are not retried. ``options`` are sent unchanged with every
-    request (``temperature``, …).
+    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at most
+    ``longest_wait``; time-outs are not retried. ``options`` are sent unchanged with every request
+    (``temperature``, …).
 
     A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
     tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes

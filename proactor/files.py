@@ -17,12 +17,13 @@ Value = TypeVar("Value")
 
 
 class SourceError(ProactorError):
-    """A corpus, catalog or saved result that cannot be read. One line: `file: what` or `file:line: what`."""
+    """A corpus, catalog or saved result that cannot be read. One line: ``file: what`` or
+    ``file:line: what``."""
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """Files of `folder` for the first pattern that matches any, sorted; `[folder]` where it is a file itself.
-    SourceError when nothing matches.
+    """Files of ``folder`` for the first pattern that matches any, sorted; ``[folder]`` where it is a file
+    itself. SourceError when nothing matches.
     """
     if folder.is_file():
         return [folder]
@@ -48,7 +49,7 @@ def read_json(file: Path) -> Any:
 
 
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
-    """The value of a JSON text that begins at `line` of `file`. SourceError names file and line."""
+    """The value of a JSON text that begins at ``line`` of ``file``. SourceError names file and line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -60,7 +61,7 @@ def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
-    """The value of a JSON file as `kind`. SourceError names the file and the key that does not fit."""
+    """The value of a JSON file as ``kind``. SourceError names the file and the key that does not fit."""
     try:
         return kind.validate_json(read_bytes(file))
     except ValidationError as error:
@@ -68,7 +69,8 @@ def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
 
 
 def first_problem(error: ValidationError, top: str = "") -> str:
-    """The first problem of a validation error in one line, `key: message`; `top` stands for the empty key."""
+    """The first problem of a validation error in one line, ``key: message``; ``top`` stands for the empty
+    key."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"])) or top
     message = problem["msg"].removeprefix("Value error, ")

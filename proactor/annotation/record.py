@@ -28,7 +28,7 @@ from proactor.dialogue.catalog import Catalog
 
 
 class AnnotationOptions(BaseModel):
-    """Options of the way from answers to windows; the thresholds are those of `gates` [INFERRED].
+    """Options of the way from answers to windows; the thresholds are those of ``gates`` [INFERRED].
 
     ``gates``: drop dialogues that fail G1 or G2, which are counted in any case. ``causality``: apply G4, by
     entry and by reference. ``second_reading``: share of the dialogues that are annotated twice for G3, at

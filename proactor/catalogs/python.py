@@ -38,7 +38,7 @@ _SPHINX = re.compile(r"^[ \t]*:param\s+(?:[^:\n]*\s)?(\w+):[ \t]*(.*)$", re.MULT
 
 
 def read(source: str | Path) -> Reading:
-    """The tools of `path.py`, `module:path.py` or `module:package.name`."""
+    """The tools of `path.py`, ``module:path.py`` or ``module:package.name``."""
     spec = str(source).removeprefix(PREFIX)
     module = _from_file(Path(spec)) if spec.endswith(".py") else _from_name(spec)
     file = Path(module.__file__ or spec)
@@ -93,7 +93,7 @@ def _describe(error: Exception) -> str:
 
 
 def _line(error: Exception, file: Path) -> int | None:
-    """The line of `file` that an import failed at."""
+    """The line of ``file`` that an import failed at."""
     if isinstance(error, SyntaxError):
         return error.lineno
     return next(
@@ -196,7 +196,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _entries(body: str) -> dict[str, str]:
-    """Descriptions by name, from entries `name (type): words` with further lines indented more."""
+    """Descriptions by name, from entries ``name (type): words`` with further lines indented more."""
     lines = [line for line in body.splitlines() if line.strip()]
     indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
     words: dict[str, str] = {}

@@ -1,5 +1,5 @@
-"""Tools from the API files of STAR: apis.json (APIs by name), or a folder with one file per API as
-in the release.
+"""Tools from the API files of STAR: apis.json (APIs by name), or a folder with one file per API as in the
+release.
 
 An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
 needs assent [DERIVED from the files].

@@ -31,7 +31,7 @@ FULL = """\
 
 
 class Parameter(BaseModel):
-    """One argument of a tool. `values`: those of an enum (required for type "enum", a hint elsewhere)."""
+    """One argument of a tool. ``values``: those of an enum (required for type "enum", a hint elsewhere)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class Parameter(BaseModel):
 
 
 class Tool(BaseModel):
-    """One action that an agent can take. `confirm`: the user must agree before it fires."""
+    """One action that an agent can take. ``confirm``: the user must agree before it fires."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,12 +115,12 @@ class Catalog(BaseModel):
         return self._by_name.get(name)
 
     def subset(self, names: Iterable[str]) -> Catalog:
-        """The named tools, in the order of `names`. KeyError for one that is not in this catalog."""
+        """The named tools, in the order of ``names``. KeyError for one that is not in this catalog."""
         return Catalog(tools=tuple(self[name] for name in names))
 
     def render(self, template: str = "full") -> str:
-        """Text for a prompt. `template`: "full" (types, effects, descriptions), "compact" (one signature per
-        line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
+        """Text for a prompt. ``template``: "full" (types, effects, descriptions), "compact" (one signature
+        per line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
         return _compile(source).render(tools=self.tools).strip()

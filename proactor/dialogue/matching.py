@@ -1,7 +1,7 @@
 """Matching of a proposed action to the references: its similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave
-open, all [INFERRED]:
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave open, all
+[INFERRED]:
 
 - A READY action matches the most similar reference of its name whose coverage contains the turn and whose
   similarity reaches `theta`. Ties go to a reference not yet fired, then to the better timing class.
@@ -49,9 +49,9 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action
-    that does not fire and is not masked. `reference`: its match at `theta`; of a PENDING action possibly
-    one later withdrawn.
+    """One proposed action. ``similarity``: to the nearest open reference. ``timing``: None for an action that
+    does not fire and is not masked. ``reference``: its match at `theta`; of a PENDING action possibly one
+    later withdrawn.
     """
 
     action: Action
@@ -76,7 +76,7 @@ def similarity(action: Action, reference: Reference) -> float:
 
 
 def timing_at(reference: Reference, turn: int) -> Timing:
-    """The class of a first fire on `reference` at `turn`."""
+    """The class of a first fire on ``reference`` at ``turn``."""
     if reference.ready is None or reference.coverage is None:
         return Timing.UNKNOWN
     if not reference.coverage[0] <= turn <= reference.coverage[1]:
@@ -94,9 +94,9 @@ def judge(
     fired: Mapping[str, Timing] | None = None,
     theta: float = THETA,
 ) -> list[Judged]:
-    """Classify the actions proposed at `turn`. Duplicates are collapsed, the order is kept.
+    """Classify the actions proposed at ``turn``. Duplicates are collapsed, the order is kept.
 
-    `fired`: reference id -> class of its first fire. These references are no longer open: a further fire on
+    ``fired``: reference id -> class of its first fire. These references are no longer open: a further fire on
     one, or a second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the first was early). None:
     the form that counts repeats, in which no reference is used up.
     """

@@ -41,7 +41,7 @@ from proactor.dialogue.parse import canonical_entry, dumps, key, parse_graph, sp
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """One action with its status and known values, and the names of its `missing` parameters."""
+    """One action with its status and known values, and the names of its ``missing`` parameters."""
 
     action: Action
     missing: tuple[str, ...] = ()
@@ -54,7 +54,8 @@ class StateGraph:
     nodes: tuple[GraphNode, ...] = ()
 
     def render(self) -> str:
-        """The canonical text, for prompts and `<graph>` blocks; "</" is escaped, so it cannot end a block."""
+        """The canonical text, for prompts and ``<graph>`` blocks; "</" is escaped, so it cannot end a
+        block."""
         return dumps(canonical_entry(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
@@ -63,11 +64,11 @@ class StateGraph:
         return text.replace("</", "<\\/") or "Nothing is open."
 
     def after(self, text: str) -> tuple[StateGraph, dict[str, int]]:
-        """The graph that the output `text` wrote, and counts of what could not be read (reasons of
+        """The graph that the output ``text`` wrote, and counts of what could not be read (reasons of
         `parse.Parsed`, and no_graph).
 
-        Total. An output without a closed `<graph>` block, or with an unreadable one, leaves
-        this graph unchanged.
+        Total. An output without a closed ``<graph>`` block, or with an unreadable one, leaves this graph
+        unchanged.
         """
         written = split(text).graph
         if written is None:
@@ -86,7 +87,8 @@ def read(text: str) -> tuple[StateGraph, dict[str, int]]:
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
-    """The graph of `actions`; a PENDING one lacks the required parameters of its tool that have no value."""
+    """The graph of ``actions``; a PENDING one lacks the required parameters of its tool that have no
+    value."""
     return StateGraph(
         _merge_nodes(GraphNode(a, _missing_parameters(a, catalog.get(a.name))) for a in actions)
     )

@@ -60,7 +60,7 @@ class _File(BaseModel):
 def save_evaluations(
     path: str | Path, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]
 ) -> None:
-    """Write the evaluations of `named` by system, and the dialogues that they played."""
+    """Write the evaluations of ``named`` by system, and the dialogues that they played."""
     value = {
         "version": VERSION,
         "dialogues": [d.model_dump(mode="json") for d in dialogues],

@@ -20,7 +20,7 @@ from proactor.training.runs import Run, read_rows
 
 
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
-    """Write `report.html` again from the files of a run's folder.
+    """Write ``report.html`` again from the files of a run's folder.
 
     Needs `evaluations.json` and `metrics.jsonl`; draws the files of `proactor calibrate` where they exist.
     Without ``notes``, `seconds` of `summary.json` and `config.yaml` describe the run, where they exist.

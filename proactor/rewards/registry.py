@@ -1,7 +1,8 @@
-"""A reward by the name that a config uses: a built-in one, or `module:attribute` of the user's own.
+"""A reward by the name that a config uses: a built-in one, or ``module:attribute`` of the user's own.
 
-A function of the user's own takes `(prompts, completions, **columns)`, TRL's signature, and returns one float
-per completion. Columns: `dialogue` (Dialogue), `turn` (int) and `board` (Board), one value per completion.
+A function of the user's own takes ``(prompts, completions, **columns)``, TRL's signature, and returns one
+float per completion. Columns: `dialogue` (Dialogue), `turn` (int) and `board` (Board), one value per
+completion.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
 def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
     """The reward that ``spec`` names: a `TurnReward`, a `GroupReward`, or a user's `RewardFunction`.
 
-    ``spec``: a name of `FAMILY`, or `module:attribute`, found in the working directory too.
+    ``spec``: a name of `FAMILY`, or ``module:attribute``, found in the working directory too.
 
     Raises RewardError for an unknown name, and for options that the reward does not take.
     """

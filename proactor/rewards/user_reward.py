@@ -1,4 +1,4 @@
-"""A user's own reward, found by its `module:attribute`."""
+"""A user's own reward, found by its ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RewardFunction = Callable[..., Sequence[float]]
 
 
 def import_reward(spec: str) -> Any:
-    """Import `module:attribute`, also from the working directory: a `RewardFunction` or a `GroupReward`.
+    """Import ``module:attribute``, also from the working directory: a `RewardFunction` or a `GroupReward`.
 
     Raises RewardError where the module cannot be imported, or has no such callable or `GroupReward`.
     """

@@ -5,10 +5,9 @@
 
 As in RULER [CODE, methods 2], the messages that all candidates share become the context, and each candidate
 keeps what follows. Ours [INFERRED]: the order of candidates is permuted by a seeded hash; identical \
-candidates
-are sent once; whatever others wrote is JSON, with the characters escaped that could close a tag or open an
-instruction block. The tools come before the context, and the context has one message per line, so that the
-questions about a dialogue's turns share the longest possible prefix.
+candidates are sent once; whatever others wrote is JSON, with the characters escaped that could close a tag or
+open an instruction block. The tools come before the context, and the context has one message per line, so
+that the questions about a dialogue's turns share the longest possible prefix.
 """
 
 from __future__ import annotations

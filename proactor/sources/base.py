@@ -1,5 +1,5 @@
-"""What all readers share: options, the subset they are asked for, lines and records, and how
-these become dialogues.
+"""What all readers share: options, the subset they are asked for, lines and records, and how these become
+dialogues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NoOptions(BaseModel):
 
 
 def validate_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """`values` as the options of a reader. SelectionError names the one that is unknown or wrong."""
+    """``values`` as the options of a reader. SelectionError names the one that is unknown or wrong."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -51,7 +51,7 @@ class Line:
 
     @property
     def where(self) -> str:
-        """`file:line`."""
+        """``file:line``."""
         return f"{self.file}:{self.number}"
 
     def parse(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dialogue of a file that was parsed as a whole; `where` names its place there."""
+    """One dialogue of a file that was parsed as a whole; ``where`` names its place there."""
 
     where: str
     id: str
@@ -80,7 +80,8 @@ Entry = TypeVar("Entry", Line, Record)
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Which dialogues to read: those of `split` (None: all), at most `limit` of them, sampled by `seed`."""
+    """Which dialogues to read: those of ``split`` (None: all), at most ``limit`` of them, sampled by
+    ``seed``."""
 
     split: Split | None = None
     limit: int | None = None
@@ -112,9 +113,9 @@ class Subset:
     ) -> list[Line]:
         """Dialogues of JSONL files (gzip or plain), in file order.
 
-        A line is searched only for the value of `key` (`name(file, value)` makes the id of it), so reading
-        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id
-        that appears twice.
+        A line is searched only for the value of ``key`` (`name(file, value)` makes the id of it), so reading
+        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id that
+        appears twice.
         """
         return self.choose(_lines_by_key(files, key, name))
 
@@ -149,7 +150,7 @@ Build = Callable[[dict[str, Any], Counter[str]], Dialogue]
 
 
 def convert(where: str, record: dict[str, Any], build: Build, counters: Counter[str]) -> Dialogue:
-    """`build(record, counters)`; SourceError puts `where` (file and line) in front of what failed."""
+    """`build(record, counters)`; SourceError puts ``where`` (file and line) in front of what failed."""
     try:
         return build(record, counters)
     except ValidationError as error:
@@ -172,8 +173,8 @@ def convert_all(
 
 
 def last_user_turn(turns: Sequence[Turn], at: int) -> int | None:
-    """The last user turn at or before turn `at`, None when there is none: the decision point of an action
-    after turn `at`.
+    """The last user turn at or before turn ``at``, None when there is none: the decision point of an action
+    after turn ``at``.
     """
     return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
 

@@ -32,7 +32,7 @@ from proactor.training.parts import load_part, merge_catalogs
 
 @dataclass(slots=True)
 class Workspace:
-    """An engine with dialogues to train on (`train`), to select by (`dev`) and to report on (`test`).
+    """An engine with dialogues to train on (``train``), to select by (``dev``) and to report on (``test``).
 
     ``metric``: the reward that `eval.reward` names. ``worker``: scores groups during sampling, where the
     reward is a `GroupReward`. ``costs``: of the utility of evaluations. ``dropped``: dialogues left out of a
