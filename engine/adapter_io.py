@@ -78,8 +78,7 @@ def write_peft(
 
     ``tensors``: {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}; the adapter adds
     (alpha / rank) B A x. ``targets`` are "q", "gate", ... or module names. Atomic: an earlier save survives
-    any failure, and files in the folder that are not an adapter's stay. Raises CheckpointError when that
-    fails.
+    any failure. Other files in the folder stay. Raises CheckpointError when it cannot be written.
     """
     leaves = sorted({LEAF.get(target, target) for target in targets})
     config = {

@@ -32,7 +32,7 @@ class EngineConfig(Config):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of activations and dense weights; a torch.dtype is taken too. "
+        description="dtype of activations and dense weights; a torch.dtype is taken too. "
         "auto: float32 on a CPU, bfloat16 on a GPU",
     )
     quantization: Literal["auto", "nf4", "none"] = Field(

@@ -40,8 +40,7 @@ class OutOfPages(RuntimeError):
 class Sequence:
     """The pages of ``prompt + generated``, of which the first ``computed`` tokens have their KV written.
 
-    ``block_table[i]`` is the page of tokens ``i * page_size ...``, ``nodes[i]`` its tree node where it has
-    one.
+    ``block_table[i]`` is the page of tokens ``i * page_size ...``, ``nodes[i]`` its tree node or None.
     """
 
     tree: PrefixTree

@@ -115,8 +115,8 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and switches of one decoder. ``context_length``: tokens, with the extension by yarn or
-    llama3."""
+    """Shapes and switches of one decoder. ``context_length`` counts tokens, yarn's or llama3's extension
+    included."""
 
     family: Family
     hidden_size: int
@@ -208,8 +208,7 @@ class _Keys:
         return CheckpointError(f"{self.where}: {key}: {what}")
 
     def count(self, key: str, default: int | None = None, none: int | None = None, least: int = 1) -> int:
-        """An integer from ``least`` on; ``default`` stands for an absent key, ``none`` for an explicit
-        null."""
+        """An integer >= ``least``; ``default`` stands for an absent key, ``none`` for an explicit null."""
         value = self.values.get(key, default)
         value = none if value is None else value
         if value is None:
@@ -257,7 +256,7 @@ class _Keys:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; CheckpointError when it is missing or is not one."""
+    """The JSON object in ``path``. Raises CheckpointError when it is missing or is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -147,8 +147,7 @@ class NF4Tensor:
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The weight [N, K]: w[i] = code[index[i]] * scale[i // blocksize] in fp32, rounded once to ``dtype``.
 
-    Block sizes that are powers of two from 16 to 4096 run in Triton, for fp32, fp16 and bf16; the rest takes
-    the torch form.
+    Triton takes fp32, fp16 and bf16, with block sizes that are powers of two from 16 to 4096; torch the rest.
     """
     target = weight.dtype if dtype is None else dtype
     if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
@@ -185,7 +184,7 @@ def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None 
 
     Bit-identical on a CPU to bitsandbytes `quantize_4bit(..., compress_statistics=nested, quant_type="nf4")`,
     and the same bits on every device. ``dtype`` is the default of `dequantize` (None: the weight's own).
-    Raises KernelError for anything but a two-dimensional floating weight, and for values that are not finite.
+    Raises KernelError unless the weight is two-dimensional, floating and finite.
     """
     if weight.ndim != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
         layout = f"{weight.dtype} {list(weight.shape)}"

@@ -23,7 +23,7 @@ class SourceError(ProactorError):
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
     """Files of ``folder`` for the first pattern that matches any, sorted; ``[folder]`` where it is a file
-    itself. SourceError when nothing matches.
+    itself. Raises SourceError when nothing matches.
     """
     if folder.is_file():
         return [folder]
@@ -34,7 +34,7 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def read_bytes(file: Path) -> bytes:
-    """A file's content, decompressed where its name ends in .gz. SourceError when it cannot be read."""
+    """A file's content, decompressed where its name ends in .gz. Raises SourceError when it is unreadable."""
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except FileNotFoundError:
@@ -69,8 +69,7 @@ def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
 
 
 def first_problem(error: ValidationError, top: str = "") -> str:
-    """The first problem of a validation error in one line, ``key: message``; ``top`` stands for the empty
-    key."""
+    """A validation error's first problem in one line, ``key: message``; ``top`` stands for the empty key."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"])) or top
     message = problem["msg"].removeprefix("Value error, ")
@@ -79,7 +78,7 @@ def first_problem(error: ValidationError, top: str = "") -> str:
 
 def folder_hash(folder: str | Path) -> str:
     """Content hash (16 hex digits) of an adapter folder; a path alone can go stale after retraining. Raises
-    OSError where there is no such folder.
+    Raises OSError when there is no such folder.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(folder).iterdir()):

@@ -1,7 +1,7 @@
 """Phrases that show the state of an action: raised, agreed to, on hold, taken back, overdue.
 
-`ENGLISH` has general phrases and knows no tool. `synthetic_book` has the phrases of the synthetic generator,
-which tell how people talk, not where a window lies. All of it is [INFERRED].
+`ENGLISH`: general phrases of no particular tool. `synthetic_book`: the generator's phrases for synthetic
+dialogues; they name no window. All are [INFERRED].
 """
 
 from __future__ import annotations

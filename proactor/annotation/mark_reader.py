@@ -44,7 +44,7 @@ class Reading:
     """The marks of one answer.
 
     ``entries``: marks in the answer, dropped ones included; an unreadable answer counts as one. ``drops``:
-    marks dropped, by reason. ``repairs``: deviations from the schema that were understood, by kind.
+    marks dropped, by reason. ``repairs``: tolerated deviations from the schema, by kind.
     """
 
     marks: tuple[Mark, ...] = ()

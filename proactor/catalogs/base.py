@@ -1,6 +1,4 @@
-"""What all readers of tools share: JSON with line numbers, a collection of tools, and remarks on inexact
-fits.
-"""
+"""Shared by all readers of tools: JSON with line numbers, a tool collection, and remarks on inexact fits."""
 
 from __future__ import annotations
 
@@ -29,8 +27,8 @@ class CatalogError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something without an exact place in a catalog; ``kind`` says what became of it. ``parameter``: "" for a
-    whole tool.
+    """Something that a catalog cannot hold exactly; ``kind``: its treatment. ``parameter``: "" for a whole
+    tool.
     """
 
     tool: str
@@ -53,7 +51,7 @@ class Reading:
 
 
 class Document:
-    """A JSON file with line numbers. CatalogError where an object has a key twice."""
+    """A JSON file with line numbers. Raises CatalogError for a key that an object has twice."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -116,7 +114,8 @@ class Tools:
     _tools: dict[str, tuple[Tool, str]] = field(default_factory=dict)
 
     def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
-        """Add the tool that ``build`` makes. CatalogError for a missing or taken name, or an invalid tool."""
+        """Add the tool that ``build`` makes. Raises CatalogError for a missing or taken name or an invalid
+        tool."""
         if not isinstance(name, str) or not name.strip():
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._tools:
@@ -124,7 +123,7 @@ class Tools:
         self._tools[name] = build_tool(where, name, build), where
 
     def reading(self, source: object, format: str) -> Reading:
-        """The catalog of all tools; CatalogError when there are none."""
+        """The catalog of all tools. Raises CatalogError when there are none."""
         if not self._tools:
             raise CatalogError(f"{source}: no tools in it")
         return Reading(

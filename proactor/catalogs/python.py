@@ -1,5 +1,4 @@
-"""Tools from a Python module: each public function is a tool; annotations give types, docstrings
-descriptions.
+"""Tools from a Python module, one per public function: types from annotations, descriptions from docstrings.
 
 Annotations become types through pydantic's JSON Schema, so all that pydantic understands works: Literal and
 Enum, date and time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The

@@ -1,10 +1,9 @@
-"""From a JSON Schema object to the parameters of a tool: shared by JSON Schema files, OpenAI tools and Python
-modules.
+"""From a JSON Schema object to a tool's parameters, for JSON Schema files, OpenAI tools and Python modules.
 
 What a catalog cannot express exactly becomes text, with a remark [INFERRED]:
 
-- An object with properties is flattened by one level, `address.street`; deeper or open ones are text
-  (``object_as_text``).
+- An object with properties is flattened by one level (``address.street``). Deeper objects and objects without
+  listed properties are text (``object_as_text``).
 - An array is text (``array_as_text``); the enum of its items stays as a hint.
 - Alternatives of one type are that type, integer or number is number, others are text (``union_as_text``).
 - A schema without a type is text (``untyped_as_text``), and so is a date-time (``datetime_as_text``).
@@ -41,8 +40,7 @@ _KNOWN = (*_PLAIN, "array", "object", "null")
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A schema inside a file: ``root`` is what ``#/…`` references start from, ``place`` where the schema
-    stands."""
+    """A schema inside a file: ``#/…`` references start from ``root``, and ``place`` is where it stands."""
 
     schema: Any
     root: Schema

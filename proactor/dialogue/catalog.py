@@ -115,7 +115,7 @@ class Catalog(BaseModel):
         return self._by_name.get(name)
 
     def subset(self, names: Iterable[str]) -> Catalog:
-        """The named tools, in the order of ``names``. KeyError for one that is not in this catalog."""
+        """The named tools, in the order of ``names``. Raises KeyError for an unknown one."""
         return Catalog(tools=tuple(self[name] for name in names))
 
     def render(self, template: str = "full") -> str:

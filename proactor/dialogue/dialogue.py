@@ -114,7 +114,7 @@ class Reference(BaseModel):
         return self
 
     def accepts(self, parameter: str, value: str) -> bool:
-        """Is ``value``, after `normalise`, equal to the value of ``parameter`` or to one of its variants?"""
+        """Whether ``value``, after `normalise`, equals the value of ``parameter`` or one of its variants."""
         if parameter not in self.params:
             return False
         spellings = (self.params[parameter], *self.variants.get(parameter, ()))

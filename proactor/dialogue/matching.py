@@ -1,6 +1,6 @@
 """Matching of a proposed action to the references: its similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave open, all
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave open
 [INFERRED]:
 
 - A READY action matches the most similar reference of its name whose coverage contains the turn and whose
@@ -61,7 +61,7 @@ class Judged:
 
     @property
     def masked(self) -> bool:
-        """Does the action leave every numerator and denominator?"""
+        """Whether the action leaves every numerator and denominator."""
         return self.timing in MASKS
 
 
@@ -167,7 +167,7 @@ def _match(
 
 
 def _belongs_to_unknown(action: Action, dialogue: Dialogue, theta: float) -> bool:
-    """Is the action nearer to a reference with an unknown window than to any with a known one?"""
+    """Whether the action is nearer to a reference with an unknown window than to any with a known one."""
     unknown = [r for r in dialogue.references if r.ready is None and r.name == action.name]
     if not unknown:
         return False

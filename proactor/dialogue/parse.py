@@ -63,7 +63,7 @@ class Parsed:
 
     @property
     def ok(self) -> bool:
-        """Was everything readable?"""
+        """Whether everything was readable."""
         return not self.unread
 
 
@@ -139,7 +139,7 @@ def parse(text: str) -> Parsed:
 
 
 def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
-    """The raw entries of the list in ``text``, and counts of `unread` and `repaired` as in `Parsed`.
+    """The raw entries of the list in ``text``, and the ``unread`` and ``repaired`` counts of `Parsed`.
     Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
@@ -155,9 +155,8 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
 
 
 def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
-    """The actions of a state graph's text, each with the names of its null or blank parameters, and what was
-    unread. Total.
-    """
+    """The actions of a state graph's text, each with its null or blank parameters, and unread pieces.
+    Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     read = [_read_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
@@ -224,7 +223,7 @@ def _salvage(body: str, start: int) -> tuple[list[object], str]:
 
 
 def _cut_off(body: str, start: int) -> bool:
-    """Does decoding from ``start`` fail only because the text ends?"""
+    """Whether decoding from ``start`` fails only because the text ends."""
     try:
         _DECODER.raw_decode(body, start)
     except json.JSONDecodeError as error:
@@ -263,9 +262,8 @@ def _read_entry(
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
-    """(name, status, params) of ``{"name", "status", "params"}`` or its aliases; status None when it is no
-    status.
-    """
+    """(name, status, params) of ``{"name", "status", "params"}`` or its aliases; an unknown status is
+    None."""
     name_key, status_key, params_key = (
         next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
     )

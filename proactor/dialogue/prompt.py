@@ -97,8 +97,7 @@ def messages(
     style: PromptStyle | None = None,
     graph: StateGraph = NO_GRAPH,
 ) -> list[Message]:
-    """The whole prompt of the decision after ``turn``. ``graph``: the agent's last one, shown in graph
-    mode."""
+    """The whole prompt of the decision after ``turn``. ``graph``: the agent's last graph (graph mode)."""
     style = style or PromptStyle()
     turns = [_turn_message(t.speaker, t.text) for t in dialogue.turns[:turn]]
     return [system_message(dialogue, catalog, style), *turns, board_message(board, graph, style)]
@@ -258,8 +257,8 @@ def target_text(
     *,
     pending: bool = True,
 ) -> str:
-    """The output that supervised training shows: the `target` answer, after a thought and a graph where the
-    mode has them.
+    """The output shown in supervised training: the `target` answer, after the mode's thought and graph, if
+    any.
 
     Thought and graph state what is open, ready and missing by ``turn``, also where ``pending`` leaves PENDING
     actions out of the answer, and nothing that only later turns tell.
@@ -291,7 +290,7 @@ def _is_pending(reference: Reference, turn: int, board: Board) -> bool:
 
 
 def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
-    """Could an action with an unknown window be right after ``turn``? Supervised training leaves such
+    """Whether an action with an unknown window could be right after ``turn``. Supervised training leaves such
     decision points out and counts them.
     """
     for reference in dialogue.references:

@@ -54,8 +54,7 @@ class StateGraph:
     nodes: tuple[GraphNode, ...] = ()
 
     def render(self) -> str:
-        """The canonical text, for prompts and ``<graph>`` blocks; "</" is escaped, so it cannot end a
-        block."""
+        """The canonical text, for prompts and ``<graph>`` blocks; "</" is escaped and cannot end a block."""
         return dumps(canonical_entry(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
@@ -67,8 +66,7 @@ class StateGraph:
         """The graph that the output ``text`` wrote, and counts of what could not be read (reasons of
         `parse.Parsed`, and no_graph).
 
-        Total. An output without a closed ``<graph>`` block, or with an unreadable one, leaves this graph
-        unchanged.
+        Total. This graph stays where the output has no closed ``<graph>`` block, or an unreadable one.
         """
         written = split(text).graph
         if written is None:
@@ -87,8 +85,7 @@ def read(text: str) -> tuple[StateGraph, dict[str, int]]:
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
-    """The graph of ``actions``; a PENDING one lacks the required parameters of its tool that have no
-    value."""
+    """The graph of ``actions``. A PENDING action lacks the required parameters that have no value."""
     return StateGraph(
         _merge_nodes(GraphNode(a, _missing_parameters(a, catalog.get(a.name))) for a in actions)
     )

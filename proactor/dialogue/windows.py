@@ -174,7 +174,7 @@ def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
 
 
 def is_counter(name: str) -> bool:
-    """Is ``name`` one of the counters of `count`?"""
+    """Whether ``name`` is one of the counters of `count`."""
     return name in COUNTERS or name.startswith("null_")
 
 

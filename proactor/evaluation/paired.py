@@ -59,8 +59,7 @@ def compare_runs(
     *,
     resamples: int = 2000,
 ) -> PairedRuns:
-    """Compare ``runs`` with these ``names``, each on its ``dialogues``. Raises as `require_same_dialogues`
-    does."""
+    """Compare ``runs`` called ``names``, each on its ``dialogues``. Raises as `require_same_dialogues`."""
     require_same_dialogues(names, dialogues)
     tools = [tool_contributions(dialogues[0], run) for run in runs]
     domains = [domain_contributions(dialogues[0], run) for run in runs]

@@ -82,7 +82,7 @@ def write_page(path: str | Path, text: str) -> Path:
 
 
 def _load(run: Path, *needed: str) -> tuple[tuple[Dialogue, ...], dict[str, Evaluation]]:
-    """The test dialogues and evaluations by system. SourceError when one of ``needed`` is missing."""
+    """The test dialogues and evaluations by system. Raises SourceError when one of ``needed`` is missing."""
     file = run / "evaluations.json"
     dialogues, systems = load_evaluations(file)
     for name in needed:

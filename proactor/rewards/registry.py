@@ -1,8 +1,8 @@
 """A reward by the name that a config uses: a built-in one, or ``module:attribute`` of the user's own.
 
 A function of the user's own takes ``(prompts, completions, **columns)``, TRL's signature, and returns one
-float per completion. Columns: `dialogue` (Dialogue), `turn` (int) and `board` (Board), one value per
-completion.
+float per completion. Columns, each with one value per completion: ``dialogue`` (Dialogue), ``turn`` (int) and
+``board`` (Board).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ REGISTRY: dict[str, Callable[..., TurnReward]] = {
     "rac": rac,
     "max_rac": max_rac,
 }
-"""Metric rewards by name, each a factory that takes the config's options. All score single decisions on the
-scale of RAC.
+"""Metric rewards by name: factories that take the config's options. All score single decisions, on RAC's
+scale.
 """
 
 FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {

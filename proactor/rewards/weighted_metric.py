@@ -1,7 +1,6 @@
 """The metric rewards: single decisions scored against the references alone.
 
-Which metrics there are is confirmed [NOTES, methods 1.6], their formulas are [INFERRED]. Where the methods
-leave room, all [INFERRED]:
+The list of metrics is confirmed [NOTES, methods 1.6], their formulas are [INFERRED]. So are these choices:
 - A reference is open when its coverage contains the turn, its window is known and it is not on the board.
   Masked actions count as not proposed.
 - A repeat (a fire on what is on the board, or a second fire on one reference in the same turn) is false.

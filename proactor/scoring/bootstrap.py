@@ -43,7 +43,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Is the whole interval on one side of 0?"""
+        """Whether the whole interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -93,8 +93,8 @@ def paired_difference(
 
     One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one that
     is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
-    dialogue stay together. The difference is the mean over seeds of the corpus metric's difference. Seeds are
-    not resampled.
+    dialogue stay together. The difference is that of the corpus metric, averaged over seeds. Seeds are not
+    resampled.
     """
     if not before or len(before) != len(after):
         raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")

@@ -1,5 +1,4 @@
-"""Metrics of proactive behaviour over a corpus: how well the proposed actions fit, and how well they are
-timed.
+"""Metrics of proactive behaviour over a corpus: how well proposed actions fit, and how well they are timed.
 
 Formulas are those of methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged.
 `matching.py` defines early, on-time, late and false fires. Every metric is a function of sums over dialogues
@@ -8,7 +7,7 @@ Difference and the leads, which are then undefined (None).
 
 Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read
 it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial policies of
-`policies.py`.
+`proactor.evaluation.policies`.
 """
 
 from __future__ import annotations

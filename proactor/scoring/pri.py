@@ -28,8 +28,7 @@ def absolute_pri(
 
 
 def relative_pri(systems: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    """ci, ti, pri of each system by min-max over the systems compared [DERIVED that PRI is relative;
-    composition INFERRED].
+    """ci, ti, pri by min-max over the systems compared [DERIVED that PRI is relative; composition INFERRED].
 
     ``CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))``, ``TI = mean(mm(PT), 1-mm(FTR), mm(RAR))``; a constant column
     gives 0.5. An undefined Difference gets the worst value and does not stretch the range.

@@ -18,8 +18,7 @@ plays on its own board,
   Announcing what was begun is free.
 - Actions of unknown windows, and repeats after an early fire, are masked: worth 0.
 
-The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as a
-turn reward.
+The sum over decision points of `turn_utility` is the dialogue's `utility`: both a metric and a turn reward.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class CostTable(BaseModel):
         return self.tools.get(tool, self.default)
 
     def with_assent(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. CostError for costs of an unknown tool."""
+        """This table with the catalog's tools that need assent. Raises CostError for an unknown tool."""
         for name in self.tools:
             if name not in catalog:
                 raise CostError(f"costs: no tool {name!r} in the catalog")
@@ -123,7 +122,7 @@ def judged_parts(
 
 
 def is_false(timing: Timing, assent: bool) -> bool:
-    """Was the fire wrong: unmatched, a repeat, or before the assent on a tool that needs it [INFERRED]?"""
+    """Whether the fire was wrong: unmatched, a repeat, or before an assent that its tool needs [INFERRED]."""
     return timing in (Timing.FALSE, Timing.REPEAT) or (assent and timing is Timing.EARLY)
 
 

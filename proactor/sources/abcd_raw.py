@@ -1,10 +1,9 @@
-"""ABCD's own release in the compact form: abcd_v1.1.json (gzip or plain; {train, dev, test}), or its sample,
-a list.
+"""ABCD's release, converted to the compact form: abcd_v1.1.json (gzip or plain), or its sample, a list.
 
 ProActor's ABCD+ is made from this corpus: 7,042 of its 10,042 conversations, capped at 50 turns [NOTES].
 Which ones were left out is not known, so all are read. `max_turns` cuts a conversation after that many spoken
-turns and drops the later actions, counted (``dialogues_cut``, ``actions_cut``) [INFERRED: the cap may drop
-instead].
+turns and drops the later actions, counted (``dialogues_cut``, ``actions_cut``) [INFERRED: the cap may have
+dropped whole conversations instead].
 
 An entry of ``original`` is (speaker, text); the same entry of ``delexed`` has `targets`, which name the
 button and the values of an action. A value counts as said at the first turn of either side that holds it

@@ -1,6 +1,4 @@
-"""What all readers share: options, the subset they are asked for, lines and records, and how these become
-dialogues.
-"""
+"""Shared by all readers: options, the subset to read, lines and records, and how these become dialogues."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ class Line:
         return f"{self.file}:{self.number}"
 
     def parse(self) -> dict[str, Any]:
-        """The JSON object of the line. SourceError for anything else."""
+        """The JSON object of the line. Raises SourceError for anything else."""
         record = parse_json(self.text, self.file, self.number)
         if not isinstance(record, dict):
             raise SourceError(f"{self.where}: not an object")
@@ -88,11 +86,11 @@ class Subset:
     seed: int = 0
 
     def includes(self, dialogue_id: str) -> bool:
-        """Is the dialogue in the split?"""
+        """Whether the dialogue is in the split."""
         return self.split is None or split_of(dialogue_id) == self.split
 
     def choose(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The entries to read, in order. SourceError for an id that appears twice."""
+        """The entries to read, in order. Raises SourceError for a repeated id."""
         seen: dict[str, str] = {}
         kept: list[Entry] = []
         for entry in entries:
@@ -114,8 +112,8 @@ class Subset:
         """Dialogues of JSONL files (gzip or plain), in file order.
 
         A line is searched only for the value of ``key`` (`name(file, value)` makes the id of it), so reading
-        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id that
-        appears twice.
+        200 of 12,000 dialogues parses 200. Raises SourceError for an empty line, a line without an id, and a
+        repeated id.
         """
         return self.choose(_lines_by_key(files, key, name))
 
@@ -131,8 +129,8 @@ def _lines_by_key(files: Iterable[Path], key: str, name: Callable[[Path, str], s
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes without the line break) of a file's lines, gzip or plain. SourceError for an empty line
-    and for a file that breaks off.
+    """(number, bytes without the line break) of a file's lines, gzip or plain. Raises SourceError for an
+    empty line and for a file that breaks off.
     """
     number = 0
     try:
@@ -193,7 +191,7 @@ def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 
 def turn_text(text: object) -> str:
-    """A turn's text, stripped; ValueError when it is empty."""
+    """A turn's text, stripped. Raises ValueError when it is empty."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty turn {text!r}")
     return text.strip()

@@ -82,8 +82,8 @@ Item = TypeVar("Item")
 
 
 def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """The ``limit`` items whose names have the smallest seeded hashes, in their order. A larger limit only
-    adds items.
+    """The ``limit`` items whose names hash lowest with the seed, in their order. A larger limit only adds
+    items.
     """
     if limit is None or limit >= len(items):
         return list(items)
@@ -100,7 +100,7 @@ def split_of(dialogue_id: str) -> Split:
 
 
 def share_of(dialogue_id: str) -> float:
-    """A hundredth in [0, 1) by a hash of the id, independent of its split."""
+    """A hash of the id as a multiple of 0.01 in [0, 1), independent of the split's hash."""
     return _hash("share", dialogue_id) % 100 / 100
 
 
@@ -127,7 +127,7 @@ class Selection(BaseModel):
     def apply(self, corpus: Corpus, limit: int | None, seed: int) -> Corpus:
         """The selected dialogues, at most ``limit`` of them (a sample by ``seed``); the others are counted.
 
-        SelectionError for a domain that no dialogue has.
+        Raises SelectionError for a domain that no dialogue has.
         """
         known = {d.domain for d in corpus.dialogues}
         if missing := set(self.domains) - known:

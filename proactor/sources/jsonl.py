@@ -180,9 +180,8 @@ class _Reader:
             self.counters["unknown_parameters"] += len(mark.params.keys() - known)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
-        """False, counted, for a dialogue of one speaker; the option `one_speaker` may make that True or a
-        SourceError.
-        """
+        """Whether both speakers occur, or ``one_speaker`` allows one; counts the rest. May raise
+        SourceError."""
         speakers = {turn.speaker for turn in dialogue.turns}
         missing = next((name for name in ("user", "agent") if name not in speakers), None)
         if missing is None:

@@ -1,9 +1,8 @@
-"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL, or a release through
-`multiwoz_raw`).
+"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL, or `multiwoz_raw`).
 
 - A booking in the state of a system turn is a reference. The agent booked after the user turn before it
-  [DERIVED from the corpus]. If an earlier system turn already says that it was booked (the acts Booking-Book
-  or X-OfferBooked) and only the reference number came later, the call is at that turn (``booked_earlier``)
+  [DERIVED]. If an earlier system turn already says that it was booked (the acts Booking-Book or
+  X-OfferBooked) and only the reference number came later, the call is at that turn (``booked_earlier``)
   [DERIVED].
 - A value arrives at the user turn since which the dialogue state holds it as the booking has it [DERIVED].
   The window opens with the last of the required and tracked values (`multiwoz_raw.TOOLS`) [INFERRED].
@@ -152,9 +151,7 @@ def _failed(record: dict[str, Any], service: str, latest: int) -> int:
 def _assent(
     turns: tuple[Turn, ...], record: dict[str, Any], start: int, latest: int, counters: Counter[str]
 ) -> int:
-    """The first user turn in start..latest that asks for the booking or answers the agent's offer or
-    question.
-    """
+    """The first user turn in start..latest that asks for the booking or answers the agent."""
     for turn in turns[start - 1 : latest]:
         before = record["turns"][turn.index - 2].get("acts") or {} if turn.index > 1 else {}
         asked = any(act.endswith(("-OfferBook", "-Request", "Booking-Inform")) for act in before)

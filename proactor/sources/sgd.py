@@ -70,9 +70,8 @@ def _part(file: Path) -> str:
 
 
 def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
-    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that few are
-    parsed.
-    """
+    """The release's dialogues, file by file; with a limit, in a seeded order, so that few files are
+    parsed."""
     if subset.limit is not None:
         files = random.Random(f"{subset.seed}/files").sample(files, len(files))
     taken = 0
@@ -246,9 +245,7 @@ class _Call:
         return next((u for u, _ in self.states if u > self.after), None)
 
     def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        """For each parameter: the turn since which the dialogue state holds the call's value, and its
-        spellings there.
-        """
+        """Per parameter: the turn since which the state holds the call's value, and its spellings there."""
         arrived: dict[str, int] = {}
         spellings: dict[str, tuple[str, ...]] = {}
         final = self.states[-1][1]["slots"] if self.states else {}

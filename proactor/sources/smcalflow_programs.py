@@ -3,13 +3,11 @@
 The program of a user turn is parsed, not run. The mapping is [INFERRED] from the programs and the agent's
 answers to them: the corpus has no list of tools.
 
--
-  ``CreateCommitEventWrapper``, ``UpdateCommitEventWrapper``, ``DeleteCommitEventWrapper``, ``EventAttendance`` and ``ForwardEventWrapper``
-  ask for a change; the outermost find, weather, place or person query is a look-up, and queries inside
-  another call are its arguments;
--
-  ``ReviseConstraint`` and ``NewClobber`` change the values of the call before; ``ConfirmAndReturnAction`` and the ``Choose…Event`` functions assent to it; ``DoNotConfirm``
-  and a new change withdraw it.
+- ``CreateCommitEventWrapper``, ``UpdateCommitEventWrapper``, ``DeleteCommitEventWrapper``,
+  ``EventAttendance`` and ``ForwardEventWrapper`` ask for a change; the outermost find, weather, place or
+  person query is a look-up, and queries inside another call are its arguments;
+- ``ReviseConstraint`` and ``NewClobber`` change the values of the call before; ``ConfirmAndReturnAction`` and
+  the ``Choose…Event`` functions assent to it; ``DoNotConfirm`` and a new change withdraw it.
 """
 
 from __future__ import annotations
@@ -66,7 +64,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a program asks for. ``tool``: of a change or look-up, else "". ``params``: the parts of each
+    """One request of a program. ``tool``: of a change or look-up, else "". ``params``: the parts of each
     value.
     """
 
@@ -139,11 +137,11 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: ``Event.subject_?`` names one, ``EventOnDate …`` is the
+    """(parameter, value) of an event's constraints: ``Event.subject_?`` names one, ``EventOnDate`` is the
     start.
 
-    Constraints inside `Event.id` say which event is meant, not what becomes of it: their parameters begin
-    with ``which``.
+    Constraints inside `Event.id` say which event is meant, not how it changes; their parameters begin with
+    ``which``.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()

@@ -13,8 +13,7 @@ from proactor.dialogue.catalog import Catalog, Effect, Parameter, ParameterType,
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A parameter. ``pool``: where its value is drawn from; ``say``: the value inside a sentence; ``ask``:
-    the agent's questions for it. The opener names the value of a ``lead`` slot, so that it is always said
-    first.
+    the agent's questions for it. The opener names a ``lead`` slot's value, so it always comes first.
     """
 
     name: str

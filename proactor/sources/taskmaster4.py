@@ -1,4 +1,4 @@
-"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records, or its
+"""Taskmaster-4: coffee orders with API calls per utterance (the release's records as JSONL, or its
 data_*.json).
 
 - A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its

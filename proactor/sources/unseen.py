@@ -38,13 +38,12 @@ class Unseen(BaseModel):
         return "unseen_tool" if tools & set(self.tools) else ""
 
     def belongs_to_test(self, dialogue: Dialogue) -> bool:
-        """Is the dialogue of an unseen domain, or does it call an unseen tool?"""
+        """Whether the dialogue is of an unseen domain or calls an unseen tool."""
         called = {r.name for r in dialogue.references}
         return bool(set(self.domains) & _domains(dialogue) or called & set(self.tools))
 
     def apply(self, corpus: Corpus, part: str, limit: int | None, seed: int) -> Corpus:
-        """The dialogues that belong in ``part`` (train, dev or test), at most ``limit`` of them (a sample by
-        ``seed``).
+        """The dialogues of ``part`` (train, dev or test), at most ``limit`` of them, sampled by ``seed``.
 
         Counters: ``unseen_domain`` and ``unseen_tool`` left out of train or dev, `seen` left out of test.
         """

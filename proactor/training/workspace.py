@@ -216,7 +216,8 @@ def evaluation_costs(config: RunConfig, catalog: Catalog) -> CostTable:
 
 
 def metric_reward(config: RunConfig) -> TurnReward | None:
-    """The reward that `eval.reward` names, or None. RewardError when it cannot score single decisions."""
+    """The reward that `eval.reward` names, or None. Raises RewardError if it cannot score single
+    decisions."""
     options = config.eval
     if options.reward is None and not options.reward_options:
         return None
