@@ -116,8 +116,7 @@ def load_weights(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
-    """Every tensor of `weight_shapes(config)`, by name, on ``device``; plain ones in ``dtype`` (None:
-    stored).
+    """Every tensor of `weight_shapes(config)`, by name, on ``device``; plain ones in ``dtype`` or as stored.
 
     The linears of a 4-bit folder come as NF4Tensor with the stored bytes ("auto", "nf4"; modules that
     bitsandbytes skipped stay plain) or dequantised ("none"). "nf4" on a plain folder quantises each linear,

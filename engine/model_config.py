@@ -115,8 +115,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and switches of one decoder. ``context_length`` counts tokens, yarn's or llama3's extension
-    included."""
+    """Shapes and switches of one decoder. ``context_length`` includes yarn's or llama3's extension."""
 
     family: Family
     hidden_size: int

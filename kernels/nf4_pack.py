@@ -33,8 +33,7 @@ class PackedNF4:
 
     ``words`` i32 [tiles of rows, tiles of columns, 64, 16]; ``absmax`` u8 (nested) or f32
     [blocks of columns, padded rows]; ``nested_absmax`` and ``nested_offset`` f32, one each per 256 blocks,
-    and ``nested_code`` f32 [256], or None; ``rows`` are the N_i, ``dtype`` that of the weights before
-    quantisation.
+    and ``nested_code`` f32 [256], or None; ``rows`` are the N_i, ``dtype`` the weights' before quantisation.
     """
 
     words: Tensor

@@ -72,8 +72,7 @@ class Endpoint:
     ``base_url`` it may be unset. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
     attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
     unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at most
-    ``longest_wait``; time-outs are not retried. ``options`` (``temperature``, …) are sent unchanged with
-    every request.
+    ``longest_wait``; time-outs are not retried. ``options`` (``temperature``, …) are sent with every request.
 
     A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
     tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes

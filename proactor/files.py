@@ -17,8 +17,7 @@ Value = TypeVar("Value")
 
 
 class SourceError(ProactorError):
-    """A corpus, catalog or saved result that cannot be read. One line: ``file: what`` or
-    ``file:line: what``."""
+    """An unreadable corpus, catalog or saved result. One line: ``file: what`` or ``file:line: what``."""
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:

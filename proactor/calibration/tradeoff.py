@@ -96,8 +96,7 @@ def curve(
 
 
 def thin(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOffPoint, ...]:
-    """At most ``most`` points: the first, the last, and points evenly chosen among those that differ on the
-    plot."""
+    """At most ``most`` points: the ends, and points evenly chosen among those that differ on the plot."""
     ends = (0, len(points) - 1)
     kept = [p for i, p in enumerate(points) if i in ends or _drawn(p) != _drawn(points[i - 1])]
     if len(kept) <= most:

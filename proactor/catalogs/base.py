@@ -27,9 +27,7 @@ class CatalogError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that a catalog cannot hold exactly; ``kind``: its treatment. ``parameter``: "" for a whole
-    tool.
-    """
+    """What a catalog cannot hold exactly; ``kind``: its treatment. ``parameter``: "" for a whole tool."""
 
     tool: str
     parameter: str
@@ -114,8 +112,7 @@ class Tools:
     _tools: dict[str, tuple[Tool, str]] = field(default_factory=dict)
 
     def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
-        """Add the tool that ``build`` makes. Raises CatalogError for a missing or taken name or an invalid
-        tool."""
+        """Add the tool of ``build``. Raises CatalogError for a missing or taken name or an invalid tool."""
         if not isinstance(name, str) or not name.strip():
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._tools:

@@ -66,8 +66,7 @@ def _is_properties(value: Mapping[str, Any]) -> bool:
 
 
 def _references(value: object) -> Iterator[str]:
-    """Every ``$ref`` in ``value``: a definition that is referred to is part of a tool, not a tool
-    [INFERRED]."""
+    """Every ``$ref`` in ``value``: a definition referred to is part of a tool, not a tool [INFERRED]."""
     if isinstance(value, Mapping):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]

@@ -1,7 +1,6 @@
 """Matching of a proposed action to the references: its similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave open
-[INFERRED]:
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. The rest is our choice [INFERRED]:
 
 - A READY action matches the most similar reference of its name whose coverage contains the turn and whose
   similarity reaches `theta`. Ties go to a reference not yet fired, then to the better timing class.
@@ -50,8 +49,8 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One proposed action. ``similarity``: to the nearest open reference. ``timing``: None for an action that
-    does not fire and is not masked. ``reference``: its match at `theta`; of a PENDING action possibly one
-    later withdrawn.
+    does not fire and is not masked. ``reference``: its match at `theta`; a PENDING action may match one
+    withdrawn later.
     """
 
     action: Action

@@ -139,8 +139,7 @@ def parse(text: str) -> Parsed:
 
 
 def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
-    """The raw entries of the list in ``text``, and the ``unread`` and ``repaired`` counts of `Parsed`.
-    Total."""
+    """The raw entries of the list in ``text``, with ``unread`` and ``repaired`` of `Parsed`. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     if len(valid_utf8(text).strip()) > LONGEST:
@@ -155,8 +154,7 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
 
 
 def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
-    """The actions of a state graph's text, each with its null or blank parameters, and unread pieces.
-    Total."""
+    """A state graph's actions, each with its null or blank parameters, and unread pieces. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     read = [_read_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
@@ -262,8 +260,7 @@ def _read_entry(
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
-    """(name, status, params) of ``{"name", "status", "params"}`` or its aliases; an unknown status is
-    None."""
+    """(name, status, params) of ``{"name", "status", "params"}`` or its aliases; status may be None."""
     name_key, status_key, params_key = (
         next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
     )

@@ -257,8 +257,7 @@ def target_text(
     *,
     pending: bool = True,
 ) -> str:
-    """The output shown in supervised training: the `target` answer, after the mode's thought and graph, if
-    any.
+    """The output shown in supervised training: the mode's thought and graph, if any, then `target`.
 
     Thought and graph state what is open, ready and missing by ``turn``, also where ``pending`` leaves PENDING
     actions out of the answer, and nothing that only later turns tell.

@@ -1,8 +1,7 @@
 """A reward by the name that a config uses: a built-in one, or ``module:attribute`` of the user's own.
 
-A function of the user's own takes ``(prompts, completions, **columns)``, TRL's signature, and returns one
-float per completion. Columns, each with one value per completion: ``dialogue`` (Dialogue), ``turn`` (int) and
-``board`` (Board).
+A user's function takes ``(prompts, completions, **columns)``, TRL's signature, and returns one float per
+completion. Columns, one value per completion: ``dialogue`` (Dialogue), ``turn`` (int), ``board`` (Board).
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ REGISTRY: dict[str, Callable[..., TurnReward]] = {
     "rac": rac,
     "max_rac": max_rac,
 }
-"""Metric rewards by name: factories that take the config's options. All score single decisions, on RAC's
-scale.
-"""
+"""Metric rewards by name: factories that take the config's options. All score decisions on RAC's scale."""
 
 FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
     **REGISTRY,

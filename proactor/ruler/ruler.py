@@ -204,8 +204,7 @@ async def ruler_scores(
             if (scores := await ruler_scores(lists, EndpointJudge(Endpoint("gpt-4.1-mini")))) is not None:
                 group.rewards = scores
 
-    None without a usable verdict after a retry: drop the group. `Ruler.score_messages` adds counters, a cache
-    and sub-scores.
+    None without a usable verdict after a retry: drop the group. `Ruler` has counters, cache and sub-scores.
     """
     (scores,) = await Ruler(judge, rubric, seed).score_messages([message_lists], tools)
     return None if scores is None else [parts["ruler"] for parts in scores]

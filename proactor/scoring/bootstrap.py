@@ -93,8 +93,7 @@ def paired_difference(
 
     One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one that
     is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
-    dialogue stay together. The difference is that of the corpus metric, averaged over seeds. Seeds are not
-    resampled.
+    dialogue stay together. The difference of corpus metrics is averaged over seeds, which are not resampled.
     """
     if not before or len(before) != len(after):
         raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")

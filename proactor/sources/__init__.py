@@ -44,7 +44,8 @@ def load(
     Args:
         path: folder or file of a corpus on disk; None for "synthetic".
         split: "train", "dev", "test", or None for all; 80/10/10 by a hash of the dialogue id.
-        limit: at most this many dialogues, sampled by ``seed``; a larger limit only adds dialogues. JSONL readers parse no others.
+        limit: at most this many dialogues, sampled by ``seed``; a larger one only adds dialogues.
+            JSONL readers parse no others.
         seed: seed of the sample and of the generator.
         keep: restricts domains and length. ``limit`` then counts the dialogues kept, and all of the split are
             parsed.

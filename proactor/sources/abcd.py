@@ -4,8 +4,7 @@ The data's windows run from the first literal mention of the last value to the l
 They agree well with labels made by careful reading [measured, see the data's notes]. They are shrunk to user
 turns, since the agent decides after those. An action has no window when it has no values (``no_values``) or
 when one is never said literally (`unmatched`). The corpus does not annotate assent, so no tool has `confirm`
-[INFERRED]. Coverage begins at the first user turn by which a value was said and ends with the window
-[INFERRED].
+[INFERRED]. Coverage runs from the first user turn with a value to the window's end [INFERRED].
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ Entry = TypeVar("Entry", Line, Record)
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Which dialogues to read: those of ``split`` (None: all), at most ``limit`` of them, sampled by
-    ``seed``."""
+    """Which dialogues to read: of ``split`` (None: all), at most ``limit``, sampled by ``seed``."""
 
     split: Split | None = None
     limit: int | None = None
@@ -111,9 +110,8 @@ class Subset:
     ) -> list[Line]:
         """Dialogues of JSONL files (gzip or plain), in file order.
 
-        A line is searched only for the value of ``key`` (`name(file, value)` makes the id of it), so reading
-        200 of 12,000 dialogues parses 200. Raises SourceError for an empty line, a line without an id, and a
-        repeated id.
+        A line is searched only for the value of ``key`` (`name(file, value)` makes the id of it): 200 of
+        12,000 dialogues cost 200 parses. Raises SourceError for an empty line and a missing or repeated id.
         """
         return self.choose(_lines_by_key(files, key, name))
 

@@ -82,9 +82,7 @@ Item = TypeVar("Item")
 
 
 def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """The ``limit`` items whose names hash lowest with the seed, in their order. A larger limit only adds
-    items.
-    """
+    """The ``limit`` items whose names hash lowest, in order. A larger limit only adds items."""
     if limit is None or limit >= len(items):
         return list(items)
     chosen = heapq.nsmallest(limit, range(len(items)), key=lambda i: _hash("sample", seed, name(items[i])))
@@ -109,8 +107,7 @@ def _hash(*parts: object) -> int:
 
 
 def select_share(corpus: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """At most ``limit`` dialogues whose `share_of` lies in [low, high); counts the others
-    (``other_share``)."""
+    """At most ``limit`` dialogues with `share_of` in [low, high); counts the others (``other_share``)."""
     kept = [d for d in corpus.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(corpus.dialogues) - len(kept)}
     return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)

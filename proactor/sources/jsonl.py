@@ -180,8 +180,7 @@ class _Reader:
             self.counters["unknown_parameters"] += len(mark.params.keys() - known)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
-        """Whether both speakers occur, or ``one_speaker`` allows one; counts the rest. May raise
-        SourceError."""
+        """Whether both speakers occur or ``one_speaker`` lets one pass. May raise SourceError."""
         speakers = {turn.speaker for turn in dialogue.turns}
         missing = next((name for name in ("user", "agent") if name not in speakers), None)
         if missing is None:

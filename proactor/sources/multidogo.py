@@ -7,8 +7,7 @@ Two kinds of file, told apart by their columns:
   its missing turns (``turns_missing``, from the gaps in the turn numbers). It still has decision points, one
   after each user turn.
 - The unannotated files have both sides (``authorRole``). They were not at hand: their columns are taken from
-  the release's notes [CODE]. ``authorRole`` "customer" (any case) is the user, any other the agent
-  [INFERRED].
+  the release's notes [CODE]. "customer" (any case) is the user, any other the agent [INFERRED].
 
 There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive
 lines of one speaker stay separate turns. The domain is the last word of the folder's name (`finance`,

@@ -2,8 +2,7 @@
 
 - A booking in the state of a system turn is a reference. The agent booked after the user turn before it
   [DERIVED]. If an earlier system turn already says that it was booked (the acts Booking-Book or
-  X-OfferBooked) and only the reference number came later, the call is at that turn (``booked_earlier``)
-  [DERIVED].
+  X-OfferBooked) and only the reference number came later, the call is there (``booked_earlier``) [DERIVED].
 - A value arrives at the user turn since which the dialogue state holds it as the booking has it [DERIVED].
   The window opens with the last of the required and tracked values (`multiwoz_raw.TOOLS`) [INFERRED].
 - A booking needs assent, which the corpus does not annotate: the first user turn that asks for a booking in

@@ -70,8 +70,7 @@ def _part(file: Path) -> str:
 
 
 def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
-    """The release's dialogues, file by file; with a limit, in a seeded order, so that few files are
-    parsed."""
+    """The release's dialogues, file by file; with a limit, in a seeded order, to parse few files."""
     if subset.limit is not None:
         files = random.Random(f"{subset.seed}/files").sample(files, len(files))
     taken = 0

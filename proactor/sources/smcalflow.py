@@ -1,12 +1,11 @@
-"""SMCalFlow: calendar dialogues, a program per user turn (compact, or the release's
-*.dataflow_dialogues.jsonl).
+"""SMCalFlow: calendar dialogues, a program per user turn (compact, or *.dataflow_dialogues.jsonl).
 
 `smcalflow_programs` reads what a program asks for. Request and assent decide the windows:
 
 - A look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED].
 - A change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage begins
   at the turn that asks for it; the turn that assents is the ready window and the logged trigger. Revisions in
-  between change its parameters [DERIVED from the programs; INFERRED from the agent's questions: that it needs
+  between change its parameters [DERIVED from the programs; INFERRED from its questions: that it needs
   assent].
 - A change made at once has coverage, but no window, since nobody assented (``no_assent``) [INFERRED].
 - A change that is refused, replaced or never answered is `withdrawn`.

@@ -64,9 +64,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request of a program. ``tool``: of a change or look-up, else "". ``params``: the parts of each
-    value.
-    """
+    """One request. ``tool``: of a change or look-up, else "". ``params``: the parts of each value."""
 
     kind: Kind
     tool: str
@@ -137,11 +135,9 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: ``Event.subject_?`` names one, ``EventOnDate`` is the
-    start.
+    """(parameter, value) of an event's constraints, such as ``Event.subject_?`` or ``EventOnDate``.
 
-    Constraints inside `Event.id` say which event is meant, not how it changes; their parameters begin with
-    ``which``.
+    Constraints inside `Event.id` say which event is meant; their parameters begin with ``which``.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()

@@ -1,7 +1,6 @@
 """STAR's own release (dialogues/*.json, one dialogue a file; apis/apis/*.json) in the compact form.
 
-- ``utter`` and ``pick_suggestion`` events are turns, ``query`` events are calls, made after the turn before
-  them.
+- ``utter`` and ``pick_suggestion`` events are turns, ``query`` events are calls after the last turn.
 - A value is searched for literally in the turns before its query, whoever spoke. A value that cannot be
   searched for (a constraint such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is listed in
   ``untraced_required`` when the API requires it. The compact file was matched more loosely: nine in ten of

@@ -1,16 +1,15 @@
 """Synthetic scheduling dialogues with exactly known windows: the default corpus, nothing to download.
 
 A dialogue plays one script per action (`synthetic_script`: open, ask for values, confirm, assent; some are
-corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation gives the
-turns:
+corrected, put on hold or withdrawn), with small talk and false friends in between. Turn by turn:
 
 - an action is *open* (PENDING) from the turn that asks for it;
 - it is *ready* once every value is said, and a tool that needs assent only once the user has agreed; a
   correction or "not yet" moves that to the turn that settles it;
 - the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay` user
   turns later), or before the user takes the request back;
-- sometimes the logged agent forgets and is reminded: coverage then lasts until the reminder, and acting there
-  is late.
+- sometimes the logged agent forgets and is reminded: coverage then lasts until then, and acting there is
+  late.
 
 Every choice is drawn from `random.Random(f"{seed}/{index}")`: dialogue `index` depends on nothing else.
 """

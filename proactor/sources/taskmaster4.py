@@ -1,5 +1,4 @@
-"""Taskmaster-4: coffee orders with API calls per utterance (the release's records as JSONL, or its
-data_*.json).
+"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL, or the release's data_*.json).
 
 - A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its
   window [DERIVED]. A call on the first user turn has that turn as its window. A later window opens with the

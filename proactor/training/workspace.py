@@ -216,8 +216,7 @@ def evaluation_costs(config: RunConfig, catalog: Catalog) -> CostTable:
 
 
 def metric_reward(config: RunConfig) -> TurnReward | None:
-    """The reward that `eval.reward` names, or None. Raises RewardError if it cannot score single
-    decisions."""
+    """The reward named by `eval.reward`, or None. Raises RewardError if it cannot score decisions."""
     options = config.eval
     if options.reward is None and not options.reward_options:
         return None
