@@ -11,14 +11,14 @@ below the board at the next decision of the same dialogue, in its canonical form
 
 Cost: candidates write different graphs, so the prompt of turn u differs between candidates. A graph written
 into the dialogue would split everything after it: each of K candidates would be a token tree of its own.
-Below the board it splits only the leaf of the prompt: the trunk of T tokens (system and dialogue) stays
+Below the board it splits only the leaf of the prompt: the trunk of L tokens (system and dialogue) stays
 shared by all candidates and turns. With a board of b tokens, an answer of a, thought and graph of t + g, and
 the earlier graph of g, one pass over D decisions computes about
 
-    plain                       T + D (b + K a)
-    reasoning                   T + D (b + K (t + a))
-    graph, in the leaf          T + D K (b + g + t + g + a)
-    graph, a tree a candidate   K (T + D (b + t + g + a))
+    plain                       L + D (b + K a)
+    reasoning                   L + D (b + K (t + a))
+    graph, in the leaf          L + D K (b + g + t + g + a)
+    graph, a tree a candidate   K (L + D (b + t + g + a))
 
 and the D decisions of a dialogue are sampled one after the other instead of together. Tokens computed in one
 training pass relative to plain, K = 8, target outputs, every candidate's graph different (the worst case:
