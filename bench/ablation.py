@@ -7,7 +7,7 @@ CONFIG name=…-windows-s0 data.labels=windows …`). Both kinds start from one 
 number of steps. Supervised training goes on to its last step and keeps the adapter of the lowest held-out
 loss, of its own labels. GRPO keeps the best on dev, which is scored by windows for both. A finished run is
 reused and an interrupted one goes on. Pooled over seeds, windows are compared with points after each stage,
-with paired bootstrap intervals over dialogues. Prints a table and writes
+with paired bootstrap intervals over dialogues. Prints a table, and writes
 ``bench/results/<machine>/ablation-<name>.json``.
 
 A model of a config's `pretrain` section has seen the windows of the training split, whichever labels follow.

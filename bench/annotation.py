@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="builds the model where it is missing"
     )
-    parser.add_argument("--steps", type=int, default=250, help="of training")
-    parser.add_argument("--seconds", type=float, default=900, help="of training, at most")
-    parser.add_argument("--dialogues", type=int, default=100, help="annotated; from the test split")
+    parser.add_argument("--steps", type=int, default=250, help="training steps")
+    parser.add_argument("--seconds", type=float, default=900, help="most seconds of training")
+    parser.add_argument("--dialogues", type=int, default=100, help="dialogues of the test split to annotate")
     parser.add_argument("--batch", type=int, default=16, help="dialogues in one step")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--rank", type=int, default=64)

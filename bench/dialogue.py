@@ -2,7 +2,7 @@
 
 8 turns with contexts of 450-660 tokens, 8 samples of 32 tokens per turn:
 
-python -m bench.dialogue --peer trl
+    python -m bench.dialogue --peer trl
 """
 
 from __future__ import annotations

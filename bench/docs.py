@@ -1,6 +1,6 @@
-"""Is the documentation true? Links, anchors, named files, numbers in tables, and the README's length.
+"""Check the documentation: links, anchors, named files, numbers in tables, and the README's length.
 
-python -m bench.docs [--write]
+    python -m bench.docs [--write]
 
 - Every relative link and anchor leads somewhere.
 - Every repository path in code spans and code blocks exists: a word with a slash whose first part is a folder

@@ -47,15 +47,19 @@ Scores = list[list[float] | None]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
     parser = run_parser("bench.judge", "a small model taught the rule judge's verdicts")
-    parser.add_argument("--seconds", type=float, default=300, help="of training")
-    parser.add_argument("--dialogues", type=int, default=120, help="to learn from, of the training part")
-    parser.add_argument("--held-out", type=int, default=32, help="dialogues to measure on, of the dev part")
+    parser.add_argument("--seconds", type=float, default=300, help="seconds of training")
+    parser.add_argument(
+        "--dialogues", type=int, default=120, help="dialogues of the training part to learn from"
+    )
+    parser.add_argument("--held-out", type=int, default=32, help="dialogues of the dev part to measure on")
     parser.add_argument("--n", type=int, default=8, help="answers drawn at each decision")
-    parser.add_argument("--most", type=int, default=6, help="candidates of a mixed group")
+    parser.add_argument("--most", type=int, default=6, help="most candidates in a mixed group")
     parser.add_argument("--batch", type=int, default=1, help="dialogues a step")
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--rubric", default=RUBRIC, help="the student's: custom, or a text (no sub-scores)")
-    parser.add_argument("--more", action="store_true", help="go on from the adapter that is there")
+    parser.add_argument(
+        "--rubric", default=RUBRIC, help="rubric of the student: custom, or a text (no sub-scores)"
+    )
+    parser.add_argument("--more", action="store_true", help="continue training the saved adapter")
     options = parser.parse_intermixed_args(arguments)
     if options.seconds <= 0:
         raise SystemExit("--seconds must be above 0")

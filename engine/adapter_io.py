@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: `adapter_config.json` beside `adapter_model.safetensors`.
+"""LoRA adapters in PEFT's layout: `adapter_config.json` beside ``adapter_model.safetensors``.
 
 Supported is one plain low-rank pair a linear, with one rank and one scale for all. A PEFT setting that would
 give the same tensors another meaning is refused by name, never dropped.
@@ -76,9 +76,9 @@ def write_peft(
 ) -> None:
     """Write an adapter that PEFT loads.
 
-    `tensors`: {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}; the adapter adds
-    (alpha / rank) B A x. `targets` are "q", "gate", ... or module names. Atomic: an earlier save survives any
-    failure, and files in the folder that are not an adapter's stay. Raises CheckpointError when that fails.
+    ``tensors``: {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}; the adapter adds
+    (alpha / rank) B A x. ``targets`` are "q", "gate", ... or module names. Atomic: an earlier save survives
+    any failure. Other files in the folder stay. Raises CheckpointError when it cannot be written.
     """
     leaves = sorted({LEAF.get(target, target) for target in targets})
     config = {
@@ -157,7 +157,7 @@ def read_peft(
     """Read an adapter: ({"model.layers.0.self_attn.q_proj": (A, B), ...}, rank, alpha, targets).
 
     Tensors come as stored, on the CPU. The scale is alpha / rank whatever PEFT's convention was: a
-    rank-stabilised adapter comes back with alpha * sqrt(rank). With `config`, layers and shapes are checked
+    rank-stabilised adapter comes back with alpha * sqrt(rank). With ``config``, layers and shapes are checked
     against the model. Raises CheckpointError, naming file and key or tensor, for anything that cannot be
     represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
     """

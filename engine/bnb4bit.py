@@ -24,7 +24,7 @@ BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def is_4bit(config: Mapping[str, Any], where: str) -> bool:
-    """Whether `config` (a whole config.json) declares bitsandbytes NF4.
+    """Whether ``config`` (a whole config.json) declares bitsandbytes NF4.
 
     Raises CheckpointError naming any other quantisation.
     """
@@ -52,9 +52,9 @@ def is_4bit(config: Mapping[str, Any], where: str) -> bool:
 
 
 def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.device | str) -> NF4Tensor:
-    """Read the linear `name` ("....weight") of `shape` (outputs, inputs), its bytes exactly as stored.
+    """Read the linear ``name`` ("....weight") of ``shape`` (outputs, inputs), its bytes exactly as stored.
 
-    Raises CheckpointError, naming file and key, where a part is missing, malformed, or contradicts `shape`.
+    Raises CheckpointError, naming file and key, where a part is missing, malformed, or contradicts ``shape``.
     """
     state = _read_state(shards, name, shape)
     nested = name + ".nested_absmax" in shards
@@ -155,7 +155,7 @@ def pack(name: str, tensor: NF4Tensor) -> dict[str, Tensor]:
 def quantization_config(
     plain_linears: Iterable[str], nested: bool, compute_dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The `quantization_config` of config.json; `plain_linears`: modules left unquantised, with lm_head."""
+    """The `quantization_config` of config.json; ``plain_linears``: modules left unquantised, with lm_head."""
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,

@@ -45,7 +45,7 @@ PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
 def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """A local folder as it is, or a Hub repository at `revision`, downloaded or from the offline cache.
+    """A local folder as it is, or a Hub repository at ``revision``, downloaded or from the offline cache.
 
     Raises CheckpointError naming the argument when it is neither.
     """
@@ -116,14 +116,14 @@ def load_weights(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
-    """Every tensor of `weight_shapes(config)`, by name, on `device`; plain ones in `dtype` (None: as stored).
+    """Every tensor of `weight_shapes(config)`, by name, on ``device``; plain ones in ``dtype`` or as stored.
 
     The linears of a 4-bit folder come as NF4Tensor with the stored bytes ("auto", "nf4"; modules that
     bitsandbytes skipped stay plain) or dequantised ("none"). "nf4" on a plain folder quantises each linear,
     with double quantisation, before the next one is read. `progress(done, total)` is called per tensor.
 
     Raises CheckpointError for a tensor that is missing, unexpected, malformed, not finite, or whose shape is
-    not the one that `config` gives.
+    not the one that ``config`` gives.
     """
     path = Path(folder)
     stored_4bit = bnb4bit.is_4bit(read_json(path / "config.json"), str(path / "config.json"))
@@ -232,10 +232,10 @@ def save_bnb4bit(
 ) -> None:
     """Write a folder that `load_weights` reads, and transformers with bitsandbytes too.
 
-    NF4Tensors are written in 4 bits, the rest as it is. `config_json` is the model's config.json; its
-    `quantization_config` is set here. `tokenizer_from` is a folder whose tokenizer files (and
-    generation_config.json) are copied. Files are split above `shard_bytes`. Atomic: on any failure an earlier
-    save is untouched.
+    NF4Tensors are written in 4 bits, the rest as it is. ``config_json`` is the model's config.json; its
+    `quantization_config` is set here. ``tokenizer_from`` is a folder whose tokenizer files (and
+    generation_config.json) are copied. Files are split above ``shard_bytes``. Atomic: on any failure an
+    earlier save is untouched.
 
     Raises CheckpointError when the folder cannot be written.
     """

@@ -32,7 +32,7 @@ class EngineConfig(Config):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of activations and dense weights; a torch.dtype is taken too. "
+        description="dtype of activations and dense weights; a torch.dtype is taken too. "
         "auto: float32 on a CPU, bfloat16 on a GPU",
     )
     quantization: Literal["auto", "nf4", "none"] = Field(
@@ -173,8 +173,8 @@ class GRPO(AdamW):
     divisor of a step's loss, summed over all ranks and trees: trained tokens, samples (each with its own
     token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
-    alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1
-    unless top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
+    alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
+    top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
     """
 
     epsilon: float = Field(0.2, gt=0)

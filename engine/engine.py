@@ -455,9 +455,7 @@ class Engine:
                 write_state(path, tensors, {"engine": numbers, "caller": dict(record or {})})
 
     def resume(self, path: str | Path) -> dict[str, Any]:
-        """Take over the state of a `save`, to the bit; returns the caller's record. Refuses what
-        `load_state_dict` refuses.
-        """
+        """Restore the state of a `save` to the bit; returns its ``record``. Raises like `load_state_dict`."""
         tensors, record = read_state(path)
         self.load_state_dict({**tensors, **record["engine"]})
         caller: dict[str, Any] = record["caller"]

@@ -38,9 +38,9 @@ class OutOfPages(RuntimeError):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The pages of `prompt + generated`, of which the first `computed` tokens have their KV written.
+    """The pages of ``prompt + generated``, of which the first ``computed`` tokens have their KV written.
 
-    `block_table[i]` is the page of tokens `i * page_size ...`, `nodes[i]` its tree node where it has one.
+    ``block_table[i]`` is the page of tokens ``i * page_size ...``, ``nodes[i]`` its tree node or None.
     """
 
     tree: PrefixTree
@@ -99,18 +99,18 @@ class PagePool:
         return len(self._live)
 
     def pages_for(self, tokens: int) -> int:
-        """Pages that `tokens` tokens occupy."""
+        """Pages that ``tokens`` tokens occupy."""
         return -(-tokens // self.page_size)
 
     # -- the prefix trees ---
 
     def match(self, namespace: Hashable, ids: Ids[int]) -> Match:
-        """Longest known beginning of `ids`, never the last one. No reference is taken: use it at once."""
+        """Longest known beginning of ``ids``, never the last one. No reference is taken: use it at once."""
         tree = self._trees.get(namespace)
         return Match() if tree is None else search(tree, ids, self.page_size)
 
     def cost(self, match: Match, tokens: int) -> int:
-        """By how much `available` falls when a prompt of `tokens` ids is opened with this match."""
+        """By how much `available` falls when a prompt of ``tokens`` ids is opened with this match."""
         idle = sum(self._refs[node.page] == 0 for node in match.nodes)
         pinned = match.source is not None and self._refs[match.source.page] == 0
         return self.pages_for(tokens) - len(match.nodes) + idle + pinned
@@ -131,7 +131,7 @@ class PagePool:
         return len(self._free) - before
 
     def _insert(self, parent: PageNode, tokens: tuple[int, ...], page: int, filled: int) -> PageNode | None:
-        """Link a page under `parent`; None where the tree already holds these tokens."""
+        """Link a page under ``parent``; None where the tree already holds these tokens."""
         if parent.covers(tokens, self.page_size):
             return None
         node = PageNode(parent, tokens, page, filled)
@@ -196,11 +196,11 @@ class PagePool:
     # -- sequences ---
 
     def open(self, namespace: Hashable, prompt: list[int], match: Match) -> tuple[Sequence, Copy | None]:
-        """Pages for a prompt: those of `match` are shared, new ones are announced in the tree.
+        """Pages for a prompt: those of ``match`` are shared, new ones are announced in the tree.
 
         Returns the sequence, whose `computed` tokens are those of the match, and the copy to run before its
         first step, whose source is pinned until `settle`. Raises OutOfPages when
-        `cost(match, len(prompt)) > available`.
+        ``cost(match, len(prompt)) > available``.
         """
         cost = self.cost(match, len(prompt))
         if cost > self.available:
@@ -232,7 +232,7 @@ class PagePool:
         return seq, (match.source.page, pages[shared], match.overlap)
 
     def advance(self, seq: Sequence, count: int) -> None:
-        """Mark the next `count` tokens of the prompt as computed: others may share them now."""
+        """Mark the next ``count`` tokens of the prompt as computed: others may share them now."""
         size, first = self.page_size, seq.computed // self.page_size
         seq.computed += count
         for i in range(first, self.pages_for(seq.computed)):
@@ -266,7 +266,7 @@ class PagePool:
         self._pins.clear()
 
     def close(self, seq: Sequence, keep: bool = True) -> None:
-        """Release all pages. With `keep`, computed tokens stay in the tree until evicted; without, only the
+        """Release all pages. With ``keep``, computed tokens stay in the tree until evicted; without, only the
         whole computed pages that the tree already holds.
         """
         del self._live[seq]

@@ -49,7 +49,7 @@ class CheckpointError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding. `factor` and the fields after it are read only by the kinds that use them.
+    """Rotary position embedding. ``factor`` and the fields after it are read only by the kinds that use them.
 
     [CODE] transformers `modeling_rope_utils`; [PAPER] yarn: arXiv 2309.00071.
     """
@@ -115,7 +115,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and switches of one decoder. `context_length`: tokens, with the extension by yarn or llama3."""
+    """Shapes and switches of one decoder. ``context_length`` includes yarn's or llama3's extension."""
 
     family: Family
     hidden_size: int
@@ -152,7 +152,7 @@ class ModelConfig:
     def from_dict(
         cls, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None, where: str = "config"
     ) -> ModelConfig:
-        """`from_folder` from the two files' contents; `where` opens the error messages."""
+        """`from_folder` from the two files' contents; ``where`` opens the error messages."""
         keys = _Keys(config, where)
         family = _family(keys)
         hidden, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
@@ -207,7 +207,7 @@ class _Keys:
         return CheckpointError(f"{self.where}: {key}: {what}")
 
     def count(self, key: str, default: int | None = None, none: int | None = None, least: int = 1) -> int:
-        """An integer from `least` on; `default` stands for an absent key, `none` for an explicit null."""
+        """An integer >= ``least``; ``default`` stands for an absent key, ``none`` for an explicit null."""
         value = self.values.get(key, default)
         value = none if value is None else value
         if value is None:
@@ -217,7 +217,7 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive, finite number; `default` stands for an absent key or null."""
+        """A positive, finite number; ``default`` stands for an absent key or null."""
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
@@ -232,7 +232,7 @@ class _Keys:
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """True or false; `default` stands for an absent key or null."""
+        """True or false; ``default`` stands for an absent key or null."""
         value = self.values.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
@@ -255,7 +255,7 @@ class _Keys:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; CheckpointError when it is missing or is not one."""
+    """The JSON object in ``path``. Raises CheckpointError when it is missing or is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -286,7 +286,7 @@ def _family(keys: _Keys) -> Family:
 
 
 def _rope(keys: _Keys, positions: int) -> RopeConfig:
-    """Both spellings: `rope_theta` with `rope_scaling`, and transformers 5's `rope_parameters`."""
+    """Both spellings: ``rope_theta`` with ``rope_scaling``, and transformers 5's ``rope_parameters``."""
     name = "rope_parameters" if keys.values.get("rope_parameters") else "rope_scaling"
     values = keys.mapping(name)
     if "full_attention" in values:
@@ -328,7 +328,7 @@ def _rope(keys: _Keys, positions: int) -> RopeConfig:
 
 
 def _yarn_attention(rope: _Keys, factor: float) -> float:
-    """0.1 ln(factor) + 1, or with `mscale` and `mscale_all_dim` a ratio of two. [CODE] transformers."""
+    """0.1 ln(factor) + 1, or with ``mscale`` and ``mscale_all_dim`` a ratio of two. [CODE] transformers."""
     if rope.values.get("attention_factor") is not None:
         return rope.number("attention_factor")
 

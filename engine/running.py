@@ -31,7 +31,7 @@ class AdmittedRequest:
 
     @classmethod
     def of(cls, request: Request, pool: PagePool) -> AdmittedRequest:
-        """A request that has begun nothing yet."""
+        """The state of a request before its first step."""
         total, tokens = sequence_pages(request, pool), len(request.prompt_ids)
         if request.max_tokens == 1:  # the prompt draws the only token: nothing decodes
             return cls(request, 0, 0, request.n, request.n)

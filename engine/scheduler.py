@@ -6,7 +6,7 @@ pages. Requests whose prompts begin alike share those pages too: a request stays
 one computes tokens that it needs, and takes them when they are there, so no shared token is computed twice.
 
 Admission never over-commits. `reserved` counts the pages that running work may still allocate in the worst
-case (each fork to its last token). Nothing is admitted or forked unless `reserved <= pool.available` holds
+case (each fork to its last token). Nothing is admitted or forked unless ``reserved <= pool.available`` holds
 afterwards, so a step never runs out of pages and nothing is preempted. A request that does not fit as a whole
 is split: at least one of its forks is reserved until all have begun, so every request ends.
 

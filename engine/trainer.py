@@ -257,7 +257,7 @@ class Trainer:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state`.
+        """Take over a ``state``.
 
         Raises EngineError, with nothing changed, for an adapter of another rank, scale, targets or size.
         States of older versions do not record the first three.

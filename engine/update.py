@@ -109,8 +109,8 @@ def deal(groups: Sequence[Group], config: GRPO, parallel: Parallel) -> list[Batc
     """Split this rank's groups into ``epochs * minibatches`` steps, and leave out groups without gradient.
 
     Whole units (groups of one `Group.tree` key) are dealt to the minibatches in turn, in an order over all
-    ranks that depends on the units' tokens alone. So a minibatch holds the same groups on any number of
-    ranks and in whatever order they were sampled; each rank computes its own. Every rank must call this.
+    ranks that depends on the units' tokens alone. So a minibatch holds the same groups on any number of ranks
+    and in whatever order they were sampled; each rank computes its own. Every rank must call this.
     """
     units = by_tree(groups)
     place = {}

@@ -22,8 +22,6 @@ def text_of(completion: str | Sequence[dict[str, str]]) -> str:
 
 
 def brevity(prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> list[float]:
-    """1 for an answer of at most `TARGET` characters, falling to 0 at twice that; an empty answer is worth
-    nothing.
-    """
+    """1 up to `TARGET` characters, falling to 0 at twice that; 0 for an empty answer."""
     lengths = [len(text_of(completion).strip()) for completion in completions]
     return [0.0 if not n else max(0.0, min(1.0, 2.0 - n / TARGET)) for n in lengths]

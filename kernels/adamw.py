@@ -230,8 +230,7 @@ def clipped_adamw(
     """`clip_by_norm` and `adamw` without synchronising; returns the old norm, float64 [] on the device.
 
     A norm that is not finite changes nothing: the caller must check (``isfinite``) and not count the step.
-    ``grad`` may be scaled afterwards or not. Raises KernelError as `adamw` does, and for a ``max_norm`` of 0
-    or less.
+    ``grad`` may be scaled afterwards or not. Raises KernelError as `adamw` does, and for a ``max_norm`` <= 0.
     """
     _check(param, grad, m, v, step)
     require(max_norm is None or max_norm > 0, "max_norm", f"{max_norm} is not above 0")

@@ -117,7 +117,7 @@ def copy_between_nans(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Context in which uninitialised floating tensors hold NaN (``torch.empty`` and its relatives)."""
+    """Context in which uninitialised floating tensors hold NaN (`torch.empty` and its relatives)."""
 
     def fill(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(*args: Any, **kwargs: Any) -> Tensor:

@@ -82,8 +82,7 @@ def check_all(
 ) -> list[Result]:
     """Compile ``work`` in ``jobs`` processes at a time; results in the order of ``work``.
 
-    ``quick`` skips unaligned sizes. ``done`` is called with each result as it arrives. Raises KernelError
-    under TRITON_INTERPRET.
+    ``quick`` skips unaligned sizes. ``done`` gets each result. Raises KernelError under TRITON_INTERPRET.
     """
     if interpreted():
         raise KernelError("TRITON_INTERPRET is set: kernels defined under it cannot be compiled")

@@ -1,6 +1,6 @@
 """Dense linear layer with a frozen weight, ``y = x Wᵀ + b`` for x [T, K], W [N, K]: MKL or oneDNN on a CPU.
 
-Which of MKL (``F.linear``) and oneDNN (``mkldnn._linear_pointwise``) is faster depends on the processor, so
+Which of MKL (`F.linear`) and oneDNN (`mkldnn._linear_pointwise`) is faster depends on the processor, so
 `fastest_cpu_linear` measures it once. oneDNN is also batch-invariant above a small row count: a row has the
 same bits in any batch. Deterministic mode relies on it, with the row count that `exact_minimum` probes.
 """

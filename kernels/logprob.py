@@ -7,8 +7,8 @@ For pairs (row r, target y) with temperature τ, and z = W h_r:
 
 Several pairs may name one row, since a branch point of a token tree predicts the first token of every child;
 its logits are computed once. Logits are kept for the backward while they fit in `KEEP_BYTES` (two head
-products per chunk), and recomputed otherwise (three). A loss that is a sum over pairs needs two at any size:
-see `logprob_loss`.
+products per chunk), and recomputed otherwise (three). `logprob_loss` needs two at any size, for a loss that
+is a sum over pairs.
 """
 
 from __future__ import annotations

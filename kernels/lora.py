@@ -3,8 +3,7 @@
     y = x Wᵀ + b,   y[:, span_i] += scale * m * (x A_iᵀ) B_iᵀ
 
 x [T, K]; W [N, K] frozen; the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up); B_i
-[n_i, r] float32; m [T] or None switches the adapter per row. The backward never forms a weight gradient for
-the base:
+[n_i, r] float32; m [T] or None switches the adapter per row. No weight gradient of the base is formed:
 
     g_i = scale * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
     dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)

@@ -63,9 +63,9 @@ MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
 class NF4Tensor:
     """A quantised weight [N, K] as stored; raises KernelError when the parts do not fit together.
 
-    `packed` u8 [ceil(N * K / 2)]; `absmax` f32 [blocks], or u8 [blocks] when nested; `code` f32 [16];
-    `nested_absmax` f32 [ceil(blocks / nested_blocksize)] and `nested_code` f32 [256] are None when the scales
-    are single-level; `dtype` is the dtype of the weight before quantisation, and the default of `dequantize`.
+    ``packed`` u8 [ceil(N * K / 2)]; ``absmax`` f32 [blocks], or u8 [blocks] when nested; ``code`` f32 [16];
+    ``nested_absmax`` f32 [ceil(blocks / nested_blocksize)] and ``nested_code`` f32 [256] are None when the
+    scales are single-level; ``dtype``: of the weight before quantisation, and `dequantize`'s default.
     """
 
     packed: Tensor
@@ -119,7 +119,7 @@ class NF4Tensor:
         return sum(part.nbytes for part in parts if part is not None)
 
     def to(self, device: torch.device | str) -> NF4Tensor:
-        """The same weight on `device`; bits unchanged."""
+        """The same weight on ``device``; bits unchanged."""
         return replace(
             self,
             packed=self.packed.to(device),
@@ -139,15 +139,14 @@ class NF4Tensor:
         return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight [N, K] in `dtype` (default: its own), the bits of bitsandbytes `dequantize_4bit`."""
+        """The weight [N, K] in ``dtype`` (default: its own), the bits of bitsandbytes `dequantize_4bit`."""
         return dequantize_nf4(self, dtype)
 
 
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The weight [N, K]: w[i] = code[index[i]] * scale[i // blocksize] in fp32, rounded once to `dtype`.
+    """The weight [N, K]: w[i] = code[index[i]] * scale[i // blocksize] in fp32, rounded once to ``dtype``.
 
-    Block sizes that are powers of two from 16 to 4096 run in Triton, for fp32, fp16 and bf16; the rest takes
-    the torch form.
+    Triton takes fp32, fp16 and bf16, with block sizes that are powers of two from 16 to 4096; torch the rest.
     """
     target = weight.dtype if dtype is None else dtype
     if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
@@ -180,11 +179,11 @@ def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
 
 
 def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None = None) -> NF4Tensor:
-    """Quantise `weight` [N, K] (fp32, fp16 or bf16) to NF4 in blocks of 64; `nested`: 8-bit block scales.
+    """Quantise ``weight`` [N, K] (fp32, fp16 or bf16) to NF4 in blocks of 64; ``nested``: 8-bit block scales.
 
     Bit-identical on a CPU to bitsandbytes `quantize_4bit(..., compress_statistics=nested, quant_type="nf4")`,
-    and the same bits on every device. `dtype` is the default of `dequantize` (None: the weight's own). Raises
-    KernelError for anything but a two-dimensional floating weight, and for values that are not finite.
+    and the same bits on every device. ``dtype`` is the default of `dequantize` (None: the weight's own).
+    Raises KernelError unless the weight is two-dimensional, floating and finite.
     """
     if weight.ndim != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
         layout = f"{weight.dtype} {list(weight.shape)}"

@@ -31,9 +31,9 @@ ZERO_CODE = 7
 class PackedNF4:
     """One or several NF4 weights [N_i, K], stacked by rows and repacked (layout: see the module).
 
-    `words` i32 [tiles of rows, tiles of columns, 64, 16]; `absmax` u8 (nested) or f32 [blocks of columns,
-    padded rows]; `nested_absmax` and `nested_offset` f32, one each per 256 blocks, and `nested_code` f32
-    [256], or None; `rows` are the N_i, `dtype` that of the weights before quantisation.
+    ``words`` i32 [tiles of rows, tiles of columns, 64, 16]; ``absmax`` u8 (nested) or f32
+    [blocks of columns, padded rows]; ``nested_absmax`` and ``nested_offset`` f32, one each per 256 blocks,
+    and ``nested_code`` f32 [256], or None; ``rows`` are the N_i, ``dtype`` the weights' before quantisation.
     """
 
     words: Tensor
@@ -68,7 +68,7 @@ class PackedNF4:
         return sum(part.nbytes for part in parts if part is not None)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight [N, K] in `dtype` (default: its own), the bits of `NF4Tensor.dequantize`."""
+        """The weight [N, K] in ``dtype`` (default: its own), the bits of `NF4Tensor.dequantize`."""
         return dequantize_packed(self, dtype)
 
 
@@ -165,7 +165,7 @@ def unpack(packed: PackedNF4) -> tuple[NF4Tensor, ...]:
 
 
 def dequantize_packed(packed: PackedNF4, dtype: torch.dtype | None = None) -> Tensor:
-    """The weight [N, K] in `dtype` (default: its own) from repacked words: the bits of `dequantize_nf4`."""
+    """The weight [N, K] in ``dtype`` (default: its own) from repacked words: the bits of `dequantize_nf4`."""
     target = packed.dtype if dtype is None else dtype
     if not use_triton(packed.words):
         return torch.cat([dequantize_nf4(part, target) for part in unpack(packed)])

@@ -1,8 +1,7 @@
 """`Op`: one record that drives an operation's tests, compile check and benchmark. Also the dispatch.
 
 An operation is one file, or a few with a common prefix: a plain torch reference, a faster torch form for CPUs
-where there is one, the Triton kernels, the autograd function, the public function that dispatches, and the
-`Op` record.
+where there is one, the Triton kernels, the autograd function, the public function, and the `Op` record.
 
 Dispatch: CUDA and ROCm tensors go to Triton, CPU tensors to torch. ``PROACTOR_KERNELS=reference`` uses torch
 everywhere, ``PROACTOR_KERNELS=triton`` Triton everywhere; CPU tensors then need ``TRITON_INTERPRET=1``.

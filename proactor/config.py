@@ -160,11 +160,10 @@ class GRPOStage(GRPO):
 class EvalOptions(Section):
     """Playing dialogues through: greedy by default.
 
-    - ``metric`` selects the best adapter on dev; ``resamples``: of the bootstrap on test.
+    - ``metric`` selects the best adapter on dev. ``resamples``: bootstrap resamples on test.
     - ``reward``: the metric reward of evaluations, with its options. Null: the config's own reward if it
-      scores single decisions without a judge, else weighted_metric. Set it to compare runs with different
-      rewards.
-    - ``costs``: of the utility. ``budget``: wrong fires in 100 dialogues that `proactor calibrate` allows.
+      scores single decisions without a judge, else weighted_metric. Set it to compare different rewards.
+    - ``costs``: the utility's costs. ``budget``: wrong fires that `proactor calibrate` allows in 100.
     """
 
     max_tokens: int = Field(default=64, ge=1)
@@ -201,8 +200,7 @@ class PromptOptions(Section):
 
 
 class Pretrain(Section):
-    """A small model from scratch, built where `RunConfig.model` does not exist
-    (`proactor.training.pretrain`).
+    """A small model built from scratch where `RunConfig.model` does not exist (`training.pretrain`).
 
     Trained for ``seconds`` on the training split (a ``share`` of it, at most ``limit`` dialogues), after one
     pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. ``size``: fields

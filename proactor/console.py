@@ -118,9 +118,8 @@ def metrics_table(
     change: Mapping[str, Any] | None = None,
     windows: Mapping[str, float | None] | None = None,
 ) -> Table:
-    """Systems side by side. ``change``: per key the interval of after - before, bold where it excludes
-    0. ``windows``: shares for the caption (`windows_caption`), by default those of the first system
-    that has them.
+    """Systems side by side. ``change``: per key the interval of after - before, bold where it excludes 0.
+    ``windows``: shares for `windows_caption`, by default those of the first system that has any.
     """
     shares = windows or next((s for s in systems.values() if "null_share" in s), None)
     table = Table(title=title, title_justify="left", caption=windows_caption(shares), caption_justify="left")

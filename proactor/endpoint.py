@@ -72,9 +72,8 @@ class Endpoint:
     ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable with the key; with a
     ``base_url`` it may be unset. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
     attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
-    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at
-    most ``longest_wait``; time-outs are not retried. ``options`` are sent unchanged with every
-    request (``temperature``, …).
+    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at most
+    ``longest_wait``; time-outs are not retried. ``options`` (``temperature``, …) are sent with every request.
 
     A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
     tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes
@@ -298,7 +297,7 @@ class _FieldRefused(Exception):
         self.error = error
 
     def names(self, *fields: str) -> bool:
-        """Does the server's message name one of these request fields?"""
+        """Whether the server's message names one of these request fields."""
         return any(f"'{name}'" in str(self.error) for name in fields)
 
 

@@ -19,12 +19,12 @@ Value = TypeVar("Value")
 
 
 class SourceError(ProactorError):
-    """A corpus, catalog or saved result that cannot be read. One line: `file: what` or `file:line: what`."""
+    """An unreadable corpus, catalog or saved result. One line: ``file: what`` or ``file:line: what``."""
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """Files of `folder` for the first pattern that matches any, sorted; `[folder]` where it is a file itself.
-    SourceError when nothing matches.
+    """Files of ``folder`` for the first pattern that matches any, sorted; ``[folder]`` where it is a file
+    itself. Raises SourceError when nothing matches.
     """
     if folder.is_file():
         return [folder]
@@ -35,7 +35,7 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def read_bytes(file: Path) -> bytes:
-    """A file's content, decompressed where its name ends in .gz. SourceError when it cannot be read."""
+    """A file's content, decompressed where its name ends in .gz. Raises SourceError when it is unreadable."""
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def read_json(file: Path) -> Any:
 
 
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
-    """The value of a JSON text that begins at `line` of `file`. SourceError names file and line."""
+    """The value of a JSON text that begins at ``line`` of ``file``. SourceError names file and line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -90,7 +90,7 @@ def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
-    """The value of a JSON file as `kind`. SourceError names the file and the key that does not fit."""
+    """The value of a JSON file as ``kind``. SourceError names the file and the key that does not fit."""
     try:
         return kind.validate_json(read_bytes(file))
     except ValidationError as error:
@@ -98,7 +98,7 @@ def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
 
 
 def first_problem(error: ValidationError, top: str = "") -> str:
-    """The first problem of a validation error in one line, `key: message`; `top` stands for the empty key."""
+    """A validation error's first problem in one line, ``key: message``; ``top`` stands for the empty key."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"])) or top
     message = problem["msg"].removeprefix("Value error, ")
@@ -122,7 +122,7 @@ def settings_problem(error: ValidationError, hint: Callable[[tuple[int | str, ..
 
 def folder_hash(folder: str | Path) -> str:
     """Content hash (16 hex digits) of an adapter folder; a path alone can go stale after retraining. Raises
-    OSError where there is no such folder.
+    Raises OSError when there is no such folder.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(folder).iterdir()):

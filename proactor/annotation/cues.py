@@ -1,7 +1,7 @@
 """Phrases that show the state of an action: raised, agreed to, on hold, taken back, overdue.
 
-`ENGLISH` has general phrases and knows no tool. `synthetic_book` has the phrases of the synthetic generator,
-which tell how people talk, not where a window lies. All of it is [INFERRED].
+`ENGLISH`: general phrases of no particular tool. `synthetic_book`: the generator's phrases for synthetic
+dialogues; they name no window. All are [INFERRED].
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _HOLE = re.compile(r"\{(\w*)\}")
 class CueBook:
     """Patterns of cues, searched in a user turn in lower case.
 
-    A `{noun}` in a pattern stands for the tool's entry in `nouns`, other holes for values. `openers`:
-    requests, by tool; a tool without any counts as raised by its first value. `asides`: turns that say
+    A ``{noun}`` in a pattern stands for the tool's entry in ``nouns``, other holes for values. ``openers``:
+    requests, by tool; a tool without any counts as raised by its first value. ``asides``: turns that say
     nothing about any action, whatever they mention.
     """
 
@@ -55,7 +55,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def fill_holes(template: str, values: Mapping[str, str]) -> str:
-    """A pattern with its `{holes}` replaced by ``values``; a hole without a value matches anything."""
+    """A pattern with its ``{holes}`` replaced by ``values``; a hole without a value matches anything."""
     return _HOLE.sub(lambda hole: values.get(hole[1], ".+?"), template)
 
 

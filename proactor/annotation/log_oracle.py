@@ -8,9 +8,8 @@ only the conversation tells which. Rules, all [INFERRED]:
   one of its values was said;
 - *ready* at the first user turn by which every value was said (for an action never run: every required one),
   nothing is on hold, and, for a tool that asks first, the user has agreed since. A value that the agent
-  offered counts once the user takes it up;
-- the window *closes* at the logged trigger, but before a turn at which the user has to ask again or takes the
-  action back;
+  offered counts from where the user takes it up;
+- the window *closes* at the logged trigger, but before a turn at which the user asks again or withdraws;
 - an action that was run before it is ready by these rules has no window: it is PENDING and stays masked.
 """
 

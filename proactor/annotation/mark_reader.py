@@ -1,7 +1,7 @@
 """`MarkReader` reads an annotator's answers, and counts what it has to drop.
 
 Any text gives a `MarkReading`. An answer has the schema's form, or the short form of the agent's own answers
-(`[{"READY":"book","day":"monday"}]`). An entry with a fault is dropped whole and counted under one reason
+(``[{"READY":"book","day":"monday"}]``). An entry with a fault is dropped whole and counted under one reason
 [INFERRED, methods 1.3].
 """
 
@@ -43,8 +43,8 @@ _TRUTH = frozenset({"true", "false", "yes", "no"})
 class MarkReading:
     """The marks of one answer.
 
-    `entries`: marks in the answer, dropped ones included; an unreadable answer counts as one. `drops`: marks
-    dropped, by reason. `repairs`: deviations from the schema that were understood, by kind.
+    ``entries``: marks in the answer, dropped ones included; an unreadable answer counts as one. ``drops``:
+    marks dropped, by reason. ``repairs``: tolerated deviations from the schema, by kind.
     """
 
     marks: tuple[Mark, ...] = ()

@@ -40,7 +40,7 @@ class MarkStatus(StrEnum):
 class Mark(BaseModel):
     """One action that is open after a turn.
 
-    `evidence`: turns that show it. `assent`: the turn at which the user agrees, `NO_ASSENT` where the
+    ``evidence``: turns that show it. ``assent``: the turn at which the user agrees, `NO_ASSENT` where the
     annotator says that there is none, None where it says nothing.
     """
 

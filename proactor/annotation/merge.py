@@ -3,16 +3,16 @@
 - *Linking*: a mark continues an action of its name whose values do not conflict with its own, and which is
   missing from at most `max_gap` decision turns since it was last listed. Among several it takes the one that
   shares most values, then the latest. A longer gap begins a new action.
-- *Values* accumulate until the action is ready. A later one is left out and counted (`value_after_ready`):
+- *Values* accumulate until the action is ready. A later one is left out and counted (``value_after_ready``):
   the agent could not know it at the start of the window.
 - *Coverage* runs from the first to the last turn at which the action is listed, *ready* from the first to the
   last READY turn.
 - *Assent*: for a tool that asks first, READY before the turn of the user's assent becomes PENDING
-  (`ready_before_assent`). Where no mark names that turn, the annotator is trusted (the prompt demands PENDING
-  until then) and the action counted (`assent_unknown`).
+  (``ready_before_assent``). Where no mark names that turn, the annotator is trusted (the prompt demands
+  PENDING until then) and the action counted (``assent_unknown``).
 - *Monotone*: PENDING, READY, TRIGGERED never go back. A track that does is left out, and its turns are in
   `broken`, so that they can be asked again.
-- An action that is never READY has no window: withdrawn if a mark says so, else masked as `never_ready`.
+- An action that is never READY has no window: withdrawn if a mark says so, else masked as ``never_ready``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MAX_GAP = 1
 
 @dataclass(frozen=True, slots=True)
 class MergedMarks:
-    """`references` and `withdrawn` as in a `Dialogue`, in the order of their coverage.
+    """``references`` and ``withdrawn`` as in a `Dialogue`, in the order of their coverage.
 
-    `broken`: turns of tracks whose status goes back. `counters`: not_monotone, reopened, gap_filled,
+    ``broken``: turns of tracks whose status goes back. ``counters``: not_monotone, reopened, gap_filled,
     ready_before_assent, assent_unknown, value_after_ready, never_ready, withdrawn_only.
     """
 

@@ -28,11 +28,12 @@ from proactor.dialogue.catalog import Catalog
 
 
 class AnnotationOptions(BaseModel):
-    """Options of the way from answers to windows; the thresholds are those of `gates` [INFERRED].
+    """How answers become windows. ``validity``, ``trigger_recall``, ``self_agreement``: thresholds of the
+    quality gates [INFERRED].
 
-    ``gates``: drop dialogues that fail G1 or G2, which are counted in any case. ``causality``: apply G4, by
-    entry and by reference. ``second_reading``: share of the dialogues that are annotated twice for G3, at
-    least one. ``seed``: of that sample.
+    ``gates``: drop dialogues that fail G1 or G2; failures are counted either way. ``causality``: apply G4 to
+    each mark and each reference. ``second_reading``: share of the dialogues that are annotated twice for G3,
+    at least one, sampled by ``seed``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,9 +72,9 @@ class AgreementSums(BaseModel):
 class DialogueRecord(BaseModel):
     """A finished dialogue.
 
-    ``digest``: of the dialogue as it was read. ``dialogue``: with its new windows. ``failed``: the gate that
-    it did not pass, or the kind of a lasting failure. ``counters``: by "kind/name". ``known``: agreement with
-    the windows it came with; ``own``: with a second reading.
+    ``digest``: `dialogue_digest` before annotation. ``dialogue``: the dialogue with its new windows.
+    ``failed``: the gate that it failed, or the kind of a lasting failure, else "". ``counters``: counts by
+    "kind/name". ``known``: agreement with the windows it came with. ``own``: agreement with a second reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

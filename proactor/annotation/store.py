@@ -19,8 +19,7 @@ class AnnotationError(ProactorError):
 class RecordStore:
     """The records in the file ``path``: a header with the ``fingerprint`` of the settings, then a line each.
 
-    A last line that was cut off by a kill is dropped. Raises AnnotationError for another fingerprint and for
-    a damaged line.
+    Drops a last line cut off by a kill. Raises AnnotationError for another fingerprint or a damaged line.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:

@@ -11,8 +11,8 @@ dialogues, and the recall there. All definitions are [INFERRED]. They are sums o
   assent was missing then, and the human could not have acted either.
 - `saved_each`: the mean of tau - u over those references.
 - `early_turns`: the turns that early fires without need of assent would add, for readers who disagree.
-- `recall`: right first fires among references with a known window. Right is on time, or early where no assent
-  is needed.
+- `recall`: right first fires among references with a known window. Right: on time, or early without assent
+  due.
 - `lead`: the mean of s - u over right fires, for a window that opens at turn s; positive when early, None
   without a right fire.
 
@@ -49,7 +49,7 @@ KEYS = (
 class TradeOffPoint(BaseModel):
     """One setting. ``threshold``: None for a system without a common one.
 
-    ``intervals``: (low, high) at 95%, bootstrap_sums by dialogue, where they were computed.
+    ``intervals``: (low, high) at 95%, resampled by dialogue, where they were computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -2,16 +2,16 @@
 
 At temperature 1, with the full softmax:
 
-- `wait`: the probability of the canonical empty answer, `[]` as the tokenizer encodes it, with the end ids.
+- `wait`: the probability of the canonical empty answer, ``[]`` as the tokenizer encodes it, with the end ids.
   Other spellings are not counted; training shows this one only.
-- `tools[name]`: the probability that the answer begins with `[{"READY":"name"`. The closing quote is
+- ``tools[name]``: the probability that the answer begins with ``[{"READY":"name"``. The closing quote is
   included, because one name may be a prefix of another. The quote may share a token with the text after it.
-  So each canonical continuation (`"}]`, `"},{"READY":"`, `","parameter":"` for each parameter of the tool,
-  and the bare quote) is encoded and cut after the first token that contains the quote. The probabilities of
-  the distinct cuts are added up. No cut is a prefix of another, so the events are disjoint, and all
-  probabilities of a decision add up to at most 1. Other tokenizations of the same text, and a second action
-  later in the list, are not counted.
-- `pending[name]`: the same for `[{"PENDING":"name"`.
+  So each canonical continuation (``"}]``, ``"},{"READY":"``, ``","parameter":"`` for each parameter of the
+  tool, and the bare quote) is encoded and cut after the first token that contains the quote. The
+  probabilities of the distinct cuts are added up. No cut is a prefix of another, so the events are disjoint,
+  and all probabilities of a decision add up to at most 1. Other tokenizations of the same text, and a second
+  action later in the list, are not counted.
+- ``pending[name]``: the same for ``[{"PENDING":"name"``.
 
 A tool with a parameter named like a status is written in the long form when that parameter is given
 (`parse.render`); that form is not counted.

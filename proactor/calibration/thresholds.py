@@ -170,7 +170,7 @@ def wrong_fires(sums: Array) -> Array:
 
 
 def wrong_fire_limit(budget: float, dialogues: int) -> int:
-    """Whole wrong fires that a budget per 100 allows in ``dialogues``. ProactorError if it is negative."""
+    """Whole wrong fires that a budget per 100 allows in ``dialogues``. Raises ProactorError if negative."""
     if budget < 0:
         raise ProactorError(f"thresholds: a budget of {budget:g} false fires is negative")
     return int(budget * dialogues / 100 + 1e-9)

@@ -104,7 +104,7 @@ def curve(
 
 
 def thin(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOffPoint, ...]:
-    """At most ``most`` points, evenly spread over those that a curve draws apart; the first and last stay."""
+    """At most ``most`` points: the ends, and points evenly chosen among those that differ on the plot."""
     ends = (0, len(points) - 1)
     kept = [p for i, p in enumerate(points) if i in ends or _figures(p) != _figures(points[i - 1])]
     if len(kept) <= most:
@@ -113,7 +113,7 @@ def thin(points: Sequence[TradeOffPoint], most: int = MOST) -> tuple[TradeOffPoi
 
 
 def _figures(p: TradeOffPoint) -> tuple[float | None, ...]:
-    """The figures by which two points of a curve differ."""
+    """The figures that a curve is plotted by."""
     return p.wrong_per_100, p.turns_saved, p.recall, p.lead
 
 

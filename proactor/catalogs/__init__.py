@@ -42,12 +42,12 @@ _READERS: dict[Format, Callable[[Path], Reading]] = {
 
 
 def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading:
-    """The tools of a file, a folder or a module (`module:path.py`, `module:package.name`), with remarks on
-    what did not fit.
+    """The tools of a file, a folder or a module (``module:path.py``, ``module:package.name``), with remarks
+    on what did not fit.
 
     A tool without `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
 
-    CatalogError, `file:line: what`, names the tool and the parameter, or the unknown format.
+    CatalogError, ``file:line: what``, names the tool and the parameter, or the unknown format.
     """
     if format != "auto" and format not in FORMATS:
         raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
@@ -64,8 +64,7 @@ def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") ->
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog as the `catalog.json` that `read_catalog` reads and people edit; the
-    file appears whole.
+    """Write a catalog as the `catalog.json` that `read_catalog` reads and people edit. Atomic.
 
     Every field is written: a tool without an effect has one from then on.
     """

@@ -1,6 +1,4 @@
-"""What all readers of tools share: JSON with line numbers, a collection of tools, and remarks
-on inexact fits.
-"""
+"""Shared by all readers of tools: JSON with line numbers, a tool collection, and remarks on inexact fits."""
 
 from __future__ import annotations
 
@@ -24,14 +22,12 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 
 
 class CatalogError(SourceError):
-    """Tools that cannot be read. One line, `file:line: what`, names the tool and the parameter, if any."""
+    """Tools that cannot be read. One line, ``file:line: what``, names the tool and the parameter, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something without an exact place in a catalog; `kind` says what became of it. `parameter`: "" for
-    a whole tool.
-    """
+    """What a catalog cannot hold exactly; ``kind``: its treatment. ``parameter``: "" for a whole tool."""
 
     tool: str
     parameter: str
@@ -53,7 +49,7 @@ class Reading:
 
 
 class Document:
-    """A JSON file with line numbers. CatalogError where an object has a key twice."""
+    """A JSON file with line numbers. Raises CatalogError for a key that an object has twice."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -69,7 +65,7 @@ class Document:
             self._lines[place] = line
 
     def where(self, place: Place = ()) -> str:
-        """`file:line` of a value, or of what is around it where there is no such value."""
+        """``file:line`` of a value, or of what is around it where there is no such value."""
         while place not in self._lines:
             place = place[:-1]
         return f"{self.file}:{self._lines[place]}"
@@ -116,7 +112,7 @@ class Tools:
     _tools: dict[str, tuple[Tool, str]] = field(default_factory=dict)
 
     def add(self, where: str, name: object, build: Callable[[], Tool]) -> None:
-        """Add the tool that `build` makes. CatalogError for a missing or taken name, or an invalid tool."""
+        """Add the tool of ``build``. Raises CatalogError for a missing or taken name or an invalid tool."""
         if not isinstance(name, str) or not name.strip():
             raise CatalogError(f"{where}: a tool without a name (name {name!r})")
         if name in self._tools:
@@ -124,7 +120,7 @@ class Tools:
         self._tools[name] = build_tool(where, name, build), where
 
     def reading(self, source: object, format: str) -> Reading:
-        """The catalog of all tools; CatalogError when there are none."""
+        """The catalog of all tools. Raises CatalogError when there are none."""
         if not self._tools:
             raise CatalogError(f"{source}: no tools in it")
         return Reading(
@@ -133,7 +129,7 @@ class Tools:
 
 
 def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
-    """`build()`; CatalogError names `where` and the tool when it is not valid."""
+    """`build()`; CatalogError names ``where`` and the tool when it is not valid."""
     try:
         return build()
     except ValidationError as error:
@@ -148,10 +144,10 @@ def one_line(text: object) -> str:
 def declared_fields(where: str, name: object, *holders: object) -> dict[str, Any]:
     """`effect` and `confirm` as a tool definition declares them; undeclared fields are absent.
 
-    The first holder (the tool, its function, its schema) with `x-effect` or `x-confirm` decides. Otherwise
-    the hints of MCP tool definitions do, in `annotations` or flat: readOnlyHint true reads and needs no
-    assent; destructiveHint true is irreversible and needs assent; readOnlyHint false alone writes [INFERRED:
-    MCP's own default would call each such tool destructive]. An absent hint declares nothing.
+    The first holder (the tool, its function, its schema) with ``x-effect`` or ``x-confirm`` decides.
+    Otherwise the hints of MCP tool definitions do, in `annotations` or flat: readOnlyHint true reads and
+    needs no assent; destructiveHint true is irreversible and needs assent; readOnlyHint false alone writes
+    [INFERRED: MCP's own default would call each such tool destructive]. An absent hint declares nothing.
     """
     fields: dict[str, Any] = {}
     hints: dict[str, bool] = {}

@@ -15,7 +15,7 @@ Format = Literal["proactor", "openai", "jsonschema", "sgd", "star", "python"]
 
 
 def detect(source: str | Path) -> Format:
-    """The format of `source`. CatalogError when nothing in it looks like tools."""
+    """The format of ``source``. Raises CatalogError when nothing in it looks like tools."""
     path = Path(source)
     if str(source).startswith(PREFIX) or path.suffix == ".py":
         return "python"

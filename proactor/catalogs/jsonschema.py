@@ -1,6 +1,6 @@
-"""One object schema per tool: a file with one schema, a list of them, `{name: schema}`, `$defs` as pydantic
-writes them for several models, or a folder with a file for each. A tool's name is the key, the schema's
-title, or the file's name.
+"""One object schema per tool: a file with one schema, a list of them, ``{name: schema}``, ``$defs`` as
+pydantic writes them for several models, or a folder with a file for each. A tool's name is the key, the
+schema's title, or the file's name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _schemas(document: Document) -> Iterator[tuple[object, Place, Any]]:
 
 
 def _is_properties(value: Mapping[str, Any]) -> bool:
-    """Does `properties` hold the properties of one schema, rather than name a tool "properties"?"""
+    """Whether ``properties`` holds the properties of one schema, rather than naming a tool "properties"."""
     inside = value.get("properties")
     return isinstance(inside, Mapping) and not any(
         isinstance(inside.get(key), str) for key in ("type", "$ref")
@@ -66,7 +66,7 @@ def _is_properties(value: Mapping[str, Any]) -> bool:
 
 
 def _references(value: object) -> Iterator[str]:
-    """Every `$ref` in `value`: a definition that others refer to is part of a tool, not a tool [INFERRED]."""
+    """Every ``$ref`` in ``value``: a definition referred to is part of a tool, not a tool [INFERRED]."""
     if isinstance(value, Mapping):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]

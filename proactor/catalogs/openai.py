@@ -1,5 +1,5 @@
-"""Tool definitions as chat APIs take them: `{"type": "function", "function": {…}}` or flat, bare `{name,
-description, parameters}`, and those of MCP servers (`inputSchema`); in a list, alone, or under `tools`.
+"""Tool definitions as chat APIs take them: ``{"type": "function", "function": {…}}`` or flat, bare ``{name,
+description, parameters}``, and those of MCP servers (``inputSchema``); in a list, alone, or under `tools`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Proposes a tool's effect, and whether it needs the user's assent, from its name and description [INFERRED].
 
-Both shape when a tool may fire (`proactor.dialogue.catalog`), and most tool lists state neither. A
-proposal fills in the missing fields with a reason for each tool, to be read and edited; it never changes
-a stated field.
+Both shape when a tool may fire (`proactor.dialogue.catalog`), and most tool lists state neither. A proposal
+fills in the missing fields, with a reason for each tool, for people to edit. It never changes a stated field.
 
 Rules; the first that applies decides:
 
 1. a phrase in the name (`check_in`, `sign_up`, `look_up`, …);
-2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is only
-   a verb: read;
+2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is always a
+   verb: read;
 3. the first known verb of the name; after a light verb (`make_payment`, `create_booking`) the noun decides,
    and a description that begins with a committing verb overrides a reading one ("get_ride": "Book a cab …");
 4. the first known verb of the description's first sentence ("Returns …" reads);
@@ -112,7 +111,7 @@ _FIELDS: tuple[Field, ...] = ("effect", "confirm")
 
 
 class Suggestion(BaseModel):
-    """The proposal for one tool. `given`: the fields that the catalog states; `guess`: no rule applied."""
+    """The proposal for one tool. ``given``: fields that the catalog states; ``guess``: no rule applied."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,5 +1,4 @@
-"""Tools from a Python module: each public function is a tool; annotations give types, docstrings
-descriptions.
+"""Tools from a Python module, one per public function: types from annotations, descriptions from docstrings.
 
 Annotations become types through pydantic's JSON Schema, so all that pydantic understands works: Literal and
 Enum, date and time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The
@@ -38,7 +37,7 @@ _SPHINX = re.compile(r"^[ \t]*:param\s+(?:[^:\n]*\s)?(\w+):[ \t]*(.*)$", re.MULT
 
 
 def read(source: str | Path) -> Reading:
-    """The tools of `path.py`, `module:path.py` or `module:package.name`."""
+    """The tools of `path.py`, ``module:path.py`` or ``module:package.name``."""
     spec = str(source).removeprefix(PREFIX)
     module = _from_file(Path(spec)) if spec.endswith(".py") else _from_name(spec)
     file = Path(module.__file__ or spec)
@@ -93,7 +92,7 @@ def _describe(error: Exception) -> str:
 
 
 def _line(error: Exception, file: Path) -> int | None:
-    """The line of `file` that an import failed at."""
+    """The line of ``file`` that an import failed at."""
     if isinstance(error, SyntaxError):
         return error.lineno
     return next(
@@ -196,7 +195,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _entries(body: str) -> dict[str, str]:
-    """Descriptions by name, from entries `name (type): words` with further lines indented more."""
+    """Descriptions by name, from entries ``name (type): words`` with further lines indented more."""
     lines = [line for line in body.splitlines() if line.strip()]
     indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
     words: dict[str, str] = {}

@@ -1,13 +1,12 @@
-"""From a JSON Schema object to the parameters of a tool: shared by JSON Schema files, OpenAI tools
-and Python modules.
+"""From a JSON Schema object to a tool's parameters, for JSON Schema files, OpenAI tools and Python modules.
 
 What a catalog cannot express exactly becomes text, with a remark [INFERRED]:
 
-- An object with properties is flattened by one level, `address.street`; deeper or open ones
-  are text (`object_as_text`).
-- An array is text (`array_as_text`); the enum of its items stays as a hint.
-- Alternatives of one type are that type, integer or number is number, others are text (`union_as_text`).
-- A schema without a type is text (`untyped_as_text`), and so is a date-time (`datetime_as_text`).
+- An object with properties is flattened by one level (``address.street``). Deeper objects and objects without
+  listed properties are text (``object_as_text``).
+- An array is text (``array_as_text``); the enum of its items stays as a hint.
+- Alternatives of one type are that type, integer or number is number, others are text (``union_as_text``).
+- A schema without a type is text (``untyped_as_text``), and so is a date-time (``datetime_as_text``).
 
 A parameter is required when the schema lists it as required and it neither accepts null nor has a default:
 strict tools list every parameter as required and make the optional ones nullable.
@@ -41,7 +40,7 @@ _KNOWN = (*_PLAIN, "array", "object", "null")
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A schema inside a file: `root` is what `#/…` references start from, `place` where the schema stands."""
+    """A schema inside a file: ``#/…`` references start from ``root``, and ``place`` is where it stands."""
 
     schema: Any
     root: Schema
@@ -51,7 +50,7 @@ class Spot:
     """alternatives inside alternatives"""
 
     def at(self, *steps: str | int) -> Spot:
-        """What lies at `steps` inside the schema."""
+        """What lies at ``steps`` inside the schema."""
         inner = self.schema
         for step in steps:
             inner = inner[step]
@@ -71,7 +70,7 @@ class _Shape:
 
 @dataclass(slots=True)
 class SchemaReader:
-    """Parameters of one tool. `where(place)` names a place in the file; `remarks` grows."""
+    """Parameters of one tool. `where(place)` names a place in the file; ``remarks`` grows."""
 
     tool: str
     where: Callable[[Place], str]
@@ -131,7 +130,7 @@ class SchemaReader:
         return [(name, name in required, spot.at("properties", name)) for name in properties]
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
-        """The schema with `$ref` followed and `allOf` merged; `true` accepts anything."""
+        """The schema with ``$ref`` followed and ``allOf`` merged; ``true`` accepts anything."""
         schema = {} if spot.schema is True else spot.schema
         if not isinstance(schema, Mapping):
             raise self._error(spot, name, f"{schema!r} is not a schema")

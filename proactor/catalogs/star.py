@@ -1,5 +1,4 @@
-"""Tools from the API files of STAR: apis.json (APIs by name), or a folder with one file per API as
-in the release.
+"""Tools from the API files of STAR: apis.json (APIs by name), or the release's folder, one file per API.
 
 An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
 needs assent [DERIVED from the files].
@@ -99,7 +98,7 @@ def tools(name: str, api: dict[str, Any]) -> list[Tool]:
 
 
 def two_step(api: dict[str, Any]) -> bool:
-    """Is the API both checked and booked?"""
+    """Whether the API is both checked and booked."""
     return any(entry["Type"] == _REQUEST for entry in api["input"])
 
 

@@ -32,19 +32,22 @@ CatalogFile = Annotated[
 ReaderOptions = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE", help="of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable"
+        metavar="KEY=VALUE",
+        help="an option of the reader, e.g. empty=drop user=Zoe one_speaker=keep; repeatable",
     ),
 ]
-Gates = Annotated[bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail G1 or G2")]
+Gates = Annotated[
+    bool, typer.Option("--gates/--no-gates", help="drop dialogues that fail a quality gate, G1 or G2")
+]
 Causality = Annotated[
-    bool, typer.Option("--causality/--no-causality", help="G4: drop values known only later")
+    bool, typer.Option("--causality/--no-causality", help="quality gate G4: drop values known only later")
 ]
-Brief = Annotated[bool, typer.Option(help="prompt without instructions, for a model trained on it (engine)")]
-Concurrency = Annotated[int, typer.Option(min=1, help="requests under way at once (endpoint)")]
-PriceIn = Annotated[float | None, typer.Option(help="of a million prompt tokens, for the estimate")]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="replace what OUT holds; without it an unfinished one goes on")
+Brief = Annotated[
+    bool, typer.Option(help="send the prompt without instructions, to a model trained that way (engine)")
 ]
+Concurrency = Annotated[int, typer.Option(min=1, help="requests in flight at once (endpoint)")]
+PriceIn = Annotated[float | None, typer.Option(help="price of a million prompt tokens, for the estimate")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="replace the annotation in OUT; default: continue it")]
 
 
 def annotate(
@@ -53,25 +56,28 @@ def annotate(
     oracle: Annotated[str, typer.Option(help="log, engine or endpoint")] = "log",
     model: Annotated[str, typer.Option(help="model folder (engine) or name (endpoint)")] = "",
     adapter: Annotated[Path | None, typer.Option(help="adapter folder for the engine")] = None,
-    base_url: Annotated[str | None, typer.Option(help="of the endpoint; default: OpenAI's")] = None,
+    base_url: Annotated[str | None, typer.Option(help="URL of the endpoint; default: OpenAI's")] = None,
     path: Annotated[Path | None, typer.Option(help="folder or file of a corpus")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most this many dialogues")] = None,
     option: ReaderOptions = None,
-    out: Annotated[Path, typer.Option(help="folder of the result")] = Path("annotated"),
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("annotated"),
     gates: Gates = True,
     causality: Causality = True,
     brief: Brief = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="of one answer")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, help="maximum length of an answer")] = 512,
     concurrency: Concurrency = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
     price_in: PriceIn = None,
-    price_out: Annotated[float | None, typer.Option(help="of a million answer tokens")] = None,
-    seed: Annotated[int, typer.Option(help="of the samples")] = 0,
+    price_out: Annotated[
+        float | None, typer.Option(help="price of a million answer tokens, for the estimate")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of sampling, and of the dialogues that are read twice")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
     fresh: Fresh = False,
 ) -> None:
-    """Mark what an agent could do at each turn, with the whole dialogue in view, and write OUT/windows.jsonl,
-    catalog.json and report.json.
+    """Find the turns at which an agent could act, and write them as windows of each dialogue.
+
+    Writes windows.jsonl, catalog.json and report.json into OUT.
     """
     from proactor.annotation import AnnotationOptions
     from proactor.annotation import annotate as run

@@ -32,25 +32,27 @@ def calibrate(
     adapter: Adapter = "best",
     budget: Annotated[
         float | None,
-        typer.Option(min=0.0, help="wrong fires allowed in 100 dialogues; eval.budget otherwise"),
+        typer.Option(
+            min=0.0, help="wrong fires allowed in 100 dialogues; default: eval.budget of the config"
+        ),
     ] = None,
-    split_dev: Annotated[str, typer.Option(help="part that the thresholds are chosen on")] = "dev",
+    split_dev: Annotated[str, typer.Option(help="part of the data to choose thresholds on")] = "dev",
     split: Split = "test",
     floor: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="least probability that a threshold may have")
+        float, typer.Option(min=0.0, max=1.0, help="lowest threshold to try, a probability")
     ] = 0.02,
     exact: Annotated[
-        bool, typer.Option("--exact", help="an action is right only with every value right")
+        bool, typer.Option("--exact", help="count an action as right only if every value is")
     ] = False,
     heat: Annotated[
-        int, typer.Option(min=0, help="dialogues whose probabilities are kept for the report")
+        int, typer.Option(min=0, help="number of dialogues whose probabilities are kept for the report")
     ] = 4,
 ) -> None:
-    """Choose each tool's threshold on one part of the data within a budget of wrong fires, and report lead
-    against wrong fires on another part.
+    """Choose each tool's threshold within a budget of wrong fires, and report the trade-off on test.
 
-    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder. An interrupted call
-    goes on where it was.
+    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder.
+
+    An interrupted call continues.
     """
     from proactor.calibration.tradeoff import threshold_text, trade_off_table
 

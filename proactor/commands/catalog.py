@@ -40,13 +40,14 @@ def catalog(
     render: Annotated[
         str,
         typer.Option(
-            metavar="TEMPLATE", help="print the tools as a prompt has them: full, compact, or a .j2 file"
+            metavar="TEMPLATE", help="print the tools as the prompt shows them: full, compact, or a .j2 file"
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Read tool definitions of any format, propose the effect of each and whether it needs assent (confirm),
-    and write a catalog to edit.
+    """Read tools of any format, propose for each its effect and whether it needs assent.
+
+    With --output, writes a catalog to edit.
     """
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")

@@ -24,11 +24,13 @@ def compare(
     second: Annotated[
         Path, typer.Argument(metavar="RUN_B", help="the run to compare with it", show_default=False)
     ],
-    system: Annotated[str, typer.Option(help="of each run: after, before, or a trivial policy")] = "after",
-    against: Annotated[str, typer.Option(help="the first run's system, when it is another one")] = "",
-    resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 2000,
+    system: Annotated[
+        str, typer.Option(help="system to compare: after, before, or a trivial policy")
+    ] = "after",
+    against: Annotated[str, typer.Option(help="system of RUN_A, if another than RUN_B's")] = "",
+    resamples: Annotated[int, typer.Option(min=100, help="number of bootstrap resamples")] = 2000,
     output: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write everything there")
+        Path | None, typer.Option("--json", metavar="FILE", help="write all numbers to this file")
     ] = None,
 ) -> None:
     """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""

@@ -42,7 +42,7 @@ def evaluate(
     split: Split = "test",
     output: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="file of the result; default: one in the run's folder"),
+        typer.Option("--json", metavar="FILE", help="file to write to; default: a file in the run's folder"),
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
@@ -90,13 +90,15 @@ def sample(
     overrides: Overrides = None,
     adapter: Adapter = "best",
     split: Split = "dev",
-    dialogue: Annotated[str, typer.Option(help="id, or position in the split")] = "0",
-    turn: Annotated[int, typer.Option(help="user turn after which to decide; 0: every one")] = 0,
-    n: Annotated[int, typer.Option("-n", min=1, help="samples a decision")] = 4,
+    dialogue: Annotated[str, typer.Option(help="the id of a dialogue, or its position in the split")] = "0",
+    turn: Annotated[
+        int, typer.Option(help="number of the user turn after which to decide; 0: all turns")
+    ] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="number of samples for each decision")] = 4,
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
-    prompt: Annotated[str, typer.Option(help="a user message of one's own instead of a dialogue")] = "",
+    prompt: Annotated[str, typer.Option(help="your own user message, instead of a dialogue")] = "",
 ) -> None:
-    """Draw answers at the decision points of one dialogue (logged board) and show the reward of each."""
+    """Sample answers at the decision points of one dialogue, and show the reward of each."""
     settings = load_config(config, overrides or [])
     workspace = open_workspace(settings, adapter)
     sampling = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)

@@ -25,7 +25,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write report.html of a run again from its files, or one page with two runs side by side."""
+    """Write a run's report.html again from its files, or one page with two runs side by side."""
     folder = run_folder(run)
     if other is None:
         write_report(folder)
@@ -40,7 +40,7 @@ def report(
 def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
-    """Before and after over several seeds, with a paired bootstrap over dialogues."""
+    """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
     from proactor.training.summary import pool_runs
 
     result = pool_runs(runs)

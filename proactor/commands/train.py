@@ -24,12 +24,15 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     overfit: Annotated[
-        int, typer.Option(metavar="N", help="self-test: learn N dialogues to their maximum, write nothing")
+        int,
+        typer.Option(
+            metavar="N", help="self-test: learn N dialogues to their maximum and write nothing; 0: train"
+        ),
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
 ) -> None:
-    """Train a run; runs/<name>/ gets its metrics, samples, adapters and the state to resume from."""
+    """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
     from proactor.training.loop import train as run_training
 
     settings = load_config(config, overrides or [])
@@ -67,7 +70,7 @@ def _overfit(settings: RunConfig, count: int) -> None:
 
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Build the small model of a config's `pretrain` section; `train` does it too when there is none yet."""
+    """Build the small model of a config's `pretrain` section, as `train` does where it is missing."""
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
         raise ConfigError(f"{config}: no pretrain section, nothing to build")

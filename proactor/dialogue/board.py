@@ -1,7 +1,7 @@
 """The action board: the actions already triggered, shown to the agent at a decision point.
 
-In training the board is drawn from {empty, logged}; in evaluation it holds the agent's own earlier fires.
-A reference that is not on the board counts as unfired (methods 1.5, cautions).
+In training the board is drawn from {empty, logged}; in evaluation it holds the agent's own earlier fires. A
+reference that is not on the board counts as unfired (methods 1.5, cautions).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from proactor.dialogue.parse import collapse, render
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """`entries`: the TRIGGERED actions that the agent sees, oldest first. `fired`, for the scorer: reference
-    id -> class of its first fire.
+    """``entries``: the TRIGGERED actions that the agent sees, oldest first. ``fired``, for the scorer:
+    reference id -> class of its first fire.
     """
 
     entries: tuple[Action, ...] = ()
@@ -29,7 +29,7 @@ class Board:
         return f"Board: {render(self.entries)}"
 
     def after(self, dialogue: Dialogue, turn: int, actions: Iterable[Action], theta: float = THETA) -> Board:
-        """The board after `turn`: the READY actions among `actions` are triggered, right or wrong."""
+        """The board after ``turn``: the READY actions among ``actions`` are triggered, right or wrong."""
         actions = tuple(actions)
         ready = [
             a.model_copy(update={"status": Status.TRIGGERED}) for a in actions if a.status is Status.READY
@@ -47,7 +47,7 @@ EMPTY = Board()
 
 
 def logged_board(dialogue: Dialogue, turn: int) -> Board:
-    """The actions that the logged agent had triggered before it saw `turn`."""
+    """The actions that the logged agent had triggered before it saw ``turn``."""
     triggers = [(r.observed_trigger, r) for r in dialogue.references if r.observed_trigger is not None]
     earlier = [r for at, r in sorted(triggers, key=lambda trigger: trigger[0]) if at < turn]
     entries = [Action(name=r.name, params=r.params, status=Status.TRIGGERED) for r in earlier]
@@ -55,7 +55,7 @@ def logged_board(dialogue: Dialogue, turn: int) -> Board:
 
 
 def draw_board(dialogue: Dialogue, turn: int, *, seed: int, epoch: int = 0, logged: float = 0.5) -> Board:
-    """The logged board with probability `logged`, else the empty one. A function of (seed, epoch, dialogue,
+    """The logged board with probability ``logged``, else the empty one. A function of (seed, epoch, dialogue,
     turn), so independent of order and rank.
     """
     digest = hashlib.blake2b(f"board/{seed}/{epoch}/{dialogue.id}/{turn}".encode(), digest_size=8).digest()

@@ -38,7 +38,7 @@ class TemplateError(ProactorError):
 
 
 class Parameter(BaseModel):
-    """One argument of a tool. `values`: those of an enum (required for type "enum", a hint elsewhere)."""
+    """One argument of a tool. ``values``: those of an enum (required for type "enum", a hint elsewhere)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,7 @@ class Parameter(BaseModel):
 
 
 class Tool(BaseModel):
-    """One action that an agent can take. `confirm`: the user must agree before it fires."""
+    """One action that an agent can take. ``confirm``: the user must agree before it fires."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -122,7 +122,7 @@ class Catalog(BaseModel):
         return self._by_name.get(name)
 
     def subset(self, names: Iterable[str]) -> Catalog:
-        """The named tools, in the order of `names`. KeyError for one that is not in this catalog."""
+        """The named tools, in the order of ``names``. Raises KeyError for an unknown one."""
         return Catalog(tools=tuple(self[name] for name in names))
 
     def offered_in(self, dialogue: Dialogue) -> Catalog:
@@ -130,9 +130,9 @@ class Catalog(BaseModel):
         return self.subset(dialogue.tools) if dialogue.tools else self
 
     def render(self, template: str = "full") -> str:
-        """Text for a prompt. `template`: "full" (types, effects, descriptions), "compact" (one signature per
+        """Text for a prompt. ``template``: "full" (types, effects, descriptions), "compact" (one signature per
         line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
-        TemplateError for one that does not work.
+        Raises TemplateError for one that does not work.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
         try:

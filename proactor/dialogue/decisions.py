@@ -24,8 +24,7 @@ class Decision:
 def decisions(
     encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
 ) -> list[Decision]:
-    """Every decision point of ``dialogues``. Boards are drawn from {empty, logged} by (seed,
-    epoch, dialogue, turn).
+    """All decision points of ``dialogues``; boards (empty or logged) by (seed, epoch, dialogue, turn).
 
     In graph mode the prompts show the graph of an agent that gave every target answer; for the agent's own
     graph see `proactor.training.graph_rollout`.

@@ -47,7 +47,7 @@ def normalise(value: str) -> str:
 
 
 class Turn(BaseModel):
-    """One message. `index` is 1-based."""
+    """One message. ``index`` is 1-based."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,12 +69,12 @@ class Action(BaseModel):
 class Reference(BaseModel):
     """An action that the dialogue calls for, and when.
 
-    `coverage` (o, c): the turns at which it is listed at all. `ready` (s, e): the turns at which it may fire;
-    None is an unknown window, which is masked and counted (`null_reason` says why). `observed_trigger`: the
-    last turn that the logged agent had seen when it acted. `value_turns`: per parameter, the first turn at
-    which its value had been said (absent: never said literally). `values_seen`: the first turn at which all
-    of them had been said, None when one never was. `variants`: other spellings of a value in the dialogue
-    that count as equal to the one in `params`.
+    ``coverage`` (o, c): the turns at which it is listed at all. ``ready`` (s, e): the turns at which it may
+    fire; None is an unknown window, which is masked and counted (``null_reason`` says why).
+    ``observed_trigger``: the last turn that the logged agent had seen when it acted. ``value_turns``: per
+    parameter, the first turn at which its value had been said (absent: never said literally).
+    ``values_seen``: the first turn at which all of them had been said, None when one never was. ``variants``:
+    other spellings of a value in the dialogue that count as equal to the one in ``params``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,7 +107,7 @@ class Reference(BaseModel):
         return self
 
     def accepts(self, parameter: str, value: str) -> bool:
-        """Is `value`, after `normalise`, equal to the value of `parameter` or to one of its variants?"""
+        """Whether ``value``, after `normalise`, equals the value of ``parameter`` or one of its variants."""
         if parameter not in self.params:
             return False
         spellings = (self.params[parameter], *self.variants.get(parameter, ()))
@@ -117,9 +117,9 @@ class Reference(BaseModel):
 class Dialogue(BaseModel):
     """One logged conversation: its turns, the actions it calls for, and the names of the tools on offer.
 
-    `withdrawn`: actions that the user began and took back before they were ready. They are not called for, so
-    a fire on one is false. They are kept because during their `coverage` they look like any pending action,
-    and a policy that does not wait for assent fires on them.
+    ``withdrawn``: actions that the user began and took back before they were ready. They are not called for,
+    so a fire on one is false. They are kept because during their `coverage` they look like any pending
+    action, and a policy that does not wait for assent fires on them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,7 +167,7 @@ class Dialogue(BaseModel):
 
 
 def _outside(reference: Reference, turns: int) -> tuple[str, int] | None:
-    """(field, turn) of a reference, windows aside, that lies outside a dialogue of `turns` turns."""
+    """(field, turn) of a reference, windows aside, that lies outside a dialogue of ``turns`` turns."""
     trigger = reference.observed_trigger
     if trigger is not None and not 0 <= trigger <= turns:  # 0: the agent acted before any turn
         return "observed_trigger", trigger

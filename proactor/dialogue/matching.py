@@ -1,7 +1,6 @@
 """Matching of a proposed action to the references: its similarity, and a timing class for a fire.
 
-Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. Choices that the methods leave
-open, all [INFERRED]:
+Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. The rest is our choice [INFERRED]:
 
 - A READY action matches the most similar reference of its name whose coverage contains the turn and whose
   similarity reaches `theta`. Ties go to a reference not yet fired, then to the better timing class.
@@ -49,9 +48,9 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 
 @dataclass(frozen=True, slots=True)
 class ClassifiedAction:
-    """One proposed action. `similarity`: to the nearest open reference. `timing`: None for an action
-    that does not fire and is not masked. `reference`: its match at `theta`; of a PENDING action possibly
-    one later withdrawn.
+    """One proposed action. ``similarity``: to the nearest open reference. ``timing``: None for an action that
+    does not fire and is not masked. ``reference``: its match at ``theta``; a PENDING action may match one
+    withdrawn later.
     """
 
     action: Action
@@ -61,7 +60,7 @@ class ClassifiedAction:
 
     @property
     def masked(self) -> bool:
-        """Does the action leave every numerator and denominator?"""
+        """Whether the action leaves every numerator and denominator."""
         return self.timing in MASKS
 
 
@@ -76,7 +75,7 @@ def similarity(action: Action, reference: Reference) -> float:
 
 
 def timing_at(reference: Reference, turn: int) -> Timing:
-    """The class of a first fire on `reference` at `turn`."""
+    """The class of a first fire on ``reference`` at ``turn``."""
     if reference.ready is None or reference.coverage is None:
         return Timing.UNKNOWN
     if not reference.coverage[0] <= turn <= reference.coverage[1]:
@@ -94,9 +93,9 @@ def classify(
     fired: Mapping[str, Timing] | None = None,
     theta: float = THETA,
 ) -> list[ClassifiedAction]:
-    """Classify the actions proposed at `turn`. Duplicates are collapsed, the order is kept.
+    """Classify the actions proposed at ``turn``. Duplicates are collapsed, the order is kept.
 
-    `fired`: reference id -> class of its first fire. These references are no longer open: a further fire on
+    ``fired``: reference id -> class of its first fire. These references are no longer open: a further fire on
     one, or a second fire on one in the same turn, is a REPEAT (AFTER_EARLY when the first was early). None:
     the form that counts repeats, in which no reference is used up.
     """
@@ -169,7 +168,7 @@ def _match(
 
 
 def _belongs_to_unknown(action: Action, dialogue: Dialogue, theta: float) -> bool:
-    """Is the action nearer to a reference with an unknown window than to any with a known one?"""
+    """Whether the action is nearer to a reference with an unknown window than to any with a known one."""
     unknown = [r for r in dialogue.references if r.ready is None and r.name == action.name]
     if not unknown:
         return False

@@ -1,11 +1,11 @@
 """The agent's output: JSON in few tokens, and a reader for whatever a model wrote instead.
 
-Canonical form: `[]` waits; `[{"READY":"book","date":"Monday"}]` fires `book`; `PENDING` in place of `READY`
-announces it. The status comes first because it is the decision; the parameters lie flat beside it: 17 Qwen2.5
-tokens for an action with two parameters, where `{"name":…,"status":…,"params":{…}}` takes 23. The reader also
-accepts that long form, common aliases, code fences, text around the JSON, a closed thinking block and a
-closed state graph before it (`proactor.dialogue.state_graph`), and lists that were cut off. It never raises:
-it counts by name what it could not read (`unread`) and what it repaired (`repaired`).
+Canonical form: ``[]`` waits; ``[{"READY":"book","date":"Monday"}]`` fires `book`; `PENDING` in place of
+`READY` announces it. The status comes first because it is the decision; the parameters lie flat beside it: 17
+Qwen2.5 tokens for an action with two parameters, where ``{"name":…,"status":…,"params":{…}}`` takes 23. The
+reader also accepts that long form, common aliases, code fences, text around the JSON, a closed thinking block
+and a closed state graph before it (`proactor.dialogue.state_graph`), and lists that were cut off. It never
+raises: it counts by name what it could not read (`unread`) and what it repaired (`repaired`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DECODER = json.JSONDecoder(
 
 
 class Number(str):
-    """A JSON number as it was written, so that a reader can tell `5` from `"5"`."""
+    """A JSON number as it was written, so that a reader can tell ``5`` from ``"5"``."""
 
     __slots__ = ()
 
@@ -51,9 +51,9 @@ class Number(str):
 class Parsed:
     """The actions of an output, and counts of what was not canonical.
 
-    `actions`: in the order written, duplicates collapsed. `unread`: entries (or the whole text) that could
-    not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
-    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. `repaired`: forms
+    ``actions``: in the order written, duplicates collapsed. ``unread``: entries (or the whole text) that
+    could not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
+    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. ``repaired``: forms
     that were understood although not canonical: surrounding_text, single_object, wrapper, no_status,
     loose_params, null_value, duplicate.
     """
@@ -64,7 +64,7 @@ class Parsed:
 
     @property
     def ok(self) -> bool:
-        """Was everything readable?"""
+        """Whether everything was readable."""
         return not self.unread
 
 
@@ -79,7 +79,7 @@ def dumps(entries: Iterable[object]) -> str:
 
 
 def canonical_entry(action: Action, missing: Iterable[str] = ()) -> dict[str, object]:
-    """The JSON object of an action; parameters named in `missing` are null."""
+    """The JSON object of an action; parameters named in ``missing`` are null."""
     params: dict[str, object] = {
         **action.params,
         **{name: None for name in missing if name not in action.params},
@@ -106,8 +106,8 @@ def collapse(actions: Iterable[Action]) -> tuple[Action, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The parts of an output: the content of its leading `<think>` and `<graph>` blocks (None: no such
-    block), the `answer` after them, and the name of a block that never ended (then there is no answer).
+    """The parts of an output: the content of its leading ``<think>`` and ``<graph>`` blocks (None: no such
+    block), the ``answer`` after them, and the name of a block that never ended (then there is no answer).
     """
 
     think: str | None = None
@@ -140,7 +140,7 @@ def parse(text: str) -> Parsed:
 
 
 def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
-    """The raw entries of the list in `text`, and counts of `unread` and `repaired` as in `Parsed`. Total."""
+    """The raw entries of the list in ``text``, with ``unread`` and ``repaired`` of `Parsed`. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     if len(valid_utf8(text).strip()) > LONGEST:
@@ -155,9 +155,7 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
 
 
 def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[str, int]]:
-    """The actions of a state graph's text, each with the names of its null or blank parameters, and what
-    was unread. Total.
-    """
+    """A state graph's actions, each with its null or blank parameters, and unread pieces. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     read = [_read_entry(entry, unread, repaired) for entry in _entries(text, unread, repaired)]
@@ -165,7 +163,7 @@ def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[s
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    """The raw entries of the first JSON value in `body`; the complete ones of a list that is cut off."""
+    """The raw entries of the first JSON value in ``body``; the complete ones of a list that is cut off."""
     entries: list[object] = []
     failure = "no_json"
     for start in [m.start() for m in re.finditer(r"[\[{]", body)][:STARTS]:
@@ -224,7 +222,7 @@ def _salvage(body: str, start: int) -> tuple[list[object], str]:
 
 
 def _cut_off(body: str, start: int) -> bool:
-    """Does decoding from `start` fail only because the text ends?"""
+    """Whether decoding from ``start`` fails only because the text ends."""
     try:
         _DECODER.raw_decode(body, start)
     except json.JSONDecodeError as error:
@@ -263,9 +261,7 @@ def _read_entry(
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
-    """(name, status, params) of `{"name", "status", "params"}` or its aliases; status None when it
-    is no status.
-    """
+    """(name, status, params) of ``{"name", "status", "params"}`` or its aliases; status may be None."""
     name_key, status_key, params_key = (
         next((k for k in keys if k in entry), None) for keys in (_NAMES, _STATUS, _PARAMS)
     )

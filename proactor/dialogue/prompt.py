@@ -13,7 +13,7 @@ two messages of one role in a row), every decision point is encoded whole and is
 Three modes, after the baselines of the paper [NOTES, methods 1.9; texts and formats INFERRED]:
 
 - "plain" (Non-Reasoning): the answer alone.
-- "reasoning": `<think>…</think>`, then the answer. No later prompt holds the thought.
+- "reasoning": ``<think>…</think>``, then the answer. No later prompt holds the thought.
 - "graph": after the thought, an action state graph that the agent keeps for itself
   (`proactor.dialogue.state_graph`), shown again below the board at its next decision.
 
@@ -67,9 +67,9 @@ OPENINGS: dict[Mode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """`instructions`: text before the tools, None for the mode's own. `catalog`: template of
-    `Catalog.render`. `board_role`: role of the board message; most templates accept "user". `mode`: what the
-    agent writes before its answer.
+    """``instructions``: text before the tools, None for the mode's own. ``catalog``: template of
+    `Catalog.render`. ``board_role``: role of the board message; most templates accept "user". ``mode``: what
+    the agent writes before its answer.
     """
 
     instructions: str | None = None
@@ -97,7 +97,7 @@ def messages(
     style: PromptStyle | None = None,
     graph: StateGraph = NO_GRAPH,
 ) -> list[Message]:
-    """The whole prompt of the decision after `turn`. `graph`: the agent's last one, shown in graph mode."""
+    """The whole prompt of the decision after ``turn``. ``graph``: the agent's last graph (graph mode)."""
     style = style or PromptStyle()
     turns = [_turn_message(t.speaker, t.text) for t in dialogue.turns[:turn]]
     return [system_message(dialogue, catalog, style), *turns, board_message(board, graph, style)]
@@ -115,8 +115,8 @@ def _turn_message(speaker: str, text: str) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """Ids of the system message and all turns. The prompt after turn u begins with `ids[:ends[u]]`; `ends[0]`
-    ends the system message.
+    """Ids of the system message and all turns. The prompt after turn u begins with ``ids[:ends[u]]``;
+    ``ends[0]`` ends the system message.
     """
 
     ids: list[int]
@@ -125,9 +125,9 @@ class Trunk:
 
 @dataclass(slots=True)
 class PromptEncoder:
-    """Prompts as token ids. The trunks of the `keep` latest dialogues are cached.
+    """Prompts as token ids. The trunks of the ``keep`` latest dialogues are cached.
 
-    `shared`: all decision points of a dialogue extend one trunk. `separate`: number of decision points
+    ``shared``: all decision points of a dialogue extend one trunk. ``separate``: number of decision points
     encoded as trees of their own.
     """
 
@@ -151,7 +151,7 @@ class PromptEncoder:
     def prompt(
         self, dialogue: Dialogue, turn: int, board: Board = EMPTY, graph: StateGraph = NO_GRAPH
     ) -> list[int]:
-        """Ids of the prompt of the decision after `turn`, generation prompt included."""
+        """Ids of the prompt of the decision after ``turn``, generation prompt included."""
         if not self.shared:
             self.separate += 1
             whole = messages(dialogue, turn, board, self.catalog, self.style, graph)
@@ -174,13 +174,13 @@ class PromptEncoder:
     def target_ids(
         self, dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
     ) -> list[int]:
-        """Ids of `target_text` after `turn`, end token included."""
+        """Ids of `target_text` after ``turn``, end token included."""
         return self.chat.encode_answer(
             target_text(dialogue, turn, board, self.catalog, self.style.mode, pending=pending)
         )
 
     def earlier_graph(self, dialogue: Dialogue, turn: int, board: Board = EMPTY) -> StateGraph:
-        """In graph mode the target graph of the decision before `turn` (`earlier_graph`), else no graph."""
+        """In graph mode the target graph of the decision before ``turn`` (`earlier_graph`), else no graph."""
         return earlier_graph(dialogue, turn, board, self.catalog) if self.style.mode == "graph" else NO_GRAPH
 
     def trunk(self, dialogue: Dialogue) -> Trunk:
@@ -204,7 +204,7 @@ class PromptEncoder:
 
 
 def _merge_roles(whole: list[Message], system: bool) -> list[Message]:
-    """Messages of one role in a row joined by an empty line. Without a `system` role its text opens the
+    """Messages of one role in a row joined by an empty line. Without a ``system`` role its text opens the
     first user message.
     """
     result: list[Message] = []
@@ -220,12 +220,12 @@ def _merge_roles(whole: list[Message], system: bool) -> list[Message]:
 def target(
     dialogue: Dialogue, turn: int, board: Board = EMPTY, *, pending: bool = True
 ) -> tuple[Action, ...]:
-    """The target answer after `turn`; empty: wait.
+    """The target answer after ``turn``; empty: wait.
 
-    READY for each reference whose ready window contains `turn` and that is not on the board. With `pending`,
-    PENDING for each that is covered but not ready yet, with the values said so far, as soon as there is one.
-    The agent has no hindsight: an action that the user will withdraw is PENDING until then, and a value that
-    is first said after `turn` is in no answer.
+    READY for each reference whose ready window contains ``turn`` and that is not on the board. With
+    ``pending``, PENDING for each that is covered but not ready yet, with the values said so far, as soon as
+    there is one. The agent has no hindsight: an action that the user will withdraw is PENDING until then, and
+    a value that is first said after ``turn`` is in no answer.
     """
     ready = [r for r in dialogue.references if r.id not in board.fired and status_at(r, turn) is Status.READY]
     actions = [Action(name=r.name, params=params_at(r, turn), status=Status.READY) for r in ready]
@@ -247,10 +247,9 @@ def target_text(
     *,
     pending: bool = True,
 ) -> str:
-    """The output that supervised training shows: the `target` answer, after a thought and a graph where the
-    mode has them.
+    """The output shown in supervised training: the mode's thought and graph, if any, then `target`.
 
-    Thought and graph state what is open, ready and missing by `turn`, also where `pending` leaves PENDING
+    Thought and graph state what is open, ready and missing by ``turn``, also where ``pending`` leaves PENDING
     actions out of the answer, and nothing that only later turns tell.
     """
     answer = render(target(dialogue, turn, board, pending=pending))
@@ -262,7 +261,7 @@ def target_text(
 
 
 def earlier_graph(dialogue: Dialogue, turn: int, board: Board, catalog: Catalog) -> StateGraph:
-    """The target graph of the decision before `turn`: on the logged board of that turn where `board` has
+    """The target graph of the decision before ``turn``: on the logged board of that turn where ``board`` has
     entries, else on an empty board.
     """
     before = last_decision(dialogue, turn - 1)
@@ -280,8 +279,8 @@ def _is_pending(reference: Reference, turn: int, board: Board) -> bool:
 
 
 def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
-    """Could an action with an unknown window be right after `turn`? Supervised training leaves such decision
-    points out and counts them.
+    """Whether an action with an unknown window could be right after ``turn``. Supervised training leaves such
+    decision points out and counts them.
     """
     for reference in dialogue.references:
         if reference.ready is None and reference.id not in board.fired:

@@ -11,14 +11,14 @@ below the board at the next decision of the same dialogue, in its canonical form
 
 Cost: candidates write different graphs, so the prompt of turn u differs between candidates. A graph written
 into the dialogue would split everything after it: each of K candidates would be a token tree of its own.
-Below the board it splits only the leaf of the prompt: the trunk of T tokens (system and dialogue) stays
+Below the board it splits only the leaf of the prompt: the trunk of L tokens (system and dialogue) stays
 shared by all candidates and turns. With a board of b tokens, an answer of a, thought and graph of t + g, and
 the earlier graph of g, one pass over D decisions computes about
 
-    plain                       T + D (b + K a)
-    reasoning                   T + D (b + K (t + a))
-    graph, in the leaf          T + D K (b + g + t + g + a)
-    graph, a tree a candidate   K (T + D (b + t + g + a))
+    plain                       L + D (b + K a)
+    reasoning                   L + D (b + K (t + a))
+    graph, in the leaf          L + D K (b + g + t + g + a)
+    graph, a tree a candidate   K (L + D (b + t + g + a))
 
 and the D decisions of a dialogue are sampled one after the other instead of together. Tokens computed in one
 training pass relative to plain, K = 8, target outputs, every candidate's graph different (the worst case:
@@ -41,7 +41,7 @@ from proactor.dialogue.parse import canonical_entry, dumps, key, parse_graph, sp
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """One action with its status and known values, and the names of its `missing` parameters."""
+    """One action with its status and known values, and the names of its ``missing`` parameters."""
 
     action: Action
     missing: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class StateGraph:
     nodes: tuple[GraphNode, ...] = ()
 
     def render(self) -> str:
-        """The canonical text, for prompts and `<graph>` blocks; "</" is escaped, so it cannot end a block."""
+        """The canonical text, for prompts and ``<graph>`` blocks; "</" is escaped and cannot end a block."""
         return dumps(canonical_entry(n.action, n.missing) for n in self.nodes).replace("</", "<\\/")
 
     def thought(self) -> str:
@@ -63,11 +63,10 @@ class StateGraph:
         return text.replace("</", "<\\/") or "Nothing is open."
 
     def after(self, text: str) -> tuple[StateGraph, dict[str, int]]:
-        """The graph that the output `text` wrote, and counts of what could not be read (reasons of
+        """The graph that the output ``text`` wrote, and counts of what could not be read (reasons of
         `parse.Parsed`, and no_graph).
 
-        Total. An output without a closed `<graph>` block, or with an unreadable one, leaves
-        this graph unchanged.
+        Total. This graph stays where the output has no closed ``<graph>`` block, or an unreadable one.
         """
         written = split(text).graph
         if written is None:
@@ -86,7 +85,7 @@ def read(text: str) -> tuple[StateGraph, dict[str, int]]:
 
 
 def graph_of(actions: Iterable[Action], catalog: Catalog) -> StateGraph:
-    """The graph of `actions`; a PENDING one lacks the required parameters of its tool that have no value."""
+    """The graph of ``actions``. A PENDING action lacks the required parameters that have no value."""
     return StateGraph(
         _merge_nodes(GraphNode(a, _missing_parameters(a, catalog.get(a.name))) for a in actions)
     )

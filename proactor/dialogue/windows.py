@@ -30,17 +30,18 @@ _LETTER = re.compile(r"\w")
 
 
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """`R_u`: the references whose coverage contains `turn`, masked ones included [INFERRED, methods 1.5]."""
+    """`R_u`: the references whose coverage contains ``turn``, masked ones included
+    [INFERRED, methods 1.5]."""
     return tuple(r for r in dialogue.references if r.coverage and r.coverage[0] <= turn <= r.coverage[1])
 
 
 def ready_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """References whose ready window contains `turn`."""
+    """References whose ready window contains ``turn``."""
     return tuple(r for r in dialogue.references if r.ready and r.ready[0] <= turn <= r.ready[1])
 
 
 def due_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
-    """References whose last decision point in the ready window is `turn` (`e_j = u` on user turns)."""
+    """References whose last decision point in the ready window is ``turn`` (``e_j = u`` on user turns)."""
     following = min((u for u in dialogue.decision_turns if u > turn), default=len(dialogue.turns) + 1)
     return tuple(r for r in ready_at(dialogue, turn) if r.ready and following > r.ready[1])
 
@@ -60,7 +61,7 @@ def status_at(reference: Reference, turn: int) -> Status | None:
 
 
 def params_at(reference: Reference, turn: int) -> dict[str, str]:
-    """The parameters whose values had been said by `turn`; once the ready window has begun, also those
+    """The parameters whose values had been said by ``turn``; once the ready window has begun, also those
     never said literally.
 
     A value first said later is left out: some corpora open a window before an optional value comes.
@@ -74,7 +75,7 @@ def params_at(reference: Reference, turn: int) -> dict[str, str]:
 
 
 def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None:
-    """The first turn whose text holds one of `spellings`: literally, in any case, between word boundaries.
+    """The first turn whose text holds one of ``spellings``: literally, in any case, between word boundaries.
 
     Literal matching is optimistic: a value may be said by chance, or offered before it is chosen.
     """
@@ -106,7 +107,7 @@ def mentions(
 
 
 def snap(turns: Sequence[Turn], window: Interval) -> Interval | None:
-    """`window` from its first to its last user turn, None when it has none.
+    """``window`` from its first to its last user turn, None when it has none.
 
     In the data a window may start or end on an agent turn; the agent decides only after user turns.
     """
@@ -115,8 +116,8 @@ def snap(turns: Sequence[Turn], window: Interval) -> Interval | None:
 
 
 def as_points(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` with point labels, for comparison with windows [INFERRED: the paper does not say how its SFT
-    on points was labelled].
+    """``dialogue`` with point labels, for comparison with windows [INFERRED: the paper does not say how its
+    SFT on points was labelled].
 
     Coverage and ready window of each reference with a known window become one turn, that of `point_of`:
     nothing is pending before it and nothing late after it. Withdrawn actions are dropped, since a log of
@@ -149,7 +150,7 @@ def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
 
 
 def last_decision(dialogue: Dialogue, turn: int) -> int | None:
-    """The last decision point at or before `turn`, None when there is none."""
+    """The last decision point at or before ``turn``, None when there is none."""
     return max((u for u in dialogue.decision_turns if u <= turn), default=None)
 
 
@@ -173,7 +174,7 @@ def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
 
 
 def is_counter(name: str) -> bool:
-    """Is `name` one of the counters of `count`?"""
+    """Whether ``name`` is one of the counters of `count`."""
     return name in COUNTERS or name.startswith("null_")
 
 

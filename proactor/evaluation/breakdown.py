@@ -83,7 +83,7 @@ class Distance(BaseModel):
 
 
 class Breakdown(BaseModel):
-    """The parts of an evaluation. `tools`: the most references first. `domains`: by name."""
+    """The parts of an evaluation. ``tools``: the most references first. ``domains``: by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +99,7 @@ def breakdown(
     resamples: int = 2000,
     keys: Sequence[str] = KEYS,
 ) -> Breakdown:
-    """The breakdown of `evaluation` on `dialogues`, which may be in any order.
+    """The breakdown of ``evaluation`` on ``dialogues``, which may be in any order.
 
     Raises ProactorError for a dialogue without a replay.
     """
@@ -182,7 +182,7 @@ def domain_contributions(
 
 
 def distance(fire: ClassifiedAction, turn: int) -> str:
-    """The entry of DISTANCES for a fire at `turn`."""
+    """The entry of DISTANCES for a fire at ``turn``."""
     if fire.timing is Timing.REPEAT:
         return "repeat"
     if fire.timing is Timing.FALSE or fire.reference is None or fire.reference.ready is None:
@@ -251,7 +251,7 @@ SHOWN = ("first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
 
 
 def breakdown_tables(parts: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[Table]:
-    """Tables for a terminal: tools (at most `most`), domains, distances; estimates with 95% intervals."""
+    """Tables for a terminal: tools (at most ``most``), domains, distances; estimates with 95% intervals."""
     tables = []
     for title, lines in (("by tool", parts.tools), ("by domain", parts.domains)):
         cut = lines is parts.tools and len(lines) > most

@@ -59,7 +59,7 @@ def compare_runs(
     *,
     resamples: int = 2000,
 ) -> PairedRuns:
-    """Compare `runs` with these `names`, each on its `dialogues`. Raises as `require_same_dialogues` does."""
+    """Compare ``runs`` called ``names``, each on its ``dialogues``. Raises as `require_same_dialogues`."""
     require_same_dialogues(names, dialogues)
     tools = [tool_contributions(dialogues[0], run) for run in runs]
     domains = [domain_contributions(dialogues[0], run) for run in runs]
@@ -106,14 +106,14 @@ def require_same_dialogues(
 def metric_changes(
     first: Sequence[Contribution], second: Sequence[Contribution], keys: Sequence[str], resamples: int
 ) -> dict[str, Change]:
-    """The metrics `keys` of both runs, with their differences."""
+    """The metrics ``keys`` of both runs, with their differences."""
     bounds = paired_difference([first], [second], keys, resamples=resamples)
     old, new = aggregate(first), aggregate(second)
     return {key: Change(first=old[key], second=new[key], difference=triple(bounds[key])) for key in keys}
 
 
 def paired_tables(runs: PairedRuns, keys: Sequence[str]) -> list[Table]:
-    """Tables for a terminal: the metrics `keys`, tools, domains; bold where the interval excludes 0."""
+    """Tables for a terminal: the metrics ``keys``, tools, domains; bold where the interval excludes 0."""
     caption = windows_caption({"null_share": runs.null_share, "width_0_share": runs.width_0_share})
     whole = Table(
         "metric",

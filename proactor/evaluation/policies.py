@@ -95,7 +95,7 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
 
     READY once for each tool on offer, at the first decision point by which every required parameter has a
     value in the text, with the values mentioned last. A value is a literal mention of one that the parameter
-    took in `training`, or that the catalog lists. Tools without a required parameter never fire.
+    took in ``training``, or that the catalog lists. Tools without a required parameter never fire.
     """
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for tool in catalog.tools:
@@ -130,7 +130,7 @@ def _any_of(values: Iterable[str]) -> re.Pattern[str]:
 
 
 def _find_values(tool: Tool, patterns: dict[tuple[str, str], re.Pattern[str]], text: str) -> dict[str, str]:
-    """The last value mentioned in `text` for each parameter of the tool that has one."""
+    """The last value mentioned in ``text`` for each parameter of the tool that has one."""
     values: dict[str, str] = {}
     for parameter in tool.parameters:
         pattern = patterns.get((tool.name, parameter.name))

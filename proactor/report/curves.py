@@ -197,7 +197,7 @@ def _order(key: str) -> tuple[int, str]:
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Finite numbers of a row, nested ones under `outer/inner`."""
+    """Finite numbers of a row, nested ones under ``outer/inner``."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}/")

@@ -19,7 +19,7 @@ from proactor.training.runs import Run, read_rows
 
 
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
-    """Write `report.html` again from the files of a run's folder.
+    """Write ``report.html`` again from the files of a run's folder.
 
     Needs `evaluations.json` and `metrics.jsonl`; draws the files of `proactor calibrate` where they exist.
     Without ``notes``, `seconds` of `summary.json` and `config.yaml` describe the run, where they exist.
@@ -81,7 +81,7 @@ def write_page(path: str | Path, text: str) -> Path:
 
 
 def _load(run: Path, *needed: str) -> tuple[tuple[Dialogue, ...], dict[str, Evaluation]]:
-    """The test dialogues and evaluations by system. SourceError when one of ``needed`` is missing."""
+    """The test dialogues and evaluations by system. Raises SourceError when one of ``needed`` is missing."""
     file = run / "evaluations.json"
     dialogues, systems = load_evaluations(file)
     for name in needed:

@@ -35,7 +35,7 @@ class ClassifiedReplay:
     first: Mapping[str, tuple[int, Timing]]
 
     def counts(self, dialogue: Dialogue) -> Counter[str]:
-        """Counts of references by the class of their first fire or `missed`, and of stray fires by class."""
+        """Counts of references by class of the first fire, or ``missed``, and of stray fires by class."""
         counts: Counter[str] = Counter()
         for reference in dialogue.references:
             if reference.ready is not None:

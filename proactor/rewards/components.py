@@ -134,8 +134,8 @@ class RulerComponent:
 def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str, Any], where: str) -> Ruler:
     """A ruler with the judge of these options (`ruler.build_judge`), checked before a model is loaded.
 
-    Raises RewardError, which begins with ``where``, for options that cannot work, and for an endpoint
-    without its client or its API key.
+    Raises RewardError, which begins with ``where``, for options that cannot work, and for an endpoint without
+    its client or its API key.
     """
     try:
         ruler = Ruler(build_judge(judge), rubric=rubric, **options)

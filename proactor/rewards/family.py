@@ -1,7 +1,7 @@
 """The factories of the built-in rewards, each with its options (methods 1.6).
 
 Confirmed [NOTES]: which rewards there are, and the form of Adaptive RULER,
-`(1 - lambda_u) R_metric + lambda_u R_RULER` with lambda rising to 0.3. Schedules, weights and rubrics are
+``(1 - lambda_k) R_metric + lambda_k R_RULER`` with lambda rising to 0.3. Schedules, weights and rubrics are
 [INFERRED], and options here.
 """
 
@@ -56,7 +56,8 @@ class ConsistencyOptions(RewardOptions):
 
 
 class AdaptiveMetricOptions(MetricOptions):
-    """`alpha_u RAC + timing_u T_u - false_u F_u`; ``timing`` is 1 - alpha where it is None.
+    """``alpha_k RAC + timing_k T_u - false_k F_u`` at update k and turn u; ``timing`` is 1 - alpha where it
+    is None.
 
     The values 0.3, 0.5, 0.7 and 0.05, 0.1, 0.2 of the thirds are [INFERRED].
     """
@@ -150,7 +151,7 @@ def adaptive_metric(**options: Any) -> Mixture:
 
 
 def _scale(schedule: Curve, offset: float, factor: float) -> Curve:
-    """The schedule `offset + factor * s(u)`."""
+    """The schedule ``offset + factor * s(u)``."""
     if isinstance(schedule, Constant):
         return Constant(value=offset + factor * schedule.value)
     if isinstance(schedule, Linear):

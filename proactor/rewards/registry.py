@@ -1,7 +1,7 @@
-"""A reward by the name that a config uses: a built-in one, or `module:attribute` of the user's own.
+"""A reward by the name that a config uses: a built-in one, or ``module:attribute`` of the user's own.
 
-A function of the user's own takes `(prompts, completions, **columns)`, TRL's signature, and returns one float
-per completion. Columns: `dialogue` (Dialogue), `turn` (int) and `board` (Board), one value per completion.
+A user's function takes ``(prompts, completions, **columns)``, TRL's signature, and returns one float per
+completion. Columns, one value per completion: ``dialogue`` (Dialogue), ``turn`` (int), ``board`` (Board).
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ REGISTRY: dict[str, Callable[..., TurnReward]] = {
     "rac": rac,
     "max_rac": max_rac,
 }
-"""Metric rewards by name, each a factory that takes the config's options. All score single decisions on the
-scale of RAC.
-"""
+"""Metric rewards by name: factories that take the config's options. All score decisions on RAC's scale."""
 
 FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
     **REGISTRY,
@@ -51,7 +49,7 @@ FAMILY: dict[str, Callable[..., TurnReward | GroupReward]] = {
 def load_reward(spec: str, options: Mapping[str, Any] | None = None) -> Any:
     """The reward that ``spec`` names: a `TurnReward`, a `GroupReward`, or a user's `RewardFunction`.
 
-    ``spec``: a name of `FAMILY`, or `module:attribute`, found in the working directory too.
+    ``spec``: a name of `FAMILY`, or ``module:attribute``, found in the working directory too.
 
     Raises RewardError for an unknown name, and for options that the reward does not take.
     """

@@ -21,8 +21,8 @@ def score_replay(
 ) -> tuple[Contribution, dict[int, float]]:
     """(the sums of all metrics, the reward of each turn) of a dialogue played through.
 
-    `outputs`: what was proposed at each decision turn; a turn that is absent is a wait. `reward` gives the
-    turn rewards (default `WeightedMetric`).
+    ``outputs``: what was proposed at each decision turn; a turn that is absent is a wait. ``reward`` gives
+    the turn rewards (default `WeightedMetric`).
     """
     reward = reward or WeightedMetric(theta=theta)
     board, rewards, unparsed = EMPTY, {}, 0

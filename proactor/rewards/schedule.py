@@ -88,7 +88,7 @@ Weight = Annotated[Curve | Rest, Field(discriminator="schedule"), BeforeValidato
 
 
 def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
-    """`lambda_u = highest * min(1, u / warm_up)` at training update u.
+    """``lambda_k = highest * min(1, k / warm_up)`` at training update k.
 
     The rise to 0.3 is confirmed [NOTES], the linear shape is [INFERRED].
     """
@@ -96,5 +96,5 @@ def ruler_weight(update: float, warm_up: float, highest: float = 0.3) -> float:
 
 
 def adaptive_ruler(metric: float, ruler: float, weight: float) -> float:
-    """`R(u) = (1 - lambda_u) R_metric + lambda_u R_RULER` [NOTES]."""
+    """``R(k) = (1 - lambda_k) R_metric + lambda_k R_RULER`` [NOTES]."""
     return (1 - weight) * metric + weight * ruler

@@ -1,13 +1,12 @@
 """The metric rewards: single decisions scored against the references alone.
 
-Which metrics there are is confirmed [NOTES, methods 1.6], their formulas are [INFERRED]. Where the methods
-leave room, all [INFERRED]:
+The list of metrics is confirmed [NOTES, methods 1.6], their formulas are [INFERRED]. So are these choices:
 - A reference is open when its coverage contains the turn, its window is known and it is not on the board.
   Masked actions count as not proposed.
 - A repeat (a fire on what is on the board, or a second fire on one reference in the same turn) is false.
 - A reference is due for the last time when no later decision turn lies in its ready window.
-- An entry that could not be read is a false action of similarity 0, so an unparsable output gets the
-  lowest reward, `-false`.
+- An entry that could not be read is a false action of similarity 0: an unparsable output gets the lowest,
+  ``-false``.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from proactor.scoring.metrics import early_weight
 
 @dataclass(frozen=True, slots=True)
 class WeightedMetric(TurnReward):
-    """`consistency * RAC + timing * T_u - false * F_u` [INFERRED weights 0.5, 0.4, 0.1].
+    """``consistency * RAC + timing * T_u - false * F_u`` [INFERRED weights 0.5, 0.4, 0.1].
 
     For n proposed actions: RAC = mean similarity to the nearest open reference,
-    `T_u = (#early + #on_time) / n`, `F_u = #false / n`. For an empty proposal: RAC = 1 if nothing is open,
-    else 0; T_u = 0 if a reference is due for the last time, else 1; F_u = 0.
+    ``T_u = (#early + #on_time) / n``, ``F_u = #false / n``. For an empty proposal: RAC = 1 if nothing is
+    open, else 0; T_u = 0 if a reference is due for the last time, else 1; F_u = 0.
 
     The defaults are the methods' formula. Under it an early fire is worth as much as one on time, and waiting
     for an assent costs RAC at every turn: on synthetic dialogues, firing as soon as the values are known
     (0.77) beats perfect timing (0.73). Three options make perfect timing the optimum [INFERRED]:
-    `early`: value of an early fire in T_u; "linear" takes the weight of PT_w;
-    `waiting`: an empty proposal has RAC 0 while a reference is "open", or only while one is "ready";
-    `pending`: value in T_u of a PENDING action whose reference is covered and not ready yet.
+    ``early``: value of an early fire in T_u; "linear" takes the weight of PT_w;
+    ``waiting``: an empty proposal has RAC 0 while a reference is "open", or only while one is "ready";
+    ``pending``: value in T_u of a PENDING action whose reference is covered and not ready yet.
     """
 
     consistency: float = 0.5

@@ -123,8 +123,8 @@ def lessons(
     """The training examples of each group, one per number of its verdict.
 
     An example is the question as ``judge`` sends it, the beginning of the verdict, and the teacher's digit,
-    which alone has loss. The questions about one dialogue share its rows. Groups that do not fit the context
-    are left out.
+    which alone has loss. The questions about one dialogue share its rows. Skips groups too long for the
+    context.
     """
     assert judge.engine is not None
     requests = [setup.request(group, seed) for group in groups]

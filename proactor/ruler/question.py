@@ -4,11 +4,10 @@
     user      <available_tools> <context> … </context> <trajectory id="1"> … </trajectory> …
 
 As in RULER [CODE, methods 2], the messages that all candidates share become the context, and each candidate
-keeps what follows. Ours [INFERRED]: the order of candidates is permuted by a seeded hash; identical \
-candidates
-are sent once; whatever others wrote is JSON, with the characters escaped that could close a tag or open an
-instruction block. The tools come before the context, and the context has one message per line, so that the
-questions about a dialogue's turns share the longest possible prefix.
+keeps what follows. Ours [INFERRED]: the order of candidates is permuted by a seeded hash; identical
+candidates are sent once; whatever others wrote is JSON, with the characters escaped that could close a tag or
+open an instruction block. The tools come before the context, and the context has one message per line, so
+that the questions about a dialogue's turns share the longest possible prefix.
 """
 
 from __future__ import annotations
@@ -56,11 +55,10 @@ _MARKER = re.compile(r"\[(?=/?[A-Z_]+\])")
 class JudgeRequest:
     """One question to a judge.
 
-    ``messages``: system and user. ``schema``: of the verdict. ``seed``: for sampling. ``shown``: the index of
-    the candidate with id "1", "2", …. ``written``: those candidates as they appear in the question.
-    ``rubric`` and ``candidates`` are for a judge that reads no text, such as the rule judge; \
-``candidates`` is
-    None for plain message lists.
+    ``messages``: system and user message. ``schema``: JSON Schema of the verdict. ``seed``: sampling seed.
+    ``shown``: index of the candidate with id "1", "2", …. ``written``: these candidates as the question shows
+    them. ``rubric`` and ``candidates`` serve a judge that reads no text, such as the rule judge;
+    ``candidates`` is None for plain message lists.
     """
 
     messages: tuple[dict[str, str], ...]

@@ -42,8 +42,7 @@ class Ruler:
     ``rubric``: "general", "custom", the user's own text, or a `Rubric`. ``timeout``: seconds for one answer
     of a concurrent judge, with its own retries, without the time in the endpoint's queue; an in-process judge
     cannot be interrupted. ``cache``: a JSONL file that keeps verdicts, None for memory only. ``grading``: the
-    judge's whole system message instead of the default, with ``{rubric}`` replaced (a short one for small
-    models).
+    judge's whole system message instead of the default, with ``{rubric}`` replaced (short, for small models).
 
     ``counters``: groups, requests (attempts), retries, cache_hits (also for a group twice in one batch),
     collapsed (candidates not sent because another one is the same), escaped (candidates that needed
@@ -205,8 +204,7 @@ async def ruler_scores(
             if (scores := await ruler_scores(lists, EndpointJudge(Endpoint("gpt-4.1-mini")))) is not None:
                 group.rewards = scores
 
-    None without a usable verdict after a retry: drop the group. `Ruler.score_messages` has counters, a cache
-    and sub-scores.
+    None without a usable verdict after a retry: drop the group. `Ruler` has counters, cache and sub-scores.
     """
     (scores,) = await Ruler(judge, rubric, seed).score_messages([message_lists], tools)
     return None if scores is None else [parts["ruler"] for parts in scores]

@@ -1,8 +1,7 @@
 """Reads a judge's answer strictly: scores by id, every id exactly once, every score a finite number.
 
 Upstream matches scores with candidates by position and neither clamps nor checks them [CODE]. Here they are
-matched by id and clamped to 0..1 (counted), and NaN, infinities, booleans and texts are refused
-[INFERRED, methods 2].
+matched by id and clamped to 0..1 (counted), and NaN, infinities, booleans and texts are refused [INFERRED].
 """
 
 from __future__ import annotations

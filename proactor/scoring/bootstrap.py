@@ -34,7 +34,7 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """`estimate` on the data, percentile bounds `low`, `high` of the resamples, at `level`."""
+    """``estimate`` on the data, percentile bounds ``low``, ``high`` of the resamples, at ``level``."""
 
     estimate: float
     low: float
@@ -43,7 +43,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Is the whole interval on one side of 0?"""
+        """Whether the whole interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -55,7 +55,7 @@ def intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Interval of each metric in `keys` for one system. ProactorError without dialogues."""
+    """Interval of each metric in ``keys`` for one system. ProactorError without dialogues."""
     if not contributions:
         raise ProactorError("bootstrap: no dialogues")
     return bootstrap_sums(
@@ -72,7 +72,7 @@ def bootstrap_sums(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of any statistics of sums: `rows` [dialogues, F], one row per dialogue; `statistics` maps
+    """Intervals of any statistics of sums: ``rows`` [dialogues, F], one row per dialogue; ``statistics`` maps
     sums [..., F] to named [...]. The draws depend only on the number of rows and the seed.
     """
     drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
@@ -89,12 +89,11 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Interval of `after - before` of each metric, paired by dialogue and pooled over seeds.
+    """Interval of ``after - before`` of each metric, paired by dialogue and pooled over seeds.
 
-    One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one
-    that is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs
-    of a dialogue stay together. The difference is the mean over seeds of the corpus metric's difference.
-    Seeds are not resampled.
+    One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one that
+    is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
+    dialogue stay together. The difference of corpus metrics is averaged over seeds, which are not resampled.
     """
     if not before or len(before) != len(after):
         raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
@@ -126,7 +125,7 @@ def _check_paired(before: Sequence[Contribution], after: Sequence[Contribution])
 
 
 def _align_rows(contributions: Sequence[Contribution], ids: Sequence[str]) -> Array:
-    """[len(ids), len(FIELDS)]: the sums of each dialogue in the order of `ids`, 0 for absent ones."""
+    """[len(ids), len(FIELDS)]: the sums of each dialogue in the order of ``ids``, 0 for absent ones."""
     place = {name: i for i, name in enumerate(ids)}
     rows = np.zeros((len(ids), len(FIELDS)))
     rows[[place[c.dialogue] for c in contributions]] = matrix(contributions)

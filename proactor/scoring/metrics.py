@@ -1,14 +1,13 @@
-"""Metrics of proactive behaviour over a corpus: how well the proposed actions fit, and how well
-they are timed.
+"""Metrics of proactive behaviour over a corpus: how well proposed actions fit, and how well they are timed.
 
 Formulas are those of methods 1.5: names and directions [NOTES], bodies [INFERRED] unless tagged.
 `matching.py` defines early, on-time, late and false fires. Every metric is a function of sums over dialogues
 (`FIELDS`), so that `bootstrap.py` can recompute it for any resample. An empty denominator gives 0, except for
 Difference and the leads, which are then undefined (None).
 
-Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn.
-Read it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial
-policies of `policies.py`.
+Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read
+it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial policies
+(`proactor.evaluation.policies`).
 """
 
 from __future__ import annotations
@@ -97,9 +96,9 @@ def score_dialogue(
 ) -> Contribution:
     """Score a replayed dialogue.
 
-    `outputs`: turn -> proposed actions; a decision turn without an entry is a wait. `rewards`: turn -> turn
-    reward. `unparsed`: number of outputs not read in full (their readable part is in `outputs`). `costs`:
-    for the utility.
+    ``outputs``: turn -> proposed actions; a decision turn without an entry is a wait. ``rewards``:
+    turn -> turn reward. ``unparsed``: number of outputs not read in full (their readable part is in
+    ``outputs``). ``costs``: for the utility.
     """
     prices = cost_table(costs)
     sums = dict.fromkeys(FIELDS, 0.0)
@@ -182,7 +181,7 @@ def _add_saved(sums: dict[str, float], turn: int, reference: Reference, timing: 
 
 
 def early_weight(reference: Reference, turn: int) -> float:
-    """Weight of an early fire in PT_w: `1 - (s - u) / (s - o + 1)`, in (0, 1) [INFERRED]."""
+    """Weight of an early fire in PT_w: ``1 - (s - u) / (s - o + 1)``, in (0, 1) [INFERRED]."""
     if reference.ready is None or reference.coverage is None:
         raise ProactorError(f"reference {reference.id!r} has no known window")
     start = reference.ready[0]
@@ -242,7 +241,7 @@ def _window_metrics(v: Mapping[str, Array]) -> dict[str, Array]:
     """Metrics of the form that counts repeats, and absolute PRI.
 
     precision, recall: window precision (early + on_time) / ready, and hit references / references. lead: mean
-    `s - u` over first hits, in turns, positive when early; lead_repeats: over all early and on-time fires.
+    ``s - u`` over first hits, in turns, positive when early; lead_repeats: over all early and on-time fires.
     AC, MaxAC, Difference = MaxAC / AC - 1 [DERIVED]. PT, PT_w, FTR, RAR over N = actions (identity RAR = PT +
     FTR + late / N).
     """

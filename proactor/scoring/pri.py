@@ -17,8 +17,9 @@ def harmonic(a: Array, b: Array) -> Array:
 def absolute_pri(
     ac: Array, max_ac: Array, difference: Array, pt: Array, ftr: Array, rar: Array
 ) -> tuple[Array, Array, Array]:
-    """(CI, TI, PRI): `CI = mean(AC, MaxAC, 1/(1+Diff))`, `TI = mean(PT, 1-FTR, RAR)`, `PRI = 2 CI TI/(CI+TI)`
-    [INFERRED; NOTES: PRI is a harmonic mean of the two]. For an undefined Difference (NaN), 1/(1+Diff) is 0.
+    """(CI, TI, PRI): ``CI = mean(AC, MaxAC, 1/(1+Diff))``, ``TI = mean(PT, 1-FTR, RAR)``,
+    ``PRI = 2 CI TI/(CI+TI)`` [INFERRED; NOTES: PRI is a harmonic mean of the two]. For an undefined
+    Difference (NaN), 1/(1+Diff) is 0.
     """
     agreement = np.where(np.isnan(difference), 0.0, 1.0 / (1.0 + np.nan_to_num(difference)))
     ci = (ac + max_ac + agreement) / 3
@@ -27,10 +28,9 @@ def absolute_pri(
 
 
 def relative_pri(systems: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    """ci, ti, pri of each system by min-max over the systems compared [DERIVED that PRI is
-    relative; composition INFERRED].
+    """ci, ti, pri by min-max over the systems compared [DERIVED that PRI is relative; composition INFERRED].
 
-    `CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))`, `TI = mean(mm(PT), 1-mm(FTR), mm(RAR))`; a constant column
+    ``CI = mean(mm(AC), mm(MaxAC), 1-mm(Diff))``, ``TI = mean(mm(PT), 1-mm(FTR), mm(RAR))``; a constant column
     gives 0.5. An undefined Difference gets the worst value and does not stretch the range.
     """
     columns = {

@@ -18,8 +18,7 @@ plays on its own board,
   Announcing what was begun is free.
 - Actions of unknown windows, and repeats after an early fire, are masked: worth 0.
 
-The sum over decision points of `turn_utility` is the dialogue's `utility`: it serves as a metric and as
-a turn reward.
+The sum over decision points of `turn_utility` is the dialogue's `utility`: both a metric and a turn reward.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class CostError(ProactorError):
 
 
 class CostTable(BaseModel):
-    """Costs by tool, `default` for tools not listed. `assent`: tools that must not fire before the user
+    """Costs by tool, ``default`` for tools not listed. ``assent``: tools that must not fire before the user
     agrees (the catalog's `confirm`).
     """
 
@@ -73,7 +72,7 @@ class CostTable(BaseModel):
         return self.tools.get(tool, self.default)
 
     def with_assent(self, catalog: Catalog) -> CostTable:
-        """This table with the catalog's tools that need assent. CostError for costs of an unknown tool."""
+        """This table with the catalog's tools that need assent. Raises CostError for an unknown tool."""
         for name in self.tools:
             if name not in catalog:
                 raise CostError(f"costs: no tool {name!r} in the catalog")
@@ -101,8 +100,8 @@ def utility_parts(
     unread: bool,
     costs: CostTable,
 ) -> dict[str, float]:
-    """PARTS of one decision, all at least 0. `fired`: ids of the references fired by the end of this turn.
-    `unread`: part of the output could not be read.
+    """PARTS of one decision, all at least 0. ``fired``: ids of the references fired by the end of this turn.
+    ``unread``: part of the output could not be read.
     """
     parts = dict.fromkeys(PARTS, 0.0)
     parts["interrupt"] = costs.default.interrupt_cost * unread
@@ -123,12 +122,12 @@ def utility_parts(
 
 
 def is_false(timing: Timing, assent: bool) -> bool:
-    """Was the fire wrong: unmatched, a repeat, or before the assent on a tool that needs it [INFERRED]?"""
+    """Whether the fire was wrong: unmatched, a repeat, or before an assent that its tool needs [INFERRED]."""
     return timing in (Timing.FALSE, Timing.REPEAT) or (assent and timing is Timing.EARLY)
 
 
 def total(parts: Mapping[str, float]) -> float:
-    """The utility that `parts` add up to."""
+    """The utility that ``parts`` add up to."""
     return parts["benefit"] - parts["false"] - parts["missed"] - parts["interrupt"]
 
 
@@ -140,7 +139,7 @@ def turn_parts(
     costs: Costs | None = None,
     theta: float = THETA,
 ) -> dict[str, float]:
-    """PARTS of the decision after `turn` on `board`."""
+    """PARTS of the decision after ``turn`` on ``board``."""
     classified = classify(dialogue, turn, parsed.actions, fired=board.fired, theta=theta)
     now = {j.reference.id for j in classified if j.timing is not None and j.reference is not None}
     return utility_parts(
@@ -158,7 +157,7 @@ def turn_utility(
 def utility(
     dialogue: Dialogue, outputs: Mapping[int, Parsed | Sequence[Action]], costs: Costs | None = None
 ) -> float:
-    """Utility of a dialogue played through on the agent's own board. `outputs`: decision turn -> output; a
+    """Utility of a dialogue played through on the agent's own board. ``outputs``: decision turn -> output; a
     turn without one is a wait.
     """
     board, result = EMPTY, 0.0

@@ -39,21 +39,21 @@ def load(
     keep: Selection | None = None,
     **opts: Any,
 ) -> Corpus:
-    """The dialogues of corpus `name` (one of `NAMES`).
+    """The dialogues of corpus ``name`` (one of `NAMES`).
 
     Args:
         path: folder or file of a corpus on disk; None for "synthetic".
         split: "train", "dev", "test", or None for all; 80/10/10 by a hash of the dialogue id.
-        limit: at most this many dialogues, sampled by `seed`; a larger limit only adds dialogues. Readers of
-            JSONL parse no others.
+        limit: at most this many dialogues, sampled by ``seed``; a larger one only adds dialogues.
+            JSONL readers parse no others.
         seed: seed of the sample and of the generator.
-        keep: restricts domains and length. `limit` then counts the dialogues kept, and all of the split are
+        keep: restricts domains and length. ``limit`` then counts the dialogues kept, and all of the split are
             parsed.
         opts: the reader's options (`SyntheticOptions`, `SgdOptions`, …).
 
     Raises:
         SelectionError: an unknown corpus, split, option or domain, a negative limit, a missing path.
-        SourceError: a file that is missing or malformed, as `file:line: what`.
+        SourceError: a file that is missing or malformed, as ``file:line: what``.
     """
     if split is not None and split not in SPLITS:
         raise SelectionError(f"split {split!r} is not one of {', '.join(SPLITS)}")

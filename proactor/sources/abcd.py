@@ -1,11 +1,10 @@
 """ABCD: customer service chats with the agent's actions (compact JSONL, or the release through `abcd_raw`).
 
 The data's windows run from the first literal mention of the last value to the last turn before the action.
-They agree well with labels made by careful reading [measured, see the data's notes]. They are shrunk to
-user turns, since the agent decides after those. An action has no window when it has no values (`no_values`)
-or when one is never said literally (`unmatched`). The corpus does not annotate assent, so no tool has
-`confirm` [INFERRED]. Coverage runs from the first user turn at which a value had been said to the end of
-the window [INFERRED].
+They agree well with labels made by careful reading [measured, see the data's notes]. They are shrunk to user
+turns, since the agent decides after those. An action has no window when it has no values (``no_values``) or
+when one is never said literally (`unmatched`). The corpus does not annotate assent, so no tool has `confirm`
+[INFERRED]. Coverage runs from the first user turn with a value to the window's end [INFERRED].
 """
 
 from __future__ import annotations
@@ -147,7 +146,7 @@ class _Reader:
     def _slot(
         self, method: str, value: str, facts: dict[str, str], taken: dict[str, str], counters: Counter[str]
     ) -> str:
-        """The slot of `method` that a bare value belongs to: by scenario, then ontology, then shape."""
+        """The slot of ``method`` that a bare value belongs to: by scenario, then ontology, then shape."""
         free = [slot for slot in self.slots[method] if slot not in taken]
         low = value.lower()
         for slot in free:

@@ -1,16 +1,15 @@
-"""ABCD's own release in the compact form: abcd_v1.1.json (gzip or plain; {train, dev, test}), or its
-sample, a list.
+"""ABCD's release, converted to the compact form: abcd_v1.1.json (gzip or plain), or its sample, a list.
 
-ProActor's ABCD+ is made from this corpus: 7,042 of its 10,042 conversations, capped at 50 turns
-[NOTES]. Which ones were left out is not known, so all are read. `max_turns` cuts a conversation after
-that many spoken turns and drops the later actions, counted (`dialogues_cut`, `actions_cut`) [INFERRED:
-the cap may drop instead].
+ProActor's ABCD+ is made from this corpus: 7,042 of its 10,042 conversations, capped at 50 turns [NOTES].
+Which ones were left out is not known, so all are read. `max_turns` cuts a conversation after that many spoken
+turns and drops the later actions, counted (``dialogues_cut``, ``actions_cut``) [INFERRED: the cap may have
+dropped whole conversations instead].
 
-An entry of `original` is (speaker, text); the same entry of `delexed` has `targets`, which name the button
-and the values of an action. A value counts as said at the first turn of either side that holds it literally;
-numbers of seven or more digits match in any punctuation. These are the value turns of 94 of the compact
-file's 100 actions; for the others the compact file finds fewer values [measured]. Only the sample was at
-hand: the whole file, which is parsed at once, is untested.
+An entry of ``original`` is (speaker, text); the same entry of ``delexed`` has `targets`, which name the
+button and the values of an action. A value counts as said at the first turn of either side that holds it
+literally; numbers of seven or more digits match in any punctuation. These are the value turns of 94 of the
+compact file's 100 actions; for the others the compact file finds fewer values [measured]. Only the sample was
+at hand: the whole file, which is parsed at once, is untested.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def compact(record: dict[str, Any], max_turns: int | None, counters: Counter[str
 
 
 def _action(targets: list[Any], turns: list[Turn], counters: Counter[str]) -> dict[str, Any] | None:
-    """The action after `turns`. None, counted, for one without a button or before the user spoke."""
+    """The action after ``turns``. None, counted, for one without a button or before the user spoke."""
     method, values = targets[2], [str(value) for value in targets[3] if str(value).strip()]
     if not method:
         counters["action_without_button"] += 1
@@ -98,7 +97,7 @@ def _action(targets: list[Any], turns: list[Turn], counters: Counter[str]) -> di
 
 
 def _first_mention(turns: list[Turn], value: str) -> int | None:
-    """The first turn (0-based) that holds `value`."""
+    """The first turn (0-based) that holds ``value``."""
     mentions = [windows.first_mention(turns, (value,))]
     digits = _NOT_DIGITS.sub("", value)
     if len(digits) >= 7:

@@ -1,6 +1,4 @@
-"""What all readers share: options, the subset they are asked for, lines and records, and how
-these become dialogues.
-"""
+"""Shared by all readers: options, the subset to read, lines and records, and how these become dialogues."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ class NoOptions(BaseModel):
 
 
 def validate_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """`values` as the options of a reader. SelectionError names the one that is unknown or wrong."""
+    """``values`` as the options of a reader. SelectionError names the one that is unknown or wrong."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -51,11 +49,11 @@ class Line:
 
     @property
     def where(self) -> str:
-        """`file:line`."""
+        """``file:line``."""
         return f"{self.file}:{self.number}"
 
     def parse(self) -> dict[str, Any]:
-        """The JSON object of the line. SourceError for anything else."""
+        """The JSON object of the line. Raises SourceError for anything else."""
         record = parse_json(self.text, self.file, self.number)
         if not isinstance(record, dict):
             raise SourceError(f"{self.where}: not an object")
@@ -64,7 +62,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dialogue of a file that was parsed as a whole; `where` names its place there."""
+    """One dialogue of a file that was parsed as a whole; ``where`` names its place there."""
 
     where: str
     id: str
@@ -80,18 +78,18 @@ Entry = TypeVar("Entry", Line, Record)
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Which dialogues to read: those of `split` (None: all), at most `limit` of them, sampled by `seed`."""
+    """Which dialogues to read: of ``split`` (None: all), at most ``limit``, sampled by ``seed``."""
 
     split: Split | None = None
     limit: int | None = None
     seed: int = 0
 
     def includes(self, dialogue_id: str) -> bool:
-        """Is the dialogue in the split?"""
+        """Whether the dialogue is in the split."""
         return self.split is None or split_of(dialogue_id) == self.split
 
     def choose(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The entries to read, in order. SourceError for an id that appears twice."""
+        """The entries to read, in order. Raises SourceError for a repeated id."""
         seen: dict[str, str] = {}
         kept: list[Entry] = []
         for entry in entries:
@@ -112,9 +110,8 @@ class Subset:
     ) -> list[Line]:
         """Dialogues of JSONL files (gzip or plain), in file order.
 
-        A line is searched only for the value of `key` (`name(file, value)` makes the id of it), so reading
-        200 of 12,000 dialogues parses 200. SourceError for an empty line, one without an id, and an id
-        that appears twice.
+        A line is searched only for the value of ``key`` (`name(file, value)` makes the id of it): 200 of
+        12,000 dialogues cost 200 parses. Raises SourceError for an empty line and a missing or repeated id.
         """
         return self.choose(_lines_by_key(files, key, name))
 
@@ -130,8 +127,8 @@ def _lines_by_key(files: Iterable[Path], key: str, name: Callable[[Path, str], s
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes without the line break) of a file's lines, gzip or plain. SourceError for an empty line
-    and for a file that breaks off.
+    """(number, bytes without the line break) of a file's lines, gzip or plain. Raises SourceError for an
+    empty line and for a file that breaks off.
     """
     number = 0
     try:
@@ -149,7 +146,7 @@ Build = Callable[[dict[str, Any], Counter[str]], Dialogue]
 
 
 def convert(where: str, record: dict[str, Any], build: Build, counters: Counter[str]) -> Dialogue:
-    """`build(record, counters)`; SourceError puts `where` (file and line) in front of what failed."""
+    """`build(record, counters)`; SourceError puts ``where`` (file and line) in front of what failed."""
     try:
         return build(record, counters)
     except ValidationError as error:
@@ -172,8 +169,8 @@ def convert_all(
 
 
 def last_user_turn(turns: Sequence[Turn], at: int) -> int | None:
-    """The last user turn at or before turn `at`, None when there is none: the decision point of an action
-    after turn `at`.
+    """The last user turn at or before turn ``at``, None when there is none: the decision point of an action
+    after turn ``at``.
     """
     return max((t.index for t in turns if t.speaker == "user" and t.index <= at), default=None)
 
@@ -192,7 +189,7 @@ def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 
 def turn_text(text: object) -> str:
-    """A turn's text, stripped; ValueError when it is empty."""
+    """A turn's text, stripped. Raises ValueError when it is empty."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"empty turn {text!r}")
     return text.strip()

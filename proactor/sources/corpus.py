@@ -46,7 +46,7 @@ def make_corpus(
 def with_dialogues(
     corpus: Corpus, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
 ) -> Corpus:
-    """`corpus` with other dialogues, counted anew; keeps the reader's counters and adds `counters`."""
+    """``corpus`` with other dialogues, counted anew; keeps the reader's counters and adds ``counters``."""
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
     return make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}))
@@ -59,7 +59,7 @@ ToolRow = tuple[str, Effect, tuple[str, ...]]
 def catalog_of(
     rows: Mapping[str, ToolRow], *, asks: tuple[Effect, ...], required: Collection[str] = ()
 ) -> Catalog:
-    """A catalog from rows by tool name. `asks`: effects that need the user's assent. `required`: names of
+    """A catalog from rows by tool name. ``asks``: effects that need the user's assent. ``required``: names of
     the required slots.
     """
     return Catalog(
@@ -82,9 +82,7 @@ Item = TypeVar("Item")
 
 
 def sample(items: Sequence[Item], name: Callable[[Item], str], limit: int | None, seed: int) -> list[Item]:
-    """The `limit` items whose names have the smallest seeded hashes, in their order. A larger limit
-    only adds items.
-    """
+    """The ``limit`` items whose names hash lowest, in order. A larger limit only adds items."""
     if limit is None or limit >= len(items):
         return list(items)
     chosen = heapq.nsmallest(limit, range(len(items)), key=lambda i: _hash("sample", seed, name(items[i])))
@@ -100,7 +98,7 @@ def split_of(dialogue_id: str) -> Split:
 
 
 def share_of(dialogue_id: str) -> float:
-    """A hundredth in [0, 1) by a hash of the id, independent of its split."""
+    """A hash of the id as a multiple of 0.01 in [0, 1), independent of the split's hash."""
     return _hash("share", dialogue_id) % 100 / 100
 
 
@@ -109,14 +107,14 @@ def _hash(*parts: object) -> int:
 
 
 def select_share(corpus: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
-    """At most `limit` dialogues whose `share_of` lies in [low, high); counts the others (`other_share`)."""
+    """At most ``limit`` dialogues with `share_of` in [low, high); counts the others (``other_share``)."""
     kept = [d for d in corpus.dialogues if share[0] <= share_of(d.id) < share[1]]
     counters = {"other_share": len(corpus.dialogues) - len(kept)}
     return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)
 
 
 class Selection(BaseModel):
-    """The dialogues of some `domains` (empty: all) with at most `max_turns` turns."""
+    """The dialogues of some ``domains`` (empty: all) with at most ``max_turns`` turns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,9 +122,9 @@ class Selection(BaseModel):
     max_turns: int | None = Field(default=None, ge=1)
 
     def apply(self, corpus: Corpus, limit: int | None, seed: int) -> Corpus:
-        """The selected dialogues, at most `limit` of them (a sample by `seed`); the others are counted.
+        """The selected dialogues, at most ``limit`` of them (a sample by ``seed``); the others are counted.
 
-        SelectionError for a domain that no dialogue has.
+        Raises SelectionError for a domain that no dialogue has.
         """
         known = {d.domain for d in corpus.dialogues}
         if missing := set(self.domains) - known:

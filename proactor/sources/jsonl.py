@@ -4,9 +4,9 @@ A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), o
 tools beside them in `catalog.json`. A line is either
 
 - a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
-- a transcript: `{"id": …, "turns": [{"speaker": …, "text": …}, …]}`, without references. Turns stay
+- a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, without references. Turns stay
   unchanged, also two of one speaker in a row. Speakers go by common names (`USERS`, `AGENTS`). Other keys of
-  a line are ignored and counted (`ignored_keys`).
+  a line are ignored and counted (``ignored_keys``).
 
 A dialogue with one speaker has no agent to decide, or nothing to decide on. It is dropped and counted as
 `no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
@@ -180,9 +180,7 @@ class _Reader:
             self.counters["unknown_parameters"] += len(mark.params.keys() - known)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
-        """False, counted, for a dialogue of one speaker; the option `one_speaker` may make that True
-        or a SourceError.
-        """
+        """Whether both speakers occur or ``one_speaker`` lets one pass. May raise SourceError."""
         speakers = {turn.speaker for turn in dialogue.turns}
         missing = next((name for name in ("user", "agent") if name not in speakers), None)
         if missing is None:

@@ -1,9 +1,9 @@
 """Lispress: the s-expressions of SMCalFlow's programs, parsed to a tree and written back.
 
 A node is a symbol or a tuple of nodes. A quoted text is a symbol that keeps its quotes (`text` removes them);
-`^type` is the pair `("^", type)`. The reader macro `#` of Lispress 1.0 is dropped: `#(String "a")` reads as
-`(String "a")`. The reader is total: any string gives one node or a `LispressError`. The grammar is that of
-the release's notes on the format [CODE].
+``^type`` is the pair ``("^", type)``. The reader macro ``#`` of Lispress 1.0 is dropped: ``#(String "a")``
+reads as ``(String "a")``. The reader is total: any string gives one node or a `LispressError`. The grammar is
+that of the release's notes on the format [CODE].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LispressError(ProactorError):
 
 
 def read(program: str) -> Node:
-    """The one node of `program`."""
+    """The one node of ``program``."""
     stack: list[list[Node]] = [[]]
     position = 0
     while not _END.match(program, position):
@@ -76,7 +76,7 @@ def _quote(token: str, position: int) -> str:
 
 
 def write(node: Node) -> str:
-    """A node on one line; `read(write(node)) == node` for any node from `read`."""
+    """A node on one line; ``read(write(node)) == node`` for any node from `read`."""
     parts: list[str] = []
     pending: list[Node] = [node]
     while pending:

@@ -3,12 +3,11 @@
 Two kinds of file, told apart by their columns:
 
 - The paper's splits (turn or sentence level) hold the customer's side only. Each line is a user turn; the
-  sentences of one turn are joined. A dialogue without agent turns is counted (`customer_only`), and so are
-  its missing turns (`turns_missing`, from the gaps in the turn numbers). It still has decision points, one
+  sentences of one turn are joined. A dialogue without agent turns is counted (``customer_only``), and so are
+  its missing turns (``turns_missing``, from the gaps in the turn numbers). It still has decision points, one
   after each user turn.
-- The unannotated files have both sides (`authorRole`). They were not at hand: their columns are
-  taken from the release's notes [CODE]. An `authorRole` of "customer" (any case) is the user, any
-  other the agent [INFERRED].
+- The unannotated files have both sides (``authorRole``). They were not at hand: their columns are taken from
+  the release's notes [CODE]. "customer" (any case) is the user, any other the agent [INFERRED].
 
 There is no catalog and there are no references: `tools` stays empty until a catalog is given. Consecutive
 lines of one speaker stay separate turns. The domain is the last word of the folder's name (`finance`,

@@ -1,18 +1,16 @@
-"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL, or a
-release through `multiwoz_raw`).
+"""MultiWOZ: bookings of hotels, restaurants, trains and taxis (compact JSONL, or `multiwoz_raw`).
 
-- A booking in the state of a system turn is a reference. The agent booked after the user turn
-  before it [DERIVED from the corpus]. If an earlier system turn already says that it was booked
-  (the acts Booking-Book or X-OfferBooked) and only the reference number came later, the call is at
-  that turn (`booked_earlier`) [DERIVED].
+- A booking in the state of a system turn is a reference. The agent booked after the user turn before it
+  [DERIVED]. If an earlier system turn already says that it was booked (the acts Booking-Book or
+  X-OfferBooked) and only the reference number came later, the call is there (``booked_earlier``) [DERIVED].
 - A value arrives at the user turn since which the dialogue state holds it as the booking has it [DERIVED].
   The window opens with the last of the required and tracked values (`multiwoz_raw.TOOLS`) [INFERRED].
 - A booking needs assent, which the corpus does not annotate: the first user turn that asks for a booking in
-  words or answers an offer or a question of the agent, else the turn of the logged booking (`assent_at_call`)
-  [INFERRED]. After a failed attempt (Booking-NoBook, X-NoOffer) the window opens no earlier than the user's
-  next turn (`opened_by_failure`) [DERIVED].
+  words or answers an offer or a question of the agent, else the turn of the logged booking
+  (``assent_at_call``) [INFERRED]. After a failed attempt (Booking-NoBook, X-NoOffer) the window opens no
+  earlier than the user's next turn (``opened_by_failure``) [DERIVED].
 - Coverage runs from the first user turn with a value, after the last booking of the same tool, to the last
-  ready turn [INFERRED]. A booking without any tracked value has no window (`untracked`).
+  ready turn [INFERRED]. A booking without any tracked value has no window (``untracked``).
 """
 
 from __future__ import annotations
@@ -139,7 +137,7 @@ def _call(record: dict[str, Any], action: dict[str, Any], known: int, counters: 
 
 
 def _turn_after_failure(record: dict[str, Any], service: str, latest: int) -> int:
-    """The user turn after the last failed attempt before `latest`; 0: no attempt failed."""
+    """The user turn after the last failed attempt before ``latest``; 0: no attempt failed."""
     refusals = {"Booking-NoBook", f"{service.capitalize()}-NoOffer"}
     failed = [
         i
@@ -152,9 +150,7 @@ def _turn_after_failure(record: dict[str, Any], service: str, latest: int) -> in
 def _assent_turn(
     turns: tuple[Turn, ...], record: dict[str, Any], start: int, latest: int, counters: Counter[str]
 ) -> int:
-    """The first user turn in start..latest that asks for the booking or answers the agent's
-    offer or question.
-    """
+    """The first user turn in start..latest that asks for the booking or answers the agent."""
     for turn in turns[start - 1 : latest]:
         before = record["turns"][turn.index - 2].get("acts") or {} if turn.index > 1 else {}
         asked = any(act.endswith(("-OfferBook", "-Request", "Booking-Inform")) for act in before)

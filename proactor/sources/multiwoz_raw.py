@@ -166,7 +166,7 @@ def _values(spellings: list[str]) -> tuple[str, ...]:
 
 
 def _action(service: str, call: int, states: dict[int, dict[str, State]]) -> dict[str, Any]:
-    """The booking at system turn `call`: the values of the state before it, and the turn since which the
+    """The booking at system turn ``call``: the values of the state before it, and the turn since which the
     state holds each.
     """
     method = f"book_{service}"

@@ -8,11 +8,11 @@ the agent decides after each of them; the one tool is `propose`. The mapping is 
   or to wait at an event. A run of events that need help is one opportunity: coverage and ready window are the
   run, and one proposal inside it is enough. Elsewhere waiting is right and a proposal is a false fire.
 - Nobody acted, so there is no logged trigger. An event without a judgement cannot be scored: it lies in no
-  window and is counted (`unjudged`).
-- `task="omit"` (default): `propose` has no parameters and only its timing is scored, since two free texts are
-  never equal. `task="accepted"`: `propose(task)`, with the first accepted task of the run and the others as
-  variants; a run without one has no window (`no_accepted_task`).
-- `unit="trace"` (default): one dialogue per stream. `unit="judgement"`: one dialogue per line, with all
+  window and is counted (``unjudged``).
+- ``task="omit"`` (default): `propose` has no parameters and only its timing is scored, since two free texts
+  are never equal. ``task="accepted"``: `propose(task)`, with the first accepted task of the run and the
+  others as variants; a run without one has no window (``no_accepted_task``).
+- ``unit="trace"`` (default): one dialogue per stream. ``unit="judgement"``: one dialogue per line, with all
   events in one turn, so that the judged point is the only decision, and with the category (Correct-Detection,
   False-Alarm, Missed-Need, Correct-Rejection) as domain; many lines share a stream.
 - The split is by stream, so no stream is in two parts. The corpus has 16 streams: a part can be empty.

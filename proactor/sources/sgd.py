@@ -5,10 +5,10 @@ Both are brought to the same frames, from which the windows are derived:
 - A service call on a system turn is a reference. It was triggered after the user turn before it, which is
   `latest`, the end of the ready window [DERIVED from the corpus].
 - A value arrives at the user turn since which the dialogue state holds it as the call has it [DERIVED]. The
-  window opens with the last value: of all parameters (`params="all"`), because the whole call is scored, or
-  of the required ones (`params="required"`) [INFERRED].
+  window opens with the last value: of all parameters (``params="all"``), because the whole call is scored, or
+  of the required ones (``params="required"``) [INFERRED].
 - A transactional intent needs assent: its window opens no earlier than the last AFFIRM that answers the last
-  CONFIRM before the call; without one the window is null (`no_assent`) [INFERRED; the data's own windows
+  CONFIRM before the call; without one the window is null (``no_assent``) [INFERRED; the data's own windows
   include the CONFIRM and may include a NEGATE].
 - Coverage runs from the turn at which the intent became active to the last ready turn [INFERRED].
 - A later call of the same intent begins after the one before it [INFERRED].
@@ -70,9 +70,7 @@ def _part(file: Path) -> str:
 
 
 def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
-    """Dialogues of the release, file by file; with a limit in a seeded order of the files, so that
-    few are parsed.
-    """
+    """The release's dialogues, file by file; with a limit, in a seeded order, to parse few files."""
     if subset.limit is not None:
         files = random.Random(f"{subset.seed}/files").sample(files, len(files))
     taken = 0
@@ -246,9 +244,7 @@ class _Call:
         return next((u for u, _ in self.states if u > self.after), None)
 
     def values(self) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-        """For each parameter: the turn since which the dialogue state holds the call's value, and
-        its spellings there.
-        """
+        """Per parameter: the turn since which the state holds the call's value, and its spellings there."""
         arrived: dict[str, int] = {}
         spellings: dict[str, tuple[str, ...]] = {}
         final = self.states[-1][1]["slots"] if self.states else {}

@@ -1,23 +1,20 @@
-"""SMCalFlow: calendar dialogues with a program for each user turn (compact JSONL, or the release's
-*.dataflow_dialogues.jsonl).
+"""SMCalFlow: calendar dialogues, a program per user turn (compact, or *.dataflow_dialogues.jsonl).
 
-`smcalflow_programs` reads what a program asks for. The windows follow from when it is asked for
-and agreed to:
+`smcalflow_programs` reads what a program asks for. Request and assent decide the windows:
 
 - A look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED].
 - A change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage begins
   at the turn that asks for it; the turn that assents is the ready window and the logged trigger. Revisions in
-  between change its parameters [DERIVED from the programs; INFERRED from the agent's own questions: that
-  assent is needed].
-- A change that the agent made at once has coverage, but no window: nobody assented (`no_assent`) [INFERRED].
-- A change that is refused, replaced by another, or unanswered at the end is not called for
-  and is `withdrawn`.
+  between change its parameters [DERIVED from the programs; INFERRED from its questions: that it needs
+  assent].
+- A change made at once has coverage, but no window, since nobody assented (``no_assent``) [INFERRED].
+- A change that is refused, replaced or never answered is `withdrawn`.
 - A choice among offers is the assent when the agent then says that it has acted, else a revision [INFERRED].
 - Parameters are the values in plain words; a mere reference ("that meeting") is no parameter. A value counts
   as said when all its parts have been said (`value_turns`).
 
-Release: one dialogue per line, `{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance:
-{original_text}, lispress}]}` [CODE: the release's own classes].
+Release: one dialogue per line, ``{dialogue_id, turns: [{user_utterance: {original_text}, agent_utterance:
+{original_text}, lispress}]}`` [CODE: the release's own classes].
 """
 
 from __future__ import annotations
@@ -118,9 +115,7 @@ def _domain(tool: str) -> str:
 
 @dataclass(slots=True)
 class _Pending:
-    """A change that was asked for at turn `begin` and not yet agreed to (or a look-up that a
-    revision may repeat).
-    """
+    """A change asked for at turn ``begin`` and not agreed to yet, or a look-up that a revision may repeat."""
 
     tool: str
     params: dict[str, Parts]
@@ -140,7 +135,7 @@ class _Story:
     last_look: _Pending | None = None
 
     def hear(self, turn: int, asked: list[Step], done: bool) -> None:
-        """Take in what the program of a user turn asks for. `done`: the agent then says that it acted."""
+        """Take in what the program of a user turn asks for. ``done``: the agent then says that it acted."""
         kinds = {step.kind for step in asked}
         for step in asked:
             if step.kind == "look":
@@ -192,7 +187,7 @@ class _Story:
         self.references.append(self._reference(call, f"a{len(self.references) + 1}", turn, ready))
 
     def _drop(self, turn: int, why: str) -> None:
-        """The pending change ends before user turn `turn`."""
+        """The pending change ends before user turn ``turn``."""
         if self.pending is None:
             return
         last = max((t.index for t in self.turns if t.speaker == "user" and t.index < turn), default=0)

@@ -3,11 +3,11 @@
 The program of a user turn is parsed, not run. The mapping is [INFERRED] from the programs and the agent's
 answers to them: the corpus has no list of tools.
 
-- `CreateCommitEventWrapper`, `UpdateCommitEventWrapper`, `DeleteCommitEventWrapper`, `EventAttendance` and
-  `ForwardEventWrapper` ask for a change; the outermost find, weather, place or person query is a look-up, and
-  queries inside another call are its arguments;
-- `ReviseConstraint` and `NewClobber` change the values of the call before; `ConfirmAndReturnAction` and the
-  `Choose…Event` functions assent to it; `DoNotConfirm` and a new change withdraw it.
+- ``CreateCommitEventWrapper``, ``UpdateCommitEventWrapper``, ``DeleteCommitEventWrapper``,
+  ``EventAttendance`` and ``ForwardEventWrapper`` ask for a change; the outermost find, weather, place or
+  person query is a look-up, and queries inside another call are its arguments;
+- ``ReviseConstraint`` and ``NewClobber`` change the values of the call before; ``ConfirmAndReturnAction`` and
+  the ``Choose…Event`` functions assent to it; ``DoNotConfirm`` and a new change withdraw it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?L?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a program asks for. `tool`: of a change or look-up, else "". `params`: the parts
-    of each value.
-    """
+    """One request. ``tool``: of a change or look-up, else "". ``params``: the parts of each value."""
 
     kind: Kind
     tool: str
@@ -111,7 +109,7 @@ def _step(name: str, node: Node, args: tuple[Node, ...], bound: dict[str, Node])
 def _params(
     tool: str, function: str, args: tuple[Node, ...], bound: dict[str, Node], empty: bool = False
 ) -> dict[str, Parts]:
-    """`empty`: keep parameters without words, since a revision "by two hours" voids the value before it."""
+    """``empty``: keep parameters without words, since a revision "by two hours" voids the value before it."""
     params: dict[str, list[str]] = {}
 
     def add(slot: str, node: Node) -> None:
@@ -137,11 +135,9 @@ def _params(
 
 
 def _constraints(args: tuple[Node, ...], bound: dict[str, Node], which: str) -> Iterator[tuple[str, Node]]:
-    """(parameter, value) of an event's constraints: `Event.subject_?` names one, `EventOnDate …`
-    is the start.
+    """(parameter, value) of an event's constraints, such as ``Event.subject_?`` or ``EventOnDate``.
 
-    Constraints inside `Event.id` say which event is meant, not what becomes of it: their parameters
-    begin with `which`.
+    Constraints inside `Event.id` say which event is meant; their parameters begin with ``which``.
     """
     todo = [(node, "") for node in reversed(args)]
     opened: set[tuple[str, str]] = set()
@@ -181,7 +177,7 @@ def _is_constraint(node: Node) -> bool:
 
 
 def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
-    """The value in plain words: `(NumberPM 8L)` -> "8 pm", `(NextDOW (Friday))` -> "friday"; a mere
+    """The value in plain words: ``(NumberPM 8L)`` -> "8 pm", ``(NextDOW (Friday))`` -> "friday"; a mere
     reference has none.
     """
     bound = bound or {}
@@ -216,7 +212,7 @@ def words(node: Node, bound: dict[str, Node] | None = None) -> Parts:
 
 
 def _people(node: Node) -> Iterator[str]:
-    """The names in a reference: `(refer (… (PersonName.apply "Dan")))` is about Dan."""
+    """The names in a reference: ``(refer (… (PersonName.apply "Dan")))`` is about Dan."""
     name, args = lispress.call(node)
     if name == "PersonName.apply":
         yield from (part for arg in args for part in words(arg))

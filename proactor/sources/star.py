@@ -2,11 +2,11 @@
 
 - An API that is both checked and booked (RequestType) becomes two tools: `x.check` reads, `x.book` writes and
   needs assent [DERIVED from apis.json].
-- The data's `latest` (the user turn before the query) ends the window and is right. Its `earliest` is a first
-  literal mention and often too early [measured, see the data's notes]. The window is therefore null when a
-  required parameter was never tracked in the text (`untraced`) or a value was not found (`unmatched`). A
-  booking opens at the user's acceptance, which is `latest`. A repeated query that would open together with
-  the one before it is a point at `latest` [INFERRED].
+- The data's `latest` (the user turn before the query) ends the window and is right. Its ``earliest`` is a
+  first literal mention and often too early [measured, see the data's notes]. The window is therefore null
+  when a required parameter was never tracked in the text (``untraced``) or a value was not found
+  (`unmatched`). A booking opens at the user's acceptance, which is `latest`. A repeated query that would open
+  together with the one before it is a point at `latest` [INFERRED].
 - Coverage runs from the first user turn at which a value had been said, after the last query of the same
   tool, to `latest` [INFERRED].
 """
@@ -70,8 +70,8 @@ def load(path: Path, subset: Subset, options: StarOptions) -> Corpus:
 
 
 def plain_value(raw: str) -> str | None:
-    """A query's constraint in plain words, None when it is empty: `"5 pm"` -> 5 pm, `api.is_at_most(900)` ->
-    at most 900.
+    """A query's constraint in plain words, None when it is empty: ``"5 pm"`` -> 5 pm,
+    `api.is_at_most(900)` -> at most 900.
     """
     text, prefix = raw.strip(), ""
     if match := _CONSTRAINT.match(text):

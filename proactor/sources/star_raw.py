@@ -1,12 +1,11 @@
 """STAR's own release (dialogues/*.json, one dialogue a file; apis/apis/*.json) in the compact form.
 
-- `utter` and `pick_suggestion` events are turns, `query` events are calls made after the last
-  turn before them.
+- ``utter`` and ``pick_suggestion`` events are turns, ``query`` events are calls after the last turn.
 - A value is searched for literally in the turns before its query, whoever spoke. A value that cannot be
   searched for (a constraint such as `api.is_at_most`, `_NEVER_SAID`) is not tracked, and is listed in
-  `untraced_required` when the API requires it. The compact file was matched more loosely: nine in ten of its
-  value turns are those found here [measured].
-- Dialogues that were not completed are dropped and counted (`incomplete`), as in the compact file.
+  ``untraced_required`` when the API requires it. The compact file was matched more loosely: nine in ten of
+  its value turns agree [measured].
+- Dialogues that were not completed are dropped and counted (``incomplete``), as in the compact file.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _EQUAL = re.compile(r"api\.is_equal_to\((.*)\)\Z", re.DOTALL)
 
 
 def folder_of_apis(path: Path) -> Path:
-    """The API files for the dialogues at `path`: apis.json or apis/apis beside them or one level up."""
+    """The API files for the dialogues at ``path``: apis.json or apis/apis beside them or one level up."""
     folder = path if path.is_dir() else path.parent
     for place in (folder, folder.parent):
         for apis in (place / "apis.json", place / "apis" / "apis"):

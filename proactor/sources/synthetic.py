@@ -1,17 +1,15 @@
-"""Synthetic scheduling dialogues whose windows are known exactly: the default corpus, with
-nothing to download.
+"""Synthetic scheduling dialogues with exactly known windows: the default corpus, nothing to download.
 
 A dialogue plays one script per action (`synthetic_script`: open, ask for values, confirm, assent; some are
-corrected, put on hold or withdrawn), with small talk and false friends in between. The conversation keeps
-the turn numbers:
+corrected, put on hold or withdrawn), with small talk and false friends in between. Turn by turn:
 
 - an action is *open* (PENDING) from the turn that asks for it;
 - it is *ready* once every value is said, and a tool that needs assent only once the user has agreed; a
   correction or "not yet" moves that to the turn that settles it;
 - the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay` user
   turns later), or before the user takes the request back;
-- sometimes the logged agent forgets and is reminded: coverage then reaches to the reminder, where
-  acting is late.
+- sometimes the logged agent forgets and is reminded: coverage then lasts until then, and acting there is
+  late.
 
 Every choice is drawn from `random.Random(f"{seed}/{index}")`: dialogue `index` depends on nothing else.
 """
@@ -80,12 +78,12 @@ class _Live:
 
 
 def dialogue_id(index: int, seed: int) -> str:
-    """The id of dialogue number `index` of the corpus `seed`."""
+    """The id of dialogue number ``index`` of the corpus ``seed``."""
     return f"synthetic-{seed}-{index:06d}"
 
 
 def generate(index: int, seed: int = 0, options: SyntheticOptions | None = None) -> Dialogue:
-    """Dialogue number `index` of the corpus `seed`. The same arguments always give the same dialogue."""
+    """Dialogue number ``index`` of the corpus ``seed``. The same arguments always give the same dialogue."""
     options = options or SyntheticOptions()
     rng = random.Random(f"{seed}/{index}")
     for _ in range(1000):

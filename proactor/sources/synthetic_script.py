@@ -19,7 +19,7 @@ from proactor.sources.synthetic_skills import BY_NAME, SKILLS, Skill, Slot
 
 
 class SyntheticOptions(BaseModel):
-    """Size and mixture of the corpus. Shares are probabilities per action (`digress`: per exchange)."""
+    """Size and mixture of the corpus. Shares are probabilities per action (``digress``: per exchange)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,8 +51,8 @@ class SyntheticOptions(BaseModel):
 
 @dataclass(slots=True)
 class Beat:
-    """A user turn and the agent's reply. `says`, `offers`: values spoken by the user, by the agent. `event`:
-    what the user turn settles.
+    """A user turn and the agent's reply. ``says``, ``offers``: values spoken by the user, by the agent.
+    ``event``: what the user turn settles.
     """
 
     user: str
@@ -65,8 +65,8 @@ class Beat:
 class Script:
     """Draws once what happens to the action, then yields its beats.
 
-    `params`: the values that the user finally wants. `current`: the values as the user says them now; it
-    differs from `params` in the slot `wrong` until that is corrected.
+    ``params``: the values that the user finally wants. `current`: the values as the user says them now; it
+    differs from ``params`` in the slot `wrong` until that is corrected.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Script:
             self.current[self.wrong.name] = other(rng, POOLS[self.wrong.pool], *params.values())
 
     def beats(self, joined: bool) -> Iterator[Beat]:
-        """The beats up to the one that is ready or withdrawn. `joined`: another action came before."""
+        """The beats up to the one that is ready or withdrawn. ``joined``: another action came before."""
         known = self.rng.randint(0, len(self.free))
         missing = self.free[known:]
         beat = self._open(self.free[:known], joined)
@@ -105,7 +105,7 @@ class Script:
         return Beat(f"{joiner}{text}.", says=leading | {slot.name: self.current[slot.name] for slot in known})
 
     def _ask(self, beat: Beat, slot: Slot) -> bool:
-        """The agent asks for `slot`, or offers two values of it (True)."""
+        """The agent asks for ``slot``, or offers two values of it (True)."""
         if slot.type in ("date", "time") and self.rng.random() < self.options.offer:
             value = self.current[slot.name]
             pair = [value, other(self.rng, POOLS[slot.pool], value)]
@@ -117,7 +117,7 @@ class Script:
         return False
 
     def _answer(self, slot: Slot, offered: bool, missing: list[Slot]) -> Beat:
-        """The user gives `slot`, perhaps a second value, perhaps corrects an earlier one."""
+        """The user gives ``slot``, perhaps a second value, perhaps corrects an earlier one."""
         rng, value = self.rng, self.current[slot.name]
         text = rng.choice(words.CHOICES).format(value)
         if not offered:
@@ -184,5 +184,5 @@ def _phrase(slot: Slot, value: str) -> str:
 
 
 def other(rng: random.Random, pool: tuple[str, ...], *taken: str) -> str:
-    """A value of `pool` that is none of `taken`."""
+    """A value of ``pool`` that is none of ``taken``."""
     return rng.choice([value for value in pool if value not in taken])

@@ -12,8 +12,8 @@ from proactor.dialogue.catalog import Catalog, Effect, Parameter, ParameterType,
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A parameter. `pool`: where its value is drawn from; `say`: the value inside a sentence; `ask`: the
-    agent's questions for it. The opener names the value of a `lead` slot, so that it is always said first.
+    """A parameter. ``pool``: where its value is drawn from; ``say``: the value inside a sentence; ``ask``:
+    the agent's questions for it. The opener names a ``lead`` slot's value, so it always comes first.
     """
 
     name: str
@@ -26,8 +26,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A tool and its words. `openers`: requests for it; `summary`: what the agent repeats before it acts;
-    `noun`: how people refer to it; `done`: how the agent reports.
+    """A tool and its words. ``openers``: requests for it; ``summary``: what the agent repeats before it acts;
+    ``noun``: how people refer to it; ``done``: how the agent reports.
     """
 
     name: str
@@ -60,7 +60,7 @@ def _skill(
     noun: str,
     done: str,
 ) -> Skill:
-    """`tool`: name, domain, effect, confirm, description. Phrases are separated by " | "."""
+    """``tool``: name, domain, effect, confirm, description. Phrases are separated by " | "."""
     return Skill(*tool, slots, _phrases(openers), summary, noun, _phrases(done))
 
 
@@ -73,7 +73,7 @@ def _slot(
     type: ParameterType = "string",
     lead: bool = False,
 ) -> Slot:
-    """`pool`: the slot's name by default. Questions are separated by " | "."""
+    """``pool``: the slot's name by default. Questions are separated by " | "."""
     return Slot(name, pool or name, say, _phrases(ask) if ask else (), type, lead)
 
 

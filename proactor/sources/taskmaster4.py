@@ -1,16 +1,15 @@
-"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL of the release's records,
-or its data_*.json).
+"""Taskmaster-4: coffee orders with the API calls of each utterance (JSONL, or the release's data_*.json).
 
 - A call is annotated on the user turn after which it ran: that turn is its logged trigger and the end of its
   window [DERIVED]. A call on the first user turn has that turn as its window. A later window opens with the
   last value, and is null when a value is never said literally (`unmatched`) [INFERRED].
 - finish_order sends the order off and needs assent: its window is the turn that answers the agent's question
-  about the order. Without an agent turn since the order last changed it is null (`no_assent`) [INFERRED]. Its
-  coverage begins where the order last changed.
+  about the order. Without an agent turn since the order last changed it is null (``no_assent``) [INFERRED].
+  Its coverage begins where the order last changed.
 - Coverage of any other call begins at the first user turn at which a value had been said [INFERRED].
 - Ids are made up by the service and never spoken. Items and addons go by their names (from earlier answers,
-  else from the id); order ids are left out and counted (`id_left_out`). A quantity of 1 is the default and
-  left out. Attributes become parameters of their own: `milk-options` is milk_options.
+  else from the id); order ids are left out and counted (``id_left_out``). A quantity of 1 is the default and
+  left out. Attributes become parameters of their own: ``milk-options`` is milk_options.
 
 A line is one record of the release, unchanged; the release's files are lists of such records.
 """

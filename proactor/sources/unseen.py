@@ -13,8 +13,8 @@ from proactor.sources.corpus import Corpus, sample, with_dialogues
 
 
 class Unseen(BaseModel):
-    """Dialogues of these `domains` ("A+B" is of both), or that call one of these `tools`, make up the test
-    part and are in no other part.
+    """Dialogues of these ``domains`` ("A+B" is of both), or that call one of these ``tools``, make up the
+    test part and are in no other part.
 
     A training dialogue may still be offered an unseen tool that it does not call: the tool's name then
     appears in a prompt, a call of it nowhere.
@@ -38,15 +38,14 @@ class Unseen(BaseModel):
         return "unseen_tool" if tools & set(self.tools) else ""
 
     def belongs_to_test(self, dialogue: Dialogue) -> bool:
-        """Is the dialogue of an unseen domain, or does it call an unseen tool?"""
+        """Whether the dialogue is of an unseen domain or calls an unseen tool."""
         called = {r.name for r in dialogue.references}
         return bool(set(self.domains) & _domains(dialogue) or called & set(self.tools))
 
     def apply(self, corpus: Corpus, part: str, limit: int | None, seed: int) -> Corpus:
-        """The dialogues that belong in `part` (train, dev or test), at most `limit` of them (a
-        sample by `seed`).
+        """The dialogues of ``part`` (train, dev or test), at most ``limit`` of them, sampled by ``seed``.
 
-        Counters: `unseen_domain` and `unseen_tool` left out of train or dev, `seen` left out of test.
+        Counters: ``unseen_domain`` and ``unseen_tool`` left out of train or dev, `seen` left out of test.
         """
         counters: Counter[str] = Counter()
         kept = []
@@ -61,7 +60,7 @@ class Unseen(BaseModel):
         return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)
 
     def describe_unknown(self, corpus: Corpus) -> str:
-        """One line on the first domain or tool that `corpus` does not have, "" when it has them all."""
+        """One line on the first domain or tool that ``corpus`` does not have, "" when it has them all."""
         domains = {name for dialogue in corpus.dialogues for name in _domains(dialogue)}
         for kind, names, known in (
             ("domains", self.domains, domains),

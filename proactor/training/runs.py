@@ -256,7 +256,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file atomically: readers see the old or the new one. RunError when it cannot be written."""
+    """Write a file atomically: readers see the old or the new one. Raises RunError when that fails."""
     try:
         atomic_file(file, text.encode())
     except OSError as error:  # of a full disk, it names no file

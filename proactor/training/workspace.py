@@ -32,7 +32,7 @@ from proactor.training.model_folder import check_provenance
 
 @dataclass(slots=True)
 class Workspace:
-    """An engine with dialogues to train on (`train`), to select by (`dev`) and to report on (`test`).
+    """An engine with dialogues to train on (``train``), to select by (``dev``) and to report on (``test``).
 
     ``metric``: the reward that `eval.reward` names. ``worker``: scores groups during sampling, where the
     reward is a `GroupReward`. ``costs``: of the utility of evaluations. ``dropped``: dialogues left out of a
@@ -216,7 +216,7 @@ def evaluation_costs(config: RunConfig, catalog: Catalog) -> CostTable:
 
 
 def metric_reward(config: RunConfig) -> TurnReward | None:
-    """The reward that `eval.reward` names, or None. RewardError when it cannot score single decisions."""
+    """The reward named by `eval.reward`, or None. Raises RewardError if it cannot score decisions."""
     options = config.eval
     if options.reward is None and not options.reward_options:
         return None

@@ -139,7 +139,7 @@ CASES = cases()
 
 
 def closing(case: Case) -> bool:
-    """Is something said later that was not said before?"""
+    """Whether something is said later that was not said before."""
     dialogue, _, turn, _, _ = case
     return any(first_mention(dialogue.turns, (t.text,)) == t.index > turn for t in dialogue.turns)
 

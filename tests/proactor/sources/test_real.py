@@ -109,7 +109,7 @@ def present(data_dir: Path, name: str) -> Path:
 
 
 def on_decisions(corpus: Corpus) -> bool:
-    """Do all windows begin and end where the agent decides?"""
+    """All windows begin and end where the agent decides."""
     return all(
         set(r.ready) <= set(dialogue.decision_turns)
         for dialogue in corpus.dialogues
