@@ -22,8 +22,7 @@ from proactor.engine.config import Target
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
-from proactor.engine.shards import one_line
-from proactor.engine.types import EngineError
+from proactor.engine.types import EngineError, one_line
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"

@@ -22,7 +22,8 @@ from torch import Tensor
 from proactor.engine import bnb4bit
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
-from proactor.engine.shards import INDEX, SINGLE, Shards, one_line
+from proactor.engine.shards import INDEX, SINGLE, Shards
+from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
 
 __all__ = ["CheckpointError", "load_weights", "resolve_model", "save_bnb4bit", "weight_shapes"]

@@ -97,7 +97,7 @@ class EngineOracle:
         return answers
 
     def tokens(self, text: str) -> int:
-        return len(self.chat.encode_text(text))
+        return len(self.chat.encode_continuation(text))
 
     def cost(self) -> Mapping[str, int]:
         """The engine's counters, and ``prompt_tokens``: what a loop that sends the dialogue again for each

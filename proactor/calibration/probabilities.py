@@ -112,7 +112,7 @@ def _beginnings(chat: ChatFormat, tool: Tool, status: Status) -> tuple[Path, ...
     ways_on = ("", "}]", *others, *(f',{json.dumps(p.name, ensure_ascii=False)}:"' for p in tool.parameters))
     found: dict[Path, None] = {}
     for way in ways_on:
-        ids = chat.encode_text(opening + way)
+        ids = chat.encode_continuation(opening + way)
         cut = next((k for k in range(1, len(ids) + 1) if chat.decode(ids[:k]).startswith(opening)), None)
         if cut is None:
             raise ProbabilityError(f"tool {tool.name!r}: the tokenizer does not give its name back")
