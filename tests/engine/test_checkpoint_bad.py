@@ -113,6 +113,7 @@ def test_missing_file_and_missing_shard(broken: Path, tmp_path: Path) -> None:
     ],
 )
 def test_malformed_index(broken: Path, index: str, message: str) -> None:
+    (broken / "model.safetensors").unlink()
     (broken / "model.safetensors.index.json").write_text(index)
     assert_refused(broken, message, "model.safetensors.index.json")
 
