@@ -205,7 +205,7 @@ class ChatFormat:
                 date_string=self._date_string,
                 **self._kwargs,
             )
-        except Exception as error:  # noqa: BLE001  # a template is a program: it may raise anything
+        except Exception as error:  # a template is a program: it may raise anything
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             roles = [message["role"] for message in messages]
             raise ChatError(

@@ -36,7 +36,7 @@ class Engine:
     """Sampler and trainer on one copy of the weights. Made by `Engine.load`.
 
     Attributes: ``config`` (the model's `ModelConfig`), ``options`` (its `EngineConfig`), ``tokenizer`` and
-    ``chat`` (None where the folder has no tokenizer), ``vocabulary`` (the highest id that has a token, plus 1),
+    ``chat`` (None where the folder has no tokenizer), ``vocabulary`` (1 + the highest id that has a token),
     ``policy_version`` (updates of the adapter so far), ``samplings`` (calls of `sample` and `stream` so far).
     """
 

@@ -288,8 +288,8 @@ def _family(keys: _Keys) -> Family:
 def _rope(keys: _Keys, positions: int) -> RopeConfig:
     """Both spellings: `rope_theta` with `rope_scaling`, and transformers 5's `rope_parameters`.
 
-    Where both are given, `rope_scaling` replaces the other whole, as in transformers. It would then lose a base
-    that only `rope_parameters` holds: refused.
+    Where both are given, `rope_scaling` replaces the other whole, as in transformers. A base that only
+    `rope_parameters` holds would be lost: refused.
     """
     name = "rope_scaling" if keys.values.get("rope_scaling") else "rope_parameters"
     values = keys.mapping(name)

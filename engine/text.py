@@ -1,8 +1,8 @@
 """Text to ids and back, for one Hugging Face tokenizer.
 
-Two ways to encode: `TextCodec.markup` reads special tokens (for what a chat template wrote), `TextCodec.plain`
-never does (for what people wrote). A fast tokenizer keeps the switch between them as shared state, so
-`plain` has a tokenizer of its own, and no thread can turn another one's text into control tokens.
+`TextCodec.markup` reads special tokens (for what a chat template wrote), `TextCodec.plain` never does (for
+what people wrote). A fast tokenizer keeps the switch between the two as shared state, so `plain` has a
+tokenizer of its own: no thread can turn another one's text into control tokens.
 
 Decoding never tidies white space: a text is what was drawn. Stop strings are searched in the text in which
 special tokens are visible; a sample's text is the part before the stop, without special tokens.

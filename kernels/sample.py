@@ -128,7 +128,7 @@ def sample_reference(
 def _distant_best(logits: Tensor, allowed: Tensor | None, mass: Tensor) -> Tensor | None:
     """The best allowed logit [B] of rows where it lies below -`DISTANT`, else 0; None if no row is such.
 
-    ``logits`` [B, V] have the maximum 0: relative to it, the weights of such a row underflow. ``mass`` [B]: the
+    ``logits`` [B, V] have the maximum 0: relative to it, the weights of such a row underflow. ``mass`` [B]:
     sums of the kept weights.
     """
     if allowed is None or not bool((mass < logits.shape[1] * math.exp(-DISTANT)).any()):

@@ -29,8 +29,8 @@ from proactor.kernels.op import QWEN25, Launch, settings_for
 from proactor.kernels.sample_thresholds import ROUNDS, allowed_top, largest_threshold, nucleus, tile_weights
 
 DISTANT = 40.0
-"""A mask whose best token lies further below the row's best takes its weights relative to its own best: relative
-to the row's, float32 would lose them (e^-87 is its smallest normal number).
+"""Where a mask's best token lies further below the row's best, weights are relative to the mask's best:
+float32 would lose them otherwise (e^-87 is its smallest normal number).
 """
 
 

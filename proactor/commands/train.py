@@ -20,7 +20,8 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     overfit: Annotated[
-        int, typer.Option(metavar="N", help="self-test: learn N dialogues to their maximum, write nothing")
+        int,
+        typer.Option(metavar="N", min=0, help="self-test: learn N dialogues to their maximum, write nothing"),
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,

@@ -167,7 +167,9 @@ class EngineJudge:
         if chat is None:
             raise RulerError(f"engine judge: {engine.base_name} has no tokenizer")
         digits = [chat.encode_continuation(str(digit)) for digit in range(10)]
-        if self.forced and (any(len(ids) != 1 for ids in digits) or len(chat.encode_continuation("0.75")) < 4):
+        if self.forced and (
+            any(len(ids) != 1 for ids in digits) or len(chat.encode_continuation("0.75")) < 4
+        ):
             raise RulerError(
                 f"engine judge: the tokenizer of {engine.base_name} has no token a digit: use forced=False"
             )

@@ -19,7 +19,7 @@ from proactor.progress import Progress
 from proactor.sources import load
 from proactor.training.parts import load_part, merge_catalogs
 from proactor.training.pretrain import pretrain
-from proactor.training.small_model import SmallModel, build_model, export, train_tokenizer
+from proactor.training.small_model import build_model, export, train_tokenizer
 
 HELD_OUT = 96
 """Most dialogues that the held-out loss is taken on: it is computed again and again."""
@@ -39,10 +39,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
     """Train tokenizer and model on the training split, a twentieth (at most `HELD_OUT`) held out to stop by,
     and write them as a bitsandbytes-4bit folder.
     """
-    try:
-        size = SmallModel(**section.size)
-    except TypeError as error:
-        raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
+    size = section.size
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     corpus = load_part(
         config.model_copy(update={"data": config.data.model_copy(update={"train": part})}), "train"
