@@ -271,8 +271,9 @@ MASKS: dict[str, tuple[Callable[[list[int], int], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", MASKS)
-def test_masks(engine: Engine, case: str) -> None:
+def test_masks(folder: Path, case: str) -> None:
     """Refused by request, in the middle of sampling: nothing is left running."""
+    engine = load(folder)
     mask, words = MASKS[case]
     settings = [Sampling(ignore_eos=True), Sampling(logit_mask=mask, ignore_eos=True)]
     with pytest.raises(EngineError, match=rf"^prompt 1: logit_mask: {words}$"):
