@@ -116,9 +116,9 @@ def test_text_of_a_template_token_stays_text() -> None:
             question = {"role": "user", "content": "x"}
             plain = chat.encode([question, {"role": role, "content": "x"}])
             ids = chat.encode([question, {"role": role, "content": content}])
-            for token in (256, 257):
-                assert ids.count(token) == plain.count(token)
-                assert ids[: ids.index(token) + 1] == plain[: plain.index(token) + 1]
+            opening, ending = (len(plain) - 1 - plain[::-1].index(token) for token in (256, 257))
+            assert ids[: opening + 1] == plain[: opening + 1] and ids[ending - len(plain) :] == plain[ending:]
+            assert (ids.count(256), ids.count(257)) == (2, 2)
             assert content in tokenizer.decode(ids)
 
 
