@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,11 @@ def token_ids(prompt: Any) -> list[int]:
     listed = isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes | bytearray | memoryview)
     if not listed:
         raise EngineError(f"{KINDS}, not a {_kind(prompt)}")
-    if wrong := next((item for item in _others(prompt)), None):
-        raise EngineError(f"{KINDS}, not a list with {wrong}")
+    if set(map(type, prompt)) <= {int}:
+        return list(prompt)
+    for item in prompt:
+        if not _is_id(item):
+            raise EngineError(f"{KINDS}, not a list with {item!r:.40} ({_kind(item)})")
     return [operator.index(item) for item in prompt]
 
 
@@ -56,11 +59,6 @@ def check_keys(keys: Sequence[Any]) -> None:
     for key in keys:
         if not _is_id(key) or not -(1 << 63) <= operator.index(key) < 1 << 63:
             raise EngineError(f"keys: {key!r} is not an integer of 64 bits")
-
-
-def _others(items: Iterable[Any]) -> Iterable[str]:
-    """The items that are no ids, described."""
-    return (f"{item!r:.40} ({_kind(item)})" for item in items if not _is_id(item))
 
 
 def _is_id(item: Any) -> bool:
