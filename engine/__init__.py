@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
+    from proactor.engine.config import Config as Config
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
@@ -47,7 +48,7 @@ _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.checkpoint": ("save_quantized",),
-    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("atomic_file", "atomic_folder"),

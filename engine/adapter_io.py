@@ -22,8 +22,7 @@ from proactor.engine.config import LoRA, Target
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
-from proactor.engine.shards import one_line
-from proactor.engine.types import EngineError
+from proactor.engine.types import EngineError, one_line
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -62,6 +61,7 @@ HARMLESS = frozenset(
 )
 # Initialisations that change the base weights: their tensors fit only that changed base.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -239,7 +239,12 @@ def _check_pair(where: str, name: str, a: Tensor, b: Tensor, rank: int, config: 
             f"{where}: A {list(a.shape)} and B {list(b.shape)} are not of rank {rank}, which {CONFIG} gives"
         )
     for half, tensor in (("lora_A", a), ("lora_B", b)):
-        if not tensor.dtype.is_floating_point or not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in FLOATS:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            raise CheckpointError(
+                f"{where}: {half} is {str(tensor.dtype).removeprefix('torch.')}, only {names} are supported"
+            )
+        if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{where}: {half} holds values that are not finite")
     if config is None:
         return

@@ -58,6 +58,9 @@ def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.devi
     """
     state = _read_state(shards, name, shape)
     nested = name + ".nested_absmax" in shards
+    for part in (".quant_map", *((".nested_absmax", ".nested_quant_map") if nested else (".absmax",))):
+        if (kind := shards.dtype(name + part)) != "F32":
+            raise shards.error(name + part, f"is {kind}, not F32")
     code = _copy(shards, name + ".quant_map", device)
     if code.shape != (16,) or not torch.allclose(code.cpu(), NF4_CODE, rtol=0, atol=1e-6):
         raise shards.error(name + ".quant_map", "does not hold the sixteen NF4 levels")

@@ -7,7 +7,7 @@ adds for one message is encoded by itself, and `ChatFormat.check` tests on a syn
 template allows that.
 
 A tokenizer without a chat template gets `PLAIN_TEMPLATE`: ``<|role|>``, newline, content, the tokenizer's end
-token if it has one, newline.
+token if it has one, newline; before the first message stands the begin token, if the tokenizer adds one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from jinja2.exceptions import TemplateError
 
-from proactor.engine.types import EngineError
+from proactor.engine.text import TextCodec, decode
+from proactor.engine.types import EngineError, one_line
 
 Message = Mapping[str, Any]
 
@@ -39,6 +40,8 @@ _USER: Final = {"role": "user", "content": "Wieland asks what is left to do?"}
 _ANSWER: Final = {"role": "assistant", "content": "Two letters are waiting."}
 _OTHER: Final = {"role": "user", "content": "And on Friday, is anything open?"}
 _THOUGHT: Final = {"role": "assistant", "content": "<think>\nponder\n</think>\n\nTwo letters are waiting."}
+_PLACEHOLDER: Final = "Wieland7194content"
+"""Stands for a message's content where the text around it is wanted."""
 _STRFTIME: Final = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
 
 
@@ -101,12 +104,13 @@ class ChatFormat:
     ) -> None:
         self.tokenizer = tokenizer
         self.plain = not getattr(tokenizer, "chat_template", None)
-        source: str = PLAIN_TEMPLATE if self.plain else tokenizer.get_chat_template()
+        source = PLAIN_TEMPLATE if self.plain else _template(tokenizer)
         self._dated = "strftime_now" in source or "date_string" in source
         self._template = _STRFTIME.sub(lambda call: repr(date.strftime(call[2])), source)
         self._date_string = date.strftime("%d %b %Y")
         self._kwargs = dict(template_kwargs or {})
-        self._specials = _special_tokens(tokenizer)
+        self._text = TextCodec(tokenizer)
+        self._opening = self._text.opening if self.plain else ()  # a template writes its own begin token
         question, closed = self.render([_USER]), self.render([_USER, _ANSWER, _OTHER])
         close = self.render([_USER, _ANSWER]).rpartition(_ANSWER["content"])[2]
         self._question = question
@@ -116,10 +120,10 @@ class ChatFormat:
         self._answered = closed[: closed.rfind(_ANSWER["content"])] + _ANSWER["content"] + close
         """A question and its answer as a later prompt holds them: the text before a later user message."""
         self._reply = closed.removeprefix(self._answered)
-        self.generation_prompt_ids: tuple[int, ...] = tuple(self._ids(self._generation))
+        self.generation_prompt_ids: tuple[int, ...] = tuple(self._text.markup(self._generation))
         """Ids that open an assistant message; empty where the template has none."""
-        ids = self._ids(close)
-        ends = max((i + 1 for i, token in enumerate(ids) if token in self._specials.values()), default=0)
+        ids = self._text.markup(close)
+        ends = max((i + 1 for i, token in enumerate(ids) if token in self._text.specials.values()), default=0)
         self.end_ids: tuple[int, ...] = tuple(ids[:ends])
         """Ids that close an assistant message, and are trained; empty when no special token ends it."""
         self.tail_ids: tuple[int, ...] = tuple(ids[ends:])
@@ -139,22 +143,22 @@ class ChatFormat:
         """
         if not messages:
             raise ChatError("a conversation without messages has no prompt")
+        self._check_messages(messages)
         if not self.appendable:
             text = self.render(messages, add_generation_prompt=add_generation_prompt)
-            for token in self._specials:
-                if any(token in message["content"] for message in messages):
-                    raise ChatError(
-                        f"a message contains the special token {token!r}, which this chat template cannot "
-                        "hold as text"
-                    )
-            return self._ids(text)
-        self._check_roles([str(message.get("role")) for message in messages])
+            if token := self._text.special_in([message["content"] for message in messages]):
+                raise ChatError(
+                    f"a message contains the special token {token!r}, which this chat template cannot hold "
+                    "as text"
+                )
+            return [*self._opening, *self._text.markup(text)]
+        self._check_roles([message["role"] for message in messages])
         pieces = [self._piece(message, first=i == 0) for i, message in enumerate(messages)]
         self._check_company(messages, pieces)
         ids = [
             token
-            for piece, message in zip(pieces, messages, strict=True)
-            for token in self._piece_ids(piece, message)
+            for i, (piece, message) in enumerate(zip(pieces, messages, strict=True))
+            for token in self._piece_ids(piece, message, first=i == 0)
         ]
         return [*ids, *self.generation_prompt_ids] if add_generation_prompt else ids
 
@@ -167,32 +171,31 @@ class ChatFormat:
         """
         if not self.appendable:
             raise ChatError("this chat template rewrites earlier messages: encode the conversation whole")
-        return self._piece_ids(self._piece(message, first), message)
+        self._check_messages([message])
+        return self._piece_ids(self._piece(message, first), message, first)
 
     def encode_answer(self, content: str) -> list[int]:
         """Ids of an answer as the model would sample it, end ids included: for supervised examples."""
-        return [*self.encode_text(content), *self.end_ids]
+        return [*self._text.plain(content), *self.end_ids]
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; a special token's text stays text."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        ids: list[int] = encoded["input_ids"]
-        return ids
+        """Ids of a text prompt: those of ``tokenizer(text)``, begin token included where it adds one.
+
+        A special token's text stays text. Raises EngineError if this tokenizer cannot keep it so.
+        """
+        return [*self._text.opening, *self._text.plain(text), *self._text.closing]
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids of text that follows other ids: `encode_text` without the begin token."""
+        return self._text.plain(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, without special tokens and without tidying of white space."""
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        return decode(self.tokenizer, ids)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The template's text for a conversation, its date frozen. Raises ChatError when it refuses."""
-        for i, message in enumerate(messages):
-            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-                raise ChatError(
-                    f"message {i + 1}: 'role' and 'content' must be strings, got {str(dict(message))[:120]}"
-                )
+        self._check_messages(messages)
         try:
             text: str = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
@@ -202,9 +205,11 @@ class ChatFormat:
                 date_string=self._date_string,
                 **self._kwargs,
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it may raise anything
+            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            roles = [message["role"] for message in messages]
             raise ChatError(
-                f"the chat template refuses the roles {[m['role'] for m in messages]}: {error}"
+                f"the chat template refuses the roles {roles}: {kind}{one_line(error)}"
             ) from error
         return text
 
@@ -231,7 +236,7 @@ class ChatFormat:
                 for piece, message in zip(pieces, dialogue, strict=True)
                 for token in self._piece_ids(piece, message)
             ]
-            exact = appendable and ids == self._ids(self.render(dialogue))
+            exact = appendable and ids == self._text.markup(self.render(dialogue))
         strips = "ponder" not in self.render([_USER, _THOUGHT, _OTHER])
         keeps = (
             appendable
@@ -277,27 +282,40 @@ class ChatFormat:
             self.render([_USER, _ANSWER, message]), self._answered, f"a {message.get('role')} message"
         )
 
-    def _piece_ids(self, piece: str, message: Message) -> list[int]:
-        lead: tuple[int, ...] = ()
-        if message["role"] == "assistant" and self._generation and piece.startswith(self._generation):
+    def _piece_ids(self, piece: str, message: Message, first: bool = False) -> list[int]:
+        lead = self._opening if first else ()
+        prompted = message["role"] == "assistant" and self._generation and piece.startswith(self._generation)
+        if prompted:
             # Cut where sampling begins: an answer that starts with white space must not merge with the
             # generation prompt's newline.
-            lead, piece = self.generation_prompt_ids, piece.removeprefix(self._generation)
+            lead, piece = (*lead, *self.generation_prompt_ids), piece.removeprefix(self._generation)
         content = message["content"]
-        if not any(token in content for token in self._specials):
-            return [*lead, *self._ids(piece)]
-        content = content if content in piece else content.strip()
-        head, middle, tail = piece.partition(content)
-        if not middle:
-            raise ChatError(
-                f"a {message['role']} message contains a special token, and the chat template rewrites its "
-                "text"
-            )
-        return [*lead, *self._ids(head), *self.encode_text(content), *self._ids(tail)]
+        if self._text.special_in(content) is None:
+            return [*lead, *self._text.markup(piece)]
+        frame = self._piece({**message, "content": _PLACEHOLDER}, first)
+        head, placeholder, tail = frame.removeprefix(self._generation if prompted else "").partition(
+            _PLACEHOLDER
+        )
+        for text in (content, content.strip()):
+            if placeholder and piece == head + text + tail:
+                return [*lead, *self._text.markup(head), *self._text.plain(text), *self._text.markup(tail)]
+        raise ChatError(
+            f"a {message['role']} message contains a special token, and the chat template rewrites its text"
+        )
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    def _check_messages(self, messages: Sequence[Message]) -> None:
+        for i, message in enumerate(messages):
+            if not isinstance(message, Mapping):
+                raise ChatError(f"message {i + 1}: should be a mapping with 'role' and 'content'")
+            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+                raise ChatError(
+                    f"message {i + 1}: 'role' and 'content' must be strings, got {str(dict(message))[:120]}"
+                )
+            others = {key: value for key, value in message.items() if key != "content"}
+            if token := self._text.special_in(others):
+                raise ChatError(
+                    f"message {i + 1}: only 'content' can hold the special token {token!r} as text"
+                )
 
     def _check_roles(self, roles: Sequence[str]) -> None:
         for i, role in enumerate(roles):
@@ -345,11 +363,9 @@ def _suffix(text: str, stub: str, what: str) -> str:
     return text.removeprefix(stub)
 
 
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Text to id of the tokens that a message's text must never produce."""
-    added = {
-        token.content: int(i)
-        for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
-        if token.special
-    }
-    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+def _template(tokenizer: Any) -> str:
+    try:
+        source: str = tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, none of them called "default"
+        raise ChatError(f"the tokenizer's chat templates: {one_line(error)}") from error
+    return source

@@ -22,7 +22,8 @@ from torch import Tensor
 from proactor.engine import bnb4bit
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
-from proactor.engine.shards import INDEX, SINGLE, Shards, one_line
+from proactor.engine.shards import INDEX, SINGLE, Shards
+from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
 
 __all__ = ["CheckpointError", "load_weights", "resolve_model", "save_bnb4bit", "weight_shapes"]
@@ -185,6 +186,8 @@ def _check(shards: Shards, shapes: Mapping[str, tuple[int, ...]], tied: bool) ->
 def _check_tied(shards: Shards) -> None:
     """A tied folder may repeat the embedding as its head, but not hold another head."""
     embed, head = "model.embed_tokens.weight", "lm_head.weight"
+    if shards.dtype(head) not in PLAIN_DTYPES:
+        raise shards.error(head, f"is {shards.dtype(head)}, only {', '.join(PLAIN_DTYPES)} are supported")
     if shards.shape(head) != shards.shape(embed) or not torch.equal(shards.read(head), shards.read(embed)):
         raise shards.error(head, f"differs from {embed}, though config.json ties them (tie_word_embeddings)")
 

@@ -4,22 +4,117 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from proactor.engine.types import EngineError
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # its public name
+
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+OTHER_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "lora_dropout": "dropout",
+    "max_new_tokens": "max_tokens",
+    "max_completion_length": "max_tokens",
+    "num_generations": "n",
+    "num_return_sequences": "n",
+    "stop_token_ids": "stop_ids",
+    "stop_strings": "stop",
+    "logits_processor": "logit_mask",
+    "learning_rate": "lr",
+    "max_grad_norm": "max_norm",
+    "warmup_steps": "warmup",
+    "max_steps": "total",
+    "lr_scheduler_type": "decay",
+    "clip_range": "epsilon",
+    "kl_coef": "beta",
+    "num_iterations": "epochs",
+    "load_in_4bit": "quantization",
+    "torch_dtype": "dtype",
+    "max_num_seqs": "max_batch",
+}
+"""What PEFT, transformers, vLLM and TRL call these options, for "did you mean"."""
 
 
-class Config(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error that names it."""
+class ConfigType(ModelMetaclass):
+    """Makes a direct call (``Sampling(n=0)``) raise EngineError in one line.
+
+    Nested sections are validated without such a call, so that pydantic's own error keeps their place.
+    """
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        """The configuration of these values. Raises EngineError naming the first that is impossible."""
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise EngineError(f"{cls.__name__}: {describe(error, cast(type[BaseModel], cls))}") from None
+
+
+class Config(BaseModel, metaclass=ConfigType):
+    """Base of every configuration: immutable; unknown keys and numbers that are bool, NaN or infinite are
+    refused by name.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: object, info: ValidationInfo) -> object:
+        """Pydantic would take True for 1."""
+        kinds = _leaf_types(cls.model_fields[str(info.field_name)].annotation)
+        values = value if isinstance(value, list | tuple) else [value]
+        if bool not in kinds and kinds & {int, float} and any(isinstance(v, bool) for v in values):
+            raise ValueError(f"should be a number, not {value!r}")
+        return value
+
+
+def describe(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first problem of a configuration in one line; an unknown option before any other."""
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r} ({near_name(name, kind.model_fields)})"
+    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    if not name:
+        return message
+    return f"{name}: {message}" if first["type"] == "value_error" else f"{name}={first['input']!r}: {message}"
+
+
+def near_name(name: str, fields: Mapping[str, Any], others: tuple[str, ...] = ()) -> str:
+    """A hint for an unknown option: the name that it may stand for, or all names."""
+    near = OTHER_NAMES.get(name)
+    if near not in fields:
+        near = next(iter(get_close_matches(name, [*fields, *others], 1)), None)
+    return f"did you mean {near!r}?" if near is not None else f"known: {', '.join(fields)}"
+
+
+def _leaf_types(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of: {int, NoneType} for ``int | None``."""
+    parts = get_args(annotation)
+    return {annotation} if not parts else {kind for part in parts for kind in _leaf_types(part)}
 
 
 class EngineConfig(Config):
@@ -72,14 +167,12 @@ class EngineConfig(Config):
         """The config of keyword options. Raises EngineError for an unknown option or a value out of range."""
         for name in options:
             if name not in cls.model_fields:
-                near = get_close_matches(name, [*cls.model_fields, "lora", "seed", "progress"], 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
+                hint = near_name(name, cls.model_fields, ("lora", "seed", "progress"))
                 raise EngineError(f"Engine.load: unknown option {name!r} ({hint})")
         try:
-            return cls(**options)
+            return cls.model_validate(options)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise EngineError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
+            raise EngineError(describe(error, cls)) from None
 
 
 class LoRA(Config):
@@ -118,25 +211,49 @@ class LoRA(Config):
         return value
 
 
+LEAST_TEMPERATURE = 1e-4
+"""float32 holds logits divided by it."""
+
+
 class Sampling(Config):
     """How samples are drawn. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
     n: int = Field(1, ge=1)
     temperature: float = Field(1.0, ge=0)
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, lt=1 << 31)
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: float = Field(0.0, ge=0, lt=1)
     max_tokens: int = Field(256, ge=1)
-    stop: tuple[str, ...] = ()
-    stop_ids: tuple[int, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="strings that end a sample, searched in its text with special tokens visible; the text "
+        "ends before them, the ids keep them",
+    )
+    stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     seed: int | None = None
     adapter: bool = True
     ignore_eos: bool = False
     logit_mask: object | None = Field(
         None,
         description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed "
-        "ids, or None for all",
+        "ids (V: the model's vocab_size), or None for all",
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _computable(cls, value: float) -> float:
+        if 0 < value < LEAST_TEMPERATURE:
+            raise ValueError(f"{value:g} is too small to divide by; 0 is greedy, else at least 0.0001")
+        return value
+
+    @field_validator("logit_mask")
+    @classmethod
+    def _is_callable(cls, value: object | None) -> object | None:
+        if value is not None and not callable(value):
+            raise ValueError(
+                f"should be a function (token ids, position) -> bool tensor, not a {type(value).__name__}"
+            )
+        return value
 
     @property
     def filtered(self) -> bool:
@@ -158,6 +275,13 @@ class AdamW(Config):
     total: int | None = Field(None, ge=1)
     decay: Literal["constant", "linear", "cosine"] = "constant"
     final: float = Field(0.0, ge=0, le=1)
+
+    @field_validator("betas")
+    @classmethod
+    def _decaying(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"{list(value)}: both should be at least 0 and below 1")
+        return value
 
     @model_validator(mode="after")
     def _has_total(self) -> AdamW:

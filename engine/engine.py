@@ -19,15 +19,16 @@ from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
 from proactor.engine.model import Decoder
 from proactor.engine.paged import cache_pages
 from proactor.engine.parallel import Parallel
+from proactor.engine.prompts import Prompt, check_keys, check_prompts, is_messages, token_ids
 from proactor.engine.sampler import GroupStream, Job, Sampler
 from proactor.engine.state import read_state, write_state
+from proactor.engine.text import named_ids
 from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
 
 T = TypeVar("T")
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 UINT64 = 0xFFFFFFFFFFFFFFFF
 RELEASED = "this engine was released; load another one"
 
@@ -36,8 +37,8 @@ class Engine:
     """Sampler and trainer on one copy of the weights. Made by `Engine.load`.
 
     Attributes: ``config`` (the model's `ModelConfig`), ``options`` (its `EngineConfig`), ``tokenizer`` and
-    ``chat`` (None where the folder has no tokenizer), ``policy_version`` (updates of the adapter so far),
-    ``samplings`` (calls of `sample` and `stream` so far).
+    ``chat`` (None where the folder has no tokenizer), ``vocabulary`` (1 + the highest id that has a token),
+    ``policy_version`` (updates of the adapter so far), ``samplings`` (calls of `sample` and `stream` so far).
     """
 
     def __init__(self, model: Model, options: EngineConfig, seed: int = 0, name: str = "") -> None:
@@ -54,9 +55,10 @@ class Engine:
         self._sampler: Sampler | None = None
         self.eos_ids = frozenset(self.config.eos_ids)
         self.vocabulary = self.config.vocab_size
+        self._named: Tensor | None = None
         if tokenizer is not None:
             self.eos_ids |= {tokenizer.eos_token_id} - {None}
-            self.vocabulary = min(self.vocabulary, len(tokenizer))
+            self._name_ids(tokenizer)
 
     @classmethod
     def load(
@@ -78,8 +80,22 @@ class Engine:
         """
         if config is not None and options:
             raise EngineError(f"Engine.load: a config and options ({', '.join(options)}): give one of them")
+        for name, value, kind in (("config", config, EngineConfig), ("lora", lora, LoRA)):
+            if not isinstance(value, kind | None):
+                raise EngineError(f"Engine.load: {name} should be a {kind.__name__}, not {value!r:.60}")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise EngineError(f"Engine.load: seed should be an integer, not {seed!r}")
         config = config or EngineConfig.from_options(options)
         return cls(build(path, config, lora, seed, progress), config, seed, str(path))
+
+    def _name_ids(self, tokenizer: Any) -> None:
+        """Find the padding of the vocabulary: ids without a token, between the others or after them."""
+        size = self.config.vocab_size
+        ids = {*named_ids(tokenizer, size), *(i for i in self.eos_ids if i < size)}
+        self.vocabulary = max(ids, default=-1) + 1
+        if len(ids) < size:
+            self._named = torch.zeros(size, dtype=torch.bool)
+            self._named[list(ids)] = True
 
     # -- readings ---
 
@@ -136,12 +152,16 @@ class Engine:
     # -- sampling ---
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt: text (no template), messages (with the generation prompt), or plain ids."""
+        """Token ids of one prompt: text (no template), messages (with the generation prompt), or plain ids.
+
+        Text gets the begin token where the tokenizer adds one (`ChatFormat.encode_text`). Raises EngineError
+        for anything else.
+        """
         if isinstance(prompt, str):
-            return list(self._chat().encode_text(prompt))
-        if len(prompt) and isinstance(prompt[0], Mapping):
+            return self._chat().encode_text(prompt)
+        if is_messages(prompt):
             return self._chat().encode(prompt, add_generation_prompt=True)  # type: ignore[arg-type]
-        return [int(i) for i in prompt]  # type: ignore[arg-type]
+        return token_ids(prompt)
 
     def sample(
         self,
@@ -153,7 +173,7 @@ class Engine:
 
         ``keys`` identify the groups to the noise (default: their index), 0 to 2^32 - 1. Equal key, seed and
         number of earlier calls draw equal tokens; seeds count modulo 2^64. Raises EngineError naming the
-        prompt that cannot be sampled from, or a key out of range.
+        prompt that cannot be sampled from, one prompt that is not in a list, or a key out of range.
         """
         groups: dict[int, Group] = dict(self._generate(prompts, sampling, keys))
         return [groups[i] for i in range(len(prompts))]
@@ -178,22 +198,30 @@ class Engine:
         sampling: Sampling | Sequence[Sampling] | None,
         keys: Sequence[int] | None,
     ) -> Generator[tuple[int, Group]]:
+        check_prompts(prompts)
         if isinstance(sampling, Sampling | None):
             settings = [sampling or Sampling()] * len(prompts)
         else:
-            settings = list(sampling)
+            settings = list(sampling) if isinstance(sampling, Sequence) else [sampling]
+        if not all(isinstance(s, Sampling) for s in settings):
+            raise EngineError("sample: sampling should be a Sampling, or a list of one per prompt")
         if keys is None:
             keys = range(len(prompts))
         if len(keys) != len(prompts) or len(settings) != len(prompts):
             raise EngineError(
                 f"sample: {len(prompts)} prompts with {len(keys)} keys and {len(settings)} settings"
             )
+        check_keys(keys)
         if self.tokenizer is None and any(s.stop for s in settings):
             raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
         jobs = []
         for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
             seed, step = (self.seed, self.samplings) if setting.seed is None else (setting.seed, 0)
-            jobs.append(self._job(i, self.encode(prompt), setting, (seed & UINT64, step, _noise_key(i, key))))
+            try:
+                ids = self.encode(prompt)
+            except EngineError as error:
+                raise type(error)(f"prompt {i}: {error}") from error
+            jobs.append(self._job(i, ids, setting, (seed & UINT64, step, _noise_key(i, key))))
         self.samplings += 1
         return self._run(self._ready_sampler(), jobs)
 
@@ -214,8 +242,11 @@ class Engine:
         ends = frozenset(sampling.stop_ids)
         if not sampling.ignore_eos:
             ends |= self.eos_ids
+        if max(sampling.stop_ids, default=0) >= self.config.vocab_size:
+            raise EngineError(f"prompt {index}: stop_ids outside 0 … {self.config.vocab_size - 1}")
         namespace, version = self._origin(sampling)
-        return Job(ids, sampling, noise, namespace, version, min(sampling.max_tokens, room), ends)
+        limit = min(sampling.max_tokens, room)
+        return Job(ids, sampling, noise, namespace, version, limit, ends, index=index)
 
     def _origin(self, sampling: Sampling) -> tuple[Hashable, int]:
         """(cache key of the KV, policy version of the samples) of the present weights."""
@@ -234,7 +265,7 @@ class Engine:
             pages = cache_pages(options, self.config, decoder.dtype, decoder.device)
             rows = max(options.token_budget, options.max_batch)
             self._sampler = Sampler(
-                decoder, self.tokenizer, pages, options.page_size, rows, options.max_batch, self.vocabulary
+                decoder, self.tokenizer, pages, options.page_size, rows, options.max_batch, self._named
             )
         return self._sampler
 

@@ -286,9 +286,19 @@ def _family(keys: _Keys) -> Family:
 
 
 def _rope(keys: _Keys, positions: int) -> RopeConfig:
-    """Both spellings: ``rope_theta`` with ``rope_scaling``, and transformers 5's ``rope_parameters``."""
-    name = "rope_parameters" if keys.values.get("rope_parameters") else "rope_scaling"
+    """Both spellings: ``rope_theta`` with ``rope_scaling``, and transformers 5's ``rope_parameters``.
+
+    Where both are given, ``rope_scaling`` replaces the other whole, as in transformers. A base that only
+    ``rope_parameters`` holds would be lost: refused.
+    """
+    name = "rope_scaling" if keys.values.get("rope_scaling") else "rope_parameters"
     values = keys.mapping(name)
+    if name == "rope_scaling" and not ("rope_theta" in values or keys.values.get("rope_theta")):
+        hidden = _rope_thetas(keys.mapping("rope_parameters"))
+        if hidden - {10000.0}:
+            raise keys.error(
+                "rope_scaling", f"has no rope_theta, and hides that of rope_parameters ({max(hidden):g})"
+            )
     if "full_attention" in values:
         values = _Keys(values, keys.where).mapping("full_attention")
     rope = _Keys(values, f"{keys.where}: {name}")
@@ -325,6 +335,12 @@ def _rope(keys: _Keys, positions: int) -> RopeConfig:
             attention_factor=_yarn_attention(rope, factor),
         )
     raise rope.error("rope_type", f"{kind!r} is not supported; supported: default, linear, yarn, llama3")
+
+
+def _rope_thetas(parameters: Mapping[str, Any]) -> set[float]:
+    """Every base in `rope_parameters`, whether flat or by layer type."""
+    parts = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return {float(part["rope_theta"]) for part in parts if isinstance(part.get("rope_theta"), int | float)}
 
 
 def _yarn_attention(rope: _Keys, factor: float) -> float:

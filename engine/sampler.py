@@ -18,6 +18,7 @@ from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
+from proactor.engine.text import ends_in_stop, text_before_stop
 from proactor.engine.types import EngineError, FinishReason, Group, Sample
 from proactor.kernels.noise import keyed_uniforms
 from proactor.kernels.op import use_triton
@@ -30,7 +31,8 @@ class Job:
 
     ``noise``: (unsigned 64-bit seed, step, group key), which with sample index and position decides every
     token. ``namespace``: cache key of its KV. ``version``: policy version of its samples. ``limit``: most
-    tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
+    tokens of a sample, ``sampling.max_tokens`` or what the context leaves. ``index``: place of the prompt in
+    the call, for errors.
     """
 
     prompt_ids: list[int]
@@ -41,6 +43,7 @@ class Job:
     limit: int
     end_ids: frozenset[int]
     samples: list[Sample] = field(default_factory=list)
+    index: int = 0
 
 
 @dataclass(slots=True)
@@ -57,7 +60,11 @@ class _Row:
 
 
 class Sampler:
-    """Continuous batching over a paged cache for one decoder. One `run` at a time."""
+    """Continuous batching over a paged cache for one decoder. One `run` at a time.
+
+    ``named``: bool [V] on the CPU, False for ids without a token (padding), which are never drawn; None: all
+    have one.
+    """
 
     def __init__(
         self,
@@ -67,9 +74,10 @@ class Sampler:
         page_size: int,
         max_rows: int,
         max_seqs: int,
-        vocabulary: int,
+        named: Tensor | None = None,
     ) -> None:
-        self.decoder, self.tokenizer, self.vocabulary = decoder, tokenizer, vocabulary
+        self.decoder, self.tokenizer, self.named = decoder, tokenizer, named
+        self._named = None if named is None else named.to(decoder.device)
         self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs)
         self.cache = PagedCache(decoder.config, pages, page_size, decoder.dtype, decoder.device)
         self.rows = StepRows(self.cache, decoder.config.head_dim**-0.5, decoder.form.exact)
@@ -162,21 +170,17 @@ class Sampler:
 
     def _filters(self, rows: list[_Row], logits: Tensor) -> Filters | None:
         settings = [row.job.sampling for row in rows]
-        padded = self.vocabulary < logits.shape[1]
-        if not padded and not any(s.filtered for s in settings):
+        if self._named is None and not any(s.filtered for s in settings):
             return None
         allowed = None
-        if padded or any(s.logit_mask is not None for s in settings):
+        if self._named is not None or any(s.logit_mask is not None for s in settings):
             allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device)
-            allowed[:, self.vocabulary :] = False
+            if self._named is not None:
+                allowed &= self._named
             for i, row in enumerate(rows):
-                hook, ids = row.job.sampling.logit_mask, row.sample.token_ids
-                mask = hook(ids, len(ids)) if callable(hook) else None
-                if mask is None:
-                    continue
-                if not bool(mask[: self.vocabulary].any()):  # before the copy: a CPU mask needs no sync
-                    raise EngineError(f"logit_mask: no token allowed at position {len(ids)}")
-                allowed[i] &= mask.to(logits.device)
+                mask = self._mask(row, logits.shape[1])
+                if mask is not None:
+                    allowed[i] &= mask.to(logits.device)
         device = logits.device
         return Filters(
             torch.tensor([s.top_k for s in settings], device=device),
@@ -185,16 +189,28 @@ class Sampler:
             allowed,
         )
 
+    def _mask(self, row: _Row, width: int) -> Tensor | None:
+        """What the request's ``logit_mask`` allows next, checked; None for everything."""
+        hook, ids = row.job.sampling.logit_mask, row.sample.token_ids
+        mask = hook(ids, len(ids)) if callable(hook) else None
+        if mask is None:
+            return None
+        where = f"prompt {row.job.index}: logit_mask"
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (width,):
+            shown = (
+                f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            )
+            raise EngineError(f"{where}: should return a bool tensor [{width}] or None, not {shown}")
+        drawable = mask if self.named is None else mask & self.named.to(mask.device)
+        if not bool(drawable.any()):  # before the copy: a CPU mask needs no sync
+            raise EngineError(f"{where}: no token allowed at position {len(ids)}")
+        return mask
+
     def _stops(self, row: _Row, token: int) -> bool:
         if token in row.job.end_ids:
             return True
         stop = row.job.sampling.stop
-        if not stop:
-            return False
-        # a token is at least one byte; 8 more for characters split over tokens
-        longest = max(len(s) for s in stop) + 8
-        tail = self.tokenizer.decode(row.sample.token_ids[-longest:])
-        return any(s in tail for s in stop)
+        return bool(stop) and ends_in_stop(self.tokenizer, row.sample.token_ids, stop)
 
     def _finish(self, job: Job, ended: Ended) -> None:
         sample = job.samples[ended.sample]
@@ -203,9 +219,7 @@ class Sampler:
             reason = "context"
         sample.finish_reason = reason
         if self.tokenizer is not None:
-            sample.text = self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
-            cuts = [at for s in job.sampling.stop if (at := sample.text.find(s)) >= 0]
-            sample.text = sample.text[: min(cuts)] if cuts else sample.text
+            sample.text = text_before_stop(self.tokenizer, sample.token_ids, job.sampling.stop)
 
 
 class GroupStream:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from proactor.engine.model_config import CheckpointError, read_json
+from proactor.engine.types import one_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -69,9 +70,9 @@ class Shards:
 
     @property
     def source(self) -> Path:
-        """The index, or the single file when there is none."""
-        index = self.folder / INDEX
-        return index if index.exists() else self.folder / SINGLE
+        """The single file, or the index when there is none: transformers looks in this order."""
+        single, index = self.folder / SINGLE, self.folder / INDEX
+        return index if index.exists() and not single.exists() else single
 
     def _slice(self, name: str) -> Any:
         if name not in self._where:
@@ -116,8 +117,3 @@ class Shards:
             raise CheckpointError(f"{path}: {error.strerror or one_line(error)}") from error
         self._files[path] = opened
         return list(opened.keys())
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message without line breaks."""
-    return " ".join(str(error).split())

@@ -22,6 +22,11 @@ class EngineError(ProactorError):
     """Input that the engine refuses; the message is one line that names what is wrong."""
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's message without line breaks."""
+    return " ".join(str(error).split())
+
+
 @dataclass(slots=True)
 class Sample:
     """One completion of a prompt.

@@ -42,10 +42,13 @@ def score(text: str) -> float:
 
 def rollout(engine: Engine, sampling: Sampling) -> Group:
     """Samples of two turns, with an advantage for each turn."""
+    chat = engine.chat
+    if chat is None:
+        raise SystemExit(f"{engine.base_name}: the environment speaks text, and this model has no tokenizer")
     [group] = engine.sample([ASK], sampling)
     scores = [[score(s.text)] for s in group.samples]
     for sample in group.samples:
-        sample.extend(engine.encode(answer(sample.text)))
+        sample.extend(chat.encode_continuation(answer(sample.text)))
     again = engine.sample(
         [s.prompt_ids + s.token_ids for s in group.samples], sampling.model_copy(update={"n": 1})
     )

@@ -6,6 +6,7 @@ cumulative distribution at that uniform, found in two levels of sums. `sample_ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from proactor.kernels.errors import KernelError
 from proactor.kernels.logprob import TRITON_DTYPES, exponentials_
 from proactor.kernels.noise import keyed_uniforms, philox, uniforms
 from proactor.kernels.op import Arguments, Case, ModelShape, Op, require, use_triton
-from proactor.kernels.sample_kernel import launch_sample, launches
+from proactor.kernels.sample_kernel import DISTANT, launch_sample, launches
 
 __all__ = [
     "SAMPLE",
@@ -32,6 +33,7 @@ __all__ = [
 
 CDF_BLOCK = 64
 """Tokens per block of the first level of sums."""
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(slots=True)
@@ -105,14 +107,34 @@ def sample_reference(
     weights, total = exponentials_(logits)
     filtered = weights if filters is None else filter_weights(weights, filters, stable)
     mass = total if filters is None else filtered.sum(-1)
+    best = None if filters is None else _distant_best(logits, filters.allowed, mass)
+    if filters is not None and best is not None:
+        # inf stands only at tokens that are not allowed, but inf * 0 is not 0
+        weights = (logits - best.unsqueeze(1)).exp().clamp_(max=FLOAT32_MAX)
+        filtered = filter_weights(weights, filters, stable)
+        mass = filtered.sum(-1)
     _require_rows((mass > 0) & total.isfinite())
     ids = draw(filtered, uniform)
     if bool(greedy.any()):
         ids = torch.where(greedy, filtered.argmax(-1), ids)
-    policy = logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total.log()
+    drawn = logits.gather(1, ids.unsqueeze(1)).squeeze(1)
+    policy = drawn - total.log()
     if filters is None:
         return ids, policy, policy
-    return ids, policy - (mass / total).log(), policy
+    logp = policy - (mass / total).log()
+    return ids, logp if best is None else torch.where(best < 0, drawn - best - mass.log(), logp), policy
+
+
+def _distant_best(logits: Tensor, allowed: Tensor | None, mass: Tensor) -> Tensor | None:
+    """The best allowed logit [B] of rows where it lies below -`DISTANT`, else 0; None if no row is such.
+
+    ``logits`` [B, V] have the maximum 0: relative to it, the weights of such a row underflow. ``mass`` [B]:
+    sums of the kept weights.
+    """
+    if allowed is None or not bool((mass < logits.shape[1] * math.exp(-DISTANT)).any()):
+        return None
+    best = logits.masked_fill(~allowed, -torch.inf).amax(-1)
+    return torch.where((best < -DISTANT) & best.isfinite(), best, 0.0)
 
 
 def sample_tokens(
@@ -128,8 +150,11 @@ def sample_tokens(
     border between tokens, or a nucleus that ends within 1e-6 of ``top_p``, may differ. On ties at the end of
     a nucleus, Triton always keeps the lowest ids; torch may keep others, but as many.
 
+    A mask renormalises: where every allowed token is far less probable than the best one, the distribution
+    is still that of the allowed tokens.
+
     Raises KernelError for arguments that do not match, and for rows without a distribution: a NaN or +inf
-    logit, or no allowed token of positive weight. For the latter the Triton form synchronises; with
+    logit, or no allowed token of a finite logit. For the latter the Triton form synchronises; with
     ``checked`` False it does not, and marks such rows by id -1 and NaN (see `check_drawn`).
     """
     _check(logits, temperature, uniform, filters)
@@ -145,7 +170,7 @@ def check_drawn(ids: Sequence[int]) -> None:
     """Raise the KernelError of `sample_tokens` if unchecked ids, now on the host, contain -1."""
     if min(ids, default=0) < 0:
         rows = [row for row, token in enumerate(ids) if token < 0]
-        raise KernelError(f"logits: NaN, +inf, or no allowed token of positive weight in rows {rows[:8]}")
+        raise KernelError(f"logits: NaN, +inf, or no allowed token of a finite logit in rows {rows[:8]}")
 
 
 def _require_rows(valid: Tensor) -> None:

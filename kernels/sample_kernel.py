@@ -1,6 +1,7 @@
 """Sampling in Triton: one program per row, without a sort or scratch memory.
 
-    weights        w = exp(z/τ - max z/τ), 0 where not allowed; recomputed in every pass, with the same bits
+    weights        w = exp(z/τ - max z/τ), 0 where not allowed; recomputed in every pass, with the same bits;
+                   the maximum is of the allowed tokens where they are far less probable (`DISTANT`)
     top-k, top-p   the largest t with #{w >= t} >= k, or with Σ{w >= t} w >= p Σ w
     min-p          w >= min_p max w
     draw           first token whose cumulative weight exceeds u Σ w: over tiles, then in one, in float64
@@ -25,7 +26,12 @@ from torch import Tensor
 from proactor.kernels.head_rows import LOWEST, TILES, row_statistics
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import QWEN25, Launch, settings_for
-from proactor.kernels.sample_thresholds import ROUNDS, largest_threshold, nucleus, tile_weights
+from proactor.kernels.sample_thresholds import ROUNDS, allowed_top, largest_threshold, nucleus, tile_weights
+
+DISTANT = 40.0
+"""Where a mask's best token lies further below the row's best, weights are relative to the mask's best:
+float32 would lose them otherwise (e^-87 is its smallest normal number).
+"""
 
 
 @jit
@@ -92,6 +98,7 @@ def sample_kernel(
     DRAW: tl.constexpr,
     SEARCH: tl.constexpr,
     LOWEST: tl.constexpr,
+    DISTANT: tl.constexpr,
 ):
     """Grid (rows), tiles [BLOCK] (statistics), [SEARCH], [DRAW]: token, filtered log p and policy log p.
 
@@ -105,32 +112,33 @@ def sample_kernel(
     scale = tl.div_rn(1.0, tl.where(greedy, 1.0, temperature))  # rounded by IEEE, as in the torch form
     top, total, _ = row_statistics(logits, width, scale, BLOCK, LOWEST)
     peak = tl.full([], 1.0, tl.float32)
+    reference = top
     floor = tl.full([], 0.0, tl.float32)
     border = tl.full([], 0.0, tl.float32)
     last = tl.full([], 0, tl.int32) + width
     if MASKED:
-        highest = tl.zeros([SEARCH], tl.float32)
-        for start in range(0, width, SEARCH):
-            w = tile_weights(logits, allowed, start, width, scale, top, 0.0, 0.0, width, MASKED, SEARCH)
-            highest = tl.maximum(highest, w)
-        peak = tl.max(highest, 0)
+        best = allowed_top(logits, allowed, width, scale, SEARCH, LOWEST)
+        reference = tl.where((best > LOWEST) & (best < top - DISTANT), best, top)
+        peak = tl.exp(best - reference)
     if FILTERED:
         top_k = tl.load(top_k_ptr + row)
         top_p = tl.load(top_p_ptr + row)
         if top_k > 0:
             goal = tl.minimum(top_k, width).to(tl.float32)
             floor = largest_threshold(
-                logits, allowed, width, scale, top, 0.0, goal, True, ROUNDS, MASKED, SEARCH
+                logits, allowed, width, scale, reference, 0.0, goal, True, ROUNDS, MASKED, SEARCH
             )
         if top_p < 1:
-            border, last = nucleus(logits, allowed, width, scale, top, floor, top_p, ROUNDS, MASKED, SEARCH)
+            border, last = nucleus(
+                logits, allowed, width, scale, reference, floor, top_p, ROUNDS, MASKED, SEARCH
+            )
         floor = tl.maximum(floor, tl.load(min_p_ptr + row) * peak)
     token, mass = draw_token(
         logits,
         allowed,
         width,
         scale,
-        top,
+        reference,
         floor,
         border,
         last,
@@ -147,7 +155,9 @@ def sample_kernel(
     tl.store(ids_ptr + row, tl.where(valid, token, -1).to(tl.int64))
     tl.store(policy_ptr + row, policy)
     if FILTERED:
-        policy -= tl.log(mass.to(tl.float32) / total)
+        share = tl.log(mass.to(tl.float32) / total)
+        alone = (z - reference) - tl.log(mass.to(tl.float32))
+        policy = tl.where(valid & (reference < top), alone, policy - share)
     tl.store(logp_ptr + row, policy)
 
 
@@ -187,6 +197,7 @@ def launch_sample(
             DRAW=tiles["draw"],
             SEARCH=tiles["search"],
             LOWEST=LOWEST,
+            DISTANT=DISTANT,
             num_warps=tiles["warps"],
             enable_fp_fusion=False,
         )
@@ -200,7 +211,8 @@ def launches() -> list[Launch]:
     types |= dict.fromkeys(("top_k_ptr", "ids_ptr"), "*i64")
     tiles = TILES["default"]
     count = 1 << (-(-QWEN25[0].vocabulary // tiles["draw"]) - 1).bit_length()
-    sizes = {"BLOCK": tiles["block"], "DRAW": tiles["draw"], "SEARCH": tiles["search"], "LOWEST": LOWEST}
+    sizes: dict[str, float] = {"BLOCK": tiles["block"], "DRAW": tiles["draw"], "SEARCH": tiles["search"]}
+    sizes |= {"LOWEST": LOWEST, "DISTANT": DISTANT}
     compiled = []
     for filtered, masked in ((False, False), (True, False), (True, True)):
         constants = {"FILTERED": filtered, "MASKED": masked, "COUNT": count, "ROUNDS": ROUNDS} | sizes

@@ -41,6 +41,19 @@ def tile_weights(
 
 
 @jit
+def allowed_top(logits_ptr, allowed_ptr, width, scale, BLOCK: tl.constexpr, LOWEST: tl.constexpr):
+    """Largest scaled logit of the allowed tokens, tile [BLOCK]; LOWEST if there is none."""
+    highest = tl.full([BLOCK], LOWEST, tl.float32)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = column < width
+        z = tl.load(logits_ptr + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
+        kept = inside & (tl.load(allowed_ptr + column, mask=inside, other=0) != 0)
+        highest = tl.maximum(highest, tl.where(kept, z, LOWEST))
+    return tl.max(highest, 0)
+
+
+@jit
 def largest_threshold(
     logits_ptr,
     allowed_ptr,

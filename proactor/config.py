@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from proactor.dialogue.prompt import Mode
-from proactor.engine import GRPO, SFT, EngineConfig, LoRA, ProactorError, Sampling
+from proactor.engine import GRPO, SFT, Config, EngineConfig, LoRA, ProactorError, Sampling
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
@@ -34,10 +34,8 @@ class ConfigError(ProactorError):
     """A config that cannot be used. The message is one line and names the file or override, and the key."""
 
 
-class Section(BaseModel):
+class Section(Config):
     """Base of the sections: immutable; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 def _check_share(value: tuple[float, float]) -> tuple[float, float]:
@@ -147,6 +145,8 @@ class GRPOStage(GRPO):
     def _check_sampling(cls, value: Sampling) -> Sampling:
         if value.temperature == 0:
             raise ValueError("temperature 0 is greedy, which GRPO cannot train on")
+        if value.n < 2:
+            raise ValueError("n=1 is a group of one, whose advantage is 0: GRPO compares at least 2 samples")
         if value.seed is not None or value.logit_mask is not None or not value.adapter:
             raise ValueError("seed, logit_mask and adapter are set by the training loop")
         return value
@@ -199,20 +199,48 @@ class PromptOptions(Section):
     board_role: str | None = None
 
 
+class SmallModel(Section):
+    """Sizes of a small Qwen2 model and of its training. ``text_weight``: loss of the dialogue's own text,
+    against 1 for answers; ``pending``: whether answers announce actions that are not ready yet.
+    """
+
+    hidden: int = Field(default=128, ge=1)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    kv_heads: int = Field(default=2, ge=1)
+    intermediate: int = Field(default=384, ge=1)
+    vocabulary: int = Field(default=1024, ge=259, description="at least every byte and 3 special tokens")
+    context: int = Field(default=2048, ge=1)
+    batch: int = Field(default=16, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    muon_lr: float = Field(default=0.02, gt=0)
+    text_weight: float = Field(default=0.3, ge=0)
+    pending: bool = False
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> SmallModel:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}")
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden={self.hidden} is not an even multiple of heads={self.heads}")
+        return self
+
+
 class Pretrain(Section):
     """A small model built from scratch where `RunConfig.model` does not exist (`training.pretrain`).
 
     Trained for ``seconds`` on the training split (a ``share`` of it, at most ``limit`` dialogues), after one
-    pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. ``size``: fields
-    of `small_model.SmallModel`. A model that has memorised the dialogues of GRPO explores nothing there:
-    where dialogues are few, give GRPO others (``data.train.share``).
+    pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. A model that has
+    memorised the dialogues of GRPO explores nothing there: where dialogues are few, give GRPO others
+    (``data.train.share``).
     """
 
     seconds: float = Field(default=300, gt=0)
     share: Share = (0.0, 1.0)
     limit: int | None = Field(default=None, ge=20)
     synthetic: int = Field(default=0, ge=0)
-    size: dict[str, Any] = Field(default_factory=dict)
+    size: SmallModel = SmallModel()
 
 
 class RunConfig(Section):

@@ -100,7 +100,7 @@ class EngineOracle:
 
     def tokens(self, text: str) -> int:
         """Tokens of ``text``."""
-        return len(self.chat.encode_text(text))
+        return len(self.chat.encode_continuation(text))
 
     def cost(self) -> Mapping[str, int]:
         """The engine's counters, and ``prompt_tokens``: the sum over all requests, as without a cache."""

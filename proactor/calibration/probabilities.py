@@ -111,7 +111,7 @@ def _beginnings(chat: ChatFormat, tool: Tool, status: Status) -> tuple[Path, ...
     parameters = (f',{json.dumps(p.name, ensure_ascii=False)}:"' for p in tool.parameters)
     cuts: dict[Path, None] = {}
     for continuation in ("", "}]", *next_actions, *parameters):
-        ids = chat.encode_text(opening + continuation)
+        ids = chat.encode_continuation(opening + continuation)
         cut = next((k for k in range(1, len(ids) + 1) if chat.decode(ids[:k]).startswith(opening)), None)
         if cut is None:
             raise ProbabilityError(f"tool {tool.name!r}: the tokenizer does not give its name back")

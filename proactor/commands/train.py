@@ -26,7 +26,9 @@ def train(
     overfit: Annotated[
         int,
         typer.Option(
-            metavar="N", help="self-test: learn N dialogues to their maximum and write nothing; 0: train"
+            metavar="N",
+            min=0,
+            help="self-test: learn N dialogues to their maximum and write nothing; 0: train",
         ),
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,

@@ -130,8 +130,8 @@ class Catalog(BaseModel):
         return self.subset(dialogue.tools) if dialogue.tools else self
 
     def render(self, template: str = "full") -> str:
-        """Text for a prompt. ``template``: "full" (types, effects, descriptions), "compact" (one signature per
-        line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
+        """Text for a prompt. ``template``: "full" (types, effects, descriptions), "compact" (one signature
+        per line, ` ask` after tools that need assent), or the source of a jinja2 template over `tools`.
         Raises TemplateError for one that does not work.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)

@@ -100,8 +100,10 @@ class EngineJudge:
         chat = engine.chat
         if chat is None:
             raise RulerError(f"engine judge: {engine.base_name} has no tokenizer")
-        digits = [chat.encode_text(str(digit)) for digit in range(10)]
-        if self.forced and (any(len(ids) != 1 for ids in digits) or len(chat.encode_text("0.75")) < 4):
+        digits = [chat.encode_continuation(str(digit)) for digit in range(10)]
+        if self.forced and (
+            any(len(ids) != 1 for ids in digits) or len(chat.encode_continuation("0.75")) < 4
+        ):
             raise RulerError(
                 f"engine judge: the tokenizer of {engine.base_name} has no token a digit: use forced=False"
             )
@@ -191,7 +193,7 @@ class EngineJudge:
             for id, written in zip(request.ids, request.written, strict=True)
         ]
         return [
-            Slot(id, part, chat.encode_text(f'{before},"{part}":0.'))
+            Slot(id, part, chat.encode_continuation(f'{before},"{part}":0.'))
             for id, before in zip(request.ids, beginnings, strict=True)
             for part in (*request.rubric.parts, "score")
         ]

@@ -21,7 +21,7 @@ from proactor.sources import load
 from proactor.sources.unseen import Unseen
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import pretrain
-from proactor.training.small_model import SmallModel, build_model, export, train_tokenizer
+from proactor.training.small_model import build_model, export, train_tokenizer
 
 HELD_OUT = 96
 """Most dialogues that the held-out loss is computed on."""
@@ -43,10 +43,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
     A twentieth of the dialogues (at most `HELD_OUT`) is held out to decide when to stop. Raises ConfigError
     for an unknown key of ``section.size``.
     """
-    try:
-        size = SmallModel(**section.size)
-    except TypeError as error:
-        raise ConfigError(f"pretrain.size: {error}".replace("SmallModel.__init__() ", "")) from None
+    size = section.size
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     data = config.data.model_copy(update={"train": part})
     corpus = load_corpus(config.model_copy(update={"data": data}), "train")

@@ -58,6 +58,8 @@ def overfit(config: RunConfig, count: int = 1, ui: Progress | None = None) -> Ov
     """
     if config.sft is None and config.grpo is None:
         raise ConfigError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
+    if count < 1:
+        raise ConfigError(f"--overfit {count}: needs at least 1 dialogue")
     ui = ui or Quiet()
     workspace = Workspace.open(config, ui)
     if config.start is not None:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.config import SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import decisions
 from proactor.dialogue.prompt import PromptEncoder, unknowable
-from proactor.training.small_model import SmallModel
 
 IGNORED = -100
 

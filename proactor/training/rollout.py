@@ -72,7 +72,10 @@ def candidates_at(point: Decision, group: Group, tools: Catalog) -> Candidates:
 def prompt_texts(engine: Engine, group: Group) -> list[str]:
     """The prompt of each sample as text, each decoded once: usually one per group, several in graph mode."""
     prompts = {id(s.prompt_ids): s.prompt_ids for s in group.samples}
-    texts = {name: engine.tokenizer.decode(ids) for name, ids in prompts.items()}
+    texts = {
+        name: engine.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        for name, ids in prompts.items()
+    }
     return [texts[id(s.prompt_ids)] for s in group.samples]
 
 

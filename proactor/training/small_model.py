@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from proactor.config import SmallModel
 from proactor.engine import save_quantized
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -17,29 +17,6 @@ TEMPLATE = (
     "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SmallModel:
-    """Sizes of the model and of its training.
-
-    ``text_weight``: loss weight of the dialogue's own text; answers have 1. ``pending``: whether answers
-    announce actions that are not ready yet.
-    """
-
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    intermediate: int = 384
-    vocabulary: int = 1024
-    context: int = 2048
-    batch: int = 16
-    lr: float = 3e-3
-    muon_lr: float = 0.02
-    text_weight: float = 0.3
-    pending: bool = False
-    seed: int = 0
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:

@@ -223,7 +223,11 @@ def test_config_that_contradicts_the_tensors(broken: Path) -> None:
         (KEY, torch.ones(4, 65), "do not fit the model's linear"),
         (KEY, torch.ones(4), "are not of rank 4"),
         (KEY, torch.full((4, 64), float("nan")), "lora_A holds values that are not finite"),
-        (KEY, torch.ones(4, 64, dtype=torch.int32), "lora_A holds values that are not finite"),
+        (KEY, torch.ones(4, 64, dtype=torch.int32), "lora_A is int32, only float32, float16"),
+        (KEY, torch.ones(4, 64).to(torch.float8_e4m3fn), "lora_A is float8_e4m3fn, only float32"),
+        (KEY, torch.ones(4, 64).to(torch.float8_e5m2), "lora_A is float8_e5m2, only"),
+        (KEY, torch.ones(4, 64, dtype=torch.complex64), "lora_A is complex64, only"),
+        (KEY, torch.ones(4, 64, dtype=torch.bool), "lora_A is bool, only"),
         (
             "base_model.model.lm_head.lora_A.weight",
             torch.ones(4, 64),

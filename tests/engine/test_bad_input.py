@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -39,7 +40,7 @@ from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Sampling(temprature=0.7), ["temprature", "Extra inputs are not permitted"]),
+        (lambda: Sampling(temprature=0.7), ["unknown option 'temprature' (did you mean 'temperature'?)"]),
         (lambda: LoRA(ranks=8), ["ranks"]),
         (lambda: GRPO(learning_rate=1e-3), ["learning_rate"]),
         (lambda: AdamW(beta=0.9), ["beta"]),
@@ -57,18 +58,37 @@ from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
         (lambda: GRPO(advantages="mine"), ["advantages", "'art' or 'verl'"]),
         (lambda: GRPO(decay="cosine"), ["decay=cosine needs total"]),
         (lambda: GRPO(epochs=0), ["epochs"]),
+        (lambda: Sampling(max_new_tokens=4), ["Sampling: unknown option", "did you mean 'max_tokens'?"]),
+        (lambda: LoRA(r=8), ["LoRA: unknown option 'r' (did you mean 'rank'?)"]),
+        (lambda: EngineConfig(quantization="fp4"), ["quantization='fp4'", "'auto', 'nf4' or 'none'"]),
+        (lambda: EngineConfig(page_size=-1), ["page_size=-1"]),
+        (lambda: EngineConfig(max_batch=True), ["max_batch: should be a number, not True"]),
+        (lambda: Sampling(stop=("a", "")), ["stop.1=''", "at least 1 character"]),
+        (lambda: Sampling(stop_ids=(-1,)), ["stop_ids.0=-1"]),
+        (lambda: Sampling(stop_ids=(True,)), ["stop_ids: should be a number"]),
+        (lambda: Sampling(n=True), ["n: should be a number, not True"]),
+        (lambda: Sampling(temperature=1e-9), ["temperature: 1e-09 is too small", "0 is greedy"]),
+        (lambda: Sampling(logit_mask=torch.ones(3)), ["logit_mask: should be a function", "Tensor"]),
+        (lambda: LoRA(alpha=math.inf), ["alpha=inf", "finite"]),
+        (lambda: GRPO(betas=(1, 0.999)), ["betas", "below 1"]),
+        (lambda: AdamW(lr=math.inf), ["lr=inf", "finite"]),
+        (lambda: AdamW(lr=math.nan), ["lr=nan"]),
+        (lambda: AdamW(weight_decay=True), ["weight_decay: should be a number, not True"]),
     ],
 )
 def test_configs_name_the_key(make: Callable[[], Any], words: list[str]) -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(EngineError) as caught:
         make()
-    assert all(word in str(caught.value) for word in words)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
 def test_configs_do_not_change() -> None:
     config = Sampling()
     with pytest.raises(ValidationError, match="frozen"):
         config.n = 2
+
+
+EVEN = torch.arange(101) % 2 == 0
 
 
 def sample(**changes: Any) -> Sample:
@@ -85,6 +105,42 @@ SAMPLING: dict[str, tuple[Callable[[Engine], Any], str]] = {
         r"^prompt 1: 128 tokens leave no room in a context of 128$",
     ),
     "much too long": (lambda e: e.sample([[5] * 500]), r"^prompt 0: 500 tokens leave no room"),
+    "one text": (lambda e: e.sample("hello"), r"^sample: takes a list of prompts, not one text"),
+    "one list of ids": (
+        lambda e: e.sample([1, 2, 3]),
+        r"^sample: .* not one list of token ids: write \[prompt",
+    ),
+    "one array of ids": (lambda e: e.sample(np.arange(3)), r"^sample: .* not one list of token ids"),
+    "one conversation": (
+        lambda e: e.sample([{"role": "user", "content": "x"}]),
+        r"^sample: .* not one list of messages: write \[prompt\]$",
+    ),
+    "one mapping": (
+        lambda e: e.sample({"input_ids": [1]}),
+        r"^sample: takes a list of prompts, not one dict",
+    ),
+    "a generator": (lambda e: e.sample([1] for _ in range(2)), r"^sample: .* not a generator$"),
+    "a set": (lambda e: e.sample({(1, 2)}), r"^sample: .* not a set$"),
+    "nothing": (lambda e: e.sample(None), r"^sample: .* not a NoneType$"),
+    "bytes": (lambda e: e.sample([[1], b"ab"]), r"^prompt 1: a prompt is text, .* not a bytes$"),
+    "floats": (lambda e: e.sample([[1.7, 2.2]]), r"^prompt 0: a prompt is .* not a list with 1.7 \(float\)$"),
+    "bools": (lambda e: e.sample([[1, True]]), r"^prompt 0: a prompt is .* with True \(bool\)$"),
+    "nested": (lambda e: e.sample([[[1, 2]]]), r"^prompt 0: a prompt is .* with \[1, 2\] \(list\)$"),
+    "batch encoding": (
+        lambda e: e.sample([{"input_ids": [1, 2]}]),
+        r"^prompt 0: a prompt is .* not a dict: give its 'input_ids'$",
+    ),
+    "float tensor": (lambda e: e.sample([torch.ones(2)]), r"^prompt 0: a prompt is .* with 1.0 \(float\)$"),
+    "a dictionary as sampling": (
+        lambda e: e.sample([[1]], {"n": 2}),
+        r"^sample: sampling should be a Sampling",
+    ),
+    "text keys": (lambda e: e.sample([[1]], keys=["a"]), r"^keys: 'a' is not an integer of 64 bits$"),
+    "long keys": (lambda e: e.sample([[1]], keys=[1 << 64]), r"^keys: .* is not an integer of 64 bits$"),
+    "stop id outside": (
+        lambda e: e.sample([[1]], Sampling(stop_ids=(101,))),
+        r"^prompt 0: stop_ids outside 0 … 100$",
+    ),
     "empty": (lambda e: e.sample([[1], []]), r"^prompt 1: empty, or with ids outside 0 … 100$"),
     "id too large": (lambda e: e.sample([[1, 101]]), r"^prompt 0: empty, or with ids outside 0 … 100$"),
     "negative id": (lambda e: e.sample([[1, -1]]), r"^prompt 0: .* ids outside"),
@@ -210,6 +266,30 @@ def test_sampling(engine: Engine, case: str) -> None:
     check(engine, *SAMPLING[case])
 
 
+MASKS: dict[str, tuple[Callable[[list[int], int], Any], str]] = {
+    "short": (
+        lambda ids, at: EVEN[:100],
+        r"should return a bool tensor \[101\] or None, not torch.bool \[100\]",
+    ),
+    "of one": (lambda ids, at: EVEN[:1], r".* not torch.bool \[1\]"),
+    "two rows": (lambda ids, at: EVEN.expand(2, 101), r".* not torch.bool \[2, 101\]"),
+    "float": (lambda ids, at: EVEN.float(), r".* not torch.float32 \[101\]"),
+    "list": (lambda ids, at: EVEN.tolist(), r".* not a list"),
+    "nothing": (lambda ids, at: EVEN & (at == 0), r"no token allowed at position 1"),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks(folder: Path, case: str) -> None:
+    """Refused by request, in the middle of sampling: nothing is left running."""
+    engine = load(folder)
+    mask, words = MASKS[case]
+    settings = [Sampling(ignore_eos=True), Sampling(logit_mask=mask, ignore_eos=True)]
+    with pytest.raises(EngineError, match=rf"^prompt 1: logit_mask: {words}$"):
+        engine.sample([[1], [2]], settings)
+    assert engine._sampler is not None and engine._sampler.scheduler.idle
+
+
 @pytest.mark.parametrize("case", TRAINING)
 def test_training(engine: Engine, case: str) -> None:
     check(engine, *TRAINING[case])
@@ -238,6 +318,11 @@ def test_load_refuses_by_name(folder: Path) -> None:
         ({"page_size": 0}, r"^page_size=0: Input should be greater than or equal to 1$"),
         ({"kv_token": 8}, r"^Engine.load: unknown option 'kv_token' \(did you mean 'kv_tokens'\?\)$"),
         ({"lra": None}, r"^Engine.load: unknown option 'lra' \(did you mean 'lora'\?\)$"),
+        ({"quantization": "fp4"}, r"^quantization='fp4': Input should be 'auto', 'nf4' or 'none'$"),
+        ({"token_budget": -5}, r"^token_budget=-5: "),
+        ({"load_in_4bit": True}, r"unknown option 'load_in_4bit' \(did you mean 'quantization'\?\)$"),
+        ({"lora": {"rank": 8}}, r"^Engine.load: lora should be a LoRA, not \{'rank': 8\}$"),
+        ({"seed": 1.5}, r"^Engine.load: seed should be an integer, not 1.5$"),
         ({"zzz": 1}, r"^Engine.load: unknown option 'zzz' \(known: device, dtype, .*revision\)$"),
         (
             {"config": EngineConfig()},
@@ -256,6 +341,25 @@ def test_a_config_loads_as_its_options(folder: Path) -> None:
         assert engine.options == config and engine.decoder.dtype == torch.bfloat16
         engine.sample([[1]], Sampling(max_tokens=1))
         assert engine.counters()["pages_cached"] == 1 and sampler(engine).cache.k[0].shape[1] == 64
+
+
+def test_ids_come_as_lists_arrays_and_tensors(folder: Path) -> None:
+    engine = load(folder)
+    kinds = [
+        [5, 6],
+        (5, 6),
+        np.array([5, 6]),
+        torch.tensor([5, 6]),
+        [np.int64(5), torch.tensor(6)],
+        range(5, 7),
+    ]
+    assert [engine.encode(kind) for kind in kinds] == [[5, 6]] * len(kinds)  # type: ignore[arg-type]
+    assert all(type(i) is int for kind in kinds for i in engine.encode(kind))  # type: ignore[arg-type]
+    drawn = [g.prompt_ids for g in engine.sample(torch.tensor([[5, 6], [7, 8]]), Sampling(max_tokens=1))]  # type: ignore[arg-type]
+    assert drawn == [[5, 6], [7, 8]]
+    for wrong in (b"ab", [1.7, 2.2], [[1]], None, 3, {"role": "user"}, torch.ones(1, 2), ["a", "b"]):
+        with pytest.raises(EngineError, match="a prompt is text, a list of messages, or a list of token ids"):
+            engine.encode(wrong)  # type: ignore[arg-type]
 
 
 def test_every_refusal_has_one_root() -> None:

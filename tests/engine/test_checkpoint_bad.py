@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from proactor.engine.checkpoint import (
     CheckpointError,
@@ -85,6 +86,8 @@ def test_head_beside_a_tied_embedding(tmp_path: Path) -> None:
     assert_equals_model(load(tmp_path), model)
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
     assert_refused(tmp_path, r"lm_head\.weight: differs from model\.embed_tokens\.weight")
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].to(torch.float8_e4m3fn)}))
+    assert_refused(tmp_path, r"lm_head\.weight: is F8_E4M3, only F32, F16, BF16 are supported")
 
 
 def test_missing_file_and_missing_shard(broken: Path, tmp_path: Path) -> None:
@@ -103,6 +106,14 @@ def test_missing_file_and_missing_shard(broken: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_single_file_counts_before_an_index(plain: tuple[Path, Any], broken: Path) -> None:
+    """As in transformers: the index of an older, sharded save is not read."""
+    index = {"weight_map": {"model.norm.weight": "gone-00001-of-00002.safetensors"}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    theirs = AutoModelForCausalLM.from_pretrained(broken, dtype=torch.bfloat16)
+    assert_equals_model(load(broken), theirs)
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
@@ -113,6 +124,7 @@ def test_missing_file_and_missing_shard(broken: Path, tmp_path: Path) -> None:
     ],
 )
 def test_malformed_index(broken: Path, index: str, message: str) -> None:
+    (broken / "model.safetensors").unlink()
     (broken / "model.safetensors.index.json").write_text(index)
     assert_refused(broken, message, "model.safetensors.index.json")
 
@@ -233,6 +245,10 @@ def test_malformed_4bit_tensors(broken_4bit: Path) -> None:
         (QUANTIZED + ".absmax", torch.zeros(5, dtype=torch.uint8), "absmax is"),
         (QUANTIZED + ".nested_absmax", torch.tensor([float("nan")]), "nested_absmax: .*not finite"),
         (QUANTIZED + ".quant_map", torch.linspace(-1, 1, 16), "sixteen NF4 levels"),
+        (QUANTIZED + ".quant_map", torch.ones(16).to(torch.float8_e4m3fn), "quant_map: is F8_E4M3, not F32"),
+        (QUANTIZED + ".nested_absmax", torch.ones(1).to(torch.float8_e5m2), "nested_absmax: is F8_E5M2"),
+        (QUANTIZED + ".nested_absmax", torch.ones(1, dtype=torch.int64), "nested_absmax: is I64, not F32"),
+        (QUANTIZED + ".nested_quant_map", torch.ones(256).bfloat16(), "nested_quant_map: is BF16, not F32"),
         (STATE, torch.tensor(list(b"{nonsense"), dtype=torch.uint8), "does not hold JSON"),
     ]
     for name, tensor, message in cases:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from proactor.engine import Engine
 from proactor.engine.model_config import CheckpointError, ModelConfig, RopeConfig
-from tests.tiny import LLAMA3, YARN, tiny_config
+from tests.tiny import LLAMA3, YARN, save_tiny, tiny_config
 
 PLAIN = {
     "model_type": "qwen2",
@@ -95,6 +97,38 @@ def test_old_and_new_rope_spellings_agree(tmp_path: Path) -> None:
     assert configs[0] == configs[1] == configs[2]
     assert configs[0].rope == RopeConfig(1e6, "yarn", 4.0, 128, attention_factor=0.1 * math.log(4) + 1)
     assert configs[0].context_length == 512  # the original 128 stretched by 4
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 5e4},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        {"type": "linear", "factor": 2.0},
+        {},
+        None,
+    ],
+)
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+def test_rope_scaling_beside_rope_parameters(
+    tmp_path: Path, scaling: dict[str, Any] | None, theta: float
+) -> None:
+    """What transformers computes, or a refusal where it would lose the base without a word."""
+    save_tiny(tmp_path, "qwen2", rope_parameters={"rope_type": "default", "rope_theta": theta})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rope_scaling": scaling}))
+    ids = torch.randint(0, 100, (1, 100), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        wanted = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    if scaling and "rope_theta" not in scaling and theta != 1e4:
+        with pytest.raises(
+            CheckpointError, match=r"rope_scaling: has no rope_theta, and hides .* \(1e\+06\)$"
+        ):
+            Engine.load(tmp_path)
+        return
+    ours = Engine.load(tmp_path).logprobs(ids.tolist())[0]
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
 
 
 def test_context_of_llama3_is_the_configured_one(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import GRPO, AdamW, Engine, Group, GRPOLoss, LoRA, Sample, Sampling, TokenBatch
-from proactor.engine.chat import ChatFormat
+from proactor.engine.text import TextCodec
 from proactor.engine.tree import Tree
 from proactor.sources import load as load_corpus
 from tests.tiny import save_tiny
@@ -70,7 +70,8 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
 
     for name in ("__call__", "encode", "_encode_plus", "apply_chat_template", "convert_tokens_to_ids"):
         monkeypatch.setattr(type(tokenizer), name, refuse)
-    monkeypatch.setattr(ChatFormat, "_ids", refuse)
+    for name in ("markup", "plain"):
+        monkeypatch.setattr(TextCodec, name, refuse)
 
 
 def test_prompts_are_the_template_rendered_once(

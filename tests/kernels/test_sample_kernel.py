@@ -148,7 +148,7 @@ def test_logits_are_only_read() -> None:
 @pytest.mark.parametrize("mode", ["triton", "reference"])
 @pytest.mark.parametrize(("filtered", "heat"), [(False, 1.0), (False, 0.0), (True, 1.0)])
 @pytest.mark.parametrize(
-    "case", ["nan", "inf", "minus infinity", "nothing allowed", "only weight zero allowed"]
+    "case", ["nan", "inf", "minus infinity", "nothing allowed", "only minus infinity allowed"]
 )
 def test_a_row_without_a_distribution(
     case: str, filtered: bool, heat: float, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -164,14 +164,47 @@ def test_a_row_without_a_distribution(
     else:
         allowed = torch.ones(2, 141, dtype=torch.bool, device=DEVICE)
         allowed[1] = False
-        if case == "only weight zero allowed":
-            allowed[1, 0], logits[1, 0] = True, -200.0
+        if case == "only minus infinity allowed":
+            allowed[1, 0], logits[1, 0] = True, float("-inf")
         settings = filters(2, 0, 1 - 0.1 * filtered, 0.0, allowed)
     with pytest.raises(KernelError, match=r"logits: .* in rows \[1\]"):
         sample_tokens(logits.clone(), ones(2) * heat, uniform(2), settings)
     if mode == "triton":
         ids, logp, policy = sample_tokens(logits, ones(2) * heat, uniform(2), settings, checked=False)
         assert (ids < 0).tolist() == logp.isnan().tolist() == policy.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("mode", ["triton", "reference"])
+@pytest.mark.parametrize("gap", [39.0, 41.0, 95.0, 1e4])
+@pytest.mark.parametrize("settings", [(0, 1.0, 0.0), (3, 1.0, 0.0), (0, 0.8, 0.0), (0, 1.0, 0.2)])
+def test_a_mask_far_below_the_best_token_renormalises(
+    settings: tuple[int, float, float], gap: float, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A very sure model: what the mask leaves keeps its own proportions, and the policy its log-probability.
+    The row beside it, without a mask, keeps its bits.
+    """
+    monkeypatch.setenv("PROACTOR_KERNELS", mode)
+    torch.manual_seed(1)
+    n, left = 6, slice(20, 26)
+    rounded = (torch.randn(1, 141, device=DEVICE) * 16).round() / 16  # so that differences are exact
+    logits = rounded.expand(n, 141).contiguous()
+    logits[:, 3] = gap + logits[:, left].amax(-1)
+    allowed = torch.zeros(n, 141, dtype=torch.bool, device=DEVICE)
+    allowed[:, left] = True
+    allowed[-1] = True
+    at = (torch.arange(n, dtype=torch.float64, device=DEVICE) + 0.5) / n
+    drawn = sample_tokens(logits.clone(), ones(n), at, filters(n, *settings, allowed))
+    few = torch.full_like(logits, float("-inf"))
+    few[:, left] = logits[:, left]
+    alone = sample_tokens(few, ones(n), at, filters(n, *settings))
+    assert torch.equal(drawn[0][:-1], alone[0][:-1]) and len(set(drawn[0].tolist())) > 1
+    torch.testing.assert_close(drawn[1][:-1], alone[1][:-1], rtol=1e-5, atol=1e-5)
+    exact = logits.double().log_softmax(-1).gather(1, drawn[0][:, None])[:, 0]
+    torch.testing.assert_close(drawn[2].double(), exact, rtol=1e-5, atol=1e-4)
+    own = sample_tokens(logits[-1:].clone(), ones(1), at[-1:], filters(1, *settings))
+    assert [column[-1:].tolist() for column in drawn] == [column.tolist() for column in own]
+    greedy = sample_tokens(logits.clone(), ones(n) * 0, at, filters(n, *settings, allowed))
+    assert greedy[0][:-1].tolist() == [20 + int(logits[0, left].argmax())] * (n - 1)
 
 
 def test_frequencies_follow_the_distribution() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import yaml
 
-from proactor.config import RunConfig
+from proactor.config import RunConfig, SmallModel
 from proactor.config_file import load_config
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
 from proactor.training.pretrain import collate, loss_of, row
-from proactor.training.small_model import SmallModel, build_model, train_tokenizer
+from proactor.training.small_model import build_model, train_tokenizer
 
 SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=420, context=1024)
 OPTIONS = {

@@ -101,6 +101,9 @@ def test_a_mode_that_writes_more_gets_more_tokens_unless_told_otherwise(file: Pa
     assert load_config(file).prompt.mode == "plain" and load_config(file).data.labels == "windows"
 
 
+SIZES = "hidden layers heads kv_heads intermediate vocabulary context batch lr muon_lr".split()
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -111,6 +114,17 @@ def test_a_mode_that_writes_more_gets_more_tokens_unless_told_otherwise(file: Pa
         ("grpo.lr=fast", ["grpo.lr", "'fast'"]),
         ("grpo.lr=-1", ["grpo.lr", "greater than 0"]),
         ("grpo.sampling.temperature=0", ["grpo.sampling", "greedy"]),
+        ("grpo.sampling.n=1", ["grpo.sampling", "a group of one"]),
+        ("grpo.sampling.n=true", ["grpo.sampling.n", "a number, not True"]),
+        ('grpo.sampling.stop=[""]', ["grpo.sampling.stop.0", "at least 1 character"]),
+        ("grpo.betas=[1, 0.9]", ["grpo.betas", "below 1"]),
+        ("grpo.lr=.inf", ["grpo.lr", "finite"]),
+        ("data.train.limit=true", ["data.train.limit", "a number, not True"]),
+        ("pretrain.seconds=.inf", ["pretrain.seconds", "finite"]),
+        *((f"pretrain.size.{k}=0", [f"pretrain.size.{k}", "greater than", "got 0"]) for k in SIZES),
+        ("pretrain.size.hiden=3", ["pretrain.size.hiden", "did you mean 'hidden'"]),
+        ("pretrain.size={heads: 3}", ["pretrain.size", "kv_heads=2 does not divide heads=3"]),
+        ("pretrain.size={hidden: 20}", ["pretrain.size", "hidden=20 is not an even multiple of heads=4"]),
         ("lora.dropout=0.1", ["lora.dropout"]),
         ("data.source=imagined", ["data.source", "one of synthetic, "]),
         ("data.path=/no/such/place", ["data.path", "/no/such/place"]),

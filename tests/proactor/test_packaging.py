@@ -27,7 +27,7 @@ def build(target: str, source: Path, out: Path) -> Path:
     """Build without isolation or network, with the hatchling of the `dev` extra."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)]
     subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
-    (built,) = out.glob("*.whl" if target == "wheel" else "*.tar.gz")
+    (built,) = out.glob("*.tar.gz" if target == "sdist" else "*.whl")
     return built
 
 
@@ -68,6 +68,25 @@ def test_wheel_from_sdist(tmp_path: Path, repo_root: Path) -> None:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (source,) = (tmp_path / "unpacked").iterdir()
     check_wheel(build("wheel", source, tmp_path / "dist2"), tmp_path, repo_root)
+
+
+def test_editable_install_exposes_proactor_alone(tmp_path: Path, repo_root: Path) -> None:
+    """Outside the checkout there is no bare `kernels`, which bitsandbytes would take for Hugging Face's."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(build("wheel:editable", repo_root, tmp_path / "dist")).extractall(site)
+    libraries = next(p for p in sys.path if (Path(p) / "torch" / "__init__.py").is_file())
+    code = (
+        "import site, sys, importlib.util as u; "
+        f"site.addsitedir({str(site)!r}); sys.path.append({libraries!r}); "
+        "print([name for name in ('kernels', 'engine', 'bench', 'tests') if u.find_spec(name)]); " + IMPORTS
+    )
+    done = subprocess.run(  # -S: without the .pth files of this environment, which may hold another checkout
+        [sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    exposed, file = done.stdout.splitlines()
+    assert exposed == "[]"
+    assert Path(file).resolve() == repo_root / "proactor" / "__init__.py"
 
 
 def test_checkout_imports_from_any_folder(tmp_path: Path, repo_root: Path) -> None:

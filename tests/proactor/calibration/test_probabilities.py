@@ -220,7 +220,8 @@ def test_what_has_no_probability_is_refused(engine: Engine) -> None:
     chat = encoder(engine).chat
 
     class Lossy:
-        encode_text, encode_answer = staticmethod(chat.encode_text), staticmethod(chat.encode_answer)
+        encode_continuation = staticmethod(chat.encode_continuation)
+        encode_answer = staticmethod(chat.encode_answer)
         decode = staticmethod(lambda ids: chat.decode(ids).upper())
 
     with pytest.raises(ProbabilityError, match="tool 'book': the tokenizer does not give its name back"):

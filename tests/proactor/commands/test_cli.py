@@ -90,6 +90,9 @@ def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.Ca
 
 def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
+        call("train", trained, "--overfit", "-1")
+    assert end.value.code == 2 and "--overfit" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
         call("train", trained, "--overfit", "1", "sft=null", "grpo.steps=1", "grpo.lr=1e-9")
     assert end.value.code == 1 and "FAIL: turn reward" in capsys.readouterr().out
 

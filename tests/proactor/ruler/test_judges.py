@@ -178,8 +178,11 @@ def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> N
             for part in ("timing", "score"):
                 said = {"role": "assistant", "content": texts[request.shown[int(entry["id"]) - 1]]}
                 quoted = f'{{"scores":[{{"id":"{entry["id"]}","trajectory":[{json.dumps(said)}],"{part}":0.'
-                begun = engine.chat.encode_text(quoted)
-                ways = [[*judge.prompt(request), *begun, *engine.chat.encode_text(str(d))] for d in range(10)]
+                begun = engine.chat.encode_continuation(quoted)
+                ways = [
+                    [*judge.prompt(request), *begun, *engine.chat.encode_continuation(str(d))]
+                    for d in range(10)
+                ]
                 logps = engine.logprobs(ways, [(len(w) - 1, len(w)) for w in ways], adapter=False)
                 p = torch.tensor([float(x) for x in logps], dtype=torch.float64).softmax(0)
                 mean = float((p * (torch.arange(10, dtype=torch.float64) + 0.5)).sum()) / 10

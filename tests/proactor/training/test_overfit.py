@@ -39,6 +39,8 @@ def test_the_self_test_fails_when_nothing_is_learnt(tiny_model: Path, tmp_path: 
 def test_the_self_test_says_when_limits_cut_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"eval\.max_tokens=4 cuts .* need up to"):
         overfit(learnable(tmp_path, tiny_model, "eval.max_tokens=4"), 1)
+    with pytest.raises(ConfigError, match=r"^--overfit -1: needs at least 1 dialogue$"):
+        overfit(learnable(tmp_path, tiny_model), -1)
 
 
 def test_the_goal_is_what_the_wanted_answers_earn() -> None:

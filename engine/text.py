@@ -1,0 +1,138 @@
+"""Text to ids and back, for one Hugging Face tokenizer.
+
+`TextCodec.markup` reads special tokens (for what a chat template wrote), `TextCodec.plain` never does (for
+what people wrote). A fast tokenizer keeps the switch between the two as shared state, so `plain` has a
+tokenizer of its own: no thread can turn another one's text into control tokens.
+
+Decoding never tidies white space: a text is what was drawn. Stop strings are searched in the text in which
+special tokens are visible; a sample's text is the part before the stop, without special tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from proactor.engine.types import EngineError
+
+_PROBE: Final = "a"
+
+
+class TextCodec:
+    """A tokenizer's encoder, safe to call from several threads.
+
+    ``specials``: text to id of the tokens that a message's text must never produce. ``opening`` and
+    ``closing``: ids that the tokenizer's own post-processor puts around a text (Llama's begin token).
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.specials = _special_tokens(tokenizer)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        # the unknown token is what odd characters become: it controls nothing
+        self._control = frozenset(self.specials.values()) - {unknown}
+        self.opening, self.closing = self._frame()
+        self._lock = threading.Lock()
+        self._splitter: Any = None
+
+    def markup(self, text: str) -> list[int]:
+        """Ids of text in which special tokens count, such as a chat template's."""
+        return self._encode(self.tokenizer, text, split=False)
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text in which nothing is a special token. Raises EngineError if the tokenizer cannot."""
+        ids = self.markup(text)
+        if self.special_in(text) is None and self._control.isdisjoint(ids):
+            return ids
+        ids = self._split(text)
+        if self._control.isdisjoint(ids):
+            return ids
+        # a vocabulary that holds the special token's text as an ordinary entry: cut inside that text
+        cuts = "|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in self.specials if len(s) > 1)
+        ids = [token for piece in re.split(cuts, text) for token in self._split(piece)]
+        if not self._control.isdisjoint(ids):
+            raise EngineError(f"the text {text[:60]!r} becomes a special token in this tokenizer")
+        return ids
+
+    def special_in(self, value: object) -> str | None:
+        """The first special token whose text stands in a string, or in a string inside lists and mappings."""
+        if isinstance(value, str):
+            return next((token for token in self.specials if token in value), None)
+        if isinstance(value, Mapping):
+            value = [*value.keys(), *value.values()]
+        if isinstance(value, Sequence):
+            return next((token for item in value if (token := self.special_in(item))), None)
+        return None
+
+    def _split(self, text: str) -> list[int]:
+        with self._lock:
+            if self._splitter is None:
+                self._splitter = copy.deepcopy(self.tokenizer)
+        return self._encode(self._splitter, text, split=True)
+
+    @staticmethod
+    def _encode(tokenizer: Any, text: str, split: bool) -> list[int]:
+        encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=split)
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What ``tokenizer(text)`` puts before and after a text's own ids."""
+        whole, bare = self.tokenizer(_PROBE)["input_ids"], self.markup(_PROBE)
+        if not bare:  # a vocabulary of words without an unknown token
+            return tuple(whole), ()
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+        return (), ()  # the post-processor changes the text's own ids
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    added = {
+        token.content: int(i)
+        for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        if token.special
+    }
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return {text: token for text, token in (added | dict(named)).items() if text}
+
+
+def named_ids(tokenizer: Any, vocab_size: int) -> list[int]:
+    """Ids below ``vocab_size`` that have a token, ascending: a tokenizer's ids may have gaps."""
+    return sorted({i for i in tokenizer.get_vocab().values() if i < vocab_size})
+
+
+def decode(tokenizer: Any, ids: Sequence[int], specials: bool = False) -> str:
+    """Text of ids, with or without special tokens, its white space as it is."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=not specials, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def ends_in_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether the last of ``ids`` completes one of the strings, special tokens visible."""
+    # a token is at least one byte; 8 more for characters split over tokens
+    longest = max(len(s.encode(errors="surrogatepass")) for s in stop) + 8
+    tail = decode(tokenizer, ids[-longest:], specials=True)
+    return any(s in tail for s in stop)
+
+
+def text_before_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> str:
+    """Text without special tokens, cut before the first of the strings that stands in the visible text."""
+    places = []
+    if stop:
+        visible = decode(tokenizer, ids, specials=True)
+        places = [at for s in stop if (at := visible.find(s)) >= 0]
+    if not places:
+        return decode(tokenizer, ids)
+    place, end = min(places), len(ids)
+    while end and len(visible := decode(tokenizer, ids[: end - 1], specials=True)) > place:
+        end -= 1
+    # ids[end - 1] holds the stop's first character; as much of it is cut as the visible text goes beyond
+    beyond = len(decode(tokenizer, ids[:end], specials=True)) - place
+    before, text = decode(tokenizer, ids[: end - 1]), decode(tokenizer, ids[:end])
+    return before if text == before else text[: len(text) - beyond]
