@@ -248,6 +248,20 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def adapter_folder(run: Path, name: str) -> Path | None:
+    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
+
+    Raises ConfigError when it holds no adapter.
+    """
+    if name == "none":
+        return None
+    inside = run / name
+    folder = inside if name in ("start", "best", "last") else Path(name)
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
+    return folder
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted key."""
     flat: dict[str, Any] = {}
