@@ -167,7 +167,7 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
                 if both
                 else {},
             }
-            for name, ids in parts(bench, runs[0]).items()
+            for name, ids in ids_by_novelty(bench, runs[0]).items()
         },
         "parsed": parsed_shares([_evaluations(run) for run in runs]),
         "seconds": fmean(grpo_seconds(run) for run in runs),
@@ -191,7 +191,7 @@ def contributions_of(runs: Sequence[Run], name: str) -> ContributionsBySeed:
     return [_evaluations(run)[name].contributions for run in runs]
 
 
-def parts(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
+def ids_by_novelty(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
     """Ids of the test dialogues by novelty (unseen_domain, else unseen_tool); empty without such a split."""
     unseen = bench.base.data.unseen
     if not unseen:

@@ -17,7 +17,7 @@ from proactor.annotation.oracle import OracleRequest
 @lru_cache(maxsize=1)
 def _macros() -> Any:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
         autoescape=False,
     )

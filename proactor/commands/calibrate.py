@@ -104,7 +104,7 @@ def _score_and_choose(
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
     from proactor.scoring.utility import needs_assent
-    from proactor.training.workspace import adapter_folder
+    from proactor.training.runs import adapter_folder
 
     on_dev, on_test = dialogues_of(workspace, split_dev), dialogues_of(workspace, split)
     loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA

@@ -41,7 +41,8 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
 
     Raises ConfigError when the adapter does not exist.
     """
-    from proactor.training.workspace import Workspace, adapter_folder
+    from proactor.training.runs import adapter_folder
+    from proactor.training.workspace import Workspace
 
     folder = adapter_folder(settings.folder, adapter)
     with terminal() as ui:

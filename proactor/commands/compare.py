@@ -35,16 +35,16 @@ def compare(
 ) -> None:
     """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""
     from proactor.engine import atomic_file
-    from proactor.evaluation.paired import compare_runs, find_system, paired_tables
-    from proactor.evaluation.store import load_evaluations
+    from proactor.evaluation.paired import compare_runs, paired_tables
+    from proactor.evaluation.store import find_system, load_evaluations
 
     folders = (run_folder(first), run_folder(second))
     (dialogues, one), (other_dialogues, other) = (load_evaluations(f / "evaluations.json") for f in folders)
     systems = (against or system, system)
     names = (_name(folders[0], systems[0]), _name(folders[1], systems[1]))
     runs = (
-        find_system(one, systems[0], str(folders[0])),
-        find_system(other, systems[1], str(folders[1])),
+        find_system(one, systems[0], folders[0]),
+        find_system(other, systems[1], folders[1]),
     )
     comparison = compare_runs(names, (dialogues, other_dialogues), runs, resamples=resamples)
     for table in paired_tables(comparison, KEYS):

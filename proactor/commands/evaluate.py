@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,8 +134,9 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: S
             continue
         texts = tuple(s.text for s in groups[spoken.index].samples)
         candidates = Candidates(chosen, spoken.index, texts, encoder.catalog, boards[spoken.index])
-        no_prompts: partial[list[str]] = partial(list, [""] * len(texts))
-        scored = run_reward(workspace.config.reward, workspace.sample_reward, candidates, no_prompts)
+        scored = run_reward(
+            workspace.config.reward, workspace.sample_reward, candidates, lambda: [""] * sampling.n
+        )
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):
             table.add_row(f"{parts['reward']:+.3f}", text.replace("[", r"\["))

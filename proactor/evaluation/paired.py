@@ -7,7 +7,7 @@ Every difference is second - first, with a bootstrap interval paired by dialogue
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
@@ -156,10 +156,3 @@ def _format_change(change: Change) -> str:
     estimate, low, high = change.difference
     text = rf"{estimate:+.3f} \[{low:+.3f}, {high:+.3f}]"
     return f"[bold]{text}[/bold]" if change.clear else text
-
-
-def find_system(evaluations: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
-    """One system of a run's evaluations. Raises ProactorError, listing them, where it is none of them."""
-    if system not in evaluations:
-        raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(evaluations)}")
-    return evaluations[system]

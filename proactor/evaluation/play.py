@@ -92,6 +92,25 @@ def evaluate(
     return evaluation
 
 
+def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
+    """One evaluation, in the order of ``dialogues``, from (evaluation, number of decisions) of each rank."""
+    contributions = {c.dialogue: c for part, _ in parts for c in part.contributions}
+    replays = {r.dialogue_id: r for part, _ in parts for r in part.replays}
+    total = max(sum(count for _, count in parts), 1)
+    ordered = [contributions[d.id] for d in dialogues]
+    unread_graph_share = None
+    if parts[0][0].unread_graph_share is not None:
+        unread_graph_share = sum((part.unread_graph_share or 0.0) * count for part, count in parts) / total
+    return Evaluation(
+        aggregate(ordered),
+        ordered,
+        [replays[d.id] for d in dialogues],
+        sum(part.unparsed_share * count for part, count in parts) / total,
+        sum(part.truncated_share * count for part, count in parts) / total,
+        unread_graph_share,
+    )
+
+
 def evaluate_policies(
     dialogues: Sequence[Dialogue], reward: TurnReward | None = None, costs: Costs | None = None
 ) -> dict[str, Evaluation]:

@@ -98,6 +98,13 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
     return read.dialogues, evaluations
 
 
+def find_system(evaluations: Mapping[str, Evaluation], system: str, where: str | Path) -> Evaluation:
+    """One system of a run's evaluations. Raises SourceError, listing them, where it is none of them."""
+    if system not in evaluations:
+        raise SourceError(f"{where}: no system {system!r}: one of {', '.join(evaluations)}")
+    return evaluations[system]
+
+
 def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
     """Recompute sums and metrics of an older version from its replays, with the rewards it has."""
     by_id = {d.id: d for d in dialogues}

@@ -8,10 +8,9 @@ from typing import Any
 
 from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import load_trade_offs
-from proactor.dialogue import Dialogue
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
-from proactor.evaluation.store import load_evaluations
+from proactor.evaluation.store import find_system, load_evaluations
 from proactor.files import SourceError, read_json, read_text
 from proactor.report.comparison import Sides
 from proactor.report.page import Calibrated, build_report
@@ -26,12 +25,13 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
     Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
     run = Path(run)
-    dialogues, systems = _load(run, "before", "after")
+    file = run / "evaluations.json"
+    dialogues, systems = load_evaluations(file)
     text = build_report(
         run.resolve().name,
         dialogues,
-        systems["before"],
-        systems["after"],
+        find_system(systems, "before", file),
+        find_system(systems, "after", file),
         _trivial(systems),
         read_rows(run / "metrics.jsonl"),
         _notes(run) if notes is None else notes,
@@ -47,15 +47,16 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
     dialogue that only one of them played.
     """
     folders = Path(first), Path(second)
-    (dialogues, one), (_, other) = (_load(folder, "after") for folder in folders)
+    files = [folder / "evaluations.json" for folder in folders]
+    (dialogues, one), (_, other) = (load_evaluations(file) for file in files)
     names = [folder.resolve().name for folder in folders]
     rows = [Run(folder).rows() for folder in folders]
     configs = {name: _notes(folder).get("config") for name, folder in zip(names, folders, strict=True)}
     text = build_report(
         f"{names[0]} and {names[1]}",
         dialogues,
-        one["after"],
-        other["after"],
+        find_system(one, "after", files[0]),
+        find_system(other, "after", files[1]),
         _trivial(one),
         rows[1],
         {name: config for name, config in configs.items() if config},
@@ -78,16 +79,6 @@ def write_page(path: str | Path, text: str) -> Path:
     """Write a page atomically; returns its path. A lone surrogate in the data becomes a question mark."""
     atomic_file(path, text.encode("utf-8", "replace"))
     return Path(path)
-
-
-def _load(run: Path, *needed: str) -> tuple[tuple[Dialogue, ...], dict[str, Evaluation]]:
-    """The test dialogues and evaluations by system. Raises SourceError when one of ``needed`` is missing."""
-    file = run / "evaluations.json"
-    dialogues, systems = load_evaluations(file)
-    for name in needed:
-        if name not in systems:
-            raise SourceError(f"{file}: evaluations.{name}: missing")
-    return tuple(dialogues), systems
 
 
 def _trivial(systems: Mapping[str, Evaluation]) -> dict[str, Evaluation]:

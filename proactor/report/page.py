@@ -130,7 +130,7 @@ def _note(value: object) -> str:
 def _environment(sides: Sides) -> jinja2.Environment:
     """The templates' environment; ``sides`` names the systems in the tooltips of marks."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -32,10 +32,10 @@ def reward_parts(history: Sequence[Mapping[str, Any]]) -> list[RewardPart]:
     rows = [row for row in history if row.get("kind") == "grpo"]
     if len(rows) < len(STAGES):
         return []
-    parts = [rows[i * len(rows) // 3 : (i + 1) * len(rows) // 3] for i in range(len(STAGES))]
+    thirds = [rows[i * len(rows) // 3 : (i + 1) * len(rows) // 3] for i in range(len(STAGES))]
 
     def by_stage(key: str) -> tuple[float | None, ...]:
-        values = [[float(r[key]) for r in part if isinstance(r.get(key), int | float)] for part in parts]
+        values = [[float(r[key]) for r in third if isinstance(r.get(key), int | float)] for third in thirds]
         return tuple(fmean(column) if column else None for column in values)
 
     keys = {key for row in rows for key in row}

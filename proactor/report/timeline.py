@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.matching import ClassifiedAction, Timing, classify
 from proactor.dialogue.parse import parse
-
-if TYPE_CHECKING:
-    from proactor.evaluation.play import Replay
+from proactor.evaluation.play import Replay
 
 MISSED = "missed"
 MASKED = "masked"
@@ -251,7 +248,12 @@ def _mark(j: ClassifiedAction) -> Symbol:
         Timing.UNKNOWN: "not counted: its window is unknown",
         Timing.AFTER_EARLY: "not counted: it had fired early, and the log goes on as if it had not",
     }
-    kind = PENDING if j.timing is None else MASKED if j.masked else j.timing.value
+    if j.timing is None:
+        kind = PENDING
+    elif j.masked:
+        kind = MASKED
+    else:
+        kind = j.timing.value
     return Symbol(kind, reasons[j.timing])
 
 

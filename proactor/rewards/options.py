@@ -1,4 +1,4 @@
-"""Options of a reward, read from a config: strict. `RewardError`s are one line and name the key."""
+"""Options of a reward, read from a config: strict. A `RewardError` is one line and names the key."""
 
 from __future__ import annotations
 

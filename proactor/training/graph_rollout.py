@@ -13,15 +13,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from proactor.dialogue.decisions import candidate_key
+from proactor.dialogue.decisions import Decision, candidate_key
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
 from proactor.engine import Convention, Engine, Group, Sampling, group_advantages
-
-if TYPE_CHECKING:
-    from proactor.dialogue.decisions import Decision
 
 
 def roll_out(

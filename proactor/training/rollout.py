@@ -111,21 +111,22 @@ def judge_groups(
     The answers of a dropped group have neither reward nor parts.
     """
     tools = tools_by_dialogue(encoder, dialogues)
+    scoring = worker.round(progress)
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
+    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
 
     def hand_over(index: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
         candidates = candidates_at(points[index], group, tools[points[index].dialogue.id])
         sampled[index] = group, candidates, unread
-        judged.add(index, candidates)
+        scoring.add(index, candidates)
 
     async def stream() -> None:
         keys = [noise_key(p.dialogue, p.turn) for p in points]
         async for group in engine.stream([p.prompt for p in points], sampling, keys=keys):
             hand_over(group.index, group)
 
-    with worker.round(progress) as judged:
-        points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
+    with scoring:
         if encoder.style.mode == "graph":
             for i, (group, unread) in enumerate(
                 zip(*roll_out(engine, encoder, points, sampling), strict=True)
@@ -134,7 +135,7 @@ def judge_groups(
         else:
             asyncio.run(stream())
         ended = time.perf_counter()
-        scores = judged.finish()
+        scores = scoring.finish()
     answered = []
     for i, point in enumerate(points):
         group, candidates, unread_graphs = sampled[i]
@@ -142,8 +143,8 @@ def judge_groups(
         answers = read_answers(point, group, candidates, unread_graphs)
         answers.set_rewards(with_metric(metric, candidates, scores[i]))
         answered.append(answers)
-    seconds = {"sampling": ended - began, "judging": judged.seconds, "waiting": judged.waited}
-    return JudgedStep(answered, seconds, judged.counters)
+    seconds = {"sampling": ended - began, "judging": scoring.seconds, "waiting": scoring.waited}
+    return JudgedStep(answered, seconds, scoring.counters)
 
 
 def with_metric(metric: TurnReward, candidates: Candidates, scores: GroupScores) -> GroupScores:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder
-from proactor.engine import Engine, has_adapter
-from proactor.evaluation.play import Evaluation, evaluate
+from proactor.engine import Engine
+from proactor.evaluation.play import Evaluation, evaluate, join_evaluations
 from proactor.progress import Progress, Quiet
 from proactor.rewards import (
     GroupReward,
@@ -24,7 +23,6 @@ from proactor.rewards import (
     WeightedMetric,
     load_reward,
 )
-from proactor.scoring.metrics import aggregate
 from proactor.scoring.utility import CostError, CostTable
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.model_folder import check_provenance
@@ -227,36 +225,3 @@ def metric_reward(config: RunConfig) -> TurnReward | None:
             f"eval.reward: {name!r} does not score single decisions by the references, as evaluations do"
         )
     return reward
-
-
-def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:
-    """One evaluation, in the order of ``dialogues``, from (evaluation, number of decisions) of each rank."""
-    contributions = {c.dialogue: c for part, _ in parts for c in part.contributions}
-    replays = {r.dialogue_id: r for part, _ in parts for r in part.replays}
-    total = max(sum(count for _, count in parts), 1)
-    ordered = [contributions[d.id] for d in dialogues]
-    unread_graph_share = None
-    if parts[0][0].unread_graph_share is not None:
-        unread_graph_share = sum((part.unread_graph_share or 0.0) * count for part, count in parts) / total
-    return Evaluation(
-        aggregate(ordered),
-        ordered,
-        [replays[d.id] for d in dialogues],
-        sum(part.unparsed_share * count for part, count in parts) / total,
-        sum(part.truncated_share * count for part, count in parts) / total,
-        unread_graph_share,
-    )
-
-
-def adapter_folder(run: Path, name: str) -> Path | None:
-    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
-
-    Raises ConfigError when it holds no adapter.
-    """
-    if name == "none":
-        return None
-    inside = run / name
-    folder = inside if name in ("start", "best", "last") else Path(name)
-    if not has_adapter(folder):
-        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
-    return folder

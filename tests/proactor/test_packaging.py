@@ -54,8 +54,9 @@ def check_wheel(wheel: Path, tmp_path: Path, repo_root: Path) -> None:
     demo = site / "proactor" / "configs" / "demo.yaml"
     assert python(DEMO, tmp_path, site) == f"{demo} runs/demo runs/models/demo"
     assert demo.read_bytes() == (repo_root / "configs" / "demo.yaml").read_bytes()
-    templates = {p.name for p in (repo_root / "proactor" / "templates").iterdir()}
-    assert {p.name for p in (site / "proactor" / "templates").iterdir()} == templates
+    for room in ("annotation", "report"):
+        templates = {p.name for p in (repo_root / "proactor" / room / "templates").iterdir()}
+        assert {p.name for p in (site / "proactor" / room / "templates").iterdir()} == templates
 
 
 def test_wheel(tmp_path: Path, repo_root: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     assert rebuild_report(run).read_bytes() == first.read_bytes()
 
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
-    with pytest.raises(ValueError, match=r"evaluations\.json: evaluations\.after: missing"):
+    with pytest.raises(ValueError, match=r"evaluations\.json: no system 'after'"):
         rebuild_report(run)
 
 

@@ -137,7 +137,7 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="before or after, not both"):
         side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
     save_evaluations(tmp_path / "south" / "evaluations.json", DIALOGUES, {"before": BEFORE})
-    with pytest.raises(ValueError, match=r"south/evaluations\.json: evaluations\.after: missing"):
+    with pytest.raises(ValueError, match=r"south/evaluations\.json: no system 'after'"):
         side_by_side(tmp_path / "north", tmp_path / "south", tmp_path / "both.html")
 
 

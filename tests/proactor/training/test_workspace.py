@@ -12,11 +12,11 @@ from proactor.config import ConfigError
 from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import Mode
 from proactor.dialogue.windows import as_points
-from proactor.evaluation.play import Evaluation, Replay
+from proactor.evaluation.play import Evaluation, Replay, join_evaluations
 from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
 from proactor.training.model_folder import write_provenance
-from proactor.training.workspace import Workspace, join_evaluations
+from proactor.training.workspace import Workspace
 from tests.proactor.runs import OPTIONS, WIDE, config
 
 
