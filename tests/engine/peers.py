@@ -104,12 +104,12 @@ def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]
     """The same from a PEFT model."""
     model.zero_grad()
     loss.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    names = {n.split(".lora_")[0] for n in found}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    names = {n.split(".lora_")[0] for n in gradients}
     return {
         n.removeprefix("base_model.model."): (
-            found[f"{n}.lora_A.default.weight"],
-            found[f"{n}.lora_B.default.weight"],
+            gradients[f"{n}.lora_A.default.weight"],
+            gradients[f"{n}.lora_B.default.weight"],
         )
         for n in names
     }

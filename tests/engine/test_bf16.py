@@ -50,15 +50,15 @@ def test_the_same_trees_give_the_same_loss_and_gradient(
     model: Path, monkeypatch: pytest.MonkeyPatch, device: str, loss: Any, quantization: Any
 ) -> None:
     """A clip far away: which side of it a ratio falls on is not a matter of rounding."""
-    found = []
+    results = []
     for where, dtype, kernels in (("cpu", "float32", "reference"), (device, "bfloat16", "auto")):
         monkeypatch.setenv("PROACTOR_KERNELS", kernels)
         engine = load(model, stir=False, device=where, dtype=dtype, quantization=quantization)
         shake(engine, size=0.02)
         stats = engine.forward_backward(groups(), loss)
         engine.reduce_gradients()
-        found.append((stats["loss"], gradient(engine).double().cpu()))
-    (expected, reference), (value, ours) = found
+        results.append((stats["loss"], gradient(engine).double().cpu()))
+    (expected, reference), (value, ours) = results
     assert abs(value - expected) <= LOSS * abs(expected)
     assert float((ours - reference).norm() / reference.norm()) <= GRADIENT
     assert float(reference.norm()) > 0

@@ -299,14 +299,14 @@ def test_supervised_loss_goes_through_the_head(folder: Path, monkeypatch: pytest
     engine = on_triton(monkeypatch, folder)
     groups = [Group(ids[:3], [outside(ids[:3], ids[3:])]) for ids in prompts(2, 8)]
     groups[0].samples[0].mask = [True, False, False, True, True]
-    found = []
+    results = []
     for loss in (SFTLoss(SFT()), lambda logprobs, batch: -(logprobs * batch.weight).sum()):
         engine.zero_grad()
         with recorded() as seen:
             stats = engine.forward_backward(groups, loss)
         inside = any("logprob_loss" in above for above in seen.values())
-        found.append((inside, stats, engine.trainer.lora.grad.clone()))  # type: ignore[union-attr]
-    (fused, ours, gradient), (general, theirs, expected) = found
+        results.append((inside, stats, engine.trainer.lora.grad.clone()))  # type: ignore[union-attr]
+    (fused, ours, gradient), (general, theirs, expected) = results
     assert fused and not general
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5

@@ -35,9 +35,9 @@ def poison(engine: Engine) -> None:
 
     def poisoned(planned: Any, requests: Any) -> Any:
         spoil()
-        found = step(planned, requests)
+        tokens = step(planned, requests)
         pool.check()
-        return found
+        return tokens
 
     run._step = poisoned
     for tensor in (*cache.k, *cache.v):
@@ -51,16 +51,16 @@ def shuffle(engine: Engine, seed: int) -> None:
 
 def work(engine: Engine) -> list[tuple[Any, ...]]:
     """Shared prefixes, forks inside a page, a hot cache, a change of weights, adapter on and off."""
-    found = []
+    samples = []
     for seed in (1, 2):
         draws = [
             Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True)
             for i in range(len(TURNS + OTHERS))
         ]
-        found += drawn(engine.sample(TURNS + OTHERS, draws))
-        found += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
+        samples += drawn(engine.sample(TURNS + OTHERS, draws))
+        samples += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
         shake(engine, seed)
-    return found
+    return samples
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

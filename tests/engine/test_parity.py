@@ -147,7 +147,7 @@ def caterpillar(seed: int = 0) -> list[Group]:
     def numbers(count: int) -> list[float]:
         return torch.randn(count, generator=generator).tolist()
 
-    trunk, found = ids(60), []
+    trunk, groups = ids(60), []
     for at, board, lengths in (
         (7, 0, (5, 1, 3)),
         (20, 4, (2, 6, 4)),
@@ -165,8 +165,8 @@ def caterpillar(seed: int = 0) -> list[Group]:
             sample.advantage = numbers(1)[0] if i else numbers(count)
             sample.temperature = 0.7 if i == 1 else 1.0
             sample.mask = [j % 3 != 1 for j in range(count)] if i == 0 and count > 2 else None
-        found.append(Group(prompt, samples))
-    return found
+        groups.append(Group(prompt, samples))
+    return groups
 
 
 def record(engine: Engine, groups: list[Group], seed: int = 1) -> None:
@@ -354,7 +354,7 @@ def test_a_4bit_folder_gives_what_transformers_gives_dequantised(
 
 def test_resident_nf4_equals_the_dense_copy(tmp_path: Path) -> None:
     save_tiny_4bit(tmp_path / "model")
-    found = {}
+    results = {}
     for resident in ("dense", "nf4"):
         engine, groups = load(tmp_path / "model", resident=resident), caterpillar()
         record(engine, groups)
@@ -363,7 +363,8 @@ def test_resident_nf4_equals_the_dense_copy(tmp_path: Path) -> None:
         scores = engine.logprobs(sequences())
         engine.forward_backward(groups, GRPOLoss(GRPO()))
         engine.reduce_gradients()
-        found[resident] = torch.cat(scores), engine_gradients(engine), memory
-    torch.testing.assert_close(found["nf4"][0], found["dense"][0], rtol=0, atol=1e-6)
-    assert largest_error(found["nf4"][1], found["dense"][1]) < 1e-6
-    assert found["nf4"][2]["nf4"] < 0.2 * found["dense"][2]["dense"]  # 4.1 bits a weight, and tables, of 32
+        results[resident] = torch.cat(scores), engine_gradients(engine), memory
+    torch.testing.assert_close(results["nf4"][0], results["dense"][0], rtol=0, atol=1e-6)
+    assert largest_error(results["nf4"][1], results["dense"][1]) < 1e-6
+    # 4.1 bits a weight, and tables, of 32
+    assert results["nf4"][2]["nf4"] < 0.2 * results["dense"][2]["dense"]

@@ -137,10 +137,10 @@ def with_scores(change: Any) -> Any:
     """A verdict after ``change`` was made to its entries."""
 
     def text(body: Body) -> str:
-        found = json.loads(verdict(body))
-        for entry in found["scores"]:
+        answer = json.loads(verdict(body))
+        for entry in answer["scores"]:
             entry |= change(entry)
-        return json.dumps(found)
+        return json.dumps(answer)
 
     return computed(text)
 

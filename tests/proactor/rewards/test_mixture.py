@@ -14,7 +14,7 @@ from proactor.rewards import GroupScores, Mixture, RewardError, Term, WeightedMe
 from proactor.rewards.components import MetricComponent
 from proactor.rewards.ranges import Range, metric_range, to_unit
 from proactor.rewards.schedule import Constant, Linear, Rest
-from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
+from tests.proactor.rewards.group_rewards import CATALOG, FULL, HALF, WAIT, Given, group
 
 
 def term(name: str, source: Any, weight: Any = 1.0, bounds: Range = (0.0, 1.0), key: str = "") -> Term:
