@@ -17,9 +17,7 @@ from tests.tiny import save_tiny
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CARD])]
 LOSS, GRADIENT = 5e-3, 4e-2
-"""Relative errors: of the loss, and of the gradient in norm. The torch forms in bfloat16 show 8e-4 and
-1.6e-2.
-"""
+"""Relative errors of the loss and the gradient's norm; the torch forms in bfloat16 show 8e-4 and 1.6e-2."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,4 @@
-"""Attention blocks let each row see its ancestors and itself, and nothing else, whatever is chunked, stacked
-or padded.
-"""
+"""Attention blocks show each row its ancestors and itself only, chunked, stacked or padded as may be."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from tests.engine.trees import ancestors, groups, long_tokens
 
 
 def seen_by_row(stacked: list[AttentionBlock], unit: int = 1) -> dict[int, list[int]]:
-    """Key slots that each query row sees, in order, read off the blocks as their docstring defines them; a
-    row that stands twice fails.
-    """
+    """Key slots that each query row sees, in order, by the blocks' definition; fails on a repeated row."""
     out: dict[int, list[int]] = {}
     for block in stacked:
         families, members, length = block.rows.shape
@@ -115,9 +111,7 @@ def test_prompt_chunks_see_the_pages_before_them(
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from([1, 2, 4]))
 def test_stacking_keeps_each_member_to_itself(data: st.DataObject, unit: int) -> None:
-    """Families of any shape, as decoding makes them: different contexts, different numbers of siblings and
-    pages.
-    """
+    """Families as decoding makes them: any contexts, any numbers of siblings and pages."""
     shapes = data.draw(
         st.lists(
             st.tuples(st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4)),

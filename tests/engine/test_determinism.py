@@ -1,6 +1,4 @@
-"""Deterministic mode: the bits of a request do not depend on what it is batched with, nor on how its prompt
-was computed.
-"""
+"""Deterministic mode: a request's bits depend neither on its batch nor on how its prompt was computed."""
 
 from __future__ import annotations
 

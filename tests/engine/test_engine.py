@@ -177,9 +177,7 @@ def test_a_step_is_visible_to_the_next_token(folder: Path) -> None:
 
 
 def test_logprobs_are_those_of_every_prefix(folder: Path) -> None:
-    """Each list by itself, from the second id on; shared prefixes, spans and single-token lists give the same
-    numbers.
-    """
+    """Each list by itself, from the second id on; shared prefixes, spans and single tokens change nothing."""
     engine = load(folder)
     [ids] = prompts(1, length=12)
     lists = [ids, ids[:7], [*ids[:7], 3, 4], [5, 6], ids]

@@ -45,9 +45,7 @@ KILLS = [
 
 
 def life(model: str, folder: Path) -> None:
-    """Train to the last step from wherever the folder's save stands, saving each step: what a user's script
-    does.
-    """
+    """Train from the folder's save to the last step, saving each step, as a user's script does."""
     engine = Engine.load(model, lora=LoRA(rank=2, alpha=4), deterministic=True, page_size=4, kv_tokens=256)
     save, metrics = folder / "state", []
     if save.exists():

@@ -100,9 +100,7 @@ def test_append_refuses_what_does_not_continue(folder: Path) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_groups_hang_off_samples(folder: Path, deterministic: bool) -> None:
-    """A group behind one sample of another shares that sample's rows, and both have the gradient they would
-    have alone.
-    """
+    """A group behind another's sample shares its rows, and both have the gradient they have alone."""
     engine = load(folder, deterministic=deterministic)
     [ids] = prompts(1)
     draw = Sampling(n=3, max_tokens=5, ignore_eos=True)
@@ -179,9 +177,7 @@ def test_a_custom_advantage_is_taken_as_it_is(folder: Path) -> None:
 
 
 def test_a_sequence_level_loss(folder: Path) -> None:
-    """GSPO-like: one ratio a sample, from sums over its tokens; on policy its gradient is that of the plain
-    policy gradient.
-    """
+    """GSPO-like: one ratio a sample, from sums over its tokens; on policy, the plain policy gradient."""
     engine, other = load(folder), load(folder)
     groups = reward(engine.sample(prompts(2), Sampling(n=3, max_tokens=4, ignore_eos=True)))
     for group in groups:
@@ -209,9 +205,7 @@ def test_a_sequence_level_loss(folder: Path) -> None:
 
 @pytest.mark.parametrize("to_none", [True, False])
 def test_the_callers_own_optimizer(folder: Path, to_none: bool) -> None:
-    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` ends, and the next samples are the
-    same.
-    """
+    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` does, with equal next samples."""
     engine, own = load(folder), load(folder)
     optimizer = torch.optim.AdamW(own.parameters(), lr=1e-2, weight_decay=0.01)
     losses = GRPOLoss(GRPO())

@@ -1,6 +1,4 @@
-"""One flat buffer: where adapters lie in it, that leaves and gradients are views, and what it refuses to
-load.
-"""
+"""The flat adapter buffer: its layout, leaves and gradients as views, and what it refuses to load."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Pages are real: where they lie does not matter, what stands in free ones is never read, and shared ones are
-never written.
-"""
+"""Pages: their place does not matter, free ones are never read, and shared ones are never written."""
 
 from __future__ import annotations
 
@@ -105,9 +103,7 @@ def snapshots(engine: Engine) -> Callable[[], list[torch.Tensor]]:
 
 
 def test_copy_on_write_leaves_the_source_alone(folder: Path) -> None:
-    """A prompt that leaves another inside a page copies it; the bytes of all cached pages stay as they
-    were.
-    """
+    """A prompt that departs from another inside a page copies it; all cached pages keep their bytes."""
     engine = load(folder, page_size=8)
     take = snapshots(engine)
     draw = Sampling(n=3, max_tokens=7, seed=1, ignore_eos=True)

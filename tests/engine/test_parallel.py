@@ -35,9 +35,7 @@ SETTINGS: dict[str, Any] = {"lora": LoRA(rank=4, alpha=8), "page_size": 4, "kv_t
 
 
 def data(engine: Engine) -> list[Group]:
-    """Five rewarded groups (an odd number, of unlike lengths, one without spread), this rank's part sampled
-    here.
-    """
+    """Five rewarded groups (odd number, unlike lengths, one without spread); this rank samples its part."""
     ids = [[7 * i + 1, 3, 5 * i + 2, 9, 4][: 3 + i % 3] for i in range(5)]
     keys = list(range(5))
     groups = engine.sample(engine.share(ids), Sampling(n=3, max_tokens=6), keys=engine.share(keys))
@@ -57,9 +55,7 @@ def stirred(model: str, deterministic: bool) -> Engine:
 
 
 def work(model: str, out: Path) -> None:
-    """One rank: gradients in the fast mode for each normaliser, three steps in the deterministic one, a save
-    and a resume.
-    """
+    """One rank: fast-mode gradients for each normaliser, three deterministic steps, a save and a resume."""
     record: dict[str, Any] = {}
     fast = stirred(model, deterministic=False)
     groups = data(fast)

@@ -1,8 +1,6 @@
-"""A dialogue in Qwen2.5's own tokenizer and chat template: rendered, sampled and trained on, and nothing is
-encoded twice.
+"""A dialogue in Qwen2.5's tokenizer and template: rendered, sampled, trained; no text encoded twice.
 
-The model is random, two layers of 32, with the real vocabulary (151,936, of which the tokenizer names
-151,665).
+The model is random, two layers of 32, with the real vocabulary (151,936; the tokenizer has 151,665).
 """
 
 from __future__ import annotations
@@ -76,9 +74,7 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
 def test_prompts_are_the_template_rendered_once(
     engine: Engine, encoded: tuple[PromptEncoder, Dialogue]
 ) -> None:
-    """Message by message, the ids are those of the whole rendering; each decision's trunk begins the next
-    one's.
-    """
+    """Message by message, the ids are the whole rendering's; each decision's trunk begins the next one's."""
     encoder, dialogue = encoded
     assert encoder.shared
     prompts = encoder.prompts(dialogue)

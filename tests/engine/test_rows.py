@@ -108,9 +108,7 @@ def test_each_linear_sees_each_row_once_forward_and_once_backward(untied: Path) 
 
 
 def test_the_adapter_sees_each_row_once(untied: Path) -> None:
-    """A is read once forward; backward, once for the gradient of its input, and nowhere for rows that are not
-    there.
-    """
+    """A is read once forward, once backward for its input's gradient, and never for absent rows."""
     engine, groups = load(untied), dialogue()
     rows = Tree(groups).rows
     assert engine.trainer is not None
@@ -190,7 +188,5 @@ def test_counters_say_the_same(untied: Path) -> None:
 
 
 def shared_rows() -> int:
-    """Two lists scored from their second id on: the common first id, then two leaves whose last tokens need
-    no row.
-    """
+    """Two lists scored from the second id on: the common first id, and two leaves less their last tokens."""
     return Tree([Group([1], [Sample([1], [2, 3, 4])]), Group([1], [Sample([1], [2, 3, 5])])]).rows

@@ -65,9 +65,7 @@ def test_the_first_ratio_is_one(engine: Engine, name: str) -> None:
 
 
 def test_a_mixed_batch_has_ratio_one(engine: Engine) -> None:
-    """Settings differ by prompt, all in the same forward passes; the bare model's samples belong to no policy
-    version.
-    """
+    """Settings by prompt, in the same forward passes; the bare model's samples have no policy version."""
     names = list(SETTINGS)
     settings = [
         Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0)
@@ -231,9 +229,7 @@ def test_the_distribution_is_the_one_recorded(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["top-k", "top-p", "min-p", "all filters", "mask and filters"])
 def test_filters_keep_what_they_say(folder: Path, name: str) -> None:
-    """The first tokens' support and probabilities, against the filters written out on the full
-    distribution.
-    """
+    """The first tokens' support and probabilities against the filters applied to the full distribution."""
     engine, sampling = load(folder), Sampling(**{**SETTINGS[name], "n": 4000, "max_tokens": 1})
     [ids] = prompts(1)
     logits = (

@@ -1,6 +1,4 @@
-"""Token trees: prompts merge, sampled tokens never do, each row stands once, and packing keeps to its
-budget.
-"""
+"""Token trees: prompts merge, sampled tokens never do, rows are distinct, and packing keeps its budget."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def test_paths_spell_prompts_and_samples(several: list[Group]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False))
 def test_rows_are_the_distinct_prompt_prefixes_and_every_sampled_token(several: list[Group]) -> None:
-    """Prompts share all they can; sampled tokens, even equal ones, nothing. The last token of a sample needs
-    no row.
-    """
+    """Prompts share all they can; sampled tokens, even equal, nothing. A sample's last token has no row."""
     sampled = [len(s.token_ids) - 1 for g in several for s in g.samples]
     tree = Tree(several)
     assert tree.rows == len(prefixes([g.prompt_ids for g in several])) + sum(sampled)
@@ -99,9 +95,7 @@ def test_layout_predicts_each_trained_token_from_its_own_context(several: list[G
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False), st.integers(1, 40))
 def test_packing(several: list[Group], budget: int) -> None:
-    """Every group once; no tree above the budget unless one group alone is; a key's groups in one tree where
-    they fit.
-    """
+    """Every group once; only a lone group may exceed the budget; a key's groups share a tree if they fit."""
     trees = pack(several, budget)
     placed = [id(g) for t in trees for g in t.groups]
     assert sorted(placed) == sorted(id(g) for g in several)

@@ -1,6 +1,4 @@
-"""From rewards to batches: the two published conventions, what is left out and still counted, and the
-reported means.
-"""
+"""From rewards to batches: both published conventions, what is skipped but counted, reported means."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Answers of an annotator as marks: 200 and more mutated ones, each dropped for the right reason; and any
-text at all.
-"""
+"""An annotator's answers as marks: 200 and more mutations, each dropped for its reason; any text."""
 
 from __future__ import annotations
 

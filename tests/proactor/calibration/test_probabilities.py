@@ -158,9 +158,7 @@ def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
 
 
 def test_one_tree_a_dialogue(engine: Engine) -> None:
-    """Rows through the model: the trunk once, each decision's board and the answers' inner tokens once; never
-    once a tool.
-    """
+    """Rows computed: the trunk, each decision's board and the answers' inner tokens once, not per tool."""
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
     before = engine.counters()["rows_computed"]
     list(score(engine, prompts, [dialogue]))

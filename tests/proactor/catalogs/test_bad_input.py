@@ -1,6 +1,4 @@
-"""What people get wrong about tools: one line that names the file, the line, the tool and the parameter,
-never a crash.
-"""
+"""Wrong tool files: one line that names file, line, tool and parameter, never a crash."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
         {"name": "flat", "readOnlyHint": True, "input_schema": {"type": "object"}},
     ]
     catalog = read_catalog(put(tmp_path, {"tools": tools}))
-    assert {t.name: (t.effect, t.confirm) for t in reading.tools} == {
+    assert {t.name: (t.effect, t.confirm) for t in catalog.tools} == {
         "look": ("read", False),
         "wipe": ("irreversible", True),
         "add": ("write", False),
@@ -205,7 +205,7 @@ def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
         "schema": ("irreversible", False),
         "flat": ("read", False),
     }
-    given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in reading.tools}
+    given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in catalog.tools}
     assert given["silent"] == set() and given["add"] == {"effect"} and given["look"] == {"effect", "confirm"}
     by_name = {"go": {"type": "object", "x-effect": "read"}}
     assert read_catalog(put(tmp_path, by_name))["go"].effect == "read"
