@@ -48,7 +48,7 @@ def report_json(
 ) -> dict[str, Any]:
     """The report of an annotation.
 
-    Everything but ``cost``, which is this process's own, is the same however often the work was resumed.
+    Only ``cost`` is this process's own; the rest is the same after any number of resumes.
     ``read``: the corpus reader's counters; "source" has those that are not about the old windows.
     ``unanswered``: dialogues that were left out, by the kind of failure.
     """

@@ -47,7 +47,7 @@ def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading
 
     A tool without `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
 
-    CatalogError, ``file:line: what``, names the tool and the parameter, or the unknown format.
+    Raises CatalogError, ``file:line: what``, naming the tool and the parameter, or the unknown format.
     """
     if format != "auto" and format not in FORMATS:
         raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")

@@ -159,7 +159,7 @@ def _format_change(change: Change) -> str:
 
 
 def find_system(named: Mapping[str, Evaluation], system: str, where: str) -> Evaluation:
-    """One system of a run's evaluations. Raises ProactorError, listing them, where it is none of them."""
+    """One system of a run's evaluations. Raises ProactorError, listing the systems, for an unknown one."""
     if system not in named:
         raise ProactorError(f"{where}: no system {system!r}: one of {', '.join(named)}")
     return named[system]

@@ -67,7 +67,7 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
 
 
 def read_calibration(run: Path) -> Calibrated:
-    """The files of `proactor calibrate`, where they exist. SourceError names one that cannot be read."""
+    """The files of `proactor calibrate`, where they exist. Raises SourceError for one that cannot be read."""
     trade_offs, probabilities = run / "tradeoff.json", run / "probabilities.json"
     return Calibrated(
         load_trade_offs(trade_offs) if trade_offs.exists() else None,

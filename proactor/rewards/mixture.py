@@ -36,9 +36,9 @@ class Term:
 
 
 class Mixture:
-    """A `GroupReward`: ``R = sum_k w_k(stage) x_k``, x_k in 0..1.
+    """A `GroupReward`: ``R = sum_i w_i(k) x_i`` at update k, with every x_i in 0..1.
 
-    A group is dropped where one of the judges asked drops it. Parts: "reward", x_k by the term's name, and
+    A group is dropped where one of the judges asked drops it. Parts: "reward", x_i by the term's name, and
     the other numbers of a judge as ``<term>/<name>``.
 
     Raises RewardError without terms, with more than one weight "rest", and for an empty range.

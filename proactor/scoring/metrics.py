@@ -98,7 +98,7 @@ def score_dialogue(
 
     ``outputs``: turn -> proposed actions; a decision turn without an entry is a wait. ``rewards``:
     turn -> turn reward. ``unparsed``: number of outputs not read in full (their readable part is in
-    ``outputs``). ``costs``: for the utility.
+    ``outputs``). ``costs``: the utility's costs.
     """
     prices = cost_table(costs)
     sums = dict.fromkeys(FIELDS, 0.0)

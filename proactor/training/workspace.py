@@ -35,7 +35,7 @@ class Workspace:
     """An engine with dialogues to train on (``train``), to select by (``dev``) and to report on (``test``).
 
     ``metric``: the reward that `eval.reward` names. ``worker``: scores groups during sampling, where the
-    reward is a `GroupReward`. ``costs``: of the utility of evaluations. ``dropped``: dialogues left out of a
+    reward is a `GroupReward`. ``costs``: utility costs in evaluations. ``dropped``: dialogues left out of a
     part because they do not fit the context.
     """
 
@@ -127,7 +127,8 @@ class Workspace:
 
     @property
     def held_out(self) -> tuple[Dialogue, ...]:
-        """The dev dialogues with the labels of the training part: the held-out loss is of what is trained."""
+        """The dev dialogues with the labels of training, so that the held-out loss measures what is
+        trained."""
         if self.config.data.labels == "points":
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
@@ -135,7 +136,7 @@ class Workspace:
     def fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
         """The dialogues that fit the context.
 
-        One that does not fit is a ConfigError, or counted in `dropped`, as `Data.too_long` says.
+        Raises ConfigError for one that does not, or counts it in `dropped`, as `Data.too_long` says.
         """
         kept = []
         for dialogue in dialogues:
@@ -155,9 +156,8 @@ class Workspace:
         return tuple(kept)
 
     def needed(self, dialogue: Dialogue) -> int:
-        """Most tokens of a prompt with its answer.
-
-        That is the last decision, on a board with every logged action and one full answer per decision.
+        """The most tokens that a prompt with its answer can take: the last decision's, on a board with every
+        logged action and one full answer per decision.
         """
         turns = dialogue.decision_turns
         if not turns:
@@ -173,7 +173,8 @@ class Workspace:
         )
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
-        """What a token limit of the config cuts of the wanted answers, in one sentence; empty if nothing."""
+        """One sentence on the wanted answers that a token limit of the config cuts; empty if there are
+        none."""
         lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:
