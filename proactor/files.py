@@ -60,8 +60,7 @@ def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
-    """The value of a JSON file as ``kind``. Raises SourceError, naming the file and the key that does not
-    fit."""
+    """The value of a JSON file as ``kind``. Raises SourceError, naming file and key, if it does not fit."""
     try:
         return kind.validate_json(read_bytes(file))
     except ValidationError as error:

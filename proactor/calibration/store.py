@@ -118,8 +118,7 @@ def save_probabilities(path: Path, probabilities: Sequence[DialogueProbabilities
 
 
 def load_probabilities(path: Path) -> list[DialogueProbabilities]:
-    """Read what `save_probabilities` wrote. Raises SourceError, naming file and key, for any other
-    content."""
+    """Read what `save_probabilities` wrote. Raises SourceError, naming file and key, otherwise."""
     return read_validated(path, _LIST)
 
 

@@ -127,8 +127,7 @@ class Workspace:
 
     @property
     def held_out(self) -> tuple[Dialogue, ...]:
-        """The dev dialogues with the labels of training, so that the held-out loss measures what is
-        trained."""
+        """The dev dialogues with training's labels: the held-out loss measures what is trained."""
         if self.config.data.labels == "points":
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
@@ -173,8 +172,7 @@ class Workspace:
         )
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
-        """One sentence on the wanted answers that a token limit of the config cuts; empty if there are
-        none."""
+        """One sentence on the wanted answers that a token limit of the config cuts; empty if none."""
         lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:

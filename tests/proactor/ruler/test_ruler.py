@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from proactor.engine import GRPO, Group, Sample
-from proactor.engine.update import prepare
+from proactor.engine.parallel import Parallel
+from proactor.engine.update import deal, prepare
 from proactor.ruler import JudgeFailure, JudgeRequest, Rubric, RuleJudge, Ruler, RulerError, ruler_scores
 from tests.proactor.ruler.judged import FULL, PART, Script, by_content, group, run, verdict
 
@@ -25,8 +27,9 @@ def scores(by_candidate: Sequence[dict[str, float]] | None) -> list[float]:
 def advantages(rewards: Sequence[float]) -> tuple[list[float], int]:
     """The engine's own, and how many samples would be trained on."""
     held = Group([1], [Sample([1], [2], temperature=1.0, reward=r) for r in rewards])
-    batches, _ = prepare([held], GRPO())
-    return [float(s.advantage) for s in held.samples], sum(len(g.samples) for g in batches[0][0])  # type: ignore[arg-type]
+    kept, _ = prepare([held], GRPO())
+    [(trained, _)] = deal(kept, GRPO(), Parallel(torch.device("cpu")))
+    return [float(s.advantage) for s in held.samples], sum(len(g.samples) for g in trained)  # type: ignore[arg-type]
 
 
 def test_two_scores_become_the_engines_advantages() -> None:
@@ -49,11 +52,11 @@ def test_identical_lists_are_one_question_about_one_candidate() -> None:
     """T2.4: equal scores, so the engine trains on none of the group."""
     judge = Script(verdict({"1": 0.7}))
     lists = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]] * 4
-    verdicts = run(ruler_scores(lists, judge))
-    assert verdicts == [0.7] * 4
+    values = run(ruler_scores(lists, judge))
+    assert values == [0.7] * 4
     assert len(judge.asked) == 1 and judge.asked[0].ids == ("1",)
     assert judge.asked[0].messages[1]["content"].count("<trajectory") == 1
-    assert advantages(verdicts) == ([0.0] * 4, 0)
+    assert advantages(values) == ([0.0] * 4, 0)
 
 
 def test_scores_land_on_the_candidates_that_were_meant() -> None:
