@@ -64,7 +64,7 @@ def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") ->
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog as the `catalog.json` that `read_catalog` reads and people edit. Atomic.
+    """Write a catalog as the ``catalog.json`` that `read_catalog` reads and people edit. Atomic.
 
     Every field is written: a tool without an effect has one from then on.
     """

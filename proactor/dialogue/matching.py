@@ -49,8 +49,7 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One proposed action. ``similarity``: to the nearest open reference. ``timing``: None if it neither
-    fires nor is masked. ``reference``: its match at `theta`; a PENDING action may match an action withdrawn
-    later.
+    fires nor is masked. ``reference``: its match at `theta`; for PENDING also an action withdrawn later.
     """
 
     action: Action

@@ -22,9 +22,9 @@ from proactor.training.runs import Run, read_rows
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` again from the files of a run's folder.
 
-    Needs `evaluations.json` and `metrics.jsonl`; draws the files of `proactor calibrate` where they exist.
-    Without ``notes``, `seconds` of `summary.json` and `config.yaml` describe the run, where they exist.
-    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
+    Needs ``evaluations.json`` and ``metrics.jsonl``; draws the files of `proactor calibrate` where they
+    exist. Without ``notes``, `seconds` of ``summary.json`` and ``config.yaml`` describe the run, where they
+    exist. Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
     run = Path(run)
     dialogues, systems = _load(run, "before", "after")

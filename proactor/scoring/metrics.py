@@ -6,8 +6,8 @@ Formulas are those of methods 1.5: names and directions [NOTES], bodies [INFERRE
 Difference and the leads, which are then undefined (None).
 
 Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read
-it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial policies of
-`evaluation.policies`.
+it beside first-fire F1 (one fire per reference; a repeat is false), recall, and trivial policies
+(`evaluation.policies`).
 """
 
 from __future__ import annotations

@@ -214,13 +214,13 @@ class Run:
             _write(self.folder / "samples" / f"{phase}-{step:06d}.jsonl", text)
 
     def write_evaluations(self, dialogues: Sequence[Dialogue], named: Mapping[str, Evaluation]) -> None:
-        """Write `evaluations.json`: the dialogues, and how each named system played them."""
+        """Write ``evaluations.json``: the dialogues, and how each named system played them."""
         if self.writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_evaluations(self.folder / "evaluations.json", dialogues, named)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
+        """Write ``summary.json``."""
         if self.writer:
             _write(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
@@ -232,7 +232,7 @@ class Run:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, without a last line that was cut off.
+    """The rows of a ``metrics.jsonl``, without a last line that was cut off.
 
     Raises RunError, naming the line, for one that is not a JSON object, and OSError for a missing file.
     """

@@ -20,7 +20,7 @@ def compare(
     """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
-    `evaluations.json` and `summary.json`, and returns the summary: ``seconds``, `parsed`, the metrics in
+    ``evaluations.json`` and ``summary.json``, and returns the summary: ``seconds``, `parsed`, the metrics in
     `bootstrap.KEYS` of before, after and the trivial policies, and `difference`: after - before paired.
     """
     engine = workspace.engine
@@ -44,7 +44,7 @@ def compare(
 
 
 def summarise(named: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]:
-    """The values of `summary.json` except `seconds`."""
+    """The values of ``summary.json`` except `seconds`."""
     before, after = named["before"], named["after"]
     difference = paired_difference([before.contributions], [after.contributions], resamples=resamples)
     return {
