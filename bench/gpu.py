@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed",
         type=int,
         default=None,
-        help="seed of all inputs; by default a fresh one, which the record names",
+        help="seed of all inputs; default: a fresh one, named in the record",
     )
     options = parser.parse_args(argv)
     budget = Budget(options.budget or (QUICK_BUDGET if options.quick else BUDGET), time.monotonic, RESERVE)
