@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write_text(filled, encoding="utf-8")
             print(f"{file.relative_to(root)}: cells filled from the records")
             text, in_tables = filled, check_tables(filled, root)[0]
-        found = [*in_tables, *check_links(file, text), *check_paths(text, root), *check_width(text)]
-        problems += [f"{file.relative_to(root)}:{line}: {message}" for line, message in sorted(found)]
+        remarks = [*in_tables, *check_links(file, text), *check_paths(text, root), *check_width(text)]
+        problems += [f"{file.relative_to(root)}:{line}: {message}" for line, message in sorted(remarks)]
     readme = count((root / "README.md").read_text(encoding="utf-8"))
     problems += [
         f"README.md: {readme[what]} {what}, at most {limit}"

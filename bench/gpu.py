@@ -239,7 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ops", default="", help="names of operations, with commas between")
     add_results(parser)
     parser.add_argument(
-        "--seed", type=int, default=None, help="of all inputs; by default a fresh one, which the record names"
+        "--seed",
+        type=int,
+        default=None,
+        help="seed of all inputs; default: a fresh one, named in the record",
     )
     options = parser.parse_args(argv)
     budget = Budget(options.budget or (QUICK_BUDGET if options.quick else BUDGET), time.monotonic, RESERVE)

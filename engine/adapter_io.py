@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: `adapter_config.json` beside ``adapter_model.safetensors``.
+"""LoRA adapters in PEFT's layout: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
 Supported is one plain low-rank pair a linear, with one rank and one scale for all. A PEFT setting that would
 give the same tensors another meaning is refused by name, never dropped.

@@ -166,7 +166,7 @@ class ChatFormat:
         """Ids of one message by itself.
 
         ``first`` includes what the template puts before a conversation (a begin token, a default system
-        message). An assistant message is generation prompt, content, ``end_ids``, ``tail_ids``. Raises Raises
+        message). An assistant message is generation prompt, content, ``end_ids``, ``tail_ids``. Raises
         ChatError when the template is not ``appendable``.
         """
         if not self.appendable:

@@ -1,4 +1,4 @@
-"""A model's shapes and switches, read from `config.json` and `generation_config.json` of its folder.
+"""A model's shapes and switches, read from ``config.json`` and ``generation_config.json`` of its folder.
 
 Nothing is guessed: a setting that would change the numbers and that the decoder does not implement is refused
 by name, before any weight is read. Missing keys take the value that transformers gives them for the family.
@@ -139,7 +139,7 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ModelConfig:
-        """Read `config.json`, and `generation_config.json` where there is one.
+        """Read ``config.json``, and ``generation_config.json`` where there is one.
 
         Raises CheckpointError, naming file and key, for anything missing, malformed or not implemented.
         """

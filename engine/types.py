@@ -34,8 +34,7 @@ class Sample:
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
-    ``advantage`` is one number, one a turn (a run of trained tokens), or one a token; numpy and torch values
-    count.
+    ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     """
 
     prompt_ids: list[int]

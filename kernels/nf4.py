@@ -65,7 +65,7 @@ class NF4Tensor:
 
     ``packed`` u8 [ceil(N * K / 2)]; ``absmax`` f32 [blocks], or u8 [blocks] when nested; ``code`` f32 [16];
     ``nested_absmax`` f32 [ceil(blocks / nested_blocksize)] and ``nested_code`` f32 [256] are None when the
-    scales are single-level; ``dtype``: of the weight before quantisation, and `dequantize`'s default.
+    scales are single-level; ``dtype``: the weight's before quantisation, and `dequantize`'s default.
     """
 
     packed: Tensor

@@ -85,7 +85,7 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) 
     """Differentiable tree attention: q [T, Hq, D], k and v [T, Hkv, D] of one float dtype -> [T, Hq * D].
 
     Hq is a multiple of Hkv. Rows may be strided (a slice of a fused projection). On a GPU, float32, float16
-    and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; the rest takes the torch form. Raises Raises
+    and bfloat16 with D up to `KERNEL_HEAD_DIM` run in Triton; the rest takes the torch form. Raises
     KernelError when shapes, dtypes or ``spans`` do not match.
     """
     _check(q, k, v, spans)

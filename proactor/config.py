@@ -163,7 +163,7 @@ class EvalOptions(Section):
     - ``metric`` selects the best adapter on dev. ``resamples``: bootstrap resamples on test.
     - ``reward``: the metric reward of evaluations, with its options. Null: the config's own reward if it
       scores single decisions without a judge, else weighted_metric. Set it to compare different rewards.
-    - ``costs``: the utility's costs. ``budget``: wrong fires that `proactor calibrate` allows in 100.
+    - ``costs``: the utility's costs. ``budget``: wrong fires in 100 dialogues for calibrate.
     """
 
     max_tokens: int = Field(default=64, ge=1)

@@ -73,12 +73,12 @@ def read_yaml(file: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> di
 
 
 def read_json(file: Path) -> Any:
-    """The value of a JSON file, plain or gzip. SourceError names the line that is not JSON."""
+    """The value of a JSON file, plain or gzip. Raises SourceError, naming the line that is not JSON."""
     return parse_json(read_bytes(file), file)
 
 
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
-    """The value of a JSON text that begins at ``line`` of ``file``. SourceError names file and line."""
+    """The value of a JSON text at ``line`` of ``file``. Raises SourceError, naming file and line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -90,7 +90,7 @@ def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
-    """The value of a JSON file as ``kind``. SourceError names the file and the key that does not fit."""
+    """The value of a JSON file as ``kind``. Raises SourceError, naming file and key, if it does not fit."""
     try:
         return kind.validate_json(read_bytes(file))
     except ValidationError as error:
@@ -122,7 +122,7 @@ def settings_problem(error: ValidationError, hint: Callable[[tuple[int | str, ..
 
 def folder_hash(folder: str | Path) -> str:
     """Content hash (16 hex digits) of an adapter folder; a path alone can go stale after retraining. Raises
-    Raises OSError when there is no such folder.
+    OSError when there is no such folder.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(folder).iterdir()):

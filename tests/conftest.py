@@ -1,6 +1,4 @@
-"""What every test shares: the folder of real data, and few threads, since several test processes share the
-cores.
-"""
+"""Shared by all tests: the folder of real data, and few threads, as several processes share the cores."""
 
 from __future__ import annotations
 

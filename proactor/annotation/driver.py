@@ -51,7 +51,7 @@ def annotate(
 
     ``reader_counters``: the corpus reader's counters, for the report. ``fresh``: replace what is in OUT.
 
-    Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, and for an
+    Raises AnnotationError for a repeated dialogue id, for a tool that the catalog does not have, and for an
     OUT that is finished or was begun with other settings.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()

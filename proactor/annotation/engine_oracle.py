@@ -20,10 +20,10 @@ from proactor.progress import Progress
 class EngineOracle:
     """Samples the answers from an engine.
 
-    ``brief``: the prompt without instructions, for a model trained on it. ``temperature``: of the first
-    reading (0: greedy); ``second``: of a second one, which must be able to differ. ``adapter``: use the
-    engine's adapter, where it has one; the folder it was loaded from goes into `identity` by content, so that
-    an annotation is not resumed with another one.
+    ``brief``: the prompt without instructions, for a model trained on it. ``temperature``: sampling
+    temperature of the first reading (0: greedy). ``second``: that of a second reading, above 0 so that it can
+    differ. ``adapter``: use the engine's adapter, if any; `identity` includes the hash of its folder, so that
+    an annotation is never resumed with another adapter.
 
     Raises EngineError where the model folder holds no tokenizer.
     """

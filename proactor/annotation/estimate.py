@@ -23,8 +23,8 @@ class Estimate:
     """Counts of tokens.
 
     ``naive``: prompt tokens where the dialogue is sent again for each turn, as an endpoint bills. ``shared``:
-    prompt tokens where it is computed once. ``answers``: tokens of answers. ``price``: of naive and answers,
-    in the currency of the prices; None without prices.
+    prompt tokens where it is computed once. ``answers``: tokens of answers. ``price`` of ``naive`` and
+    ``answers`` together, in the currency of the prices; None without prices.
     """
 
     dialogues: int

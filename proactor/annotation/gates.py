@@ -29,7 +29,7 @@ class Trigger:
 
 
 def logged_triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
-    """The actions that were run by the log, whatever windows the dialogue came with."""
+    """The actions that the log says were run, whatever the dialogue's windows."""
     return tuple(
         Trigger(r.name, r.params, r.observed_trigger)
         for r in dialogue.references

@@ -44,7 +44,7 @@ class LoggedAction:
 
 
 def log_of(dialogue: Dialogue) -> tuple[LoggedAction, ...]:
-    """The actions of a dialogue without their windows; only a trigger tells that one was run."""
+    """The logged actions of a dialogue, without windows; those with a trigger were run."""
     actions = [
         LoggedAction(
             r.name,
@@ -118,7 +118,7 @@ class LogOracle:
 
 @dataclass(frozen=True, slots=True)
 class DerivedMarks:
-    """``marks``: those of every user turn. ``not_placed``: the number of logged actions without any turn."""
+    """``marks``: by user turn. ``not_placed``: the number of logged actions without any turn."""
 
     marks: dict[int, tuple[Mark, ...]]
     not_placed: int

@@ -182,7 +182,7 @@ def _values(
 
 
 def fits(parameter: Parameter, text: str, truth: bool = False) -> bool:
-    """Whether ``text`` can be a value of ``parameter``. ``truth``: it was a JSON boolean.
+    """Whether ``text`` can be a value of ``parameter``. ``truth``: whether it was a JSON boolean.
 
     Numbers may be spelled out; dates and times are free text [INFERRED].
     """

@@ -57,7 +57,7 @@ def compare_windows(
 ) -> WindowAgreement:
     """Compare ``annotated`` references with ``known`` ones over the decision turns ``points``.
 
-    A ready window is judged unless the known reference has none. A reference of one side is wrong.
+    A ready window is judged unless the known reference has none. An unpaired reference counts as wrong.
     """
     left, right = list(annotated), list(known)
     partner = _match_references(left, right, points)

@@ -11,8 +11,7 @@ dialogues, and the recall there. All definitions are [INFERRED]. They are sums o
   assent was missing then, and the human could not have acted either.
 - `saved_each`: the mean of tau - u over those references.
 - `early_turns`: the turns that early fires without need of assent would add, for readers who disagree.
-- `recall`: right first fires among references with a known window. Right: on time, or early without assent
-  due.
+- `recall`: right first fires among references with a known window. Right: on time, or early with no assent.
 - `lead`: the mean of s - u over right fires, for a window that opens at turn s; positive when early, None
   without a right fire.
 

@@ -95,7 +95,7 @@ class Answers:
 
 
 def answers(chat: ChatFormat, tools: Catalog, *, pending: bool = True) -> Answers:
-    """The canonical answers of ``tools``. ProbabilityError names a tool whose text does not round-trip."""
+    """The canonical answers of ``tools``. Raises ProbabilityError where a text does not round-trip."""
     wait = tuple(chat.encode_answer(render(())))
     statuses = (Status.READY, Status.PENDING) if pending else (Status.READY,)
     beginnings = {(s, tool.name): _beginnings(chat, tool, s) for s in statuses for tool in tools.tools}

@@ -113,12 +113,12 @@ def _read_scores(file: Path, made_by: str) -> Scores | None:
 
 
 def save_probabilities(path: Path, probabilities: Sequence[DialogueProbabilities]) -> None:
-    """Write them as one JSON list, atomically."""
+    """Write probabilities as one JSON list, atomically."""
     atomic_file(path, _LIST.dump_json(list(probabilities)))
 
 
 def load_probabilities(path: Path) -> list[DialogueProbabilities]:
-    """Read them back. SourceError, one line, names the file and the key."""
+    """Read what `save_probabilities` wrote. Raises SourceError, naming file and key, otherwise."""
     return read_validated(path, _LIST)
 
 

@@ -138,7 +138,7 @@ def steps(
     assent: frozenset[str] = frozenset(),
     theta: float = THETA,
 ) -> Steps:
-    """The events of a table. ProactorError names a dialogue that was not scored."""
+    """The events of a table. Raises ProactorError for a dialogue that was not scored."""
     rows = table.by_dialogue()
     events: list[tuple[float, str, Array]] = []
     for dialogue in dialogues:

@@ -211,12 +211,12 @@ def collect_trade_offs(
 
 
 def save_trade_offs(path: Path, trade_offs: TradeOffs) -> None:
-    """Write them as JSON, atomically."""
+    """Write trade-offs as JSON, atomically."""
     atomic_file(path, (json.dumps(trade_offs.model_dump(mode="json"), indent=1) + "\n").encode())
 
 
 def load_trade_offs(path: Path) -> TradeOffs:
-    """Read them back. SourceError, one line, names the file and the key."""
+    """Read what `save_trade_offs` wrote. Raises SourceError, naming file and key, for any other content."""
     return read_validated(path, TypeAdapter(TradeOffs))
 
 

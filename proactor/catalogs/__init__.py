@@ -47,7 +47,7 @@ def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading
 
     A tool without `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
 
-    CatalogError, ``file:line: what``, names the tool and the parameter, or the unknown format.
+    Raises CatalogError, ``file:line: what``, naming the tool and the parameter, or the unknown format.
     """
     if format != "auto" and format not in FORMATS:
         raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
@@ -64,7 +64,7 @@ def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") ->
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:
-    """Write a catalog as the `catalog.json` that `read_catalog` reads and people edit. Atomic.
+    """Write a catalog as the ``catalog.json`` that `read_catalog` reads and people edit. Atomic.
 
     Every field is written: a tool without an effect has one from then on.
     """

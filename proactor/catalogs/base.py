@@ -72,7 +72,7 @@ class Document:
 
 
 def json_value(file: Path) -> Any:
-    """The value of a JSON file, plain or gzip. CatalogError names the line that is not JSON."""
+    """The value of a JSON file, plain or gzip. Raises CatalogError for the line that is not JSON."""
     try:
         return read_json(file)
     except SourceError as error:
@@ -129,7 +129,7 @@ class Tools:
 
 
 def build_tool(where: str, name: str, build: Callable[[], Tool]) -> Tool:
-    """`build()`; CatalogError names ``where`` and the tool when it is not valid."""
+    """`build()`. Raises CatalogError, naming ``where`` and the tool, when it is not valid."""
     try:
         return build()
     except ValidationError as error:

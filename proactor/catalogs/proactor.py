@@ -1,5 +1,5 @@
-"""Our own `catalog.json`, as `write_catalog` writes it and as people edit it. Where a tool has no `effect` or
-`confirm` the field stays unset, so that a proposal can fill it in.
+"""Our own ``catalog.json``, as `write_catalog` writes it and as people edit it. Where a tool has no `effect`
+or `confirm` the field stays unset, so that a proposal can fill it in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAME = "catalog.json"
 
 
 def read(path: Path) -> Reading:
-    """The tools of a file, or of `catalog.json` in a folder."""
+    """The tools of a file, or of ``catalog.json`` in a folder."""
     document = Document(path / NAME if path.is_dir() else path)
     value = document.value
     if not isinstance(value, dict) or not isinstance(value.get("tools"), list):

@@ -6,8 +6,8 @@ fills in the missing fields, with a reason for each tool, for people to edit. It
 Rules; the first that applies decides:
 
 1. a phrase in the name (`check_in`, `sign_up`, `look_up`, …);
-2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is always a
-   verb: read;
+2. a name that ends in a noun of information (`order_status`, `bank_balance`) and has no word that is a verb
+   only: read;
 3. the first known verb of the name; after a light verb (`make_payment`, `create_booking`) the noun decides,
    and a description that begins with a committing verb overrides a reading one ("get_ride": "Book a cab …");
 4. the first known verb of the description's first sentence ("Returns …" reads);

@@ -50,7 +50,7 @@ class Spot:
     """alternatives inside alternatives"""
 
     def at(self, *steps: str | int) -> Spot:
-        """What lies at ``steps`` inside the schema."""
+        """The part of the schema at ``steps``."""
         inner = self.schema
         for step in steps:
             inner = inner[step]
@@ -70,14 +70,14 @@ class _Shape:
 
 @dataclass(slots=True)
 class SchemaReader:
-    """Parameters of one tool. `where(place)` names a place in the file; ``remarks`` grows."""
+    """Reads the parameters of one tool. `where(place)` names a place in the file; adds to ``remarks``."""
 
     tool: str
     where: Callable[[Place], str]
     remarks: list[Remark] = field(default_factory=list)
 
     def parameters(self, spot: Spot) -> tuple[Parameter, ...]:
-        """The parameters of an object schema. CatalogError names file, line, tool and parameter."""
+        """The parameters of an object schema. Raises CatalogError, naming file, line, tool and parameter."""
         spot = self._resolve(spot, "")
         schema = spot.schema
         if schema.get("type", "object") != "object":

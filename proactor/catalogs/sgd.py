@@ -81,7 +81,7 @@ def tools(schema: dict[str, dict[str, Any]]) -> Iterator[Tool]:
 
 
 def tool(service: dict[str, Any], intent: dict[str, Any]) -> Tool:
-    """The tool of one intent. KeyError names a slot that the service does not have."""
+    """The tool of one intent. Raises KeyError for a slot that the service does not have."""
     slots = {slot["name"]: slot for slot in service["slots"]}
     effect: Effect = "read"
     if intent["is_transactional"]:

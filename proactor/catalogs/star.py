@@ -44,7 +44,7 @@ def read_apis(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _apis(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """(file:line, API) by name, checked. CatalogError names file, line, API and parameter."""
+    """(file:line, API) by name, checked. Raises CatalogError, naming file, line, API and parameter."""
     together = path / "apis.json" if path.is_dir() else path
     listed: list[tuple[str, Document, Place, Any]] = []
     if path.is_dir() and not together.is_file() and (files := json_files(path)):

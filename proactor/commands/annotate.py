@@ -64,7 +64,7 @@ def annotate(
     gates: Gates = True,
     causality: Causality = True,
     brief: Brief = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="maximum length of an answer")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of one answer")] = 512,
     concurrency: Concurrency = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
     price_in: PriceIn = None,

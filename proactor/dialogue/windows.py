@@ -133,7 +133,7 @@ def as_points(dialogue: Dialogue) -> Dialogue:
 
 
 def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
-    """(turn of the point label, is it the logged trigger's?); (0, False) for an unknown window.
+    """(turn of the point label, whether it is the logged trigger's); (0, False) for an unknown window.
 
     The turn is the last decision point before the logged agent acted (`observed_trigger`), where that lies
     inside coverage, else the last decision point of the window.

@@ -38,7 +38,7 @@ def strip(
 ) -> Markup:
     """Before (hollow) above after (solid), each with its interval; each other system a tick with its initial.
 
-    ``names``: of the two, in tooltips.
+    ``names``: what tooltips call the two.
     """
     if high <= low:
         low, high = low - 0.5, high + 0.5

@@ -1,4 +1,4 @@
-"""Rows of a report for what was counted, not dropped: unknown windows, masked and unread proposals."""
+"""Rows of a report for counted events: unknown windows, masked proposals, unread outputs."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from proactor.training.runs import Run, read_rows
 def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` again from the files of a run's folder.
 
-    Needs `evaluations.json` and `metrics.jsonl`; draws the files of `proactor calibrate` where they exist.
-    Without ``notes``, `seconds` of `summary.json` and `config.yaml` describe the run, where they exist.
-    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
+    Needs ``evaluations.json`` and ``metrics.jsonl``; draws the files of `proactor calibrate` where they
+    exist. Without ``notes``, `seconds` of ``summary.json`` and ``config.yaml`` describe the run, where they
+    exist. Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
     run = Path(run)
     file = run / "evaluations.json"
@@ -67,7 +67,7 @@ def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Pat
 
 
 def read_calibration(run: Path) -> Calibrated:
-    """The files of `proactor calibrate`, where they exist. SourceError names one that cannot be read."""
+    """The files of `proactor calibrate`, where they exist. Raises SourceError for one that cannot be read."""
     trade_offs, probabilities = run / "tradeoff.json", run / "probabilities.json"
     return Calibrated(
         load_trade_offs(trade_offs) if trade_offs.exists() else None,

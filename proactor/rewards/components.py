@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # an import at run time would import torch
 
 
 class Component(Protocol):
-    """Gives each candidate of a group some numbers by name."""
+    """Scores each candidate of a group by one or more named numbers."""
 
     @property
     def costly(self) -> bool:
@@ -122,7 +122,7 @@ class RulerComponent:
         self.ruler.bind(engine)
 
     async def score_all(self, groups: Sequence[Candidates]) -> list[GroupScores]:
-        """Ask the judge. Raises RewardError, naming the judge, for what no retry can mend."""
+        """Ask the judge. Raises RewardError, naming the judge, for a failure that no retry can mend."""
         try:
             if self.ruler.concurrent:
                 return list(await asyncio.gather(*(self.ruler.score(group) for group in groups)))

@@ -56,8 +56,7 @@ class ConsistencyOptions(RewardOptions):
 
 
 class AdaptiveMetricOptions(MetricOptions):
-    """``alpha_k RAC + timing_k T_u - false_k F_u`` at update k and turn u; ``timing`` is 1 - alpha where it
-    is None.
+    """``alpha_k RAC + timing_k T_u - false_k F_u`` at update k, turn u; ``timing`` None is 1 - alpha.
 
     The values 0.3, 0.5, 0.7 and 0.05, 0.1, 0.2 of the thirds are [INFERRED].
     """

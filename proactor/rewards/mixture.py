@@ -44,7 +44,7 @@ class Term:
 class Mixture:
     """A `GroupReward`: ``R = sum_k w_k(progress) x_k``, x_k in 0..1.
 
-    A group is dropped where one of the judges asked drops it. Parts: "reward", x_k by the term's name, and
+    A group is dropped where one of the judges asked drops it. Parts: "reward", x_i by the term's name, and
     the other numbers of a judge as ``<term>/<name>``.
 
     Raises RewardError without terms, with more than one weight "rest", and for an empty range.

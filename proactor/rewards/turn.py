@@ -1,4 +1,4 @@
-"""`TurnReward`: a reward of single decisions. It also answers to the calling convention of TRL's rewards."""
+"""`TurnReward`: a reward of single decisions. It can also be called like a TRL reward."""
 
 from __future__ import annotations
 

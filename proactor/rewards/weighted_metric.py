@@ -5,8 +5,8 @@ The list of metrics is confirmed [NOTES, methods 1.6], their formulas are [INFER
   Masked actions count as not proposed.
 - A repeat (a fire on what is on the board, or a second fire on one reference in the same turn) is false.
 - A reference is due for the last time when no later decision turn lies in its ready window.
-- An entry that could not be read is a false action of similarity 0: an unparsable output gets the lowest,
-  ``-false``.
+- An entry that could not be read is a false action of similarity 0: an unparsable output gets ``-false``, the
+  lowest reward there is.
 """
 
 from __future__ import annotations

@@ -123,8 +123,7 @@ def lessons(
     """The training examples of each group, one per number of its verdict.
 
     An example is the question as ``judge`` sends it, the beginning of the verdict, and the teacher's digit,
-    which alone has loss. The questions about one dialogue share its rows. Skips groups too long for the
-    context.
+    which alone has loss. The questions about one dialogue share its rows. Skips groups that are too long.
     """
     assert judge.engine is not None
     requests = [setup.request(group, seed) for group in groups]

@@ -55,7 +55,7 @@ def intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Interval of each metric in ``keys`` for one system. ProactorError without dialogues."""
+    """Interval of each metric in ``keys`` for one system. Raises ProactorError without dialogues."""
     if not contributions:
         raise ProactorError("bootstrap: no dialogues")
     return bootstrap_sums(
@@ -91,8 +91,8 @@ def paired_difference(
 ) -> dict[str, Interval]:
     """Interval of ``after - before`` of each metric, paired by dialogue and pooled over seeds.
 
-    One inner list per seed; before[i] and after[i] must hold the same dialogues (ProactorError names one that
-    is missing). A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
+    One inner list per seed; before[i] and after[i] must hold the same dialogues, else ProactorError is
+    raised. A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
     dialogue stay together. The difference of corpus metrics is averaged over seeds, which are not resampled.
     """
     if not before or len(before) != len(after):

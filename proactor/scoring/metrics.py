@@ -6,8 +6,8 @@ Formulas are those of methods 1.5: names and directions [NOTES], bodies [INFERRE
 Difference and the leads, which are then undefined (None).
 
 Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read
-it beside first-fire F1 (one fire per reference; a repeat is false), recall, and the trivial policies
-(`proactor.evaluation.policies`).
+it beside first-fire F1 (one fire per reference; a repeat is false), recall, and trivial policies
+(`evaluation.policies`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def score_dialogue(
 
     ``outputs``: turn -> proposed actions; a decision turn without an entry is a wait. ``rewards``:
     turn -> turn reward. ``unparsed``: number of outputs not read in full (their readable part is in
-    ``outputs``). ``costs``: for the utility.
+    ``outputs``). ``costs``: the utility's costs.
     """
     prices = cost_table(costs)
     sums = dict.fromkeys(FIELDS, 0.0)

@@ -28,7 +28,7 @@ class NoOptions(BaseModel):
 
 
 def validate_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """``values`` as the options of a reader. SelectionError names the one that is unknown or wrong."""
+    """``values`` as the options of a reader. Raises SelectionError for an unknown or wrong one."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -146,7 +146,7 @@ Build = Callable[[dict[str, Any], Counter[str]], Dialogue]
 
 
 def convert(where: str, record: dict[str, Any], build: Build, counters: Counter[str]) -> Dialogue:
-    """`build(record, counters)`; SourceError puts ``where`` (file and line) in front of what failed."""
+    """`build(record, counters)`. Raises SourceError that begins with ``where`` (file and line)."""
     try:
         return build(record, counters)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Our own JSONL, and plain transcripts.
 
-A file, or a folder with `windows.jsonl` or other JSONL files (gzip or plain), one dialogue per line, and the
-tools beside them in `catalog.json`. A line is either
+A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, and
+the tools beside them in ``catalog.json``. A line is either
 
 - a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
 - a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, without references. Turns stay

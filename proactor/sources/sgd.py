@@ -259,8 +259,8 @@ class _Call:
         return arrived, spellings
 
     def assent(self) -> int | None:
-        """The last AFFIRM after the last CONFIRM of this service, or after the earlier call: a retry is
-        proposed with the report of the failure.
+        """The last AFFIRM after this service's last CONFIRM, or after the earlier call, whose failure report
+        proposes the retry.
         """
         acts = [(u, act[0]) for u, frame in self.seen for act in frame["acts"] if u > self.after]
         asked = max((u for u, act in acts if act == "CONFIRM"), default=self.after)

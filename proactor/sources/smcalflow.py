@@ -5,8 +5,7 @@
 - A look-up (events, weather, places, people) runs on the user turn that asks for it: a point there [DERIVED].
 - A change is first proposed by the agent ("Is this good?") and made after the user's assent: coverage begins
   at the turn that asks for it; the turn that assents is the ready window and the logged trigger. Revisions in
-  between change its parameters [DERIVED from the programs; INFERRED from its questions: that it needs
-  assent].
+  between change its parameters [DERIVED from the programs; INFERRED from its questions: assent].
 - A change made at once has coverage, but no window, since nobody assented (``no_assent``) [INFERRED].
 - A change that is refused, replaced or never answered is `withdrawn`.
 - A choice among offers is the assent when the agent then says that it has acted, else a revision [INFERRED].

@@ -8,8 +8,7 @@ corrected, put on hold or withdrawn), with small talk and false friends in betwe
   correction or "not yet" moves that to the turn that settles it;
 - the window closes at the last user turn before the logged agent reports that it acted (0 to `max_delay` user
   turns later), or before the user takes the request back;
-- sometimes the logged agent forgets and is reminded: coverage then lasts until then, and acting there is
-  late.
+- sometimes the logged agent forgets and is reminded: coverage lasts until then, and acting there is late.
 
 Every choice is drawn from `random.Random(f"{seed}/{index}")`: dialogue `index` depends on nothing else.
 """

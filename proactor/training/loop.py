@@ -56,7 +56,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
 
 
 class Training:
-    """A workspace, its folder and its position."""
+    """The training of a run: its workspace, folder and position."""
 
     def __init__(self, workspace: Workspace, run: Run, stopping: list[int], ui: Progress) -> None:
         self.workspace, self.run, self.stopping, self.ui = workspace, run, stopping, ui

@@ -222,7 +222,7 @@ class Run:
             save_evaluations(self.folder / "evaluations.json", dialogues, evaluations)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
+        """Write ``summary.json``."""
         if self.writer:
             _write(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
@@ -234,7 +234,7 @@ class Run:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, without a last line that was cut off.
+    """The rows of a ``metrics.jsonl``, without a last line that was cut off.
 
     Raises SourceError for a missing file, and, naming the line, for one that is not a JSON object.
     """

@@ -20,7 +20,7 @@ def compare(
     """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
-    `evaluations.json` and `summary.json`, and returns the summary: ``seconds``, `parsed`, the metrics in
+    ``evaluations.json`` and ``summary.json``, and returns the summary: ``seconds``, `parsed`, the metrics in
     `bootstrap.KEYS` of before, after and the trivial policies, and `difference`: after - before paired.
     """
     engine = workspace.engine

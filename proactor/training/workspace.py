@@ -33,7 +33,7 @@ class Workspace:
     """An engine with dialogues to train on (``train``), to select by (``dev``) and to report on (``test``).
 
     ``metric``: the reward that `eval.reward` names. ``worker``: scores groups during sampling, where the
-    reward is a `GroupReward`. ``costs``: of the utility of evaluations. ``dropped``: dialogues left out of a
+    reward is a `GroupReward`. ``costs``: utility costs in evaluations. ``dropped``: dialogues left out of a
     part because they do not fit the context.
     """
 
@@ -125,7 +125,7 @@ class Workspace:
 
     @property
     def held_out(self) -> tuple[Dialogue, ...]:
-        """The dev dialogues with the labels of the training part: the held-out loss is of what is trained."""
+        """The dev dialogues with training's labels: the held-out loss measures what is trained."""
         if self.config.data.labels == "points":
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
@@ -133,7 +133,7 @@ class Workspace:
     def select_fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
         """The dialogues that fit the context.
 
-        One that does not fit is a ConfigError, or counted in `dropped`, as `Data.too_long` says.
+        Raises ConfigError for one that does not, or counts it in `dropped`, as `Data.too_long` says.
         """
         kept = []
         for dialogue in dialogues:
@@ -171,7 +171,7 @@ class Workspace:
         )
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
-        """What a token limit of the config cuts of the wanted answers, in one sentence; empty if nothing."""
+        """One sentence on the wanted answers that a token limit of the config cuts; empty if none."""
         lengths = [len(self.encoder.target_ids(d, u)) for d in dialogues for u in d.decision_turns]
         limits = {"eval.max_tokens": self.config.eval.max_tokens}
         if self.config.grpo is not None:

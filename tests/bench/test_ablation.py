@@ -93,13 +93,13 @@ def test_the_difference_is_windows_minus_points(tmp_path: Path) -> None:
         save_evaluations(tmp_path / name / "evaluations.json", dialogues, named)
         return tmp_path / name
 
-    found = ablation.compare(
+    comparison = ablation.compare(
         {
             "windows": [run("w0", "never", "values_seen"), run("w1", "always", "human")],
             "points": [run("p0", "never", "never"), run("p1", "always", "never")],
         }
     )
-    sft, both = found["stages"]["sft"], found["stages"]["sft+grpo"]
+    sft, both = comparison["stages"]["sft"], comparison["stages"]["sft+grpo"]
     assert all(i["estimate"] == 0 for i in sft["windows_minus_points"].values()) and not any(
         sft["windows_above"].values()
     )

@@ -24,10 +24,10 @@ def test_correctness_names_what_is_broken(function: Any, said: str) -> None:
     assert fine["checks"] == 2 * len(RMS_NORM.tolerance)
     assert 0 < fine["worst"]["bfloat16"] <= 1
     broken = dataclasses.replace(RMS_NORM, function=function, cases=RMS_NORM.cases[:2], gradients=())
-    found = gpu_check.check_op(broken, CPU, seed=11)
-    assert len(found["failures"]) == found["checks"] == 2 * len(RMS_NORM.tolerance)
-    assert said in found["failures"][0]
-    assert "1x8 float32 seed 11" in found["failures"][0]
+    result = gpu_check.check_op(broken, CPU, seed=11)
+    assert len(result["failures"]) == result["checks"] == 2 * len(RMS_NORM.tolerance)
+    assert said in result["failures"][0]
+    assert "1x8 float32 seed 11" in result["failures"][0]
 
 
 def test_a_lost_card_ends_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +36,8 @@ def test_a_lost_card_ends_the_operation(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", gone)
-    found = gpu_check.check_op(dataclasses.replace(RMS_NORM, function=raises), CPU, seed=1)
-    assert found["failures"] == ["the card is lost, 15 checks not done: ValueError: x: a reason\nand more"]
+    result = gpu_check.check_op(dataclasses.replace(RMS_NORM, function=raises), CPU, seed=1)
+    assert result["failures"] == ["the card is lost, 15 checks not done: ValueError: x: a reason\nand more"]
     with pytest.raises(CardLost):
         run_job(
             job(dataclasses.replace(RMS_NORM, function=raises)), FakeWatch(), CEILING, machine(), 0.0, seed=3
@@ -47,11 +47,11 @@ def test_a_lost_card_ends_the_operation(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.skipif(not HAS_TRITON or not interpreted(), reason="needs Triton's interpreter")
 def test_children_answer_die_and_run_out_of_time() -> None:
     told: list[str] = []
-    found = gpu_check.check_all(
+    result = gpu_check.check_all(
         ["rms_norm", "no such operation"], "cpu", 7, 120.0, 2, lambda c: told.append(c["op"])
     )
-    assert (found[0]["checks"], found[0]["failures"], found[0]["seed"]) == (15, [], 7)
-    assert found[1]["failures"][0].startswith("process ended with 1: ValueError")
+    assert (result[0]["checks"], result[0]["failures"], result[0]["seed"]) == (15, [], 7)
+    assert result[1]["failures"][0].startswith("process ended with 1: ValueError")
     assert sorted(told) == ["no such operation", "rms_norm"]
     (late,) = gpu_check.check_all(["rms_norm"], "cpu", 7, 0.0, 1, lambda c: None)
     assert late["failures"] == ["not checked: out of time"]

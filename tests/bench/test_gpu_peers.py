@@ -19,7 +19,7 @@ from tests.bench.fake_gpu import CPU
 
 @pytest.mark.parametrize(
     ("name", "peer"),
-    [(n, p) for n, found in PEERS.items() for p in found],
+    [(n, p) for n, peers in PEERS.items() for p in peers],
     ids=lambda v: getattr(v, "name", v),
 )
 def test_peers_compute_the_same(name: str, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,9 @@ def test_ceilings_are_measured_by_the_same_stopwatch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "mm", lambda a, b, out: out)
     real = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *shape, **kw: real(*(min(s, 2048) for s in shape), **kw))
-    found, record = gpu_timing.ceilings(FakeWatch(), CPU, 2**40, quick=True)
-    assert found.copy == pytest.approx(2 * 2048 * 2 / 1e-3)
-    assert found.product == pytest.approx(2 * 8192**3 / 1e-3)
+    ceilings, record = gpu_timing.ceilings(FakeWatch(), CPU, 2**40, quick=True)
+    assert ceilings.copy == pytest.approx(2 * 2048 * 2 / 1e-3)
+    assert ceilings.product == pytest.approx(2 * 8192**3 / 1e-3)
     assert record["copy"]["median"] == pytest.approx(1e-3)
     assert set(record) == {"copy", "product 8192"}
 
@@ -56,7 +56,7 @@ def test_forms_are_timed_by_turns_over_rotated_copies() -> None:
     order: list[str] = []
     forms = {name: [lambda name=name, i=i: order.append(f"{name}{i}") for i in range(3)] for name in "ab"}
     watch = FakeWatch()
-    found = measure(watch, forms, seconds=0.0)
+    times = measure(watch, forms, seconds=0.0)
     warm = 2 * 3  # every copy twice
     assert order[: 2 * warm] == [f"{n}{i}" for n in "ab" for _ in range(2) for i in range(3)]
     assert order[2 * warm : 2 * warm + 8] == [
@@ -69,16 +69,22 @@ def test_forms_are_timed_by_turns_over_rotated_copies() -> None:
         "b2",
         "b0",
     ]  # 2 calls of 1 ms make a sample
-    assert found["a"].samples == gpu_timing.LEAST_SAMPLES
-    assert found["a"].median == pytest.approx(1e-3)
-    assert found["a"].host == pytest.approx(1e-4)
+    assert times["a"].samples == gpu_timing.LEAST_SAMPLES
+    assert times["a"].median == pytest.approx(1e-3)
+    assert times["a"].host == pytest.approx(1e-4)
     assert watch.samples[-1] == (2, pytest.approx(2e-4))  # the device waits as long as the host needs
 
 
 def test_summary_takes_the_median_and_percentiles() -> None:
-    found = summary([(float(t), 1.0) for t in (9, 1, 3, 2, 4, 100, 5, 6, 7, 8, 0)], 4)
-    assert (found.median, found.low, found.high, found.samples, found.calls) == (5.0, 2.0, 8.0, 11, 4)
-    assert found.spread == pytest.approx(1.2)
+    figures = summary([(float(t), 1.0) for t in (9, 1, 3, 2, 4, 100, 5, 6, 7, 8, 0)], 4)
+    assert (figures.median, figures.low, figures.high, figures.samples, figures.calls) == (
+        5.0,
+        2.0,
+        8.0,
+        11,
+        4,
+    )
+    assert figures.spread == pytest.approx(1.2)
 
 
 def test_copies_outrun_the_cache_within_memory() -> None:

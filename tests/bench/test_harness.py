@@ -47,8 +47,8 @@ class FakeSide:
 
 
 def test_gate_passes_equal_sides(tmp_path: Path) -> None:
-    found = gate(FakeSide("a"), FakeSide("b", logprob=1e-6), TINY, tmp_path, tmp_path)  # type: ignore[arg-type]
-    assert found["logprob_max_difference"] < 1e-5
+    differences = gate(FakeSide("a"), FakeSide("b", logprob=1e-6), TINY, tmp_path, tmp_path)  # type: ignore[arg-type]
+    assert differences["logprob_max_difference"] < 1e-5
 
 
 @pytest.mark.parametrize(

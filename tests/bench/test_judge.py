@@ -19,13 +19,13 @@ def test_a_judge_is_taught_measured_and_named_for_a_config(
     sizes = "--seconds 2 --dialogues 2 --held-out 2 --n 3 --most 3 --results".split()
     judge.main([str(file), *sizes, str(tmp_path / "results"), "seed=3"])
     (path,) = (tmp_path / "results").glob("*/judge.json")
-    found = json.loads(path.read_text())["tiny"]
-    assert found["config"]["seed"] == 3 and found["steps"] >= 1 and found["decisions"]["held_out"] > 0
-    for systems in found["systems"].values():
+    record = json.loads(path.read_text())["tiny"]
+    assert record["config"]["seed"] == 3 and record["steps"] >= 1 and record["decisions"]["held_out"] > 0
+    for systems in record["systems"].values():
         assert list(systems) == ["untrained", "taught", "likes waiting", "likes acting"]
         assert systems["likes waiting"]["tau"] == pytest.approx(-systems["likes acting"]["tau"])
-    assert found["systems"]["mixed"]["taught"]["usable"] > 0
-    reward = load_reward("custom_ruler", found["reward_options"])
+    assert record["systems"]["mixed"]["taught"]["usable"] > 0
+    reward = load_reward("custom_ruler", record["reward_options"])
     assert Path(reward.terms[0].component.ruler.judge.adapter) == tmp_path / "runs/tiny/judge"
     assert "taught" in capsys.readouterr().out
 

@@ -121,10 +121,10 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
     given = "--rewards rac adaptive_ruler --core-seeds 1 --budget-seconds 1 --results".split()
     rewards.main([str(file), *given, str(tmp_path)])
     (record,) = tmp_path.glob("*/rewards.json")
-    found = json.loads(record.read_text())["configs"]["new"]
-    for reward, told in found["rewards"].items():
+    results = json.loads(record.read_text())["configs"]["new"]
+    for reward, told in results["rewards"].items():
         assert told["parts"].keys() == {"unseen_domain", "unseen_tool"}
-        assert sum(part["dialogues"] for part in told["parts"].values()) == found["dialogues"] == 6
+        assert sum(part["dialogues"] for part in told["parts"].values()) == results["dialogues"] == 6
         for part in told["parts"].values():
             assert part["difference"]["reward"]["estimate"] == pytest.approx(
                 part["after"]["reward"] - part["before"]["reward"]
@@ -132,11 +132,11 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
             assert bool(part["over_rac"]) == (reward != "rac")
     played, named = load_evaluations(tmp_path / "runs/new-rac-1u-s0/evaluations.json")
     dining = {d.id for d in played if d.domain == "dining"}
-    part = found["rewards"]["rac"]["parts"]["unseen_domain"]
+    part = results["rewards"]["rac"]["parts"]["unseen_domain"]
     own = aggregate(c for c in named["after"].contributions if c.dialogue in dining)
     assert 0 < part["dialogues"] == len(dining) < 6
     assert part["after"] == {key: pytest.approx(own[key] or 0.0) for key in KEYS}
-    assert part["after"]["reward"] != pytest.approx(found["rewards"]["rac"]["after"]["reward"])
+    assert part["after"]["reward"] != pytest.approx(results["rewards"]["rac"]["after"]["reward"])
 
 
 def test_the_budget_becomes_updates_once(

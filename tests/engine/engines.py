@@ -42,9 +42,7 @@ def write_text_folder(folder: Path) -> Path:
 
 
 def load(folder: Path, stir: bool = True, **changes: Any) -> Engine:
-    """An engine with pages of 4 tokens; ``stir`` gives the adapter random values, so that it changes what the
-    model says.
-    """
+    """An engine with pages of 4 tokens; ``stir`` gives the adapter random values, so it has an effect."""
     settings: dict[str, Any] = {
         "lora": LoRA(rank=4, alpha=8),
         "page_size": 4,

@@ -1,6 +1,4 @@
-"""A machine that stands in for the model under the scheduler: it checks what every row of every step
-reads.
-"""
+"""A stand-in for the model under the scheduler; it checks what every row of every step reads."""
 
 from __future__ import annotations
 
@@ -12,14 +10,12 @@ END = 0
 
 
 def draw(request: Request, sample: int, drawn: list[int]) -> int:
-    """The token that the stand-in model samples: a function of the request's own tokens, like one with keyed
-    noise.
-    """
+    """The token sampled by the stand-in: a function of the request's tokens alone, as with keyed noise."""
     return hash((tuple(request.prompt_ids), sample, tuple(drawn))) % 5
 
 
 def expected(request: Request, sample: int) -> list[int]:
-    """What a sample must consist of, whatever else runs."""
+    """The tokens that a sample must have, whatever runs beside it."""
     tokens: list[int] = []
     while len(tokens) < request.max_tokens and (not tokens or tokens[-1] != END):
         tokens.append(draw(request, sample, tokens))
@@ -27,9 +23,7 @@ def expected(request: Request, sample: int) -> list[int]:
 
 
 class Machine:
-    """Runs steps on a memory that holds, slot by slot, the tokens from the root to it, and refuses to read
-    anything else.
-    """
+    """Runs steps on a memory whose slots hold all tokens from the root; a read of anything else fails."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -112,9 +106,7 @@ class Machine:
         return steps
 
     def verify(self, requests: list[Request]) -> None:
-        """Every sample of every request ended once, with its tokens and its reason; nothing is held any
-        more.
-        """
+        """Every sample of every request ended once, with its tokens and reason; no page is referenced."""
         for request in requests:
             ends = self.ended.pop(request.id)
             assert sorted(ends) == list(range(request.n))

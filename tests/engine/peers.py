@@ -1,6 +1,4 @@
-"""The other side of the parity tests: transformers and PEFT on padded, separate sequences, and losses written
-out by hand.
-"""
+"""Peers of the parity tests: transformers and PEFT on padded, separate sequences, losses by hand."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ def with_adapter(folder: Path, adapter: Path, model: Any = None, dtype: torch.dt
 
 
 def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
-    """The GRPO loss over separate sequences, token by token as published, for a PEFT model;
-    differentiable.
-    """
+    """The differentiable GRPO loss of a PEFT model over separate sequences, token by token as published."""
     samples = [s for g in groups for s in g.samples]
     total, count = torch.zeros(()), 0
     for sample in samples:
@@ -104,12 +100,12 @@ def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]
     """The same from a PEFT model."""
     model.zero_grad()
     loss.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    names = {n.split(".lora_")[0] for n in found}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    names = {n.split(".lora_")[0] for n in gradients}
     return {
         n.removeprefix("base_model.model."): (
-            found[f"{n}.lora_A.default.weight"],
-            found[f"{n}.lora_B.default.weight"],
+            gradients[f"{n}.lora_A.default.weight"],
+            gradients[f"{n}.lora_B.default.weight"],
         )
         for n in names
     }

@@ -86,8 +86,8 @@ def test_some_targets_only(tmp_path: Path, targets: tuple[str, ...]) -> None:
     torch.manual_seed(2)
     model = peft_model(target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
     model.save_pretrained(tmp_path / "theirs")
-    pairs, rank, alpha, found = read_peft(tmp_path / "theirs", CONFIG)
-    assert found == ("q", "down") and list(pairs) == [
+    pairs, rank, alpha, names = read_peft(tmp_path / "theirs", CONFIG)
+    assert names == ("q", "down") and list(pairs) == [
         "model.layers.1.self_attn.q_proj",
         "model.layers.1.mlp.down_proj",
     ]

@@ -17,9 +17,7 @@ from tests.tiny import save_tiny
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CARD])]
 LOSS, GRADIENT = 5e-3, 4e-2
-"""Relative errors: of the loss, and of the gradient in norm. The torch forms in bfloat16 show 8e-4 and
-1.6e-2.
-"""
+"""Relative errors of the loss and the gradient's norm; the torch forms in bfloat16 show 8e-4 and 1.6e-2."""
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +48,15 @@ def test_the_same_trees_give_the_same_loss_and_gradient(
     model: Path, monkeypatch: pytest.MonkeyPatch, device: str, loss: Any, quantization: Any
 ) -> None:
     """A clip far away: which side of it a ratio falls on is not a matter of rounding."""
-    found = []
+    results = []
     for where, dtype, kernels in (("cpu", "float32", "reference"), (device, "bfloat16", "auto")):
         monkeypatch.setenv("PROACTOR_KERNELS", kernels)
         engine = load(model, stir=False, device=where, dtype=dtype, quantization=quantization)
         shake(engine, size=0.02)
         stats = engine.forward_backward(groups(), loss)
         engine.reduce_gradients()
-        found.append((stats["loss"], gradient(engine).double().cpu()))
-    (expected, reference), (value, ours) = found
+        results.append((stats["loss"], gradient(engine).double().cpu()))
+    (expected, reference), (value, ours) = results
     assert abs(value - expected) <= LOSS * abs(expected)
     assert float((ours - reference).norm() / reference.norm()) <= GRADIENT
     assert float(reference.norm()) > 0

@@ -1,6 +1,4 @@
-"""Attention blocks let each row see its ancestors and itself, and nothing else, whatever is chunked, stacked
-or padded.
-"""
+"""Attention blocks show each row its ancestors and itself only, chunked, stacked or padded as may be."""
 
 from __future__ import annotations
 
@@ -18,12 +16,10 @@ from proactor.kernels.tree_attention import AttentionBlock
 from tests.engine.trees import ancestors, groups, long_tokens
 
 
-def seen_by_row(found: list[AttentionBlock], unit: int = 1) -> dict[int, list[int]]:
-    """Key slots that each query row sees, in order, read off the blocks as their docstring defines them; a
-    row that stands twice fails.
-    """
+def seen_by_row(stacked: list[AttentionBlock], unit: int = 1) -> dict[int, list[int]]:
+    """Key slots that each query row sees, in order, by the blocks' definition; fails on a repeated row."""
     out: dict[int, list[int]] = {}
-    for block in found:
+    for block in stacked:
         families, members, length = block.rows.shape
         keep = set(range(block.rows.numel())) if block.valid is None else set(block.valid.tolist())
         context, own = slots(block.context, unit), slots(block.own, unit)
@@ -71,8 +67,8 @@ def test_visibility_is_ancestry(chunk: int, overhead: int, monkeypatch: pytest.M
 
     @settings(deadline=None, max_examples=20)
     @given(groups(long_tokens))
-    def check(found: list[Group]) -> None:
-        tree = Tree(found)
+    def check(several: list[Group]) -> None:
+        tree = Tree(several)
         start = layout(tree).start
         made = stack(tree_families(tree, start))
         assert seen_by_row(made) == expected(tree, start)
@@ -85,8 +81,10 @@ def test_visibility_is_ancestry(chunk: int, overhead: int, monkeypatch: pytest.M
 def test_a_long_dialogue_makes_few_blocks() -> None:
     """A real shape: 8 turns on a trunk of 600 tokens, 8 samples of 32."""
     trunk = list(range(600))
-    found = [Group(trunk[:u], [Sample(trunk[:u], [1] * 32) for _ in range(8)]) for u in range(100, 601, 70)]
-    tree = Tree(found)
+    tree_groups = [
+        Group(trunk[:u], [Sample(trunk[:u], [1] * 32) for _ in range(8)]) for u in range(100, 601, 70)
+    ]
+    tree = Tree(tree_groups)
     start = layout(tree).start
     made = stack(tree_families(tree, start))
     assert seen_by_row(made) == expected(tree, start)
@@ -113,9 +111,7 @@ def test_prompt_chunks_see_the_pages_before_them(
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from([1, 2, 4]))
 def test_stacking_keeps_each_member_to_itself(data: st.DataObject, unit: int) -> None:
-    """Families of any shape, as decoding makes them: different contexts, different numbers of siblings and
-    pages.
-    """
+    """Families as decoding makes them: any contexts, any numbers of siblings and pages."""
     shapes = data.draw(
         st.lists(
             st.tuples(st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4)),

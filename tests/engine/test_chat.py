@@ -1,6 +1,4 @@
-"""Messages to ids: the real Qwen2.5 template, and small templates with every habit that the check has to
-notice.
-"""
+"""Messages to ids: the real Qwen2.5 template, and small templates for every habit that the check detects."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ def qwen(data_dir: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def make() -> Make:
-    """A tokenizer of 400 byte pairs that knows `?` + newline as one token, as Qwen2.5 does, with the given
-    template.
-    """
+    """A tokenizer of 400 byte pairs with this template; `?` + newline is one token, as in Qwen2.5."""
 
     def build(template: str | None, eos: str | None = "<|im_end|>") -> Any:
         core = Tokenizer(models.BPE())

@@ -1,6 +1,4 @@
-"""4-bit folders both ways: those of transformers and bitsandbytes are read to the bit, and ours are read by
-them.
-"""
+"""4-bit folders: those of transformers and bitsandbytes are read to the bit, and they read ours."""
 
 from __future__ import annotations
 
@@ -66,9 +64,7 @@ def test_4bit_bytes_are_kept_whatever_quantisation_is_asked_for(four_bit: tuple[
 
 
 def test_4bit_widened_to_fp32_is_what_bitsandbytes_gives(four_bit: tuple[str, Path, Any]) -> None:
-    """Rounded to the stored type (bfloat16) first, as bitsandbytes' own layers do whatever the type of their
-    input.
-    """
+    """Rounded to the stored type (bfloat16) first, as bitsandbytes' layers do for any input type."""
     _, folder, model = four_bit
     weights = load(folder, quantization="none", dtype=torch.float32)
     parameter = model.model.layers[1].mlp.down_proj.weight

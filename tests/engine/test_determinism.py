@@ -1,6 +1,4 @@
-"""Deterministic mode: the bits of a request do not depend on what it is batched with, nor on how its prompt
-was computed.
-"""
+"""Deterministic mode: a request's bits depend neither on its batch nor on how its prompt was computed."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ def with_mates(engine: Engine) -> list[tuple[Any, ...]]:
 
 
 def with_siblings(engine: Engine) -> list[tuple[Any, ...]]:
-    found = engine.sample([SIBLINGS[0], PROMPT, *SIBLINGS[1:]], DRAW, keys=[1, 7, 2, 3])
-    return drawn(found[1:2])
+    sampled = engine.sample([SIBLINGS[0], PROMPT, *SIBLINGS[1:]], DRAW, keys=[1, 7, 2, 3])
+    return drawn(sampled[1:2])
 
 
 def twin(engine: Engine) -> list[tuple[Any, ...]]:
@@ -41,9 +39,9 @@ def twin(engine: Engine) -> list[tuple[Any, ...]]:
 def hot(engine: Engine) -> list[tuple[Any, ...]]:
     alone(engine)
     before = engine.counters()["tokens_avoided_prefix"]
-    found = alone(engine)
+    sample = alone(engine)
     assert engine.counters()["tokens_avoided_prefix"] > before, "the prefix cache was cold"
-    return found
+    return sample
 
 
 def chunked(rows: int) -> Callable[[Engine], list[tuple[Any, ...]]]:
@@ -119,9 +117,9 @@ def test_two_runs_train_to_the_same_bits(folder: Path) -> None:
 
 
 def test_the_other_mode_may_differ_but_agrees(folder: Path, expected: list[tuple[Any, ...]]) -> None:
-    found = alone(load(folder))
-    assert [f[0] for f in found] == [e[0] for e in expected]
-    for f, e in zip(found, expected, strict=True):
+    sample = alone(load(folder))
+    assert [f[0] for f in sample] == [e[0] for e in expected]
+    for f, e in zip(sample, expected, strict=True):
         assert f[2] == pytest.approx(e[2], abs=1e-5)
 
 

@@ -48,9 +48,9 @@ def test_stream_yields_early_finishers_first(folder: Path) -> None:
             async for group in engine.stream(ids, [LONG, SHORT, Sampling(max_tokens=9, ignore_eos=True)])
         ]
 
-    found = asyncio.run(collect())
-    assert [g.prompt_ids for g in found] == [ids[1], ids[2], ids[0]]
-    assert [len(g.samples[0].token_ids) for g in found] == [2, 9, 20]
+    order = asyncio.run(collect())
+    assert [g.prompt_ids for g in order] == [ids[1], ids[2], ids[0]]
+    assert [len(g.samples[0].token_ids) for g in order] == [2, 9, 20]
     assert idle(engine)
 
 
@@ -66,12 +66,12 @@ def test_stream_gives_the_same_samples_and_lets_others_work(folder: Path) -> Non
 
     async def collect() -> dict[tuple[int, ...], Group]:
         other = asyncio.create_task(tick())
-        found = {tuple(g.prompt_ids): g async for g in engine.stream(ids, seeded)}
+        streamed = {tuple(g.prompt_ids): g async for g in engine.stream(ids, seeded)}
         other.cancel()
-        return found
+        return streamed
 
-    found = asyncio.run(collect())
-    assert [found[tuple(i)] for i in ids] == engine.sample(ids, seeded)
+    streamed = asyncio.run(collect())
+    assert [streamed[tuple(i)] for i in ids] == engine.sample(ids, seeded)
     assert len(ticks) >= 3, "the event loop ran between groups"
 
 
@@ -177,25 +177,23 @@ def test_a_step_is_visible_to_the_next_token(folder: Path) -> None:
 
 
 def test_logprobs_are_those_of_every_prefix(folder: Path) -> None:
-    """Each list by itself, from the second id on; shared prefixes, spans and single-token lists give the same
-    numbers.
-    """
+    """Each list by itself, from the second id on; shared prefixes, spans and single tokens change nothing."""
     engine = load(folder)
     [ids] = prompts(1, length=12)
     lists = [ids, ids[:7], [*ids[:7], 3, 4], [5, 6], ids]
-    found = engine.logprobs(lists)
-    assert [len(f) for f in found] == [len(i) - 1 for i in lists]
-    for one, several in zip(lists, found, strict=True):
+    logprobs = engine.logprobs(lists)
+    assert [len(f) for f in logprobs] == [len(i) - 1 for i in lists]
+    for one, several in zip(lists, logprobs, strict=True):
         assert torch.allclose(engine.logprobs([one])[0], several, atol=1e-5)
-    assert torch.allclose(found[0][:6], found[1], atol=1e-5)
+    assert torch.allclose(logprobs[0][:6], logprobs[1], atol=1e-5)
     cut = engine.logprobs(lists, spans=[(3, 5), (1, 7), (9, 9), (1, 2), (11, 12)])
     assert [len(c) for c in cut] == [2, 6, 0, 1, 1]
-    assert torch.allclose(cut[0], found[0][2:4], atol=1e-5) and torch.allclose(
-        cut[4], found[0][-1:], atol=1e-5
+    assert torch.allclose(cut[0], logprobs[0][2:4], atol=1e-5) and torch.allclose(
+        cut[4], logprobs[0][-1:], atol=1e-5
     )
     total = sum(float(engine.logprobs([[*ids[:5], t]], [(5, 6)])[0].exp()) for t in range(101))
     assert total == pytest.approx(1.0, abs=1e-4)
-    bare, dressed = engine.logprobs([ids], adapter=False)[0], found[0]
+    bare, dressed = engine.logprobs([ids], adapter=False)[0], logprobs[0]
     assert float((bare - dressed).abs().max()) > 1e-2
     assert torch.allclose(load(folder, stir=False).logprobs([ids])[0], bare, atol=1e-5)
 
@@ -306,7 +304,7 @@ def test_the_layer_above_imports_public_names_alone(repo_root: Path) -> None:
 
 
 def test_importing_and_using_change_no_global_state(folder: Path, repo_root: Path) -> None:
-    found = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-c", GLOBALS, str(folder)],
         cwd=repo_root,
         capture_output=True,
@@ -314,7 +312,7 @@ def test_importing_and_using_change_no_global_state(folder: Path, repo_root: Pat
         check=True,
         env={**os.environ, "PYTHONPATH": str(repo_root)},
     )
-    assert json.loads(found.stdout) == {"import": [], "use": []}
+    assert json.loads(child.stdout) == {"import": [], "use": []}
 
 
 def test_two_engines_do_not_collide(folder: Path) -> None:

@@ -45,9 +45,7 @@ KILLS = [
 
 
 def life(model: str, folder: Path) -> None:
-    """Train to the last step from wherever the folder's save stands, saving each step: what a user's script
-    does.
-    """
+    """Train from the folder's save to the last step, saving each step, as a user's script does."""
     engine = Engine.load(model, lora=LoRA(rank=2, alpha=4), deterministic=True, page_size=4, kv_tokens=256)
     save, metrics = folder / "state", []
     if save.exists():
@@ -81,12 +79,12 @@ def drive(model: str, folder: Path) -> dict[str, Any]:
     """Both runs. Every life but the last must have been killed, and by its fault point."""
     for name in ("whole", "killed"):
         (folder / name).mkdir()
-    found: dict[str, Any] = {"whole": in_a_child(model, folder / "whole", ""), "lives": [], "saved": []}
+    outcome: dict[str, Any] = {"whole": in_a_child(model, folder / "whole", ""), "lives": [], "saved": []}
     for point, count in KILLS:
-        found["lives"].append(in_a_child(model, folder / "killed", f"{point}:{count}"))
-        found["saved"].append((folder / "killed" / "state").exists())
-    found["last"] = in_a_child(model, folder / "killed", "")
-    return found
+        outcome["lives"].append(in_a_child(model, folder / "killed", f"{point}:{count}"))
+        outcome["saved"].append((folder / "killed" / "state").exists())
+    outcome["last"] = in_a_child(model, folder / "killed", "")
+    return outcome
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -100,10 +98,10 @@ def test_twenty_kills_change_no_bit(folder: Path, tmp_path: Path, repo_root: Pat
         command, cwd=repo_root, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(KILLS) == 20 and found["lives"] == [-9] * 20
-    assert found["whole"] == found["last"] == 0
-    assert found["saved"][0] is False and found["saved"][-1] is True
+    outcome = json.loads(done.stdout)
+    assert len(KILLS) == 20 and outcome["lives"] == [-9] * 20
+    assert outcome["whole"] == outcome["last"] == 0
+    assert outcome["saved"][0] is False and outcome["saved"][-1] is True
     whole, killed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
     assert whole.keys() == killed.keys() >= {"state", "adapter/adapter_model.safetensors", "metrics.json"}
     assert whole == killed

@@ -65,8 +65,8 @@ def test_two_turn_environment(folder: Path, deterministic: bool) -> None:
     first = seen[0].sample == 0
     assert seen[0].advantage[first].tolist() == [1.0] * 4 + [-2.0] * 3
     assert seen[0].position[first].tolist() == [0, 1, 2, 3, 7, 8, 9]
-    found = engine.train([group], TRAIN)
-    assert found["tokens_trained"] == 21 and found["ratio_max_error"] <= (0.0 if deterministic else 1e-5)
+    stats = engine.train([group], TRAIN)
+    assert stats["tokens_trained"] == 21 and stats["ratio_max_error"] <= (0.0 if deterministic else 1e-5)
 
 
 def test_the_first_turn_is_not_computed_again(folder: Path) -> None:
@@ -100,9 +100,7 @@ def test_append_refuses_what_does_not_continue(folder: Path) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_groups_hang_off_samples(folder: Path, deterministic: bool) -> None:
-    """A group behind one sample of another shares that sample's rows, and both have the gradient they would
-    have alone.
-    """
+    """A group behind another's sample shares its rows, and both have the gradient they have alone."""
     engine = load(folder, deterministic=deterministic)
     [ids] = prompts(1)
     draw = Sampling(n=3, max_tokens=5, ignore_eos=True)
@@ -118,10 +116,10 @@ def test_groups_hang_off_samples(folder: Path, deterministic: bool) -> None:
 
     def norm_of(groups: list[Group]) -> tuple[Tensor, float]:
         engine.zero_grad()
-        found = engine.forward_backward(groups, GRPOLoss(GRPO()))
+        stats = engine.forward_backward(groups, GRPOLoss(GRPO()))
         engine.reduce_gradients()
-        assert found["ratio_max_error"] <= (0.0 if deterministic else 1e-5)
-        return gradient(engine), found["rows"]
+        assert stats["ratio_max_error"] <= (0.0 if deterministic else 1e-5)
+        return gradient(engine), stats["rows"]
 
     apart, rows_apart = norm_of([root, child])
     child.parent = chosen
@@ -151,8 +149,8 @@ def test_extra_forward_on_edited_context(folder: Path) -> None:
         sample.advantage = credit.tolist()
     before = gradient(engine)
     assert not before.any(), "an extra forward leaves no gradient"
-    found = engine.train(groups, TRAIN)
-    assert found["tokens_trained"] == 20 and found["grad_norm"] > 0 and found["ratio_max_error"] <= 1e-5
+    stats = engine.train(groups, TRAIN)
+    assert stats["tokens_trained"] == 20 and stats["grad_norm"] > 0 and stats["ratio_max_error"] <= 1e-5
 
 
 def test_a_custom_advantage_is_taken_as_it_is(folder: Path) -> None:
@@ -179,9 +177,7 @@ def test_a_custom_advantage_is_taken_as_it_is(folder: Path) -> None:
 
 
 def test_a_sequence_level_loss(folder: Path) -> None:
-    """GSPO-like: one ratio a sample, from sums over its tokens; on policy its gradient is that of the plain
-    policy gradient.
-    """
+    """GSPO-like: one ratio a sample, from sums over its tokens; on policy, the plain policy gradient."""
     engine, other = load(folder), load(folder)
     groups = reward(engine.sample(prompts(2), Sampling(n=3, max_tokens=4, ignore_eos=True)))
     for group in groups:
@@ -209,9 +205,7 @@ def test_a_sequence_level_loss(folder: Path) -> None:
 
 @pytest.mark.parametrize("to_none", [True, False])
 def test_the_callers_own_optimizer(folder: Path, to_none: bool) -> None:
-    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` ends, and the next samples are the
-    same.
-    """
+    """torch.optim.AdamW on `engine.parameters()` ends where `engine.step` does, with equal next samples."""
     engine, own = load(folder), load(folder)
     optimizer = torch.optim.AdamW(own.parameters(), lr=1e-2, weight_decay=0.01)
     losses = GRPOLoss(GRPO())

@@ -1,6 +1,4 @@
-"""The whole engine on the Triton kernels: the same tokens, log-probabilities, losses and gradients as on the
-torch forms.
-"""
+"""The engine on Triton kernels: tokens, log-probabilities, losses and gradients of the torch forms."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ Launches = dict[str, set[str]]
 
 @contextmanager
 def recorded() -> Iterator[Launches]:
-    """Within it, launches are written down."""
+    """Records the kernel launches of a `with` block."""
     seen: Launches = {}
     if interpreted():
         from triton.runtime.interpreter import InterpretedFunction as Kernel
@@ -254,9 +252,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_built_in_losses_go_through_the_head_in_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two head products a chunk and the gradient of the general form, whose backward computes the logits
-    again.
-    """
+    """Two head products a chunk, and the gradient of the general form, which recomputes the logits."""
     monkeypatch.setattr(logprob, "KEEP_BYTES", 0)
     monkeypatch.setattr(logprob, "CHUNK_BYTES", 3 * 101 * 4)  # three rows
     engine = on_triton(monkeypatch, folder)
@@ -299,14 +295,14 @@ def test_supervised_loss_goes_through_the_head(folder: Path, monkeypatch: pytest
     engine = on_triton(monkeypatch, folder)
     groups = [Group(ids[:3], [outside(ids[:3], ids[3:])]) for ids in prompts(2, 8)]
     groups[0].samples[0].mask = [True, False, False, True, True]
-    found = []
+    results = []
     for loss in (SFTLoss(SFT()), lambda logprobs, batch: -(logprobs * batch.weight).sum()):
         engine.zero_grad()
         with recorded() as seen:
             stats = engine.forward_backward(groups, loss)
         inside = any("logprob_loss" in above for above in seen.values())
-        found.append((inside, stats, engine.trainer.lora.grad.clone()))  # type: ignore[union-attr]
-    (fused, ours, gradient), (general, theirs, expected) = found
+        results.append((inside, stats, engine.trainer.lora.grad.clone()))  # type: ignore[union-attr]
+    (fused, ours, gradient), (general, theirs, expected) = results
     assert fused and not general
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5

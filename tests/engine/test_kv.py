@@ -1,6 +1,4 @@
-"""The page pool against a model of the memory it manages: whatever happens, a sequence reads what it
-wrote.
-"""
+"""The page pool against a model of its memory: in any order of events, a sequence reads what it wrote."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""One flat buffer: where adapters lie in it, that leaves and gradients are views, and what it refuses to
-load.
-"""
+"""The flat adapter buffer: its layout, leaves and gradients as views, and what it refuses to load."""
 
 from __future__ import annotations
 
@@ -28,15 +26,15 @@ def buffer(config: ModelConfig, **changes: object) -> LoRABuffer:
     "targets", [("q",), ("v", "q"), ("o", "up"), ("q", "k", "v", "o", "gate", "up", "down")]
 )
 def test_the_buffer_is_filled_without_gaps(config: ModelConfig, targets: tuple[str, ...]) -> None:
-    found = buffer(config, targets=targets)
+    lora = buffer(config, targets=targets)
     size = shapes(config)
-    assert len(found.flat) == 2 * sum(3 * sum(size[t]) for t in found.lora.targets)
-    found.flat.copy_(torch.arange(len(found.flat)))
-    assert sorted(int(x) for leaf in found.leaves for x in leaf.flatten()) == list(range(len(found.flat)))
-    tensors = found.tensors()
+    assert len(lora.flat) == 2 * sum(3 * sum(size[t]) for t in lora.lora.targets)
+    lora.flat.copy_(torch.arange(len(lora.flat)))
+    assert sorted(int(x) for leaf in lora.leaves for x in leaf.flatten()) == list(range(len(lora.flat)))
+    tensors = lora.tensors()
     assert len(tensors) == 2 * len(targets)
     assert sorted(int(x) for pair in tensors.values() for t in pair for x in t.flatten()) == list(
-        range(len(found.flat))
+        range(len(lora.flat))
     )
     for name, (a, b) in tensors.items():
         target = next(t for t in size if name.endswith(f"{t}_proj"))
@@ -44,47 +42,47 @@ def test_the_buffer_is_filled_without_gaps(config: ModelConfig, targets: tuple[s
 
 
 def test_leaves_and_gradients_are_views(config: ModelConfig) -> None:
-    found = buffer(config)
-    sum((leaf * leaf).sum() for leaf in found.leaves).backward()  # type: ignore[union-attr]
-    assert torch.equal(found.grad, 2 * found.flat) and bool(found.grad.any())
-    found.flat.fill_(3.0)
-    assert all(bool((leaf == 3).all()) for leaf in found.leaves)
-    for leaf in found.leaves:
+    lora = buffer(config)
+    sum((leaf * leaf).sum() for leaf in lora.leaves).backward()  # type: ignore[union-attr]
+    assert torch.equal(lora.grad, 2 * lora.flat) and bool(lora.grad.any())
+    lora.flat.fill_(3.0)
+    assert all(bool((leaf == 3).all()) for leaf in lora.leaves)
+    for leaf in lora.leaves:
         leaf.grad = None
-    found.attach_grad()
-    assert not found.grad.any(), "a dropped gradient is a zero one"
-    found.leaves[0].grad = torch.full_like(found.leaves[0], 7.0)
-    found.attach_grad()
-    assert found.grad[0] == 7.0 and found.leaves[0].grad.data_ptr() == found.grad.data_ptr()
+    lora.attach_grad()
+    assert not lora.grad.any(), "a dropped gradient is a zero one"
+    lora.leaves[0].grad = torch.full_like(lora.leaves[0], 7.0)
+    lora.attach_grad()
+    assert lora.grad[0] == 7.0 and lora.leaves[0].grad.data_ptr() == lora.grad.data_ptr()
 
 
 def test_it_starts_as_no_change(config: ModelConfig) -> None:
-    found = buffer(config)
-    for a, b in found.tensors().values():
+    lora = buffer(config)
+    for a, b in lora.tensors().values():
         assert not b.any()
         bound = a.shape[1] ** -0.5  # PEFT's Kaiming-uniform with a = sqrt(5)
         assert float(a.abs().max()) <= bound and float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.3)
 
 
 def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
-    found = buffer(config, targets=("q", "v"))
-    good = {name: (torch.ones_like(a), torch.ones_like(b)) for name, (a, b) in found.tensors().items()}
-    q, before = "model.layers.1.self_attn.q_proj", found.flat.clone()
+    lora = buffer(config, targets=("q", "v"))
+    good = {name: (torch.ones_like(a), torch.ones_like(b)) for name, (a, b) in lora.tensors().items()}
+    q, before = "model.layers.1.self_attn.q_proj", lora.flat.clone()
     a, b = good[q]
     with pytest.raises(EngineError, match=r"model.layers.1.self_attn.q_proj is missing"):
-        found.load({name: pair for name, pair in good.items() if name != q})
+        lora.load({name: pair for name, pair in good.items() if name != q})
     with pytest.raises(
         EngineError, match=r"model.layers.9.self_attn.q_proj is not among this engine's targets q, v"
     ):
-        found.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
+        lora.load({**good, "model.layers.9.self_attn.q_proj": (a, b)})
     with pytest.raises(
         EngineError,
         match=r"model.layers.1.self_attn.q_proj has A \(3, 31\), B \(32, 3\); expected \(3, 32\), \(32, 3\)",
     ):
-        found.load({**good, q: (a[:, 1:], b)})
-    assert torch.equal(found.flat, before), "nothing is half loaded"
-    found.load(good)
-    assert bool((found.flat == 1).all())
+        lora.load({**good, q: (a[:, 1:], b)})
+    assert torch.equal(lora.flat, before), "nothing is half loaded"
+    lora.load(good)
+    assert bool((lora.flat == 1).all())
 
 
 def test_scale(config: ModelConfig) -> None:

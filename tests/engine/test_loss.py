@@ -124,9 +124,9 @@ def test_normalizers(engine: Engine, normalizer: Any) -> None:
     for part in (groups()[:1], groups()[1:]):
         engine.forward_backward(part, GRPOLoss(GRPO(normalizer=normalizer, constant=32.0)))
     engine.reduce_gradients()
-    found = gradient(engine)
+    summed = gradient(engine)
     engine.zero_grad()
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert float((summed - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_any_callable_is_a_loss(engine: Engine) -> None:
@@ -136,8 +136,8 @@ def test_any_callable_is_a_loss(engine: Engine) -> None:
         seen.append(b)
         return (logprobs.exp() * b.advantage).sum(), {"hits": float(len(logprobs))}
 
-    found = engine.forward_backward(groups(), loss)
-    assert found["hits"] == found["tokens"] == sum(len(b.target) for b in seen)
+    stats = engine.forward_backward(groups(), loss)
+    assert stats["hits"] == stats["tokens"] == sum(len(b.target) for b in seen)
     b, samples = seen[0], [s for g in groups() for s in g.samples]
     for i in range(len(b.target)):
         sample = b.samples[int(b.sample[i])]

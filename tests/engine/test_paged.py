@@ -1,6 +1,4 @@
-"""Pages are real: where they lie does not matter, what stands in free ones is never read, and shared ones are
-never written.
-"""
+"""Pages: their place does not matter, free ones are never read, and shared ones are never written."""
 
 from __future__ import annotations
 
@@ -35,9 +33,9 @@ def poison(engine: Engine) -> None:
 
     def poisoned(planned: Any, requests: Any) -> Any:
         spoil()
-        found = step(planned, requests)
+        tokens = step(planned, requests)
         pool.check()
-        return found
+        return tokens
 
     run._step = poisoned
     for tensor in (*cache.k, *cache.v):
@@ -51,16 +49,16 @@ def shuffle(engine: Engine, seed: int) -> None:
 
 def work(engine: Engine) -> list[tuple[Any, ...]]:
     """Shared prefixes, forks inside a page, a hot cache, a change of weights, adapter on and off."""
-    found = []
+    samples = []
     for seed in (1, 2):
         draws = [
             Sampling(n=1 + i, max_tokens=3 + 2 * i, seed=seed, ignore_eos=True)
             for i in range(len(TURNS + OTHERS))
         ]
-        found += drawn(engine.sample(TURNS + OTHERS, draws))
-        found += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
+        samples += drawn(engine.sample(TURNS + OTHERS, draws))
+        samples += drawn(engine.sample(TURNS, Sampling(n=2, max_tokens=5, seed=seed, adapter=False)))
         shake(engine, seed)
-    return found
+    return samples
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -105,9 +103,7 @@ def snapshots(engine: Engine) -> Callable[[], list[torch.Tensor]]:
 
 
 def test_copy_on_write_leaves_the_source_alone(folder: Path) -> None:
-    """A prompt that leaves another inside a page copies it; the bytes of all cached pages stay as they
-    were.
-    """
+    """A prompt that departs from another inside a page copies it; all cached pages keep their bytes."""
     engine = load(folder, page_size=8)
     take = snapshots(engine)
     draw = Sampling(n=3, max_tokens=7, seed=1, ignore_eos=True)

@@ -35,9 +35,7 @@ SETTINGS: dict[str, Any] = {"lora": LoRA(rank=4, alpha=8), "page_size": 4, "kv_t
 
 
 def data(engine: Engine) -> list[Group]:
-    """Five rewarded groups (an odd number, of unlike lengths, one without spread), this rank's part sampled
-    here.
-    """
+    """Five rewarded groups (odd number, unlike lengths, one without spread); this rank samples its part."""
     ids = [[7 * i + 1, 3, 5 * i + 2, 9, 4][: 3 + i % 3] for i in range(5)]
     keys = list(range(5))
     groups = engine.sample(engine.share(ids), Sampling(n=3, max_tokens=6), keys=engine.share(keys))
@@ -57,10 +55,8 @@ def stirred(model: str, deterministic: bool) -> Engine:
 
 
 def work(model: str, out: Path) -> None:
-    """One rank: gradients in the fast mode for each normaliser, three steps in the deterministic one, a save
-    and a resume.
-    """
-    found: dict[str, Any] = {}
+    """One rank: fast-mode gradients for each normaliser, three deterministic steps, a save and a resume."""
+    record: dict[str, Any] = {}
     fast = stirred(model, deterministic=False)
     groups = data(fast)
     for group in groups:
@@ -70,30 +66,30 @@ def work(model: str, out: Path) -> None:
     for normalizer in ("tokens", "samples", "constant"):
         for part in (groups[:1], groups[1:]):
             fast.forward_backward(part, GRPOLoss(GRPO(normalizer=normalizer, constant=64.0)))
-        found[f"normalizer {normalizer}"] = fast.reduce_gradients()
-        found[f"gradient {normalizer}"] = fast.trainer.lora.grad.tolist()
+        record[f"normalizer {normalizer}"] = fast.reduce_gradients()
+        record[f"gradient {normalizer}"] = fast.trainer.lora.grad.tolist()
         fast.zero_grad()
-    found["nll"] = fast.nll(groups)
+    record["nll"] = fast.nll(groups)
     exact = stirred(model, deterministic=True)
     config = GRPO(lr=1e-2, max_norm=0.05, minibatches=1)
-    found["stats"] = [exact.train(data(exact), config) for _ in range(2)]
+    record["stats"] = [exact.train(data(exact), config) for _ in range(2)]
     exact.save(out / "state", {"ranks": exact.world_size})
-    found["stats"].append(exact.train(data(exact), config))
+    record["stats"].append(exact.train(data(exact), config))
     assert exact.trainer is not None
-    found["adapter"] = exact.trainer.lora.flat.tolist()
-    found["record"] = exact.resume(out / "state")
+    record["adapter"] = exact.trainer.lora.flat.tolist()
+    record["record"] = exact.resume(out / "state")
     exact.train(data(exact), config)
-    found["resumed"] = exact.trainer.lora.flat.tolist()
+    record["resumed"] = exact.trainer.lora.flat.tolist()
     only = [g for g in data(exact) if exact.rank == 0][:1]
-    found["sft"] = exact.train(only, SFT(lr=1e-2))  # a rank without data takes part all the same
-    found["sft adapter"] = exact.trainer.lora.flat.tolist()
-    found["minibatches"] = {str(minibatches): in_steps(exact, minibatches) for minibatches in (2, 3, 7)}
-    found["masked"] = masked_on_the_last_rank(exact)
-    found["refusals"] = refusals(exact, out)
-    found["after"] = exact.trainer.lora.flat.tolist()
-    found["reduced"] = exact.parallel.reduce({"sum": exact.rank + 1.0}, {"top": exact.rank + 5.0})
-    found["gathered"] = exact.parallel.gather(exact.rank)
-    (out / f"rank{exact.rank}.json").write_text(json.dumps(found))
+    record["sft"] = exact.train(only, SFT(lr=1e-2))  # a rank without data takes part all the same
+    record["sft adapter"] = exact.trainer.lora.flat.tolist()
+    record["minibatches"] = {str(minibatches): in_steps(exact, minibatches) for minibatches in (2, 3, 7)}
+    record["masked"] = masked_on_the_last_rank(exact)
+    record["refusals"] = refusals(exact, out)
+    record["after"] = exact.trainer.lora.flat.tolist()
+    record["reduced"] = exact.parallel.reduce({"sum": exact.rank + 1.0}, {"top": exact.rank + 5.0})
+    record["gathered"] = exact.parallel.gather(exact.rank)
+    (out / f"rank{exact.rank}.json").write_text(json.dumps(record))
     exact.release()
     fast.release()
 

@@ -66,9 +66,7 @@ RANK = LoRA(rank=3, alpha=12)
 
 
 def write(folder: Path, name: str) -> Any:
-    """The named model's folder; returns transformers' model. Weights are large, so that attention is far from
-    uniform.
-    """
+    """Write the named model; returns transformers' form. Large weights make attention far from uniform."""
     settings = {**SMALL, **MODELS[name]}
     shard = settings.pop("shard", "1GB")
     model = tiny_model(**settings)
@@ -88,9 +86,7 @@ def load(folder: Path, **changes: Any) -> Engine:
 
 
 def sequences() -> list[list[int]]:
-    """Three that share a beginning, one that does not, one long: past the original context (32) of the scaled
-    models.
-    """
+    """Three with one beginning, one without, one past the original context (32) of the scaled models."""
     return [*prompts(3, 9, shared=6), *prompts(1, 5, seed=1), *prompts(1, 100, seed=2, shared=6)]
 
 
@@ -136,8 +132,8 @@ def caterpillar(seed: int = 0) -> list[Group]:
     """Groups hanging off one trunk of 60 at different offsets, some behind a board of their own; lengths,
     masks and temperatures differ.
 
-    One branch continues like the trunk, two samples begin alike, one has a single token, one stands past the
-    original context.
+    One branch continues like the trunk, two samples begin alike, one has one token, one is past the original
+    context.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -147,7 +143,7 @@ def caterpillar(seed: int = 0) -> list[Group]:
     def numbers(count: int) -> list[float]:
         return torch.randn(count, generator=generator).tolist()
 
-    trunk, found = ids(60), []
+    trunk, groups = ids(60), []
     for at, board, lengths in (
         (7, 0, (5, 1, 3)),
         (20, 4, (2, 6, 4)),
@@ -165,14 +161,12 @@ def caterpillar(seed: int = 0) -> list[Group]:
             sample.advantage = numbers(1)[0] if i else numbers(count)
             sample.temperature = 0.7 if i == 1 else 1.0
             sample.mask = [j % 3 != 1 for j in range(count)] if i == 0 and count > 2 else None
-        found.append(Group(prompt, samples))
-    return found
+        groups.append(Group(prompt, samples))
+    return groups
 
 
 def record(engine: Engine, groups: list[Group], seed: int = 1) -> None:
-    """Recorded log-probabilities near what the model says, so that some ratios are clipped and some are
-    not.
-    """
+    """Recorded log-probabilities near the model's, so that some ratios are clipped and some are not."""
     generator = torch.Generator().manual_seed(seed)
     for sample in (s for g in groups for s in g.samples):
         count = len(sample.token_ids)
@@ -247,9 +241,7 @@ def test_gradients_do_not_depend_on_how_trees_are_packed(changes: dict[str, Any]
 
 @pytest.mark.parametrize("targets", [("q", "v"), ("o", "down"), ("k", "up"), ALL_TARGETS], ids=",".join)
 def test_any_targets(targets: tuple[Any, ...], tmp_path: Path) -> None:
-    """Also where a layer's attention inputs carry no gradient, and where only part of a fused linear is
-    adapted.
-    """
+    """Also where attention inputs carry no gradient, and where part of a fused linear is adapted."""
     write(tmp_path, "qwen3")
     engine, groups = load(tmp_path, lora=LoRA(rank=2, alpha=5, targets=targets)), caterpillar()
     record(engine, groups)
@@ -259,9 +251,7 @@ def test_any_targets(targets: tuple[Any, ...], tmp_path: Path) -> None:
 
 
 def test_a_sample_extended_by_observations(tmp_path: Path) -> None:
-    """Two turns with an environment's tokens between them, and a second group that hangs off the first one's
-    sample.
-    """
+    """Two turns with an environment's tokens in between, and a second group behind the first's sample."""
     write(tmp_path, "qwen2 tied")
     engine = load(tmp_path)
     first = Sample([1, 2, 3], [4, 5, 6])
@@ -354,7 +344,7 @@ def test_a_4bit_folder_gives_what_transformers_gives_dequantised(
 
 def test_resident_nf4_equals_the_dense_copy(tmp_path: Path) -> None:
     save_tiny_4bit(tmp_path / "model")
-    found = {}
+    results = {}
     for resident in ("dense", "nf4"):
         engine, groups = load(tmp_path / "model", resident=resident), caterpillar()
         record(engine, groups)
@@ -363,7 +353,8 @@ def test_resident_nf4_equals_the_dense_copy(tmp_path: Path) -> None:
         scores = engine.logprobs(sequences())
         engine.forward_backward(groups, GRPOLoss(GRPO()))
         engine.reduce_gradients()
-        found[resident] = torch.cat(scores), engine_gradients(engine), memory
-    torch.testing.assert_close(found["nf4"][0], found["dense"][0], rtol=0, atol=1e-6)
-    assert largest_error(found["nf4"][1], found["dense"][1]) < 1e-6
-    assert found["nf4"][2]["nf4"] < 0.2 * found["dense"][2]["dense"]  # 4.1 bits a weight, and tables, of 32
+        results[resident] = torch.cat(scores), engine_gradients(engine), memory
+    torch.testing.assert_close(results["nf4"][0], results["dense"][0], rtol=0, atol=1e-6)
+    assert largest_error(results["nf4"][1], results["dense"][1]) < 1e-6
+    # 4.1 bits a weight, and tables, of 32
+    assert results["nf4"][2]["nf4"] < 0.2 * results["dense"][2]["dense"]

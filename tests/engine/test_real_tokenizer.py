@@ -1,8 +1,6 @@
-"""A dialogue in Qwen2.5's own tokenizer and chat template: rendered, sampled and trained on, and nothing is
-encoded twice.
+"""A dialogue in Qwen2.5's tokenizer and template: rendered, sampled, trained; no text encoded twice.
 
-The model is random, two layers of 32, with the real vocabulary (151,936, of which the tokenizer names
-151,665).
+The model is random, two layers of 32, with the real vocabulary (151,936; the tokenizer has 151,665).
 """
 
 from __future__ import annotations
@@ -77,9 +75,7 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
 def test_prompts_are_the_template_rendered_once(
     engine: Engine, encoded: tuple[PromptEncoder, Dialogue]
 ) -> None:
-    """Message by message, the ids are those of the whole rendering; each decision's trunk begins the next
-    one's.
-    """
+    """Message by message, the ids are the whole rendering's; each decision's trunk begins the next one's."""
     encoder, dialogue = encoded
     assert encoder.shared
     prompts = encoder.prompts(dialogue)
@@ -117,7 +113,7 @@ def test_sampled_and_trained_without_encoding_again(
             group.tree = dialogue.id
             for i, sample in enumerate(group.samples):
                 sample.advantage = i - 1.0
-        found = engine.forward_backward(groups, Watched(GRPO()))
+        stats = engine.forward_backward(groups, Watched(GRPO()))
         engine.step(AdamW(lr=1e-3))
     samples = [s for g in groups for s in g.samples]
     trained = {id(s): [] for s in samples}
@@ -126,7 +122,7 @@ def test_sampled_and_trained_without_encoding_again(
             trained[id(batch.samples[index])].append(target)
     assert all(trained[id(s)] == s.token_ids for s in samples)
     assert [g.prompt_ids for g in groups] == [ids for _, ids in prompts]
-    assert found["ratio_max_error"] < 1e-5 and found["flat"] > 3 * found["rows"]
+    assert stats["ratio_max_error"] < 1e-5 and stats["flat"] > 3 * stats["rows"]
     assert max(max(s.token_ids) for s in samples) < len(engine.tokenizer) < VOCABULARY
     again = [engine.tokenizer(s.text, add_special_tokens=False)["input_ids"] for s in samples]
     assert any(ids != s.token_ids for ids, s in zip(again, samples, strict=True)), (
@@ -154,9 +150,9 @@ def test_the_next_turn_extends_the_ids(engine: Engine, monkeypatch: pytest.Monke
         (answer,) = engine.sample([second], Sampling(max_tokens=4, seed=1, ignore_eos=True))
         whole.append(answer.samples[0])
         whole.advantage = [1.0, -1.0]
-        found = engine.train([Group(first, [whole])], GRPO(lr=1e-3))
+        stats = engine.train([Group(first, [whole])], GRPO(lr=1e-3))
     assert whole.turns() == [(0, 4), (len(whole.token_ids) - 4, len(whole.token_ids))]
-    assert found["tokens_trained"] == 8 and found["ratio_max_error"] < 1e-5
+    assert stats["tokens_trained"] == 8 and stats["ratio_max_error"] < 1e-5
     kept = [t for t, on in zip(whole.token_ids, whole.trained_mask(), strict=True) if on]
     assert kept == spoken + answer.samples[0].token_ids
     text = engine.tokenizer.decode(second)

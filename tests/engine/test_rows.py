@@ -67,12 +67,12 @@ def recorded(engine: Engine) -> Iterator[tuple[Recorder, dict[tuple[int, Any], i
 def dialogue(seed: int = 0) -> list[Group]:
     """Eight decision points on one trunk, with boards of their own and four samples each."""
     (trunk,) = prompts(1, 90, seed=seed)
-    found = []
+    groups = []
     for at in range(20, 91, 10):
         prompt = [*trunk[:at], at % 100, 3]
         samples = [outside(prompt, [at % 7 + 1, i, 5, i + 1], advantage=i - 1.5) for i in range(4)]
-        found.append(Group(prompt, samples, tree="dialogue"))
-    return found
+        groups.append(Group(prompt, samples, tree="dialogue"))
+    return groups
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,7 @@ def test_each_linear_sees_each_row_once_forward_and_once_backward(untied: Path) 
 
 
 def test_the_adapter_sees_each_row_once(untied: Path) -> None:
-    """A is read once forward; backward, once for the gradient of its input, and nowhere for rows that are not
-    there.
-    """
+    """A is read once forward, once backward for its input's gradient, and never for absent rows."""
     engine, groups = load(untied), dialogue()
     rows = Tree(groups).rows
     assert engine.trainer is not None
@@ -154,10 +152,10 @@ def test_supervised_training_shares_the_trunk_too(untied: Path) -> None:
     engine, groups = load(untied), dialogue()
     rows = Tree(groups).rows
     with recorded(engine) as (recorder, addresses):
-        found = engine.train(groups, SFT(lr=1e-3))
+        stats = engine.train(groups, SFT(lr=1e-3))
     assert recorder.reads[addresses[0, ("o",)]] == [rows, rows]
-    assert found["tokens_computed"] == rows
-    assert found["tokens_avoided"] == Tree(groups).flat_tokens - rows
+    assert stats["tokens_computed"] == rows
+    assert stats["tokens_avoided"] == Tree(groups).flat_tokens - rows
 
 
 def test_sampling_and_training_together_compute_no_old_policy_pass(untied: Path) -> None:
@@ -174,9 +172,9 @@ def test_sampling_and_training_together_compute_no_old_policy_pass(untied: Path)
     assert tree.rows == 60 + 3 * (1 + 4 * 4)
     assert sampled == tree.rows, "the prompts' distinct tokens, and each sampled token but the last"
     with recorded(engine) as (recorder, addresses):
-        found = engine.train(groups, GRPO(lr=1e-4))
+        stats = engine.train(groups, GRPO(lr=1e-4))
     assert recorder.reads[addresses[1, ("down",)]] == [tree.rows, tree.rows]
-    assert found["tokens_computed"] == tree.rows and found["ratio_max_error"] < 1e-5
+    assert stats["tokens_computed"] == tree.rows and stats["ratio_max_error"] < 1e-5
 
 
 def test_counters_say_the_same(untied: Path) -> None:
@@ -190,7 +188,5 @@ def test_counters_say_the_same(untied: Path) -> None:
 
 
 def shared_rows() -> int:
-    """Two lists scored from their second id on: the common first id, then two leaves whose last tokens need
-    no row.
-    """
+    """Two lists scored from the second id on: the common first id, and two leaves less their last tokens."""
     return Tree([Group([1], [Sample([1], [2, 3, 4])]), Group([1], [Sample([1], [2, 3, 5])])]).rows

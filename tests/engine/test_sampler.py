@@ -46,28 +46,26 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Engine:
 def train(engine: Engine, groups: list[Group]) -> dict[str, float]:
     """A step whose statistics are looked at, and nothing of it kept."""
     before = engine.state_dict()
-    found = engine.train(reward(groups), TRAIN)
+    stats = engine.train(reward(groups), TRAIN)
     engine.load_state_dict(before)
-    return found
+    return stats
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_first_ratio_is_one(engine: Engine, name: str) -> None:
     sampling = Sampling(**{"n": 4, "max_tokens": 8, **SETTINGS[name]})
     groups = engine.sample(prompts(3, shared=5), sampling)
-    found = train(engine, groups)
-    assert found["tokens_trained"] == sum(len(s.token_ids) for g in groups for s in g.samples)
-    assert found["ratio_max_error"] <= (0.0 if engine.deterministic else 1e-5)
-    assert found["sampler_trainer_gap"] <= (0.0 if engine.deterministic else 1e-5)
+    stats = train(engine, groups)
+    assert stats["tokens_trained"] == sum(len(s.token_ids) for g in groups for s in g.samples)
+    assert stats["ratio_max_error"] <= (0.0 if engine.deterministic else 1e-5)
+    assert stats["sampler_trainer_gap"] <= (0.0 if engine.deterministic else 1e-5)
     for sample in (s for g in groups for s in g.samples):
         filtered = [a > b + 1e-6 for a, b in zip(sample.logprobs, sample.policy_logprobs, strict=True)]
         assert all(filtered[::2]) if "mask" in name else any(filtered) == sampling.filtered
 
 
 def test_a_mixed_batch_has_ratio_one(engine: Engine) -> None:
-    """Settings differ by prompt, all in the same forward passes; the bare model's samples belong to no policy
-    version.
-    """
+    """Settings by prompt, in the same forward passes; the bare model's samples have no policy version."""
     names = list(SETTINGS)
     settings = [
         Sampling(**{"n": 2, "max_tokens": 6, **SETTINGS[name]}, adapter=i % 3 > 0)
@@ -101,9 +99,9 @@ def test_an_old_version_is_not_counted_as_a_gap(folder: Path) -> None:
     engine = load(folder)
     groups = reward(engine.sample(prompts(2), Sampling(n=3, max_tokens=5)))
     engine.train(groups, TRAIN)
-    found = engine.train(groups, TRAIN)
-    assert found["ratio_max_error"] == found["sampler_trainer_gap"] == 0.0
-    assert found["policy_version"] == 3
+    stats = engine.train(groups, TRAIN)
+    assert stats["ratio_max_error"] == stats["sampler_trainer_gap"] == 0.0
+    assert stats["policy_version"] == 3
 
 
 def test_greedy_takes_the_most_likely_token(folder: Path) -> None:
@@ -231,9 +229,7 @@ def test_the_distribution_is_the_one_recorded(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["top-k", "top-p", "min-p", "all filters", "mask and filters"])
 def test_filters_keep_what_they_say(folder: Path, name: str) -> None:
-    """The first tokens' support and probabilities, against the filters written out on the full
-    distribution.
-    """
+    """The first tokens' support and probabilities against the filters applied to the full distribution."""
     engine, sampling = load(folder), Sampling(**{**SETTINGS[name], "n": 4000, "max_tokens": 1})
     [ids] = prompts(1)
     logits = (

@@ -1,6 +1,4 @@
-"""The scheduler under any order of events: requests that come, are aborted and fail, with a pool too small
-for all.
-"""
+"""The scheduler under any order of arrivals, aborts and failures, with a pool too small for all."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from tests.engine.machine import machine
 
 
 class Events(RuleBasedStateMachine):
-    """Requests that share beginnings arrive, are aborted before, between and during steps, steps fail,
-    weights change.
-    """
+    """Requests with shared prefixes come and are aborted around and in steps; steps fail, weights change."""
 
     @initialize(
         pages=st.integers(4, 24),

@@ -79,10 +79,10 @@ def test_calls_add_up_to_one_gradient(engine: Engine, peer: Any, normalizer: str
         engine.forward_backward(data[i::calls], loss)
     divisor = engine.reduce_gradients()
     assert divisor == {"tokens": 37, "samples": 8, "constant": 16}[normalizer]
-    found = engine_gradients(engine)
+    gradients = engine_gradients(engine)
     engine.zero_grad()
     expected = peft_gradients(peer, grpo_by_hand(peer, data, config(normalizer)))
-    assert largest_error(found, expected) < 1e-4
+    assert largest_error(gradients, expected) < 1e-4
 
 
 @pytest.mark.parametrize("minibatches", [1, 2, 5])
@@ -95,20 +95,20 @@ def test_the_logged_loss_has_the_divisor_of_the_gradient(
         expected = float(grpo_by_hand(peer, data, config(normalizer)))
     if normalizer == "constant":
         expected /= minibatches  # the mean over steps, each of which is divided by the constant
-    found = engine.train([*data, masked_group()], config(normalizer, minibatches=minibatches))
-    assert found["loss"] == pytest.approx(expected, rel=1e-4)
-    assert found["masked_groups"] == 1 and found["zero_spread_share"] == 1 / 4
+    stats = engine.train([*data, masked_group()], config(normalizer, minibatches=minibatches))
+    assert stats["loss"] == pytest.approx(expected, rel=1e-4)
+    assert stats["masked_groups"] == 1 and stats["zero_spread_share"] == 1 / 4
 
 
 def test_sft_reports_the_mean_over_samples(engine: Engine, peer: Any) -> None:
     data = [Group([1], [Sample([1], [5])]), Group([2], [Sample([2], list(range(3, 100)))])]
     with torch.no_grad():
         means = [-float(x.mean()) for x in padded_logprobs(peer, [[1, 5], [2, *range(3, 100)]])]
-    found = engine.train(data, SFT(lr=STILL, normalizer="samples"))["loss"]
-    assert found == pytest.approx(sum(means) / 2, rel=1e-5)
-    found = engine.train(data, SFT(lr=STILL, normalizer="constant", constant=7.0))
-    assert found["loss"] == pytest.approx((means[0] + 97 * means[1]) / 7, rel=1e-5)
-    assert found["normalizer"] == 7
+    loss = engine.train(data, SFT(lr=STILL, normalizer="samples"))["loss"]
+    assert loss == pytest.approx(sum(means) / 2, rel=1e-5)
+    loss = engine.train(data, SFT(lr=STILL, normalizer="constant", constant=7.0))
+    assert loss["loss"] == pytest.approx((means[0] + 97 * means[1]) / 7, rel=1e-5)
+    assert loss["normalizer"] == 7
 
 
 def test_one_gradient_has_one_normalizer(engine: Engine) -> None:
@@ -148,10 +148,10 @@ def test_a_batch_without_gradient_moves_nothing(folder: Path, forced: bool) -> N
     before = engine.state_dict()
     if forced:
         engine.forward_backward(flat(groups(engine)), GRPOLoss(TRAIN))
-        found = engine.step(AdamW(lr=1e-2, weight_decay=0.1))
+        stats = engine.step(AdamW(lr=1e-2, weight_decay=0.1))
     else:
-        found = engine.train(flat(groups(engine)), GRPO(lr=1e-2, weight_decay=0.1))
-    assert found["zero_gradient"] == 1 and found["nonfinite_gradient"] == found["grad_norm"] == 0
+        stats = engine.train(flat(groups(engine)), GRPO(lr=1e-2, weight_decay=0.1))
+    assert stats["zero_gradient"] == 1 and stats["nonfinite_gradient"] == stats["grad_norm"] == 0
     after = engine.state_dict()
     assert after.pop("empty_steps") == before.pop("empty_steps") + 1 == engine.counters()["empty_steps"] == 1
     for name, value in before.items():
@@ -162,8 +162,8 @@ def test_a_batch_without_gradient_moves_nothing(folder: Path, forced: bool) -> N
 def test_an_empty_minibatch_is_no_step(folder: Path) -> None:
     engine, two = load(folder), load(folder)
     data = groups(engine)  # three groups, one of them without spread
-    found = engine.train(data, GRPO(lr=1e-2, minibatches=8))
-    assert found["step"] == 2 and found["zero_gradient"] == 6 and found["grad_norm"] > 0
+    stats = engine.train(data, GRPO(lr=1e-2, minibatches=8))
+    assert stats["step"] == 2 and stats["zero_gradient"] == 6 and stats["grad_norm"] > 0
     order = [g for part in _order(two, data) for g in part]
     for group in order:
         two.train([group], GRPO(lr=1e-2))
@@ -181,8 +181,8 @@ def test_every_step_that_was_dropped_is_counted(folder: Path) -> None:
     data = groups(engine)[:2]
     for sample in data[0].samples:
         sample.advantage, sample.policy_logprobs = -1.0, [-1e4] * len(sample.token_ids)
-    found = engine.train(data, GRPO(lr=1e-2, minibatches=2, epochs=2))
-    assert found["nonfinite_gradient"] == 2 and found["step"] == 2, "whichever step came last"
+    stats = engine.train(data, GRPO(lr=1e-2, minibatches=2, epochs=2))
+    assert stats["nonfinite_gradient"] == 2 and stats["step"] == 2, "whichever step came last"
 
 
 # -- masked groups ---
@@ -205,10 +205,10 @@ MASKED: dict[str, Callable[[Engine, list[Group]], Any]] = {
 def test_a_masked_group_is_left_out_however_it_is_packed(folder: Path, way: str, budget: int) -> None:
     engine, without = (load(folder, token_budget=budget) for _ in range(2))
     data = groups(engine)
-    found = MASKED[way](engine, [masked_group(), *data, masked_group()])
+    stats = MASKED[way](engine, [masked_group(), *data, masked_group()])
     expected = MASKED[way](without, data)
-    assert torch.equal(adapter(engine), adapter(without)) and found["normalizer"] == expected["normalizer"]
-    assert found.get("masked_groups", 2) == 2 and found.get("loss") == expected.get("loss")
+    assert torch.equal(adapter(engine), adapter(without)) and stats["normalizer"] == expected["normalizer"]
+    assert stats.get("masked_groups", 2) == 2 and stats.get("loss") == expected.get("loss")
     assert engine.nll([masked_group(), *data]) == without.nll(data)
 
 
@@ -216,8 +216,8 @@ def test_a_masked_group_is_left_out_however_it_is_packed(folder: Path, way: str,
 def test_masked_groups_alone_are_no_step(folder: Path, way: str) -> None:
     engine = load(folder)
     before, version = adapter(engine), engine.policy_version
-    found = MASKED[way](engine, [masked_group()])
-    assert found["zero_gradient"] == 1 and found.get("masked_groups", 1) == 1 and found["step"] == 0
+    stats = MASKED[way](engine, [masked_group()])
+    assert stats["zero_gradient"] == 1 and stats.get("masked_groups", 1) == 1 and stats["step"] == 0
     assert torch.equal(adapter(engine), before) and engine.policy_version == version
     assert engine.nll([masked_group()]) == 0.0
 

@@ -21,9 +21,7 @@ def decode(request: int, table: list[int], shared: int, length: int) -> Any:
 
 @pytest.mark.parametrize("pages", [1, WIDTH - 1, WIDTH + 3])
 def test_growing_equals_building_anew(pages: int) -> None:
-    """Three sequences, two of one request behind two shared pages; one page a round, past the width that was
-    laid out.
-    """
+    """Three sequences, two behind two shared pages of one request; a page a round, past the planned width."""
     decodes = [decode(7, [1, 2, 10], 2, 33), decode(3, [5], 0, 9), decode(7, [1, 2, 11], 2, 40)]
     kept = DecodeTables(decodes, 16, CPU)
     for new in range(pages):

@@ -42,13 +42,13 @@ def test_every_row_enters_each_linear_once(folder: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(model_module, "lora_linear", counted)
     groups = caterpillar()
-    found = engine.forward_backward(groups, GRPOLoss(GRPO()))
+    stats = engine.forward_backward(groups, GRPOLoss(GRPO()))
     tokens = (
         30 + 3 * 2 + 9 * 3
     )  # trunk, boards, samples without their last token, from which nothing is predicted
-    assert Tree(groups).rows == found["rows"] == tokens
+    assert Tree(groups).rows == stats["rows"] == tokens
     assert forward == backward == [tokens] * 8  # four products a layer, two layers
-    assert found["flat"] == sum(len(g.prompt_ids) + 3 for g in groups for _ in g.samples)
+    assert stats["flat"] == sum(len(g.prompt_ids) + 3 for g in groups for _ in g.samples)
 
 
 def test_a_tree_has_the_gradient_of_its_sequences(folder: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_tree_has_the_gradient_of_its_sequences(folder: Path) -> None:
     apart = gradient(engine)
     assert float((together - apart).norm() / apart.norm()) < 1e-5
     small = load(folder, token_budget=32)  # the unit is halved until its trees fit
-    found = small.forward_backward(caterpillar(), GRPOLoss(GRPO()))
-    assert found["rows"] > Tree(caterpillar()).rows
+    stats = small.forward_backward(caterpillar(), GRPOLoss(GRPO()))
+    assert stats["rows"] > Tree(caterpillar()).rows
     assert float((gradient(small) - apart).norm() / apart.norm()) < 1e-5
 
 
@@ -76,8 +76,8 @@ def test_step_is_adamw_on_the_mean_gradient(folder: Path) -> None:
         groups = caterpillar()
         engine.forward_backward(groups, GRPOLoss(GRPO()))
         mine.grad = gradient(engine) / 36
-        found = engine.step(config)
-        assert found["normalizer"] == 36 and found["grad_norm"] == pytest.approx(
+        stats = engine.step(config)
+        assert stats["normalizer"] == 36 and stats["grad_norm"] == pytest.approx(
             float(mine.grad.norm()), rel=1e-5
         )
         peer.step()
@@ -89,8 +89,8 @@ def test_clipping(folder: Path) -> None:
     whole, clipped = load(folder), load(folder)
     norm = whole.train(caterpillar(), GRPO(lr=1e-2, max_norm=None))["grad_norm"]
     assert norm > 1e-3
-    found = clipped.train(caterpillar(), GRPO(lr=1e-2, max_norm=norm / 10))
-    assert found["grad_norm"] == pytest.approx(norm), "the norm before clipping is reported"
+    stats = clipped.train(caterpillar(), GRPO(lr=1e-2, max_norm=norm / 10))
+    assert stats["grad_norm"] == pytest.approx(norm), "the norm before clipping is reported"
     assert whole.trainer is not None and clipped.trainer is not None
     assert torch.allclose(clipped.trainer.m, whole.trainer.m / 10, atol=1e-8)
     grad = torch.tensor([3.0, 4.0])
@@ -130,16 +130,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing(folder: Path, determinist
         with pytest.raises(EngineError, match=r"gradient: largest element (nan|inf) is not finite"):
             engine.train(bad, TRAIN)
     else:
-        found = engine.train(bad, TRAIN)
+        stats = engine.train(bad, TRAIN)
         assert (
-            found["nonfinite_gradient"] == 1
-            and found["step"] == 0
+            stats["nonfinite_gradient"] == 1
+            and stats["step"] == 0
             and engine.counters()["skipped_steps"] == 1
         )
     assert torch.equal(adapter(engine), before) and engine.policy_version == version
     clean = load(folder, deterministic=deterministic)
-    found, expected = engine.train(caterpillar(), TRAIN), clean.train(caterpillar(), TRAIN)
-    assert found["step"] == 1 and found["grad_norm"] == expected["grad_norm"]
+    stats, expected = engine.train(caterpillar(), TRAIN), clean.train(caterpillar(), TRAIN)
+    assert stats["step"] == 1 and stats["grad_norm"] == expected["grad_norm"]
     assert torch.equal(adapter(engine), adapter(clean)), "nothing of the bad step is left"
 
 
@@ -167,9 +167,9 @@ def test_groups_without_spread_do_not_change_the_others(folder: Path) -> None:
     for sample in flat[2].samples:
         sample.advantage = 0.0
     engine, forced = load(folder), load(folder)
-    found = engine.train(flat, GRPO(lr=1e-2, max_norm=None))
-    assert found["zero_spread_share"] == pytest.approx(1 / 3) and found["normalizer"] == 36
-    assert found["tokens_trained"] == 24 and found["tokens_computed"] == 20 + 4 + 18
+    stats = engine.train(flat, GRPO(lr=1e-2, max_norm=None))
+    assert stats["zero_spread_share"] == pytest.approx(1 / 3) and stats["normalizer"] == 36
+    assert stats["tokens_trained"] == 24 and stats["tokens_computed"] == 20 + 4 + 18
     forced.forward_backward(flat, GRPOLoss(GRPO()))
     forced.step(AdamW(lr=1e-2, max_norm=None))
     assert engine.trainer is not None and forced.trainer is not None
@@ -179,12 +179,12 @@ def test_groups_without_spread_do_not_change_the_others(folder: Path) -> None:
 def test_epochs_and_minibatches_step_each(folder: Path) -> None:
     engine = load(folder)
     groups = rollout(engine, count=4)
-    found = engine.train(groups, GRPO(lr=3e-2, epochs=2, minibatches=2))
-    assert found["step"] == 4 and found["tokens_trained"] == 2 * sum(
+    stats = engine.train(groups, GRPO(lr=3e-2, epochs=2, minibatches=2))
+    assert stats["step"] == 4 and stats["tokens_trained"] == 2 * sum(
         len(s.token_ids) for g in groups for s in g.samples
     )
-    assert found["policy_version"] == 5
-    assert found["ratio_max_error"] <= 1e-5, "only the first of them is on policy, and only it is compared"
+    assert stats["policy_version"] == 5
+    assert stats["ratio_max_error"] <= 1e-5, "only the first of them is on policy, and only it is compared"
 
 
 def test_sft_trains_the_unmasked_tokens(folder: Path) -> None:
@@ -198,10 +198,10 @@ def test_sft_trains_the_unmasked_tokens(folder: Path) -> None:
         return -logprobs.sum()
 
     before = engine.nll([Group(ids[:5], [sample])])
-    found = engine.train([sample], SFT(lr=1e-2))
+    stats = engine.train([sample], SFT(lr=1e-2))
     other.forward_backward([Group(ids[:5], [sample])], loss)
     other.step(AdamW(lr=1e-2))
-    assert found["tokens_trained"] == 4 and found["loss"] == pytest.approx(before, abs=1e-5)
+    assert stats["tokens_trained"] == 4 and stats["loss"] == pytest.approx(before, abs=1e-5)
     assert torch.equal(adapter(engine), adapter(other))
     changed = outside(ids[:5], [*ids[5:11], ids[11]], mask=mask)
     changed.token_ids[2] = (changed.token_ids[2] + 1) % 100  # a masked token is context, not target

@@ -1,6 +1,4 @@
-"""Token trees: prompts merge, sampled tokens never do, each row stands once, and packing keeps to its
-budget.
-"""
+"""Token trees: prompts merge, sampled tokens never do, rows are distinct, and packing keeps its budget."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ def prefixes(prompts: list[list[int]]) -> set[tuple[int, ...]]:
 
 @settings(deadline=None, max_examples=50)
 @given(groups())
-def test_paths_spell_prompts_and_samples(found: list[Group]) -> None:
-    tree = Tree(found)
-    extended = {id(g.parent) for g in found}
+def test_paths_spell_prompts_and_samples(several: list[Group]) -> None:
+    tree = Tree(several)
+    extended = {id(g.parent) for g in several}
     for group, end, leaves in zip(tree.groups, tree.prompt_end, tree.leaves, strict=True):
         assert path(tree, end) == group.prompt_ids
         for sample, leaf in zip(group.samples, leaves, strict=True):
@@ -32,20 +30,18 @@ def test_paths_spell_prompts_and_samples(found: list[Group]) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False))
-def test_rows_are_the_distinct_prompt_prefixes_and_every_sampled_token(found: list[Group]) -> None:
-    """Prompts share all they can; sampled tokens, even equal ones, nothing. The last token of a sample needs
-    no row.
-    """
-    sampled = [len(s.token_ids) - 1 for g in found for s in g.samples]
-    tree = Tree(found)
-    assert tree.rows == len(prefixes([g.prompt_ids for g in found])) + sum(sampled)
-    assert tree.flat_tokens == sum(len(g.prompt_ids) * len(g.samples) for g in found) + sum(sampled)
+def test_rows_are_the_distinct_prompt_prefixes_and_every_sampled_token(several: list[Group]) -> None:
+    """Prompts share all they can; sampled tokens, even equal, nothing. A sample's last token has no row."""
+    sampled = [len(s.token_ids) - 1 for g in several for s in g.samples]
+    tree = Tree(several)
+    assert tree.rows == len(prefixes([g.prompt_ids for g in several])) + sum(sampled)
+    assert tree.flat_tokens == sum(len(g.prompt_ids) * len(g.samples) for g in several) + sum(sampled)
 
 
 @settings(deadline=None, max_examples=50)
 @given(groups())
-def test_no_two_samples_share_a_leaf(found: list[Group]) -> None:
-    tree = Tree(found)
+def test_no_two_samples_share_a_leaf(several: list[Group]) -> None:
+    tree = Tree(several)
     leaves = [leaf for row in tree.leaves for leaf in row if leaf is not None]
     assert len(leaves) == len(set(leaves))
     assert all(tree.nodes[i].leaf for i in leaves) and not set(leaves) & set(tree.prompt_end) - extended_ends(
@@ -60,8 +56,8 @@ def extended_ends(tree: Tree) -> set[int]:
 
 @settings(deadline=None, max_examples=50)
 @given(groups())
-def test_order_names_each_node_once_after_its_parent(found: list[Group]) -> None:
-    tree = Tree(found)
+def test_order_names_each_node_once_after_its_parent(several: list[Group]) -> None:
+    tree = Tree(several)
     order = tree.order()
     assert sorted(order) == list(range(len(tree.nodes)))
     place = {node: i for i, node in enumerate(order)}
@@ -71,8 +67,8 @@ def test_order_names_each_node_once_after_its_parent(found: list[Group]) -> None
 
 @settings(deadline=None, max_examples=50)
 @given(groups())
-def test_layout_predicts_each_trained_token_from_its_own_context(found: list[Group]) -> None:
-    tree = Tree(found)
+def test_layout_predicts_each_trained_token_from_its_own_context(several: list[Group]) -> None:
+    tree = Tree(several)
     flat = layout(tree)
     context: dict[int, list[int]] = {}
     for node, start in flat.start.items():
@@ -84,7 +80,7 @@ def test_layout_predicts_each_trained_token_from_its_own_context(found: list[Gro
     assert sorted(context) == list(range(tree.rows)) and len(flat.ids) == tree.rows
     rows = flat.head_row[flat.pair_row[flat.unsort]].tolist()
     temperatures = flat.head_temperature[flat.pair_row[flat.unsort]].tolist()
-    wanted = [(s, i) for g in found for s in g.samples for i, on in enumerate(s.trained_mask()) if on]
+    wanted = [(s, i) for g in several for s in g.samples for i, on in enumerate(s.trained_mask()) if on]
     assert len(rows) == len(wanted) == len(flat.batch.target)
     for j, (sample, i) in enumerate(wanted):
         assert context[rows[j]] == sample.prompt_ids + sample.token_ids[:i]
@@ -98,28 +94,26 @@ def test_layout_predicts_each_trained_token_from_its_own_context(found: list[Gro
 
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False), st.integers(1, 40))
-def test_packing(found: list[Group], budget: int) -> None:
-    """Every group once; no tree above the budget unless one group alone is; a key's groups in one tree where
-    they fit.
-    """
-    trees = pack(found, budget)
+def test_packing(several: list[Group], budget: int) -> None:
+    """Every group once; only a lone group may exceed the budget; a key's groups share a tree if they fit."""
+    trees = pack(several, budget)
     placed = [id(g) for t in trees for g in t.groups]
-    assert sorted(placed) == sorted(id(g) for g in found)
+    assert sorted(placed) == sorted(id(g) for g in several)
     assert all(t.rows <= budget or len(t.groups) == 1 for t in trees)
     for key in ("a", "b"):
-        unit = [g for g in found if g.tree == key]
+        unit = [g for g in several if g.tree == key]
         if unit and Tree(unit).rows <= budget:
             assert sum(any(g.tree == key for g in t.groups) for t in trees) == 1
-    assert sum(t.rows for t in trees) <= sum(t.rows for t in pack(found, budget, together=False))
+    assert sum(t.rows for t in trees) <= sum(t.rows for t in pack(several, budget, together=False))
 
 
 @settings(deadline=None, max_examples=50)
 @given(groups(parents=False), st.integers(1, 40))
-def test_packing_apart_does_not_see_what_stands_beside(found: list[Group], budget: int) -> None:
+def test_packing_apart_does_not_see_what_stands_beside(several: list[Group], budget: int) -> None:
     """Deterministic mode: a key's trees are the same alone as among others."""
-    together = [[id(g) for g in t.groups] for t in pack(found, budget, together=False)]
+    together = [[id(g) for g in t.groups] for t in pack(several, budget, together=False)]
     for key in ("a", "b"):
-        unit = [g for g in found if g.tree == key]
+        unit = [g for g in several if g.tree == key]
         alone = [[id(g) for g in t.groups] for t in pack(unit, budget, together=False)]
         assert [t for t in together if t[0] in {id(g) for g in unit}] == alone
 
@@ -134,8 +128,8 @@ def test_a_group_above_the_budget_stands_alone() -> None:
 
 def test_a_caterpillar_counts_its_trunk_once() -> None:
     trunk = list(range(100))
-    found = [Group(trunk[:u], [Sample(trunk[:u], [7, 7, 7]) for _ in range(4)]) for u in (20, 50, 51, 100)]
-    tree = Tree(found)
+    several = [Group(trunk[:u], [Sample(trunk[:u], [7, 7, 7]) for _ in range(4)]) for u in (20, 50, 51, 100)]
+    tree = Tree(several)
     assert tree.rows == 100 + 4 * 4 * 2
     assert tree.flat_tokens == 4 * (20 + 50 + 51 + 100) + 4 * 4 * 2
 
@@ -148,16 +142,16 @@ def test_samples_that_begin_like_a_longer_prompt_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "found,message",
+    "several,message",
     [
         ([Group([], [Sample([], [1])])], "at least one token"),
         ([Group([1], [Sample([1], [])])], "at least one token"),
         ([Group([1, 2], [Sample([1, 2], [1])], parent=Sample([1], [2]))], "earlier in the tree"),
     ],
 )
-def test_refusals(found: list[Group], message: str) -> None:
+def test_refusals(several: list[Group], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        Tree(found)
+        Tree(several)
 
 
 def test_recorded_log_probabilities_must_match_the_tokens() -> None:

@@ -1,6 +1,4 @@
-"""From rewards to batches: the two published conventions, what is left out and still counted, and the
-reported means.
-"""
+"""From rewards to batches: both published conventions, what is skipped but counted, reported means."""
 
 from __future__ import annotations
 
@@ -60,8 +58,8 @@ def test_ragged_groups_in_one_launch(monkeypatch: pytest.MonkeyPatch, convention
     prepare(alone, GRPO(advantages=convention))
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
     prepare(together, GRPO(advantages=convention))
-    for found, expected in zip(together, alone, strict=True):
-        assert advantages([found]) == pytest.approx(advantages([expected]), rel=1e-6)
+    for several, expected in zip(together, alone, strict=True):
+        assert advantages([several]) == pytest.approx(advantages([expected]), rel=1e-6)
 
 
 LONE = Parallel(torch.device("cpu"))
@@ -104,15 +102,15 @@ def test_masked_samples_and_groups_do_not_count() -> None:
 
 def test_epochs_and_minibatches_deal_whole_trees() -> None:
     groups = [group(0.0, i + 1.0, tokens=i + 1, tree="ab"[i % 2] if i < 4 else None) for i in range(7)]
-    found = batches(groups, GRPO(epochs=2, minibatches=2))
-    assert len(found) == 4 and found[:2] == found[2:]
-    units = [len({g.tree or id(g) for g in part}) for part, _ in found]
+    minibatches = batches(groups, GRPO(epochs=2, minibatches=2))
+    assert len(minibatches) == 4 and minibatches[:2] == minibatches[2:]
+    units = [len({g.tree or id(g) for g in part}) for part, _ in minibatches]
     assert units == [3, 2, 3, 2], "five trees"
-    for part, counted in found:
+    for part, counted in minibatches:
         keys = {g.tree for g in part} - {None}
         assert all(sum(g.tree == key for g in part) == 2 for key in keys)
         assert counted == sum(len(s.token_ids) for g in part for s in g.samples)
-    assert sorted(id(g) for part, _ in found[:2] for g in part) == sorted(id(g) for g in groups)
+    assert sorted(id(g) for part, _ in minibatches[:2] for g in part) == sorted(id(g) for g in groups)
 
 
 @pytest.mark.parametrize("minibatches", [2, 3, 9])
@@ -219,15 +217,15 @@ def test_reported_means() -> None:
         }
     )
     tally.sums["masked_groups"] = 1.0
-    found = means(statistics(tally), 20.0)
+    stats = means(statistics(tally), 20.0)
     assert (
-        found["loss"] == 0.25
-        and found["entropy"] == 2
-        and found["sampler_trainer_gap"] == 0.25
-        and found["clip_share"] == 0.3
+        stats["loss"] == 0.25
+        and stats["entropy"] == 2
+        and stats["sampler_trainer_gap"] == 0.25
+        and stats["clip_share"] == 0.3
     )
-    assert found["reward_mean"] == 2 and found["reward_std"] == pytest.approx(math.sqrt(20 / 3 - 4))
-    assert found["zero_spread_share"] == 0.25 and found["truncated_share"] == 0.25
-    assert found["tokens_computed"] == 30 and found["tokens_avoided"] == 60 and found["mine"] == 0.2
-    assert found["masked_groups"] == 1
+    assert stats["reward_mean"] == 2 and stats["reward_std"] == pytest.approx(math.sqrt(20 / 3 - 4))
+    assert stats["zero_spread_share"] == 0.25 and stats["truncated_share"] == 0.25
+    assert stats["tokens_computed"] == 30 and stats["tokens_avoided"] == 60 and stats["mine"] == 0.2
+    assert stats["masked_groups"] == 1
     assert means(statistics(Tally()), 0.0)["loss"] == 0.0, "an empty rank divides by no zero"

@@ -18,9 +18,9 @@ long_tokens = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 @st.composite
 def groups(draw: st.DrawFn, ids: st.SearchStrategy[list[int]] = tokens, parents: bool = True) -> list[Group]:
     """Groups with random masks and temperatures; some hang off a sample of an earlier one."""
-    found: list[Group] = []
+    made: list[Group] = []
     for _ in range(draw(st.integers(1, 6))):
-        before = [s for g in found for s in g.samples]
+        before = [s for g in made for s in g.samples]
         parent = (
             draw(st.sampled_from(before)) if parents and before and draw(st.integers(0, 3)) == 0 else None
         )
@@ -29,8 +29,8 @@ def groups(draw: st.DrawFn, ids: st.SearchStrategy[list[int]] = tokens, parents:
             prompt = parent.prompt_ids + parent.token_ids + (prompt if draw(st.booleans()) else [])
         samples = [_sample(draw, prompt, draw(ids)) for _ in range(draw(st.integers(1, 3)))]
         key = "shared" if parents else draw(st.sampled_from([None, "a", "b"]))
-        found.append(Group(prompt, samples, tree=key, parent=parent))
-    return found
+        made.append(Group(prompt, samples, tree=key, parent=parent))
+    return made
 
 
 def _sample(draw: st.DrawFn, prompt: list[int], ids: list[int]) -> Sample:

@@ -178,8 +178,8 @@ def test_paths_lie_beside_the_config_or_in_the_working_directory(
 ) -> None:
     (file.parent / "corpus").mkdir()
     (file.parent / "weights").mkdir()
-    found = load_config(file, ["data.path=corpus", "model=weights"])
-    assert found.data.path == str(file.parent / "corpus") and found.model == str(file.parent / "weights")
+    config = load_config(file, ["data.path=corpus", "model=weights"])
+    assert config.data.path == str(file.parent / "corpus") and config.model == str(file.parent / "weights")
     monkeypatch.chdir(file.parent)
     assert load_config(file, ["data.path=corpus"]).data.path == "corpus"
 

@@ -52,8 +52,8 @@ def ask(fake: FakeEndpoint, **settings: Any) -> tuple[str | EndpointError, Endpo
 
 def test_a_reply_is_its_text_and_what_was_asked_went_along() -> None:
     with FakeEndpoint([ok("hi")]) as fake:
-        found, endpoint, waits = ask(fake, options={"temperature": 0.5})
-        assert (found, waits) == ("hi", [])
+        reply, endpoint, waits = ask(fake, options={"temperature": 0.5})
+        assert (reply, waits) == ("hi", [])
         assert endpoint.counters == {"requests": 1, "replies": 1, "tokens_in": 11, "tokens_out": 7}
         body = fake.requests[0]
         assert body["response_format"] == {
@@ -79,15 +79,15 @@ def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
     behaviour: Behaviour, counter: str, kind: str
 ) -> None:
     with FakeEndpoint([behaviour] * 2) as fake:
-        found, endpoint, waits = ask(fake)
-        assert found == "[]" and waits == [0.5, 1.0]
+        reply, endpoint, waits = ask(fake)
+        assert reply == "[]" and waits == [0.5, 1.0]
         assert (
             endpoint.counters[counter] == endpoint.counters["retries"] == 2
             and endpoint.counters["requests"] == 3
         )
     with FakeEndpoint([behaviour] * 3) as fake:
-        found, endpoint, _ = ask(fake)
-        assert isinstance(found, EndpointError) and found.kind == kind and "\n" not in str(found)
+        reply, endpoint, _ = ask(fake)
+        assert isinstance(reply, EndpointError) and reply.kind == kind and "\n" not in str(reply)
         assert len(fake.requests) == endpoint.counters["requests"] == 3
 
 
@@ -102,29 +102,29 @@ def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
 )
 def test_what_will_not_pass_is_not_tried_again(behaviour: Behaviour, kind: str, counter: str) -> None:
     with FakeEndpoint([behaviour]) as fake:
-        found, endpoint, waits = ask(fake)
-        assert isinstance(found, EndpointError) and found.kind == kind
+        reply, endpoint, waits = ask(fake)
+        assert isinstance(reply, EndpointError) and reply.kind == kind
         assert endpoint.counters[counter] == 1 and endpoint.counters["retries"] == 0 and waits == []
 
 
 @pytest.mark.parametrize("behaviour", [timeout(), trickle()])
 def test_a_time_out_counts_from_start_to_end_and_is_not_repeated(behaviour: Behaviour) -> None:
     with FakeEndpoint([behaviour]) as fake:
-        found, endpoint, _ = ask(fake, timeout=0.2)
-        assert isinstance(found, EndpointError) and found.kind == "timeout" and "0.2 s" in str(found)
+        reply, endpoint, _ = ask(fake, timeout=0.2)
+        assert isinstance(reply, EndpointError) and reply.kind == "timeout" and "0.2 s" in str(reply)
         assert endpoint.counters == {"requests": 1, "timeouts": 1}
 
 
 def test_retry_after_is_kept_to_but_not_for_ever() -> None:
     with FakeEndpoint([rate_limit("7"), rate_limit("86400"), rate_limit("nan"), rate_limit("-3")]) as fake:
-        found, _, waits = ask(fake, attempts=5, longest_wait=20.0, backoff=0.25)
-        assert found == "[]" and waits == [7.0, 20.0, 1.0, 0.0]
+        reply, _, waits = ask(fake, attempts=5, longest_wait=20.0, backoff=0.25)
+        assert reply == "[]" and waits == [7.0, 20.0, 1.0, 0.0]
 
 
 def test_half_an_answer_is_given_and_counted_as_cut() -> None:
     with FakeEndpoint([half_json("[1,")]) as fake:
-        found, endpoint, _ = ask(fake)
-        assert found == "[1," and endpoint.counters["cut"] == 1
+        reply, endpoint, _ = ask(fake)
+        assert reply == "[1," and endpoint.counters["cut"] == 1
 
 
 def test_a_server_without_schemas_is_asked_for_less_and_that_is_remembered() -> None:
@@ -165,8 +165,8 @@ def test_old_and_new_servers_refuse_other_fields() -> None:
 def test_a_request_that_is_refused_in_every_form_changes_nothing() -> None:
     """Say a prompt too long for the model: the next one is asked for its schema again."""
     with FakeEndpoint([http_error(400, "too long")] * 3) as fake:
-        found, endpoint, _ = ask(fake)
-        assert isinstance(found, EndpointError) and found.kind == "http" and "too long" in str(found)
+        reply, endpoint, _ = ask(fake)
+        assert isinstance(reply, EndpointError) and reply.kind == "http" and "too long" in str(reply)
         assert asyncio.run(endpoint.reply(ASK, schema=SCHEMA)) == "[]"
         assert fake.requests[-1]["response_format"]["type"] == "json_schema"
         assert not any(k.endswith("_refused") for k in endpoint.counters)

@@ -40,9 +40,9 @@ def command_lines() -> list[str]:
 
 def printed(beginning: str) -> list[str]:
     """The lines of the block of output that begins so."""
-    found = [text for kind, text in BLOCKS if kind == "text" and text.startswith(beginning)]
-    assert len(found) == 1, f"{len(found)} blocks begin with {beginning!r}"
-    return [line.rstrip() for line in found[0].splitlines()]
+    blocks = [text for kind, text in BLOCKS if kind == "text" and text.startswith(beginning)]
+    assert len(blocks) == 1, f"{len(blocks)} blocks begin with {beginning!r}"
+    return [line.rstrip() for line in blocks[0].splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("support-windows")
     tools = EXAMPLE / "tools.json"
     corpus = load("jsonl", EXAMPLE / "transcripts.jsonl", catalog=str(tools))
-    found = annotate(corpus.dialogues, propose(read_catalog(tools)).catalog, LogOracle(), out)
-    assert found["dialogues"] == {"read": 20, "kept": 20, "failed": {}, "unanswered": {}}
+    report = annotate(corpus.dialogues, propose(read_catalog(tools)).catalog, LogOracle(), out)
+    assert report["dialogues"] == {"read": 20, "kept": 20, "failed": {}, "unanswered": {}}
     return out
 
 

@@ -41,18 +41,18 @@ def dialogues(out: Path) -> list[Dialogue]:
 
 
 def outcome(out: Path) -> tuple[bytes, dict[str, Any]]:
-    found = json.loads((out / REPORT).read_bytes())
-    return (out / WINDOWS).read_bytes(), {k: v for k, v in found.items() if k != "cost"}
+    report = json.loads((out / REPORT).read_bytes())
+    return (out / WINDOWS).read_bytes(), {k: v for k, v in report.items() if k != "cost"}
 
 
 def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
     oracle = Scripted(known)
-    found = annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
+    report = annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
     assert (
-        found["known"]["exact"] == 1
-        and found["drops"] == {}
-        and found["gates"]["G2"]["recall"] == 1
-        and found["gates"]["G3"]["iou"] == 1
+        report["known"]["exact"] == 1
+        and report["drops"] == {}
+        and report["gates"]["G2"]["recall"] == 1
+        and report["gates"]["G3"]["iou"] == 1
     )
     for mine, theirs in zip(dialogues(tmp_path), CORPUS.dialogues, strict=True):
         assert mine.turns == theirs.turns and mine.tools == theirs.tools
@@ -60,10 +60,12 @@ def test_an_oracle_that_knows_gives_the_known_windows(tmp_path: Path) -> None:
             r.observed_trigger for r in theirs.references
         }
     assert Catalog.model_validate_json((tmp_path / CATALOG).read_bytes()) == CORPUS.catalog
-    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and report_table(found).row_count > 5
+    assert not (tmp_path / PARTIAL).exists() and oracle.closed == 1 and report_table(report).row_count > 5
     with pytest.raises(AnnotationError, match="finished already"):
         annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path)
-    assert annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, fresh=True)["known"] == found["known"]
+    assert (
+        annotate(CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, fresh=True)["known"] == report["known"]
+    )
 
 
 class Killed(Exception):
@@ -146,19 +148,19 @@ def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path
     def flaky(request: OracleRequest) -> str | OracleAnswer:
         return OracleAnswer(failure="timeout") if request.dialogue.id == lost else known(request)
 
-    found = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
-    assert found["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
+    report = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
+    assert report["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
     assert lost not in {d.id for d in dialogues(tmp_path)}
     second = Scripted(known)
-    found = annotate(CORPUS.dialogues, CORPUS.catalog, second, tmp_path)
-    assert found["dialogues"]["kept"] == 12 and {q.dialogue.id for q in second.asked} == {lost}
+    report = annotate(CORPUS.dialogues, CORPUS.catalog, second, tmp_path)
+    assert report["dialogues"]["kept"] == 12 and {q.dialogue.id for q in second.asked} == {lost}
     assert not (tmp_path / PARTIAL).exists()
 
 
 def test_a_dialogue_that_does_not_fit_is_dropped_for_good(tmp_path: Path) -> None:
-    found = annotate([BOOKING], TOOLS, Scripted(lambda q: OracleAnswer(failure="too_long")), tmp_path)
+    report = annotate([BOOKING], TOOLS, Scripted(lambda q: OracleAnswer(failure="too_long")), tmp_path)
     assert (
-        found["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
+        report["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
         and not (tmp_path / PARTIAL).exists()
     )
 
@@ -167,7 +169,7 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
     bad = {1: [mark("note", "READY", text="book")], 3: [mark("note", "PENDING", text="book")]}
     good = {**bad, 3: [mark("note", "READY", text="book")]}
     oracle = Scripted(lambda q: says(good if q.complaint else bad)(q))
-    found = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", AnnotationOptions(second_reading=0))
+    report = annotate([BOOKING], TOOLS, oracle, tmp_path / "a", AnnotationOptions(second_reading=0))
     assert [(q.turn, bool(q.complaint)) for q in oracle.asked] == [
         (1, False),
         (3, False),
@@ -177,16 +179,16 @@ def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_p
         (1, True),
         (3, True),
     ]
-    assert [r.ready for r in dialogues(tmp_path / "a")[0].references] == [(1, 3)] and found["questions"] == {
+    assert [r.ready for r in dialogues(tmp_path / "a")[0].references] == [(1, 3)] and report["questions"] == {
         "asked": 5,
         "asked_again": 2,
     }
     assert "between turns 1 and 3" in oracle.asked[-1].complaint
     stubborn = Scripted(says(bad))
-    found = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", AnnotationOptions(second_reading=0))
+    report = annotate([BOOKING], TOOLS, stubborn, tmp_path / "b", AnnotationOptions(second_reading=0))
     assert (
         len(stubborn.asked) == 7
-        and found["merge"]["not_monotone"] == 1
+        and report["merge"]["not_monotone"] == 1
         and dialogues(tmp_path / "b")[0].references == ()
     )
 
@@ -201,15 +203,15 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
         return "no JSON" if request.dialogue.id == "broken" else "[]"
 
     for gates, kept in ((True, 0), (False, 2)):
-        found = annotate(
+        report = annotate(
             [called, broken],
             TOOLS,
             Scripted(say),
             tmp_path / str(gates),
             AnnotationOptions(gates=gates, second_reading=0),
         )
-        assert found["dialogues"]["failed"] == {"G2": 1, "G1": 1} and found["dialogues"]["kept"] == kept
-        assert found["drops"] == {"not_json": 5} and found["gates"]["G2"]["recall"] == 0
+        assert report["dialogues"]["failed"] == {"G2": 1, "G1": 1} and report["dialogues"]["kept"] == kept
+        assert report["drops"] == {"not_json": 5} and report["gates"]["G2"]["recall"] == 0
 
 
 def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_path: Path) -> None:
@@ -217,10 +219,10 @@ def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_pa
     hindsight: dict[int, list[Mark]] = {u: [mark("note", "READY", text="monday")] for u in (1, 3, 5)}
     annotate([BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "on")
     assert [r.ready for r in dialogues(tmp_path / "on")[0].references] == [(3, 5)]
-    found = annotate(
+    report = annotate(
         [BOOKING], TOOLS, Scripted(says(hindsight)), tmp_path / "off", AnnotationOptions(causality=False)
     )
-    assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and found["gates"][
+    assert [r.ready for r in dialogues(tmp_path / "off")[0].references] == [(1, 5)] and report["gates"][
         "G4"
     ] == {
         "on": False,
@@ -232,8 +234,8 @@ def test_an_oracle_that_disagrees_with_itself_is_told_off(tmp_path: Path) -> Non
     late = {7: [mark("note", "READY", text="book")]}
     early = {1: [mark("note", "READY", text="book")]}
     oracle = Scripted(lambda q: says(late if q.repeat else early)(q))
-    found = annotate([BOOKING], TOOLS, oracle, tmp_path)
-    assert found["gates"]["G3"]["iou"] == 0 and found["gates"]["G3"]["passed"] is False
+    report = annotate([BOOKING], TOOLS, oracle, tmp_path)
+    assert report["gates"]["G3"]["iou"] == 0 and report["gates"]["G3"]["passed"] is False
     steady = annotate([BOOKING], TOOLS, Scripted(says(early), steady=True), tmp_path, fresh=True)
     assert steady["gates"]["G3"]["iou"] is None
 
@@ -274,9 +276,9 @@ def test_odd_dialogues_go_through(dialogue: Dialogue, kind: str, tmp_path: Path)
         "marks": Scripted(says(one)),
         "noise": Scripted(lambda q: '[{"name":"\ud800'),
     }[kind]
-    found = annotate([dialogue], TOOLS, oracle, tmp_path, AnnotationOptions(gates=False))
+    report = annotate([dialogue], TOOLS, oracle, tmp_path, AnnotationOptions(gates=False))
     written = dialogues(tmp_path)[0]
-    assert written.turns == dialogue.turns and found["dialogues"]["kept"] == 1
+    assert written.turns == dialogue.turns and report["dialogues"]["kept"] == 1
     assert len(written.references) == (kind != "noise" and bool(dialogue.decision_turns))
 
 
@@ -288,11 +290,11 @@ def test_input_that_cannot_be_annotated_is_refused_in_one_line(tmp_path: Path) -
 
 
 def test_the_estimate_says_what_sharing_saves_and_prices_what_is_billed() -> None:
-    found = estimate([BOOKING], TOOLS, Scripted(known), price_in=2.0, price_out=4.0)
-    assert found.questions == 5 and found.naive > found.shared > 0
-    assert found.price == pytest.approx((found.naive * 2 + found.answers * 4) / 1e6) and "5 questions" in str(
-        found
+    cost = estimate([BOOKING], TOOLS, Scripted(known), price_in=2.0, price_out=4.0)
+    assert cost.questions == 5 and cost.naive > cost.shared > 0
+    assert cost.price == pytest.approx((cost.naive * 2 + cost.answers * 4) / 1e6) and "5 questions" in str(
+        cost
     )
     twice = estimate([BOOKING, BOOKING.model_copy(update={"id": "e"})], TOOLS, Scripted(known))
-    assert twice.naive == 2 * found.naive and twice.price is None
+    assert twice.naive == 2 * cost.naive and twice.price is None
     assert estimate([ODD[1]], TOOLS, LogOracle()).naive == 0

@@ -41,12 +41,12 @@ def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_lik
         Reference(id="y", name="note", params={}, coverage=(1, 1), observed_trigger=8),
         Reference(id="z", name="note", params={}, coverage=(1, 1)),
     )
-    found = (
+    references = (
         Reference(id="a1", name="book", params={"day": "Mon"}, coverage=(1, 5)),
         Reference(id="a2", name="book", params={"day": "Tue"}, coverage=(2, 3)),
         Reference(id="a3", name="note", coverage=(1, 7)),
     )
-    kept, recall = match_triggers(found, logged_triggers(logged))
+    kept, recall = match_triggers(references, logged_triggers(logged))
     assert recall == 0.5 and [r.observed_trigger for r in kept] == [None, 3, None]
-    assert match_triggers(found, ()) == (found, None)
+    assert match_triggers(references, ()) == (references, None)
     assert match_triggers((), logged_triggers(logged)) == ((), 0.0)

@@ -131,15 +131,15 @@ def logged(trigger: int | None, dialogue: Dialogue = BOOKING, **said: int) -> Di
 
 
 def test_a_tool_that_asks_first_is_ready_at_the_assent() -> None:
-    found = annotated(logged(7, day=3, people=5), TOOLS, LogOracle()).references
-    assert [(r.coverage, r.ready, r.params) for r in found] == [
+    references = annotated(logged(7, day=3, people=5), TOOLS, LogOracle()).references
+    assert [(r.coverage, r.ready, r.params) for r in references] == [
         ((3, 7), (7, 7), {"day": "monday", "people": "4"})
     ]
 
 
 def test_an_action_run_before_the_assent_has_no_window() -> None:
-    found = annotated(logged(5, day=3, people=5), TOOLS, LogOracle()).references
-    assert [(r.coverage, r.ready, r.null_reason) for r in found] == [((3, 5), None, "never_ready")]
+    references = annotated(logged(5, day=3, people=5), TOOLS, LogOracle()).references
+    assert [(r.coverage, r.ready, r.null_reason) for r in references] == [((3, 5), None, "never_ready")]
 
 
 def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_an_offer_counts_once_the_user_takes_it_up() -> None:
         "remind me", "monday or tuesday?", "my dog barks", "monday or tuesday?", "monday then", "done"
     )
     plain = Catalog(tools=tuple(t.model_copy(update={"confirm": False}) for t in TOOLS.tools))
-    found = annotated(logged(5, offer, day=2), plain, LogOracle()).references
-    assert [r.ready for r in found] == [(5, 5)]
+    references = annotated(logged(5, offer, day=2), plain, LogOracle()).references
+    assert [r.ready for r in references] == [(5, 5)]
 
 
 def test_its_name_tells_its_book() -> None:

@@ -1,6 +1,4 @@
-"""Answers of an annotator as marks: 200 and more mutated ones, each dropped for the right reason; and any
-text at all.
-"""
+"""An annotator's answers as marks: 200 and more mutations, each dropped for its reason; any text."""
 
 from __future__ import annotations
 
@@ -121,7 +119,7 @@ MUTATIONS: list[tuple[Callable[[Entry, Case, random.Random], Any], str]] = [
 
 
 def cases() -> list[Case]:
-    found: list[Case] = []
+    collected: list[Case] = []
     for dialogue in SYNTHETIC.dialogues:
         tools = SYNTHETIC.catalog.subset(dialogue.tools)
         for turn, marks in marks_of(dialogue).items():
@@ -131,8 +129,8 @@ def cases() -> list[Case]:
                 and turn < len(dialogue.turns) - 2
                 and all(p.type != "integer" for p in tools[entries[0]["name"]].parameters[:1])
             ):
-                found.append((dialogue, tools, turn, entries, 0))
-    return found
+                collected.append((dialogue, tools, turn, entries, 0))
+    return collected
 
 
 CASES = cases()
@@ -268,9 +266,9 @@ def test_the_schema_is_closed_and_asks_for_everything_as_strict_servers_want() -
         own = [node] if isinstance(node, dict) and node.get("type") == "object" else []
         return own + [o for value in inner for o in objects(value)]
 
-    found = objects(answer_schema(TOOLS))
-    assert len(found) == 1 + 2 * len(TOOLS)
-    assert all(o["additionalProperties"] is False and o["required"] == list(o["properties"]) for o in found)
+    schemas = objects(answer_schema(TOOLS))
+    assert len(schemas) == 1 + 2 * len(TOOLS)
+    assert all(o["additionalProperties"] is False and o["required"] == list(o["properties"]) for o in schemas)
     book = answer_schema(TOOLS)["properties"]["actions"]["items"]["anyOf"][0]["properties"]
     assert book["name"]["enum"] == ["book"] and book["status"]["enum"] == [s.value for s in MarkStatus]
     assert book["params"]["properties"]["people"] == {"type": ["integer", "null"]}

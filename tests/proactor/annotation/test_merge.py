@@ -102,11 +102,11 @@ def test_marks_of_known_windows_give_the_windows_back() -> None:
     for dialogue in corpus.dialogues:
         merged = merge(dialogue, marks_of(dialogue), corpus.catalog)
         key = lambda r: (r.coverage, r.name)  # noqa: E731
-        for found, known in (
+        for ours, known in (
             (merged.references, dialogue.references),
             (merged.withdrawn, dialogue.withdrawn),
         ):
-            assert [(r.name, r.params, r.coverage, r.ready) for r in sorted(found, key=key)] == [
+            assert [(r.name, r.params, r.coverage, r.ready) for r in sorted(ours, key=key)] == [
                 (r.name, r.params, r.coverage, r.ready) for r in sorted(known, key=key)
             ]
 
@@ -159,5 +159,5 @@ def test_whatever_is_marked_gives_ordered_windows_inside_the_dialogue(marks: dic
         dialogue.model_dump() | {"references": merged.references, "withdrawn": merged.withdrawn}
     )
     listed = {turn for turn, said in marks.items() if said}
-    for found in (*merged.references, *merged.withdrawn):
-        assert found.coverage and set(found.coverage) <= listed
+    for action in (*merged.references, *merged.withdrawn):
+        assert action.coverage and set(action.coverage) <= listed

@@ -99,14 +99,14 @@ def test_a_dialogue_longer_than_the_context_is_dropped_and_counted(engine: Engin
         talk(*["a very long story about nothing at all " * 20] * 9, id="long"),
         Dialogue(id="a", turns=(Turn(index=1, speaker="agent", text="hi"),)),
     )
-    found = annotate(
+    report = annotate(
         [long, agent],
         TOOLS,
         EngineOracle(engine, brief=True, max_tokens=2),
         tmp_path,
         AnnotationOptions(gates=False),
     )
-    assert found["dialogues"]["failed"] == {"too_long": 1} and not found["dialogues"]["unanswered"]
+    assert report["dialogues"]["failed"] == {"too_long": 1} and not report["dialogues"]["unanswered"]
 
 
 def endpoint(fake: FakeEndpoint) -> EndpointOracle:
@@ -124,7 +124,7 @@ def answer(body: dict[str, object]) -> str:
 def test_the_endpoint_gets_the_same_prompt_and_the_schema(tmp_path: Path) -> None:
     with FakeEndpoint(otherwise=computed(answer)) as fake:
         oracle = endpoint(fake)
-        found = annotate(
+        report = annotate(
             CORPUS.dialogues, CORPUS.catalog, oracle, tmp_path, AnnotationOptions(second_reading=0)
         )
         body = fake.requests[0]
@@ -134,7 +134,7 @@ def test_the_endpoint_gets_the_same_prompt_and_the_schema(tmp_path: Path) -> Non
         body["messages"] == messages(OracleRequest(dialogue, u, tools)) for u in dialogue.decision_turns
     )
     assert body["response_format"]["json_schema"]["schema"] == answer_schema(tools)
-    assert found["known"]["exact"] == 1 and found["cost"]["requests"] == found["questions"]["asked"]
+    assert report["known"]["exact"] == 1 and report["cost"]["requests"] == report["questions"]["asked"]
 
 
 def test_a_server_that_misbehaves_costs_dialogues_and_no_crash(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ def test_pairs_by_values_then_by_time_and_those_without_a_partner_count_as_wrong
         ref("book", (5, 9), (9, 9), "b", day="tue"),
         ref("note", (1, 9), None, "c"),
     ]
-    found = [
+    proposed = [
         ref("book", (5, 9), (9, 9), day="tue"),
         ref("book", (1, 3), (3, 3), day="mon"),
         ref("ring", (1, 1), (1, 1)),
     ]
-    total = compare_windows(found, known, POINTS)
+    total = compare_windows(proposed, known, POINTS)
     assert total.references == 4 and total.judged == 3 and total.exact == 1
     assert total.ready == 1 + 0.5 and total.coverage == pytest.approx(1 + 2 / 3)
     means = total.means()

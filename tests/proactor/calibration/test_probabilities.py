@@ -68,10 +68,10 @@ def encoder(engine: Engine, catalog: Catalog = CORPUS.catalog, mode: str = "plai
 
 def test_waiting_is_the_exact_probability_of_the_empty_answer(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
-    found = next(score(engine, prompts, [dialogue])).probabilities
+    probabilities = next(score(engine, prompts, [dialogue])).probabilities
     wait = prompts.answer(())
-    assert found.dialogue_id == dialogue.id
-    for turn, (u, prompt) in zip(found.turns, prompts.prompts(dialogue), strict=True):
+    assert probabilities.dialogue_id == dialogue.id
+    for turn, (u, prompt) in zip(probabilities.turns, prompts.prompts(dialogue), strict=True):
         whole = engine.logprobs([[*prompt, *wait]], [(len(prompt), len(prompt) + len(wait))])[0]
         assert turn.turn == u and turn.wait == pytest.approx(math.exp(float(whole.double().sum())), rel=1e-4)
 
@@ -87,8 +87,8 @@ def test_tools_are_the_sum_over_their_beginnings(which: str, request: pytest.Fix
     chat = prompts.chat
     known = answers(chat, NESTED)
     scored = next(iter(score(engine, prompts, [dialogue])))
-    found, openings = scored.probabilities.turns[1], scored.openings
-    prompt = prompts.prompt(dialogue, found.turn)
+    turn, openings = scored.probabilities.turns[1], scored.openings
+    prompt = prompts.prompt(dialogue, turn.turn)
     for tool in NESTED.tools:
         expected: dict[tuple[int, ...], float] = {}
         for path in known.beginnings[Status.READY, tool.name]:
@@ -97,8 +97,8 @@ def test_tools_are_the_sum_over_their_beginnings(which: str, request: pytest.Fix
             assert text.startswith(opening) and not chat.decode(path[:-1]).startswith(opening)
             logps = engine.logprobs([[*prompt, *path]], [(len(prompt), len(prompt) + len(path))])[0]
             expected[path] = math.exp(float(logps.double().sum()))
-        assert found.tools[tool.name] == pytest.approx(sum(expected.values()), rel=1e-4)
-        assert openings[found.turn, tool.name] == max(expected, key=lambda path: expected[path])
+        assert turn.tools[tool.name] == pytest.approx(sum(expected.values()), rel=1e-4)
+        assert openings[turn.turn, tool.name] == max(expected, key=lambda path: expected[path])
         assert which == "tiny" or len(expected) > 1 or not tool.parameters
 
 
@@ -137,11 +137,11 @@ def test_beginnings_cover_every_canonical_answer_and_none_begins_another(
 
 def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[1]
-    found = next(score(engine, prompts, [dialogue])).probabilities
-    for turn in found.turns:
+    probabilities = next(score(engine, prompts, [dialogue])).probabilities
+    for turn in probabilities.turns:
         assert 0 <= turn.wait + sum(turn.tools.values()) + sum(turn.pending.values()) <= 1 + 1e-6
         assert set(turn.tools) == set(turn.pending) == set(dialogue.tools or CORPUS.catalog.names)
-    turn = max(found.turns, key=lambda t: min(t.wait, 1 - t.wait))
+    turn = max(probabilities.turns, key=lambda t: min(t.wait, 1 - t.wait))
     drawn = engine.sample([prompts.prompt(dialogue, turn.turn)], Sampling(n=256, max_tokens=20, seed=3))[
         0
     ].samples
@@ -158,9 +158,7 @@ def test_the_distribution_adds_up_and_sampling_agrees(engine: Engine) -> None:
 
 
 def test_one_tree_a_dialogue(engine: Engine) -> None:
-    """Rows through the model: the trunk once, each decision's board and the answers' inner tokens once; never
-    once a tool.
-    """
+    """Rows computed: the trunk, each decision's board and the answers' inner tokens once, not per tool."""
     prompts, dialogue = encoder(engine), CORPUS.dialogues[0]
     before = engine.counters()["rows_computed"]
     list(score(engine, prompts, [dialogue]))
@@ -183,7 +181,7 @@ def test_a_board_changes_what_is_asked(engine: Engine) -> None:
     )
     after = EMPTY.after(dialogue, dialogue.decision_turns[0], [action])
     plain, shown = (
-        [found.probabilities for found in score(engine, prompts, [dialogue], b)]
+        [scored.probabilities for scored in score(engine, prompts, [dialogue], b)]
         for b in (lambda d, u: EMPTY, lambda d, u: after)
     )
     assert plain[0].turns[-1].wait != shown[0].turns[-1].wait
@@ -192,7 +190,7 @@ def test_a_board_changes_what_is_asked(engine: Engine) -> None:
 def test_a_table_holds_the_greedy_values_of_what_is_probable(engine: Engine) -> None:
     prompts, dialogue = encoder(engine), CORPUS.dialogues[1]
     told: list[tuple[int, int]] = []
-    table, found = score_table(
+    table, probabilities = score_table(
         engine,
         prompts,
         [dialogue],
@@ -200,8 +198,8 @@ def test_a_table_holds_the_greedy_values_of_what_is_probable(engine: Engine) -> 
         max_tokens=44,
         progress=lambda done, total: told.append((done, total)),
     )
-    assert told == [(1, 2), (2, 2)] and len(found) == 1
-    wanted = {(t.turn, tool) for t in found[0].turns for tool, p in t.tools.items() if p >= 1e-2}
+    assert told == [(1, 2), (2, 2)] and len(probabilities) == 1
+    wanted = {(t.turn, tool) for t in probabilities[0].turns for tool, p in t.tools.items() if p >= 1e-2}
     assert {(r.turn, r.tool) for r in table.rows} == wanted and wanted
     scored = next(iter(score(engine, prompts, [dialogue])))
     for row in table.rows[:3]:

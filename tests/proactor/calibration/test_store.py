@@ -62,12 +62,17 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path
     done = CliRunner().invoke(app, [file, "--adapter", "none", "--heat", "1", "--budget", "200"])
     assert done.exit_code == 0, (done.output, done.exception)
     folder = tmp_path / "runs" / "tiny"
-    found = load_trade_offs(folder / "tradeoff.json")
-    assert [s.system for s in found.systems][:3] == ["common threshold", "threshold per tool", "greedy"]
-    assert found.part == "test" and found.dialogues == 2 and found.budget == 200 and "windows:" in done.output
+    trade_offs = load_trade_offs(folder / "tradeoff.json")
+    assert [s.system for s in trade_offs.systems][:3] == ["common threshold", "threshold per tool", "greedy"]
+    assert (
+        trade_offs.part == "test"
+        and trade_offs.dialogues == 2
+        and trade_offs.budget == 200
+        and "windows:" in done.output
+    )
     chosen = Thresholds.model_validate_json((folder / "thresholds.json").read_text())
-    assert chosen.dialogues == 2 and found.systems[0].chosen is not None
-    assert found.systems[0].chosen.threshold == chosen.default
+    assert chosen.dialogues == 2 and trade_offs.systems[0].chosen is not None
+    assert trade_offs.systems[0].chosen.threshold == chosen.default
     heat = load_probabilities(folder / "probabilities.json")
     assert len(heat) == 1 and heat[0].turns[0].tools
     same = CliRunner().invoke(app, [file, "--adapter", "none", "--split", "dev"])

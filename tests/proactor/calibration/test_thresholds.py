@@ -59,7 +59,7 @@ FIRE = ready("book", day="Monday")
 
 
 @pytest.mark.parametrize(
-    ("outputs", "found"),
+    ("outputs", "expected"),
     [
         ({3: (FIRE,)}, {"fires": 1, "right": 1, "on_time": 1, "saved": 1, "saved_turns": 2}),
         ({5: (FIRE,)}, {"fires": 1, "right": 1, "on_time": 1, "lead": -2, "saved": 1}),
@@ -72,8 +72,8 @@ FIRE = ready("book", day="Monday")
         ({3: (ready("fly"),)}, {"fires": 1, "false": 1}),
     ],
 )
-def test_outcomes(outputs: dict[int, tuple[Action, ...]], found: dict[str, float]) -> None:
-    assert sums(users(6, BOOK), outputs) == found
+def test_outcomes(outputs: dict[int, tuple[Action, ...]], expected: dict[str, float]) -> None:
+    assert sums(users(6, BOOK), outputs) == expected
 
 
 def test_outcomes_of_tools_that_need_assent_and_of_late_humans() -> None:
@@ -120,9 +120,9 @@ def total(
     return np.sum([outcome(d, fired[d.id], assent) for d in dialogues], axis=0)
 
 
-def worth(found: np.ndarray) -> tuple[float, float, float]:
-    named = dict(zip(OUTCOME, found))
-    return named["saved_turns"], named["right"], -float(wrong_fires(found))
+def worth(counts: np.ndarray) -> tuple[float, float, float]:
+    named = dict(zip(OUTCOME, counts))
+    return named["saved_turns"], named["right"], -float(wrong_fires(counts))
 
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, NEVER)
@@ -138,13 +138,13 @@ def test_choices_are_the_best_of_all(
     case: tuple[list[Dialogue], ScoreTable], budget: float, assent: frozenset[str]
 ) -> None:
     dialogues, table = case
-    found = steps(table, dialogues, assent)
+    all_steps = steps(table, dialogues, assent)
     room = wrong_fire_limit(budget, len(dialogues))
-    at, levels = found.levels()
+    at, levels = all_steps.levels()
     for level, row in zip(at, levels):  # the curve is what replays give
         assert row == pytest.approx(total(dialogues, table, Thresholds(default=float(level)), assent))
-    common = choose_common(found, budget)
-    chosen = choose(found, budget)
+    common = choose_common(all_steps, budget)
+    chosen = choose(all_steps, budget)
     fits = lambda t: wrong_fires(total(dialogues, table, t, assent)) <= room  # noqa: E731
     every = [Thresholds(tools={"a": a, "b": b}) for a, b in itertools.product(LEVELS, LEVELS)]
     best = max(worth(total(dialogues, table, t, assent)) for t in every if fits(t))

@@ -54,14 +54,14 @@ def test_points_by_hand() -> None:
         "5": {6: (FIRE,)},
         "19": {2: (FIRE,)},
     }
-    found = point(dialogues, outputs, resamples=200)
-    assert (found.wrong_per_100, found.late_per_100, found.before_assent_per_100) == (5.0, 5.0, 0.0)
-    assert found.turns_saved == pytest.approx(100 * 4 * 2 / 20) and found.saved_each == 2.0
-    assert found.early_turns == pytest.approx(100 * 4 / 20)
-    assert (found.recall, found.fires, found.threshold) == (0.5, 7, None)
-    assert found.lead == pytest.approx(2 / 5)
-    low, high = found.intervals["turns_saved"]
-    assert 0 < low < found.turns_saved < high
+    measured = point(dialogues, outputs, resamples=200)
+    assert (measured.wrong_per_100, measured.late_per_100, measured.before_assent_per_100) == (5.0, 5.0, 0.0)
+    assert measured.turns_saved == pytest.approx(100 * 4 * 2 / 20) and measured.saved_each == 2.0
+    assert measured.early_turns == pytest.approx(100 * 4 / 20)
+    assert (measured.recall, measured.fires, measured.threshold) == (0.5, 7, None)
+    assert measured.lead == pytest.approx(2 / 5)
+    low, high = measured.intervals["turns_saved"]
+    assert 0 < low < measured.turns_saved < high
     careful = point(dialogues, outputs, frozenset({"book"}))
     assert (careful.wrong_per_100, careful.before_assent_per_100, careful.recall, careful.early_turns) == (
         10.0,
@@ -72,14 +72,24 @@ def test_points_by_hand() -> None:
 
 
 def test_nothing_saved_is_not_nothing_known() -> None:
-    found = point(corpus(3), {})
-    assert (found.lead, found.saved_each, found.recall, found.turns_saved) == (None, None, 0.0, 0.0)
+    measured = point(corpus(3), {})
+    assert (measured.lead, measured.saved_each, measured.recall, measured.turns_saved) == (
+        None,
+        None,
+        0.0,
+        0.0,
+    )
 
 
 def test_the_human_is_the_measure() -> None:
-    found = human_point(corpus(5))
-    assert found is not None
-    assert (found.turns_saved, found.wrong_per_100, found.recall, found.lead) == (0.0, 0.0, 1.0, -2.0)
+    measured = human_point(corpus(5))
+    assert measured is not None
+    assert (measured.turns_saved, measured.wrong_per_100, measured.recall, measured.lead) == (
+        0.0,
+        0.0,
+        1.0,
+        -2.0,
+    )
     assert human_point([users(3)]) is None
     named = {t.system: t.points[0] for t in policies(load("synthetic", limit=20, seed=1).dialogues)}
     assert named["never"].fires == 0 and named["always"].wrong_per_100 > named["values_seen"].wrong_per_100
@@ -102,14 +112,17 @@ def table(dialogues: list[Dialogue], wrong_from: float = 0.6) -> ScoreTable:
 
 def test_a_curve_and_its_choice() -> None:
     dialogues = corpus(49, idle=1)
-    found = curve("model", table(dialogues), dialogues, budget=1.0)
-    assert [(p.threshold, p.wrong_per_100, p.turns_saved) for p in found.points] == [
+    trade_off = curve("model", table(dialogues), dialogues, budget=1.0)
+    assert [(p.threshold, p.wrong_per_100, p.turns_saved) for p in trade_off.points] == [
         (NEVER, 0.0, 0.0),
         (0.9, 0.0, 98.0),
         (0.6, 2.0, 98.0),
         (0.5, 2.0, 196.0),
     ]
-    assert found.chosen is not None and (found.chosen.threshold, found.chosen.turns_saved) == (0.9, 98.0)
+    assert trade_off.chosen is not None and (trade_off.chosen.threshold, trade_off.chosen.turns_saved) == (
+        0.9,
+        98.0,
+    )
     richer = curve("model", table(dialogues), dialogues, budget=2.0)
     assert richer.chosen is not None and (richer.chosen.threshold, richer.chosen.turns_saved) == (0.5, 196.0)
     with pytest.raises(ValueError, match="no dialogues"):
@@ -132,15 +145,15 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         *corpus(3),
         users(6, book(ready=(4, 4), observed_trigger=4), book(id="u", coverage=None, ready=None), id="x"),
     ]
-    found = collect_trade_offs(
+    trade_offs = collect_trade_offs(
         "test", dialogues, 1.0, [curve("model", table(dialogues), dialogues), *policies(dialogues)]
     )
-    assert (found.null_share, found.width_0_share) == (pytest.approx(0.2), 0.25)
-    save_trade_offs(tmp_path / "tradeoff.json", found)
-    assert load_trade_offs(tmp_path / "tradeoff.json") == found
+    assert (trade_offs.null_share, trade_offs.width_0_share) == (pytest.approx(0.2), 0.25)
+    save_trade_offs(tmp_path / "tradeoff.json", trade_offs)
+    assert load_trade_offs(tmp_path / "tradeoff.json") == trade_offs
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(trade_off_table(found))
+        console.print(trade_off_table(trade_offs))
     text = captured.get()
     assert all(
         name in text
@@ -151,7 +164,7 @@ def test_a_point_of_every_system_stands_in_the_table(tmp_path: Path) -> None:
         load_trade_offs(tmp_path / "tradeoff.json")
     with pytest.raises(SourceError, match="no such file"):
         load_trade_offs(tmp_path / "other.json")
-    assert isinstance(found, TradeOffs)
+    assert isinstance(trade_offs, TradeOffs)
 
 
 def test_thinning_keeps_the_ends_and_drops_what_shows_nothing() -> None:

@@ -1,6 +1,4 @@
-"""What people get wrong about tools: one line that names the file, the line, the tool and the parameter,
-never a crash.
-"""
+"""Wrong tool files: one line that names file, line, tool and parameter, never a crash."""
 
 from __future__ import annotations
 
@@ -259,11 +257,11 @@ def test_any_json_gives_tools_or_one_line(tmp_path: Path, value: Any, format: Fo
     file = put(tmp_path, value)
     for chosen in (format, "auto"):
         try:
-            found = read(file, chosen)
+            tools = read(file, chosen)
         except CatalogError as error:
             assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
         else:
-            assert len(found.catalog) > 0
+            assert len(tools.catalog) > 0
 
 
 @given(values, st.sampled_from([None, 1, 3]))
@@ -280,14 +278,14 @@ def test_every_value_has_its_line(value: Any, indent: int | None) -> None:
             walk(one, (*place, step))
 
     walk(value, ())
-    found = list(positions(text))
-    assert [place for place, _ in found] == expected
+    places = list(positions(text))
+    assert [place for place, _ in places] == expected
     lines = text.split("\n")
-    for place, line in found:
+    for place, line in places:
         if isinstance(place[-1], str):
             assert json.dumps(place[-1]) in lines[line - 1]
     if indent:
-        assert len({line for _, line in found}) == len(found)  # indented JSON has one of them a line
+        assert len({line for _, line in places}) == len(places)  # indented JSON has one of them a line
 
 
 def test_lines_between_values_count() -> None:

@@ -15,8 +15,8 @@ from proactor.sources import load
 
 
 def one(name: str, description: str = "", **said: Any) -> tuple[str, bool, str]:
-    (found,) = propose(Catalog(tools=(Tool(name=name, description=description, **said),))).suggestions
-    return found.effect, found.confirm, found.reason
+    (suggestion,) = propose(Catalog(tools=(Tool(name=name, description=description, **said),))).suggestions
+    return suggestion.effect, suggestion.confirm, suggestion.reason
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_against_corpora_that_say_it(data_dir: Path, name: str, effects: float, 
         pytest.skip(f"no {name} in {data_dir}")
     said = load(name, data_dir / name, limit=0).catalog
     bare = Catalog(tools=tuple(Tool(name=t.name, description=t.description) for t in said.tools))
-    found = propose(bare).catalog
-    assert sum(a.effect == b.effect for a, b in zip(said.tools, found.tools, strict=True)) >= effects * len(
-        said
-    )
+    proposed = propose(bare).catalog
     assert sum(
-        a.confirm == b.confirm for a, b in zip(said.tools, found.tools, strict=True)
+        a.effect == b.effect for a, b in zip(said.tools, proposed.tools, strict=True)
+    ) >= effects * len(said)
+    assert sum(
+        a.confirm == b.confirm for a, b in zip(said.tools, proposed.tools, strict=True)
     ) >= confirms * len(said)

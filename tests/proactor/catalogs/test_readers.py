@@ -90,11 +90,11 @@ REMARKS = {
 
 
 def test_a_pydantic_model(tmp_path: Path) -> None:
-    found = read(put(tmp_path, Booking.model_json_schema()))
-    (tool,) = found.catalog.tools
-    assert (found.format, tool.name) == ("jsonschema", "Booking")
+    reading = read(put(tmp_path, Booking.model_json_schema()))
+    (tool,) = reading.catalog.tools
+    assert (reading.format, tool.name) == ("jsonschema", "Booking")
     assert tool.description == "Book a table. The place is told at once."
-    assert tool.parameters == BOOKING and found.counters == REMARKS
+    assert tool.parameters == BOOKING and reading.counters == REMARKS
     assert not tool.model_fields_set & {"effect", "confirm"}
 
 
@@ -102,9 +102,9 @@ def test_pydantic_models_by_name_and_as_definitions(tmp_path: Path) -> None:
     by_name = {"book": Booking.model_json_schema(), "go": Address.model_json_schema()}
     assert read_catalog(put(tmp_path, by_name)).names == ("book", "go")
     _, both = models_json_schema([(Booking, "validation"), (Node, "validation")])
-    found = read(put(tmp_path, both))
-    assert found.catalog.names == ("Booking",)  # the parts that others refer to are not tools of their own
-    assert found.catalog.tools[0].parameters == BOOKING
+    reading = read(put(tmp_path, both))
+    assert reading.catalog.names == ("Booking",)  # the parts that others refer to are not tools of their own
+    assert reading.catalog.tools[0].parameters == BOOKING
     listed = read_catalog(put(tmp_path, [Address.model_json_schema()]))
     assert listed.names == ("Address",)
 
@@ -116,21 +116,21 @@ def test_a_folder_of_schemas(tmp_path: Path) -> None:
 
 
 def test_a_model_that_refers_to_itself(tmp_path: Path) -> None:
-    found = read(put(tmp_path, Node.model_json_schema()), "jsonschema")
-    assert found.catalog["Node"].parameters == (
+    reading = read(put(tmp_path, Node.model_json_schema()), "jsonschema")
+    assert reading.catalog["Node"].parameters == (
         Parameter(name="name"),
         Parameter(name="next.name", required=False),
         Parameter(name="next.next", required=False),
     )
-    assert found.counters == {"flattened": 1, "object_as_text": 1}
+    assert reading.counters == {"flattened": 1, "object_as_text": 1}
 
 
 def test_openai_tools(tmp_path: Path) -> None:
     tools = [openai.pydantic_function_tool(Booking, name="book"), openai.pydantic_function_tool(Address)]
-    found = read(put(tmp_path, tools))
-    assert found.format == "openai" and found.catalog.names == ("book", "Address")
+    reading = read(put(tmp_path, tools))
+    assert reading.format == "openai" and reading.catalog.names == ("book", "Address")
     # strict tools list every parameter as required and let the optional ones be null or keep their default
-    assert [(p.name, p.required) for p in found.catalog["book"].parameters if p.name != "mood"] == [
+    assert [(p.name, p.required) for p in reading.catalog["book"].parameters if p.name != "mood"] == [
         (p.name, p.required) for p in BOOKING if p.name != "mood"
     ]
 
@@ -147,10 +147,10 @@ def test_flat_bare_and_wrapped_openai_tools(tmp_path: Path) -> None:
     bare = {"name": "b", "description": "B", "parameters": schema}
     empty = {"type": "function", "function": {"name": "c"}}
     for value in ([flat, bare, empty], {"tools": [flat, bare, empty]}, {"functions": [flat, bare, empty]}):
-        found = read(put(tmp_path, value))
-        assert found.format == "openai" and found.catalog.names == ("a", "b", "c")
-        assert found.catalog["a"].description == "one two" and found.catalog["c"].parameters == ()
-        assert found.catalog["a"].parameters == found.catalog["b"].parameters
+        reading = read(put(tmp_path, value))
+        assert reading.format == "openai" and reading.catalog.names == ("a", "b", "c")
+        assert reading.catalog["a"].description == "one two" and reading.catalog["c"].parameters == ()
+        assert reading.catalog["a"].parameters == reading.catalog["b"].parameters
     assert read_catalog(put(tmp_path, bare)).names == ("b",)
 
 
@@ -194,8 +194,8 @@ def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
         {"name": "schema", "parameters": {"type": "object", "x-effect": "irreversible", "x-confirm": False}},
         {"name": "flat", "readOnlyHint": True, "input_schema": {"type": "object"}},
     ]
-    found = read_catalog(put(tmp_path, {"tools": tools}))
-    assert {t.name: (t.effect, t.confirm) for t in found.tools} == {
+    catalog = read_catalog(put(tmp_path, {"tools": tools}))
+    assert {t.name: (t.effect, t.confirm) for t in catalog.tools} == {
         "look": ("read", False),
         "wipe": ("irreversible", True),
         "add": ("write", False),
@@ -205,7 +205,7 @@ def test_effects_that_a_definition_declares(tmp_path: Path) -> None:
         "schema": ("irreversible", False),
         "flat": ("read", False),
     }
-    given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in found.tools}
+    given = {t.name: t.model_fields_set & {"effect", "confirm"} for t in catalog.tools}
     assert given["silent"] == set() and given["add"] == {"effect"} and given["look"] == {"effect", "confirm"}
     by_name = {"go": {"type": "object", "x-effect": "read"}}
     assert read_catalog(put(tmp_path, by_name))["go"].effect == "read"
@@ -263,8 +263,8 @@ def test_real_files_give_the_catalog_that_the_source_gives(data_dir: Path, name:
     folder = data_dir / name
     if not folder.is_dir():
         pytest.skip(f"no {name} in {data_dir}")
-    found = read(folder)
-    assert found.format == name and found.catalog == load(name, folder, limit=1).catalog
+    reading = read(folder)
+    assert reading.format == name and reading.catalog == load(name, folder, limit=1).catalog
 
 
 # -- Python ---
@@ -318,9 +318,9 @@ def _hidden(x: int): ...
 def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "KNOWN = 1", "helper.py")
     file = put(tmp_path, MODULE, "mytools.py")
-    found = read(file)
-    assert found.format == "python" and found.catalog.names == ("book", "find", "drop_all")
-    book, search, drop = found.catalog.tools
+    reading = read(file)
+    assert reading.format == "python" and reading.catalog.names == ("book", "find", "drop_all")
+    book, search, drop = reading.catalog.tools
     assert book.description == "Book a table." and search.description == "Find one."
     assert book.parameters == (
         Parameter(name="day", type="date", description="which day, as said"),
@@ -335,11 +335,11 @@ def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("string", False, ""),
     ]
     assert (drop.effect, drop.confirm) == ("irreversible", False)
-    assert found.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
-    assert read(f"module:{file}").catalog == found.catalog
+    assert reading.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
+    assert read(f"module:{file}").catalog == reading.catalog
     assert str(tmp_path) not in sys.path
     monkeypatch.chdir(tmp_path)
-    assert read("module:mytools").catalog == found.catalog
+    assert read("module:mytools").catalog == reading.catalog
 
 
 def test_only_what_all_lists(tmp_path: Path) -> None:
@@ -380,10 +380,10 @@ class Case:
 )
 def test_types(tmp_path: Path, case: Case) -> None:
     schema = {"type": "object", "properties": {"x": case.schema}, "required": ["x"]}
-    found = read(put(tmp_path, {"a": schema}))
-    (parameter,) = found.catalog["a"].parameters
+    reading = read(put(tmp_path, {"a": schema}))
+    (parameter,) = reading.catalog["a"].parameters
     assert (parameter.type, parameter.values, parameter.required) == (case.type, case.values, case.required)
-    assert found.counters == ({case.kind: 1} if case.kind else {})
+    assert reading.counters == ({case.kind: 1} if case.kind else {})
 
 
 def test_objects_in_parts(tmp_path: Path) -> None:

@@ -45,11 +45,11 @@ def evaluation(dialogues: list[Dialogue], outputs: dict[str, dict[int, tuple[Act
 @settings(max_examples=60)
 def test_tools_add_up_to_the_dialogue(play: tuple[Dialogue, dict[int, tuple[Action, ...]]]) -> None:
     dialogue, outputs = play
-    found = evaluation([dialogue], {dialogue.id: outputs})
-    tools = tool_contributions([dialogue], found)
+    played = evaluation([dialogue], {dialogue.id: outputs})
+    tools = tool_contributions([dialogue], played)
     if tools:
         added = np.sum([matrix(rows)[0] for rows in tools.values()], axis=0)
-        assert added[ADDITIVE] == pytest.approx(matrix(found.contributions)[0][ADDITIVE])
+        assert added[ADDITIVE] == pytest.approx(matrix(played.contributions)[0][ADDITIVE])
 
 
 def example() -> tuple[list[Dialogue], Evaluation]:
@@ -67,33 +67,33 @@ def example() -> tuple[list[Dialogue], Evaluation]:
 
 
 def test_by_tool_and_domain() -> None:
-    found = breakdown(*example(), resamples=200)
-    assert [(line.name, line.dialogues, line.references, line.fires) for line in found.tools] == [
+    by_part = breakdown(*example(), resamples=200)
+    assert [(line.name, line.dialogues, line.references, line.fires) for line in by_part.tools] == [
         ("book", 4, 4, 5),
         ("call", 1, 1, 1),
         (NOT_OFFERED, 1, 0, 1),
     ]
-    assert [(line.name, line.references, line.width_0_share) for line in found.domains] == [
+    assert [(line.name, line.references, line.width_0_share) for line in by_part.domains] == [
         ("home", 1, 1.0),
         ("travel", 4, 0.0),
     ]
-    book = found.tools[0].metrics
+    book = by_part.tools[0].metrics
     assert book["first_fire_f1"] is not None and book["first_fire_f1"][0] == pytest.approx(2 * 3 / (5 + 4))
     # Of all five dialogues, so that the tools' rates add up: a repeat (dialogue 2) and a name that is not on
     # offer.
-    assert [line.metrics["false_per_100"][0] for line in found.tools if line.metrics["false_per_100"]] == [
+    assert [line.metrics["false_per_100"][0] for line in by_part.tools if line.metrics["false_per_100"]] == [
         20,
         0,
         20,
     ]
-    assert found.tools[2].metrics["lead"] is None
+    assert by_part.tools[2].metrics["lead"] is None
     low, high = book["first_fire_f1"][1:]
     assert 0 <= low < book["first_fire_f1"][0] < high <= 1
 
 
 def test_by_distance() -> None:
-    found = breakdown(*example(), resamples=200)
-    fires = {row.name: row.fires for row in found.distances if row.fires}
+    by_part = breakdown(*example(), resamples=200)
+    fires = {row.name: row.fires for row in by_part.distances if row.fires}
     assert fires == {
         "5 or more before": 1,
         "1 to 2 before": 1,
@@ -102,7 +102,7 @@ def test_by_distance() -> None:
         "repeat": 1,
         "unmatched": 1,
     }
-    shares = [row.share[0] for row in found.distances if row.share]
+    shares = [row.share[0] for row in by_part.distances if row.share]
     assert sum(shares) == pytest.approx(1.0)
     silent = breakdown([users(3, CALL)], evaluation([users(3, CALL)], {"d": {}}), resamples=100)
     assert all(row.share is None and row.fires == 0 for row in silent.distances)
@@ -113,8 +113,8 @@ def test_distances_have_their_edges_and_names_not_on_offer_share_a_line() -> Non
     names = {}
     for turn in range(1, 13):
         lone = users(12, BOOK.model_copy(update={"coverage": (1, 12)}))
-        found = breakdown([lone], evaluation([lone], {"d": {turn: (fire,)}}), resamples=100)
-        names[turn] = next(row.name for row in found.distances if row.fires)
+        by_part = breakdown([lone], evaluation([lone], {"d": {turn: (fire,)}}), resamples=100)
+        names[turn] = next(row.name for row in by_part.distances if row.fires)
     expected = [
         "5 or more before",
         "3 to 4 before",
@@ -127,24 +127,24 @@ def test_distances_have_their_edges_and_names_not_on_offer_share_a_line() -> Non
     expected += ["1 to 2 after", "1 to 2 after", "3 to 4 after", "3 to 4 after", "5 or more after"]
     assert list(names.values()) == expected
     offered = users(3, tools=("book",))
-    found = breakdown([offered], evaluation([offered], {"d": {1: (ready("x"), ready("y"))}}), resamples=100)
-    assert [(line.name, line.metrics["false_per_100"]) for line in found.tools] == [
+    by_part = breakdown([offered], evaluation([offered], {"d": {1: (ready("x"), ready("y"))}}), resamples=100)
+    assert [(line.name, line.metrics["false_per_100"]) for line in by_part.tools] == [
         (NOT_OFFERED, (200.0, 200.0, 200.0))
     ]
 
 
 def test_it_is_told_in_json_and_in_tables() -> None:
-    found = breakdown(*example(), resamples=100)
-    assert Breakdown.model_validate(json.loads(json.dumps(found.model_dump(mode="json")))) == found
+    by_part = breakdown(*example(), resamples=100)
+    assert Breakdown.model_validate(json.loads(json.dumps(by_part.model_dump(mode="json")))) == by_part
     console = Console(width=160)
     with console.capture() as captured:
-        for table in breakdown_tables(found, most=1):
+        for table in breakdown_tables(by_part, most=1):
             console.print(table)
     text = captured.get()
     assert "the 1 most called for of 3" in text and "travel" in text and "inside" in text
 
 
 def test_a_dialogue_without_a_replay_is_named() -> None:
-    dialogues, found = example()
+    dialogues, played = example()
     with pytest.raises(ValueError, match="dialogue 'other' was not played"):
-        breakdown([*dialogues, users(2, id="other")], found, resamples=100)
+        breakdown([*dialogues, users(2, id="other")], played, resamples=100)

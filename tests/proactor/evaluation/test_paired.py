@@ -24,32 +24,36 @@ NAMES = ("a", "b")
 
 
 def test_every_metric_with_its_difference() -> None:
-    found = compare_runs(
+    comparison = compare_runs(
         NAMES, (DIALOGUES, DIALOGUES[::-1]), (KNOWN["never"], KNOWN["values_seen"]), resamples=200
     )
-    assert set(found.metrics) == set(ALL) and found.dialogues == 16
-    change = found.metrics["first_fire_f1"]
+    assert set(comparison.metrics) == set(ALL) and comparison.dialogues == 16
+    change = comparison.metrics["first_fire_f1"]
     assert change.first == 0.0 and change.difference is not None and change.clear
     assert change.difference[0] == pytest.approx(KNOWN["values_seen"].metrics["first_fire_f1"])
-    assert found.metrics["lead"].first is None and found.metrics["lead"].difference is None
+    assert comparison.metrics["lead"].first is None and comparison.metrics["lead"].difference is None
     called = {r.name for d in DIALOGUES for r in (*d.references, *d.withdrawn)}
-    assert set(found.tools) == called and set(found.domains) == {d.domain for d in DIALOGUES}
+    assert set(comparison.tools) == called and set(comparison.domains) == {d.domain for d in DIALOGUES}
     some = DIALOGUES[0].references[0].name
-    assert found.tools[some]["first_fire_f1"].second == pytest.approx(1.0, abs=0.5)
-    assert PairedRuns.model_validate_json(found.model_dump_json()) == found
+    assert comparison.tools[some]["first_fire_f1"].second == pytest.approx(1.0, abs=0.5)
+    assert PairedRuns.model_validate_json(comparison.model_dump_json()) == comparison
 
 
 def test_nothing_changed_is_no_clear_change() -> None:
-    found = compare_runs(NAMES, (DIALOGUES, DIALOGUES), (KNOWN["always"], KNOWN["always"]), resamples=100)
-    assert not any(change.clear for change in found.metrics.values())
-    assert not any(change.clear for of in found.tools.values() for change in of.values())
+    comparison = compare_runs(
+        NAMES, (DIALOGUES, DIALOGUES), (KNOWN["always"], KNOWN["always"]), resamples=100
+    )
+    assert not any(change.clear for change in comparison.metrics.values())
+    assert not any(change.clear for of in comparison.tools.values() for change in of.values())
 
 
 def test_the_tables_show_windows_and_parts() -> None:
-    found = compare_runs(NAMES, (DIALOGUES, DIALOGUES), (KNOWN["never"], KNOWN["values_seen"]), resamples=100)
+    comparison = compare_runs(
+        NAMES, (DIALOGUES, DIALOGUES), (KNOWN["never"], KNOWN["values_seen"]), resamples=100
+    )
     console = Console(width=150)
     with console.capture() as captured:
-        for table in paired_tables(found, KEYS):
+        for table in paired_tables(comparison, KEYS):
             console.print(table)
     assert all(
         text in captured.get()
@@ -69,9 +73,9 @@ def test_other_dialogues_are_refused_by_name() -> None:
 
 
 def app() -> typer.Typer:
-    found = typer.Typer()
-    found.command()(compare)
-    return found
+    commands = typer.Typer()
+    commands.command()(compare)
+    return commands
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -86,8 +90,8 @@ def test_the_command(tmp_path: Path) -> None:
         app(), [str(tmp_path / "one"), str(tmp_path / "two"), "--resamples", "100", "--json", str(out)]
     )
     assert done.exit_code == 0, done.output
-    found = PairedRuns.model_validate_json(out.read_text())
-    assert (found.first, found.second) == ("one", "two") and found.metrics["recall"].clear
+    comparison = PairedRuns.model_validate_json(out.read_text())
+    assert (comparison.first, comparison.second) == ("one", "two") and comparison.metrics["recall"].clear
     for arguments, said in (
         (["one", "three"], "was not played there, but in one"),
         (["one", "four"], "no such file"),

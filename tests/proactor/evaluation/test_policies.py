@@ -85,18 +85,20 @@ def test_the_human_fires_when_the_log_says_so() -> None:
 def test_the_human_stands_beside_the_trivial_policies_and_is_none_of_them() -> None:
     dialogues = load("synthetic", limit=20).dialogues
     assert logs_triggers(dialogues)
-    found = evaluate_policies(dialogues)
-    assert set(found) == {"never", "always", "values_seen", "human"}
-    assert (found["human"].metrics["first_fire_f1"] or 0) > (found["always"].metrics["first_fire_f1"] or 0)
+    policies = evaluate_policies(dialogues)
+    assert set(policies) == {"never", "always", "values_seen", "human"}
+    assert (policies["human"].metrics["first_fire_f1"] or 0) > (
+        policies["always"].metrics["first_fire_f1"] or 0
+    )
     line = next(
         x
-        for rows in table(found["never"], found["never"], found).values()
+        for rows in table(policies["never"], policies["never"], policies).values()
         for x in rows
         if x.metric.key == "on_time_f1"
     )
-    best = {name: e.metrics["on_time_f1"] or 0.0 for name, e in found.items()}
+    best = {name: e.metrics["on_time_f1"] or 0.0 for name, e in policies.items()}
     assert max(best, key=lambda n: best[n]) == "human"
-    assert rival("on_time_f1", line, found["never"], found).name != "human"
+    assert rival("on_time_f1", line, policies["never"], policies).name != "human"
     unlogged = [
         d.model_copy(
             update={

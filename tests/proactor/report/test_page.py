@@ -232,17 +232,17 @@ def test_curves_sort_keys_and_lose_none() -> None:
             "gone": None,
         }
     )
-    found = {section.title: section for section in curves.sections(rows)}
-    assert [p.key for p in found["Learning"].panels] == [
+    by_title = {section.title: section for section in curves.sections(rows)}
+    assert [p.key for p in by_title["Learning"].panels] == [
         "reward_mean",
         "eval_first_fire_f1",
         "sft/loss",
         "grpo/loss",
     ]
-    assert [p.key for p in found["Other"].panels] == ["odd_counter"]
-    assert found["Work"].constants == [("Learning rate", "0.001")]
-    assert "polygon" in found["Learning"].panels[0].svg  # the deviation is a band, not a chart of its own
-    assert not any(p.key == "reward_std" for section in found.values() for p in section.panels)
+    assert [p.key for p in by_title["Other"].panels] == ["odd_counter"]
+    assert by_title["Work"].constants == [("Learning rate", "0.001")]
+    assert "polygon" in by_title["Learning"].panels[0].svg  # the deviation is a band, not a chart of its own
+    assert not any(p.key == "reward_std" for section in by_title.values() for p in section.panels)
 
 
 def test_steps_that_start_again_go_on_to_the_right() -> None:

@@ -48,14 +48,14 @@ def test_a_heat_map_shows_called_tools_first_and_their_windows() -> None:
     )
     dialogue = Dialogue(id="d", turns=turns, references=references)
     tools = [*(f"x{i:02}" for i in range(12)), "book", "call"]
-    found = heat_map(dialogue, probabilities(dialogue, tools))
-    assert found.tools[:2] == ("book", "call")
-    assert found.tools[2:] == tuple(f"x{i:02}" for i in range(11, 3, -1))
-    assert found.hidden == 4 and found.highest == pytest.approx(0.4)
-    assert [row.cells[0].window for row in found.rows] == ["pending", "ready", "ready", ""]
-    assert [row.cells[1].window for row in found.rows] == ["", "", "unknown", "unknown"]
-    assert found.rows[1].cells[0].probability == pytest.approx(1.3 / 2)
-    assert [row.text for row in found.rows] == ["t1", "t3", "t5", "t7"]
+    heat = heat_map(dialogue, probabilities(dialogue, tools))
+    assert heat.tools[:2] == ("book", "call")
+    assert heat.tools[2:] == tuple(f"x{i:02}" for i in range(11, 3, -1))
+    assert heat.hidden == 4 and heat.highest == pytest.approx(0.4)
+    assert [row.cells[0].window for row in heat.rows] == ["pending", "ready", "ready", ""]
+    assert [row.cells[1].window for row in heat.rows] == ["", "", "unknown", "unknown"]
+    assert heat.rows[1].cells[0].probability == pytest.approx(1.3 / 2)
+    assert [row.text for row in heat.rows] == ["t1", "t3", "t5", "t7"]
 
 
 def test_reward_parts_are_told_by_thirds_of_training() -> None:
@@ -69,12 +69,12 @@ def test_reward_parts_are_told_by_thirds_of_training() -> None:
         }
         for i in range(7)
     ]
-    found = {c.name: c for c in reward_parts([{"kind": "sft", "parts/reward": 99.0}, *rows])}
-    assert list(found) == ["reward", "rac"]
-    assert found["reward"].means == (0.5, 2.5, 5.0)
-    assert found["rac"].spreads == (0.5, 0.5, 0.5)
-    assert found["rac"].coefficients == pytest.approx((0.05, 0.25, 0.5))
-    assert found["reward"].coefficients == (None, None, None)
+    by_name = {c.name: c for c in reward_parts([{"kind": "sft", "parts/reward": 99.0}, *rows])}
+    assert list(by_name) == ["reward", "rac"]
+    assert by_name["reward"].means == (0.5, 2.5, 5.0)
+    assert by_name["rac"].spreads == (0.5, 0.5, 0.5)
+    assert by_name["rac"].coefficients == pytest.approx((0.05, 0.25, 0.5))
+    assert by_name["reward"].coefficients == (None, None, None)
     assert reward_parts(rows[:2]) == []
     page = Page(report(history=[*HISTORY, *rows])).text
     assert "What the reward was made of" in page and "What the reward was made of" not in Page(report()).text
@@ -109,8 +109,10 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
 
 
 def test_the_trade_off_chart_is_to_scale() -> None:
-    found = collect_trade_offs("test", DIALOGUES, 1.0, [TradeOff(system="a", points=(point(4.0, 10.0),))])
-    text = report(calibrated=Calibrated(found))
+    trade_offs = collect_trade_offs(
+        "test", DIALOGUES, 1.0, [TradeOff(system="a", points=(point(4.0, 10.0),))]
+    )
+    text = report(calibrated=Calibrated(trade_offs))
     within = re.search(r'<rect class="within" x="46.0" y="12.0" width="([\d.]+)"', text)
     dot = re.search(r'<circle class="other" cx="([\d.]+)"', text)
     assert within and dot

@@ -10,7 +10,7 @@ from proactor.config import RunConfig
 from proactor.training.runs import CLOCKS, Run
 from tests.proactor.runs import config
 
-MINE = "tests.proactor.rewards.fakes"
+MINE = "tests.proactor.rewards.group_rewards"
 SHORT = (
     "sft=null",
     "grpo.steps=2",

@@ -22,7 +22,16 @@ from proactor.rewards import (
 from proactor.rewards.schedule import TrainingProgress
 from proactor.ruler import RulerError
 from tests.proactor.dialogues import ready
-from tests.proactor.rewards.fakes import CATALOG, DIALOGUE, FULL, HALF, WAIT, group, half_dropped, length
+from tests.proactor.rewards.group_rewards import (
+    CATALOG,
+    DIALOGUE,
+    FULL,
+    HALF,
+    WAIT,
+    group,
+    half_dropped,
+    length,
+)
 
 RULE = {"judge": {"kind": "rule"}}
 FIRST, MIDDLE, LAST = (TrainingProgress(u, 9) for u in (0, 4, 8))
@@ -117,7 +126,7 @@ def test_a_mixture_from_a_config() -> None:
         "timing": {"weight": 0.1, "early": 2.0},
         "false": {"weight": -0.2},
         "custom_ruler": {"weight": {"schedule": "linear", "to": 0.3, "warm_up": 0.5}, **RULE},
-        "tests.proactor.rewards.fakes:in_tens": {"weight": 0.2, "range": [0, 10]},
+        "tests.proactor.rewards.group_rewards:in_tens": {"weight": 0.2, "range": [0, 10]},
         "weighted_metric": {"weight": 0.1, "consistency": 1.0},
         "utility": {"weight": 0.05, "range": [-4, 4], "false_cost": 2.0},
     }
@@ -126,7 +135,7 @@ def test_a_mixture_from_a_config() -> None:
     assert weights["custom_ruler"] == pytest.approx(0.15) and sum(weights.values()) == pytest.approx(1.0)
     (early,) = parts("mixture", {"components": components}, TrainingProgress(50, 200), FULL, turn=2)
     assert early["timing"] == 1.0, "worth 2 of 0 to 2"
-    assert early["tests.proactor.rewards.fakes:in_tens"] == pytest.approx(length(FULL))
+    assert early["tests.proactor.rewards.group_rewards:in_tens"] == pytest.approx(length(FULL))
     assert early["weighted_metric"] == pytest.approx((1.0 + 0.4 + 0.1) / (1.0 + 0.4 + 0.1))
     assert early["reward"] == pytest.approx(sum(weights[name] * early[name] for name in weights))
     assert early["utility"] == 0.5, "an early fire wins nothing and costs nothing"
@@ -154,9 +163,11 @@ def test_utility_learns_the_tools_that_need_assent() -> None:
 
 
 def test_a_group_reward_of_ones_own() -> None:
-    assert load_reward("tests.proactor.rewards.fakes:half_dropped") is half_dropped
+    assert load_reward("tests.proactor.rewards.group_rewards:half_dropped") is half_dropped
     with pytest.raises(RewardError, match="a mixture takes functions"):
-        load_reward("mixture", {"components": {"tests.proactor.rewards.fakes:half_dropped": {"weight": 1}}})
+        load_reward(
+            "mixture", {"components": {"tests.proactor.rewards.group_rewards:half_dropped": {"weight": 1}}}
+        )
 
 
 MIX = "reward 'mixture': components"

@@ -34,11 +34,11 @@ def alone(value: Any) -> list[Any]:
 
 def test_spread_and_agreement_with_the_metric() -> None:
     groups = [judged((0.0, 0.1), (1.0, 0.2)), judged((0.5, 0.9), (0.7, 0.3), (0.7, 0.4)), judged(None, None)]
-    found = judge_statistics(alone, groups, ["ruler"], {"requests": 2})
-    assert found["judge/requests"] == 2 and found["judge/pairs"] == 3
-    assert found["judge/agreement"] == pytest.approx(1 / 3), "one of the three pairs that both tell apart"
-    assert found["judge/spread"] == pytest.approx((0.5 + 0.2 * 2**0.5 / 3) / 2)
-    assert -1 <= found["judge/tau"] < 0
+    stats = judge_statistics(alone, groups, ["ruler"], {"requests": 2})
+    assert stats["judge/requests"] == 2 and stats["judge/pairs"] == 3
+    assert stats["judge/agreement"] == pytest.approx(1 / 3), "one of the three pairs that both tell apart"
+    assert stats["judge/spread"] == pytest.approx((0.5 + 0.2 * 2**0.5 / 3) / 2)
+    assert -1 <= stats["judge/tau"] < 0
 
 
 def test_ranks_are_added_and_one_may_have_nothing() -> None:
@@ -49,17 +49,17 @@ def test_ranks_are_added_and_one_may_have_nothing() -> None:
     ]
 
     def gather(value: Any) -> list[Any]:
-        found = [value]
+        gathered = [value]
         for groups, counters in others:
             seen: list[Any] = []
             judge_statistics(lambda v, seen=seen: seen.append(v) or [v], groups, ["ruler"], counters)  # type: ignore[misc]
-            found += seen
-        return found
+            gathered += seen
+        return gathered
 
-    found = judge_statistics(gather, mine, ["ruler"], {"requests": 1})
-    assert (found["judge/requests"], found["judge/timeouts"]) == (4.0, 1.0)
-    assert (found["judge/agreement"], found["judge/pairs"]) == (0.5, 2.0)
-    assert found["judge/spread"] == pytest.approx((0.5 + 0.3) / 2)
+    gathered = judge_statistics(gather, mine, ["ruler"], {"requests": 1})
+    assert (gathered["judge/requests"], gathered["judge/timeouts"]) == (4.0, 1.0)
+    assert (gathered["judge/agreement"], gathered["judge/pairs"]) == (0.5, 2.0)
+    assert gathered["judge/spread"] == pytest.approx((0.5 + 0.3) / 2)
 
 
 def test_a_judge_that_was_not_asked_says_nothing() -> None:
@@ -68,7 +68,7 @@ def test_a_judge_that_was_not_asked_says_nothing() -> None:
 
 
 def test_dropped_groups_are_counted_and_no_part_of_the_means() -> None:
-    found = reward_statistics(alone, [judged((1.0, 0.0), (0.0, 0.0)), judged(None, None, None)])
-    assert (found["groups"], found["groups_dropped"], found["samples"]) == (1.0, 1.0, 2.0)
-    assert found["parts/ruler"] == 0.5 and found["parts/ruler_within"] == 0.5
-    assert found["tokens_sampled"] == 10.0 and found["unparsed_share"] == 0.0
+    stats = reward_statistics(alone, [judged((1.0, 0.0), (0.0, 0.0)), judged(None, None, None)])
+    assert (stats["groups"], stats["groups_dropped"], stats["samples"]) == (1.0, 1.0, 2.0)
+    assert stats["parts/ruler"] == 0.5 and stats["parts/ruler_within"] == 0.5
+    assert stats["tokens_sampled"] == 10.0 and stats["unparsed_share"] == 0.0

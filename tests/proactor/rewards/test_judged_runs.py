@@ -137,10 +137,10 @@ def with_scores(change: Any) -> Any:
     """A verdict after ``change`` was made to its entries."""
 
     def text(body: Body) -> str:
-        found = json.loads(verdict(body))
-        for entry in found["scores"]:
+        answer = json.loads(verdict(body))
+        for entry in answer["scores"]:
             entry |= change(entry)
-        return json.dumps(found)
+        return json.dumps(answer)
 
     return computed(text)
 
@@ -246,9 +246,7 @@ def test_the_engine_itself_can_judge(tiny_model: Path, tmp_path: Path) -> None:
 def test_two_processes_drop_what_one_does(
     tiny_model: Path, tmp_path: Path, repo_root: Path, reward: str
 ) -> None:
-    """A rank whose groups were all dropped takes part in the update, and an update without groups is left out
-    on every rank.
-    """
+    """A rank without groups takes part in the update; an update without groups is skipped on all ranks."""
     alone = settings(tmp_path / "alone", tiny_model, f"{MINE}:{reward}", None, "grpo.steps=3")
     train(alone)
     mixed = [bool(r["groups"] and r["groups_dropped"]) for r in steps(alone.folder)]

@@ -14,7 +14,7 @@ from proactor.rewards.components import MetricComponent
 from proactor.rewards.mixture import Range, to_unit
 from proactor.rewards.schedule import Constant, Linear, Rest, TrainingProgress
 from proactor.rewards.weighted_metric import metric_range
-from tests.proactor.rewards.fakes import CATALOG, FULL, HALF, WAIT, Given, group
+from tests.proactor.rewards.group_rewards import CATALOG, FULL, HALF, WAIT, Given, group
 
 
 def term(name: str, source: Any, weight: Any = 1.0, bounds: Range = (0.0, 1.0), key: str = "") -> Term:

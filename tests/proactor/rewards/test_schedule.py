@@ -16,8 +16,8 @@ from proactor.rewards.schedule import Linear, Thirds, TrainingProgress
 
 
 def at(weight: Any, update: int, total: int = 200) -> float:
-    found = read_options(ComponentOptions, {"weight": weight}, "here").weight
-    return found.at(TrainingProgress(update, total))  # type: ignore[union-attr]
+    weight_read = read_options(ComponentOptions, {"weight": weight}, "here").weight
+    return weight_read.at(TrainingProgress(update, total))  # type: ignore[union-attr]
 
 
 def test_the_ways_to_write_a_weight() -> None:

@@ -16,7 +16,7 @@ from proactor.training.loop import train
 from proactor.training.runs import CLOCKS
 from proactor.training.steps import grpo_step
 from proactor.training.workspace import Workspace
-from tests.proactor.rewards.fakes import ByText, length
+from tests.proactor.rewards.group_rewards import ByText, length
 from tests.proactor.rewards.short_runs import MINE, decisions_by_step, samples_by_step, settings, steps
 
 
@@ -129,11 +129,11 @@ def test_a_judge_that_is_the_metric_agrees_with_it_in_full(fresh: Workspace) -> 
 
         async def score(self, candidates: Candidates, progress: TrainingProgress) -> GroupScores:
             metric = WeightedMetric()
-            found = [
+            parts = [
                 metric.parts(candidates.dialogue, candidates.turn, p, candidates.board)
                 for p in candidates.parsed
             ]
-            return [{"reward": p["reward"], "judge": self.sign * p["reward"]} for p in found]
+            return [{"reward": p["reward"], "judge": self.sign * p["reward"]} for p in parts]
 
     rows = []
     for sign in (1.0, -1.0):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proactor.dialogue.candidates import Candidates
 from proactor.rewards import GroupScores, RewardError, RewardWorker
 from proactor.rewards.schedule import TrainingProgress
-from tests.proactor.rewards.fakes import ByText, group, length
+from tests.proactor.rewards.group_rewards import ByText, group, length
 
 PROGRESS = TrainingProgress(1, 4)
 
@@ -28,9 +28,15 @@ def test_scores_go_by_place_whatever_the_order(concurrent: bool, order: Sequence
         with worker.round(PROGRESS) as scoring:
             for place in order:
                 scoring.add(place, group("x" * place, turn=place + 1))
-            found = scoring.finish()
-        assert [None if s is None else s[0]["reward"] for s in found.values()] == [0.0, 0.25, 0.5, 0.75, None]
-        assert list(found) == list(range(5)) and scoring.counters == {"groups": 5, "lost": 1}
+            result = scoring.finish()
+        assert [None if s is None else s[0]["reward"] for s in result.values()] == [
+            0.0,
+            0.25,
+            0.5,
+            0.75,
+            None,
+        ]
+        assert list(result) == list(range(5)) and scoring.counters == {"groups": 5, "lost": 1}
     worker.close()
     assert reward.counters == {"groups": 10, "lost": 2}
 

@@ -26,7 +26,7 @@ from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import CUSTOM
 from tests.engine.engines import adapter, load, write_text_folder
 from tests.proactor.dialogues import ready
-from tests.proactor.ruler.fakes import FULL, PART, group, run
+from tests.proactor.ruler.judged import FULL, PART, group, run
 
 SHORT = StudentSetup("Be right, be in time.", "{rubric}")
 
@@ -47,9 +47,9 @@ def spoilt(turn: int, board: Board = EMPTY) -> dict[str, str]:
 
 
 def worth(candidates: Candidates) -> list[float]:
-    found = run(Ruler(RuleJudge(), "custom").score(candidates))
-    assert found is not None
-    return [parts["ruler"] for parts in found]
+    scores = run(Ruler(RuleJudge(), "custom").score(candidates))
+    assert scores is not None
+    return [parts["ruler"] for parts in scores]
 
 
 # --- spoilt answers ---
@@ -80,9 +80,9 @@ def test_what_stands_on_the_board_comes_back_as_a_repeat_only_then() -> None:
 def test_a_mixed_group_holds_own_and_spoilt_answers_once_each_and_no_more_than_asked() -> None:
     one = group(FULL, FULL, "[]", PART)
     for seed in range(8):
-        found = with_mutations(one, 5, random.Random(seed)).texts
-        assert len(found) == len(set(found)) <= 5
-        assert set(found) & {FULL, "[]", PART} and set(found) - {FULL, "[]", PART}
+        texts = with_mutations(one, 5, random.Random(seed)).texts
+        assert len(texts) == len(set(texts)) <= 5
+        assert set(texts) & {FULL, "[]", PART} and set(texts) - {FULL, "[]", PART}
     assert with_mutations(one, 5, random.Random(1)) == with_mutations(one, 5, random.Random(1))
 
 
@@ -134,8 +134,8 @@ def test_what_is_asked_in_training_is_what_a_ruler_with_these_options_asks() -> 
 
 def test_questions_that_do_not_fit_are_left_out_and_the_others_keep_their_lesson(engine: Engine) -> None:
     long = group(*(render([ready("book", dest="x" * 150 + str(i))]) for i in range(20)))
-    found = list(lessons(EngineJudge(engine), SHORT, [long, group(FULL, "[]")]))
-    assert [g.texts for g, _ in found] == [(FULL, "[]")]
+    kept = list(lessons(EngineJudge(engine), SHORT, [long, group(FULL, "[]")]))
+    assert [g.texts for g, _ in kept] == [(FULL, "[]")]
 
 
 def test_a_student_cannot_be_asked_for_what_its_teacher_does_not_give() -> None:

@@ -31,7 +31,7 @@ from tests.proactor.fake_endpoint import (
     rate_limit,
     timeout,
 )
-from tests.proactor.ruler.fakes import FULL, PART, group, run, score_texts, verdict
+from tests.proactor.ruler.judged import FULL, PART, group, run, score_texts, verdict
 
 WORTH = {FULL: 0.9, PART: 0.1, "[]": 0.6}
 
@@ -45,8 +45,8 @@ def judged(
 ) -> tuple[list[float] | None, Ruler, Endpoint]:
     endpoint = Endpoint("fake", fake.url, timeout=seconds, attempts=attempts, sleep=no_sleep)
     ruler = Ruler(EndpointJudge(endpoint), "general")
-    found = run(ruler.score(group(FULL, PART, "[]")))
-    return found and [parts["ruler"] for parts in found], ruler, endpoint
+    scores = run(ruler.score(group(FULL, PART, "[]")))
+    return scores and [parts["ruler"] for parts in scores], ruler, endpoint
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def judged(
 )
 def test_a_bad_answer_costs_one_retry_and_two_cost_the_group(behaviour: Behaviour, counter: str) -> None:
     with FakeEndpoint([behaviour], computed(honest)) as fake:
-        found, ruler, _ = judged(fake)
-        assert found == [0.9, 0.1, 0.6]
+        scores, ruler, _ = judged(fake)
+        assert scores == [0.9, 0.1, 0.6]
         assert (
             ruler.counters[counter] == ruler.counters["retries"] == 1
             and ruler.counters["dropped_groups"] == 0
@@ -73,15 +73,15 @@ def test_a_bad_answer_costs_one_retry_and_two_cost_the_group(behaviour: Behaviou
         seeds = [body["seed"] for body in fake.requests]
         assert len(set(seeds)) == 2
     with FakeEndpoint([behaviour] * 2, computed(honest)) as fake:
-        found, ruler, _ = judged(fake)
-        assert found is None
+        scores, ruler, _ = judged(fake)
+        assert scores is None
         assert ruler.counters[counter] == 2 and ruler.counters["dropped_groups"] == 1
 
 
 def test_a_server_that_hangs_is_given_up_on() -> None:
     with FakeEndpoint([timeout()], computed(honest)) as fake:
-        found, ruler, endpoint = judged(fake, seconds=0.3)
-        assert found == [0.9, 0.1, 0.6]
+        scores, ruler, endpoint = judged(fake, seconds=0.3)
+        assert scores == [0.9, 0.1, 0.6]
         assert ruler.counters["timeouts"] == endpoint.counters["timeouts"] == 1
 
 
@@ -94,8 +94,8 @@ def test_waiting_for_a_turn_is_not_the_judges_time() -> None:
 
     with FakeEndpoint(otherwise=computed(slow)) as fake:
         ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, concurrency=1)), "general", timeout=0.4)
-        found = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
-        assert None not in found and not ruler.counters["timeouts"]
+        scores = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
+        assert None not in scores and not ruler.counters["timeouts"]
     with FakeEndpoint([timeout()], computed(honest)) as fake:
         ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, timeout=20)), "general", timeout=0.3)
         assert run(ruler.score(group(FULL, PART))) is not None
@@ -107,8 +107,8 @@ def test_waiting_for_a_turn_is_not_the_judges_time() -> None:
 def test_many_groups_are_asked_side_by_side_and_each_fails_by_itself() -> None:
     with FakeEndpoint([http_500(), half_json(), ok("[]")], computed(honest)) as fake:
         ruler = Ruler(EndpointJudge(Endpoint("fake", fake.url, attempts=2, sleep=no_sleep)), "general")
-        found = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
-        assert [[parts["ruler"] for parts in f or []] for f in found] == [[0.9, 0.1]] * 4
+        scores = run(ruler.score_all([group(FULL, PART, turn=t) for t in (1, 2, 3, 4)]))
+        assert [[parts["ruler"] for parts in f or []] for f in scores] == [[0.9, 0.1]] * 4
         assert ruler.counters["bad_json"] == ruler.counters["retries"] == 2, (
             "the 500 was the endpoint's own to retry"
         )
@@ -157,12 +157,12 @@ def test_any_model_gives_a_verdict_when_its_form_is_forced(engine: Engine) -> No
     with pytest.raises(RulerError, match="bind"):
         run(ruler.score(group(FULL, PART)))
     ruler.bind(engine)
-    found = run(ruler.score_all([group(FULL, "[]", FULL)]))
+    scores = run(ruler.score_all([group(FULL, "[]", FULL)]))
     assert ruler.counters["scored_groups"] == 1 and ruler.counters["missing_parts"] == 0
-    for parts in (p for f in found if f is not None for p in f):
+    for parts in (p for f in scores if f is not None for p in f):
         assert parts.keys() == {"ruler", "timing"} and all(0.05 <= value <= 0.95 for value in parts.values())
     again = Ruler(EngineJudge(engine), MINE, grading=SHORT)
-    assert run(again.score_all([group(FULL, "[]", FULL)])) == found, "nothing is drawn: the same again"
+    assert run(again.score_all([group(FULL, "[]", FULL)])) == scores, "nothing is drawn: the same again"
 
 
 def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> None:
@@ -172,9 +172,9 @@ def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> N
     requests = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
     together = [json.loads(str(text)) for text in run(judge.reply(requests))]
     assert engine.chat is not None
-    for request, found, texts in zip(requests, together, (g.texts for g in groups), strict=True):
-        assert [entry["id"] for entry in found["scores"]] == list(request.ids)
-        for entry in found["scores"]:
+    for request, scores, texts in zip(requests, together, (g.texts for g in groups), strict=True):
+        assert [entry["id"] for entry in scores["scores"]] == list(request.ids)
+        for entry in scores["scores"]:
             for part in ("timing", "score"):
                 said = {"role": "assistant", "content": texts[request.shown[int(entry["id"]) - 1]]}
                 quoted = f'{{"scores":[{{"id":"{entry["id"]}","trajectory":[{json.dumps(said)}],"{part}":0.'
@@ -291,8 +291,8 @@ def test_a_free_model_that_writes_no_json_and_a_question_too_long_are_counted(en
     ruler = Ruler(EngineJudge(engine, forced=False, max_tokens=5), MINE, grading=SHORT)
     assert run(ruler.score(group(FULL, PART))) is None and ruler.counters["bad_json"] == 2
     ruler = Ruler(EngineJudge(engine), MINE, grading=SHORT)
-    found = run(ruler.score_all([group(FULL, "x" * 3000), group(FULL, PART)]))
-    assert found[0] is None and found[1] is not None and ruler.counters["too_long"] == 2
+    scores = run(ruler.score_all([group(FULL, "x" * 3000), group(FULL, PART)]))
+    assert scores[0] is None and scores[1] is not None and ruler.counters["too_long"] == 2
 
 
 def test_a_model_without_a_tokenizer_cannot_grade(tmp_path: Path) -> None:

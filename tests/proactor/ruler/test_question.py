@@ -16,7 +16,7 @@ from proactor.dialogue.matching import Timing
 from proactor.ruler.question import Question, escape_text, quote_message
 from proactor.ruler.rubric import CUSTOM, GENERAL
 from tests.proactor.dialogues import ready
-from tests.proactor.ruler.fakes import FULL, PART, group
+from tests.proactor.ruler.judged import FULL, PART, group
 
 SYSTEM, USER = {"role": "system", "content": "be kind"}, {"role": "user", "content": "where is Oslo?"}
 

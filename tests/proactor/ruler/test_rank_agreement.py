@@ -13,10 +13,10 @@ def test_spread_is_the_mean_deviation_within_groups() -> None:
 
 
 def test_pairs_are_counted_within_groups_by_order_and_ties() -> None:
-    found = compare_rankings([[3, 2, 1], [1, 1], [0, 1]], [[9, 5, 7], [0, 0], [2, 2]])
-    assert found == RankAgreement(same=2, opposite=1, tied_both=1, tied_second=1)
-    assert found.pairs == 5 and found.rate == pytest.approx(2 / 3)
-    assert found.tau == pytest.approx((2 - 1) / (4 * 3) ** 0.5)
+    agreement = compare_rankings([[3, 2, 1], [1, 1], [0, 1]], [[9, 5, 7], [0, 0], [2, 2]])
+    assert agreement == RankAgreement(same=2, opposite=1, tied_both=1, tied_second=1)
+    assert agreement.pairs == 5 and agreement.rate == pytest.approx(2 / 3)
+    assert agreement.tau == pytest.approx((2 - 1) / (4 * 3) ** 0.5)
 
 
 def test_no_ordered_pair_no_rate() -> None:

@@ -18,7 +18,7 @@ from proactor.ruler import RuleJudge, Ruler, RulerError, ruler_scores
 from proactor.ruler.rule_judge import grade_custom, grade_general
 from proactor.sources import load
 from tests.proactor.dialogues import pending, ready, users
-from tests.proactor.ruler.fakes import CATALOG, FULL, PART, group, run
+from tests.proactor.ruler.judged import CATALOG, FULL, PART, group, run
 
 
 def custom_of(*answers: str | Sequence[Action], turn: int, board: Board = EMPTY) -> list[float]:
@@ -129,10 +129,10 @@ def test_what_is_called_for_is_never_beaten_under_custom_and_acting_early_wins_u
 
 
 def test_it_goes_the_way_of_every_judge() -> None:
-    found = run(Ruler(RuleJudge(), "custom").score(group(FULL, "[]", FULL)))
-    assert found is not None
-    assert [set(f) for f in found] == [{"ruler", "timing", "correctness", "restraint"}] * 3
-    assert found[0] == found[2] and found[0]["ruler"] == 1.0 and found[1]["ruler"] == pytest.approx(0.6)
+    scores = run(Ruler(RuleJudge(), "custom").score(group(FULL, "[]", FULL)))
+    assert scores is not None
+    assert [set(f) for f in scores] == [{"ruler", "timing", "correctness", "restraint"}] * 3
+    assert scores[0] == scores[2] and scores[0]["ruler"] == 1.0 and scores[1]["ruler"] == pytest.approx(0.6)
     general = run(Ruler(RuleJudge(), "general").score(group(FULL, "[]")))
     assert general == [{"ruler": 1.0}, {"ruler": 0.0}]
 

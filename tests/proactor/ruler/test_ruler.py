@@ -8,40 +8,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from proactor.engine import GRPO, Group, Sample
-from proactor.engine.update import prepare
+from proactor.engine.parallel import Parallel
+from proactor.engine.update import deal, prepare
 from proactor.ruler import JudgeFailure, JudgeRequest, Rubric, RuleJudge, Ruler, RulerError, ruler_scores
-from tests.proactor.ruler.fakes import FULL, PART, Script, by_content, group, run, verdict
+from tests.proactor.ruler.judged import FULL, PART, Script, by_content, group, run, verdict
 
 WORTH = {FULL: 0.9, PART: 0.1, "[]": 0.6, "x": 0.3}
 
 
-def scores(found: Sequence[dict[str, float]] | None) -> list[float]:
-    assert found is not None
-    return [parts["ruler"] for parts in found]
+def scores(by_candidate: Sequence[dict[str, float]] | None) -> list[float]:
+    assert by_candidate is not None
+    return [parts["ruler"] for parts in by_candidate]
 
 
 def advantages(rewards: Sequence[float]) -> tuple[list[float], int]:
     """The engine's own, and how many samples would be trained on."""
     held = Group([1], [Sample([1], [2], temperature=1.0, reward=r) for r in rewards])
-    batches, _ = prepare([held], GRPO())
-    return [float(s.advantage) for s in held.samples], sum(len(g.samples) for g in batches[0][0])  # type: ignore[arg-type]
+    kept, _ = prepare([held], GRPO())
+    [(trained, _)] = deal(kept, GRPO(), Parallel(torch.device("cpu")))
+    return [float(s.advantage) for s in held.samples], sum(len(g.samples) for g in trained)  # type: ignore[arg-type]
 
 
 def test_two_scores_become_the_engines_advantages() -> None:
     """T2.2."""
-    found = scores(run(Ruler(Script(by_content(WORTH))).score(group(FULL, PART))))
-    assert found == [0.9, 0.1]
-    assert advantages(found)[0] == pytest.approx([0.9999975, -0.9999975], abs=1e-8)
+    values = scores(run(Ruler(Script(by_content(WORTH))).score(group(FULL, PART))))
+    assert values == [0.9, 0.1]
+    assert advantages(values)[0] == pytest.approx([0.9999975, -0.9999975], abs=1e-8)
 
 
 def test_four_scores_become_the_engines_advantages() -> None:
     """T2.3; two candidates are equal, so that three are sent."""
     ruler = Ruler(Script(by_content(WORTH)))
-    found = scores(run(ruler.score(group(FULL, "[]", "[]", "x"))))
-    assert found == [0.9, 0.6, 0.6, 0.3]
-    assert advantages(found)[0] == pytest.approx([1.4142, 0.0, 0.0, -1.4142], abs=1e-4)
+    values = scores(run(ruler.score(group(FULL, "[]", "[]", "x"))))
+    assert values == [0.9, 0.6, 0.6, 0.3]
+    assert advantages(values)[0] == pytest.approx([1.4142, 0.0, 0.0, -1.4142], abs=1e-4)
     assert ruler.counters["collapsed"] == 1
 
 
@@ -49,11 +52,11 @@ def test_identical_lists_are_one_question_about_one_candidate() -> None:
     """T2.4: equal scores, so the engine trains on none of the group."""
     judge = Script(verdict({"1": 0.7}))
     lists = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]] * 4
-    found = run(ruler_scores(lists, judge))
-    assert found == [0.7] * 4
+    values = run(ruler_scores(lists, judge))
+    assert values == [0.7] * 4
     assert len(judge.asked) == 1 and judge.asked[0].ids == ("1",)
     assert judge.asked[0].messages[1]["content"].count("<trajectory") == 1
-    assert advantages(found) == ([0.0] * 4, 0)
+    assert advantages(values) == ([0.0] * 4, 0)
 
 
 def test_scores_land_on_the_candidates_that_were_meant() -> None:
@@ -80,8 +83,8 @@ def test_too_few_scores_drop_the_group_and_the_others_go_on() -> None:
 
     judge = Script(short)
     ruler = Ruler(judge)
-    found = run(ruler.score_all([group(FULL, PART), group(FULL, PART, "x"), group("[]", "x")]))
-    assert [f is None for f in found] == [False, True, False]
+    verdicts = run(ruler.score_all([group(FULL, PART), group(FULL, PART, "x"), group("[]", "x")]))
+    assert [f is None for f in verdicts] == [False, True, False]
     assert (
         ruler.counters["wrong_ids"] == 2
         and ruler.counters["retries"] == 1
@@ -138,8 +141,8 @@ def test_the_same_group_is_asked_once_also_within_a_batch_and_over_runs(tmp_path
     path = tmp_path / "run" / "verdicts.jsonl"
     judge = Script(by_content(WORTH))
     ruler = Ruler(judge, cache=path)
-    found = run(ruler.score_all([group(FULL, PART), group(PART, FULL, FULL)]))
-    assert [scores(f) for f in found] == [[0.9, 0.1], [0.1, 0.9, 0.9]]
+    verdicts = run(ruler.score_all([group(FULL, PART), group(PART, FULL, FULL)]))
+    assert [scores(f) for f in verdicts] == [[0.9, 0.1], [0.1, 0.9, 0.9]]
     assert scores(run(ruler.score(group(PART, FULL)))) == [0.1, 0.9]
     assert (
         len(judge.asked) == 1 and ruler.counters["cache_hits"] == 2 and ruler.counters["scored_groups"] == 3
@@ -197,8 +200,8 @@ class Slow:
 
 def test_a_judge_that_hangs_is_given_up_on_by_itself() -> None:
     ruler = Ruler(Slow(), timeout=0.02)
-    found = run(ruler.score_all([group(FULL, PART), group("[]", "x")]))
-    assert [scores(f) for f in found] == [[0.9, 0.1], [0.6, 0.3]]
+    verdicts = run(ruler.score_all([group(FULL, PART), group("[]", "x")]))
+    assert [scores(f) for f in verdicts] == [[0.9, 0.1], [0.6, 0.3]]
     assert ruler.counters["timeouts"] == ruler.counters["retries"] == 1 and ruler.concurrent
 
 
@@ -229,12 +232,12 @@ def test_impossible_settings_are_refused() -> None:
 
 def test_a_rubric_and_a_grading_text_of_ones_own() -> None:
     judge = Script(verdict({"1": 1.0, "2": 0.0}, tone=0.5))
-    found = run(
+    verdicts = run(
         Ruler(judge, Rubric("mine", "Be short.", ("tone",)), grading="Grade. {rubric}").score(
             group("[]", FULL)
         )
     )
-    assert found is not None and found[0].keys() == {"ruler", "tone"}
+    assert verdicts is not None and verdicts[0].keys() == {"ruler", "tone"}
     assert judge.asked[0].messages[0]["content"] == "Grade. Be short."
     assert "shorter is better" in run_system("the shorter is better")
 

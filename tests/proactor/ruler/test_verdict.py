@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.ruler.verdict import LONGEST, Unusable, Verdict, read_verdict, verdict_schema
-from tests.proactor.ruler.fakes import verdict
+from tests.proactor.ruler.judged import verdict
 
 IDS = ("1", "2")
 
 
-def values(found: Verdict | Unusable) -> dict[str, float]:
-    assert isinstance(found, Verdict), found
-    return {id: score.value for id, score in found.scores.items()}
+def values(verdict_read: Verdict | Unusable) -> dict[str, float]:
+    assert isinstance(verdict_read, Verdict), verdict_read
+    return {id: score.value for id, score in verdict_read.scores.items()}
 
 
 def reason(text: str, parts: tuple[str, ...] = ()) -> str:
-    found = read_verdict(text, IDS, parts)
-    assert isinstance(found, Unusable), found
-    return found.reason
+    result = read_verdict(text, IDS, parts)
+    assert isinstance(result, Unusable), result
+    return result.reason
 
 
 def test_scores_go_by_id_not_by_place() -> None:
@@ -99,11 +99,11 @@ def test_a_missing_score_or_one_given_twice_is_bad() -> None:
 
 
 def test_numbers_outside_are_clamped_and_counted() -> None:
-    found = read_verdict(verdict({"1": 1.5, "2": -3}, timing=2), IDS, ("timing", "restraint"))
-    assert values(found) == {"1": 1.0, "2": 0.0}
-    assert isinstance(found, Verdict)
-    assert (found.clamped, found.missing_parts) == (4, 2)
-    assert found.scores["1"].parts == {"timing": 1.0}
+    result = read_verdict(verdict({"1": 1.5, "2": -3}, timing=2), IDS, ("timing", "restraint"))
+    assert values(result) == {"1": 1.0, "2": 0.0}
+    assert isinstance(result, Verdict)
+    assert (result.clamped, result.missing_parts) == (4, 2)
+    assert result.scores["1"].parts == {"timing": 1.0}
 
 
 LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3)
@@ -132,12 +132,12 @@ def test_total_near_a_verdict(entries: list[tuple[object, str]], cut: int, junk:
     check(read_verdict(text, IDS, ("timing",)))
 
 
-def check(found: Verdict | Unusable) -> None:
-    if isinstance(found, Unusable):
-        assert found.reason in ("bad_json", "wrong_ids", "bad_scores")
+def check(result: Verdict | Unusable) -> None:
+    if isinstance(result, Unusable):
+        assert result.reason in ("bad_json", "wrong_ids", "bad_scores")
         return
-    assert set(found.scores) == set(IDS)
-    for score in found.scores.values():
+    assert set(result.scores) == set(IDS)
+    for score in result.scores.values():
         assert all(math.isfinite(v) and 0.0 <= v <= 1.0 for v in (score.value, *score.parts.values()))
 
 

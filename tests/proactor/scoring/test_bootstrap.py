@@ -53,8 +53,8 @@ def test_pooling_is_the_mean_over_seeds_and_keeps_a_dialogue_together() -> None:
 
 def test_any_statistic_of_sums() -> None:
     rows = np.array([[1.0, 1.0], [0.0, 1.0]] * 100)
-    found = bootstrap_sums(rows, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, ["share"])["share"]
-    assert found == intervals(run([1, 0] * 100), ("reward",))["reward"]
+    interval = bootstrap_sums(rows, lambda sums: {"share": sums[..., 0] / sums[..., 1]}, ["share"])["share"]
+    assert interval == intervals(run([1, 0] * 100), ("reward",))["reward"]
 
 
 def test_excludes_zero() -> None:

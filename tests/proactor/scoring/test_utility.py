@@ -99,11 +99,11 @@ def test_reward_dialogue_and_metric_agree(
 ) -> None:
     dialogue, outputs = play
     costs = CostTable(default=COSTS, assent=assent)
-    board, found = EMPTY, 0.0
+    board, summed = EMPTY, 0.0
     for turn in dialogue.decision_turns:
         parts = turn_parts(dialogue, turn, Parsed(outputs[turn]), board, costs)
         assert all(value >= 0 for value in parts.values())
-        found += total(parts)
+        summed += total(parts)
         board = board.after(dialogue, turn, outputs[turn])
-    assert utility(dialogue, outputs, costs) == pytest.approx(found)
-    assert aggregate([score_dialogue(dialogue, outputs, costs=costs)])["utility"] == pytest.approx(found)
+    assert utility(dialogue, outputs, costs) == pytest.approx(summed)
+    assert aggregate([score_dialogue(dialogue, outputs, costs=costs)])["utility"] == pytest.approx(summed)

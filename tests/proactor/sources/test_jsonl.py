@@ -60,9 +60,11 @@ def change(**fields: Any) -> dict[str, Any]:
 def test_what_was_dumped_comes_back(tmp_path: Path) -> None:
     corpus = load("synthetic", limit=30, seed=3)
     lines = [d.model_dump(mode="json") for d in corpus.dialogues]
-    found = load("jsonl", put(tmp_path, *lines, catalog=corpus.catalog))
-    assert found.dialogues == corpus.dialogues and found.catalog == corpus.catalog
-    assert found.counters["wider"] == corpus.counters["wider"] > 0 and found.counters["effects_proposed"] == 0
+    loaded = load("jsonl", put(tmp_path, *lines, catalog=corpus.catalog))
+    assert loaded.dialogues == corpus.dialogues and loaded.catalog == corpus.catalog
+    assert (
+        loaded.counters["wider"] == corpus.counters["wider"] > 0 and loaded.counters["effects_proposed"] == 0
+    )
     assert load("jsonl", tmp_path / "windows.jsonl").dialogues == corpus.dialogues
     with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -74,10 +76,10 @@ def test_real_corpora_come_back(data_dir: Path, tmp_path: Path, name: str) -> No
     if not (data_dir / name).is_dir():
         pytest.skip(f"no {name} in {data_dir}")
     corpus = load(name, data_dir / name, limit=20)
-    found = load(
+    loaded = load(
         "jsonl", put(tmp_path, *(d.model_dump(mode="json") for d in corpus.dialogues), catalog=corpus.catalog)
     )
-    assert found.dialogues == corpus.dialogues and found.counters["unknown_parameters"] == 0
+    assert loaded.dialogues == corpus.dialogues and loaded.counters["unknown_parameters"] == 0
 
 
 def test_samples_and_splits_go_by_the_id_wherever_it_stands(tmp_path: Path) -> None:
@@ -117,14 +119,14 @@ def test_transcripts_stay_as_they_are(tmp_path: Path) -> None:
         {"speaker": "System", "text": "שלום، كيف حالك؟ \u202eabc\u202c"},
         {"speaker": "client", "text": "預訂"},
     ]
-    found = load(
+    corpus = load(
         "jsonl", put(tmp_path, {"id": "t", "turns": turns, "channel": "phone", "domain": "d"}, name="x.jsonl")
     )
-    (dialogue,) = found.dialogues
+    (dialogue,) = corpus.dialogues
     assert [t.speaker for t in dialogue.turns] == ["user", "user", "agent", "agent", "user"]
     assert [t.text for t in dialogue.turns] == ["hi", *(t["text"] for t in turns[1:])]
     assert (dialogue.domain, dialogue.source, dialogue.references, dialogue.tools) == ("d", "jsonl", (), ())
-    assert found.counters["ignored_keys"] == 2 and found.catalog == CATALOG
+    assert corpus.counters["ignored_keys"] == 2 and corpus.catalog == CATALOG
 
 
 def test_500_turns(tmp_path: Path) -> None:
@@ -133,8 +135,8 @@ def test_500_turns(tmp_path: Path) -> None:
 
 
 def test_without_a_catalog(tmp_path: Path) -> None:
-    found = load("jsonl", put(tmp_path, talk("a", "b"), catalog=None))
-    assert len(found.catalog) == 0 and found.counters["no_catalog"] == 1 and len(found) == 1
+    corpus = load("jsonl", put(tmp_path, talk("a", "b"), catalog=None))
+    assert len(corpus.catalog) == 0 and corpus.counters["no_catalog"] == 1 and len(corpus) == 1
 
 
 def test_a_catalog_of_another_format(tmp_path: Path) -> None:
@@ -142,8 +144,8 @@ def test_a_catalog_of_another_format(tmp_path: Path) -> None:
     tools.write_text(
         json.dumps([{"name": "book", "parameters": {"properties": {"day": {"type": "string"}}}}])
     )
-    found = load("jsonl", put(tmp_path, OWN, catalog=None), catalog=str(tools))
-    assert found.catalog["book"].confirm and found.counters["effects_proposed"] == 1  # as proposed
+    corpus = load("jsonl", put(tmp_path, OWN, catalog=None), catalog=str(tools))
+    assert corpus.catalog["book"].confirm and corpus.counters["effects_proposed"] == 1  # as proposed
 
 
 def test_the_user_by_name(tmp_path: Path) -> None:
@@ -155,8 +157,8 @@ def test_the_user_by_name(tmp_path: Path) -> None:
     assert f"{folder / 'windows.jsonl'}:1: " in str(
         caught.value
     ) and "turn 1: speaker 'Anna' is not known" in str(caught.value)
-    found = load("jsonl", folder, user="anna")
-    assert [[t.speaker for t in d.turns] for d in found.dialogues] == [["user", "agent"]] * 2
+    corpus = load("jsonl", folder, user="anna")
+    assert [[t.speaker for t in d.turns] for d in corpus.dialogues] == [["user", "agent"]] * 2
 
 
 def test_one_speaker(tmp_path: Path) -> None:
@@ -166,9 +168,9 @@ def test_one_speaker(tmp_path: Path) -> None:
         talk("a", "b", first="bot", id="y"),
         talk("a", "b", id="z"),
     )
-    found = load("jsonl", folder)
-    assert [d.id for d in found.dialogues] == ["z"]
-    assert (found.counters["no_user_turns"], found.counters["no_agent_turns"]) == (1, 1)
+    corpus = load("jsonl", folder)
+    assert [d.id for d in corpus.dialogues] == ["z"]
+    assert (corpus.counters["no_user_turns"], corpus.counters["no_agent_turns"]) == (1, 1)
     kept = load("jsonl", folder, one_speaker="keep")
     assert [d.id for d in kept.dialogues] == ["x", "y", "z"] and kept.counters["no_user_turns"] == 1
     with pytest.raises(SourceError, match=r"windows\.jsonl:1: dialogue 'x' has no agent turns"):
@@ -180,14 +182,14 @@ def test_empty_turns(tmp_path: Path, text: str) -> None:
     folder = put(tmp_path, talk("a", text, "b", "c"))
     with pytest.raises(SourceError, match=r"windows\.jsonl:1: .*turn 2 is empty"):
         load("jsonl", folder)
-    found = load("jsonl", folder, empty="drop")
-    (dialogue,) = found.dialogues
+    corpus = load("jsonl", folder, empty="drop")
+    (dialogue,) = corpus.dialogues
     assert [(t.index, t.speaker, t.text) for t in dialogue.turns] == [
         (1, "user", "a"),
         (2, "user", "b"),
         (3, "agent", "c"),
     ]
-    assert found.counters["empty_turns"] == 1
+    assert corpus.counters["empty_turns"] == 1
     own = OWN | {"turns": [*OWN["turns"][:3], OWN["turns"][3] | {"text": text}, OWN["turns"][4]]}
     with pytest.raises(SourceError, match="turn 4 is empty and cannot be dropped: the windows count on it"):
         load("jsonl", put(tmp_path, own), empty="drop")
@@ -195,7 +197,7 @@ def test_empty_turns(tmp_path: Path, text: str) -> None:
 
 
 def test_half_an_emoji(tmp_path: Path) -> None:
-    found = load(
+    corpus = load(
         "jsonl",
         put(
             tmp_path,
@@ -203,7 +205,7 @@ def test_half_an_emoji(tmp_path: Path) -> None:
             '{"speaker": "bot", "text": "b"}]}',
         ),
     )
-    assert found.dialogues[0].turns[0].text == "a?" and found.counters["broken_characters"] == 1
+    assert corpus.dialogues[0].turns[0].text == "a?" and corpus.counters["broken_characters"] == 1
 
 
 def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
@@ -326,12 +328,12 @@ def test_any_line_is_a_dialogue_a_counted_drop_or_one_line(
 ) -> None:
     folder = put(tmp_path, record)
     try:
-        found: Corpus = load("jsonl", folder, empty=empty)
+        corpus: Corpus = load("jsonl", folder, empty=empty)
     except SourceError as error:
         assert str(error).startswith(f"{folder / 'windows.jsonl'}:1: ") and len(str(error).splitlines()) == 1
         return
-    dropped = found.counters.get("no_user_turns", 0) + found.counters.get("no_agent_turns", 0)
-    assert len(found) + dropped == 1
-    for dialogue in found.dialogues:
-        kept = len(record["turns"]) - found.counters.get("empty_turns", 0)
+    dropped = corpus.counters.get("no_user_turns", 0) + corpus.counters.get("no_agent_turns", 0)
+    assert len(corpus) + dropped == 1
+    for dialogue in corpus.dialogues:
+        kept = len(record["turns"]) - corpus.counters.get("empty_turns", 0)
         assert len(dialogue.turns) == kept and Dialogue.model_validate(dialogue.model_dump()) == dialogue

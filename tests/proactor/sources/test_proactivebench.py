@@ -104,12 +104,12 @@ def test_a_stream_is_in_one_part(tmp_path: Path) -> None:
     write(
         tmp_path, *(judgement(n, True, first=letter) for letter in "abcdefghijklmnopqrst" for n in (1, 2, 3))
     )
-    found = {}
+    parts = {}
     for split in ("train", "dev", "test"):
         for dialogue in load("proactivebench", tmp_path, split=split, unit="judgement").dialogues:  # type: ignore[arg-type]
             stream = dialogue.id.rsplit("/", 1)[0]
-            assert found.setdefault(stream, split) == split == split_of(stream)
-    assert len(found) == 20 and len(load("proactivebench", tmp_path, limit=5)) == 5
+            assert parts.setdefault(stream, split) == split == split_of(stream)
+    assert len(parts) == 20 and len(load("proactivebench", tmp_path, limit=5)) == 5
 
 
 def test_need_that_is_disputed_is_not_scored(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ FOUND: Corpus = make_corpus(
 )
 
 
-def ids(found: Corpus) -> list[str]:
-    return [d.id for d in found.dialogues]
+def ids(corpus: Corpus) -> list[str]:
+    return [d.id for d in corpus.dialogues]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_test_holds_the_unseen_alone_and_training_none_of_it(
     unseen: Unseen, training: list[str], test: list[str], counted: dict[str, int]
 ) -> None:
     for part in ("train", "dev"):
-        found = unseen.apply(FOUND, part, None, 0)
-        assert ids(found) == training
+        kept = unseen.apply(FOUND, part, None, 0)
+        assert ids(kept) == training
         assert {
-            k: v for k, v in found.counters.items() if k in ("unseen_domain", "unseen_tool", "seen")
+            k: v for k, v in kept.counters.items() if k in ("unseen_domain", "unseen_tool", "seen")
         } == counted
-        assert found.counters["dialogues"] == len(training) and found.counters["reader"] == 7
+        assert kept.counters["dialogues"] == len(training) and kept.counters["reader"] == 7
     tested = unseen.apply(FOUND, "test", None, 0)
     assert ids(tested) == test and tested.counters["seen"] == len(FOUND) - len(test)
     assert not set(training) & set(test)

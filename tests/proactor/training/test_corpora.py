@@ -37,8 +37,8 @@ def test_unseen_domains_and_tools_are_in_the_test_part_alone(tmp_path: Path) -> 
     data = WIDE | {"unseen": {"domains": [domain], "tools": [tool]}, "test": {"split": None}, "train": {}}
     settings = config(tmp_path, tmp_path, data=data)
     parts = {name: load_corpus(settings, name) for name in ("train", "dev", "test")}
-    for name, found in parts.items():
-        for dialogue in found.dialogues:
+    for name, part in parts.items():
+        for dialogue in part.dialogues:
             called = {r.name for r in dialogue.references}
             assert (dialogue.domain == domain or tool in called) == (name == "test")
     assert parts["train"].counters["unseen_domain"] and parts["test"].counters["seen"]
@@ -82,7 +82,7 @@ def test_shares_of_a_part_are_disjoint_and_make_it_whole(tmp_path: Path) -> None
         load_corpus(config(tmp_path, tmp_path, data=data | {"train": {"share": share}}), "train")
         for share in ([0, 0.6], [0.6, 1])
     )
-    names = [{d.id for d in found.dialogues} for found in (low, high, whole)]
+    names = [{d.id for d in part.dialogues} for part in (low, high, whole)]
     assert not names[0] & names[1] and names[0] | names[1] == names[2]
     assert len(names[0]) > len(names[1]) > 0
     assert low.counters["other_share"] == len(names[1])

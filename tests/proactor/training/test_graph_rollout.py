@@ -45,14 +45,14 @@ class Scripted:
 
     def sample(self, prompts: list[list[int]], sampling: Sampling, keys: list[int]) -> list[Group]:
         assert sampling.n == 1
-        found = []
+        groups = []
         for prompt, key in zip(prompts, keys, strict=True):
             n = len(self.prompts)
             text = "[]" if n in self.silent else f"<think>t</think><graph>{graph(f'n{n}').render()}</graph>[]"
             self.prompts.append(prompt)
             self.keys.append(key)
-            found.append(Group(prompt, [Sample(prompt, [n + 1, 0], text=text, finish_reason="stop")]))
-        return found
+            groups.append(Group(prompt, [Sample(prompt, [n + 1, 0], text=text, finish_reason="stop")]))
+        return groups
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ LONG, SHORT = users(3, id="long"), users(1, id="short")
 
 def test_an_agent_that_is_played_sees_the_graph_it_wrote_last(encoder: PromptEncoder) -> None:
     engine: Any = Scripted(silent=(2,))
-    found = evaluate(engine, encoder, [LONG, SHORT])
+    evaluation = evaluate(engine, encoder, [LONG, SHORT])
     shown = [
         NO_GRAPH,
         NO_GRAPH,
@@ -78,23 +78,23 @@ def test_an_agent_that_is_played_sees_the_graph_it_wrote_last(encoder: PromptEnc
     ]  # long 1, short 1, long 2, and long 3 after a silent one
     turns = [(LONG, 1), (SHORT, 1), (LONG, 2), (LONG, 3)]
     assert engine.prompts == [encoder.prompt(d, u, EMPTY, g) for (d, u), g in zip(turns, shown, strict=True)]
-    assert found.unread_graph_share == 0.25 and found.unparsed_share == 0
+    assert evaluation.unread_graph_share == 0.25 and evaluation.unparsed_share == 0
 
 
 def test_every_candidate_carries_its_own_graph(encoder: PromptEncoder) -> None:
     engine: Any = Scripted()
-    found, unread = roll_out(engine, encoder, points(encoder, [LONG, SHORT]), Sampling(n=2))
+    groups, unread = roll_out(engine, encoder, points(encoder, [LONG, SHORT]), Sampling(n=2))
     assert unread == [[{}, {}]] * 4
-    assert [len(g.samples) for g in found] == [
+    assert [len(g.samples) for g in groups] == [
         2,
         2,
         2,
         2,
     ]  # long 1, 2, 3, short 1: in the order of the points
-    drawn = [[s.token_ids[0] - 1 for s in g.samples] for g in found]
+    drawn = [[s.token_ids[0] - 1 for s in g.samples] for g in groups]
     assert drawn == [[0, 1], [4, 5], [6, 7], [2, 3]]  # round by round, the dialogues together
     for at, turn in ((1, 2), (2, 3)):
-        for c, sample in enumerate(found[at].samples):
+        for c, sample in enumerate(groups[at].samples):
             own = encoder.prompt(LONG, turn, EMPTY, graph(f"n{drawn[at - 1][c]}"))
             assert sample.prompt_ids == own
     assert len(set(engine.keys)) == 8 and engine.keys[5] == candidate_key(LONG, 2, 1)

@@ -51,8 +51,8 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_what_a_run_leaves(finished: Path) -> None:
-    found = rows(finished)
-    assert [(r["phase"], r["kind"], r["step"]) for r in found] == [
+    logged = rows(finished)
+    assert [(r["phase"], r["kind"], r["step"]) for r in logged] == [
         ("sft", "eval", 0),
         ("sft", "sft", 1),
         ("sft", "sft", 2),
@@ -68,14 +68,14 @@ def test_what_a_run_leaves(finished: Path) -> None:
         ("grpo", "grpo", 8),
         ("grpo", "eval", 8),
     ]
-    steps = [r for r in found if r["kind"] == "grpo"]
+    steps = [r for r in logged if r["kind"] == "grpo"]
     for row in steps:
         assert set(LOGGED) <= row.keys()
         assert row["sampler_trainer_gap"] == 0 and row["ratio_max_error"] == 0
     assert any(
         r["zero_spread_share"] < 1 and r["parts/reward_within"] > 0 and r["tokens_avoided"] > 0 for r in steps
     )
-    assert found[6]["held_out_loss"] < found[0]["held_out_loss"]
+    assert logged[6]["held_out_loss"] < logged[0]["held_out_loss"]
     for name in ("start", "best", "last"):
         assert (finished / name / "adapter_model.safetensors").is_file()
     assert list((finished / "tensorboard").iterdir())

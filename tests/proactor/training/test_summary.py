@@ -24,12 +24,12 @@ def run(folder: Path, seed: int, before: str, after: str) -> tuple[Path, dict[st
 def test_means_and_paired_differences_over_runs(tmp_path: Path) -> None:
     first, known = run(tmp_path / "a", 0, "never", "values_seen")
     second, _ = run(tmp_path / "b", 0, "values_seen", "values_seen")
-    found = pool_runs([first, second], resamples=200)
+    summary = pool_runs([first, second], resamples=200)
     never, seen = (known[k].metrics["first_fire_f1"] or 0.0 for k in ("never", "values_seen"))
-    assert found["runs"] == 2 and found["rising"]["first_fire_f1"] == 1
-    assert found["before"]["first_fire_f1"] == pytest.approx((never + seen) / 2)
-    assert found["after"]["first_fire_f1"] == pytest.approx(seen)
-    change = found["difference"]["first_fire_f1"]
+    assert summary["runs"] == 2 and summary["rising"]["first_fire_f1"] == 1
+    assert summary["before"]["first_fire_f1"] == pytest.approx((never + seen) / 2)
+    assert summary["after"]["first_fire_f1"] == pytest.approx(seen)
+    change = summary["difference"]["first_fire_f1"]
     assert change["estimate"] == pytest.approx((seen - never) / 2) and change["low"] > 0
 
 

@@ -48,9 +48,9 @@ def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: P
 @pytest.mark.parametrize("mode", ["plain", "reasoning", "graph"])
 def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path, tmp_path: Path) -> None:
     workspace = Workspace.open(config(tmp_path, tiny_model, f"prompt.mode={mode}", "eval.max_tokens=8"))
-    found = workspace.play(workspace.dev, "dev")
-    assert set(found.replays[0].outputs) == set(workspace.dev[0].decision_turns)
-    assert found.unread_graph_share == (
+    evaluation = workspace.play(workspace.dev, "dev")
+    assert set(evaluation.replays[0].outputs) == set(workspace.dev[0].decision_turns)
+    assert evaluation.unread_graph_share == (
         1.0 if mode == "graph" else None
     )  # this model never learnt to write one
     wanted = max(len(workspace.encoder.target_ids(d, u)) for d in workspace.train for u in d.decision_turns)

@@ -76,9 +76,9 @@ def by_content(worth: dict[str, float]) -> Callable[[JudgeRequest], str]:
 
 def score_texts(user: str, worth: dict[str, float]) -> dict[str, float]:
     """Ids of the trajectories in a question, with the worth of the message in each."""
-    found = {}
+    scores = {}
     for block in user.split('<trajectory id="')[1:]:
         id, _, rest = block.partition('">\n')
         lines = rest.partition("\n</trajectory>")[0].splitlines()
-        found[id] = worth[json.loads(lines[-1])["content"]]
-    return found
+        scores[id] = worth[json.loads(lines[-1])["content"]]
+    return scores
