@@ -71,7 +71,9 @@ def annotate(
     price_out: Annotated[
         float | None, typer.Option(help="price of a million answer tokens, for the estimate")
     ] = None,
-    seed: Annotated[int, typer.Option(help="seed of sampling, and of the dialogues that are read twice")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="seed that chooses dialogues: for --limit, and to annotate twice")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
     fresh: Fresh = False,
 ) -> None:
