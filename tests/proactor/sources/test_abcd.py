@@ -139,7 +139,7 @@ def test_what_cannot_be_placed_is_counted(tmp_path: Path) -> None:
         ({"train": {}}, {}, "train: not a list"),
         ({"train": [{"scenario": {}}]}, {}, "train 1: no convo_id"),
         ({"train": [raw(1), raw(1)]}, {}, "train 2: dialogue 'abcd/1' appears twice"),
-        ({"train": [raw() | {"delexed": []}]}, {}, "train 1: malformed dialogue"),
+        ({"train": [raw() | {"delexed": []}]}, {}, "train 1: `original` and `delexed` are not of one length"),
         (3, {}, "1: no part 'all'"),
     ],
 )
