@@ -146,3 +146,13 @@ def test_what_cannot_be_placed_is_counted(tmp_path: Path) -> None:
 def test_bad_files_are_named(tmp_path: Path, content: Any, options: dict[str, str], what: str) -> None:
     with pytest.raises(SourceError, match=f"abcd_v1.1.json.gz:{what}"):
         load("abcd", folder(tmp_path, content), **options)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"values": 3}', '{"values": {"enumerable": {}}, "actions": ["x"]}']
+)
+def test_a_damaged_ontology_is_named(tmp_path: Path, content: str) -> None:
+    place = folder(tmp_path, {"train": [raw()]})
+    (tmp_path / "ontology.json").write_text(content)
+    with pytest.raises(SourceError, match=r"ontology\.json: "):
+        load("abcd", place)

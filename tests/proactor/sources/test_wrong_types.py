@@ -1,4 +1,4 @@
-"""A record with a part that is missing or of another type is read or refused; nothing else escapes a reader."""
+"""A record with a part that is missing or of another type is read or refused, and nothing else escapes."""
 
 from __future__ import annotations
 
