@@ -12,11 +12,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from proactor.catalogs.base import CatalogError, Document, Reading, Tools, build_tool
 from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
-from proactor.files import find_files
+from proactor.files import find_files, first_problem
 
 _MONEY = re.compile(r"Buy|Purchase|Pay|Transfer|Send|Rent")
+
+
+class _Slot(BaseModel):
+    name: str
+    description: str
+    is_categorical: bool
+    possible_values: list[Any]
+
+
+class _Intent(BaseModel):
+    name: str
+    description: str
+    is_transactional: bool
+    required_slots: list[str]
+    optional_slots: dict[str, Any] | list[str]
+
+
+class _Service(BaseModel):
+    """The keys of a service that the tools are made of, with their types; other keys are ignored."""
+
+    slots: list[_Slot]
+    intents: list[_Intent]
 
 
 def read(path: Path) -> Reading:
@@ -61,18 +85,22 @@ def _services(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check(where: str, service: dict[str, Any]) -> None:
-    name, seen = service["service_name"], set[str]()
+    here, seen = f"{where}: service {service['service_name']!r}", set[str]()
     try:
-        for intent in service["intents"]:
-            if not intent["name"] or intent["name"] in seen:
-                what = "is defined twice" if intent["name"] else "has no name"
-                raise CatalogError(f"{where}: service {name!r}: intent {intent['name']!r} {what}")
-            seen.add(intent["name"])
-            build_tool(where, f"{name}.{intent['name']}", partial(tool, service, intent))
-    except KeyError as error:
-        raise CatalogError(f"{where}: service {name!r}: {error} is missing") from None
-    except (TypeError, AttributeError) as error:
-        raise CatalogError(f"{where}: service {name!r}: malformed ({error})") from None
+        _Service.model_validate(service)
+    except ValidationError as error:
+        raise CatalogError(f"{here}: {first_problem(error)}") from None
+    slots = {slot["name"] for slot in service["slots"]}
+    for intent in service["intents"]:
+        name = intent["name"]
+        if not name or name in seen:
+            what = "is defined twice" if name else "has no name"
+            raise CatalogError(f"{here}: intent {name!r} {what}")
+        seen.add(name)
+        for slot in (*intent["required_slots"], *intent["optional_slots"]):
+            if slot not in slots:
+                raise CatalogError(f"{here}: intent {name!r}: slot {slot!r} is missing")
+        build_tool(where, f"{service['service_name']}.{name}", partial(tool, service, intent))
 
 
 def tools(schema: dict[str, dict[str, Any]]) -> Iterator[Tool]:
@@ -81,7 +109,7 @@ def tools(schema: dict[str, dict[str, Any]]) -> Iterator[Tool]:
 
 
 def tool(service: dict[str, Any], intent: dict[str, Any]) -> Tool:
-    """The tool of one intent. Raises KeyError for a slot that the service does not have."""
+    """The tool of one intent of a service that was checked."""
     slots = {slot["name"]: slot for slot in service["slots"]}
     effect: Effect = "read"
     if intent["is_transactional"]:

@@ -14,13 +14,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
-from proactor.files import find_files, read_json
-from proactor.sources import abcd_raw, base
-from proactor.sources.base import Subset
+from proactor.files import find_files, read_validated
+from proactor.sources import abcd_raw, base, records
+from proactor.sources.base import Malformed, Subset
 from proactor.sources.corpus import Corpus
 
 _READS = frozenset(
@@ -72,12 +72,12 @@ class _Reader:
 
     def __init__(self, folder: Path, options: AbcdOptions) -> None:
         self.options = options
-        ontology = read_json(folder / "ontology.json")
-        values: dict[str, list[str]] = ontology["values"]["enumerable"]
+        ontology = read_validated(folder / "ontology.json", TypeAdapter(records.AbcdOntology))
+        values = ontology.values.enumerable
         self.values = {slot: {value.lower() for value in listed} for slot, listed in values.items()}
         self.slots: dict[str, list[str]] = {}
         tools: list[Tool] = []
-        for group, actions in ontology["actions"].items():
+        for group, actions in ontology.actions.items():
             for name, slots in actions.items():
                 self.slots[name] = slots
                 tools.append(_tool(name, group, slots, values))
@@ -86,7 +86,10 @@ class _Reader:
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of either format."""
         if "delexed" in record:
+            records.check(records.AbcdRelease, record)
             record = abcd_raw.compact(record, self.options.max_turns, counters)
+        else:
+            records.check(records.AbcdCompact, record)
         turns = base.turns_of(record)
         scenario = record["scenario"]
         facts = {
@@ -115,6 +118,8 @@ class _Reader:
     ) -> Reference:
         params: dict[str, str] = {}
         value_turns: dict[str, int] = {}
+        if len(action["values"]) != len(action["value_turns"]):
+            raise Malformed(f"{action['method']}: `values` and `value_turns` are not of one length")
         for value, turn in zip(action["values"], action["value_turns"], strict=True):
             slot = self._slot(action["method"], value, facts, params, counters)
             params[slot] = value
@@ -122,7 +127,7 @@ class _Reader:
                 value_turns[slot] = turn + 1
         latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
-            raise ValueError(f"{action['method']}: an action before the user spoke")
+            raise Malformed(f"{action['method']}: an action before the user spoke")
         window = action["window"]
         ready = windows.snap(turns, (window["earliest"] + 1, window["latest"] + 1)) if window else None
         reason = ""

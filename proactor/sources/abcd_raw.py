@@ -22,7 +22,7 @@ from typing import Any
 
 from proactor.dialogue import Speaker, Turn, windows
 from proactor.files import SourceError, read_json
-from proactor.sources.base import Record, compact_turns
+from proactor.sources.base import Malformed, Record, compact_turns
 
 _SPEAKERS: dict[str, Speaker] = {"agent": "agent", "customer": "user"}
 _NOT_DIGITS = re.compile(r"\D+")
@@ -52,6 +52,8 @@ def compact(record: dict[str, Any], max_turns: int | None, counters: Counter[str
     turns: list[Turn] = []
     actions: list[dict[str, Any]] = []
     cut = False
+    if len(record["original"]) != len(record["delexed"]):
+        raise Malformed("`original` and `delexed` are not of one length")
     for (speaker, text), target in zip(record["original"], record["delexed"], strict=True):
         if speaker == "action":
             action = _action(target["targets"], turns, counters)

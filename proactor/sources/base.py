@@ -21,6 +21,10 @@ from proactor.sources.corpus import Corpus, SelectionError, Split, make_corpus, 
 Options = TypeVar("Options", bound=BaseModel)
 
 
+class Malformed(SourceError):
+    """A record that a reader cannot use; `convert` puts its file and line in front."""
+
+
 class NoOptions(BaseModel):
     """A reader without options; unknown ones are still refused by name."""
 
@@ -146,15 +150,19 @@ Build = Callable[[dict[str, Any], Counter[str]], Dialogue]
 
 
 def convert(where: str, record: dict[str, Any], build: Build, counters: Counter[str]) -> Dialogue:
-    """`build(record, counters)`. Raises SourceError that begins with ``where`` (file and line)."""
+    """``build(record, counters)``. Raises SourceError that begins with ``where`` (file and line).
+
+    What fails is a Malformed, a ValidationError or the KeyError of a missing key. Any other exception of
+    `build` is a bug and passes: wrong types are refused beforehand (`records.check`).
+    """
     try:
         return build(record, counters)
+    except Malformed as error:
+        raise SourceError(f"{where}: {error}") from None
     except ValidationError as error:
         raise SourceError(f"{where}: {first_problem(error)}") from None
     except KeyError as error:
-        raise SourceError(f"{where}: key {error} is missing") from None
-    except (TypeError, AttributeError, IndexError, ValueError) as error:
-        raise SourceError(f"{where}: malformed dialogue ({error})") from None
+        raise SourceError(f"{where}: key {error} is missing") from error
 
 
 def convert_all(
@@ -189,7 +197,7 @@ def turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 
 def turn_text(text: object) -> str:
-    """A turn's text, stripped. Raises ValueError when it is empty."""
+    """A turn's text, stripped; Malformed when it is empty."""
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"empty turn {text!r}")
+        raise Malformed(f"empty turn {text!r}")
     return text.strip()

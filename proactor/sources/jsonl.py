@@ -29,7 +29,7 @@ from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
 from proactor.sources import base
-from proactor.sources.base import Line, Subset
+from proactor.sources.base import Line, Malformed, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
@@ -88,7 +88,10 @@ def _lines(files: Iterable[Path]) -> Iterator[Line]:
         for number, text in base.text_lines(file):
             line = Line(file, number, "", text)
             if match := _ID.match(text):
-                identity = json.loads(match[1].decode("utf-8", "replace"), strict=False)
+                try:
+                    identity = json.loads(match[1].decode("utf-8", "replace"), strict=False)
+                except json.JSONDecodeError as error:
+                    raise SourceError(f"{line.where}: not JSON ({error.msg})") from None
             else:
                 identity = line.parse().get("id")
             if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
@@ -115,7 +118,7 @@ class _Reader:
         """The dialogue of a record of either form, checked against the catalog."""
         listed = record["turns"]
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
-            raise ValueError("`turns` is not a list of objects")
+            raise Malformed("`turns` is not a list of objects")
         complete = bool(listed) and all("index" in turn for turn in listed)
         dialogue = Dialogue.model_validate(record) if complete else self._transcript(record, listed)
         dialogue = self._without_empty(dialogue)
@@ -127,7 +130,7 @@ class _Reader:
         for index, turn in enumerate(listed, start=1):
             text = turn.get("text")
             if not isinstance(text, str):
-                raise ValueError(f"turn {index}: no text (found {text!r})")
+                raise Malformed(f"turn {index}: no text (found {text!r})")
             turns.append(Turn(index=index, speaker=self._speaker(turn, index), text=valid_utf8(text.strip())))
             self.counters["broken_characters"] += turns[-1].text != text.strip()
             self.counters["ignored_keys"] += len(turn.keys() - {"speaker", "text", "index"})
@@ -138,13 +141,13 @@ class _Reader:
     def _speaker(self, turn: dict[str, Any], index: int) -> Speaker:
         name = turn.get("speaker")
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"turn {index}: no speaker (found {name!r})")
+            raise Malformed(f"turn {index}: no speaker (found {name!r})")
         plain = name.strip().casefold()
         user = self.options.user
         if plain in USERS or (user is not None and plain == user.strip().casefold()):
             return "user"
         if plain not in AGENTS and user is None:
-            raise ValueError(
+            raise Malformed(
                 f"turn {index}: speaker {name!r} is not known as user ({', '.join(sorted(USERS))}) or agent "
                 f"({', '.join(sorted(AGENTS))}); the option `user` names the user"
             )
@@ -158,9 +161,9 @@ class _Reader:
             return dialogue
         first = next(turn.index for turn in dialogue.turns if turn not in kept)
         if self.options.empty == "error":
-            raise ValueError(f"turn {first} is empty; the option empty=drop leaves such turns out")
+            raise Malformed(f"turn {first} is empty; the option empty=drop leaves such turns out")
         if dialogue.references or dialogue.withdrawn:
-            raise ValueError(f"turn {first} is empty and cannot be dropped: the windows count on it")
+            raise Malformed(f"turn {first} is empty and cannot be dropped: the windows count on it")
         self.counters["empty_turns"] += len(dialogue.turns) - len(kept)
         turns = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(kept, start=1))
         return Dialogue.model_validate({**dict(dialogue), "turns": turns})
@@ -170,11 +173,11 @@ class _Reader:
         named = dict.fromkeys((*(mark.name for mark in marks), *dialogue.tools))
         if self.catalog is None:
             if named:
-                raise ValueError(f"names tools ({next(iter(named))!r}), but there is no {self.file}")
+                raise Malformed(f"names tools ({next(iter(named))!r}), but there is no {self.file}")
             return
         for name in named:
             if name not in self.catalog:
-                raise ValueError(f"tool {name!r} is not in {self.file}")
+                raise Malformed(f"tool {name!r} is not in {self.file}")
         for mark in marks:
             known = {parameter.name for parameter in self.catalog[mark.name].parameters}
             self.counters["unknown_parameters"] += len(mark.params.keys() - known)

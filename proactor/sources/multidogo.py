@@ -25,7 +25,7 @@ from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files
 from proactor.sources import base
-from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus
 
 _COLUMNS = ("conversationId", "turnNumber", "utterance")
@@ -94,7 +94,10 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             counters["sentences_joined"] += 1
             continue
         last = this
-        numbers.append(int(float(row["turnNumber"])))
+        try:
+            numbers.append(int(float(row["turnNumber"])))
+        except (ValueError, OverflowError):
+            raise Malformed(f"turnNumber {row['turnNumber']!r} is not a number") from None
         text = base.turn_text(row["utterance"])
         turns.append(Turn(index=len(turns) + 1, speaker="user" if user else "agent", text=text))
     counters["turns_missing"] += max(numbers, default=-1) + 1 - len(set(numbers))

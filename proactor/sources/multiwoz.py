@@ -23,8 +23,8 @@ from typing import Any
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import find_files
-from proactor.sources import base, multiwoz_raw
-from proactor.sources.base import NoOptions, Subset
+from proactor.sources import base, multiwoz_raw, records
+from proactor.sources.base import Malformed, NoOptions, Subset
 from proactor.sources.corpus import Corpus
 from proactor.sources.multiwoz_raw import TOOLS
 
@@ -64,7 +64,10 @@ def _catalog() -> Catalog:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
-    record = record if "actions" in record else multiwoz_raw.compact(record, counters)
+    if "actions" in record:
+        records.check(records.MultiwozCompact, record)
+    else:
+        record = multiwoz_raw.compact(record, counters)
     turns = base.turns_of(record)
     references: list[Reference] = []
     for action in record["actions"]:
@@ -93,7 +96,7 @@ def _reference(
     tracked = {key: turn + 1 for key, turn in action["evidence"]["value_turns"].items() if turn is not None}
     latest = base.last_user_turn(turns, _call(record, action, max(tracked.values(), default=0), counters))
     if latest is None:
-        raise ValueError(f"{action['method']}: a booking before the user spoke")
+        raise Malformed(f"{action['method']}: a booking before the user spoke")
     literal, _ = windows.mentions(turns[:latest], params, variants)
     value_turns = literal | {key: turn for key, turn in tracked.items() if turn <= latest}
     after = max((r.coverage[1] for r in earlier if r.name == action["method"] and r.coverage), default=0)
@@ -125,6 +128,8 @@ def _reference(
 def _call(record: dict[str, Any], action: dict[str, Any], known: int, counters: Counter[str]) -> int:
     """The 0-based system turn of the booking, which is also the 1-based number of the last turn seen."""
     offer_booked = f"{action['service'].capitalize()}-OfferBooked"
+    if not 0 <= action["call_turn"] < len(record["turns"]):
+        raise Malformed(f"{action['method']}: no turn {action['call_turn']}")
     taken = {other["call_turn"] for other in record["actions"]}
     for position in range(known, action["call_turn"]):
         acts = record["turns"][position].get("acts") or {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proactor.files import SourceError, find_files, read_json
+from proactor.sources import records
 from proactor.sources.base import Record
 
 
@@ -55,10 +56,15 @@ def dialogues(files: list[Path]) -> Iterator[Record]:
             for name, dialogue in content.items():
                 yield _record(f"{file}:{name}", name, dialogue, {})
         elif isinstance(content, list):
-            acts = read_json(find_files(file.parent, "dialog_acts.json", "../dialog_acts.json")[0])
+            acts_file = find_files(file.parent, "dialog_acts.json", "../dialog_acts.json")[0]
+            acts = read_json(acts_file)
+            if not isinstance(acts, dict):
+                raise SourceError(f"{acts_file}:1: not the acts of dialogues by id")
             for position, dialogue in enumerate(content, start=1):
                 name = dialogue.get("dialogue_id") if isinstance(dialogue, dict) else None
-                yield _record(f"{file}:dialogue {position}", name, dialogue, {"acts": acts.get(name, {})})
+                yield _record(
+                    f"{file}:dialogue {position}", name, dialogue, {"acts": acts.get(str(name), {})}
+                )
         else:
             raise SourceError(f"{file}:1: neither dialogues by id nor a list of dialogues")
 
@@ -75,6 +81,7 @@ def _record(where: str, name: object, dialogue: object, acts: dict[str, Any]) ->
 def compact(record: dict[str, Any], counters: Counter[str]) -> dict[str, Any]:
     """A dialogue of either release in the compact form."""
     if "log" in record:
+        records.check(records.MultiwozLog, record)
         turns = [
             {"speaker": "SYSTEM" if i % 2 else "USER", "text": entry["text"], "acts": entry.get("dialog_act")}
             for i, entry in enumerate(record["log"])
@@ -82,6 +89,7 @@ def compact(record: dict[str, Any], counters: Counter[str]) -> dict[str, Any]:
         states, calls = _bookings_by_metadata(record["log"])
         goal = record["goal"]
     else:
+        records.check(records.MultiwozRelease, record)
         turns = [
             {
                 "speaker": turn["speaker"],
@@ -132,7 +140,7 @@ def _bookings_by_acts(
                 state = frame["state"]
                 intents[frame["service"]] = state["active_intent"]
                 slots = {
-                    slot.split("-", 1)[1].removeprefix("book"): v for slot, v in state["slot_values"].items()
+                    slot.split("-", 1)[-1].removeprefix("book"): v for slot, v in state["slot_values"].items()
                 }
                 current[frame["service"]] = {
                     _SLOT_NAMES.get(slot, slot): values for slot, v in slots.items() if (values := _values(v))

@@ -29,8 +29,8 @@ from proactor.catalogs.sgd import read_schema, tools
 from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, read_json
-from proactor.sources import base
-from proactor.sources.base import Record, Subset
+from proactor.sources import base, records
+from proactor.sources.base import Malformed, Record, Subset
 from proactor.sources.corpus import SPLITS, Corpus
 
 
@@ -77,10 +77,10 @@ def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
     for file in files:
         if taken == subset.limit:
             return
-        records = read_json(file)
-        if not isinstance(records, list):
+        dialogues = read_json(file)
+        if not isinstance(dialogues, list):
             raise SourceError(f"{file}:1: not a list of dialogues")
-        for position, record in enumerate(records, start=1):
+        for position, record in enumerate(dialogues, start=1):
             where = f"{file}:dialogue {position}"
             name = record.get("dialogue_id") if isinstance(record, dict) else None
             if not isinstance(name, str) or not name:
@@ -92,10 +92,8 @@ def _release(files: list[Path], subset: Subset) -> Iterator[Record]:
             yield Record(where, record["dialogue_id"], record)
 
 
-def _frames(turn: dict[str, Any]) -> list[dict[str, Any]]:
-    """A turn's frames in the compact form: service, acts [[act, slot, values]], intent, slots, call."""
-    if "utterance" not in turn:
-        return list(turn["frames"])
+def _compact_frames(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    """The frames of a turn of the release in the compact form."""
     frames: list[dict[str, Any]] = []
     for raw in turn["frames"]:
         frame: dict[str, Any] = {
@@ -124,15 +122,18 @@ class _Reader:
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of either format."""
+        records.check(records.Spoken, record)
+        released = any("utterance" in turn for turn in record["turns"])
+        records.check(records.SgdRelease if released else records.SgdCompact, record)
         turns = tuple(
             Turn(
                 index=i,
                 speaker="user" if t["speaker"] == "USER" else "agent",
-                text=base.turn_text(t["utterance"] if "utterance" in t else t["text"]),
+                text=base.turn_text(t["utterance" if released else "text"]),
             )
             for i, t in enumerate(record["turns"], start=1)
         )
-        frames = [_frames(turn) for turn in record["turns"]]
+        frames = [_compact_frames(turn) if released else turn["frames"] for turn in record["turns"]]
         references: list[Reference] = []
         earlier: dict[tuple[str, str], int] = {}
         for position, listed in enumerate(frames, start=1):
@@ -225,7 +226,7 @@ class _Call:
     ) -> None:
         latest = base.last_user_turn(turns, turn - 1)
         if latest is None:
-            raise ValueError(f"turn {turn}: a call before the user spoke")
+            raise Malformed(f"turn {turn}: a call before the user spoke")
         self.turns, self.key, self.after, self.latest = turns, key, after, latest
         self.params = {name: str(value) for name, value in params.items()}
         service = key[0]

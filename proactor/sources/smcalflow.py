@@ -26,8 +26,8 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import find_files
-from proactor.sources import base, lispress
-from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources import base, lispress, records
+from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 from proactor.sources.smcalflow_programs import Parts, Step, revise_time, spellings, steps
 
@@ -63,11 +63,11 @@ def load(path: Path, subset: Subset, _options: NoOptions) -> Corpus:
     """Reads a folder or file of either format; see `sources.load`."""
     counters: Counter[str] = Counter()
     files = find_files(path, "*.jsonl.gz", "*.jsonl", "*/*.dataflow_dialogues.jsonl")
-    records = (
+    entries = (
         Record(line.where, line.id, line.parse() | {"dialogue_id": line.id})
         for line in subset.choose_lines(files, name=_dialogue_id)
     )
-    return base.convert_all(records, _dialogue, catalog_of(_TOOLS, asks=("write", "irreversible")), counters)
+    return base.convert_all(entries, _dialogue, catalog_of(_TOOLS, asks=("write", "irreversible")), counters)
 
 
 def _dialogue_id(file: Path, name: str) -> str:
@@ -76,6 +76,7 @@ def _dialogue_id(file: Path, name: str) -> str:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+    records.check(records.SmcalflowRecord, record)
     raw = record["turns"]
     if raw and "user_utterance" in raw[0]:
         raw = [side for turn in raw for side in _sides(turn)]
@@ -86,7 +87,7 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
             try:
                 asked = steps(lispress.read(entry["program"]))
             except lispress.LispressError as error:
-                raise ValueError(f"turn {turn.index}: a program that cannot be read, {error}") from None
+                raise Malformed(f"turn {turn.index}: a program that cannot be read, {error}") from None
             answer = turns[turn.index].text if turn.index < len(turns) else ""
             story.hear(turn.index, asked, _DONE.search(answer) is not None)
     story.end()

@@ -25,8 +25,8 @@ from proactor.catalogs.star import read_apis, tools, two_step
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import find_files
-from proactor.sources import base, star_raw
-from proactor.sources.base import Subset
+from proactor.sources import base, records, star_raw
+from proactor.sources.base import Malformed, Subset
 from proactor.sources.corpus import Corpus
 
 _CONSTRAINT = re.compile(r"api\.(\w+)\((.*)\)$", re.DOTALL)
@@ -78,7 +78,7 @@ def plain_value(raw: str) -> str | None:
         prefix, text = _WORDS.get(match[1], f"{match[1]} "), match[2]
     try:
         value = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     values = value if isinstance(value, list) else [value]
     words = " or ".join(" ".join(str(v).split()) for v in values if v is not None)
@@ -97,7 +97,11 @@ class _Reader:
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of either format; a call repeated at one turn is dropped and counted."""
-        record = star_raw.compact(record, self.apis, counters) if "Events" in record else record
+        if "Events" in record:
+            records.check(records.StarRelease, record)
+            record = star_raw.compact(record, self.apis, counters)
+        else:
+            records.check(records.StarCompact, record)
         turns = base.turns_of(record)
         references: list[Reference] = []
         calls: set[tuple[str, str, int]] = set()
@@ -136,7 +140,7 @@ class _Reader:
                 params[key] = value
         latest = base.last_user_turn(turns, action["last_visible_turn"] + 1)
         if latest is None:
-            raise ValueError(f"{action['method']}: a query before the user spoke")
+            raise Malformed(f"{action['method']}: a query before the user spoke")
         literal, _ = windows.mentions(turns[:latest], params)
         traced = {
             key: turn + 1 for key, turn in action["value_turns"].items() if key in params and turn is not None

@@ -25,8 +25,8 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import SourceError, find_files, read_json
-from proactor.sources import base
-from proactor.sources.base import NoOptions, Record, Subset
+from proactor.sources import base, records
+from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 
 _OPTIONS = ("milk_options", "espresso_shots", "caffeine", "hot_or_iced")
@@ -43,6 +43,10 @@ _TOOLS: dict[str, ToolRow] = {
     "update_order": ("change the order itself", "write", ("order_type",)),
     "get_order_details": ("show the order", "read", ()),
     "finish_order": ("send the order off", "irreversible", ()),
+}
+_CONTENT: dict[str, type[records.Shape]] = {
+    "request": records.TaskmasterRequest,
+    "response": records.TaskmasterResponse,
 }
 _CHANGES = frozenset({"add_order_item", "update_order_item", "update_order"})
 _ITEM_ID = re.compile(r"[-_]*\d+\Z")
@@ -89,6 +93,7 @@ def _release(files: list[Path]) -> Iterator[Record]:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+    records.check(records.TaskmasterRecord, record)
     turns = base.turns_of(
         {"turns": [{"speaker": u["speaker"].upper(), "text": u["text"]} for u in record["utterances"]]}
     )
@@ -97,11 +102,11 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
     for turn, utterance in zip(turns, record["utterances"], strict=True):
         for call in _calls(utterance["annotations"], counters):
             if call["name"] not in _TOOLS:
-                raise ValueError(f"turn {turn.index}: an API {call['name']!r} that is not known")
+                raise Malformed(f"turn {turn.index}: an API {call['name']!r} that is not known")
             params = _params(call, names, counters)
             at = base.last_user_turn(turns, turn.index)
             if at is None:
-                raise ValueError(f"{call['name']}: a call before the user spoke")
+                raise Malformed(f"{call['name']}: a call before the user spoke")
             identity = f"a{len(references) + 1}"
             references.append(
                 _reference(turns, call["name"], params, identity, at, references, bool(call["broken"]))
@@ -121,13 +126,16 @@ def _calls(annotations: list[dict[str, Any]], counters: Counter[str]) -> list[di
     """The calls of one utterance: name, request, response and whether the request could not be read."""
     calls: dict[str, dict[str, Any]] = {}
     for note in annotations:
-        kind, number = note["context"].rsplit("_", 1)
+        kind, _, number = note["context"].rpartition("_")
+        if not kind:
+            raise Malformed(f"an annotation of the context {note['context']!r}")
         call = calls.setdefault(number, {"name": "", "request": {}, "response": {}, "broken": False})
         if kind == "api_call" and note["name"] == "api_call":
             call["name"] = note["value"]
         elif note["name"] in ("request", "response"):
             content = _json(note["value"], counters)
             call["broken"] |= content is None and note["name"] == "request"
+            records.check(_CONTENT[note["name"]], content or {})
             call[note["name"]] = content or {}
     counters["unreadable_request"] += sum(call["broken"] for call in calls.values())
     return [call for call in calls.values() if call["name"]]
@@ -138,7 +146,7 @@ def _json(text: str, counters: Counter[str]) -> dict[str, Any] | None:
     for attempt in (text, text.replace('""', '"')):
         try:
             content = json.loads(attempt)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         counters["json_mended"] += attempt is not text
         return content if isinstance(content, dict) else None

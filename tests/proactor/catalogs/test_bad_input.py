@@ -136,8 +136,10 @@ def test_missing_modules(tmp_path: Path) -> None:
         ({"tools": []}, None, "no tools in it"),
         ([SERVICE, SERVICE], 24, "service 'Cars_1' is defined twice (first in"),
         ([SERVICE, {"service_name": ""}], 24, "a service without service_name"),
-        ([{"service_name": "a"}], 2, "service 'a': 'intents' is missing"),
-        ([SERVICE | {"slots": []}], 2, "service 'Cars_1': 'day' is missing"),
+        ([{"service_name": "a", "slots": []}], 2, "service 'a': intents: Field required"),
+        ([SERVICE | {"intents": 3}], 2, "service 'Cars_1': intents: Input should be a valid list"),
+        ([SERVICE | {"slots": ["day"]}], 2, "service 'Cars_1': slots.0: Input should be a valid dictionary"),
+        ([SERVICE | {"slots": []}], 2, "service 'Cars_1': intent 'Rent': slot 'day' is missing"),
         (
             [SERVICE | {"intents": [*SERVICE["intents"], *SERVICE["intents"]]}],
             2,

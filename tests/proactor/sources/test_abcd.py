@@ -139,10 +139,20 @@ def test_what_cannot_be_placed_is_counted(tmp_path: Path) -> None:
         ({"train": {}}, {}, "train: not a list"),
         ({"train": [{"scenario": {}}]}, {}, "train 1: no convo_id"),
         ({"train": [raw(1), raw(1)]}, {}, "train 2: dialogue 'abcd/1' appears twice"),
-        ({"train": [raw() | {"delexed": []}]}, {}, "train 1: malformed dialogue"),
+        ({"train": [raw() | {"delexed": []}]}, {}, "train 1: `original` and `delexed` are not of one length"),
         (3, {}, "1: no part 'all'"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: Any, options: dict[str, str], what: str) -> None:
     with pytest.raises(SourceError, match=f"abcd_v1.1.json.gz:{what}"):
         load("abcd", folder(tmp_path, content), **options)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"values": 3}', '{"values": {"enumerable": {}}, "actions": ["x"]}']
+)
+def test_a_damaged_ontology_is_named(tmp_path: Path, content: str) -> None:
+    place = folder(tmp_path, {"train": [raw()]})
+    (tmp_path / "ontology.json").write_text(content)
+    with pytest.raises(SourceError, match=r"ontology\.json: "):
+        load("abcd", place)

@@ -253,6 +253,7 @@ def test_values_that_no_parameter_takes_are_counted(tmp_path: Path) -> None:
         ("", "empty line"),
         ('{"turns": [', "not JSON"),
         ("[1]", "not an object"),
+        (r'{"id": "\x", "turns": []}', "not JSON"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, record: Any, what: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proactor.dialogue import Reference
+from proactor.dialogue import Dialogue, Reference
 from proactor.files import SourceError
 from proactor.sources import load, split_of
+from proactor.sources.base import Malformed, convert
 from proactor.sources.star import plain_value
 
 SCHEMA = [
@@ -256,7 +258,7 @@ def test_sgd_release_format_gives_the_same(tmp_path: Path) -> None:
         ([{"dialogue_id": "x"}], 1, "'turns' is missing"),
         ([SGD | {"turns": []}], 1, "no turns"),
         ([SGD | {"turns": [{"speaker": "USER", "text": " ", "frames": []}]}], 1, "empty turn"),
-        ([SGD | {"turns": 3}], 1, "malformed dialogue"),
+        ([SGD | {"turns": 3}], 1, "turns: Input should be a valid list"),
         ([SGD | {"services": ["Cars_1"]}], 1, "'Cars_1' is missing"),
         ([SGD | {"turns": SGD["turns"][1:]}], 1, "before the user spoke"),  # type: ignore[index]
         (["[1]"], 1, "no dialogue_id"),
@@ -472,3 +474,27 @@ def test_abcd(tmp_path: Path) -> None:
         corpus.catalog["offer-refund"].effect == "irreversible"
         and corpus.catalog["search-faq"].effect == "read"
     )
+
+
+@pytest.mark.parametrize("bug", [TypeError, AttributeError, IndexError, ValueError])
+def test_an_exception_of_a_reader_is_a_bug(bug: type[Exception]) -> None:
+    def build(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
+        raise bug("planted")
+
+    with pytest.raises(bug, match="planted"):
+        convert("file:1", {}, build, Counter())
+
+
+def test_a_refusal_is_prefixed_once() -> None:
+    for error, line in [
+        (Malformed("no turn 7"), "file:1: no turn 7"),
+        (SourceError("other:2: not JSON"), "other:2: not JSON"),
+        (KeyError("turns"), "file:1: key 'turns' is missing"),
+    ]:
+
+        def build(record: dict[str, Any], counters: Counter[str], error: Exception = error) -> Dialogue:
+            raise error
+
+        with pytest.raises(SourceError) as caught:
+            convert("file:1", {}, build, Counter())
+        assert str(caught.value) == line

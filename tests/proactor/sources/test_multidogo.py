@@ -72,7 +72,8 @@ def test_two_sides(tmp_path: Path) -> None:
             [SIDE, "a\t0\tx\thi\tO\tg", "b\t0\tx\thi\tO\tg", "a\t1\tx\thi\tO\tg"],
             "4: dialogue 'multidogo/a' appears twice",
         ),
-        ([SIDE, "a\tone\tx\thi\tO\tg"], "2: malformed dialogue"),
+        ([SIDE, "a\tone\tx\thi\tO\tg"], "2: turnNumber 'one' is not a number"),
+        ([SIDE, "a\tinf\tx\thi\tO\tg"], "2: turnNumber 'inf' is not a number"),
         ([SIDE, "a\t0\tx\t \tO\tg"], "2: .*no turns"),
     ],
 )
