@@ -148,4 +148,5 @@ class Selection(BaseModel):
             counters["too_many_turns"] += long and not foreign
             if not (foreign or long):
                 kept.append(dialogue)
-        return make_corpus(corpus.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
+        chosen = sample(kept, lambda d: d.id, limit, seed)
+        return make_corpus(corpus.catalog, chosen, counters, corpus.dropped)
