@@ -179,4 +179,7 @@ def _find_model(text: str, file: Path, source: str) -> str:
     """An existing folder, as given or beside the config; other text is left to the engine: a hub id."""
     expanded = _expand(text, f"{source}: model")
     path = Path(expanded).expanduser()
-    return next((str(p) for p in (path, file.parent / path) if p.is_dir()), expanded)
+    folder = next((p for p in (path, file.parent / path) if p.is_dir()), None)
+    if folder is not None:
+        return str(folder)
+    return str(path) if expanded.startswith("~") else expanded

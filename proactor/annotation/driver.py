@@ -17,7 +17,7 @@ from typing import Any
 
 from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
 from proactor.annotation.record import AnnotatedDialogue, AnnotationOptions, dialogue_digest
-from proactor.annotation.report_json import report_json
+from proactor.annotation.report_json import LeftOut, report_json
 from proactor.annotation.store import AnnotationError, RecordStore
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
@@ -45,14 +45,16 @@ def annotate(
     ui: Progress | None = None,
     *,
     reader_counters: Mapping[str, int] | None = None,
+    reader_dropped: Mapping[str, str] | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; return the report.
 
-    ``reader_counters``: the corpus reader's counters, for the report. ``fresh``: replace what is in OUT.
+    ``reader_counters``, ``reader_dropped``: counters of the corpus' reader and the dialogues that it dropped,
+    for the report. ``fresh``: replace what is in OUT.
 
-    Raises AnnotationError for a repeated dialogue id, for a tool that the catalog does not have, and for an
-    OUT that is finished or was begun with other settings.
+    Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
+    that is finished or was begun with other settings, and where no dialogue at all was answered.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}
@@ -70,9 +72,22 @@ def annotate(
         asyncio.run(run.all())
     finally:
         store.close()
+    if run.unanswered and not any(d.id in store.records for d in dialogues):
+        kind, reason = next(iter(run.unanswered.values()))
+        raise AnnotationError(
+            f"none of {len(dialogues)} dialogues was answered ({reason or kind}); the same command tries "
+            "again"
+        )
     finished = [store.records[d.id] for d in dialogues if d.id in store.records]
     kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    report = report_json(finished, kept, oracle, options, run.unanswered, reader_counters or {})
+    left_out = [LeftOut(id=name, reason="reader", detail=why) for name, why in (reader_dropped or {}).items()]
+    left_out += [
+        LeftOut(id=d.id, reason=run.unanswered[d.id][0], detail=run.unanswered[d.id][1])
+        for d in dialogues
+        if d.id in run.unanswered
+    ]
+    unanswered = Counter(kind for kind, _ in run.unanswered.values())
+    report = report_json(finished, kept, oracle, options, unanswered, reader_counters or {}, left_out)
     lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
     write_catalog(catalog, out / CATALOG)
     atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
@@ -120,7 +135,8 @@ class _Run:
         if not oracle.steady and options.second_reading > 0 and dialogues:
             number = max(1, round(options.second_reading * len(dialogues)))
             self.twice = {d.id for d in sample(dialogues, lambda d: d.id, number, options.seed)}
-        self.unanswered: Counter[str] = Counter()
+        self.unanswered: dict[str, tuple[str, str]] = {}
+        """(kind, reason) of the failure of each dialogue that has one to be tried again, by id."""
         self.total = len(dialogues)
 
     async def all(self) -> None:
@@ -159,7 +175,10 @@ class _Run:
         failures = annotated.failures
         self.ui.step(annotated.dialogue.id)
         if any(kind not in LASTING for kind in failures):
-            self.unanswered[next(kind for kind in failures if kind not in LASTING)] += 1
+            kind = next(kind for kind in failures if kind not in LASTING)
+            answers = annotated.answers.values()
+            reason = next((a.reason for a in answers if a.failure == kind and a.reason), "")
+            self.unanswered[annotated.dialogue.id] = kind, reason
             return
         record = annotated.record(self.known, second)
         if failures:

@@ -40,7 +40,7 @@ class EndpointOracle:
                 max_tokens=self.max_tokens,
             )
         except EndpointError as error:
-            return OracleAnswer(failure=error.kind)
+            return OracleAnswer(failure=error.kind, reason=" ".join(str(error).split()))
         return OracleAnswer(text)
 
     def tokens(self, text: str) -> int:

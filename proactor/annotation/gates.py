@@ -54,13 +54,7 @@ def match_triggers(
     hits = 0
     for trigger in logged:
         action = Action(name=trigger.name, params=trigger.params, status=Status.TRIGGERED)
-        inside = [
-            (similarity(action, r), -i)
-            for i, r in enumerate(references)
-            if r.name == trigger.name
-            and r.coverage is not None
-            and r.coverage[0] <= trigger.turn <= r.coverage[1]
-        ]
+        inside = [(similarity(action, r), -i) for i, r in enumerate(references) if _covers(r, trigger)]
         hits += bool(inside)
         free = [pair for pair in inside if -pair[1] not in stored]
         if free:
@@ -70,6 +64,17 @@ def match_triggers(
         for i, r in enumerate(references)
     )
     return kept, hits / len(logged) if logged else None
+
+
+def uncovered_triggers(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    """The triggers that lie in the coverage of no reference of their name: those that gate G2 counts."""
+    return tuple(t for t in logged if not any(_covers(r, t) for r in references))
+
+
+def _covers(reference: Reference, trigger: Trigger) -> bool:
+    if reference.name != trigger.name or reference.coverage is None:
+        return False
+    return reference.coverage[0] <= trigger.turn <= reference.coverage[1]
 
 
 def acausal_values(dialogue: Dialogue) -> list[tuple[str, str, int]]:

@@ -29,12 +29,13 @@ class OracleRequest:
 class OracleAnswer:
     """The annotator's text, or the kind of its failure.
 
-    ``failure``: too_long, timeout, rate_limit, connection, http or empty. ``dropped``: counts of what the
-    annotator itself left out, by reason.
+    ``failure``: too_long, timeout, rate_limit, connection, http or empty; ``reason``: the failure in the
+    server's words, one line. ``dropped``: counts of what the annotator itself left out, by reason.
     """
 
     text: str = ""
     failure: str = ""
+    reason: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from proactor.annotation.blocked import MaskedWindow, masked_window
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -18,6 +19,7 @@ from proactor.annotation.gates import (
     is_valid,
     logged_triggers,
     match_triggers,
+    uncovered_triggers,
 )
 from proactor.annotation.mark_reader import MarkReader
 from proactor.annotation.merge import MAX_GAP, MergedMarks, merge
@@ -73,8 +75,9 @@ class DialogueRecord(BaseModel):
     """A finished dialogue.
 
     ``digest``: `dialogue_digest` before annotation. ``dialogue``: the dialogue with its new windows.
-    ``failed``: the gate that it failed, or the kind of a lasting failure, else "". ``counters``: counts by
-    "kind/name". ``known``: agreement with the windows it came with. ``own``: agreement with a second reading.
+    ``failed``: the gate that it failed, or the kind of a lasting failure, else ""; ``detail`` says what of it
+    failed. ``masked``: the windows that stayed unknown. ``counters``: counts by "kind/name". ``known``:
+    agreement with the windows it came with. ``own``: agreement with a second reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +86,8 @@ class DialogueRecord(BaseModel):
     digest: str
     dialogue: Dialogue
     failed: str = ""
+    detail: str = ""
+    masked: tuple[MaskedWindow, ...] = ()
     counters: dict[str, int] = Field(default_factory=dict)
     known: AgreementSums | None = None
     own: AgreementSums | None = None
@@ -133,11 +138,21 @@ class AnnotatedDialogue:
         source, merged, points = self.dialogue, self.merged, self.dialogue.decision_turns
         logged = logged_triggers(source)
         references, recall = match_triggers(merged.references, logged)
-        failed = ""
+        failed = detail = ""
         if not is_valid(counters["entries/all"], counters["entries/valid"], self.options.validity):
             failed = "G1"
+            drops = [
+                f"{count} {name.removeprefix('drop/')}" for name, count in counters.items() if "drop/" in name
+            ]
+            detail = (
+                f"{counters['entries/valid']} of {counters['entries/all']} entries valid ({', '.join(drops)})"
+            )
         elif recall is not None and recall < self.options.trigger_recall:
             failed = "G2"
+            missed = uncovered_triggers(merged.references, logged)
+            detail = "not covered: " + ", ".join(
+                f"{trigger.name} at turn {trigger.turn}" for trigger in missed
+            )
         counters["logged/triggers"] = len(logged)
         counters["logged/covered"] = round((recall or 0.0) * len(logged))
         result = source.model_copy(update={"references": references, "withdrawn": merged.withdrawn})
@@ -157,6 +172,10 @@ class AnnotatedDialogue:
             digest=dialogue_digest(source),
             dialogue=result,
             failed=failed,
+            detail=detail,
+            masked=tuple(
+                masked_window(r, source, self.tools[r.name]) for r in result.references if r.ready is None
+            ),
             counters={k: v for k, v in counters.items() if v},
             known=AgreementSums.of(old) if old is not None else None,
             own=AgreementSums.of(own) if own is not None else None,

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
+from proactor.annotation.blocked import MaskedWindow
 from proactor.annotation.oracle import Oracle
 from proactor.annotation.record import AgreementSums, AnnotationOptions, DialogueRecord
 from proactor.annotation.window_agreement import WindowAgreement
@@ -38,6 +40,23 @@ MEANING = {
 }
 
 
+MOST_NAMED = 10
+"""Dialogues and windows that `notes` names; report.json has all."""
+
+
+class LeftOut(BaseModel):
+    """A dialogue that is not in the windows, and why.
+
+    ``reason``: "reader", the gate that it failed, or the kind of its failure.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
 def report_json(
     records: Sequence[DialogueRecord],
     kept: Sequence[Dialogue],
@@ -45,18 +64,22 @@ def report_json(
     options: AnnotationOptions,
     unanswered: Mapping[str, int],
     reader_counters: Mapping[str, int],
+    left_out: Sequence[LeftOut] = (),
 ) -> dict[str, Any]:
     """The report of an annotation.
 
     Everything but ``cost``, which is this process's own, is the same however often the work was resumed.
     ``reader_counters``: the corpus reader's counters; "source" has those that are not about the old windows.
-    ``unanswered``: dialogues that were left out, by the kind of failure.
+    ``unanswered``: dialogues that were left out, by the kind of failure. ``left_out``: dialogues without a
+    record; those that failed a gate join them.
     """
     counters: Counter[str] = Counter()
     for record in records:
         counters.update(record.counters)
     failed = Counter(record.failed for record in records if record.failed)
     own = _mean_agreement([r.own for r in records])
+    names = {d.id for d in kept}
+    dropped = [LeftOut(id=r.id, reason=r.failed, detail=r.detail) for r in records if r.id not in names]
     return {
         "oracle": oracle.identity,
         "options": options.model_dump(),
@@ -69,7 +92,9 @@ def report_json(
         "source": {
             name: n for name, n in sorted(reader_counters.items()) if n and not windows.is_counter(name)
         },
+        "left_out": [dialogue.model_dump() for dialogue in (*left_out, *dropped)],
         "windows": windows.count(kept),
+        "masked": [w.model_dump(mode="json") for r in records if r.id in names for w in r.masked],
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),
         "drops": _part(counters, "drop"),
@@ -170,6 +195,21 @@ def report_table(report: Mapping[str, Any]) -> Table:
     for name, count in report["cost"].items():
         rows.add_row(f"cost: {name}", f"{count:,}")
     return rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """A line for each dialogue that was left out and each masked window, at most `MOST_NAMED` of either."""
+    left_out = [
+        f"left out: {d['id']}: {d['reason']}{', ' if d['detail'] else ''}{d['detail']}"
+        for d in report["left_out"]
+    ]
+    masked = [f"masked: {MaskedWindow.model_validate(w)}" for w in report["masked"]]
+    lines = []
+    for listed in (left_out, masked):
+        lines += listed[:MOST_NAMED]
+        if len(listed) > MOST_NAMED:
+            lines.append(f"  and {len(listed) - MOST_NAMED} more in report.json")
+    return lines
 
 
 def _gate_rows(gates: Mapping[str, Any]) -> list[tuple[str, str, str]]:

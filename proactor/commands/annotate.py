@@ -84,12 +84,12 @@ def annotate(
     from proactor.annotation import AnnotationOptions
     from proactor.annotation import annotate as run
     from proactor.annotation.estimate import estimate
-    from proactor.annotation.report_json import report_table
+    from proactor.annotation.report_json import notes, report_table
 
     _check_oracle(oracle, model, base_url, adapter)
     corpus = _read_corpus(source, path, limit, seed, catalog, option or [])
     if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
-        raise ConfigError(f"--oracle log: {source} has no log of actions to read; take engine or endpoint")
+        raise ConfigError(_explain_no_log(source, catalog))
     tools = _read_tools(catalog, corpus)
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
@@ -100,10 +100,34 @@ def annotate(
         if dry_run:
             return
         report = run(
-            corpus.dialogues, tools, annotator, out, options, ui, reader_counters=corpus.counters, fresh=fresh
+            corpus.dialogues,
+            tools,
+            annotator,
+            out,
+            options,
+            ui,
+            reader_counters=corpus.counters,
+            reader_dropped=corpus.dropped,
+            fresh=fresh,
         )
     console.print(report_table(report))
+    for line in notes(report):
+        console.print(line, markup=False)
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
+    if not report["dialogues"]["kept"]:
+        console.print("no dialogue was kept", markup=False)
+        raise typer.Exit(1)
+
+
+def _explain_no_log(source: str, catalog: str | None) -> str:
+    """Why ``--oracle log`` cannot work on transcripts without actions, and what can."""
+    tools = "" if catalog else ", and --catalog FILE with your tools (`proactor catalog DEFINITIONS -o FILE`)"
+    return (
+        f"--oracle log: {source} has no log of actions to read. A model can annotate the words alone: "
+        "--oracle engine --model FOLDER_OR_HUB_ID runs one here, --oracle endpoint --model NAME asks OpenAI "
+        f"(OPENAI_API_KEY) or your server (--base-url URL){tools}. With the calls that were made, as "
+        "`references` or `tool_calls` in the file, the log needs no model"
+    )
 
 
 def _check_oracle(oracle: str, model: str, base_url: str | None, adapter: Path | None) -> None:

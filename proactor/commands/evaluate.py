@@ -21,7 +21,7 @@ from proactor.commands.common import (
     open_workspace,
     terminal,
 )
-from proactor.config import ConfigError
+from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.engine import Sampling, atomic_file
@@ -70,7 +70,7 @@ def evaluate(
         "breakdown": parts.model_dump(mode="json"),
         **metrics,
     }
-    file = output or settings.folder / f"evaluate-{split}-{Path(adapter).name}.json"
+    file = output or settings.folder / f"evaluate-{played_part(settings, split)}-{Path(adapter).name}.json"
     atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
@@ -82,6 +82,12 @@ def evaluate(
         f"{file}",
         markup=False,
     )
+
+
+def played_part(settings: RunConfig, part: str) -> str:
+    """The name of a part for files: with its split where that is another one ("test-all", "dev-train")."""
+    drawn_from = getattr(settings.data, part).split or "all"
+    return part if drawn_from == part else f"{part}-{drawn_from}"
 
 
 def sample(

@@ -15,6 +15,8 @@ from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
+from proactor.training.outcome import Outcome
+from proactor.training.provenance import check_destination
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 """A file of the wheel; in a checkout, `proactor/configs` links to `configs/`."""
@@ -37,6 +39,8 @@ def train(
     """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
     from proactor.training.loop import train as run_training
 
+    if resume and fresh:
+        raise ConfigError("--resume continues the run, --fresh replaces it: give one of them")
     settings = load_config(config, overrides or [])
     _ensure_model(settings)
     if overfit:
@@ -58,6 +62,8 @@ def _print_summary(name: str, summary: Mapping[str, Any]) -> None:
         if isinstance(values, dict) and set(KEYS) <= values.keys() and key != "difference"
     }
     title = f"{name}: {summary['dialogues']} test dialogues"
+    if "chosen" in summary:
+        title += f"; {Outcome.model_validate(summary['chosen']).title}"
     console.print(metrics_table(title, systems, KEYS, summary["difference"], summary["windows"]))
 
 
@@ -80,8 +86,14 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 def _ensure_model(settings: RunConfig) -> None:
-    """Build the small model of a config with a `pretrain` section, unless it exists."""
-    if settings.pretrain is None or Path(settings.model).is_dir():
+    """Build the small model of a config with a `pretrain` section, unless it exists.
+
+    Raises ConfigError for a model of other origin, and for a name that looks like a hub id.
+    """
+    if settings.pretrain is None:
+        return
+    check_destination(settings.model)
+    if Path(settings.model).is_dir():
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(

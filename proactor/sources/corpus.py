@@ -25,22 +25,29 @@ class SelectionError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Dialogues, the catalog of their tools, and counters of what was read, masked, adjusted or dropped."""
+    """Dialogues, the catalog of their tools, and counters of what was read, masked, adjusted or dropped.
+
+    ``dropped``: the reason for each dialogue that the reader dropped, by its id.
+    """
 
     catalog: Catalog
     dialogues: tuple[Dialogue, ...]
     counters: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dialogues)
 
 
 def make_corpus(
-    catalog: Catalog, dialogues: Iterable[Dialogue], counters: Mapping[str, int] | None = None
+    catalog: Catalog,
+    dialogues: Iterable[Dialogue],
+    counters: Mapping[str, int] | None = None,
+    dropped: Mapping[str, str] | None = None,
 ) -> Corpus:
     """A corpus whose counters are those of `windows.count` and the reader's own."""
     listed = tuple(dialogues)
-    return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}))
+    return Corpus(catalog, listed, windows.count(listed) | dict(counters or {}), dict(dropped or {}))
 
 
 def with_dialogues(
@@ -49,7 +56,7 @@ def with_dialogues(
     """``corpus`` with other dialogues, counted anew; keeps the reader's counters and adds ``counters``."""
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
-    return make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}))
+    return make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}), corpus.dropped)
 
 
 ToolRow = tuple[str, Effect, tuple[str, ...]]
@@ -141,4 +148,5 @@ class Selection(BaseModel):
             counters["too_many_turns"] += long and not foreign
             if not (foreign or long):
                 kept.append(dialogue)
-        return make_corpus(corpus.catalog, sample(kept, lambda d: d.id, limit, seed), counters)
+        chosen = sample(kept, lambda d: d.id, limit, seed)
+        return make_corpus(corpus.catalog, chosen, counters, corpus.dropped)

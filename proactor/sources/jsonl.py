@@ -1,19 +1,30 @@
-"""Our own JSONL, and plain transcripts.
+"""Our own JSONL, and transcripts: JSONL, chat messages, CSV.
 
-A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, and
-the tools beside them in ``catalog.json``. A line is either
+A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, or with
+CSV files (`sources.table`), and the tools beside them in ``catalog.json``. A line is
 
 - a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
-- a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, without references. Turns stay
-  unchanged, also two of one speaker in a row. Speakers go by common names (`USERS`, `AGENTS`). Other keys of
-  a line are ignored and counted (``ignored_keys``).
+- a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, with or without a log of actions
+  (``references``). Turns stay unchanged, also two of one speaker in a row. Speakers go by common names
+  (`USERS`, `AGENTS`). Other keys of a line are ignored and counted (``ignored_keys``), or
+- OpenAI's ``{"messages": [...]}`` (`sources.messages`). Without an id, its id is a hash of the line.
 
-A dialogue with one speaker has no agent to decide, or nothing to decide on. It is dropped and counted as
-`no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says otherwise [INFERRED].
+In transcripts
+
+- ``system`` is the agent only where no other agent speaks, as in corpora of user and system. Beside an
+  assistant it gives instructions: its turns are left out and counted as `system_messages`;
+- values that are no text (numbers) are taken as text;
+- an `observed_trigger` on an agent's turn moves to the last user turn before it (`triggers_moved`), since the
+  agent decides after user turns. An action before the user spoke is left out (`actions_before_user`).
+
+A dialogue with one speaker has no agent to decide, or nothing to decide on. It is dropped, named in
+`Corpus.dropped` and counted as `no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says
+otherwise [INFERRED].
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -28,8 +39,8 @@ from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
-from proactor.sources import base
-from proactor.sources.base import Line, Malformed, Subset
+from proactor.sources import base, messages, table
+from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
@@ -40,7 +51,10 @@ AGENTS = frozenset(
 
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _KEYS = {"id", "turns", *Dialogue.model_fields}
+_TURN_KEYS = {"speaker", "text", "index", "role", "content"}
 _MARKS = ("references", "withdrawn")
+SYSTEM = frozenset({"system"})
+"""Speakers that are the agent only where no other one is."""
 
 
 class JsonlOptions(BaseModel):
@@ -69,21 +83,34 @@ OPTIONS = JsonlOptions
 
 def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     """Reads a folder or file; see `sources.load`. The limit counts lines, also those dropped afterwards."""
-    files = find_files(path, "windows.jsonl", "windows.jsonl.gz", "*.jsonl.gz", "*.jsonl")
+    patterns = (
+        "windows.jsonl",
+        "windows.jsonl.gz",
+        "*.jsonl.gz",
+        "*.jsonl",
+        *(f"*{s}" for s in table.SUFFIXES),
+    )
+    files = find_files(path, *patterns)
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
+    entries: list[Line] | list[Record]
+    if table.is_table(files[0]):
+        entries = subset.choose(record for file in files for record in table.records(file))
+    else:
+        entries = subset.choose(_lines(files))
     dialogues = []
-    for line in subset.choose(_lines(files)):
-        dialogue = base.convert(line.where, {**line.parse(), "id": line.id}, reader.dialogue, counters)
-        if reader.keeps(line.where, dialogue):
+    for entry in entries:
+        dialogue = base.convert(entry.where, {**entry.parse(), "id": entry.id}, reader.dialogue, counters)
+        if reader.keeps(entry.where, dialogue):
             dialogues.append(dialogue)
-    return make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters)
+    return make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters, reader.dropped)
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:
     """Lines with their ids. A line is parsed for its id only where that is not its first key: turns may have
     ids of their own.
     """
+    hashed: Counter[str] = Counter()
     for file in files:
         for number, text in base.text_lines(file):
             line = Line(file, number, "", text)
@@ -93,7 +120,13 @@ def _lines(files: Iterable[Path]) -> Iterator[Line]:
                 except json.JSONDecodeError as error:
                     raise SourceError(f"{line.where}: not JSON ({error.msg})") from None
             else:
-                identity = line.parse().get("id")
+                record = line.parse()
+                identity = record.get("id")
+                if identity is None and messages.is_chat(record):
+                    identity = hashlib.sha256(text).hexdigest()[:12]
+                    hashed[identity] += 1
+                    if hashed[identity] > 1:  # the same conversation once more
+                        identity = f"{identity}-{hashed[identity]}"
             if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
                 raise SourceError(f"{line.where}: no id")
             yield Line(file, number, valid_utf8(str(identity)), text)
@@ -105,6 +138,7 @@ class _Reader:
     def __init__(self, folder: Path, options: JsonlOptions, counters: Counter[str]) -> None:
         self.options = options
         self.counters = counters
+        self.dropped: dict[str, str] = {}
         self.file = Path(options.catalog) if options.catalog else folder / NAME
         self.catalog: Catalog | None = None
         if options.catalog or self.file.is_file():
@@ -115,7 +149,12 @@ class _Reader:
             counters["no_catalog"] += 1
 
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
-        """The dialogue of a record of either form, checked against the catalog."""
+        """The dialogue of a record of any form, checked against the catalog."""
+        if messages.is_chat(record):
+            record = messages.as_transcript(record, counters)
+        for kind in _MARKS:
+            if isinstance(record.get(kind), list):
+                record = {**record, kind: [_values_as_text(mark, counters) for mark in record[kind]]}
         listed = record["turns"]
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
             raise Malformed("`turns` is not a list of objects")
@@ -126,24 +165,59 @@ class _Reader:
         return dialogue
 
     def _transcript(self, record: dict[str, Any], listed: list[dict[str, Any]]) -> Dialogue:
-        turns = []
+        turns: list[Turn] = []
+        places = [0]  # the number of turns kept up to each turn
+        instructed = self._has_instructions(listed)
         for index, turn in enumerate(listed, start=1):
-            text = turn.get("text")
+            text = turn.get("text", turn.get("content"))
             if not isinstance(text, str):
                 raise Malformed(f"turn {index}: no text (found {text!r})")
-            turns.append(Turn(index=index, speaker=self._speaker(turn, index), text=valid_utf8(text.strip())))
-            self.counters["broken_characters"] += turns[-1].text != text.strip()
-            self.counters["ignored_keys"] += len(turn.keys() - {"speaker", "text", "index"})
+            name = _speaker_name(turn, index)
+            if instructed and name.casefold() in SYSTEM:
+                self.counters["system_messages"] += 1
+            else:
+                speaker = self._speaker(name, index)
+                turns.append(Turn(index=len(turns) + 1, speaker=speaker, text=valid_utf8(text.strip())))
+                self.counters["broken_characters"] += turns[-1].text != text.strip()
+            places.append(len(turns))
+            self.counters["ignored_keys"] += len(turn.keys() - _TURN_KEYS)
         self.counters["ignored_keys"] += len(record.keys() - _KEYS)
         known = {key: value for key, value in record.items() if key in _KEYS}
+        for kind in _MARKS:
+            if isinstance(known.get(kind), list):
+                known[kind] = self._log(known[kind], turns, places)
         return Dialogue.model_validate({"source": "jsonl", **known, "turns": tuple(turns)})
 
-    def _speaker(self, turn: dict[str, Any], index: int) -> Speaker:
-        name = turn.get("speaker")
-        if not isinstance(name, str) or not name.strip():
-            raise Malformed(f"turn {index}: no speaker (found {name!r})")
-        plain = name.strip().casefold()
-        user = self.options.user
+    def _has_instructions(self, listed: list[dict[str, Any]]) -> bool:
+        """Whether `system` is not the agent: another one speaks."""
+        names = {_speaker_name(turn, index).casefold() for index, turn in enumerate(listed, start=1)}
+        return bool(names & SYSTEM) and any(
+            name not in SYSTEM and self._speaker(name, 1) == "agent" for name in names if self._known(name)
+        )
+
+    def _known(self, name: str) -> bool:
+        return name in USERS or name in AGENTS or self.options.user is not None
+
+    def _log(self, marks: list[Any], turns: list[Turn], places: list[int]) -> list[Any]:
+        """The actions of a log, with ids, and with triggers on user turns, as turns are counted now."""
+        listed = []
+        for number, mark in enumerate(marks, start=1):
+            trigger = mark.get("observed_trigger") if isinstance(mark, dict) else None
+            if not isinstance(mark, dict) or not isinstance(trigger, int) or not 0 <= trigger < len(places):
+                listed.append({"id": f"a{number}", **mark} if isinstance(mark, dict) else mark)
+                continue
+            if places[-1] < len(places) - 1 and mark.get("coverage") is not None:
+                raise Malformed("a system turn cannot be left out: the windows count on it")
+            user = base.last_user_turn(turns, places[trigger])
+            if user is None:
+                self.counters["actions_before_user"] += 1
+                continue
+            self.counters["triggers_moved"] += user != places[trigger]
+            listed.append({"id": f"a{number}", **mark, "observed_trigger": user})
+        return listed
+
+    def _speaker(self, name: str, index: int) -> Speaker:
+        plain, user = name.casefold(), self.options.user
         if plain in USERS or (user is not None and plain == user.strip().casefold()):
             return "user"
         if plain not in AGENTS and user is None:
@@ -173,7 +247,10 @@ class _Reader:
         named = dict.fromkeys((*(mark.name for mark in marks), *dialogue.tools))
         if self.catalog is None:
             if named:
-                raise Malformed(f"names tools ({next(iter(named))!r}), but there is no {self.file}")
+                raise Malformed(
+                    f"names tools ({next(iter(named))!r}), but there is no {self.file}; `proactor catalog` "
+                    "makes one of your tools' definitions"
+                )
             return
         for name in named:
             if name not in self.catalog:
@@ -191,4 +268,22 @@ class _Reader:
         if self.options.one_speaker == "error":
             raise SourceError(f"{where}: dialogue {dialogue.id!r} has no {missing} turns")
         self.counters[f"no_{missing}_turns"] += 1
-        return self.options.one_speaker == "keep"
+        if self.options.one_speaker == "keep":
+            return True
+        self.dropped[dialogue.id] = f"no {missing} turns"
+        return False
+
+
+def _speaker_name(turn: dict[str, Any], index: int) -> str:
+    """The name of a turn's speaker. Raises ValueError where there is none."""
+    name = turn.get("speaker", turn.get("role"))
+    if not isinstance(name, str) or not name.strip():
+        raise Malformed(f"turn {index}: no speaker (found {name!r})")
+    return name.strip()
+
+
+def _values_as_text(mark: Any, counters: Counter[str]) -> Any:
+    """A reference of a record with its values as text; other things are left to validation."""
+    if not isinstance(mark, dict) or not isinstance(mark.get("params"), dict):
+        return mark
+    return {**mark, "params": messages.params_as_text(mark["params"], counters)}

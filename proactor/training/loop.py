@@ -19,6 +19,7 @@ from proactor.config import GRPOStage, RunConfig, SFTStage
 from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet, Stopped
 from proactor.scoring.metrics import FIELDS
+from proactor.training.outcome import outcome
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import sample_rows
 from proactor.training.steps import Row, grpo_step, held_out_loss, sft_step
@@ -234,9 +235,13 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
         finally:
             run.close()
             workspace.close()
+    rows = run.rows() if run.writer else []
+    result = workspace.engine.gather(outcome(rows, config.eval.metric))[0]
+    if result is not None:
+        ui.say(str(result))
     if not config.eval.final:
         return {}
-    return compare(workspace, run, initial, seconds=training.position.seconds)
+    return compare(workspace, run, initial, result, seconds=training.position.seconds)
 
 
 def report_data(workspace: Workspace, ui: Progress) -> None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter
-
-from proactor.config import ConfigError, Data, Pretrain, RunConfig
+from proactor.config import Pretrain, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, target_text
-from proactor.engine import ChatFormat, atomic_file
-from proactor.files import read_validated
+from proactor.engine import ChatFormat
 from proactor.progress import Progress
 from proactor.sources import load
-from proactor.sources.unseen import Unseen
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import pretrain
+from proactor.training.provenance import check_destination, write_provenance
 from proactor.training.small_model import build_model, export, train_tokenizer
 
 HELD_OUT = 96
 """Most dialogues that the held-out loss is computed on."""
-PROVENANCE = "pretrained.json"
 PARTS = 100
 """Steps of the progress bar."""
 
@@ -41,8 +35,9 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
     """Train a tokenizer and a model on the training split and write them as a bitsandbytes-4bit folder.
 
     A twentieth of the dialogues (at most `HELD_OUT`) is held out to decide when to stop. Raises ConfigError
-    for an unknown key of ``section.size``.
+    where `check_destination` refuses the folder.
     """
+    check_destination(config.model)
     size = section.size
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     data = config.data.model_copy(update={"train": part})
@@ -85,40 +80,3 @@ def _share_progress(ui: Progress) -> Callable[[float, str], None]:
             ui.step(text)
 
     return progress
-
-
-class _BuiltOn(BaseModel):
-    """What `check_provenance` reads of the record that `write_provenance` leaves."""
-
-    source: str
-    unseen: Unseen
-
-
-def write_provenance(folder: str | Path, data: Data) -> None:
-    """Record which data the model in ``folder`` was built on."""
-    seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
-    atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
-
-
-def check_provenance(folder: str | Path, data: Data) -> None:
-    """Raise ConfigError if the model in ``folder`` may have seen what ``data.unseen`` keeps from training.
-
-    SourceError when the folder's record is damaged.
-    """
-    if not data.unseen:
-        return
-    file = Path(folder) / PROVENANCE
-    remedy = "model=… names another folder, where one is built without them"
-    if not file.is_file():
-        raise ConfigError(
-            f"model {folder}: no {PROVENANCE} says whether it has seen what data.unseen keeps from training; "
-            f"{remedy}"
-        )
-    built_on = read_validated(file, TypeAdapter(_BuiltOn))
-    for kind in ("domains", "tools"):
-        kept_out = getattr(built_on.unseen, kind) if built_on.source == data.source else ()
-        if seen := sorted(set(getattr(data.unseen, kind)) - set(kept_out)):
-            raise ConfigError(
-                f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen "
-                f"keeps from training; {remedy}"
-            )

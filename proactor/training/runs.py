@@ -88,9 +88,11 @@ class Run:
     def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
         """Prepare the folder and write the config.
 
-        Raises RunError when it holds a run that is neither to be resumed nor replaced, or when that run was
-        begun with another config.
+        Raises RunError when it holds a run that is neither to be resumed nor replaced, or is to be both, or
+        was begun with another config.
         """
+        if resume and fresh:
+            raise RunError(f"{self.folder}: a run is resumed or replaced (fresh), not both")
         if self.begun and not (resume or fresh):
             raise RunError(
                 f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts "
@@ -142,7 +144,10 @@ class Run:
         for key in sorted(old.keys() | new.keys()):
             if any(key == k or key.startswith(f"{k}.") for k in ignored):
                 continue
-            if old.get(key) != new.get(key):
+            before, now = old.get(key), new.get(key)
+            if key == "model" and isinstance(before, str):  # ./a and a are one folder
+                before, now = os.path.normpath(before), os.path.normpath(str(now))
+            if before != now:
                 return key, old.get(key), new.get(key)
         return None
 

@@ -10,18 +10,24 @@ from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import load_evaluations
 from proactor.files import SourceError
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
+from proactor.training.outcome import Outcome
 from proactor.training.runs import Run
 from proactor.training.workspace import Workspace
 
 
 def compare(
-    workspace: Workspace, run: Run, initial: Mapping[str, Any], seconds: float = 0.0
+    workspace: Workspace,
+    run: Run,
+    initial: Mapping[str, Any],
+    chosen: Outcome | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
-    ``evaluations.json`` and ``summary.json``, and returns the summary: ``seconds``, `parsed`, the metrics in
-    `bootstrap.KEYS` of before, after and the trivial policies, and `difference`: after - before paired.
+    ``evaluations.json`` and ``summary.json``, and returns the summary: ``seconds``, ``chosen`` (the step of the
+    best adapter), `parsed`, the metrics in `bootstrap.KEYS` of before, after and the trivial policies, and
+    `difference`: after - before paired.
     """
     engine = workspace.engine
     engine.barrier()
@@ -38,6 +44,8 @@ def compare(
         **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs),
     }
     summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds}
+    if chosen is not None:
+        summary["chosen"] = chosen.model_dump()
     run.write_evaluations(workspace.test, evaluations)
     run.write_summary(summary)
     return summary
@@ -60,8 +68,14 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
     The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went
-    up. Raises SourceError for a folder without evaluations, or with other dialogues than the first.
+    up. Raises SourceError for a folder that is listed twice, has no evaluations, or other dialogues than the
+    first.
     """
+    places: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in places:
+            raise SourceError(f"{folder}: is listed twice; one run does not count as two seeds")
+        places.add(folder.resolve())
     runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
     tested = [[c.dialogue for c in run["before"].contributions] for run in runs]
     for folder, dialogues in zip(folders, tested, strict=True):

@@ -25,7 +25,7 @@ from proactor.rewards import (
 )
 from proactor.scoring.utility import CostError, CostTable
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
-from proactor.training.model_folder import check_provenance
+from proactor.training.provenance import check_provenance
 
 
 @dataclass(slots=True)

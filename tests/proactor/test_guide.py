@@ -134,6 +134,21 @@ def test_transcripts_are_plain_lines() -> None:
     assert not any("index" in turn for line in lines for turn in line["turns"]), "what a person would write"
 
 
+def test_the_formats_that_the_guide_shows_are_read(tmp_path: Path) -> None:
+    shown = [(kind, text) for kind, text in BLOCKS if kind in ("json", "csv")]
+    assert [kind for kind, _ in shown] == ["json", "json", "csv"]
+    for number, (kind, text) in enumerate(shown):
+        if kind == "json":  # one line in the file; the dots stand for the turns up to the trigger
+            text = (
+                " ".join(text.replace("}, …]", "}]").replace('_trigger": 5', '_trigger": 1').split()) + "\n"
+            )
+        file = tmp_path / f"{number}.{'csv' if kind == 'csv' else 'jsonl'}"
+        file.write_text(text, encoding="utf-8")
+        corpus = load("jsonl", file, catalog=str(EXAMPLE / "tools.json"))
+        assert len(corpus.dialogues) == 1 and len(corpus.dialogues[0].turns) == 2
+        assert len(corpus.dialogues[0].references) == (kind == "json")
+
+
 def test_every_formula_has_one_tag() -> None:
     header, tagged = "", 0
     for line in METHODS.partition("\n## 1.")[2].splitlines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from proactor.catalogs import write_catalog
 from proactor.commands.annotate import annotate
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.engine import ProactorError
 from proactor.sources import load
 from tests.proactor.annotation.scripted import BOOKING, TOOLS
@@ -91,8 +93,57 @@ def test_transcripts_hold_no_log(tmp_path: Path) -> None:
     line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
     (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
     write_catalog(TOOLS, tmp_path / "tools.json")
-    with pytest.raises(ProactorError, match="no log of actions to read; take engine or endpoint"):
+    with pytest.raises(
+        ProactorError, match=r"no log of actions to read.*--oracle engine.*--oracle endpoint"
+    ) as end:
         command(tmp_path / "mine.jsonl", "--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
+    assert "proactor catalog" not in str(end.value)
+    with pytest.raises(ProactorError, match="proactor catalog DEFINITIONS"):
+        command(tmp_path / "mine.jsonl", "--out", tmp_path / "out")
+
+
+def test_a_server_that_is_not_there_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    options = ("--oracle", "endpoint", "--model", "m", "--base-url", url, "--out", tmp_path / "out")
+    with pytest.raises(ProactorError, match=r"none of 2 dialogues was answered \(m: .*onnect") as end:
+        command("synthetic", "--limit", 2, *options)
+    assert "\n" not in str(end.value) and not (tmp_path / "out" / "windows.jsonl").exists()
+
+
+def test_what_was_left_out_or_masked_is_named_with_its_reason(tmp_path: Path) -> None:
+    turns = [("user", "refund my order"), ("agent", "On it."), ("user", "thanks"), ("agent", "Done.")]
+    listed = [{"speaker": speaker, "text": text} for speaker, text in turns]
+    log = [{"name": "refund", "params": {"reason": "double charge"}, "observed_trigger": 1}]
+    lines = [
+        {"id": "vague", "turns": listed, "references": log},
+        {"id": "alone", "turns": listed[:1]},
+        {"id": "fine", "turns": listed, "references": [{"name": "note", "observed_trigger": 1}]},
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tools = (Tool(name="refund", parameters=(Parameter(name="reason"),)), Tool(name="note"))
+    write_catalog(Catalog(tools=tools), tmp_path / "catalog.json")
+    said = " ".join(command(tmp_path / "mine.jsonl", "--out", tmp_path / "out").split())
+    assert "left out: alone: reader, no agent turns" in said
+    assert "masked: vague refund: reason=double charge: never said literally" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [d["id"] for d in report["left_out"]] == ["alone"]
+    assert [(w["dialogue"], w["tool"]) for w in report["masked"]] == [("vague", "refund")]
+
+
+def test_nothing_kept_is_no_success(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(annotate)
+    line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    write_catalog(TOOLS, tmp_path / "tools.json")
+    with FakeEndpoint(otherwise=ok("no JSON at all")) as fake:
+        options = ["--catalog", tmp_path / "tools.json", "--oracle", "endpoint", "--model", "m"]
+        options += ["--base-url", fake.url, "--out", tmp_path / "out"]
+        result = CliRunner().invoke(app, [str(a) for a in (tmp_path / "mine.jsonl", *options)])
+    assert result.exit_code == 1 and "no dialogue was kept" in result.output
+    assert "left out: x: G1, 0 of 5 entries valid (5 not_json)" in result.output
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,14 @@ def test_train_leaves_a_report(trained: Path) -> None:
     call("report", trained)
 
 
+def test_train_names_the_chosen_step(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frozen = ("name=frozen", "sft=null", "grpo.steps=1", "grpo.lr=1e-12")
+    call("train", trained, *frozen, "grpo.eval_every=1", "eval.metric=first_fire_f1")
+    said = capsys.readouterr().out
+    assert "GRPO never beat its start (best step 0): first-fire F1 on dev" in " ".join(said.split())
+    assert "after: the start, GRPO never beat it" in said and "without spread" in " ".join(said.split())
+
+
 def test_a_second_train_needs_a_word(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--resume continues it" in refusal(capsys, "train", trained)
     assert "seed was 0, now 1" in refusal(
@@ -79,6 +87,17 @@ def test_evaluate_of_the_bare_model_needs_no_run(trained: Path, capsys: pytest.C
     assert json.loads((trained.parent / "bare.json").read_text())["adapter"] == "none"
     assert not (load_config(trained, ["name=bare"]).folder / "evaluate-test-none.json").exists()
     assert "test: 2 dialogues" in capsys.readouterr().out
+
+
+def test_evaluations_of_other_splits_do_not_replace_each_other(trained: Path) -> None:
+    folder = load_config(trained).folder
+    call("evaluate", trained, "--adapter", "last")
+    first = (folder / "evaluate-test-last.json").read_bytes()
+    call("evaluate", trained, "--adapter", "last", "data.test.split=train")
+    call("evaluate", trained, "--adapter", "last", "data.test.split=null")
+    assert (folder / "evaluate-test-last.json").read_bytes() == first
+    assert (folder / "evaluate-test-train-last.json").exists()
+    assert (folder / "evaluate-test-all-last.json").exists()
 
 
 def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,11 @@ import proactor
 import proactor.kernels
 from proactor import cli
 from proactor.commands import catalog
+from proactor.config_file import load_config
 from proactor.engine import ProactorError
 from proactor.evaluation.store import save_evaluations
 from proactor.sources import load
+from proactor.training.provenance import check_destination, write_provenance
 from tests.proactor.report.agents import evaluation
 from tests.proactor.runs import config_file
 
@@ -97,6 +99,7 @@ def run(tmp_path: Path) -> Path:
     """A config whose model folder was built by `pretrain`, and whose run has files that can be read."""
     file = config_file(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
     (tmp_path / "model").mkdir()
+    write_provenance(tmp_path / "model", load_config(file).data)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     played = evaluation(DIALOGUES, {})
     save_evaluations(
@@ -187,3 +190,48 @@ def test_a_broken_template_is_one_line(
 ) -> None:
     for command, *overrides in (("train", "--fresh"), ("pretrain", f"model={run.parent}/new")):
         assert message in end_of(capsys, monkeypatch, command, run, *overrides, f"prompt.catalog={template}")
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B-Instruct", "some-owner/name", "gpt2"])
+@pytest.mark.parametrize("command", [("train",), ("train", "--fresh"), ("pretrain",)])
+def test_no_model_is_built_under_the_name_of_a_hub_model(
+    run: Path,
+    command: tuple[str, ...],
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    line = end_of(capsys, monkeypatch, *command, run, f"model={model}")
+    assert f"model {model}: looks like a hub id" in line and f"model=./{model} builds" in line
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_pretrain_refuses_a_folder_that_it_did_not_build(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.parent / "model" / "pretrained.json").unlink()
+    for command in ("train", "pretrain"):
+        assert "no pretrain section built this folder" in end_of(capsys, monkeypatch, command, run)
+
+
+@pytest.mark.parametrize("model", ["./small", "a/b/c", "/tmp/no-such/folder", "./owner/name"])
+def test_a_path_is_a_destination(model: str) -> None:
+    check_destination(model)
+
+
+def test_resume_and_fresh_exclude_each_other(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = end_of(capsys, monkeypatch, "train", run, "--resume", "--fresh")
+    assert "--resume continues the run, --fresh replaces it" in line
+    assert (run.parent / "runs" / "tiny" / "evaluations.json").exists()
+
+
+def test_pool_refuses_one_run_twice(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.parent / "runs" / "tiny"
+    assert "listed twice" in end_of(capsys, monkeypatch, "pool", folder, folder)

@@ -116,7 +116,7 @@ def test_transcripts_stay_as_they_are(tmp_path: Path) -> None:
         {"speaker": "Customer", "text": " hi\n", "time": 3},
         {"speaker": "HUMAN", "text": "are you there?"},
         {"speaker": "assistant", "text": "🙋🏽‍♀️ yes 👨‍👩‍👧"},
-        {"speaker": "System", "text": "שלום، كيف حالك؟ \u202eabc\u202c"},
+        {"speaker": "Bot", "text": "שלום، كيف حالك؟ \u202eabc\u202c"},
         {"speaker": "client", "text": "預訂"},
     ]
     corpus = load(

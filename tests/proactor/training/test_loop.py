@@ -92,6 +92,9 @@ def test_what_a_run_leaves(finished: Path) -> None:
     } <= sample.keys()
     summary = json.loads((finished / "summary.json").read_text())
     assert {"before", "after", "never", "always", "values_seen", "seconds"} <= summary.keys()
+    chosen = summary["chosen"]
+    assert (chosen["phase"], chosen["measure"], chosen["steps"]) == ("grpo", "reward", 4)
+    assert chosen["best_step"] == read_state(finished / "state.safetensors")[1]["caller"]["best_step"]
     for name in ("before", "after", "never", "always"):
         assert summary[name].keys() == set(KEYS)
 

@@ -92,6 +92,10 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
     (run.folder / "notes.txt").write_text("mine")
     Run(run.folder).begin(CONFIG, resume=False, fresh=True)
     assert not run.rows() and (run.folder / "notes.txt").exists()
+    run.log(row(1))
+    with pytest.raises(RunError, match="resumed or replaced"):
+        Run(run.folder).begin(CONFIG, resume=True, fresh=True)
+    assert run.rows()
     run.close()
 
 
@@ -102,6 +106,8 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
         ({"grpo": {"lr": 1.0}}, False),
         ({"grpo": {"steps": 7}}, True),
         ({"save_every": 3}, True),
+        ({"model": "./m"}, True),
+        ({"model": "./n"}, False),
     ],
 )
 def test_a_resumed_run_keeps_what_makes_it_that_run(

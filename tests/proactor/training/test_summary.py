@@ -40,3 +40,11 @@ def test_runs_of_other_dialogues_are_refused(tmp_path: Path) -> None:
         pool_runs([first, other])
     with pytest.raises(SourceError, match="no such file"):
         pool_runs([tmp_path / "c"])
+
+
+def test_one_run_does_not_count_as_two_seeds(tmp_path: Path) -> None:
+    first, _ = run(tmp_path / "a", 0, "never", "always")
+    (tmp_path / "link").symlink_to(first)
+    for again in (first, tmp_path / "link", tmp_path / "link" / ".." / "a"):
+        with pytest.raises(SourceError, match="listed twice"):
+            pool_runs([first, again])

@@ -1,0 +1,138 @@
+"""Chat messages in OpenAI's format, read as a transcript with its log of actions.
+
+- ``user`` and ``assistant`` messages with text are turns.
+- ``tool_calls`` (and the older ``function_call``) of an assistant are actions: references whose trigger is
+  the last user turn before the call. Arguments that are no JSON object, and calls before the user spoke, are
+  left out and counted (`unreadable_calls`, `actions_before_user`).
+- ``system`` and ``developer`` messages are instructions, ``tool`` and ``function`` messages are results: no
+  turns, counted as `system_messages` and `tool_messages`.
+- Of a message in parts, the text is kept and other parts are counted (`parts_without_text`). A message
+  without text or calls is left out (`empty_turns`).
+
+The definitions under ``tools`` give the names of the tools on offer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proactor.sources.base import Malformed
+
+INSTRUCTIONS = frozenset({"system", "developer"})
+RESULTS = frozenset({"tool", "function"})
+
+
+def is_chat(record: Mapping[str, Any]) -> bool:
+    """Whether a record holds chat messages rather than turns."""
+    return "messages" in record and "turns" not in record
+
+
+def as_transcript(record: Mapping[str, Any], counters: Counter[str]) -> dict[str, Any]:
+    """``record`` with ``turns`` and ``references`` in place of its messages. ValueError when malformed."""
+    messages = record["messages"]
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Malformed("`messages` is not a list of objects")
+    turns: list[dict[str, Any]] = []
+    references: list[dict[str, Any]] = []
+    spoken = 0
+    for number, message in enumerate(messages, start=1):
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise Malformed(f"message {number}: no role (found {role!r})")
+        kind = role.strip().casefold()
+        if kind in INSTRUCTIONS or kind in RESULTS:
+            counters["system_messages" if kind in INSTRUCTIONS else "tool_messages"] += 1
+            continue
+        calls = list(_calls(message, number))
+        text = _text(message.get("content"), number, counters)
+        if text is not None:
+            turns.append({"speaker": role, "text": text})
+        elif not calls:
+            counters["empty_turns"] += 1
+        if kind == "user" and text is not None:
+            spoken = len(turns)
+        for name, arguments in calls:
+            if (params := _arguments(arguments)) is None:
+                counters["unreadable_calls"] += 1
+            elif not spoken:
+                counters["actions_before_user"] += 1
+            else:
+                reference = {"id": f"a{len(references) + 1}", "name": name, "params": params}
+                references.append(reference | {"observed_trigger": spoken})
+    result = {k: v for k, v in record.items() if k != "messages"}
+    if isinstance(record.get("tools"), list):
+        result["tools"] = [_tool_name(tool) for tool in record["tools"]]
+    return {**result, "turns": turns, "references": references}
+
+
+def _text(content: object, number: int, counters: Counter[str]) -> str | None:
+    """The text of a message's content; None for a message without any."""
+    if content is None or isinstance(content, str):
+        return content if content and content.strip() else None
+    if not isinstance(content, list):
+        raise Malformed(f"message {number}: content is neither text nor a list of parts (found {content!r})")
+    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    counters["parts_without_text"] += len(content) - len(texts)
+    return "\n".join(texts) if any(text.strip() for text in texts) else None
+
+
+def _calls(message: Mapping[str, Any], number: int) -> Iterator[tuple[str, object]]:
+    """(tool, arguments) of the calls in a message."""
+    listed = message.get("tool_calls") or []
+    if not isinstance(listed, list):
+        raise Malformed(f"message {number}: `tool_calls` is not a list")
+    functions = [call.get("function", call) if isinstance(call, dict) else call for call in listed]
+    if message.get("function_call") is not None:
+        functions.append(message["function_call"])
+    for function in functions:
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or not name:
+            raise Malformed(f"message {number}: a tool call without a name")
+        yield name, function.get("arguments")
+
+
+def _arguments(arguments: object) -> dict[str, Any] | None:
+    """The arguments of a call, which are JSON text or an object; None when they are neither."""
+    if isinstance(arguments, str):
+        if not arguments.strip():
+            return {}
+        try:  # numbers keep their spelling
+            arguments = json.loads(arguments, parse_int=str, parse_float=str)
+        except (ValueError, RecursionError):
+            return None
+    if arguments is None:
+        return {}
+    return arguments if isinstance(arguments, dict) else None
+
+
+def _tool_name(tool: object) -> object:
+    """The name of a tool on offer, given as a name or as a definition."""
+    if not isinstance(tool, dict):
+        return tool
+    function = tool.get("function", tool)
+    return function.get("name") if isinstance(function, dict) else function
+
+
+def params_as_text(params: Mapping[str, Any], counters: Counter[str]) -> dict[str, str]:
+    """The values of an action as text: a number as it is written, a list by its items, an object as JSON.
+
+    Values that are null were not given. Others that were no text are counted (`values_as_text`).
+    """
+    texts: dict[str, str] = {}
+    for name, value in params.items():
+        if value is None:
+            continue
+        texts[name] = value if isinstance(value, str) else _value_text(value)
+        counters["values_as_text"] += not isinstance(value, str)
+    return texts
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(item if isinstance(item, str) else _value_text(item) for item in value)
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,76 @@
+"""`pretrained.json`: the record in the folder of a small model that names the data it was built on.
+
+Only a folder with this record, or one that does not exist yet, belongs to a `pretrain` section.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter
+
+from proactor.config import ConfigError, Data
+from proactor.engine import atomic_file
+from proactor.files import read_validated
+from proactor.sources.unseen import Unseen
+
+PROVENANCE = "pretrained.json"
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+"""``owner/name``, or a bare ``name`` of the hub's first models. A path starts with ``./``, ``/`` or ``~``, or
+has more parts.
+"""
+
+
+def check_destination(model: str) -> None:
+    """Raise ConfigError unless a `pretrain` section may build its model in folder ``model``, or built it."""
+    folder = Path(model)
+    if folder.exists():
+        if not (folder / PROVENANCE).is_file():
+            raise ConfigError(
+                f"model {model}: no pretrain section built this folder (it holds no {PROVENANCE}); leave the "
+                "section out (pretrain=null) to train this model, or name a folder that does not exist"
+            )
+    elif _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            f"model {model}: looks like a hub id, and the pretrain section would build a small model in a "
+            f"folder of that name; pretrain=null trains the hub's model, model=./{model} builds that folder"
+        )
+
+
+class _BuiltOn(BaseModel):
+    """What `check_provenance` reads of the record that `write_provenance` leaves."""
+
+    source: str
+    unseen: Unseen
+
+
+def write_provenance(folder: str | Path, data: Data) -> None:
+    """Record which data the model in ``folder`` was built on."""
+    seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
+    atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
+
+
+def check_provenance(folder: str | Path, data: Data) -> None:
+    """Raise ConfigError if the model in ``folder`` may have seen what ``data.unseen`` keeps from training.
+
+    SourceError when the folder's record is damaged.
+    """
+    if not data.unseen:
+        return
+    file = Path(folder) / PROVENANCE
+    remedy = "model=… names another folder, where one is built without them"
+    if not file.is_file():
+        raise ConfigError(
+            f"model {folder}: no {PROVENANCE} says whether it has seen what data.unseen keeps from training; "
+            f"{remedy}"
+        )
+    built_on = read_validated(file, TypeAdapter(_BuiltOn))
+    for kind in ("domains", "tools"):
+        kept_out = getattr(built_on.unseen, kind) if built_on.source == data.source else ()
+        if seen := sorted(set(getattr(data.unseen, kind)) - set(kept_out)):
+            raise ConfigError(
+                f"model {folder}: was built on dialogues of the {kind[:-1]} {seen[0]!r}, which data.unseen "
+                f"keeps from training; {remedy}"
+            )
