@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor.evaluation.play import Evaluation, evaluate_policies
-from proactor.evaluation.store import load_evaluations
+from proactor.evaluation.store import load_comparable, notes_of
 from proactor.files import SourceError
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
 from proactor.training.runs import Run
@@ -35,7 +35,7 @@ def compare(
     evaluations = {
         "before": before,
         "after": after,
-        **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs),
+        **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs, workspace.rule),
     }
     summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds}
     run.write_evaluations(workspace.test, evaluations)
@@ -60,9 +60,10 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
     The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went
-    up. Raises SourceError for a folder without evaluations, or with other dialogues than the first.
+    up; ``notes``, where there are any, says which runs were scored again. Raises SourceError for a folder
+    without evaluations, or with other dialogues than the first, and as `load_comparable`.
     """
-    runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
+    runs = [run for _, run in load_comparable([folder / "evaluations.json" for folder in folders])]
     tested = [[c.dialogue for c in run["before"].contributions] for run in runs]
     for folder, dialogues in zip(folders, tested, strict=True):
         if dialogues != tested[0]:
@@ -70,6 +71,7 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
     difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
     values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
+    notes = notes_of(evaluation for run in runs for evaluation in run.values())
     return {
         **{name: {k: sum(v) / len(v) for k, v in side.items()} for name, side in values.items()},
         "difference": interval_values(difference),
@@ -77,6 +79,7 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
             k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS
         },
         "runs": len(runs),
+        **({"notes": notes} if notes else {}),
     }
 
 
