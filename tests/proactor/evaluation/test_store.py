@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from proactor.cli import app
 from proactor.dialogue import Reference
 from proactor.dialogue.matching import EXACT, MatchRule
 from proactor.engine import ProactorError
@@ -133,6 +135,27 @@ def test_files_are_compared_by_one_rule(tmp_path: Path) -> None:
         load_comparable(files)
     with pytest.raises(ProactorError, match="different rules"):
         save_evaluations(files[0], REMINDERS, {"a": HALF["task"], "b": replace(HALF["task"], rule=EXACT)})
+
+
+@pytest.mark.parametrize("command", ["report", "report-two", "compare", "pool"])
+def test_commands_say_that_an_older_run_was_scored_again(tmp_path: Path, command: str) -> None:
+    for name, version in (("old", 2), ("new", 3)):
+        file = tmp_path / name / "evaluations.json"
+        file.parent.mkdir()
+        save_evaluations(file, REMINDERS, {"before": HALF["time"], "after": HALF["task"]})
+        (file.parent / "metrics.jsonl").write_text("")
+        if version == 2:
+            make_older(file, 2, {"unparsed", "utility_sum"})
+    alone = command == "report"
+    folders = [str(tmp_path / name) for name in (("old",) if alone else ("old", "new"))]
+    done = CliRunner().invoke(app, [command.removesuffix("-two"), *folders])
+    assert done.exit_code == 0, (done.output, done.exception)
+    note = OLDER_NOTE if alone else SHARED_NOTE.format(rule=tmp_path / "new" / "evaluations.json")
+    line = f"{tmp_path / 'old' / 'evaluations.json'}: {note}"
+    assert line in done.output.splitlines()
+    if command.startswith("report"):
+        page = next((tmp_path / "old").glob("report*.html")).read_text()
+        assert "scored again" in page and note.split(";")[0] in page
 
 
 def _drop_sum(value: dict[str, Any]) -> None:
