@@ -163,6 +163,8 @@ class EvalOptions(Section):
     - ``metric`` selects the best adapter on dev. ``resamples``: bootstrap resamples on test.
     - ``reward``: the metric reward of evaluations, with its options. Null: the config's own reward if it
       scores single decisions without a judge, else weighted_metric. Set it to compare different rewards.
+    - ``optional_values``: an action is right only if its optional values are right too, not the required ones
+      alone.
     - ``costs``: the utility's costs. ``budget``: wrong fires in 100 dialogues for calibrate.
     """
 
@@ -172,6 +174,7 @@ class EvalOptions(Section):
     reward: str | None = None
     reward_options: dict[str, Any] = Field(default_factory=dict)
     resamples: int = Field(default=2000, ge=100)
+    optional_values: bool = False
     costs: CostTable = CostTable()
     budget: float = Field(default=1.0, ge=0)
     final: bool = Field(

@@ -25,12 +25,14 @@ LINE_EVERY = 10.0
 
 NAMES = {
     "reward": "turn reward",
+    "values_right": "values right",
     "first_fire_f1": "first-fire F1",
     "recall": "window recall",
     "precision": "window precision",
     "on_time_f1": "on-time F1",
     "turns_saved": "turns saved / 100",
     "false_per_100": "false fires / 100",
+    "similarity_first_fire_f1": "first-fire F1, similar",
     "pri": "PRI",
     "ac": "AC",
     "pt": "PT",

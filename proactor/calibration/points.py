@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.calibration.thresholds import OUTCOME, outcome
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.matching import THETA
+from proactor.dialogue.matching import EXACT, MatchRule
 from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import bootstrap_sums
 
@@ -72,12 +72,12 @@ def point(
     assent: frozenset[str] = frozenset(),
     *,
     threshold: float | None = None,
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 0,
 ) -> TradeOffPoint:
     """The point of any system; ``outputs``: dialogue id -> its fires. ``resamples`` 0: without intervals."""
     rows = np.array(
-        [[*outcome(d, outputs.get(d.id, {}), assent, theta), known_references(d), 1.0] for d in dialogues]
+        [[*outcome(d, outputs.get(d.id, {}), assent, rule), known_references(d), 1.0] for d in dialogues]
     )
     whole = point_of_sums(rows.sum(axis=0), threshold)
     if not resamples:

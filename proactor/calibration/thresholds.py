@@ -2,6 +2,7 @@
 
 Pure functions on score tables. All choices are [INFERRED]:
 
+- What counts as a match is a `MatchRule`, by default exact: all required values right.
 - A first fire is *wrong* when it is unmatched, a repeat, or before the assent that its tool needs. Late fires
   are counted apart. The budget limits wrong fires in 100 dialogues. It is rounded down to whole fires on the
   data chosen on: at 1 in 100, 64 dialogues allow none.
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.calibration.score_table import ScoreTable, ToolScore, replay
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.matching import THETA, Timing, first_fires
+from proactor.dialogue.matching import EXACT, MatchRule, Timing, first_fires
 from proactor.engine import ProactorError
 from proactor.scoring.arrays import Array
 from proactor.scoring.utility import is_false
@@ -82,11 +83,11 @@ def outcome(
     dialogue: Dialogue,
     outputs: Mapping[int, Iterable[Action]],
     assent: frozenset[str] = frozenset(),
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
 ) -> Array:
     """[len(OUTCOME)] sums of a dialogue. ``assent``: tools that need assent (`utility.needs_assent`)."""
     sums = dict.fromkeys(OUTCOME, 0.0)
-    for turn, fire in first_fires(dialogue, outputs, theta):
+    for turn, fire in first_fires(dialogue, outputs, rule):
         timing, reference = fire.timing, fire.reference
         sums["fires"] += 1
         if timing is None or reference is None or reference.ready is None or timing is Timing.REPEAT:
@@ -136,7 +137,7 @@ def steps(
     table: ScoreTable,
     dialogues: Sequence[Dialogue],
     assent: frozenset[str] = frozenset(),
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
 ) -> Steps:
     """The events of a table. Raises ProactorError for a dialogue that was not scored."""
     rows = table.by_dialogue()
@@ -150,7 +151,7 @@ def steps(
         for tool, tool_rows in by_tool.items():
             before = np.zeros(len(OUTCOME))
             for level in sorted({row.probability for row in tool_rows}, reverse=True):
-                after = outcome(dialogue, replay(tool_rows, _at_least(level)), assent, theta)
+                after = outcome(dialogue, replay(tool_rows, _at_least(level)), assent, rule)
                 events.append((level, tool, after - before))
                 before = after
     events.sort(key=lambda event: -event[0])

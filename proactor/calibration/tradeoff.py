@@ -27,7 +27,7 @@ from proactor.calibration.thresholds import (
 )
 from proactor.console import windows_caption
 from proactor.dialogue import Dialogue
-from proactor.dialogue.matching import THETA
+from proactor.dialogue.matching import EXACT, MatchRule
 from proactor.dialogue.windows import width
 from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
@@ -56,7 +56,8 @@ class TradeOff(BaseModel):
 class TradeOffs(BaseModel):
     """The result of `proactor calibrate`: systems on one part of the data.
 
-    ``null_share``, ``width_0_share``: as in `metrics`.
+    ``null_share``, ``width_0_share``: as in `metrics`. ``exact``: whether only fires with all required values
+    right count as right; False: by similarity, as in files written before there was a choice by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class TradeOffs(BaseModel):
     null_share: float
     width_0_share: float
     systems: tuple[TradeOff, ...]
+    exact: bool = False
 
 
 def curve(
@@ -78,7 +80,7 @@ def curve(
     budget: float = BUDGET,
     threshold: float | None = None,
     chosen_on: str = "",
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 0,
 ) -> TradeOff:
     """The curve of one threshold for all tools.
@@ -87,7 +89,7 @@ def curve(
     """
     if not dialogues:
         raise ProactorError("trade-off: no dialogues")
-    events = steps(table, dialogues, assent, theta)
+    events = steps(table, dialogues, assent, rule)
     levels, sums = events.levels()
     totals = [sum(map(known_references, dialogues)), float(len(dialogues))]
     points = [point_of_sums(np.append(row, totals), float(level)) for level, row in zip(levels, sums)]
@@ -97,8 +99,8 @@ def curve(
     return TradeOff(
         system=system,
         points=thin(points),
-        human=human_point(dialogues, assent, theta=theta, resamples=resamples),
-        chosen=point(dialogues, fired, assent, threshold=threshold, theta=theta, resamples=resamples),
+        human=human_point(dialogues, assent, rule=rule, resamples=resamples),
+        chosen=point(dialogues, fired, assent, threshold=threshold, rule=rule, resamples=resamples),
         chosen_on=chosen_on,
     )
 
@@ -121,13 +123,13 @@ def human_point(
     dialogues: Sequence[Dialogue],
     assent: frozenset[str] = frozenset(),
     *,
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 0,
 ) -> TradeOffPoint | None:
     """The logged agent: each logged trigger at the last decision before it. None where none is logged."""
     if not logs_triggers(dialogues):
         return None
-    return point(dialogues, {d.id: human(d) for d in dialogues}, assent, theta=theta, resamples=resamples)
+    return point(dialogues, {d.id: human(d) for d in dialogues}, assent, rule=rule, resamples=resamples)
 
 
 def single_point(
@@ -136,11 +138,11 @@ def single_point(
     outputs: Mapping[str, Outputs],
     assent: frozenset[str] = frozenset(),
     *,
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 0,
 ) -> TradeOff:
     """A system without thresholds: one point."""
-    only = point(dialogues, outputs, assent, theta=theta, resamples=resamples)
+    only = point(dialogues, outputs, assent, rule=rule, resamples=resamples)
     return TradeOff(system=system, points=(only,))
 
 
@@ -148,7 +150,7 @@ def policies(
     dialogues: Sequence[Dialogue],
     assent: frozenset[str] = frozenset(),
     *,
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 0,
 ) -> list[TradeOff]:
     """The policies that need no model, each as one point."""
@@ -157,7 +159,7 @@ def policies(
         if policy is human and not logs_triggers(dialogues):
             continue
         outputs = {d.id: policy(d) for d in dialogues}
-        trade_offs.append(single_point(name, dialogues, outputs, assent, theta=theta, resamples=resamples))
+        trade_offs.append(single_point(name, dialogues, outputs, assent, rule=rule, resamples=resamples))
     return trade_offs
 
 
@@ -169,7 +171,7 @@ def calibrate_on_dev(
     assent: frozenset[str] = frozenset(),
     *,
     budget: float = BUDGET,
-    theta: float = THETA,
+    rule: MatchRule = EXACT,
     resamples: int = 2000,
 ) -> tuple[Thresholds, list[TradeOff]]:
     """Choose on dev, report on test.
@@ -177,7 +179,7 @@ def calibrate_on_dev(
     Returns the thresholds, and their results on test: the curve of the common threshold, and the point of a
     threshold per tool.
     """
-    thresholds = choose(steps(dev, on_dev, assent, theta), budget)
+    thresholds = choose(steps(dev, on_dev, assent, rule), budget)
     common = curve(
         "common threshold",
         test,
@@ -186,18 +188,26 @@ def calibrate_on_dev(
         budget=budget,
         threshold=thresholds.default,
         chosen_on="dev",
-        theta=theta,
+        rule=rule,
         resamples=resamples,
     )
     fired = thresholds.replay(test)
-    per_tool = single_point("threshold per tool", on_test, fired, assent, theta=theta, resamples=resamples)
+    per_tool = single_point("threshold per tool", on_test, fired, assent, rule=rule, resamples=resamples)
     return thresholds, [common, per_tool]
 
 
 def collect_trade_offs(
-    part: str, dialogues: Sequence[Dialogue], budget: float, systems: Iterable[TradeOff]
+    part: str,
+    dialogues: Sequence[Dialogue],
+    budget: float,
+    systems: Iterable[TradeOff],
+    *,
+    exact: bool = True,
 ) -> TradeOffs:
-    """Systems on ``dialogues``, with the shares of windows that are unknown or of a single turn."""
+    """Systems on ``dialogues``, with the shares of windows that are unknown or of a single turn.
+
+    ``exact``: whether they were scored by the exact rule, not by similarity.
+    """
     widths = [width(r) for d in dialogues for r in d.references]
     known = [w for w in widths if w is not None]
     return TradeOffs(
@@ -207,6 +217,7 @@ def collect_trade_offs(
         null_share=1 - len(known) / max(len(widths), 1),
         width_0_share=known.count(0) / max(len(known), 1),
         systems=tuple(systems),
+        exact=exact,
     )
 
 

@@ -42,8 +42,12 @@ def calibrate(
         float, typer.Option(min=0.0, max=1.0, help="lowest threshold to try, a probability")
     ] = 0.02,
     exact: Annotated[
-        bool, typer.Option("--exact", help="count an action as right only if every value is")
-    ] = False,
+        bool,
+        typer.Option(
+            "--exact/--similarity",
+            help="an action is right if all required values are, or if half of the values are",
+        ),
+    ] = True,
     heat: Annotated[
         int, typer.Option(min=0, help="number of dialogues whose probabilities are kept for the report")
     ] = 4,
@@ -75,6 +79,7 @@ def calibrate(
         f"chosen on {thresholds.dialogues} {split_dev} dialogues: "
         f"common {threshold_text(thresholds.default)}, "
         f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may fire\n"
+        f"{'all required values must be right' if exact else 'by similarity: half of the values suffice'}\n"
         f"{settings.folder / 'tradeoff.json'}",
         markup=False,
     )
@@ -100,14 +105,14 @@ def _score_and_choose(
         save_trade_offs,
         single_point,
     )
-    from proactor.dialogue.matching import THETA
+    from proactor.dialogue.matching import SIMILAR
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
     from proactor.scoring.utility import needs_assent
     from proactor.training.runs import adapter_folder
 
     on_dev, on_test = dialogues_of(workspace, split_dev), dialogues_of(workspace, split)
-    loaded, theta = adapter_folder(settings.folder, adapter), 1.0 if exact else THETA
+    loaded, rule = adapter_folder(settings.folder, adapter), workspace.rule if exact else SIMILAR
     assent, resamples = needs_assent(workspace.encoder.catalog), settings.eval.resamples
     with terminal() as ui:
         workspace.ui = ui
@@ -119,13 +124,13 @@ def _score_and_choose(
             f"{test.table.unread} of {len(test.table.rows)} on {split}"
         )
     thresholds, curves = calibrate_on_dev(
-        dev.table, on_dev, test.table, on_test, assent, budget=budget, theta=theta, resamples=resamples
+        dev.table, on_dev, test.table, on_test, assent, budget=budget, rule=rule, resamples=resamples
     )
     greedy = single_point(
-        "greedy", on_test, outputs_of(played, on_test), assent, theta=theta, resamples=resamples
+        "greedy", on_test, outputs_of(played, on_test), assent, rule=rule, resamples=resamples
     )
-    others = policies(on_test, assent, theta=theta, resamples=resamples)
-    trade_offs = collect_trade_offs(split, on_test, budget, [*curves, greedy, *others])
+    others = policies(on_test, assent, rule=rule, resamples=resamples)
+    trade_offs = collect_trade_offs(split, on_test, budget, [*curves, greedy, *others], exact=exact)
     if workspace.engine.rank == 0:
         atomic_file(
             settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()

@@ -36,10 +36,10 @@ def compare(
     """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
-    from proactor.evaluation.store import find_system, load_evaluations
+    from proactor.evaluation.store import find_system, load_comparable, notes_of
 
     folders = (run_folder(first), run_folder(second))
-    (dialogues, one), (other_dialogues, other) = (load_evaluations(f / "evaluations.json") for f in folders)
+    (dialogues, one), (other_dialogues, other) = load_comparable([f / "evaluations.json" for f in folders])
     systems = (against or system, system)
     names = (_name(folders[0], systems[0]), _name(folders[1], systems[1]))
     runs = (
@@ -49,6 +49,8 @@ def compare(
     comparison = compare_runs(names, (dialogues, other_dialogues), runs, resamples=resamples)
     for table in paired_tables(comparison, KEYS):
         console.print(table)
+    for note in notes_of(runs):
+        console.print(note, soft_wrap=True, markup=False)
     rewards = [_evaluation_reward(folder) for folder in folders]
     if rewards[0] != rewards[1]:
         console.print(

@@ -56,7 +56,8 @@ def evaluate(
         evaluation = workspace.play(dialogues, f"playing {split}")
     if console.quiet:
         return
-    systems = {adapter: evaluation, **evaluate_policies(dialogues, workspace.turn_reward, workspace.costs)}
+    policies = evaluate_policies(dialogues, workspace.turn_reward, workspace.costs, workspace.rule)
+    systems = {adapter: evaluation, **policies}
     metrics = {name: system.metrics for name, system in systems.items()}
     bounds = intervals(evaluation.contributions, ALL, resamples=settings.eval.resamples)
     parts = breakdown(dialogues, evaluation, resamples=settings.eval.resamples)

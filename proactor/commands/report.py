@@ -33,7 +33,7 @@ def report(
     from proactor.report.folders import side_by_side
 
     second = run_folder(other)
-    file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html")
+    file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
     console.print(f"report: {file}", markup=False)
 
 
@@ -46,6 +46,8 @@ def pool(
     result = pool_runs(runs)
     systems = {name: result[name] for name in ("before", "after")}
     console.print(metrics_table(f"{result['runs']} runs", systems, KEYS, result["difference"]))
+    for note in result.get("notes", ()):
+        _print_line(note)
     console.print(json.dumps(result), soft_wrap=True, markup=False)
 
 
@@ -53,5 +55,9 @@ def write_report(folder: Path) -> None:
     """Write a run's report and print its path."""
     from proactor.report.folders import rebuild_report
 
-    file = rebuild_report(folder)
+    file = rebuild_report(folder, say=_print_line)
     console.print(f"report: {file}", markup=False)
+
+
+def _print_line(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proactor.dialogue.dialogue import Action, Dialogue, Status
-from proactor.dialogue.matching import THETA, Timing, classify
+from proactor.dialogue.matching import THETA, MatchRule, Timing, classify
 from proactor.dialogue.parse import collapse, render
 
 
@@ -29,7 +29,10 @@ class Board:
         return f"Board: {render(self.entries)}"
 
     def after(self, dialogue: Dialogue, turn: int, actions: Iterable[Action], theta: float = THETA) -> Board:
-        """The board after ``turn``: the READY actions among ``actions`` are triggered, right or wrong."""
+        """The board after ``turn``: the READY actions among ``actions`` are triggered, right or wrong.
+
+        ``fired`` is by similarity, as in the rewards.
+        """
         actions = tuple(actions)
         ready = [
             a.model_copy(update={"status": Status.TRIGGERED}) for a in actions if a.status is Status.READY
@@ -37,7 +40,7 @@ class Board:
         if not ready:
             return self
         fired = dict(self.fired)
-        for action in classify(dialogue, turn, actions, fired=self.fired, theta=theta):
+        for action in classify(dialogue, turn, actions, fired=self.fired, rule=MatchRule(theta)):
             if action.reference is not None and action.timing is not None:
                 fired.setdefault(action.reference.id, action.timing)
         return Board(collapse((*self.entries, *ready)), fired)

@@ -2,9 +2,12 @@
 
 Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. The rest is our choice [INFERRED]:
 
-- A READY action matches the most similar reference of its name whose coverage contains the turn and whose
-  similarity reaches `theta`. Ties go to a reference not yet fired, then to the better timing class.
+- A READY action matches the most similar reference of its name whose coverage contains the turn and that
+  accepts it by the `MatchRule`. Ties go to a reference not yet fired, then to the better timing class.
+- Two rules are in use. By similarity: at least half of the values are right (AC, PT, FTR, RAR, PRI, rewards,
+  boards). Exact: every required value is right (the headline metrics, calibration).
 - An action that belongs to a reference with an unknown window is masked and counted: neither right nor wrong.
+  Which actions these are is decided by similarity under both rules, so that both count the same fires.
 - A PENDING action may also match an action that the user later withdrew: at that turn nothing tells the two
   apart. A READY one may not, so firing on it is false.
 - A reference is used up by its first fire. A repeat is false, except after an early fire: the logged
@@ -17,12 +20,64 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.parse import collapse
 from proactor.dialogue.windows import open_at
 
 THETA = 0.5
 """Least similarity at which a READY action counts as the reference's action [INFERRED]."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRule:
+    """Which action counts as a reference's action [INFERRED]; the tool is the same in any case.
+
+    ``required`` None: by similarity, which must reach ``theta`` and exceed 0. Otherwise exact: every required
+    value is right, as `Reference.accepts` compares. ``required`` holds the required parameters by tool; of a
+    tool that it lacks, all parameters of the reference are required. Other values count only with
+    ``optional``: then all values of the action and of the reference must agree.
+
+    A required value that the reference does not know need not be given. A given one is wrong if the reference
+    knows another required value of the tool: its labels have values, so this one is invented. If it knows
+    none, its labels have no values to compare with, and any value passes.
+    """
+
+    theta: float = THETA
+    required: Mapping[str, frozenset[str]] | None = None
+    optional: bool = False
+
+    def accepts(self, action: Action, reference: Reference) -> bool:
+        """Whether ``action`` counts as the action of ``reference``."""
+        if action.name != reference.name:
+            return False
+        if self.required is None:
+            value = similarity(action, reference)
+            return value > 0.0 and value >= self.theta
+        if self.optional:
+            return similarity(action, reference) == 1.0
+        required = self.required.get(reference.name, reference.params.keys())
+        known = required & reference.params.keys()
+        if not all(name in action.params and reference.accepts(name, action.params[name]) for name in known):
+            return False
+        return not known or action.params.keys().isdisjoint(required - known)
+
+    @property
+    def by_similarity(self) -> MatchRule:
+        """The similarity rule with the same ``theta``."""
+        return MatchRule(self.theta)
+
+
+SIMILAR = MatchRule()
+"""At least half of the values are right."""
+
+EXACT = MatchRule(required={})
+"""Every value of the reference is right: the exact rule without a catalog."""
+
+
+def exact_rule(catalog: Catalog, *, optional: bool = False) -> MatchRule:
+    """The exact rule with the required parameters of ``catalog``; ``optional``: optional values count too."""
+    return MatchRule(required={t.name: frozenset(t.required) for t in catalog.tools}, optional=optional)
 
 
 class Timing(StrEnum):
@@ -49,14 +104,16 @@ _PREFERENCE = {Timing.ON_TIME: 3, Timing.EARLY: 2, Timing.LATE: 1}
 @dataclass(frozen=True, slots=True)
 class ClassifiedAction:
     """One proposed action. ``similarity``: to the nearest open reference. ``timing``: None for an action that
-    does not fire and is not masked. ``reference``: its match at ``theta``; a PENDING action may match one
-    withdrawn later.
+    does not fire and is not masked. ``reference``: its match by the rule; a PENDING action may match one
+    withdrawn later. ``meant``: for a FALSE fire, the reference that it matches by similarity, where the rule
+    refuses its values.
     """
 
     action: Action
     similarity: float
     timing: Timing | None
     reference: Reference | None = None
+    meant: Reference | None = None
 
     @property
     def masked(self) -> bool:
@@ -91,7 +148,7 @@ def classify(
     actions: Iterable[Action],
     *,
     fired: Mapping[str, Timing] | None = None,
-    theta: float = THETA,
+    rule: MatchRule = SIMILAR,
 ) -> list[ClassifiedAction]:
     """Classify the actions proposed at ``turn``. Duplicates are collapsed, the order is kept.
 
@@ -109,20 +166,20 @@ def classify(
     classified: dict[int, ClassifiedAction] = {}
     for position, action in order:
         fires = action.status is Status.READY
-        match = _match(action, turn, covering, used, theta)
+        match = _match(action, turn, covering, used, rule)
         nearest = _nearest(action, live if fires else [*live, *begun])
-        if _belongs_to_unknown(action, dialogue, theta):
+        if _belongs_to_unknown(action, dialogue, rule.theta):
             classified[position] = ClassifiedAction(action, nearest, Timing.UNKNOWN)
         elif match is not None and used.get(match.id) is Timing.EARLY:
             classified[position] = ClassifiedAction(action, nearest, Timing.AFTER_EARLY, match)
         elif not fires:
             classified[position] = ClassifiedAction(
-                action, nearest, None, match or _match(action, turn, begun, used, theta)
+                action, nearest, None, match or _match(action, turn, begun, used, rule)
             )
         elif match is None:
-            classified[position] = ClassifiedAction(
-                action, nearest, _timing_unmatched(action, dialogue, used, theta)
-            )
+            timing = _timing_unmatched(action, dialogue, used, rule)
+            meant = _match(action, turn, covering, used, rule.by_similarity)
+            classified[position] = ClassifiedAction(action, nearest, timing, meant=meant)
         else:
             timing = Timing.REPEAT if match.id in used else timing_at(match, turn)
             classified[position] = ClassifiedAction(action, nearest, timing, match)
@@ -132,14 +189,14 @@ def classify(
 
 
 def first_fires(
-    dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], theta: float = THETA
+    dialogue: Dialogue, outputs: Mapping[int, Iterable[Action]], rule: MatchRule = EXACT
 ) -> Iterator[tuple[int, ClassifiedAction]]:
     """(turn, fire) of each READY action of a dialogue played through, in order. Repeats are false, masked
     fires are left out.
     """
     fired: dict[str, Timing] = {}
     for turn, actions in sorted(outputs.items()):
-        for fire in classify(dialogue, turn, actions, fired=fired, theta=theta):
+        for fire in classify(dialogue, turn, actions, fired=fired, rule=rule):
             if fire.timing is None or fire.masked:
                 continue
             if fire.reference is not None:
@@ -152,17 +209,19 @@ def _nearest(action: Action, references: Sequence[Reference]) -> float:
 
 
 def _match(
-    action: Action, turn: int, references: Sequence[Reference], used: Mapping[str, Timing], theta: float
+    action: Action, turn: int, references: Sequence[Reference], used: Mapping[str, Timing], rule: MatchRule
 ) -> Reference | None:
     best: Reference | None = None
-    best_rank = (theta, False, -1)
+    best_rank = (0.0, False, -1)
     for reference in references:
+        if not rule.accepts(action, reference):
+            continue
         rank = (
             similarity(action, reference),
             reference.id not in used,
             _PREFERENCE.get(timing_at(reference, turn), 0),
         )
-        if rank > best_rank and rank[0] > 0.0:
+        if rank > best_rank:
             best, best_rank = reference, rank
     return best
 
@@ -176,7 +235,9 @@ def _belongs_to_unknown(action: Action, dialogue: Dialogue, theta: float) -> boo
     return known < theta or _nearest(action, unknown) > known
 
 
-def _timing_unmatched(action: Action, dialogue: Dialogue, used: Mapping[str, Timing], theta: float) -> Timing:
+def _timing_unmatched(
+    action: Action, dialogue: Dialogue, used: Mapping[str, Timing], rule: MatchRule
+) -> Timing:
     """FALSE, or AFTER_EARLY where the action fired early and its coverage has since ended."""
     early = [r for r in dialogue.references if used.get(r.id) is Timing.EARLY]
-    return Timing.AFTER_EARLY if early and _nearest(action, early) >= theta else Timing.FALSE
+    return Timing.AFTER_EARLY if any(rule.accepts(action, r) for r in early) else Timing.FALSE

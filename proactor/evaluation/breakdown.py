@@ -17,7 +17,7 @@ from rich.table import Table
 
 from proactor.console import NAMES
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, first_fires
+from proactor.dialogue.matching import EXACT, ClassifiedAction, MatchRule, Timing, first_fires
 from proactor.engine import ProactorError
 from proactor.evaluation.play import Evaluation
 from proactor.scoring.arrays import Array
@@ -28,6 +28,7 @@ ActionsByTurn = Mapping[int, Sequence[Action]]
 """What was proposed at each decision turn."""
 
 KEYS = (
+    "values_right",
     "first_fire_f1",
     "on_time_f1",
     "first_fire_precision",
@@ -35,6 +36,7 @@ KEYS = (
     "lead",
     "turns_saved",
     "false_per_100",
+    "similarity_first_fire_f1",
     "ac",
 )
 """The metrics of a breakdown."""
@@ -53,9 +55,13 @@ DISTANCES = (
     "3 to 4 after",
     "5 or more after",
     "repeat",
+    "wrong values",
     "unmatched",
 )
-"""Distances of a first fire to the ready window in turns; repeats and fires without a match have none."""
+"""Distances of a first fire to the ready window in turns; repeats and fires without a match have none.
+
+wrong values: a match by similarity whose required values are not all right.
+"""
 
 
 class BreakdownLine(BaseModel):
@@ -110,7 +116,7 @@ def breakdown(
     return Breakdown(
         tools=tuple(sorted(tools, key=lambda line: (-line.references, line.name))),
         domains=tuple(domains),
-        distances=_distances(dialogues, outputs_of(evaluation, dialogues), resamples),
+        distances=_distances(dialogues, outputs_of(evaluation, dialogues), resamples, evaluation.rule),
     )
 
 
@@ -139,10 +145,12 @@ def tools_in(dialogue: Dialogue, outputs: ActionsByTurn) -> list[str]:
     return sorted(names | {a.name for actions in outputs.values() for a in actions})
 
 
-def score_tool(dialogue: Dialogue, outputs: ActionsByTurn, tool: str, theta: float = THETA) -> Contribution:
+def score_tool(
+    dialogue: Dialogue, outputs: ActionsByTurn, tool: str, rule: MatchRule = EXACT
+) -> Contribution:
     """What one dialogue adds to the metrics of one tool."""
     of_tool = {turn: [a for a in actions if a.name == tool] for turn, actions in outputs.items()}
-    return score_dialogue(restrict_to_tool(dialogue, tool), of_tool, theta=theta)
+    return score_dialogue(restrict_to_tool(dialogue, tool), of_tool, rule=rule)
 
 
 def tool_contributions(
@@ -155,7 +163,7 @@ def tool_contributions(
     for dialogue in dialogues:
         for tool in tools_in(dialogue, played[dialogue.id]):
             line = tool if tool in (dialogue.tools or called) else NOT_OFFERED
-            row = matrix([score_tool(dialogue, played[dialogue.id], tool)])[0]
+            row = matrix([score_tool(dialogue, played[dialogue.id], tool, evaluation.rule)])[0]
             rows = rows_by_tool.setdefault(line, {})
             rows[dialogue.id] = rows.get(dialogue.id, np.zeros(len(FIELDS))) + row
     nothing = np.zeros(len(FIELDS))
@@ -186,7 +194,7 @@ def distance(fire: ClassifiedAction, turn: int) -> str:
     if fire.timing is Timing.REPEAT:
         return "repeat"
     if fire.timing is Timing.FALSE or fire.reference is None or fire.reference.ready is None:
-        return "unmatched"
+        return "unmatched" if fire.meant is None else "wrong values"
     first, last = fire.reference.ready
     if first <= turn <= last:
         return "inside"
@@ -198,11 +206,11 @@ def distance(fire: ClassifiedAction, turn: int) -> str:
 
 
 def _distances(
-    dialogues: Sequence[Dialogue], played: Mapping[str, ActionsByTurn], resamples: int, theta: float = THETA
+    dialogues: Sequence[Dialogue], played: Mapping[str, ActionsByTurn], resamples: int, rule: MatchRule
 ) -> tuple[Distance, ...]:
     counts = np.zeros((len(dialogues), len(DISTANCES)))
     for i, dialogue in enumerate(dialogues):
-        for turn, fire in first_fires(dialogue, played[dialogue.id], theta):
+        for turn, fire in first_fires(dialogue, played[dialogue.id], rule):
             counts[i, DISTANCES.index(distance(fire, turn))] += 1
     if not counts.sum():
         return tuple(Distance(name=name, fires=0, share=None) for name in DISTANCES)
@@ -246,7 +254,7 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
     )
 
 
-SHOWN = ("first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
+SHOWN = ("values_right", "first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
 """The metrics of a table in a terminal."""
 
 

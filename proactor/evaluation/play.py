@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.decisions import noise_key
+from proactor.dialogue.matching import EXACT, MatchRule, exact_rule
 from proactor.dialogue.parse import Parsed, parse, render
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
@@ -33,7 +34,8 @@ class Evaluation:
     """Corpus metrics, with the contributions and replays of the dialogues behind them.
 
     The shares are of all outputs. ``unread_graph_share``: those without a state graph, or with one that could
-    not be read in full; None outside graph mode.
+    not be read in full; None outside graph mode. ``rule``: what counted as right. ``note``: a line for the
+    reader where the rule is not the one that the run was scored by.
     """
 
     metrics: dict[str, float | None]
@@ -42,6 +44,8 @@ class Evaluation:
     unparsed_share: float = 0.0
     truncated_share: float = 0.0
     unread_graph_share: float | None = None
+    rule: MatchRule = EXACT
+    note: str = ""
 
 
 def evaluate(
@@ -54,13 +58,15 @@ def evaluate(
     temperature: float = 0.0,
     seed: int = 0,
     costs: Costs | None = None,
+    rule: MatchRule | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play every dialogue through. The k-th decisions of all dialogues are one batch of the engine.
 
     ``temperature`` 0 is greedy. ``reward`` (default `WeightedMetric`) gives the turn rewards, ``costs`` the
-    utility. The trunk's KV pages are reused from one decision to the next. ``progress(done, total)`` counts
-    decisions. In graph mode each prompt shows the graph that the agent wrote last.
+    utility. ``rule``: what counts as right (default: `exact_rule` of the encoder's catalog). The trunk's KV
+    pages are reused from one decision to the next. ``progress(done, total)`` counts decisions. In graph mode
+    each prompt shows the graph that the agent wrote last.
     """
     boards: dict[str, Board] = {d.id: EMPTY for d in dialogues}
     graphs: dict[str, StateGraph] = {d.id: NO_GRAPH for d in dialogues}
@@ -86,7 +92,8 @@ def evaluate(
         done += len(points)
         if progress is not None:
             progress(done, total)
-    evaluation = _score(dialogues, parsed, texts, reward, costs)
+    rule = exact_rule(encoder.catalog) if rule is None else rule
+    evaluation = _score(dialogues, parsed, texts, reward, costs, rule)
     evaluation.unparsed_share, evaluation.truncated_share = unread / max(total, 1), cut / max(total, 1)
     evaluation.unread_graph_share = unread_graphs / max(total, 1) if keeps_graph else None
     return evaluation
@@ -108,13 +115,20 @@ def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evalua
         sum(part.unparsed_share * count for part, count in parts) / total,
         sum(part.truncated_share * count for part, count in parts) / total,
         unread_graph_share,
+        parts[0][0].rule,
     )
 
 
 def evaluate_policies(
-    dialogues: Sequence[Dialogue], reward: TurnReward | None = None, costs: Costs | None = None
+    dialogues: Sequence[Dialogue],
+    reward: TurnReward | None = None,
+    costs: Costs | None = None,
+    rule: MatchRule = EXACT,
 ) -> dict[str, Evaluation]:
-    """The evaluations of `POLICIES` by name; `human` only where a dialogue logs when it acted."""
+    """The evaluations of `POLICIES` by name; `human` only where a dialogue logs when it acted.
+
+    ``rule``: what counts as right; an agent beside them is to be scored by the same one.
+    """
     evaluations = {}
     for name, policy in POLICIES.items():
         if name == HUMAN and not logs_triggers(dialogues):
@@ -123,7 +137,7 @@ def evaluate_policies(
             d.id: {turn: Parsed(tuple(actions)) for turn, actions in policy(d).items()} for d in dialogues
         }
         texts = {key: {turn: render(p.actions) for turn, p in turns.items()} for key, turns in parsed.items()}
-        evaluations[name] = _score(dialogues, parsed, texts, reward, costs)
+        evaluations[name] = _score(dialogues, parsed, texts, reward, costs, rule)
     return evaluations
 
 
@@ -133,13 +147,14 @@ def _score(
     texts: dict[str, dict[int, str]],
     reward: TurnReward | None,
     costs: Costs | None,
+    rule: MatchRule,
 ) -> Evaluation:
     contributions, replays = [], []
     for dialogue in dialogues:
-        contribution, rewards = score_replay(dialogue, parsed[dialogue.id], reward)
+        contribution, rewards = score_replay(dialogue, parsed[dialogue.id], reward, rule)
         if costs is not None:
             contribution.sums["utility_sum"] = utility(dialogue, parsed[dialogue.id], costs)
         contributions.append(contribution)
         actions = {turn: p.actions for turn, p in parsed[dialogue.id].items()}
         replays.append(Replay(dialogue.id, texts[dialogue.id], actions, rewards))
-    return Evaluation(aggregate(contributions), contributions, replays)
+    return Evaluation(aggregate(contributions), contributions, replays, rule=rule)

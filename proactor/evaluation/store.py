@@ -1,25 +1,34 @@
 """evaluations.json: the dialogues of a run and how each system played them. Reports are built from it.
 
 Numbers have full precision, so that a rebuilt report equals the first one. The file is replaced atomically.
+It holds the rule by which actions counted as right: the required parameters by tool.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proactor.dialogue import Action, Dialogue
-from proactor.engine import atomic_file
+from proactor.dialogue.matching import EXACT, THETA, MatchRule
+from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.play import Evaluation, Replay
 from proactor.files import SourceError, first_problem, read_json
 from proactor.scoring.metrics import FIELDS, Contribution, aggregate, score_dialogue
 
-VERSION = 2
-"""2 added sums: first-fire classes, turns saved, utility. A file of version 1 is scored again when read."""
+VERSION = 3
+"""2 added sums: first-fire classes, turns saved, utility. 3: exact values, with the rule in the file.
+
+An older file is scored again when read. It does not say which parameters are required, so every value of the
+reference is; each of its evaluations has a `note` that says so.
+"""
+
+OLDER_NOTE = "saved before exact values were scored; scored again with every value of a reference required"
+SHARED_NOTE = "saved before exact values were scored; scored again with the required values of {rule}"
 
 
 class _Replay(BaseModel):
@@ -53,6 +62,9 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: int
+    required: dict[str, list[str]] = Field(default_factory=dict)
+    optional: bool = False
+    theta: float = THETA
     dialogues: list[Dialogue]
     evaluations: dict[str, _Evaluation]
 
@@ -60,9 +72,16 @@ class _File(BaseModel):
 def save_evaluations(
     path: str | Path, dialogues: Sequence[Dialogue], evaluations: Mapping[str, Evaluation]
 ) -> None:
-    """Write ``evaluations``, by system, and the dialogues that they played."""
+    """Write ``evaluations``, by system, and the dialogues that they played.
+
+    Raises ProactorError if they were scored by different rules, or not by an exact one.
+    """
+    rule = _shared_rule(path, evaluations)
     value = {
         "version": VERSION,
+        "required": {tool: sorted(names) for tool, names in (rule.required or {}).items()},
+        "optional": rule.optional,
+        "theta": rule.theta,
         "dialogues": [d.model_dump(mode="json") for d in dialogues],
         "evaluations": {name: _dump(evaluation) for name, evaluation in evaluations.items()},
     }
@@ -76,7 +95,7 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
     """
     path = Path(path)
     raw = read_json(path)
-    if isinstance(raw, dict) and raw.get("version") not in (1, VERSION):
+    if isinstance(raw, dict) and raw.get("version") not in range(1, VERSION + 1):
         raise SourceError(f"{path}: version: {raw.get('version')!r}, this program reads {VERSION}")
     try:
         read = _File.model_validate(raw)
@@ -91,10 +110,12 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         for i, replay in enumerate(evaluation.replays):
             if replay.dialogue_id not in known:
                 raise SourceError(f"{where}.replays.{i}: no dialogue {replay.dialogue_id!r}")
-    evaluations = {name: _load(evaluation) for name, evaluation in read.evaluations.items()}
+    required = {tool: frozenset(names) for tool, names in read.required.items()}
+    rule = MatchRule(read.theta, required, read.optional)
+    evaluations = {name: _load(evaluation, rule) for name, evaluation in read.evaluations.items()}
     if read.version < VERSION:
         for older in evaluations.values():
-            _score_again(read.dialogues, older)
+            _score_again(read.dialogues, older, EXACT, f"{path}: {OLDER_NOTE}")
     return read.dialogues, evaluations
 
 
@@ -105,17 +126,63 @@ def find_system(evaluations: Mapping[str, Evaluation], system: str, where: str |
     return evaluations[system]
 
 
-def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> None:
-    """Recompute sums and metrics of an older version from its replays, with the rewards it has."""
+def load_comparable(paths: Sequence[Path]) -> list[tuple[list[Dialogue], dict[str, Evaluation]]]:
+    """`load_evaluations` of several files, all scored by one rule.
+
+    Files of an older version are scored by the rule of the others, and their `note` names the file that it
+    comes from. Raises SourceError as `load_evaluations` does, and for two files with different rules.
+    """
+    files = [load_evaluations(path) for path in paths]
+    rules = {
+        path: next(iter(evaluations.values())).rule
+        for path, (_, evaluations) in zip(paths, files, strict=True)
+        if evaluations and not any(e.note for e in evaluations.values())
+    }
+    first = next(iter(rules), None)
+    for path, rule in rules.items():
+        if first is not None and rule != rules[first]:
+            raise SourceError(
+                f"{path}: other parameters are required than in {first}, so what counts as right differs: "
+                "evaluate both with one catalog"
+            )
+    if first is not None:
+        for path, (dialogues, evaluations) in zip(paths, files, strict=True):
+            for older in evaluations.values() if path not in rules else ():
+                _score_again(dialogues, older, rules[first], f"{path}: {SHARED_NOTE.format(rule=first)}")
+    return files
+
+
+def notes_of(evaluations: Iterable[Evaluation]) -> list[str]:
+    """The distinct notes of evaluations, in order."""
+    return list(dict.fromkeys(e.note for e in evaluations if e.note))
+
+
+def _shared_rule(path: str | Path, evaluations: Mapping[str, Evaluation]) -> MatchRule:
+    rules = [e.rule for e in evaluations.values()]
+    if any(rule != rules[0] or rule.required is None for rule in rules):
+        raise ProactorError(f"{path}: evaluations by different rules, or by similarity, are not saved")
+    return rules[0] if rules else EXACT
+
+
+def _score_again(dialogues: Sequence[Dialogue], evaluation: Evaluation, rule: MatchRule, note: str) -> None:
+    """Recompute sums and metrics by ``rule`` from the replays, with the rewards and utility saved."""
     by_id = {d.id: d for d in dialogues}
-    unparsed = {c.dialogue: int(c.sums.get("unparsed", 0)) for c in evaluation.contributions}
-    evaluation.contributions = [
-        score_dialogue(
-            by_id[r.dialogue_id], r.actions, rewards=r.rewards, unparsed=unparsed.get(r.dialogue_id, 0)
+    saved = {c.dialogue: c.sums for c in evaluation.contributions}
+    contributions = []
+    for replay in evaluation.replays:
+        old = saved.get(replay.dialogue_id, {})
+        contribution = score_dialogue(
+            by_id[replay.dialogue_id],
+            replay.actions,
+            rewards=replay.rewards,
+            unparsed=int(old.get("unparsed", 0)),
+            rule=rule,
         )
-        for r in evaluation.replays
-    ]
-    evaluation.metrics = aggregate(evaluation.contributions)
+        if "utility_sum" in old:  # by the costs of the run, which the file does not hold
+            contribution.sums["utility_sum"] = old["utility_sum"]
+        contributions.append(contribution)
+    evaluation.contributions, evaluation.metrics = contributions, aggregate(contributions)
+    evaluation.rule, evaluation.note = rule, note
 
 
 def _dump(evaluation: Evaluation) -> dict[str, Any]:
@@ -139,7 +206,7 @@ def _dump(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _load(read: _Evaluation) -> Evaluation:
+def _load(read: _Evaluation, rule: MatchRule) -> Evaluation:
     return Evaluation(
         metrics=read.metrics,
         contributions=[Contribution(c.dialogue, c.sums) for c in read.contributions],
@@ -147,4 +214,5 @@ def _load(read: _Evaluation) -> Evaluation:
         unparsed_share=read.unparsed_share,
         truncated_share=read.truncated_share,
         unread_graph_share=read.unread_graph_share,
+        rule=rule,
     )

@@ -28,7 +28,10 @@ class TimelineGroup:
 def classify_replays(dialogues: Sequence[Dialogue], evaluation: Evaluation) -> dict[str, ClassifiedReplay]:
     """Dialogue id -> the system's replay, classified."""
     replays = {r.dialogue_id: r for r in evaluation.replays}
-    return {d.id: classify_replay(d, replays[d.id].actions if d.id in replays else {}) for d in dialogues}
+    return {
+        d.id: classify_replay(d, replays[d.id].actions if d.id in replays else {}, evaluation.rule)
+        for d in dialogues
+    }
 
 
 def anatomy(
@@ -96,7 +99,11 @@ def groups(
         picked = [n for n in order if n not in used][:shown]
         used.update(picked)
         items = [
-            (timeline(known[n], {"before": replays[0][n], "after": replays[1][n]}), old[n][0], new[n][0])
+            (
+                timeline(known[n], {"before": replays[0][n], "after": replays[1][n]}, after.rule),
+                old[n][0],
+                new[n][0],
+            )
             for n in picked
         ]
         if items:

@@ -33,11 +33,18 @@ class Metric:
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "Reward": (Metric("reward", "Turn reward", "mean over decision points", share=False),),
+    "Values": (
+        Metric(
+            "values_right",
+            "Values right",
+            "all required values right, among first fires with half of the values right",
+        ),
+    ),
     "When it first acts": (
         Metric(
             "first_fire_f1",
             "First-fire F1",
-            "one fire a reference; early or on time counts, a repeat is false",
+            "one fire a reference; all required values right, early or on time; a repeat is false",
         ),
         Metric("first_fire_precision", "First-fire precision", "right first fires among all fires"),
         Metric("first_fire_recall", "First-fire recall", "references fired on before their window closed"),
@@ -45,6 +52,12 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "lead", "Lead", "turns before the window opens; neither sign is better", better=0, share=False
         ),
+    ),
+    "When it first acts, by similarity": (
+        Metric("similarity_first_fire_f1", "First-fire F1, similar", "half of the values suffice"),
+        Metric("similarity_first_fire_precision", "First-fire precision, similar", "the same"),
+        Metric("similarity_first_fire_recall", "First-fire recall, similar", "the same"),
+        Metric("similarity_on_time_f1", "On-time F1, similar", "the same; an early fire is a miss"),
     ),
     "What it proposes": (
         Metric("ac", "AC", "mean similarity to what is open"),
@@ -55,7 +68,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("precision", "Window precision", "fires no later than the window among all fires"),
         Metric("recall", "Window recall", "references hit at least once"),
         Metric("window_f1", "Window F1", "of the two above"),
-        Metric("pt", "PT", "well-timed fires among all proposals"),
+        Metric("similarity_precision", "Window precision, similar", "half of the values suffice"),
+        Metric("similarity_recall", "Window recall, similar", "the same"),
+        Metric("pt", "PT", "well-timed fires among all proposals, by similarity"),
         Metric("pt_weighted", "PT, weighted", "an early fire counts by how early"),
         Metric("ftr", "FTR", "false fires among all proposals", better=-1),
         Metric("late_share", "Late", "late fires among all proposals", better=-1),

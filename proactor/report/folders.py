@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,28 @@ from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import load_trade_offs
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
-from proactor.evaluation.store import find_system, load_evaluations
+from proactor.evaluation.store import find_system, load_comparable, notes_of
 from proactor.files import SourceError, read_json, read_text
 from proactor.report.comparison import Sides
 from proactor.report.page import Calibrated, build_report
 from proactor.training.runs import Run, read_rows
 
 
-def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
+def rebuild_report(
+    run: str | Path, notes: Mapping[str, Any] | None = None, *, say: Callable[[str], None] | None = None
+) -> Path:
     """Write ``report.html`` again from the files of a run's folder.
 
     Needs ``evaluations.json`` and ``metrics.jsonl``; draws the files of `proactor calibrate` where they
     exist. Without ``notes``, `seconds` of ``summary.json`` and ``config.yaml`` describe the run, where they
-    exist. Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
+    exist. ``say`` gets a line for evaluations of an older version, which are scored again.
+
+    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
     run = Path(run)
     file = run / "evaluations.json"
-    dialogues, systems = load_evaluations(file)
+    ((dialogues, systems),) = load_comparable([file])
+    scored_again = _scored_again(systems.values(), say)
     text = build_report(
         run.resolve().name,
         dialogues,
@@ -34,32 +39,35 @@ def rebuild_report(run: str | Path, notes: Mapping[str, Any] | None = None) -> P
         find_system(systems, "after", file),
         _trivial(systems),
         read_rows(run / "metrics.jsonl"),
-        _notes(run) if notes is None else notes,
+        {**(_notes(run) if notes is None else notes), **scored_again},
         calibrated=read_calibration(run),
     )
     return write_page(run / "report.html", text)
 
 
-def side_by_side(first: str | Path, second: str | Path, path: str | Path) -> Path:
+def side_by_side(
+    first: str | Path, second: str | Path, path: str | Path, *, say: Callable[[str], None] | None = None
+) -> Path:
     """Two runs after training, on the same test dialogues, as one report at ``path``.
 
-    The trivial policies are those of ``first``. Raises ProactorError, naming the file that is missing, or the
-    dialogue that only one of them played.
+    The trivial policies are those of ``first``. ``say``: as in `rebuild_report`. Raises ProactorError, naming
+    the file that is missing, or the dialogue that only one of them played.
     """
     folders = Path(first), Path(second)
     files = [folder / "evaluations.json" for folder in folders]
-    (dialogues, one), (_, other) = (load_evaluations(file) for file in files)
+    (dialogues, one), (_, other) = load_comparable(files)
+    sides = find_system(one, "after", files[0]), find_system(other, "after", files[1])
+    scored_again = _scored_again(sides, say)
     names = [folder.resolve().name for folder in folders]
     rows = [Run(folder).rows() for folder in folders]
     configs = {name: _notes(folder).get("config") for name, folder in zip(names, folders, strict=True)}
     text = build_report(
         f"{names[0]} and {names[1]}",
         dialogues,
-        find_system(one, "after", files[0]),
-        find_system(other, "after", files[1]),
+        *sides,
         _trivial(one),
         rows[1],
-        {name: config for name, config in configs.items() if config},
+        {**{name: config for name, config in configs.items() if config}, **scored_again},
         sides=Sides.of_runs(names[0], names[1]),
         beside=rows[0],
     )
@@ -79,6 +87,15 @@ def write_page(path: str | Path, text: str) -> Path:
     """Write a page atomically; returns its path. A lone surrogate in the data becomes a question mark."""
     atomic_file(path, text.encode("utf-8", "replace"))
     return Path(path)
+
+
+def _scored_again(evaluations: Iterable[Evaluation], say: Callable[[str], None] | None) -> dict[str, str]:
+    """A note of the page for evaluations that were scored again, each told to ``say``; {} without any."""
+    notes = notes_of(evaluations)
+    if say is not None:
+        for note in notes:
+            say(note)
+    return {"scored again": "\n".join(notes)} if notes else {}
 
 
 def _trivial(systems: Mapping[str, Evaluation]) -> dict[str, Evaluation]:

@@ -29,7 +29,8 @@ from proactor.report.heatmap import heat_maps
 from proactor.report.numbers import number, signed_number
 from proactor.report.stages import STAGES, reward_parts
 
-HEADLINES = ("reward", "first_fire_f1", "first_fire_precision", "first_fire_recall")
+HEADLINES = ("reward", "values_right", "first_fire_f1", "first_fire_precision", "first_fire_recall")
+RIVALS = ("reward", "first_fire_f1")
 SHOWN = 3
 """Dialogues drawn in each group of timelines."""
 
@@ -75,7 +76,7 @@ def build_report(
         "sides": sides,
         "size": {"dialogues": len(dialogues), "decisions": sum(len(d.decision_turns) for d in dialogues)},
         "headlines": [lines[key] for key in HEADLINES],
-        "rivals": [rival(key, lines[key], after, trivial) for key in HEADLINES[:2] if trivial],
+        "rivals": [rival(key, lines[key], after, trivial) for key in RIVALS if trivial],
         "worse": [line for line in lines.values() if line.verdict == "worse"],
         "leaning": [line for line in lines.values() if line.verdict == "leaning_worse"],
         "sections": sections,

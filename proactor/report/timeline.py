@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
-from proactor.dialogue.matching import ClassifiedAction, Timing, classify
+from proactor.dialogue.matching import EXACT, ClassifiedAction, MatchRule, Timing, classify
 from proactor.dialogue.parse import parse
 from proactor.evaluation.play import Replay
 
@@ -46,13 +46,15 @@ class ClassifiedReplay:
         return counts
 
 
-def classify_replay(dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]]) -> ClassifiedReplay:
+def classify_replay(
+    dialogue: Dialogue, outputs: Mapping[int, Sequence[Action]], rule: MatchRule = EXACT
+) -> ClassifiedReplay:
     """Classify the actions of a replay in order; the first fire uses up its reference."""
     classified: dict[int, list[ClassifiedAction]] = {}
     used: dict[str, Timing] = {}
     first: dict[str, tuple[int, Timing]] = {}
     for turn in sorted(outputs):
-        classified[turn] = classify(dialogue, turn, outputs[turn], fired=used)
+        classified[turn] = classify(dialogue, turn, outputs[turn], fired=used, rule=rule)
         for j in classified[turn]:
             if j.masked or j.reference is None or j.timing in (None, Timing.REPEAT):
                 continue
@@ -138,8 +140,8 @@ class Timeline:
     lanes: int
 
 
-def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
-    """The timeline of ``dialogue`` with the replays of the named systems."""
+def timeline(dialogue: Dialogue, replays: Mapping[str, Replay], rule: MatchRule = EXACT) -> Timeline:
+    """The timeline of ``dialogue`` with the replays of the named systems; ``rule``: what counts as right."""
     withdrawn = {r.id for r in dialogue.withdrawn}
     # An unknown window is not counted, so it gets no lane either; the key lists it.
     known = [r for r in dialogue.references if r.ready is not None]
@@ -152,7 +154,7 @@ def timeline(dialogue: Dialogue, replays: Mapping[str, Replay]) -> Timeline:
     rows = [TurnRow(t.index, t.speaker, t.text, [Cell() for _ in range(lanes + 1)]) for t in dialogue.turns]
     for reference in drawn:
         _draw_window(reference, rows, lane[reference.id], letters[reference.id], reference.id in withdrawn)
-    classified = {system: classify_replay(dialogue, replay.actions) for system, replay in replays.items()}
+    classified = {name: classify_replay(dialogue, replay.actions, rule) for name, replay in replays.items()}
     for system, replay in replays.items():
         _draw_fires(system, classified[system], rows, lane, letters)
         for row in rows:
@@ -215,15 +217,16 @@ def _draw_fires(
         row = rows[turn - 1]
         for j in actions:
             mark = _mark(j)
-            letter = letters[j.reference.id] if j.reference is not None else ""
+            reference = j.reference or j.meant
+            letter = letters[reference.id] if reference is not None else ""
             values = tuple(
-                Value(name, text, None if j.reference is None else j.reference.accepts(name, text))
+                Value(name, text, None if reference is None else reference.accepts(name, text))
                 for name, text in j.action.params.items()
             )
             row.proposals.setdefault(system, []).append(ProposedAction(mark, letter, j.action.name, values))
             if mark.kind == PENDING and not letter:
                 continue  # announced without a reference: shown in the text only, to keep the lanes readable
-            row.cells[_lane_at(j.reference, turn, lane)].marks.setdefault(system, []).append(mark)
+            row.cells[_lane_at(reference, turn, lane)].marks.setdefault(system, []).append(mark)
 
 
 def _lane_at(reference: Reference | None, turn: int, lane: Mapping[str, int]) -> int:
@@ -243,7 +246,9 @@ def _mark(j: ClassifiedAction) -> Symbol:
         Timing.EARLY: "early: before the window opened",
         Timing.ON_TIME: "on time: inside the window",
         Timing.LATE: "late: the window had closed",
-        Timing.FALSE: "false: it fits nothing that was open",
+        Timing.FALSE: "false: it fits nothing that was open"
+        if j.meant is None
+        else "false: a value that the action needs is wrong",
         Timing.REPEAT: "repeat: it had been done",
         Timing.UNKNOWN: "not counted: its window is unknown",
         Timing.AFTER_EARLY: "not counted: it had fired early, and the log goes on as if it had not",

@@ -16,7 +16,7 @@ from typing import Literal
 
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
-from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, classify
+from proactor.dialogue.matching import THETA, ClassifiedAction, MatchRule, Timing, classify
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at, open_at, ready_at
 from proactor.rewards.options import RewardError
@@ -56,7 +56,8 @@ class WeightedMetric(TurnReward):
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
         """{"reward", "rac", "max_rac", "timing", "false", "unread"}, all finite."""
-        classified = classify(dialogue, turn, parsed.actions, fired=board.fired, theta=self.theta)
+        rule = MatchRule(self.theta)
+        classified = classify(dialogue, turn, parsed.actions, fired=board.fired, rule=rule)
         kept = [j for j in classified if not j.masked]
         unread = sum(parsed.unread.values())
         n = len(kept) + unread

@@ -17,12 +17,14 @@ from proactor.scoring.metrics import FIELDS, Contribution, matrix, metrics_of
 
 KEYS = (
     "reward",
+    "values_right",
     "first_fire_f1",
     "on_time_f1",
     "recall",
     "precision",
     "turns_saved",
     "false_per_100",
+    "similarity_first_fire_f1",
     "pri",
     "ac",
     "pt",

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.catalog import Catalog
-from proactor.dialogue.matching import THETA, ClassifiedAction, Timing, classify
+from proactor.dialogue.matching import THETA, ClassifiedAction, MatchRule, Timing, classify
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at
 from proactor.engine import ProactorError
@@ -140,7 +140,7 @@ def turn_parts(
     theta: float = THETA,
 ) -> dict[str, float]:
     """PARTS of the decision after ``turn`` on ``board``."""
-    classified = classify(dialogue, turn, parsed.actions, fired=board.fired, theta=theta)
+    classified = classify(dialogue, turn, parsed.actions, fired=board.fired, rule=MatchRule(theta))
     now = {j.reference.id for j in classified if j.timing is not None and j.reference is not None}
     return utility_parts(
         dialogue, turn, classified, now | board.fired.keys(), not parsed.ok, cost_table(costs)

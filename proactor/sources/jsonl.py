@@ -1,7 +1,7 @@
 """Our own JSONL, and transcripts: JSONL, chat messages, CSV.
 
-A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, or with
-CSV files (`sources.table`), and the tools beside them in ``catalog.json``. A line is
+A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, or
+with CSV files (`sources.table`), and the tools beside them in ``catalog.json``. A line is
 
 - a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
 - a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, with or without a log of actions

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
+from proactor.dialogue.matching import EXACT, MatchRule
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.prompt import target
 from proactor.evaluation.play import Evaluation
@@ -94,7 +95,7 @@ class _Test:
     def __init__(self, workspace: Workspace, ui: Progress) -> None:
         self.workspace, self.ui, self.updates = workspace, ui, 0
         pending = workspace.config.sft is not None and workspace.config.sft.pending
-        self.goal = goal(workspace.train, workspace.turn_reward, pending)
+        self.goal = goal(workspace.train, workspace.turn_reward, pending, workspace.rule)
         self.played: Evaluation = workspace.play(workspace.train, "playing")
 
     def supervise(self) -> None:
@@ -147,13 +148,15 @@ def _metric(metrics: Metrics, key: str) -> float:
     return metrics[key] or 0.0
 
 
-def goal(dialogues: Sequence[Dialogue], reward: TurnReward | None, pending: bool) -> Metrics:
-    """Metrics of the wanted answers, played through on their own board."""
+def goal(
+    dialogues: Sequence[Dialogue], reward: TurnReward | None, pending: bool, rule: MatchRule = EXACT
+) -> Metrics:
+    """Metrics of the wanted answers, played through on their own board; ``rule``: what counts as right."""
     scored = []
     for dialogue in dialogues:
         board, outputs = EMPTY, {}
         for turn in dialogue.decision_turns:
             actions = target(dialogue, turn, board, pending=pending)
             outputs[turn], board = Parsed(actions), board.after(dialogue, turn, actions)
-        scored.append(score_replay(dialogue, outputs, reward)[0])
+        scored.append(score_replay(dialogue, outputs, reward, rule)[0])
     return aggregate(scored)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor.evaluation.play import Evaluation, evaluate_policies
-from proactor.evaluation.store import load_evaluations
+from proactor.evaluation.store import load_comparable, notes_of
 from proactor.files import SourceError
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
 from proactor.training.outcome import Outcome
@@ -25,9 +25,9 @@ def compare(
     """Play the test dialogues with the start and the best adapter; the engine keeps the best.
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
-    ``evaluations.json`` and ``summary.json``, and returns the summary: ``seconds``, ``chosen`` (the step of the
-    best adapter), `parsed`, the metrics in `bootstrap.KEYS` of before, after and the trivial policies, and
-    `difference`: after - before paired.
+    ``evaluations.json`` and ``summary.json``. Returns the summary: ``seconds``, ``chosen`` (the step of the
+    best adapter), ``parsed``, the metrics in `bootstrap.KEYS` of before, after and the trivial policies, and
+    ``difference``: after - before paired.
     """
     engine = workspace.engine
     engine.barrier()
@@ -41,7 +41,7 @@ def compare(
     evaluations = {
         "before": before,
         "after": after,
-        **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs),
+        **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs, workspace.rule),
     }
     summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds}
     if chosen is not None:
@@ -68,15 +68,15 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
     The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went
-    up. Raises SourceError for a folder that is listed twice, has no evaluations, or other dialogues than the
-    first.
+    up; ``notes``, where there are any, says which runs were scored again. Raises SourceError for a folder
+    that is listed twice, has no evaluations, or other dialogues than the first, and as `load_comparable`.
     """
     places: set[Path] = set()
     for folder in folders:
         if folder.resolve() in places:
             raise SourceError(f"{folder}: is listed twice; one run does not count as two seeds")
         places.add(folder.resolve())
-    runs = [load_evaluations(folder / "evaluations.json")[1] for folder in folders]
+    runs = [run for _, run in load_comparable([folder / "evaluations.json" for folder in folders])]
     tested = [[c.dialogue for c in run["before"].contributions] for run in runs]
     for folder, dialogues in zip(folders, tested, strict=True):
         if dialogues != tested[0]:
@@ -84,6 +84,7 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
     difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
     values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
+    notes = notes_of(evaluation for run in runs for evaluation in run.values())
     return {
         **{name: {k: sum(v) / len(v) for k, v in side.items()} for name, side in values.items()},
         "difference": interval_values(difference),
@@ -91,6 +92,7 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
             k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS
         },
         "runs": len(runs),
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -9,6 +9,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.matching import MatchRule, exact_rule
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import Engine
 from proactor.evaluation.play import Evaluation, evaluate, join_evaluations
@@ -100,6 +101,11 @@ class Workspace:
                 reward.bind(self.engine, self.encoder.catalog)
         if isinstance(self.reward, GroupReward):
             self.worker = RewardWorker(self.config.reward, self.reward)
+
+    @property
+    def rule(self) -> MatchRule:
+        """What counts as right in evaluations: exact, by the catalog's required values."""
+        return exact_rule(self.encoder.catalog, optional=self.config.eval.optional_values)
 
     def close(self) -> None:
         """End the reward worker."""
@@ -197,6 +203,7 @@ class Workspace:
             temperature=options.temperature,
             seed=self.config.seed,
             costs=self.costs,
+            rule=self.rule,
             progress=lambda done, total: self.ui.substep(name, done, total),
         )
         if self.engine.world_size == 1:

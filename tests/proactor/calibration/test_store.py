@@ -64,6 +64,7 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path
     folder = tmp_path / "runs" / "tiny"
     trade_offs = load_trade_offs(folder / "tradeoff.json")
     assert [s.system for s in trade_offs.systems][:3] == ["common threshold", "threshold per tool", "greedy"]
+    assert trade_offs.exact and "all required values must be right" in done.output
     assert (
         trade_offs.part == "test"
         and trade_offs.dialogues == 2
@@ -77,6 +78,8 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path
     assert len(heat) == 1 and heat[0].turns[0].tools
     same = CliRunner().invoke(app, [file, "--adapter", "none", "--split", "dev"])
     assert isinstance(same.exception, ConfigError) and "say nothing about that part" in str(same.exception)
+    done = CliRunner().invoke(app, [file, "--adapter", "none", "--similarity"])
+    assert not load_trade_offs(folder / "tradeoff.json").exact and "half of the values" in done.output
     (folder / "probabilities.json").write_text('[{"dialogue_id": 3}]')
     with pytest.raises(SourceError, match=r"probabilities\.json: 0\.dialogue_id"):
         load_probabilities(folder / "probabilities.json")

@@ -23,6 +23,7 @@ from proactor.calibration.tradeoff import (
     trade_off_table,
 )
 from proactor.dialogue import Dialogue, Reference
+from proactor.dialogue.matching import SIMILAR
 from proactor.files import SourceError
 from proactor.sources import load
 from tests.proactor.dialogues import ready, users
@@ -45,6 +46,20 @@ def book(**changes: object) -> Reference:
 def corpus(n: int = 100, idle: int = 0) -> list[Dialogue]:
     """`n` dialogues that call for a booking, then `idle` ones that call for nothing."""
     return [users(6, *([book()] if i < n else []), id=str(i)) for i in range(n + idle)]
+
+
+def test_half_of_the_values_is_wrong_unless_asked_for_by_similarity() -> None:
+    dialogue = users(6, book(params={"day": "Monday", "time": "9"}))
+    outputs = {"d": {3: (ready("book", day="Monday", time="10"),)}}
+    exact, similar = point([dialogue], outputs), point([dialogue], outputs, rule=SIMILAR)
+    assert (exact.wrong_per_100, exact.recall, exact.turns_saved) == (100.0, 0.0, 0.0)
+    assert (similar.wrong_per_100, similar.recall, similar.turns_saved) == (0.0, 1.0, 200.0)
+    scored = ToolScore(
+        dialogue="d", turn=3, tool="book", probability=0.9, values=ready("book", day="Monday").params
+    )
+    table = ScoreTable(dialogues=("d",), rows=(scored,), floor=0.0)
+    assert curve("exact", table, [dialogue], budget=50).chosen.threshold == NEVER  # type: ignore[union-attr]
+    assert curve("similar", table, [dialogue], budget=50, rule=SIMILAR).chosen.threshold == 0.9  # type: ignore[union-attr]
 
 
 def test_points_by_hand() -> None:

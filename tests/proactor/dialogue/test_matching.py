@@ -7,7 +7,17 @@ import itertools
 import pytest
 
 from proactor.dialogue import Action, Reference
-from proactor.dialogue.matching import Timing, classify, similarity, timing_at
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.dialogue.matching import (
+    EXACT,
+    MatchRule,
+    Timing,
+    classify,
+    exact_rule,
+    first_fires,
+    similarity,
+    timing_at,
+)
 from tests.proactor.dialogues import pending, ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
@@ -38,8 +48,8 @@ def test_timing_classes_at_every_turn() -> None:
 def test_theta_parts_a_match_from_a_false_fire() -> None:
     dialogue = users(7, BOOK)
     assert timings(dialogue, 4, [ready("book", day="Monday")]) == [Timing.ON_TIME]
-    assert timings(dialogue, 4, [ready("book", day="Monday")], theta=0.6) == [Timing.FALSE]
-    assert timings(dialogue, 4, [ready("book")], theta=0.0) == [Timing.FALSE]
+    assert timings(dialogue, 4, [ready("book", day="Monday")], rule=MatchRule(0.6)) == [Timing.FALSE]
+    assert timings(dialogue, 4, [ready("book")], rule=MatchRule(0.0)) == [Timing.FALSE]
 
 
 def test_pending_has_no_timing_but_a_similarity() -> None:
@@ -103,3 +113,79 @@ def test_a_withdrawn_action_may_be_pending_but_not_fire() -> None:
     assert at(2, pending("book", day="Monday")) == (1.0, None)
     assert at(4, pending("book", day="Monday")) == (0.0, None)
     assert at(2, ready("book", day="Monday")) == (0.0, Timing.FALSE)
+
+
+CATALOG = Catalog(
+    tools=(
+        Tool(
+            name="book",
+            parameters=(
+                Parameter(name="day"),
+                Parameter(name="time"),
+                Parameter(name="note", required=False),
+            ),
+        ),
+        Tool(name="list", parameters=(Parameter(name="page", required=False),)),
+    )
+)
+
+
+def test_the_exact_rule_asks_for_every_required_value() -> None:
+    rule = exact_rule(CATALOG)
+    assert rule.accepts(ready("book", day="monday.", time="9"), BOOK)
+    assert rule.accepts(ready("book", day="Monday", time="9", note="window seat"), BOOK)
+    for wrong in (
+        ready("book", day="Monday"),
+        ready("book", day="Monday", time="10"),
+        ready("call", day="Monday"),
+    ):
+        assert not rule.accepts(wrong, BOOK)
+    noted = BOOK.model_copy(update={"params": BOOK.params | {"note": "aisle"}})
+    assert rule.accepts(ready("book", day="Monday", time="9", note="window seat"), noted)
+    assert not exact_rule(CATALOG, optional=True).accepts(ready("book", day="Monday", time="9"), noted)
+    assert exact_rule(CATALOG, optional=True).accepts(
+        ready("book", day="Monday", time="9", note="aisle"), noted
+    )
+    spelled = BOOK.model_copy(update={"variants": {"time": ("nine",)}})
+    assert rule.accepts(ready("book", day="Monday", time="Nine"), spelled)
+    # No required value at all: the tool alone decides, even where the similarity is 0.
+    paged = Reference(id="l", name="list", params={"page": "2"}, coverage=(1, 3), ready=(1, 3))
+    assert rule.accepts(ready("list"), paged) and similarity(ready("list"), paged) == 0.0
+    assert timings(users(3, paged), 2, [ready("list", page="3")], rule=rule) == [Timing.ON_TIME]
+
+
+def test_required_values_that_the_reference_does_not_know() -> None:
+    rule = exact_rule(CATALOG)
+    no_time = BOOK.model_copy(update={"params": {"day": "Monday"}})
+    assert rule.accepts(ready("book", day="Monday"), no_time)  # it need not be given
+    assert not rule.accepts(ready("book", day="Monday", time="9"), no_time)  # the day is known: invented
+    unlabelled = BOOK.model_copy(update={"params": {}})
+    assert rule.accepts(ready("book", day="Monday", time="9"), unlabelled)  # nothing to compare with
+
+
+def test_without_a_catalog_every_value_of_the_reference_is_required() -> None:
+    unknown = Reference(id="f", name="fly", params={"to": "Rome", "seat": "3A"})
+    for rule in (EXACT, exact_rule(CATALOG)):
+        assert rule.accepts(ready("fly", to="Rome", seat="3A", meal="none"), unknown)
+        assert not rule.accepts(ready("fly", to="Rome"), unknown)
+
+
+def test_a_wrong_value_is_false_by_the_exact_rule_and_leaves_the_reference_open() -> None:
+    half, right = ready("book", day="Monday", time="10"), ready("book", day="Monday", time="9")
+    (fire,) = classify(users(7, BOOK), 4, [half], fired={}, rule=EXACT)
+    assert (fire.timing, fire.reference, fire.meant) == (Timing.FALSE, None, BOOK)
+    (stray,) = classify(users(7, BOOK), 4, [ready("call")], fired={}, rule=EXACT)
+    assert (stray.timing, stray.meant) == (Timing.FALSE, None)
+    outputs = {2: [half], 4: [half, right], 5: [right]}
+    exact = [(turn, j.timing) for turn, j in first_fires(users(7, BOOK), outputs, EXACT)]
+    assert exact == [(2, "false"), (4, "false"), (4, "on_time"), (5, "repeat")]
+    similar = [(turn, j.timing) for turn, j in first_fires(users(7, BOOK), outputs, MatchRule())]
+    assert similar == [(2, "early")]  # and masked from there on
+
+
+def test_both_rules_mask_the_same_actions_of_unknown_windows() -> None:
+    unknown = Reference(id="u", name="book", params={"day": "Tuesday", "time": "9"})
+    both = users(7, unknown, BOOK)
+    for action in (ready("book", day="Monday", time="10"), ready("book", day="Tuesday"), ready("book")):
+        masked = [classify(both, 4, [action], rule=rule)[0].masked for rule in (MatchRule(), EXACT)]
+        assert masked[0] == masked[1]

@@ -5,18 +5,48 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from proactor.evaluation.play import evaluate_policies
-from proactor.evaluation.store import load_evaluations, save_evaluations
+from proactor.cli import app
+from proactor.dialogue import Reference
+from proactor.dialogue.matching import EXACT, MatchRule
+from proactor.engine import ProactorError
+from proactor.evaluation.play import Evaluation, Replay, evaluate_policies
+from proactor.evaluation.store import (
+    OLDER_NOTE,
+    SHARED_NOTE,
+    load_comparable,
+    load_evaluations,
+    notes_of,
+    save_evaluations,
+)
 from proactor.files import SourceError
+from proactor.rewards import score_replay
+from proactor.scoring.metrics import aggregate
 from proactor.sources import load
+from tests.proactor.dialogues import ready, users
 from tests.proactor.report.agents import agent, evaluation
 
 DIALOGUES = load("synthetic", limit=6, seed=3).dialogues
+
+REMINDER = Reference(
+    id="r", name="remind", params={"task": "kids", "time": "5 pm"}, coverage=(1, 4), ready=(2, 3)
+)
+REMINDERS = [users(4, REMINDER, id="d")]
+BY_TASK = MatchRule(required={"remind": frozenset({"task"})})
+
+
+def evaluation_of(task: str, time: str) -> Evaluation:
+    """One reminder at turn 2, scored by its task alone."""
+    outputs = {2: (ready("remind", task=task, time=time),)}
+    contribution, rewards = score_replay(REMINDERS[0], outputs, rule=BY_TASK)
+    replays = [Replay("d", {}, outputs, rewards)]
+    return Evaluation(aggregate([contribution]), [contribution], replays, rule=BY_TASK)
 
 
 def saved(folder: Path) -> Path:
@@ -52,14 +82,80 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path: Path, monkeypatch: py
 def test_a_file_of_version_1_is_scored_again(tmp_path: Path) -> None:
     file = saved(tmp_path)
     new = load_evaluations(file)
+    make_older(file, 1, {"unparsed"})
+    dialogues, evaluations = load_evaluations(file)
+    assert (dialogues, without_notes(evaluations)) == new
+
+
+def make_older(file: Path, version: int, kept: set[str]) -> None:
+    """Rewrite a file as one of ``version``: without a rule, and with the sums ``kept`` only."""
     value = json.loads(file.read_text())
-    value["version"] = 1
+    value["version"] = version
+    for key in ("required", "optional", "theta"):
+        del value[key]
     for old in value["evaluations"].values():
         old["metrics"] = {"reward": old["metrics"]["reward"]}
         for contribution in old["contributions"]:
-            contribution["sums"] = {"unparsed": contribution["sums"]["unparsed"]}
+            contribution["sums"] = {k: v for k, v in contribution["sums"].items() if k in kept}
     file.write_text(json.dumps(value))
-    assert load_evaluations(file) == new
+
+
+def without_notes(evaluations: dict[str, Evaluation]) -> dict[str, Evaluation]:
+    assert all(OLDER_NOTE in e.note for e in evaluations.values())
+    return {name: replace(e, note="") for name, e in evaluations.items()}
+
+
+HALF = {"task": evaluation_of("kids", "6 pm"), "time": evaluation_of("laundry", "5 pm")}
+
+
+def test_a_file_of_version_2_is_scored_again_with_every_value_required(tmp_path: Path) -> None:
+    file = tmp_path / "evaluations.json"
+    save_evaluations(file, REMINDERS, {"after": HALF["task"]})
+    (after,) = load_evaluations(file)[1].values()
+    assert (after.rule, after.note, after.metrics["first_fire_f1"]) == (BY_TASK, "", 1.0)
+    make_older(file, 2, {"unparsed", "utility_sum"})
+    (after,) = load_evaluations(file)[1].values()
+    assert after.rule == EXACT and after.note == f"{file}: {OLDER_NOTE}" and after.metrics["reward"]
+    exact = ("first_fire_f1", "recall", "values_right")
+    assert [after.metrics[k] for k in (*exact, "similarity_first_fire_f1")] == [0.0, 0.0, 0.0, 1.0]
+    assert after.contributions[0].sums["utility_sum"] == HALF["task"].contributions[0].sums["utility_sum"]
+
+
+def test_files_are_compared_by_one_rule(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.json" for name in ("new", "old")]
+    for file, run in zip(files, HALF.values(), strict=True):
+        save_evaluations(file, REMINDERS, {"after": run})
+    make_older(files[1], 2, {"unparsed", "utility_sum"})
+    (_, new), (_, old) = load_comparable(files)
+    assert new["after"].rule == old["after"].rule == BY_TASK
+    assert (new["after"].metrics["values_right"], old["after"].metrics["values_right"]) == (1.0, 0.0)
+    assert notes_of([new["after"], old["after"]]) == [f"{files[1]}: {SHARED_NOTE.format(rule=files[0])}"]
+    save_evaluations(files[1], REMINDERS, {"after": replace(HALF["time"], rule=EXACT)})
+    with pytest.raises(SourceError, match=r"old\.json: other parameters are required than in .*new\.json"):
+        load_comparable(files)
+    with pytest.raises(ProactorError, match="different rules"):
+        save_evaluations(files[0], REMINDERS, {"a": HALF["task"], "b": replace(HALF["task"], rule=EXACT)})
+
+
+@pytest.mark.parametrize("command", ["report", "report-two", "compare", "pool"])
+def test_commands_say_that_an_older_run_was_scored_again(tmp_path: Path, command: str) -> None:
+    for name, version in (("old", 2), ("new", 3)):
+        file = tmp_path / name / "evaluations.json"
+        file.parent.mkdir()
+        save_evaluations(file, REMINDERS, {"before": HALF["time"], "after": HALF["task"]})
+        (file.parent / "metrics.jsonl").write_text("")
+        if version == 2:
+            make_older(file, 2, {"unparsed", "utility_sum"})
+    alone = command == "report"
+    folders = [str(tmp_path / name) for name in (("old",) if alone else ("old", "new"))]
+    done = CliRunner().invoke(app, [command.removesuffix("-two"), *folders])
+    assert done.exit_code == 0, (done.output, done.exception)
+    note = OLDER_NOTE if alone else SHARED_NOTE.format(rule=tmp_path / "new" / "evaluations.json")
+    line = f"{tmp_path / 'old' / 'evaluations.json'}: {note}"
+    assert line in done.output.splitlines()
+    if command.startswith("report"):
+        page = next((tmp_path / "old").glob("report*.html")).read_text()
+        assert "scored again" in page and note.split(";")[0] in page
 
 
 def _drop_sum(value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from proactor.dialogue import Reference
+from proactor.dialogue.matching import SIMILAR
 from proactor.dialogue.parse import parse
 from proactor.report.timeline import MASKED, MISSED, classify_replay, timeline
 from proactor.scoring.metrics import score_dialogue
@@ -45,12 +46,19 @@ def test_bands_and_marks_of_the_worked_example() -> None:
     assert [row.cells[0].band for row in drawn.rows] == ["cover", "ready", "ready", "cover"]
     assert [row.cells[1].band for row in drawn.rows] == ["", "", "cover", "ready"]
     assert [row.cells[0].letter for row in drawn.rows] == ["A", "", "", ""]
+    similar = timeline(dialogue, {"after": replay}, SIMILAR)
+    assert [[m.kind for m in row.cells[0].marks.get("after", [])] for row in similar.rows] == [
+        ["early"],
+        ["masked"],
+        [],
+        ["masked"],
+    ]
     assert (drawn.rows[2].cells[1].opens, drawn.rows[3].cells[1].closes) == (True, True)
     lane_a = [[m.kind for m in row.cells[0].marks.get("after", [])] for row in drawn.rows]
-    assert lane_a == [["early"], ["masked"], [], ["masked"]]
+    assert lane_a == [["false"], ["on_time"], [], ["repeat"]]  # at 1 the date is missing
     assert [m.kind for m in drawn.rows[3].cells[1].marks["before"]] == ["on_time"]
     assert {e.letter: e.outcome["after"].words for e in drawn.entries} == {
-        "A": "early at turn 1",
+        "A": "on time at turn 2",
         "B": "on time at turn 4",
     }
 
@@ -91,7 +99,8 @@ def test_wrong_values_and_unreadable_outputs_are_kept() -> None:
     drawn = timeline(dialogue, {"after": evaluation([dialogue], {"d": texts}).replays[0]})
     proposal = drawn.rows[0].proposals["after"][0]
     assert [(v.name, v.right) for v in proposal.values] == [("day", True), ("time", False)]
-    assert (proposal.letter, proposal.mark.kind) == ("A", "on_time")
+    assert "value that the action needs is wrong" in proposal.mark.words
+    assert (proposal.letter, proposal.mark.kind) == ("A", "false")
     assert drawn.rows[1].unread == {"after": "sorry ["}
 
 

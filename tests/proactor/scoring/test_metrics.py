@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proactor.dialogue import Action, Dialogue, Reference
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
+from proactor.dialogue.matching import MatchRule, exact_rule
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate, score_dialogue
 from proactor.scoring.pri import harmonic, relative_pri
@@ -41,12 +43,12 @@ def test_worked_example() -> None:
         "late": 1,
         "false": 0,
         "acted": 3,
-        "precision": 0.75,
-        "recall": 1.0,
+        "similarity_precision": 0.75,
+        "similarity_recall": 1.0,
     }
     expected |= {"ci": 0.7667, "ti": 0.8, "pri": 0.7830, "pt_weighted": (2 + 0.5) / 5}
     assert {k: m[k] for k in expected} == pytest.approx(expected, abs=5e-5)
-    # First fires: book early at 1 (a hit, then masked), email on time.
+    # First fires by similarity: book early at 1 (a hit, then masked), email on time.
     first = {
         "first_hits": 2,
         "first_fires": 2,
@@ -55,7 +57,69 @@ def test_worked_example() -> None:
         "on_time_f1": 0.5,
         "lead": 0.5,
     }
-    assert {k: m[k] for k in first} == first
+    assert {k: m[f"similarity_{k}"] for k in first} == first
+    # Exact: the date is missing at 1 (false), book on time at 2 and repeated at 4, email on time.
+    exact = {
+        "first_hits": 2,
+        "first_false": 1,
+        "first_repeats": 1,
+        "first_fires": 4,
+        "early_masked": 0,
+        "first_fire_f1": 4 / 6,
+        "on_time_f1": 4 / 6,
+        "lead": 0.0,
+        "precision": 2 / 4,
+        "recall": 1.0,
+        "false_per_100": 200.0,
+        "values_right": 1 / 2,
+    }
+    assert {k: m[k] for k in exact} == exact
+
+
+KIDS = Reference(
+    id="k",
+    name="set_reminder",
+    params={"task": "pick up the kids", "time": "5 pm"},
+    coverage=(1, 4),
+    ready=(2, 3),
+    observed_trigger=3,
+)
+
+
+def test_a_half_right_action_is_right_by_similarity_only() -> None:
+    wrong = ready("set_reminder", task="pick up the laundry", time="5 pm")
+    m = score(users(4, KIDS), {2: (wrong,)})
+    similar = {"first_fire_f1": 1.0, "on_time_f1": 1.0, "precision": 1.0, "recall": 1.0, "window_f1": 1.0}
+    similar |= {"turns_saved": 100.0, "saved_each": 1.0, "false_per_100": 0.0, "first_pt": 1.0, "lead": 0.0}
+    assert {k: m[f"similarity_{k}"] for k in similar} == similar
+    exact = dict.fromkeys(similar, 0.0) | {"saved_each": None, "lead": None, "false_per_100": 100.0}
+    assert {k: m[k] for k in exact} == exact
+    assert (m["values_right"], m["ac"], m["pt"], m["ftr"]) == (0.0, 0.5, 1.0, 0.0)
+    # A wrong fire does not use the reference up: the right one after it is a hit.
+    right = ready("set_reminder", task="Pick up the kids.", time="5 PM")
+    m = score(users(4, KIDS), {2: (wrong,), 3: (right,)})
+    assert (m["first_hits"], m["first_false"], m["first_repeats"], m["turns_saved"]) == (1, 1, 0, 0.0)
+    assert (m["similarity_first_hits"], m["similarity_first_repeats"]) == (1, 1)
+    assert (m["first_fire_f1"], m["recall"], m["values_right"]) == (2 / 3, 1.0, 0.0)
+
+
+def test_optional_values_count_only_on_request() -> None:
+    catalog = Catalog(
+        tools=(
+            Tool(
+                name="set_reminder",
+                parameters=(Parameter(name="task"), Parameter(name="time", required=False)),
+            ),
+        )
+    )
+    dialogue, outputs = users(4, KIDS), {2: (ready("set_reminder", task="pick up the kids", time="6 pm"),)}
+    for rule, right in (
+        (exact_rule(catalog), 1.0),
+        (exact_rule(catalog, optional=True), 0.0),
+        (MatchRule(required={}), 0.0),
+    ):
+        m = aggregate([score_dialogue(dialogue, outputs, rule=rule)])
+        assert (m["first_fire_f1"], m["values_right"], m["similarity_first_fire_f1"]) == (right, right, 1.0)
 
 
 def test_harmonic_mean_has_a_guard() -> None:
@@ -234,3 +298,5 @@ def test_identities(corpus: list[tuple[Dialogue, dict[int, tuple[Action, ...]]]]
         for k in ("pri", "ci", "ti", "precision", "recall", "first_fire_f1", "pt", "pt_weighted", "ftr")
     )
     assert m["on_time_f1"] <= m["first_fire_f1"]
+    assert m["similarity_right"] == m["early"] + m["on_time"] and m["right"] <= m["ready"]
+    assert m["values_right_hits"] <= m["similarity_first_hits"]

@@ -10,6 +10,7 @@ import pytest
 
 from proactor.config import ConfigError
 from proactor.dialogue import Dialogue
+from proactor.dialogue.matching import exact_rule
 from proactor.dialogue.prompt import Mode
 from proactor.dialogue.windows import as_points
 from proactor.evaluation.play import Evaluation, Replay, join_evaluations
@@ -43,6 +44,17 @@ def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: P
         Workspace.open(settings)
     write_provenance(settings.model, settings.data)
     assert {d.domain for d in Workspace.open(settings).test} == {domain}
+
+
+def test_evaluations_ask_for_the_required_values_of_the_catalog(tiny_model: Path, tmp_path: Path) -> None:
+    workspace = Workspace.open(config(tmp_path, tiny_model, "eval.max_tokens=8"))
+    played = workspace.play(workspace.dev, "dev")
+    assert played.rule == workspace.rule == exact_rule(workspace.encoder.catalog)
+    assert played.rule.required and all(played.rule.required.values()) and not played.rule.optional
+    every = Workspace.open(config(tmp_path, tiny_model, "eval.max_tokens=8", "eval.optional_values=true"))
+    assert every.play(every.dev, "dev").rule.optional
+    joined = join_evaluations(workspace.dev, [(played, 3)])
+    assert joined.rule == played.rule
 
 
 @pytest.mark.parametrize("mode", ["plain", "reasoning", "graph"])
