@@ -2,7 +2,8 @@
 
 The main figure is the turns saved against the logged human trigger at no more than 1 wrong fire in 100
 dialogues, and the recall there. All definitions are [INFERRED]. They are sums over the dialogues played (see
-`thresholds.OUTCOME`); turns are those of both speakers:
+`thresholds.OUTCOME`); turns are those of both speakers. What matches a reference is a `MatchRule`, by default
+exact: all required values right.
 
 - `wrong_per_100`: wrong fires in 100 dialogues: unmatched, repeats, and fires on a tool that needs assent
   before the assent.

@@ -29,7 +29,7 @@ from proactor.report.heatmap import heat_maps
 from proactor.report.numbers import number, signed_number
 from proactor.report.stages import STAGES, reward_parts
 
-HEADLINES = ("reward", "values_right", "first_fire_f1", "first_fire_precision", "first_fire_recall")
+HEADLINES = ("reward", "values_right", "first_fire_f1", "first_fire_recall")
 RIVALS = ("reward", "first_fire_f1")
 SHOWN = 3
 """Dialogues drawn in each group of timelines."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from proactor.calibration.points import point
 from proactor.calibration.score_table import ScoreTable, ToolScore
-from proactor.calibration.thresholds import NEVER
+from proactor.calibration.thresholds import NEVER, OUTCOME, outcome
 from proactor.calibration.tradeoff import (
     TradeOffs,
     calibrate_on_dev,
@@ -52,6 +52,7 @@ def test_half_of_the_values_is_wrong_unless_asked_for_by_similarity() -> None:
     dialogue = users(6, book(params={"day": "Monday", "time": "9"}))
     outputs = {"d": {3: (ready("book", day="Monday", time="10"),)}}
     exact, similar = point([dialogue], outputs), point([dialogue], outputs, rule=SIMILAR)
+    assert outcome(dialogue, outputs["d"])[OUTCOME.index("false")] == 1
     assert (exact.wrong_per_100, exact.recall, exact.turns_saved) == (100.0, 0.0, 0.0)
     assert (similar.wrong_per_100, similar.recall, similar.turns_saved) == (0.0, 1.0, 200.0)
     scored = ToolScore(

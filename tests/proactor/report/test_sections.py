@@ -13,14 +13,19 @@ from proactor.calibration.probabilities import DialogueProbabilities, TurnProbab
 from proactor.calibration.store import save_probabilities
 from proactor.calibration.tradeoff import TradeOff, collect_trade_offs, policies, save_trade_offs
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.evaluation.play import evaluate_policies
+from proactor.dialogue.matching import MatchRule
+from proactor.evaluation.play import Evaluation, Replay, evaluate_policies
 from proactor.evaluation.store import save_evaluations
-from proactor.report.comparison import Sides
+from proactor.report.anatomy import groups
+from proactor.report.comparison import Sides, table
 from proactor.report.curves import sections
 from proactor.report.folders import read_calibration, rebuild_report, side_by_side
 from proactor.report.heatmap import heat_map
 from proactor.report.page import Calibrated
 from proactor.report.stages import reward_parts
+from proactor.rewards import score_replay
+from proactor.scoring.metrics import aggregate
+from tests.proactor.dialogues import ready, users
 from tests.proactor.report.agents import agent, evaluation
 from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY, HOSTILE, Page, report
 
@@ -194,3 +199,27 @@ def test_a_run_without_metrics_is_told_apart_too(tmp_path: Path) -> None:
 def test_names_of_runs_stay_text() -> None:
     text = report(sides=Sides.of_runs(HOSTILE, "b"))
     assert Page(text).tags <= Page(report()).tags
+
+
+def test_gains_and_timelines_follow_the_exact_rule_of_the_evaluations() -> None:
+    rule = MatchRule(required={"remind": frozenset({"task"})})
+    wanted = Reference(
+        id="r", name="remind", params={"task": "kids", "time": "5 pm"}, coverage=(1, 4), ready=(2, 3)
+    )
+    dialogue = users(4, wanted)
+
+    def played(task: str, time: str) -> Evaluation:
+        outputs = {2: (ready("remind", task=task, time=time),)}
+        contribution, rewards = score_replay(dialogue, outputs, rule=rule)
+        replays = [Replay("d", {}, outputs, rewards)]
+        return Evaluation(aggregate([contribution]), [contribution], replays, rule=rule)
+
+    before, after = played("laundry", "5 pm"), played("kids", "6 pm")  # both half right
+    (group,) = groups([dialogue], before, after, 3, Sides())
+    ((drawn, old, new),) = group.items
+    assert (group.title, old, new) == ("Gained most", 0.0, 1.0)
+    marks = {system: m.kind for system, (m,) in drawn.rows[1].cells[0].marks.items()}
+    assert marks == {"before": "false", "after": "on_time"}
+    lines = {line.metric.key: line for section in table(before, after, {}).values() for line in section}
+    assert [lines[k].change.estimate for k in ("values_right", "first_fire_f1")] == [1.0, 1.0]
+    assert lines["similarity_first_fire_f1"].change.estimate == 0.0
