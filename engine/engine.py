@@ -264,7 +264,8 @@ class Engine:
         return mean_nll(self.decoder, self.parallel, groups, self.options.token_budget)
 
     def _trainer(self) -> Trainer:
-        if self.decoder.lora is None or self.trainer is None:
+        self._policy.refuse_released()
+        if self.trainer is None:
             raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
         return self.trainer
 

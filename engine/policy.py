@@ -14,6 +14,8 @@ from proactor.engine.paged import cache_pages
 from proactor.engine.sampler import Sampler
 from proactor.engine.types import BASE_VERSION, EngineError, Group
 
+RELEASED = "this engine was released; load another one"
+
 
 class Policy:
     """One decoder's weights, their version, and the sampler with KV computed from them.
@@ -34,8 +36,13 @@ class Policy:
     def decoder(self) -> Decoder:
         """The model. Raises EngineError after `release`."""
         if self._decoder is None:
-            raise EngineError("this engine was released; load another one")
+            raise EngineError(RELEASED)
         return self._decoder
+
+    def refuse_released(self) -> None:
+        """Raise EngineError after `release`."""
+        if self._decoder is None:
+            raise EngineError(RELEASED)
 
     def ready_sampler(self) -> Sampler:
         """The sampler, made with its KV cache when it is first needed."""
