@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine.config import LoRA, Target
+from proactor.engine.config_keys import CheckpointError, read_json
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
-from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
+from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError, one_line
 
 CONFIG = "adapter_config.json"

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.engine.model_config import DTYPES, CheckpointError
+from proactor.engine.config_keys import CheckpointError
+from proactor.engine.model_config import DTYPES
 from proactor.engine.shards import Shards
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor
 

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine import bnb4bit
+from proactor.engine.config_keys import CheckpointError, read_json
 from proactor.engine.files import atomic_folder, recover
-from proactor.engine.model_config import CheckpointError, ModelConfig, read_json
+from proactor.engine.model_config import ModelConfig
 from proactor.engine.shards import INDEX, SINGLE, Shards
 from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4

@@ -28,6 +28,20 @@ class Model(NamedTuple):
     tokenizer: Any
 
 
+def read_arguments(
+    config: EngineConfig | None, lora: LoRA | None, seed: int, options: dict[str, Any]
+) -> EngineConfig:
+    """The config of `Engine.load`, given whole or as ``options``. Raises EngineError for a bad argument."""
+    if config is not None and options:
+        raise EngineError(f"Engine.load: a config and options ({', '.join(options)}): give one of them")
+    for name, value, kind in (("config", config, EngineConfig), ("lora", lora, LoRA)):
+        if not isinstance(value, kind | None):
+            raise EngineError(f"Engine.load: {name} should be a {kind.__name__}, not {value!r:.60}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise EngineError(f"Engine.load: seed should be an integer, not {seed!r}")
+    return config or EngineConfig.from_options(options)
+
+
 def build(
     path: str | Path,
     options: EngineConfig,

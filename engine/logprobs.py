@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proactor.engine.forward import tree_logprobs
 from proactor.engine.model import Decoder
+from proactor.engine.parallel import Parallel
 from proactor.engine.tree import pack
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 
@@ -51,6 +52,14 @@ def sequence_logprobs(
         for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
             out[sample.info["index"]] = part
     return out
+
+
+def mean_nll(decoder: Decoder, parallel: Parallel, groups: Sequence[Group], token_budget: int) -> float:
+    """`Engine.nll`: the mean of `total_nll` over all ranks. Every rank must call this."""
+    with parallel.together():
+        total, count = total_nll(decoder, groups, token_budget)
+    sums, _ = parallel.reduce({"total": total, "count": count}, {})
+    return sums["total"] / max(sums["count"], 1.0)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from proactor.engine.chat import ChatFormat
 from proactor.engine.types import EngineError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -25,6 +26,17 @@ def check_prompts(prompts: Any, call: str = "sample") -> None:
         raise EngineError(f"{call}: takes a list of prompts, not one list of token ids: write [prompt]")
     if len(prompts) and isinstance(prompts[0], Mapping) and "role" in prompts[0]:
         raise EngineError(f"{call}: takes a list of prompts, not one list of messages: write [prompt]")
+
+
+def encode_prompt(prompt: Prompt, chat: ChatFormat | None, model: str) -> list[int]:
+    """`Engine.encode`; without ``chat`` only token ids, and EngineError naming ``model`` for the rest."""
+    if not isinstance(prompt, str) and not is_messages(prompt):
+        return token_ids(prompt)
+    if chat is None:
+        raise EngineError(f"{model}: no tokenizer in the model folder, so prompts must be token ids")
+    if isinstance(prompt, str):
+        return chat.encode_text(prompt)
+    return chat.encode(prompt, add_generation_prompt=True)  # type: ignore[arg-type]
 
 
 def is_messages(prompt: Any) -> bool:

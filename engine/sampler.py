@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from proactor.engine.config import Sampling
 from proactor.engine.faults import fault_point
+from proactor.engine.jobs import Job
 from proactor.engine.kv import PagePool
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
@@ -23,27 +23,6 @@ from proactor.engine.types import EngineError, FinishReason, Group, Sample
 from proactor.kernels.noise import keyed_uniforms
 from proactor.kernels.op import use_triton
 from proactor.kernels.sample import Filters, check_drawn, sample_tokens
-
-
-@dataclass(slots=True)
-class Job:
-    """A prompt to sample from.
-
-    ``noise``: (unsigned 64-bit seed, step, group key), which with sample index and position decides every
-    token. ``namespace``: cache key of its KV. ``version``: policy version of its samples. ``limit``: most
-    tokens of a sample, ``sampling.max_tokens`` or what the context leaves. ``index``: place of the prompt in
-    the call, for errors.
-    """
-
-    prompt_ids: list[int]
-    sampling: Sampling
-    noise: tuple[int, int, int]
-    namespace: Hashable
-    version: int
-    limit: int
-    end_ids: frozenset[int]
-    samples: list[Sample] = field(default_factory=list)
-    index: int = 0
 
 
 @dataclass(slots=True)

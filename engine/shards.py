@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from proactor.engine.model_config import CheckpointError, read_json
+from proactor.engine.config_keys import CheckpointError, read_json
 from proactor.engine.types import one_line
 
 SINGLE = "model.safetensors"

@@ -46,6 +46,19 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
         ) from error
 
 
+def save_state(path: str | Path, state: Mapping[str, Any], caller: Mapping[str, Any]) -> None:
+    """`write_state` of an `Engine.state_dict` and the caller's record."""
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    numbers = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
+    write_state(path, tensors, {"engine": numbers, "caller": caller})
+
+
+def load_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(`Engine.state_dict`, the caller's record) of a `save_state`. Raises like `read_state`."""
+    tensors, record = read_state(path)
+    return {**tensors, **record["engine"]}, record["caller"]
+
+
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, record) of a save. Raises EngineError naming a file that is missing, truncated or no save."""
     try:

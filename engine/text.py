@@ -13,8 +13,11 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+
+import torch
+from torch import Tensor
 
 from proactor.engine.types import EngineError
 
@@ -100,9 +103,17 @@ def _special_tokens(tokenizer: Any) -> dict[str, int]:
     return {text: token for text, token in (added | dict(named)).items() if text}
 
 
-def named_ids(tokenizer: Any, vocab_size: int) -> list[int]:
-    """Ids below ``vocab_size`` that have a token, ascending: a tokenizer's ids may have gaps."""
-    return sorted({i for i in tokenizer.get_vocab().values() if i < vocab_size})
+def drawable_ids(tokenizer: Any, size: int, eos_ids: Iterable[int]) -> tuple[int, Tensor | None]:
+    """Which of the model's ``size`` ids have a token, or end a completion: a tokenizer's ids may have gaps.
+
+    Returns 1 + the highest such id, and a bool mask [size] on the CPU that is False for padding; None: all.
+    """
+    ids = {i for i in (*tokenizer.get_vocab().values(), *eos_ids) if i < size}
+    mask = None
+    if len(ids) < size:
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[list(ids)] = True
+    return max(ids, default=-1) + 1, mask
 
 
 def decode(tokenizer: Any, ids: Sequence[int], specials: bool = False) -> str:

@@ -114,7 +114,7 @@ def adapter(engine: Engine) -> torch.Tensor:
 
 def sampler(engine: Engine) -> Any:
     """The engine's sampler, for tests that look inside."""
-    return engine._ready_sampler()
+    return engine._policy.ready_sampler()
 
 
 def decoder(engine: Engine) -> Decoder:

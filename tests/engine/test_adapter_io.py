@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from proactor.engine.adapter_io import has_adapter, read_lora, read_peft, write_peft
-from proactor.engine.model_config import CheckpointError, ModelConfig
+from proactor.engine.config_keys import CheckpointError
+from proactor.engine.model_config import ModelConfig
 from tests.tiny import tiny_config, tiny_model
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

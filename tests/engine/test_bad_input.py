@@ -32,7 +32,7 @@ from proactor.engine import (
     Tree,
 )
 from proactor.engine.chat import ChatError
-from proactor.engine.model_config import CheckpointError
+from proactor.engine.config_keys import CheckpointError
 from proactor.engine.step import RequestTooLarge
 from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
 
@@ -258,7 +258,7 @@ def check(engine: Engine, ask: Callable[[Engine], Any], words: str) -> None:
     assert all(
         torch.equal(after[k], v) if isinstance(v, torch.Tensor) else after[k] == v for k, v in state.items()
     )
-    assert engine._sampler is None or engine._sampler.scheduler.idle
+    assert engine._policy.sampler is None or engine._policy.sampler.scheduler.idle
 
 
 @pytest.mark.parametrize("case", SAMPLING)
@@ -287,7 +287,7 @@ def test_masks(folder: Path, case: str) -> None:
     settings = [Sampling(ignore_eos=True), Sampling(logit_mask=mask, ignore_eos=True)]
     with pytest.raises(EngineError, match=rf"^prompt 1: logit_mask: {words}$"):
         engine.sample([[1], [2]], settings)
-    assert engine._sampler is not None and engine._sampler.scheduler.idle
+    assert engine._policy.sampler is not None and engine._policy.sampler.scheduler.idle
 
 
 @pytest.mark.parametrize("case", TRAINING)

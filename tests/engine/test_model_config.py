@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from proactor.engine import Engine
-from proactor.engine.model_config import CheckpointError, ModelConfig, RopeConfig
+from proactor.engine.config_keys import CheckpointError
+from proactor.engine.model_config import ModelConfig
+from proactor.engine.rope_config import RopeConfig
 from tests.tiny import LLAMA3, YARN, save_tiny, tiny_config
 
 PLAIN = {

@@ -1,0 +1,108 @@
+"""Jobs: the prompts of one `Engine.sample` call, validated, each with its settings and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+
+from proactor.engine.config import Sampling
+from proactor.engine.model_config import ModelConfig
+from proactor.engine.prompts import Prompt, check_keys, check_prompts
+from proactor.engine.types import BASE_VERSION, EngineError, Sample
+
+UINT64 = 0xFFFFFFFFFFFFFFFF
+
+
+@dataclass(slots=True)
+class Job:
+    """A prompt to sample from.
+
+    ``noise``: (unsigned 64-bit seed, step, group key), which with sample index and position decides every
+    token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves. ``index``:
+    place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and ``version`` (policy
+    version of its samples) are set when sampling starts.
+    """
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    noise: tuple[int, int, int]
+    limit: int
+    end_ids: frozenset[int]
+    index: int = 0
+    namespace: Hashable = None
+    version: int = BASE_VERSION
+    samples: list[Sample] = field(default_factory=list)
+
+
+def make_jobs(
+    prompts: Sequence[Prompt],
+    sampling: Sampling | Sequence[Sampling] | None,
+    keys: Sequence[int] | None,
+    *,
+    encode: Callable[[Prompt], list[int]],
+    config: ModelConfig,
+    eos_ids: frozenset[int],
+    stop_strings: bool,
+    noise: tuple[int, int],
+) -> list[Job]:
+    """A job for each prompt; ``prompts``, ``sampling``, ``keys`` and errors as `Engine.sample`.
+
+    ``encode`` gives a prompt's token ids. ``stop_strings``: whether a tokenizer can find them. ``noise``:
+    (seed, step) of the settings that have no seed of their own.
+    """
+    check_prompts(prompts)
+    settings = _settings(sampling, len(prompts))
+    if keys is None:
+        keys = range(len(prompts))
+    if len(keys) != len(prompts) or len(settings) != len(prompts):
+        raise EngineError(
+            f"sample: {len(prompts)} prompts with {len(keys)} keys and {len(settings)} settings"
+        )
+    check_keys(keys)
+    if not stop_strings and any(s.stop for s in settings):
+        raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
+    jobs = []
+    for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
+        seed, step = noise if setting.seed is None else (setting.seed, 0)
+        try:
+            ids = encode(prompt)
+        except EngineError as error:
+            raise type(error)(f"prompt {i}: {error}") from error
+        noise_key = _noise_key(i, key)
+        limit = _limit(i, ids, setting, config)
+        end_ids = frozenset(setting.stop_ids)
+        if not setting.ignore_eos:
+            end_ids |= eos_ids
+        jobs.append(Job(ids, setting, (seed & UINT64, step, noise_key), limit, end_ids, i))
+    return jobs
+
+
+def _limit(index: int, ids: list[int], sampling: Sampling, config: ModelConfig) -> int:
+    """Most tokens of a sample. Raises EngineError for ids outside the vocabulary and a prompt too long."""
+    size, context = config.vocab_size, config.context_length
+    if not ids or min(ids) < 0 or max(ids) >= size:
+        raise EngineError(f"prompt {index}: empty, or with ids outside 0 … {size - 1}")
+    room = context - len(ids)
+    if room < 1:
+        raise EngineError(f"prompt {index}: {len(ids)} tokens leave no room in a context of {context}")
+    if max(sampling.stop_ids, default=0) >= size:
+        raise EngineError(f"prompt {index}: stop_ids outside 0 … {size - 1}")
+    return min(sampling.max_tokens, room)
+
+
+def _settings(sampling: Sampling | Sequence[Sampling] | None, prompts: int) -> list[Sampling]:
+    """The settings of each prompt. Raises EngineError for anything but a Sampling or a list of them."""
+    if isinstance(sampling, Sampling | None):
+        return [sampling or Sampling()] * prompts
+    settings = list(sampling) if isinstance(sampling, Sequence) else [sampling]
+    if not all(isinstance(s, Sampling) for s in settings):
+        raise EngineError("sample: sampling should be a Sampling, or a list of one per prompt")
+    return settings
+
+
+def _noise_key(prompt: int, key: object) -> int:
+    """A group's noise key. Raises EngineError unless it is an integer of the 32 bits that the noise holds."""
+    if isinstance(key, Integral) and 0 <= int(key) < 1 << 32:
+        return int(key)
+    raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")

@@ -1,0 +1,114 @@
+"""`Policy`: the weights as the sampler sees them, with their version, their cache key and the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable
+from typing import Any
+
+from torch import Tensor
+
+from proactor.engine.config import EngineConfig, Sampling
+from proactor.engine.jobs import Job
+from proactor.engine.model import Decoder
+from proactor.engine.paged import cache_pages
+from proactor.engine.sampler import Sampler
+from proactor.engine.types import BASE_VERSION, EngineError, Group
+
+RELEASED = "this engine was released; load another one"
+
+
+class Policy:
+    """One decoder's weights, their version, and the sampler with KV computed from them.
+
+    ``version``: updates of the adapter so far. ``named``: as `Sampler`.
+    """
+
+    def __init__(
+        self, decoder: Decoder, tokenizer: Any, options: EngineConfig, named: Tensor | None = None
+    ) -> None:
+        self.tokenizer, self.options, self.named = tokenizer, options, named
+        self.version = 0
+        self.sampler: Sampler | None = None
+        self._decoder: Decoder | None = decoder
+        self._epoch = 0
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model. Raises EngineError after `release`."""
+        if self._decoder is None:
+            raise EngineError(RELEASED)
+        return self._decoder
+
+    def refuse_released(self) -> None:
+        """Raise EngineError after `release`."""
+        if self._decoder is None:
+            raise EngineError(RELEASED)
+
+    def ready_sampler(self) -> Sampler:
+        """The sampler, made with its KV cache when it is first needed."""
+        if self.sampler is None:
+            options, decoder = self.options, self.decoder
+            pages = cache_pages(options, decoder.config, decoder.dtype, decoder.device)
+            rows = max(options.token_budget, options.max_batch)
+            self.sampler = Sampler(
+                decoder, self.tokenizer, pages, options.page_size, rows, options.max_batch, self.named
+            )
+        return self.sampler
+
+    def generate(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
+        """`Sampler.run` on the weights of its start, which may be later than this call."""
+        return self._run(self.ready_sampler(), jobs)
+
+    def _run(self, sampler: Sampler, jobs: list[Job]) -> Generator[tuple[int, Group]]:
+        for job in jobs:
+            job.namespace, job.version = self._origin(job.sampling)
+        yield from sampler.run(jobs)
+
+    def _origin(self, sampling: Sampling) -> tuple[Hashable, int]:
+        """(cache key of the KV, policy version of the samples) of the present weights."""
+        adapter = sampling.adapter and self.decoder.lora is not None
+        namespace = self._adapter_namespace() if adapter else ("base", self.decoder.dtype)
+        return namespace, self.version if adapter or self.decoder.lora is None else BASE_VERSION
+
+    def _adapter_namespace(self) -> Hashable:
+        """Cache key of KV computed with the adapter's present weights."""
+        return ("adapter", self._epoch, self.decoder.dtype)
+
+    def refuse_in_flight(self, call: str) -> None:
+        """Raise EngineError, naming ``call``, while samples of a stream still run."""
+        if self.sampler is not None and not self.sampler.scheduler.idle:
+            raise EngineError(
+                f"{call}: a stream is open, and its samples need the weights that it began with; finish the "
+                "stream or close it (aclose) first"
+            )
+
+    def advance(self) -> None:
+        """Declare a new version of the adapter. Raises EngineError while samples of a stream still run."""
+        self.refuse_in_flight("weights_changed")
+        self.version += 1
+        self.drop_cached()
+
+    def drop_cached(self) -> None:
+        """Drop the KV computed with the adapter's present weights; later KV gets another cache key."""
+        if self.sampler is not None:
+            self.sampler.scheduler.drop_namespace(self._adapter_namespace())
+        self._epoch += 1
+
+    def restore(self, version: int) -> None:
+        """Take over the version of weights that were read from a save."""
+        self.version = version
+        self.drop_cached()
+
+    def cache_bytes(self) -> int:
+        """Bytes of the KV cache: 0 before the first sample."""
+        return self.sampler.cache.nbytes if self.sampler else 0
+
+    def counters(self) -> dict[str, int]:
+        """Tokens sampled and `Scheduler.counters`; empty before the first sample."""
+        if self.sampler is None:
+            return {}
+        return {"tokens_sampled": self.sampler.tokens_sampled, **self.sampler.scheduler.counters()}
+
+    def release(self) -> None:
+        """Free the cache and the weights."""
+        self.sampler = self._decoder = None

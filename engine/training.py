@@ -1,0 +1,80 @@
+"""`Engine.train` and `Engine.step`: groups to minibatches, AdamW steps, statistics over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proactor.engine.config import GRPO, SFT, AdamW
+from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
+from proactor.engine.policy import Policy
+from proactor.engine.trainer import Tally, Trainer
+from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.update import Batch, deal, means, prepare, statistics
+
+
+def train(
+    trainer: Trainer, policy: Policy, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT
+) -> dict[str, float]:
+    """`Engine.train`. Every rank must call this."""
+    parallel = trainer.parallel
+    with parallel.together():
+        policy.refuse_in_flight("train")
+        groups = _groups(data, config)
+        sums: dict[str, float] = {}
+        if isinstance(config, GRPO):
+            groups, sums = prepare(groups, config, trainer.decoder.device)
+    if not any(parallel.gather(bool(data))):
+        raise EngineError("train: nothing to train on")
+    trainer.zero_grad()  # an earlier call that raised may have left gradients
+    if isinstance(config, GRPO):
+        return _update(trainer, policy, deal(groups, config, parallel), GRPOLoss(config), config, sums)
+    return _update(trainer, policy, [(groups, None)], SFTLoss(config), config, sums)
+
+
+def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
+    """The groups to train on; SFT's samples become groups of one."""
+    if isinstance(config, GRPO):
+        if not all(isinstance(g, Group) for g in data):
+            raise EngineError("train: GRPO takes groups")
+    elif not all(isinstance(x, Sample | Group) for x in data):
+        raise EngineError("train: SFT takes samples or groups")
+    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
+
+
+def _update(
+    trainer: Trainer,
+    policy: Policy,
+    batches: list[Batch],
+    loss: Loss,
+    config: AdamW,
+    sums: dict[str, float],
+) -> dict[str, float]:
+    """One step per batch; returns their statistics over all ranks, to which ``sums`` are added."""
+    tally = Tally()
+    tally.add(sums)
+    steps: list[dict[str, float]] = []
+    for groups, counted in batches:
+        with trainer.parallel.together():
+            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version))
+        steps.append(_step(trainer, policy, config))
+    sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
+    taken = [s for s in steps if not s["zero_gradient"]] or steps
+    counts = {name: sum(s[name] for s in steps) for name in ("nonfinite_gradient", "zero_gradient")}
+    normalizer = sum(s["normalizer"] for s in steps)
+    version = float(policy.version)
+    return {**means(sums, normalizer), **maxima, **taken[-1], **counts, "policy_version": version}
+
+
+def step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
+    """`Engine.step`. Every rank must call this."""
+    with trainer.parallel.together():
+        policy.refuse_in_flight("step")
+    return _step(trainer, policy, config)
+
+
+def _step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
+    """One AdamW step; unless the gradient was dropped, a new version of the policy."""
+    stepped = trainer.step(config)
+    if not stepped["nonfinite_gradient"] and not stepped["zero_gradient"]:
+        policy.advance()
+    return stepped
