@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 
 from proactor.engine.config import Sampling
 from proactor.engine.model_config import ModelConfig
@@ -69,12 +68,11 @@ def make_jobs(
             ids = encode(prompt)
         except EngineError as error:
             raise type(error)(f"prompt {i}: {error}") from error
-        noise_key = _noise_key(i, key)
         limit = _limit(i, ids, setting, config)
         end_ids = frozenset(setting.stop_ids)
         if not setting.ignore_eos:
             end_ids |= eos_ids
-        jobs.append(Job(ids, setting, (seed & UINT64, step, noise_key), limit, end_ids, i))
+        jobs.append(Job(ids, setting, (seed & UINT64, step, int(key)), limit, end_ids, i))
     return jobs
 
 
@@ -99,10 +97,3 @@ def _settings(sampling: Sampling | Sequence[Sampling] | None, prompts: int) -> l
     if not all(isinstance(s, Sampling) for s in settings):
         raise EngineError("sample: sampling should be a Sampling, or a list of one per prompt")
     return settings
-
-
-def _noise_key(prompt: int, key: object) -> int:
-    """A group's noise key. Raises EngineError unless it is an integer of the 32 bits that the noise holds."""
-    if isinstance(key, Integral) and 0 <= int(key) < 1 << 32:
-        return int(key)
-    raise EngineError(f"prompt {prompt}: key {key} is not an integer of 0 … {(1 << 32) - 1}")

@@ -67,10 +67,12 @@ def token_ids(prompt: Any) -> list[int]:
 
 
 def check_keys(keys: Sequence[Any]) -> None:
-    """Raise EngineError unless every noise key is an integer of 64 bits."""
-    for key in keys:
-        if not _is_id(key) or not -(1 << 63) <= operator.index(key) < 1 << 63:
-            raise EngineError(f"keys: {key!r} is not an integer of 64 bits")
+    """Raise EngineError, naming the prompt, unless every noise key is an integer of 32 bits: the noise counts
+    modulo 2^32, and two keys must not become one.
+    """
+    for i, key in enumerate(keys):
+        if not _is_id(key) or not 0 <= operator.index(key) < 1 << 32:
+            raise EngineError(f"prompt {i}: key {key!r} is not an integer of 0 … {(1 << 32) - 1}")
 
 
 def _is_id(item: Any) -> bool:
