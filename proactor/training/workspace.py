@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder
-from proactor.engine import Engine, has_adapter
+from proactor.engine import Engine
 from proactor.evaluation.play import Evaluation, evaluate
 from proactor.progress import Progress, Quiet
 from proactor.rewards import (
@@ -246,17 +245,3 @@ def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evalua
         sum(part.truncated_share * count for part, count in parts) / total,
         unread_graph_share,
     )
-
-
-def adapter_folder(run: Path, name: str) -> Path | None:
-    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
-
-    Raises ConfigError when it holds no adapter.
-    """
-    if name == "none":
-        return None
-    inside = run / name
-    folder = inside if name in ("start", "best", "last") else Path(name)
-    if not has_adapter(folder):
-        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
-    return folder
