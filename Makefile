@@ -55,7 +55,7 @@ lint: $(VENV)/.installed-dev
 	@PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.installed-dev
-	$(call say,"docs: links, named files, numbers in tables")
+	$(call say,"docs: links and files and numbers")
 	@$(BIN)/python -m bench.docs $(if $(FIX),--write)
 
 format: $(VENV)/.installed-dev

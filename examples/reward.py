@@ -1,6 +1,6 @@
 """A reward of one's own, in TRL's signature. In a run configuration: `reward: examples.reward:brevity`.
 
-    proactor train configs/demo.yaml reward=examples.reward:brevity reward_options={}
+    proactor train configs/demo.yaml name=brevity reward=examples.reward:brevity reward_options={}
 
 A reward gets a batch of prompts and completions and returns one number a completion. Every column of the data
 arrives as a keyword argument, one value a completion: take those that you need by name and leave the rest to

@@ -7,10 +7,11 @@ else is a bug and shows its traceback. A run that is asked to stop saves and end
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from proactor import __version__
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
 from proactor.engine import ProactorError
 from proactor.progress import Stopped
@@ -19,7 +20,25 @@ app = typer.Typer(
     help="Train agents that decide at every turn whether to act, on what, and when.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # the commands inherit them
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"proactor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Options of `proactor` itself."""
+
+
 for command in (
     catalog.catalog,
     annotate.annotate,

@@ -11,6 +11,7 @@ from proactor.commands.common import (
     ConfigFile,
     Overrides,
     Split,
+    check_split,
     console,
     dialogues_of,
     open_workspace,
@@ -58,16 +59,18 @@ def calibrate(
 
     An interrupted call continues.
     """
-    from proactor.calibration.tradeoff import threshold_text, trade_off_table
-
     settings = load_config(config, overrides or [])
     if split_dev == split:
         raise ConfigError(
             f"--split {split}: thresholds chosen on a part say nothing about that part; take another "
             "--split-dev"
         )
+    check_split(split_dev, "--split-dev")
+    check_split(split)
     allowed = settings.eval.budget if budget is None else budget
     workspace = open_workspace(settings, adapter)
+    from proactor.calibration.tradeoff import threshold_text, trade_off_table
+
     thresholds, trade_offs = _score_and_choose(
         workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
     )
@@ -109,7 +112,7 @@ def _score_and_choose(
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
     from proactor.scoring.utility import needs_assent
-    from proactor.training.runs import adapter_folder
+    from proactor.training.adapters import adapter_folder
 
     on_dev, on_test = dialogues_of(workspace, split_dev), dialogues_of(workspace, split)
     loaded, rule = adapter_folder(settings.folder, adapter), workspace.rule if exact else SIMILAR

@@ -14,6 +14,7 @@ from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import Terminal
 from proactor.progress import Quiet
+from proactor.training.adapters import adapter_folder
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
@@ -41,10 +42,9 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
 
     Raises ConfigError when the adapter does not exist.
     """
-    from proactor.training.runs import adapter_folder
+    folder = adapter_folder(settings.folder, adapter)
     from proactor.training.workspace import Workspace
 
-    folder = adapter_folder(settings.folder, adapter)
     with terminal() as ui:
         workspace = Workspace.open(settings, ui)
     if folder is not None:
@@ -52,10 +52,15 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
     return workspace
 
 
+def check_split(split: str, option: str = "--split") -> None:
+    """Raise ConfigError unless ``split`` is a part of the data; asked before a model is loaded."""
+    if split not in ("train", "dev", "test"):
+        raise ConfigError(f"{option} {split}: train, dev or test")
+
+
 def dialogues_of(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
     """The dialogues of the part called ``split``. Raises ConfigError for another name."""
-    if split not in ("train", "dev", "test"):
-        raise ConfigError(f"--split {split}: train, dev or test")
+    check_split(split)
     dialogues: tuple[Dialogue, ...] = getattr(workspace, split)
     return dialogues
 
@@ -69,7 +74,9 @@ def find_dialogue(dialogues: tuple[Dialogue, ...], name: str) -> Dialogue:
 
 
 def run_folder(run: Path) -> Path:
-    """The folder of a run, given that folder or the run's config."""
+    """The folder of a run, given that folder or the run's config. ConfigError where there is neither."""
+    if not run.exists():
+        raise ConfigError(f"{run}: no such run, nor a config")
     return load_config(run).folder if run.is_file() else run
 
 

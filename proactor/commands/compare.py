@@ -34,11 +34,11 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""
+    folders = (run_folder(first), run_folder(second))
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
     from proactor.evaluation.store import find_system, load_comparable, notes_of
 
-    folders = (run_folder(first), run_folder(second))
     (dialogues, one), (other_dialogues, other) = load_comparable([f / "evaluations.json" for f in folders])
     systems = (against or system, system)
     names = (_name(folders[0], systems[0]), _name(folders[1], systems[1]))

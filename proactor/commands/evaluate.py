@@ -15,6 +15,7 @@ from proactor.commands.common import (
     ConfigFile,
     Overrides,
     Split,
+    check_split,
     console,
     dialogues_of,
     find_dialogue,
@@ -45,11 +46,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
+    settings = load_config(config, overrides or [])
+    check_split(split)
+    workspace = open_workspace(settings, adapter)
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import evaluate_policies
 
-    settings = load_config(config, overrides or [])
-    workspace = open_workspace(settings, adapter)
     dialogues = dialogues_of(workspace, split)
     with terminal() as ui:
         workspace.ui = ui
@@ -106,6 +108,7 @@ def sample(
 ) -> None:
     """Sample answers at the decision points of one dialogue, and show the reward of each."""
     settings = load_config(config, overrides or [])
+    check_split(split)
     workspace = open_workspace(settings, adapter)
     sampling = Sampling(n=n, temperature=temperature, max_tokens=settings.eval.max_tokens, seed=settings.seed)
     if prompt:

@@ -30,9 +30,9 @@ def report(
     if other is None:
         write_report(folder)
         return
+    second = run_folder(other)
     from proactor.report.folders import side_by_side
 
-    second = run_folder(other)
     file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
     console.print(f"report: {file}", markup=False)
 
@@ -41,9 +41,10 @@ def pool(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs that differ by seed")],
 ) -> None:
     """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
+    folders = [run_folder(run) for run in runs]
     from proactor.training.summary import pool_runs
 
-    result = pool_runs(runs)
+    result = pool_runs(folders)
     systems = {name: result[name] for name in ("before", "after")}
     console.print(metrics_table(f"{result['runs']} runs", systems, KEYS, result["difference"]))
     for note in result.get("notes", ()):

@@ -14,6 +14,7 @@ from proactor.commands.report import write_report
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
+from proactor.rewards import load_reward
 from proactor.scoring.bootstrap import KEYS
 from proactor.training.outcome import Outcome
 from proactor.training.provenance import check_destination
@@ -37,8 +38,6 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
 ) -> None:
     """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
-    from proactor.training.loop import train as run_training
-
     if resume and fresh:
         raise ConfigError("--resume continues the run, --fresh replaces it: give one of them")
     settings = load_config(config, overrides or [])
@@ -46,6 +45,8 @@ def train(
     if overfit:
         _overfit(settings, overfit)
         return
+    from proactor.training.loop import train as run_training
+
     with terminal() as ui:
         summary = run_training(settings, resume=resume, fresh=fresh, ui=ui)
     if summary and not console.quiet:
@@ -88,7 +89,8 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 def _ensure_model(settings: RunConfig) -> None:
     """Build the small model of a config with a `pretrain` section, unless it exists.
 
-    Raises ConfigError for a model of other origin, and for a name that looks like a hub id.
+    Raises ConfigError for a model of other origin, and for a name that looks like a hub id; RewardError for a
+    reward that training could not use.
     """
     if settings.pretrain is None:
         return
@@ -99,6 +101,7 @@ def _ensure_model(settings: RunConfig) -> None:
         raise ConfigError(
             f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
         )
+    load_reward(settings.reward, settings.reward_options)  # refuses one that does not exist before it waits
     from proactor.training.model_folder import build_small_model
 
     with terminal() as ui:

@@ -36,7 +36,7 @@ from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
-from proactor.engine import atomic_file, fault_point, has_adapter
+from proactor.engine import atomic_file, fault_point
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError, parse_json, read_bytes, read_yaml
@@ -250,20 +250,6 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
             raise SourceError(f"{file}:{number}: not an object")
         rows.append(row)
     return rows
-
-
-def adapter_folder(run: Path, name: str) -> Path | None:
-    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
-
-    Raises ConfigError when it holds no adapter.
-    """
-    if name == "none":
-        return None
-    inside = run / name
-    folder = inside if name in ("start", "best", "last") else Path(name)
-    if not has_adapter(folder):
-        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
-    return folder
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

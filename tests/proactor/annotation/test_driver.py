@@ -150,6 +150,7 @@ def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path
 
     report = annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(flaky), tmp_path)
     assert report["dialogues"] == {"read": 12, "kept": 11, "failed": {}, "unanswered": {"timeout": 1}}
+    assert report["left_out"] == [{"id": lost, "reason": "timeout", "detail": ""}]
     assert lost not in {d.id for d in dialogues(tmp_path)}
     second = Scripted(known)
     report = annotate(CORPUS.dialogues, CORPUS.catalog, second, tmp_path)
@@ -212,6 +213,11 @@ def test_gates_drop_dialogues_and_references_and_count_them(tmp_path: Path) -> N
         )
         assert report["dialogues"]["failed"] == {"G2": 1, "G1": 1} and report["dialogues"]["kept"] == kept
         assert report["drops"] == {"not_json": 5} and report["gates"]["G2"]["recall"] == 0
+        named = [
+            {"id": "d", "reason": "G2", "detail": "not covered: note at turn 1"},
+            {"id": "broken", "reason": "G1", "detail": "0 of 5 entries valid (5 not_json)"},
+        ]
+        assert report["left_out"] == (named if gates else [])
 
 
 def test_a_value_known_only_later_never_reaches_the_window_unless_allowed(tmp_path: Path) -> None:

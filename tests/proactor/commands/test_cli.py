@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import proactor
 from proactor import cli
 from proactor.config_file import load_config
 from tests.proactor.runs import config_file
@@ -187,3 +189,54 @@ def test_a_config_can_bring_its_own_model(
     }
     call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
     assert "test: " in capsys.readouterr().out
+
+
+def test_version_and_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    call("--version")
+    assert capsys.readouterr().out == f"proactor {proactor.__version__}\n"
+    for arguments in (["-h"], ["train", "-h"]):
+        call(*arguments)
+        assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "none.yaml"],
+        ["train", "configs/demo.yaml", "grpo.lrr=1"],
+        ["train", "configs/demo.yaml", "--resume", "--fresh"],
+        ["train", "configs/demo.yaml", "model=owner/name"],
+        ["train", "configs/demo.yaml", "model=./no-such-model", "reward=nothing"],
+        ["evaluate", "configs/demo.yaml", "--split", "later"],
+        ["evaluate", "configs/demo.yaml", "--adapter", "no/where"],
+        ["sample", "configs/demo.yaml", "--split", "later"],
+        ["calibrate", "configs/demo.yaml", "--split-dev", "later"],
+        ["report", "no/run"],
+        ["compare", "no/run", "no/other"],
+        ["pool", "no/run", "no/other"],
+        ["annotate", "no/file"],
+        ["catalog", "no/file"],
+    ],
+)
+def test_help_and_wrong_input_answer_before_heavy_imports(
+    arguments: list[str], repo_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "configs").symlink_to(repo_root / "configs")
+    code = (
+        "import sys; from proactor import cli\n"
+        f"sys.argv = ['proactor', *{arguments!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {heavy}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repo_root)},
+        capture_output=True,
+        text=True,
+    )
+    wanted = "0" if arguments == ["--help"] else "2"
+    assert done.stderr.splitlines()[-1] == f"{wanted} set()", done.stderr

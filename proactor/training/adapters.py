@@ -1,0 +1,27 @@
+"""The adapters of a run, as commands name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proactor.config import ConfigError
+
+
+def adapter_folder(run: Path, name: str) -> Path | None:
+    """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
+
+    Raises ConfigError when it holds no adapter.
+    """
+    if name == "none":
+        return None
+    inside = run / name
+    folder = inside if name in ("start", "best", "last") else Path(name)
+    if not (folder.is_dir() and _holds_adapter(folder)):
+        raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
+    return folder
+
+
+def _holds_adapter(folder: Path) -> bool:
+    from proactor.engine import has_adapter  # imports torch: only for a folder that exists
+
+    return has_adapter(folder)
