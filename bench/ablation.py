@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
-from proactor.evaluation.store import load_evaluations
+from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS
 from proactor.training.corpora import load_corpus
 from proactor.training.runs import Run
@@ -108,10 +109,9 @@ def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     Raises ProactorError, naming a dialogue, when two runs were tested on different ones, and SourceError for
     a folder without evaluations.
     """
-    loaded = {
-        labels: [load_evaluations(folder / "evaluations.json")[1] for folder in side]
-        for labels, side in folders.items()
-    }
+    files = [folder / "evaluations.json" for side in folders.values() for folder in side]
+    runs = iter([run for _, run in load_comparable(files)])
+    loaded = {labels: list(islice(runs, len(side))) for labels, side in folders.items()}
     first = loaded["windows"][0]
     rivals = {name: e for name, e in first.items() if name not in STAGES.values()}
     return {

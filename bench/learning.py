@@ -24,7 +24,7 @@ from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
 from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
-from proactor.evaluation.store import load_evaluations
+from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS, paired_difference
 from proactor.scoring.metrics import Contribution
 from proactor.training.runs import Run
@@ -133,8 +133,8 @@ def continue_supervised(config: Path, overrides: Sequence[str], base: RunConfig,
 
 def compare(seeds: Sequence[Path], supervised: Path) -> dict[str, Any]:
     """`summary.pool_runs` of the seeds, and GRPO's result minus each rival's, paired by dialogue."""
-    evaluations = [load_evaluations(folder / "evaluations.json")[1] for folder in seeds]
-    other = load_evaluations(supervised / "evaluations.json")[1]
+    files = [folder / "evaluations.json" for folder in (*seeds, supervised)]
+    *evaluations, other = (run for _, run in load_comparable(files))
     after = [run["after"].contributions for run in evaluations]
     rivals = {"supervised": other["after"], **{name: evaluations[0][name] for name in RIVALS}}
     return {
