@@ -34,13 +34,14 @@ class MatchRule:
     """Which action counts as a reference's action [INFERRED]; the tool is the same in any case.
 
     ``required`` None: by similarity, which must reach ``theta`` and exceed 0. Otherwise exact: every required
-    value is right, as `Reference.accepts` compares. ``required`` holds the required parameters by tool; of a
-    tool that it lacks, all parameters of the reference are required. Other values count only with
-    ``optional``: then all values of the action and of the reference must agree.
+    value is right, as `Reference.accepts` compares. ``required`` holds the required parameters by tool. Where
+    the reference knows none of them (the tool is unknown or requires nothing, or the labels lack them), all
+    values that it knows are required, so that the tool's name alone is not enough. Other values count only
+    with ``optional``: then all values of the action and of the reference must agree.
 
     A required value that the reference does not know need not be given. A given one is wrong if the reference
     knows another required value of the tool: its labels have values, so this one is invented. If it knows
-    none, its labels have no values to compare with, and any value passes.
+    none, there is nothing to compare with, and any value passes.
     """
 
     theta: float = THETA
@@ -56,9 +57,10 @@ class MatchRule:
             return value > 0.0 and value >= self.theta
         if self.optional:
             return similarity(action, reference) == 1.0
-        required = self.required.get(reference.name, reference.params.keys())
+        required = self.required.get(reference.name, frozenset())
         known = required & reference.params.keys()
-        if not all(name in action.params and reference.accepts(name, action.params[name]) for name in known):
+        needed = known or reference.params.keys()
+        if not all(name in action.params and reference.accepts(name, action.params[name]) for name in needed):
             return False
         return not known or action.params.keys().isdisjoint(required - known)
 

@@ -148,10 +148,11 @@ def test_the_exact_rule_asks_for_every_required_value() -> None:
     )
     spelled = BOOK.model_copy(update={"variants": {"time": ("nine",)}})
     assert rule.accepts(ready("book", day="Monday", time="Nine"), spelled)
-    # No required value at all: the tool alone decides, even where the similarity is 0.
+    # A tool that requires nothing: the name alone is not enough, all values of the reference are required.
     paged = Reference(id="l", name="list", params={"page": "2"}, coverage=(1, 3), ready=(1, 3))
-    assert rule.accepts(ready("list"), paged) and similarity(ready("list"), paged) == 0.0
-    assert timings(users(3, paged), 2, [ready("list", page="3")], rule=rule) == [Timing.ON_TIME]
+    fires = [ready("list", page="2"), ready("list", page="3"), ready("list")]
+    assert [rule.accepts(fire, paged) for fire in fires] == [True, False, False]
+    assert rule.accepts(ready("list", page="3"), paged.model_copy(update={"params": {}}))
 
 
 def test_required_values_that_the_reference_does_not_know() -> None:
@@ -161,6 +162,9 @@ def test_required_values_that_the_reference_does_not_know() -> None:
     assert not rule.accepts(ready("book", day="Monday", time="9"), no_time)  # the day is known: invented
     unlabelled = BOOK.model_copy(update={"params": {}})
     assert rule.accepts(ready("book", day="Monday", time="9"), unlabelled)  # nothing to compare with
+    only_note = BOOK.model_copy(update={"params": {"note": "aisle"}})
+    assert rule.accepts(ready("book", day="Monday", note="aisle"), only_note)
+    assert not rule.accepts(ready("book", day="Monday", note="window"), only_note)
 
 
 def test_without_a_catalog_every_value_of_the_reference_is_required() -> None:
