@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ class Parallel:
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             self.owns_group = True
+            # gloo's threads must end before the interpreter does: a process that exits with them may abort
+            atexit.register(self.release)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum ``tensor`` over ranks in place."""

@@ -94,7 +94,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (comparison.first, comparison.second) == ("one", "two") and comparison.metrics["recall"].clear
     for arguments, said in (
         (["one", "three"], "was not played there, but in one"),
-        (["one", "four"], "no such file"),
+        (["one", "four"], "no such run, nor a config"),
         (["one", "two", "--system", "best"], "no system 'best': one of before, after"),
     ):
         folders = [str(tmp_path / a) if a in ("one", "two", "three", "four") else a for a in arguments]
