@@ -116,12 +116,33 @@ class Pieces:
     unclosed: str = ""
 
 
+def split_thought(text: str) -> tuple[str | None, str]:
+    """(thought, rest): a leading ``<think>`` block and what follows it. Total.
+
+    Where the chat template opens the block in the prompt (DeepSeek-R1, QwQ, Qwen3-Thinking), an output has
+    the closing tag alone: its thought ends at the first ``</think>``, unless that stands inside a JSON value
+    with which the output begins. Without a block the thought is None; for one that never closes, the rest
+    still begins with ``<think>``.
+    """
+    text = text.strip()
+    before, closed, rest = text.partition("</think>")
+    if not closed:
+        return None, text
+    if not text.startswith("<think>"):
+        try:
+            if text[:1] in "[{" and _DECODER.raw_decode(text)[1] > len(before):
+                return None, text
+        except (ValueError, RecursionError):
+            pass  # no JSON value: a thought that begins with a bracket
+    return before.removeprefix("<think>"), rest.strip()
+
+
 def split(text: str) -> Pieces:
     """Split an output into its parts. Total. Thinking comes before the graph; both may be absent."""
-    rest = valid_utf8(text).strip()[:LONGEST]
-    blocks: dict[str, str | None] = dict.fromkeys(_BLOCKS)
+    thought, rest = split_thought(valid_utf8(text).strip()[:LONGEST])
+    blocks: dict[str, str | None] = {"think": thought, "graph": None}
     for name in _BLOCKS:
-        if rest.startswith(f"<{name}>"):
+        if rest.startswith(f"<{name}>") and blocks[name] is None:
             inside, closed, rest = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
             if not closed:
                 return Pieces(blocks["think"], blocks["graph"], "", name)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proactor.dialogue.parse import split_thought
+
 Reason = Literal["bad_json", "wrong_ids", "bad_scores"]
 
 LONGEST = 200_000
@@ -20,8 +22,6 @@ LONGEST = 200_000
 
 STARTS = 32
 """Opening brackets that are tried as the beginning of a verdict."""
-
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Ve
 
 def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
     """The JSON values in ``text`` of a verdict's form: ``{"scores": [{…}, …]}``, or that list alone."""
-    text = _THOUGHT.sub("", text[:LONGEST])
-    if text.lstrip().startswith("<think>"):
+    _, text = split_thought(text[:LONGEST])
+    if text.startswith("<think>"):
         return  # cut off while thinking: any verdict in it is a draft
     position, starts = 0, 0
     while (match := re.compile(r"[\[{]").search(text, position)) and starts < STARTS:

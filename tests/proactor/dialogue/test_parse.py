@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.dialogue import Action, Status
-from proactor.dialogue.parse import Parsed, collapse, key, parse, render
+from proactor.dialogue.parse import Parsed, collapse, key, parse, render, split
 
 WORDS = (
     st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -152,3 +152,19 @@ def test_duplicates_collapse_to_the_highest_status_at_the_first_place() -> None:
 def test_half_a_surrogate_pair_becomes_text() -> None:
     (read,) = parse('[{"READY":"a\\ud800","x":"\\udfff\ud800"}]').actions
     (read.name + "".join(read.params.values())).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "fired"),
+    [
+        ('They may want a refund: [{"READY":"refund"}]? Wait.\n</think>\n\n[]', True, []),
+        ('[{"READY":"refund"}] is a draft.</think>[{"READY":"book"}]', True, ["book"]),
+        ("</think>[]", True, []),
+        ('[{"READY":"note","text":"a </think> b"}]', False, ["note"]),
+        ('<think>so</think>[{"READY":"note","text":"</think>"}]', True, ["note"]),
+        ("[" * 5000 + "</think>[]", True, []),
+    ],
+)
+def test_a_thought_that_the_prompt_opened_does_not_fire(text: str, thought: bool, fired: list[str]) -> None:
+    assert [action.name for action in parse(text).actions] == fired
+    assert (split(text).think is not None) == thought

@@ -38,6 +38,8 @@ def test_scores_go_by_id_not_by_place() -> None:
         'Sure! {"scores":[{"id":1,"score":1},{"id":2,"score":0}]} Hope that helps.',
         '<think>maybe {"scores":[{"id":"1","score":0},{"id":"2","score":0}]}</think>'
         '[{"id":"1","score":1},{"id":"2","score":0}]',
+        'maybe {"scores":[{"id":"1","score":0},{"id":"2","score":0}]}\n</think>\n'
+        '[{"id":"1","score":1},{"id":"2","score":0}]',
         'I looked at [1] and {2}: {"scores":[{"id":" 1 ","score":1.0,"note":[]},{"id":"2","score":-0.0}]}',
     ],
 )
