@@ -23,6 +23,7 @@ from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.engine import atomic_file
+from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
 from proactor.sources.corpus import sample
 
@@ -69,7 +70,7 @@ def annotate(
     store = RecordStore(partial, fingerprint(oracle, catalog, options))
     run = _Run(dialogues, tools, oracle, options, store, ui)
     try:
-        asyncio.run(run.all())
+        run_to_end(run.all())
     finally:
         store.close()
     if run.unanswered and not any(d.id in store.records for d in dialogues):

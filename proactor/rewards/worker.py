@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from proactor.dialogue.candidates import Candidates
+from proactor.event_loop import run_to_end
 from proactor.rewards.call import validate_scores
 from proactor.rewards.group import GroupReward, GroupScores
 from proactor.rewards.options import RewardError
@@ -48,9 +49,9 @@ class RewardWorker:
         if loop is None or thread is None:
             return
         asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
+        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
 
@@ -114,7 +115,7 @@ class Round:
         else:
             self._began = began
             groups = [self._groups[place] for place in places]
-            scores = asyncio.run(self._reward.score_all(groups, self._progress))
+            scores = run_to_end(self._reward.score_all(groups, self._progress))
             self._ended = time.perf_counter()
         self.waited = time.perf_counter() - began
         self.seconds = max(0.0, self._ended - (self._began or began)) if places else 0.0

@@ -15,7 +15,6 @@ say. All choices here are ours [INFERRED].
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.decisions import decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
+from proactor.event_loop import run_to_end
 from proactor.ruler.engine_judge import EngineJudge, longest_slot
 from proactor.ruler.judge import Judge
 from proactor.ruler.mutations import mutations
@@ -141,7 +141,7 @@ def lessons(
 def teacher_scores(setup: StudentSetup, requests: Sequence[JudgeRequest]) -> list[dict[str, Score]]:
     """The rule judge's scores for each request, by candidate id."""
     rubric = find_rubric(setup.teacher)
-    answers = asyncio.run(RuleJudge().reply([replace(request, rubric=rubric) for request in requests]))
+    answers = run_to_end(RuleJudge().reply([replace(request, rubric=rubric) for request in requests]))
     scores = []
     for request, answer in zip(requests, answers, strict=True):
         verdict = read_verdict(str(answer), request.ids, rubric.parts)

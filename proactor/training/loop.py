@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -260,8 +261,14 @@ def report_data(workspace: Workspace, ui: Progress) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """The list of signals received: the first SIGTERM or Ctrl-C. A second one ends the process at once."""
+    """The list of signals received: the first SIGTERM or Ctrl-C. A second one ends the process at once.
+
+    Only the main thread may set handlers: in any other thread the list stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handler(number: int, frame: FrameType | None) -> None:

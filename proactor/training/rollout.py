@@ -6,7 +6,6 @@ needed [INFERRED, 1.7]. All decisions of a dialogue go to the engine together: t
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
+from proactor.event_loop import run_to_end
 from proactor.rewards import GroupScores, RewardFunction, RewardWorker, TurnReward, run_reward
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup, read_answers
@@ -133,7 +133,7 @@ def judge_groups(
             ):
                 hand_over(i, group, unread)
         else:
-            asyncio.run(stream())
+            run_to_end(stream())
         ended = time.perf_counter()
         scores = scoring.finish()
     answered = []
