@@ -31,7 +31,8 @@ def sequence_logprobs(
     if trees is not None and len(trees) != len(sequences):
         raise EngineError(f"logprobs: {len(sequences)} sequences with {len(trees)} trees")
     out: list[Tensor] = [torch.empty(0) for _ in sequences]
-    groups = []
+    groups: list[Group] = []
+    places: dict[int, int] = {}  # id of a sample -> place of its sequence
     for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
         if not 1 <= start <= end <= len(ids):
             raise EngineError(
@@ -44,13 +45,14 @@ def sequence_logprobs(
             )
         if end > start:
             prompt = list(ids[:start])
-            sample = Sample(prompt, list(ids[start:end]), info={"index": i})
+            sample = Sample(prompt, list(ids[start:end]))
+            places[id(sample)] = i
             groups.append(Group(prompt, [sample], tree=None if trees is None else trees[i]))
     for tree in pack(groups, token_budget, together=not decoder.form.exact):
         values, flat = tree_logprobs(decoder, tree, adapter)
         counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
         for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
-            out[sample.info["index"]] = part
+            out[places[id(sample)]] = part
     return out
 
 

@@ -35,6 +35,7 @@ class Sample:
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
+    ``info`` is the caller's own; the engine neither reads nor writes it.
     """
 
     prompt_ids: list[int]
