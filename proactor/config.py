@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
+from proactor.dialogue.board import BoardShares
 from proactor.dialogue.prompt import Mode
 from proactor.engine import GRPO, SFT, Config, EngineConfig, LoRA, ProactorError, Sampling
 from proactor.scoring.bootstrap import KEYS
@@ -100,12 +101,23 @@ class Data(Section):
         return {**values, **{name: {"split": name, **values[name]} for name in given}}
 
 
-class SFTStage(SFT):
+class ShownBoards(Section):
+    """Which boards a stage shows: ``logged`` and ``acted`` as in `BoardShares`."""
+
+    logged: float = Field(default=0.5, ge=0, le=1)
+    acted: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def boards(self) -> BoardShares:
+        """The two shares as one value."""
+        return BoardShares(self.logged, self.acted)
+
+
+class SFTStage(ShownBoards, SFT):
     """Supervised stage.
 
     Ends when the held-out loss has not fallen for ``patience`` checks, ``eval_every`` steps apart, or at
-    ``max_steps``. Keeps the adapter of the lowest held-out loss. ``logged``: probability of the logged board
-    instead of the empty one. ``pending``: train PENDING answers too.
+    ``max_steps``. Keeps the adapter of the lowest held-out loss. ``pending``: train PENDING answers too.
     """
 
     lr: float = Field(default=1e-3, gt=0)
@@ -113,7 +125,6 @@ class SFTStage(SFT):
     max_steps: int = Field(default=400, ge=1)
     eval_every: int = Field(default=20, ge=1)
     patience: int = Field(default=3, ge=1)
-    logged: float = Field(default=0.5, ge=0, le=1)
     pending: bool = True
 
     @model_validator(mode="before")
@@ -122,17 +133,15 @@ class SFTStage(SFT):
         return _with_decay_total(cls, values, "max_steps")
 
 
-class GRPOStage(GRPO):
+class GRPOStage(ShownBoards, GRPO):
     """Reinforcement stage: sample every decision of ``batch_dialogues`` dialogues, score, update; repeat.
 
     Every ``eval_every`` steps the dev dialogues are played; the best adapter by `EvalOptions.metric` is kept.
-    ``logged``: as in `SFTStage`.
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
     steps: int = Field(default=100, ge=1)
     eval_every: int = Field(default=10, ge=1)
-    logged: float = Field(default=0.5, ge=0, le=1)
     sampling: Sampling = Sampling(n=8, max_tokens=64)
 
     @field_validator("sampling", mode="before")

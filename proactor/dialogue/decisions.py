@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proactor.dialogue.board import Board, draw_board
+from proactor.dialogue.board import Board, BoardShares, draw_board
 from proactor.dialogue.dialogue import Dialogue
 from proactor.dialogue.prompt import PromptEncoder
 
@@ -22,9 +22,14 @@ class Decision:
 
 
 def decisions(
-    encoder: PromptEncoder, dialogues: Sequence[Dialogue], *, seed: int, epoch: int, logged: float = 0.5
+    encoder: PromptEncoder,
+    dialogues: Sequence[Dialogue],
+    *,
+    seed: int,
+    epoch: int,
+    shares: BoardShares | None = None,
 ) -> list[Decision]:
-    """All decision points of ``dialogues``; boards (empty or logged) by (seed, epoch, dialogue, turn).
+    """All decision points of ``dialogues``; boards by ``shares`` and (seed, epoch, dialogue, turn).
 
     In graph mode the prompts show the graph of an agent that gave every target answer; for the agent's own
     graph see `proactor.training.graph_rollout`.
@@ -32,7 +37,7 @@ def decisions(
     points = []
     for dialogue in dialogues:
         for turn in dialogue.decision_turns:
-            board = draw_board(dialogue, turn, seed=seed, epoch=epoch, logged=logged)
+            board = draw_board(dialogue, turn, seed=seed, epoch=epoch, shares=shares)
             graph = encoder.earlier_graph(dialogue, turn, board)
             points.append(Decision(dialogue, turn, board, encoder.prompt(dialogue, turn, board, graph)))
     return points

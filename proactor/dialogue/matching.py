@@ -37,7 +37,8 @@ class MatchRule:
     value is right, as `Reference.accepts` compares. ``required`` holds the required parameters by tool. Where
     the reference knows none of them (the tool is unknown or requires nothing, or the labels lack them), all
     values that it knows are required, so that the tool's name alone is not enough. Other values count only
-    with ``optional``: then all values of the action and of the reference must agree.
+    with ``optional``: then all values of the action and of the reference must agree. ``tolerant``: tools
+    matched by similarity all the same.
 
     A required value that the reference does not know need not be given. A given one is wrong if the reference
     knows another required value of the tool: its labels have values, so this one is invented. If it knows
@@ -47,12 +48,13 @@ class MatchRule:
     theta: float = THETA
     required: Mapping[str, frozenset[str]] | None = None
     optional: bool = False
+    tolerant: frozenset[str] = frozenset()
 
     def accepts(self, action: Action, reference: Reference) -> bool:
         """Whether ``action`` counts as the action of ``reference``."""
         if action.name != reference.name:
             return False
-        if self.required is None:
+        if self.required is None or action.name in self.tolerant:
             value = similarity(action, reference)
             return value > 0.0 and value >= self.theta
         if self.optional:

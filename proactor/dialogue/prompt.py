@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from proactor.dialogue.board import EMPTY, Board, logged_board
+from proactor.dialogue.board import EMPTY, Board, earlier_board
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.parse import render
@@ -261,14 +261,11 @@ def target_text(
 
 
 def earlier_graph(dialogue: Dialogue, turn: int, board: Board, catalog: Catalog) -> StateGraph:
-    """The target graph of the decision before ``turn``: on the logged board of that turn where ``board`` has
-    entries, else on an empty board.
-    """
+    """The target graph of the decision before ``turn``, on the `earlier_board` of that turn."""
     before = last_decision(dialogue, turn - 1)
     if before is None:
         return NO_GRAPH
-    earlier = logged_board(dialogue, before) if board.entries else EMPTY
-    return graph_of(target(dialogue, before, earlier), catalog)
+    return graph_of(target(dialogue, before, earlier_board(dialogue, turn, board, before)), catalog)
 
 
 def _is_pending(reference: Reference, turn: int, board: Board) -> bool:

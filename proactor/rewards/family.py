@@ -30,10 +30,11 @@ class MetricOptions(RewardOptions):
     waiting: Literal["open", "ready"] = "open"
     pending: float = Field(default=0.0, ge=0)
     theta: float = THETA
+    values: Literal["similar", "exact"] = "similar"
 
     def metric(self) -> WeightedMetric:
         """The metric of these options."""
-        return WeightedMetric(early=self.early, waiting=self.waiting, pending=self.pending, theta=self.theta)
+        return WeightedMetric(**self.model_dump(include=set(MetricOptions.model_fields)))
 
 
 class WeightedMetricOptions(MetricOptions):

@@ -11,17 +11,24 @@ The list of metrics is confirmed [NOTES, methods 1.6], their formulas are [INFER
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY, Board
-from proactor.dialogue.matching import THETA, ClassifiedAction, MatchRule, Timing, classify
+from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.matching import EXACT, THETA, ClassifiedAction, MatchRule, Timing, classify, exact_rule
 from proactor.dialogue.parse import Parsed
 from proactor.dialogue.windows import due_at, open_at, ready_at
 from proactor.rewards.options import RewardError
 from proactor.rewards.turn import TurnReward
 from proactor.scoring.metrics import early_weight
+
+if TYPE_CHECKING:  # an import at run time would import torch
+    from proactor.engine import Engine
+
+
+FALSE_FIRES = (Timing.FALSE, Timing.REPEAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,11 @@ class WeightedMetric(TurnReward):
     ``early``: value of an early fire in T_u; "linear" takes the weight of PT_w;
     ``waiting``: an empty proposal has RAC 0 while a reference is "open", or only while one is "ready";
     ``pending``: value in T_u of a PENDING action whose reference is covered and not ready yet.
+
+    ``values`` "exact" [INFERRED]: a fire of a tool that writes is right only with all its required values
+    (`exact_rule`), and a false one has similarity 0. It then earns ``-false``, less than waiting ever does,
+    where by similarity half of the values right earn half of the consistency and all of the timing. Which
+    tools write, and what they require, is the catalog's; until `bind` has told, all do and all is required.
     """
 
     consistency: float = 0.5
@@ -47,17 +59,30 @@ class WeightedMetric(TurnReward):
     waiting: Literal["open", "ready"] = "open"
     pending: float = 0.0
     theta: float = THETA
+    values: Literal["similar", "exact"] = "similar"
+    _exact: MatchRule = field(default=EXACT, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.early != "linear" and not isinstance(self.early, int | float):
             raise RewardError(f"reward weighted_metric: early is a number or 'linear', not {self.early!r}")
         if self.waiting not in ("open", "ready"):
             raise RewardError(f"reward weighted_metric: waiting is 'open' or 'ready', not {self.waiting!r}")
+        if self.values not in ("similar", "exact"):
+            raise RewardError(f"reward weighted_metric: values is 'similar' or 'exact', not {self.values!r}")
+
+    def bind(self, engine: Engine, catalog: Catalog) -> None:
+        """Take from the catalog which tools write, and which values they require."""
+        reads = frozenset(t.name for t in catalog.tools if t.effect == "read")
+        object.__setattr__(self, "_exact", replace(exact_rule(catalog), tolerant=reads))
+
+    @property
+    def rule(self) -> MatchRule:
+        """What counts as the reference's action."""
+        return replace(self._exact, theta=self.theta) if self.values == "exact" else MatchRule(self.theta)
 
     def parts(self, dialogue: Dialogue, turn: int, parsed: Parsed, board: Board = EMPTY) -> dict[str, float]:
         """{"reward", "rac", "max_rac", "timing", "false", "unread"}, all finite."""
-        rule = MatchRule(self.theta)
-        classified = classify(dialogue, turn, parsed.actions, fired=board.fired, rule=rule)
+        classified = classify(dialogue, turn, parsed.actions, fired=board.fired, rule=self.rule)
         kept = [j for j in classified if not j.masked]
         unread = sum(parsed.unread.values())
         n = len(kept) + unread
@@ -66,9 +91,10 @@ class WeightedMetric(TurnReward):
             rac = max_rac = float(all(r.ready is None or r.id in board.fired for r in wanted))
             in_time, false = float(all(r.id in board.fired for r in due_at(dialogue, turn))), 0.0
         else:
-            rac, max_rac = sum(j.similarity for j in kept) / n, max((j.similarity for j in kept), default=0.0)
+            near = [self._similarity(j) for j in kept]
+            rac, max_rac = sum(near) / n, max(near, default=0.0)
             in_time = sum(self._credit(j, turn) for j in kept) / n
-            false = (unread + sum(j.timing in (Timing.FALSE, Timing.REPEAT) for j in kept)) / n
+            false = (unread + sum(j.timing in FALSE_FIRES for j in kept)) / n
         reward = self.consistency * rac + self.timing * in_time - self.false * false
         return {
             "reward": reward,
@@ -78,6 +104,11 @@ class WeightedMetric(TurnReward):
             "false": false,
             "unread": float(unread),
         }
+
+    def _similarity(self, action: ClassifiedAction) -> float:
+        """What one action adds to ``n * RAC``."""
+        strict = self.values == "exact" and action.action.name not in self._exact.tolerant
+        return 0.0 if strict and action.timing in FALSE_FIRES else action.similarity
 
     def _credit(self, action: ClassifiedAction, turn: int) -> float:
         """What one action adds to ``n * T_u``."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from proactor.dialogue import Dialogue
+from proactor.dialogue.board import BoardShares
 from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
@@ -35,13 +36,13 @@ def sample_groups(
     *,
     seed: int,
     epoch: int,
-    logged: float = 0.5,
+    shares: BoardShares | None = None,
 ) -> list[AnswerGroup]:
     """Sample a group at every decision point and score it.
 
     Raises RewardError, naming the reward, when it fails or returns something that is not a finite number.
     """
-    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
+    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
     graphs: Sequence[Sequence[Mapping[str, int]] | None] = [None] * len(points)
     if encoder.style.mode == "graph":
         groups, graphs = roll_out(engine, encoder, points, sampling)
@@ -103,7 +104,7 @@ def judge_groups(
     progress: TrainingProgress,
     seed: int,
     epoch: int,
-    logged: float = 0.5,
+    shares: BoardShares | None = None,
 ) -> JudgedStep:
     """Sample a group at every decision point and have it judged, while sampling goes on if the reward allows.
 
@@ -114,7 +115,7 @@ def judge_groups(
     scoring = worker.round(progress)
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
-    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged)
+    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
 
     def hand_over(index: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
         candidates = candidates_at(points[index], group, tools[points[index].dialogue.id])
@@ -162,7 +163,7 @@ def sft_groups(
     *,
     seed: int,
     epoch: int,
-    logged: float = 0.5,
+    shares: BoardShares | None = None,
     pending: bool = True,
 ) -> tuple[list[Group], Counter[str]]:
     """The wanted answer of each decision point, sharing trunks.
@@ -170,7 +171,7 @@ def sft_groups(
     Points where an unknown window may be right are left out and counted as ``unknowable``.
     """
     groups, counters = [], Counter[str]()
-    for point in decisions(encoder, dialogues, seed=seed, epoch=epoch, logged=logged):
+    for point in decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares):
         if unknowable(point.dialogue, point.turn, point.board):
             counters["unknowable"] += 1
             continue

@@ -63,7 +63,7 @@ def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
         engine.share(chosen),
         seed=seed,
         epoch=epoch,
-        logged=stage.logged,
+        shares=stage.boards,
         pending=stage.pending,
     )
     stats = engine.train(groups, stage)
@@ -83,7 +83,7 @@ def held_out_loss(workspace: Workspace, stage: SFTStage) -> float:
         workspace.engine.share(workspace.held_out),
         seed=workspace.config.seed,
         epoch=-1,
-        logged=stage.logged,
+        shares=stage.boards,
         pending=stage.pending,
     )
     return workspace.engine.nll(groups)
@@ -122,7 +122,7 @@ def sample_and_score(
             workspace.reward,
             seed=seed,
             epoch=epoch,
-            logged=stage.logged,
+            shares=stage.boards,
         )
         return groups, {"seconds_sampling": time.perf_counter() - began}
     progress, reward = TrainingProgress(step, stage.steps), workspace.worker.reward
@@ -136,7 +136,7 @@ def sample_and_score(
         progress=progress,
         seed=seed,
         epoch=epoch,
-        logged=stage.logged,
+        shares=stage.boards,
     )
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(progress).items()}
     events = judge_statistics(engine.gather, judged.groups, reward.judged, judged.counters)

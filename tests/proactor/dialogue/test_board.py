@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proactor.dialogue import Reference, Status
-from proactor.dialogue.board import EMPTY, draw_board, logged_board
+from proactor.dialogue.board import EMPTY, BoardShares, acted_board, draw_board, earlier_board, logged_board
 from proactor.dialogue.matching import Timing
 from tests.proactor.dialogues import pending, ready, users
 
@@ -46,15 +46,41 @@ def test_own_board_tells_two_references_of_the_same_action_apart() -> None:
     assert board.after(dialogue, 6, fire).fired == {"b": Timing.ON_TIME, "b2": Timing.LATE}
 
 
+def test_acted_board_holds_what_could_be_triggered_before_the_turn() -> None:
+    late = BOOK.model_copy(update={"observed_trigger": 6})
+    unknown = Reference(id="u", name="eat", observed_trigger=3)
+    dialogue = users(7, late, CALL, unknown)
+    assert [set(acted_board(dialogue, u).fired) for u in (2, 3, 4, 5)] == [
+        set(),
+        {"c"},
+        {"c", "u"},
+        {"c", "u", "b"},
+    ]
+    assert acted_board(dialogue, 5).render().endswith('{"TRIGGERED":"book","day":"Monday"}]')
+    assert set(logged_board(dialogue, 5).fired) == {"c", "u"}
+
+
+def test_earlier_board_is_that_of_the_same_agent() -> None:
+    dialogue = users(7, BOOK.model_copy(update={"observed_trigger": 6}), CALL)
+    acted, logged = acted_board(dialogue, 6), logged_board(dialogue, 6)
+    assert acted != logged
+    assert earlier_board(dialogue, 6, acted, 5) == acted_board(dialogue, 5) != logged_board(dialogue, 5)
+    assert earlier_board(dialogue, 6, logged, 5) == logged_board(dialogue, 5)
+    assert earlier_board(dialogue, 6, EMPTY, 5) == EMPTY
+
+
 def test_drawn_board_is_a_function_of_its_key() -> None:
-    dialogue = users(7, CALL)
-    drawn = [bool(draw_board(dialogue, 3, seed=s).entries) for s in range(400)]
-    assert drawn == [bool(draw_board(dialogue, 3, seed=s).entries) for s in range(400)]
-    assert 150 < sum(drawn) < 250
-    assert any(
-        draw_board(dialogue, 3, seed=0, epoch=e) != draw_board(dialogue, 3, seed=0, epoch=0)
-        for e in range(1, 20)
-    )
-    assert any(bool(draw_board(dialogue, 4, seed=s).entries) != drawn[s] for s in range(20))
-    assert not any(draw_board(dialogue, 3, seed=s, logged=0.0).entries for s in range(50))
-    assert all(draw_board(dialogue, 3, seed=s, logged=1.0).entries for s in range(50))
+    dialogue = users(7, BOOK, CALL.model_copy(update={"observed_trigger": 6}))
+    turn = 5  # logged: book; acted: both
+
+    def kind(seed: int, epoch: int = 0, at: int = turn, **shares: float) -> int:
+        return len(draw_board(dialogue, at, seed=seed, epoch=epoch, shares=BoardShares(**shares)).entries)
+
+    drawn = [kind(s) for s in range(400)]
+    assert drawn == [kind(s) for s in range(400)]
+    assert 150 < drawn.count(1) < 250 and 60 < drawn.count(2) < 140 and 60 < drawn.count(0) < 140
+    assert any(kind(0, epoch=e) != drawn[0] for e in range(1, 20))
+    assert any(bool(kind(s, at=3)) != bool(drawn[s]) for s in range(20))
+    assert {kind(s, logged=0.0, acted=0.0) for s in range(50)} == {0}
+    assert {kind(s, logged=1.0) for s in range(50)} == {1}
+    assert {kind(s, logged=0.0, acted=1.0) for s in range(50)} == {2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.board import Board
 from proactor.dialogue.candidates import Candidates
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import Parsed, parse
 from proactor.rewards import (
@@ -26,6 +27,7 @@ from proactor.rewards import (
     run_reward,
     score_replay,
 )
+from proactor.rewards.schedule import TrainingProgress
 from proactor.scoring.metrics import aggregate
 from tests.proactor.dialogues import pending, ready, users, worked_example
 
@@ -99,6 +101,52 @@ def test_coefficients_and_options() -> None:
     assert parts(2, FULL, early="linear")["timing"] == pytest.approx(1 / 3)
     assert [parts(u, waiting="ready")["rac"] for u in range(1, 8)] == [1, 1, 1, 0, 0, 1, 1]
     assert [parts(u, pending("book", day="Monday"), pending=0.5)["timing"] for u in (1, 2, 4)] == [0, 0.5, 0]
+
+
+BOOKING = Tool(name="book", parameters=(Parameter(name="day"), Parameter(name="time")))
+
+
+@pytest.mark.parametrize("effect", ["write", "irreversible"])
+@pytest.mark.parametrize("waiting", ["open", "ready"])
+@given(
+    st.integers(1, 7),
+    st.dictionaries(st.sampled_from(("day", "time", "hall")), st.sampled_from(("Monday", "9", "10"))),
+    st.booleans(),
+)
+def test_with_exact_values_a_wrong_value_earns_less_than_waiting(
+    effect: Effect, waiting: str, turn: int, params: dict[str, str], done: bool
+) -> None:
+    metric = WeightedMetric(waiting=waiting, values="exact")
+    metric.bind(None, Catalog(tools=(BOOKING.model_copy(update={"effect": effect}),)))  # type: ignore[arg-type]
+    board = DONE if done else Board()
+    fire = metric.parts(DIALOGUE, turn, Parsed((ready("book", **params),)), board)["reward"]
+    wait = metric.parts(DIALOGUE, turn, Parsed(()), board)["reward"]
+    right = BOOK.params.items() <= params.items()
+    if right and 2 <= turn <= 6 and not done:
+        share = 2 / len(params)
+        assert fire == pytest.approx(0.5 * share + 0.4 * (turn < 6))
+    else:
+        assert fire == pytest.approx(-0.1) and fire < wait
+
+
+def test_exact_values_of_tools_that_read_and_before_the_catalog_is_known() -> None:
+    exact, half = WeightedMetric(values="exact"), Parsed((HALF,))
+    assert exact.parts(DIALOGUE, 4, half)["reward"] == pytest.approx(-0.1)
+    exact.bind(None, Catalog(tools=(BOOKING.model_copy(update={"effect": "read"}),)))  # type: ignore[arg-type]
+    assert exact.parts(DIALOGUE, 4, half) == parts(4, HALF)
+    optional = Parameter(name="time", required=False)
+    tool = Tool(name="book", parameters=(Parameter(name="day"), optional))
+    exact.bind(None, Catalog(tools=(tool,)))  # type: ignore[arg-type]
+    assert exact.parts(DIALOGUE, 4, half)["reward"] == pytest.approx(0.25 + 0.4)
+    assert exact.parts(DIALOGUE, 2, Parsed((pending("book", day="Monday"),)))["rac"] == 0.5
+
+
+def test_exact_values_reach_the_metric_inside_a_mixture() -> None:
+    mixture = load_reward("mixture", {"components": {"weighted_metric": {"weight": 1, "values": "exact"}}})
+    mixture.bind(None, Catalog(tools=(BOOKING,)))  # type: ignore[attr-defined]
+    group = Candidates(DIALOGUE, 4, ('[{"READY":"book","day":"Monday"}]', "[]"), TOOLS)
+    wrong, wait = asyncio.run(mixture.score_all([group], TrainingProgress()))[0]  # type: ignore[attr-defined]
+    assert wrong["reward"] < wait["reward"]
 
 
 def test_a_repeat_is_false_and_an_early_one_masked() -> None:
