@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import HEAVY_HEAD, Box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import PaddingDimensions
 from rich.table import Table
@@ -130,7 +131,8 @@ def _stacked(cell: str) -> str:
 
 def _broken(title: str, cells: Sequence[str]) -> str:
     """The title in lines no wider than the widest cell, or than its own longest word."""
-    room = max((Text.from_markup(line).cell_len for cell in cells for line in cell.split("\n")), default=0)
+    lines_of = [Text.from_markup(cell).plain.split("\n") for cell in cells]
+    room = max((cell_len(line) for lines in lines_of for line in lines), default=0)
     lines: list[str] = []
     for word in title.split(" "):
         if lines and len(lines[-1]) + 1 + len(word) <= room:

@@ -85,15 +85,15 @@ def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6)
         x = left + (k + reach) * step
         for name, shift in (("before", 6.0), ("after", 24.0)):
             count = clipped[name][k]
-            if not count:
-                continue
             tall = height * count / most
             parts.append(
                 f'<rect class="{name}" x="{x + shift:.1f}" y="{base - tall:.1f}" width="16" '
                 f'height="{tall:.1f}"/>'
             )
+            kind = "" if count else ' class="zero"'
             parts.append(
-                f'<text x="{x + shift + 8:.1f}" y="{base - tall - 4:.1f}" text-anchor="middle">{count}</text>'
+                f'<text{kind} x="{x + shift + 8:.1f}" y="{base - tall - 4:.1f}" text-anchor="middle">'
+                f"{count}</text>"
             )
         beyond = {-reach: "≤", reach: "≥"}.get(k, "")
         text = "opens" if k == 0 else beyond + signed_number(k, 0)

@@ -207,8 +207,9 @@ def _series(history: Rows, xs: Sequence[float]) -> dict[str, list[Point]]:
 
 def only_in(history: Rows, other: Rows) -> list[str]:
     """Names of the numbers in ``history`` that are not in ``other``."""
-    missing = _series(history, _steps(history)[0]).keys() - _series(other, _steps(other)[0]).keys()
-    return sorted({describe(key)[1] for key in missing})
+    series = _series(history, _steps(history)[0])
+    missing = series.keys() - _series(other, _steps(other)[0]).keys()
+    return sorted({describe(key)[1] for key in missing if not _is_spread(key, series)})
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

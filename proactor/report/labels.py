@@ -10,6 +10,8 @@ LETTER = 5.9
 HEIGHT = 14.0
 GAP = 8.0
 """Between a point and its label."""
+COVERS_LABEL, COVERS_POINT, COVERS_LINE = 10_000.0, 60.0, 40.0
+"""What a place costs that covers another label, a point or a line; a px away from the point costs 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,12 @@ class Label:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float, str]], field: Box, taken: Sequence[Box] = ()
+    points: Sequence[tuple[float, float, str]], field: Box, avoid: Sequence[Box] = ()
 ) -> list[Label]:
-    """A label for each (x, y, text), inside ``field``, where it covers neither another label nor ``taken``.
+    """A label for each (x, y, text), inside ``field``: near its point, and where it covers no other label.
 
-    A label goes beside its point, else above or below that place, the nearest first, and on the far side
-    last. Points at one place share one label. Where nothing is free, it stays beside its point.
+    It moves some way to cover no point, and a little to cover nothing of ``avoid``. Points at one place share
+    one label.
     """
     groups: dict[tuple[float, float], list[str]] = {}
     for x, y, text in points:
@@ -58,25 +60,27 @@ def place_labels(
     placed: list[Label] = []
     for (x, y), texts in sorted(groups.items()):
         text = ", ".join(dict.fromkeys(texts))
-        boxes = _candidates(x, y, min(len(text) * LETTER, field.right - field.left), field)
-        blocked = [*(label.box for label in placed), *taken]
-        free = [b for b in boxes if not any(b.overlaps(other) for other in blocked)]
-        clear = [b for b in free if not any(b.overlaps(dot) for dot in dots)]
-        box = (clear or free or boxes)[0]
+
+        def cost(box: Box, x: float = x, y: float = y) -> float:
+            distance = abs((box.top + box.bottom) / 2 - y) + max(box.left - x, x - box.right, 0.0)
+            return (
+                distance
+                + COVERS_LABEL * sum(box.overlaps(label.box) for label in placed)
+                + COVERS_POINT * any(box.overlaps(dot) for dot in dots)
+                + COVERS_LINE * any(box.overlaps(line) for line in avoid)
+            )
+
+        box = min(_candidates(x, y, min(len(text) * LETTER, field.right - field.left), field), key=cost)
         beside = max(box.left - x, x - box.right) <= 2 * GAP
-        moved = not beside or abs((box.top + box.bottom) / 2 - y) > HEIGHT
+        moved = not beside or abs((box.top + box.bottom) / 2 - y) > 2 * HEIGHT
         placed.append(Label(text, (x, y), box, moved))
     return placed
 
 
 def _candidates(x: float, y: float, width: float, field: Box) -> list[Box]:
-    """Places for a label of a point, the best first: both sides of it, at growing heights above and below."""
-    right_first = x + GAP + width <= field.right
-    sides = (x + GAP, x - GAP - width) if right_first else (x - GAP - width, x + GAP)
-    lefts = [min(max(left, field.left), field.right - width) for left in sides]
+    """Places for a label of a point: at both of its sides, at all heights."""
+    lefts = [min(max(left, field.left), field.right - width) for left in (x + GAP, x - GAP - width)]
     steps = int((field.bottom - field.top) / (HEIGHT / 2)) + 1
-    tops = [y - HEIGHT / 2 + sign * k * HEIGHT / 2 for k in range(steps) for sign in ((1, -1) if k else (1,))]
+    tops = [y - HEIGHT / 2 + k * HEIGHT / 2 for k in range(-steps, steps + 1)]
     inside = [top for top in tops if field.top <= top <= field.bottom - HEIGHT]
-    near = [Box(left, top, left + width, top + HEIGHT) for top in inside[:5] for left in lefts]
-    far = [Box(left, top, left + width, top + HEIGHT) for left in lefts for top in inside[5:]]
-    return near + far
+    return [Box(left, top, left + width, top + HEIGHT) for top in inside for left in lefts]

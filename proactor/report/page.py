@@ -138,7 +138,7 @@ def _training(trained: Trained, beside: Trained | None, apart: RewardsApart) -> 
         "curves": curves.sections(trained, beside, apart),
         "marked": any(run.chosen is not None for run in runs),
         "chosen": [
-            f"{name}: {chosen}".removeprefix(": " if beside is None else "").replace("->", "→")
+            f"{'After training' if beside is None else name}: {chosen}".replace("->", "→")
             for name, chosen in told
             if chosen is not None
         ],

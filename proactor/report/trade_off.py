@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -52,22 +53,24 @@ def draw(
     """
     every = [point for points in curves.values() for point in points] + list(dots.values())
     low, high = limits([0.0, *(y for _, y in every)])
+    low -= 0.04 * (high - low)  # a point at 0 stands clear of both axes
     most = max([budget * 4, 1.0, *(x for x, _ in every)])
-    field = Field(64.0, 606.0, 14.0, 252.0, (0.0, math.sqrt(most)), (low, high))
+    field = Field(64.0, 606.0, 14.0, 252.0, (-0.025 * math.sqrt(most), math.sqrt(most)), (low, high))
 
     def place(point: Point) -> Point:
         return field.x(math.sqrt(max(point[0], 0.0))), field.y(point[1])
 
-    limit = place((budget, low))[0]
+    start, limit = place((0.0, low))[0], place((budget, low))[0]
     parts = [
-        f'<rect class="within" x="{field.left}" y="{field.top}" width="{limit - field.left:.1f}" '
+        f'<rect class="within" x="{start}" y="{field.top}" width="{limit - start:.1f}" '
         f'height="{field.bottom - field.top:.1f}"/>',
         *field.grid(),
         *_x_axis(field, [(t, place((t, low))[0]) for t in x_ticks(most, budget)]),
     ]
-    named = []
+    named, drawn = [], list[Box]()
     for i, (name, points) in enumerate(curves.items()):
         places = [place(point) for point in sorted(points)]
+        drawn += _boxes(places)
         text = " ".join(f"{x},{y}" for x, y in places)
         parts.append(
             f'<polyline class="curve c{i % 2}" points="{text}"><title>{escape(name)}</title></polyline>'
@@ -84,9 +87,21 @@ def draw(
             f'<circle class="chosen" cx="{x}" cy="{y}" r="6"><title>{escape(title)}</title></circle>'
         )
     inside = Box(field.left + 2, field.top, field.right, field.bottom)
-    for label in place_labels(named, inside):
+    for label in place_labels(named, inside, drawn):
         parts += _label(label)
     return svg("tradeoff", 620, 296, parts, f"{Y_TITLE}, by {X_TITLE}")
+
+
+def _boxes(places: Sequence[Point]) -> list[Box]:
+    """Boxes around the segments of a curve; a slanted one is cut into short pieces."""
+    boxes = []
+    for (x, y), (to_x, to_y) in pairwise(places):
+        pieces = 1 if x == to_x or y == to_y else 1 + int(max(abs(to_x - x), abs(to_y - y)) / 8)
+        for k in range(pieces):
+            xs = [x + (to_x - x) * share / pieces for share in (k, k + 1)]
+            ys = [y + (to_y - y) * share / pieces for share in (k, k + 1)]
+            boxes.append(Box(min(xs) - 1, min(ys) - 1, max(xs) + 1, max(ys) + 1))
+    return boxes
 
 
 def x_ticks(most: float, budget: float) -> list[float]:

@@ -9,8 +9,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import torch
-
 import proactor
 
 CHECKOUT = Path(proactor.__file__).resolve().parents[1]
@@ -42,13 +40,15 @@ def commit(checkout: Path) -> str | None:
 
 
 def machine() -> str:
-    """The GPU, or the processor's model with the cores that this process may use; Python and torch."""
-    return f"{_device()}; Python {platform.python_version()}, torch {torch.__version__}"
+    """The GPU, or the processor where there is none; Python and torch."""
+    import torch  # processor() and commit() do without
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    return f"{device}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def processor() -> str:
+    """The processor's model, and the number of cores that this process may use."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
