@@ -22,6 +22,7 @@ from bench.models import write_adapter, write_tiny_qwen2
 from bench.protocol import Side, environment
 from bench.records import add_results, say, today, write_record
 from bench.workloads import Workload, gate_batch
+from proactor.training.origin import processor
 
 LOGPROB_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4

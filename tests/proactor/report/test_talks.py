@@ -33,6 +33,12 @@ def unpacked(text: str) -> list[dict[str, Any]]:
     return rows
 
 
+FALSE = min(
+    o.split()[1] for row in unpacked(report()) for o in row["outcomes"]["before"] if o.startswith("false ")
+)
+"""A tool that the agent of before called for nothing."""
+
+
 def answer(day: str, status: str = "READY") -> str:
     return json.dumps([{"name": "book", "status": status, "params": {"day": day, "time": "9"}}])
 
@@ -138,11 +144,10 @@ def browse(page: Path, profile: Path, asked: str) -> str:
     [
         ("", lambda row: True),
         ("change=gained", lambda row: row["gain"][0] > 0),
-        ("change=same", lambda row: row["gain"][0] == 0),
         ("outcome=missed", lambda row: any(o.startswith("missed ") for o in row["outcomes"]["after"])),
         (
-            "outcome=false&system=before&tool=book_table",
-            lambda row: "false book_table" in row["outcomes"]["before"],
+            f"outcome=false&system=before&tool={FALSE}",
+            lambda row: f"false {FALSE}" in row["outcomes"]["before"],
         ),
         ("tool=set_reminder&order=worst", lambda row: "set_reminder" in row["tools"]),
         ("q=remind+ME", lambda row: "remind" in row["text"] and "me" in row["text"]),
