@@ -37,10 +37,10 @@ from bench.learning import (
 from bench.records import run_parser, stamp, write_record
 from proactor.config import RunConfig
 from proactor.config_file import load_config
-from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS
+from proactor.tables import metrics_table
 from proactor.training.corpora import load_corpus
 from proactor.training.runs import Run
 

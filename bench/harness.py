@@ -20,8 +20,9 @@ from typing import Any
 
 from bench.models import write_adapter, write_tiny_qwen2
 from bench.protocol import Side, environment
-from bench.records import add_results, machine, say, today, write_record
+from bench.records import add_results, say, today, write_record
 from bench.workloads import Workload, gate_batch
+from proactor.training.origin import processor
 
 LOGPROB_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4
@@ -169,7 +170,7 @@ def _record(
         "sides": sides,
         "agreement": agreement,
         "repeats": len(rounds[0]),
-        "machine": machine(),
+        "machine": processor(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")},
         "environment": {
             k: v for k, v in environment().items() if k.startswith(("OMP_", "MALLOC_", "MKL_", "LD_PRELOAD"))

@@ -22,11 +22,11 @@ from rich.console import Console
 from bench.records import run_parser, stamp, write_record
 from proactor.config import RunConfig, SFTStage
 from proactor.config_file import load_config
-from proactor.console import metrics_table
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS, paired_difference
 from proactor.scoring.metrics import Contribution
+from proactor.tables import metrics_table
 from proactor.training.runs import Run
 from proactor.training.summary import interval_values, pool_runs
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import re
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from bench.protocol import ROOT
 from proactor.engine import atomic_file
+from proactor.training.origin import processor
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -23,13 +22,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def machine() -> str:
-    """A name for this machine: the processor's model and the cores that this process may use."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return f"{model[1].strip() if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-
-
 def today() -> str:
     """The date in UTC, YYYY-MM-DD."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -37,7 +29,7 @@ def today() -> str:
 
 def stamp() -> dict[str, str]:
     """The fields of every record: machine and date."""
-    return {"machine": machine(), "date": today()}
+    return {"machine": processor(), "date": today()}
 
 
 def slug(name: str) -> str:

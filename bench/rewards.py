@@ -32,11 +32,11 @@ from rich.table import Table
 from bench.learning import RIVALS, difference, grpo_seconds, parsed_shares, recorded_config
 from bench.records import add_results, decimal, record_file, stamp, write_json
 from bench.reward_runs import RewardRuns
-from proactor.console import NAMES
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
+from proactor.tables import plain_name
 from proactor.training.runs import Run
 from proactor.training.summary import pool_runs
 
@@ -220,7 +220,7 @@ def show(name: str, result: Mapping[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("seeds", justify="right")
     for key in SHOWN:
-        table.add_column(NAMES.get(key, key), justify="right")
+        table.add_column(plain_name(key), justify="right")
     for heading in ("F1 over start [95%]", "F1 over RAC [95%]", "s a run", "dropped"):
         table.add_column(heading, justify="right")
     for system, metrics in result["systems"].items():

@@ -1,11 +1,9 @@
-"""Output of a run: progress bars in a terminal, plain lines elsewhere, and tables of metrics."""
+"""Progress of a run: bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,27 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 LINE_EVERY = 10.0
 """Seconds between two progress lines of one phase outside a terminal."""
-
-NAMES = {
-    "reward": "turn reward",
-    "values_right": "values right",
-    "first_fire_f1": "first-fire F1",
-    "recall": "window recall",
-    "precision": "window precision",
-    "on_time_f1": "on-time F1",
-    "turns_saved": "turns saved / 100",
-    "false_per_100": "false fires / 100",
-    "similarity_first_fire_f1": "first-fire F1, similar",
-    "pri": "PRI",
-    "ac": "AC",
-    "pt": "PT",
-    "ftr": "FTR (low is good)",
-    "rar": "RAR",
-}
 
 
 class Terminal:
@@ -103,38 +83,3 @@ class Terminal:
     def say(self, text: str) -> None:
         """A line above the bars."""
         self.console.print(text, markup=False, highlight=False)
-
-
-def windows_caption(shares: Mapping[str, float | None] | None) -> str | None:
-    """Caption with ``null_share`` (masked windows) and ``width_0_share``; None without shares."""
-    if shares is None:
-        return None
-    null, point = shares.get("null_share") or 0.0, shares.get("width_0_share") or 0.0
-    return f"windows: {null:.0%} unknown (masked), {point:.0%} of the known ones a single turn"
-
-
-def metrics_table(
-    title: str,
-    systems: Mapping[str, Mapping[str, float | None]],
-    keys: Sequence[str],
-    change: Mapping[str, Any] | None = None,
-    windows: Mapping[str, float | None] | None = None,
-) -> Table:
-    """Systems side by side. ``change``: per key the interval of after - before, bold where it excludes 0.
-    ``windows``: shares for `windows_caption`, by default those of the first system that has any.
-    """
-    shares = windows or next((s for s in systems.values() if "null_share" in s), None)
-    table = Table(title=title, title_justify="left", caption=windows_caption(shares), caption_justify="left")
-    table.add_column("metric", no_wrap=True)
-    for name in systems:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    if change:
-        table.add_column("change [95%]", justify="right", no_wrap=True)
-    for key in keys:
-        cells = ["–" if (value := system[key]) is None else f"{value:.3f}" for system in systems.values()]
-        if change:
-            low, high = change[key]["low"], change[key]["high"]
-            text = f"{change[key]['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]".replace("[", r"\[")
-            cells.append(f"[bold]{text}[/bold]" if low > 0 or high < 0 else text)
-        table.add_row(NAMES.get(key, key), *cells)
-    return table

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from proactor.calibration.points import Outputs, TradeOffPoint, known_references, point, point_of_sums
 from proactor.calibration.score_table import ScoreTable
@@ -25,13 +24,13 @@ from proactor.calibration.thresholds import (
     steps,
     wrong_fire_limit,
 )
-from proactor.console import windows_caption
 from proactor.dialogue import Dialogue
 from proactor.dialogue.matching import EXACT, MatchRule
 from proactor.dialogue.windows import width
 from proactor.engine import ProactorError, atomic_file
 from proactor.evaluation.policies import POLICIES, human, logs_triggers
 from proactor.files import read_validated
+from proactor.tables import Column, FittedTable, windows_caption
 
 MOST = 200
 """Points of a curve that are kept."""
@@ -231,25 +230,23 @@ def load_trade_offs(path: Path) -> TradeOffs:
     return read_validated(path, TypeAdapter(TradeOffs))
 
 
-def trade_off_table(trade_offs: TradeOffs) -> Table:
+def trade_off_table(trade_offs: TradeOffs) -> FittedTable:
     """Systems side by side: a curve by its chosen point, with 95% intervals by dialogue where there are any.
 
     Wrong, unasked (wrong because they came before an assent), late and turns saved are in 100 dialogues.
     """
     room = wrong_fire_limit(trade_offs.budget, trade_offs.dialogues)
     shares = {"null_share": trade_offs.null_share, "width_0_share": trade_offs.width_0_share}
-    table = Table(
-        title=f"{trade_offs.part}, in 100 dialogues (of {trade_offs.dialogues}); "
+    leaving = {"lead": 1, "fires": 2, "late": 3, "unasked": 4}
+    titles = ("at", "wrong", "unasked", "late", "turns saved", "recall", "lead", "fires")
+    table = FittedTable(
+        f"{trade_offs.part}, in 100 dialogues (of {trade_offs.dialogues}); "
         f"budget {trade_offs.budget:g} wrong ({room} here)",
-        title_justify="left",
+        [Column("system", name=True), *(Column(title, leaving.get(title)) for title in titles)],
         caption=windows_caption(shares),
-        caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("system", no_wrap=True)
-    for name in ("at", "wrong", "unasked", "late", "turns saved", "recall", "lead", "fires"):
-        table.add_column(name, justify="right", no_wrap=True)
     for system in trade_offs.systems:
         p = system.chosen or system.points[0]
         table.add_row(

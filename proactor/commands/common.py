@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proactor.training.workspace import Workspace
 
 console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
-if not console.is_terminal:
+if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 120  # a file or a pipe has no width of its own, and 80 cuts tables
 
 ConfigFile = Annotated[

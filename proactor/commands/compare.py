@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.config_file import load_config
 from proactor.scoring.bootstrap import KEYS
-
-COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "mixture")
-"""Rewards that do not score single decisions: evaluations of their runs use the default."""
 
 
 def compare(
@@ -38,6 +32,7 @@ def compare(
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
     from proactor.evaluation.store import find_system, load_comparable, notes_of
+    from proactor.training.record import RunRecord
 
     (dialogues, one), (other_dialogues, other) = load_comparable([f / "evaluations.json" for f in folders])
     systems = (against or system, system)
@@ -51,7 +46,7 @@ def compare(
         console.print(table)
     for note in notes_of(runs):
         console.print(note, soft_wrap=True, markup=False)
-    rewards = [_evaluation_reward(folder) for folder in folders]
+    rewards = [RunRecord.read(folder).evaluation_reward or "unknown" for folder in folders]
     if rewards[0] != rewards[1]:
         console.print(
             f"turn reward is not one measure here: {names[0]} by {rewards[0]}, {names[1]} by {rewards[1]} "
@@ -61,23 +56,6 @@ def compare(
     if output is not None:
         atomic_file(output, (comparison.model_dump_json(indent=1) + "\n").encode())
         console.print(str(output), markup=False)
-
-
-def _evaluation_reward(folder: Path) -> str:
-    """The reward of a run's evaluations, as its config says; "unknown" without one."""
-    file = folder / "config.yaml"
-    if not file.is_file():
-        return "unknown"
-    config = load_config(file)
-    if config.eval.reward or config.eval.reward_options:
-        return _describe(config.eval.reward or "weighted_metric", config.eval.reward_options)
-    if config.reward in COMPARE_ANSWERS:
-        return _describe("weighted_metric", {})
-    return _describe(config.reward, config.reward_options)
-
-
-def _describe(reward: str, options: Mapping[str, Any]) -> str:
-    return f"{reward} {json.dumps(options)}" if options else reward
 
 
 def _name(folder: Path, system: str) -> str:

@@ -24,11 +24,11 @@ from proactor.commands.common import (
 )
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
-from proactor.console import metrics_table
 from proactor.engine import Sampling, atomic_file
 from proactor.rewards import run_reward
 from proactor.scoring.bootstrap import KEYS, intervals
 from proactor.scoring.metrics import ALL
+from proactor.tables import metrics_table, plain_name
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
@@ -78,7 +78,7 @@ def evaluate(
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
         console.print(table)
-    ranges = ", ".join(f"{k} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
+    ranges = ", ".join(f"{plain_name(k)} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
     console.print(
         f"95% by dialogue: {ranges}\n"
         f"unparsed {evaluation.unparsed_share:.1%}, truncated {evaluation.truncated_share:.1%}\n"

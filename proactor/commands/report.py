@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.console import metrics_table
 from proactor.scoring.bootstrap import KEYS
+from proactor.tables import metrics_table
 
 
 def report(

@@ -13,9 +13,9 @@ from proactor.commands.common import ConfigFile, Overrides, console, terminal
 from proactor.commands.report import write_report
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
-from proactor.console import metrics_table
 from proactor.rewards import load_reward
 from proactor.scoring.bootstrap import KEYS
+from proactor.tables import metrics_table
 from proactor.training.outcome import Outcome
 from proactor.training.provenance import check_destination
 

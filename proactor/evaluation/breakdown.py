@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
+from rich.markup import escape
 
-from proactor.console import NAMES
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import EXACT, ClassifiedAction, MatchRule, Timing, first_fires
 from proactor.engine import ProactorError
@@ -23,6 +22,7 @@ from proactor.evaluation.play import Evaluation
 from proactor.scoring.arrays import Array
 from proactor.scoring.bootstrap import Interval, bootstrap_sums
 from proactor.scoring.metrics import FIELDS, Contribution, matrix, metrics_of, score_dialogue
+from proactor.tables import Column, FittedTable, metric_digits, plain_name
 
 ActionsByTurn = Mapping[int, Sequence[Action]]
 """What was proposed at each decision turn."""
@@ -257,30 +257,42 @@ def _line(name: str, rows: Sequence[Contribution], resamples: int, keys: Sequenc
 SHOWN = ("values_right", "first_fire_f1", "on_time_f1", "turns_saved", "false_per_100")
 """The metrics of a table in a terminal."""
 
+LEAVING = ("turns_saved", "values_right", "on_time_f1", "dialogues", "unknown", "width 0")
+"""Columns that a narrow terminal does without, the last first."""
 
-def breakdown_tables(parts: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[Table]:
+
+def breakdown_tables(parts: Breakdown, keys: Sequence[str] = SHOWN, most: int = 20) -> list[FittedTable]:
     """Tables for a terminal: tools (at most ``most``), domains, distances; estimates with 95% intervals."""
     tables = []
     for title, lines in (("by tool", parts.tools), ("by domain", parts.domains)):
         cut = lines is parts.tools and len(lines) > most
         shown = lines[:most] if cut else lines
         left = f" (the {most} most called for of {len(lines)})" if cut else ""
-        table = Table(title=title + left, title_justify="left")
-        table.add_column(title.removeprefix("by "), no_wrap=True)
-        for name in ("dialogues", "refs", "fires", "unknown", "width 0", *keys):
-            table.add_column(NAMES.get(name, name.replace("_", " ")), justify="right")
+        columns = [Column(title.removeprefix("by "), name=True)]
+        columns += [
+            Column(plain_name(key), leaving_order(key))
+            for key in ("dialogues", "refs", "fires", "unknown", "width 0", *keys)
+        ]
+        table = FittedTable(title + left, columns)
         for line in shown:
             counts = (line.dialogues, line.references, line.fires)
             shares = (f"{line.null_share:.0%}", f"{line.width_0_share:.0%}")
-            table.add_row(line.name, *map(str, counts), *shares, *(_cell(line.metrics.get(k)) for k in keys))
+            metrics = (_cell(line.metrics.get(k), metric_digits(k)) for k in keys)
+            table.add_row(escape(line.name), *map(str, counts), *shares, *metrics)
         tables.append(table)
-    table = Table(
-        "first fires, turns to the window", "fires", "share", title="by distance", title_justify="left"
-    )
+    columns = [Column("first fires, turns to the window", name=True), Column("fires"), Column("share")]
+    table = FittedTable("by distance", columns)
     for row in parts.distances:
-        table.add_row(row.name, str(row.fires), _cell(row.share, " "))
+        table.add_row(row.name, str(row.fires), _cell(row.share))
     return [*tables, table]
 
 
-def _cell(value: Any, between: str = "\n") -> str:
-    return "–" if value is None else rf"{value[0]:.2f}{between}\[{value[1]:.2f}, {value[2]:.2f}]"
+def leaving_order(key: str) -> int | None:
+    """`Column.drop` of a column in a table by tool or domain."""
+    return LEAVING.index(key) if key in LEAVING else None
+
+
+def _cell(value: Any, digits: int = 2) -> str:
+    if value is None:
+        return "–"
+    return rf"{value[0]:.{digits}f} \[{value[1]:.{digits}f}, {value[2]:.{digits}f}]"

@@ -10,16 +10,22 @@ import math
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
+from rich.markup import escape
 
-from proactor.console import NAMES, windows_caption
 from proactor.dialogue import Dialogue
 from proactor.engine import ProactorError
 from proactor.evaluation.breakdown import KEYS as PARTS
-from proactor.evaluation.breakdown import SHOWN, domain_contributions, tool_contributions, triple
+from proactor.evaluation.breakdown import (
+    SHOWN,
+    domain_contributions,
+    leaving_order,
+    tool_contributions,
+    triple,
+)
 from proactor.evaluation.play import Evaluation
 from proactor.scoring.bootstrap import paired_difference
 from proactor.scoring.metrics import ALL, Contribution, aggregate
+from proactor.tables import Column, FittedTable, metric_digits, plain_name, windows_caption
 
 
 class Change(BaseModel):
@@ -112,36 +118,22 @@ def metric_changes(
     return {key: Change(first=old[key], second=new[key], difference=triple(bounds[key])) for key in keys}
 
 
-def paired_tables(runs: PairedRuns, keys: Sequence[str]) -> list[Table]:
+def paired_tables(runs: PairedRuns, keys: Sequence[str]) -> list[FittedTable]:
     """Tables for a terminal: the metrics ``keys``, tools, domains; bold where the interval excludes 0."""
     caption = windows_caption({"null_share": runs.null_share, "width_0_share": runs.width_0_share})
-    whole = Table(
-        "metric",
-        title=f"{runs.dialogues} dialogues",
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-    )
-    for name in (runs.first, runs.second, "change [95%]".replace("[", r"\[")):
-        whole.add_column(name, justify="right")
+    columns = [Column("metric", name=True), *map(Column, (escape(runs.first), escape(runs.second)))]
+    whole = FittedTable(f"{runs.dialogues} dialogues", [*columns, Column(r"change \[95%]")], caption=caption)
     for key in keys:
         change = runs.metrics[key]
-        whole.add_row(
-            NAMES.get(key, key.replace("_", " ")),
-            _format_metric(change.first),
-            _format_metric(change.second),
-            _format_change(change),
-        )
+        figures = (_format_metric(change.first), _format_metric(change.second), _format_change(change, 3))
+        whole.add_row(plain_name(key), *figures)
     tables = [whole]
     for title, parts in (("by tool", runs.tools), ("by domain", runs.domains)):
-        table = Table(
-            title.removeprefix("by "),
-            *(NAMES.get(k, k.replace("_", " ")) for k in SHOWN),
-            title=f"change {title}",
-            title_justify="left",
-        )
+        columns = [Column(title.removeprefix("by "), name=True)]
+        columns += [Column(plain_name(key), leaving_order(key)) for key in SHOWN]
+        table = FittedTable(f"change {title}", columns)
         for name, of in parts.items():
-            table.add_row(name, *(_format_change(of[key]) for key in SHOWN))
+            table.add_row(escape(name), *(_format_change(of[key], metric_digits(key)) for key in SHOWN))
         tables.append(table)
     return tables
 
@@ -150,9 +142,9 @@ def _format_metric(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def _format_change(change: Change) -> str:
+def _format_change(change: Change, digits: int) -> str:
     if change.difference is None:
         return "–"
-    estimate, low, high = change.difference
-    text = rf"{estimate:+.3f} \[{low:+.3f}, {high:+.3f}]"
+    estimate, low, high = (f"{value:+.{digits}f}" for value in change.difference)
+    text = rf"{estimate} \[{low}, {high}]"
     return f"[bold]{text}[/bold]" if change.clear else text

@@ -85,6 +85,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 """The rows of the table by section."""
 
+MAIN = ("Reward", "Values", "When it first acts")
+"""The sections that stand open; the others are folded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sides:
@@ -105,7 +108,8 @@ class MetricLine:
     """A row of the table.
 
     ``verdict``: better, worse, leaning_better, leaning_worse, same or open (no direction). ``best``: the
-    metric after training is at least as good as all others in the row.
+    metric after training is at least as good as all others in the row. ``apart``: why the two values are not
+    one measure, "" where they are; such a row has no strip, change or verdict.
     """
 
     metric: Metric
@@ -116,6 +120,7 @@ class MetricLine:
     others: Mapping[str, float | None]
     best: bool
     strip: Markup
+    apart: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +138,10 @@ def table(
     after: Evaluation,
     trivial: Mapping[str, Evaluation],
     sides: Sides | None = None,
+    apart: Mapping[str, str] | None = None,
 ) -> dict[str, list[MetricLine]]:
-    """Every metric by section; ``sides`` names the two systems in tooltips.
+    """Every metric by section; ``sides`` names the two systems in tooltips. ``apart``: by key, why the two
+    values of a metric are not one measure (see `MetricLine`); ``trivial`` is then left out as well.
 
     Raises ProactorError without dialogues, or when ``before`` and ``after`` hold different ones.
     """
@@ -146,6 +153,12 @@ def table(
     lines: dict[str, list[MetricLine]] = {}
     for section, metrics in METRICS.items():
         for m in metrics:
+            if reason := (apart or {}).get(m.key):
+                nothing: dict[str, float | None] = dict.fromkeys(trivial)
+                unknown = Interval(math.nan, math.nan, math.nan, new[m.key].level)
+                row = MetricLine(m, old[m.key], new[m.key], unknown, "open", nothing, False, Markup(), reason)
+                lines.setdefault(section, []).append(row)
+                continue
             others = {name: e.metrics[m.key] for name, e in trivial.items()}
             best = bool(m.better) and all(
                 value is None or m.better * (new[m.key].estimate - value) >= 0

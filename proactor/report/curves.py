@@ -1,6 +1,6 @@
 """Learning curves from the rows of metrics.jsonl: a small chart for every number, by section.
 
-Known keys get a name and a sentence. An unknown one is shown under its own name, so that no counter is lost.
+An unknown key is shown under its own name (`curve_names`), so that no counter is lost.
 """
 
 from __future__ import annotations
@@ -13,133 +13,154 @@ from typing import Any
 
 from markupsafe import Markup
 
-from proactor.report.charts import Point, line
+from proactor.report.curve_names import DECISIVE, SECTIONS, describe, order_of
+from proactor.report.line_chart import Curve, line
 from proactor.report.numbers import number
+from proactor.report.rewards import RewardsApart
+from proactor.report.svg import Point
+from proactor.training.outcome import chosen_row
+from proactor.training.record import RunRecord
 
-EVALUATED = "Evaluations on held-out dialogues"
-SECTIONS = ("Learning", "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
-
-KNOWN: tuple[tuple[str, str, str, str], ...] = (
-    (
-        r"reward(_mean|/mean)?",
-        "Learning",
-        "Reward",
-        "mean over the samples of a step; band: one standard deviation",
-    ),
-    (
-        r"held_?out_loss|eval[/_]loss|nll",
-        "Learning",
-        "Held-out loss",
-        "nats a token on dialogues not trained on",
-    ),
-    (
-        r"eval[/_](turn_)?reward",
-        "Learning",
-        "Reward, evaluated",
-        "one answer a turn, on the agent's own board",
-    ),
-    (
-        r"eval[/_]first_fire_f1",
-        "Learning",
-        "First-fire F1, evaluated",
-        "all required values right, early or on time, one fire a reference",
-    ),
-    (
-        r"eval[/_]values_right",
-        "Learning",
-        "Values right, evaluated",
-        "among first fires with half of the values right",
-    ),
-    (r"(sft/)?loss", "Learning", "Loss", "nats a token, supervised"),
-    (r"grpo/loss", "Learning", "Policy loss", "its value says little: near 0 by construction"),
-    (
-        r"parts?[/_.].*_within",
-        "Reward parts",
-        "",
-        "mean deviation inside a group: the only spread that gives gradient",
-    ),
-    (r"parts?[/_.].*|reward[/_.](?!mean|std).*", "Reward parts", "", "mean over the samples of a step"),
-    (r"coef[/_].*", "Coefficients", "", "of a part of the reward, at this step"),
-    (r"judge[/_]spread", "Judge", "Spread", "mean deviation of its scores inside a group"),
-    (r"judge[/_]agreement", "Judge", "Agreement", "share of pairs that it orders as the metric reward does"),
-    (r"judge[/_].*|groups_dropped|skipped_update|seconds_judging|seconds_waiting", "Judge", "", ""),
-    (r"eval[/_].*", EVALUATED, "", ""),
-    (
-        r".*zero_spread.*",
-        "Health",
-        "Groups without spread",
-        "all samples scored the same: nothing to learn from",
-    ),
-    (r".*unparsed.*", "Health", "Unparsed", "share of outputs that could not be read in full"),
-    (r"unread/.*", "Health", "", "pieces of outputs that could not be read, by reason"),
-    (r".*truncated.*", "Health", "Truncated", "share of outputs cut off at the token limit"),
-    (r"entropy.*", "Health", "Entropy", "nats a token: how undecided the policy still is"),
-    (r"clip_share.*", "Health", "Clipped", "share of tokens whose ratio was clipped"),
-    (r"grad_norm", "Health", "Gradient norm", "before clipping"),
-    (r"adapter_norm", "Health", "Adapter norm", "distance from the base model"),
-    (r"sampler_trainer_gap.*", "Health", "Sampler-trainer gap", "difference of their log-probabilities"),
-    (r"ratio.*", "Health", "", "policy ratio, new to old"),
-    (r"(mean_)?(kl|approx_kl).*|nonfinite.*|zero_gradient|masked_groups", "Health", "", ""),
-    (r"tokens?_computed.*", "Work", "Tokens computed", "by the trainer, a step"),
-    (r"tokens?_avoided.*", "Work", "Tokens avoided", "shared in the tree, so not computed again"),
-    (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),
-    (r"lr|learning_rate", "Work", "Learning rate", ""),
-    (r".*(seconds|time|per_second|bytes|memory).*", "Work", "", ""),
-)
-"""(key pattern, section, name, sentence); the first that matches the whole key wins."""
-
+AXIS = "training step"
+COUNTED = re.compile(r"unread(_graph)?/.*|judge[/_](?!spread|agreement|pairs|tau).*")
+"""Counters by event: a step at which the event did not happen has no such key in its row, and counts 0."""
 SKIPPED = frozenset({"step", "epoch", "time", "timestamp", "wall_time", "policy_version", "seed"})
 PHASES = ("phase", "kind", "stage")
 SPREADS = ("_std", "/std", "_spread", "/spread")
 
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The training of a run: its rows of metrics.jsonl, and what its folder says of it."""
+
+    rows: Rows
+    record: RunRecord = field(default_factory=RunRecord)
+
+    @property
+    def chosen(self) -> int | None:
+        """The index of the row whose check chose the step."""
+        return None if self.record.chosen is None else chosen_row(self.rows, self.record.chosen)
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart, with its name, sentence, first and last value, and the last value of the run beside it."""
+    """One chart, with its name, sentence, and values: the first, that of the chosen step ("" where it has
+    none), the last, the last of the run beside it. ``run``: whose chart, where each run has its own.
+    """
 
     key: str
     name: str
     help: str
     first: str
+    chosen: str
     last: str
     beside: str
     svg: Markup
+    run: str = ""
 
 
 @dataclass(slots=True)
 class CurveSection:
-    """Charts under one heading; numbers that never changed are listed in words."""
+    """Charts under one heading; numbers that never changed are listed in words. ``apart``: why the two runs
+    have charts of their own, where they do.
+    """
 
     title: str
     panels: list[Panel] = field(default_factory=list)
     constants: list[tuple[str, str]] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the section stands open."""
+        return self.title == DECISIVE
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The series of a run by key, ready to draw: x of the chosen step, and the values of its check."""
+
+    series: Mapping[str, list[Point]]
+    breaks: Sequence[tuple[float, str]]
+    chosen_at: float | None
+    at_chosen: Mapping[str, float]
+
+    @classmethod
+    def of(cls, trained: Trained, breaks: Sequence[tuple[float, str]] | None = None) -> _Drawn:
+        """``breaks``: those of another run, to which the phases of this one are aligned."""
+        xs, own = _steps(trained.rows)
+        if breaks is not None:
+            xs, own = _align(trained.rows, breaks), list(breaks)
+        i = trained.chosen
+        return cls(
+            _series(trained.rows, xs),
+            own if len(own) > 1 else [],
+            None if i is None else xs[i],
+            {} if i is None else dict(_numbers(trained.rows[i])),
+        )
+
+    def curve(self, key: str, *, band: bool = True) -> Curve:
+        """The curve of ``key``, with the value of the chosen step where its check has one."""
+        chosen = None
+        if self.chosen_at is not None and key in self.at_chosen:
+            chosen = (self.chosen_at, self.at_chosen[key])
+        return Curve(self.series[key], _band(key, self.series) if band else None, chosen)
 
 
 def sections(
-    history: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()
+    trained: Trained, beside: Trained | None = None, apart: RewardsApart | None = None
 ) -> list[CurveSection]:
-    """Charts of all numbers in ``history``, in the order of SECTIONS; empty sections are left out.
+    """Charts of all numbers in the rows, in the order of SECTIONS; empty sections are left out.
 
-    ``beside``: the rows of another run, drawn into the charts of the numbers that both runs have. Its phases
-    begin where those of ``history`` do.
+    ``beside``: another run, drawn into the charts of the numbers that both runs have; its phases begin where
+    those of ``trained`` do. Numbers that are not one measure by ``apart`` get a chart for each run. The
+    metric by which the step was chosen stands in the decisive section.
     """
-    xs, breaks = _steps(history)
-    series, others = _series(history, xs), _series(beside, _align(beside, breaks))
-    breaks = breaks if len(breaks) > 1 else []
+    drawn = _Drawn.of(trained)
+    other = None if beside is None else _Drawn.of(beside, _steps(trained.rows)[1])
     by_title = {title: CurveSection(title) for title in SECTIONS}
-    for key in sorted(series, key=_order):
-        if _is_spread(key, series):
+    for key in sorted(drawn.series, key=order_of):
+        if _is_spread(key, drawn.series):
             continue  # drawn as a band around its mean
-        points, other = series[key], others.get(key, [])
-        title, name, help = describe(key)
-        if len({y for _, y in (*points, *other)}) == 1:
-            by_title[title].constants.append((name, number(points[0][1])))
-            continue
-        svg = line(points, band=_band(key, series), breaks=breaks, beside=other, label=name)
-        last = number(other[-1][1]) if other else ""
-        panel = Panel(key, name, help, number(points[0][1]), number(points[-1][1]), last, svg)
-        by_title[title].panels.append(panel)
+        section = by_title[_section(key, trained)]
+        if other is None or key not in other.series:
+            _add(section, key, drawn, None)
+        elif apart is not None and (reason := apart.reason(key)):
+            assert beside is not None
+            _add(section, key, drawn, None, trained.record.name)
+            _add(section, key, _Drawn.of(beside), None, beside.record.name)
+            section.apart += [reason] if reason not in section.apart else []
+        else:
+            _add(section, key, drawn, other)
     return [section for section in by_title.values() if section.panels or section.constants]
+
+
+def _section(key: str, trained: Trained) -> str:
+    chosen = trained.record.chosen
+    return DECISIVE if chosen is not None and key == f"eval_{chosen.measure}" else describe(key)[0]
+
+
+def _add(section: CurveSection, key: str, drawn: _Drawn, other: _Drawn | None, run: str = "") -> None:
+    """Add the chart of ``key``, or its value where it never changed. ``run``: whose chart it is."""
+    points, others = drawn.series[key], other.series[key] if other is not None else []
+    _, name, help = describe(key)
+    if len({y for _, y in (*points, *others)}) == 1:
+        section.constants.append((f"{name} ({run})" if run else name, number(points[0][1])))
+        return
+    curve = drawn.curve(key)
+    svg = line(
+        curve,
+        breaks=drawn.breaks,
+        beside=other.curve(key, band=False) if other is not None else None,
+        chosen_at=drawn.chosen_at,
+        axis=f"{AXIS}, counted over all phases" if drawn.breaks else AXIS,
+        label=name,
+    )
+    values = number(points[0][1]), number(curve.chosen[1]) if curve.chosen else "", number(points[-1][1])
+    beside = number(others[-1][1]) if others else ""
+    section.panels.append(Panel(key, name, help, *values, beside, svg, run))
 
 
 def _is_spread(key: str, series: Mapping[str, list[Point]]) -> bool:
@@ -163,43 +184,32 @@ def _band(key: str, series: Mapping[str, list[Point]]) -> list[float] | None:
     return None
 
 
-def _series(history: Sequence[Mapping[str, Any]], xs: Sequence[float]) -> dict[str, list[Point]]:
-    """The points of each key: (x, value) of every row that has it."""
+def _series(history: Rows, xs: Sequence[float]) -> dict[str, list[Point]]:
+    """The points of each key: (x, value) of every row that has it, and 0 where a counter counted nothing."""
+    rows = [
+        (x, str(row.get("kind", "")), dict(_numbers(row)), row) for x, row in zip(xs, history, strict=True)
+    ]
+    counted: dict[str, set[str]] = {}
+    for _, kind, values, _ in rows:
+        for key in filter(COUNTED.fullmatch, values):
+            counted.setdefault(key, set()).add(kind)
     series: dict[str, list[Point]] = {}
-    for x, row in zip(xs, history, strict=True):
-        for key, value in _numbers(row):
+    for x, kind, values, row in rows:
+        zeros = {k: 0.0 for k, kinds in counted.items() if kind in kinds and k not in values and k not in row}
+        for key, value in (values | zeros).items():
             # Supervised and policy losses share a name, but not a meaning.
-            name = f"{row['kind']}/{key}" if key == "loss" and row.get("kind") in ("sft", "grpo") else key
+            name = f"{kind}/{key}" if key == "loss" and kind in ("sft", "grpo") else key
             series.setdefault(name, []).append((x, value))
     if "reward_mean" in series:
         series.pop("parts/reward", None)
     return series
 
 
-def only_in(history: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[str]:
+def only_in(history: Rows, other: Rows) -> list[str]:
     """Names of the numbers in ``history`` that are not in ``other``."""
-    missing = _series(history, _steps(history)[0]).keys() - _series(other, _steps(other)[0]).keys()
-    return sorted({describe(key)[1] for key in missing})
-
-
-def describe(key: str) -> tuple[str, str, str]:
-    """(section, name, sentence) of a key."""
-    readable = (
-        re.sub(r"^(train|eval|parts?)[/_.]", "", key.replace("_within", ", spread in a group"))
-        .replace("_", " ")
-        .replace("/", " · ")
-        .strip()
-    )
-    readable = readable[:1].upper() + readable[1:]
-    for pattern, section, name, help in KNOWN:
-        if re.fullmatch(pattern, key.removeprefix("train/")):
-            return section, name or readable, help
-    return "Other", readable, ""
-
-
-def _order(key: str) -> tuple[int, str]:
-    bare = key.removeprefix("train/")
-    return next((i for i, known in enumerate(KNOWN) if re.fullmatch(known[0], bare)), len(KNOWN)), key
+    series = _series(history, _steps(history)[0])
+    missing = series.keys() - _series(other, _steps(other)[0]).keys()
+    return sorted({describe(key)[1] for key in missing if not _is_spread(key, series)})
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -215,7 +225,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
+def _steps(history: Rows) -> tuple[list[float], list[tuple[float, str]]]:
     """(x of each row, (x, name) of each phase's beginning). x keeps rising where the step count restarts."""
     xs: list[float] = []
     breaks: list[tuple[float, str]] = []
@@ -234,7 +244,7 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tupl
     return xs, breaks
 
 
-def _align(history: Sequence[Mapping[str, Any]], breaks: Sequence[tuple[float, str]]) -> list[float]:
+def _align(history: Rows, breaks: Sequence[tuple[float, str]]) -> list[float]:
     """The x of each row, shifted so that each phase begins where ``breaks``, of another run, has it.
 
     A phase that the other run does not have follows the phase before it.

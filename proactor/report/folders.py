@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import load_trade_offs
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import find_system, load_comparable, notes_of
-from proactor.files import SourceError, read_json, read_text
 from proactor.report.comparison import Sides
+from proactor.report.curves import Trained
 from proactor.report.page import Calibrated, build_report
+from proactor.training.record import RunRecord
 from proactor.training.runs import Run, read_rows
 
 
-def rebuild_report(
-    run: str | Path, notes: Mapping[str, Any] | None = None, *, say: Callable[[str], None] | None = None
-) -> Path:
+def rebuild_report(run: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
     """Write ``report.html`` again from the files of a run's folder.
 
-    Needs ``evaluations.json`` and ``metrics.jsonl``; draws the files of `proactor calibrate` where they
-    exist. Without ``notes``, `seconds` of ``summary.json`` and ``config.yaml`` describe the run, where they
-    exist. ``say`` gets a line for evaluations of an older version, which are scored again.
+    Needs ``evaluations.json`` and ``metrics.jsonl``; ``summary.json``, ``config.yaml`` and the files of
+    `proactor calibrate` are used where they exist. ``say`` gets a line for evaluations of an older version,
+    which are scored again.
 
     Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
@@ -38,8 +36,8 @@ def rebuild_report(
         find_system(systems, "before", file),
         find_system(systems, "after", file),
         _trivial(systems),
-        read_rows(run / "metrics.jsonl"),
-        {**(_notes(run) if notes is None else notes), **scored_again},
+        Trained(read_rows(run / "metrics.jsonl"), RunRecord.read(run)),
+        scored_again,
         calibrated=read_calibration(run),
     )
     return write_page(run / "report.html", text)
@@ -58,18 +56,17 @@ def side_by_side(
     (dialogues, one), (_, other) = load_comparable(files)
     sides = find_system(one, "after", files[0]), find_system(other, "after", files[1])
     scored_again = _scored_again(sides, say)
-    names = [folder.resolve().name for folder in folders]
-    rows = [Run(folder).rows() for folder in folders]
-    configs = {name: _notes(folder).get("config") for name, folder in zip(names, folders, strict=True)}
+    runs = [Trained(Run(folder).rows(), RunRecord.read(folder)) for folder in folders]
+    names = [run.record.name for run in runs]
     text = build_report(
         f"{names[0]} and {names[1]}",
         dialogues,
         *sides,
         _trivial(one),
-        rows[1],
-        {**{name: config for name, config in configs.items() if config}, **scored_again},
+        runs[1],
+        scored_again,
         sides=Sides.of_runs(names[0], names[1]),
-        beside=rows[0],
+        beside=runs[0],
     )
     return write_page(path, text)
 
@@ -100,17 +97,3 @@ def _scored_again(evaluations: Iterable[Evaluation], say: Callable[[str], None] 
 
 def _trivial(systems: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
     return {name: e for name, e in systems.items() if name not in ("before", "after")}
-
-
-def _notes(run: Path) -> dict[str, Any]:
-    """How a run is described without notes of its own: seconds and config, where the files exist."""
-    notes: dict[str, Any] = {}
-    summary, config = run / "summary.json", run / "config.yaml"
-    if summary.exists():
-        values = read_json(summary)
-        if not isinstance(values, dict):
-            raise SourceError(f"{summary}: not a JSON object")
-        notes["seconds"] = values.get("seconds")
-    if config.exists():
-        notes["config"] = read_text(config).strip()
-    return notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from markupsafe import Markup
 
 SYMBOLS: dict[str, str] = {
@@ -18,6 +20,7 @@ SYMBOLS: dict[str, str] = {
 """Shapes on a 16 x 16 field. The page's style draws them hollow for before, solid for after."""
 
 
+@lru_cache(4096)  # a page repeats few of them thousands of times
 def mark(kind: str, system: str, words: str = "", count: int = 1, name: str = "") -> Markup:
     """The symbol of a class of fire. ``system`` selects hollow or solid; ``name`` is its name for readers."""
     # kind and system are fixed words, but a name can come from a file.

@@ -1,12 +1,15 @@
-"""The report of a run: one HTML file that needs no network and no script, for a screen, a phone or paper.
+"""The report of a run: one HTML file that needs no network and no library, for a screen, a phone or paper.
 
-It shows what changed, by how much and how surely, what got worse, what the trivial policies reach, and in
+It shows what changed, by how much and how surely, what got worse, what the trivial policies reach, and in all
 dialogues where the agent fired before and after training. All text from data and models is escaped; a content
-policy forbids scripts.
+policy allows one script, by its hash: the one that searches the dialogues. Without it a first page of them
+stands there.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +19,25 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.probabilities import DialogueProbabilities
-from proactor.calibration.tradeoff import TradeOff, TradeOffs
+from proactor.calibration.tradeoff import TradeOffs
 from proactor.dialogue import Dialogue
 from proactor.evaluation.play import Evaluation
 from proactor.report import charts, curves, marks
-from proactor.report.anatomy import anatomy, classify_replays, first_fires, groups
-from proactor.report.comparison import Sides, rival, table
+from proactor.report.anatomy import anatomy, classify_replays, first_fires
+from proactor.report.comparison import MAIN, MetricLine, Sides, rival, table
 from proactor.report.counters import counters
+from proactor.report.curves import Trained
 from proactor.report.heatmap import heat_maps
 from proactor.report.numbers import number, signed_number
+from proactor.report.rewards import RewardsApart
 from proactor.report.stages import STAGES, reward_parts
+from proactor.report.talks import FIRST_PAGE, OUTCOMES, Talk, pack, talks, tools_of
+from proactor.report.trade_off import table_points, trade_off_chart
 
 HEADLINES = ("reward", "values_right", "first_fire_f1", "first_fire_recall")
 RIVALS = ("reward", "first_fire_f1")
-SHOWN = 3
-"""Dialogues drawn in each group of timelines."""
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,75 +54,104 @@ def build_report(
     before: Evaluation,
     after: Evaluation,
     trivial: Mapping[str, Evaluation],
-    history: Sequence[Mapping[str, Any]],
+    trained: Trained,
     notes: Mapping[str, Any],
     *,
     calibrated: Calibrated | None = None,
     sides: Sides | None = None,
-    beside: Sequence[Mapping[str, Any]] | None = None,
-    shown: int = SHOWN,
+    beside: Trained | None = None,
 ) -> str:
     """The report as HTML text.
 
-    ``history``: rows of metrics.jsonl. ``notes``: other facts for a reader (model, seconds, seed, …), shown
-    as given. ``calibrated``: drawn if given. ``sides``: names of the two systems, if they are not before and
-    after training. ``beside``: the rows of the run called ``sides.before``, if ``history`` is of the other;
-    the parts of the reward by stage are then left out. ``shown``: dialogues drawn in each group.
+    ``trained``: rows and record of the run. ``notes``: other facts for a reader, shown as given.
+    ``calibrated``: drawn if given. ``sides``: names of the two systems, if they are not before and after
+    training. ``beside``: the run called ``sides.before``, if ``trained`` is the other; the parts of the
+    reward by stage are then left out. Two runs with different rewards have no chart or difference of them.
 
     Raises ProactorError without dialogues, or when ``before`` and ``after`` hold different ones.
     """
     sides, calibrated = sides or Sides(), calibrated or Calibrated()
-    sections = table(before, after, trivial, sides)
+    apart = RewardsApart() if beside is None else RewardsApart.of_runs(beside.record, trained.record)
+    sections = table(
+        before, after, trivial, sides, {"reward": apart.evaluation} if apart.evaluation else None
+    )
     lines = {line.metric.key: line for section in sections.values() for line in section}
     systems = {"before": before, "after": after, **trivial}
     replays = {name: classify_replays(dialogues, evaluation) for name, evaluation in systems.items()}
+    environment = _environment(sides, one_reward=not apart.evaluation)
+    script = (TEMPLATES / "talks.js").read_text(encoding="utf-8")
     values: dict[str, Any] = {
         "title": title,
         "sides": sides,
         "size": {"dialogues": len(dialogues), "decisions": sum(len(d.decision_turns) for d in dialogues)},
-        "headlines": [lines[key] for key in HEADLINES],
-        "rivals": [rival(key, lines[key], after, trivial) for key in RIVALS if trivial],
-        "worse": [line for line in lines.values() if line.verdict == "worse"],
-        "leaning": [line for line in lines.values() if line.verdict == "leaning_worse"],
-        "sections": sections,
+        **_verdicts(lines, after, trivial),
+        "main_sections": {name: rows for name, rows in sections.items() if name in MAIN},
+        "more_sections": {name: rows for name, rows in sections.items() if name not in MAIN},
         "trivial": list(trivial),
+        **_dialogues(talks(dialogues, before, after, replays, one_reward=not apart.evaluation), environment),
         "anatomy": [anatomy(getattr(sides, name, name), dialogues, replays[name]) for name in systems],
         "offsets": charts.offsets(
             first_fires(dialogues, replays["before"]), first_fires(dialogues, replays["after"])
         ),
         "trade_offs": calibrated.trade_offs,
         "trade_off_chart": trade_off_chart(calibrated.trade_offs) if calibrated.trade_offs else "",
-        "curves": curves.sections(history, beside or ()),
-        "two_runs": beside is not None,
-        "only_beside": curves.only_in(beside or (), history),
-        "stages": reward_parts(history) if beside is None else (),
-        "stage_names": STAGES,
-        "groups": groups(dialogues, before, after, shown, sides),
+        **_training(trained, beside, apart),
         "heat": heat_maps(dialogues, calibrated.probabilities),
         "counters": counters(dialogues, before, after),
         "notes": [(str(key), _note(value)) for key, value in notes.items()],
+        "script": Markup(script),
+        "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     }
-    return _environment(sides).get_template("report.html.j2").render(values)
+    return environment.get_template("report.html.j2").render(values)
 
 
-def table_points(curve: TradeOff) -> list[TradeOffPoint]:
-    """The points of a curve in the table: the chosen one, else the only one, else both ends."""
-    if curve.chosen is not None:
-        return [curve.chosen]
-    return list(curve.points[:1] + curve.points[-1:] if len(curve.points) > 1 else curve.points)
+def _verdicts(
+    lines: Mapping[str, MetricLine], after: Evaluation, trivial: Mapping[str, Evaluation]
+) -> dict[str, Any]:
+    """Tiles, the strongest trivial policies, and what got worse."""
+    rivals = [key for key in RIVALS if trivial and not lines[key].apart]
+    return {
+        "headlines": [lines[key] for key in HEADLINES],
+        "rivals": [rival(key, lines[key], after, trivial) for key in rivals],
+        "worse": [line for line in lines.values() if line.verdict == "worse"],
+        "leaning": [line for line in lines.values() if line.verdict == "leaning_worse"],
+    }
 
 
-def trade_off_chart(trade_offs: TradeOffs) -> Markup:
-    """Systems with thresholds as curves, the others as points."""
+def _dialogues(found: Sequence[Talk], environment: jinja2.Environment) -> dict[str, Any]:
+    """The first page, and all of them drawn and packed for the script."""
+    template = environment.get_template("talk.html.j2")
+    return {
+        "first_page": found[:FIRST_PAGE],
+        "talk_count": len(found),
+        "tools": tools_of(found),
+        "packed": Markup(pack(found, [template.render(talk=talk, open=False) for talk in found])),
+    }
 
-    def place(p: TradeOffPoint) -> charts.Point:
-        return p.wrong_per_100, p.turns_saved
 
-    systems = trade_offs.systems
-    lines = {c.system: [place(p) for p in c.points] for c in systems if len(c.points) > 1}
-    dots = {c.system: place(c.points[0]) for c in systems if len(c.points) == 1}
-    chosen = next((place(c.chosen) for c in systems if c.chosen is not None), None)
-    return charts.trade_off(lines, dots, trade_offs.budget, chosen)
+def _training(trained: Trained, beside: Trained | None, apart: RewardsApart) -> dict[str, Any]:
+    """Curves, the chosen step with its values on dev, and the facts and configs of the runs."""
+    runs = [run for run in (beside, trained) if run is not None]
+    check = trained.rows[trained.chosen] if beside is None and trained.chosen is not None else {}
+    told = [(run.record.name, run.record.chosen) for run in runs]
+    return {
+        "curves": curves.sections(trained, beside, apart),
+        "marked": any(run.chosen is not None for run in runs),
+        "chosen": [
+            f"{'After training' if beside is None else name}: {chosen}".replace("->", "→")
+            for name, chosen in told
+            if chosen is not None
+        ],
+        "on_dev": {
+            key: value for key in HEADLINES if isinstance(value := check.get(f"eval_{key}"), int | float)
+        },
+        "two_runs": beside is not None,
+        "only_beside": curves.only_in(beside.rows, trained.rows) if beside is not None else [],
+        "stages": reward_parts(trained.rows) if beside is None else (),
+        "stage_names": STAGES,
+        "facts": [(run.record.name, run.record.facts()) for run in runs],
+        "configs": [(run.record.name, run.record.config_text) for run in runs if run.record.config_text],
+    }
 
 
 def _note(value: object) -> str:
@@ -128,10 +162,13 @@ def _note(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str, indent=1)
 
 
-def _environment(sides: Sides) -> jinja2.Environment:
-    """The templates' environment; ``sides`` names the systems in the tooltips of marks."""
+def _environment(sides: Sides, *, one_reward: bool) -> jinja2.Environment:
+    """The templates' environment; ``sides`` names the systems in the tooltips of marks.
+
+    ``one_reward``: whether turn rewards of the two systems stand side by side.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -144,4 +181,5 @@ def _environment(sides: Sides) -> jinja2.Environment:
         return marks.mark(kind, system, words, count, names.get(system, system))
 
     environment.globals |= {"mark": mark, "symbols": marks.symbols, "number": number}
+    environment.globals |= {"sides": sides, "outcomes": OUTCOMES, "one_reward": one_reward}
     return environment

@@ -7,7 +7,7 @@ of a timeline gives the numbers of the table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
@@ -18,6 +18,7 @@ from proactor.evaluation.play import Replay
 MISSED = "missed"
 MASKED = "masked"
 PENDING = "pending"
+WRONG_VALUE = "wrong_value"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -31,19 +32,27 @@ class ClassifiedReplay:
     actions: Mapping[int, list[ClassifiedAction]]
     first: Mapping[str, tuple[int, Timing]]
 
-    def counts(self, dialogue: Dialogue) -> Counter[str]:
-        """Counts of references by class of the first fire, or ``missed``, and of stray fires by class."""
-        counts: Counter[str] = Counter()
+    def outcomes(self, dialogue: Dialogue) -> Iterator[tuple[str, str]]:
+        """(tool, outcome) of each counted reference: the class of its first fire, or ``missed``; then of each
+        fire that used up none: ``wrong_value``, ``false``, ``repeat`` or ``masked``.
+        """
         for reference in dialogue.references:
             if reference.ready is not None:
-                counts[self.first[reference.id][1].value if reference.id in self.first else MISSED] += 1
+                first = self.first.get(reference.id)
+                yield reference.name, MISSED if first is None else first[1].value
         for actions in self.actions.values():
             for j in actions:
                 if j.masked:
-                    counts[MASKED] += 1
+                    yield j.action.name, MASKED
+                elif j.timing is Timing.FALSE and j.meant is not None:
+                    yield j.action.name, WRONG_VALUE
                 elif j.timing in (Timing.FALSE, Timing.REPEAT):
-                    counts[j.timing.value] += 1
-        return counts
+                    yield j.action.name, j.timing.value
+
+    def counts(self, dialogue: Dialogue) -> Counter[str]:
+        """Counts of `outcomes`; a wrong value is a false fire."""
+        kinds = (kind for _, kind in self.outcomes(dialogue))
+        return Counter(Timing.FALSE.value if kind == WRONG_VALUE else kind for kind in kinds)
 
 
 def classify_replay(

@@ -20,6 +20,7 @@ from proactor.config import GRPOStage, RunConfig, SFTStage
 from proactor.evaluation.play import Evaluation
 from proactor.progress import Progress, Quiet, Stopped
 from proactor.scoring.metrics import FIELDS
+from proactor.tables import plain_name
 from proactor.training.outcome import outcome
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import sample_rows
@@ -141,7 +142,7 @@ class Training:
                 f", {row['groups_dropped']:.0f} groups without a verdict" if row["groups_dropped"] else ""
             )
             skipped = ", no update" if row["skipped_update"] else ""
-            best = f"best {self.config.eval.metric} on dev {p.best:.3f}"
+            best = f"best {plain_name(self.config.eval.metric)} on dev {p.best:.3f}"
             self.ui.step(f"reward {row['reward_mean']:.3f}, {best}{dropped}{skipped}")
             self._save_if_due(checked)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor.console import NAMES
+from proactor.tables import plain_name
 
 MANY_FLAT = 0.8
 """Share of groups without spread from which on it is named as the reason for a stage that learned nothing
@@ -45,7 +45,7 @@ class Outcome(BaseModel):
     def __str__(self) -> str:
         """The chosen step, or, where the start was the best, that fact and its reason."""
         name = self.phase.upper()
-        measure = f"{NAMES.get(self.measure, self.measure.replace('_', '-'))} on dev"
+        measure = f"{plain_name(self.measure)} on dev"
         if self.best_step > 0:
             return (
                 f"best adapter: {name} step {self.best_step} of {self.steps}, "
@@ -99,6 +99,19 @@ def outcome(rows: Sequence[Mapping[str, Any]], metric: str) -> Outcome | None:
         end=checks[-1],
         without_spread=sum(flat) / len(flat) if flat else None,
     )
+
+
+def chosen_row(rows: Sequence[Mapping[str, Any]], chosen: Outcome) -> int | None:
+    """The index in ``rows`` of the check that chose the step; None where they do not hold it."""
+    steps, key = 0, f"eval_{chosen.measure}" if chosen.phase == "grpo" else chosen.measure
+    for i, row in enumerate(rows):
+        if row.get("phase") != chosen.phase:
+            continue
+        if row.get("kind") == chosen.phase:
+            steps += 1
+        elif key in row and steps == chosen.best_step:
+            return i
+    return None
 
 
 def _format(value: float | None) -> str:

@@ -10,6 +10,7 @@ from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import load_comparable, notes_of
 from proactor.files import SourceError
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
+from proactor.training.origin import origin
 from proactor.training.outcome import Outcome
 from proactor.training.runs import Run
 from proactor.training.workspace import Workspace
@@ -26,8 +27,8 @@ def compare(
 
     The start is the adapter that GRPO began with, or ``initial`` without a GRPO stage. Writes
     ``evaluations.json`` and ``summary.json``. Returns the summary: ``seconds``, ``chosen`` (the step of the
-    best adapter), ``parsed``, the metrics in `bootstrap.KEYS` of before, after and the trivial policies, and
-    ``difference``: after - before paired.
+    best adapter), ``version``, ``commit``, ``machine`` (`origin`), ``parsed``, the metrics in
+    `bootstrap.KEYS` of before, after and the trivial policies, and ``difference``: after - before paired.
     """
     engine = workspace.engine
     engine.barrier()
@@ -43,7 +44,7 @@ def compare(
         "after": after,
         **evaluate_policies(workspace.test, workspace.turn_reward, workspace.costs, workspace.rule),
     }
-    summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds}
+    summary = summarise(evaluations, workspace.config.eval.resamples) | {"seconds": seconds} | origin()
     if chosen is not None:
         summary["chosen"] = chosen.model_dump()
     run.write_evaluations(workspace.test, evaluations)
@@ -52,7 +53,7 @@ def compare(
 
 
 def summarise(evaluations: Mapping[str, Evaluation], resamples: int) -> dict[str, Any]:
-    """The values of `summary.json` except `seconds`."""
+    """The values of `summary.json` that follow from the evaluations."""
     before, after = evaluations["before"], evaluations["after"]
     difference = paired_difference([before.contributions], [after.contributions], resamples=resamples)
     return {

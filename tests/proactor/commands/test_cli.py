@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import proactor
 from proactor import cli
 from proactor.config_file import load_config
+from proactor.training.outcome import Outcome
 from tests.proactor.runs import config_file
 
 
@@ -57,6 +59,31 @@ def test_train_leaves_a_report(trained: Path) -> None:
     call("report", trained)
 
 
+def test_the_summary_says_what_the_run_was_made_with(trained: Path) -> None:
+    folder = load_config(trained).folder
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["version"] == proactor.__version__ and "torch" in summary["machine"]
+    page = (folder / "report.html").read_text()
+    chosen = Outcome.model_validate(summary["chosen"])
+    for fact in (summary["version"], summary["commit"] or "not a checkout", summary["machine"]):
+        assert html.escape(fact) in page
+    assert str(chosen).split(",")[0] in page
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", "80"), (None, "120")])
+def test_a_pipe_takes_the_width_it_is_given(columns: str | None, width: str, repo_root: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from proactor.commands.common import console; print(console.width)"],
+        cwd=repo_root,
+        env=environment if columns is None else environment | {"COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == width
+
+
 def test_train_names_the_chosen_step(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frozen = ("name=frozen", "sft=null", "grpo.steps=1", "grpo.lr=1e-12")
     call("train", trained, *frozen, "grpo.eval_every=1", "eval.metric=first_fire_f1")
@@ -80,6 +107,7 @@ def test_evaluate_prints_metrics_beside_the_trivial_policies(
     assert (
         "dev: 2 dialogues" in said and "first-fire F1" in said and "never" in said and "values seen" in said
     )
+    assert "95% by dialogue: turn reward " in said and "first_fire_f1" not in said, "plain words in prose too"
     record = json.loads((load_config(trained).folder / "evaluate-dev-last.json").read_text())
     assert {"last", "never", "always", "intervals", "unparsed_share"} <= record.keys()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -13,12 +15,13 @@ import pytest
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
-from proactor.report import curves
 from proactor.report.comparison import METRICS, table
+from proactor.report.curves import Trained, sections
 from proactor.report.folders import rebuild_report, write_page
 from proactor.report.page import build_report
 from proactor.scoring.bootstrap import paired_difference
 from proactor.sources import load
+from proactor.training.record import RunRecord
 from tests.proactor.dialogues import users
 from tests.proactor.report.agents import agent, evaluation
 
@@ -84,13 +87,15 @@ class Page(HTMLParser):
 
 
 def report(**changes: Any) -> str:
+    """The page of DIALOGUES; ``changes`` replace arguments of `build_report`, ``history`` the rows."""
+    rows = changes.pop("history", HISTORY)
     given: dict[str, Any] = {
         "title": "A run",
         "dialogues": DIALOGUES,
         "before": BEFORE,
         "after": AFTER,
         "trivial": evaluate_policies(DIALOGUES),
-        "history": HISTORY,
+        "trained": Trained(rows),
         "notes": {"seconds": 312.4},
     }
     return build_report(**(given | changes))
@@ -99,14 +104,18 @@ def report(**changes: Any) -> str:
 def test_the_page_stands_alone() -> None:
     text = report()
     page = Page(text)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "base", "form", "image"}
+    assert not page.tags & {"link", "img", "iframe", "object", "base", "image"}
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name)
         assert name not in ("src", "srcset", "action", "data", "xlink:href")
         assert name != "href" or value.startswith("#")
     assert not re.search(r"url\(|@import|https?:", text)
     policy = next(value for tag, name, value in page.attributes if tag == "meta" and "default-src" in value)
-    assert "default-src 'none'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+    data, script = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL)
+    assert data[0] == ' type="text/plain" id="packed"' and not script[0]
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
     targets = {value for _, name, value in page.attributes if name == "id"}
     assert {value[1:] for _, name, value in page.attributes if name == "href"} <= targets
 
@@ -119,7 +128,7 @@ def test_everything_that_was_promised_is_there() -> None:
         "never",
         "always",
         "values seen",
-        "Gained most",
+        "gained most",
         "Unknown windows",
         "Unparsed outputs",
         "12.5% → 12.5%",
@@ -151,15 +160,17 @@ def test_hostile_text_stays_text() -> None:
     right = json.dumps([{"name": HOSTILE, "status": "READY", "params": {HOSTILE: "no" + HOSTILE}}])
     runs = [evaluation([dialogue], {HOSTILE: {1: text}}) for text in (HOSTILE, right)]
     history = [{"phase": HOSTILE + str(i), "step": i, HOSTILE: i * 1.5, "x": {HOSTILE: i}} for i in range(3)]
+    record = RunRecord(HOSTILE, {"machine": HOSTILE}, None, {"model": HOSTILE}, HOSTILE)
     text = build_report(
         HOSTILE,
         [dialogue],
         *runs,
         {HOSTILE: runs[0]},
-        [*history, {"step": 3, f"k{HOSTILE}": 1}],
+        Trained([*history, {"step": 3, f"k{HOSTILE}": 1}], record),
         {HOSTILE: HOSTILE, "list": [HOSTILE], "text": f"a\n{HOSTILE}"},
     )
-    page, plain = Page(text), Page(report(notes={"text": "a\nb"}))
+    known = Trained(HISTORY, RunRecord("a", config_text="seed: 3"))
+    page, plain = Page(text), Page(report(notes={"text": "a\nb"}, trained=known))
     assert page.tags <= plain.tags
     assert {(tag, name) for tag, name, _ in page.attributes} <= {
         (tag, name) for tag, name, _ in plain.attributes
@@ -174,10 +185,10 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
     (run / "summary.json").write_text('{"seconds": 12.5}')
     (run / "config.yaml").write_text("seed: 3\ngrpo:\n  steps: 4\n")
-    notes = {"seconds": 12.5, "config": "seed: 3\ngrpo:\n  steps: 4"}
-    first = write_page(
-        tmp_path / "first.html", build_report("demo", DIALOGUES, BEFORE, AFTER, systems, HISTORY, notes)
-    )
+    trained = Trained(HISTORY, RunRecord.read(run))
+    text = build_report("demo", DIALOGUES, BEFORE, AFTER, systems, trained, {})
+    assert "steps: 4" in text and "12.5" in text
+    first = write_page(tmp_path / "first.html", text)
     assert rebuild_report(run).read_bytes() == first.read_bytes()
 
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
@@ -232,13 +243,13 @@ def test_curves_sort_keys_and_lose_none() -> None:
             "gone": None,
         }
     )
-    by_title = {section.title: section for section in curves.sections(rows)}
+    by_title = {section.title: section for section in sections(Trained(rows))}
     assert [p.key for p in by_title["Learning"].panels] == [
         "reward_mean",
         "eval_first_fire_f1",
         "sft/loss",
-        "grpo/loss",
     ]
+    assert [p.key for p in by_title["Health"].panels] == ["grpo/loss"]
     assert [p.key for p in by_title["Other"].panels] == ["odd_counter"]
     assert by_title["Work"].constants == [("Learning rate", "0.001")]
     assert "polygon" in by_title["Learning"].panels[0].svg  # the deviation is a band, not a chart of its own
@@ -247,7 +258,7 @@ def test_curves_sort_keys_and_lose_none() -> None:
 
 def test_steps_that_start_again_go_on_to_the_right() -> None:
     rows = [{"phase": p, "step": s, "x": float(s)} for p in ("sft", "grpo") for s in (1, 2, 3)]
-    svg = curves.sections(rows)[0].panels[0].svg
+    svg = sections(Trained(rows))[0].panels[0].svg
     places = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', svg)]
     assert places == sorted(set(places)) and len(places) == 6
     assert ">grpo</text>" in svg

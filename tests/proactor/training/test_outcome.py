@@ -52,7 +52,7 @@ def test_a_supervised_run_is_measured_by_its_held_out_loss(losses: list[float | 
         rows.append({"phase": "sft", "kind": "eval", "step": i, "held_out_loss": loss})
     result = outcome(rows, "reward")
     assert result is not None and (result.phase, result.best_step) == ("sft", step)
-    assert ("held-out-loss on dev" in str(result)) and ("never beat" in str(result)) == (step == 0)
+    assert ("held-out loss on dev" in str(result)) and ("never beat" in str(result)) == (step == 0)
 
 
 def test_without_a_check_there_is_nothing_to_say() -> None:

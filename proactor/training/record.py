@@ -1,0 +1,100 @@
+"""`RunRecord`: what the files of a run's folder say about it, for people who look at its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from proactor.files import SourceError, first_problem, read_json, read_text, read_yaml
+from proactor.training.outcome import Outcome
+
+COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "mixture")
+"""Rewards that do not score single decisions: evaluations of their runs use the default."""
+
+DEFAULT_REWARD = "weighted_metric"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """``summary``: the values of `summary.json`, ``chosen``: the chosen step there, None without one.
+    ``config``: the values of `config.yaml`, ``config_text``: the file. All empty where there is no file.
+    """
+
+    name: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Outcome | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunRecord:
+        """The record of a run's folder. Raises SourceError for a file that cannot be read.
+
+        The config is not checked: one of an older version may have other keys.
+        """
+        folder = Path(folder)
+        summary, config = folder / "summary.json", folder / "config.yaml"
+        values = read_json(summary) if summary.exists() else {}
+        if not isinstance(values, dict):
+            raise SourceError(f"{summary}: not a JSON object")
+        return cls(
+            folder.resolve().name,
+            values,
+            _chosen(summary, values.get("chosen")),
+            read_yaml(config) if config.exists() else {},
+            read_text(config).strip() if config.exists() else "",
+        )
+
+    @property
+    def training_reward(self) -> str | None:
+        """The reward that GRPO trained on, with its options; None where no config says."""
+        if not self.config:
+            return None
+        return _described(self.config.get("reward"), self.config.get("reward_options"))
+
+    @property
+    def evaluation_reward(self) -> str | None:
+        """The reward of evaluations, with its options; None where no config says."""
+        if not self.config:
+            return None
+        options = self.config.get("eval")
+        options = options if isinstance(options, Mapping) else {}
+        if options.get("reward") or options.get("reward_options"):
+            return _described(options.get("reward"), options.get("reward_options"))
+        if self.config.get("reward") in COMPARE_ANSWERS:
+            return DEFAULT_REWARD
+        return self.training_reward
+
+    def facts(self) -> dict[str, str]:
+        """Model, seed, rewards, chosen step and origin, in words; "not recorded" where no file says."""
+        seconds, version = self.summary.get("seconds"), self.summary.get("version")
+        commit = self.summary.get("commit")
+        told = {
+            "model": self.config.get("model"),
+            "seed": self.config.get("seed"),
+            "reward of training": self.training_reward,
+            "reward of evaluations": self.evaluation_reward,
+            "chosen step": self.chosen,
+            "seconds of training": f"{seconds:.1f}" if isinstance(seconds, int | float) else None,
+            "version": version,
+            "commit": "none: installed, not a checkout" if version and commit is None else commit,
+            "machine": self.summary.get("machine"),
+        }
+        return {name: "not recorded" if value is None else str(value) for name, value in told.items()}
+
+
+def _described(reward: object, options: object) -> str:
+    name = str(reward or DEFAULT_REWARD)
+    return f"{name} {json.dumps(options, sort_keys=True)}" if options else name
+
+
+def _chosen(file: Path, value: Any) -> Outcome | None:
+    try:
+        return None if value is None else Outcome.model_validate(value)
+    except ValidationError as error:
+        raise SourceError(f"{file}: chosen: {first_problem(error)}") from None
