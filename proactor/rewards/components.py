@@ -42,6 +42,11 @@ class Component(Protocol):
         """Running totals of events."""
         ...
 
+    @property
+    def failure(self) -> str:
+        """Why it last dropped a group, in one line; empty where it never did."""
+        ...
+
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Take the engine and all tools; called once."""
 
@@ -54,6 +59,7 @@ class _Computed:
 
     costly = False
     concurrent = False
+    failure = ""
 
     @property
     def counters(self) -> Counter[str]:
@@ -116,6 +122,11 @@ class RulerComponent:
             endpoint = self.ruler.judge.endpoint
             counters.update({f"endpoint_{name}": n for name, n in endpoint.counters.items()})
         return counters
+
+    @property
+    def failure(self) -> str:
+        """Why the judge last gave no usable verdict."""
+        return self.ruler.failure
 
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Give an in-process judge its engine. Raises RulerError where it cannot grade with it."""

@@ -42,7 +42,6 @@ def test_rows_are_cut_back_to_the_saved_length(run: Run) -> None:
         "grpo-000001.jsonl",
         "grpo-000002.jsonl",
     ]
-    run.close()
 
 
 def test_rows_that_the_state_counts_on_must_be_there(run: Run) -> None:
@@ -76,7 +75,6 @@ def test_numbers_reach_tensorboard(run: Run) -> None:
 
     run.log(row(1, loss=0.5))
     run.log({"phase": "grpo", "kind": "eval", "step": 1, "eval_reward": 0.25})
-    run.close()
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("grpo/loss")] == [(1, 0.5)]
@@ -96,7 +94,6 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
     with pytest.raises(RunError, match="resumed or replaced"):
         Run(run.folder).begin(CONFIG, resume=True, fresh=True)
     assert run.rows()
-    run.close()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +117,6 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(
     else:
         with pytest.raises(RunError, match=r"config\.yaml: .* was .*, now "):
             run.begin(other, resume=True, fresh=False)
-    run.close()
 
 
 def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
