@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +157,8 @@ def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str
             raise RewardError(
                 f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
             )
-        if endpoint.base_url is None and not os.environ.get(endpoint.api_key_env):
-            raise RewardError(f"{where}: judge: the environment variable {endpoint.api_key_env} is not set")
+        try:
+            endpoint.check_key()
+        except EndpointSetupError as error:
+            raise RewardError(f"{where}: judge: {error}") from None
     return ruler
