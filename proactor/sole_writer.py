@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proactor.engine import ProactorError
+from proactor.engine import ProactorError, naming
 
 LOCK = ".writer.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -51,8 +51,9 @@ def sole_writer(
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(folder, place, warn)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, _holder().encode())
+        with naming(place):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _holder().encode())
         yield
     finally:
         place.unlink(missing_ok=True)  # before the lock is dropped: the name is ours until then

@@ -86,7 +86,9 @@ def annotate(
         ]
         unanswered = Counter(kind for kind, _ in run.unanswered.values())
         report = report_json(finished, kept, oracle, options, unanswered, reader_counters or {}, left_out)
-        lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
+        lines = (
+            json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept
+        )
         write_catalog(catalog, out / CATALOG)
         atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
         atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import Terminal
+from proactor.output import Output
 from proactor.progress import Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training.adapters import adapter_folder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
     from proactor.training.workspace import Workspace
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+console = Output(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
 if not console.is_terminal:
     console.width = 120  # a file or a pipe has no width of its own, and 80 cuts tables
 

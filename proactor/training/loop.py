@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any, TypedDict
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -54,11 +54,14 @@ class Position:
 
 def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:
     """(position, length of the rows in bytes) of a state's record. RunError where it holds something else."""
+    length = record.pop("metrics_bytes", None)
+    missing = {"phase", "step", "update"} - record.keys() | ({"metrics_bytes"} if length is None else set())
+    if missing:
+        raise RunError(f"{run.state}: not the record of a run ({min(missing)} is missing)")
     try:
-        saved = _SAVED.validate_python({"metrics_bytes": record.pop("metrics_bytes", None), "position": record})
+        return _POSITION.validate_python(record), int(length)
     except ValidationError as error:
         raise RunError(f"{run.state}: not the record of a run ({first_problem(error)})") from None
-    return saved["position"], saved["metrics_bytes"]
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
@@ -73,12 +76,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
     }
 
 
-class _Saved(TypedDict):
-    metrics_bytes: int
-    position: Position
-
-
-_SAVED = TypeAdapter(_Saved)
+_POSITION = TypeAdapter(Position)
 
 
 class Training:

@@ -230,7 +230,10 @@ def spoiled(state: dict[str, Any]) -> dict[str, tuple[dict[str, Any], str]]:
             f"{key} in float64": ({**state, key: value.double()}, f"state: {key} is float64, not float32"),
             f"{key} of integers": ({**state, key: value.int()}, f"state: {key} is int32"),
             f"{key} with NaN": ({**state, key: nan}, f"state: {key} holds values that are not finite"),
-            f"{key} infinite": ({**state, key: value + float("inf")}, f"state: {key} holds values that are not"),
+            f"{key} infinite": (
+                {**state, key: value + float("inf")},
+                f"state: {key} holds values that are not",
+            ),
             f"{key} a number": ({**state, key: 0.0}, f"state: {key} should be a tensor, not a float"),
         }
     cases["v below 0"] = {**state, "v": state["v"] - 1}, "state: v holds negative numbers"

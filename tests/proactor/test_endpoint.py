@@ -312,7 +312,8 @@ BOMB = b" " * (1 << 26)
 
 
 @pytest.mark.parametrize(
-    "behaviour", [malformed(" " * 70_000), packed(BOMB), packed(BOMB, status=500), http_error(401, "x" * 70_000)]
+    "behaviour",
+    [malformed(" " * 70_000), packed(BOMB), packed(BOMB, status=500), http_error(401, "x" * 70_000)],
 )
 def test_a_body_has_a_largest_size_also_unpacked(behaviour: Behaviour) -> None:
     with FakeEndpoint([behaviour]) as fake:
