@@ -184,7 +184,8 @@ def read_peft(
         _check_pair(f"{path / TENSORS}: {name}", name, half["A"], half["B"], rank, config)
         if isinstance(named, list) and not any(f".{name}".endswith(f".{target}") for target in named):
             raise CheckpointError(
-                f"{path / TENSORS}: {name}: not among the target_modules of {CONFIG}, {', '.join(map(str, named))}"
+                f"{path / TENSORS}: {name}: not among the target_modules of {CONFIG}, "
+                f"{', '.join(map(str, named))}"
             )
         pairs[name] = (half["A"], half["B"])
     if not pairs:

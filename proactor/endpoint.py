@@ -74,12 +74,12 @@ class Endpoint:
     """A chat model behind an OpenAI-compatible ``/chat/completions``.
 
     ``base_url``: None is OpenAI's own; without user name, password or query. ``api_key_env``: the environment
-    variable with the key; with a ``base_url`` it may be unset. The key stands in the request's header and
-    nowhere else: it is cut out of what the server says. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
-    attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
-    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at most
-    ``longest_wait``; time-outs are not retried. ``options`` (``temperature``, …) are sent with every request.
-    Redirects are refused, and bodies of more than ``max_response_bytes``, unpacked.
+    variable with the key; with a ``base_url`` it may be unset. The key is cut out of what the server says.
+    ``timeout``: seconds for one attempt, start to end. ``concurrency``: attempts in flight. ``attempts``:
+    attempts for one reply. Rate limits, failed connections, 5xx and unreadable bodies are retried after
+    ``backoff * 2**n`` seconds or the server's Retry-After, at most ``longest_wait``; time-outs are not
+    retried. Redirects are refused, and bodies of more than ``max_response_bytes``, unpacked. ``options``
+    (``temperature``, …) are sent with every request.
 
     A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
     tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes
@@ -119,8 +119,8 @@ class Endpoint:
             )
         if secret := sorted({"extra_headers", "extra_query"} & self.options.keys()):
             raise EndpointSetupError(
-                f"endpoint {self.model}: options.{secret[0]} would stand in judge names and cache keys; a key "
-                "belongs in the environment variable that api_key_env names"
+                f"endpoint {self.model}: options.{secret[0]} would stand in judge names and cache keys; a "
+                "key belongs in the environment variable that api_key_env names"
             )
 
     async def reply(

@@ -13,7 +13,7 @@ READER_LEFT = 128 + signal.SIGPIPE
 
 
 class Output(Console):
-    """A console whose reader may leave: it is then silent, and ends the command unless ``outlives`` is set."""
+    """A console whose reader may leave: it is then silent, and ends the command unless ``outlives``."""
 
     outlives = False
 

@@ -40,7 +40,7 @@ def sole_writer(
 ) -> Iterator[None]:
     """Hold the lock on ``folder``, which is made if need be, and removed again if nothing was written.
 
-    ``file``: the lock file, where it cannot lie inside (default: `LOCK` in the folder). It is gone afterwards.
+    ``file``: the lock file, where it cannot lie inside (default: `LOCK` in the folder); gone afterwards.
     On a file system without locks ``warn`` is told, and nothing is held. A second lock on one folder is
     refused in the same process too. Raises WriterError, naming the holder, or OSError where the lock file
     cannot be made.

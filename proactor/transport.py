@@ -47,8 +47,8 @@ def read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise TransportError(
-            f"the environment variable {variable} holds no key: a line break, a space or another character that "
-            "no HTTP header takes is in the middle of it"
+            f"the environment variable {variable} holds no key: a line break, a space or another character "
+            "that no HTTP header takes is in the middle of it"
         )
     return key
 
@@ -70,8 +70,8 @@ def guard(most: int) -> Callable[[Any], Awaitable[None]]:
             place = urlsplit(response.headers.get("location", ""))
             where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
             raise TransportError(
-                f"redirects to {where[:200]}, where no request is sent; give that address as base_url if it is "
-                "meant"
+                f"redirects to {where[:200]}, where no request is sent; give that address as base_url if it "
+                "is meant"
             )
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", "gzip", ""):

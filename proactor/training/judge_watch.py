@@ -36,7 +36,7 @@ class JudgeWatch:
         if failed > self.most * asked:
             because = f": {reason}" if (reason := self.reason()) else ""
             raise RewardError(
-                f"the judge gave no verdict on {failed:.0f} of {asked:.0f} groups in {len(self._steps)} steps, "
-                f"more than grpo.max_failed_share={self.most:g}{because}; once it answers, --resume continues "
-                "from the last save, and a higher share goes on without it"
+                f"the judge gave no verdict on {failed:.0f} of {asked:.0f} groups in {len(self._steps)} "
+                f"steps, more than grpo.max_failed_share={self.most:g}{because}; once it answers, --resume "
+                "continues from the last save, and a higher share goes on without it"
             )

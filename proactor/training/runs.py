@@ -102,8 +102,8 @@ class Run:
             raise RunError(f"{self.folder}: a run is resumed or replaced (fresh), not both")
         if link := next((n for n in (*FILES, *FOLDERS) if (self.folder / n).is_symlink()), None):
             raise RunError(
-                f"{self.folder / link}: is a link; a run writes and deletes in its own folder only (the folder "
-                "itself may be a link)"
+                f"{self.folder / link}: is a link; a run writes and deletes in its own folder only (that "
+                "folder may be a link)"
             )
         if self.begun and not (resume or fresh):
             raise RunError(

@@ -19,8 +19,8 @@ _numbers = count()
 
 
 class Scalars:
-    """One event file in ``folder``. Scalars that earlier files hold from step ``step`` on are hidden: they are
-    written again.
+    """One event file in ``folder``. It hides the scalars of earlier files from ``step`` on, which are written
+    again.
     """
 
     def __init__(self, folder: str | Path, step: int) -> None:

@@ -250,7 +250,10 @@ def test_a_state_is_taken_over_whole_or_not_at_all(folder: Path, tmp_path: Path)
     for name, (state, words) in cases.items():
         path = tmp_path / "state"
         state_io.save_state(path, state, {})
-        for take in (lambda state=state: engine.load_state_dict(state), lambda: engine.resume(path)):
+        for take in (
+            lambda state=state: engine.load_state_dict(state),
+            lambda path=path: engine.resume(path),
+        ):
             with pytest.raises(EngineError, match=f"^{words}") as caught:
                 take()
             assert "\n" not in str(caught.value), name
