@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -72,19 +73,17 @@ def test_one_process_does_not_write_twice_at_once_either(tmp_path: Path) -> None
 
 
 def test_of_many_that_ask_at_once_one_at_a_time_writes(tmp_path: Path) -> None:
-    """Also where a holder removes its file just as another one opens it."""
-    inside, most, entered, gate = [0], [0], [0], threading.Lock()
+    inside, most, entered = [0], [0], [0]
 
     def work() -> None:
-        for _ in range(50):
+        for _ in range(30):
             try:
                 with sole_writer(tmp_path):
-                    with gate:
-                        inside[0] += 1
-                        entered[0] += 1
-                        most[0] = max(most[0], inside[0])
-                    with gate:
-                        inside[0] -= 1
+                    inside[0] += 1
+                    entered[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    time.sleep(0.001)
+                    inside[0] -= 1
             except WriterError:
                 pass
 
@@ -94,6 +93,22 @@ def test_of_many_that_ask_at_once_one_at_a_time_writes(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most[0] == 1 and entered[0] > 0 and not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder removed it, and another one came, between our opening it and locking it."""
+    flock, rival = fcntl.flock, sole_writer(tmp_path)
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        (tmp_path / LOCK).unlink()
+        rival.__enter__()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(WriterError), sole_writer(tmp_path):
+        pytest.fail("two writers")
+    rival.__exit__(None, None, None)
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
