@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.engine import Engine as Engine
     from proactor.engine.faults import fault_point as fault_point
+    from proactor.engine.files import append as append
     from proactor.engine.files import atomic_file as atomic_file
     from proactor.engine.files import atomic_folder as atomic_folder
+    from proactor.engine.files import naming as naming
+    from proactor.engine.files import remove as remove
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.tree import TokenBatch as TokenBatch
@@ -51,7 +54,7 @@ _MODULES = {
     "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
-    "proactor.engine.files": ("atomic_file", "atomic_folder"),
+    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),

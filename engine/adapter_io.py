@@ -165,6 +165,7 @@ def read_peft(
     path = Path(folder)
     recover(path)
     rank, alpha = _read_config(path / CONFIG)
+    named = read_json(path / CONFIG).get("target_modules")
     stored = _read_tensors(path / TENSORS)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
@@ -181,6 +182,11 @@ def read_peft(
         if len(half) != 2:
             raise CheckpointError(f"{path / TENSORS}: {name}: lora_{'B' if 'A' in half else 'A'} is missing")
         _check_pair(f"{path / TENSORS}: {name}", name, half["A"], half["B"], rank, config)
+        if isinstance(named, list) and not any(f".{name}".endswith(f".{target}") for target in named):
+            raise CheckpointError(
+                f"{path / TENSORS}: {name}: not among the target_modules of {CONFIG}, "
+                f"{', '.join(map(str, named))}"
+            )
         pairs[name] = (half["A"], half["B"])
     if not pairs:
         raise CheckpointError(f"{path / TENSORS}: holds no adapter tensors")

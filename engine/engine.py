@@ -24,7 +24,7 @@ from proactor.engine.prompts import Prompt, encode_prompt
 from proactor.engine.sampler import GroupStream
 from proactor.engine.state import load_state, save_state
 from proactor.engine.text import drawable_ids
-from proactor.engine.trainer import Trainer
+from proactor.engine.trainer import Trainer, check_counts
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError, Group, Sample
 
@@ -315,14 +315,18 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`.
 
-        Raises EngineError, with nothing changed, for an adapter of another rank, scale, targets or size, and
-        while samples of a stream still run.
+        Raises EngineError, with nothing changed, for what `Trainer.check_state` refuses (an adapter of
+        another rank, scale, targets or size; what is missing or not finite), and while samples of a stream
+        still run.
         """
         self._policy.refuse_in_flight("load_state_dict")
-        self._trainer().load_state(state)
-        self._policy.restore(int(state["policy_version"]))
-        self.samplings = int(state["samplings"])
-        self.seed = int(state["seed"])
+        trainer = self._trainer()
+        check_counts(state, ("policy_version", "samplings"))
+        if isinstance(state.get("seed"), bool) or not isinstance(state.get("seed"), int):
+            raise EngineError(f"state: seed should be an integer, not {state.get('seed')!r}")
+        trainer.load_state(state)
+        self._policy.restore(state["policy_version"])
+        self.samplings, self.seed = state["samplings"], state["seed"]
 
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """Write the state and the caller's JSON-able ``record`` to one file, atomically.
@@ -334,9 +338,13 @@ class Engine:
             if self.rank == 0:
                 save_state(path, state, dict(record or {}))
 
-    def resume(self, path: str | Path) -> dict[str, Any]:
-        """Restore the state of a `save` to the bit; returns its ``record``. Raises like `load_state_dict`."""
-        state, record = load_state(path)
+    def resume(self, path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Restore the state of a `save` to the bit; returns its ``record``.
+
+        ``say`` gets a line for a save of an older version, which has no checksum. Raises EngineError, with
+        nothing changed, for a file that is missing or damaged, and like `load_state_dict`.
+        """
+        state, record = load_state(path, say)
         self.load_state_dict(state)
         return record
 

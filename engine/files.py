@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all; data that is appended whole or not at all.
 
-They are written beside their place, flushed to disk, and renamed into it. A full disk or a kill at any moment
-leaves what was there before.
+A file is written beside its place under a name of its own, flushed to disk, and renamed into it. A full disk
+or a kill at any moment leaves what was there before. Links are replaced or removed, never followed; only
+`atomic_folder` writes through a link that is named as its folder. Every OSError names a file.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
@@ -42,14 +44,57 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     _remove_abandoned(final)
     temporary = _temporary(final)
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
-        _sync(final.parent)
+        with naming(final, temporary):
+            with open(_create(temporary), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+            _sync(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append(path: str | Path, data: bytes) -> None:
+    """Append ``data`` to ``path`` in one write, so that several processes may share a file.
+
+    Raises OSError when it cannot be written whole; what was written of it is then cut off again.
+    """
+    with naming(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            written = os.write(descriptor, data)
+            if written < len(data):  # the disk is full; no other process can have written behind it
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give an OSError of the block that names no file, as that of a full disk, or ``temporary``, the name
+    ``path``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or str(error.filename) not in ("None", str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, a folder with all that is in it, or a link but not what it leads to.
+
+    Nothing happens where there is nothing. Raises OSError for what cannot be deleted.
+    """
+    place = Path(path)
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,17 +109,17 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
     recover(final)
     _remove_abandoned(final)
     temporary = _temporary(final)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        fault_point("folder.write")
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _sync(path)
-        _sync(temporary)
-        fault_point("folder.rename")
-        _swap(temporary, final, owned)
+        with naming(final, temporary):
+            temporary.mkdir()
+            yield temporary
+            fault_point("folder.write")
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            _sync(temporary)
+            fault_point("folder.rename")
+            _swap(temporary, final, owned)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,24 +128,39 @@ def recover(folder: str | Path) -> None:
     """Put back a folder whose writer was killed between its two renames (systems without `renameat2`)."""
     final = Path(folder).resolve()
     aside = _aside(final)
-    if aside.exists() and not final.exists():
+    if aside.is_dir() and not aside.is_symlink() and not final.exists():
         aside.rename(final)
 
 
 def _temporary(final: Path) -> Path:
-    return final.with_name(f".{final.name}.writing-{os.getpid()}")
+    """A name that no other process or thread has, nor can guess; it tells whose it is."""
+    return final.with_name(f"{_prefix(final)}{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def _prefix(final: Path) -> str:
+    return f".{_cut(final.name)}.writing-"
+
+
+def _cut(name: str) -> str:
+    """As much of a name as leaves room for what is put around it, within the 255 bytes of a file name."""
+    return os.fsencode(name)[:200].decode(errors="ignore")
+
+
+def _create(path: Path) -> int:
+    """A descriptor of a new file. An existing one, or a link, is an error."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def _remove_abandoned(final: Path) -> None:
     """Delete the temporary files and folders of writers that were killed; those of living processes stay."""
-    for path in final.parent.glob(f".{final.name}.writing-*"):
-        process = path.name.rpartition("-")[2]
-        if not process.isdecimal() or _alive(int(process)):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    prefix = _prefix(final)
+    with os.scandir(final.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+    for name in names:
+        process = name.removeprefix(prefix).partition("-")[0]
+        if process.isdecimal() and not _alive(int(process)):
+            with suppress(OSError):  # not ours, or removed meanwhile: it is in nobody's way
+                remove(final.parent / name)
 
 
 def _alive(process: int) -> bool:
@@ -114,7 +174,7 @@ def _alive(process: int) -> bool:
 
 
 def _aside(final: Path) -> Path:
-    return final.with_name(f".{final.name}.replaced")
+    return final.with_name(f".{_cut(final.name)}.replaced")
 
 
 def _sync(path: Path) -> None:

@@ -152,7 +152,7 @@ class LoRABuffer:
     @torch.no_grad()
     def load(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Copy adapters in by module name. Raises EngineError naming the first module that is missing,
-        unknown or of another shape; nothing is changed then.
+        unknown, of another shape, or not finite in float32; nothing is changed then.
         """
         mine = self.tensors()
         for name in tensors:
@@ -169,6 +169,8 @@ class LoRABuffer:
                     f"adapter: {name} has A {tuple(new_a.shape)}, B {tuple(new_b.shape)}; expected "
                     f"{tuple(a.shape)}, {tuple(b.shape)}"
                 )
+            if not all(bool(torch.isfinite(half.float()).all()) for half in (new_a, new_b)):
+                raise EngineError(f"adapter: {name} holds values that are not finite in float32")
         for name, (a, b) in mine.items():
             a.copy_(tensors[name][0])
             b.copy_(tensors[name][1])

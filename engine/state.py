@@ -1,16 +1,18 @@
 """Exact save and resume: one safetensors file with the tensors, and a JSON record in its metadata.
 
-The record holds counters and the caller's own values (data position, random state). Writing is atomic: a kill
-or a full disk at any moment leaves the previous save readable.
+The record holds counters, the caller's own values (data position, random state) and a checksum over all of
+it. Writing is atomic: a kill or a full disk at any moment leaves the previous save readable.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +22,8 @@ from proactor.engine.files import open_atomic
 from proactor.engine.types import EngineError
 
 FORMAT = "proactor-state-1"
+CHECKSUM = "sha256"
+"""Key of the record with the checksum of tensors and record; versions before it saved none."""
 
 
 def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -27,10 +31,11 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping
 
     Raises EngineError naming the file when it cannot be written; an earlier save is then untouched.
     """
-    data = save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        {FORMAT: json.dumps(record)},  # one key: safetensors writes several in random order
-    )
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # read back as it will be: JSON has neither tuples nor integer keys
+    known = json.loads(json.dumps(record))
+    marked = {**known, CHECKSUM: checksum(plain, known)}
+    data = save(plain, {FORMAT: json.dumps(marked)})  # one key: safetensors writes several in random order
     half = len(data) // 2
     try:
         with open_atomic(path) as file:
@@ -53,14 +58,24 @@ def save_state(path: str | Path, state: Mapping[str, Any], caller: Mapping[str, 
     write_state(path, tensors, {"engine": numbers, "caller": caller})
 
 
-def load_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_state(
+    path: str | Path, say: Callable[[str], None] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(`Engine.state_dict`, the caller's record) of a `save_state`. Raises like `read_state`."""
-    tensors, record = read_state(path)
+    tensors, record = read_state(path, say)
+    for part in ("engine", "caller"):
+        if not isinstance(record.get(part), dict):
+            raise EngineError(f"{path}: holds no record {part!r}: not a saved engine state")
     return {**tensors, **record["engine"]}, record["caller"]
 
 
-def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, record) of a save. Raises EngineError naming a file that is missing, truncated or no save."""
+def read_state(
+    path: str | Path, say: Callable[[str], None] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, record) of a save. ``say`` gets a line for a save of an older version, without a checksum.
+
+    Raises EngineError naming a file that is missing, truncated, no save, or not what was written.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -71,4 +86,25 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise EngineError(f"{path}: no such save") from error
     except (SafetensorError, OSError) as error:
         raise EngineError(f"{path}: cannot be read as a saved engine state ({error})") from error
-    return tensors, json.loads(metadata[FORMAT])
+    try:
+        record = json.loads(metadata[FORMAT])
+    except ValueError as error:
+        raise EngineError(f"{path}: damaged, its record is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise EngineError(f"{path}: damaged, its record is no object")
+    written = record.pop(CHECKSUM, None)
+    if written is None:
+        if say is not None:
+            say(f"{path}: saved by an older version without a checksum, so damage to it would not show")
+    elif written != checksum(tensors, record):
+        raise EngineError(f"{path}: damaged, it is not what was saved (its checksum differs)")
+    return tensors, record
+
+
+def checksum(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON ``record``, and of name, dtype, shape and bytes of each tensor (on the CPU)."""
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

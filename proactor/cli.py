@@ -1,11 +1,13 @@
 """The command line: ``proactor train|evaluate|…``. Each command is a file of `proactor.commands`.
 
-A refusal (`ProactorError`, or an `OSError` with a file name) is one line on stderr and exit code 2. Anything
-else is a bug and shows its traceback. A run that is asked to stop saves and ends with 128 + the signal.
+A refusal (`ProactorError`, or an `OSError` with a file name or of a full disk) is one line on stderr and exit
+code 2. Anything else is a bug and shows its traceback. A run that is asked to stop saves and ends with 128 +
+the signal; so does a command whose output nobody reads any more.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, NoReturn
 
@@ -14,7 +16,11 @@ import typer
 from proactor import __version__
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
 from proactor.engine import ProactorError
+from proactor.output import READER_LEFT, flush
 from proactor.progress import Stopped
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk: never a bug, wherever they come from."""
 
 app = typer.Typer(
     help="Train agents that decide at every turn whether to act, on what, and when.",
@@ -58,13 +64,20 @@ for command in (
 def main() -> None:
     """Entry point of ``proactor`` and ``python -m proactor.cli``, which torchrun needs."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            flush()
     except ProactorError as refusal:
         fail(str(refusal))
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename or 'output cannot be written'}: {error.strerror}")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit code 1
+            raise SystemExit(READER_LEFT) from None
+        raise
     except Stopped as stopped:
         print(f"proactor: {stopped}", file=sys.stderr)
         raise SystemExit(128 + stopped.signal) from None

@@ -137,11 +137,15 @@ class GRPOStage(ShownBoards, GRPO):
     """Reinforcement stage: sample every decision of ``batch_dialogues`` dialogues, score, update; repeat.
 
     Every ``eval_every`` steps the dev dialogues are played; the best adapter by `EvalOptions.metric` is kept.
+    The run stops where a judge gave no verdict on more than ``max_failed_share`` of its groups over
+    ``failed_window`` steps (1: never).
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
     steps: int = Field(default=100, ge=1)
     eval_every: int = Field(default=10, ge=1)
+    max_failed_share: float = Field(default=0.5, ge=0, le=1)
+    failed_window: int = Field(default=3, ge=1)
     sampling: Sampling = Sampling(n=8, max_tokens=64)
 
     @field_validator("sampling", mode="before")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from proactor.engine import ProactorError
 from proactor.files import valid_utf8
+from proactor.transport import HEADERS, TransportError, base_url_problem, guard, hide, read_key
 
 if TYPE_CHECKING:
     import openai
@@ -30,6 +30,10 @@ FORMS: tuple[Form, ...] = ("json_schema", "json_object", "none")
 
 REFUSALS = (400, 422, 501)
 """HTTP statuses for an unknown request field."""
+
+
+LEAST = {"timeout": 0.0, "backoff": -1.0, "concurrency": 0, "attempts": 0, "max_response_bytes": 0}
+"""Settings of an endpoint and what they must be above."""
 
 
 class EndpointError(Exception):
@@ -69,18 +73,21 @@ class _Completion(BaseModel):
 class Endpoint:
     """A chat model behind an OpenAI-compatible ``/chat/completions``.
 
-    ``base_url``: None is OpenAI's own. ``api_key_env``: the environment variable with the key; with a
-    ``base_url`` it may be unset. ``timeout``: seconds for one attempt, start to end. ``concurrency``:
-    attempts in flight. ``attempts``: attempts for one reply. Rate limits, failed connections, 5xx and
-    unreadable bodies are retried after ``backoff * 2**n`` seconds or the server's Retry-After, at most
-    ``longest_wait``; time-outs are not retried. ``options`` (``temperature``, …) are sent with every request.
+    ``base_url``: None is OpenAI's own; without user name, password or query. ``api_key_env``: the environment
+    variable with the key; with a ``base_url`` it may be unset. The key is cut out of what the server says.
+    ``timeout``: seconds for one attempt, start to end. ``concurrency``: attempts in flight. ``attempts``:
+    attempts for one reply. Rate limits, failed connections, 5xx and unreadable bodies are retried after
+    ``backoff * 2**n`` seconds or the server's Retry-After, at most ``longest_wait``; time-outs are not
+    retried. Redirects are refused, and bodies of more than ``max_response_bytes``, unpacked. ``options``
+    (``temperature``, …) are sent with every request.
 
     A schema is sent as ``response_format``; where the server refuses it, the weaker forms of `FORMS` are
     tried and the one that worked is kept. Where the server names ``max_tokens`` it becomes
     ``max_completion_tokens``; where it names ``seed`` that is left out.
 
     ``counters``: requests (attempts sent), replies, retries, timeouts, rate_limited, connection_errors,
-    http_errors, empty, malformed (bodies that are no chat completion), cut (answers that hit max_tokens),
+    http_errors, refused_responses (redirects, bodies that are too large), empty, malformed (bodies that are
+    no chat completion), cut (answers that hit max_tokens),
     json_schema_refused, json_object_refused, max_tokens_refused, seed_refused, tokens_in, tokens_out.
     """
 
@@ -92,6 +99,7 @@ class Endpoint:
     attempts: int = 3
     backoff: float = 0.5
     longest_wait: float = 30.0
+    max_response_bytes: int = 4 * 2**20
     options: Mapping[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)
     counters: Counter[str] = field(default_factory=Counter, init=False, repr=False)
@@ -101,9 +109,19 @@ class Endpoint:
     _link: _Link | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("timeout", 0.0), ("backoff", -1.0), ("concurrency", 0), ("attempts", 0)):
+        for name, least in LEAST.items():
             if not getattr(self, name) > least:
                 raise EndpointSetupError(f"endpoint {self.model}: {name}={getattr(self, name)} is too small")
+        if self.base_url is not None and (problem := base_url_problem(self.base_url)):
+            raise EndpointSetupError(
+                f"endpoint {self.model}: base_url {problem}; a key belongs in the environment variable that "
+                "api_key_env names"
+            )
+        if secret := sorted({"extra_headers", "extra_query"} & self.options.keys()):
+            raise EndpointSetupError(
+                f"endpoint {self.model}: options.{secret[0]} would stand in judge names and cache keys; a "
+                "key belongs in the environment variable that api_key_env names"
+            )
 
     async def reply(
         self,
@@ -168,14 +186,35 @@ class Endpoint:
             raise EndpointSetupError(
                 "an endpoint needs the openai client: pip install 'proactor[openai]'"
             ) from None
-        key = os.environ.get(self.api_key_env)
-        if not key and self.base_url is None:
+        self.check_key()
+        return openai.AsyncOpenAI(
+            api_key=self._key() or "none",
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=self.timeout,
+            default_headers=HEADERS,
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"response": [guard(self.max_response_bytes)]}
+            ),
+        )
+
+    def check_key(self) -> None:
+        """Raise EndpointSetupError where the key is needed and missing, or cannot be sent."""
+        if not self._key() and self.base_url is None:
             raise EndpointSetupError(
                 f"endpoint {self.model}: the environment variable {self.api_key_env} is not set"
             )
-        return openai.AsyncOpenAI(
-            api_key=key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout
-        )
+
+    def _key(self) -> str:
+        """The API key; empty without one. Raises EndpointSetupError where it cannot be sent."""
+        try:
+            return read_key(self.api_key_env)
+        except TransportError as error:
+            raise EndpointSetupError(f"endpoint {self.model}: {error}") from None
+
+    def _failed(self, kind: Kind, what: object) -> EndpointError:
+        """An EndpointError that names the model and not the key."""
+        return EndpointError(kind, f"{self.model}: {hide(str(what), self._key())}")
 
     async def _negotiate(
         self,
@@ -229,23 +268,24 @@ class Endpoint:
                 raw = await client.chat.completions.with_raw_response.create(**body)
         except (openai.APITimeoutError, TimeoutError):
             self.counters["timeouts"] += 1
-            raise EndpointError("timeout", f"{self.model}: no answer within {self.timeout:g} s") from None
+            raise self._failed("timeout", f"no answer within {self.timeout:g} s") from None
         except openai.RateLimitError as error:
             self.counters["rate_limited"] += 1
-            raise _Retryable(
-                EndpointError("rate_limit", f"{self.model}: {error}"), _retry_after(error)
-            ) from None
+            raise _Retryable(self._failed("rate_limit", error), _retry_after(error)) from None
         except openai.APIStatusError as error:
             self.counters["http_errors"] += 1
-            problem = EndpointError("http", f"{self.model}: {error}")
+            problem = self._failed("http", error)
             if error.status_code >= 500 and error.status_code not in REFUSALS:
                 raise _Retryable(problem, _retry_after(error)) from None
             raise (_FieldRefused(problem) if error.status_code in REFUSALS else problem) from None
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, TransportError) as error:
+            # older clients wrap what a hook raises
+            cause = error if isinstance(error, TransportError) else error.__cause__ or error
+            if isinstance(cause, TransportError):
+                self.counters["refused_responses"] += 1
+                raise self._failed("http", cause) from None
             self.counters["connection_errors"] += 1
-            raise _Retryable(
-                EndpointError("connection", f"{self.model}: {error.__cause__ or error}")
-            ) from None
+            raise _Retryable(self._failed("connection", cause)) from None
         return self._read(raw.http_response.text)
 
     def _read(self, body: str) -> str:
@@ -253,9 +293,7 @@ class Endpoint:
             completion = _Completion.model_validate_json(body)
         except ValidationError:
             self.counters["malformed"] += 1
-            raise _Retryable(
-                EndpointError("http", f"{self.model}: not a chat completion: {body[:80]!r}")
-            ) from None
+            raise _Retryable(self._failed("http", f"not a chat completion: {body[:80]!r}")) from None
         if completion.usage is not None:
             self.counters["tokens_in"] += completion.usage.prompt_tokens or 0
             self.counters["tokens_out"] += completion.usage.completion_tokens or 0
@@ -267,7 +305,7 @@ class Endpoint:
             text = first.message.content or ""
         if not text.strip():
             self.counters["empty"] += 1
-            raise EndpointError("empty", f"{self.model}: an answer without text")
+            raise self._failed("empty", "an answer without text")
         self.counters["replies"] += 1
         return text
 

@@ -2,7 +2,8 @@
 
 Writes windows.jsonl, catalog.json and report.json. Finished dialogues are in windows.jsonl.partial until the
 end: the same command resumes from it, and gives the same output as one that was never stopped. A dialogue
-with unanswered requests (a server went away) is left out, counted, and tried again by the same command.
+with unanswered requests (a server went away) is left out, counted, and tried again by the same command; where
+too many are unanswered the annotation fails.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from proactor.annotation.store import AnnotationError, RecordStore
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.engine import atomic_file
+from proactor.engine import atomic_file, remove
 from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
+from proactor.sole_writer import sole_writer
 from proactor.sources.corpus import sample
 
 VERSION = 1
@@ -35,6 +37,8 @@ COMPLAINT = (
 )
 LASTING = ("too_long",)
 """Failures that another try would not mend: the dialogue is dropped."""
+MAX_FAILED_SHARE, FAILED_WINDOW = 0.5, 20
+"""The annotation stops where more than this share of the last so many dialogues was not answered."""
 
 
 def annotate(
@@ -48,54 +52,59 @@ def annotate(
     reader_counters: Mapping[str, int] | None = None,
     reader_dropped: Mapping[str, str] | None = None,
     fresh: bool = False,
+    max_failed_share: float = MAX_FAILED_SHARE,
 ) -> dict[str, Any]:
     """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; return the report.
 
     ``reader_counters``, ``reader_dropped``: counters of the corpus' reader and the dialogues that it dropped,
-    for the report. ``fresh``: replace what is in OUT.
+    for the report. ``fresh``: replace what is in OUT. ``max_failed_share``: share of dialogues that may stay
+    unanswered, of all of them and of the last `FAILED_WINDOW`.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
-    that is finished or was begun with other settings, and where no dialogue at all was answered.
+    that is finished or was begun with other settings, where more dialogues than that share, or all, were not
+    answered (those that were are kept for the next call); WriterError while another process writes into OUT.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}
     if len(tools) < len(dialogues):
         twice = next(name for name, count in Counter(d.id for d in dialogues).items() if count > 1)
         raise AnnotationError(f"dialogue {twice!r} appears twice")
+    with sole_writer(out):
+        store = _open_store(out, fingerprint(oracle, catalog, options), fresh)
+        run = _Run(dialogues, tools, oracle, options, store, ui, max_failed_share)
+        run_to_end(run.all())
+        run.check_answered(len(run.unanswered), len(dialogues))
+        finished = [store.records[d.id] for d in dialogues if d.id in store.records]
+        kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
+        left_out = [
+            LeftOut(id=name, reason="reader", detail=why) for name, why in (reader_dropped or {}).items()
+        ]
+        left_out += [
+            LeftOut(id=d.id, reason=run.unanswered[d.id][0], detail=run.unanswered[d.id][1])
+            for d in dialogues
+            if d.id in run.unanswered
+        ]
+        unanswered = Counter(kind for kind, _ in run.unanswered.values())
+        report = report_json(finished, kept, oracle, options, unanswered, reader_counters or {}, left_out)
+        lines = (
+            json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept
+        )
+        write_catalog(catalog, out / CATALOG)
+        atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+        atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
+        if not run.unanswered:
+            store.path.unlink()
+    return report
+
+
+def _open_store(out: Path, settings: str, fresh: bool) -> RecordStore:
+    """The finished dialogues in ``out``. Raises AnnotationError where the annotation there has ended."""
     partial = out / PARTIAL
     if fresh:
-        partial.unlink(missing_ok=True)
+        remove(partial)
     elif (out / WINDOWS).exists() and not partial.exists():
         raise AnnotationError(f"{out / WINDOWS}: finished already; --fresh replaces it")
-    store = RecordStore(partial, fingerprint(oracle, catalog, options))
-    run = _Run(dialogues, tools, oracle, options, store, ui)
-    try:
-        run_to_end(run.all())
-    finally:
-        store.close()
-    if run.unanswered and not any(d.id in store.records for d in dialogues):
-        kind, reason = next(iter(run.unanswered.values()))
-        raise AnnotationError(
-            f"none of {len(dialogues)} dialogues was answered ({reason or kind}); the same command tries "
-            "again"
-        )
-    finished = [store.records[d.id] for d in dialogues if d.id in store.records]
-    kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
-    left_out = [LeftOut(id=name, reason="reader", detail=why) for name, why in (reader_dropped or {}).items()]
-    left_out += [
-        LeftOut(id=d.id, reason=run.unanswered[d.id][0], detail=run.unanswered[d.id][1])
-        for d in dialogues
-        if d.id in run.unanswered
-    ]
-    unanswered = Counter(kind for kind, _ in run.unanswered.values())
-    report = report_json(finished, kept, oracle, options, unanswered, reader_counters or {}, left_out)
-    lines = (json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept)
-    write_catalog(catalog, out / CATALOG)
-    atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
-    atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
-    if not run.unanswered:
-        partial.unlink()
-    return report
+    return RecordStore(partial, settings)
 
 
 def tools_on_offer(dialogue: Dialogue, catalog: Catalog) -> Catalog:
@@ -124,6 +133,7 @@ class _Run:
         options: AnnotationOptions,
         store: RecordStore,
         ui: Progress,
+        max_failed_share: float,
     ) -> None:
         self.tools, self.oracle, self.options, self.store, self.ui = tools, oracle, options, store, ui
         self.known = any(r.ready is not None for d in dialogues for r in d.references)
@@ -139,6 +149,24 @@ class _Run:
         self.unanswered: dict[str, tuple[str, str]] = {}
         """(kind, reason) of the failure of each dialogue that has one to be tried again, by id."""
         self.total = len(dialogues)
+        self.max_failed_share = max_failed_share
+        self.latest: deque[bool] = deque(maxlen=FAILED_WINDOW)
+        """Whether each of the last dialogues stayed unanswered."""
+
+    def check_answered(self, failed: int, asked: int, which: str = "") -> None:
+        """Raise AnnotationError where ``failed`` of ``asked`` dialogues is all, or more than the share."""
+        if not failed or (failed <= self.max_failed_share * asked and failed < asked):
+            return
+        kind, reason = next(reversed(self.unanswered.values()))
+        how_many = (
+            f"none of {which}{asked} dialogues was answered"
+            if failed == asked
+            else f"{failed} of {which}{asked} dialogues were not answered, more than the share "
+            f"{self.max_failed_share:g} (--max-failed-share)"
+        )
+        raise AnnotationError(
+            f"{how_many} ({reason or kind}); what was answered is kept, the same command tries the rest again"
+        )
 
     async def all(self) -> None:
         """Annotate every dialogue, ``oracle.workers`` batches at a time."""
@@ -175,11 +203,14 @@ class _Run:
         """Store the record of a dialogue, or count it as unanswered."""
         failures = annotated.failures
         self.ui.step(annotated.dialogue.id)
-        if any(kind not in LASTING for kind in failures):
+        self.latest.append(any(kind not in LASTING for kind in failures))
+        if self.latest[-1]:
             kind = next(kind for kind in failures if kind not in LASTING)
             answers = annotated.answers.values()
             reason = next((a.reason for a in answers if a.failure == kind and a.reason), "")
             self.unanswered[annotated.dialogue.id] = kind, reason
+            if len(self.latest) == FAILED_WINDOW and sum(self.latest) > self.max_failed_share * FAILED_WINDOW:
+                self.check_answered(sum(self.latest), FAILED_WINDOW, "the last ")
             return
         record = annotated.record(self.known, second)
         if failures:

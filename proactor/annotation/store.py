@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import IO
 
 from pydantic import ValidationError
 
 from proactor.annotation.record import DialogueRecord
-from proactor.engine import ProactorError
+from proactor.engine import ProactorError, append, naming, remove
 
 
 class AnnotationError(ProactorError):
@@ -19,18 +19,21 @@ class AnnotationError(ProactorError):
 class RecordStore:
     """The records in the file ``path``: a header with the ``fingerprint`` of the settings, then a line each.
 
-    Drops a last line cut off by a kill. Raises AnnotationError for another fingerprint or a damaged line.
+    Drops a last line cut off by a kill. Raises AnnotationError for another fingerprint, a damaged line, or a
+    link in the file's place; OSError, naming the file, where it cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self.records: dict[str, DialogueRecord] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            raise AnnotationError(f"{path}: is a link; an annotation writes in its own folder only")
         kept = self._read(fingerprint) if path.is_file() else 0
-        self._file: IO[bytes] = path.open("r+b" if kept else "wb")
-        self._file.truncate(kept)
-        self._file.seek(kept)
-        if not kept:
+        if kept:
+            with naming(path):
+                os.truncate(path, kept)
+        else:
+            remove(path)
             self._write(json.dumps({"fingerprint": fingerprint}))
 
     def _read(self, fingerprint: str) -> int:
@@ -55,14 +58,9 @@ class RecordStore:
         return kept
 
     def add(self, record: DialogueRecord) -> None:
-        """Append a finished dialogue, flushed to the operating system."""
-        self.records[record.id] = record
+        """Append a finished dialogue. Raises OSError, naming the file, with nothing written."""
         self._write(record.model_dump_json())
+        self.records[record.id] = record
 
     def _write(self, line: str) -> None:
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        append(self.path, line.encode() + b"\n")

@@ -47,6 +47,10 @@ Brief = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option(min=1, help="requests in flight at once (endpoint)")]
 PriceIn = Annotated[float | None, typer.Option(help="price of a million prompt tokens, for the estimate")]
+MaxFailedShare = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="fail where more than this share of dialogues gets no answer"),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="replace the annotation in OUT; default: continue it")]
 
 
@@ -74,6 +78,7 @@ def annotate(
     seed: Annotated[
         int, typer.Option(help="seed that chooses dialogues: for --limit, and to annotate twice")
     ] = 0,
+    max_failed_share: MaxFailedShare = 0.5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the estimate and stop")] = False,
     fresh: Fresh = False,
 ) -> None:
@@ -109,6 +114,7 @@ def annotate(
             reader_counters=corpus.counters,
             reader_dropped=corpus.dropped,
             fresh=fresh,
+            max_failed_share=max_failed_share,
         )
     console.print(report_table(report))
     for line in notes(report):

@@ -16,6 +16,7 @@ from proactor.commands.common import (
     dialogues_of,
     open_workspace,
     terminal,
+    writing_to,
 )
 from proactor.config import ConfigError
 from proactor.config_file import load_config
@@ -68,12 +69,13 @@ def calibrate(
     check_split(split_dev, "--split-dev")
     check_split(split)
     allowed = settings.eval.budget if budget is None else budget
-    workspace = open_workspace(settings, adapter)
+    with writing_to(settings, adapter):
+        workspace = open_workspace(settings, adapter)
+        thresholds, trade_offs = _score_and_choose(
+            workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
+        )
     from proactor.calibration.tradeoff import threshold_text, trade_off_table
 
-    thresholds, trade_offs = _score_and_choose(
-        workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
-    )
     if console.quiet:
         return
     console.print(trade_off_table(trade_offs))

@@ -15,6 +15,7 @@ from proactor.commands.common import console
 from proactor.config import ConfigError
 from proactor.dialogue.catalog import Catalog, TemplateError
 from proactor.files import SourceError, read_text
+from proactor.sole_writer import sole_writer
 
 REMARKS = {
     "flattened": "objects became one parameter a field (address.street)",
@@ -55,7 +56,9 @@ def catalog(
     reading = read(source, format)  # type: ignore[arg-type]  # checked above
     proposal = propose(reading.catalog)
     if file is not None:
-        write_catalog(proposal.catalog, file)
+        with sole_writer(file.parent):
+            _target(file, force)  # another process may have written it meanwhile
+            write_catalog(proposal.catalog, file)
     if render:
         console.print(_render(proposal.catalog, render), markup=False, soft_wrap=True)
         return

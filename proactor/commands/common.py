@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
 from proactor.console import Terminal
+from proactor.output import Output
 from proactor.progress import Quiet
+from proactor.sole_writer import sole_writer
 from proactor.training.adapters import adapter_folder
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
     from proactor.training.workspace import Workspace
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+console = Output(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 120  # a file or a pipe has no width of its own, and 80 cuts tables
 
@@ -50,6 +51,15 @@ def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
     if folder is not None:
         workspace.engine.load_adapter(folder)
     return workspace
+
+
+def writing_to(settings: RunConfig, adapter: str) -> AbstractContextManager[None]:
+    """The lock on a run's folder (`sole_writer`), on the rank that writes; ``adapter`` is looked up first.
+
+    Raises ConfigError when the adapter does not exist, so that no folder is made for nothing.
+    """
+    adapter_folder(settings.folder, adapter)
+    return nullcontext() if console.quiet else sole_writer(settings.folder)
 
 
 def check_split(split: str, option: str = "--split") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from proactor.commands.common import (
     find_dialogue,
     open_workspace,
     terminal,
+    writing_to,
 )
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
@@ -48,6 +50,11 @@ def evaluate(
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
     settings = load_config(config, overrides or [])
     check_split(split)
+    with nullcontext() if output is not None else writing_to(settings, adapter):
+        _evaluate(settings, adapter, split, output)
+
+
+def _evaluate(settings: RunConfig, adapter: str, split: str, output: Path | None) -> None:
     workspace = open_workspace(settings, adapter)
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import evaluate_policies

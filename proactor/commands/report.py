@@ -10,6 +10,7 @@ import typer
 
 from proactor.commands.common import console, run_folder
 from proactor.scoring.bootstrap import KEYS
+from proactor.sole_writer import sole_writer
 from proactor.tables import metrics_table
 
 
@@ -33,7 +34,8 @@ def report(
     second = run_folder(other)
     from proactor.report.folders import side_by_side
 
-    file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
+    with sole_writer(folder):
+        file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
     console.print(f"report: {file}", markup=False)
 
 
@@ -56,7 +58,8 @@ def write_report(folder: Path) -> None:
     """Write a run's report and print its path."""
     from proactor.report.folders import rebuild_report
 
-    file = rebuild_report(folder, say=_print_line)
+    with sole_writer(folder):
+        file = rebuild_report(folder, say=_print_line)
     console.print(f"report: {file}", markup=False)
 
 

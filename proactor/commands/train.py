@@ -41,6 +41,7 @@ def train(
     if resume and fresh:
         raise ConfigError("--resume continues the run, --fresh replaces it: give one of them")
     settings = load_config(config, overrides or [])
+    console.outlives = True
     _ensure_model(settings)
     if overfit:
         _overfit(settings, overfit)
@@ -83,6 +84,7 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
         raise ConfigError(f"{config}: no pretrain section, nothing to build")
+    console.outlives = True
     _ensure_model(settings)
 
 

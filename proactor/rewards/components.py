@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,11 @@ class Component(Protocol):
         """Running totals of events."""
         ...
 
+    @property
+    def failure(self) -> str:
+        """Why it last dropped a group, in one line; empty where it never did."""
+        ...
+
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Take the engine and all tools; called once."""
 
@@ -54,6 +58,7 @@ class _Computed:
 
     costly = False
     concurrent = False
+    failure = ""
 
     @property
     def counters(self) -> Counter[str]:
@@ -117,6 +122,11 @@ class RulerComponent:
             counters.update({f"endpoint_{name}": n for name, n in endpoint.counters.items()})
         return counters
 
+    @property
+    def failure(self) -> str:
+        """Why the judge last gave no usable verdict."""
+        return self.ruler.failure
+
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Give an in-process judge its engine. Raises RulerError where it cannot grade with it."""
         self.ruler.bind(engine)
@@ -147,6 +157,8 @@ def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str
             raise RewardError(
                 f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
             )
-        if endpoint.base_url is None and not os.environ.get(endpoint.api_key_env):
-            raise RewardError(f"{where}: judge: the environment variable {endpoint.api_key_env} is not set")
+        try:
+            endpoint.check_key()
+        except EndpointSetupError as error:
+            raise RewardError(f"{where}: judge: {error}") from None
     return ruler

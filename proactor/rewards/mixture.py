@@ -86,6 +86,11 @@ class Mixture:
         """The components' counters, added."""
         return sum((c.counters for c in self.components), Counter[str]())
 
+    @property
+    def failure(self) -> str:
+        """Why a judge last gave no verdict."""
+        return next((reason for c in self.components if (reason := c.failure)), "")
+
     def bind(self, engine: Engine, catalog: Catalog) -> None:
         """Bind every component."""
         for component in self.components:

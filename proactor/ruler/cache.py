@@ -7,7 +7,6 @@ is skipped and counted.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from proactor.engine import append
 from proactor.ruler.verdict import Score
 
 Scores = dict[str, Score]
@@ -82,15 +82,8 @@ class VerdictCache:
         self._known[key] = scores
 
     def _append(self, data: bytes) -> None:
-        """Append in one write, so that several ranks can share a file."""
         assert self.path is not None
-        path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, data)
-        finally:
-            os.close(handle)
+        append(self.path, data)
 
 
 def _dump(score: Score) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Ruler:
     bad_scores. Always ``groups = scored_groups + dropped_groups`` and
     ``requests = groups - cache_hits + retries``. A group without candidates counts nowhere.
 
+    ``failure``: the reason of the last attempt without a usable verdict, in one line.
+
     Raises RulerError for an unknown rubric and a timeout that is not above 0.
     """
 
@@ -61,6 +63,7 @@ class Ruler:
     cache: str | Path | None = None
     grading: str | None = None
     counters: Counter[str] = field(default_factory=Counter, init=False)
+    failure: str = field(default="", init=False)
     _rubric: Rubric = field(init=False, repr=False)
     _cache: VerdictCache = field(init=False, repr=False)
 
@@ -166,10 +169,12 @@ class Ruler:
     def _read(self, request: JudgeRequest, answer: str | JudgeFailure) -> Verdict | None:
         if isinstance(answer, JudgeFailure):
             self.counters[FAILURES.get(answer.kind, answer.kind)] += 1
+            self.failure = answer.message or answer.kind
             return None
         verdict = read_verdict(answer, request.ids, request.rubric.parts)
         if isinstance(verdict, Unusable):
             self.counters[verdict.reason] += 1
+            self.failure = f"{verdict.reason}: {answer[:80]!r}"
             return None
         self.counters["clamped"] += verdict.clamped
         self.counters["missing_parts"] += verdict.missing_parts

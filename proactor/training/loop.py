@@ -12,15 +12,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from types import FrameType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from proactor.config import GRPOStage, RunConfig, SFTStage
 from proactor.evaluation.play import Evaluation
+from proactor.files import first_problem
 from proactor.progress import Progress, Quiet, Stopped
+from proactor.rewards import load_reward
 from proactor.scoring.metrics import FIELDS
+from proactor.sole_writer import sole_writer
 from proactor.tables import plain_name
+from proactor.training.judge_watch import JudgeWatch
 from proactor.training.outcome import outcome
 from proactor.training.runs import Run, RunError
 from proactor.training.stats import sample_rows
@@ -46,6 +53,18 @@ class Position:
     seconds: float = 0.0
 
 
+def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:
+    """(position, length of the rows in bytes) of a state's record. RunError where it holds something else."""
+    length = record.pop("metrics_bytes", None)
+    missing = {"phase", "step", "update"} - record.keys() | ({"metrics_bytes"} if length is None else set())
+    if missing:
+        raise RunError(f"{run.state}: not the record of a run ({min(missing)} is missing)")
+    try:
+        return _POSITION.validate_python(record), int(length)
+    except ValidationError as error:
+        raise RunError(f"{run.state}: not the record of a run ({first_problem(error)})") from None
+
+
 def evaluation_row(evaluation: Evaluation) -> Row:
     """An evaluation's metrics, without the counts behind them, under ``eval_*``."""
     metrics = {f"eval_{k}": v for k, v in evaluation.metrics.items() if k not in FIELDS}
@@ -56,6 +75,9 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         "eval_truncated_share": evaluation.truncated_share,
         **({} if unread_graphs is None else {"eval_unread_graph_share": unread_graphs}),
     }
+
+
+_POSITION = TypeAdapter(Position)
 
 
 class Training:
@@ -75,9 +97,8 @@ class Training:
         if not self.run.state.exists():
             self.run.rewind(0, 0)
             return
-        record = self.engine.resume(self.run.state)
-        length = int(record.pop("metrics_bytes"))
-        self.position = Position(**record)
+        record = self.engine.resume(self.run.state, say=self.ui.say)
+        self.position, length = read_position(record, self.run)
         self.run.rewind(length, self.position.update)
         self._write_best()
         grpo = self.config.grpo
@@ -123,6 +144,7 @@ class Training:
         if self.position.phase == "sft":
             self._begin_grpo()
         p = self.position
+        watch = JudgeWatch(stage, self.workspace.why_dropped)
         self.ui.phase("GRPO", stage.steps, p.step)
         if p.best is None:
             self._check_metric()
@@ -135,6 +157,7 @@ class Training:
             if (p.step - 1) % self.config.samples_every == 0:
                 rows = [sample for rank in self.engine.gather(sample_rows(groups)) for sample in rank]
                 self.run.write_samples("grpo", p.update, rows)
+            watch.note(row, last=p.step == stage.steps)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:
                 self._check_metric()
@@ -215,14 +238,21 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
 
     ``resume``: continue from the last save, or from the beginning without one. ``fresh``: replace the run in
     the folder. Raises Stopped after SIGTERM or Ctrl-C, once the state is saved; ConfigError, RunError,
-    SourceError, RewardError or EngineError for a config that cannot run.
+    SourceError, RewardError or EngineError for a config that cannot run; WriterError while another process
+    writes into the folder.
     """
     if config.sft is None and config.grpo is None:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
-    ui = ui or Quiet()
+    load_reward(config.reward, config.reward_options)  # refuses what cannot work before anything is written
     rank = int(os.environ.get("RANK", "0"))
     run = Run(config.folder, writer=rank == 0)
-    run.begin(config, resume=resume, fresh=fresh)
+    with sole_writer(run.folder) if run.writer else nullcontext():
+        run.begin(config, resume=resume, fresh=fresh)
+        return _train(config, run, resume, ui or Quiet())
+
+
+def _train(config: RunConfig, run: Run, resume: bool, ui: Progress) -> Row:
+    """The run in a folder that is this process's own."""
     with stop_signals() as signals:
         workspace = Workspace.open(config, ui)
         if config.start is not None:
@@ -235,7 +265,6 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
                 training.restore()
             training.go()
         finally:
-            run.close()
             workspace.close()
     rows = run.rows() if run.writer else []
     result = workspace.engine.gather(outcome(rows, config.eval.metric))[0]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from proactor.config import Pretrain, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, target_text
-from proactor.engine import ChatFormat
+from proactor.engine import ChatFormat, atomic_folder
 from proactor.progress import Progress
+from proactor.sole_writer import LOCK, sole_writer
 from proactor.sources import load
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import pretrain
@@ -34,10 +36,18 @@ def _tokenizer_texts(dialogues: Sequence[Dialogue], catalog: Catalog, style: Pro
 def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> None:
     """Train a tokenizer and a model on the training split and write them as a bitsandbytes-4bit folder.
 
-    A twentieth of the dialogues (at most `HELD_OUT`) is held out to decide when to stop. Raises ConfigError
-    where `check_destination` refuses the folder.
+    A twentieth of the dialogues (at most `HELD_OUT`) is held out to decide when to stop. The folder appears
+    whole at the end. Raises ConfigError where `check_destination` refuses it, WriterError while another
+    process builds it.
     """
     check_destination(config.model)
+    folder = Path(config.model)
+    with sole_writer(folder, file=folder.with_name(f".{folder.name}{LOCK}")):
+        if not folder.is_dir():  # another process may just have built it
+            _build(config, section, folder, ui)
+
+
+def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> None:
     size = section.size
     part = config.data.train.model_copy(update={"limit": section.limit, "share": section.share})
     data = config.data.model_copy(update={"train": part})
@@ -63,8 +73,9 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
         seconds=section.seconds,
         progress=_share_progress(ui),
     )
-    export(model, tokenizer, config.model)
-    write_provenance(config.model, config.data)
+    with atomic_folder(folder) as whole:
+        export(model, tokenizer, whole)
+        write_provenance(whole, config.data)
     last = f", held-out loss {history[-1][1]:.3f}" if history else ""
     ui.say(f"{config.model}: written{last}")
 

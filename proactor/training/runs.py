@@ -25,9 +25,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,11 @@ from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
-from proactor.engine import atomic_file, fault_point
+from proactor.engine import append, atomic_file, fault_point, remove
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError, parse_json, read_bytes, read_yaml
+from proactor.training.scalars import Scalars
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
 """Keys of a row that depend on the clock. In deterministic mode all other values of a resumed run equal those
@@ -53,6 +54,8 @@ MAY_CHANGE = (
     "sft.eval_every",
     "grpo.steps",
     "grpo.eval_every",
+    "grpo.max_failed_share",
+    "grpo.failed_window",
     "eval",
     "save_every",
     "samples_every",
@@ -62,6 +65,10 @@ MAY_CHANGE = (
 
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
 """Files of `proactor calibrate`, besides the folder `scores`."""
+
+FILES = ("state.safetensors", "metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION)
+FOLDERS = ("tensorboard", "samples", "start", "best", "last", "scores")
+SAMPLES = re.compile(r"\w+-(\d+)\.jsonl")
 
 
 class RunError(ConfigError):
@@ -76,7 +83,7 @@ class Run:
         self.state = self.folder / "state.safetensors"
         self.start, self.best, self.last = (self.folder / name for name in ("start", "best", "last"))
         self._metrics = self.folder / "metrics.jsonl"
-        self._board: Any = None
+        self._scalars: Scalars | None = None
 
     # -- beginning ---
 
@@ -89,10 +96,15 @@ class Run:
         """Prepare the folder and write the config.
 
         Raises RunError when it holds a run that is neither to be resumed nor replaced, or is to be both, or
-        was begun with another config.
+        was begun with another config; and where a link leads out of it.
         """
         if resume and fresh:
             raise RunError(f"{self.folder}: a run is resumed or replaced (fresh), not both")
+        if link := next((n for n in (*FILES, *FOLDERS) if (self.folder / n).is_symlink()), None):
+            raise RunError(
+                f"{self.folder / link}: is a link; a run writes and deletes in its own folder only (that "
+                "folder may be a link)"
+            )
         if self.begun and not (resume or fresh):
             raise RunError(
                 f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts "
@@ -111,11 +123,8 @@ class Run:
 
     def clear(self) -> None:
         """Delete the files of a run, the state first: after a kill in between, nothing looks resumable."""
-        self.state.unlink(missing_ok=True)
-        for name in ("metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("tensorboard", "samples", "start", "best", "last", "scores"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in (*FILES, *FOLDERS):
+            remove(self.folder / name)
 
     def _check_config(self, config: RunConfig) -> None:
         """Raise RunError when the run here was begun with another config."""
@@ -161,23 +170,17 @@ class Run:
         if not self.writer:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(clean, ensure_ascii=False) + "\n")
-        except OSError as error:  # of a full disk, it names no file
-            raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from None
-        if self._board is None:
-            self._open_board(int(row["step"]))
-        for key, value in clean.items():
-            if isinstance(value, int | float) and key != "step":
-                self._board.add_scalar(f"{row['kind']}/{key.removeprefix('eval_')}", value, int(row["step"]))
-
-    def _open_board(self, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second to import
-
-        # Hides what an earlier process wrote from this step on: this one writes it again.
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        with _writing(self._metrics):
+            append(self._metrics, json.dumps(clean, ensure_ascii=False).encode() + b"\n")
+        scalars = {
+            f"{row['kind']}/{key.removeprefix('eval_')}": value
+            for key, value in clean.items()
+            if isinstance(value, int | float) and key != "step"
+        }
+        with _writing(self.folder / "tensorboard"):
+            if self._scalars is None:  # hides what an earlier process wrote from this step on
+                self._scalars = Scalars(self.folder / "tensorboard", int(row["step"]))
+            self._scalars.add(scalars, int(row["step"]))
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far; see `read_rows`."""
@@ -187,9 +190,7 @@ class Run:
         """Sync the rows to disk; returns the length of the file in bytes, for the state to keep."""
         if not self.writer or not self._metrics.exists():
             return 0
-        if self._board is not None:
-            self._board.flush()
-        with self._metrics.open("rb") as file:
+        with _writing(self._metrics), self._metrics.open("rb") as file:
             os.fsync(file.fileno())
         fault_point("metrics")
         return self._metrics.stat().st_size
@@ -209,7 +210,7 @@ class Run:
         if size > length:
             os.truncate(self._metrics, length)
         for file in (self.folder / "samples").glob("*.jsonl"):
-            if int(file.stem.rpartition("-")[2]) > step:
+            if (name := SAMPLES.fullmatch(file.name)) and int(name[1]) > step:
                 file.unlink()
 
     # -- samples, evaluations ---
@@ -223,19 +224,14 @@ class Run:
     def write_evaluations(self, dialogues: Sequence[Dialogue], evaluations: Mapping[str, Evaluation]) -> None:
         """Write `evaluations.json`: the dialogues, and how each system played them."""
         if self.writer:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_evaluations(self.folder / "evaluations.json", dialogues, evaluations)
+            file = self.folder / "evaluations.json"
+            with _writing(file):
+                save_evaluations(file, dialogues, evaluations)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
         if self.writer:
             _write(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """Flush and close TensorBoard."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -262,7 +258,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new one. Raises RunError when that fails."""
-    try:
+    with _writing(file):
         atomic_file(file, text.encode())
-    except OSError as error:  # of a full disk, it names no file
-        raise RunError(f"{file}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Raise RunError where ``file`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written ({error.strerror or error})") from None

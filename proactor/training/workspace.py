@@ -112,6 +112,11 @@ class Workspace:
         if self.worker is not None:
             self.worker.close()
 
+    def why_dropped(self) -> str:
+        """The last reason, on any rank, for which the reward dropped a group; empty where it names none."""
+        mine = getattr(self.reward, "failure", "")
+        return next((reason for reason in self.engine.gather(mine) if reason), "")
+
     @property
     def turn_reward(self) -> TurnReward | None:
         """The reward of evaluations: `eval.reward`, else the config's own if it scores single decisions.

@@ -290,3 +290,17 @@ def test_the_settings_of_a_folder_give_a_buffer_that_takes_it(tmp_path: Path, rs
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 0}))
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: lora_alpha: 0 is not above 0"):
         read_lora(tmp_path)
+
+
+def test_tensors_that_the_config_does_not_name(broken: Path) -> None:
+    """PEFT would leave them out."""
+    config = json.loads((broken / "adapter_config.json").read_text())
+    (broken / "adapter_config.json").write_text(
+        json.dumps({**config, "target_modules": ["v_proj", "mlp.up_proj"]})
+    )
+    assert_refused(
+        broken, "layers.0.self_attn.q_proj: not among the target_modules", "adapter_model.safetensors"
+    )
+    for named in (ALL, [f"self_attn.{n}" for n in ALL[:4]] + ALL[4:], "all-linear"):
+        (broken / "adapter_config.json").write_text(json.dumps({**config, "target_modules": named}))
+        assert len(read_peft(broken)[0]) == 14

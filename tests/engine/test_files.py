@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proactor.engine import faults, files
-from proactor.engine.files import atomic_file, atomic_folder, open_atomic, recover
+from proactor.engine.files import append, atomic_file, atomic_folder, open_atomic, recover, remove
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -129,3 +130,116 @@ def test_a_file_is_old_or_new(tmp_path: Path) -> None:
     assert content(path.parent) == {"file": "old"}
     atomic_file(path, b"new")
     assert content(path.parent) == {"file": "new"}
+
+
+# -- names of their own ---
+
+
+def test_a_planted_link_in_the_place_of_a_temporary_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever guesses the name gains nothing: the file must be new."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / f".file.writing-{os.getpid()}").symlink_to(victim)
+    (place / f".folder.writing-{os.getpid()}").symlink_to(tmp_path)
+    atomic_file(place / "file", b"new")
+    save(place / "folder", a="1")
+    assert victim.read_text() == "mine" and (place / "file").read_bytes() == b"new"
+    assert content(place / "folder") == {"a.bin": "1"}
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
+    (place / f".file.writing-{os.getpid()}-guessed").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        atomic_file(place / "file", b"newer")
+    assert victim.read_text() == "mine" and (place / "file").read_bytes() == b"new"
+
+
+def test_what_a_dead_writer_left_goes_and_links_in_it_are_not_followed(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    kept = tmp_path / "kept"
+    save(kept, a="1")
+    left = tmp_path / f".save.writing-{dead.pid}-00"
+    left.mkdir()
+    (left / "link").symlink_to(kept)
+    (tmp_path / f".save.writing-{dead.pid}-01").symlink_to(kept)
+    save(tmp_path / "save", a="2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "save"]
+    assert content(kept) == {"a.bin": "1"}
+
+
+def test_two_threads_write_one_file_at_a_time_each_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with open_atomic(path) as first:
+        first.write(b"first, longer")
+        atomic_file(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first, longer" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "[x]*?"])
+def test_any_name_that_a_file_may_have_can_be_written(tmp_path: Path, name: str) -> None:
+    atomic_file(tmp_path / name, b"1")
+    atomic_file(tmp_path / name, b"2")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"2")]
+
+
+# -- a disk that is full ---
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_full_disk_is_told_with_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "deep" / "file"
+    atomic_file(path, b"old")
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(os, call, full)
+        atomic_file(path, b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(os, "fsync", full)
+        save(tmp_path / "folder", a="1")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert content(tmp_path) == {"deep/file": "old"}
+
+
+def test_a_name_that_is_taken_by_a_folder_is_told_as_that_name(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        atomic_file(tmp_path / "taken", b"x")
+    assert caught.value.filename == str(tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_data_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "lines"
+    append(path, b"one\n")
+    append(path, b"two\n")
+    write = os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        return write(descriptor, data[: len(data) // 2])
+
+    for broken in (half, full):
+        with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+            patch.setattr(os, "write", broken)
+            append(path, b"three\n")
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_what_is_removed_is_a_name_and_never_what_a_link_leads_to(tmp_path: Path) -> None:
+    save(tmp_path / "kept", a="1")
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "deep" / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("folder", "link", "nothing"):
+        remove(tmp_path / name)
+    assert content(tmp_path) == {"kept/a.bin": "1"}

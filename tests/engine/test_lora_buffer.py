@@ -89,3 +89,14 @@ def test_scale(config: ModelConfig) -> None:
     assert LoRA(rank=4, alpha=8).scale == 2 and LoRA(rank=4, alpha=8, rslora=True).scale == 4
     adapter = buffer(config, rslora=True).adapters[0, ("q", "k", "v")]
     assert adapter.scale == pytest.approx(6 / 3**0.5) and adapter.spans == [(0, 32), (32, 48), (48, 64)]
+
+
+def test_what_is_not_finite_in_float32_is_refused_and_nothing_changes(config: ModelConfig) -> None:
+    lora, other = buffer(config), buffer(config)
+    before = lora.flat.clone()
+    for value in (float("nan"), float("inf"), 1e300):
+        tensors = {name: (a.double(), b.double()) for name, (a, b) in other.tensors().items()}
+        tensors[list(tensors)[-1]][1][0, 0] = value
+        with pytest.raises(EngineError, match="down_proj holds values that are not finite in float32"):
+            lora.load(tensors)
+        assert torch.equal(lora.flat, before)

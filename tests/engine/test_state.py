@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from proactor.engine import GRPO, Engine, EngineError, LoRA, Sampling
+from proactor.engine import state as state_io
 from proactor.engine.state import read_state, write_state
 from tests.engine.engines import adapter, drawn, load, prompts, reward
 from tests.tiny import save_tiny
@@ -199,3 +202,106 @@ def test_any_failing_call_keeps_the_earlier_save(
     tensors, record = read_state(path)
     assert record == {"n": 1} and tensors["x"].tolist() == [1, 1, 1]
     assert [p.name for p in path.parent.iterdir()] == ["state"]
+
+
+# -- checked before anything is replaced ---
+
+
+def spoiled(state: dict[str, Any]) -> dict[str, tuple[dict[str, Any], str]]:
+    """States that must not be taken over, each with what is said of it."""
+    cases: dict[str, tuple[dict[str, Any], str]] = {}
+    for key, value in state.items():
+        without = {k: v for k, v in state.items() if k != key}
+        if key not in ("lora", "empty_steps"):  # older versions saved none
+            cases[f"{key} missing"] = without, f"state: {key} "
+        if key == "lora":
+            continue
+        if not isinstance(value, torch.Tensor):
+            for wrong in ("3", None, 1.5, True, [1]):
+                cases[f"{key} {wrong!r}"] = {**state, key: wrong}, f"state: {key} "
+            if key != "seed":
+                cases[f"{key} below 0"] = {**state, key: -1}, f"state: {key} .* not -1"
+            continue
+        nan = value.clone()
+        nan[len(nan) // 2] = float("nan")
+        cases |= {
+            f"{key} of one number": ({**state, key: value[:1]}, f"state: {key} of 1 numbers"),
+            f"{key} a column": ({**state, key: value[:, None]}, f"state: {key} of"),
+            f"{key} in float64": ({**state, key: value.double()}, f"state: {key} is float64, not float32"),
+            f"{key} of integers": ({**state, key: value.int()}, f"state: {key} is int32"),
+            f"{key} with NaN": ({**state, key: nan}, f"state: {key} holds values that are not finite"),
+            f"{key} infinite": (
+                {**state, key: value + float("inf")},
+                f"state: {key} holds values that are not",
+            ),
+            f"{key} a number": ({**state, key: 0.0}, f"state: {key} should be a tensor, not a float"),
+        }
+    cases["v below 0"] = {**state, "v": state["v"] - 1}, "state: v holds negative numbers"
+    cases["lora a number"] = {**state, "lora": 3}, "state: lora should be"
+    return cases
+
+
+def test_a_state_is_taken_over_whole_or_not_at_all(folder: Path, tmp_path: Path) -> None:
+    """Given as a dictionary, and from a file whose checksum is right."""
+    trained, engine = load(folder), load(folder, seed=5)
+    advance(trained, 2)
+    before, cases = engine.state_dict(), spoiled(trained.state_dict())
+    assert len(cases) > 40
+    for name, (state, words) in cases.items():
+        path = tmp_path / "state"
+        state_io.save_state(path, state, {})
+        for take in (
+            lambda state=state: engine.load_state_dict(state),
+            lambda path=path: engine.resume(path),
+        ):
+            with pytest.raises(EngineError, match=f"^{words}") as caught:
+                take()
+            assert "\n" not in str(caught.value), name
+        after = engine.state_dict()
+        for key, value in before.items():
+            same = torch.equal(after[key], value) if isinstance(value, torch.Tensor) else after[key] == value
+            assert same, (name, key)
+    engine.load_state_dict(trained.state_dict())
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_one_bit_changed_anywhere_is_damage(folder: Path, tmp_path: Path) -> None:
+    engine, path = load(folder), tmp_path / "state"
+    advance(engine, 1)
+    engine.save(path, {"step": 1234})
+    data = path.read_bytes()
+    in_tensors = len(data) - 4 * engine.state_dict()["v"].numel() // 2
+    for at in (in_tensors, len(data) - 1, data.index(b"1234") + 3, data.index(b"policy_version") + 18):
+        flip(path, at)
+        with pytest.raises(EngineError, match=r"state: damaged, it is not what was saved"):
+            engine.resume(path)
+        path.write_bytes(data)
+    assert engine.resume(path) == {"step": 1234}
+
+
+def test_a_state_without_a_checksum_loads_and_says_so(folder: Path, tmp_path: Path) -> None:
+    engine, path, said = load(folder), tmp_path / "state", list[str]()
+    state = engine.state_dict()
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    record = {"engine": {k: v for k, v in state.items() if k not in tensors}, "caller": {"step": 7}}
+    path.write_bytes(save(tensors, {state_io.FORMAT: json.dumps(record)}))
+    assert engine.resume(path, say=said.append) == engine.resume(path) == {"step": 7}
+    assert len(said) == 1 and "older version without a checksum" in said[0] and str(path) in said[0]
+    engine.save(path, {"step": 7})
+    engine.resume(path, say=said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("record", ['{"engine": {}', "[]", '{"engine": {}}', '{"engine": 3, "caller": {}}'])
+def test_a_record_that_is_none_is_one_line(folder: Path, tmp_path: Path, record: str) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(save({}, {state_io.FORMAT: record}))
+    with pytest.raises(EngineError, match=r"state: (damaged|holds no record)") as caught:
+        load(folder).resume(path)
+    assert "\n" not in str(caught.value)

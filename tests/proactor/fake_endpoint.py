@@ -9,6 +9,7 @@ Behaviours are taken in order, one per request; after the last, ``otherwise`` an
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -106,6 +107,18 @@ def malformed(text: str = '{"choices": "none"') -> Behaviour:
     return lambda server, body: (200, JSON, text)
 
 
+def redirect(place: str, status: int = 307) -> Behaviour:
+    """An answer that another address is to be asked."""
+    return lambda server, body: (status, {"location": place, "content-length": "0"}, "")
+
+
+def packed(text: bytes, coding: str = "gzip", status: int = 200) -> Behaviour:
+    """A body that was packed unasked."""
+    data = gzip.compress(text)
+    headers = JSON | {"content-encoding": coding, "content-length": str(len(data))}
+    return lambda server, body: (status, headers, iter([data]))
+
+
 def dropped() -> Behaviour:
     """The connection closes without an answer."""
     return lambda server, body: None
@@ -129,6 +142,7 @@ class FakeEndpoint:
         self.script = list(script)
         self.otherwise = otherwise or ok("[]")
         self.requests: list[Body] = []
+        self.headers: list[dict[str, str]] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
         fake = self
@@ -137,6 +151,7 @@ class FakeEndpoint:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                fake.headers.append({name.lower(): value for name, value in self.headers.items()})
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 answer = fake.answer(self.path, body)
                 if answer is None:

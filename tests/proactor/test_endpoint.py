@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import json
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ from tests.proactor.fake_endpoint import (
     malformed,
     no_sleep,
     ok,
+    packed,
     rate_limit,
+    redirect,
     refusing,
     timeout,
     trickle,
@@ -239,3 +242,91 @@ def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_impossible_settings_are_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(EndpointSetupError, match=f"endpoint m: {next(iter(settings))}="):
         Endpoint("m", **settings)
+
+
+# -- secrets, redirects, bodies without an end ---
+
+
+def test_white_space_around_a_key_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " secret-1\n")
+    with FakeEndpoint() as fake:
+        reply, _, _ = ask(fake)
+        assert reply == "[]" and fake.headers[0]["authorization"] == "Bearer secret-1"
+
+
+@pytest.mark.parametrize("key", ["secret-1\nsecret-2", "secret-1 secret-2", "secret-ü", "secret-1\x00"])
+def test_a_key_that_no_header_takes_is_refused_without_quoting_it(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "\x00" in key:
+        monkeypatch.setattr("os.environ", {"OPENAI_API_KEY": key})
+    else:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(EndpointSetupError, match="variable OPENAI_API_KEY holds no key") as caught:
+        asyncio.run(Endpoint("m", "http://127.0.0.1:9/v1").reply(ASK))
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 200])
+def test_a_key_that_the_server_repeats_is_cut_out(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
+    with FakeEndpoint(otherwise=http_error(status, "no such key: secret-1")) as fake:
+        reply, _, _ = ask(fake, attempts=1)
+        assert isinstance(reply, EndpointError) and "no such key: ***" in str(reply)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://user:PASSWORD@host/v1", "holds a user name or password"),
+        ("https://PASSWORD@host/v1", "holds a user name or password"),
+        ("https://host/v1?key=PASSWORD", "holds a query"),
+        ("https://host/v1#PASSWORD", "holds a query or fragment"),
+        ("host/v1", "is no http or https URL"),
+        ("ftp://host/v1", "is no http or https URL"),
+        ("http://host:PASSWORD/v1", "is no URL"),
+    ],
+)
+def test_an_address_that_would_spread_a_secret_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(EndpointSetupError, match=f"endpoint m: base_url {problem}") as caught:
+        Endpoint("m", url)
+    assert "PASSWORD" not in str(caught.value)
+    with pytest.raises(EndpointSetupError, match=r"options\.extra_headers would stand") as caught:
+        Endpoint("m", options={"extra_headers": {"x-key": "PASSWORD"}})
+    assert "PASSWORD" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_refused_by_name(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
+    with FakeEndpoint() as elsewhere:
+        away = redirect(f"{elsewhere.url}/chat/completions?token=secret-2", status)
+        with FakeEndpoint(otherwise=away) as fake:
+            reply, endpoint, waits = ask(fake)
+        assert isinstance(reply, EndpointError) and reply.kind == "http" and "redirects to http" in str(reply)
+        assert "secret" not in str(reply) and not elsewhere.requests and waits == []
+        assert endpoint.counters == {"requests": 1, "refused_responses": 1}
+
+
+BOMB = b" " * (1 << 26)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [malformed(" " * 70_000), packed(BOMB), packed(BOMB, status=500), http_error(401, "x" * 70_000)],
+)
+def test_a_body_has_a_largest_size_also_unpacked(behaviour: Behaviour) -> None:
+    with FakeEndpoint([behaviour]) as fake:
+        reply, endpoint, waits = ask(fake, max_response_bytes=65_536)
+        assert isinstance(reply, EndpointError) and reply.kind == "http" and waits == []
+        assert "a body of more than max_response_bytes=65536" in str(reply)
+        assert endpoint.counters == {"requests": 1, "refused_responses": 1}
+        assert fake.headers[0]["accept-encoding"] == "identity"
+        assert ask(fake, max_response_bytes=65_536)[0] == "[]"
+
+
+def test_a_body_that_was_packed_unasked_is_read_where_it_can_be() -> None:
+    answer = {"choices": [{"message": {"content": "hi"}}]}
+    with FakeEndpoint([packed(json.dumps(answer).encode()), packed(b"{}", "br")]) as fake:
+        assert ask(fake)[0] == "hi"
+        assert "content-encoding 'br'" in str(ask(fake)[0])

@@ -304,3 +304,48 @@ def test_the_estimate_says_what_sharing_saves_and_prices_what_is_billed() -> Non
     twice = estimate([BOOKING, BOOKING.model_copy(update={"id": "e"})], TOOLS, Scripted(known))
     assert twice.naive == 2 * cost.naive and twice.price is None
     assert estimate([ODD[1]], TOOLS, LogOracle()).naive == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "share", "refused"), [(6, 0.5, False), (7, 0.5, True), (7, 1.0, False), (1, 0.0, True)]
+)
+def test_more_unanswered_dialogues_than_the_share_are_no_success(
+    tmp_path: Path, lost: int, share: float, refused: bool
+) -> None:
+    """What was answered is kept, and the same call ends the work once the server is back."""
+    away = {d.id for d in CORPUS.dialogues[:lost]}
+
+    def answer(request: OracleRequest) -> str | OracleAnswer:
+        return (
+            OracleAnswer(failure="http", reason="no credit")
+            if request.dialogue.id in away
+            else known(request)
+        )
+
+    def go() -> dict[str, Any]:
+        return annotate(CORPUS.dialogues, CORPUS.catalog, Scripted(answer), tmp_path, max_failed_share=share)
+
+    if refused:
+        words = rf"{lost} of 12 dialogues were not answered, more than the share {share:g} .*\(no credit\)"
+        with pytest.raises(AnnotationError, match=words):
+            go()
+        assert not (tmp_path / WINDOWS).exists() and (tmp_path / PARTIAL).exists()
+    else:
+        assert go()["dialogues"]["unanswered"] == {"http": lost}
+    away.clear()
+    assert go()["dialogues"]["kept"] == 12
+
+
+def test_a_server_that_went_away_is_not_asked_for_the_rest(tmp_path: Path) -> None:
+    many = load("synthetic", limit=60)
+    asked: list[str] = []
+
+    def answer(request: OracleRequest) -> str | OracleAnswer:
+        asked.append(request.dialogue.id)
+        return known(request) if len(set(asked)) <= 10 else OracleAnswer(failure="timeout")
+
+    with pytest.raises(AnnotationError, match=r"1\d of the last 20 dialogues were not answered, .*timeout"):
+        annotate(many.dialogues, many.catalog, Scripted(answer), tmp_path)
+    assert len(set(asked)) < 30
+    report = annotate(many.dialogues, many.catalog, Scripted(known), tmp_path)
+    assert report["dialogues"] == {"read": 60, "kept": 60, "failed": {}, "unanswered": {}}

@@ -15,10 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from proactor.config import GRPOStage
 from proactor.engine import EngineError
 from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError, WeightedMetric, load_reward
+from proactor.training.judge_watch import JudgeWatch
 from proactor.training.loop import train
 from proactor.training.runs import Run
 from proactor.training.workspace import Workspace
@@ -179,9 +181,8 @@ def test_a_run_survives_a_judge_that_misbehaves(tiny_model: Path, tmp_path: Path
                 "attempts": 2,
             }
             judge |= {"backoff": 0.0, "concurrency": 1}
-            run = settings(
-                tmp_path, tiny_model, "custom_ruler", {"judge": judge}, f"name={name}", "grpo.steps=3"
-            )
+            more = (f"name={name}", "grpo.steps=3", "grpo.max_failed_share=1")
+            run = settings(tmp_path, tiny_model, "custom_ruler", {"judge": judge}, *more)
             train(run)
             folders.append(run.folder)
             assert fake.requests
@@ -211,18 +212,46 @@ def test_a_run_survives_a_judge_that_misbehaves(tiny_model: Path, tmp_path: Path
     assert total["judge/endpoint_tokens_in"] > 0
 
 
-def test_a_server_that_is_not_there_costs_every_update_and_no_crash(tiny_model: Path, tmp_path: Path) -> None:
-    judge = {
-        "kind": "endpoint",
-        "model": "m",
-        "base_url": "http://127.0.0.1:9/v1",
-        "attempts": 1,
-        "backoff": 0.0,
-    }
-    run = settings(tmp_path, tiny_model, "custom_ruler", {"judge": judge}, "grpo.steps=1")
+AWAY = {"kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1", "attempts": 1, "backoff": 0.0}
+
+
+def test_a_server_that_is_not_there_costs_every_update(tiny_model: Path, tmp_path: Path) -> None:
+    """And, where the config allows that, no crash."""
+    more = ("grpo.steps=1", "grpo.max_failed_share=1")
+    run = settings(tmp_path, tiny_model, "custom_ruler", {"judge": AWAY}, *more)
     train(run)
     (row,) = steps(run.folder)
     assert row["skipped_update"] == 1.0 and row["judge/connection"] == 2 * row["groups_dropped"] > 0
+
+
+def test_a_judge_that_fails_too_often_stops_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """After the window, at the end of a shorter stage, and no more once it answers."""
+    words = r"no verdict on (\d+) of \1 groups in 2 steps, more than grpo.max_failed_share=0.5: m: .*onnect"
+    long = settings(
+        tmp_path, tiny_model, "custom_ruler", {"judge": AWAY}, "grpo.steps=9", "grpo.failed_window=2"
+    )
+    with pytest.raises(RewardError, match=words):
+        train(long)
+    assert len(steps(long.folder)) == 2
+    short = settings(tmp_path, tiny_model, "custom_ruler", {"judge": AWAY}, "name=short", "grpo.steps=2")
+    with pytest.raises(RewardError, match=words):
+        train(short)
+    assert [r["skipped_update"] for r in steps(short.folder)] == [1.0, 1.0]
+    allowed = {"grpo": short.grpo.model_copy(update={"max_failed_share": 1.0})} if short.grpo else {}
+    train(short.model_copy(update=allowed), resume=True)
+    assert len(steps(short.folder)) == 2, "the failed steps were repeated"
+
+
+def judged(dropped: float, groups: float) -> dict[str, float]:
+    return {"judge/dropped_groups": dropped, "judge/groups": groups}
+
+
+def test_the_share_is_that_of_the_last_steps_with_a_judge() -> None:
+    watch = JudgeWatch(GRPOStage(max_failed_share=0.5, failed_window=2), lambda: "")
+    for row in (judged(4, 4), {"reward_mean": 1.0}, judged(0, 4), judged(4, 4), judged(0, 8), judged(5, 8)):
+        watch.note(row, last=False)
+    with pytest.raises(RewardError, match="on 11 of 16 groups in 2 steps, more than"):
+        watch.note(judged(6, 8), last=False)
 
 
 def test_the_engine_itself_can_judge(tiny_model: Path, tmp_path: Path) -> None:

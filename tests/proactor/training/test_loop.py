@@ -18,7 +18,7 @@ from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError
 from proactor.scoring.bootstrap import KEYS
-from proactor.training.loop import Training, train
+from proactor.training.loop import Position, Training, read_position, train
 from proactor.training.runs import CLOCKS, Run, RunError
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
@@ -215,6 +215,34 @@ def test_a_broken_reward_loses_no_save(tiny_model: Path, tmp_path: Path) -> None
         train(settings)
     assert read_state(settings.folder / "state.safetensors")[1]["caller"]["update"] == 2
     assert (settings.folder / "start" / "adapter_model.safetensors").is_file()
+
+
+def test_a_judge_that_cannot_work_is_refused_before_anything_is_written(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A password in its address would stand in the run's config."""
+    judge = {"kind": "endpoint", "model": "m", "base_url": "http://user:PASSWORD@host/v1"}
+    settings = config(tmp_path, tiny_model, reward="custom_ruler", reward_options={"judge": judge})
+    with pytest.raises(RewardError, match="base_url holds a user name or password") as caught:
+        train(settings)
+    assert "PASSWORD" not in str(caught.value) and not settings.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"step": None}, "step is missing"),
+        ({"metrics_bytes": None}, "metrics_bytes is missing"),
+        ({"step": "two"}, "step: "),
+    ],
+)
+def test_a_state_of_something_else_is_one_line(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    record = {"phase": "sft", "step": 1, "update": 1, "metrics_bytes": 3} | change
+    run = Run(tmp_path)
+    with pytest.raises(RunError, match=rf"state\.safetensors: not the record of a run \({words}"):
+        read_position({k: v for k, v in record.items() if v is not None}, run)
+    good = {"phase": "grpo", "step": 1, "update": 2, "best": float("inf"), "metrics_bytes": 3}
+    assert read_position(good, run) == (Position("grpo", 1, 2, float("inf")), 3)
 
 
 # -- several processes ---

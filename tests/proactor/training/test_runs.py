@@ -42,7 +42,6 @@ def test_rows_are_cut_back_to_the_saved_length(run: Run) -> None:
         "grpo-000001.jsonl",
         "grpo-000002.jsonl",
     ]
-    run.close()
 
 
 def test_rows_that_the_state_counts_on_must_be_there(run: Run) -> None:
@@ -76,7 +75,6 @@ def test_numbers_reach_tensorboard(run: Run) -> None:
 
     run.log(row(1, loss=0.5))
     run.log({"phase": "grpo", "kind": "eval", "step": 1, "eval_reward": 0.25})
-    run.close()
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("grpo/loss")] == [(1, 0.5)]
@@ -96,7 +94,6 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
     with pytest.raises(RunError, match="resumed or replaced"):
         Run(run.folder).begin(CONFIG, resume=True, fresh=True)
     assert run.rows()
-    run.close()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +117,6 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(
     else:
         with pytest.raises(RunError, match=r"config\.yaml: .* was .*, now "):
             run.begin(other, resume=True, fresh=False)
-    run.close()
 
 
 def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
@@ -160,3 +156,60 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pyt
     (run.folder / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
         run.log(row(1))
+
+
+@pytest.mark.parametrize("name", ["samples", "metrics.jsonl", "tensorboard", "best", "state.safetensors"])
+@pytest.mark.parametrize("word", ["resume", "fresh", ""])
+def test_a_run_writes_and_deletes_nothing_behind_a_link(
+    run: Run, tmp_path: Path, name: str, word: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "grpo-000009.jsonl").write_text("mine")
+    run.folder.mkdir(exist_ok=True)
+    (run.folder / name).symlink_to(elsewhere)
+    with pytest.raises(RunError, match=f"{name}: is a link"):
+        run.begin(CONFIG, resume=word == "resume", fresh=word == "fresh")
+    assert (elsewhere / "grpo-000009.jsonl").read_text() == "mine"
+
+
+def test_a_run_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "r").symlink_to(tmp_path / "disk")
+    linked = Run(tmp_path / "r")
+    linked.begin(CONFIG, resume=False, fresh=True)
+    linked.log(row(1))
+    assert Run(tmp_path / "disk").rows() == [row(1)]
+
+
+def test_samples_of_other_names_are_left_alone(run: Run) -> None:
+    run.write_samples("grpo", 3, [])
+    for name in ("notes.jsonl", "grpo-x.jsonl", "grpo-000009.jsonl.bak"):
+        (run.folder / "samples" / name).write_text("mine")
+    run.rewind(0, 0)
+    left = sorted(f.name for f in (run.folder / "samples").iterdir())
+    assert left == ["grpo-000009.jsonl.bak", "grpo-x.jsonl", "notes.jsonl"]
+
+
+def test_a_row_of_a_full_disk_is_written_whole_or_not_at_all(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.log(row(1))
+    write = os.write
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written"):
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:9]))
+        run.log(row(2))
+    assert run.rows() == [row(1)]
+    run.log(row(2))
+    assert run.rows() == [row(1), row(2)]
+
+
+def test_what_a_resumed_run_writes_again_hides_the_first_time_in_tensorboard(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for step in (1, 2, 3):
+        run.log(row(step, loss=float(step)))
+    Run(run.folder).log(row(2, loss=7.0))
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("grpo/loss")] == [(1, 1.0), (2, 7.0)]

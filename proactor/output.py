@@ -1,0 +1,42 @@
+"""Standard output whose reader may leave (``proactor … | head``): training goes on, everything else ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from rich.console import Console
+
+READER_LEFT = 128 + signal.SIGPIPE
+"""The exit code of a command whose reader left, as shells know it."""
+
+
+class Output(Console):
+    """A console whose reader may leave: it is then silent, and ends the command unless ``outlives``."""
+
+    outlives = False
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich, while it prints, when nobody reads any more."""
+        silence()
+        if not self.outlives:
+            raise SystemExit(READER_LEFT)
+
+
+def silence() -> None:
+    """Send what is printed from now on, or still buffered, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def flush() -> None:
+    """Print what is still buffered. Ends the process with `READER_LEFT` where nobody reads it."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
+        raise SystemExit(READER_LEFT) from None

@@ -1,0 +1,107 @@
+"""What goes out to a server and what is taken from it: no secret outside its header, no redirect, no body
+without an end.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from proactor.engine import ProactorError
+
+HEADERS = {"Accept-Encoding": "identity"}
+"""Answers are small; a compressed one could unpack to any size."""
+
+
+class TransportError(ProactorError):
+    """A response that is not taken; the message is one line without secrets."""
+
+
+def base_url_problem(url: str) -> str:
+    """Why ``url`` cannot be the address of a server, without quoting its secrets; empty where it can.
+
+    Addresses stand in reports, cache keys and judge names, so they must not hold a user name or a key.
+    """
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 (reading it checks it)
+    except ValueError:
+        return "is no URL"
+    if "@" in parts.netloc:
+        return "holds a user name or password, which would stand in reports and caches"
+    if parts.query or parts.fragment:
+        return "holds a query or fragment, which would stand in reports and caches"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "is no http or https URL"
+    return ""
+
+
+def read_key(variable: str) -> str:
+    """The API key in an environment variable, without white space around it; empty where there is none.
+
+    Raises TransportError, without the key, where it holds what no header can.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise TransportError(
+            f"the environment variable {variable} holds no key: a line break, a space or another character "
+            "that no HTTP header takes is in the middle of it"
+        )
+    return key
+
+
+def hide(text: str, secret: str) -> str:
+    """``text`` without ``secret``, which a server may repeat in its message."""
+    return text.replace(secret, "***") if secret else text
+
+
+def guard(most: int) -> Callable[[Any], Awaitable[None]]:
+    """A hook for the responses of httpx, or of the httpx2 that newer clients bring.
+
+    One that redirects is refused, and no body may hold more than ``most`` bytes, unpacked: TransportError is
+    raised in place of the response, or while its body is read.
+    """
+
+    async def check(response: Any) -> None:
+        if response.is_redirect:
+            place = urlsplit(response.headers.get("location", ""))
+            where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
+            raise TransportError(
+                f"redirects to {where[:200]}, where no request is sent; give that address as base_url if it "
+                "is meant"
+            )
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", "gzip", ""):
+            raise TransportError(f"a body in content-encoding {coding[:40]!r}, though none was asked for")
+        response.headers.pop("content-encoding", None)  # it is unpacked here
+        response.stream = _bounded(response.stream, most, packed=coding == "gzip")
+
+    return check
+
+
+def _bounded(stream: Any, most: int, packed: bool) -> Any:
+    """``stream``, unpacked in pieces of which none can grow beyond ``most`` bytes."""
+
+    class Bounded(type(stream)):  # type: ignore[misc]  # a stream of the library that made it
+        def __init__(self) -> None:
+            pass
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            unpack, left = zlib.decompressobj(zlib.MAX_WBITS | 16) if packed else None, most
+            async for piece in stream:
+                try:
+                    data = piece if unpack is None else unpack.decompress(piece, left + 1)
+                except zlib.error as error:
+                    raise TransportError(f"a body that is no gzip ({error})") from None
+                left -= len(data)
+                if left < 0:
+                    raise TransportError(f"a body of more than max_response_bytes={most}")
+                yield data
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
