@@ -216,8 +216,11 @@ class PromptOptions(Section):
 
 
 class SmallModel(Section):
-    """Sizes of a small Qwen2 model and of its training. ``text_weight``: loss of the dialogue's own text,
-    against 1 for answers; ``pending``: whether answers announce actions that are not ready yet.
+    """Sizes of a small Qwen2 model and of its training.
+
+    ``text_weight``: loss of the dialogue's own text, against 1 for answers; ``pending``: whether answers
+    announce actions that are not ready yet; ``copy_tokens``: length of the spans that the model learns to
+    repeat, one for each decision point, which teach it to copy values (0: none).
     """
 
     hidden: int = Field(default=128, ge=1)
@@ -232,6 +235,7 @@ class SmallModel(Section):
     muon_lr: float = Field(default=0.02, gt=0)
     text_weight: float = Field(default=0.3, ge=0)
     pending: bool = False
+    copy_tokens: int = Field(default=16, ge=0)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

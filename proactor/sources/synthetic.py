@@ -23,8 +23,8 @@ from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.sources import synthetic_phrases as words
 from proactor.sources.base import Subset
 from proactor.sources.corpus import Corpus, SelectionError, make_corpus
-from proactor.sources.synthetic_pools import POOLS
-from proactor.sources.synthetic_script import Beat, Script, SyntheticOptions, other
+from proactor.sources.synthetic_pools import POOLS, draw_value
+from proactor.sources.synthetic_script import Beat, Script, SyntheticOptions
 from proactor.sources.synthetic_skills import BY_NAME, SKILLS, Skill, catalog
 
 
@@ -124,9 +124,9 @@ class _Conversation:
 
     def _act(self, skill: Skill, name: str) -> None:
         rng, options = self.rng, self.options
-        params = {slot.name: rng.choice(POOLS[slot.pool]) for slot in skill.slots}
+        params = {slot.name: draw_value(rng, slot.pool, options.open) for slot in skill.slots}
         if {"pickup", "dropoff"} <= params.keys() and params["pickup"] == params["dropoff"]:
-            params["dropoff"] = other(rng, POOLS["spot"], params["pickup"])
+            params["dropoff"] = draw_value(rng, "spot", options.open, (params["pickup"],))
         delays = list(range(options.max_delay + 1))
         delay = rng.choices(delays, weights=[1 / (d + 1.5) for d in delays])[0]
         draw = rng.random()
@@ -144,9 +144,9 @@ class _Conversation:
                 self._say(Beat(self._fill(user), f"{reply} {self.question}".strip()))
 
     def _fill(self, text: str) -> str:
-        for name, pool in POOLS.items():
+        for name in POOLS:
             if f"{{{name}}}" in text:
-                text = text.replace(f"{{{name}}}", self.rng.choice(pool))
+                text = text.replace(f"{{{name}}}", draw_value(self.rng, name, self.options.open))
         return text
 
     def _say(self, beat: Beat, live: _Live | None = None) -> None:

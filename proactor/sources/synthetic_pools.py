@@ -1,9 +1,14 @@
 """The values that people name in the synthetic dialogues, by kind. A slot draws its value from one pool.
 
-Every value is woven in literally, so that a parameter can be copied from the conversation.
+Every value is woven in literally, so that a parameter can be copied from the conversation. A pool is a short
+list, which a model can learn by heart. An *open* value is composed of parts: there are hundreds or thousands
+of its kind, and the only way to name one is to copy it.
 """
 
 from __future__ import annotations
+
+import random
+from collections.abc import Collection
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -67,3 +72,65 @@ POOLS: dict[str, tuple[str, ...]] = {
     ),
     "count": tuple(str(n) for n in range(2, 10)),
 }
+
+_DEFINITE = _words("the,my,our,the new,the old,a")
+_NAMES = _words(
+    "anna,ben,carla,david,elena,felix,grace,hugo,iris,jonas,kim,leo,maria,nina,omar,paula,ruth,sven,tara,uma,"
+    "viktor,wanda,yara,zoe"
+)
+_COLORS = _words(
+    "red,blue,green,black,white,golden,silver,purple,orange,old,little,happy,quiet,wild,lucky,royal,blind,"
+    "hungry,crooked,sleepy"
+)
+_SIGNS = _words(
+    "dragon,lion,mill,garden,table,fox,anchor,lantern,bridge,tower,kitchen,barrel,spoon,duck,crown,oak,swan,"
+    "bakery,harbor,goat"
+)
+_MONTHS = _words("january,february,march,april,may,june,july,august,september,october,november,december")
+OPEN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "day": (_MONTHS, tuple(str(day) for day in range(1, 29))),
+    "time": (
+        tuple(f"{hour}:{minute:02}" for hour in range(1, 13) for minute in range(0, 60, 5)),
+        ("am", "pm"),
+    ),
+    "place": (("the",), _COLORS, _SIGNS),
+    "hotel": (("hotel", "the", "villa"), _COLORS, _SIGNS),
+    "spot": (
+        tuple(f"{name} street" for name in _NAMES),
+        ("corner", "station", "school", "market", "bridge", "park"),
+    ),
+    "person": (_NAMES, _words("miller,lopez,rossi,novak,kaya,brandt,olsen,moreau,tanaka,silva")),
+    "task": (
+        _words(
+            "call,buy,fix,clean,return,find,order,pack,paint,sell,move,wash,check,bring,print,sort,mail,"
+            "collect,renew,visit,measure,lock,empty,repair"
+        ),
+        _DEFINITE,
+        _words(
+            "bank,dentist,bike,ticket,rent,window,passport,garden,printer,dog,cake,lamp,letter,door,coat,"
+            "plumber,neighbor,car,boxes,shoes,report,keys,camera,flowers,chair,contract,tent,oven,photos,piano"
+        ),
+    ),
+    "title": (
+        _words(
+            "budget,team,piano,yoga,design,chess,garden,school,family,press,sales,safety,french,swim,choir,"
+            "book,film,science,travel,project,music,soccer,tax,history"
+        ),
+        _words(
+            "review,lunch,lesson,class,club,meeting,interview,night,kickoff,training,party,walk,call,talk,"
+            "workshop,dinner,visit,game,show,quiz"
+        ),
+    ),
+    "item": (_DEFINITE, _COLORS, _words("jacket,boots,shirt,lamp,backpack,kettle,watch,tent,blender,scarf")),
+    "account": (_NAMES, tuple(str(number) for number in range(10, 1000, 7))),
+}
+"""Parts of the open values, joined by spaces. Kinds that are missing here have short lists only."""
+
+
+def draw_value(rng: random.Random, pool: str, share: float, taken: Collection[str] = ()) -> str:
+    """A value of ``pool`` that is not in ``taken``: open with probability ``share``, else one of its list."""
+    if share and pool in OPEN and rng.random() < share:
+        while (value := " ".join(rng.choice(part) for part in OPEN[pool])) in taken:
+            pass
+        return value
+    return rng.choice([value for value in POOLS[pool] if value not in taken])

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from proactor.sources import synthetic_phrases as words
-from proactor.sources.synthetic_pools import POOLS
+from proactor.sources.synthetic_pools import draw_value
 from proactor.sources.synthetic_skills import BY_NAME, SKILLS, Skill, Slot
 
 
@@ -39,6 +39,9 @@ class SyntheticOptions(BaseModel):
     forget: float = Field(default=0.08, ge=0, le=1)
     offer: float = Field(default=0.25, ge=0, le=1)
     digress: float = Field(default=0.2, ge=0, le=1)
+    open: float = Field(
+        default=0.0, ge=0, le=1, description="values composed of parts instead of drawn from a short list"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> SyntheticOptions:
@@ -80,7 +83,7 @@ class Script:
         self.wrong: Slot | None = rng.choice(self.free) if rng.random() < options.correct else None
         self.current = dict(params)
         if self.wrong is not None:
-            self.current[self.wrong.name] = other(rng, POOLS[self.wrong.pool], *params.values())
+            self.current[self.wrong.name] = draw_value(rng, self.wrong.pool, options.open, params.values())
 
     def beats(self, joined: bool) -> Iterator[Beat]:
         """The beats up to the one that is ready or withdrawn. ``joined``: another action came before."""
@@ -108,7 +111,7 @@ class Script:
         """The agent asks for ``slot``, or offers two values of it (True)."""
         if slot.type in ("date", "time") and self.rng.random() < self.options.offer:
             value = self.current[slot.name]
-            pair = [value, other(self.rng, POOLS[slot.pool], value)]
+            pair = [value, draw_value(self.rng, slot.pool, self.options.open, (value,))]
             self.rng.shuffle(pair)
             beat.reply = self.rng.choice(words.OFFERS).format(*pair)
             beat.offers[slot.name] = value
@@ -181,8 +184,3 @@ class Script:
 def _phrase(slot: Slot, value: str) -> str:
     """A value inside a sentence: "on friday", but plain "tomorrow"."""
     return value if value == "tomorrow" and slot.say == "on {}" else slot.say.format(value)
-
-
-def other(rng: random.Random, pool: tuple[str, ...], *taken: str) -> str:
-    """A value of ``pool`` that is none of ``taken``."""
-    return rng.choice([value for value in pool if value not in taken])

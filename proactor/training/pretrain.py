@@ -1,7 +1,8 @@
 """Pre-training of the small model in a short transformers loop, so that the project needs no download.
 
-The model learns to continue dialogues and to answer at their decision points. A dialogue and all its decision
-points are one row of a batch: a 4-D attention mask lets each answer see the trunk up to its turn.
+The model learns to continue dialogues, to answer at their decision points and to repeat what was said. A
+dialogue and all its decision points are one row of a batch: a 4-D attention mask lets each answer see the
+trunk up to its turn.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from proactor.dialogue.decisions import decisions
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 
 IGNORED = -100
+GIVEN = 2
+"""Tokens of a copy that are not trained: they say where the copy begins."""
 
 
 @dataclass(slots=True)
@@ -39,26 +42,35 @@ class TokenRow:
     trunk_seen: list[int]
     answer: list[bool]
 
+    def branch(self, seen: int, ids: list[int], trained: int) -> None:
+        """Add a segment after the first ``seen`` tokens of the trunk; its last ``trained`` are an answer."""
+        self.trunk_seen.append(seen)
+        self.ids += ids
+        self.positions += range(seen, seen + len(ids))
+        self.segment += [len(self.trunk_seen) - 1] * len(ids)
+        self.answer += [False] * (len(ids) - trained) + [True] * trained
 
-def row(encoder: PromptEncoder, dialogue: Dialogue, seed: int, epoch: int, pending: bool = False) -> TokenRow:
+
+def row(encoder: PromptEncoder, dialogue: Dialogue, size: SmallModel, copies: bool = True) -> TokenRow:
     """The trunk once, then the board and wanted answer of each decision point, as segments.
 
-    Points where an unknown window may be right are left out.
+    With ``copies`` each decision point has one more segment: a span of `SmallModel.copy_tokens` tokens of the
+    trunk before it, said again. Points where an unknown window may be right are left out.
     """
     trunk = encoder.trunk(dialogue)
     end = trunk.ends[dialogue.decision_turns[-1]]
     out = TokenRow(trunk.ids[:end], list(range(end)), [0] * end, [0], [False] * end)
-    for point in decisions(encoder, [dialogue], seed=seed, epoch=epoch):
+    draws = random.Random(f"copy/{size.seed}/{dialogue.id}")
+    for point in decisions(encoder, [dialogue], seed=size.seed, epoch=0):
         if unknowable(dialogue, point.turn, point.board):
             continue
         seen = trunk.ends[point.turn]
-        answer = encoder.target_ids(dialogue, point.turn, point.board, pending=pending)
-        leaf = [*point.prompt[seen:], *answer]
-        out.trunk_seen.append(seen)
-        out.ids += leaf
-        out.positions += range(seen, seen + len(leaf))
-        out.segment += [len(out.trunk_seen) - 1] * len(leaf)
-        out.answer += [False] * (len(leaf) - len(answer)) + [True] * len(answer)
+        answer = encoder.target_ids(dialogue, point.turn, point.board, pending=size.pending)
+        prompt = point.prompt[seen:]
+        out.branch(seen, [*prompt, *answer], trained=len(answer))
+        if copies and (length := min(size.copy_tokens, seen)) > GIVEN:
+            start = draws.randrange(seen - length + 1)
+            out.branch(seen, trunk.ids[start : start + length], trained=length - GIVEN)
     return out
 
 
@@ -92,9 +104,19 @@ def collate(
     return {"input_ids": ids, "position_ids": positions, "attention_mask": mask}, labels, weights
 
 
+def has_bfloat16_products() -> bool:
+    """Whether this CPU has instructions for products in bfloat16, faster than in float32."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean negative log-likelihood, in nats per unit of weight."""
-    logits = model(**inputs, use_cache=False).logits
+    """Weighted mean negative log-likelihood, in nats per unit of weight.
+
+    Products are in bfloat16 where `has_bfloat16_products`; weights, their gradients and the loss in float32.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_products()):
+        logits = model(**inputs, use_cache=False).logits.float()
     nll = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
@@ -119,10 +141,12 @@ def pretrain(
     ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
     Returns (step, held-out loss) pairs. The rate warms up over 3% of the time and falls over the last 60%.
     """
+    # Torch's fused attention is slower in bfloat16 than in float32, and than plain products.
+    model.set_attn_implementation("eager" if has_bfloat16_products() else "sdpa")
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id
     checks = [
-        collate([row(encoder, d, size.seed, 0, size.pending) for d in held_out[i : i + 16]], pad, 0.0)
+        collate([row(encoder, d, size, copies=False) for d in held_out[i : i + 16]], pad, 0.0)
         for i in range(0, len(held_out), 16)
     ]
     first = -(-len(warm) // size.batch)
@@ -181,7 +205,7 @@ def _batches(encoder: PromptEncoder, train: Sequence[Dialogue], size: SmallModel
     for start in itertools.count(0, pool):
         first = start % len(train)
         if first not in encoded:
-            rows = (row(encoder, d, size.seed, 0, size.pending) for d in train[first : first + pool])
+            rows = (row(encoder, d, size) for d in train[first : first + pool])
             encoded[first] = sorted(rows, key=lambda r: len(r.ids))
         batches = [encoded[first][i : i + size.batch] for i in range(0, len(encoded[first]), size.batch)]
         order.shuffle(batches)
