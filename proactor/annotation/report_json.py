@@ -18,7 +18,8 @@ from proactor.dialogue import Dialogue, windows
 MEANING = {
     "not_json": "answers that are no JSON",
     "truncated": "lists that were cut off",
-    "not_a_list": "JSON, but no list",
+    "more_values": "lists or objects beside the answer",
+    "repeated_key": "a key given two values",
     "not_an_object": "entries that are no object",
     "missing_field": "name or status missing",
     "bad_type": "a value of the wrong type",
