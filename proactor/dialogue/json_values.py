@@ -38,7 +38,9 @@ _SPACE = re.compile(r"\s*+")
 _CUT_NUMBER = re.compile(r"-?[0-9]*+\.?[0-9]*+[eE]?[+-]?\Z")
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _ALL_WORDS = (*_WORDS, "NaN", "Infinity", "-Infinity")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4}))|(.))", re.DOTALL
+)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""} | {c: c for c in "\"'\\/"}
 
 
@@ -215,8 +217,13 @@ def _unescape(text: str) -> str:
     """The characters of a string; an unknown escape stays as it is written."""
     if "\\" not in text:
         return text
-    text = _ESCAPE.sub(lambda e: chr(int(e[1] or e[2], 16)) if e[3] is None else _ESCAPED.get(e[3], e[0]), text)
+    text = _ESCAPE.sub(_unescape_one, text)
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")  # joins pairs
+
+
+def _unescape_one(escape: re.Match[str]) -> str:
+    code = escape[1] or escape[2] or escape[3]
+    return chr(int(code, 16)) if code else _ESCAPED.get(escape[4], escape[0])
 
 
 def _spelled(text: str, start: int, end: int, value: Any) -> Found:

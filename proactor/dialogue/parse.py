@@ -3,8 +3,8 @@
 Canonical form: ``[]`` waits; ``[{"READY":"book","date":"Monday"}]`` fires `book`; `PENDING` in place of
 `READY` announces it. The status comes first because it is the decision; the parameters lie flat beside it: 17
 Qwen2.5 tokens for an action with two parameters, where ``{"name":…,"status":…,"params":{…}}`` takes 23. The
-reader also accepts that long form, common aliases, what `json_values` tolerates, objects without a list (one a
-line, numbered), a closed thinking block and a closed state graph before the answer
+reader also accepts that long form, common aliases, what `json_values` tolerates, objects without a list (one
+a line, numbered), a closed thinking block and a closed state graph before the answer
 (`proactor.dialogue.state_graph`), and lists that were cut off. It never raises: it counts by name what it
 could not read (`unread`) and what it repaired (`repaired`).
 """
@@ -28,6 +28,7 @@ _STATUS = ("status", "state")
 _PARAMS = ("params", "parameters", "arguments", "args", "slots")
 _WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
 _BLOCKS = ("think", "graph")
+
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
@@ -111,11 +112,10 @@ def split_thought(text: str) -> tuple[str | None, str]:
     before, closed, rest = text.partition("</think>")
     if not closed:
         return None, text
-    if not text.startswith("<think>"):
-        if text[:1] in ("[", "{"):
-            value = read_value(text)
-            if not value.failure and value.end > len(before):
-                return None, text
+    if text.startswith(("[", "{")):
+        value = read_value(text)
+        if not value.failure and value.end > len(before):
+            return None, text
     return before.removeprefix("<think>"), rest.strip()
 
 
@@ -187,9 +187,9 @@ def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[ob
         kept = [answers[place]]
         if answers[place].failure:
             kept += takewhile(lambda f: isinstance(f.value, dict) and not _is_list(f), answers[place + 1 :])
-    further = [f for f in answers if not f.failure and f not in kept and f.value != kept[0].value]
-    if further:
-        unread["more_values"] += len(further)
+    starts = {f.start for f in kept}
+    if further := sum(not f.failure and f.start not in starts and f.value != kept[0].value for f in answers):
+        unread["more_values"] += further
     if kept and not any(f.failure for f in answers) and _has_text_around(body, kept):
         repaired["surrounding_text"] += 1
     return _unwrap(kept, unread, repaired)
@@ -197,7 +197,9 @@ def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[ob
 
 def _could_answer(value: object) -> bool:
     """Whether a value is an answer's rather than the text's, as ``[1]`` is."""
-    return isinstance(value, dict) or not value or any(isinstance(item, dict) for item in _listed(value) or ())
+    return (
+        isinstance(value, dict) or not value or any(isinstance(item, dict) for item in _listed(value) or ())
+    )
 
 
 def _listed(value: object) -> list[object] | None:

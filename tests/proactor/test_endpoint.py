@@ -239,3 +239,8 @@ def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_impossible_settings_are_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(EndpointSetupError, match=f"endpoint m: {next(iter(settings))}="):
         Endpoint("m", **settings)
+
+
+def test_half_a_surrogate_pair_in_a_reply_becomes_a_question_mark() -> None:
+    with FakeEndpoint([ok("cut \ud83d")]) as fake:
+        assert ask(fake)[0] == "cut ?"
