@@ -78,7 +78,9 @@ def evaluate(
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
         console.print(table)
-    ranges = ", ".join(f"{k} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
+    ranges = ", ".join(
+        f"{k} {b.low:.3f} to {b.high:.3f}" if math.isfinite((b := bounds[k]).low) else f"{k} –" for k in KEYS
+    )
     console.print(
         f"95% by dialogue: {ranges}\n"
         f"unparsed {evaluation.unparsed_share:.1%}, truncated {evaluation.truncated_share:.1%}\n"
