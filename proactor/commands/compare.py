@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.config_file import load_config
-from proactor.scoring.bootstrap import KEYS
 
 COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "mixture")
 """Rewards that do not score single decisions: evaluations of their runs use the default."""
@@ -38,6 +36,7 @@ def compare(
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
     from proactor.evaluation.store import find_system, load_comparable, notes_of
+    from proactor.scoring.bootstrap import KEYS
 
     (dialogues, one), (other_dialogues, other) = load_comparable([f / "evaluations.json" for f in folders])
     systems = (against or system, system)
@@ -68,6 +67,8 @@ def _evaluation_reward(folder: Path) -> str:
     file = folder / "config.yaml"
     if not file.is_file():
         return "unknown"
+    from proactor.config_file import load_config
+
     config = load_config(file)
     if config.eval.reward or config.eval.reward_options:
         return _describe(config.eval.reward or "weighted_metric", config.eval.reward_options)

@@ -15,6 +15,7 @@ from proactor.commands.common import (
     ConfigFile,
     Overrides,
     Split,
+    UsageError,
     check_split,
     console,
     dialogues_of,
@@ -22,16 +23,10 @@ from proactor.commands.common import (
     open_workspace,
     terminal,
 )
-from proactor.config import ConfigError, RunConfig
-from proactor.config_file import load_config
-from proactor.console import metrics_table
-from proactor.engine import Sampling, atomic_file
-from proactor.rewards import run_reward
-from proactor.scoring.bootstrap import KEYS, intervals
-from proactor.scoring.metrics import ALL
 
 if TYPE_CHECKING:
     from proactor.dialogue import Dialogue
+    from proactor.engine import Sampling
     from proactor.training.workspace import Workspace
 
 
@@ -46,11 +41,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
+    from proactor.config_file import load_config
+
     settings = load_config(config, overrides or [])
     check_split(split)
     workspace = open_workspace(settings, adapter)
+    from proactor.console import metrics_table
+    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import evaluate_policies
+    from proactor.scoring.bootstrap import KEYS, intervals
+    from proactor.scoring.metrics import ALL
+    from proactor.training.evaluation_files import evaluation_file, played
 
     dialogues = dialogues_of(workspace, split)
     with terminal() as ui:
@@ -66,6 +68,7 @@ def evaluate(
     record = {
         "adapter": adapter,
         "split": split,
+        "played": played(settings, split),
         "dialogues": len(dialogues),
         "unparsed_share": evaluation.unparsed_share,
         "truncated_share": evaluation.truncated_share,
@@ -73,7 +76,7 @@ def evaluate(
         "breakdown": parts.model_dump(mode="json"),
         **metrics,
     }
-    file = output or settings.folder / f"evaluate-{played_part(settings, split)}-{Path(adapter).name}.json"
+    file = output or evaluation_file(settings, load_config(config), split, adapter)
     atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
@@ -87,12 +90,6 @@ def evaluate(
         f"{file}",
         markup=False,
     )
-
-
-def played_part(settings: RunConfig, part: str) -> str:
-    """The name of a part for files: with its split where that is another one ("test-all", "dev-train")."""
-    drawn_from = getattr(settings.data, part).split or "all"
-    return part if drawn_from == part else f"{part}-{drawn_from}"
 
 
 def sample(
@@ -109,6 +106,9 @@ def sample(
     prompt: Annotated[str, typer.Option(help="your own user message, instead of a dialogue")] = "",
 ) -> None:
     """Sample answers at the decision points of one dialogue, and show the reward of each."""
+    from proactor.config_file import load_config
+    from proactor.engine import Sampling
+
     settings = load_config(config, overrides or [])
     check_split(split)
     workspace = open_workspace(settings, adapter)
@@ -126,9 +126,10 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: S
     from proactor.dialogue.board import logged_board
     from proactor.dialogue.candidates import Candidates
     from proactor.dialogue.decisions import noise_key
+    from proactor.rewards import run_reward
 
     if turn and turn not in chosen.decision_turns:
-        raise ConfigError(
+        raise UsageError(
             f"--turn {turn}: dialogue {chosen.id!r} has user turns "
             f"{', '.join(map(str, chosen.decision_turns))}"
         )

@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.console import metrics_table
-from proactor.scoring.bootstrap import KEYS
 
 
 def report(
@@ -42,6 +40,8 @@ def pool(
 ) -> None:
     """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
     folders = [run_folder(run) for run in runs]
+    from proactor.console import metrics_table
+    from proactor.scoring.bootstrap import KEYS
     from proactor.training.summary import pool_runs
 
     result = pool_runs(folders)

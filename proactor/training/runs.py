@@ -12,6 +12,7 @@
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
                                      trivial policies played them
       summary.json                   their metrics side by side, paired intervals, seconds
+      evaluate-*.json                written by `proactor evaluate` (`training.evaluation_files`)
       scores/, thresholds.json, tradeoff.json, probabilities.json
                                      written by `proactor calibrate`, for one of the adapters
 
@@ -114,6 +115,8 @@ class Run:
         self.state.unlink(missing_ok=True)
         for name in ("metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION):
             (self.folder / name).unlink(missing_ok=True)
+        for file in self.folder.glob("evaluate-*.json"):
+            file.unlink()
         for name in ("tensorboard", "samples", "start", "best", "last", "scores"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
