@@ -27,7 +27,7 @@ from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
 from proactor.sources.corpus import sample
 
-VERSION = 1
+VERSION = 2
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
 COMPLAINT = (
     "An earlier answer let an action go back from a later status to an earlier one between turns {turns}; "

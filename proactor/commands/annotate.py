@@ -39,6 +39,10 @@ Gates = Annotated[
 Causality = Annotated[
     bool, typer.Option("--causality/--no-causality", help="quality gate G4: drop values known only later")
 ]
+Infer = Annotated[
+    bool,
+    typer.Option("--infer/--no-infer", help="infer when an enum's value was known that nobody said (log)"),
+]
 Brief = Annotated[
     bool, typer.Option(help="send the prompt without instructions, to a model trained that way (engine)")
 ]
@@ -60,6 +64,7 @@ def annotate(
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("annotated"),
     gates: Gates = True,
     causality: Causality = True,
+    infer: Infer = True,
     brief: Brief = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of one answer")] = 512,
     concurrency: Concurrency = 8,
@@ -91,7 +96,7 @@ def annotate(
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
         annotator = _open_oracle(
-            oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui
+            oracle, model, adapter, base_url, infer, brief, max_tokens, concurrency, timeout, ui
         )
         ui.say(str(estimate(corpus.dialogues, tools, annotator, price_in, price_out, brief=brief)))
         if dry_run:
@@ -189,6 +194,7 @@ def _open_oracle(
     model: str,
     adapter: Path | None,
     base_url: str | None,
+    infer: bool,
     brief: bool,
     max_tokens: int,
     concurrency: int,
@@ -198,7 +204,7 @@ def _open_oracle(
     if kind == "log":
         from proactor.annotation.log_oracle import LogOracle
 
-        return LogOracle()
+        return LogOracle(infer=infer)
     if kind == "endpoint":
         from proactor.annotation.endpoint_oracle import EndpointOracle
         from proactor.endpoint import Endpoint
