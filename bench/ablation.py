@@ -39,10 +39,12 @@ from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_comparable
+from proactor.scoring.arrays import mean_defined
 from proactor.scoring.bootstrap import KEYS
 from proactor.tables import metrics_table
 from proactor.training.corpora import load_corpus
 from proactor.training.runs import Run
+from proactor.training.summary import count_above
 
 LABELS = ("windows", "points")
 STAGES = {"sft": "before", "sft+grpo": "after"}
@@ -127,16 +129,13 @@ def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
 
 def _compare_stage(runs: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
     windows, points = runs["windows"], runs["points"]
-    values = {labels: {k: [e.metrics[k] or 0.0 for e in side] for k in KEYS} for labels, side in runs.items()}
+    values = {labels: {k: [e.metrics[k] for e in side] for k in KEYS} for labels, side in runs.items()}
     return {
-        **{labels: {k: sum(v) / len(v) for k, v in side.items()} for labels, side in values.items()},
+        **{labels: {k: mean_defined(v) for k, v in side.items()} for labels, side in values.items()},
         "windows_minus_points": difference(
             [e.contributions for e in points], [e.contributions for e in windows]
         ),
-        "windows_above": {
-            k: sum(w > p for w, p in zip(values["windows"][k], values["points"][k], strict=True))
-            for k in KEYS
-        },
+        "windows_above": {k: count_above(values["windows"][k], values["points"][k]) for k in KEYS},
         "parsed": {
             labels: 1 - sum(e.unparsed_share for e in side) / len(side) for labels, side in runs.items()
         },

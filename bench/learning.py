@@ -159,7 +159,7 @@ def parsed_shares(evaluations: Sequence[Mapping[str, Evaluation]]) -> dict[str, 
 
 def difference(
     rival: Sequence[Sequence[Contribution]], after: Sequence[Sequence[Contribution]]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """``after`` minus ``rival``, each one list of dialogues per seed, paired by dialogue, with intervals."""
     return interval_values(paired_difference(rival, after))
 

@@ -34,6 +34,7 @@ from bench.records import add_results, decimal, record_file, stamp, write_json
 from bench.reward_runs import RewardRuns
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
+from proactor.scoring.arrays import mean_defined
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
 from proactor.tables import plain_name
@@ -207,10 +208,10 @@ def select_dialogues(runs: ContributionsBySeed, ids: Collection[str]) -> Contrib
     return [[c for c in contributions if c.dialogue in ids] for contributions in runs]
 
 
-def metrics_on(runs: ContributionsBySeed, ids: Collection[str]) -> dict[str, float]:
-    """The metrics of some dialogues, means over seeds; undefined counts as 0."""
+def metrics_on(runs: ContributionsBySeed, ids: Collection[str]) -> dict[str, float | None]:
+    """The metrics of some dialogues, means over the seeds where they are defined; None where none is."""
     each = [aggregate(contributions) for contributions in select_dialogues(runs, ids)]
-    return {key: fmean(metrics[key] or 0.0 for metrics in each) for key in KEYS}
+    return {key: mean_defined(metrics[key] for metrics in each) for key in KEYS}
 
 
 def show(name: str, result: Mapping[str, Any]) -> None:

@@ -103,6 +103,8 @@ def format_value(value: Any, spec: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, dict) and {"estimate", "low", "high"} <= value.keys():
+        if None in value.values():
+            return "–"
         return f"{value['estimate']:{spec}} [{value['low']:{spec}}, {value['high']:{spec}}]"
     if isinstance(value, list):
         return f"[{', '.join(format(item, spec) for item in value)}]"

@@ -7,6 +7,7 @@ every attempt is counted. It needs the extra ``pip install 'proactor[openai]'`` 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -290,7 +291,7 @@ class Endpoint:
 
     def _read(self, body: str) -> str:
         try:
-            completion = _Completion.model_validate_json(body)
+            completion = _Completion.model_validate_json(_without_half_pairs(body))
         except ValidationError:
             self.counters["malformed"] += 1
             raise _Retryable(self._failed("http", f"not a chat completion: {body[:80]!r}")) from None
@@ -337,6 +338,18 @@ class _FieldRefused(Exception):
     def names(self, *fields: str) -> bool:
         """Whether the server's message names one of these request fields."""
         return any(f"'{name}'" in str(self.error) for name in fields)
+
+
+def _without_half_pairs(body: str) -> str:
+    """``body`` with half surrogate pairs (a cut emoji) as question marks: a reply is more than its last
+    character, and pydantic refuses it whole. A body that is no JSON stays.
+    """
+    if "\\ud" not in body.lower():
+        return body
+    try:
+        return valid_utf8(json.dumps(json.loads(body), ensure_ascii=False))
+    except (ValueError, RecursionError):
+        return body
 
 
 def _response_format(form: Form, schema: Mapping[str, Any]) -> dict[str, Any]:

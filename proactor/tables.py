@@ -174,8 +174,14 @@ def metrics_table(
     for key in keys:
         cells = ["–" if (value := system[key]) is None else f"{value:.3f}" for system in systems.values()]
         if change:
-            low, high = change[key]["low"], change[key]["high"]
-            text = rf"{change[key]['estimate']:+.3f} \[{low:+.3f}, {high:+.3f}]"
-            cells.append(f"[bold]{text}[/bold]" if low > 0 or high < 0 else text)
+            cells.append(_change(**change[key]))
         table.add_row(plain_name(key), *cells)
     return table
+
+
+def _change(estimate: float | None, low: float | None, high: float | None) -> str:
+    """An interval as a cell, bold where it excludes 0; – where it is undefined."""
+    if estimate is None or low is None or high is None:
+        return "–"
+    text = rf"{estimate:+.3f} \[{low:+.3f}, {high:+.3f}]"
+    return f"[bold]{text}[/bold]" if low > 0 or high < 0 else text

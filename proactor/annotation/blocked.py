@@ -30,7 +30,7 @@ def masked_window(reference: Reference, source: Dialogue, tool: Tool) -> MaskedW
     Where the log has the action, its values are searched in the turns that the agent had seen when it acted,
     else those that the annotator gave.
     """
-    logged = _logged_action(reference, source)
+    logged = logged_action(reference, source)
     return MaskedWindow(
         dialogue=source.id,
         reference=reference.id,
@@ -39,7 +39,7 @@ def masked_window(reference: Reference, source: Dialogue, tool: Tool) -> MaskedW
     )
 
 
-def _logged_action(reference: Reference, source: Dialogue) -> Reference | None:
+def logged_action(reference: Reference, source: Dialogue) -> Reference | None:
     """The action of the log that ``reference`` stands for: of its tool, in its coverage, most alike."""
     first, last = reference.coverage or (1, len(source.turns))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from proactor.dialogue.dialogue import fold
 from proactor.sources import synthetic_phrases as words
 from proactor.sources.synthetic_skills import SKILLS
 
@@ -43,8 +44,8 @@ class CueBook:
 
     def opens(self, text: str, tool: str, params: Mapping[str, str]) -> bool:
         """Whether the turn asks for ``tool``, with these values where the wording has any."""
-        values = {name: re.escape(value.casefold()) for name, value in params.items()}
-        turn = text.casefold()
+        values = {name: re.escape(fold(value)) for name, value in params.items()}
+        turn = fold(text)
         patterns = (_compile(fill_holes(opener, values)) for opener in self.openers.get(tool, ()))
         return any(pattern.search(turn) is not None for pattern in patterns)
 

@@ -29,7 +29,7 @@ from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.sources.corpus import sample
 
-VERSION = 1
+VERSION = 2
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
 COMPLAINT = (
     "An earlier answer let an action go back from a later status to an earlier one between turns {turns}; "

@@ -11,15 +11,18 @@ only the conversation tells which. Rules, all [INFERRED]:
   offered counts from where the user takes it up;
 - the window *closes* at the logged trigger, but before a turn at which the user asks again or withdraws;
 - an action that was run before it is ready by these rules has no window: it is PENDING and stays masked.
+
+A value of an enum that nobody said literally counts from the turn that `annotation.inferred` gives.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proactor.annotation.cues import ENGLISH, CueBook, synthetic_book
+from proactor.annotation.inferred import InferredValue, inferred_values
 from proactor.annotation.marks import Mark, MarkStatus, render
 from proactor.annotation.merge import marks_of
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
@@ -43,14 +46,17 @@ class LoggedAction:
     variants: dict[str, tuple[str, ...]]
 
 
-def log_of(dialogue: Dialogue) -> tuple[LoggedAction, ...]:
-    """The logged actions of a dialogue, without windows; those with a trigger were run."""
+def log_of(dialogue: Dialogue, inferred: Sequence[InferredValue] = ()) -> tuple[LoggedAction, ...]:
+    """The logged actions of a dialogue, without windows; those with a trigger were run.
+
+    ``inferred``: values that count as said from the turns given there.
+    """
     actions = [
         LoggedAction(
             r.name,
             _spoken_values(dialogue, r),
             r.observed_trigger,
-            _value_turns(dialogue, r),
+            _value_turns(dialogue, r) | {i.parameter: i.turn for i in inferred if i.reference == r.id},
             dict(r.variants),
         )
         for r in (*dialogue.references, *dialogue.withdrawn)
@@ -80,17 +86,19 @@ class LogOracle:
     """Answers from the log.
 
     ``book``: the phrases; by default `synthetic_book` for synthetic dialogues, `ENGLISH` for others.
+    ``infer``: infer the turns of enum values that nobody said literally.
     """
 
     batch = 64
     workers = 1
     steady = True
 
-    def __init__(self, book: CueBook | None = None) -> None:
-        self.book = book
+    def __init__(self, book: CueBook | None = None, infer: bool = True) -> None:
+        self.book, self.infer = book, infer
         self.identity = (
             "log" if book is None else f"log {hashlib.sha256(repr(book).encode()).hexdigest()[:16]}"
         )
+        self.identity += "" if infer else ", nothing inferred"
         self._last: tuple[Dialogue | None, DerivedMarks] = None, DerivedMarks({}, 0)
 
     async def answer(self, requests: Sequence[OracleRequest]) -> list[OracleAnswer]:
@@ -101,7 +109,9 @@ class LogOracle:
         """The marks of a dialogue; those of the last one are kept."""
         if self._last[0] is not dialogue:
             book = self.book or (synthetic_book() if dialogue.source == "synthetic" else ENGLISH)
-            self._last = dialogue, derive_marks(dialogue.turns, log_of(dialogue), tools, book)
+            inferred = inferred_values(dialogue, tools) if self.infer else ()
+            derived = derive_marks(dialogue.turns, log_of(dialogue, inferred), tools, book)
+            self._last = dialogue, replace(derived, inferred=inferred)
         return self._last[1]
 
     def tokens(self, text: str) -> int:
@@ -118,18 +128,21 @@ class LogOracle:
 
 @dataclass(frozen=True, slots=True)
 class DerivedMarks:
-    """``marks``: by user turn. ``not_placed``: the number of logged actions without any turn."""
+    """``marks``: by user turn. ``not_placed``: the number of logged actions without any turn. ``inferred``:
+    the values whose turn was inferred.
+    """
 
     marks: dict[int, tuple[Mark, ...]]
     not_placed: int
+    inferred: tuple[InferredValue, ...] = ()
 
 
 def _answer_at(turn: int, derived: DerivedMarks) -> OracleAnswer:
-    """The answer about one turn; that about the first turn also counts the actions not placed."""
-    dropped: dict[str, int] = {}
-    if derived.not_placed and turn == min(derived.marks):
-        dropped["not_placed"] = derived.not_placed
-    return OracleAnswer(render(derived.marks[turn]), dropped=dropped)
+    """The answer about one turn; that about the first turn also has what concerns the whole dialogue."""
+    if turn != min(derived.marks):
+        return OracleAnswer(render(derived.marks[turn]))
+    dropped = {"not_placed": derived.not_placed} if derived.not_placed else {}
+    return OracleAnswer(render(derived.marks[turn]), dropped=dropped, inferred=derived.inferred)
 
 
 def derive_marks(

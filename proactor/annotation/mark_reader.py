@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
 from proactor.dialogue import Dialogue, normalise
 from proactor.dialogue.catalog import Catalog, Parameter
-from proactor.dialogue.parse import Number, entries
+from proactor.dialogue.json_values import JsonObject, Number
+from proactor.dialogue.parse import entries
 from proactor.dialogue.windows import first_mention
 
 SCHEMA_REASONS = (
     "not_json",
     "truncated",
-    "not_a_list",
+    "more_values",
+    "repeated_key",
     "not_an_object",
     "missing_field",
     "bad_type",
@@ -32,7 +34,6 @@ SCHEMA_REASONS = (
 )
 """Reasons that count against gate G1. The others are hindsight_value (gate G4) and duplicate."""
 
-_UNREAD = {"truncated": "truncated", "not_a_list": "not_a_list"}
 _NAMES = ("name", "action", "tool")
 _PARAMS = ("params", "parameters", "arguments")
 _WORDS = frozenset("zero one two three four five six seven eight nine ten eleven twelve a an".split())
@@ -75,30 +76,26 @@ class MarkReader:
     def read(self, turn: int, text: str) -> MarkReading:
         """The marks in ``text``, an answer about ``turn``."""
         items, unread, repairs = entries(text)
-        if "truncated" in unread and not items and (inner := text.find("[")) > 0:
-            # {"actions":[… was cut off: its list may hold complete entries
-            items, unread, repairs = entries(text[inner:])
         drops: Counter[str] = Counter()
         for reason, count in unread.items():
-            drops[_UNREAD.get(reason, "not_json")] += count
+            drops[reason if reason in SCHEMA_REASONS else "not_json"] += count
         total = len(items) + drops.total()
-        marks: list[Mark] = []
+        marks: dict[tuple[str, frozenset[tuple[str, str]]], Mark] = {}
         for item in items:
             try:
                 mark = self._mark(item, turn, repairs)
             except _Fault as fault:
                 drops[str(fault)] += 1
                 continue
-            if any((mark.name, mark.params) == (other.name, other.params) for other in marks):
-                drops["duplicate"] += 1
-            else:
-                marks.append(mark)
-        return MarkReading(tuple(marks), total, drops, repairs)
+            identity = mark.name, frozenset(mark.params.items())
+            drops["duplicate"] += identity in marks
+            marks.setdefault(identity, mark)
+        return MarkReading(tuple(marks.values()), total, +drops, +repairs)
 
     def _mark(self, entry: object, turn: int, repairs: Counter[str]) -> Mark:
         if not isinstance(entry, dict):
             raise _Fault("not_an_object")
-        name, status, params = _fields(entry)
+        name, status, params = _fields(entry, repairs)
         if not isinstance(name, str) or isinstance(name, Number):
             raise _Fault("bad_type")
         tool = self.tools.get(name.strip())
@@ -110,6 +107,8 @@ class MarkReader:
             raise _Fault("bad_status")
         if not isinstance(params, dict):
             raise _Fault("bad_type")
+        if any(isinstance(value, JsonObject) and value.repeated for value in (entry, params)):
+            raise _Fault("repeated_key")
         values = _values({p.name: p for p in tool.parameters}, params, repairs)
         evidence = self._turns(entry.get("evidence"))
         assent: int | None = None
@@ -145,7 +144,7 @@ class MarkReader:
         return first > turn
 
 
-def _fields(entry: Mapping[str, object]) -> tuple[object, object, object]:
+def _fields(entry: Mapping[str, object], repairs: Counter[str]) -> tuple[object, object, object]:
     """(name, status, params) of an entry in either form."""
     flat = [k for k, v in entry.items() if isinstance(v, str) and _is_status(k)]
     name_key = next((k for k in _NAMES if k in entry), None)
@@ -154,7 +153,9 @@ def _fields(entry: Mapping[str, object]) -> tuple[object, object, object]:
         return entry[flat[0]], flat[0], {k: v for k, v in entry.items() if k not in others}
     if name_key is None or entry[name_key] in (None, "") or entry.get("status") in (None, ""):
         raise _Fault("missing_field")
-    params = next((entry[k] for k in _PARAMS if k in entry), None)
+    params_key = next((k for k in _PARAMS if k in entry), None)
+    repairs["ignored_key"] += len(entry.keys() - {name_key, "status", params_key, "evidence", "assent"})
+    params = None if params_key is None else entry[params_key]
     return entry[name_key], entry["status"], {} if params is None else params
 
 

@@ -106,8 +106,9 @@ def _link_marks(
         for mark in sorted(marks.get(turn, ()), key=lambda m: -len(m.params)):
             best, rank, ended = None, (-1, -1), False
             for i, track in enumerate(tracks):
-                common = track.shared(mark)
-                if i in taken or track.name != mark.name or common is None or track.withdrawn:
+                if i in taken or track.name != mark.name or track.withdrawn:
+                    continue
+                if (common := track.shared(mark)) is None:
                     continue
                 if place - track.places[-1] > max_gap + 1:
                     ended = True

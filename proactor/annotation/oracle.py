@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proactor.annotation.inferred import InferredValue
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 
@@ -31,12 +32,14 @@ class OracleAnswer:
 
     ``failure``: too_long, timeout, rate_limit, connection, http or empty; ``reason``: the failure in the
     server's words, one line. ``dropped``: counts of what the annotator itself left out, by reason.
+    ``inferred``: values of the dialogue's actions whose turn it inferred.
     """
 
     text: str = ""
     failure: str = ""
     reason: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)
+    inferred: tuple[InferredValue, ...] = ()
 
 
 class Oracle(Protocol):

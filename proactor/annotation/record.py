@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.annotation.blocked import MaskedWindow, masked_window
+from proactor.annotation.blocked import MaskedWindow, logged_action, masked_window
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -21,6 +21,7 @@ from proactor.annotation.gates import (
     match_triggers,
     uncovered_triggers,
 )
+from proactor.annotation.inferred import InferredValue
 from proactor.annotation.mark_reader import MarkReader
 from proactor.annotation.merge import MAX_GAP, MergedMarks, merge
 from proactor.annotation.oracle import OracleAnswer
@@ -71,12 +72,26 @@ class AgreementSums(BaseModel):
         return WindowAgreement(**self.model_dump())
 
 
+class InferredWindow(BaseModel):
+    """A reference whose window rests on inferred values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dialogue: str
+    reference: str
+    values: tuple[InferredValue, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dialogue} {'; '.join(map(str, self.values))}"
+
+
 class DialogueRecord(BaseModel):
     """A finished dialogue.
 
     ``digest``: `dialogue_digest` before annotation. ``dialogue``: the dialogue with its new windows.
     ``failed``: the gate that it failed, or the kind of a lasting failure, else ""; ``detail`` says what of it
-    failed. ``masked``: the windows that stayed unknown. ``counters``: counts by "kind/name". ``known``:
+    failed. ``masked``: the windows that stayed unknown. ``inferred``: the windows that rest on values whose
+    turn was inferred. ``counters``: counts by "kind/name". ``known``:
     agreement with the windows it came with. ``own``: agreement with a second reading.
     """
 
@@ -88,6 +103,7 @@ class DialogueRecord(BaseModel):
     failed: str = ""
     detail: str = ""
     masked: tuple[MaskedWindow, ...] = ()
+    inferred: tuple[InferredWindow, ...] = ()
     counters: dict[str, int] = Field(default_factory=dict)
     known: AgreementSums | None = None
     own: AgreementSums | None = None
@@ -160,6 +176,8 @@ class AnnotatedDialogue:
             kept, lost = drop_acausal(result)
             counters["gate/G4"] = lost
             result = result.model_copy(update={"references": kept})
+        inferred = self._inferred(result)
+        counters["inferred/values_inferred"] = sum(len(window.values) for window in inferred)
         counters[f"gate/{failed}"] += bool(failed)
         own = (
             compare_windows(merged.references, second.merged.references, points)
@@ -176,10 +194,25 @@ class AnnotatedDialogue:
             masked=tuple(
                 masked_window(r, source, self.tools[r.name]) for r in result.references if r.ready is None
             ),
+            inferred=inferred,
             counters={k: v for k, v in counters.items() if v},
             known=AgreementSums.of(old) if old is not None else None,
             own=AgreementSums.of(own) if own is not None else None,
         )
+
+    def _inferred(self, annotated: Dialogue) -> tuple[InferredWindow, ...]:
+        """The windows of ``annotated`` that hold a value whose turn the oracle inferred."""
+        values = [value for answer in self.answers.values() for value in answer.inferred]
+        windows = []
+        for reference in annotated.references:
+            if reference.ready is not None and reference.coverage is not None:
+                source = logged_action(reference, self.dialogue)
+                resting = tuple(v for v in values if source is not None and v.reference == source.id)
+                if resting:
+                    windows.append(
+                        InferredWindow(dialogue=annotated.id, reference=reference.id, values=resting)
+                    )
+        return tuple(windows)
 
     def _counters(self) -> Counter[str]:
         counters: Counter[str] = Counter(

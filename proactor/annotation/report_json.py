@@ -11,14 +11,15 @@ from rich.table import Table
 
 from proactor.annotation.blocked import MaskedWindow
 from proactor.annotation.oracle import Oracle
-from proactor.annotation.record import AgreementSums, AnnotationOptions, DialogueRecord
+from proactor.annotation.record import AgreementSums, AnnotationOptions, DialogueRecord, InferredWindow
 from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
 
 MEANING = {
     "not_json": "answers that are no JSON",
     "truncated": "lists that were cut off",
-    "not_a_list": "JSON, but no list",
+    "more_values": "lists or objects beside the answer",
+    "repeated_key": "a key given two values",
     "not_an_object": "entries that are no object",
     "missing_field": "name or status missing",
     "bad_type": "a value of the wrong type",
@@ -95,6 +96,8 @@ def report_json(
         "left_out": [dialogue.model_dump() for dialogue in (*left_out, *dropped)],
         "windows": windows.count(kept),
         "masked": [w.model_dump(mode="json") for r in records if r.id in names for w in r.masked],
+        "inferred": [w.model_dump(mode="json") for r in records if r.id in names for w in r.inferred],
+        "values_inferred": counters["inferred/values_inferred"],
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),
         "drops": _part(counters, "drop"),
@@ -178,6 +181,9 @@ def report_table(report: Mapping[str, Any]) -> Table:
     rows.add_row(
         "references", str(report["windows"]["references"]), f"{report['windows']['null']} without a window"
     )
+    if report["values_inferred"]:
+        count = f"{len(report['inferred'])} windows rest on them"
+        rows.add_row("values inferred", str(report["values_inferred"]), count)
     rows.add_row(
         "questions",
         str(report["questions"].get("asked", 0)),
@@ -198,14 +204,17 @@ def report_table(report: Mapping[str, Any]) -> Table:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """A line for each dialogue that was left out and each masked window, at most `MOST_NAMED` of either."""
+    """A line for each dialogue that was left out, each masked window and each that rests on inferred values,
+    at most `MOST_NAMED` of either.
+    """
     left_out = [
         f"left out: {d['id']}: {d['reason']}{', ' if d['detail'] else ''}{d['detail']}"
         for d in report["left_out"]
     ]
     masked = [f"masked: {MaskedWindow.model_validate(w)}" for w in report["masked"]]
+    inferred = [f"inferred: {InferredWindow.model_validate(w)}" for w in report["inferred"]]
     lines = []
-    for listed in (left_out, masked):
+    for listed in (left_out, masked, inferred):
         lines += listed[:MOST_NAMED]
         if len(listed) > MOST_NAMED:
             lines.append(f"  and {len(listed) - MOST_NAMED} more in report.json")

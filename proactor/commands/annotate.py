@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
-from proactor.commands.common import console, terminal
-from proactor.config import ConfigError
+from proactor.commands.common import UsageError, console, terminal
 from proactor.progress import Progress
-from proactor.sources import NAMES, load
 
 if TYPE_CHECKING:
     from proactor.annotation import Oracle
@@ -42,6 +39,10 @@ Gates = Annotated[
 Causality = Annotated[
     bool, typer.Option("--causality/--no-causality", help="quality gate G4: drop values known only later")
 ]
+Infer = Annotated[
+    bool,
+    typer.Option("--infer/--no-infer", help="infer when an enum's value was known that nobody said (log)"),
+]
 Brief = Annotated[
     bool, typer.Option(help="send the prompt without instructions, to a model trained that way (engine)")
 ]
@@ -67,6 +68,7 @@ def annotate(
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("annotated"),
     gates: Gates = True,
     causality: Causality = True,
+    infer: Infer = True,
     brief: Brief = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of one answer")] = 512,
     concurrency: Concurrency = 8,
@@ -94,12 +96,12 @@ def annotate(
     _check_oracle(oracle, model, base_url, adapter)
     corpus = _read_corpus(source, path, limit, seed, catalog, option or [])
     if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
-        raise ConfigError(_explain_no_log(source, catalog))
+        raise UsageError(_explain_no_log(source, catalog))
     tools = _read_tools(catalog, corpus)
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
         annotator = _open_oracle(
-            oracle, model, adapter, base_url, brief, max_tokens, concurrency, timeout, ui
+            oracle, model, adapter, base_url, infer, brief, max_tokens, concurrency, timeout, ui
         )
         ui.say(str(estimate(corpus.dialogues, tools, annotator, price_in, price_out, brief=brief)))
         if dry_run:
@@ -137,33 +139,35 @@ def _explain_no_log(source: str, catalog: str | None) -> str:
 
 
 def _check_oracle(oracle: str, model: str, base_url: str | None, adapter: Path | None) -> None:
-    """Raise ConfigError for an unknown oracle, or for options that do not go with it."""
+    """Raise UsageError for an unknown oracle, or for options that do not go with it."""
     if oracle not in ORACLES:
-        raise ConfigError(f"--oracle {oracle}: {', '.join(ORACLES)}")
+        raise UsageError(f"--oracle {oracle}: {', '.join(ORACLES)}")
     if oracle != "log" and not model:
-        raise ConfigError(f"--oracle {oracle} needs --model")
+        raise UsageError(f"--oracle {oracle} needs --model")
     for name, value, only in (("base-url", base_url, "endpoint"), ("adapter", adapter, "engine")):
         if value is not None and oracle != only:
-            raise ConfigError(f"--{name} does not go with --oracle {oracle}")
+            raise UsageError(f"--{name} does not go with --oracle {oracle}")
 
 
 def _read_corpus(
     source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None, pairs: list[str]
 ) -> Corpus:
     """The dialogues of a corpus by name, or of a file of transcripts; ``pairs``: KEY=VALUE for the reader."""
+    from proactor.sources import NAMES, load
+
     name = source
     if source not in NAMES:
         if not Path(source).exists():
-            raise ConfigError(f"SOURCE {source}: neither a corpus ({', '.join(NAMES)}) nor a file or folder")
+            raise UsageError(f"SOURCE {source}: neither a corpus ({', '.join(NAMES)}) nor a file or folder")
         if path is not None:
-            raise ConfigError(f"SOURCE {source} is a file already: --path is for corpora")
+            raise UsageError(f"SOURCE {source} is a file already: --path is for corpora")
         name, path = "jsonl", Path(source)
     # Transcripts are checked against the tools while they are read.
     options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
     options |= dict(_parse_pair(text) for text in pairs)
     corpus = load(name, path, limit=limit, seed=seed, **options)
     if not corpus.dialogues:
-        raise ConfigError(f"SOURCE {source}: no dialogues")
+        raise UsageError(f"SOURCE {source}: no dialogues")
     return corpus
 
 
@@ -171,11 +175,13 @@ def _parse_pair(text: str) -> tuple[str, Any]:
     """(key, value) of a reader's option; the value is YAML, as in a config."""
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise ConfigError(f"--option {text}: KEY=VALUE is wanted")
+        raise UsageError(f"--option {text}: KEY=VALUE is wanted")
+    import yaml
+
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"--option {text}: the value is not YAML") from None
+        raise UsageError(f"--option {text}: the value is not YAML") from None
 
 
 def _read_tools(file: str | None, corpus: Corpus) -> Catalog:
@@ -185,7 +191,7 @@ def _read_tools(file: str | None, corpus: Corpus) -> Catalog:
 
         return propose(read_catalog(file)).catalog
     if not len(corpus.catalog):
-        raise ConfigError("--catalog: the transcripts bring no tools of their own")
+        raise UsageError("--catalog: the transcripts bring no tools of their own")
     return corpus.catalog
 
 
@@ -194,6 +200,7 @@ def _open_oracle(
     model: str,
     adapter: Path | None,
     base_url: str | None,
+    infer: bool,
     brief: bool,
     max_tokens: int,
     concurrency: int,
@@ -203,7 +210,7 @@ def _open_oracle(
     if kind == "log":
         from proactor.annotation.log_oracle import LogOracle
 
-        return LogOracle()
+        return LogOracle(infer=infer)
     if kind == "endpoint":
         from proactor.annotation.endpoint_oracle import EndpointOracle
         from proactor.endpoint import Endpoint

@@ -11,6 +11,7 @@ from proactor.commands.common import (
     ConfigFile,
     Overrides,
     Split,
+    UsageError,
     check_split,
     console,
     dialogues_of,
@@ -18,8 +19,6 @@ from proactor.commands.common import (
     terminal,
     writing_to,
 )
-from proactor.config import ConfigError
-from proactor.config_file import load_config
 
 if TYPE_CHECKING:
     from proactor.calibration.thresholds import Thresholds
@@ -60,9 +59,11 @@ def calibrate(
 
     An interrupted call continues.
     """
+    from proactor.config_file import load_config
+
     settings = load_config(config, overrides or [])
     if split_dev == split:
-        raise ConfigError(
+        raise UsageError(
             f"--split {split}: thresholds chosen on a part say nothing about that part; take another "
             "--split-dev"
         )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from proactor.catalogs import FORMATS, Proposal, Reading, propose, read, write_catalog
-from proactor.catalogs.proactor import NAME
-from proactor.commands.common import console
-from proactor.config import ConfigError
-from proactor.dialogue.catalog import Catalog, TemplateError
-from proactor.files import SourceError, read_text
-from proactor.sole_writer import sole_writer
+from proactor.commands.common import UsageError, console
+
+if TYPE_CHECKING:
+    from proactor.catalogs import Proposal, Reading
+    from proactor.dialogue.catalog import Catalog
+
+NAME = "catalog.json"
+FORMATS = ("proactor", "openai", "jsonschema", "sgd", "star", "python")
+"""Names of the formats, for help: a copy of `catalogs.FORMATS`, which takes long to import."""
 
 REMARKS = {
     "flattened": "objects became one parameter a field (address.street)",
@@ -51,8 +53,11 @@ def catalog(
     With --output, writes a catalog to edit.
     """
     if format not in ("auto", *FORMATS):
-        raise ConfigError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")
+        raise UsageError(f"--format {format}: not one of auto, {', '.join(FORMATS)}")
     file = _target(output, force)
+    from proactor.catalogs import propose, read, write_catalog
+    from proactor.sole_writer import sole_writer
+
     reading = read(source, format)  # type: ignore[arg-type]  # checked above
     proposal = propose(reading.catalog)
     if file is not None:
@@ -68,10 +73,10 @@ def catalog(
 
 
 def _target(output: Path | None, force: bool) -> Path | None:
-    """The file to write. Raises ConfigError when it exists, before anything is read."""
+    """The file to write. Raises UsageError when it exists, before anything is read."""
     file = output / NAME if output is not None and output.is_dir() else output
     if file is not None and file.exists() and not force:
-        raise ConfigError(f"{file}: exists already, perhaps with edits of yours; --force replaces it")
+        raise UsageError(f"{file}: exists already, perhaps with edits of yours; --force replaces it")
     return file
 
 
@@ -126,16 +131,19 @@ def _next_steps(proposal: Proposal, file: Path | None) -> str:
 
 
 def _render(catalog: Catalog, template: str) -> str:
-    """The catalog as in a prompt. ConfigError names the template when it does not work."""
+    """The catalog as in a prompt. UsageError names the template when it does not work."""
+    from proactor.dialogue.catalog import TemplateError
+    from proactor.files import SourceError, read_text
+
     if template in ("full", "compact"):
         return catalog.render(template)
     try:
         text = read_text(Path(template))
     except SourceError as error:
-        raise ConfigError(
+        raise UsageError(
             f"--render {template}: neither full, compact nor a template that can be read ({error})"
         ) from None
     try:
         return catalog.render(text)
     except TemplateError as error:
-        raise ConfigError(f"{template}: {error}") from None
+        raise UsageError(f"{template}: {error}") from None

@@ -1,4 +1,8 @@
-"""Shared by the commands: the console, options, and a workspace opened with a progress bar."""
+"""Shared by the commands: the console, options, and a workspace opened with a progress bar.
+
+Commands import what is slow to import (pydantic, numpy, torch and all that uses them) where they use it, so
+that help comes at once.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor.config import ConfigError, RunConfig
-from proactor.config_file import load_config
-from proactor.console import Terminal
+from proactor.engine import ProactorError
 from proactor.output import Output
 from proactor.progress import Quiet
-from proactor.sole_writer import sole_writer
-from proactor.training.adapters import adapter_folder
 
 if TYPE_CHECKING:
+    from proactor.config import RunConfig
     from proactor.dialogue import Dialogue
     from proactor.training.workspace import Workspace
 
@@ -38,11 +39,17 @@ Adapter = Annotated[str, typer.Option(help="start, best, last, none, or a folder
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 
 
+class UsageError(ProactorError):
+    """An argument or option of a command that cannot work. One line."""
+
+
 def open_workspace(settings: RunConfig, adapter: str) -> Workspace:
     """The workspace of a config, with one of its adapters (see `Adapter`) loaded.
 
     Raises ConfigError when the adapter does not exist.
     """
+    from proactor.training.adapters import adapter_folder
+
     folder = adapter_folder(settings.folder, adapter)
     from proactor.training.workspace import Workspace
 
@@ -58,38 +65,47 @@ def writing_to(settings: RunConfig, adapter: str) -> AbstractContextManager[None
 
     Raises ConfigError when the adapter does not exist, so that no folder is made for nothing.
     """
+    from proactor.sole_writer import sole_writer
+    from proactor.training.adapters import adapter_folder
+
     adapter_folder(settings.folder, adapter)
     return nullcontext() if console.quiet else sole_writer(settings.folder)
 
 
 def check_split(split: str, option: str = "--split") -> None:
-    """Raise ConfigError unless ``split`` is a part of the data; asked before a model is loaded."""
+    """Raise UsageError unless ``split`` is a part of the data; asked before a model is loaded."""
     if split not in ("train", "dev", "test"):
-        raise ConfigError(f"{option} {split}: train, dev or test")
+        raise UsageError(f"{option} {split}: train, dev or test")
 
 
 def dialogues_of(workspace: Workspace, split: str) -> tuple[Dialogue, ...]:
-    """The dialogues of the part called ``split``. Raises ConfigError for another name."""
+    """The dialogues of the part called ``split``. Raises UsageError for another name."""
     check_split(split)
     dialogues: tuple[Dialogue, ...] = getattr(workspace, split)
     return dialogues
 
 
 def find_dialogue(dialogues: tuple[Dialogue, ...], name: str) -> Dialogue:
-    """The dialogue with the id, or at the position, ``name``. Raises ConfigError when there is none."""
+    """The dialogue with the id, or at the position, ``name``. Raises UsageError when there is none."""
     for i, dialogue in enumerate(dialogues):
         if name in (dialogue.id, str(i)):
             return dialogue
-    raise ConfigError(f"--dialogue {name}: neither an id nor a position below {len(dialogues)}")
+    raise UsageError(f"--dialogue {name}: neither an id nor a position below {len(dialogues)}")
 
 
 def run_folder(run: Path) -> Path:
-    """The folder of a run, given that folder or the run's config. ConfigError where there is neither."""
+    """The folder of a run, given that folder or the run's config. UsageError where there is neither."""
     if not run.exists():
-        raise ConfigError(f"{run}: no such run, nor a config")
-    return load_config(run).folder if run.is_file() else run
+        raise UsageError(f"{run}: no such run, nor a config")
+    if not run.is_file():
+        return run
+    from proactor.config_file import load_config
+
+    return load_config(run).folder
 
 
 def terminal() -> AbstractContextManager[Any]:
     """A progress display on the console; a silent one on ranks that print nothing."""
+    from proactor.console import Terminal
+
     return nullcontext(Quiet()) if console.quiet else Terminal(console)

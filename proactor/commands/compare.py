@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.scoring.bootstrap import KEYS
 
 
 def compare(
@@ -32,6 +31,7 @@ def compare(
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
     from proactor.evaluation.store import find_system, load_comparable, notes_of
+    from proactor.scoring.bootstrap import KEYS
     from proactor.training.record import RunRecord
 
     (dialogues, one), (other_dialogues, other) = load_comparable([f / "evaluations.json" for f in folders])

@@ -16,6 +16,7 @@ from proactor.commands.common import (
     ConfigFile,
     Overrides,
     Split,
+    UsageError,
     check_split,
     console,
     dialogues_of,
@@ -24,16 +25,11 @@ from proactor.commands.common import (
     terminal,
     writing_to,
 )
-from proactor.config import ConfigError, RunConfig
-from proactor.config_file import load_config
-from proactor.engine import Sampling, atomic_file
-from proactor.rewards import run_reward
-from proactor.scoring.bootstrap import KEYS, intervals
-from proactor.scoring.metrics import ALL
-from proactor.tables import metrics_table, plain_name
 
 if TYPE_CHECKING:
+    from proactor.config import RunConfig
     from proactor.dialogue import Dialogue
+    from proactor.engine import Sampling
     from proactor.training.workspace import Workspace
 
 
@@ -48,16 +44,24 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play dialogues through and print metrics with bootstrap intervals, beside the trivial policies."""
+    from proactor.config_file import load_config
+
     settings = load_config(config, overrides or [])
     check_split(split)
     with nullcontext() if output is not None else writing_to(settings, adapter):
-        _evaluate(settings, adapter, split, output)
+        _evaluate(settings, load_config(config), adapter, split, output)
 
 
-def _evaluate(settings: RunConfig, adapter: str, split: str, output: Path | None) -> None:
+def _evaluate(settings: RunConfig, own: RunConfig, adapter: str, split: str, output: Path | None) -> None:
+    """``own``: the config without overrides, the run's own."""
     workspace = open_workspace(settings, adapter)
+    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
     from proactor.evaluation.play import evaluate_policies
+    from proactor.scoring.bootstrap import KEYS, intervals
+    from proactor.scoring.metrics import ALL
+    from proactor.tables import metrics_table, plain_name
+    from proactor.training.evaluation_files import evaluation_file, played
 
     dialogues = dialogues_of(workspace, split)
     with terminal() as ui:
@@ -73,6 +77,7 @@ def _evaluate(settings: RunConfig, adapter: str, split: str, output: Path | None
     record = {
         "adapter": adapter,
         "split": split,
+        "played": played(settings, split),
         "dialogues": len(dialogues),
         "unparsed_share": evaluation.unparsed_share,
         "truncated_share": evaluation.truncated_share,
@@ -80,24 +85,23 @@ def _evaluate(settings: RunConfig, adapter: str, split: str, output: Path | None
         "breakdown": parts.model_dump(mode="json"),
         **metrics,
     }
-    file = output or settings.folder / f"evaluate-{played_part(settings, split)}-{Path(adapter).name}.json"
+    file = output or evaluation_file(settings, own, split, adapter)
     atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):
         console.print(table)
-    ranges = ", ".join(f"{plain_name(k)} {bounds[k].low:.3f} to {bounds[k].high:.3f}" for k in KEYS)
+    ranges = ", ".join(
+        f"{plain_name(k)} {b.low:.3f} to {b.high:.3f}"
+        if math.isfinite((b := bounds[k]).low)
+        else f"{plain_name(k)} –"
+        for k in KEYS
+    )
     console.print(
         f"95% by dialogue: {ranges}\n"
         f"unparsed {evaluation.unparsed_share:.1%}, truncated {evaluation.truncated_share:.1%}\n"
         f"{file}",
         markup=False,
     )
-
-
-def played_part(settings: RunConfig, part: str) -> str:
-    """The name of a part for files: with its split where that is another one ("test-all", "dev-train")."""
-    drawn_from = getattr(settings.data, part).split or "all"
-    return part if drawn_from == part else f"{part}-{drawn_from}"
 
 
 def sample(
@@ -114,6 +118,9 @@ def sample(
     prompt: Annotated[str, typer.Option(help="your own user message, instead of a dialogue")] = "",
 ) -> None:
     """Sample answers at the decision points of one dialogue, and show the reward of each."""
+    from proactor.config_file import load_config
+    from proactor.engine import Sampling
+
     settings = load_config(config, overrides or [])
     check_split(split)
     workspace = open_workspace(settings, adapter)
@@ -131,9 +138,10 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: S
     from proactor.dialogue.board import logged_board
     from proactor.dialogue.candidates import Candidates
     from proactor.dialogue.decisions import noise_key
+    from proactor.rewards import run_reward
 
     if turn and turn not in chosen.decision_turns:
-        raise ConfigError(
+        raise UsageError(
             f"--turn {turn}: dialogue {chosen.id!r} has user turns "
             f"{', '.join(map(str, chosen.decision_turns))}"
         )

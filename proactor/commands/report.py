@@ -9,9 +9,6 @@ from typing import Annotated
 import typer
 
 from proactor.commands.common import console, run_folder
-from proactor.scoring.bootstrap import KEYS
-from proactor.sole_writer import sole_writer
-from proactor.tables import metrics_table
 
 
 def report(
@@ -33,6 +30,7 @@ def report(
         return
     second = run_folder(other)
     from proactor.report.folders import side_by_side
+    from proactor.sole_writer import sole_writer
 
     with sole_writer(folder):
         file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
@@ -44,6 +42,8 @@ def pool(
 ) -> None:
     """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
     folders = [run_folder(run) for run in runs]
+    from proactor.scoring.bootstrap import KEYS
+    from proactor.tables import metrics_table
     from proactor.training.summary import pool_runs
 
     result = pool_runs(folders)
@@ -57,6 +57,7 @@ def pool(
 def write_report(folder: Path) -> None:
     """Write a run's report and print its path."""
     from proactor.report.folders import rebuild_report
+    from proactor.sole_writer import sole_writer
 
     with sole_writer(folder):
         file = rebuild_report(folder, say=_print_line)

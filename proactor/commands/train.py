@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor.commands.common import ConfigFile, Overrides, console, terminal
+from proactor.commands.common import ConfigFile, Overrides, UsageError, console, terminal
 from proactor.commands.report import write_report
-from proactor.config import ConfigError, RunConfig
-from proactor.config_file import load_config
-from proactor.rewards import load_reward
-from proactor.scoring.bootstrap import KEYS
-from proactor.tables import metrics_table
-from proactor.training.outcome import Outcome
-from proactor.training.provenance import check_destination
+
+if TYPE_CHECKING:
+    from proactor.config import RunConfig
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 """A file of the wheel; in a checkout, `proactor/configs` links to `configs/`."""
@@ -39,7 +35,9 @@ def train(
 ) -> None:
     """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
     if resume and fresh:
-        raise ConfigError("--resume continues the run, --fresh replaces it: give one of them")
+        raise UsageError("--resume continues the run, --fresh replaces it: give one of them")
+    from proactor.config_file import load_config
+
     settings = load_config(config, overrides or [])
     console.outlives = True
     _ensure_model(settings)
@@ -58,6 +56,10 @@ def train(
 
 def _print_summary(name: str, summary: Mapping[str, Any]) -> None:
     """The systems of `summary.json` side by side, with the change from before to after."""
+    from proactor.scoring.bootstrap import KEYS
+    from proactor.tables import metrics_table
+    from proactor.training.outcome import Outcome
+
     systems = {
         key: values
         for key, values in summary.items()
@@ -81,9 +83,11 @@ def _overfit(settings: RunConfig, count: int) -> None:
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Build the small model of a config's `pretrain` section, as `train` does where it is missing."""
+    from proactor.config_file import load_config
+
     settings = load_config(config, overrides or [])
     if settings.pretrain is None:
-        raise ConfigError(f"{config}: no pretrain section, nothing to build")
+        raise UsageError(f"{config}: no pretrain section, nothing to build")
     console.outlives = True
     _ensure_model(settings)
 
@@ -91,16 +95,19 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 def _ensure_model(settings: RunConfig) -> None:
     """Build the small model of a config with a `pretrain` section, unless it exists.
 
-    Raises ConfigError for a model of other origin, and for a name that looks like a hub id; RewardError for a
-    reward that training could not use.
+    Raises ProactorError for a model of other origin, for a name that looks like a hub id, and for a reward
+    that training could not use.
     """
     if settings.pretrain is None:
         return
+    from proactor.rewards import load_reward
+    from proactor.training.provenance import check_destination
+
     check_destination(settings.model)
     if Path(settings.model).is_dir():
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
+        raise UsageError(
             f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
         )
     load_reward(settings.reward, settings.reward_options)  # refuses one that does not exist before it waits

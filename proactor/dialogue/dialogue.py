@@ -7,6 +7,7 @@ has seen turns 1..u and has not answered yet. An action "ready at u" may fire be
 from __future__ import annotations
 
 import re
+import unicodedata
 from enum import StrEnum
 from typing import Literal
 
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Speaker = Literal["user", "agent"]
 Interval = tuple[int, int]
 
-_PUNCTUATION = re.compile(r"[\"'`.,;!?()\[\]]+(?=\s|$)|(?<!\S)[\"'`.,;!?()\[\]]+")
+_MARKS = r"[\"'`.,;!?()\[\]。、「」『』،؛؟“”‘’«»¿¡]"
+# A run is looked at from its first mark only, and without going back.
+_PUNCTUATION = re.compile(rf"(?<!{_MARKS}){_MARKS}++(?=\s|$)|(?<!\S){_MARKS}++")
 
 
 class Status(StrEnum):
@@ -39,11 +42,20 @@ class Status(StrEnum):
 
 
 def normalise(value: str) -> str:
-    """A parameter value as it is compared: lower case, single spaces, no punctuation around words [INFERRED].
+    """A parameter value as it is compared: `fold`, single spaces, no punctuation around words [INFERRED].
 
     "Dr. Morgan" equals "dr morgan"; "11:30" does not equal "1130", since punctuation inside a word stays.
     """
-    return " ".join(_PUNCTUATION.sub("", value.casefold()).split())
+    return " ".join(_PUNCTUATION.sub("", fold(value)).split())
+
+
+def fold(text: str) -> str:
+    """``text`` without differences of case and of form: casefolded, in Unicode's NFKC (full-width letters and
+    digits are plain ones, and a letter with a combining mark is one character where there is one).
+    """
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 class Turn(BaseModel):

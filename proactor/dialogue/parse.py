@@ -3,48 +3,31 @@
 Canonical form: ``[]`` waits; ``[{"READY":"book","date":"Monday"}]`` fires `book`; `PENDING` in place of
 `READY` announces it. The status comes first because it is the decision; the parameters lie flat beside it: 17
 Qwen2.5 tokens for an action with two parameters, where ``{"name":…,"status":…,"params":{…}}`` takes 23. The
-reader also accepts that long form, common aliases, code fences, text around the JSON, a closed thinking block
-and a closed state graph before it (`proactor.dialogue.state_graph`), and lists that were cut off. It never
-raises: it counts by name what it could not read (`unread`) and what it repaired (`repaired`).
+reader also accepts that long form, common aliases, what `json_values` tolerates, objects without a list (one
+a line, numbered), a closed thinking block and a closed state graph before the answer
+(`proactor.dialogue.state_graph`), and lists that were cut off. It never raises: it counts by name what it
+could not read (`unread`) and what it repaired (`repaired`).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from proactor.dialogue.dialogue import Action, Status, normalise
-from proactor.files import valid_utf8
+from proactor.dialogue.json_values import Found, JsonObject, clean, find_values, read_value
 
 LONGEST = 50_000
 """Characters read; a longer output is counted as `too_long`."""
-
-STARTS = 32
-"""Opening brackets tried before giving up, which keeps `[[[[…` linear."""
 
 _NAMES = ("name", "action", "tool", "function", "method")
 _STATUS = ("status", "state")
 _PARAMS = ("params", "parameters", "arguments", "args", "slots")
 _WRAPPERS = ("actions", "candidates", "tool_calls", "calls")
 _BLOCKS = ("think", "graph")
-_OPENING = re.compile(r'\[\s*(?:[\[{"\]]|$)|\{\s*(?:["}]|$)')
-_GAP = re.compile(r"[\s,]*")
-# Numbers stay text: no float rounding, no limit on digits. strict=False: raw line breaks in strings.
-_DECODER = json.JSONDecoder(
-    parse_int=lambda text: Number(text),
-    parse_float=lambda text: Number(text),
-    parse_constant=str,
-    strict=False,
-)
-
-
-class Number(str):
-    """A JSON number as it was written, so that a reader can tell ``5`` from ``"5"``."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +36,10 @@ class Parsed:
 
     ``actions``: in the order written, duplicates collapsed. ``unread``: entries (or the whole text) that
     could not be read, by reason: empty, no_json, truncated, bad_json, too_deep, too_long, unclosed_think,
-    unclosed_graph, not_a_list, not_an_object, no_name, bad_status, bad_params, bad_value. ``repaired``: forms
-    that were understood although not canonical: surrounding_text, single_object, wrapper, no_status,
-    loose_params, null_value, duplicate.
+    unclosed_graph, more_values (lists or objects beside the answer), not_an_object, no_name, bad_status,
+    bad_params, bad_value, repeated_key. ``repaired``: forms that were understood although not canonical:
+    surrounding_text, single_object, objects (without a list around them), wrapper, loose_json, no_status,
+    loose_params, ignored_key, null_value, duplicate.
     """
 
     actions: tuple[Action, ...] = ()
@@ -128,18 +112,16 @@ def split_thought(text: str) -> tuple[str | None, str]:
     before, closed, rest = text.partition("</think>")
     if not closed:
         return None, text
-    if not text.startswith("<think>"):
-        try:
-            if text[:1] in "[{" and _DECODER.raw_decode(text)[1] > len(before):
-                return None, text
-        except (ValueError, RecursionError):
-            pass  # no JSON value: a thought that begins with a bracket
+    if text.startswith(("[", "{")):
+        value = read_value(text)
+        if not value.failure and value.end > len(before):
+            return None, text
     return before.removeprefix("<think>"), rest.strip()
 
 
 def split(text: str) -> Pieces:
     """Split an output into its parts. Total. Thinking comes before the graph; both may be absent."""
-    thought, rest = split_thought(valid_utf8(text).strip()[:LONGEST])
+    thought, rest = split_thought(clean(text).strip()[:LONGEST])
     blocks: dict[str, str | None] = {"think": thought, "graph": None}
     for name in _BLOCKS:
         if rest.startswith(f"<{name}>") and blocks[name] is None:
@@ -164,7 +146,7 @@ def entries(text: str) -> tuple[list[object], Counter[str], Counter[str]]:
     """The raw entries of the list in ``text``, with ``unread`` and ``repaired`` of `Parsed`. Total."""
     unread: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    if len(valid_utf8(text).strip()) > LONGEST:
+    if len(clean(text).strip()) > LONGEST:
         unread["too_long"] += 1
     pieces = split(text)
     if pieces.unclosed:
@@ -184,74 +166,80 @@ def parse_graph(text: str) -> tuple[list[tuple[Action, tuple[str, ...]]], dict[s
 
 
 def _entries(body: str, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    """The raw entries of the first JSON value in ``body``; the complete ones of a list that is cut off."""
-    entries: list[object] = []
-    failure = "no_json"
-    for start in [m.start() for m in re.finditer(r"[\[{]", body)][:STARTS]:
-        try:
-            value, end = _DECODER.raw_decode(body, start)
-        except RecursionError:
-            entries, failure = [], "too_deep"
-            break
-        except json.JSONDecodeError:
-            if not _OPENING.match(body, start):
-                continue  # a bracket in prose
-            entries, failure = _salvage(body, start)
-            if entries or failure == "truncated":
-                break
-            continue
-        if failure != "no_json":
-            unread[failure] += 1
-        if start > 0 or body[end:].strip():
-            repaired["surrounding_text"] += 1
-        return _unwrap(value, unread, repaired)
-    unread[failure] += 1
-    return entries
+    """The raw entries of the answer in ``body``: of its first list, else its objects (one a line, numbered).
+
+    Objects after a broken list are entries of it. Any other value that could be an answer is unread.
+    """
+    found = find_values(body)
+    answers = [f for f in found if f.failure or _could_answer(f.value)] or found[:1]
+    if not answers:
+        unread["no_json"] += 1
+        return []
+    for value in answers:
+        if value.failure:
+            unread[value.failure] += 1
+        elif value.loose:
+            repaired["loose_json"] += 1
+    place = next((i for i, f in enumerate(answers) if _is_list(f)), None)
+    if place is None:
+        kept = [f for f in answers if isinstance(f.value, dict) and not f.failure]
+    else:
+        kept = [answers[place]]
+        if answers[place].failure:
+            kept += takewhile(lambda f: isinstance(f.value, dict) and not _is_list(f), answers[place + 1 :])
+    starts = {f.start for f in kept}
+    if further := sum(not f.failure and f.start not in starts and f.value != kept[0].value for f in answers):
+        unread["more_values"] += further
+    if kept and not any(f.failure for f in answers) and _has_text_around(body, kept):
+        repaired["surrounding_text"] += 1
+    return _unwrap(kept, unread, repaired)
 
 
-def _unwrap(value: object, unread: Counter[str], repaired: Counter[str]) -> list[object]:
-    if isinstance(value, list):
-        return value
+def _could_answer(value: object) -> bool:
+    """Whether a value is an answer's rather than the text's, as ``[1]`` is."""
+    return (
+        isinstance(value, dict) or not value or any(isinstance(item, dict) for item in _listed(value) or ())
+    )
+
+
+def _listed(value: object) -> list[object] | None:
+    """The entries of a list, bare or in a wrapper; None for another value."""
     if isinstance(value, dict):
-        for name in _WRAPPERS:
-            if isinstance(value.get(name), list):
-                repaired["wrapper"] += 1
-                return list(value[name])
-        repaired["single_object"] += 1
-        return [value] if value else []
-    unread["not_a_list"] += 1
-    return []
+        value = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), list)), None)
+    return value if isinstance(value, list) else None
 
 
-def _salvage(body: str, start: int) -> tuple[list[object], str]:
-    """Complete entries of a broken list, and what is wrong: truncated, bad_json or too_deep."""
+def _is_list(found: Found) -> bool:
+    """Whether entries can be read of it: it is a list, and if it is broken some entry is complete."""
+    listed = _listed(found.value)
+    return listed is not None and (bool(listed) or not found.failure)
+
+
+def _has_text_around(body: str, kept: Sequence[Found]) -> bool:
+    ends, starts = [0, *(f.end for f in kept)], [*(f.start for f in kept), len(body)]
+    return any(body[end:start].strip(" \t\r\n,") for end, start in zip(ends, starts, strict=True))
+
+
+def _unwrap(kept: Sequence[Found], unread: Counter[str], repaired: Counter[str]) -> list[object]:
+    """The entries of the values that make up an answer: a list, then objects."""
     entries: list[object] = []
-    position = start
-    while body[start] == "[":
-        gap = _GAP.match(body, position + (position == start))
-        position = gap.end() if gap else position
-        if position == len(body):
-            return entries, "truncated"
-        try:
-            value, position = _DECODER.raw_decode(body, position)
-        except RecursionError:
-            return entries, "too_deep"
-        except json.JSONDecodeError:
-            break
-        entries.append(value)
-    return entries, "truncated" if _cut_off(body, position) else "bad_json"
-
-
-def _cut_off(body: str, start: int) -> bool:
-    """Whether decoding from ``start`` fails only because the text ends."""
-    try:
-        _DECODER.raw_decode(body, start)
-    except json.JSONDecodeError as error:
-        escape = "escape" in error.msg and error.pos >= len(body) - len("\\u0000")
-        return error.pos >= len(body) or error.msg.startswith("Unterminated string") or escape
-    except RecursionError:
-        return False
-    return False
+    objects = 0
+    for found in kept:
+        listed = _listed(found.value)
+        if listed is None:
+            objects += 1
+            entries += [found.value] if found.value else []
+        else:
+            entries += listed
+            if isinstance(found.value, dict):
+                repaired["wrapper"] += 1
+                if others := sum(bool(found.value.get(name)) for name in _WRAPPERS) - bool(listed):
+                    unread["more_values"] += others
+                if repeated := _repeated(found.value):
+                    unread["repeated_key"] += len(repeated)
+    if objects:
+        repaired["single_object" if objects == len(kept) == 1 else "objects"] += 1
+    return entries
 
 
 def _read_entry(
@@ -277,8 +265,10 @@ def _read_entry(
     if not isinstance(params, dict):
         unread["bad_params"] += 1
         return None, ()
+    if repeated := _repeated(entry) | _repeated(params):
+        unread["repeated_key"] += len(repeated)
     values, missing = _values(params, unread, repaired)
-    return Action(name=valid_utf8(name).strip(), params=values, status=status), missing
+    return Action(name=name.strip(), params=values, status=status), missing
 
 
 def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[object, Status | None, object]:
@@ -295,11 +285,17 @@ def _long_form(entry: Mapping[str, object], repaired: Counter[str]) -> tuple[obj
     name = None if name_key is None else entry[name_key]
     if params_key is not None:
         params = entry[params_key]
+        if ignored := entry.keys() - {name_key, status_key, params_key}:
+            repaired["ignored_key"] += len(ignored)
         return name, status, {} if params is None else params
     loose = {k: v for k, v in entry.items() if k not in (name_key, status_key)}
     if loose:
         repaired["loose_params"] += 1
     return name, status, loose
+
+
+def _repeated(value: object) -> frozenset[str]:
+    return value.repeated if isinstance(value, JsonObject) else frozenset()
 
 
 def _is_status(value: str) -> bool:
@@ -317,9 +313,9 @@ def _values(
             value = str(value).lower()
         if value is None or (isinstance(value, str) and not value.strip()):
             repaired["null_value"] += 1
-            missing.append(valid_utf8(name))
+            missing.append(name)
         elif isinstance(value, str):
-            read[valid_utf8(name)] = valid_utf8(value).strip()
+            read[name] = value.strip()
         else:
             unread["bad_value"] += 1
     return read, tuple(missing)

@@ -6,13 +6,12 @@ unknown: acting on it is neither right nor wrong, and it is counted by reason.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from statistics import mean
 
 from proactor.dialogue.dialogue import Dialogue, Interval, Reference, Status, Turn
+from proactor.dialogue.literal import says
 
 COUNTERS = (
     "dialogues",
@@ -25,8 +24,6 @@ COUNTERS = (
     "withdrawn",
 )
 """Counts of `count`; width_0 and wider: known windows of one turn, and of more."""
-
-_LETTER = re.compile(r"\w")
 
 
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
@@ -75,22 +72,12 @@ def params_at(reference: Reference, turn: int) -> dict[str, str]:
 
 
 def first_mention(turns: Sequence[Turn], spellings: Iterable[str]) -> int | None:
-    """The first turn whose text holds one of ``spellings``: literally, in any case, between word boundaries.
+    """The first turn whose text says one of ``spellings`` (`literal.says`).
 
     Literal matching is optimistic: a value may be said by chance, or offered before it is chosen.
     """
-    wanted = [(s.casefold().split()[0], _word_pattern(s)) for s in spellings if _LETTER.search(s)]
-    for turn in turns:
-        text = turn.text.casefold()
-        if any(word in text and pattern.search(text) for word, pattern in wanted):
-            return turn.index
-    return None
-
-
-@lru_cache(maxsize=65536)
-def _word_pattern(spelling: str) -> re.Pattern[str]:
-    words = r"\s+".join(re.escape(word) for word in spelling.casefold().split())
-    return re.compile(rf"(?<!\w){words}(?!\w)")
+    wanted = tuple(spellings)
+    return next((turn.index for turn in turns if any(says(turn.text, s) for s in wanted)), None)
 
 
 def mentions(

@@ -11,12 +11,12 @@ in training dialogues. `human` is the logged agent, the reference where a corpus
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.literal import find
 from proactor.dialogue.windows import last_decision
 
 Outputs = dict[int, tuple[Action, ...]]
@@ -105,14 +105,14 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
         for reference in dialogue.references:
             for name, value in reference.params.items():
                 values[reference.name, name].update((value, *reference.variants.get(name, ())))
-    patterns = {key: _any_of(known) for key, known in values.items() if any(v.strip() for v in known)}
+    spellings = {key: sorted(known) for key, known in values.items()}
 
     def policy(dialogue: Dialogue) -> Outputs:
         outputs: dict[int, list[Action]] = {turn: [] for turn in dialogue.decision_turns}
         for tool in catalog.offered_in(dialogue).tools:
             mentioned: dict[str, str] = {}
             for turn in dialogue.turns:
-                mentioned |= _find_values(tool, patterns, turn.text)
+                mentioned |= _find_values(tool, spellings, turn.text)
                 complete = tool.required and all(name in mentioned for name in tool.required)
                 if complete and turn.index in outputs:
                     action = Action(name=tool.name, params=dict(mentioned), status=Status.READY)
@@ -123,17 +123,17 @@ def values_in_text(training: Iterable[Dialogue], catalog: Catalog) -> Policy:
     return policy
 
 
-def _any_of(values: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for any of the values: on word boundaries, in any case, the longest that matches."""
-    longest_first = sorted({v.strip() for v in values if v.strip()}, key=lambda v: (-len(v), v))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
-
-
-def _find_values(tool: Tool, patterns: dict[tuple[str, str], re.Pattern[str]], text: str) -> dict[str, str]:
-    """The last value mentioned in ``text`` for each parameter of the tool that has one."""
+def _find_values(tool: Tool, spellings: Mapping[tuple[str, str], Sequence[str]], text: str) -> dict[str, str]:
+    """The last value that ``text`` says for each parameter of the tool; of those that overlap, the first and
+    longest. As ``text`` writes it, where folding keeps the places of its characters.
+    """
     values: dict[str, str] = {}
     for parameter in tool.parameters:
-        pattern = patterns.get((tool.name, parameter.name))
-        for match in pattern.finditer(text) if pattern else ():
-            values[parameter.name] = match.group()
+        said = [
+            (start, -end, v) for v in spellings[tool.name, parameter.name] for start, end in find(text, v)
+        ]
+        reached = 0
+        for start, end, value in sorted(said):
+            if start >= reached:
+                values[parameter.name], reached = text[start:-end] if text.isascii() else value, -end
     return values

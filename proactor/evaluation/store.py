@@ -113,9 +113,11 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
     required = {tool: frozenset(names) for tool, names in read.required.items()}
     rule = MatchRule(read.theta, required, read.optional)
     evaluations = {name: _load(evaluation, rule) for name, evaluation in read.evaluations.items()}
-    if read.version < VERSION:
-        for older in evaluations.values():
-            _score_again(read.dialogues, older, EXACT, f"{path}: {OLDER_NOTE}")
+    for loaded in evaluations.values():
+        if read.version < VERSION:
+            _score_again(read.dialogues, loaded, EXACT, f"{path}: {OLDER_NOTE}")
+        else:  # what is undefined now may have been saved as 0
+            loaded.metrics = aggregate(loaded.contributions)
     return read.dialogues, evaluations
 
 

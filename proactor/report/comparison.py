@@ -160,9 +160,14 @@ def table(
                 lines.setdefault(section, []).append(row)
                 continue
             others = {name: e.metrics[m.key] for name, e in trivial.items()}
-            best = bool(m.better) and all(
-                value is None or m.better * (new[m.key].estimate - value) >= 0
-                for value in (*others.values(), old[m.key].estimate)
+            value = new[m.key].estimate
+            best = (
+                bool(m.better)
+                and math.isfinite(value)
+                and all(
+                    other is None or math.isnan(other) or m.better * (value - other) >= 0
+                    for other in (*others.values(), old[m.key].estimate)
+                )
             )
             low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
             strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
@@ -193,6 +198,11 @@ def _span(old: Interval, new: Interval, others: Mapping[str, float | None]) -> t
 
 def rival(key: str, line: MetricLine, after: Evaluation, trivial: Mapping[str, Evaluation]) -> Rival:
     """The strongest trivial policy by a metric where higher is better; the logged human does not count."""
-    name = max((n for n in trivial if n != HUMAN), key=lambda n: trivial[n].metrics[key] or 0.0)
+    name = max((n for n in trivial if n != HUMAN), key=lambda n: _or_least(trivial[n].metrics[key]))
     margin = paired_difference([trivial[name].contributions], [after.contributions], [key])[key]
     return Rival(line, name, margin, behind=margin.high < 0)
+
+
+def _or_least(value: float | None) -> float:
+    """``value``, or less than any where it is undefined."""
+    return -math.inf if value is None else value

@@ -46,10 +46,11 @@ class Ruler:
 
     ``counters``: groups, requests (attempts), retries, cache_hits (also for a group twice in one batch),
     collapsed (candidates not sent because another one is the same), escaped (candidates that needed
-    escaping), scored_groups, clamped, missing_parts, dropped_groups, cache_bad_lines, and the failures of
-    single attempts: timeouts, rate_limited, connection, http, empty, too_long, bad_json, wrong_ids,
-    bad_scores. Always ``groups = scored_groups + dropped_groups`` and
-    ``requests = groups - cache_hits + retries``. A group without candidates counts nowhere.
+    escaping), scored_groups, clamped, missing_parts, further_verdicts (in one answer; the first counts),
+    dropped_groups, cache_bad_lines, and the failures of single attempts: timeouts, rate_limited, connection,
+    http, empty, too_long, bad_json, wrong_ids, bad_scores. Always
+    ``groups = scored_groups + dropped_groups`` and ``requests = groups - cache_hits + retries``. A group
+    without candidates counts nowhere.
 
     ``failure``: the reason of the last attempt without a usable verdict, in one line.
 
@@ -178,6 +179,7 @@ class Ruler:
             return None
         self.counters["clamped"] += verdict.clamped
         self.counters["missing_parts"] += verdict.missing_parts
+        self.counters["further_verdicts"] += verdict.further
         return verdict
 
     def _scores_by_candidate(

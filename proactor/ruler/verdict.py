@@ -6,22 +6,21 @@ matched by id and clamped to 0..1 (counted), and NaN, infinities, booleans and t
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proactor.dialogue.json_values import JsonObject, Number, find_values
 from proactor.dialogue.parse import split_thought
 
 Reason = Literal["bad_json", "wrong_ids", "bad_scores"]
 
 LONGEST = 200_000
-"""Characters of an answer that are read."""
+"""Characters of an answer; a longer one is no verdict."""
 
-STARTS = 32
-"""Opening brackets that are tried as the beginning of a verdict."""
+LONGEST_NUMBER = 400
+"""Characters of a number; a longer one is no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Scores by id. Counts: ``clamped``, numbers outside 0..1; ``missing_parts``, sub-scores not given."""
+    """Scores by id. Counts: ``clamped``, numbers outside 0..1; ``missing_parts``, sub-scores not given;
+    ``further``, other verdicts in the answer, which are not read.
+    """
 
     scores: dict[str, Score]
     clamped: int = 0
     missing_parts: int = 0
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,17 @@ def verdict_schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, A
 def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Verdict | Unusable:
     """Read a judge's answer. Any string gives a `Verdict` over exactly ``ids``, or an `Unusable`.
 
-    Text around the JSON, code fences and a closed thinking block are skipped; the first JSON value of a
-    verdict's form counts. An id may be a number. Sub-scores other than ``parts`` are ignored.
+    A closed thinking block is skipped, and what `find_values` passes over. The first value of a verdict's
+    form counts, else the objects with an id (one a line). An id may be a number. Sub-scores other than
+    ``parts`` are ignored; of a key with two values, neither counts.
     """
-    entries = next(_verdicts(text), None)
-    if entries is None:
+    if len(text) > LONGEST:
+        return Unusable("bad_json", f"{len(text)} characters, more than {LONGEST}: {text[:80]!r}")
+    verdicts = list(_verdicts(text))
+    if not verdicts:
         return Unusable("bad_json", f"no verdict in {text[:80]!r}")
-    given_ids = [_read_id(entry.get("id")) for entry in entries]
+    entries = verdicts[0]
+    given_ids = [None if "id" in entry.repeated else _read_id(entry.get("id")) for entry in entries]
     if len(given_ids) != len(ids) or set(given_ids) != set(ids):
         return Unusable("wrong_ids", f"ids {given_ids[:20]} for {list(ids)}"[:200])
     scores: dict[str, Score] = {}
@@ -84,55 +90,48 @@ def read_verdict(text: str, ids: Sequence[str], parts: Sequence[str] = ()) -> Ve
             if part != "score" and part not in entry:
                 missing += 1
                 continue
-            number = entry.get(part)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-                return Unusable("bad_scores", f"{part} of {name} is {str(number)[:40]!r}")
-            numbers[part] = min(max(float(number), 0.0), 1.0)
+            number = None if part in entry.repeated else _read_number(entry.get(part))
+            if number is None:
+                given = "given twice" if part in entry.repeated else str(entry.get(part))
+                return Unusable("bad_scores", f"{part} of {name} is {given[:40]!r}")
+            numbers[part] = min(max(number, 0.0), 1.0)
             clamped += numbers[part] != number
         explanation = entry.get("explanation")
         value = numbers.pop("score")
         scores[str(name)] = Score(value, numbers, explanation if isinstance(explanation, str) else "")
-    return Verdict(scores, clamped, missing)
+    further = sum(other != entries for other in verdicts[1:])
+    return Verdict(scores, clamped, missing, further)
 
 
-def _verdicts(text: str) -> Iterator[list[dict[str, Any]]]:
-    """The JSON values in ``text`` of a verdict's form: ``{"scores": [{…}, …]}``, or that list alone."""
-    _, text = split_thought(text[:LONGEST])
+def _read_number(value: object) -> float | None:
+    """A finite number; None for any other value, texts and booleans included."""
+    if not isinstance(value, Number):
+        return None
+    number = float(value[:LONGEST_NUMBER])
+    return number if math.isfinite(number) and len(value) <= LONGEST_NUMBER else None
+
+
+def _verdicts(text: str) -> Iterator[list[JsonObject]]:
+    """What has a verdict's form in ``text``: ``{"scores": [{…}, …]}``, that list alone, or its objects."""
+    _, text = split_thought(text)
     if text.startswith("<think>"):
         return  # cut off while thinking: any verdict in it is a draft
-    position, starts = 0, 0
-    while (match := re.compile(r"[\[{]").search(text, position)) and starts < STARTS:
-        starts += 1
-        try:
-            value, position = _DECODER.raw_decode(text, match.start())
-        except (ValueError, RecursionError):  # ValueError also for an integer of thousands of digits
-            position = match.start() + 1
+    loose: list[JsonObject] = []
+    for found in find_values(text):
+        value = found.value
+        if found.failure:
             continue
-        entries = value.get("scores") if isinstance(value, dict) else value
-        if isinstance(entries, list) and entries and all(isinstance(e, dict) and "id" in e for e in entries):
-            yield entries
+        if isinstance(value, JsonObject) and "id" in value and "scores" not in value:
+            loose.append(value)
+            continue
+        if isinstance(value, JsonObject):
+            value = None if "scores" in value.repeated else value.get("scores")
+        if isinstance(value, list) and value and all(isinstance(e, JsonObject) and "id" in e for e in value):
+            yield value
+    if loose:
+        yield loose
 
 
 def _read_id(value: object) -> str | None:
     """An id as text; None for what cannot be one."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**9:
-        return None
-    return format(value, "d")
-
-
-def _parse_int(digits: str) -> float | int:
-    """A float where Python's int would be slow to convert."""
-    return int(digits) if len(digits) < 18 else float(digits)
-
-
-def _build_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. A key given twice gets an unusable value: which one was meant cannot be known."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        values[key] = "given twice" if key in values and key != "explanation" else value
-    return values
-
-
-_DECODER = json.JSONDecoder(parse_int=_parse_int, object_pairs_hook=_build_object, strict=False)
+    return value.strip() if isinstance(value, str) else None

@@ -6,13 +6,14 @@ Percentile intervals [INFERRED: the methods name a bootstrap by dialogue, not it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from proactor.engine import ProactorError
-from proactor.scoring.arrays import Array
+from proactor.scoring.arrays import Array, ratio
 from proactor.scoring.metrics import FIELDS, Contribution, matrix, metrics_of
 
 KEYS = (
@@ -95,7 +96,8 @@ def paired_difference(
 
     One inner list per seed; before[i] and after[i] must hold the same dialogues, else ProactorError is
     raised. A resample uses one draw of dialogues for both systems and every seed, so that the runs of a
-    dialogue stay together. The difference of corpus metrics is averaged over seeds, which are not resampled.
+    dialogue stay together. The difference of corpus metrics is averaged over seeds, which are not resampled;
+    a seed where it is undefined is left out.
     """
     if not before or len(before) != len(after):
         raise ProactorError(f"bootstrap: {len(before)} seeds before, {len(after)} after")
@@ -103,17 +105,28 @@ def paired_difference(
     if not ids:
         raise ProactorError("bootstrap: no dialogues")
     weights = _weights(len(ids), resamples, seed)
-    drawn = {key: np.zeros(resamples) for key in keys}
-    exact = dict.fromkeys(keys, 0.0)
+    drawn: dict[str, list[Array]] = {key: [] for key in keys}
+    exact: dict[str, list[float]] = {key: [] for key in keys}
     for old, new in zip(before, after):
         _check_paired(old, new)
         a, b = _align_rows(old, ids), _align_rows(new, ids)
         old_drawn, new_drawn = metrics_of(weights @ a), metrics_of(weights @ b)
         old_exact, new_exact = metrics_of(a.sum(axis=0)), metrics_of(b.sum(axis=0))
         for key in keys:
-            drawn[key] += (new_drawn[key] - old_drawn[key]) / len(before)
-            exact[key] += float(new_exact[key] - old_exact[key]) / len(before)
-    return {key: _interval(exact[key], drawn[key], level) for key in keys}
+            drawn[key].append(new_drawn[key] - old_drawn[key])
+            exact[key].append(float(new_exact[key] - old_exact[key]))
+    return {
+        key: _interval(
+            float(_mean_over_seeds(np.array(exact[key]))), _mean_over_seeds(np.array(drawn[key])), level
+        )
+        for key in keys
+    }
+
+
+def _mean_over_seeds(values: Array) -> Array:
+    """[seeds, ...] -> [...]: the mean of the values that are no NaN; NaN where none is."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0), np.nan)
 
 
 def _check_paired(before: Sequence[Contribution], after: Sequence[Contribution]) -> None:
@@ -143,7 +156,8 @@ def _weights(dialogues: int, resamples: int, seed: int) -> Array:
 
 def _interval(estimate: float, drawn: Array, level: float) -> Interval:
     tail = (1 - level) / 2
-    low, high = np.nan, np.nan
+    low, high = math.nan, math.nan
     if not np.isnan(drawn).all():
-        low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high), level)
+        low, high = map(float, np.nanquantile(drawn, [tail, 1 - tail]))
+    # math.nan is one object: intervals that are undefined alike compare equal
+    return Interval(math.nan if math.isnan(estimate) else estimate, low, high, level)

@@ -6,7 +6,8 @@ The headline is exact: all required values are right. Its forms by similarity (a
 are called ``similarity_*``; AC, MaxAC, PT, FTR, RAR, PRI and the utility are by similarity.
 
 Every metric is a function of sums over dialogues (`FIELDS`), so that `bootstrap.py` can recompute it for any
-resample. An empty denominator gives 0, except for Difference and the leads, which are then undefined (None).
+resample. An empty denominator gives 0, except for values_right, saved_each, Difference and the leads, which
+are then undefined (None).
 
 Caution: absolute PRI is 1 for one correct action in a whole corpus, and for firing at every open turn. Read
 it beside first-fire F1 (one fire per reference; a repeat is false), recall, and trivial policies
@@ -233,15 +234,15 @@ def metrics_of(sums: Array) -> dict[str, Array]:
     """Metrics from sums: [..., len(FIELDS)] float64 -> each [...]; undefined ones are NaN.
 
     reward: mean turn reward. values_right: share of the first fires that are right by similarity (tool, time,
-    half of the values) whose required values are all right. utility: mean over dialogues (see utility.py).
-    The others: `_rule_metrics`, exact under their names and by similarity as ``similarity_*``, and
-    `_repeat_metrics`. null_share and width_0_share: references with an unknown window among all, and with a
-    window of a single turn, where no turn can be won, among the known ones.
+    half of the values) whose required values are all right, undefined without any. utility: mean over
+    dialogues (see utility.py). The others: `_rule_metrics`, exact under their names and by similarity as
+    ``similarity_*``, and `_repeat_metrics`. null_share and width_0_share: references with an unknown window
+    among all, and with a window of a single turn, where no turn can be won, among the known ones.
     """
     v = {name: sums[..., i] for i, name in enumerate(FIELDS)}
     return {
         "reward": ratio(v["reward_sum"], v["rewarded"]),
-        "values_right": ratio(v["values_right_hits"], v["similarity_first_hits"]),
+        "values_right": ratio(v["values_right_hits"], v["similarity_first_hits"], np.nan),
         **_rule_metrics(v),
         **{f"similarity_{key}": value for key, value in _rule_metrics(v, "similarity_").items()},
         "utility": ratio(v["utility_sum"], v["dialogues"]),

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from proactor.files import valid_utf8
 from proactor.sources.base import Malformed
 
 INSTRUCTIONS = frozenset({"system", "developer"})
@@ -119,13 +120,16 @@ def _tool_name(tool: object) -> object:
 def params_as_text(params: Mapping[str, Any], counters: Counter[str]) -> dict[str, str]:
     """The values of an action as text: a number as it is written, a list by its items, an object as JSON.
 
-    Values that are null were not given. Others that were no text are counted (`values_as_text`).
+    Values that are null were not given. Others that were no text are counted (`values_as_text`), and so are
+    those with half of a surrogate pair, which becomes a question mark (`broken_characters`).
     """
     texts: dict[str, str] = {}
     for name, value in params.items():
         if value is None:
             continue
-        texts[name] = value if isinstance(value, str) else _value_text(value)
+        text = value if isinstance(value, str) else _value_text(value)
+        texts[name] = valid_utf8(text)
+        counters["broken_characters"] += texts[name] != text
         counters["values_as_text"] += not isinstance(value, str)
     return texts
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from proactor.config import ConfigError
 
+OWN = ("none", "start", "best", "last")
+"""Names of the bare model and of a run's own adapters."""
+
 
 def adapter_folder(run: Path, name: str) -> Path | None:
     """The folder of an adapter named on the command line: start, best, last or a path; None for "none".
@@ -15,7 +18,7 @@ def adapter_folder(run: Path, name: str) -> Path | None:
     if name == "none":
         return None
     inside = run / name
-    folder = inside if name in ("start", "best", "last") else Path(name)
+    folder = inside if name in OWN else Path(name)
     if not (folder.is_dir() and _holds_adapter(folder)):
         raise ConfigError(f"{folder}: no adapter there (none, start, best, last of the run, or a folder)")
     return folder

@@ -12,6 +12,7 @@
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
                                      trivial policies played them
       summary.json                   their metrics side by side, paired intervals, seconds
+      evaluate-*.json                written by `proactor evaluate` (`training.evaluation_files`)
       scores/, thresholds.json, tradeoff.json, probabilities.json
                                      written by `proactor calibrate`, for one of the adapters
 
@@ -123,7 +124,7 @@ class Run:
 
     def clear(self) -> None:
         """Delete the files of a run, the state first: after a kill in between, nothing looks resumable."""
-        for name in (*FILES, *FOLDERS):
+        for name in (*FILES, *FOLDERS, *(file.name for file in self.folder.glob("evaluate-*.json"))):
             remove(self.folder / name)
 
     def _check_config(self, config: RunConfig) -> None:

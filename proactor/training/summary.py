@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import load_comparable, notes_of
 from proactor.files import SourceError
+from proactor.scoring.arrays import mean_defined
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
 from proactor.training.origin import origin
 from proactor.training.outcome import Outcome
@@ -68,7 +70,8 @@ def summarise(evaluations: Mapping[str, Evaluation], resamples: int) -> dict[str
 def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
     """Runs that differ by seed, pooled: before and after (means over runs) and their paired difference.
 
-    The bootstrap draws the same dialogues for all runs. ``rising`` counts the runs in which each metric went
+    The bootstrap draws the same dialogues for all runs. A run where a metric is undefined is left out of its
+    mean and of its difference. ``rising`` counts the runs in which each metric went
     up; ``notes``, where there are any, says which runs were scored again. Raises SourceError for a folder
     that is listed twice, has no evaluations, or other dialogues than the first, and as `load_comparable`.
     """
@@ -84,19 +87,28 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
             raise SourceError(f"{folder}: holds other dialogues than {folders[0]}, so they cannot be pooled")
     sides = {name: [run[name].contributions for run in runs] for name in ("before", "after")}
     difference = paired_difference(sides["before"], sides["after"], resamples=resamples)
-    values = {name: {k: [run[name].metrics[k] or 0.0 for run in runs] for k in KEYS} for name in sides}
+    values = {name: {k: [run[name].metrics[k] for run in runs] for k in KEYS} for name in sides}
     notes = notes_of(evaluation for run in runs for evaluation in run.values())
     return {
-        **{name: {k: sum(v) / len(v) for k, v in side.items()} for name, side in values.items()},
+        **{name: {k: mean_defined(v) for k, v in side.items()} for name, side in values.items()},
         "difference": interval_values(difference),
-        "rising": {
-            k: sum(a > b for b, a in zip(values["before"][k], values["after"][k], strict=True)) for k in KEYS
-        },
+        "rising": {k: count_above(values["after"][k], values["before"][k]) for k in KEYS},
         "runs": len(runs),
         **({"notes": notes} if notes else {}),
     }
 
 
-def interval_values(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Intervals by metric as plain values: estimate, low, high."""
-    return {key: {"estimate": i.estimate, "low": i.low, "high": i.high} for key, i in intervals.items()}
+def count_above(first: Sequence[float | None], second: Sequence[float | None]) -> int:
+    """The number of runs in which ``first`` is above ``second``, both being defined."""
+    return sum(a is not None and b is not None and a > b for a, b in zip(first, second, strict=True))
+
+
+def interval_values(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    """Intervals by metric as plain values: estimate, low, high; None where undefined."""
+    return {
+        key: {
+            name: value if math.isfinite(value) else None
+            for name, value in (("estimate", i.estimate), ("low", i.low), ("high", i.high))
+        }
+        for key, i in intervals.items()
+    }

@@ -78,9 +78,7 @@ def test_every_reward_from_one_start_and_a_second_call(
     assert list(one["rewards"]) == names and list(two["rewards"]) == names[1:]
     assert [one["rewards"][name]["runs"] for name in names] == [1, 2, 2]
     for name in names:
-        assert one["rewards"][name]["before"] == {
-            k: pytest.approx(one["systems"]["start"][k] or 0.0) for k in KEYS
-        }
+        assert one["rewards"][name]["before"] == {k: pytest.approx(one["systems"]["start"][k]) for k in KEYS}
     assert one["rewards"]["rac"]["over_rac"] == {} and one["rewards"]["adaptive_ruler"][
         "over_rac"
     ].keys() == set(KEYS)
@@ -135,7 +133,7 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
     part = results["rewards"]["rac"]["parts"]["unseen_domain"]
     own = aggregate(c for c in named["after"].contributions if c.dialogue in dining)
     assert 0 < part["dialogues"] == len(dining) < 6
-    assert part["after"] == {key: pytest.approx(own[key] or 0.0) for key in KEYS}
+    assert part["after"] == {key: pytest.approx(own[key]) for key in KEYS}
     assert part["after"]["reward"] != pytest.approx(results["rewards"]["rac"]["after"]["reward"])
 
 

@@ -330,3 +330,8 @@ def test_a_body_that_was_packed_unasked_is_read_where_it_can_be() -> None:
     with FakeEndpoint([packed(json.dumps(answer).encode()), packed(b"{}", "br")]) as fake:
         assert ask(fake)[0] == "hi"
         assert "content-encoding 'br'" in str(ask(fake)[0])
+
+
+def test_half_a_surrogate_pair_in_a_reply_becomes_a_question_mark() -> None:
+    with FakeEndpoint([ok("cut \ud83d")]) as fake:
+        assert ask(fake)[0] == "cut ?"

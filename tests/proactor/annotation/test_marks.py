@@ -272,3 +272,29 @@ def test_the_schema_is_closed_and_asks_for_everything_as_strict_servers_want() -
     book = answer_schema(TOOLS)["properties"]["actions"]["items"]["anyOf"][0]["properties"]
     assert book["name"]["enum"] == ["book"] and book["status"]["enum"] == [s.value for s in MarkStatus]
     assert book["params"]["properties"]["people"] == {"type": ["integer", "null"]}
+
+
+@pytest.mark.parametrize("value", ["\\ud800", "\\u0000", "\\u001b[0m", "\ud800"])
+def test_any_characters_in_a_value_are_text(value: str) -> None:
+    read = MarkReader(BOOKING, TOOLS).read(
+        7, f'[{{"name":"note","status":"READY","params":{{"text":"{value}"}}}}]'
+    )
+    (noted,) = read.marks
+    noted.params["text"].encode()
+    assert not read.drops
+
+
+def test_objects_one_a_line_are_read_and_what_cannot_be_is_counted() -> None:
+    book, note = '{"name":"book","status":"PENDING"}', '{"name":"note","status":"READY"}'
+    reader = MarkReader(BOOKING, TOOLS)
+    assert [m.name for m in reader.read(3, f"1. {book}\n2. {note}").marks] == ["book", "note"]
+    assert reader.read(3, f"[{book}] or [{note}]").drops == Counter(more_values=1)
+    assert reader.read(3, book.replace("PENDING", 'PENDING","status":"READY')).drops == Counter(
+        repeated_key=1
+    )
+    assert (
+        reader.read(3, f'{{"actions":[{book},{{"na').marks
+        and reader.read(3, "{'name':'book','status':'READY'}").marks
+    )
+    many = "".join(f'{{"name":"note","status":"READY","params":{{"text":"{i}"}}}}' for i in range(700))
+    assert len(reader.read(7, f"[{many}]").marks) == 700

@@ -13,7 +13,7 @@ from proactor.calibration.store import fingerprint, load_probabilities, score_pa
 from proactor.calibration.thresholds import Thresholds
 from proactor.calibration.tradeoff import load_trade_offs
 from proactor.commands.calibrate import calibrate
-from proactor.config import ConfigError
+from proactor.commands.common import UsageError
 from proactor.files import SourceError
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
@@ -77,7 +77,7 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path
     heat = load_probabilities(folder / "probabilities.json")
     assert len(heat) == 1 and heat[0].turns[0].tools
     same = CliRunner().invoke(app, [file, "--adapter", "none", "--split", "dev"])
-    assert isinstance(same.exception, ConfigError) and "say nothing about that part" in str(same.exception)
+    assert isinstance(same.exception, UsageError) and "say nothing about that part" in str(same.exception)
     done = CliRunner().invoke(app, [file, "--adapter", "none", "--similarity"])
     assert not load_trade_offs(folder / "tradeoff.json").exact and "half of the values" in done.output
     (folder / "probabilities.json").write_text('[{"dialogue_id": 3}]')

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from proactor.catalogs import CatalogError, read_catalog
 from proactor.commands.catalog import REMARKS, catalog
-from proactor.config import ConfigError
+from proactor.commands.common import UsageError
 
 APP = typer.Typer()
 APP.command()(catalog)
@@ -71,7 +71,7 @@ def test_it_writes_what_a_person_edits(tools: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(written))
     assert not read_catalog(file)["book_table"].confirm
     assert "exists already, perhaps with edits of yours; --force replaces it" in call(
-        tools, "-o", tmp_path, error=ConfigError
+        tools, "-o", tmp_path, error=UsageError
     )
     assert not read_catalog(file)["book_table"].confirm
     again = call(file, "-o", tmp_path / "new" / "c.json")
@@ -96,16 +96,16 @@ def test_rendering(tools: Path, tmp_path: Path) -> None:
     template.write_text("{% for t in tools %}<{{ t.name }}>{% endfor %}")
     assert call(tools, "--render", template) == "<book_table><frob><zork>\n"
     template.write_text("fine\n{% for t %}")
-    assert f"{template}: line 2: " in call(tools, "--render", template, error=ConfigError)
+    assert f"{template}: line 2: " in call(tools, "--render", template, error=UsageError)
     template.write_text("{{ nothing.name }}")
-    assert "'nothing' is undefined" in call(tools, "--render", template, error=ConfigError)
-    assert "neither full, compact nor a template" in call(tools, "--render", "nice", error=ConfigError)
+    assert "'nothing' is undefined" in call(tools, "--render", template, error=UsageError)
+    assert "neither full, compact nor a template" in call(tools, "--render", "nice", error=UsageError)
 
 
 def test_formats(tools: Path) -> None:
     assert "3 tools" in call(tools, "--format", "openai")
     assert "--format xml: not one of auto, proactor, openai" in call(
-        tools, "--format", "xml", error=ConfigError
+        tools, "--format", "xml", error=UsageError
     )
     assert "service_name" in call(tools, "--format", "sgd", error=CatalogError)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 
 import proactor
 from proactor import cli
+from proactor.catalogs import FORMATS, write_catalog
+from proactor.catalogs.proactor import NAME
+from proactor.commands import catalog as commands_catalog
 from proactor.config_file import load_config
+from proactor.sources import load
 from proactor.training.outcome import Outcome
 from tests.proactor.runs import config_file
 
@@ -128,6 +133,75 @@ def test_evaluations_of_other_splits_do_not_replace_each_other(trained: Path) ->
     assert (folder / "evaluate-test-last.json").read_bytes() == first
     assert (folder / "evaluate-test-train-last.json").exists()
     assert (folder / "evaluate-test-all-last.json").exists()
+
+
+def test_an_evaluation_of_something_else_has_a_file_of_its_own(trained: Path, tmp_path: Path) -> None:
+    folder = load_config(trained).folder
+    call("evaluate", trained, "--adapter", "last")
+    own = (folder / "evaluate-test-last.json").read_bytes()
+    known = set(folder.glob("evaluate-*.json"))
+
+    def written(*overrides: str, adapter: object = "last") -> str:
+        """The name of the one file that a call adds."""
+        call("evaluate", trained, "--adapter", adapter, *overrides)
+        (file,) = set(folder.glob("evaluate-*.json")) - known
+        known.add(file)
+        return file.name
+
+    assert written("data.test.limit=1") == "evaluate-test-limit-1-last.json"
+    other = tmp_path / "windows.jsonl"
+    dialogues = load("synthetic", limit=2, seed=9, size=40)
+    other.write_text("".join(f"{d.model_dump_json()}\n" for d in dialogues.dialogues))
+    write_catalog(dialogues.catalog, tmp_path / "catalog.json")
+    source = ("data.source=jsonl", f"data.path={other}", "data.options={}", "data.keep={}")
+    everything = [f"data.{part}.split=null" for part in ("train", "dev", "test")]
+    name = written(*source, *everything)
+    assert re.fullmatch("evaluate-test-all-jsonl-[0-9a-f]{8}-last.json", name)
+    assert json.loads((folder / name).read_text())["played"] == {"source": "jsonl", "split": None, "limit": 2}
+    digests = {written("data.seed=4"), written("eval.max_tokens=7"), written(adapter=folder / "best")}
+    assert all(re.fullmatch("evaluate-test-(best-)?[0-9a-f]{8}(-last)?.json", digest) for digest in digests)
+    call("evaluate", trained, "--adapter", "last", "eval.resamples=100", "data.dev.limit=1")
+    assert set(folder.glob("evaluate-*.json")) == known
+    call("evaluate", trained, "--adapter", "last")
+    assert (folder / "evaluate-test-last.json").read_bytes() == own
+
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pydantic",
+    "pydantic_core",
+    "jinja2",
+    "yaml",
+    "matplotlib",
+}
+COMMANDS = "catalog annotate train evaluate report calibrate compare sample pool pretrain demo".split()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-h"], ["--version"], [], *([name, "--help"] for name in COMMANDS)], ids=str
+)
+def test_help_and_version_import_nothing_slow(arguments: list[str], repo_root: Path) -> None:
+    code = (
+        "import sys; from proactor import cli\n"
+        f"sys.argv = ['proactor', *{arguments!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        # some versions of typer import pydantic themselves to convert a command's options
+        "known = {'pydantic', 'pydantic_core'} if 'typer._adapters' in sys.modules else set()\n"
+        f"slow = {HEAVY!r} & set(sys.modules) - known; sys.exit(str(slow) if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or done.stderr.strip()
+
+
+def test_help_names_every_command_and_format() -> None:
+    named = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert named == COMMANDS
+    assert commands_catalog.FORMATS == FORMATS and commands_catalog.NAME == NAME
 
 
 def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 import proactor
 import proactor.kernels
-from proactor import cli
-from proactor.commands import catalog
+from proactor import catalogs, cli
 from proactor.config_file import load_config
 from proactor.engine import ProactorError
 from proactor.evaluation.store import save_evaluations
@@ -32,7 +31,7 @@ def run_catalog(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def read(source: str, format: str) -> None:
         raise error
 
-    monkeypatch.setattr(catalog, "read", read)
+    monkeypatch.setattr(catalogs, "read", read)
     monkeypatch.setattr(sys, "argv", ["proactor", "catalog", "x"])
     cli.main()
 
@@ -85,8 +84,8 @@ def test_anything_else_is_a_bug(monkeypatch: pytest.MonkeyPatch, bug: Exception)
 
 def test_a_bug_shows_its_traceback(repo_root: Path) -> None:
     code = (
-        "import sys; from proactor import cli; from proactor.commands import catalog\n"
-        "catalog.read = lambda source, format: {}['planted']\n"
+        "import sys; from proactor import catalogs, cli\n"
+        "catalogs.read = lambda source, format: {}['planted']\n"
         "sys.argv = ['proactor', 'catalog', 'x']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)

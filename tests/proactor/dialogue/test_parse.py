@@ -168,3 +168,38 @@ def test_half_a_surrogate_pair_becomes_text() -> None:
 def test_a_thought_that_the_prompt_opened_does_not_fire(text: str, thought: bool, fired: list[str]) -> None:
     assert [action.name for action in parse(text).actions] == fired
     assert (split(text).think is not None) == thought
+
+
+BOOK = '{"READY":"book","date":"Monday"}'
+CALL = '{"READY":"call"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "repaired", "unread"),
+    [
+        (f"{BOOK}\n{CALL}", ["book", "call"], {"objects": 1}, {}),
+        (f"1. {BOOK}\n2. {CALL}", ["book", "call"], {"objects": 1, "surrounding_text": 1}, {}),
+        (f"- {BOOK}", ["book"], {"single_object": 1, "surrounding_text": 1}, {}),
+        (
+            "```python\n[{'READY': 'book', 'date': None},]\n```",
+            ["book"],
+            {"loose_json": 1, "surrounding_text": 1, "null_value": 1},
+            {},
+        ),
+        (f"As in [1]: [{BOOK}]", ["book"], {"surrounding_text": 1}, {}),
+        (f"[{BOOK}] or [{CALL}]", ["book"], {"surrounding_text": 1}, {"more_values": 1}),
+        (f"Perhaps {BOOK}? No: []", [], {"surrounding_text": 1}, {"more_values": 1}),
+        (f"[{BOOK}]\n\n[{BOOK}]", ["book"], {"surrounding_text": 1}, {}),
+        (f'[{BOOK},{{"READY" "x"}},{CALL}]', ["book", "call"], {"objects": 1}, {"bad_json": 1}),
+        (f'{{"actions":[{BOOK},{{"REA', ["book"], {"wrapper": 1}, {"truncated": 1}),
+        (f'{{"actions":[{BOOK}],"calls":[{CALL}]}}', ["book"], {"wrapper": 1}, {"more_values": 1}),
+        ('[{"READY":"book","day":"a","day":"b"}]', ["book"], {}, {"repeated_key": 1}),
+        ('[{"name":"book","params":{},"day":"a"}]', ["book"], {"no_status": 1, "ignored_key": 1}, {}),
+    ],
+)
+def test_forms_of_lists_and_what_stands_beside_them(
+    text: str, names: list[str], repaired: dict[str, int], unread: dict[str, int]
+) -> None:
+    read = parse(text)
+    assert [action.name for action in read.actions] == names
+    assert (read.repaired, read.unread) == (repaired, unread)

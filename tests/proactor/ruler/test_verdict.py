@@ -148,3 +148,31 @@ def test_the_schema_asks_for_each_id_and_part() -> None:
     assert item["properties"]["id"]["enum"] == ["1", "2"]
     assert item["required"] == ["id", "explanation", "timing", "score"]
     assert item["additionalProperties"] is False
+
+
+ONE, TWO = '{"id":"1","score":1}', '{"id":"2","score":0}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ONE}\n{TWO}",
+        f"1. {ONE}\n2. {TWO}",
+        f"```json\n{ONE}\n{TWO}\n```",
+        "{'scores': [{'id': '1', 'score': 1}, {'id': '2', 'score': 0},]}",
+        f"[oops {ONE}] is broken, so [{ONE},{TWO}]",
+    ],
+)
+def test_other_forms_of_the_list(text: str) -> None:
+    assert values(read_verdict(text, IDS)) == {"1": 1.0, "2": 0.0}
+
+
+def test_another_verdict_in_an_answer_is_counted() -> None:
+    read = read_verdict(f"[{ONE},{TWO}] or [{TWO},{ONE}] or [{ONE},{TWO}]", IDS)
+    assert values(read) == {"1": 1.0, "2": 0.0} and isinstance(read, Verdict) and read.further == 1
+
+
+def test_half_a_surrogate_pair_in_an_explanation_becomes_text() -> None:
+    text = f'{{"scores":[{{"id":"1","explanation":"\\ud83d","score":1}},{TWO}]}}'
+    read = read_verdict(text, IDS)
+    assert isinstance(read, Verdict) and read.scores["1"].explanation == "?"

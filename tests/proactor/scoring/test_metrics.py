@@ -164,7 +164,7 @@ def test_published_differences_follow_from_ac_and_max_ac() -> None:
 
 def test_no_prediction_and_no_dialogue() -> None:
     m = score(users(6, BOOK), {})
-    assert {k: m[k] for k in KEYS} == dict.fromkeys(KEYS, 0.0)
+    assert {k: m[k] for k in KEYS} == dict.fromkeys(KEYS, 0.0) | {"values_right": None}
     assert m["difference"] is None and m["lead"] is None
     assert aggregate([])["first_fire_f1"] == 0.0
 

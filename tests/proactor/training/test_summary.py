@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from proactor.console import metrics_table
+from proactor.evaluation.paired import compare_runs
 from proactor.evaluation.play import Evaluation, evaluate_policies
-from proactor.evaluation.store import save_evaluations
+from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.files import SourceError
+from proactor.report.comparison import table
+from proactor.scoring.bootstrap import KEYS
 from proactor.sources import load
 from proactor.training.summary import pool_runs
 
@@ -48,3 +55,42 @@ def test_one_run_does_not_count_as_two_seeds(tmp_path: Path) -> None:
     for again in (first, tmp_path / "link", tmp_path / "link" / ".." / "a"):
         with pytest.raises(SourceError, match="listed twice"):
             pool_runs([first, again])
+
+
+def test_an_undefined_metric_is_no_zero_and_no_nan(tmp_path: Path) -> None:
+    """A policy that never fires has no first fire whose values could be right."""
+    first, known = run(tmp_path / "a", 0, "never", "always")
+    second, _ = run(tmp_path / "b", 0, "always", "values_seen")
+    always, seen = (known[k].metrics["values_right"] for k in ("always", "values_seen"))
+    assert known["never"].metrics["values_right"] is None and always is not None and seen is not None
+    summary = pool_runs([first, second], resamples=100)
+    assert summary["before"]["values_right"] == pytest.approx(always)  # of the one run that has it
+    assert summary["difference"]["values_right"]["estimate"] == pytest.approx(seen - always)
+    alone = pool_runs([first], resamples=100)
+    assert alone["before"]["values_right"] is None and alone["rising"]["values_right"] == 0
+    assert set(alone["difference"]["values_right"].values()) == {None}
+    json.dumps([summary, alone], allow_nan=False)
+    output = io.StringIO()
+    systems = {name: alone[name] for name in ("before", "after")}
+    Console(file=output, width=120).print(metrics_table("t", systems, KEYS, alone["difference"]))
+    row = next(line for line in output.getvalue().splitlines() if "values right" in line)
+    assert row.split("│")[2].strip() == "–" == row.split("│")[4].strip()
+
+
+def test_a_zero_saved_for_an_undefined_metric_is_undefined_when_read(tmp_path: Path) -> None:
+    folder, _ = run(tmp_path / "a", 0, "never", "always")
+    file = folder / "evaluations.json"
+    value = json.loads(file.read_text())
+    value["evaluations"]["before"]["metrics"]["values_right"] = 0.0
+    file.write_text(json.dumps(value))
+    dialogues, systems = load_evaluations(file)
+    assert systems["before"].metrics["values_right"] is None
+    compared = compare_runs(
+        ("x", "y"), (dialogues, dialogues), (systems["before"], systems["after"]), resamples=100
+    )
+    change = compared.metrics["values_right"]
+    assert change.first is None and change.difference is None and not change.clear
+    lines = table(systems["before"], systems["after"], {"never": systems["before"]})
+    (line,) = [m for section in lines.values() for m in section if m.metric.key == "values_right"]
+    assert line.verdict == "open" and line.best
+    json.dumps(json.loads(compared.model_dump_json()), allow_nan=False)

@@ -1,0 +1,78 @@
+"""What `proactor evaluate` played, and the file of a run's folder that it writes.
+
+``evaluate-<part>-<adapter>.json`` is the evaluation of a part as the run itself would play it. What differs
+from the run's own config joins the name, so that no evaluation replaces that of something else:
+
+    evaluate-test-best.json               the test split
+    evaluate-test-train-best.json         data.test.split=train ("all" for null)
+    evaluate-test-sgd-best.json           data.source=sgd
+    evaluate-test-limit-50-best.json      data.test.limit=50 ("no-limit" for null)
+    evaluate-test-1f2e3d4c-best.json      anything else of the data, prompt, model or play
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from proactor.config import RunConfig
+from proactor.config_file import load_config
+from proactor.training.adapters import OWN
+
+NOT_PLAYED = {"metric", "resamples", "budget", "final"}
+"""Keys of `eval` that change nothing in how dialogues are played and scored."""
+
+
+def evaluation_file(settings: RunConfig, base: RunConfig, part: str, adapter: str) -> Path:
+    """The file for an evaluation of ``part`` with ``adapter``.
+
+    The run's own config is the ``config.yaml`` of its folder, or ``base`` (the config without overrides)
+    where there is none. Raises ConfigError when the run's config cannot be read.
+    """
+    written = settings.folder / "config.yaml"
+    own = load_config(written) if written.exists() else base
+    here, there = played(settings, part), played(own, part)
+    drawn_from = here["split"] or "all"
+    names = ["evaluate", part, *([drawn_from] if drawn_from != part else [])]
+    if here["source"] != there["source"]:
+        names.append(here["source"])
+    if here["limit"] != there["limit"]:
+        names.append("no-limit" if here["limit"] is None else f"limit-{here['limit']}")
+    rest = _other_settings(settings, part)
+    if rest != _other_settings(own, part):
+        names.append(_digest(json.dumps(rest, sort_keys=True, default=str)))
+    return settings.folder / f"{'-'.join([*names, _adapter_name(adapter)])}.json"
+
+
+def played(settings: RunConfig, part: str) -> dict[str, Any]:
+    """The source, split and limit of a part, for the record of an evaluation."""
+    chosen = getattr(settings.data, part)
+    return {"source": settings.data.source, "split": chosen.split, "limit": chosen.limit}
+
+
+def _other_settings(settings: RunConfig, part: str) -> dict[str, Any]:
+    """What else an evaluation depends on."""
+    data = settings.data.model_dump(mode="json", exclude={"source", "train", "dev", "test", "labels"})
+    return {
+        "data": data | {"path": data["path"] and os.path.normpath(data["path"])},
+        "share": list(getattr(settings.data, part).share),
+        "model": os.path.normpath(settings.model),
+        "prompt": settings.prompt.model_dump(mode="json"),
+        "eval": settings.eval.model_dump(mode="json", exclude=NOT_PLAYED),
+        "seed": settings.seed if settings.eval.temperature > 0 else None,
+    }
+
+
+def _adapter_name(adapter: str) -> str:
+    """The name of an adapter of the run; for a folder, its name with a digest of its place."""
+    if adapter in OWN:
+        return adapter
+    folder = Path(adapter).resolve()
+    return f"{folder.name}-{_digest(str(folder))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
