@@ -220,7 +220,8 @@ class SmallModel(Section):
 
     ``text_weight``: loss of the dialogue's own text, against 1 for answers; ``pending``: whether answers
     announce actions that are not ready yet; ``copy_tokens``: length of the spans that the model learns to
-    repeat, one for each decision point, which teach it to copy values (0: none).
+    repeat, one for each decision point, which teach it to copy values (0: none); ``waiting_share``: the
+    share of the points with nothing to do that are trained, with the inverse weight.
     """
 
     hidden: int = Field(default=128, ge=1)
@@ -236,6 +237,7 @@ class SmallModel(Section):
     text_weight: float = Field(default=0.3, ge=0)
     pending: bool = False
     copy_tokens: int = Field(default=16, ge=0)
+    waiting_share: float = Field(default=0.3, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

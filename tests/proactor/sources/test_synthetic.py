@@ -11,6 +11,7 @@ from proactor.dialogue import Dialogue, Reference, windows
 from proactor.sources import load, split_of
 from proactor.sources import synthetic_phrases as words
 from proactor.sources.synthetic import generate
+from proactor.sources.synthetic_pools import POOLS, draw_value
 from proactor.sources.synthetic_script import SyntheticOptions
 from proactor.sources.synthetic_skills import BY_NAME, SKILLS
 
@@ -168,3 +169,27 @@ def test_load_splits_and_limits() -> None:
 def test_bad_arguments_are_named(arguments: dict[str, object], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         load(**arguments)  # type: ignore[arg-type]
+
+
+def test_open_values_are_many_and_said_literally() -> None:
+    def values(share: float) -> list[str]:
+        dialogues = load(
+            "synthetic", None, limit=300, open=share, skills=["set_reminder", "add_event"]
+        ).dialogues
+        for dialogue in dialogues:
+            text = " ".join(turn.text for turn in dialogue.turns)
+            assert all(v in text for r in dialogue.references for v in r.params.values())
+        return [r.params["time"] for d in dialogues for r in d.references]
+
+    listed, half, free = (values(share) for share in (0.0, 0.5, 1.0))
+    assert set(listed) <= set(POOLS["time"])
+    assert 0.3 < sum(v in POOLS["time"] for v in half) / len(half) < 0.7
+    assert not set(free) & set(POOLS["time"]) and len(set(free)) > 2 * len(set(listed))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("pool", sorted(POOLS))
+def test_a_drawn_value_is_none_that_is_taken(pool: str, share: float) -> None:
+    rng = random.Random(0)
+    first = draw_value(rng, pool, share)
+    assert all(draw_value(rng, pool, share, (first,)) != first for _ in range(200))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from proactor.console import metrics_table
 from proactor.evaluation.paired import compare_runs
 from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import load_evaluations, save_evaluations
@@ -17,6 +16,7 @@ from proactor.files import SourceError
 from proactor.report.comparison import table
 from proactor.scoring.bootstrap import KEYS
 from proactor.sources import load
+from proactor.tables import metrics_table
 from proactor.training.summary import pool_runs
 
 
