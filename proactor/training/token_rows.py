@@ -19,6 +19,8 @@ from proactor.dialogue.decisions import decisions
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 
 IGNORED = -100
+BLOCK = 32
+"""Lengths of batches are multiples of this: oneDNN compiles and keeps its products by shape."""
 GIVEN = 2
 """Tokens of a copy that are not trained: they say where the copy begins."""
 
@@ -101,11 +103,11 @@ def _segments(
 def collate(
     rows: Sequence[TokenRow], pad: int, text_weight: float
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """(model inputs, next-token labels [B, L], loss weights [B, L]) of padded rows.
+    """(model inputs, next-token labels [B, L], loss weights [B, L]) of rows padded to a multiple of `BLOCK`.
 
     Inputs: ids and positions [B, L] int64, additive attention mask [B, 1, L, L] float32.
     """
-    length = max(len(r.ids) for r in rows)
+    length = -(-max(len(r.ids) for r in rows) // BLOCK) * BLOCK
     ids = torch.full((len(rows), length), pad)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
     labels, weights = torch.full((len(rows), length), IGNORED), torch.zeros(len(rows), length)
