@@ -176,8 +176,9 @@ def test_thoughts_train_like_any_answer(tiny_model: Path, tmp_path: Path) -> Non
         config(tmp_path, tiny_model, f"reward={LENGTH}", "prompt.mode=reasoning", *SMALL)
     )
     assert workspace.config.sft is not None and workspace.config.grpo is not None
-    losses = [sft_step(workspace, workspace.config.sft, step)["loss"] for step in range(4)]
-    assert losses[-1] < losses[0]
+    # Each step draws other boards, so single losses go up and down.
+    losses = [sft_step(workspace, workspace.config.sft, step)["loss"] for step in range(9)]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
     row, groups = grpo_step(workspace, workspace.config.grpo, 0)
     assert all(len({tuple(s.prompt_ids) for s in g.group.samples}) == 1 for g in groups)
     assert row["sampler_trainer_gap"] == 0 and not any(k.startswith("unread_graph") for k in row)

@@ -11,7 +11,7 @@ from proactor.engine import ChatFormat
 from proactor.sources import load
 from proactor.training.pretrain import attend
 from proactor.training.small_model import train_tokenizer
-from proactor.training.token_rows import GIVEN, collate, held_out_row, row
+from proactor.training.token_rows import BLOCK, GIVEN, collate, held_out_row, row
 from tests.proactor.runs import OPTIONS
 
 CORPUS = load("synthetic", split="train", limit=24, **OPTIONS)
@@ -84,6 +84,8 @@ def test_waiting_points_left_out_are_made_up_for_in_weight(encoder: PromptEncode
 def test_a_batch_sees_its_own_segment_and_the_trunk_before_it(encoder: PromptEncoder) -> None:
     rows = [row(encoder, d, SmallModel()) for d in CORPUS.dialogues[:3]]
     inputs, labels, weights = collate(rows, pad=0, text_weight=0.25)
+    length = max(len(r.ids) for r in rows)
+    assert length <= labels.shape[1] < length + BLOCK and labels.shape[1] % BLOCK == 0
     mask = inputs["attention_mask"][:, 0] == 0
     for b, r in enumerate(rows):
         for i, number in enumerate(r.segment):
