@@ -11,6 +11,8 @@ import torch
 from proactor.config import SmallModel
 from proactor.engine import save_quantized
 
+EMBEDDING_SCALE = 5.0
+"""Factor of the initial embeddings over transformers' own, found by trial (bench/NOTES.md)."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% "
@@ -62,7 +64,11 @@ def build_model(tokenizer: Any, size: SmallModel) -> Any:
         bos_token_id=None,
         attn_implementation="sdpa",
     )
-    return Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        # In transformers' scale (0.02) a token's own vector is too faint in the residual stream to be copied.
+        model.get_input_embeddings().weight.mul_(EMBEDDING_SCALE)
+    return model
 
 
 def export(model: Any, tokenizer: Any, folder: str | Path) -> None:
