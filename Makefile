@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs rooms format compile-check bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test fuzz lint docs rooms format compile-check bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 JOBS ?= 2
+FUZZ ?= 2000
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
 help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (6 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
+	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
 	@echo "make rooms           the rooms of the packages, their floors and imports"
@@ -67,6 +69,10 @@ compile-check: $(VENV)/.installed
 test: lint docs
 	$(call say,"tests: $(JOBS) processes")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+
+fuzz: $(VENV)/.installed-dev
+	$(call say,"fuzzers: $(FUZZ) cases a class")
+	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
 
 rooms: $(VENV)/.installed-dev
 	@PYTHONPATH=. $(BIN)/python -m bench.rooms

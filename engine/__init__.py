@@ -38,12 +38,18 @@ if TYPE_CHECKING:
     from proactor.engine.files import remove as remove
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
+    from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
+    from proactor.engine.reading import open_regular as open_regular
+    from proactor.engine.reading import read_regular as read_regular
+    from proactor.engine.templates import Template as Template
+    from proactor.engine.templates import TemplateError as TemplateError
     from proactor.engine.tree import TokenBatch as TokenBatch
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
     from proactor.engine.types import Sample as Sample
     from proactor.kernels.errors import ProactorError as ProactorError
+    from proactor.kernels.errors import printable as printable
     from proactor.kernels.grpo import Convention as Convention
     from proactor.kernels.grpo import group_advantages as group_advantages
 
@@ -56,9 +62,11 @@ _MODULES = {
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
+    "proactor.engine.reading": ("LARGEST_FILE", "open_regular", "read_regular"),
+    "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),
-    "proactor.kernels.errors": ("ProactorError",),
+    "proactor.kernels.errors": ("ProactorError", "printable"),
     "proactor.kernels.grpo": ("Convention", "group_advantages"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

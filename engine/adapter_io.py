@@ -11,18 +11,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine.config import LoRA, Target
-from proactor.engine.config_keys import CheckpointError, read_json
+from proactor.engine.config_keys import LARGEST_INTEGER, LARGEST_NUMBER, CheckpointError, is_count, read_json
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.shards import open_tensors
 from proactor.engine.types import EngineError, one_line
 
 CONFIG = "adapter_config.json"
@@ -220,10 +220,10 @@ def _read_config(path: Path) -> tuple[int, float]:
             f"{start!r} changes the base weights; convert it to a plain LoRA in PEFT first",
         )
     rank, alpha = values.get("r"), values.get("lora_alpha")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
-        raise refuse("r", f"should be a positive integer, not {rank!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise refuse("lora_alpha", f"should be a number, not {alpha!r}")
+    if not is_count(rank) or rank == 0:
+        raise refuse("r", f"should be a positive integer up to {LARGEST_INTEGER}, not {rank!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_NUMBER:
+        raise refuse("lora_alpha", f"should be a number up to {LARGEST_NUMBER:g}, not {alpha!r}")
     return rank, float(alpha) * (math.sqrt(rank) if values.get("use_rslora") else 1.0)
 
 
@@ -231,13 +231,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file (only safetensors adapters are read)")
     try:
-        opened: Any = safe_open(path, framework="pt")
-        with opened as file:
+        with open_tensors(path) as file:
             return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: truncated or corrupted safetensors file: {one_line(error)}"
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or one_line(error)}") from error
 
 
 def _check_pair(where: str, name: str, a: Tensor, b: Tensor, rank: int, config: ModelConfig | None) -> None:

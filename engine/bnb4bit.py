@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.engine.config_keys import CheckpointError
+from proactor.engine.config_keys import LARGEST_NUMBER, CheckpointError, is_count
 from proactor.engine.model_config import DTYPES
 from proactor.engine.shards import Shards
 from proactor.kernels.nf4 import NF4_CODE, NF4Tensor
@@ -101,7 +101,7 @@ def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, 
     key = name + STATE
     try:
         state = json.loads(bytes(shards.read(key).numpy()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise shards.error(key, "does not hold JSON") from error
     if not isinstance(state, dict):
         raise shards.error(key, "does not hold a JSON object")
@@ -111,7 +111,7 @@ def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, 
         raise shards.error(
             key, f"blocksize {state.get('blocksize')!r} is not one of {', '.join(map(str, BLOCKSIZES))}"
         )
-    if state.get("dtype") not in DTYPES:
+    if state.get("dtype") not in tuple(DTYPES):
         raise shards.error(key, f"dtype {state.get('dtype')!r} is not one of {', '.join(DTYPES)}")
     if state.get("shape") != list(shape):
         raise shards.error(
@@ -119,9 +119,11 @@ def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, 
         )
     if name + ".nested_absmax" in shards:
         blocksize, offset = state.get("nested_blocksize"), state.get("nested_offset")
-        if not isinstance(blocksize, int) or blocksize <= 0:
+        if not is_count(blocksize) or blocksize == 0:
             raise shards.error(key, f"nested_blocksize {blocksize!r} should be a positive integer")
-        if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not abs(offset) < float("inf"):
+        if isinstance(offset, bool) or not (
+            isinstance(offset, int | float) and abs(offset) <= LARGEST_NUMBER
+        ):
             raise shards.error(key, f"nested_offset {offset!r} should be a finite number")
     elif "nested_offset" in state:
         raise shards.error(name + ".nested_absmax", "missing, though the scales are nested")

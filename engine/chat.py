@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2.exceptions import TemplateError
-
-from proactor.engine.text import TextCodec, decode
+from proactor.engine.config_keys import CheckpointError
+from proactor.engine.templates import Template, TemplateError
+from proactor.engine.text import TextCodec, decode, tokenizer_faults
 from proactor.engine.types import EngineError, one_line
 
 Message = Mapping[str, Any]
@@ -76,16 +76,31 @@ def load_tokenizer(folder: str | Path) -> Any | None:
 
     A tokenizer.json is loaded as it is. AutoTokenizer would choose a class by the model's architecture, and
     that class replaces the file's pre-tokenizer by its own: a Qwen2 model with another tokenizer would then
-    get other ids than it was trained on.
+    get other ids than it was trained on. Raises CheckpointError naming the file for one that cannot be read.
     """
-    files = [name for name in TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    place = Path(folder)
+    files = [name for name in TOKENIZER_FILES if (place / name).exists()]
     if not files:
         return None
+    for path in sorted(place.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path}: not a regular file")  # reading a pipe would wait for its writer
     import transformers  # takes a second: only when there is a tokenizer to load
 
-    fast = files[0] == "tokenizer.json"
-    kind = transformers.PreTrainedTokenizerFast if fast else transformers.AutoTokenizer
-    return kind.from_pretrained(str(folder), local_files_only=True)
+    with tokenizer_faults(str(place / files[0])):
+        if files[0] == "tokenizer.json":
+            return transformers.PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+
+
+def open_chat(tokenizer: Any, model: str) -> ChatFormat:
+    """The `ChatFormat` of a tokenizer; its errors name the ``model``."""
+    try:
+        return ChatFormat(tokenizer)
+    except EngineError as error:
+        raise ChatError(f"{model}: {error}") from error
 
 
 class ChatFormat:
@@ -106,9 +121,14 @@ class ChatFormat:
         self.plain = not getattr(tokenizer, "chat_template", None)
         source = PLAIN_TEMPLATE if self.plain else _template(tokenizer)
         self._dated = "strftime_now" in source or "date_string" in source
-        self._template = _STRFTIME.sub(lambda call: repr(date.strftime(call[2])), source)
+        try:
+            self._source = _STRFTIME.sub(lambda call: repr(date.strftime(call[2])), source)
+            self._template = Template(self._source, chat=True)
+        except ValueError as error:  # TemplateError, or a date that cannot be written in this form
+            raise ChatError(f"the chat template: {one_line(error)}") from error
         self._date_string = date.strftime("%d %b %Y")
-        self._kwargs = dict(template_kwargs or {})
+        with tokenizer_faults("the tokenizer's special tokens"):
+            self._values = {**tokenizer.special_tokens_map, **(template_kwargs or {})}
         self._text = TextCodec(tokenizer)
         self._opening = self._text.opening if self.plain else ()  # a template writes its own begin token
         question, closed = self.render([_USER]), self.render([_USER, _ANSWER, _OTHER])
@@ -196,22 +216,14 @@ class ChatFormat:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The template's text for a conversation, its date frozen. Raises ChatError when it refuses."""
         self._check_messages(messages)
+        values = {"tools": None, "documents": None, "date_string": self._date_string, **self._values}
+        values["messages"] = [{k: v for k, v in m.items() if v is not None} for m in messages]
+        values["add_generation_prompt"] = add_generation_prompt
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                date_string=self._date_string,
-                **self._kwargs,
-            )
-        except Exception as error:  # a template is a program: it may raise anything
-            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            return self._template.render(**values)
+        except TemplateError as error:
             roles = [message["role"] for message in messages]
-            raise ChatError(
-                f"the chat template refuses the roles {roles}: {kind}{one_line(error)}"
-            ) from error
-        return text
+            raise ChatError(f"the chat template refuses the roles {roles}: {error}") from error
 
     def check(self) -> ChatReport:
         """Try the template on a synthetic dialogue."""
@@ -255,7 +267,7 @@ class ChatFormat:
             )
         if not self.end_ids:
             problems.append("there is no special token that ends an answer")
-        if "strftime_now(" in self._template:
+        if "strftime_now(" in self._source:
             problems.append("the template writes today's date in a way that cannot be frozen")
         return ChatReport(
             appendable=appendable,
@@ -364,8 +376,9 @@ def _suffix(text: str, stub: str, what: str) -> str:
 
 
 def _template(tokenizer: Any) -> str:
-    try:
-        source: str = tokenizer.get_chat_template()
-    except ValueError as error:  # several templates, none of them called "default"
-        raise ChatError(f"the tokenizer's chat templates: {one_line(error)}") from error
+    # as for several, none of them called "default"
+    with tokenizer_faults("the tokenizer's chat templates", ChatError):
+        source: object = tokenizer.get_chat_template()
+    if not isinstance(source, str):
+        raise ChatError(f"the chat template: should be a text, not {source!r:.60}")
     return source

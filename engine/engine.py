@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
-from proactor.engine.chat import ChatFormat
+from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
 from proactor.engine.jobs import make_jobs
 from proactor.engine.loading import Model, build, read_arguments
@@ -43,7 +43,7 @@ class Engine:
         decoder, tokenizer = model.decoder, model.tokenizer
         self.config, self.options, self.seed, self.base_name = model.config, options, seed, name
         self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer) if tokenizer is not None else None
+        self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
         self.parallel = Parallel(decoder.device)
         self.trainer = Trainer(decoder, self.parallel, options.token_budget) if decoder.lora else None
         self.samplings = 0

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from proactor.engine.config_keys import Keys, read_json
+from proactor.engine.config_keys import Keys, is_count, read_json
 from proactor.engine.rope_config import RopeConfig, read_rope
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral"]
@@ -33,6 +33,10 @@ DEFAULT_EOS = {"llama": 2, "mistral": 2}
 DEFAULT_BOS = {"llama": 1, "mistral": 1}
 DEFAULT_KV_HEADS = {"qwen2": 32, "qwen3": 32, "mistral": 8}
 DEFAULT_CONTEXT = {"qwen2": 32768, "qwen3": 32768, "llama": 2048, "mistral": 131072}
+MOST_LAYERS = 4096
+"""Layers of a model; the largest known ones have below 200."""
+MOST_POSITIONS = 2**24
+"""Length of a context; the rotary tables of a longer one would fill the memory."""
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -91,12 +95,14 @@ class ModelConfig:
             )
         if head_dim % 2:
             raise keys.error("head_dim", f"{head_dim} is odd: rotary embeddings turn pairs of dimensions")
-        layers = keys.count("num_hidden_layers")
-        positions = keys.count("max_position_embeddings", DEFAULT_CONTEXT[family])
+        layers = keys.count("num_hidden_layers", most=MOST_LAYERS)
+        positions = keys.count("max_position_embeddings", DEFAULT_CONTEXT[family], most=MOST_POSITIONS)
         rope = read_rope(keys, positions)
         context = (
             max(positions, int(rope.factor * rope.original_context)) if rope.kind == "yarn" else positions
         )
+        if context > MOST_POSITIONS:
+            raise keys.error("rope_scaling", f"a context of {context}, at most {MOST_POSITIONS} is supported")
         _refuse_unimplemented(keys, family, layers, context)
         bias = keys.flag("attention_bias")
         return cls(
@@ -129,7 +135,7 @@ def _family(keys: Keys) -> Family:
     if experts or (isinstance(model_type, str) and ("moe" in model_type or model_type == "mixtral")):
         what = f"{model_type!r} is a mixture of experts"
         raise keys.error("model_type", f"{what} ({', '.join(experts) or 'by its name'}): not supported")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise keys.error(
             "model_type", f"{model_type!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
@@ -182,7 +188,7 @@ def _eos_ids(keys: Keys, generation: Mapping[str, Any], family: Family) -> tuple
         for item in value if isinstance(value, list) else [value]:
             if item is None:
                 continue
-            if isinstance(item, bool) or not isinstance(item, int):
+            if not is_count(item):
                 raise keys.error("eos_token_id", f"should be token ids, not {value!r}")
             ids.add(item)
     return tuple(sorted(ids))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -90,7 +89,7 @@ def read_rope(keys: Keys, positions: int) -> RopeConfig:
     name = "rope_scaling" if keys.values.get("rope_scaling") else "rope_parameters"
     values = keys.mapping(name)
     if name == "rope_scaling" and not ("rope_theta" in values or keys.values.get("rope_theta")):
-        hidden = _thetas(keys.mapping("rope_parameters"))
+        hidden = _thetas(keys)
         if hidden - {10000.0}:
             raise keys.error(
                 "rope_scaling", f"has no rope_theta, and hides that of rope_parameters ({max(hidden):g})"
@@ -107,8 +106,8 @@ def read_rope(keys: Keys, positions: int) -> RopeConfig:
         return RopeConfig(theta)
     if kind == "linear":
         return RopeConfig(theta, "linear", rope.number("factor"))
-    original = keys.values.get("original_max_position_embeddings")
-    original = rope.count("original_max_position_embeddings", positions) if original is None else original
+    holder = rope if keys.values.get("original_max_position_embeddings") is None else keys
+    original = holder.count("original_max_position_embeddings", positions)
     if kind == "llama3":
         return RopeConfig(
             theta,
@@ -120,23 +119,27 @@ def read_rope(keys: Keys, positions: int) -> RopeConfig:
         )
     if kind == "yarn":
         factor = rope.number("factor", positions / original)
+        if theta <= 1:
+            raise rope.error("rope_theta", f"should be above 1 for yarn, not {theta:g}")
         return RopeConfig(
             theta,
             "yarn",
             factor,
             original,
-            beta_fast=values.get("beta_fast") or 32.0,
-            beta_slow=values.get("beta_slow") or 1.0,
+            beta_fast=rope.number("beta_fast") if values.get("beta_fast") else 32.0,
+            beta_slow=rope.number("beta_slow") if values.get("beta_slow") else 1.0,
             truncate=rope.flag("truncate", True),
             attention_factor=_attention_factor(rope, factor),
         )
     raise rope.error("rope_type", f"{kind!r} is not supported; supported: default, linear, yarn, llama3")
 
 
-def _thetas(parameters: Mapping[str, Any]) -> set[float]:
+def _thetas(keys: Keys) -> set[float]:
     """Every base in `rope_parameters`, whether flat or by layer type."""
+    parameters = keys.mapping("rope_parameters")
     parts = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
-    return {float(part["rope_theta"]) for part in parts if isinstance(part.get("rope_theta"), int | float)}
+    where = f"{keys.where}: rope_parameters"
+    return {Keys(part, where).number("rope_theta") for part in parts if part.get("rope_theta") is not None}
 
 
 def _attention_factor(rope: Keys, factor: float) -> float:

@@ -13,10 +13,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from proactor.engine.config_keys import CheckpointError, read_json
+from proactor.engine.reading import open_regular
 from proactor.engine.types import one_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+def open_tensors(path: str | Path) -> Any:
+    """A safetensors file, its header checked. Raises OSError and SafetensorError."""
+    open_regular(path).close()  # the library would wait for the writer of a pipe
+    return safe_open(str(path), framework="pt")
 
 
 class Shards:
@@ -108,7 +115,7 @@ class Shards:
 
     def _open(self, path: Path) -> list[str]:
         try:
-            opened: Any = safe_open(path, framework="pt")
+            opened = open_tensors(path)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{path}: truncated or corrupted safetensors file: {one_line(error)}"

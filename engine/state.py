@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from proactor.engine.faults import fault_point
 from proactor.engine.files import open_atomic
+from proactor.engine.shards import open_tensors
 from proactor.engine.types import EngineError
 
 FORMAT = "proactor-state-1"
@@ -77,7 +78,7 @@ def read_state(
     Raises EngineError naming a file that is missing, truncated, no save, or not what was written.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 raise EngineError(f"{path}: not a saved engine state")
@@ -88,7 +89,7 @@ def read_state(
         raise EngineError(f"{path}: cannot be read as a saved engine state ({error})") from error
     try:
         record = json.loads(metadata[FORMAT])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{path}: damaged, its record is not JSON ({error})") from None
     if not isinstance(record, dict):
         raise EngineError(f"{path}: damaged, its record is no object")

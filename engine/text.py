@@ -13,15 +13,29 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from proactor.engine.types import EngineError
+from proactor.engine.types import EngineError, one_line
 
 _PROBE: Final = "a"
+
+
+@contextmanager
+def tokenizer_faults(where: str, kind: type[EngineError] = EngineError) -> Iterator[None]:
+    """Raise ``kind``, beginning with ``where``, for what a tokenizer's library raises in the block.
+
+    Its Rust core knows no error but a bare Exception, and its Python part fails with whatever wrong types in
+    the files lead to: nothing narrower can be caught.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{where}: {type(error).__name__}: {one_line(error)}") from error
 
 
 class TextCodec:
@@ -78,13 +92,16 @@ class TextCodec:
 
     @staticmethod
     def _encode(tokenizer: Any, text: str, split: bool) -> list[int]:
-        encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=split)
-        ids: list[int] = encoded["input_ids"]
+        with tokenizer_faults(f"the tokenizer cannot encode {text[:40]!r}"):
+            encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=split)
+            ids: list[int] = encoded["input_ids"]
         return ids
 
     def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What ``tokenizer(text)`` puts before and after a text's own ids."""
-        whole, bare = self.tokenizer(_PROBE)["input_ids"], self.markup(_PROBE)
+        with tokenizer_faults(f"the tokenizer cannot encode {_PROBE!r}"):
+            whole: list[int] = self.tokenizer(_PROBE)["input_ids"]
+        bare = self.markup(_PROBE)
         if not bare:  # a vocabulary of words without an unknown token
             return tuple(whole), ()
         for start in range(len(whole) - len(bare) + 1):
@@ -94,13 +111,14 @@ class TextCodec:
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    added = {
-        token.content: int(i)
-        for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
-        if token.special
-    }
-    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return {text: token for text, token in (added | dict(named)).items() if text}
+    with tokenizer_faults("the tokenizer's special tokens"):
+        added = {
+            token.content: int(i)
+            for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+            if token.special
+        }
+        named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+        return {text: token for text, token in (added | dict(named)).items() if text}
 
 
 def drawable_ids(tokenizer: Any, size: int, eos_ids: Iterable[int]) -> tuple[int, Tensor | None]:
@@ -118,9 +136,10 @@ def drawable_ids(tokenizer: Any, size: int, eos_ids: Iterable[int]) -> tuple[int
 
 def decode(tokenizer: Any, ids: Sequence[int], specials: bool = False) -> str:
     """Text of ids, with or without special tokens, its white space as it is."""
-    text: str = tokenizer.decode(
-        list(ids), skip_special_tokens=not specials, clean_up_tokenization_spaces=False
-    )
+    with tokenizer_faults("the tokenizer cannot decode"):
+        text: str = tokenizer.decode(
+            list(ids), skip_special_tokens=not specials, clean_up_tokenization_spaces=False
+        )
     return text
 
 

@@ -15,7 +15,7 @@ import typer
 
 from proactor import __version__
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
-from proactor.engine import ProactorError
+from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, flush
 from proactor.progress import Stopped
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Train agents that decide at every turn whether to act, on what, and when.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_show_locals=False,  # they may hold a key or a whole corpus
     context_settings={"help_option_names": ["-h", "--help"]},  # the commands inherit them
 )
 
@@ -85,7 +86,7 @@ def main() -> None:
 
 def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
-    print(f"proactor: {message}", file=sys.stderr)
+    print(f"proactor: {printable(message)}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

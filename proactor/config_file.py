@@ -13,33 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from proactor.config import ConfigError, RunConfig
-from proactor.files import SourceError, read_yaml, settings_problem
+from proactor.files import SourceError, settings_problem
+from proactor.yaml_values import parse_yaml, read_yaml
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no annotations
-    """YAML with 1e-5 as a number (YAML 1.2); a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -70,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return read_yaml(file, _Loader)
+        return read_yaml(file)
     except SourceError as error:
         raise ConfigError(str(error)) from None
 
@@ -81,9 +61,9 @@ def _parse_value(key: str, text: str) -> Any:
     if kind is str or (_optional(kind) and str in get_args(kind) and text not in ("null", "~", "")):
         return text
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {key}={text}: the value is not YAML") from None
+        return parse_yaml(text, f"override {key}={text}")
+    except SourceError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _field_type(key: str) -> Any:

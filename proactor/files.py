@@ -1,4 +1,4 @@
-"""Whole files as bytes, text, JSON or YAML; `SourceError` names the file that cannot be read."""
+"""Whole files as bytes, text or JSON; `SourceError` names the file that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from proactor.engine import ProactorError
+from proactor.engine import LARGEST_FILE, ProactorError, open_regular, read_regular
 
 Value = TypeVar("Value")
 
@@ -34,14 +33,27 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
     raise SourceError(f"{folder}: no such file, nor a folder with {' or '.join(patterns)}")
 
 
-def read_bytes(file: Path) -> bytes:
-    """A file's content, decompressed where its name ends in .gz. Raises SourceError when it is unreadable."""
+def read_bytes(file: Path, most: int = LARGEST_FILE) -> bytes:
+    """A file's content, decompressed where its name ends in .gz. Raises SourceError when it is unreadable, or
+    has more than ``most`` bytes.
+    """
     try:
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        if file.suffix != ".gz":
+            return read_regular(file, most)
+        with open_regular(file) as packed, gzip.open(packed) as stream:
+            data = stream.read(most + 1)
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}: cannot be read ({error})") from None
+        raise SourceError(f"{file}: cannot be read ({reason(error)})") from None
+    if len(data) > most:
+        raise SourceError(f"{file}: cannot be read (more than {most} bytes, unpacked)")
+    return data
+
+
+def reason(error: Exception) -> str:
+    """What an error of reading says, without the file's name, which stands before it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def read_text(file: Path) -> str:
@@ -59,19 +71,6 @@ def valid_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def read_yaml(file: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
-    """The keys and values of a YAML file. SourceError names the line that is not YAML."""
-    try:
-        values = yaml.load(read_text(file), loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SourceError(f"{file}{f':{mark.line + 1}' if mark else ''}: not YAML ({problem})") from None
-    if not isinstance(values, dict):
-        raise SourceError(f"{file}: expected keys and values, found {type(values).__name__}")
-    return values
-
-
 def read_json(file: Path) -> Any:
     """The value of a JSON file, plain or gzip. Raises SourceError, naming the line that is not JSON."""
     return parse_json(read_bytes(file), file)
@@ -79,8 +78,8 @@ def read_json(file: Path) -> Any:
 
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
     """The value of a JSON text at ``line`` of ``file``. Raises SourceError, naming file and line."""
-    try:
-        return json.loads(text)
+    try:  # of bytes, json would take UTF-16 and UTF-32 too, which no other reader here does
+        return json.loads(text.decode("utf-8-sig", "surrogatepass"))
     except json.JSONDecodeError as error:
         raise SourceError(f"{file}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
     except RecursionError:

@@ -41,9 +41,9 @@ _READERS: dict[Format, Callable[[Path], Reading]] = {
 }
 
 
-def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading:
+def read(path: str | Path, format: Format | Literal["auto"] = "auto", *, trust_code: bool = False) -> Reading:
     """The tools of a file, a folder or a module (``module:path.py``, ``module:package.name``), with remarks
-    on what did not fit.
+    on what did not fit. Reading a module runs its code: only with ``trust_code``.
 
     A tool without `effect` or `confirm` leaves the field unset (`Tool.model_fields_set`); see `propose`.
 
@@ -53,14 +53,18 @@ def read(path: str | Path, format: Format | Literal["auto"] = "auto") -> Reading
         raise CatalogError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
     if format == "auto":
         format = detect(path)
+    if format == "python" and not trust_code:
+        raise CatalogError(f"{path}: reading a Python module runs its code; --trust-code allows it")
     if format != "python" and not Path(path).exists():
         raise CatalogError(f"{path}: no such file or folder")
     return _READERS[format](Path(path))
 
 
-def read_catalog(path: str | Path, format: Format | Literal["auto"] = "auto") -> Catalog:
+def read_catalog(
+    path: str | Path, format: Format | Literal["auto"] = "auto", *, trust_code: bool = False
+) -> Catalog:
     """The catalog of `read`."""
-    return read(path, format).catalog
+    return read(path, format, trust_code=trust_code).catalog
 
 
 def write_catalog(catalog: Catalog, path: str | Path) -> None:

@@ -13,10 +13,15 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from proactor.dialogue.catalog import Catalog, Effect, Tool
-from proactor.files import SourceError, first_problem, read_bytes, read_json
+from proactor.files import SourceError, first_problem, parse_json, read_bytes
 
 Place = tuple[str | int, ...]
 """Keys and positions from the top of a JSON file to a value in it."""
+
+DEEPEST = 64
+"""Lists and objects inside each other in a file of tools."""
+LARGEST_CATALOG = 2**24
+"""Bytes of a file of tools, unpacked."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 
@@ -56,7 +61,9 @@ class Document:
         self.value: Any = json_value(file)
         seen: set[Place] = set()
         self._lines: dict[Place, int] = {(): 1}
-        for place, line in positions(read_bytes(file).decode("utf-8-sig", "replace")):
+        for place, line in positions(read_bytes(file, LARGEST_CATALOG).decode("utf-8-sig", "replace")):
+            if len(place) > DEEPEST:
+                raise CatalogError(f"{file}:{line}: more than {DEEPEST} lists and objects inside each other")
             if place in seen:
                 raise CatalogError(
                     f"{file}:{line}: {place[-1]!r} is given twice (first in line {self._lines[place]})"
@@ -74,7 +81,7 @@ class Document:
 def json_value(file: Path) -> Any:
     """The value of a JSON file, plain or gzip. Raises CatalogError for the line that is not JSON."""
     try:
-        return read_json(file)
+        return parse_json(read_bytes(file, LARGEST_CATALOG), file)
     except SourceError as error:
         raise CatalogError(str(error)) from None
 

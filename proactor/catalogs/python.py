@@ -2,7 +2,8 @@
 
 Annotations become types through pydantic's JSON Schema, so all that pydantic understands works: Literal and
 Enum, date and time, Optional, Annotated with Field, dataclasses and models (flattened by one level). The
-module is imported, so its code runs. A function may carry `effect` and `confirm` as attributes.
+module is imported, so its code runs: `catalogs.read` asks for leave. A function may carry `effect` and
+`confirm` as attributes.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ Schema = Mapping[str, Any]
 DEEPEST = 8
 """Nesting limit of alternatives; a schema with more refers to itself."""
 
+MOST_SCHEMAS = 10_000
+"""Schemas looked at for one tool; two ``$ref`` in each of many levels would double them at every level."""
+
 _PLAIN: dict[str, ParameterType] = {
     "string": "string",
     "integer": "integer",
@@ -75,6 +78,7 @@ class SchemaReader:
     tool: str
     where: Callable[[Place], str]
     remarks: list[Remark] = field(default_factory=list)
+    looked_at: int = 0
 
     def parameters(self, spot: Spot) -> tuple[Parameter, ...]:
         """The parameters of an object schema. Raises CatalogError, naming file, line, tool and parameter."""
@@ -131,6 +135,9 @@ class SchemaReader:
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
         """The schema with ``$ref`` followed and ``allOf`` merged; ``true`` accepts anything."""
+        self.looked_at += 1
+        if self.looked_at > MOST_SCHEMAS:
+            raise self._error(spot, name, f"more than {MOST_SCHEMAS} schemas, $refs followed")
         schema = {} if spot.schema is True else spot.schema
         if not isinstance(schema, Mapping):
             raise self._error(spot, name, f"{schema!r} is not a schema")

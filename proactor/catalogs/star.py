@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from proactor.catalogs.base import CatalogError, Document, Place, Reading, Tools, build_tool, json_files
 from proactor.dialogue.catalog import Effect, Parameter, ParameterType, Tool
+from proactor.files import first_problem
 
 # APIs without RequestType that change something [INFERRED]; all others without it only look things up.
 _WRITES = frozenset(
@@ -27,6 +30,20 @@ _TYPES: dict[str, ParameterType] = {
     "LongString": "string",
     _REQUEST: "enum",
 }
+
+
+class _Entry(BaseModel):
+    Name: str
+    Categories: list[Any] = []
+    ReadableName: str = ""
+
+
+class _Api(BaseModel):
+    """The keys of an API that its tool is made of, with their types; other keys are ignored."""
+
+    input: list[_Entry]
+    required: list[str]
+    function: str = ""
 
 
 def read(path: Path) -> Reading:
@@ -71,11 +88,15 @@ def _check(name: str, document: Document, place: Place, api: Any) -> None:
         here = document.where((*place, "input", position))
         if not isinstance(parameter, dict) or not parameter.get("Name"):
             raise CatalogError(f"{here}: API {name!r}: a parameter without a Name")
-        if parameter.get("Type") not in _TYPES:
+        if parameter.get("Type") not in tuple(_TYPES):
             raise CatalogError(
                 f"{here}: API {name!r}, parameter {parameter['Name']!r}: unknown type "
                 f"{parameter.get('Type')!r} (known: {', '.join(_TYPES)})"
             )
+    try:
+        _Api.model_validate(api)
+    except ValidationError as error:
+        raise CatalogError(f"{where}: API {name!r}: {first_problem(error)}") from None
     build_tool(where, name, lambda: tools(name, api)[0])
 
 

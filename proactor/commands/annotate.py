@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor.commands.common import UsageError, console, terminal
+from proactor.commands.common import TrustCode, UsageError, console, terminal
 from proactor.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="replace the annotation in 
 def annotate(
     source: Source,
     catalog: CatalogFile = None,
+    trust_code: TrustCode = False,
     oracle: Annotated[str, typer.Option(help="log, engine or endpoint")] = "log",
     model: Annotated[str, typer.Option(help="model folder (engine) or name (endpoint)")] = "",
     adapter: Annotated[Path | None, typer.Option(help="adapter folder for the engine")] = None,
@@ -94,10 +95,11 @@ def annotate(
     from proactor.annotation.report_json import notes, report_table
 
     _check_oracle(oracle, model, base_url, adapter)
-    corpus = _read_corpus(source, path, limit, seed, catalog, option or [])
+    tools_of = {"catalog": catalog, "trust_code": trust_code} if catalog else {}
+    corpus = _read_corpus(source, path, limit, seed, tools_of, option or [])
     if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
         raise UsageError(_explain_no_log(source, catalog))
-    tools = _read_tools(catalog, corpus)
+    tools = _read_tools(catalog, trust_code, corpus)
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
         annotator = _open_oracle(
@@ -150,10 +152,18 @@ def _check_oracle(oracle: str, model: str, base_url: str | None, adapter: Path |
 
 
 def _read_corpus(
-    source: str, path: Path | None, limit: int | None, seed: int, catalog: str | None, pairs: list[str]
+    source: str,
+    path: Path | None,
+    limit: int | None,
+    seed: int,
+    tools_of: dict[str, Any],
+    pairs: list[str],
 ) -> Corpus:
-    """The dialogues of a corpus by name, or of a file of transcripts; ``pairs``: KEY=VALUE for the reader."""
-    from proactor.sources import NAMES, load
+    """The dialogues of a corpus by name, or of a file of transcripts; ``pairs``: KEY=VALUE for the reader.
+
+    ``tools_of``: options of the reader of transcripts, which checks them against the tools.
+    """
+    from proactor.sources import NAMES, load, options_of
 
     name = source
     if source not in NAMES:
@@ -162,10 +172,8 @@ def _read_corpus(
         if path is not None:
             raise UsageError(f"SOURCE {source} is a file already: --path is for corpora")
         name, path = "jsonl", Path(source)
-    # Transcripts are checked against the tools while they are read.
-    options: dict[str, Any] = {"catalog": catalog} if name == "jsonl" and catalog else {}
-    options |= dict(_parse_pair(text) for text in pairs)
-    corpus = load(name, path, limit=limit, seed=seed, **options)
+    options = (tools_of if name == "jsonl" else {}) | dict(_parse_pair(text) for text in pairs)
+    corpus = load(name, path, limit=limit, seed=seed, **options_of(options))
     if not corpus.dialogues:
         raise UsageError(f"SOURCE {source}: no dialogues")
     return corpus
@@ -176,20 +184,17 @@ def _parse_pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UsageError(f"--option {text}: KEY=VALUE is wanted")
-    import yaml
+    from proactor.yaml_values import parse_yaml
 
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"--option {text}: the value is not YAML") from None
+    return key, parse_yaml(value, f"--option {text}")
 
 
-def _read_tools(file: str | None, corpus: Corpus) -> Catalog:
+def _read_tools(file: str | None, trust_code: bool, corpus: Corpus) -> Catalog:
     """The tools of a file, with proposed effects, or the corpus' own."""
     if file is not None:
         from proactor.catalogs import propose, read_catalog
 
-        return propose(read_catalog(file)).catalog
+        return propose(read_catalog(file, trust_code=trust_code)).catalog
     if not len(corpus.catalog):
         raise UsageError("--catalog: the transcripts bring no tools of their own")
     return corpus.catalog

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from proactor.commands.common import UsageError, console
+from proactor.commands.common import TrustCode, UsageError, console
 
 if TYPE_CHECKING:
     from proactor.catalogs import Proposal, Reading
@@ -46,6 +46,7 @@ def catalog(
             metavar="TEMPLATE", help="print the tools as the prompt shows them: full, compact, or a .j2 file"
         ),
     ] = "",
+    trust_code: TrustCode = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
     """Read tools of any format, propose for each its effect and whether it needs assent.
@@ -58,7 +59,7 @@ def catalog(
     from proactor.catalogs import propose, read, write_catalog
     from proactor.sole_writer import sole_writer
 
-    reading = read(source, format)  # type: ignore[arg-type]  # checked above
+    reading = read(source, format, trust_code=trust_code)  # type: ignore[arg-type]  # checked above
     proposal = propose(reading.catalog)
     if file is not None:
         with sole_writer(file.parent):
@@ -132,7 +133,7 @@ def _next_steps(proposal: Proposal, file: Path | None) -> str:
 
 def _render(catalog: Catalog, template: str) -> str:
     """The catalog as in a prompt. UsageError names the template when it does not work."""
-    from proactor.dialogue.catalog import TemplateError
+    from proactor.engine import TemplateError
     from proactor.files import SourceError, read_text
 
     if template in ("full", "compact"):

@@ -35,6 +35,9 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="e.g. grpo.lr=1e-4 data.train.limit=50", show_default=False
     ),
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="tools of a Python module: its code may run, to read them")
+]
 Adapter = Annotated[str, typer.Option(help="start, best, last, none, or a folder with an adapter")]
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 

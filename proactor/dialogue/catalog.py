@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Literal
 
-import jinja2
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from proactor.dialogue.dialogue import Dialogue
-from proactor.engine import ProactorError
+from proactor.engine import Template
 
 ParameterType = Literal["string", "integer", "number", "boolean", "date", "time", "enum"]
 Effect = Literal["read", "write", "irreversible"]
@@ -31,10 +30,6 @@ FULL = """\
 {% for p in tool.parameters %}    {{ p.name }} ({{ p.type }}{{ "" if p.required else ", optional" }})\
 {{ ": " + p.description if p.description }}{{ " one of: " + p.values | join(", ") if p.values }}
 {% endfor %}{% endfor %}"""
-
-
-class TemplateError(ProactorError):
-    """A template of tools that does not work; the message is one line and says what fails."""
 
 
 class Parameter(BaseModel):
@@ -135,20 +130,12 @@ class Catalog(BaseModel):
         Raises TemplateError for one that does not work.
         """
         source = {"full": FULL, "compact": COMPACT}.get(template, template)
-        try:
-            return _compile(source).render(tools=self.tools).strip()
-        except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"line {error.lineno}: {error.message}") from None
-        except Exception as error:  # whatever the template's expressions raise
-            raise TemplateError(" ".join(str(error).split())) from error
+        return _compile(source).render(tools=self.tools).strip()
 
 
 @lru_cache(maxsize=32)
-def _compile(source: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    return environment.from_string(source)
+def _compile(source: str) -> Template:
+    return Template(source)
 
 
 def _duplicate(names: Iterable[str]) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from proactor.calibration.probabilities import DialogueProbabilities
@@ -167,7 +168,7 @@ def _environment(sides: Sides, *, one_reward: bool) -> jinja2.Environment:
 
     ``one_reward``: whether turn rewards of the two systems stand side by side.
     """
-    environment = jinja2.Environment(
+    environment = ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

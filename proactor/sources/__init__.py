@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,18 @@ from proactor.files import SourceError
 from proactor.sources.base import Subset, validate_options
 from proactor.sources.corpus import SPLITS, Corpus, Selection, SelectionError, Split, split_of
 
-__all__ = ["NAMES", "READERS", "SPLITS", "Corpus", "Selection", "SourceError", "Split", "load", "split_of"]
+__all__ = [
+    "NAMES",
+    "READERS",
+    "SPLITS",
+    "Corpus",
+    "Selection",
+    "SourceError",
+    "Split",
+    "load",
+    "options_of",
+    "split_of",
+]
 
 READERS = (
     "jsonl",
@@ -28,6 +40,13 @@ model) and `load(path, subset, options)`.
 """
 
 NAMES = ("synthetic", *READERS)
+
+
+def options_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``values`` as ``opts`` of `load`. SelectionError for one that is an argument of its own there."""
+    if taken := sorted({"name", "path", "split", "limit", "seed", "keep"} & values.keys()):
+        raise SelectionError(f"option {taken[0]}: no option of a reader")
+    return values
 
 
 def load(

@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, first_problem, parse_json
+from proactor.engine import open_regular
+from proactor.files import SourceError, first_problem, parse_json, reason
 from proactor.sources.corpus import Corpus, SelectionError, Split, make_corpus, sample, split_of
+
+LONGEST_LINE = 2**26
+"""Bytes of a line of a JSONL file, which is one dialogue, unpacked."""
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -136,13 +140,16 @@ def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            for number, text in enumerate(stream, start=1):
+        with open_regular(file) as plain, gzip.open(plain) if file.suffix == ".gz" else plain as stream:
+            while text := stream.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(text) > LONGEST_LINE:
+                    raise SourceError(f"{file}:{number}: a line of more than {LONGEST_LINE} bytes")
                 if not text.strip():
                     raise SourceError(f"{file}:{number}: empty line")
                 yield number, text.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}:{number + 1}: cannot be read ({error})") from None
+        raise SourceError(f"{file}:{number + 1}: cannot be read ({reason(error)})") from None
 
 
 Build = Callable[[dict[str, Any], Counter[str]], Dialogue]

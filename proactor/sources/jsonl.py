@@ -66,6 +66,9 @@ class JsonlOptions(BaseModel):
         default=None,
         description="tools, of any format that `read_catalog` knows; default: catalog.json beside the file",
     )
+    trust_code: bool = Field(
+        default=False, description="whether a `catalog` that is a Python module may run, to be read"
+    )
     user: str | None = Field(
         default=None,
         description="the user's name in transcripts; who is not known as a user is then an agent",
@@ -142,7 +145,7 @@ class _Reader:
         self.file = Path(options.catalog) if options.catalog else folder / NAME
         self.catalog: Catalog | None = None
         if options.catalog or self.file.is_file():
-            proposal = propose(read_catalog(options.catalog or self.file))
+            proposal = propose(read_catalog(options.catalog or self.file, trust_code=options.trust_code))
             self.catalog = proposal.catalog
             counters["effects_proposed"] += len(proposal.open_suggestions)
         else:

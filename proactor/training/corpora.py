@@ -7,9 +7,10 @@ from typing import Any
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import windows
-from proactor.dialogue.catalog import Catalog, TemplateError
+from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptStyle
-from proactor.sources import Corpus, Split, load
+from proactor.engine import TemplateError
+from proactor.sources import Corpus, Split, load, options_of
 from proactor.sources.corpus import SelectionError, select_share, with_dialogues
 
 
@@ -49,7 +50,7 @@ def load_corpus(config: RunConfig, name: str) -> Corpus:
 
 def _load(config: RunConfig, split: Split | None, limit: int | None) -> Corpus:
     data = config.data
-    return load(data.source, data.path, split, limit, data.seed, data.keep, **data.options)
+    return load(data.source, data.path, split, limit, data.seed, data.keep, **options_of(data.options))
 
 
 def with_point_labels(corpus: Corpus) -> Corpus:

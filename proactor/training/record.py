@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from proactor.files import SourceError, first_problem, read_json, read_text, read_yaml
+from proactor.files import SourceError, first_problem, read_json, read_text
 from proactor.training.outcome import Outcome
+from proactor.yaml_values import read_yaml
 
 COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive_ruler", "mixture")
 """Rewards that do not score single decisions: evaluations of their runs use the default."""

@@ -40,8 +40,9 @@ from proactor.dialogue import Dialogue
 from proactor.engine import append, atomic_file, fault_point, remove
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
-from proactor.files import SourceError, parse_json, read_bytes, read_yaml
+from proactor.files import SourceError, parse_json, read_bytes
 from proactor.training.scalars import Scalars
+from proactor.yaml_values import read_yaml
 
 CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
 """Keys of a row that depend on the clock. In deterministic mode all other values of a resumed run equal those

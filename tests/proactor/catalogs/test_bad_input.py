@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proactor.catalogs import FORMATS, CatalogError, Format, read
+from proactor.catalogs import FORMATS, CatalogError, Format, base, read
 from proactor.catalogs.base import positions
 from tests.proactor.catalogs.definitions import API, PLAIN, SERVICE, function, put
 
@@ -44,7 +44,7 @@ def test_modules_that_are_no_tools(tmp_path: Path, text: str, what: str) -> None
     if what.endswith("annotation"):
         what = "NameError"
     with pytest.raises(CatalogError) as caught:
-        read(file)
+        read(file, trust_code=True)
     assert what in str(caught.value) and "\n" not in str(caught.value)
     assert not any(name.startswith("proactor_tools_bad") for name in sys.modules) or "Error:" not in str(
         caught.value
@@ -53,9 +53,34 @@ def test_modules_that_are_no_tools(tmp_path: Path, text: str, what: str) -> None
 
 def test_missing_modules(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no such file"):
-        read(tmp_path / "none.py")
+        read(tmp_path / "none.py", trust_code=True)
     with pytest.raises(CatalogError, match="module:no_such_tools: ModuleNotFoundError"):
-        read("module:no_such_tools")
+        read("module:no_such_tools", trust_code=True)
+
+
+@pytest.mark.parametrize("how", ["{}", "module:{}"])
+def test_a_module_does_not_run_without_leave(tmp_path: Path, how: str) -> None:
+    file = put(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\ndef go(): ...\n", "tools.py")
+    with pytest.raises(CatalogError, match=r"runs its code; --trust-code allows it$"):
+        read(how.format(file))
+    assert not (tmp_path / "ran").exists()
+    assert read(how.format(file), trust_code=True).catalog.names == ("go",)
+
+
+def test_schemas_that_double_at_every_level_are_refused(tmp_path: Path) -> None:
+    levels = {f"s{i}": {"allOf": [{"$ref": f"#/$defs/s{i + 1}"}] * 2} for i in range(60)}
+    schema = {"title": "t", "type": "object", "properties": {"a": {"$ref": "#/$defs/s0"}}}
+    with pytest.raises(CatalogError, match="tool 't', parameter 'a': more than 10000 schemas"):
+        read(put(tmp_path, {**schema, "$defs": levels | {"s60": {"type": "string"}}}))
+
+
+def test_deep_and_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = '{"a": ' * 65 + "1" + "}" * 65
+    with pytest.raises(CatalogError, match="more than 64 lists and objects inside each other"):
+        read(put(tmp_path, deep, "deep.json"), "jsonschema")
+    monkeypatch.setattr(base, "LARGEST_CATALOG", 100)
+    with pytest.raises(CatalogError, match="more than 100 bytes"):
+        read(put(tmp_path, '{"tools": []}' + " " * 100, "large.json"))
 
 
 # -- what people get wrong ---

@@ -318,7 +318,7 @@ def _hidden(x: int): ...
 def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "KNOWN = 1", "helper.py")
     file = put(tmp_path, MODULE, "mytools.py")
-    reading = read(file)
+    reading = read(file, trust_code=True)
     assert reading.format == "python" and reading.catalog.names == ("book", "find", "drop_all")
     book, search, drop = reading.catalog.tools
     assert book.description == "Book a table." and search.description == "Find one."
@@ -336,15 +336,15 @@ def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ]
     assert (drop.effect, drop.confirm) == ("irreversible", False)
     assert reading.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
-    assert read(f"module:{file}").catalog == reading.catalog
+    assert read(f"module:{file}", trust_code=True).catalog == reading.catalog
     assert str(tmp_path) not in sys.path
     monkeypatch.chdir(tmp_path)
-    assert read("module:mytools").catalog == reading.catalog
+    assert read("module:mytools", trust_code=True).catalog == reading.catalog
 
 
 def test_only_what_all_lists(tmp_path: Path) -> None:
     module = "__all__ = ['a']\ndef a(): ...\ndef b(): ...\n"
-    assert read_catalog(put(tmp_path, module, "listed.py")).names == ("a",)
+    assert read_catalog(put(tmp_path, module, "listed.py"), trust_code=True).names == ("a",)
 
 
 # -- types, one by one ---

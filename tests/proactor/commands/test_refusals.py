@@ -28,7 +28,7 @@ NOT_UTF8 = b"\xff\xfe{"
 def run_catalog(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """`proactor catalog x` in this process, with ``error`` raised inside the command."""
 
-    def read(source: str, format: str) -> None:
+    def read(source: str, format: str, **options: bool) -> None:
         raise error
 
     monkeypatch.setattr(catalogs, "read", read)
@@ -85,7 +85,7 @@ def test_anything_else_is_a_bug(monkeypatch: pytest.MonkeyPatch, bug: Exception)
 def test_a_bug_shows_its_traceback(repo_root: Path) -> None:
     code = (
         "import sys; from proactor import catalogs, cli\n"
-        "catalogs.read = lambda source, format: {}['planted']\n"
+        "catalogs.read = lambda source, format, **options: {}['planted']\n"
         "sys.argv = ['proactor', 'catalog', 'x']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)
@@ -177,7 +177,7 @@ def test_a_damaged_record_of_a_small_model_is_one_line(
     [
         ("{% for tool in tools %}", "prompt.catalog: line 1: Unexpected end of template"),
         ("{{ nothing }}", "prompt.catalog: 'nothing' is undefined"),
-        ("{{ tools + 1 }}", "prompt.catalog: can only concatenate tuple"),
+        ("{{ tools + 1 }}", "prompt.catalog: TypeError: can only concatenate tuple"),
     ],
 )
 def test_a_broken_template_is_one_line(

@@ -1,0 +1,68 @@
+"""Folders of runs with something wrong in them, and what follows from reading their files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from proactor.config_file import load_config
+from proactor.evaluation.store import load_evaluations, save_evaluations
+from proactor.report.folders import rebuild_report, side_by_side
+from proactor.ruler.cache import VerdictCache
+from proactor.training.record import RunRecord
+from proactor.training.runs import Run
+from tests.fuzz.harness import fuzz
+from tests.fuzz.mutations import dump, spoil_bytes, spoil_file, spoil_tree
+from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY
+
+FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.json", "samples/grpo-000003.jsonl")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "run"
+    config = load_config(repo_root / "configs" / "demo.yaml")
+    record = Run(folder)
+    record.begin(config, resume=False, fresh=False)
+    for row in HISTORY:
+        record.log(row)
+    record.write_samples("grpo", 3, [{"dialogue": DIALOGUES[0].id, "turn": 1, "text": "[]", "reward": 1.0}])
+    save_evaluations(folder / "evaluations.json", DIALOGUES[:3], {"before": BEFORE, "after": AFTER})
+    record.write_summary({"seconds": 5, "chosen": {"phase": "grpo", "step": 3}, "version": "1", "hash": "x"})
+    return folder
+
+
+def test_run_folders(run: Path) -> None:
+    def case(draw: Random, folder: Path) -> object:
+        place = folder / "run"
+        shutil.copytree(run, place)
+        file = place / draw.choice(FILES)
+        if file.suffix == ".yaml" and draw.random() < 0.5:
+            file.write_bytes(dump(draw, spoil_tree(draw, yaml.safe_load(file.read_text()))))  # JSON is YAML
+        else:
+            spoil_file(draw, file)
+        (place / "samples" / draw.choice(("stray", "x-1.jsonl", "grpo-x.jsonl", "grpo-99.jsonl"))).touch()
+        record = RunRecord.read(place)
+        what = draw.randrange(3)
+        if what == 0:
+            return record.facts(), rebuild_report(place)
+        if what == 1:
+            return side_by_side(run, place, folder / "page.html")
+        one = Run(place)
+        one.rewind(draw.choice((0, 10)), draw.choice((0, 3)))
+        return one.rows(), load_evaluations(place / "evaluations.json")
+
+    fuzz("runs", case, 100)
+
+
+def test_verdict_caches(tmp_path: Path) -> None:
+    def case(draw: Random, folder: Path) -> object:
+        line = b'{"key": "a", "scores": {"1": {"value": 0.5, "parts": {}, "explanation": "x"}}}\n'
+        (folder / "cache.jsonl").write_bytes(spoil_bytes(draw, line * 3))
+        return VerdictCache(folder / "cache.jsonl")
+
+    fuzz("verdict caches", case, 100)
