@@ -154,6 +154,13 @@ class EngineConfig(Config):
         description="rows (tokens) a forward pass aims at; a larger group is one tree",
     )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    rank_timeout: float = Field(
+        600.0,
+        gt=0,
+        le=86400,
+        description="seconds that a rank waits for the others before it ends, naming them; longer than any "
+        "rank's part of a step or an evaluation takes",
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub repository")
 
     @field_validator("dtype", mode="before")

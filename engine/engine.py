@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +45,7 @@ class Engine:
         self.config, self.options, self.seed, self.base_name = model.config, options, seed, name
         self.tokenizer = tokenizer
         self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
-        self.parallel = Parallel(decoder.device)
+        self.parallel = Parallel(decoder.device, options.rank_timeout)
         self.trainer = Trainer(decoder, self.parallel, options.token_budget) if decoder.lora else None
         self.samplings = 0
         self.eos_ids = frozenset(self.config.eos_ids)
@@ -275,13 +276,25 @@ class Engine:
         """This rank's part of a list of whole units (groups, dialogues)."""
         return self.parallel.share(items)
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's picklable ``value``, in rank order, on every rank."""
-        return self.parallel.gather(value)
+    def gather(self, value: T, phase: str = "gather") -> list[T]:
+        """Every rank's picklable ``value``, in rank order, on every rank.
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.parallel.barrier()
+        Raises EngineError, with ``phase``, where another rank failed, ended, or is later than
+        ``rank_timeout``; so does everything else that waits for ranks.
+        """
+        return self.parallel.gather(value, phase)
+
+    def barrier(self, phase: str = "barrier") -> None:
+        """Wait until every rank is here. Raises EngineError as `gather` does."""
+        self.parallel.barrier(phase)
+
+    def together(self, phase: str) -> AbstractContextManager[None]:
+        """A block that every rank runs, and that fails on every rank or on none.
+
+        An exception that leaves it on one rank reaches the others where they wait, as an EngineError with
+        that rank and its reason.
+        """
+        return self.parallel.together(phase)
 
     # -- saving ---
 
@@ -334,7 +347,7 @@ class Engine:
         Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written.
         """
         state = self.state_dict()
-        with self.parallel.together():
+        with self.parallel.together("save"):
             if self.rank == 0:
                 save_state(path, state, dict(record or {}))
 

@@ -58,7 +58,7 @@ def sequence_logprobs(
 
 def mean_nll(decoder: Decoder, parallel: Parallel, groups: Sequence[Group], token_budget: int) -> float:
     """`Engine.nll`: the mean of `total_nll` over all ranks. Every rank must call this."""
-    with parallel.together():
+    with parallel.together("nll"):
         total, count = total_nll(decoder, groups, token_budget)
     sums, _ = parallel.reduce({"total": total, "count": count}, {})
     return sums["total"] / max(sums["count"], 1.0)

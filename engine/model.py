@@ -16,7 +16,7 @@ from torch import Tensor
 from proactor.engine.config import Target
 from proactor.engine.lora import GROUPS, LoRABuffer, module_name, shapes
 from proactor.engine.model_config import ModelConfig
-from proactor.kernels.linear import Linear, library_linear
+from proactor.kernels.linear import Linear, library_linear, padded_rows
 from proactor.kernels.lora import lora_linear
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
@@ -91,12 +91,16 @@ class Layer:
 @dataclass(slots=True)
 class Exactness:
     """How linears are computed. ``exact``: a row's bits do not depend on the batch, which needs one form of
-    linear and at least ``min_rows`` rows.
+    linear and at least ``min_rows`` rows; they are padded to few counts, which bounds memory (`padded_rows`).
     """
 
     linear: Linear = library_linear
     min_rows: int = 1
     exact: bool = False
+
+    def padding(self, rows: int) -> int:
+        """Rows to add to ``rows`` before a linear."""
+        return padded_rows(rows, self.min_rows) - rows if self.exact else 0
 
 
 @dataclass(slots=True)
@@ -194,7 +198,7 @@ class Decoder:
         """
         rows = ids.shape[0]
         self.rows_computed += rows
-        pad = max(0, self.form.min_rows - rows)
+        pad = self.form.padding(rows)
         if pad:
             ids, positions = (torch.cat([t, t[:1].expand(pad)]) for t in (ids, positions))
             row_mask = None if row_mask is None else torch.cat([row_mask, row_mask[:1].expand(pad)])
@@ -246,16 +250,16 @@ class Decoder:
         return linear(swiglu(linear(x, GROUPS[2])), GROUPS[3]), h
 
     def final_norm(self, h: Tensor) -> Tensor:
-        """Final RMSNorm of rows [R, H], computed on at least `Exactness.min_rows` rows."""
-        pad = max(0, self.form.min_rows - h.shape[0])
+        """Final RMSNorm of rows [R, H], computed on rows padded by `Exactness.padding`."""
+        pad = self.form.padding(h.shape[0])
         if pad:
             h = torch.cat([h, h[:1].expand(pad, -1)])
         out = rms_norm(h, self.norm, self.config.rms_eps)
         return out[: out.shape[0] - pad]
 
     def head_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The head's product, computed on at least `Exactness.min_rows` rows."""
-        pad = max(0, self.form.min_rows - x.shape[0])
+        """The head's product, computed on rows padded by `Exactness.padding`."""
+        pad = self.form.padding(x.shape[0])
         if not pad:
             return self.form.linear(x, weight, bias)
         return self.form.linear(torch.cat([x, x[:1].expand(pad, -1)]), weight, bias)[: x.shape[0]]

@@ -1,104 +1,158 @@
-"""Data-parallel training on torch.distributed: groups dealt to ranks, one all-reduce a step."""
+"""Data-parallel training on torch.distributed: groups dealt to ranks, one all-reduce a step.
+
+All that ranks tell each other goes through one meeting of all of them (`Parallel.gather`), a refusal too: it
+reaches the others at whatever place they wait. Only gradients are summed by a collective, once all have met.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from proactor.engine.types import EngineError
+from proactor.engine.meeting import Meeting, RankError
+from proactor.engine.types import one_line
 from proactor.kernels.errors import ProactorError
 
 T = TypeVar("T")
 
 
+class Message(NamedTuple):
+    """What a rank tells the others: where it is, why it fails ("" where it does not), and a value."""
+
+    phase: str
+    failure: str
+    value: Any
+
+
 class Parallel:
     """This process among the ranks. Under ``torchrun`` (RANK and WORLD_SIZE set) it joins the process group;
     otherwise it is the only rank.
+
+    ``timeout``: seconds that it waits for the others. Raises RankError where they do not join in that time.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, timeout: float = 600.0) -> None:
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = device
-        self.owns_group = False
-        if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-            self.owns_group = True
+        self.meeting: Meeting | None = None
+        if self.world_size > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            self.meeting = Meeting(self.rank, self.world_size, backend, timeout)
             # gloo's threads must end before the interpreter does: a process that exits with them may abort
             atexit.register(self.release)
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Sum ``tensor`` over ranks in place."""
-        if self.world_size > 1:
+    def sum(self, tensor: Tensor, phase: str = "sum") -> Tensor:
+        """Sum ``tensor`` over ranks in place. Raises RankError as `gather` does."""
+        if self.meeting is None:
+            return tensor
+        self.gather(None, phase)
+        if (
+            tensor.is_cuda
+        ):  # NCCL is only queued here, and ends a process that waits for more than the time-out
             dist.all_reduce(tensor)
+            return tensor
+        try:
+            self.meeting.wait_for(lambda: dist.all_reduce(tensor))
+        except (RuntimeError, TimeoutError) as error:
+            self.gather(None, phase)  # names the rank, unless all are there
+            raise RankError(f"{phase}: {one_line(error)}") from error
         return tensor
 
     def reduce(
-        self, sums: dict[str, float], maxima: dict[str, float]
+        self, sums: Mapping[str, float], maxima: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums and maxima of named numbers over ranks. Every rank must pass the same names."""
-        if self.world_size == 1:
-            return sums, maxima
-        total = torch.tensor([sums[k] for k in sorted(sums)], dtype=torch.float64, device=self.device)
-        top = torch.tensor([maxima[k] for k in sorted(maxima)], dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        dist.all_reduce(top, op=dist.ReduceOp.MAX)
-        reduced_sums = dict(zip(sorted(sums), total.tolist(), strict=True))
-        return reduced_sums, dict(zip(sorted(maxima), top.tolist(), strict=True))
-
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """Overwrite ``tensor`` on every rank with rank 0's."""
-        if self.world_size > 1:
-            dist.broadcast(tensor, src=0)
-        return tensor
+        """Sums and maxima of named numbers over the ranks that have them."""
+        ranks = self.gather((dict(sums), dict(maxima)), "statistics")
+        total: dict[str, float] = {}
+        top: dict[str, float] = {}
+        for theirs, most in ranks:
+            for name, value in theirs.items():
+                total[name] = total.get(name, 0.0) + value
+            for name, value in most.items():
+                top[name] = max(top.get(name, value), value)
+        return total, top
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This rank's part of a list of whole units: every ``world_size``-th, from ``rank``."""
         return list(items[self.rank :: self.world_size])
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's picklable ``value``, in rank order, on every rank."""
-        if self.world_size == 1:
+    def gather(self, value: T, phase: str = "gather") -> list[T]:
+        """Every rank's picklable ``value``, in rank order, on every rank.
+
+        ``phase`` says in errors what the ranks met for. Raises RankError where another rank failed, ended, is
+        late, or came for something else.
+        """
+        if self.meeting is None:
             return [value]
-        out: list[T | None] = [None] * self.world_size
-        dist.all_gather_object(out, value)
-        return out  # type: ignore[return-value]
+        messages = self._meet(Message(phase, "", value))
+        for rank, message in enumerate(messages):
+            if message.failure:
+                raise RankError(f"rank {rank}: {message.failure}")
+        if any(message.phase != phase for message in messages):
+            raise RankError(f"ranks met for different things: {', '.join(m.phase for m in messages)}")
+        return [message.value for message in messages]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A block without collectives that fails on every rank or on none, so that no rank waits for another.
+    def together(self, phase: str = "together") -> Iterator[None]:
+        """A block that fails on every rank or on none, so that no rank waits for another.
 
-        An exception on one rank leaves the block there; the others then raise an EngineError that names that
-        rank and its reason. Every rank must run the block.
+        Where an exception leaves the block on one rank, the others raise a RankError with that rank and its
+        reason: where they wait inside the block, or at its end. So does that rank, where it is a refusal; any
+        other error stays itself there. What all ranks refuse alike stays itself too. Every rank must run the
+        block.
         """
         try:
             yield
+        except RankError:
+            raise  # all know it
         except Exception as error:
-            self.gather(describe(error))
+            if getattr(error, "told", False):  # by a block inside this one
+                raise
+            error.told = True  # type: ignore[attr-defined]
+            reasons = self._tell(phase, describe(error))
+            if isinstance(error, ProactorError) and len(set(reasons)) > 1:
+                rank = next(rank for rank, reason in enumerate(reasons) if reason)
+                raise RankError(f"rank {rank}: {reasons[rank]}") from error
             raise
-        for rank, reason in enumerate(self.gather("")):
-            if reason:
-                raise EngineError(f"rank {rank}: {reason}")
+        self.gather(None, phase)
 
-    def barrier(self) -> None:
+    def _tell(self, phase: str, failure: str) -> list[str]:
+        """Tell the others why this rank fails; returns every rank's reason, "" where it has none."""
+        if self.meeting is None:
+            return [failure]
+        try:
+            return [message.failure for message in self._meet(Message(phase, failure, None))]
+        except RankError:  # they are gone; the failure here says more
+            return [failure]
+
+    def _meet(self, message: Message) -> list[Message]:
+        assert self.meeting is not None
+        parts = self.meeting.exchange(pickle.dumps(message), message.phase)
+        return [pickle.loads(part) for part in parts]
+
+    def barrier(self, phase: str = "barrier") -> None:
         """Wait for every rank."""
-        if self.world_size > 1:
-            dist.barrier()
+        self.gather(None, phase)
 
     def release(self) -> None:
         """Leave the process group if this object joined it."""
-        if self.owns_group:
-            dist.destroy_process_group()
-            self.owns_group = False
+        atexit.unregister(self.release)
+        if self.meeting is not None:
+            self.meeting.close()
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line, with its type unless it is a refusal."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ProactorError) else f"{type(error).__name__}: {text}"
+    """An exception in one line, with its type unless it is a refusal or names a file."""
+    if isinstance(error, ProactorError):
+        return one_line(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -167,16 +167,16 @@ class Trainer:
         self.lora.attach_grad()
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:
-            self.parallel.sum(self.fixed)
+            self.parallel.sum(self.fixed, "sum of gradients")
             self.lora.grad.copy_((self.fixed.double() / (FIXED_POINT * divisor)).float())
             self.fixed.zero_()
         else:
-            self.parallel.sum(self.lora.grad).div_(divisor)
+            self.parallel.sum(self.lora.grad, "sum of gradients").div_(divisor)
         return total
 
     def _divisor(self) -> float:
         """The normaliser over all ranks, 0 when no rank accumulated anything."""
-        ranks = self.parallel.gather((self.normalizer, self.counted, self.failure))
+        ranks = self.parallel.gather((self.normalizer, self.counted, self.failure), "normaliser")
         for rank, (_, _, failure) in enumerate(ranks):
             if failure:
                 raise EngineError(

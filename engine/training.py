@@ -17,13 +17,13 @@ def train(
 ) -> dict[str, float]:
     """`Engine.train`. Every rank must call this."""
     parallel = trainer.parallel
-    with parallel.together():
+    with parallel.together("train: groups"):
         policy.refuse_in_flight("train")
         groups = _groups(data, config)
         sums: dict[str, float] = {}
         if isinstance(config, GRPO):
             groups, sums = prepare(groups, config, trainer.decoder.device)
-    if not any(parallel.gather(bool(data))):
+    if not any(parallel.gather(bool(data), "train: groups")):
         raise EngineError("train: nothing to train on")
     trainer.zero_grad()  # an earlier call that raised may have left gradients
     if isinstance(config, GRPO):
@@ -54,7 +54,7 @@ def _update(
     tally.add(sums)
     steps: list[dict[str, float]] = []
     for groups, counted in batches:
-        with trainer.parallel.together():
+        with trainer.parallel.together("train: gradients"):
             tally.merge(trainer.forward_backward(groups, loss, counted, policy.version))
         steps.append(_step(trainer, policy, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
@@ -67,7 +67,7 @@ def _update(
 
 def step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
     """`Engine.step`. Every rank must call this."""
-    with trainer.parallel.together():
+    with trainer.parallel.together("step"):
         policy.refuse_in_flight("step")
     return _step(trainer, policy, config)
 

@@ -115,7 +115,7 @@ def deal(groups: Sequence[Group], config: GRPO, parallel: Parallel) -> list[Batc
     units = by_tree(groups)
     place = {}
     if config.minibatches > 1:
-        ranks = parallel.gather([_content(unit) for unit in units])
+        ranks = parallel.gather([_content(unit) for unit in units], "minibatches")
         order = sorted((key, rank, i) for rank, keys in enumerate(ranks) for i, key in enumerate(keys))
         place = {i: at % config.minibatches for at, (_, rank, i) in enumerate(order) if rank == parallel.rank}
     batches: list[Batch] = []

@@ -19,6 +19,7 @@ from proactor.kernels.errors import KernelError
 
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
+ROW_STEP = 8
 PROBE_ROWS = 96
 PROBE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17, 24, 31, 32, 33, 47, 64, 65, 95)
 
@@ -60,6 +61,19 @@ def fastest_cpu_linear() -> Linear:
         return min(times[1:])
 
     return onednn_linear if seconds(onednn_linear) < 0.8 * seconds(library_linear) else library_linear
+
+
+def padded_rows(rows: int, minimum: int = 1) -> int:
+    """The row count at which ``rows`` rows are computed in deterministic mode.
+
+    At least ``minimum``, and one of eight counts between two powers of 2 (multiples of `ROW_STEP` up to 128),
+    so at most an eighth more. oneDNN compiles a kernel for each row count, and the allocator cannot reuse
+    what products of ever new sizes leave behind: memory would grow for as long as new row counts come
+    (`python -m bench.row_counts`).
+    """
+    rows = max(rows, minimum)
+    step = max(ROW_STEP, 1 << max(0, (rows - 1).bit_length() - 4))
+    return -(-rows // step) * step
 
 
 def exact_minimum(form: Linear, shapes: set[tuple[int, int]], dtype: torch.dtype) -> int:

@@ -8,6 +8,7 @@ the signal; so does a command whose output nobody reads any more.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -64,6 +65,8 @@ for command in (
 
 def main() -> None:
     """Entry point of ``proactor`` and ``python -m proactor.cli``, which torchrun needs."""
+    if "RANK" in os.environ:  # read when torch is imported: it tells of a lost rank in pages of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         try:
             app()

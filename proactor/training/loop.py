@@ -155,8 +155,8 @@ class Training:
             row, groups = grpo_step(self.workspace, stage, p.step)
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
-                rows = [sample for rank in self.engine.gather(sample_rows(groups)) for sample in rank]
-                self.run.write_samples("grpo", p.update, rows)
+                ranks = self.engine.gather(sample_rows(groups), "samples")
+                self.run.write_samples("grpo", p.update, [sample for rank in ranks for sample in rank])
             watch.note(row, last=p.step == stage.steps)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:
@@ -170,7 +170,7 @@ class Training:
             self._save_if_due(checked)
 
     def _begin_grpo(self) -> None:
-        self.engine.barrier()
+        self.engine.barrier("adapter of the SFT stage")
         self.engine.load_adapter(self.run.start)  # with a fresh optimizer
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
@@ -206,7 +206,8 @@ class Training:
 
         A signal to one rank stops every rank after the same step: raises Stopped.
         """
-        signals = [number for rank in self.engine.gather(list(self.stopping)) for number in rank]
+        ranks = self.engine.gather(list(self.stopping), "end of a step")
+        signals = [number for rank in ranks for number in rank]
         if checked or signals or self.position.update % self.config.save_every == 0:
             self.save()
         if signals:
@@ -253,12 +254,19 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
 
 def _train(config: RunConfig, run: Run, resume: bool, ui: Progress) -> Row:
     """The run in a folder that is this process's own."""
+    workspace = Workspace.open(config, ui)
+    with workspace.engine.together("training"):
+        return _run(workspace, run, resume, ui)
+
+
+def _run(workspace: Workspace, run: Run, resume: bool, ui: Progress) -> Row:
+    """The stages of a run, and the comparison at its end."""
+    config = workspace.config
+    if config.start is not None:
+        workspace.engine.load_adapter(config.start)
+    initial = workspace.engine.state_dict()
+    report_data(workspace, ui)
     with stop_signals() as signals:
-        workspace = Workspace.open(config, ui)
-        if config.start is not None:
-            workspace.engine.load_adapter(config.start)
-        initial = workspace.engine.state_dict()
-        report_data(workspace, ui)
         training = Training(workspace, run, signals, ui)
         try:
             if resume:
@@ -267,7 +275,7 @@ def _train(config: RunConfig, run: Run, resume: bool, ui: Progress) -> Row:
         finally:
             workspace.close()
     rows = run.rows() if run.writer else []
-    result = workspace.engine.gather(outcome(rows, config.eval.metric))[0]
+    result = workspace.engine.gather(outcome(rows, config.eval.metric), "end of training")[0]
     if result is not None:
         ui.say(str(result))
     if not config.eval.final:

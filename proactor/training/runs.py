@@ -58,6 +58,7 @@ MAY_CHANGE = (
     "grpo.eval_every",
     "grpo.max_failed_share",
     "grpo.failed_window",
+    "engine.rank_timeout",
     "eval",
     "save_every",
     "samples_every",

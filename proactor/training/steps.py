@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from proactor.config import GRPOStage, SFTStage
@@ -67,7 +68,7 @@ def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
         pending=stage.pending,
     )
     stats = engine.train(groups, stage)
-    counts = engine.gather((counters["examples"], counters["unknowable"]))
+    counts = engine.gather((counters["examples"], counters["unknowable"]), "counters")
     return {
         "epoch": epoch,
         **{key: stats[key] for key in SFT_STATISTICS},
@@ -100,7 +101,7 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     if workspace.encoder.style.mode == "graph":  # samples of one decision then have different prompts
         kept = trainable(kept, stage.advantages)
     stats = update(workspace.engine, kept, stage)
-    rewards = reward_statistics(workspace.engine.gather, answered)
+    rewards = reward_statistics(partial(workspace.engine.gather, phase="rewards"), answered)
     return {"epoch": epoch, **stats, **rewards, **scoring}, answered
 
 
@@ -139,7 +140,8 @@ def sample_and_score(
         shares=stage.boards,
     )
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(progress).items()}
-    events = judge_statistics(engine.gather, judged.groups, reward.judged, judged.counters)
+    gather = partial(engine.gather, phase="verdicts")
+    events = judge_statistics(gather, judged.groups, reward.judged, judged.counters)
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
@@ -148,7 +150,7 @@ def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
 
     If no rank has a group, the weights stay and the row has ``skipped_update`` 1.
     """
-    if not any(engine.gather(bool(groups))):
+    if not any(engine.gather(bool(groups), "sampling and rewards")):
         version = float(engine.policy_version)
         return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
     stats = engine.train(groups, stage)

@@ -33,7 +33,7 @@ def compare(
     `bootstrap.KEYS` of before, after and the trivial policies, and ``difference``: after - before paired.
     """
     engine = workspace.engine
-    engine.barrier()
+    engine.barrier("best adapter")
     if workspace.config.grpo is not None:
         engine.load_adapter(run.start)
     else:

@@ -72,26 +72,27 @@ class Workspace:
             seed=config.seed,
             progress=lambda done, total: ui.substep("loading the model", done, total),
         )
-        if engine.chat is None:
-            raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
-        encoder = PromptEncoder(engine.chat, catalog, style)
-        workspace = cls(
-            config,
-            engine,
-            encoder,
-            (),
-            (),
-            (),
-            reward,
-            metric,
-            counters={k: c.counters for k, c in corpora.items()},
-            ui=ui,
-        )
-        workspace.bind()
-        workspace.costs = evaluation_costs(config, encoder.catalog)
-        workspace.train, workspace.dev, workspace.test = (
-            workspace.select_fitting(name, c.dialogues) for name, c in corpora.items()
-        )
+        with engine.together("dialogues and reward"):
+            if engine.chat is None:
+                raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
+            encoder = PromptEncoder(engine.chat, catalog, style)
+            workspace = cls(
+                config,
+                engine,
+                encoder,
+                (),
+                (),
+                (),
+                reward,
+                metric,
+                counters={k: c.counters for k, c in corpora.items()},
+                ui=ui,
+            )
+            workspace.bind()
+            workspace.costs = evaluation_costs(config, encoder.catalog)
+            workspace.train, workspace.dev, workspace.test = (
+                workspace.select_fitting(name, c.dialogues) for name, c in corpora.items()
+            )
         return workspace
 
     def bind(self) -> None:
@@ -115,7 +116,7 @@ class Workspace:
     def why_dropped(self) -> str:
         """The last reason, on any rank, for which the reward dropped a group; empty where it names none."""
         mine = getattr(self.reward, "failure", "")
-        return next((reason for reason in self.engine.gather(mine) if reason), "")
+        return next((reason for reason in self.engine.gather(mine, "judge") if reason), "")
 
     @property
     def turn_reward(self) -> TurnReward | None:
@@ -199,21 +200,23 @@ class Workspace:
         """`evaluate` over all ranks: each plays its share, every rank gets the whole result."""
         options = self.config.eval
         share = self.engine.share(dialogues)
-        evaluation = evaluate(
-            self.engine,
-            self.encoder,
-            share,
-            self.turn_reward,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            seed=self.config.seed,
-            costs=self.costs,
-            rule=self.rule,
-            progress=lambda done, total: self.ui.substep(name, done, total),
-        )
+        with self.engine.together("evaluation"):
+            evaluation = evaluate(
+                self.engine,
+                self.encoder,
+                share,
+                self.turn_reward,
+                max_tokens=options.max_tokens,
+                temperature=options.temperature,
+                seed=self.config.seed,
+                costs=self.costs,
+                rule=self.rule,
+                progress=lambda done, total: self.ui.substep(name, done, total),
+            )
         if self.engine.world_size == 1:
             return evaluation
-        parts = self.engine.gather((evaluation, sum(len(d.decision_turns) for d in share)))
+        mine = evaluation, sum(len(d.decision_turns) for d in share)
+        parts = self.engine.gather(mine, "evaluation")
         return join_evaluations(dialogues, parts)
 
 

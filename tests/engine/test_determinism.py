@@ -126,3 +126,19 @@ def test_the_other_mode_may_differ_but_agrees(folder: Path, expected: list[tuple
 def test_where_it_cannot_be_kept_it_is_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match="deterministic=True needs a CPU, float32 and oneDNN"):
         load(folder, deterministic=True, dtype="bfloat16")
+
+
+def test_linears_see_few_row_counts(folder: Path) -> None:
+    """For each count oneDNN keeps a kernel, and the allocator memory."""
+    engine, counts = load(folder, deterministic=True), set()
+    linear = engine.decoder.form.linear
+
+    def counting(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        counts.add(x.shape[0])
+        return linear(x, weight, bias)
+
+    engine.decoder.form.linear = counting
+    for length in range(2, 41):
+        engine.logprobs([[token % 100 for token in range(length)]])
+        engine.sample([[1] * length], Sampling(n=1 + length % 3, max_tokens=2, ignore_eos=True))
+    assert counts == {8, 16, 24, 32, 40}

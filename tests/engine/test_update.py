@@ -138,7 +138,7 @@ class Ranks(Parallel):
         super().__init__(torch.device("cpu"))
         self.rank, self.dealt = rank, dealt
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, phase: str = "") -> list[Any]:
         return [[_content([g]) for g in groups] for groups in self.dealt]
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from proactor.kernels import linear
 from proactor.kernels.errors import KernelError
 from proactor.kernels.linear import (
+    ROW_STEP,
     exact_linear,
     exact_minimum,
     fastest_cpu_linear,
     library_linear,
     onednn_available,
     onednn_linear,
+    padded_rows,
 )
 
 needs_onednn = pytest.mark.skipif(not onednn_available(), reason="this build of torch has no oneDNN linear")
@@ -60,3 +64,14 @@ def test_the_probe_sees_a_form_that_depends_on_the_batch() -> None:
 def test_without_onednn_the_library_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "onednn_available", lambda: False)
     assert fastest_cpu_linear.__wrapped__() is library_linear
+
+
+@given(rows=st.integers(1, 20000), minimum=st.integers(1, 20))
+def test_padded_rows_hold_all_rows_and_little_more(rows: int, minimum: int) -> None:
+    least = max(rows, minimum)
+    assert least <= padded_rows(rows, minimum) <= max(least + ROW_STEP - 1, least * 9 / 8)
+    assert padded_rows(padded_rows(rows, minimum), minimum) == padded_rows(rows, minimum)
+
+
+def test_row_counts_are_few() -> None:
+    assert len({padded_rows(rows) for rows in range(1, 8193)}) == 64

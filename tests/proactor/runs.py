@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def config(folder: Path, model: Path, *overrides: str, **changes: Any) -> RunCon
 def length_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
     """A reward with spread on any text, so that GRPO has a gradient from the first step."""
     return [(len(text) % 5) / 4 for text in completions]
+
+
+def nan_reward_on_rank_1(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+    """A reward that breaks on one of two ranks."""
+    rewards = nan_reward if os.environ.get("RANK") == "1" else length_reward
+    return rewards(prompts, completions, **columns)
 
 
 def nan_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
