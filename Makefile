@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
 help:
-	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (6 minutes on 2 cores)"
+	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
