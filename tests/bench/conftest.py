@@ -21,5 +21,5 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(settings.name)
         train(settings, resume="--resume" in command, fresh="--fresh" in command)
 
-    monkeypatch.setattr(learning.subprocess, "run", run)
+    monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=run))
     return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -32,7 +33,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         else:
             train(settings, resume="--resume" in command, fresh="--fresh" in command)
 
-    monkeypatch.setattr(learning.subprocess, "run", run)
+    monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=run))
     return seen
 
 
