@@ -27,7 +27,7 @@ def _jsonl(folder: Path, examples: Path) -> None:
 
 
 def _own(folder: Path) -> None:
-    test_jsonl.put(folder, test_jsonl.talk())
+    test_jsonl.put(folder, test_jsonl.OWN, test_jsonl.talk("hi", "yes?", "book"))
 
 
 def _chat(folder: Path) -> None:

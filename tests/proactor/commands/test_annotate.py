@@ -175,3 +175,23 @@ def test_a_finished_folder_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ProactorError, match="finished already"):
         command("synthetic", "--limit", 2, "--out", tmp_path)
     command("synthetic", "--limit", 3, "--out", tmp_path, "--fresh")
+
+
+def test_a_module_of_tools_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
+    line = {"id": "x", "turns": [{"speaker": t.speaker, "text": t.text} for t in BOOKING.turns]}
+    line["references"] = []
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "tools.py").write_text("def book(day: str = '', time: str = ''): ...\n")
+    options = (tmp_path / "mine.jsonl", "--catalog", tmp_path / "tools.py", "--dry-run", "--oracle", "engine")
+    options += ("--model", tmp_path)
+    with pytest.raises(ProactorError, match="--trust-code allows it"):
+        command(*options)
+    with pytest.raises(
+        ProactorError, match=r"config\.json"
+    ):  # the tools were read: what is missing is the model
+        command(*options, "--trust-code")
+
+
+def test_an_option_that_is_no_readers(tmp_path: Path) -> None:
+    with pytest.raises(ProactorError, match="option limit: no option of a reader"):
+        command("synthetic", "--option", "limit=5", "--out", tmp_path)

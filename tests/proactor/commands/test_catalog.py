@@ -119,3 +119,24 @@ def test_every_remark_has_words() -> None:
     code = "".join(file.read_text() for file in Path(package.__file__).parent.glob("*.py"))
     used = set(re.findall(r'"(\w+_as_text|flattened|\w+_left_out)"', code))
     assert used == set(REMARKS)
+
+
+def test_a_module_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef book_table(day: str): ...\n")
+    for source in (file, f"module:{file}"):
+        assert "--trust-code" in call(source, error=CatalogError)
+        assert not (tmp_path / "ran").exists()
+    assert row(call(file, "--trust-code"), "book_table")[1] == "day"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ tools[0].__class__.__mro__ }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_template_stays_in_its_sandbox_and_ends(tools: Path, tmp_path: Path, template: str) -> None:
+    (tmp_path / "x.j2").write_text(template)
+    assert "x.j2: " in call(tools, "--render", tmp_path / "x.j2", error=UsageError)

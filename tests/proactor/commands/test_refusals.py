@@ -85,12 +85,13 @@ def test_anything_else_is_a_bug(monkeypatch: pytest.MonkeyPatch, bug: Exception)
 def test_a_bug_shows_its_traceback(repo_root: Path) -> None:
     code = (
         "import sys; from proactor import catalogs, cli\n"
-        "catalogs.read = lambda source, format, **options: {}['planted']\n"
+        "catalogs.read = lambda source, format, key='sk-' + 'secret', **options: {}['planted']\n"
         "sys.argv = ['proactor', 'catalog', 'x']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "KeyError: 'planted'" in done.stderr
+    assert "sk-secret" not in done.stderr  # values of variables may be keys
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
-from proactor.files import SourceError
-from proactor.sources import Corpus, load, split_of
+from proactor.files import SourceError, read_bytes
+from proactor.sources import Corpus, base, load, split_of
 
 CATALOG = Catalog(
     tools=(
@@ -282,6 +282,30 @@ def test_options_are_refused_by_name(tmp_path: Path, opts: dict[str, str]) -> No
 
 def test_no_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file, nor a folder with windows"):
+        load("jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["windows.jsonl", "windows.jsonl.gz"])
+def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A small gzip file may unpack to any length."""
+    monkeypatch.setattr(base, "LONGEST_LINE", 1000)
+    data = json.dumps(talk("hi", "yes?")).encode() + b"\n" + b" " * 10**6
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(SourceError, match=f"{name}:2: a line of more than 1000 bytes"):
+        load("jsonl", tmp_path / name)
+
+
+def test_a_file_that_unpacks_without_end(tmp_path: Path) -> None:
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b" " * 10**6))
+    with pytest.raises(SourceError, match=r"a\.json\.gz: cannot be read \(more than 1000 bytes, unpacked\)"):
+        read_bytes(tmp_path / "a.json.gz", 1000)
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32", "latin-1"])
+def test_another_encoding(tmp_path: Path, coding: str) -> None:
+    record = json.dumps({**talk("hi", "yes?"), "domain": "café"}, ensure_ascii=False)
+    (tmp_path / "windows.jsonl").write_bytes(record.encode(coding))
+    with pytest.raises(SourceError, match=r"windows\.jsonl:1: "):
         load("jsonl", tmp_path)
 
 
