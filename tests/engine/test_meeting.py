@@ -17,7 +17,7 @@ from bench.forked import fork_ranks
 from proactor.engine.meeting import RankError
 from proactor.engine.parallel import Parallel
 
-TIMEOUT = 4.0
+TIMEOUT = 10.0
 
 
 def lives(rank: int, timeout: float = TIMEOUT) -> Parallel:
