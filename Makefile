@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint docs rooms format compile-check bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,20 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 JOBS ?= 2
 FUZZ ?= 2000
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-say = @printf '\033[1m==> %s\033[0m\n' $(1)
+# Everything is installed by hash from locks/, but torch and triton: which build of them an index offers (CPU, CUDA)
+# decides their hash. Nothing may come in beside that (--no-deps). HASHES=0: by constraints.txt alone, for a mirror
+# with builds of its own.
+HASHES ?= 1
+ifeq ($(HASHES),1)
+install = $(PIP) install --require-hashes --no-deps -r locks/$(1).txt && \
+	$(PIP) install -c constraints.txt torch triton && \
+	$(PIP) install --no-deps --no-build-isolation -e . && $(PIP) check
+else
+install = $(PIP) install -c constraints.txt -e '.$(if $(filter dev,$(1)),[dev$(comma)bench])'
+endif
+comma := ,
+# Not a function for `call`, which would cut its text at a comma.
+say = @printf '\033[1m==> %s\033[0m\n'
 
 help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
@@ -25,6 +38,8 @@ help:
 	@echo "make rooms           the rooms of the packages, their floors and imports"
 	@echo "make format          ruff format"
 	@echo "make compile-check   every Triton kernel compiled for every GPU target (CHECK='--quick --ops rms_norm')"
+	@echo "make audit           bandit, and known vulnerabilities of the locked versions (needs a package index)"
+	@echo "make lock            locks/ again from pyproject.toml and constraints.txt"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
 	@echo "make bench-gpu       on a GPU: every operation checked and timed beside its peers (GPU=--quick: 90 s)"
@@ -32,32 +47,32 @@ help:
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found. Install one (Debian: apt install python3-venv) or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(call say,"[1/2] virtual environment in $(VENV) with $(PYTHON)")
+	$(say) "[1/2] virtual environment in $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(call say,"[2/2] proactor and what it needs to run (about a minute)")
-	@$(PIP) install -c constraints.txt -e .
+$(VENV)/.installed: pyproject.toml constraints.txt locks/run.txt | $(BIN)/python
+	$(say) "[2/2] proactor and what it needs to run (about a minute)"
+	@$(call install,run)
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(call say,"[2/2] proactor with its test tools and the peers that parity is tested against (about a minute)")
-	@$(PIP) install -c constraints.txt -e '.[dev,bench]'
+$(VENV)/.installed-dev: pyproject.toml constraints.txt locks/dev.txt | $(BIN)/python
+	$(say) "[2/2] proactor with its test tools and the peers that parity is tested against (about a minute)"
+	@$(call install,dev)
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	@$(BIN)/proactor demo
 
 lint: $(VENV)/.installed-dev
-	$(call say,"lint: ruff")
+	$(say) "lint: ruff"
 	@$(BIN)/ruff check .
-	$(call say,"types: mypy")
+	$(say) "types: mypy"
 	@$(BIN)/mypy
-	$(call say,"layers: import-linter")
+	$(say) "layers: import-linter"
 	@PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.installed-dev
-	$(call say,"docs: links and files and numbers")
+	$(say) "docs: links, files, numbers"
 	@$(BIN)/python -m bench.docs $(if $(FIX),--write)
 
 format: $(VENV)/.installed-dev
@@ -66,8 +81,34 @@ format: $(VENV)/.installed-dev
 compile-check: $(VENV)/.installed
 	@PYTHONPATH=. $(BIN)/python -m proactor.kernels.compile_check $(CHECK)
 
+# Tools of their own environment: what they need is nobody else's.
+AUDIT := $(VENV)/audit/bin
+$(VENV)/audit/.installed: | $(BIN)/python
+	$(say) "bandit, pip-audit and uv in $(VENV)/audit"
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(AUDIT)/python -m pip --disable-pip-version-check install -q bandit pip-audit uv
+	@touch $@
+
+audit: $(VENV)/audit/.installed
+	$(say) "bandit: medium and higher"
+	@$(AUDIT)/bandit -q -ll -r engine kernels proactor bench -x proactor/engine,proactor/kernels
+	$(say) "pip-audit: known vulnerabilities of the locked versions, and of torch"
+	@$(AUDIT)/python -c "from urllib.request import urlopen; urlopen('https://pypi.org/pypi/pip/24.0/json', timeout=20)" 2>/dev/null \
+		|| { echo "not checked: pypi.org, which knows of vulnerabilities, cannot be reached" >&2; exit 0; }; \
+	grep -E '^(torch|triton)==' constraints.txt > $(VENV)/audit/torch.txt; \
+	$(AUDIT)/pip-audit --strict --disable-pip --no-deps -r locks/dev.txt && \
+	$(AUDIT)/pip-audit --strict --disable-pip --no-deps -r $(VENV)/audit/torch.txt
+
+# Python 3.11's versions serve newer ones too: each hash of a release is listed.
+LOCK = $(AUDIT)/uv pip compile -q pyproject.toml -c constraints.txt --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-package torch --no-emit-package triton --find-links "$${PIP_FIND_LINKS:-.}"
+lock: $(VENV)/audit/.installed
+	@echo hatchling > $(VENV)/audit/build.in
+	@$(LOCK) $(VENV)/audit/build.in -o locks/run.txt
+	@$(LOCK) --extra dev --extra bench -o locks/dev.txt
+
 test: lint docs
-	$(call say,"tests: $(JOBS) processes")
+	$(say) "tests: $(JOBS) processes"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 
 fuzz: $(VENV)/.installed-dev
