@@ -252,12 +252,14 @@ class SmallModel(Section):
 class Pretrain(Section):
     """A small model built from scratch where `RunConfig.model` does not exist (`training.pretrain`).
 
-    Trained for ``seconds`` on the training split (a ``share`` of it, at most ``limit`` dialogues), after one
-    pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. A model that has
+    Trained for ``steps``, or until ``seconds`` are over, on the training split (a ``share`` of it, at most
+    ``limit`` dialogues), after one pass over ``synthetic`` dialogues, which teach copying values sooner than
+    few real ones. With enough seconds the model does not depend on the machine's pace. A model that has
     memorised the dialogues of GRPO explores nothing there: where dialogues are few, give GRPO others
     (``data.train.share``).
     """
 
+    steps: int | None = Field(default=None, ge=1)
     seconds: float = Field(default=300, gt=0)
     share: Share = (0.0, 1.0)
     limit: int | None = Field(default=None, ge=20)
