@@ -60,8 +60,8 @@ def _attend_to_offset(
     """Queries and keys whose constant part, turned by their positions, agree best at ``offset``."""
     fast, half = len(frequencies) // 2, size // 2
     query, key = head * size, kv_head * size
-    layer.q_proj.weight[query : query + size] *= 0.1
-    layer.k_proj.weight[key : key + size] *= 0.1
+    layer.q_proj.weight[query : query + size] = 0
+    layer.k_proj.weight[key : key + size] = 0
     angles = offset * frequencies[:fast]
     layer.q_proj.bias[query : query + fast] = SHARPNESS * angles.cos()
     layer.q_proj.bias[query + half : query + half + fast] = -SHARPNESS * angles.sin()
@@ -74,14 +74,12 @@ def _attend_to_match(layer: Any, size: int, part: int, frequencies: Tensor) -> N
     The older token is added in reverse order of dimensions, so that the two do not mix.
     """
     slow = [i for i, f in enumerate(frequencies.tolist()) if f * FAR < 1]
-    rows = [*slow, *(i + size // 2 for i in slow)]
-    rows = rows[:part]
-    layer.q_proj.weight[:size] *= 0.1
-    layer.k_proj.weight[:size] *= 0.1
+    rows = [*slow, *(i + size // 2 for i in slow)][:part]
+    layer.q_proj.weight[:size] = 0
+    layer.k_proj.weight[:size] = 0
     for i, row in enumerate(rows):
         back = len(rows) - 1 - i
         for projection, newer, older in ((layer.q_proj, 0, 2 * part), (layer.k_proj, 2 * part, 3 * part)):
-            projection.weight[row] = 0
             projection.weight[row, newer + i] = MATCH
             projection.weight[row, older + back] = MATCH
 
