@@ -232,8 +232,8 @@ class SmallModel(Section):
     vocabulary: int = Field(default=1024, ge=259, description="at least every byte and 3 special tokens")
     context: int = Field(default=2048, ge=1)
     batch: int = Field(default=16, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
-    muon_lr: float = Field(default=0.02, gt=0)
+    lr: float = Field(default=1.5e-3, gt=0)
+    muon_lr: float = Field(default=0.008, gt=0)
     text_weight: float = Field(default=0.3, ge=0)
     pending: bool = False
     copy_tokens: int = Field(default=16, ge=0)
