@@ -121,10 +121,14 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate_heads(qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(rotated q, rotated k, v) of a stacked projection qkv [T, Hq + 2 Hkv, D]; differentiable."""
+    """(rotated q, rotated k, v) of a stacked projection qkv [T, Hq + 2 Hkv, D]; differentiable.
+
+    With gradients v is a copy: a view, once kept for a backward, would keep all of ``qkv``.
+    """
     rotated = qkv.shape[1] - kv_heads
     q, k = rope(qkv[:, :rotated], cos, sin).split((rotated - kv_heads, kv_heads), dim=1)
-    return q, k, qkv[:, rotated:]
+    v = qkv[:, rotated:]
+    return q, k, v.contiguous() if v.requires_grad else v
 
 
 def runs_triton(x: Tensor) -> bool:
