@@ -134,18 +134,15 @@ def _launch_backward(total: Tensor, weight: Tensor, eps: float, dy: Tensor, extr
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.triton, ctx.eps = _runs_triton(x), eps
-        y, total = (
-            _launch_forward(x, None, weight, eps) if ctx.triton else (rms_norm_reference(x, weight, eps), x)
-        )
-        ctx.save_for_backward(total, weight)
-        return y
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight)
+        return _norm(x, weight, eps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if ctx.triton:
-            return _launch_backward(x, weight, ctx.eps, grads[0], None), None, None
+        if _runs_triton(x):
+            return _launch_backward(x.contiguous(), weight, ctx.eps, grads[0], None), None, None
         g = widen(grads[0] * weight)
         unit, rstd = _unit(x, ctx.eps)
         dx = (g - unit * (g * unit).mean(-1, keepdim=True)) * rstd
@@ -177,7 +174,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
+    return _norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -194,6 +191,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     if torch.is_grad_enabled() and (x.requires_grad or residual.requires_grad):
         return _AddRMSNorm.apply(x, residual, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
     return _launch_forward(x, residual, weight, eps)
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
 
 
 def _runs_triton(x: Tensor) -> bool:
