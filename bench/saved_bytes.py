@@ -29,7 +29,7 @@ from proactor.engine.tree import Tree
 from proactor.engine.types import Group, Sample
 from proactor.kernels.op import QWEN25, ModelShape
 
-TOKENS = 16
+TOKENS = 8
 KERNELS = str(Path("proactor", "kernels"))
 
 
