@@ -1,7 +1,7 @@
 """What autograd keeps of one layer between forward and backward: bytes a token, by tensor.
 
-    python -m bench.saved_bytes                                                    # the CPU's forms
-    TRITON_INTERPRET=1 PROACTOR_KERNELS=triton python -m bench.saved_bytes         # the GPU's, interpreted
+    python -m bench.saved_bytes                                                 # torch forms
+    TRITON_INTERPRET=1 PROACTOR_KERNELS=triton python -m bench.saved_bytes      # Triton forms, interpreted
 
 At the shape of Qwen2.5-14B in bfloat16, with LoRA of rank 16 on every linear. Every weight is one zero,
 expanded, so that a layer fits anywhere. A storage counts once, however many tensors and functions share it;
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from proactor.engine.config import LoRA
+from proactor.engine.config import LoRA, Target
 from proactor.engine.forward import head_rows
 from proactor.engine.lora import GROUPS, LoRABuffer, shapes
 from proactor.engine.model import BaseLinear, Decoder, Layer
@@ -64,7 +64,7 @@ def empty_decoder(shape: ModelShape, layers: int, dtype: torch.dtype) -> Decoder
     )
     size, zero = shapes(config), torch.zeros((), dtype=dtype)
 
-    def linear(group: tuple[str, ...]) -> BaseLinear:
+    def linear(group: tuple[Target, ...]) -> BaseLinear:
         outputs = sum(size[t][0] for t in group)
         bias = zero.expand(outputs) if "q" in group else None
         return BaseLinear([zero.expand(outputs, size[group[0]][1])], bias, dtype, True)

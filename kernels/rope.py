@@ -103,7 +103,8 @@ class _Rope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotate(grads[0], *ctx.saved_tensors, inverse=True), None, None
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, sin, inverse=True), None, None
 
 
 class _RotateHeads(torch.autograd.Function):
@@ -124,8 +125,9 @@ class _RotateHeads(torch.autograd.Function):
         kv_heads = dk.shape[1]
         dqkv = torch.empty((rows, heads + 2 * kv_heads, width), dtype=dq.dtype, device=dq.device)
         into_q, into_k, into_v = dqkv.split((heads, kv_heads, kv_heads), dim=1)
-        _rotate(dq, *ctx.saved_tensors, inverse=True, out=into_q)
-        _rotate(dk, *ctx.saved_tensors, inverse=True, out=into_k)
+        cos, sin = ctx.saved_tensors
+        _rotate(dq, cos, sin, inverse=True, out=into_q)
+        _rotate(dk, cos, sin, inverse=True, out=into_k)
         into_v.copy_(dv)
         return dqkv, None, None, None
 
