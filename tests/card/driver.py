@@ -146,6 +146,10 @@ class Recorder(TorchDispatchMode):
         self.driver = driver
         self.clear()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip torch's compiler it is first imported: seconds
+
     def clear(self) -> None:
         """Count anew."""
         self.first, self.torch = len(self.driver.launched), Counts()

@@ -1,4 +1,4 @@
-"""At the size of a 14B model every launch is one that a GPU takes, and a layer keeps to its budget of launches."""
+"""At the size of a 14B model a GPU takes every launch, and a layer keeps to its budget of launches."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for 
 
 SCRIPT = """
 import dataclasses, json
+import torch
 from proactor.engine import model as engine_model
 from proactor.kernels import lora_kernels, nf4_linear_kernels, swiglu
 from proactor.kernels.nf4 import NF4_CODE
@@ -29,33 +30,35 @@ phases = launches.measure(driver, repeats=1)
 launched = [dataclasses.asdict(one) for phase in phases.values() for one in phase.launched]
 print(json.dumps({"launched": launched, "over": launches.over_budget(phases)}))
 
-def decoding():
-    with Recorder(driver):
-        models = {layers: launches.model(layers) for layers in (1, launches.LAYERS)}
-    return {"decode 16": launches.decode(driver, models, 16, 1)}
+with Recorder(driver):
+    models = {layers: launches.model(layers) for layers in (1, launches.LAYERS)}
 
-def planted(module, name, value):
-    right = getattr(module, name)
-    setattr(module, name, value(right))
+def answer(run):
     try:
-        found = launches.over_budget(decoding())
+        print(json.dumps(run()))
     except Exception as error:
-        found = [f"{type(error).__name__}: {error}"]
+        print(json.dumps([f"{type(error).__name__}: {error}"]))
+
+def planted(module, name, wrong):
+    right = getattr(module, name)
+    setattr(module, name, wrong(right))
+    answer(lambda: launches.over_budget({"decode 16": launches.decode(driver, models, 16, 1)}))
     setattr(module, name, right)
-    print(json.dumps(found))
 
 planted(engine_model, "swiglu", lambda right: lambda x: (right(x), right(x))[1])
 planted(engine_model, "swiglu", lambda right: lambda x: right(x) * 1)
 planted(nf4_linear_kernels, "level_table", lambda right: lambda dtype, device: NF4_CODE.to(dtype))
-planted(lora_kernels, "DOWN", lambda right: right | {16: {"default": right[16]["default"] | {"stages": 20}}})
-planted(lora_kernels, "DOWN", lambda right: right | {16: {"default": right[16]["default"] | {"warps": 64}}})
-planted(swiglu, "SETTINGS", lambda right: {"default": {"BLOCK": 1, "WARPS": 4}})
+for change in ({"stages": 20}, {"warps": 64}):
+    planted(lora_kernels, "DOWN", lambda right: {16: {"default": right[16]["default"] | change}})
+x = torch.empty(1, 2 << 26, dtype=torch.bfloat16, device=META)
+answer(lambda: swiglu.swiglu(x))
+answer(lambda: swiglu.swiglu_forward_kernel[(0, 1)](x, x, 16, 16, BLOCK=1024))
 """
 
 
 @pytest.fixture(scope="module")
 def seen(repo_root: Path) -> list[Any]:
-    """Output of the script: a process of its own, since kernels defined for the interpreter do not compile."""
+    """Output of the script: a process of its own, since the interpreter's kernels do not compile."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -92,13 +95,15 @@ def test_a_layer_keeps_to_its_budget(seen: list[Any]) -> None:
 
 
 def test_faults_are_caught(seen: list[Any]) -> None:
-    kernel, operation, host, shared, warps, grid = seen[1:]
-    assert "decode 16, a layer: 23 launches of kind triton" in kernel[0]
+    kernel, operation, host, shared, warps, large, empty = seen[1:]
+    assert kernel[0].startswith("decode 16, a layer: 23 launches of kind triton, the budget is 22: ")
     assert "swiglu_forward_kernel 2" in kernel[0]
     assert operation == ["decode 16, a layer: 1 launches of kind torch, the budget is 0: mul 1"]
     assert host == ["Refused: nf4_linear_kernel: argument 6 is on cpu"]
-    assert shared[0].startswith("OutOfResources: out of resource: shared memory")
-    print(warps, grid)
+    assert shared[0].startswith("OutOfResources: out of resource: shared memory, Required: ")
+    assert warps[0].startswith("OutOfResources: out of resource: threads, Required: 2048")
+    assert large[0].startswith("Refused: swiglu_forward_kernel: grid (1, 65536, 1), ")
+    assert empty[0].startswith("Refused: swiglu_forward_kernel: grid (0, 1, 1), ")
 
 
 def test_refuses_under_the_interpreter() -> None:
