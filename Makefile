@@ -131,9 +131,9 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt locks/oldest.txt
 test-oldest: $(OLDEST)/.installed
 	$(say) "kernels compiled for sm_90 by the oldest triton"
 	@PYTHONPATH=. $(OLDEST)/bin/python -m proactor.kernels.compile_check --targets sm_90
-	$(say) "tests of kernels and engine: $(JOBS) processes"
+	$(say) "tests of kernels and engine, and the pretended driver: $(JOBS) processes"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OLDEST)/bin/python -m pytest -n $(JOBS) --dist worksteal \
-		tests/kernels tests/engine
+		tests/kernels tests/engine tests/card/test_driver.py
 
 fuzz: $(VENV)/.installed-dev
 	$(call say,"fuzzers: $(FUZZ) cases a class")
