@@ -21,7 +21,7 @@ Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 ROW_STEP = 8
 PROBE_ROWS = 512
-PROBE_COUNTS = (*range(ROW_STEP, 129, ROW_STEP), 256)
+PROBE_COUNTS: tuple[int, ...] = (*range(ROW_STEP, 129, ROW_STEP), 256)
 """Row counts that deterministic mode uses (`padded_rows`), compared with `PROBE_ROWS` rows. On an Intel Xeon
 the float32 products of torch 2.11 sum in another order from 16, 56 or 104 rows on, those of 2.13 in one.
 """
