@@ -1,13 +1,14 @@
 """A pretended GPU: tensors on the device ``card:0`` whose values lie on the CPU, and what a GPU would refuse.
 
 `register` makes PyTorch know the device, for the whole process (`process.own_process` keeps that away from
-other tests). Inside `on_card` the engine loads there. Refused are operations that mix devices (TypeError's
-place on a GPU is a RuntimeError that names the operation) and kernels that are handed a CPU tensor. Counted, in
-`CARD`, are copies to the card, waits for it, kernel launches, and bytes.
+other tests). Inside `on_card` the engine loads there. Operations that mix devices are refused by name, and so
+are kernels that are handed a CPU tensor. `CARD` counts copies to the card, waits for it, kernel launches, and
+bytes.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -124,10 +125,11 @@ class CardMode(TorchDispatchMode):
 
 COPIES = {"_to_copy", "copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
-SHAPED_BY_VALUES = {
-    "nonzero", "masked_select", "bincount", "repeat_interleave", "_unique2", "unique_dim", "unique_consecutive",
-}  # fmt: skip
 READS = {"_local_scalar_dense", "equal"}
+SHAPED = set(
+    "nonzero masked_select bincount repeat_interleave _unique2 unique_dim unique_consecutive".split()
+)
+"""Operations whose output's shape depends on values."""
 
 
 def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
@@ -155,7 +157,7 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
         target = source if device is None else made_there
         _count_copy(target, source)
         return CardTensor(out) if target else out
-    if name in READS or name in SHAPED_BY_VALUES:
+    if name in READS or name in SHAPED:
         CARD.waits[source_line()] += 1
     elif name in INDEXING:
         _count_indices([x for x in args[1] if x is not None])
@@ -173,8 +175,8 @@ def _refuse_mixture(name: str, args: Any, on_host: list[Tensor]) -> None:
     if on_host and name not in COPIES:
         shapes = ", ".join(str(list(x.shape)) for x in on_host)
         raise RuntimeError(
-            f"{name} at {source_line()}: expected all tensors to be on the same device, but found at least two "
-            f"devices, card:0 and cpu ({shapes})"
+            f"{name} at {source_line()}: expected all tensors to be on the same device, but found at least "
+            f"two devices, card:0 and cpu ({shapes})"
         )
 
 
@@ -216,8 +218,8 @@ def on_card() -> Iterator[PretendedCard]:
         for argument, value in [*zip(self.arg_names, args), *kwargs.items()]:
             if isinstance(value, Tensor) and not isinstance(value, CardTensor):
                 raise RuntimeError(
-                    f"{name} at {source_line()}: {argument} is a CPU tensor {list(value.shape)}, whose pointer "
-                    "is an illegal address on a card"
+                    f"{name} at {source_line()}: {argument} is a CPU tensor {list(value.shape)}, whose "
+                    "pointer is an illegal address on a card"
                 )
         CARD.launches[name] += 1
         args, kwargs = tree_map(lambda x: x.inner if isinstance(x, CardTensor) else x, (args, kwargs))
@@ -229,6 +231,7 @@ def on_card() -> Iterator[PretendedCard]:
 
     CARD.reset()
     with (
+        mock.patch.dict(os.environ, {"PROACTOR_KERNELS": "auto"}),
         mock.patch.object(InterpretedFunction, "run", launch),
         mock.patch.object(torch, "tensor", tensor),
         mock.patch.object(loading, "choose_device", lambda name: torch.device(NAME, 0)),

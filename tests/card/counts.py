@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # decided when kernels are defined
 
 from proactor.engine import GRPO, SFT, Engine, GRPOLoss, Sampling, SFTLoss
 from proactor.engine.sampler import Sampler

@@ -1,4 +1,4 @@
-"""Engines for the pretended card: one layer, small enough for Triton's interpreter, on the card or beside it."""
+"""Engines small enough for Triton's interpreter, on the pretended card or beside it."""
 
 from __future__ import annotations
 

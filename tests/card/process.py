@@ -42,12 +42,7 @@ def own_process(test: Callable[..., None]) -> Callable[..., None]:
 @cache
 def _server() -> subprocess.Popen[bytes]:
     """This process's server, started when it is first needed."""
-    environment = {
-        **os.environ,
-        "TRITON_INTERPRET": "1",
-        "PROACTOR_KERNELS": "auto",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", __name__]
     server = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE

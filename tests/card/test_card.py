@@ -59,7 +59,7 @@ def test_a_table_on_the_cpu_is_refused(tmp_path: Path, table: str) -> None:
         else:
             slots = PagedCache._slots
             PagedCache._slots = lambda self, runs: slots(self, runs).cpu()  # type: ignore[method-assign]
-            expected = r"^index_select at engine/paged\.py:\d+: .* card:0 and cpu \(\[10\]\)"
+            expected = r"^index_select at engine/paged\.py:\d+: .* card:0 and cpu \(\[5\]\)"
         with pytest.raises(RuntimeError, match=expected):
             steps(engine, PLAIN)
 
