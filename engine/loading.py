@@ -17,7 +17,7 @@ from proactor.engine.model import Decoder, Exactness
 from proactor.engine.model_config import DTYPES, ModelConfig
 from proactor.engine.types import EngineError
 from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
-from proactor.kernels.op import use_triton
+from proactor.kernels.op import on_gpu, use_triton
 
 
 class Model(NamedTuple):
@@ -61,7 +61,7 @@ def build(
         folder, config, quantization=options.quantization, dtype=dtype, device=device, progress=progress
     )
     buffer = LoRABuffer(config, lora, device, seed) if lora is not None else None
-    fused = device.type == "cuda" and use_triton(torch.empty(0, device=device))
+    fused = on_gpu(device) and use_triton(torch.empty(0, device=device))
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
     decoder = Decoder.build(config, weights, dtype, buffer, dense)
     if deterministic:
