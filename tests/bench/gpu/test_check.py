@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu_jobs import CardLost, run_job
+from bench.gpu.rows import CardLost, run_job
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.norm import RMS_NORM
 from tests.bench.fake_gpu import CEILING, CPU, FakeWatch, job, machine, off, raises

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench import gpu_jobs, gpu_peers, gpu_timing
-from bench.gpu_jobs import BOTH, FORWARD, Job, Machine, difference, plan, run_job
-from bench.gpu_peers import PEERS, Form, Peer
-from bench.gpu_timing import nbytes
+from bench.gpu.peers import PEERS, Form, Peer
+from bench.gpu.rows import BOTH, FORWARD, Job, Machine, difference, plan, run_job
+from bench.gpu.timing import nbytes
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op
 from proactor.kernels.registry import OPS

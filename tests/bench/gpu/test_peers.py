@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import gpu_peers
-from bench.gpu_jobs import difference
-from bench.gpu_peers import PEERS, Peer
-from bench.gpu_timing import tensors
+from bench.gpu.peers import PEERS, Peer
+from bench.gpu.rows import difference
+from bench.gpu.timing import tensors
 from proactor.kernels.op import Arguments
 from proactor.kernels.registry import OPS
 from tests.bench.fake_gpu import CPU

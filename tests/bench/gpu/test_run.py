@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.gpu_jobs import Job, plan, run_job
-from bench.gpu_timing import Budget
+from bench.gpu.rows import Job, plan, run_job
+from bench.gpu.timing import Budget
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Case
 from proactor.kernels.swiglu import SWIGLU

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.gpu_jobs import FORWARD, Job, Machine
-from bench.gpu_report import Report
-from bench.gpu_timing import Ceilings, Run
+from bench.gpu.report import Report
+from bench.gpu.rows import FORWARD, Job, Machine
+from bench.gpu.timing import Ceilings, Run
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench import gpu_timing
-from bench.gpu_peers import Form
-from bench.gpu_timing import (
+from bench.gpu.peers import Form
+from bench.gpu.timing import (
     Budget,
     Ceilings,
     DeviceStopwatch,
