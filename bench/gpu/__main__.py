@@ -27,7 +27,8 @@ The record, ``<results>/<card>/<date>-<commit>.json``, is written again after ev
                   "arithmetic"), floor (seconds at the ceilings) and share (floor over median). peers: name,
                   and either the same times with speedup (theirs over ours) or "skipped" with the reason.
                   Figures: value and unit beside target and target_from (how it is computed), and details.
-                  Profiles: the operations of one call. Or "failed" or "skipped", with the reason.
+                  Profiles: the operations of one call. Or "failed" or "skipped", with the reason, and with
+                  "log", the end of what the process printed.
 """
 
 from __future__ import annotations

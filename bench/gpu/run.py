@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         dry=options.dry,
         peers=not options.skip_peers,
     )
-    with Workers(options.results / "logs", lambda: budget.left) as workers:
+    with Workers(lambda: budget.left) as workers:
         found = look_at_card(workers, setting, Job("card", models[0], quick=options.quick))
         if "card" not in found:
             say(f"bench.gpu: {found.get('failed', 'no time for the card')}")

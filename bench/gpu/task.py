@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,7 @@ def attempt(work: Callable[[], object]) -> str:
     except (CardLost, Skipped):
         raise
     except Exception as error:  # noqa: BLE001 (a broken form must not cost the other rows)
+        traceback.print_exc()  # for the row's log
         if torch.cuda.is_available():
             try:
                 torch.cuda.synchronize()

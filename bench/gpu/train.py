@@ -6,6 +6,8 @@ checkpointing: what autograd keeps of a row is the memory that is compared with 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from functools import cached_property, partial
 from typing import Any
 
@@ -86,7 +88,7 @@ class TrainSteps:
                 flops=flops,
             )
         ]
-        expected, source = predicted(self.engine, self.job.model, tree)
+        expected, source = predicted(self.engine, self.job.model, tree.rows)
         if expected and peak:
             figures.append(
                 figure(
@@ -134,9 +136,15 @@ def head_rows(tree: Tree) -> int:
     return len(layout(tree).head_row)
 
 
-def predicted(engine: Engine, model: str, tree: Tree) -> tuple[float, str]:
-    """(bytes that the tree's backward pass should need above what is held, what says so); 0: unknown."""
-    return tree.rows * ROW_BYTES.get(model, 0.0), f"held, and {ROW_BYTES.get(model, 0.0) / 1e6} MB a row"
+def predicted(engine: Engine, model: str, rows: int) -> tuple[float, str]:
+    """(bytes that a backward pass over ``rows`` should need above what is held, what says so); 0: unknown."""
+    if importlib.util.find_spec("proactor.engine.footprint"):
+        footprint = importlib.import_module("proactor.engine.footprint").Footprint
+        assert engine.decoder.lora is not None
+        shape = footprint.of(engine.config, engine.decoder.lora.lora, True, torch.bfloat16)
+        return float(shape.pass_bytes(rows, True)), "held, and engine/footprint.py's formula for the rows"
+    row = ROW_BYTES.get(model, 0.0)
+    return rows * row, f"held, and {row / 1e6} MB a row"
 
 
 def _reset_peak(device: torch.device) -> int:

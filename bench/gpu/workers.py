@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from bench.gpu.task import Job, Row, Setting, Task
+if TYPE_CHECKING:
+    from bench.gpu.task import Job, Row, Setting, Task
 
 START = 120.0
 """Seconds until a process must begin its first task: importing, and the context on the card."""
+LOG_END = 3000
+"""Characters of a process's output that a failed row has."""
 DRY_PATIENCE = 20
 """A dry run waits so much longer: its machine may be busy."""
 ENDED = "the process ended"
-Rows = Callable[[Sequence[Row]], None]
+Rows = Callable[[Sequence["Row"]], None]
 
 
 def serve(pipe: Connection, log: Path) -> None:
@@ -68,21 +72,20 @@ class Worker:
         self.pipe.close()
         return code
 
-    def last_line(self) -> str:
-        """The last line that it printed."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:200] if lines else "no message"
+    def said(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace").strip()[-LOG_END:]
 
 
 class Workers:
     """Runs jobs one after the other, each in a process that has already imported torch.
 
-    ``logs``: folder of what the processes print. ``left``: seconds that remain for everything.
+    ``left``: seconds that remain for everything. What a process printed stands in its failed rows ("log").
     """
 
-    def __init__(self, logs: Path, left: Callable[[], float]) -> None:
-        self.logs, self.left = logs, left
-        logs.mkdir(parents=True, exist_ok=True)
+    def __init__(self, left: Callable[[], float]) -> None:
+        self.left = left
+        self._logs = TemporaryDirectory(prefix="bench-gpu-")
         self._context = get_context("spawn")
         self._count = 0
         self._spare = self._start()
@@ -92,10 +95,11 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         self._spare.end()
+        self._logs.cleanup()
 
     def _start(self) -> Worker:
         self._count += 1
-        log = self.logs / f"worker-{self._count}.log"
+        log = Path(self._logs.name) / f"{self._count}.log"
         log.touch()
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs, log), daemon=True)
@@ -119,12 +123,13 @@ class Workers:
             if not problem or (current and self.left() <= 0):
                 break
             if problem == ENDED:
-                problem += f" with {code}: {worker.last_line()}"
+                problem += f" with {code}: {(worker.said().splitlines() or ['no message'])[-1][:200]}"
+            failed = {"name": current or job.name, "failed": problem, "log": worker.said()}
             if current:
-                each([{"name": current, "failed": problem}])
+                each([failed])
                 done.append(current)
             elif len(done) == before:  # it never began: the next process would not either
-                each([{"name": job.name, "failed": problem}])
+                each([failed])
                 return []
         return [task.name for task in tasks if task.name not in done]
 
@@ -151,7 +156,7 @@ class Workers:
                     return "", ""
                 current = name if rows is None else ""
                 if rows is not None:
-                    each(rows)
+                    each([row | {"log": worker.said()} if "failed" in row else row for row in rows])
                     done.append(name)
         except (EOFError, OSError):
             return current, ENDED
