@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.profiler_util import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu.timing import Run, wait
@@ -26,7 +25,7 @@ def profiled(call: Run, device: torch.device) -> list[dict[str, Any]]:
         wait(device)
     rows = []
     for event in record.key_averages():
-        if on_card and event.device_type != DeviceType.CUDA:
+        if on_card and event.device_type.name != "CUDA":
             continue
         micro = event.self_device_time_total if on_card else event.self_cpu_time_total
         rows.append({"name": event.key[:120], "count": event.count, "seconds": micro * 1e-6})

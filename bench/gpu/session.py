@@ -3,9 +3,9 @@
     python -m bench.gpu.session --out FOLDER [--minutes 9.5] [--wheels FOLDER] [--from STEP] [--dry]
 
 `bench/GPU.md` plans the minutes. Written under FOLDER, and again after every step, so that what ends early
-keeps what it had: ``session.log`` (all output), ``session.json`` (each step's seconds, exit code, command) and
-the records of `bench.gpu`, in a folder a step. A step that fails, hangs or is missing here costs its own time
-alone. Exit code 0: every step that ran ended with 0.
+keeps what it had: ``session.log`` (all output), ``session.json`` (each step's seconds, exit code, command)
+and the records of `bench.gpu`, in a folder a step. A step that fails, hangs or is missing here costs its own
+time alone. Exit code 0: every step that ran ended with 0.
 
 Needs nothing but Python itself: packages may come as wheels, installed first into a folder of their own.
 """
@@ -13,6 +13,7 @@ Needs nothing but Python itself: packages may come as wheels, installed first in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -32,7 +33,16 @@ DRY_PATIENCE = 20
 """A dry run waits so much longer for a step: its machine may be slow."""
 GRACE = 3.0
 """Seconds between asking a step to end and ending it."""
-DECISIVE = "nf4_linear,span_attention,paged_attention,shared_prefix_attention,logprob,logprob_loss"
+DECISIVE = (
+    *("nf4_linear", "span_attention", "paged_attention", "shared_prefix_attention", "paged_rows_attention"),
+    *("logprob", "logprob_loss"),
+)
+"""Operations that decide a step; what follows are the others."""
+OTHERS = (
+    *("lora_linear", "lora_add", "sample", "swiglu", "add_rms_norm", "rms_norm", "rope_into_pages", "rope"),
+    *("clipped_adamw", "adamw", "nf4_dequantize", "nf4_quantize", "policy_loss", "ragged_advantages"),
+    "keyed_uniforms",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +73,13 @@ def steps(out: Path, dry: bool) -> list[Step]:
     return [
         Step("card", 10, ("nvidia-smi",), "nvidia-smi"),
         bench("steps", 270, "--jobs", "decode,train,gap", "--skip-peers"),
-        bench("rows", 150, "--jobs", "rows", "--ops", DECISIVE, "--skip-check"),
+        bench("rows", 150, "--jobs", "rows", "--ops", ",".join(DECISIVE), "--skip-check"),
         Step("tests", 60, (python, "-m", "pytest", "-q", "-n", "0", *collect, *tests)),
         sanitized("nf4_linear"),
         sanitized("span_attention"),
         bench("tiles", 75, "--jobs", "tiles", "--skip-check"),
         bench("peers", 130, "--jobs", "tree,step-peer", "--skip-check"),
-        bench("rest", 150, "--jobs", "rows", "--skip-check"),
+        bench("rest", 150, "--jobs", "rows", "--ops", ",".join(OTHERS), "--skip-check"),
     ]
 
 
@@ -92,7 +102,6 @@ class Session:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
-            "PYTORCH_NO_CUDA_MEMORY_CACHING": "0",
         }
 
     def run(self, step: Step) -> None:
@@ -131,7 +140,7 @@ class Session:
 
 
 def _run(command: Sequence[str], limit: float, log: IO[bytes], environment: dict[str, str]) -> int | None:
-    """The exit code of a command; None where it was stopped, with all its processes, after ``limit`` seconds."""
+    """The exit code of a command; None where it was stopped, with all its processes, after ``limit``."""
     try:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -139,12 +148,14 @@ def _run(command: Sequence[str], limit: float, log: IO[bytes], environment: dict
     except OSError as error:
         log.write(f"{error}\n".encode())
         return 127
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, how)
-            limit = GRACE
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return None
 

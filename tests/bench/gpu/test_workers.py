@@ -12,9 +12,7 @@ from bench.gpu.workers import Workers
 from tests.bench.gpu.fake_worker import TASKS, serve
 
 
-def run(
-    folder: Path, name: str = "job", left: float = 600.0, limit: float = 30.0
-) -> tuple[list[Any], list[str]]:
+def run(name: str = "job", left: float = 600.0, limit: float = 30.0) -> tuple[list[Any], list[str]]:
     rows: list[Any] = []
     tasks: Any = [SimpleNamespace(name=task, limit=1.0 if task == "hang" else limit) for task in TASKS]
     job: Any = SimpleNamespace(name=name)
