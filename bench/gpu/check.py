@@ -170,7 +170,7 @@ def main() -> None:
     """Check one operation, and print its record after each check: exit code 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("op")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from proactor.kernels.registry import OPS

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from bench.gpu import decode, gap, rows, step_peer, tiles, train, tree_peers
 from bench.gpu.card import PRODUCTS, ceilings, facts, readings
-from bench.gpu.task import TINY, Job, Row, Setting, Task, available
+from bench.gpu.task import BOTH, FORWARD, TINY, Job, Row, Setting, Task, available
 from bench.gpu.timing import Stopwatch
 from proactor.kernels.op import QWEN25, Op
 
-FIRST = (
-    ("nf4_linear",),
-    ("span_attention",),
-    ("paged_attention", "shared_prefix_attention", "paged_rows_attention"),
-    ("logprob", "logprob_loss"),
+EVERY = (FORWARD, BOTH)
+FIRST: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("nf4_linear",), (FORWARD,)),  # for a step's few rows there is no backward pass
+    (("span_attention",), EVERY),
+    (("paged_attention", "shared_prefix_attention", "paged_rows_attention"), EVERY),
+    (("logprob", "logprob_loss"), EVERY),
 )
-"""Operations that decide a step; the others follow in the order of the registry."""
+"""Operations that decide a step, with the passes that matter; the rest follows as the registry has it."""
 MODEL_JOBS = ("decode", "train", "gap", "tree", "tiles", "step-peer")
 """Kinds of jobs besides "rows", which is the operations' rows."""
 NAMES = (*MODEL_JOBS[:2], "rows", *MODEL_JOBS[2:])
@@ -62,23 +62,24 @@ def plan(
     ``peers`` False leaves out what only compares with libraries. ``quick``: one row an operation.
     """
     known = {op.name for op in ops}
-    groups = [kept for group in FIRST if (kept := tuple(name for name in group if name in known))]
-    taken = {name for group in groups for name in group}
-    rest = [(op.name,) for op in ops if op.name not in taken]
+    groups = [(kept, passes) for names_, passes in FIRST if (kept := tuple(n for n in names_ if n in known))]
+    done = {(name, p) for group, passes in groups for name in group for p in passes}
+    rest = [
+        ((op.name,), left)
+        for op in ops
+        if (left := tuple(p for p in EVERY if (op.name, p) not in done)) and (op.gradients or FORWARD in left)
+    ]
     if quick:
-        every = (*(name for group in groups for name in group), *(name for group in rest for name in group))
-        return [Job("rows", models[0], every, quick=True)]
+        every = dict.fromkeys(name for group, _ in (*groups, *rest) for name in group)
+        return [Job("rows", models[0], tuple(every), (FORWARD,), quick=True)]
     first, *later = models
-    of = partial(Job, model=first)
     whole = [kind for kind in MODEL_JOBS if kind in names and (peers or kind not in ("tree", "step-peer"))]
-    jobs = [of(kind) for kind in whole if kind in ("decode", "train")]
-    if "rows" in names:
-        jobs += [of("rows", ops=group) for group in groups]
-    jobs += [of(kind) for kind in whole if kind not in ("decode", "train")]
-    if "rows" in names:
-        jobs += [of("rows", ops=group) for group in rest]
-        jobs += [Job("rows", model, group) for model in later for group in (*groups, *rest)]
-    return jobs
+    jobs = [Job(kind, first) for kind in whole if kind in ("decode", "train")]
+    wanted = "rows" in names
+    jobs += [Job("rows", first, *group) for group in groups if wanted]
+    jobs += [Job(kind, first) for kind in whole if kind not in ("decode", "train")]
+    jobs += [Job("rows", first, *group) for group in rest if wanted]
+    return jobs + [Job("rows", model, *group) for model in later for group in (*groups, *rest) if wanted]
 
 
 def model_names(wanted: str, dry: bool) -> list[str]:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from bench.gpu.form import Form, Peer
 from bench.gpu.peers import peers_of
-from bench.gpu.task import Job, Row, Setting, Task, attempt
+from bench.gpu.task import BOTH, FORWARD, Job, Row, Setting, Task, attempt
 from bench.gpu.timing import Run, Stopwatch, copies, copy_arguments, measure, nbytes, tensors, wait
 from proactor.kernels.op import Arguments, Case, ModelShape, Op
 from proactor.kernels.registry import OPS
 
-FORWARD, BOTH = "forward", "forward+backward"
 SLOWEST_PEER = 1.0
 """A peer whose call takes longer, in seconds, is not timed."""
 PEER_SLACK = 4
@@ -61,15 +60,14 @@ def cases(op: Op, shape: ModelShape, dry: bool) -> list[Case]:
 def tasks(job: Job, setting: Setting) -> list[Task]:
     """The rows of the job's operations: forward before backward, large cases before small ones.
 
-    A quick job: forward, the largest case of each.
+    A quick job: the largest case of each.
     """
     named = {op.name: op for op in OPS}
     rows: list[OpRow] = []
     for op in (named[name] for name in job.ops):
         chosen = cases(op, job.shape, setting.dry)
-        rows += [OpRow(op, job.model, case, FORWARD) for case in (chosen[:1] if job.quick else chosen)]
-        if op.gradients and not job.quick:
-            rows += [OpRow(op, job.model, case, BOTH) for case in chosen]
+        for passes in job.passes if op.gradients else {FORWARD} & set(job.passes):
+            rows += [OpRow(op, job.model, case, passes) for case in (chosen[:1] if job.quick else chosen)]
     return [Task(row.name, partial(run_row, row, setting)) for row in rows]
 
 

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     budget = Budget(options.budget, time.monotonic, RESERVE)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     setting = Setting(
-        device="cpu" if options.dry else "cuda",
+        device="cpu" if options.dry else "cuda:0",
         seed=seed,
         seconds=0.0 if options.dry else QUICK_ROW_SECONDS if options.quick else ROW_SECONDS,
         dry=options.dry,

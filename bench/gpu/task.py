@@ -13,6 +13,7 @@ from bench.gpu.card import Ceilings
 from bench.gpu.timing import Stopwatch
 from proactor.kernels.op import QWEN25, ModelShape
 
+FORWARD, BOTH = "forward", "forward+backward"
 Row = dict[str, Any]
 TINY = ModelShape("tiny", 128, 2, 4, 2, 64, 256, 512)
 """The model of dry runs: every path of the large ones, in milliseconds on a CPU."""
@@ -37,7 +38,7 @@ class Setting:
     tiny cases. ``peers``: time libraries beside ours.
     """
 
-    device: str = "cuda"
+    device: str = "cuda:0"
     seed: int = 0
     seconds: float = 1.5
     cache: int = 4096
@@ -54,11 +55,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Tasks that one process runs in order. ``kind``: of `jobs.KINDS`; ``ops``: for the kind "rows"."""
+    """Tasks that one process runs in order. ``kind``: of `jobs.KINDS`; of "rows" are ``ops``, ``passes``."""
 
     kind: str
     model: str = QWEN25[0].name
     ops: tuple[str, ...] = ()
+    passes: tuple[str, ...] = (FORWARD, BOTH)
     quick: bool = False
 
     @property

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import torch
 
-from bench.gpu.rows import BOTH, FORWARD, cases, difference, form_of, run_of, values
-from bench.gpu.task import Job, Row, Setting, Task, attempt, figure
+from bench.gpu.rows import cases, difference, form_of, run_of, values
+from bench.gpu.task import BOTH, FORWARD, Job, Row, Setting, Task, attempt, figure
 from bench.gpu.timing import Run, Stopwatch, copies, copy_arguments, measure, nbytes
 from proactor.kernels import attention_sizes, nf4_linear_kernels
 from proactor.kernels.op import Case, Op, device_name

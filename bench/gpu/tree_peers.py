@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from bench.gpu.attention_peers import FLEX, SDPA, VARLEN_COPIES
-from bench.gpu.rows import BOTH, FORWARD, OpRow, run_row
-from bench.gpu.task import Job, Setting, Task
+from bench.gpu.rows import OpRow, run_row
+from bench.gpu.task import BOTH, FORWARD, Job, Setting, Task
 from proactor.kernels.op import Arguments, Case, ModelShape
 from proactor.kernels.span_attention import SPAN_ATTENTION
 from proactor.kernels.spans import Spans

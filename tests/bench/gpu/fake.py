@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.gpu.card import Ceilings
 from bench.gpu.report import Report
-from bench.gpu.rows import FORWARD, OpRow
-from bench.gpu.task import Job, Row, Setting, Task, run_task
+from bench.gpu.rows import OpRow
+from bench.gpu.task import FORWARD, Job, Row, Setting, Task, run_task
 from bench.gpu.timing import Run
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op

@@ -11,7 +11,7 @@ import torch
 from bench.gpu import attention_peers, decode, gap, jobs, profile, tiles, train
 from bench.gpu.decode import captured
 from bench.gpu.jobs import MODEL_JOBS, NAMES, model_names, plan, tasks_of
-from bench.gpu.task import Job, Skipped, Task, figure, run_task
+from bench.gpu.task import BOTH, FORWARD, Job, Skipped, Task, figure, run_task
 from proactor.kernels.op import QWEN25
 from proactor.kernels.registry import OPS
 from tests.bench.gpu.fake import CPU, FakeWatch, figure_of, setting
@@ -32,9 +32,11 @@ def test_most_worth_comes_first_and_other_models_last() -> None:
         ("rows", ("logprob",)),
     ]
     assert [job.model for job in planned] == sorted((job.model for job in planned), key=models.index)
+    passes = [(op.name, p) for op in OPS for p in (FORWARD, BOTH) if p == FORWARD or op.gradients]
     for model in models:
-        named = [name for job in planned if job.model == model for name in job.ops]
-        assert sorted(named) == sorted(op.name for op in OPS)
+        tasks = [(n, p) for job in planned if job.model == model for n in job.ops for p in job.passes]
+        differentiable = {op.name for op in OPS if op.gradients}
+        assert sorted(t for t in tasks if t[1] == FORWARD or t[0] in differentiable) == sorted(passes)
     assert {job.kind for job in planned} == {"rows", *MODEL_JOBS}
 
 
@@ -51,7 +53,7 @@ def test_peers_can_be_left_out_and_jobs_chosen() -> None:
 
 def test_first_names_are_operations() -> None:
     """A renamed operation would silently lose its place."""
-    assert {name for group in jobs.FIRST for name in group} <= {op.name for op in OPS}
+    assert {name for group, _ in jobs.FIRST for name in group} <= {op.name for op in OPS}
     assert {sweep.op for sweep in tiles.SWEEPS} <= {op.name for op in OPS}
 
 

@@ -12,8 +12,8 @@ import torch
 from bench.gpu import peers, rows, timing
 from bench.gpu.form import Form, Peer
 from bench.gpu.peers import PEERS
-from bench.gpu.rows import BOTH, FORWARD, OpRow, cases, difference, run_row, tasks
-from bench.gpu.task import Job
+from bench.gpu.rows import OpRow, cases, difference, run_row, tasks
+from bench.gpu.task import BOTH, FORWARD, Job
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op
 from proactor.kernels.registry import OPS
@@ -37,7 +37,7 @@ def test_forward_before_backward_and_large_before_small() -> None:
 
 
 def test_quick_takes_one_row_an_operation() -> None:
-    job = Job("rows", ops=("swiglu", "rms_norm"), quick=True)
+    job = Job("rows", ops=("swiglu", "rms_norm"), passes=(FORWARD,), quick=True)
     first = [cases(op, QWEN25[0], False)[0].name for op in (SWIGLU, RMS_NORM)]
     assert [task.name for task in tasks(job, setting(dry=False))] == [
         f"swiglu {first[0]} (Qwen2.5-14B, forward)",
