@@ -12,8 +12,10 @@ from bench.gpu import attention_peers, decode, gap, jobs, profile, tiles, train
 from bench.gpu.decode import captured
 from bench.gpu.jobs import MODEL_JOBS, NAMES, model_names, plan, tasks_of
 from bench.gpu.task import BOTH, FORWARD, Job, Skipped, Task, figure, run_task
+from proactor.engine.tree import layout
 from proactor.kernels.op import QWEN25
 from proactor.kernels.registry import OPS
+from proactor.kernels.spans import Spans
 from tests.bench.gpu.fake import CPU, FakeWatch, figure_of, setting
 
 LONG = ("profile",)
@@ -93,10 +95,10 @@ def test_tasks_of_the_14b_model_are_known_without_a_card() -> None:
 
 
 def test_every_sweep_finds_its_case_and_the_sizes_of_its_table() -> None:
-    (h200,) = (job for job in [Job("tiles")])
+    job = Job("tiles")
     ops = {op.name: op for op in OPS}
     for sweep in tiles.SWEEPS:
-        case = tiles.case_of(sweep, ops[sweep.op], h200, setting(dry=False))
+        case = tiles.case_of(sweep, ops[sweep.op], job, setting(dry=False))
         assert case.name.startswith(sweep.start)
         for sizes in sweep.settings:
             assert sizes.keys() == sweep.table["default"].keys()
@@ -149,14 +151,27 @@ def test_a_batch_without_room_is_skipped_by_name() -> None:
         decode.DecodeSteps(job, setting(free=1), decode.TINY_SIZES).step(1)
 
 
-def test_a_step_reads_the_keys_of_its_own_pages() -> None:
+def test_each_sequence_of_a_step_reads_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "sample_tokens", lambda logits, *_, **__: (logits.clone(),))
     steps = decode.DecodeSteps(Job("decode", "tiny"), setting(), decode.TINY_SIZES)
-    step = steps.step(3)
-    first, again = step().clone(), step()
-    assert torch.equal(first, again)
-    for tensor in (*steps.cache.k, *steps.cache.v):
-        tensor.zero_()
-    assert step().shape == first.shape
+    step, taken = steps.step(3), []
+    monkeypatch.setattr(steps, "_sequence", lambda index, pages: taken.append(pages) or real(index, pages))
+    real = decode.DecodeSteps(steps.job, steps.setting, steps.sizes)._sequence
+    steps.step(3)
+    assert len({page for pages in taken for page in pages}) == 3 * steps.pages
+    before = step()
+    for page in taken[1]:
+        for values in steps.cache.v:
+            values[:, page * decode.PAGE : (page + 1) * decode.PAGE] = 0
+    changed = (step() != before).any(1)
+    assert changed.tolist() == [False, True, False]
+    last = taken[0][(steps.sizes.context - 1) // decode.PAGE]  # of the newest token, which a step writes
+    written = steps.cache.k[0][:, last * decode.PAGE + (steps.sizes.context - 1) % decode.PAGE].clone()
+    steps.cache.k[0].zero_()
+    step()
+    assert torch.equal(
+        steps.cache.k[0][:, last * decode.PAGE + (steps.sizes.context - 1) % decode.PAGE], written
+    )
 
 
 def test_a_graph_is_captured_behind_three_calls_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,15 +248,10 @@ def test_a_tree_has_the_rows_and_pairs_that_it_is_named_for() -> None:
     assert train.visible_pairs(tree) == int(spans.visible().sum())
 
 
-def train_spans(tree: Any) -> Any:
-    from proactor.engine.forward import tree_view
-    from proactor.engine.tree import layout
-    from proactor.kernels.spans import Spans
-
+def train_spans(tree: Any) -> Spans:
     start = layout(tree).start
     place = {node: i for i, node in enumerate(start)} | {-1: -1}
     nodes = [tree.nodes[i] for i in start]
-    assert tree_view
     return Spans.tree(list(start.values()), [len(n.ids) for n in nodes], [place[n.parent] for n in nodes])
 
 
