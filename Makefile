@@ -43,7 +43,7 @@ help:
 	@echo "make lock            locks/ again from pyproject.toml and constraints.txt"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
-	@echo "make bench-gpu       on a GPU: every operation checked and timed beside its peers (GPU=--quick: 90 s)"
+	@echo "make bench-gpu       on a GPU: everything checked and timed beside its limits (GPU=--quick: 90 s; bench/GPU.md)"
 	@echo "make clean           remove .venv, .venv-oldest and caches"
 
 $(BIN)/python:
