@@ -1,24 +1,26 @@
 """Kills, full disks, two writers, dead and stuck ranks: does a run end as if nothing had happened?
 
     python -m bench.reliability                          # the whole campaign
-    python -m bench.reliability --kills 12 --disks 7 --reads 100 --deaths 3 --stuck 1
+    python -m bench.reliability kills=12 disks=7         # some parts, or fewer trials
 
 Each trial disturbs a tiny run (`bench.tiny_run`, deterministic mode), goes on with ``--resume`` and compares
 adapters, metrics and samples with an undisturbed run, bit for bit. Exit code 1 where one differs, and where a
-command ended with more than one line. Children are forked, so that torch is imported once.
+command ended with more than one line. The record keeps the parts that are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,7 +29,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 from bench.full_disks import disks
 from bench.kills import kills
 from bench.lost_ranks import deaths, stuck
-from bench.records import add_results, say, stamp, write_record
+from bench.records import add_results, record_file, say, stamp, write_record
 from bench.torn_reads import reads
 from bench.trials import Tally, Trials
 
@@ -41,35 +43,45 @@ PARTS: dict[str, tuple[Callable[[Trials, int], Tally], int]] = {
 """Each part with the trials of a whole campaign."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the campaign, print its table and write its record; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the campaign, print a line a part and write its record; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__.split("\n")[0])
-    for name, (part, count) in PARTS.items():
-        parser.add_argument(f"--{name}", type=int, default=count, help=(part.__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "parts", nargs="*", default=list(PARTS), metavar="PART[=TRIALS]", help=", ".join(PARTS)
+    )
     parser.add_argument("--seed", type=int, default=0)
     add_results(parser)
     options = parser.parse_args(argv)
-    record = {**stamp(), "command": command(argv), "seed": options.seed, "parts": {}}
+    made = {
+        **stamp(),
+        "command": shlex.join(
+            ["python", "-m", "bench.reliability", *(sys.argv[1:] if argv is None else argv)]
+        ),
+    }
+    failed = 0
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.seed)
-        for name, (part, _) in PARTS.items():
-            if count := getattr(options, name):
-                say(f"{name} …")
-                began = time.perf_counter()
-                tally = part(trials, count)
-                seconds = round(time.perf_counter() - began, 1)
-                record["parts"][name] = {**asdict(tally), "failed": len(tally.failures), "seconds": seconds}
-    for name, row in record["parts"].items():
-        row["ends"] = ", ".join(f"{outcome} {times}" for outcome, times in row["outcomes"].items())
-        counts = f"{row['trials']:>5} trials, {row['failed']} failed, {row['seconds']:.0f} s"
-        print(f"{name:<6} {counts}: {row['ends']}")
-    say(f"record: {write_record(options.results, 'reliability', record)}")
-    return int(any(row["failures"] for row in record["parts"].values()))
+        for word in options.parts:
+            name, _, count = word.partition("=")
+            part, usual = PARTS[name]
+            say(f"{name} …")
+            began = time.perf_counter()
+            tally = part(trials, int(count or usual))
+            row = {**made, **asdict(tally), "seconds": round(time.perf_counter() - began)}
+            failed += add(options.results, name, row)
+    return int(failed > 0)
 
 
-def command(argv: list[str] | None) -> str:
-    """The command line of this run."""
-    return shlex.join(["python", "-m", "bench.reliability", *(sys.argv[1:] if argv is None else argv)])
+def add(results: Path, name: str, row: dict[str, Any]) -> int:
+    """Put a part into the record, and print it; returns the number of its failures."""
+    failed = row["failed"] = len(row["failures"])
+    row["ends"] = ", ".join(f"{outcome} {times}" for outcome, times in row["outcomes"].items())
+    file = record_file(results, row["machine"], "reliability")
+    record = json.loads(file.read_text()) if file.is_file() else {**stamp(), "parts": {}}
+    record["parts"][name] = row
+    say(f"record: {write_record(results, 'reliability', record)}")
+    print(f"{name}: {row['trials']} trials, {failed} failed, {row['seconds']} s: {row['ends']}", flush=True)
+    return failed
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def _packed(tensors: Mapping[str, Tensor], digest: str) -> bytes:
     """A safetensors file with the checksum in its metadata, in the same bytes each time: the library writes
     several keys in a random order.
     """
-    data = save(dict(tensors))
+    data: bytes = save(dict(tensors))
     end = 8 + int.from_bytes(data[:8], "little")
     metadata = {"format": "pt", CHECKSUM: digest}
     header = json.dumps({"__metadata__": metadata, **json.loads(data[8:end])}).encode()
