@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,7 @@ say = @printf '\033[1m==> %s\033[0m\n'
 help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
+	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
@@ -42,8 +43,8 @@ help:
 	@echo "make lock            locks/ again from pyproject.toml and constraints.txt"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
-	@echo "make bench-gpu       on a GPU: every operation checked and timed beside its peers (GPU=--quick: 90 s)"
-	@echo "make clean           remove .venv and caches"
+	@echo "make bench-gpu       on a GPU: everything checked and timed beside its limits (GPU=--quick: 90 s; bench/GPU.md)"
+	@echo "make clean           remove .venv, .venv-oldest and caches"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found. Install one (Debian: apt install python3-venv) or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -111,6 +112,29 @@ test: lint docs
 	$(say) "tests: $(JOBS) processes"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 
+# The oldest versions (locks/oldest.txt), in an environment of their own; what that file does not name is as in
+# constraints.txt. torch of that age comes with CUDA's libraries (3 GB), without which it cannot be imported.
+OLDEST := .venv-oldest
+PYTHON_OLDEST ?= $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python $(PYTHON); do \
+	$$p -c 'import venv, ensurepip' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt locks/oldest.txt
+	$(say) "[1/2] virtual environment in $(OLDEST) with $(PYTHON_OLDEST)"
+	@$(PYTHON_OLDEST) -m venv $(OLDEST)
+	$(say) "[2/2] torch, triton and transformers of locks/oldest.txt (5 GB, two minutes)"
+	@grep -vFf <(grep -o '^.*==' locks/oldest.txt) constraints.txt | \
+		cat locks/oldest.txt - > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install -c $(OLDEST)/constraints.txt \
+		-e . pytest pytest-xdist hypothesis peft
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(say) "kernels compiled for sm_90 by the oldest triton"
+	@PYTHONPATH=. $(OLDEST)/bin/python -m proactor.kernels.compile_check --targets sm_90
+	$(say) "tests of kernels and engine, and the pretended driver: $(JOBS) processes"
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OLDEST)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+		tests/kernels tests/engine tests/card/test_driver.py
+
 fuzz: $(VENV)/.installed-dev
 	$(call say,"fuzzers: $(FUZZ) cases a class")
 	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
@@ -130,4 +154,4 @@ bench-gpu: $(VENV)/.installed
 	@PYTHONPATH=. $(BIN)/python -m bench.gpu $(GPU)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

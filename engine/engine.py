@@ -19,6 +19,7 @@ from proactor.engine.jobs import make_jobs
 from proactor.engine.loading import Model, build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
+from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
@@ -53,7 +54,8 @@ class Engine:
         if tokenizer is not None:
             self.eos_ids |= {tokenizer.eos_token_id} - {None}
             self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
-        self._policy = Policy(decoder, tokenizer, options, model.budgets, named)
+        budgets = model.budgets or Budgets.fixed(options)
+        self._policy = Policy(decoder, tokenizer, options, budgets, named)
         trees = partial(self._policy.trees, gradient=True)
         self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
 

@@ -118,18 +118,15 @@ def saved_row(config: ModelConfig, size: int, rank: int) -> int:
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     kept = [
         2 * config.hidden_size,  # the residual stream at both norms
-        2 * config.hidden_size,  # their outputs, inputs of qkv and of gate and up
         q + kv,  # q and k, rotated
-        q + 2 * kv,  # the stacked projection, of which v is a part
+        kv,  # v
         q,  # the attention's output
         2 * config.intermediate_size,  # gate and up
-        config.intermediate_size,  # their product, input of down
         7 * rank,  # x A of each target
     ]
     if config.qk_norm:
-        kept.append(q + kv)  # q and k before the rotation
-    statistics = 2 + config.num_heads + config.qk_norm * (config.num_heads + config.num_kv_heads)
-    return sum(kept) * size + 4 * statistics
+        kept.append(q + kv)  # q and k before their norms, in the projection that v is a part of
+    return sum(kept) * size + 4 * config.num_heads  # log-sum-exp
 
 
 def passing_row(config: ModelConfig, size: int) -> int:

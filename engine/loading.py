@@ -27,16 +27,19 @@ from proactor.engine.model import Decoder, Exactness
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
-from proactor.kernels.op import use_triton
+from proactor.kernels.op import on_gpu, use_triton
 
 
 class Model(NamedTuple):
-    """A model that is ready to run; ``tokenizer`` is None where the folder has none."""
+    """A model that is ready to run.
+
+    ``tokenizer`` is None where the folder has none, ``budgets`` where nothing is known of the memory.
+    """
 
     config: ModelConfig
     decoder: Decoder
     tokenizer: Any
-    budgets: Budgets
+    budgets: Budgets | None = None
 
 
 def read_arguments(
@@ -69,7 +72,7 @@ def build(
     deterministic = options.deterministic
     if deterministic and (device.type != "cpu" or dtype != torch.float32 or not onednn_available()):
         raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
-    fused = device.type == "cuda" and use_triton(torch.empty(0, device=device))
+    fused = on_gpu(device) and use_triton(torch.empty(0, device=device))
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
     planner = Planner(
         Footprint.of(config, lora, not dense and _is_4bit(folder, options), dtype),

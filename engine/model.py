@@ -17,7 +17,7 @@ from proactor.engine.config import Target
 from proactor.engine.lora import GROUPS, LoRABuffer, module_name, shapes
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.linear import Linear, library_linear, padded_rows
-from proactor.kernels.lora import lora_linear
+from proactor.kernels.lora import Remade, lora_linear
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
 from proactor.kernels.norm import add_rms_norm, rms_norm
@@ -227,16 +227,19 @@ class Decoder:
         """
         c = self.config
 
-        def linear(x: Tensor, group: tuple[Target, ...]) -> Tensor:
+        def linear(x: Tensor, group: tuple[Target, ...], remade: Remade | None = None) -> Tensor:
             low_rank = self.lora.adapters.get((i, group)) if adapter and self.lora else None
             base = layer.linears[group]
-            return lora_linear(x, base.weight, base.bias, low_rank, row_mask, self.form.linear)
+            return lora_linear(x, base.weight, base.bias, low_rank, row_mask, self.form.linear, remade)
+
+        def normed(weight: Tensor, h: Tensor) -> Remade:
+            return Remade(h, lambda h: rms_norm(h, weight, c.rms_eps))
 
         if delta is None:
             x = rms_norm(h, layer.norm1, c.rms_eps)
         else:
             x, h = add_rms_norm(delta, h, layer.norm1, c.rms_eps)
-        qkv = linear(x, GROUPS[0])[:rows].view(rows, -1, c.head_dim)
+        qkv = linear(x, GROUPS[0], normed(layer.norm1, h))[:rows].view(rows, -1, c.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
             q, k = rms_norm(q, layer.q_norm, c.rms_eps), rms_norm(k, layer.k_norm, c.rms_eps)
@@ -247,7 +250,8 @@ class Decoder:
         if h.shape[0] > rows:
             out = torch.nn.functional.pad(out, (0, 0, 0, h.shape[0] - rows))
         x, h = add_rms_norm(linear(out, GROUPS[1]), h, layer.norm2, c.rms_eps)
-        return linear(swiglu(linear(x, GROUPS[2])), GROUPS[3]), h
+        gate_up = linear(x, GROUPS[2], normed(layer.norm2, h))
+        return linear(swiglu(gate_up), GROUPS[3], Remade(gate_up, swiglu)), h
 
     def final_norm(self, h: Tensor) -> Tensor:
         """Final RMSNorm of rows [R, H], computed on rows padded by `Exactness.padding`."""

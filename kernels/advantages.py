@@ -14,7 +14,17 @@ from torch import Tensor
 
 from proactor.kernels.grpo import Convention, group_advantages
 from proactor.kernels.jit import jit_any, tl
-from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
+from proactor.kernels.op import (
+    Arguments,
+    Case,
+    Launch,
+    ModelShape,
+    Op,
+    on_gpu,
+    require,
+    settings_for,
+    use_triton,
+)
 
 SETTINGS = {"default": {"BLOCK": 128, "WARPS": 1}, "interpreter": {"BLOCK": 8, "WARPS": 1}}
 
@@ -93,7 +103,7 @@ def ragged_advantages(
     require(fits, "offsets", _describe(offsets))
     require(convention in ("art", "verl"), "convention", f"{convention!r} is not art or verl")
     count = rewards.shape[0]
-    if not offsets.is_cuda:
+    if not on_gpu(offsets.device):
         bounds = offsets.tolist()
         ascending = bounds == sorted(bounds) and bounds[0] >= 0 and bounds[-1] <= count
         require(ascending, "offsets", f"not ascending in 0..{count}")

@@ -8,6 +8,9 @@ x [T, K]; W [N, K] frozen; the A_i stacked into one [t*r, K] (one product for q,
     g_i = scale * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
     dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
 
+The backward needs x, the widest of a layer's activations. Where x is cheap to compute from a tensor that is
+kept for another backward (a norm's input, the stacked gate and up), `Remade` names both, and x is not kept.
+
 On a GPU one kernel adds the updates of all spans, with scale and mask in float32. For few rows and no
 gradient another computes x Aᵀ, and the base product may stay 4-bit (`nf4_linear`). Large products go to the
 library. LoRA: Hu et al., arXiv 2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
@@ -44,6 +47,14 @@ class Adapter:
     spans: Sequence[tuple[int, int]]
     rank: int
     scale: float
+
+
+@dataclass(slots=True)
+class Remade:
+    """How the backward gets a linear's input again: ``make(kept)`` without gradient, the same bits."""
+
+    kept: Tensor
+    make: Callable[[Tensor], Tensor]
 
 
 Weight = Tensor | NF4Tensor | PackedNF4
@@ -115,19 +126,23 @@ class _LoRALinear(torch.autograd.Function):
         adapter: Adapter,
         row_mask: Tensor | None,
         linear: Linear,
+        remade: Remade | None,
         a: Tensor,
         *b: Tensor,
     ) -> Tensor:
         y, xa = _forward(x, source(), bias, adapter, row_mask, linear, True)
         ctx.plain = _fused(x, adapter, linear)
-        ctx.save_for_backward(x, xa, row_mask, a, *b)
+        ctx.save_for_backward(x if remade is None else remade.kept, xa, row_mask, a, *b)
         ctx.source, ctx.adapter, ctx.linear = source, adapter, linear
+        ctx.make = None if remade is None else remade.make
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,) = grads
         x, xa, row_mask, a, *b = ctx.saved_tensors
+        if ctx.make is not None:
+            x = ctx.make(x)
         adapter: Adapter = ctx.adapter
         rank = adapter.rank
         if ctx.plain:
@@ -148,7 +163,7 @@ class _LoRALinear(torch.autograd.Function):
             dx = ctx.linear(dy, _dense(ctx.source(), dy.dtype).t(), None)
             dx.addmm_(g, a.to(x.dtype))
         da = torch.mm(g.t(), x).to(a.dtype)
-        return (dx, None, None, None, None, None, da, *db)
+        return (dx, None, None, None, None, None, None, da, *db)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -171,12 +186,14 @@ def lora_linear(
     adapter: Adapter | None = None,
     row_mask: Tensor | None = None,
     linear: Linear = library_linear,
+    remade: Remade | None = None,
 ) -> Tensor:
     """Frozen linear layer with an optional adapter: x [T, K] -> [T, N] in x's dtype, differentiable.
 
     ``source`` returns the base weight [N, K] on each call: a dense tensor (dequantised on the fly, so that a
     4-bit base is never kept in full precision between forward and backward), or an `NF4Tensor` or
     `PackedNF4`, which `nf4_linear` multiplies. ``row_mask`` [T]: 1 for rows that use the adapter, else 0.
+    ``remade``: how the backward computes x again; None keeps x.
 
     The Triton form takes ranks up to 64; larger ranks take the torch form. It raises KernelError naming the
     argument when shapes or devices do not match, or spans overlap.
@@ -190,7 +207,7 @@ def lora_linear(
             return _FrozenLinear.apply(x, source, bias, linear)  # type: ignore[no-any-return, no-untyped-call]
         return _base(x, source(), bias, linear)
     if torch.is_grad_enabled():
-        return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
+        return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
 
 

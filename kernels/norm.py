@@ -1,7 +1,7 @@
 """RMSNorm: ``y = w * x / sqrt(mean(x²) + eps)`` over the last dimension, with statistics in float32.
 
-With a residual, the sum ``s = x + residual`` is formed, returned and normalised in one pass. Backward, from
-the saved 1/rms:
+With a residual, the sum ``s = x + residual`` is formed, returned and normalised in one pass. The backward
+keeps only s, from which 1/rms comes again:
 
     n = s / rms,   g = dy * w,   ds += (g - n * mean(g n)) / rms
 
@@ -22,8 +22,14 @@ from proactor.kernels.precision import widen
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm in plain torch: x [..., H] of any float dtype, weight [H] -> [..., H] in x's dtype."""
+    return weight * _unit(x, eps)[0].to(x.dtype)
+
+
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(x / rms, 1/rms [..., 1]) in float32 or wider."""
     wide = widen(x)
-    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return wide * rstd, rstd
 
 
 def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -42,13 +48,12 @@ def rms_norm_forward_kernel(
     weight_ptr,
     y_ptr,
     total_ptr,
-    rstd_ptr,
     width,
     eps,
     RESIDUAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (rows), tile [BLOCK >= H]: y [T, H], 1/rms [T] and, with RESIDUAL, x + residual [T, H]."""
+    """Grid (rows), tile [BLOCK >= H]: y [T, H] and, with RESIDUAL, x + residual [T, H]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -60,7 +65,6 @@ def rms_norm_forward_kernel(
         tl.store(total_ptr + at, x, mask=inside)
     wide = x.to(tl.float32)
     rstd = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps)
-    tl.store(rstd_ptr + row, rstd)
     unit = (wide * rstd).to(y_ptr.dtype.element_ty)
     weight = tl.load(weight_ptr + column, mask=inside, other=0.0)
     tl.store(y_ptr + at, unit.to(tl.float32) * weight.to(tl.float32), mask=inside)
@@ -70,11 +74,11 @@ def rms_norm_forward_kernel(
 def rms_norm_backward_kernel(
     total_ptr,
     weight_ptr,
-    rstd_ptr,
     dy_ptr,
     extra_ptr,
     dx_ptr,
     width,
+    eps,
     EXTRA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -83,8 +87,9 @@ def rms_norm_backward_kernel(
     column = tl.arange(0, BLOCK)
     inside = column < width
     at = row * width + column
-    rstd = tl.load(rstd_ptr + row)
-    unit = tl.load(total_ptr + at, mask=inside, other=0.0).to(tl.float32) * rstd
+    wide = tl.load(total_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    rstd = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps)
+    unit = wide * rstd
     weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32) * weight
     dx = (g - unit * (tl.sum(g * unit, 0) / width)) * rstd
@@ -97,39 +102,28 @@ def _warps(block: int) -> int:
     return min(16, max(1, block // 512))
 
 
-def _launch_forward(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, the normalised input, 1/rms)."""
+def _launch_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(y, the normalised input)."""
     width = x.shape[-1]
     x = x.contiguous()
-    y, rstd = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    total = x if residual is None else torch.empty_like(x)
+    y, total = torch.empty_like(x), x if residual is None else torch.empty_like(x)
     other = x if residual is None else residual.contiguous()
     block = triton.next_power_of_2(width)
-    if rstd.numel():
-        rms_norm_forward_kernel[(rstd.numel(),)](
-            x, other, weight, y, total, rstd, width, eps, residual is not None, block, num_warps=_warps(block)
+    if x.numel():
+        rms_norm_forward_kernel[(x.numel() // width,)](
+            x, other, weight, y, total, width, eps, residual is not None, block, num_warps=_warps(block)
         )
-    return y, total, rstd
+    return y, total
 
 
-def _launch_backward(total: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, extra: Tensor | None) -> Tensor:
+def _launch_backward(total: Tensor, weight: Tensor, eps: float, dy: Tensor, extra: Tensor | None) -> Tensor:
     width = total.shape[-1]
     dx, dy = torch.empty_like(total), dy.contiguous()
+    other = dy if extra is None else extra.contiguous()
     block = triton.next_power_of_2(width)
-    if rstd.numel():
-        rms_norm_backward_kernel[(rstd.numel(),)](
-            total,
-            weight,
-            rstd,
-            dy,
-            dy if extra is None else extra.contiguous(),
-            dx,
-            width,
-            extra is not None,
-            block,
-            num_warps=_warps(block),
+    if total.numel():
+        rms_norm_backward_kernel[(total.numel() // width,)](
+            total, weight, dy, other, dx, width, eps, extra is not None, block, num_warps=_warps(block)
         )
     return dx
 
@@ -140,23 +134,17 @@ def _launch_backward(total: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, ex
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.triton = _runs_triton(x)
-        if ctx.triton:
-            y, total, rstd = _launch_forward(x, None, weight, eps)
-            ctx.save_for_backward(total, weight, rstd)
-            return y
-        wide = widen(x)
-        rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(x, weight, rstd)
-        return weight * (wide * rstd).to(x.dtype)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight)
+        return _norm(x, weight, eps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, rstd = ctx.saved_tensors
-        if ctx.triton:
-            return _launch_backward(x, weight, rstd, grads[0], None), None, None
+        x, weight = ctx.saved_tensors
+        if _runs_triton(x):
+            return _launch_backward(x.contiguous(), weight, ctx.eps, grads[0], None), None, None
         g = widen(grads[0] * weight)
-        unit = widen(x) * rstd
+        unit, rstd = _unit(x, ctx.eps)
         dx = (g - unit * (g * unit).mean(-1, keepdim=True)) * rstd
         return dx.to(x.dtype), None, None
 
@@ -166,14 +154,15 @@ class _AddRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        y, total, rstd = _launch_forward(x, residual, weight, eps)
-        ctx.save_for_backward(total, weight, rstd)
+        y, total = _launch_forward(x, residual, weight, eps)
+        ctx.save_for_backward(total, weight)
+        ctx.eps = eps
         return y, total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        total, weight, rstd = ctx.saved_tensors
-        dx = _launch_backward(total, weight, rstd, grads[0], grads[1])
+        total, weight = ctx.saved_tensors
+        dx = _launch_backward(total, weight, ctx.eps, grads[0], grads[1])
         return dx, dx, None, None
 
 
@@ -185,7 +174,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check(x, weight)
     if x.requires_grad and torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
+    return _norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -201,7 +190,11 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         return rms_norm(total, weight, eps), total
     if torch.is_grad_enabled() and (x.requires_grad or residual.requires_grad):
         return _AddRMSNorm.apply(x, residual, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch_forward(x, residual, weight, eps)[:2]
+    return _launch_forward(x, residual, weight, eps)
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
 
 
 def _runs_triton(x: Tensor) -> bool:
@@ -240,12 +233,12 @@ def _launches(residual: bool) -> list[Launch]:
     for width in (896, 5120):
         block = 1 << (width - 1).bit_length()
         pointers = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr"), "*bf16")
-        forward = pointers | {"rstd_ptr": "*fp32", "width": "i32", "eps": "fp32"}
+        forward = pointers | {"width": "i32", "eps": "fp32"}
         launches.append(
             Launch(rms_norm_forward_kernel, forward, {"RESIDUAL": residual, "BLOCK": block}, _warps(block), 1)
         )
         pointers = dict.fromkeys(("total_ptr", "weight_ptr", "dy_ptr", "extra_ptr", "dx_ptr"), "*bf16")
-        backward = pointers | {"rstd_ptr": "*fp32", "width": "i32"}
+        backward = pointers | {"width": "i32", "eps": "fp32"}
         launches.append(
             Launch(rms_norm_backward_kernel, backward, {"EXTRA": residual, "BLOCK": block}, _warps(block), 1)
         )

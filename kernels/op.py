@@ -22,6 +22,8 @@ from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
 MODES = ("auto", "reference", "triton")
+GPUS = ("cuda",)
+"""Device types on which kernels run; ROCm's is called cuda too."""
 Arguments = dict[str, Any]
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -34,15 +36,21 @@ def mode() -> str:
     return chosen
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether ``device`` is a GPU: its values cost the host a wait, and its pointers are for kernels only."""
+    return device.type in GPUS
+
+
 def use_triton(tensor: Tensor) -> bool:
     """Whether an operation on ``tensor`` runs in Triton. Raises KernelError if it must but cannot."""
     chosen = mode()
     if chosen == "reference":
         return False
-    runs = HAS_TRITON and (tensor.is_cuda or interpreted())
+    gpu = on_gpu(tensor.device)
+    runs = HAS_TRITON and (gpu or interpreted())
     if chosen == "triton" and not runs:
         raise KernelError("PROACTOR_KERNELS=triton: a CPU tensor needs triton and TRITON_INTERPRET=1")
-    return runs and (chosen == "triton" or tensor.is_cuda)
+    return runs and (gpu or chosen == "triton")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ def rope_formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
 
 
-def rope_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The torch form: rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype."""
+def rope_reference(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+    """The torch form: rotate x [T, H, D] by cos, sin [T, D/2] -> [T, H, D] in x's dtype, ``out`` if given."""
     half = x.shape[-1] // 2
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     x1, x2 = x[..., :half], x[..., half:]
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     torch.mul(x1, cos, out=out[..., :half]).sub_(x2 * sin)
     torch.mul(x2, cos, out=out[..., half:]).add_(x1 * sin)
     return out
@@ -57,6 +57,7 @@ def rope_kernel(
     half,
     x_row,
     x_head,
+    y_row,
     INVERSE: tl.constexpr,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -70,21 +71,21 @@ def rope_kernel(
     x1 = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
     y1, y2 = rotate_halves(x1, x2, cos_ptr, sin_ptr, row, column, half, INVERSE)
-    target = y_ptr + (row * heads + head) * (2 * half) + column
+    target = y_ptr + row * y_row + head * (2 * half) + column
     tl.store(target, y1, mask=inside)
     tl.store(target + half, y2, mask=inside)
 
 
-def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
-    """Rows and heads of ``x`` may be strided (a slice of stacked projections); y is contiguous."""
+def _launch(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool, y: Tensor | None = None) -> Tensor:
+    """Rows and heads of ``x`` may be strided, and rows of ``y`` (slices of stacked projections)."""
     rows, heads, width = x.shape
     x = x if x.stride(2) == 1 else x.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if y is None else y
     if y.numel():
         use, half = settings_for(SETTINGS, x.device), width // 2
         constants = {"INVERSE": inverse, "HEADS": use["HEADS"], "HALF": triton.next_power_of_2(half)}
         rope_kernel[(rows, triton.cdiv(heads, use["HEADS"]))](
-            *(x, cos.contiguous(), sin.contiguous(), y, heads, half, x.stride(0), x.stride(1)),
+            *(x, cos.contiguous(), sin.contiguous(), y, heads, half, x.stride(0), x.stride(1), y.stride(0)),
             **constants,
             num_warps=use["WARPS"],
         )
@@ -98,14 +99,49 @@ class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.triton = runs_triton(x)
-        return _launch(x, cos, sin, False) if ctx.triton else rope_reference(x, cos, sin)
+        return _rotate(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        dx = _launch(grads[0], cos, sin, True) if ctx.triton else rope_reference(grads[0], cos, -sin)
-        return dx, None, None
+        return _rotate(grads[0], cos, sin, inverse=True), None, None
+
+
+class _RotateHeads(torch.autograd.Function):
+    """`rotate_heads`; the backward fills one gradient of qkv; autograd would add up padded ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        q, k, v = _rotate_heads(qkv, kv_heads, cos, sin)
+        return q, k, v.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dq, dk, dv = grads
+        rows, heads, width = dq.shape
+        kv_heads = dk.shape[1]
+        dqkv = torch.empty((rows, heads + 2 * kv_heads, width), dtype=dq.dtype, device=dq.device)
+        into_q, into_k, into_v = dqkv.split((heads, kv_heads, kv_heads), dim=1)
+        cos, sin = ctx.saved_tensors
+        _rotate(dq, cos, sin, inverse=True, out=into_q)
+        _rotate(dk, cos, sin, inverse=True, out=into_k)
+        into_v.copy_(dv)
+        return dqkv, None, None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False, out: Tensor | None = None) -> Tensor:
+    if runs_triton(x):
+        return _launch(x, cos, sin, inverse, out)
+    return rope_reference(x, cos, -sin if inverse else sin, out)
+
+
+def _rotate_heads(qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rotated = qkv.shape[1] - kv_heads
+    q, k = _rotate(qkv[:, :rotated], cos, sin).split((rotated - kv_heads, kv_heads), dim=1)
+    return q, k, qkv[:, rotated:]
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -117,14 +153,18 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     check_rotation("x", x, cos, sin)
     if x.requires_grad and torch.is_grad_enabled():
         return _Rope.apply(x, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch(x, cos, sin, False) if runs_triton(x) else rope_reference(x, cos, sin)
+    return _rotate(x, cos, sin)
 
 
 def rotate_heads(qkv: Tensor, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(rotated q, rotated k, v) of a stacked projection qkv [T, Hq + 2 Hkv, D]; differentiable."""
-    rotated = qkv.shape[1] - kv_heads
-    q, k = rope(qkv[:, :rotated], cos, sin).split((rotated - kv_heads, kv_heads), dim=1)
-    return q, k, qkv[:, rotated:]
+    """(rotated q, rotated k, v) of a stacked projection qkv [T, Hq + 2 Hkv, D]; differentiable.
+
+    With gradients v is a copy: a view, once kept for a backward, would keep all of ``qkv``.
+    """
+    check_rotation("qkv", qkv, cos, sin)
+    if qkv.requires_grad and torch.is_grad_enabled():
+        return _RotateHeads.apply(qkv, kv_heads, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
+    return _rotate_heads(qkv, kv_heads, cos, sin)
 
 
 def runs_triton(x: Tensor) -> bool:
@@ -170,7 +210,7 @@ def _timed_cases(shape: ModelShape) -> list[Case]:
 
 def _launches() -> list[Launch]:
     pointers = dict.fromkeys(("x_ptr", "cos_ptr", "sin_ptr", "y_ptr"), "*bf16")
-    types = pointers | dict.fromkeys(("heads", "half", "x_row", "x_head"), "i32")
+    types = pointers | dict.fromkeys(("heads", "half", "x_row", "x_head", "y_row"), "i32")
     heads, warps = SETTINGS["default"]["HEADS"], SETTINGS["default"]["WARPS"]
     return [
         Launch(rope_kernel, types, {"INVERSE": inverse, "HEADS": heads, "HALF": half}, warps, 1)

@@ -294,15 +294,17 @@ class _TreeAttention(torch.autograd.Function):
     ) -> Tensor:
         kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
         out, lse = _run(q, kh, vh, blocks, scale, 1, exact)
-        ctx.save_for_backward(q, kh, vh, out, lse)
+        flat = out.transpose(0, 1).reshape(q.shape[0], -1)
+        # what others keep too: q and k are halves of one tensor, the output is the next linear's input
+        ctx.save_for_backward(q, k, v, flat, lse)
         ctx.blocks, ctx.scale = blocks, scale
-        return out.transpose(0, 1).reshape(q.shape[0], -1)
+        return flat
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse = ctx.saved_tensors
-        qh = _heads_first(q, k.shape[0])
-        dout = _heads_first(grads[0].reshape(q.shape), k.shape[0])
+        q, k, v, flat, lse = ctx.saved_tensors
+        qh, out, dout = (_heads_first(x.reshape(q.shape), k.shape[1]) for x in (q, flat, grads[0]))
+        k, v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
         dq, dk, dv = torch.zeros_like(qh), torch.zeros_like(k), torch.zeros_like(v)
         for block in ctx.blocks:
             _block_backward(block, ctx.scale, qh, k, v, out, lse, dout, dq, dk, dv)

@@ -232,8 +232,8 @@ class SmallModel(Section):
     vocabulary: int = Field(default=1024, ge=259, description="at least every byte and 3 special tokens")
     context: int = Field(default=2048, ge=1)
     batch: int = Field(default=16, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
-    muon_lr: float = Field(default=0.02, gt=0)
+    lr: float = Field(default=1.5e-3, gt=0)
+    muon_lr: float = Field(default=0.008, gt=0)
     text_weight: float = Field(default=0.3, ge=0)
     pending: bool = False
     copy_tokens: int = Field(default=16, ge=0)
@@ -252,12 +252,14 @@ class SmallModel(Section):
 class Pretrain(Section):
     """A small model built from scratch where `RunConfig.model` does not exist (`training.pretrain`).
 
-    Trained for ``seconds`` on the training split (a ``share`` of it, at most ``limit`` dialogues), after one
-    pass over ``synthetic`` dialogues, which teach copying values sooner than few real ones. A model that has
+    Trained for ``steps``, or until ``seconds`` are over, on the training split (a ``share`` of it, at most
+    ``limit`` dialogues), after one pass over ``synthetic`` dialogues, which teach copying values sooner than
+    few real ones. With enough seconds the model does not depend on the machine's pace. A model that has
     memorised the dialogues of GRPO explores nothing there: where dialogues are few, give GRPO others
     (``data.train.share``).
     """
 
+    steps: int | None = Field(default=None, ge=1)
     seconds: float = Field(default=300, gt=0)
     share: Share = (0.0, 1.0)
     limit: int | None = Field(default=None, ge=20)

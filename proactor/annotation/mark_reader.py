@@ -31,9 +31,12 @@ SCHEMA_REASONS = (
     "unknown_parameter",
     "bad_status",
     "outside_dialogue",
+    "too_many",
 )
 """Reasons that count against gate G1. The others are hindsight_value (gate G4) and duplicate."""
 
+MOST_MARKS = 64
+"""Different marks of one answer; linking compares each with all of the turn before."""
 _NAMES = ("name", "action", "tool")
 _PARAMS = ("params", "parameters", "arguments")
 _WORDS = frozenset("zero one two three four five six seven eight nine ten eleven twelve a an".split())
@@ -88,8 +91,12 @@ class MarkReader:
                 drops[str(fault)] += 1
                 continue
             identity = mark.name, frozenset(mark.params.items())
-            drops["duplicate"] += identity in marks
-            marks.setdefault(identity, mark)
+            if identity in marks:
+                drops["duplicate"] += 1
+            elif len(marks) == MOST_MARKS:
+                drops["too_many"] += 1
+            else:
+                marks[identity] = mark
         return MarkReading(tuple(marks.values()), total, +drops, +repairs)
 
     def _mark(self, entry: object, turn: int, repairs: Counter[str]) -> Mark:

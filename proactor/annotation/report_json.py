@@ -27,6 +27,7 @@ MEANING = {
     "unknown_parameter": "parameters that the tool does not have",
     "bad_status": "no such status",
     "outside_dialogue": "turns that the dialogue does not have",
+    "too_many": "more marks than one answer may have",
     "hindsight_value": "values first said later (G4)",
     "not_placed": "logged actions that no turn of the user's can be given",
     "duplicate": "said twice for one turn",
@@ -41,6 +42,12 @@ MEANING = {
 }
 
 
+AGREEMENT = {
+    "ready_iou": "overlap of ready windows (IoU)",
+    "coverage_iou": "overlap of coverages (IoU)",
+    "exact": "both the same",
+}
+"""Words for `WindowAgreement.means`."""
 MOST_NAMED = 10
 """Dialogues and windows that `notes` names; report.json has all."""
 
@@ -196,8 +203,8 @@ def report_table(report: Mapping[str, Any]) -> Table:
     for row in _gate_rows(report["gates"]):
         rows.add_row(*row)
     if report["known"]:
-        for name in ("ready_iou", "coverage_iou", "exact"):
-            rows.add_row(f"known windows: {name}", _format_share(report["known"][name]))
+        for key, name in AGREEMENT.items():
+            rows.add_row(f"known windows: {name}", _format_share(report["known"][key]))
     for name, count in report["cost"].items():
         rows.add_row(f"cost: {name}", f"{count:,}")
     return rows

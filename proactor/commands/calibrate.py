@@ -21,6 +21,7 @@ from proactor.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from proactor.calibration.probabilities import DialogueProbabilities
     from proactor.calibration.thresholds import Thresholds
     from proactor.calibration.tradeoff import TradeOffs
     from proactor.config import RunConfig
@@ -55,11 +56,16 @@ def calibrate(
 ) -> None:
     """Choose each tool's threshold within a budget of wrong fires, and report the trade-off on test.
 
-    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder.
+    Writes thresholds.json, tradeoff.json and probabilities.json into the run's folder; of other dialogues
+    or another adapter than the run's own, under a name that says which.
 
     An interrupted call continues.
     """
+    from proactor.calibration.store import save_probabilities
+    from proactor.calibration.tradeoff import save_trade_offs, threshold_text, trade_off_table
     from proactor.config_file import load_config
+    from proactor.engine import atomic_file
+    from proactor.training.evaluation_files import calibration_file
 
     settings = load_config(config, overrides or [])
     if split_dev == split:
@@ -72,11 +78,18 @@ def calibrate(
     allowed = settings.eval.budget if budget is None else budget
     with writing_to(settings, adapter):
         workspace = open_workspace(settings, adapter)
-        thresholds, trade_offs = _score_and_choose(
+        own, parts = load_config(config), (split_dev, split)
+        thresholds_file, trade_offs_file, probabilities_file = (
+            calibration_file(settings, own, parts, adapter, kind)
+            for kind in ("thresholds", "tradeoff", "probabilities")
+        )
+        thresholds, trade_offs, shown = _score_and_choose(
             workspace, settings, adapter, split_dev, split, allowed, floor, exact, heat
         )
-    from proactor.calibration.tradeoff import threshold_text, trade_off_table
-
+        if workspace.engine.rank == 0:
+            atomic_file(thresholds_file, (thresholds.model_dump_json(indent=1) + "\n").encode())
+            save_trade_offs(trade_offs_file, trade_offs)
+            save_probabilities(probabilities_file, shown)
     if console.quiet:
         return
     console.print(trade_off_table(trade_offs))
@@ -86,7 +99,7 @@ def calibrate(
         f"common {threshold_text(thresholds.default)}, "
         f"{fires} of {len(thresholds.tools)} tools with a threshold of their own may fire\n"
         f"{'all required values must be right' if exact else 'by similarity: half of the values suffice'}\n"
-        f"{settings.folder / 'tradeoff.json'}",
+        f"{trade_offs_file}",
         markup=False,
     )
 
@@ -101,18 +114,16 @@ def _score_and_choose(
     floor: float,
     exact: bool,
     heat: int,
-) -> tuple[Thresholds, TradeOffs]:
-    """Score both parts, choose on the first, report on the second, and write the files of calibration."""
-    from proactor.calibration.store import save_probabilities, score_part
+) -> tuple[Thresholds, TradeOffs, list[DialogueProbabilities]]:
+    """Score both parts, choose on the first, report on the second; and some dialogues' probabilities."""
+    from proactor.calibration.store import score_part
     from proactor.calibration.tradeoff import (
         calibrate_on_dev,
         collect_trade_offs,
         policies,
-        save_trade_offs,
         single_point,
     )
     from proactor.dialogue.matching import SIMILAR
-    from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import outputs_of
     from proactor.scoring.utility import needs_assent
     from proactor.training.adapters import adapter_folder
@@ -137,12 +148,6 @@ def _score_and_choose(
     )
     others = policies(on_test, assent, rule=rule, resamples=resamples)
     trade_offs = collect_trade_offs(split, on_test, budget, [*curves, greedy, *others], exact=exact)
-    if workspace.engine.rank == 0:
-        atomic_file(
-            settings.folder / "thresholds.json", (thresholds.model_dump_json(indent=1) + "\n").encode()
-        )
-        save_trade_offs(settings.folder / "tradeoff.json", trade_offs)
-        with_references = {d.id for d in on_test if d.references}
-        shown = [p for p in test.probabilities if p.dialogue_id in with_references][:heat]
-        save_probabilities(settings.folder / "probabilities.json", shown)
-    return thresholds, trade_offs
+    with_references = {d.id for d in on_test if d.references}
+    shown = [p for p in test.probabilities if p.dialogue_id in with_references][:heat]
+    return thresholds, trade_offs, shown

@@ -8,6 +8,9 @@ from the run's own config joins the name, so that no evaluation replaces that of
     evaluate-test-sgd-best.json           data.source=sgd
     evaluate-test-limit-50-best.json      data.test.limit=50 ("no-limit" for null)
     evaluate-test-1f2e3d4c-best.json      anything else of the data, prompt, model or play
+
+The files of `proactor calibrate` are named by the same rule: ``tradeoff.json`` is the run's own, the one that
+its report shows, and ``tradeoff-dev-limit-400-test-limit-400-best.json`` is not.
 """
 
 from __future__ import annotations
@@ -32,11 +35,33 @@ def evaluation_file(settings: RunConfig, base: RunConfig, part: str, adapter: st
     The run's own config is the ``config.yaml`` of its folder, or ``base`` (the config without overrides)
     where there is none. Raises ConfigError when the run's config cannot be read.
     """
+    names = _part_names(settings, _own(settings, base), part)
+    return settings.folder / f"{'-'.join(['evaluate', *names, _adapter_name(adapter)])}.json"
+
+
+def calibration_file(
+    settings: RunConfig, base: RunConfig, parts: tuple[str, str], adapter: str, kind: str
+) -> Path:
+    """The file ``kind`` ("tradeoff") of thresholds chosen on the first part and tried on the second.
+
+    Arguments and errors as `evaluation_file`.
+    """
+    own = _own(settings, base)
+    names = [name for part in parts for name in _part_names(settings, own, part)]
+    names = [] if (names, adapter) == (["dev", "test"], "best") else [*names, _adapter_name(adapter)]
+    return settings.folder / f"{'-'.join([kind, *names])}.json"
+
+
+def _own(settings: RunConfig, base: RunConfig) -> RunConfig:
     written = settings.folder / "config.yaml"
-    own = load_config(written) if written.exists() else base
+    return load_config(written) if written.exists() else base
+
+
+def _part_names(settings: RunConfig, own: RunConfig, part: str) -> list[str]:
+    """The part, and what of it differs from the run's own."""
     here, there = played(settings, part), played(own, part)
     drawn_from = here["split"] or "all"
-    names = ["evaluate", part, *([drawn_from] if drawn_from != part else [])]
+    names = [part, *([drawn_from] if drawn_from != part else [])]
     if here["source"] != there["source"]:
         names.append(here["source"])
     if here["limit"] != there["limit"]:
@@ -44,7 +69,7 @@ def evaluation_file(settings: RunConfig, base: RunConfig, part: str, adapter: st
     rest = _other_settings(settings, part)
     if rest != _other_settings(own, part):
         names.append(_digest(json.dumps(rest, sort_keys=True, default=str)))
-    return settings.folder / f"{'-'.join([*names, _adapter_name(adapter)])}.json"
+    return names
 
 
 def played(settings: RunConfig, part: str) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
     usable = [d for d in corpus.dialogues if d.decision_turns]
     random.Random(size.seed).shuffle(usable)  # files are sorted: their first dialogues may be of one domain
     held_out = min(HELD_OUT, max(1, len(usable) // 20))
-    ui.phase(f"pre-training a small model for {section.seconds:.0f} s", PARTS)
+    length = f"{section.steps} steps, at most " if section.steps else ""
+    ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
     model = build_model(tokenizer, size)
     history = pretrain(
         model,
@@ -71,13 +72,14 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
         size,
         warm=warm,
         seconds=section.seconds,
+        steps=section.steps,
         progress=_share_progress(ui),
     )
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
         write_provenance(whole, config.data)
-    last = f", held-out loss {history[-1][1]:.3f}" if history else ""
-    ui.say(f"{config.model}: written{last}")
+    step, loss = min(history, key=lambda pair: pair[1])
+    ui.say(f"{config.model}: written, held-out loss {loss:.3f} (step {step})")
 
 
 def _share_progress(ui: Progress) -> Callable[[float, str], None]:

@@ -68,16 +68,18 @@ def pretrain(
     size: SmallModel,
     *,
     seconds: float,
+    steps: int | None = None,
     warm: Sequence[Dialogue] = (),
     patience: int = 4,
     check_every: int = 50,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:
-    """Train all weights until the held-out loss of the answers stops falling, or for ``seconds``.
+    """Train all weights until the held-out loss of the answers stops falling, for ``steps`` or ``seconds``.
 
     ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
-    Returns (step, held-out loss) pairs. The rate warms up over 3% of the time and falls over the last 60%.
-    Products are in bfloat16 where `has_bfloat16_products`; weights, their gradients and the loss in float32.
+    The weights with the lowest held-out loss are kept. Returns (step, held-out loss) pairs. The rate warms up
+    over 3% of the steps (or of the time, where that runs out first) and falls over the last 60%. Products are
+    in bfloat16 where `has_bfloat16_products`; weights, their gradients and the loss in float32.
     """
     from transformers import AttentionInterface
 
@@ -87,40 +89,64 @@ def pretrain(
     products = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
     optimizers = _optimizers(model, size)
     pad = encoder.chat.tokenizer.pad_token_id
-    checks = [
-        collate([held_out_row(encoder, d, size) for d in held_out[i : i + 16]], pad, 0.0)
-        for i in range(0, len(held_out), 16)
-    ]
+    best = _Best(model, [held_out_row(encoder, d, size) for d in held_out], pad)
     first = -(-len(warm) // size.batch)
     batches = itertools.chain(
         itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size)
     )
-    history: list[tuple[int, float]] = []
-    start, step, best, stale = time.monotonic(), 0, math.inf, 0
-    while (elapsed := (time.monotonic() - start) / seconds) < 1 and stale < patience:
-        rows = next(batches)
+    start, step = time.monotonic(), 0
+    while best.stale < patience:
+        elapsed = max((time.monotonic() - start) / seconds, step / steps if steps else 0.0)
+        if elapsed >= 1:
+            break
         for optimizer, rate in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, elapsed / 0.03 + 0.02, (1 - elapsed) / 0.6)
         with products:
-            loss = loss_of(model, *collate(rows, pad, size.text_weight))
+            loss = loss_of(model, *collate(next(batches), pad, size.text_weight))
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, _ in optimizers:
             optimizer.step()
         step += 1
-        if step <= first and step % check_every == 0 and progress is not None:
-            progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}")
-        elif step % check_every == 0:
-            with torch.no_grad(), products:
-                held = sum(float(loss_of(model, *batch)) for batch in checks) / len(checks)
-            history.append((step, held))
-            stale = 0 if held < best - 1e-4 else stale + 1
-            best = min(best, held)
+        if step % check_every == 0:
+            text = f"step {step}, loss {float(loss.detach()):.3f}"
+            if step > first:
+                with products:
+                    text += f", held-out {best.check(step):.3f}"
             if progress is not None:
-                progress(elapsed, f"step {step}, loss {float(loss.detach()):.3f}, held-out {held:.3f}")
-    return history
+                progress(elapsed, text)
+    with products:
+        best.check(step)
+    best.restore()
+    return best.history
+
+
+class _Best:
+    """The weights with the lowest loss on held-out rows. ``stale``: checks since they were seen."""
+
+    def __init__(self, model: Any, rows: Sequence[TokenRow], pad: int) -> None:
+        self.model = model
+        self.batches = [collate(rows[i : i + 16], pad, 0.0) for i in range(0, len(rows), 16)]
+        self.history: list[tuple[int, float]] = []
+        self.stale, self.loss = 0, math.inf
+        self.weights: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def check(self, step: int) -> float:
+        """The held-out loss now. Keeps the weights where it is the lowest so far."""
+        loss = sum(float(loss_of(self.model, *batch)) for batch in self.batches) / len(self.batches)
+        self.history.append((step, loss))
+        self.stale = 0 if loss < self.loss - 1e-4 else self.stale + 1
+        if loss < self.loss or not self.weights:
+            self.loss = loss
+            self.weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return loss
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        self.model.load_state_dict(self.weights)
 
 
 def _optimizers(model: Any, size: SmallModel) -> list[tuple[torch.optim.Optimizer, float]]:

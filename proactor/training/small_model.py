@@ -10,9 +10,12 @@ import torch
 
 from proactor.config import SmallModel
 from proactor.engine import save_quantized
+from proactor.training.copying import start_copying
 
 EMBEDDING_SCALE = 5.0
 """Factor of the initial embeddings over transformers' own, found by trial (bench/NOTES.md)."""
+ROPE_THETA = 1e6
+"""As in Qwen2.5: half of a head's pairs of dimensions hardly turn within a dialogue."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% "
@@ -45,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def build_model(tokenizer: Any, size: SmallModel) -> Any:
-    """A random Qwen2ForCausalLM for ``tokenizer``."""
+    """A new Qwen2ForCausalLM for ``tokenizer``: random weights, and heads that copy (`copying`)."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(size.seed)
@@ -62,12 +65,14 @@ def build_model(tokenizer: Any, size: SmallModel) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         attn_implementation="sdpa",
     )
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
         # In transformers' scale (0.02) a token's own vector is too faint in the residual stream to be copied.
         model.get_input_embeddings().weight.mul_(EMBEDDING_SCALE)
+    start_copying(model)
     return model
 
 

@@ -141,4 +141,5 @@ def test_linears_see_few_row_counts(folder: Path) -> None:
     for length in range(2, 41):
         engine.logprobs([[token % 100 for token in range(length)]])
         engine.sample([[1] * length], Sampling(n=1 + length % 3, max_tokens=2, ignore_eos=True))
-    assert counts == {8, 16, 24, 32, 40}
+    least = engine.decoder.form.min_rows  # 8; 16 with torch 2.11
+    assert counts == {rows for rows in (8, 16, 24, 32, 40) if rows >= least}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.linear import Linear, exact_linear, library_linear, onednn_linear
-from proactor.kernels.lora import Adapter, lora_add, lora_linear, lora_linear_reference
+from proactor.kernels.lora import Adapter, Remade, lora_add, lora_linear, lora_linear_reference
 from proactor.kernels.lora_kernels import launch_down
 from proactor.kernels.nf4_pack import repack
 from proactor.kernels.nf4_records import draw_nf4
+from proactor.kernels.norm import add_rms_norm, rms_norm
+from proactor.kernels.swiglu import swiglu
 from tests.kernels.fence import fenced_memory
 
 SHAPES = [
@@ -133,10 +136,50 @@ def test_the_base_weight_is_not_kept_for_the_backward() -> None:
         assert len(made) == 2
 
 
-# --- Triton ---
-
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
+
+
+@pytest.mark.parametrize("mode", ["reference", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("what", ["norm", "added norm", "swiglu"])
+def test_an_input_made_again_gives_the_same_gradients(
+    mode: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, and the input itself is freed after the forward."""
+    monkeypatch.setenv("PROACTOR_KERNELS", mode)
+    _, weight, adapter, mask = adapter_case(5, 24, 30, [(0, 9), (12, 30)], 4, torch.float32)
+    leaves = [adapter.a.requires_grad_(), *(b.requires_grad_() for b in adapter.b)]
+    generator = torch.Generator(device=DEVICE).manual_seed(3)
+    first, second, scale = (
+        torch.randn(shape, generator=generator, device=DEVICE)
+        for shape in ((5, 48 if what == "swiglu" else 24), (5, 24), (24,))
+    )
+    leaves.append(first.requires_grad_())
+
+    def run(again: bool) -> tuple[Tensor, weakref.ref[Tensor]]:
+        if what == "swiglu":
+            x, kept, make = swiglu(first), first, swiglu
+        else:
+            x, kept = (
+                add_rms_norm(first, second, scale, 1e-6)
+                if what == "added norm"
+                else (rms_norm(first, scale, 1e-6), first)
+            )
+            make = partial(rms_norm, weight=scale, eps=1e-6)
+        y = lora_linear(
+            x, lambda: weight, None, adapter, mask, library_linear, Remade(kept, make) if again else None
+        )
+        return y, weakref.ref(x)
+
+    (saved, _), (ours, x) = run(False), run(True)
+    gc.collect()
+    assert x() is None and torch.equal(ours, saved)
+    seed = torch.randn_like(saved)
+    gradients = [torch.autograd.grad(y, leaves, seed) for y in (ours, saved)]
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*gradients, strict=True))
+
+
+# --- Triton ---
 
 
 def adapter_case(

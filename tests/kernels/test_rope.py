@@ -9,7 +9,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
-from proactor.kernels.rope import rope, rope_formula, rope_reference
+from proactor.kernels.rope import rope, rope_formula, rope_reference, rotate_heads
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
@@ -86,6 +86,26 @@ def test_kernel_reads_slices_as_it_reads_copies(order: str, monkeypatch: pytest.
     expected = rope_formula(torch.ones(3, 5, 10, device=DEVICE), theta.cos(), -theta.sin())
     assert part.grad is not None
     torch.testing.assert_close(part.grad, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["reference", pytest.param("triton", marks=needs_triton)])
+def test_rotated_heads_have_the_gradient_of_their_slices(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit what autograd adds up from the slices of a stacked projection."""
+    monkeypatch.setenv("PROACTOR_KERNELS", mode)
+    theta = angles(3, 5).float().to(DEVICE)
+    qkv = torch.randn(3, 9, 10, device=DEVICE, requires_grad=True)
+    ours = rotate_heads(qkv, 2, theta.cos(), theta.sin())
+    rotated = rope(qkv[:, :7], theta.cos(), theta.sin())
+    slices = (rotated[:, :5], rotated[:, 5:], qkv[:, 7:])
+    seeds = [torch.randn_like(x) for x in slices]
+    for mine, theirs in zip(ours, slices, strict=True):
+        assert torch.equal(mine, theirs)
+    (mine,), (theirs,) = (torch.autograd.grad(outputs, [qkv], seeds) for outputs in (ours, slices))
+    assert torch.equal(mine, theirs)
+    storage = qkv.untyped_storage().data_ptr()
+    assert ours[2].untyped_storage().data_ptr() != storage  # a view would keep all of qkv
+    with torch.no_grad():
+        assert rotate_heads(qkv, 2, theta.cos(), theta.sin())[2].untyped_storage().data_ptr() == storage
 
 
 @needs_triton

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.annotation import MarkReader, MarkStatus, answer_schema, marks_of
-from proactor.annotation.mark_reader import fits
+from proactor.annotation.mark_reader import MOST_MARKS, fits
 from proactor.annotation.marks import NO_ASSENT, render
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
@@ -160,6 +160,15 @@ def test_a_mutated_entry_is_dropped_for_its_reason_and_nothing_else_is(
         assert read.drops == Counter({reason: 1}), spoilt
         assert read.marks == whole.marks[1:] and read.entries == len(entries)
         assert read.valid == len(entries) - (reason != "hindsight_value")
+
+
+def test_an_answer_of_endless_marks_is_cut_and_counted() -> None:
+    dialogue, tools, turn, entries, _ = CASES[0]
+    entry = {k: v for k, v in entries[0].items() if k != "evidence"}
+    parameter = tools[entry["name"]].parameters[0].name
+    many = [{**entry, "params": {parameter: f"value {i}"}} for i in range(MOST_MARKS + 5)]
+    read = MarkReader(dialogue, tools).read(turn, json.dumps({"actions": [*many, many[0]]}))
+    assert len(read.marks) == MOST_MARKS and read.drops == Counter(too_many=5, duplicate=1)
 
 
 @pytest.mark.parametrize(

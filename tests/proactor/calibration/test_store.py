@@ -55,14 +55,16 @@ def test_a_killed_scoring_goes_on_where_it_was(
     assert fingerprint(workspace, None, 0.01) != fingerprint(workspace, tiny_model, 0.01)
 
 
-def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_command_writes_what_a_report_reads_and_keeps_other_data_apart(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     app = typer.Typer()
     app.command()(calibrate)
     file = str(config_file(tmp_path, tiny_model, **PLAIN))
     done = CliRunner().invoke(app, [file, "--adapter", "none", "--heat", "1", "--budget", "200"])
     assert done.exit_code == 0, (done.output, done.exception)
     folder = tmp_path / "runs" / "tiny"
-    trade_offs = load_trade_offs(folder / "tradeoff.json")
+    trade_offs = load_trade_offs(folder / "tradeoff-dev-test-none.json")
     assert [s.system for s in trade_offs.systems][:3] == ["common threshold", "threshold per tool", "greedy"]
     assert trade_offs.exact and "all required values must be right" in done.output
     assert (
@@ -71,15 +73,18 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, tiny_model: Path
         and trade_offs.budget == 200
         and "windows:" in done.output
     )
-    chosen = Thresholds.model_validate_json((folder / "thresholds.json").read_text())
+    chosen = Thresholds.model_validate_json((folder / "thresholds-dev-test-none.json").read_text())
     assert chosen.dialogues == 2 and trade_offs.systems[0].chosen is not None
     assert trade_offs.systems[0].chosen.threshold == chosen.default
-    heat = load_probabilities(folder / "probabilities.json")
+    heat = load_probabilities(folder / "probabilities-dev-test-none.json")
     assert len(heat) == 1 and heat[0].turns[0].tools
     same = CliRunner().invoke(app, [file, "--adapter", "none", "--split", "dev"])
     assert isinstance(same.exception, UsageError) and "say nothing about that part" in str(same.exception)
     done = CliRunner().invoke(app, [file, "--adapter", "none", "--similarity"])
-    assert not load_trade_offs(folder / "tradeoff.json").exact and "half of the values" in done.output
+    assert (
+        not load_trade_offs(folder / "tradeoff-dev-test-none.json").exact
+        and "half of the values" in done.output
+    )
     (folder / "probabilities.json").write_text('[{"dialogue_id": 3}]')
     with pytest.raises(SourceError, match=r"probabilities\.json: 0\.dialogue_id"):
         load_probabilities(folder / "probabilities.json")

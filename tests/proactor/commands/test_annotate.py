@@ -32,7 +32,7 @@ def command(*arguments: Any) -> str:
 
 def test_a_corpus_is_annotated_and_can_be_read_back(tmp_path: Path) -> None:
     out = command("synthetic", "--limit", 5, "--out", tmp_path / "out")
-    assert "5 dialogues" in out and "known windows: exact" in out
+    assert "5 dialogues" in out and "known windows: both the same" in out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["known"]["exact"] == 1
     assert len(load("jsonl", tmp_path / "out").dialogues) == 5
 

@@ -5,168 +5,114 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu_peers import Form, Peer, peers_of
-from bench.gpu_timing import Ceilings, Run, Stopwatch, copies, copy_arguments, measure, nbytes, tensors
-from proactor.kernels.op import QWEN25, Arguments, Case, ModelShape, Op
+from bench.gpu.form import Form, Peer
+from bench.gpu.peers import peers_of
+from bench.gpu.task import BOTH, FORWARD, Job, Row, Setting, Task, attempt
+from bench.gpu.timing import Run, Stopwatch, copies, copy_arguments, measure, nbytes, tensors, wait
+from proactor.kernels.op import Arguments, Case, ModelShape, Op
+from proactor.kernels.registry import OPS
 
-FORWARD, BOTH = "forward", "forward+backward"
-FIRST = (
-    "nf4_linear",
-    "span_attention",
-    "paged_attention",
-    "shared_prefix_attention",
-    "logprob_loss",
-    "logprob",
-    "lora_linear",
-    "lora_add",
-    "sample",
-    "swiglu",
-    "add_rms_norm",
-    "rms_norm",
-    "rope_into_pages",
-    "rope",
-    "adamw",
-)
-"""Operations by their share of a training step; the others follow in the order of the registry."""
 SLOWEST_PEER = 1.0
 """A peer whose call takes longer, in seconds, is not timed."""
 PEER_SLACK = 4
 """A peer in the same dtype may differ from the operation by this multiple of its tolerance."""
-
 FLIPS = 0.05
 """Largest share of integer outputs that may differ at full size. Small cases are checked exactly."""
 
 
-class CardLost(RuntimeError):
-    """The device no longer answers: a kernel has broken its context."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """The device, bytes of its cache, and bytes of memory for the benchmark's inputs."""
-
-    device: torch.device
-    cache: int
-    free: int
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A row to measure."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpRow:
+    """A row to measure. ``peers`` None: those of `peers_of`."""
 
     op: Op
-    model: ModelShape
+    model: str
     case: Case
     passes: str
+    peers: tuple[Peer, ...] | None = None
 
     @property
     def name(self) -> str:
         """The row's name for a reader."""
-        return f"{self.op.name} {self.case.name} ({self.model.name}, {self.passes})"
+        return f"{self.op.name} {self.case.name} ({self.model}, {self.passes})"
 
 
-def plan(ops: Sequence[Op], models: Sequence[ModelShape] = QWEN25, quick: bool = False) -> list[Job]:
-    """The rows, most important first: by model, forward before backward, large cases before small ones.
+def cases(op: Op, shape: ModelShape, dry: bool) -> list[Case]:
+    """The cases to time, largest first; of a dry run the smallest test case that is not empty."""
+    if op.timed is None:
+        return []
+    if not dry:
+        return list(op.timed(shape))[::-1]
+    generator, cpu = torch.Generator().manual_seed(1), torch.device("cpu")
+    drawn = [c.make(generator, cpu, torch.float32) for c in op.cases]
+    full = [
+        (nbytes(a), i) for i, a in enumerate(drawn) if nbytes(a) > 64 and all(map(torch.numel, tensors(a)))
+    ]
+    return [op.cases[min(full)[1]]]
 
-    ``quick``: the first model, forward, one case each.
+
+def tasks(job: Job, setting: Setting) -> list[Task]:
+    """The rows of the job's operations: forward before backward, large cases before small ones.
+
+    A quick job: the largest case of each.
     """
-    rank = {
-        op.name: (FIRST.index(op.name) if op.name in FIRST else len(FIRST) + i) for i, op in enumerate(ops)
-    }
-    keyed = []
-    for m, model in enumerate(models[:1] if quick else models):
-        for op in ops:
-            cases = list(op.timed(model)) if op.timed else []
-            largest_first = cases[-1:] if quick else cases[::-1]
-            for c, case in enumerate(largest_first):
-                keyed.append(((m, 0, c, rank[op.name]), Job(op, model, case, FORWARD)))
-                if op.gradients and not quick:
-                    keyed.append(((m, 1, c, rank[op.name]), Job(op, model, case, BOTH)))
-    return [job for _, job in sorted(keyed, key=lambda pair: pair[0])]
+    named = {op.name: op for op in OPS}
+    rows: list[OpRow] = []
+    for op in (named[name] for name in job.ops):
+        chosen = cases(op, job.shape, setting.dry)
+        for passes in job.passes if op.gradients else {FORWARD} & set(job.passes):
+            rows += [OpRow(op, job.model, case, passes) for case in (chosen[:1] if job.quick else chosen)]
+    return [Task(row.name, partial(run_row, row, setting)) for row in rows]
 
 
-def run_job(
-    job: Job, watch: Stopwatch, ceiling: Ceilings, machine: Machine, seconds: float, seed: int
-) -> dict[str, Any]:
-    """Measure one row for about ``seconds``. A failure is in the row ("failed"). Raises CardLost."""
-    dtype = torch.bfloat16 if torch.bfloat16 in job.op.tolerance else next(iter(job.op.tolerance))
-    row: dict[str, Any] = {
-        "op": job.op.name,
-        "model": job.model.name,
-        "case": job.case.name,
-        "pass": job.passes,
+def run_row(row: OpRow, setting: Setting, watch: Stopwatch) -> list[Row]:
+    """Measure one row for about ``setting.seconds``. A failure is in the row ("failed"). Raises CardLost."""
+    dtype = torch.bfloat16 if torch.bfloat16 in row.op.tolerance else next(iter(row.op.tolerance))
+    record: Row = {
+        "op": row.op.name,
+        "model": row.model,
+        "case": row.case.name,
+        "pass": row.passes,
         "dtype": str(dtype)[6:],
-        "seed": seed,
+        "seed": setting.seed,
     }
-    problem = attempt(lambda: _measure(job, watch, ceiling, machine, seconds, dtype, row))
+    problem = attempt(lambda: _measure(row, setting, watch, dtype, record))
     if problem:
-        row["failed"] = problem
-    return row
+        record["failed"] = problem
+    return [record]
 
 
-def attempt(work: Callable[[], object]) -> str:
-    """Run ``work``; returns the reason of a failure, else "". Raises CardLost when the device is lost."""
-    try:
-        work()
-    except CardLost:
-        raise
-    except Exception as error:  # noqa: BLE001 (a broken form must not cost the other rows)
-        if torch.cuda.is_available():
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError as gone:
-                raise CardLost(f"{type(error).__name__}: {error}") from gone
-        first = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(error).__name__}: {first}"[:300]
-    return ""
-
-
-def _measure(
-    job: Job,
-    watch: Stopwatch,
-    ceiling: Ceilings,
-    machine: Machine,
-    seconds: float,
-    dtype: torch.dtype,
-    row: dict[str, Any],
-) -> None:
-    op = job.op
-    arguments = job.case.make(
-        torch.Generator(device=machine.device).manual_seed(row["seed"]), machine.device, dtype
-    )
+def _measure(row: OpRow, setting: Setting, watch: Stopwatch, dtype: torch.dtype, record: Row) -> None:
+    op, device = row.op, setting.torch_device
+    arguments = row.case.make(torch.Generator(device=device).manual_seed(setting.seed), device, dtype)
     count, work = op.bytes(**arguments), op.flops(**arguments)
     ours = op.function
-    result = _values(ours(**copy.deepcopy(arguments)))
-    _check_size(op, arguments, result, op.tolerance[dtype], row)
+    result = values(ours(**copy.deepcopy(arguments)))
+    _check_size(op, arguments, result, op.tolerance[dtype], record)
     read = nbytes(arguments)
     held = 4 * max(read, count)  # arguments, results, and the peers' layouts
-    row["copies"] = copies(read, held, machine.cache, machine.free)
-    sets = copy_arguments(arguments, row["copies"])
-    backward = job.passes == BOTH
-    if backward:
-        for name in op.gradients:
-            for one in sets:
-                if isinstance(one.get(name), Tensor):
-                    one[name].requires_grad_()
-    forms: dict[str, list[Run]] = {"ours": [_run(_our_form(op, one), backward) for one in sets]}
+    record["copies"] = copies(read, held, setting.cache, setting.free // 2)
+    sets = copy_arguments(arguments, record["copies"])
+    backward = row.passes == BOTH
+    forms: dict[str, list[Run]] = {"ours": [run_of(form_of(op, one, backward), backward) for one in sets]}
     peers: list[dict[str, Any]] = []
-    for peer in peers_of(op):
+    beside = (peers_of(op) if row.peers is None else row.peers) if setting.peers else ()
+    for peer in beside:
         runs, note = _peer_runs(peer, arguments, sets, result, PEER_SLACK * op.tolerance[dtype], backward)
         peers.append({"name": peer.name, **({"skipped": note} if note else {})})
         if runs:
             forms[peer.name] = runs
-    timings = measure(watch, forms, seconds)
-    floor, bound = ceiling.floor(count, work)
-    row.update(dataclasses.asdict(timings["ours"]))
-    if not backward:  # the record counts bytes and operations of the forward pass alone
-        row |= {
+    timings = measure(watch, forms, setting.seconds)
+    floor, bound = setting.ceilings.floor(count, work)
+    record.update(dataclasses.asdict(timings["ours"]))
+    if not backward:  # the operation counts bytes and operations of the forward pass alone
+        record |= {
             "bytes": count,
             "flops": work,
             "bound": bound,
@@ -177,15 +123,19 @@ def _measure(
         if "skipped" not in entry:
             timing = timings[str(entry["name"])]
             entry |= dataclasses.asdict(timing) | {"speedup": timing.median / timings["ours"].median}
-    row["peers"] = peers
+    record["peers"] = peers
 
 
-def _our_form(op: Op, arguments: Arguments) -> Form:
-    leaves = [arguments[name] for name in op.gradients if arguments.get(name) is not None]
+def form_of(op: Op, arguments: Arguments, backward: bool) -> Form:
+    """The operation on ``arguments``, whose differentiable ones become leaves for a ``backward`` pass."""
+    leaves = [arguments[name] for name in op.gradients if isinstance(arguments.get(name), Tensor)]
+    if backward:
+        for leaf in leaves:
+            leaf.requires_grad_()
     return Form(lambda: op.function(**arguments), leaves)
 
 
-def _run(form: Form, backward: bool) -> Run:
+def run_of(form: Form, backward: bool) -> Run:
     """The form as one call: without gradients, or with a backward pass from random output gradients."""
     if not backward:
         return torch.no_grad()(form.call)
@@ -200,7 +150,7 @@ def _run(form: Form, backward: bool) -> Run:
     return both
 
 
-def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, row: dict[str, Any]) -> None:
+def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, row: Row) -> None:
     """Compare with the float32 reference at this size. Raises ValueError beyond twice the tolerance.
 
     ``size_error`` is None where the reference does not fit in memory.
@@ -212,7 +162,7 @@ def _check_size(op: Op, arguments: Arguments, ours: list[Tensor], limit: float, 
     row["size_limit"] = 2 * limit
     try:
         with torch.no_grad():
-            row["size_error"] = difference(ours, _values(op.reference(**wide)))
+            row["size_error"] = difference(ours, values(op.reference(**wide)))
     except torch.OutOfMemoryError:
         row["size_error"] = None
         return
@@ -246,19 +196,19 @@ def _peer_runs(
             notes.append("no such form for this case")
             return
         with torch.no_grad():
-            error = difference(_values(trial.view(trial.call())), ours)
+            error = difference(values(trial.view(trial.call())), ours)
             if not error <= max(limit, 1e-6):
                 notes.append(f"differs by {error:.1e}")
                 return
-            _wait()
+            wait(ours[0].device)
             begun = time.perf_counter()
             trial.call()
-            _wait()
+            wait(ours[0].device)
         if time.perf_counter() - begun > SLOWEST_PEER:
             notes.append(f"{time.perf_counter() - begun:.1f} s a call")
             return
         forms = [peer.build(one) for one in sets]
-        runs.extend(_run(form, backward) for form in forms if form is not None)
+        runs.extend(run_of(form, backward) for form in forms if form is not None)
         if backward:
             runs[0]()
 
@@ -267,12 +217,8 @@ def _peer_runs(
     return (None, note) if note else (runs, "")
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _values(outputs: Any) -> list[Tensor]:
+def values(outputs: Any) -> list[Tensor]:
+    """Copies of all tensors of an operation's result."""
     return [t.detach().clone() for t in tensors(outputs)]
 
 

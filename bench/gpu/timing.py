@@ -1,4 +1,4 @@
-"""Timing on a GPU: events around runs of calls, rotated inputs, alternating forms, and the card's ceilings.
+"""Timing on a GPU: events around runs of calls, rotated inputs, alternating forms.
 
 A sample is a run of calls between two events. A waiting kernel is queued first, for about as long as the host
 needs to queue the calls, so that the device never waits for the host inside a sample. The time of a call is
@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +26,8 @@ SAMPLE_SECONDS = 2e-3
 MOST_CALLS = 32
 """Most calls in a sample: their kernels must fit in the launch queue."""
 LEAST_SAMPLES, MOST_SAMPLES = 5, 40
+LOOP_SECONDS, LOOP_CALLS, LEAST_LOOPS = 0.25, 16, 3
+"""Approximate length of a loop of `steady`, its most calls, and the fewest loops."""
 CACHE_TURNS = 3
 """Size of all rotated arguments, in multiples of the cache."""
 MOST_COPIES = 96
@@ -51,22 +52,6 @@ class Timing:
     def spread(self) -> float:
         """Distance of the percentiles, relative to the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Rates that the card reaches in this run.
-
-    ``copy``: bytes read and written per second. ``product``: bf16 operations per second of a square product.
-    """
-
-    copy: float
-    product: float
-
-    def floor(self, nbytes: int, flops: int) -> tuple[float, str]:
-        """(least seconds at these rates, what limits them: "memory" or "arithmetic")."""
-        moving, computing = nbytes / self.copy, flops / self.product
-        return max(moving, computing), "memory" if moving >= computing else "arithmetic"
 
 
 class Budget:
@@ -146,6 +131,32 @@ class DeviceStopwatch:
         return time.perf_counter()
 
 
+class HostStopwatch:
+    """The host's clock, for a device that computes while it is called: dry runs on a CPU."""
+
+    def sample(self, calls: Sequence[Run], lead: float) -> tuple[float, float]:
+        """See `Stopwatch`."""
+        begun = self.now()
+        for call in calls:
+            call()
+        return (self.now() - begun,) * 2
+
+    def now(self) -> float:
+        """See `Stopwatch`."""
+        return time.perf_counter()
+
+
+def stopwatch(device: torch.device) -> Stopwatch:
+    """The clock of ``device``."""
+    return DeviceStopwatch() if device.type == "cuda" else HostStopwatch()
+
+
+def wait(device: torch.device) -> None:
+    """Wait for everything queued on ``device``."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Held:
     """A call that keeps its last result, so that the next result is allocated elsewhere."""
 
@@ -185,6 +196,22 @@ def measure(watch: Stopwatch, forms: Mapping[str, Sequence[Run]], seconds: float
             leads[name] = host / n
             taken[name].append((device / n, host / n))
     return {name: summary(values, counts[name]) for name, values in taken.items()}
+
+
+def steady(watch: Stopwatch, call: Run, seconds: float) -> Timing:
+    """Time ``call`` as a loop runs it, queued back to back: the slower of device and host, for ``seconds``.
+
+    For calls that take milliseconds, such as whole steps. Two calls warm up.
+    """
+    watch.sample([call], 0.0)
+    device, _ = watch.sample([call], 0.0)
+    count = max(1, min(LOOP_CALLS, round(LOOP_SECONDS / max(device, 1e-9))))
+    taken: list[tuple[float, float]] = []
+    end = watch.now() + seconds
+    while len(taken) < LEAST_LOOPS or (watch.now() < end and len(taken) < MOST_SAMPLES):
+        device, host = watch.sample([call] * count, 0.0)
+        taken.append((device / count, host / count))
+    return summary(taken, count)
 
 
 def summary(values: Sequence[tuple[float, float]], calls: int) -> Timing:
@@ -230,43 +257,3 @@ def copies(read: int, held: int, cache: int, free: int) -> int:
 def copy_arguments(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """``count`` copies of the arguments, each in its own memory; the first is the original."""
     return [arguments, *(copy.deepcopy(arguments) for _ in range(count - 1))]
-
-
-# --- ceilings ---
-
-
-def copy_rate(size: int, seconds: float) -> float:
-    """Bytes per second of a copy of ``size`` bytes, each read and written."""
-    return 2 * size / seconds
-
-
-def product_rate(n: int, seconds: float) -> float:
-    """Operations per second of a product of two n x n matrices."""
-    return 2 * n**3 / seconds
-
-
-def _timed_copy(watch: Stopwatch, device: torch.device, size: int) -> tuple[Timing, int]:
-    source = torch.randn(max(size // 2, 1), device=device, dtype=torch.bfloat16)
-    target = torch.empty_like(source)
-    return measure(watch, {"copy": [lambda: target.copy_(source)]}, 0.5)["copy"], source.nbytes
-
-
-def ceilings(
-    watch: Stopwatch, device: torch.device, free: int, quick: bool
-) -> tuple[Ceilings, dict[str, Any]]:
-    """(the ceilings, their record), measured on random data; of several products the best counts."""
-    timing, size = _timed_copy(watch, device, min(2**32, free // 8))
-    copied = copy_rate(size, timing.median)
-    record: dict[str, Any] = {
-        "copy": {"bytes": size, **dataclasses.asdict(timing), "bytes_per_second": copied}
-    }
-    rates = []
-    for n in (8192,) if quick else (4096, 8192, 16384):
-        if 6 * n * n > free // 2:
-            continue
-        a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-        out = torch.empty_like(a)
-        timing = measure(watch, {"product": [partial(torch.mm, a, b, out=out)]}, 0.5)["product"]
-        rates.append(product_rate(n, timing.median))
-        record[f"product {n}"] = {**dataclasses.asdict(timing), "flop_per_second": rates[-1]}
-    return Ceilings(copied, max(rates)), record

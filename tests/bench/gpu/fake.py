@@ -1,16 +1,19 @@
-"""A GPU that is not there: a stopwatch, a clock, rows and broken operations for tests of `bench.gpu`."""
+"""A GPU that is not there: a stopwatch, a clock, workers, rows and broken operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu_jobs import FORWARD, Job, Machine
-from bench.gpu_report import Report
-from bench.gpu_timing import Ceilings, Run
+from bench.gpu.card import Ceilings
+from bench.gpu.report import Report
+from bench.gpu.rows import OpRow
+from bench.gpu.task import FORWARD, Job, Row, Setting, Task, run_task
+from bench.gpu.timing import Run
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op
 
@@ -44,12 +47,32 @@ class FakeClock:
         return self.now
 
 
-def machine() -> Machine:
-    return Machine(CPU, cache=4096, free=2**20)
+class InlineWorkers:
+    """`Workers` in this process, by `FakeWatch`."""
+
+    def __init__(self, left: Callable[[], float]) -> None:
+        self.jobs: list[str] = []
+
+    def __enter__(self) -> InlineWorkers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, job: Job, setting: Setting, tasks: Sequence[Task], each: Any) -> list[str]:
+        self.jobs.append(job.name)
+        for task in tasks:
+            each(run_task(task, FakeWatch())[0])
+        return []
 
 
-def job(op: Op, passes: str = FORWARD) -> Job:
-    return Job(op, QWEN25[0], op.cases[2], passes)
+def setting(**changes: Any) -> Setting:
+    values = {"device": "cpu", "seed": 3, "seconds": 0.0, "cache": 4096, "free": 2**21, "ceilings": CEILING}
+    return Setting(**{**values, "dry": True, **changes})
+
+
+def op_row(op: Op, passes: str = FORWARD) -> OpRow:
+    return OpRow(op, QWEN25[0].name, op.cases[2], passes)
 
 
 def report(folder: Path) -> Report:
@@ -64,6 +87,11 @@ def report(folder: Path) -> Report:
         "skipped": [],
     }
     return Report(folder, facts)
+
+
+def figure_of(rows: Sequence[Row]) -> Row:
+    (row,) = (row for row in rows if "value" in row)
+    return row
 
 
 def off(x: Tensor, weight: Tensor, eps: float) -> Tensor:

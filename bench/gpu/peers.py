@@ -8,46 +8,15 @@ result differs from ours is not timed.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proactor.kernels.op import Arguments, Op, Outputs
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A call ready to time. ``leaves``: inputs that get gradients; ``view``: its result in our layout."""
-
-    call: Callable[[], Any]
-    leaves: Sequence[Tensor] = ()
-    view: Callable[[Any], Outputs] = lambda out: out
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A library's form. ``build`` returns None where it cannot take the arguments; needs ``package``."""
-
-    name: str
-    build: Callable[[Arguments], Form | None]
-    package: str = "torch"
-    gradients: bool = True
-
-    @property
-    def absent(self) -> str:
-        """Why it cannot run here; empty if it can."""
-        root, _, rest = self.package.partition(".")
-        if importlib.util.find_spec(root) is None or (
-            rest and importlib.util.find_spec(self.package) is None
-        ):
-            return f"{self.package} is not installed"
-        return ""
+from bench.gpu.attention_peers import SDPA, SDPA_ON_GATHERED, VARLEN
+from bench.gpu.form import Form, Peer
+from proactor.kernels.op import Arguments, Op
 
 
 def peers_of(op: Op) -> list[Peer]:
@@ -129,7 +98,7 @@ def _dequantise_then_linear(a: Arguments) -> Form:
     return Form(lambda: F.linear(a["x"], a["weight"].dequantize(a["x"].dtype), a.get("bias")), [a["x"]])
 
 
-def _bnb_state(weight: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
+def bnb_state(weight: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
     """The weight for bitsandbytes: the same bytes, or its values quantised again where ours are repacked.
 
     Quantising again changes the scales of scales slightly.
@@ -167,7 +136,7 @@ def _bnb_state(weight: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
 def _bnb_fused(a: Arguments) -> Form:
     import bitsandbytes
 
-    packed, state = _bnb_state(a["weight"], a["x"].dtype)
+    packed, state = bnb_state(a["weight"], a["x"].dtype)
     return Form(
         lambda: bitsandbytes.matmul_4bit(a["x"], packed.t(), quant_state=state, bias=a.get("bias")), [a["x"]]
     )
@@ -176,95 +145,15 @@ def _bnb_fused(a: Arguments) -> Form:
 def _bnb_dequantise(a: Arguments) -> Form:
     from bitsandbytes.functional import dequantize_4bit
 
-    packed, state = _bnb_state(a["weight"], a["x"].dtype)
+    packed, state = bnb_state(a["weight"], a["x"].dtype)
     return Form(lambda: F.linear(a["x"], dequantize_4bit(packed, state), a.get("bias")), [a["x"]])
 
 
 def _bnb_dequantise_alone(a: Arguments) -> Form:
     from bitsandbytes.functional import dequantize_4bit
 
-    packed, state = _bnb_state(a["weight"], a["dtype"])
+    packed, state = bnb_state(a["weight"], a["dtype"])
     return Form(lambda: dequantize_4bit(packed, state))
-
-
-# --- attention ---
-
-
-def _heads_first(a: Arguments) -> list[Tensor]:
-    """Queries, keys and values as views [1, heads, T, D]."""
-    return [a[name].transpose(0, 1).unsqueeze(0) for name in ("q", "k", "v")]
-
-
-def _rows_first(out: Tensor) -> Tensor:
-    return out[0].transpose(0, 1).flatten(1)
-
-
-def _is_causal(spans: Any) -> bool:
-    return len(spans.start) == 1
-
-
-def _sdpa(a: Arguments) -> Form:
-    """SDPA: causal where the tree is one run, with a dense mask elsewhere."""
-    q, k, v = _heads_first(a)
-    if _is_causal(a["spans"]):
-        rest: dict[str, Any] = {"is_causal": True}
-    else:
-        rest = {"attn_mask": torch.from_numpy(a["spans"].visible()).to(q.device)}
-    call = lambda: F.scaled_dot_product_attention(q, k, v, scale=a["scale"], enable_gqa=True, **rest)  # noqa: E731
-    return Form(call, [a[n] for n in ("q", "k", "v")], _rows_first)
-
-
-def _varlen(a: Arguments) -> Form | None:
-    """varlen_attn, only for separate causal runs: it does not support trees."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    spans = a["spans"]
-    if len(spans.spans) or (spans.base != spans.start).any():
-        return None
-    edges = torch.tensor([*spans.start.tolist(), spans.rows], dtype=torch.int32, device=a["q"].device)
-    longest, group = int(spans.length.max()), a["q"].shape[1] // a["k"].shape[1]
-    known = inspect.signature(varlen_attn).parameters  # changes between versions
-    rest: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    rest |= {"scale": a["scale"]} if "scale" in known else {}
-    rest |= {"enable_gqa": True} if "enable_gqa" in known else {}
-
-    def call() -> Any:
-        few = group == 1 or "enable_gqa" in known
-        k, v = (a[n] if few else a[n].repeat_interleave(group, 1) for n in ("k", "v"))
-        return varlen_attn(a["q"], k, v, edges, edges, longest, longest, **rest)
-
-    return Form(call, [a[n] for n in ("q", "k", "v")], lambda out: out.flatten(1))
-
-
-_compiled: dict[str, Any] = {}
-
-
-def _flex(a: Arguments) -> Form:
-    """FlexAttention, compiled once, with a prepared block mask of the tree."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    if "flex" not in _compiled:
-        _compiled["flex"] = torch.compile(flex_attention)
-    q, k, v = _heads_first(a)
-    visible = torch.from_numpy(a["spans"].visible()).to(q.device)
-    rows = len(visible)
-    mask = create_block_mask(lambda b, h, i, j: visible[i, j], None, None, rows, rows, device=str(q.device))
-    call = lambda: _compiled["flex"](q, k, v, block_mask=mask, scale=a["scale"], enable_gqa=True)  # noqa: E731
-    return Form(call, [a[n] for n in ("q", "k", "v")], _rows_first)
-
-
-def _sdpa_on_gathered(a: Arguments) -> Form | None:
-    """SDPA over keys gathered from the pages beforehand, where all rows see the same number of keys."""
-    lengths, unit = a["lengths"], a["unit"]
-    count = int(lengths[0]) if len(lengths) else 0
-    if not count or bool((lengths != count).any()):
-        return None
-    place = torch.arange(count, device=lengths.device)
-    slots = a["table"][:, place // unit].long() * unit + place % unit  # [B, count]
-    k, v = (a[n][:, slots].transpose(0, 1).contiguous() for n in ("keys", "values"))  # [B, Hkv, count, D]
-    q = a["q"].unsqueeze(2)
-    call = lambda: F.scaled_dot_product_attention(q, k, v, scale=a["scale"], enable_gqa=True)  # noqa: E731
-    return Form(call, view=lambda out: out[:, :, 0].flatten(1))
 
 
 # --- optimizer ---
@@ -311,11 +200,7 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         Peer("bitsandbytes dequantise, cuBLAS", _bnb_dequantise, "bitsandbytes"),
     ),
     "nf4_dequantize": (Peer("bitsandbytes", _bnb_dequantise_alone, "bitsandbytes"),),
-    "span_attention": (
-        Peer("SDPA", _sdpa),
-        Peer("varlen_attn", _varlen, "torch.nn.attention.varlen"),
-        Peer("FlexAttention", _flex, "torch.nn.attention.flex_attention"),
-    ),
-    "paged_attention": (Peer("SDPA on gathered keys", _sdpa_on_gathered),),
+    "span_attention": (SDPA, VARLEN),
+    "paged_attention": (SDPA_ON_GATHERED,),
     "adamw": (Peer("torch fused", _torch_adamw),),
 }

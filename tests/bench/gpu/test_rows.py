@@ -9,44 +9,55 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_jobs, gpu_peers, gpu_timing
-from bench.gpu_jobs import BOTH, FORWARD, Job, Machine, difference, plan, run_job
-from bench.gpu_peers import PEERS, Form, Peer
-from bench.gpu_timing import nbytes
+from bench.gpu import peers, rows, timing
+from bench.gpu.form import Form, Peer
+from bench.gpu.peers import PEERS
+from bench.gpu.rows import OpRow, cases, difference, run_row, tasks
+from bench.gpu.task import BOTH, FORWARD, Job
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25, Op
 from proactor.kernels.registry import OPS
 from proactor.kernels.swiglu import SWIGLU
-from tests.bench.fake_gpu import CEILING, CPU, FakeWatch, job, machine, off, raises
+from tests.bench.gpu.fake import FakeWatch, off, op_row, raises, setting
 
 
-def test_largest_model_first_and_forward_before_backward() -> None:
-    jobs = plan([RMS_NORM, SWIGLU])
-    models = [j.model.name for j in jobs]
-    assert models == sorted(models, key=[m.name for m in QWEN25].index)
-    first = [(j.op.name, j.passes) for j in jobs if j.model is QWEN25[0]]
-    assert first[:4] == [("swiglu", FORWARD), ("rms_norm", FORWARD)] * 2
-    assert [p for _, p in first[4:]] == [BOTH] * (len(first) - 4)
-    assert jobs[0].case.name == list(SWIGLU.timed(QWEN25[0]))[-1].name  # type: ignore[misc]
+def measured(row: OpRow, watch: FakeWatch | None = None, **changes: Any) -> dict[str, Any]:
+    (record,) = run_row(row, setting(**changes), watch or FakeWatch())
+    return record
+
+
+def test_forward_before_backward_and_large_before_small() -> None:
+    job = Job("rows", ops=("swiglu", "rms_norm"))
+    names = [task.name for task in tasks(job, setting(dry=False))]
+    sizes = [case.name for case in SWIGLU.timed(QWEN25[0])][::-1]  # type: ignore[misc]
+    assert names[: 2 * len(sizes)] == [
+        f"swiglu {size} (Qwen2.5-14B, {passes})" for passes in (FORWARD, BOTH) for size in sizes
+    ]
+    assert names[-1].startswith("rms_norm")
 
 
 def test_quick_takes_one_row_an_operation() -> None:
-    assert [(j.op.name, j.model.name, j.passes) for j in plan([RMS_NORM, SWIGLU], quick=True)] == [
-        ("swiglu", "Qwen2.5-14B", FORWARD),
-        ("rms_norm", "Qwen2.5-14B", FORWARD),
+    job = Job("rows", ops=("swiglu", "rms_norm"), passes=(FORWARD,), quick=True)
+    first = [cases(op, QWEN25[0], False)[0].name for op in (SWIGLU, RMS_NORM)]
+    assert [task.name for task in tasks(job, setting(dry=False))] == [
+        f"swiglu {first[0]} (Qwen2.5-14B, forward)",
+        f"rms_norm {first[1]} (Qwen2.5-14B, forward)",
     ]
-    assert plan([dataclasses.replace(RMS_NORM, timed=None)]) == []
+    assert cases(dataclasses.replace(RMS_NORM, timed=None), QWEN25[0], False) == []
 
 
-def test_first_names_are_operations() -> None:
-    """A renamed operation would silently lose its place."""
+def test_peers_can_be_left_out() -> None:
+    assert measured(op_row(RMS_NORM), peers=False)["peers"] == []
+
+
+def test_peers_are_of_operations() -> None:
+    """A renamed operation would silently lose its peers."""
     assert set(PEERS) <= {op.name for op in OPS}
-    assert set(gpu_jobs.FIRST) <= {op.name for op in OPS}
 
 
 @pytest.mark.parametrize("passes", [FORWARD, BOTH])
 def test_row_holds_times_share_and_peers(passes: str) -> None:
-    row = run_job(job(RMS_NORM, passes), FakeWatch(), CEILING, machine(), 0.0, seed=3)
+    row = measured(op_row(RMS_NORM, passes))
     assert "failed" not in row, row
     assert (row["op"], row["dtype"], row["pass"]) == ("rms_norm", "bfloat16", passes)
     assert row["copies"] > 1
@@ -68,20 +79,12 @@ def test_every_operation_can_be_timed(op: Op, monkeypatch: pytest.MonkeyPatch) -
     """Its arguments can be copied and rotated, it can be checked at size, and its reference is a peer: torch
     forms, float32, the smallest case.
     """
-    monkeypatch.setattr(gpu_jobs, "peers_of", lambda op: gpu_peers.peers_of(op)[-1:])
-    monkeypatch.setattr(gpu_timing, "LEAST_SAMPLES", 1)
+    monkeypatch.setattr(rows, "peers_of", lambda op: peers.peers_of(op)[-1:])
+    monkeypatch.setattr(timing, "LEAST_SAMPLES", 1)
     op = dataclasses.replace(op, tolerance={torch.float32: op.tolerance[torch.float32]})
-    sizes = [nbytes(c.make(torch.Generator().manual_seed(1), CPU, torch.float32)) for c in op.cases]
-    case = min((s, i) for i, s in enumerate(sizes) if s > 64)[1]
+    (case,) = cases(dataclasses.replace(op, timed=lambda shape: []), QWEN25[0], dry=True)
     for passes in (FORWARD, BOTH) if op.gradients else (FORWARD,):
-        row = run_job(
-            Job(op, QWEN25[0], op.cases[case], passes),
-            FakeWatch(),
-            CEILING,
-            Machine(CPU, 1, 2**30),
-            0.0,
-            seed=3,
-        )
+        row = measured(OpRow(op, "tiny", case, passes), cache=1, free=2**31)
         assert "failed" not in row, row
         assert row["copies"] == 2
         assert "speedup" in row["peers"][0], row
@@ -93,7 +96,7 @@ def test_absent_and_different_peers_are_not_timed(monkeypatch: pytest.MonkeyPatc
     missing = Peer("missing", lambda a: Form(lambda: a["x"]), "no_such_package")
     none = Peer("none", lambda a: None)
     monkeypatch.setitem(PEERS, "rms_norm", (wrong, broken, missing, none))
-    row = run_job(job(RMS_NORM), FakeWatch(), CEILING, machine(), 0.0, seed=3)
+    row = measured(op_row(RMS_NORM))
     notes = {p["name"]: p.get("skipped", "") for p in row["peers"]}
     assert notes["wrong"].startswith("differs by")
     assert notes["broken"].startswith("AttributeError")
@@ -107,9 +110,7 @@ def test_absent_and_different_peers_are_not_timed(monkeypatch: pytest.MonkeyPatc
 )
 def test_broken_operation_is_reported_and_not_timed(function: Any, said: str) -> None:
     watch = FakeWatch()
-    row = run_job(
-        job(dataclasses.replace(RMS_NORM, function=function)), watch, CEILING, machine(), 0.0, seed=3
-    )
+    row = measured(op_row(dataclasses.replace(RMS_NORM, function=function)), watch)
     assert said in row["failed"]
     assert "median" not in row
     assert watch.samples == []

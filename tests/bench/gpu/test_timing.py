@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import gpu_timing
-from bench.gpu_peers import Form
-from bench.gpu_timing import (
+from bench.gpu import card, timing
+from bench.gpu.card import Ceilings
+from bench.gpu.form import Form
+from bench.gpu.timing import (
     Budget,
-    Ceilings,
     DeviceStopwatch,
     copies,
     copy_arguments,
     measure,
     nbytes,
+    steady,
     summary,
 )
-from tests.bench.fake_gpu import CPU, FakeClock, FakeWatch
+from tests.bench.gpu.fake import CPU, FakeClock, FakeWatch
 
 
 def test_budget_keeps_a_reserve_and_learns_how_long_jobs_take() -> None:
@@ -35,8 +36,8 @@ def test_budget_keeps_a_reserve_and_learns_how_long_jobs_take() -> None:
 
 
 def test_ceilings_arithmetic() -> None:
-    assert gpu_timing.copy_rate(1000, 0.5) == 4000.0
-    assert gpu_timing.product_rate(10, 2.0) == 1000.0
+    assert card.copy_rate(1000, 0.5) == 4000.0
+    assert card.product_rate(10, 2.0) == 1000.0
     assert Ceilings(100.0, 1000.0).floor(50, 100) == (0.5, "memory")
     assert Ceilings(100.0, 1000.0).floor(50, 2000) == (2.0, "arithmetic")
 
@@ -45,7 +46,7 @@ def test_ceilings_are_measured_by_the_same_stopwatch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "mm", lambda a, b, out: out)
     real = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *shape, **kw: real(*(min(s, 2048) for s in shape), **kw))
-    ceilings, record = gpu_timing.ceilings(FakeWatch(), CPU, 2**40, quick=True)
+    ceilings, record = card.ceilings(FakeWatch(), CPU, 2**40, card.PRODUCTS[1:2])
     assert ceilings.copy == pytest.approx(2 * 2048 * 2 / 1e-3)
     assert ceilings.product == pytest.approx(2 * 8192**3 / 1e-3)
     assert record["copy"]["median"] == pytest.approx(1e-3)
@@ -69,7 +70,7 @@ def test_forms_are_timed_by_turns_over_rotated_copies() -> None:
         "b2",
         "b0",
     ]  # 2 calls of 1 ms make a sample
-    assert times["a"].samples == gpu_timing.LEAST_SAMPLES
+    assert times["a"].samples == timing.LEAST_SAMPLES
     assert times["a"].median == pytest.approx(1e-3)
     assert times["a"].host == pytest.approx(1e-4)
     assert watch.samples[-1] == (2, pytest.approx(2e-4))  # the device waits as long as the host needs
@@ -87,12 +88,22 @@ def test_summary_takes_the_median_and_percentiles() -> None:
     assert figures.spread == pytest.approx(1.2)
 
 
+def test_a_loop_is_timed_as_it_runs_without_a_head_start() -> None:
+    calls: list[int] = []
+    watch = FakeWatch()
+    figures = steady(watch, lambda: calls.append(1), seconds=0.0)
+    assert (figures.calls, figures.samples) == (timing.LOOP_CALLS, timing.LEAST_LOOPS)
+    assert figures.median == pytest.approx(1e-3)
+    assert len(calls) == 2 + timing.LOOP_CALLS * timing.LEAST_LOOPS
+    assert {lead for _, lead in watch.samples} == {0.0}
+
+
 def test_copies_outrun_the_cache_within_memory() -> None:
     assert copies(read=10, held=40, cache=100, free=10**6) == 31
     assert copies(read=1000, held=4000, cache=100, free=10**6) == 2
     assert copies(read=10, held=40, cache=100, free=100) == 2
     assert copies(read=10, held=40, cache=100, free=1) == 1
-    assert copies(read=1, held=1, cache=10**9, free=10**9) == gpu_timing.MOST_COPIES
+    assert copies(read=1, held=1, cache=10**9, free=10**9) == timing.MOST_COPIES
 
 
 def test_copies_lie_apart_and_nested_tensors_count() -> None:

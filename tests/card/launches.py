@@ -1,0 +1,298 @@
+"""The launches of a decode step and of a training layer of Qwen2.5-14B, and the host time of a layer.
+
+    python -m tests.card.launches              a table of launches by name, and milliseconds
+    python -m tests.card.launches --all        each launch: grid, warps, shared memory
+
+The model is NF4 with LoRA (rank 16) on all linears. A layer is half the difference between models of three
+layers and of one. Nothing is launched (`tests.card.driver`): the time is what Python, torch and Triton need
+before a launch, and the launch itself comes on top. An operation of torch counts as one launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proactor.engine import Group, LoRA, Sample, Sampling
+from proactor.engine.checkpoint import is_linear, weight_shapes
+from proactor.engine.forward import tree_view
+from proactor.engine.jobs import Job
+from proactor.engine.lora import LoRABuffer
+from proactor.engine.model import AttentionView, Decoder
+from proactor.engine.model_config import ModelConfig
+from proactor.engine.sampler import Sampler
+from proactor.engine.tree import Tree, layout
+from proactor.kernels.compile_launch import KIB
+from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK, NF4_CODE, NF4Tensor
+from proactor.kernels.op import QWEN25
+from tests.card.driver import META, Counts, Driver, Launched, Recorder, pretend
+
+LAYERS = 3
+BATCHES = (1, 16, 64)
+PROMPT, SAMPLES, NEW = 1024, 8, 128
+"""Tokens of a prompt, samples behind it (decoding and training alike), tokens of a sample that is trained."""
+PAGE = 16
+
+Rows = tuple[Tensor, Tensor, AttentionView]
+"""(ids, positions, view): what `Decoder.hidden` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """``layer``: launches of a layer. ``rest``: those of a decode step outside its layers, None in training.
+
+    ``launched``: Triton's, of the model of one layer, in order. ``seconds``: host time of a layer.
+    """
+
+    layer: Counts
+    rest: Counts | None
+    launched: list[Launched]
+    seconds: float
+
+
+def model(layers: int) -> Decoder:
+    """Qwen2.5-14B with so few layers, without memory."""
+    shape = QWEN25[0]
+    config = ModelConfig.from_dict(
+        {
+            "model_type": "qwen2",
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "vocab_size": shape.vocabulary,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6,
+        }
+    )
+    weights = {
+        name: _nf4(size) if is_linear(name) else torch.empty(size, dtype=torch.bfloat16, device=META)
+        for name, size in weight_shapes(config).items()
+    }
+    return Decoder.build(config, weights, torch.bfloat16, LoRABuffer(config, LoRA(rank=16), META), False)
+
+
+def _nf4(shape: tuple[int, ...]) -> NF4Tensor:
+    size = math.prod(shape)
+    blocks = size // BLOCK
+    packed, absmax = (torch.empty(n, dtype=torch.uint8, device=META) for n in (size // 2, blocks))
+    coarse, code = (torch.empty(n, device=META) for n in (blocks // NESTED_BLOCK, 256))
+    return NF4Tensor(packed, absmax, NF4_CODE, coarse, code, 0.0, (shape[0], shape[1]), torch.bfloat16)
+
+
+# --- decoding ---
+
+
+def decode_step(log: Recorder, decoder: Decoder, batch: int) -> tuple[Counts, Rows]:
+    """(launches of the last decode step of ``batch`` samples, its rows).
+
+    The samples come in groups of up to `SAMPLES` behind prompts of `PROMPT` tokens.
+    """
+    n = min(batch, SAMPLES)
+    pages = batch // n * PROMPT // PAGE + batch
+    sampler = Sampler(decoder, None, pages, PAGE, max_rows=8192, max_seqs=256)
+    build, rows = sampler.rows.build, []
+
+    def watched(step: object) -> Rows:
+        log.clear()
+        rows.append(build(step))
+        return rows[-1]
+
+    sampler.rows.build = watched
+    sampling = Sampling(n=n, max_tokens=4)
+    for _ in sampler.run(
+        [Job([i] * PROMPT, sampling, (0, 0, i), 4, frozenset(), i) for i in range(batch // n)]
+    ):
+        pass
+    assert len(rows[-1][0]) == batch, "the last step decodes them all"
+    return log.counts(), rows[-1]
+
+
+def decode(driver: Driver, models: dict[int, Decoder], batch: int, repeats: int) -> Phase:
+    """A decode step of ``batch`` rows."""
+    with Recorder(driver) as log:
+        many, deep = decode_step(log, models[LAYERS], batch)
+        one, flat = decode_step(log, models[1], batch)
+        launched = driver.launched[log.first :]
+    layer = per_layer(many, one)
+
+    @torch.no_grad()
+    def seconds(layers: int, rows: Rows) -> float:
+        start = time.thread_time()
+        models[layers].hidden(*rows)
+        return time.thread_time() - start
+
+    spent = host_time(lambda: seconds(LAYERS, deep), lambda: seconds(1, flat), repeats)
+    return Phase(layer, one - layer, launched, spent)
+
+
+# --- training ---
+
+
+def training_rows(decoder: Decoder) -> Rows:
+    """A tree of one group."""
+    prompt = [1] * PROMPT
+    samples = [Sample(prompt, [i] * NEW, advantage=0.0) for i in range(SAMPLES)]
+    tree = Tree([Group(prompt, samples)])
+    flat = layout(tree).to(META)
+    return flat.ids, flat.positions, tree_view(decoder, tree, flat.start)
+
+
+def train(driver: Driver, models: dict[int, Decoder], repeats: int) -> dict[str, Phase]:
+    """Forward and backward of a layer."""
+    rows = {layers: training_rows(decoder) for layers, decoder in models.items()}
+    counts: dict[tuple[str, int], Counts] = {}
+    launched: dict[str, list[Launched]] = {}
+
+    def step(layers: int) -> Iterator[str]:
+        out = models[layers].hidden(*rows[layers])
+        yield "forward"
+        out.backward(torch.empty_like(out))
+        yield "backward"
+
+    with Recorder(driver) as log:
+        for layers in (LAYERS, 1):
+            for phase in step(layers):
+                counts[phase, layers] = log.counts()
+                launched[phase] = driver.launched[log.first :]
+                log.clear()
+
+    def seconds(layers: int, wanted: str) -> float:
+        start = time.thread_time()
+        for phase in step(layers):
+            if phase == wanted:
+                return time.thread_time() - start
+            start = time.thread_time()
+        raise AssertionError(wanted)
+
+    return {
+        f"training {phase}": Phase(
+            per_layer(counts[phase, LAYERS], counts[phase, 1]),
+            None,
+            launched[phase],
+            host_time(lambda p=phase: seconds(LAYERS, p), lambda p=phase: seconds(1, p), repeats),
+        )
+        for phase in ("forward", "backward")
+    }
+
+
+# --- both ---
+
+
+def per_layer(many: Counts, one: Counts) -> Counts:
+    """Launches of one layer of those that ``many`` has beyond ``one``."""
+    beyond = Counts(many)
+    beyond.subtract(one)
+    return Counts({name: n // (LAYERS - 1) for name, n in beyond.items() if n})
+
+
+def host_time(many: Callable[[], float], one: Callable[[], float], repeats: int) -> float:
+    """Seconds of a layer: of the least of the repeats, since what disturbs them only adds."""
+    return (min(many() for _ in range(repeats)) - min(one() for _ in range(repeats))) / (LAYERS - 1)
+
+
+def measure(driver: Driver, repeats: int = 30) -> dict[str, Phase]:
+    """Every phase of `BUDGET` by name, timed ``repeats`` times."""
+    torch.set_num_threads(1)
+    with Recorder(driver):
+        models = {layers: model(layers) for layers in (1, LAYERS)}
+    phases = {f"decode {batch}": decode(driver, models, batch, repeats) for batch in BATCHES}
+    return phases | train(driver, models, repeats)
+
+
+# --- the budget ---
+
+BUDGET = {
+    "decode 1": {"triton": 21},
+    "decode 16": {"triton": 22},
+    "decode 64": {"triton": 22},
+    "training forward": {"triton": 13, "product": 8, "torch": 4},
+    "training backward": {"triton": 11, "product": 26, "torch": 46},
+}
+"""Most launches of a layer, by phase and kind. A change that needs fewer lowers it."""
+REST = {"triton": 3, "product": 1, "torch": 15}
+"""Most launches of a decode step outside its layers."""
+
+
+def over_budget(phases: dict[str, Phase]) -> list[str]:
+    """One line for each kind of launch that a phase has too many of."""
+    held = [(f"{name}, a layer", phase.layer, BUDGET[name]) for name, phase in phases.items()]
+    held += [
+        (f"{name}, outside the layers", p.rest, REST) for name, p in phases.items() if p.rest is not None
+    ]
+    lines = []
+    for where, counts, budget in held:
+        for kind in KINDS:
+            names = {name: n for (k, name), n in counts.items() if k == kind}
+            if sum(names.values()) > budget.get(kind, 0):
+                listed = ", ".join(f"{name} {n}" for name, n in sorted(names.items()))
+                lines.append(
+                    f"{where}: {sum(names.values())} launches of kind {kind}, the budget is "
+                    f"{budget.get(kind, 0)}: {listed}"
+                )
+    return lines
+
+
+# --- command line ---
+
+KINDS = {"triton": "Triton", "product": "products (cuBLAS)", "torch": "other torch"}
+
+
+def table(phases: dict[str, Phase]) -> list[str]:
+    """Lines of Markdown: launches of a layer by name, sums by kind, the rest of a step, and the host time."""
+    lines = [f"| a layer of {QWEN25[0].name} | {' | '.join(phases)} |", "|---" * (len(phases) + 1) + "|"]
+
+    def row(name: str, cells: Iterable[object]) -> None:
+        lines.append(f"| {name} | {' | '.join(str(cell) for cell in cells)} |")
+
+    names = {name for phase in phases.values() for name in phase.layer}
+    for kind, title in KINDS.items():
+        for key in sorted(key for key in names if key[0] == kind):
+            row(f"`{key[1]}`", (phase.layer[key] or "" for phase in phases.values()))
+        row(f"**{title}**", (f"**{total(phase.layer, kind)}**" for phase in phases.values()))
+    row(
+        "a step outside its layers: Triton, products, other",
+        (
+            "" if p.rest is None else ", ".join(str(total(p.rest, kind)) for kind in KINDS)
+            for p in phases.values()
+        ),
+    )
+    row("host time of a layer, ms", (f"{1e3 * phase.seconds:.2f}" for phase in phases.values()))
+    return lines
+
+
+def total(counts: Counts, kind: str) -> int:
+    """Launches of one kind."""
+    return sum(n for (k, _), n in counts.items() if k == kind)
+
+
+def main() -> int:
+    """Print the table. Exit code: 1 if a phase is over its budget."""
+    parser = argparse.ArgumentParser(prog="python -m tests.card.launches", description=__doc__)
+    parser.add_argument("--all", action="store_true", help="each launch of the model of one layer")
+    options = parser.parse_args()
+    phases = measure(pretend())
+    if options.all:
+        for name, phase in phases.items():
+            print(name)
+            for one in phase.launched:
+                grid, shared = " x ".join(map(str, one.grid)), f"{one.shared / KIB:.3g} KiB"
+                print(f"  {one.kernel:28} grid {grid:16} {one.warps:2} warps, {shared} of shared memory")
+        print()
+    print("\n".join(table(phases)))
+    problems = over_budget(phases)
+    print("\n".join(f"over budget: {line}" for line in problems), end="\n" if problems else "")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

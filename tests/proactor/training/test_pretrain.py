@@ -1,0 +1,54 @@
+"""The pre-training of the small model: how long it lasts and which weights it leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from proactor.config import SmallModel
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle
+from proactor.engine import ChatFormat
+from proactor.sources import load
+from proactor.training.pretrain import loss_of, pretrain
+from proactor.training.small_model import build_model, train_tokenizer
+from proactor.training.token_rows import collate, held_out_row
+from tests.proactor.runs import OPTIONS
+
+CORPUS = load("synthetic", split="train", limit=24, **OPTIONS)
+TRAIN, HELD_OUT = CORPUS.dialogues[:20], CORPUS.dialogues[20:]
+
+
+def pretrained(size: SmallModel, **how: Any) -> tuple[float, list[tuple[int, float]]]:
+    """A model after its pre-training: the held-out loss of its weights, and the checks."""
+    tokenizer = train_tokenizer((t.text for d in CORPUS.dialogues for t in d.turns), size.vocabulary)
+    encoder = PromptEncoder(ChatFormat(tokenizer), CORPUS.catalog, PromptStyle(instructions=""))
+    model = build_model(tokenizer, size)
+    history = pretrain(model, encoder, TRAIN, HELD_OUT, size, **{"seconds": 600.0, "check_every": 2, **how})
+    model.set_attn_implementation("sdpa")
+    rows = [held_out_row(encoder, d, size) for d in HELD_OUT]
+    with torch.no_grad():
+        return float(loss_of(model, *collate(rows, tokenizer.pad_token_id, 0.0))), history
+
+
+def size(**changes: Any) -> SmallModel:
+    small = {"hidden": 32, "layers": 2, "intermediate": 64, "vocabulary": 300, "batch": 4}
+    return SmallModel.model_validate(small | changes)
+
+
+def test_it_ends_after_its_steps_and_checks_the_last() -> None:
+    _, history = pretrained(size(), steps=5)
+    assert [step for step, _ in history] == [2, 4, 5]
+    _, history = pretrained(size(), steps=10**6, seconds=1e-9)
+    assert [step for step, _ in history] == [0]
+
+
+@pytest.mark.parametrize("rates", [{}, {"lr": 3.0, "muon_lr": 3.0}], ids=["learns", "diverges"])
+def test_the_best_weights_are_left_and_not_the_last(rates: dict[str, float]) -> None:
+    loss, history = pretrained(size(**rates), steps=12, patience=3)
+    best = min(loss for _, loss in history)
+    assert loss == pytest.approx(best, rel=0.02)  # checks are in bfloat16
+    if rates:
+        assert history[-1][1] > 1.5 * best
+        assert history[-1][0] < 12, "it stops where nothing is learnt"
