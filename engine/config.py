@@ -145,13 +145,14 @@ class EngineConfig(Config):
         None,
         ge=1,
         description="tokens that the KV cache holds; None: max_batch whole contexts, at most 1 GiB on a CPU, "
-        "at most 16 GiB and half of the free memory on a GPU",
+        "at most what is free beside the model and a step on a GPU",
     )
     page_size: int = Field(16, ge=1, description="tokens of a KV page")
-    token_budget: int = Field(
-        8192,
+    token_budget: int | None = Field(
+        None,
         ge=1,
-        description="rows (tokens) a forward pass aims at; a larger group is one tree",
+        description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits. "
+        "None: 8192; for trees on a GPU what fits, at most 16384",
     )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
     rank_timeout: float = Field(

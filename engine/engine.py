@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from proactor.engine.jobs import make_jobs
 from proactor.engine.loading import Model, build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
+from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
@@ -46,14 +48,16 @@ class Engine:
         self.tokenizer = tokenizer
         self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
         self.parallel = Parallel(decoder.device, options.rank_timeout)
-        self.trainer = Trainer(decoder, self.parallel, options.token_budget) if decoder.lora else None
         self.samplings = 0
         self.eos_ids = frozenset(self.config.eos_ids)
         self.vocabulary, named = self.config.vocab_size, None
         if tokenizer is not None:
             self.eos_ids |= {tokenizer.eos_token_id} - {None}
             self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
-        self._policy = Policy(decoder, tokenizer, options, named)
+        budgets = model.budgets or Budgets.fixed(options)
+        self._policy = Policy(decoder, tokenizer, options, budgets, named)
+        trees = partial(self._policy.trees, gradient=True)
+        self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
 
     @classmethod
     def load(
@@ -258,11 +262,11 @@ class Engine:
         """
         if spans is None:
             spans = [(1, len(ids)) for ids in sequences]
-        return sequence_logprobs(self.decoder, sequences, spans, adapter, self.options.token_budget, trees)
+        return sequence_logprobs(self._policy, sequences, spans, adapter, trees)
 
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks. No update."""
-        return mean_nll(self.decoder, self.parallel, groups, self.options.token_budget)
+        return mean_nll(self._policy, self.parallel, groups)
 
     def _trainer(self) -> Trainer:
         self._policy.refuse_released()

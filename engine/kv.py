@@ -130,6 +130,11 @@ class PagePool:
                 self._free.append(node.page)
         return len(self._free) - before
 
+    def drop_all(self) -> None:
+        """`drop_namespace` of every namespace: for a cache that loses its memory."""
+        for namespace in list(self._trees):
+            self.drop_namespace(namespace)
+
     def _insert(self, parent: PageNode, tokens: tuple[int, ...], page: int, filled: int) -> PageNode | None:
         """Link a page under ``parent``; None where the tree already holds these tokens."""
         if parent.covers(tokens, self.page_size):

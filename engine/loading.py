@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from proactor.engine.bnb4bit import is_4bit
 from proactor.engine.chat import load_tokenizer
 from proactor.engine.checkpoint import load_weights, resolve_model
 from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config_keys import read_json
+from proactor.engine.device import check_kernels, choose_device, choose_dtype
+from proactor.engine.footprint import Footprint
 from proactor.engine.lora import LoRABuffer
+from proactor.engine.memory import (
+    Budgets,
+    Memory,
+    Planner,
+    device_memory,
+    naming_shortage,
+)
 from proactor.engine.model import Decoder, Exactness
-from proactor.engine.model_config import DTYPES, ModelConfig
+from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
 from proactor.kernels.op import on_gpu, use_triton
 
 
 class Model(NamedTuple):
-    """A model that is ready to run; ``tokenizer`` is None where the folder has none."""
+    """A model that is ready to run.
+
+    ``tokenizer`` is None where the folder has none, ``budgets`` where nothing is known of the memory.
+    """
 
     config: ModelConfig
     decoder: Decoder
     tokenizer: Any
+    budgets: Budgets | None = None
 
 
 def read_arguments(
@@ -54,45 +68,46 @@ def build(
     config = ModelConfig.from_folder(folder)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
+    check_kernels(device)
     deterministic = options.deterministic
     if deterministic and (device.type != "cpu" or dtype != torch.float32 or not onednn_available()):
         raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
-    weights = load_weights(
-        folder, config, quantization=options.quantization, dtype=dtype, device=device, progress=progress
-    )
-    buffer = LoRABuffer(config, lora, device, seed) if lora is not None else None
     fused = on_gpu(device) and use_triton(torch.empty(0, device=device))
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
-    decoder = Decoder.build(config, weights, dtype, buffer, dense)
+    planner = Planner(
+        Footprint.of(config, lora, not dense and _is_4bit(folder, options), dtype),
+        options,
+        config.context_length,
+        f"{Path(path).name} on {device}",
+    )
+    before = device_memory(device)
+    if before is not None:
+        planner.plan(before)  # refuses what cannot fit, before anything is read
+    with naming_shortage(device, f"{path}", "free its memory, or set device to another GPU"):
+        weights = load_weights(
+            folder, config, quantization=options.quantization, dtype=dtype, device=device, progress=progress
+        )
+        buffer = LoRABuffer(config, lora, device, seed) if lora is not None else None
+        decoder = Decoder.build(config, weights, dtype, buffer, dense)
     if deterministic:
         min_rows = exact_minimum(exact_linear, decoder.linear_shapes(), dtype)
         decoder.form = Exactness(exact_linear, min_rows, exact=True)
     elif device.type == "cpu" and dtype == torch.float32 and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
-    return Model(config, decoder, load_tokenizer(folder))
+    return Model(config, decoder, load_tokenizer(folder), _budgets(planner, device))
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `EngineConfig.device`; a GPU also becomes the current one, because kernels launch there.
-
-    "auto" and "cuda" take this rank's GPU (``LOCAL_RANK``). Raises EngineError when there is no such GPU.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not gpus):
-        return torch.device("cpu")
-    if not gpus:
-        raise EngineError(f"device={name!r}: this machine has no CUDA device")
-    if name in ("auto", "cuda"):
-        name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
-    device = torch.device(name)
-    if device.index >= gpus:
-        raise EngineError(f"device={name!r}: this machine has {gpus} CUDA devices, numbered from 0")
-    torch.cuda.set_device(device)
-    return device
+def _is_4bit(folder: Path, options: EngineConfig) -> bool:
+    """Whether the linears are read or made as NF4."""
+    path = folder / "config.json"
+    stored = is_4bit(read_json(path), str(path))
+    return options.quantization == "nf4" or (stored and options.quantization == "auto")
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of `EngineConfig.dtype`; "auto" is float32 on a CPU, bfloat16 on a GPU."""
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "bfloat16"
-    return DTYPES[name]
+def _budgets(planner: Planner, device: torch.device) -> Budgets:
+    """Budgets beside the model that was just loaded; the optimizer is still to come."""
+    now = device_memory(device)
+    if now is None:
+        return Budgets.fixed(planner.options)
+    loaded = planner.footprint.weights + planner.footprint.adapter
+    return planner.plan(Memory(now.free + loaded, now.total))

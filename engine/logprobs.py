@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from proactor.engine.forward import tree_logprobs
-from proactor.engine.model import Decoder
+from proactor.engine.memory import naming_shortage
 from proactor.engine.parallel import Parallel
-from proactor.engine.tree import pack
+from proactor.engine.policy import Policy
+from proactor.engine.tree import Layout
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 
 
 @torch.no_grad()
 def sequence_logprobs(
-    decoder: Decoder,
+    policy: Policy,
     sequences: Sequence[Sequence[int]],
     spans: Sequence[tuple[int, int]],
     adapter: bool,
-    token_budget: int,
     trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
     """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU.
@@ -33,46 +33,58 @@ def sequence_logprobs(
     out: list[Tensor] = [torch.empty(0) for _ in sequences]
     groups: list[Group] = []
     places: dict[int, int] = {}  # id of a sample -> place of its sequence
+    room, most = policy.decoder.config.context_length, policy.budgets.most_rows(gradient=False)
     for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
         if not 1 <= start <= end <= len(ids):
             raise EngineError(
                 f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has "
                 "no probability)"
             )
-        if len(ids) > decoder.config.context_length:
+        if len(ids) > room:
+            raise EngineError(f"logprobs: sequence {i} has {len(ids)} tokens, the context {room}")
+        if most is not None and end - 1 > most:
             raise EngineError(
-                f"logprobs: sequence {i} has {len(ids)} tokens, the context {decoder.config.context_length}"
+                f"logprobs: sequence {i} needs a pass over {end - 1} tokens, and one of {most} fits the GPU"
             )
         if end > start:
             prompt = list(ids[:start])
             sample = Sample(prompt, list(ids[start:end]))
             places[id(sample)] = i
             groups.append(Group(prompt, [sample], tree=None if trees is None else trees[i]))
-    for tree in pack(groups, token_budget, together=not decoder.form.exact):
-        values, flat = tree_logprobs(decoder, tree, adapter)
+    for values, flat in scored_trees(policy, groups, adapter):
         counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
         for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
             out[places[id(sample)]] = part
     return out
 
 
-def mean_nll(decoder: Decoder, parallel: Parallel, groups: Sequence[Group], token_budget: int) -> float:
+def scored_trees(
+    policy: Policy, groups: Sequence[Group], adapter: bool = True
+) -> Iterator[tuple[Tensor, Layout]]:
+    """(log-probabilities, layout) of each tree of ``groups``."""
+    for tree in policy.trees(groups, gradient=False):
+        what = f"a pass over a tree of {tree.rows} rows without gradient"
+        with naming_shortage(policy.decoder.device, what, "set token_budget to less"):
+            values, flat = tree_logprobs(policy.decoder, tree, adapter)
+        yield values, flat
+
+
+def mean_nll(policy: Policy, parallel: Parallel, groups: Sequence[Group]) -> float:
     """`Engine.nll`: the mean of `total_nll` over all ranks. Every rank must call this."""
     with parallel.together("nll"):
-        total, count = total_nll(decoder, groups, token_budget)
+        total, count = total_nll(policy, groups)
     sums, _ = parallel.reduce({"total": total, "count": count}, {})
     return sums["total"] / max(sums["count"], 1.0)
 
 
 @torch.no_grad()
-def total_nll(decoder: Decoder, groups: Sequence[Group], token_budget: int) -> tuple[float, float]:
+def total_nll(policy: Policy, groups: Sequence[Group]) -> tuple[float, float]:
     """(sum of the negative log-likelihoods, number) of the groups' trained tokens, in nats.
 
     Groups without a trained token are left out.
     """
     total, count = 0.0, 0.0
     kept = with_parents(groups, lambda group: not group.masked)
-    for tree in pack(kept, token_budget, together=not decoder.form.exact):
-        values, _ = tree_logprobs(decoder, tree)
+    for values, _ in scored_trees(policy, kept):
         total, count = total - float(values.double().sum()), count + len(values)
     return total, count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
 from proactor.engine.config import EngineConfig
+from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Decode, Step
 from proactor.engine.tables import ChunkTables, DecodeTables, TableView
@@ -17,20 +19,17 @@ from proactor.kernels.op import use_triton
 from proactor.kernels.rope import rotate_heads
 from proactor.kernels.tree_attention import AttentionBlock, attend
 
-KV_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""Largest cache in bytes, by device, when ``kv_tokens`` is None (a CPU commits memory page by page)."""
+CPU_KV_BYTES = 1 << 30
+"""Largest cache where no number of tokens is given: on a CPU, which commits memory page by page."""
 
 
-def cache_pages(options: EngineConfig, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
-    """Pages of the KV cache: ``kv_tokens`` rounded up, or what `EngineConfig` says for None."""
+def cache_pages(tokens: int | None, options: EngineConfig, config: ModelConfig, dtype: torch.dtype) -> int:
+    """Pages of a KV cache of ``tokens``, rounded up; None: as `EngineConfig.kv_tokens` says for a CPU."""
     size = options.page_size
-    if options.kv_tokens is not None:
-        return -(-options.kv_tokens // size)
-    room = KV_BYTES[device.type]
-    if device.type == "cuda":
-        room = min(room, torch.cuda.mem_get_info(device)[0] // 2)
+    if tokens is not None:
+        return -(-tokens // size)
     wanted = options.max_batch * -(-config.context_length // size)
-    return max(1, min(wanted, room // PagedCache.page_bytes(config, size, dtype)))
+    return max(1, min(wanted, CPU_KV_BYTES // PagedCache.page_bytes(config, size, dtype)))
 
 
 class PagedCache:
@@ -41,10 +40,25 @@ class PagedCache:
     def __init__(
         self, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (config.num_kv_heads, pages * page_size, config.head_dim)
-        self.page_size = page_size
-        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.shape = (config.num_kv_heads, pages * page_size, config.head_dim)
+        self.page_size, self.layers, self.dtype, self.device = page_size, config.num_layers, dtype, device
+        self.k: list[Tensor] = []
+        self.v: list[Tensor] = []
+        self.allocate()
+
+    def allocate(self) -> None:
+        """Take the memory, unless the cache has it. Raises EngineError where it is not there."""
+        size = gib(2 * self.layers * math.prod(self.shape) * self.dtype.itemsize)
+        with naming_shortage(self.device, f"a KV cache of {size}", "set kv_tokens to fewer"):
+            while len(self.k) < self.layers:
+                k, v = (torch.zeros(self.shape, dtype=self.dtype, device=self.device) for _ in range(2))
+                self.k.append(k)
+                self.v.append(v)
+
+    def release(self) -> None:
+        """Give the memory back, and forget what it held."""
+        self.k.clear()
+        self.v.clear()
 
     @staticmethod
     def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
@@ -140,7 +154,7 @@ class StepRows:
 
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
-        self.device = cache.k[0].device
+        self.device = cache.device
         self._known = -1
         self._decode: DecodeRows | DecodeTables | None = None
 

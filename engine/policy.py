@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from proactor.engine.config import EngineConfig, Sampling
 from proactor.engine.jobs import Job
+from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
+from proactor.engine.packing import pack, refuse_long
 from proactor.engine.paged import cache_pages
 from proactor.engine.sampler import Sampler
+from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group
 
 RELEASED = "this engine was released; load another one"
@@ -24,9 +27,14 @@ class Policy:
     """
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Any, options: EngineConfig, named: Tensor | None = None
+        self,
+        decoder: Decoder,
+        tokenizer: Any,
+        options: EngineConfig,
+        budgets: Budgets,
+        named: Tensor | None = None,
     ) -> None:
-        self.tokenizer, self.options, self.named = tokenizer, options, named
+        self.tokenizer, self.options, self.budgets, self.named = tokenizer, options, budgets, named
         self.version = 0
         self.sampler: Sampler | None = None
         self._decoder: Decoder | None = decoder
@@ -48,11 +56,9 @@ class Policy:
         """The sampler, made with its KV cache when it is first needed."""
         if self.sampler is None:
             options, decoder = self.options, self.decoder
-            pages = cache_pages(options, decoder.config, decoder.dtype, decoder.device)
-            rows = max(options.token_budget, options.max_batch)
-            self.sampler = Sampler(
-                decoder, self.tokenizer, pages, options.page_size, rows, options.max_batch, self.named
-            )
+            pages = cache_pages(self.budgets.tokens, options, decoder.config, decoder.dtype)
+            rows, batch = self.budgets.step_rows, options.max_batch
+            self.sampler = Sampler(decoder, self.tokenizer, pages, options.page_size, rows, batch, self.named)
         return self.sampler
 
     def generate(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
@@ -99,8 +105,36 @@ class Policy:
         self.version = version
         self.drop_cached()
 
+    def trees(self, groups: Sequence[Group], gradient: bool) -> Iterator[Tree]:
+        """The trees of ``groups``, each when there is room for its pass with or without ``gradient``.
+
+        On a GPU a group that does not fit is split. Raises EngineError for a sample that does not fit by
+        itself, and where the memory is needed that a stream's samples hold.
+        """
+        budgets, exact = self.budgets, self.decoder.form.exact
+        rows = budgets.rows if gradient else min(budgets.rows, budgets.step_rows)
+        self.refuse_long(groups, gradient)
+        for tree in pack(groups, rows, not exact, budgets.most_rows(gradient)):
+            self._make_room(tree.rows, gradient)
+            yield tree
+
+    def refuse_long(self, groups: Sequence[Group], gradient: bool) -> None:
+        """Raise EngineError, naming the first, for a sample that no pass of this GPU can hold."""
+        refuse_long(groups, self.budgets.most_rows(gradient))
+
+    def _make_room(self, rows: int, gradient: bool) -> None:
+        """Free the KV cache where a pass over ``rows`` does not fit beside it."""
+        if self.sampler is None or self.budgets.fits_beside(self.cache_bytes(), rows, gradient):
+            return
+        if not self.sampler.scheduler.idle:
+            raise EngineError(
+                f"a pass over {rows} rows: a stream is open, and its KV cache takes the memory; finish the "
+                "stream or close it (aclose) first, or set kv_tokens to fewer"
+            )
+        self.sampler.free_cache()
+
     def cache_bytes(self) -> int:
-        """Bytes of the KV cache: 0 before the first sample."""
+        """Bytes of the KV cache: 0 before the first sample, and after it made room for a pass."""
         return self.sampler.cache.nbytes if self.sampler else 0
 
     def counters(self) -> dict[str, int]:

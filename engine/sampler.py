@@ -14,6 +14,7 @@ from torch import Tensor
 from proactor.engine.faults import fault_point
 from proactor.engine.jobs import Job
 from proactor.engine.kv import PagePool
+from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
@@ -23,6 +24,8 @@ from proactor.engine.types import EngineError, FinishReason, Group, Sample
 from proactor.kernels.noise import keyed_uniforms
 from proactor.kernels.op import use_triton
 from proactor.kernels.sample import Filters, check_drawn, sample_tokens
+
+LESS = "set kv_tokens or max_batch to less"
 
 
 @dataclass(slots=True)
@@ -64,6 +67,12 @@ class Sampler:
         self.steps = 0
         self._next_id = 0
 
+    def free_cache(self) -> None:
+        """Give the cache's memory back, with all KV in it; the next `run` takes it again."""
+        assert self.scheduler.idle, "samples still run"
+        self.scheduler.pool.drop_all()
+        self.cache.release()
+
     def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
         """Yield (index of the job, its group) in the order in which groups end.
 
@@ -72,6 +81,7 @@ class Sampler:
         """
         self._refuse_second_run()
         requests: dict[int, tuple[int, Job]] = {}
+        self.cache.allocate()
         try:
             for index, job in enumerate(jobs):
                 job.samples = [_record(job) for _ in range(job.sampling.n)]
@@ -80,7 +90,9 @@ class Sampler:
                 self._next_id += 1
             while (step := self.scheduler.plan()) is not None:
                 fault_point("sampling")
-                for ended in self._step(step, requests):
+                with naming_shortage(self.decoder.device, f"a sampler step of {step.rows} rows", LESS):
+                    ends = self._step(step, requests)
+                for ended in ends:
                     index, job = requests[ended.request_id]
                     self._finish(job, ended)
                     if ended.last:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,16 @@ from proactor.engine.config import AdamW
 from proactor.engine.faults import fault_point
 from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
 from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate, normalizer_of
+from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.parallel import Parallel, describe
-from proactor.engine.tree import Layout, TokenBatch, Tree, pack
+from proactor.engine.tree import Layout, TokenBatch, Tree
 from proactor.engine.types import EngineError, Group, with_parents
 from proactor.kernels.adamw import clipped_adamw
 from proactor.kernels.logprob_loss import autograd_loss
 from proactor.kernels.op import use_triton
 
+Trees = Callable[[Sequence[Group]], Iterable[Tree]]
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
 """Largest gradient element of the fixed-point sum: larger ones could overflow 63 bits over many trees."""
@@ -58,11 +60,14 @@ class Tally:
 
 
 class Trainer:
-    """Owns optimizer state and gradient accumulation for one decoder's adapters."""
+    """Owns optimizer state and gradient accumulation for one decoder's adapters.
 
-    def __init__(self, decoder: Decoder, parallel: Parallel, token_budget: int) -> None:
+    ``trees`` packs groups for passes with gradient (`Policy.trees`).
+    """
+
+    def __init__(self, decoder: Decoder, parallel: Parallel, trees: Trees) -> None:
         assert decoder.lora is not None
-        self.decoder, self.parallel, self.token_budget = decoder, parallel, token_budget
+        self.decoder, self.parallel, self.trees = decoder, parallel, trees
         self.lora = decoder.lora
         self.m, self.v = torch.zeros_like(self.lora.flat), torch.zeros_like(self.lora.flat)
         self.steps = 0
@@ -93,8 +98,10 @@ class Trainer:
         tally.sums["masked_groups"] += len(groups) - len(kept)
         self.lora.attach_grad()
         try:
-            for tree in pack(kept, self.token_budget, together=self.fixed is None):
-                self._accumulate(tree, loss, tally, version)
+            for tree in self.trees(kept):
+                what = f"a pass over a tree of {tree.rows} rows"
+                with naming_shortage(self.decoder.device, what, "set token_budget to less"):
+                    self._accumulate(tree, loss, tally, version)
         except Exception as error:
             self.failure = describe(error)
             raise

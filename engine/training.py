@@ -20,6 +20,7 @@ def train(
     with parallel.together("train: groups"):
         policy.refuse_in_flight("train")
         groups = _groups(data, config)
+        policy.refuse_long(groups, gradient=True)
         sums: dict[str, float] = {}
         if isinstance(config, GRPO):
             groups, sums = prepare(groups, config, trainer.decoder.device)

@@ -8,7 +8,7 @@ last token of a leaf is only a target: nothing is predicted from it, so it gets 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -287,45 +287,3 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
     if len(values) != length:
         raise EngineError(f"sample: {len(values)} log-probabilities for {length} tokens")
     return np.asarray(values, np.float32)
-
-
-def by_tree(groups: Iterable[Group]) -> list[list[Group]]:
-    """Groups of one ``tree`` key together, in the order of their first; a group without a key is alone."""
-    units: dict[Hashable, list[Group]] = {}
-    for i, group in enumerate(groups):
-        units.setdefault(("key", group.tree) if group.tree is not None else ("index", i), []).append(group)
-    return list(units.values())
-
-
-def pack(groups: Iterable[Group], budget: int, together: bool = True) -> list[Tree]:
-    """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit.
-
-    Trees are filled in the order of the prompts, because neighbours share the longest prefixes. With
-    ``together`` off each key gets trees of its own, so that no tree depends on other groups, which
-    deterministic mode needs. A single group above the budget makes a tree of its own.
-    """
-    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget)]
-    if not together:
-        return pieces
-    pieces.sort(key=lambda t: t.groups[0].prompt_ids)
-    trees: list[Tree] = []
-    held: list[Group] = []
-    size = 0
-    previous: list[int] = []
-    for piece in pieces:
-        prompt = list(piece.groups[0].prompt_ids)
-        extra = piece.rows - (common_prefix(previous, prompt) if held else 0)
-        if held and size + extra > budget:
-            trees.append(Tree(held))
-            held, size, extra = [], 0, piece.rows
-        held, size, previous = held + piece.groups, size + extra, prompt
-    return [*trees, Tree(held)] if held else trees
-
-
-def _fit(unit: list[Group], budget: int) -> list[Tree]:
-    """Halve a unit until its trees fit; groups that hang off another's sample stay with it."""
-    tree = Tree(unit)
-    if tree.rows <= budget or len(unit) == 1 or any(g.parent is not None for g in unit):
-        return [tree]
-    half = len(unit) // 2
-    return [*_fit(unit[:half], budget), *_fit(unit[half:], budget)]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from proactor.engine.config import GRPO
+from proactor.engine.packing import by_tree
 from proactor.engine.parallel import Parallel
 from proactor.engine.trainer import Tally
-from proactor.engine.tree import by_tree
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 from proactor.kernels.advantages import ragged_advantages
 from proactor.kernels.grpo import Convention, group_advantages

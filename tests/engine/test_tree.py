@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.engine import EngineError, Group, Sample
-from proactor.engine.tree import ROOT, Tree, layout, pack
+from proactor.engine.packing import pack
+from proactor.engine.tree import ROOT, Tree, layout
 from tests.engine.trees import groups, path
 
 

@@ -1,0 +1,199 @@
+"""Budgets from the memory of a GPU: tokens of KV, rows of a pass, and a refusal where a model cannot fit.
+
+What is free beside a model is one arena, which two kinds of work use in turn: sampling (the KV cache and the
+rows of a step) and training (the activations of a tree). A tree that does not fit beside the cache frees it
+first (`Policy.make_room`): the step that follows would make the cached KV stale anyway.
+
+A CPU has fixed defaults: nothing here asks it what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from proactor.engine.config import EngineConfig
+from proactor.engine.footprint import Footprint
+from proactor.engine.types import EngineError
+from proactor.kernels.paged_attention import SPLIT
+
+ROWS, MOST_ROWS = 8192, 16384
+"""Rows that a pass aims at: of a sampler step and on a CPU; of a tree on a GPU that has the memory."""
+LEAST_TOKENS, LEAST_ROWS = 2048, 512
+"""A model fits a GPU if so much KV, and a tree of so many rows, fit beside it (or a whole context)."""
+STEP_SHARE = 8
+"""The rows of a sampler step get one part in so many of the arena."""
+
+
+class Memory(NamedTuple):
+    """Bytes of a device."""
+
+    free: int
+    total: int
+
+
+def device_memory(device: torch.device) -> Memory | None:
+    """What this process can still allocate, and the whole; None for a CPU, whose budgets are fixed."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return Memory(free + unused, total)
+
+
+def reserve_bytes(total: int) -> int:
+    """What budgets leave free, for cuBLAS, kernels, and the allocator's rounding and gaps (not measured)."""
+    return (1 << 30) + total // 32
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What an engine may use.
+
+    ``rows``: that a tree aims at. ``step_rows``: of a sampler step, and of a tree without gradient.
+    ``tokens`` of KV; None: what a CPU is given. ``arena``: bytes that passes and the KV cache have between
+    them, and ``footprint``: what they take; on a CPU nothing is known of either.
+    """
+
+    rows: int
+    step_rows: int
+    tokens: int | None = None
+    arena: int = 0
+    footprint: Footprint | None = None
+
+    @classmethod
+    def fixed(cls, options: EngineConfig) -> Budgets:
+        """Those of a CPU."""
+        rows = options.token_budget or ROWS
+        return cls(rows, max(rows, options.max_batch), options.kv_tokens)
+
+    def most_rows(self, gradient: bool) -> int | None:
+        """Rows of the largest tree that can be computed; None where nothing is known to be too much."""
+        return None if self.footprint is None else self.footprint.most_rows(self.arena, gradient)
+
+    def fits_beside(self, cache: int, rows: int, gradient: bool) -> bool:
+        """Whether a pass over a tree fits beside a KV cache of ``cache`` bytes."""
+        return self.footprint is None or cache + self.footprint.pass_bytes(rows, gradient) <= self.arena
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Budgets of one model on one GPU. ``where`` opens the refusals; ``context``: the model's, in tokens."""
+
+    footprint: Footprint
+    options: EngineConfig
+    context: int
+    where: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is an adapter to train."""
+        return self.footprint.adapter > 0
+
+    def plan(self, memory: Memory) -> Budgets:
+        """Budgets where ``memory.free`` is what the model and its passes have together.
+
+        Raises EngineError for a model that does not fit, and for a ``kv_tokens`` or ``token_budget`` that
+        does not fit beside it.
+        """
+        arena = memory.free - self.footprint.held - reserve_bytes(memory.total)
+        if arena < self.least_arena():
+            raise EngineError(self._too_small(memory))
+        least, share = self._step_bytes(0), self._step_bytes(arena)
+        tokens = self.options.kv_tokens
+        if tokens is None:
+            tokens = min(
+                self._tokens(arena - share), self._whole_pages(self.context) * self.options.max_batch
+            )
+        else:
+            self._refuse_tokens(tokens, arena - least)
+            share = min(share, arena - self.cache_bytes(self._whole_pages(tokens)))
+        step_rows = (share - least) // self.footprint.row + self.options.max_batch
+        rows = self._rows(self.footprint.most_rows(arena, self.trains))
+        return Budgets(rows, step_rows, tokens, arena, self.footprint)
+
+    def least_arena(self) -> int:
+        """Bytes beside the model below which it is refused."""
+        rows = min(LEAST_ROWS, self.context)
+        tokens = self.options.kv_tokens or min(LEAST_TOKENS, self.context)
+        cache = self.cache_bytes(self._whole_pages(min(LEAST_TOKENS, tokens)))
+        shared = max(self._step_bytes(0) + cache, cache + cache // (STEP_SHARE - 1) + 1)
+        return max(self.footprint.loading, shared, self.footprint.pass_bytes(rows, self.trains))
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of a KV cache, and of the partial sums while it is read."""
+        return tokens * self.footprint.token + min(tokens, self.context) * self._parts
+
+    @property
+    def _parts(self) -> int:
+        return -(-self.options.max_batch * self.footprint.parts // SPLIT)
+
+    def _step_bytes(self, arena: int) -> int:
+        """What a sampler step takes of ``arena``: from one row a sequence up to all rows that it aims at."""
+        f, batch = self.footprint, self.options.max_batch
+        fixed = f.product + max(f.head, batch * f.logits)
+        wanted = max(self.options.token_budget or ROWS, batch)
+        return max(min(arena // STEP_SHARE, fixed + wanted * f.row), fixed + batch * f.row)
+
+    def _whole_pages(self, tokens: int) -> int:
+        return -(-tokens // self.options.page_size) * self.options.page_size
+
+    def _tokens(self, room: int) -> int:
+        """Tokens of KV, in whole pages, whose `cache_bytes` fit in ``room``."""
+        most = room // (self.footprint.token + self._parts)
+        if most > self.context:
+            most = (room - self.context * self._parts) // self.footprint.token
+        return most // self.options.page_size * self.options.page_size
+
+    def _refuse_tokens(self, tokens: int, room: int) -> None:
+        most = self._tokens(room)
+        if self._whole_pages(tokens) > most:
+            raise EngineError(
+                f"kv_tokens={tokens}: a cache of {gib(self.cache_bytes(tokens))}, and {self.where} leaves "
+                f"{gib(room)} for it: set at most {most}, or leave it out"
+            )
+
+    def _rows(self, most: int) -> int:
+        wanted = self.options.token_budget
+        if wanted is not None and wanted > most:
+            size = gib(self.footprint.pass_bytes(wanted, self.trains))
+            raise EngineError(
+                f"token_budget={wanted}: a pass of {size}, more than {self.where} leaves for it: set at most "
+                f"{most}, or leave it out"
+            )
+        return wanted or min(most, MOST_ROWS)
+
+    def _too_small(self, memory: Memory) -> str:
+        f, working = self.footprint, self.least_arena() + reserve_bytes(memory.total)
+        need = f.held + working
+        parts = f"weights {gib(f.weights)}, adapter and optimizer {gib(f.adapter + f.optimizer)}"
+        if need <= memory.total - (1 << 30):
+            advice = "others hold the rest: end them (nvidia-smi lists them) or set device to another GPU"
+        elif f.product:
+            advice = "take a smaller model or a larger GPU"
+        else:
+            advice = "keep it in 4 bits (quantization and resident: nf4), or take a larger GPU"
+        return (
+            f"{self.where}: needs at least {gib(need)} ({parts}, least cache or tree {gib(working)}), and "
+            f"{gib(memory.free)} of {gib(memory.total)} are free: {advice}"
+        )
+
+
+def gib(size: float) -> str:
+    """Bytes for a message."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+@contextmanager
+def naming_shortage(device: torch.device, what: str, advice: str) -> Iterator[None]:
+    """Turn a GPU's lack of memory in the block into an EngineError of one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        memory = device_memory(device)
+        left = f" ({gib(memory.free)} of {gib(memory.total)} are free)" if memory else ""
+        raise EngineError(f"{what}: out of memory on {device}{left}: {advice}") from error
