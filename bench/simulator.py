@@ -9,6 +9,7 @@ share are not modelled, nor is the copy of a prompt's last page.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -118,6 +119,7 @@ class Outcome:
     preempted: int = 0
     steps: int = 0
     sequences: int = 0  # decoding, summed over steps
+    window_drawn: int = 0  # of ``drawn``, until the end of the window
 
 
 class Simulator:
@@ -146,7 +148,9 @@ class Simulator:
         self._last = (0, 0, 0, 0.0)
         self._lengths: list[int] = []
 
-    def run(self, arrivals: Sequence[Arrival], until: float = float("inf")) -> Outcome:
+    def run(
+        self, arrivals: Sequence[Arrival], window: float = math.inf, until: float = math.inf
+    ) -> Outcome:
         """Simulate arrivals, which are in order of time, until all are finished or ``until`` seconds."""
         out, now, at = self.out, 0.0, 0
         numbers = {arrival: i for i, arrival in enumerate(arrivals)}
@@ -163,6 +167,8 @@ class Simulator:
                 now = arrivals[at].time
                 continue
             now += self._run_step()
+            if now <= window:
+                out.window_drawn = out.drawn
             for arrival in self._finish():
                 out.latency[numbers[arrival]] = now - arrival.time
         out.seconds = now

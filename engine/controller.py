@@ -43,7 +43,7 @@ class ControllerConfig(Config):
     buckets: tuple[int, ...] = Field(BUCKETS, description="batch sizes that a step may be rounded up to")
     start: int = Field(32, ge=1, description="sequences that may run before any step was timed")
     calm: float = Field(0.90, gt=0, le=1, description="share of the best rate that is enough when none wait")
-    pressed: float = Field(0.99, gt=0, le=1, description="the share when as many wait as run")
+    pressed: float = Field(0.95, gt=0, le=1, description="the share when as many wait as run")
     stall: float = Field(2.0, gt=0, description="seconds of prompts beside a second of decoding")
     least_rows: int = Field(64, ge=1, description="least rows of prompts in a step that has any")
     probe: int = Field(16, ge=2, description="of so many steps with prompts one is left without, to be timed")
@@ -113,6 +113,7 @@ class Controller:
         self._steps = StepEstimate(self.config.buckets, window=32, memory=4096)
         self._caution = self.config.caution
         self._since_probe = 0
+        self._prompt_ratio = 0.0  # tokens of prompts for each token that is drawn
 
     def expected(self, age: int, limit: int) -> float:
         """Tokens that a sample of ``age`` tokens, of at most ``limit``, is expected to draw yet."""
@@ -135,6 +136,9 @@ class Controller:
     def _observe(self, r: Readings) -> None:
         config = self.config
         self._lengths.observe(r.ended)
+        unready = r.waiting + r.admitted - r.decoding
+        if unready > 0 and self._lengths.mean:
+            self._prompt_ratio = r.backlog / unready / self._lengths.mean
         cost = r.last_seconds
         if config.deterministic:
             cost = token_cost(r.last_decodes, r.last_kv, r.last_rows)
@@ -162,7 +166,8 @@ class Controller:
         untried = next((b for b in config.buckets if b > max(visited[-1], config.start - 1)), visited[-1])
         sizes = [min(b, config.max_seqs) for b in config.buckets if b <= untried]
         context = self._context(r)
-        rates = [size / self._steps.cost(size, context, pressure) for size in sizes]
+        prompts = self._prompt_ratio * self._steps.row_cost  # of each token: they cost the same at any size
+        rates = [1 / (self._steps.cost(size, context, pressure) / size + prompts) for size in sizes]
         least = share * max(rates)
         return next(size for size, rate in zip(sizes, rates, strict=True) if rate >= least)
 
@@ -179,15 +184,12 @@ class Controller:
 
     def _prefill_rows(self, r: Readings, knee: int) -> int:
         config = self.config
-        unready = r.waiting + r.admitted - r.decoding
         if not r.backlog:
             return 0
         if not r.decoding or not self._steps.visited or not self._steps.row_cost:
             self._since_probe = 0
             return config.max_rows if not r.decoding or self._steps.visited else self._probed(config.max_rows)
-        balanced = 0.0
-        if self._lengths.mean and unready:
-            balanced = 1.25 * knee * (r.backlog / unready) / self._lengths.mean
+        balanced = 1.25 * knee * self._prompt_ratio
         patience = config.stall * min(4.0, max(1.0, r.waiting / r.decoding))
         alone = self._steps.cost(r.decoding, self._context(r))
         rows = max(balanced, patience * alone / self._steps.row_cost, config.least_rows)
