@@ -191,8 +191,10 @@ def steady(setting: Setting, requests: int, loads: Sequence[float] = LOADS) -> l
                 "policies": rows,
             }
         )
-        say(f"  load {load}: {best}, throughput x{result[-1]['throughput_ratio']}, "
-            f"p99 x{result[-1]['p99_ratio']}")
+        say(
+            f"  load {load}: {best}, throughput x{result[-1]['throughput_ratio']}, "
+            f"p99 x{result[-1]['p99_ratio']}"
+        )
     return result
 
 
@@ -236,7 +238,9 @@ def check_log(file: Path) -> int:
         for number, logged, decided in replay(lines):
             differing += 1
             if differing <= 5:
-                changed = {key: (logged.get(key), decided[key]) for key in decided if logged.get(key) != decided[key]}
+                changed = {
+                    key: (logged.get(key), decided[key]) for key in decided if logged.get(key) != decided[key]
+                }
                 print(f"line {number}: (logged, decided now) {changed}")
     print(f"{file}: {differing} decisions differ")
     return 1 if differing else 0

@@ -130,7 +130,13 @@ class Simulator:
     """
 
     def __init__(
-        self, times: StepTimes, policy: Policy, pages: int, noise: float = 0.05, chunk: int = 2048, seed: int = 0
+        self,
+        times: StepTimes,
+        policy: Policy,
+        pages: int,
+        noise: float = 0.05,
+        chunk: int = 2048,
+        seed: int = 0,
     ) -> None:
         self.times, self.policy, self.pages, self.noise, self.chunk = times, policy, pages, noise, chunk
         self.log: list[tuple[Readings, Decision]] = []
@@ -140,7 +146,9 @@ class Simulator:
         self._filling: list[Piece] = []
         self._ready: deque[Running] = deque()  # they have a first token and no place
         self._decoding: dict[Running, None] = {}
-        self._ends: list[tuple[int, int, Running]] = []  # a heap by the step before which a sample is complete
+        self._ends: list[
+            tuple[int, int, Running]
+        ] = []  # a heap by the step before which a sample is complete
         self._growth: Counter[int] = Counter()  # decoding samples by their phase
         self._holders: Counter[Arrival] = Counter()  # admitted samples, which hold their prompt's whole pages
         self._unended: dict[Arrival, int] = {}
@@ -148,9 +156,7 @@ class Simulator:
         self._last = (0, 0, 0, 0.0)
         self._lengths: list[int] = []
 
-    def run(
-        self, arrivals: Sequence[Arrival], window: float = math.inf, until: float = math.inf
-    ) -> Outcome:
+    def run(self, arrivals: Sequence[Arrival], window: float = math.inf, until: float = math.inf) -> Outcome:
         """Simulate arrivals, which are in order of time, until all are finished or ``until`` seconds."""
         out, now, at = self.out, 0.0, 0
         numbers = {arrival: i for i, arrival in enumerate(arrivals)}
@@ -317,10 +323,10 @@ class Simulator:
             rows += count
             read += count * (piece.done + count // 2)
             piece.done += count
+            self.out.recomputed += count if piece.drawn else 0
             if piece.done < piece.rows:
                 break
             self._filling.remove(piece)
-            self.out.recomputed += piece.rows if piece.drawn else 0
             self.out.drawn += len(piece.samples) if not piece.drawn else 0
             self._ready.extend(Running(piece.arrival, s, max(piece.drawn, 1)) for s in piece.samples)
         return rows, read
@@ -364,9 +370,7 @@ class Simulator:
         candidates: list[tuple[Running | Piece, int, int]] = [
             (r, r.arrival.prompt + r.age(step), r.arrival.own_pages(r.age(step) - 1)) for r in self._decoding
         ]
-        candidates += [
-            (r, r.arrival.prompt + r.drawn, r.arrival.own_pages(r.drawn)) for r in self._ready
-        ]
+        candidates += [(r, r.arrival.prompt + r.drawn, r.arrival.own_pages(r.drawn)) for r in self._ready]
         candidates += [(piece, piece.done, piece.own_pages) for piece in self._filling]
         for victim in choose_victims(candidates, pages):
             self.out.preempted += 1

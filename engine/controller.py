@@ -42,8 +42,12 @@ class ControllerConfig(Config):
     deterministic: bool = Field(False, description="steps are costed by their tokens, not by their seconds")
     buckets: tuple[int, ...] = Field(BUCKETS, description="batch sizes that a step may be rounded up to")
     start: int = Field(32, ge=1, description="sequences that may run before any step was timed")
-    calm: float = Field(0.90, gt=0, le=1, description="share of the best rate that is enough when none wait")
-    pressed: float = Field(0.95, gt=0, le=1, description="the share when as many wait as run")
+    slack: float = Field(
+        0.07,
+        gt=0,
+        lt=1,
+        description="share of the best rate given up when none wait; half when as many as run",
+    )
     stall: float = Field(2.0, gt=0, description="seconds of prompts beside a second of decoding")
     least_rows: int = Field(64, ge=1, description="least rows of prompts in a step that has any")
     probe: int = Field(16, ge=2, description="of so many steps with prompts one is left without, to be timed")
@@ -65,8 +69,6 @@ class ControllerConfig(Config):
     def _agree(self) -> ControllerConfig:
         if self.buckets[-1] < self.max_seqs:
             raise ValueError(f"buckets: the last one, {self.buckets[-1]}, holds no max_seqs={self.max_seqs}")
-        if self.calm > self.pressed:
-            raise ValueError(f"calm={self.calm} should not be above pressed={self.pressed}")
         if self.caution > self.most_caution:
             raise ValueError(f"caution={self.caution} should not be above most_caution={self.most_caution}")
         return self
@@ -110,7 +112,7 @@ class Controller:
     def __init__(self, config: ControllerConfig | None = None) -> None:
         self.config = config or ControllerConfig()
         self._lengths = LengthEstimate(self.config.lengths, self.config.enough)
-        self._steps = StepEstimate(self.config.buckets, window=32, memory=4096)
+        self._steps = StepEstimate(self.config.buckets, window=64, memory=4096)
         self._caution = self.config.caution
         self._since_probe = 0
         self._prompt_ratio = 0.0  # tokens of prompts for each token that is drawn
@@ -138,7 +140,8 @@ class Controller:
         self._lengths.observe(r.ended)
         unready = r.waiting + r.admitted - r.decoding
         if unready > 0 and self._lengths.mean:
-            self._prompt_ratio = r.backlog / unready / self._lengths.mean
+            ratio = r.backlog / unready / self._lengths.mean
+            self._prompt_ratio += (ratio - self._prompt_ratio) / 64
         cost = r.last_seconds
         if config.deterministic:
             cost = token_cost(r.last_decodes, r.last_kv, r.last_rows)
@@ -161,14 +164,13 @@ class Controller:
         config, visited = self.config, self._steps.visited
         if not visited:
             return min(config.start, config.max_seqs)
-        pressure = min(1.0, r.waiting / max(1, r.admitted))
-        share = config.calm + (config.pressed - config.calm) * pressure
+        pressure = r.waiting / max(1, r.admitted)
         untried = next((b for b in config.buckets if b > max(visited[-1], config.start - 1)), visited[-1])
         sizes = [min(b, config.max_seqs) for b in config.buckets if b <= untried]
         context = self._context(r)
         prompts = self._prompt_ratio * self._steps.row_cost  # of each token: they cost the same at any size
-        rates = [1 / (self._steps.cost(size, context, pressure) / size + prompts) for size in sizes]
-        least = share * max(rates)
+        rates = [1 / (self._steps.cost(size, context, min(1.0, pressure)) / size + prompts) for size in sizes]
+        least = (1 - config.slack / (1 + pressure)) * max(rates)
         return next(size for size, rate in zip(sizes, rates, strict=True) if rate >= least)
 
     def _room(self, r: Readings) -> int:

@@ -15,6 +15,8 @@ FEW = 4
 """Observations below which a mean or a median says nothing."""
 REFIT = 16
 """Steps after which the costs are estimated again."""
+REMEMBERED = 32
+"""Estimates of the slope that are averaged, later ones with more weight: one alone is noisy."""
 
 
 class LengthEstimate:
@@ -83,7 +85,7 @@ class StepEstimate:
         self._seen: dict[int, int] = {}
         self._rows: deque[float] = deque(maxlen=window)
         self._time = 0
-        self._slope = 0.0
+        self._slope, self._fits = 0.0, 0
         self._starts: list[float] = []  # cost without context, by bucket visited
 
     def bucket(self, sequences: int) -> int:
@@ -132,6 +134,8 @@ class StepEstimate:
             top += sum((kv - middle) * cost for kv, cost in timings)
             bottom += sum((kv - middle) ** 2 for kv, _ in timings)
         most = min((median(cost / kv for kv, cost in timings) for timings in groups.values()), default=0.0)
-        self._slope = min(max(0.0, top / bottom), most) if bottom else 0.0
+        if bottom:
+            self._fits = min(self._fits + 1, REMEMBERED)
+            self._slope += (min(max(0.0, top / bottom), most) - self._slope) / self._fits
         self.visited = list(groups)
         self._starts = [median(cost - self._slope * kv for kv, cost in t) for t in groups.values()]
