@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proactor.engine.jobs import Job
 from proactor.engine.owner import Call, Owner
@@ -33,7 +33,7 @@ class SamplingLoop:
 
     def __init__(self, owner: Owner, policy: Policy, max_waiting: int) -> None:
         self._owner, self._policy, self._max_waiting = owner, policy, max_waiting
-        self._line: deque[Submission | Call[object]] = deque()
+        self._line: deque[Submission | Call[Any]] = deque()
         self._live: dict[int, tuple[Submission, Job]] = {}  # by request id
         self._timed: list[Submission] = []  # those with a deadline
 
@@ -81,7 +81,7 @@ class SamplingLoop:
         self._line.clear()
         self._fail_all(error)
 
-    def _enter(self, entry: Submission | Call[object]) -> None:
+    def _enter(self, entry: Submission | Call[Any]) -> None:
         """Into the line: behind its own priority, but never before a change of weights."""
         at = len(self._line)
         if isinstance(entry, Submission):
@@ -135,9 +135,9 @@ class SamplingLoop:
             return
         for end in ended:
             self._finish(end)
-        for request, error in sampler.take_failures():
+        for request, raised in sampler.take_failures():
             if request in self._live:
-                self._fail(self._live[request][0], error)
+                self._fail(self._live[request][0], raised)
 
     def _finish(self, end: Ended) -> None:
         if end.request_id not in self._live:  # a sample before it failed, in this step

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proactor.engine import Engine, EngineError, Group, Sample, Sampling, Session
-from tests.engine.engines import TRAIN, drawn, idle, load, outside, prompts, shake
+from tests.engine.engines import TRAIN, drawn, idle, load, outside, prompts, sampler, shake
 
 T = TypeVar("T")
 PATIENCE = 60.0
@@ -64,15 +66,15 @@ def alone(folder: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "changes",
     [{}, {"max_batch": 2}, {"kv_tokens": 100}, {"parked_share": 0.0}, {"page_size": 16}, {"max_waiting": 1}],
     ids=str,
 )
 def test_tokens_depend_on_nothing_but_the_name(
-    folder: Path, alone: list[tuple[Any, ...]], settings: dict[str, Any]
+    folder: Path, alone: list[tuple[Any, ...]], changes: dict[str, Any]
 ) -> None:
     """Arrival order, latency, company, pages that were kept or not: none changes a bit."""
-    engine = deterministic(folder, **settings)
+    engine = deterministic(folder, **changes)
 
     async def all_at_once(seed: int) -> list[Sample]:
         rng = random.Random(seed)
@@ -121,6 +123,24 @@ def test_a_continued_sample_is_drawn_as_from_scratch(folder: Path) -> None:
     assert record(run(end(run(begin())))) == record(whole)
 
 
+def test_a_sample_that_goes_on_is_the_longer_one(folder: Path) -> None:
+    """The noise is that of the position from the root, whatever turns the sample was drawn in."""
+    engine = deterministic(folder)
+
+    async def draw(*parts: int) -> Sample:
+        async with engine.session() as session:
+            limits = [Sampling(max_tokens=n, ignore_eos=True) for n in parts]
+            sample = await session.sample(prompts(1)[0], limits[0], key=4)
+            for limit in limits[1:]:
+                await session.advance(sample, [], limit)
+            return sample
+
+    whole = run(draw(12))
+    for parts in ((3, 9), (1, 1, 4, 6)):
+        sample = run(draw(*parts))
+        assert drawn([Group([], [sample])])[0][:3] == drawn([Group([], [whole])])[0][:3]
+
+
 @pytest.mark.parametrize("exact", [True, False], ids=["deterministic", "fast"])
 def test_the_record_is_the_trainers(folder: Path, exact: bool) -> None:
     engine = load(folder, deterministic=exact)
@@ -159,6 +179,8 @@ def test_a_next_turn_computes_the_last_token_and_the_observation(folder: Path) -
                 before = rows()
                 await session.advance(sample, observation, DRAW)
                 assert rows() - before == 1 + len(observation) + 4  # and four drawn tokens are fed back
+                computed = len(sample.prompt_ids + sample.token_ids) - 1
+                assert engine.counters()["pages_parked"] == -(-computed // 4)
             before = rows()
             branches = await session.branch(sample, 2, 3, DRAW, key=5)
             assert rows() - before == 1 + 3 * 4
@@ -507,3 +529,82 @@ def test_a_sample_from_outside_is_continued(folder: Path) -> None:
 
     sample = run(draw())
     assert len(sample.token_ids) == 10 and sample.noise is not None
+
+
+# -- any order of events ---
+
+
+EVENTS = [
+    "sample",
+    "advance",
+    "branch",
+    "drop a task",
+    "cancel",
+    "deadline",
+    "close",
+    "new weights",
+    "wait",
+]
+NAMED = DRAW.model_copy(update={"adapter": False, "seed": 1})
+
+
+@pytest.fixture(scope="module")
+def watched(folder: Path) -> tuple[Engine, list[list[int]]]:
+    """A small engine that checks its pages after each step, and four named samples as drawn by another."""
+    engine = deterministic(folder, kv_tokens=80, max_batch=3, max_waiting=2, parked_share=0.4)
+    run_step, sampled = sampler(engine).step, deterministic(folder, stir=False)
+
+    def checked() -> Any:
+        ended = run_step()
+        sampler(engine).scheduler.check()
+        return ended
+
+    sampler(engine).step = checked
+    groups = sampled.sample([[7, key, 9] for key in range(4)], NAMED)
+    return engine, [group.samples[0].token_ids for group in groups]
+
+
+@settings(max_examples=25, deadline=None)
+@given(events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
+def test_any_order_of_events_leaks_nothing(
+    watched: tuple[Engine, list[list[int]]], events: list[tuple[str, int]]
+) -> None:
+    engine, expected = watched
+
+    async def play() -> None:
+        session, tasks, samples = engine.session(), list[asyncio.Task[Any]](), list[Sample]()
+
+        async def begin(key: int, deadline: float | None = None) -> None:
+            sample = await session.sample([7, key, 9], NAMED, key=key, priority=key % 2, deadline=deadline)
+            whole = sample.finish_reason == "length"
+            assert sample.token_ids == expected[key][: 5 if whole else len(sample.token_ids)]
+            samples.append(sample)
+
+        async def grow(sample: Sample, key: int) -> None:
+            samples.extend(await session.branch(sample, 0, 2, NAMED, key=50 + key))
+
+        for what, key in events:
+            if what in ("sample", "deadline"):
+                tasks.append(asyncio.create_task(begin(key, 0.001 if what == "deadline" else None)))
+            elif what == "advance" and samples:
+                work = session.advance(samples[key % len(samples)], [90] * key, NAMED)
+                tasks.append(asyncio.create_task(work))  # type: ignore[arg-type]
+            elif what == "branch" and samples:
+                tasks.append(asyncio.create_task(grow(samples[key % len(samples)], key)))
+            elif what == "drop a task" and tasks:
+                tasks[key % len(tasks)].cancel()
+            elif what == "cancel":
+                session.cancel()
+            elif what == "close":
+                session.close()
+                session = engine.session()
+            elif what == "new weights":
+                engine.weights_changed()
+            await asyncio.sleep(0.002 * key)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        session.close()
+        wrong = [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, EngineError)]
+        assert not wrong, wrong
+
+    run(play())
+    assert idle(engine) and engine.counters()["pages_parked"] == 0
