@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
+    from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
     from proactor.engine.tree import TokenBatch as TokenBatch
@@ -63,6 +64,7 @@ _MODULES = {
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.reading": ("LARGEST_FILE", "open_regular", "read_regular"),
+    "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),

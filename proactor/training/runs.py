@@ -59,6 +59,8 @@ MAY_CHANGE = (
     "grpo.max_failed_share",
     "grpo.failed_window",
     "engine.rank_timeout",
+    "engine.max_waiting",
+    "engine.parked_share",
     "eval",
     "save_every",
     "samples_every",

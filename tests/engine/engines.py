@@ -114,7 +114,18 @@ def adapter(engine: Engine) -> torch.Tensor:
 
 def sampler(engine: Engine) -> Any:
     """The engine's sampler, for tests that look inside."""
-    return engine._policy.ready_sampler()
+    return engine._owner.call(engine._policy.ready_sampler)
+
+
+def idle(engine: Engine) -> bool:
+    """Nothing runs, and no page is held for anything but its content; what was posted before is done."""
+
+    def look() -> bool:
+        scheduler = engine._policy.ready_sampler().scheduler
+        scheduler.check()
+        return scheduler.idle and scheduler.pool.used == 0 and scheduler.reserved == 0
+
+    return engine._owner.call(look)
 
 
 def decoder(engine: Engine) -> Decoder:
