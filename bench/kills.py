@@ -15,6 +15,7 @@ POINTS = (
     "save.rename",
     "folder.write",
     "folder.rename",
+    "folder.old",
 )
 """The fault points of `engine/faults.py` that a run on Linux passes."""
 

@@ -46,30 +46,31 @@ PARTS: dict[str, tuple[Callable[[Trials, int], Tally], int]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the campaign, print a line a part and write its record; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "parts", nargs="*", default=list(PARTS), metavar="PART[=TRIALS]", help=", ".join(PARTS)
-    )
+    names = ", ".join(PARTS)
+    parser.add_argument("parts", nargs="*", type=part_of, metavar="PART[=TRIALS]", help=names)
     parser.add_argument("--seed", type=int, default=0)
     add_results(parser)
     options = parser.parse_args(argv)
-    made = {
-        **stamp(),
-        "command": shlex.join(
-            ["python", "-m", "bench.reliability", *(sys.argv[1:] if argv is None else argv)]
-        ),
-    }
+    words = sys.argv[1:] if argv is None else argv
+    made = {**stamp(), "command": shlex.join(["python", "-m", "bench.reliability", *words])}
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.seed)
-        for word in options.parts:
-            name, _, count = word.partition("=")
-            part, usual = PARTS[name]
+        for name, count in options.parts or map(part_of, PARTS):
             say(f"{name} …")
             began = time.perf_counter()
-            tally = part(trials, int(count or usual))
+            tally = PARTS[name][0](trials, count)
             row = {**made, **asdict(tally), "seconds": round(time.perf_counter() - began)}
             failed += add(options.results, name, row)
     return int(failed > 0)
+
+
+def part_of(word: str) -> tuple[str, int]:
+    """A part as the command line names it: its name and trials, by default those of a whole campaign."""
+    name, _, count = word.partition("=")
+    if name not in PARTS or (count and not count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{word!r}: {', '.join(PARTS)}, or one of them with =TRIALS")
+    return name, int(count or PARTS[name][1])
 
 
 def add(results: Path, name: str, row: dict[str, Any]) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import atomic_folder as atomic_folder
     from proactor.engine.files import naming as naming
     from proactor.engine.files import remove as remove
+    from proactor.engine.files import sweep as sweep
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
@@ -61,7 +62,7 @@ _MODULES = {
     "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
-    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove"),
+    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.reading": ("LARGEST_FILE", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
