@@ -9,7 +9,8 @@ long documents and groups of samples, quiet and overloaded. The measure on the t
 that end within `SLOWDOWN` times what they would take alone on the machine.
 
 Fixed sizes keep each sample's worst case free and fill steps with prompts up to 8,192 rows, as the sampler
-does without a controller. ``fixed, rows``: the same with at most 2,048 rows of prompts, as the controller has.
+does without a controller. ``fixed N, rows``: the same with at most 2,048 rows of prompts a step, which is the
+controller's limit.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from proactor.engine.controller import Controller, ControllerConfig, log_lines, 
 SLOWDOWN = 5.0
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2)
 TIE = 0.99
-"""Of fixed sizes whose throughput is within this share of the best one's, the one with the lowest p99 counts."""
+"""Fixed sizes with this share of the highest throughput are equals: the one with the lowest p99 counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +262,8 @@ def main(argv: list[str] | None = None) -> int:
     found = settings(stamp()["machine"])
     for name in options.table or found:
         if name not in found:
-            parser.error(f"no step-times.json of this processor: run python -m bench.step_times")
-        say(f"{found[name].times.name}")
+            parser.error("no step-times.json of this processor: run python -m bench.step_times")
+        say(found[name].times.name)
         record = {
             **stamp(),
             "times": found[name].times.name,

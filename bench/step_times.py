@@ -2,8 +2,8 @@
 
     python -m bench.step_times [--repeats 5]        # record this processor's table: step-times.json
 
-Recorded: the engine with the 5.2M-parameter Qwen2 in float32 on one thread, in seconds of that thread, so that
-other processes do not count. Computed: Qwen2.5-14B in NF4 on an H200, an operation-by-operation roofline. No
+Recorded: the engine with the 5.2M-parameter Qwen2 in float32 on one thread, in seconds of that thread, so
+that other processes hardly count. Computed: Qwen2.5-14B in NF4 on an H200, a roofline for each operation. No
 step of the latter was ever measured.
 """
 

@@ -13,6 +13,8 @@ from statistics import median
 
 FEW = 4
 """Observations below which a mean or a median says nothing."""
+ENOUGH = 24
+"""Degrees of freedom below which the slope is not fitted."""
 REFIT = 16
 """Steps after which the costs are estimated again."""
 REMEMBERED = 32
@@ -55,8 +57,8 @@ class LengthEstimate:
     def remaining(self, age: int, limit: int) -> float:
         """Tokens that a sample of ``age`` tokens, of at most ``limit``, is expected to draw yet.
 
-        The mean over those that got longer than ``age``; where those are few, it is expected to double. All of
-        ``limit`` until enough samples have ended.
+        The mean over those that got longer than ``age``; where those are few, it is expected to double. All
+        of ``limit`` until enough samples have ended.
         """
         if not self.known:
             return limit - age
@@ -121,21 +123,32 @@ class StepEstimate:
             other = at if at < len(known) else low - 1
             slope = max(0.0, (starts[other] - start) / (known[other] - known[low]))
             start += slope * (sequences - known[low]) * (1 - optimism if at == len(known) else 1)
-        return max(start, 0.0) + self._slope * sequences * context
+        return start + self._slope * sequences * context
 
     def _fit(self) -> None:
         """The slope from how costs vary inside the buckets; then a median of what remains, a bucket."""
         for bucket in [b for b, seen in self._seen.items() if self._time - seen > self._memory]:
             del self._seen[bucket], self._timings[bucket]
         groups = {b: self._timings[b] for b in sorted(self._timings) if len(self._timings[b]) >= FEW}
-        top = bottom = 0.0
-        for timings in groups.values():
-            middle = sum(kv for kv, _ in timings) / len(timings)
-            top += sum((kv - middle) * cost for kv, cost in timings)
-            bottom += sum((kv - middle) ** 2 for kv, _ in timings)
-        most = min((median(cost / kv for kv, cost in timings) for timings in groups.values()), default=0.0)
-        if bottom:
-            self._fits = min(self._fits + 1, REMEMBERED)
-            self._slope += (min(max(0.0, top / bottom), most) - self._slope) / self._fits
+        self._fit_slope(list(groups.values()))
         self.visited = list(groups)
-        self._starts = [median(cost - self._slope * kv for kv, cost in t) for t in groups.values()]
+        rests = [median(cost - self._slope * kv for kv, cost in timings) for timings in groups.values()]
+        self._starts = list(accumulate(rests, max))  # a step of more sequences costs no less
+
+    def _fit_slope(self, groups: Sequence[Sequence[tuple[int, float]]]) -> None:
+        """Least squares with a mean a bucket, shrunk by its standard error, averaged over many fits."""
+        across = along = spread = 0.0  # sums of products of deviations from the buckets' means
+        for timings in groups:
+            count = len(timings)
+            middle, usual = sum(kv for kv, _ in timings) / count, sum(cost for _, cost in timings) / count
+            across += sum((kv - middle) * (cost - usual) for kv, cost in timings)
+            along += sum((kv - middle) ** 2 for kv, _ in timings)
+            spread += sum((cost - usual) ** 2 for _, cost in timings)
+        freedom = sum(map(len, groups)) - len(groups) - 1
+        if freedom >= ENOUGH and along > 0 and across > 0:
+            slope = across / along
+            error = max(0.0, spread - slope * across) / freedom / along  # its variance
+            self._fits = min(self._fits + 1, REMEMBERED)
+            self._slope += (slope * max(0.0, 1 - 4 * error / slope**2) - self._slope) / self._fits
+        most = min((median(cost / kv for kv, cost in timings) for timings in groups), default=0.0)
+        self._slope = min(self._slope, most)

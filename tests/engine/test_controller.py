@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -65,7 +66,7 @@ def serve(
     context: int = 100,
     cost: str = "affine",
 ) -> Decision:
-    """Steady readings of ``size`` sequences, or as many as it lets run if fewer, on a machine of that cost."""
+    """Steady readings of ``size`` sequences, or of those it lets run, on a machine of that cost."""
     decision = controller.decide(Readings(waiting=waiting, pages_total=10_000))
     for _ in range(steps):
         run = min(size, decision.max_seqs)
@@ -217,9 +218,9 @@ def test_each_preemption_widens_the_margin_and_quiet_narrows_it(history: list[Re
     widths = [row.caution for row in rooms]
     assert widths[1] > widths[0] or widths[0] > 6.9
     assert all(width <= 8.0 for width in widths)
-    assert all(b.room <= a.room for a, b in zip(rooms, rooms[1:], strict=False) if b.caution >= a.caution)
+    assert all(b.room <= a.room for a, b in pairwise(rooms) if b.caution >= a.caution)
     later = [controller.decide(calm) for _ in range(50)]
-    assert all(b.room >= a.room for a, b in zip(later, later[1:], strict=False))
+    assert all(b.room >= a.room for a, b in pairwise(later))
 
 
 @given(candidates=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=1), pages=counts)
@@ -249,7 +250,7 @@ def test_prompts_are_computed_whenever_some_wait_and_nothing_decodes(history: li
 def test_of_two_steps_in_a_row_one_computes_prompts_that_wait(history: list[Readings]) -> None:
     history = [replace(reading, backlog=reading.backlog + 1) for reading in history]
     rows = [decision.prefill_rows for decision in decide(history)]
-    assert all(a or b for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a or b for a, b in pairwise(rows))
 
 
 # -- the log ---
