@@ -112,7 +112,7 @@ test: lint docs
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 
 fuzz: $(VENV)/.installed-dev
-	$(call say,"fuzzers: $(FUZZ) cases a class")
+	$(say) "fuzzers: $(FUZZ) cases a class"
 	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
 
 rooms: $(VENV)/.installed-dev
