@@ -136,7 +136,7 @@ test-oldest: $(OLDEST)/.installed
 		tests/kernels tests/engine tests/card/test_driver.py
 
 fuzz: $(VENV)/.installed-dev
-	$(call say,"fuzzers: $(FUZZ) cases a class")
+	$(say) "fuzzers: $(FUZZ) cases a class"
 	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
 
 rooms: $(VENV)/.installed-dev
