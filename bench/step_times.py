@@ -33,9 +33,15 @@ PROMPTS = (16, 64, 256, 1024)
 class StepTimes(Protocol):
     """How long a step takes."""
 
-    name: str
-    padded: bool
-    """Whether decoding alone runs as captured graphs, each of one bucket's rows."""
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        ...
+
+    @property
+    def padded(self) -> bool:
+        """Whether decoding alone runs as captured graphs, each of one bucket's rows."""
+        ...
 
     def seconds(self, decodes: int, kv: int, rows: int, row_kv: int) -> float:
         """Seconds of a step of ``decodes`` sequences that read ``kv`` tokens in all, and ``rows`` of prompts
