@@ -78,7 +78,7 @@ def add(results: Path, name: str, row: dict[str, Any]) -> int:
     failed = row["failed"] = len(row["failures"])
     row["ends"] = ", ".join(f"{outcome} {times}" for outcome, times in row["outcomes"].items())
     file = record_file(results, row["machine"], "reliability")
-    record = json.loads(file.read_text()) if file.is_file() else {**stamp(), "parts": {}}
+    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {**stamp(), "parts": {}}
     record["parts"][name] = row
     say(f"record: {write_record(results, 'reliability', record)}")
     print(f"{name}: {row['trials']} trials, {failed} failed, {row['seconds']} s: {row['ends']}", flush=True)
