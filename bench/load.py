@@ -22,6 +22,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def settings(machine: str, results: Path = RESULTS) -> dict[str, Setting]:
 
 def policies() -> dict[str, Callable[[], Policy]]:
     """What is compared."""
-    fixed = {f"fixed {size}": lambda size=size: Fixed(size) for size in SIZES}
+    fixed: dict[str, Callable[[], Policy]] = {f"fixed {size}": partial(Fixed, size) for size in SIZES}
     return {**fixed, "controller": Controller}
 
 
@@ -204,9 +205,9 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
     return round(ours / theirs, 3) if ours and theirs else None
 
 
-def trace(setting: Setting, scale: float = 1.0, seed: str = "trace") -> list[Arrival]:
+def trace(setting: Setting, scale: float, seed: int) -> list[Arrival]:
     """The arrivals of the changing load; ``scale``: times its number of requests."""
-    rng, time, arrivals = random.Random(seed), 0.0, []
+    rng, time, arrivals = random.Random(f"trace {seed}"), 0.0, []
     limits = {name: capacity(setting, mix) for name, mix in setting.mixes.items()}
     for name, load, requests in setting.phases:
         for _ in range(max(1, round(scale * requests))):
@@ -215,21 +216,35 @@ def trace(setting: Setting, scale: float = 1.0, seed: str = "trace") -> list[Arr
     return arrivals
 
 
-def changing(setting: Setting, scale: float, log: Path | None) -> dict[str, Any]:
-    """Every policy on the trace."""
-    arrivals = trace(setting, scale)
-    more = {f"fixed {size}, rows": lambda size=size: Fixed(size, 2048) for size in (32, 64, 128, 256)}
-    rows = {}
-    for name, make in {**policies(), **more}.items():
-        simulator, outcome = simulate(setting, make(), arrivals)
-        rows[name] = measure(setting, arrivals, outcome)
-        say(f"  trace, {name}: {rows[name]}")
-        if name == "controller" and log is not None:
-            text = "\n".join(log_lines(ControllerConfig(), simulator.log)) + "\n"
-            atomic_file(log, text.encode())
-    fixed = {name: row for name, row in rows.items() if name.startswith("fixed") and "rows" not in name}
-    best = max(fixed, key=lambda name: fixed[name]["in_time"])
-    return {"requests": len(arrivals), "best": best, "policies": rows}
+def changing(setting: Setting, scale: float, seeds: int, log: Path | None) -> dict[str, Any]:
+    """Every policy on each of the traces; the figures are means over them."""
+    more = {f"fixed {size}, rows": partial(Fixed, size, 2048) for size in (32, 64, 128, 256)}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(seeds):
+        arrivals = trace(setting, scale, seed)
+        for name, make in {**policies(), **more}.items():
+            simulator, outcome = simulate(setting, make(), arrivals)
+            rows.setdefault(name, []).append(measure(setting, arrivals, outcome))
+            if name == "controller" and log is not None and seed == 0:
+                text = "\n".join(log_lines(ControllerConfig(), simulator.log)) + "\n"
+                atomic_file(log, text.encode())
+    means = {name: mean_row(several) for name, several in rows.items()}
+    for name, row in means.items():
+        say(f"  trace, {name}: in time {row['in_time']}, p99 {row['p99']} s, {row['throughput']} tokens/s")
+    fixed = [f"fixed {size}" for size in SIZES]
+    return {
+        "seeds": seeds,
+        "requests": len(arrivals),
+        "best": max(fixed, key=lambda name: float(means[name]["in_time"])),
+        "in_time": {name: [row["in_time"] for row in several] for name, several in rows.items()},
+        "policies": means,
+    }
+
+
+def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """The means of several runs' figures; None where one is not known."""
+    values = {key: [row[key] for row in rows] for key in rows[0]}
+    return {key: None if None in row else round(sum(row) / len(row), 4) for key, row in values.items()}
 
 
 def check_log(file: Path) -> int:
@@ -252,7 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.split("\n")[0])
     parser.add_argument("--table", choices=("computed", "recorded"), action="append")
     parser.add_argument("--requests", type=int, default=600, help="requests of each steady load")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the requests of the changing trace")
+    parser.add_argument("--scale", type=float, default=0.6, help="times the requests of a changing trace")
+    parser.add_argument("--seeds", type=int, default=3, help="traces whose figures are averaged")
     parser.add_argument("--log", type=Path, help="write the controller's decisions on the trace, JSON lines")
     parser.add_argument("--replay", type=Path, help="decide a log again and compare")
     add_results(parser)
@@ -269,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
             "times": found[name].times.name,
             "slowdown": SLOWDOWN,
             "steady": steady(found[name], options.requests),
-            "trace": changing(found[name], options.scale, options.log),
+            "trace": changing(found[name], options.scale, options.seeds, options.log),
         }
         say(f"record: {write_record(options.results, f'load-{name}', record)}")
         print(json.dumps(record))

@@ -32,16 +32,16 @@ class Plain:
 @st.composite
 def traces(draw: st.DrawFn) -> list[Arrival]:
     time, arrivals = 0.0, []
-    for _ in range(draw(st.integers(1, 25))):
+    for _ in range(draw(st.integers(1, 15))):
         time += draw(st.floats(0, 20))
-        lengths = tuple(draw(st.lists(st.integers(1, 90), min_size=1, max_size=4)))
+        lengths = tuple(draw(st.lists(st.integers(1, 60), min_size=1, max_size=4)))
         arrivals.append(
-            Arrival(time, draw(st.integers(1, 100)), lengths, draw(st.integers(max(lengths), 120)))
+            Arrival(time, draw(st.integers(1, 100)), lengths, draw(st.integers(max(lengths), 90)))
         )
     return arrivals
 
 
-LARGEST = 7 + 4 * 9  # pages of the largest request with all its tokens
+LARGEST = 7 + 4 * 7  # pages of the largest request with all its tokens
 ALL = st.sampled_from(
     [
         Fixed(1),
@@ -68,7 +68,7 @@ def run(kind: Fixed | ControllerConfig, pages: int, arrivals: list[Arrival]) -> 
     return simulator, simulator.run(arrivals)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals=traces(), kind=ALL, pages=st.integers(LARGEST, 3 * LARGEST))
 def test_every_request_ends_and_no_token_is_lost_or_drawn_twice(
     arrivals: list[Arrival], kind: Fixed | ControllerConfig, pages: int
@@ -159,22 +159,34 @@ def test_a_run_writes_its_record_and_a_log_that_replays(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log.jsonl"
-    arguments = ["--requests", "30", "--log", str(log), "--results", str(tmp_path)]
+    arguments = [
+        "--requests",
+        "30",
+        "--seeds",
+        "2",
+        "--scale",
+        "1",
+        "--log",
+        str(log),
+        "--results",
+        str(tmp_path),
+    ]
     assert load.main(arguments) == 0
     (file,) = tmp_path.glob("*/load-computed.json")
     record: dict[str, Any] = json.loads(file.read_text())
     assert [row["load"] for row in record["steady"]] == [0.3, 1.2]
     for rows in [*(row["policies"] for row in record["steady"]), record["trace"]["policies"]]:
-        assert rows["controller"]["finished"] == rows["fixed 64"]["finished"]
+        assert rows["controller"]["finished"] == rows["fixed 64"]["finished"] > 0
     assert len(record["trace"]["policies"]) == 9 + 1 + 4
+    assert all(len(several) == 2 for several in record["trace"]["in_time"].values())
     assert load.main(["--replay", str(log)]) == 0
     lines = log.read_text().splitlines()
-    changed = json.loads(lines[40])
+    changed = json.loads(lines[4])
     changed["decision"]["room"] += 1
-    log.write_text("\n".join([*lines[:40], json.dumps(changed), *lines[41:]]) + "\n")
+    log.write_text("\n".join([*lines[:4], json.dumps(changed), *lines[5:]]) + "\n")
     capsys.readouterr()
     assert load.main(["--replay", str(log)]) == 1
-    assert "line 41" in capsys.readouterr().out
+    assert "line 5" in capsys.readouterr().out
 
 
 def test_the_best_fixed_size_has_the_throughput_and_among_equals_the_lowest_p99() -> None:

@@ -166,6 +166,27 @@ def test_a_longer_queue_never_asks_for_a_smaller_batch_and_is_worth_a_larger_one
     assert knees == sorted(knees) and knees[0] < knees[-1]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_few_noisy_steps_do_not_strand_the_batch_at_a_small_size(seed: int) -> None:
+    """Costs that vary by chance over contexts that hardly vary are no slope."""
+    rng, controller = random.Random(seed), Controller()
+    decision = controller.decide(Readings(pages_total=9000))
+    for step in range(300):
+        run = min(4 if step < 20 else 256, decision.max_seqs)
+        kv = run * 85 + step
+        readings = Readings(
+            waiting=0 if step < 20 else 100,
+            admitted=run,
+            decoding=run,
+            pages_total=9000,
+            last_decodes=run,
+            last_kv=kv,
+            last_seconds=(0.012 + 2e-4 * run + 2e-6 * kv) * rng.uniform(0.8, 1.2),
+        )
+        decision = controller.decide(readings)
+    assert decision.max_seqs >= 96
+
+
 def test_longer_contexts_make_the_knee_smaller() -> None:
     knees = []
     for context in (10, 1000, 10_000):
