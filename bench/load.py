@@ -169,10 +169,10 @@ def best_fixed(rows: dict[str, dict[str, Any]]) -> str:
     return min(equal, key=lambda name: math.inf if fixed[name]["p99"] is None else fixed[name]["p99"])
 
 
-def steady(setting: Setting, requests: int, loads: Sequence[float] = LOADS) -> list[dict[str, Any]]:
+def steady(setting: Setting, requests: int, loads: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """Every policy at every load of chats."""
     mix, limit, result = setting.mixes["chat"], capacity(setting, setting.mixes["chat"]), []
-    for load in loads:
+    for load in loads or LOADS:
         rng, time = random.Random(f"steady {load}"), 0.0
         arrivals = []
         for _ in range(requests):

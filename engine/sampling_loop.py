@@ -133,14 +133,14 @@ class SamplingLoop:
             sampler.reset()
             self._fail_all(error)
             return
-        for end in ended:
-            self._finish(end)
-        for request, raised in sampler.take_failures():
+        for request, raised in sampler.take_failures():  # before its last token ends it
             if request in self._live:
                 self._fail(self._live[request][0], raised)
+        for end in ended:
+            self._finish(end)
 
     def _finish(self, end: Ended) -> None:
-        if end.request_id not in self._live:  # a sample before it failed, in this step
+        if end.request_id not in self._live:  # it failed, in this step
             return
         submission, _ = self._live[end.request_id]
         try:

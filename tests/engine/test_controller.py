@@ -231,7 +231,8 @@ def test_each_preemption_widens_the_margin_and_quiet_narrows_it(history: list[Re
     controller = Controller()
     for reading in history:
         controller.decide(reading)
-    calm = Readings(pages_total=4000, admitted=64, ended=tuple(range(1, 400, 3)))
+    calm = Readings(pages_total=4000, admitted=64)
+    controller.decide(replace(calm, ended=tuple(range(1, 400, 3))))
     rooms = [controller.decide(calm)]
     for _ in range(shorts):
         controller.decide(replace(calm, pages_short=1))
