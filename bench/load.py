@@ -218,7 +218,9 @@ def trace(setting: Setting, scale: float, seed: int) -> list[Arrival]:
 
 def changing(setting: Setting, scale: float, seeds: int, log: Path | None) -> dict[str, Any]:
     """Every policy on each of the traces; the figures are means over them."""
-    more = {f"fixed {size}, rows": partial(Fixed, size, 2048) for size in (32, 64, 128, 256)}
+    more: dict[str, Callable[[], Policy]] = {
+        f"fixed {size}, rows": partial(Fixed, size, 2048) for size in (32, 64, 128, 256)
+    }
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
         arrivals = trace(setting, scale, seed)
@@ -235,7 +237,7 @@ def changing(setting: Setting, scale: float, seeds: int, log: Path | None) -> di
     return {
         "seeds": seeds,
         "requests": len(arrivals),
-        "best": max(fixed, key=lambda name: float(means[name]["in_time"])),
+        "best": max(fixed, key=lambda name: means[name]["in_time"] or 0.0),
         "in_time": {name: [row["in_time"] for row in several] for name, several in rows.items()},
         "policies": means,
     }
