@@ -16,6 +16,9 @@ from proactor.engine import LARGEST_FILE, ProactorError, open_regular, read_regu
 
 Value = TypeVar("Value")
 
+LONGEST_INTEGER = 300
+"""Characters of an integer in JSON: a longer one fits no float."""
+
 
 class SourceError(ProactorError):
     """An unreadable corpus, catalog or saved result. One line: ``file: what`` or ``file:line: what``."""
@@ -79,13 +82,19 @@ def read_json(file: Path) -> Any:
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
     """The value of a JSON text at ``line`` of ``file``. Raises SourceError, naming file and line."""
     try:  # of bytes, json would take UTF-16 and UTF-32 too, which no other reader here does
-        return json.loads(text.decode("utf-8-sig", "surrogatepass"))
+        return json.loads(text.decode("utf-8-sig", "surrogatepass"), parse_int=_integer)
     except json.JSONDecodeError as error:
         raise SourceError(f"{file}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
     except RecursionError:
         raise SourceError(f"{file}:{line}: JSON nested too deeply") from None
-    except ValueError as error:  # not UTF-8, or an integer of too many digits
+    except ValueError as error:  # not UTF-8, or an integer that is too long
         raise SourceError(f"{file}:{line}: not JSON ({error})") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} characters")
+    return int(digits)
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:

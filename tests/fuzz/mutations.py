@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -85,7 +86,7 @@ def _spoil(draw: Random, holder: Any, key: Any) -> None:
     elif kind == 1 and isinstance(holder, dict):
         holder[draw.choice(("", "x", "type", "name", "$ref", "\0", "a\nb", key.upper(), key * 2))] = inner
     elif kind == 2:
-        holder[key] = [inner] * draw.choice((1, 2, 50))
+        holder[key] = [deepcopy(inner) for _ in range(draw.choice((1, 2, 50)))]
     elif kind == 3:
         holder[key] = {draw.choice(("", "x", "type", "properties", "anyOf")): inner}
     elif kind == 4:
@@ -97,7 +98,7 @@ def _spoil(draw: Random, holder: Any, key: Any) -> None:
     elif kind == 6 and isinstance(inner, int | float):
         holder[key] = draw.choice((-inner, inner + 1, inner * 2, inner * 2**33, str(inner), [inner]))
     else:
-        holder[key] = draw.choice(ODD)
+        holder[key] = deepcopy(draw.choice(ODD))
 
 
 def dump(draw: Random, value: Any) -> bytes:

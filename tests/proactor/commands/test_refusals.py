@@ -124,6 +124,12 @@ def end_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     [
         ("metrics.jsonl", NOT_UTF8 + b"\n", ["report"], "metrics.jsonl:1: not JSON ("),
         ("metrics.jsonl", b"{}\n3\n", ["report"], "metrics.jsonl:2: not an object"),
+        (
+            "metrics.jsonl",
+            b'{"step": 1' + b"0" * 400 + b"}\n",
+            ["report"],
+            "metrics.jsonl:1: not JSON (an integer of 401 characters)",
+        ),
         ("summary.json", NOT_UTF8, ["report"], "summary.json:1: not JSON ("),
         ("summary.json", b"[]", ["report"], "summary.json: not a JSON object"),
         ("config.yaml", NOT_UTF8, ["report"], "config.yaml: not UTF-8 ("),
