@@ -215,7 +215,9 @@ class Engine:
         call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
         """
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
-        tally = self._trainer().forward_backward(groups, loss, version=self.policy_version)
+        trainer = self._trainer()
+        self._policy.refuse_long(groups, gradient=True)
+        tally = trainer.forward_backward(groups, loss, version=self.policy_version)
         return {**tally.sums, **tally.maxima}
 
     def reduce_gradients(self) -> float:
