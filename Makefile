@@ -14,9 +14,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 JOBS ?= 2
 FUZZ ?= 2000
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Everything is installed by hash from locks/, but torch and triton: which build of them an index offers (CPU, CUDA)
-# decides their hash. Nothing may come in beside that (--no-deps). HASHES=0: by constraints.txt alone, for a mirror
-# with builds of its own.
+# Everything is installed by hash from locks/, and nothing beside it (--no-deps). Only torch and triton, with the
+# libraries of a CUDA build, are not: which build an index offers decides their hash. HASHES=0: by constraints.txt
+# alone, for a mirror with builds of its own.
 HASHES ?= 1
 ifeq ($(HASHES),1)
 install = $(PIP) install --require-hashes --no-deps -r locks/$(1).txt && \
@@ -136,7 +136,7 @@ test-oldest: $(OLDEST)/.installed
 		tests/kernels tests/engine tests/card/test_driver.py
 
 fuzz: $(VENV)/.installed-dev
-	$(call say,"fuzzers: $(FUZZ) cases a class")
+	$(say) "fuzzers: $(FUZZ) cases a class"
 	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
 
 rooms: $(VENV)/.installed-dev

@@ -85,12 +85,16 @@ class Child:
             time.sleep(0.05)
 
     def end(self, patience: float = PATIENCE) -> Ended:
-        """Wait for the end. A child that lives longer than ``patience`` seconds is killed."""
-        deadline = time.monotonic() + patience
+        """Wait for the end. A child that lives longer than ``patience`` seconds is killed.
+
+        Waits are added up, so that a time in which both were stopped does not count.
+        """
+        waited = 0.0
         while not (found := os.waitpid(self.pid, os.WNOHANG))[0]:
-            if time.monotonic() > deadline:
+            if waited > patience:
                 self.kill()
             time.sleep(0.01)
+            waited += 0.01
         code = os.waitstatus_to_exitcode(found[1])
         return Ended(code, self._output.read_text(), self._errors.read_text())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ TOOLS: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"time": {"type": "string"}}, "required": ["time"]},
     },
 }
+PRELOADED = (
+    "proactor.training.loop",
+    "proactor.training.scalars",
+    "proactor.calibration.tradeoff",
+    "proactor.report.folders",
+    "proactor.sources.synthetic",
+    "tensorboard.summary.writer.event_file_writer",
+    "transformers.tokenization_utils_tokenizers",
+    "typer",
+    "rich.table",
+)
+"""Imported once, before children are forked; what reads the environment is not."""
 CLOCKS = ("seconds", "tokens_per_second", "version", "commit", "machine")
 """What may differ between two runs of one config."""
 
@@ -73,6 +86,8 @@ class TinyRun:
         self.folder, self.timeout = folder, timeout
         self.model, self.tools = folder / "model", folder / "tools.json"
         self.count = 0
+        for name in PRELOADED:
+            import_module(name)
         if not self.model.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             self.tools.write_text(json.dumps([TOOLS]))

@@ -91,13 +91,14 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         log_completions=False,
         seed=0,
     )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(setup["model"])  # nosec B615 # a local folder
     rows = [{"prompt": json.dumps(ids)} for step in range(STEPS) for ids in workload.prompts(step)]
     return IdTrainer(
         model=model,
         reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
         args=config,
         train_dataset=Dataset.from_list(rows),
-        processing_class=PreTrainedTokenizerFast.from_pretrained(setup["model"]),  # nosec B615 # the same
+        processing_class=tokenizer,
     )
 
 

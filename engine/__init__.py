@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from proactor.engine.files import atomic_folder as atomic_folder
     from proactor.engine.files import naming as naming
     from proactor.engine.files import remove as remove
+    from proactor.engine.files import sweep as sweep
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
+    from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
     from proactor.engine.tree import TokenBatch as TokenBatch
@@ -60,9 +62,10 @@ _MODULES = {
     "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
-    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove"),
+    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.reading": ("LARGEST_FILE", "open_regular", "read_regular"),
+    "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from proactor.engine.config import LoRA, Target
@@ -23,6 +23,7 @@ from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import MODULE, LoRABuffer, shapes
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.shards import open_tensors
+from proactor.engine.state import CHECKSUM, checksum
 from proactor.engine.types import EngineError, one_line
 
 CONFIG = "adapter_config.json"
@@ -78,8 +79,9 @@ def write_peft(
     """Write an adapter that PEFT loads.
 
     ``tensors``: {"model.layers.0.self_attn.q_proj": (A [rank, K], B [N, rank]), ...}; the adapter adds
-    (alpha / rank) B A x. ``targets`` are "q", "gate", ... or module names. Atomic: an earlier save survives
-    any failure. Other files in the folder stay. Raises CheckpointError when it cannot be written.
+    (alpha / rank) B A x. ``targets`` are "q", "gate", ... or module names. The metadata hold a checksum of
+    tensors, rank and alpha. Atomic: an earlier save survives any failure. Other files in the folder stay.
+    Raises CheckpointError when it cannot be written.
     """
     leaves = sorted({LEAF.get(target, target) for target in targets})
     config = {
@@ -110,11 +112,27 @@ def write_peft(
     try:
         with atomic_folder(folder, owned=(CONFIG, "adapter_model.*")) as temporary:
             (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            save_file(flat, temporary / TENSORS, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
+            (temporary / TENSORS).write_bytes(_packed(flat, _checksum(flat, rank, alpha)))
+    except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
         ) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], rank: int, alpha: float) -> str:
+    return checksum(tensors, {"rank": rank, "alpha": float(alpha)})
+
+
+def _packed(tensors: Mapping[str, Tensor], digest: str) -> bytes:
+    """A safetensors file with the checksum in its metadata, in the same bytes each time: the library writes
+    several keys in a random order.
+    """
+    data: bytes = save(dict(tensors))
+    end = 8 + int.from_bytes(data[:8], "little")
+    metadata = {"format": "pt", CHECKSUM: digest}
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8:end])}).encode()
+    header += b" " * (-len(header) % 8)  # tensors lie at multiples of 8
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def save_adapter(folder: str | Path, buffer: LoRABuffer, base_model: str | None) -> None:
@@ -160,13 +178,14 @@ def read_peft(
     Tensors come as stored, on the CPU. The scale is alpha / rank whatever PEFT's convention was: a
     rank-stabilised adapter comes back with alpha * sqrt(rank). With ``config``, layers and shapes are checked
     against the model. Raises CheckpointError, naming file and key or tensor, for anything that cannot be
-    represented so (DoRA, per-module ranks, saved modules, other adapter types) or does not fit.
+    represented so (DoRA, per-module ranks, saved modules, other adapter types), does not fit, or is not what
+    `write_peft` wrote. PEFT writes no checksum, and what it wrote is taken as it is.
     """
     path = Path(folder)
     recover(path)
     rank, alpha = _read_config(path / CONFIG)
     named = read_json(path / CONFIG).get("target_modules")
-    stored = _read_tensors(path / TENSORS)
+    stored, digest = _read_tensors(path / TENSORS)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
         match = re.fullmatch(
@@ -190,6 +209,10 @@ def read_peft(
         pairs[name] = (half["A"], half["B"])
     if not pairs:
         raise CheckpointError(f"{path / TENSORS}: holds no adapter tensors")
+    if digest is not None and digest != _checksum(stored, rank, alpha):
+        raise CheckpointError(
+            f"{path / TENSORS}: damaged, it or {CONFIG} is not what was saved (the checksum differs)"
+        )
     present = {TARGETS[name.split(".", 3)[3]] for name in pairs}
     return pairs, rank, alpha, tuple(target for target in MODULE if target in present)
 
@@ -227,12 +250,14 @@ def _read_config(path: Path) -> tuple[int, float]:
     return rank, float(alpha) * (math.sqrt(rank) if values.get("use_rslora") else 1.0)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """(tensors, checksum in the metadata, if any)."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file (only safetensors adapters are read)")
     try:
         with open_tensors(path) as file:
-            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dictionary
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dictionary
+            return tensors, (file.metadata() or {}).get(CHECKSUM)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: truncated or corrupted safetensors file: {one_line(error)}"

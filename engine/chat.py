@@ -87,12 +87,10 @@ def load_tokenizer(folder: str | Path) -> Any | None:
             raise CheckpointError(f"{path}: not a regular file")  # reading a pipe would wait for its writer
     import transformers  # takes a second: only when there is a tokenizer to load
 
+    plain = files[0] == "tokenizer.json"
+    kind = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
     with tokenizer_faults(str(place / files[0])):
-        if files[0] == "tokenizer.json":
-            return transformers.PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-        return transformers.AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 def open_chat(tokenizer: Any, model: str) -> ChatFormat:

@@ -155,6 +155,15 @@ class EngineConfig(Config):
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    max_waiting: int = Field(
+        4096, ge=1, description="requests that wait in the sampler; callers of later ones wait before it"
+    )
+    parked_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the KV cache that may be kept for samples that a session is yet to continue",
+    )
     rank_timeout: float = Field(
         600.0,
         gt=0,

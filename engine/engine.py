@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Hashable, Mapping, Sequence
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,17 +17,21 @@ from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
-from proactor.engine.jobs import make_jobs
+from proactor.engine.jobs import JobMaker
 from proactor.engine.loading import Model, build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
+from proactor.engine.owner import RELEASED, Owner
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
 from proactor.engine.prompts import Prompt, encode_prompt
-from proactor.engine.sampler import GroupStream
+from proactor.engine.sampling_loop import SamplingLoop
+from proactor.engine.session import Session
 from proactor.engine.state import load_state, save_state
+from proactor.engine.stream import GroupStream
+from proactor.engine.submission import Submission
 from proactor.engine.text import drawable_ids
 from proactor.engine.trainer import Trainer, check_counts
 from proactor.engine.tree import Tree
@@ -36,6 +42,9 @@ T = TypeVar("T")
 
 class Engine:
     """Sampler and trainer on one copy of the weights. Made by `Engine.load`.
+
+    Any number of threads and event loops may call it: one thread of its own (`Owner`) does all the work, and
+    callers wait. In a process forked after its first use, calls raise EngineError.
 
     Attributes: ``config`` (the model's `ModelConfig`), ``options`` (its `EngineConfig`), ``tokenizer`` and
     ``chat`` (None where the folder has no tokenizer), ``vocabulary`` (1 + the highest id that has a token),
@@ -58,6 +67,11 @@ class Engine:
         self._policy = Policy(decoder, tokenizer, options, budgets, named)
         trees = partial(self._policy.trees, gradient=True)
         self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
+        self._owner = Owner(decoder.device)
+        self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
+        encode = partial(encode_prompt, chat=self.chat, model=name)
+        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
+        self._unnamed, self._counting = itertools.count(), threading.Lock()
 
     @classmethod
     def load(
@@ -153,8 +167,14 @@ class Engine:
         number of earlier calls draw equal tokens; seeds count modulo 2^64. Raises EngineError naming the
         prompt that cannot be sampled from, one prompt that is not in a list, or a key out of range.
         """
-        groups: dict[int, Group] = dict(self._generate(prompts, sampling, keys))
-        return [groups[i] for i in range(len(prompts))]
+        submission = self._submission(prompts, sampling, keys)
+        self._loop.submit(submission)
+        try:
+            groups = [arrival.result() for arrival in submission.arrivals]
+        except BaseException:  # Ctrl-C too
+            self._loop.cancel(submission)
+            raise
+        return sorted(groups, key=lambda group: group.index)
 
     def stream(
         self,
@@ -164,30 +184,29 @@ class Engine:
     ) -> AsyncIterator[Group]:
         """``async for`` over groups, each as soon as its last sample ends, so that judging overlaps sampling.
 
-        Arguments and errors as `sample`. Leaving the loop ends the samples that still run. While there are
-        such, the weights must not change: `train`, `step`, `weights_changed`, `load_adapter`,
-        `load_state_dict` and `resume` raise EngineError.
+        Arguments and errors as `sample`. Sampling begins with the first group asked for; leaving the loop
+        ends the samples that still run.
         """
-        return GroupStream(self._generate(prompts, sampling, keys))
+        return GroupStream(self._loop, self._submission(prompts, sampling, keys))
 
-    def _generate(
+    def session(self, iteration: int = 0) -> Session:
+        """For samples of several turns, and for callers that come one by one: ``async with``.
+
+        ``iteration``: the caller's own count, 0 to 2^32 - 2, a part of its requests' noise.
+        """
+        return Session(self._loop, self._maker, self.seed, iteration, self._unnamed)
+
+    def _submission(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling | Sequence[Sampling] | None,
         keys: Sequence[int] | None,
-    ) -> Generator[tuple[int, Group]]:
-        jobs = make_jobs(
-            prompts,
-            sampling,
-            keys,
-            encode=self.encode,
-            config=self.config,
-            eos_ids=self.eos_ids,
-            stop_strings=self.tokenizer is not None,
-            noise=(self.seed, self.samplings),
-        )
-        self.samplings += 1
-        return self._policy.generate(jobs)
+    ) -> Submission:
+        self._policy.refuse_released()
+        with self._counting:
+            jobs = self._maker.make(prompts, sampling, keys, (self.seed, self.samplings))
+            self.samplings += 1
+        return Submission(jobs)
 
     # -- training ---
 
@@ -201,11 +220,11 @@ class Engine:
 
         Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
-        then advanced by the steps and the next sampled token uses the new weights. Raises EngineError, on
-        every rank, for rewards and advantages that are missing, NaN or infinite, for greedy samples, and
-        while samples of a stream still run.
+        then advanced by the steps and the next sample uses the new weights; samples in flight are finished
+        before, under the old ones. Raises EngineError, on every rank, for rewards and advantages that are
+        missing, NaN or infinite, and for greedy samples.
         """
-        return training.train(self._trainer(), self._policy, data, config)
+        return self._loop.change(partial(training.train, self._trainer(), self._policy, data, config))
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
@@ -217,7 +236,8 @@ class Engine:
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         trainer = self._trainer()
         self._policy.refuse_long(groups, gradient=True)
-        tally = trainer.forward_backward(groups, loss, version=self.policy_version)
+        add = partial(trainer.forward_backward, groups, loss, version=self.policy_version)
+        tally = self._owner.call(add)
         return {**tally.sums, **tally.maxima}
 
     def reduce_gradients(self) -> float:
@@ -225,25 +245,26 @@ class Engine:
 
         For a caller's own optimizer; `step` does it itself.
         """
-        return self._trainer().reduce()
+        return self._owner.call(self._trainer().reduce)
 
     def step(self, config: AdamW | None = None) -> dict[str, float]:
         """Reduce, clip and apply one AdamW step.
 
-        A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version.
+        A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version. Samples
+        in flight are finished before.
         """
-        return training.step(self._trainer(), self._policy, config or AdamW())
+        return self._loop.change(partial(training.step, self._trainer(), self._policy, config or AdamW()))
 
     def weights_changed(self) -> None:
         """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.
 
-        Raises EngineError while samples of a stream still run: they mix both weights.
+        Change it only while nothing is sampled: samples in flight mix both weights.
         """
-        self._policy.advance()
+        self._loop.change(self._policy.advance)
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients."""
-        self._trainer().zero_grad()
+        self._owner.call(self._trainer().zero_grad)
 
     def parameters(self) -> list[Tensor]:
         """The adapter's leaves (float32 views of one flat buffer), for a caller's own optimizer."""
@@ -264,11 +285,11 @@ class Engine:
         """
         if spans is None:
             spans = [(1, len(ids)) for ids in sequences]
-        return sequence_logprobs(self._policy, sequences, spans, adapter, trees)
+        return self._owner.call(partial(sequence_logprobs, self._policy, sequences, spans, adapter, trees))
 
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks. No update."""
-        return mean_nll(self._policy, self.parallel, groups)
+        return self._owner.call(partial(mean_nll, self._policy, self.parallel, groups))
 
     def _trainer(self) -> Trainer:
         self._policy.refuse_released()
@@ -306,46 +327,54 @@ class Engine:
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as a PEFT folder, atomically. Raises CheckpointError when that fails."""
-        save_adapter(folder, self._trainer().lora, self.base_name or None)
+        self._owner.call(partial(save_adapter, folder, self._trainer().lora, self.base_name or None))
 
     def load_adapter(self, folder: str | Path) -> None:
         """Read a PEFT folder into the adapter, and start the optimizer anew.
 
         Moments, step count (so the schedule) and accumulated gradient belong to the adapter before it; `save`
-        and `resume` keep them. Raises EngineError naming what does not fit (rank, scale, targets, shapes),
-        and while samples of a stream still run.
+        and `resume` keep them. Samples in flight are finished before. Raises EngineError naming what does not
+        fit (rank, scale, targets, shapes).
         """
-        self._policy.refuse_in_flight("load_adapter")
-        load_adapter(folder, self._trainer().lora)
-        self._trainer().reset()
-        self.weights_changed()
+        trainer = self._trainer()
+
+        def load() -> None:
+            self._policy.refuse_in_flight("load_adapter")
+            load_adapter(folder, trainer.lora)
+            trainer.reset()
+            self._policy.advance()
+
+        self._loop.change(load)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training changes: tensors (adapter, both moments) and counters; and ``lora``, the
         adapter's rank, scale and targets.
         """
         return {
-            **self._trainer().state(),
+            **self._owner.call(self._trainer().state),
             "policy_version": self.policy_version,
             "samplings": self.samplings,
             "seed": self.seed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`.
+        """Take over a `state_dict`. Samples in flight are finished before.
 
         Raises EngineError, with nothing changed, for what `Trainer.check_state` refuses (an adapter of
-        another rank, scale, targets or size; what is missing or not finite), and while samples of a stream
-        still run.
+        another rank, scale, targets or size; what is missing or not finite).
         """
-        self._policy.refuse_in_flight("load_state_dict")
         trainer = self._trainer()
-        check_counts(state, ("policy_version", "samplings"))
-        if isinstance(state.get("seed"), bool) or not isinstance(state.get("seed"), int):
-            raise EngineError(f"state: seed should be an integer, not {state.get('seed')!r}")
-        trainer.load_state(state)
-        self._policy.restore(state["policy_version"])
-        self.samplings, self.seed = state["samplings"], state["seed"]
+
+        def load() -> None:
+            self._policy.refuse_in_flight("load_state_dict")
+            check_counts(state, ("policy_version", "samplings"))
+            if isinstance(state.get("seed"), bool) or not isinstance(state.get("seed"), int):
+                raise EngineError(f"state: seed should be an integer, not {state.get('seed')!r}")
+            trainer.load_state(state)
+            self._policy.restore(state["policy_version"])
+            self.samplings, self.seed = state["samplings"], state["seed"]
+
+        self._loop.change(load)
 
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """Write the state and the caller's JSON-able ``record`` to one file, atomically.
@@ -368,7 +397,14 @@ class Engine:
         return record
 
     def release(self) -> None:
-        """Free the cache, the weights and the optimizer. Later calls raise EngineError."""
+        """Free the cache, the weights and the optimizer. Later calls raise EngineError, and so do those in
+        flight.
+        """
+        if self._owner.inside:
+            raise EngineError("release: called from inside the engine (a logit_mask or a loss)")
+        if self._owner.alive:
+            self._owner.call(partial(self._loop.close, EngineError(RELEASED)))
+        self._owner.stop()
         self.parallel.release()
         self._policy.release()
         self.trainer = None

@@ -22,6 +22,8 @@ from proactor.engine.faults import fault_point
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+MARK = ".writing-"
+"""In the names of temporary files and folders."""
 
 
 def atomic_file(path: str | Path, data: bytes) -> None:
@@ -120,8 +122,19 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
             _sync(temporary)
             fault_point("folder.rename")
             _swap(temporary, final, owned)
+            fault_point("folder.old")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete what killed writers left in ``folder``, to be called by its only writer.
+
+    The next writer of a name does so too, but a name may be written no more, or the killed process's id be
+    another's by then.
+    """
+    for left in Path(folder).glob(f".*{MARK}*"):
+        remove(left)
 
 
 def recover(folder: str | Path) -> None:
@@ -138,7 +151,7 @@ def _temporary(final: Path) -> Path:
 
 
 def _prefix(final: Path) -> str:
-    return f".{_cut(final.name)}.writing-"
+    return f".{_cut(final.name)}{MARK}"
 
 
 def _cut(name: str) -> str:

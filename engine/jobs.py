@@ -1,4 +1,4 @@
-"""Jobs: the prompts of one `Engine.sample` call, validated, each with its settings and noise."""
+"""Jobs: prompts, validated, each with its settings and noise."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ UINT64 = 0xFFFFFFFFFFFFFFFF
 class Job:
     """A prompt to sample from.
 
-    ``noise``: (unsigned 64-bit seed, step, group key), which with sample index and position decides every
-    token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves. ``index``:
-    place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and ``version`` (policy
-    version of its samples) are set when sampling starts.
+    ``noise``: (unsigned 64-bit seed, iteration, group key), which with sample index and position decides
+    every token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
+    ``index``: place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and
+    ``version`` (policy version of its samples) are set when sampling starts.
+
+    Where the prompt is a trajectory so far: ``first`` is the noise's index of the first sample, ``offset``
+    the position of the first token from the trajectory's root, ``known`` how many tokens of the prompt were
+    computed before, ``lease`` the name of the pages kept for it (`Parking`).
     """
 
     prompt_ids: list[int]
@@ -29,51 +33,62 @@ class Job:
     limit: int
     end_ids: frozenset[int]
     index: int = 0
+    first: int = 0
+    offset: int = 0
+    known: int = 0
+    lease: int | None = None
     namespace: Hashable = None
     version: int = BASE_VERSION
     samples: list[Sample] = field(default_factory=list)
 
 
-def make_jobs(
-    prompts: Sequence[Prompt],
-    sampling: Sampling | Sequence[Sampling] | None,
-    keys: Sequence[int] | None,
-    *,
-    encode: Callable[[Prompt], list[int]],
-    config: ModelConfig,
-    eos_ids: frozenset[int],
-    stop_strings: bool,
-    noise: tuple[int, int],
-) -> list[Job]:
-    """A job for each prompt; ``prompts``, ``sampling``, ``keys`` and errors as `Engine.sample`.
+@dataclass(slots=True, frozen=True)
+class JobMaker:
+    """Prompts to jobs for one model.
 
-    ``encode`` gives a prompt's token ids. ``stop_strings``: whether a tokenizer can find them. ``noise``:
-    (seed, step) of the settings that have no seed of their own.
+    ``encode`` gives a prompt's token ids. ``stop_strings``: whether a tokenizer can find them.
     """
-    check_prompts(prompts)
-    settings = _settings(sampling, len(prompts))
-    if keys is None:
-        keys = range(len(prompts))
-    if len(keys) != len(prompts) or len(settings) != len(prompts):
-        raise EngineError(
-            f"sample: {len(prompts)} prompts with {len(keys)} keys and {len(settings)} settings"
-        )
-    check_keys(keys)
-    if not stop_strings and any(s.stop for s in settings):
-        raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
-    jobs = []
-    for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
-        seed, step = noise if setting.seed is None else (setting.seed, 0)
-        try:
-            ids = encode(prompt)
-        except EngineError as error:
-            raise type(error)(f"prompt {i}: {error}") from error
-        limit = _limit(i, ids, setting, config)
-        end_ids = frozenset(setting.stop_ids)
-        if not setting.ignore_eos:
-            end_ids |= eos_ids
-        jobs.append(Job(ids, setting, (seed & UINT64, step, int(key)), limit, end_ids, i))
-    return jobs
+
+    encode: Callable[[Prompt], list[int]]
+    config: ModelConfig
+    eos_ids: frozenset[int]
+    stop_strings: bool
+
+    def make(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling] | None,
+        keys: Sequence[int] | None,
+        noise: tuple[int, int],
+    ) -> list[Job]:
+        """A job for each prompt; ``prompts``, ``sampling``, ``keys`` and errors as `Engine.sample`.
+
+        ``noise``: (seed, iteration) of the settings that have no seed of their own.
+        """
+        check_prompts(prompts)
+        settings = _settings(sampling, len(prompts))
+        if keys is None:
+            keys = range(len(prompts))
+        if len(keys) != len(prompts) or len(settings) != len(prompts):
+            raise EngineError(
+                f"sample: {len(prompts)} prompts with {len(keys)} keys and {len(settings)} settings"
+            )
+        check_keys(keys)
+        if not self.stop_strings and any(s.stop for s in settings):
+            raise EngineError("stop: stop strings need a tokenizer; use stop_ids")
+        jobs = []
+        for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
+            seed, step = noise if setting.seed is None else (setting.seed, 0)
+            try:
+                ids = self.encode(prompt)
+            except EngineError as error:
+                raise type(error)(f"prompt {i}: {error}") from error
+            limit = _limit(i, ids, setting, self.config)
+            end_ids = frozenset(setting.stop_ids)
+            if not setting.ignore_eos:
+                end_ids |= self.eos_ids
+            jobs.append(Job(ids, setting, (seed & UINT64, step, int(key)), limit, end_ids, i))
+        return jobs
 
 
 def _limit(index: int, ids: list[int], sampling: Sampling, config: ModelConfig) -> int:

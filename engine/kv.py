@@ -12,7 +12,7 @@ allocate how much.
 `PagePool.check` asserts four rules:
 
 1. a page is free, or cached (known content, no owner), or referenced; its references are the block tables
-   that name it, plus pins;
+   that name it, plus pins and holds;
 2. a page that will still be written has one owner;
 3. a referenced node's ancestors are referenced, so every cached page can be evicted, leaf first;
 4. a node that is not computed has a live writer, so whoever waits for it waits for progress.
@@ -21,6 +21,7 @@ allocate how much.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class PagePool:
         self._trees: dict[Hashable, PrefixTree] = {}
         self._live: dict[Sequence, None] = {}
         self._pins: list[int] = []
+        self._holds: Counter[int] = Counter()
         self._heap: list[tuple[int, int, PageNode]] = []
         self._tick = 0
 
@@ -90,8 +92,13 @@ class PagePool:
 
     @property
     def used(self) -> int:
-        """Pages referenced by live sequences or pinned as the source of a copy."""
+        """Pages referenced by live sequences, pinned as the source of a copy, or held."""
         return self.num_pages - self.available
+
+    @property
+    def held(self) -> int:
+        """Pages that are held, each counted once."""
+        return len(self._holds)
 
     @property
     def live(self) -> int:
@@ -312,6 +319,30 @@ class PagePool:
                 return
             parent = node
 
+    # -- holds ---
+
+    def hold(self, namespace: Hashable, ids: Ids[int], spare: int) -> list[int]:
+        """Keep the pages of the longest known beginning of ``ids`` from being evicted, until `let_go`.
+
+        None of them, where `available` would fall by more than ``spare``.
+        """
+        match = self.match(namespace, ids)
+        nodes = [*match.nodes, *([match.source] if match.source is not None else [])]
+        if sum(self._refs[node.page] == 0 for node in nodes) > spare:
+            return []
+        pages = [node.page for node in nodes]
+        for page in pages:
+            self._retain(page)
+        self._holds.update(pages)
+        return pages
+
+    def let_go(self, pages: list[int]) -> None:
+        """End one `hold`."""
+        self._holds.subtract(pages)
+        self._holds = +self._holds
+        for page in reversed(pages):
+            self._release(page)
+
     # -- invariants ---
 
     def check(self) -> None:
@@ -327,9 +358,9 @@ class PagePool:
         for seq in self._live:
             for page in seq.block_table[seq.computed // self.page_size :]:
                 assert owners[page] == 1, f"page {page} will be written and has {owners[page]} owners"
-        for page in self._pins:
+        for page in (*self._pins, *self._holds.elements()):
             owners[page] += 1
-        assert owners == self._refs, "reference counts differ from block tables and pins"
+        assert owners == self._refs, "reference counts differ from block tables, pins and holds"
         nodes = [node for tree in self._trees.values() for node in tree.root.descendants()]
         held = {page for page, node in enumerate(self._node) if node is not None}
         assert len(nodes) == len(held) and all(self._node[node.page] is node for node in nodes), (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,13 +11,12 @@ from proactor.engine.config import EngineConfig, Sampling
 from proactor.engine.jobs import Job
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
+from proactor.engine.owner import RELEASED
 from proactor.engine.packing import pack, refuse_long
 from proactor.engine.paged import cache_pages
 from proactor.engine.sampler import Sampler
 from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group
-
-RELEASED = "this engine was released; load another one"
 
 
 class Policy:
@@ -58,17 +57,25 @@ class Policy:
             options, decoder = self.options, self.decoder
             pages = cache_pages(self.budgets.tokens, options, decoder.config, decoder.dtype)
             rows, batch = self.budgets.step_rows, options.max_batch
-            self.sampler = Sampler(decoder, self.tokenizer, pages, options.page_size, rows, batch, self.named)
+            parked = int(options.parked_share * pages)
+            self.sampler = Sampler(
+                decoder, self.tokenizer, pages, options.page_size, rows, batch, self.named, parked
+            )
         return self.sampler
 
-    def generate(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
-        """`Sampler.run` on the weights of its start, which may be later than this call."""
-        return self._run(self.ready_sampler(), jobs)
+    def label(self, job: Job) -> None:
+        """Give a job the cache key and the version of the present weights."""
+        job.namespace, job.version = self._origin(job.sampling)
 
-    def _run(self, sampler: Sampler, jobs: list[Job]) -> Generator[tuple[int, Group]]:
-        for job in jobs:
-            job.namespace, job.version = self._origin(job.sampling)
-        yield from sampler.run(jobs)
+    def park(self, session: int, job: Job) -> None:
+        """Keep the pages of a job's samples, which ``session`` may continue."""
+        for sample in job.samples:
+            self.ready_sampler().scheduler.park(session, job.namespace, job.prompt_ids + sample.token_ids)
+
+    def forget(self, session: int) -> None:
+        """Let go of the pages kept for ``session``."""
+        if self.sampler is not None:
+            self.sampler.scheduler.forget(session)
 
     def _origin(self, sampling: Sampling) -> tuple[Hashable, int]:
         """(cache key of the KV, policy version of the samples) of the present weights."""
@@ -81,15 +88,15 @@ class Policy:
         return ("adapter", self._epoch, self.decoder.dtype)
 
     def refuse_in_flight(self, call: str) -> None:
-        """Raise EngineError, naming ``call``, while samples of a stream still run."""
+        """Raise EngineError, naming ``call``, while samples run: it was called from inside their step."""
         if self.sampler is not None and not self.sampler.scheduler.idle:
             raise EngineError(
-                f"{call}: a stream is open, and its samples need the weights that it began with; finish the "
-                "stream or close it (aclose) first"
+                f"{call}: called from inside a step (a logit_mask), whose samples need the weights that they "
+                "began with"
             )
 
     def advance(self) -> None:
-        """Declare a new version of the adapter. Raises EngineError while samples of a stream still run."""
+        """Declare a new version of the adapter. Raises EngineError from inside a step."""
         self.refuse_in_flight("weights_changed")
         self.version += 1
         self.drop_cached()
@@ -109,7 +116,7 @@ class Policy:
         """The trees of ``groups``, each when there is room for its pass with or without ``gradient``.
 
         On a GPU a group that does not fit is split; `refuse_long` first. Raises EngineError where the memory
-        is needed that a stream's samples hold.
+        is needed that samples in flight hold.
         """
         budgets, exact = self.budgets, self.decoder.form.exact
         rows = budgets.rows if gradient else min(budgets.rows, budgets.step_rows)
@@ -127,8 +134,8 @@ class Policy:
             return
         if not self.sampler.scheduler.idle:
             raise EngineError(
-                f"a pass over {rows} rows: a stream is open, and its KV cache takes the memory; finish the "
-                "stream or close it (aclose) first, or set kv_tokens to fewer"
+                f"a pass over {rows} rows: samples still run, and their KV cache takes the memory; wait for "
+                "them first, or set kv_tokens to fewer"
             )
         self.sampler.free_cache()
 

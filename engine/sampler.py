@@ -1,11 +1,11 @@
-"""Generation: runs the scheduler's steps, draws tokens, and yields each group when its last sample ends."""
+"""Generation: runs the scheduler's steps, draws tokens and records them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,13 @@ from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.text import ends_in_stop, text_before_stop
-from proactor.engine.types import EngineError, FinishReason, Group, Sample
+from proactor.engine.types import EngineError, FinishReason, Sample
 from proactor.kernels.noise import keyed_uniforms
 from proactor.kernels.op import use_triton
 from proactor.kernels.sample import Filters, check_drawn, sample_tokens
 
 LESS = "set kv_tokens or max_batch to less"
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -42,10 +43,10 @@ class _Row:
 
 
 class Sampler:
-    """Continuous batching over a paged cache for one decoder. One `run` at a time.
+    """Continuous batching over a paged cache for one decoder. Used by one thread alone.
 
     ``named``: bool [V] on the CPU, False for ids without a token (padding), which are never drawn; None: all
-    have one.
+    have one. ``parked``: pages that may be kept for samples to be continued.
     """
 
     def __init__(
@@ -57,72 +58,102 @@ class Sampler:
         max_rows: int,
         max_seqs: int,
         named: Tensor | None = None,
+        parked: int = 0,
     ) -> None:
         self.decoder, self.tokenizer, self.named = decoder, tokenizer, named
         self._named = None if named is None else named.to(decoder.device)
-        self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs)
+        self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs, parked=parked)
         self.cache = PagedCache(decoder.config, pages, page_size, decoder.dtype, decoder.device)
         self.rows = StepRows(self.cache, decoder.config.head_dim**-0.5, decoder.form.exact)
         self.tokens_sampled = 0
         self.steps = 0
         self._next_id = 0
+        self._jobs: dict[int, Job] = {}  # by request id
+        self._failures: dict[int, BaseException] = {}
 
     def free_cache(self) -> None:
-        """Give the cache's memory back, with all KV in it; the next `run` takes it again."""
+        """Give the cache's memory back, with all KV in it; the next `add` takes it again."""
         assert self.scheduler.idle, "samples still run"
-        self.scheduler.pool.drop_all()
+        self.scheduler.drop_all()
         self.cache.release()
 
-    def run(self, jobs: list[Job]) -> Generator[tuple[int, Group]]:
-        """Yield (index of the job, its group) in the order in which groups end.
-
-        Leaving early frees all pages. Raises EngineError while another run goes on, and for a prompt that the
-        cache cannot hold.
-        """
-        self._refuse_second_run()
-        requests: dict[int, tuple[int, Job]] = {}
+    def add(self, job: Job, priority: int = 0) -> int:
+        """Queue a job; returns its request id. Raises EngineError for a prompt that the cache cannot hold."""
+        request = Request(
+            self._next_id,
+            job.namespace,
+            job.prompt_ids,
+            job.sampling.n,
+            job.limit,
+            priority,
+            job.known,
+            job.lease,
+        )
         self.cache.allocate()
         try:
-            for index, job in enumerate(jobs):
-                job.samples = [_record(job) for _ in range(job.sampling.n)]
-                self._add(index, job)
-                requests[self._next_id] = index, job
-                self._next_id += 1
-            while (step := self.scheduler.plan()) is not None:
-                fault_point("sampling")
-                with naming_shortage(self.decoder.device, f"a sampler step of {step.rows} rows", LESS):
-                    ends = self._step(step, requests)
-                for ended in ends:
-                    index, job = requests[ended.request_id]
-                    self._finish(job, ended)
-                    if ended.last:
-                        del requests[ended.request_id]
-                        yield index, Group(job.prompt_ids, job.samples, index=index)
-        finally:
-            if not self.scheduler.idle:
-                self.scheduler.reset()
-
-    def _refuse_second_run(self) -> None:
-        if not self.scheduler.idle:
-            raise EngineError("sample: another sample() or stream() is still running on this engine")
-
-    def _add(self, index: int, job: Job) -> None:
-        try:
-            self.scheduler.add(
-                Request(self._next_id, job.namespace, job.prompt_ids, job.sampling.n, job.limit)
-            )
+            self.scheduler.add(request)
         except RequestTooLarge as error:
             raise EngineError(
-                f"prompt {index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
+                f"prompt {job.index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
             ) from error
+        job.samples = _records(job)
+        self._jobs[request.id] = job
+        self._next_id += 1
+        return request.id
+
+    def abort(self, request: int) -> None:
+        """Drop a request and free its pages."""
+        del self._jobs[request]
+        self.scheduler.abort(request)
+
+    def step(self) -> list[Ended]:
+        """Run one step; returns the samples that ended in it. `finish` each, and look at `take_failures`."""
+        step = self.scheduler.plan()
+        if step is None:
+            return []
+        fault_point("sampling")
+        with naming_shortage(self.decoder.device, f"a sampler step of {step.rows} rows", LESS):
+            return self._step(step)
+
+    def take_failures(self) -> list[tuple[int, BaseException]]:
+        """What was raised on behalf of single requests since the last time: (request id, error)."""
+        failures, self._failures = self._failures, {}
+        return list(failures.items())
+
+    def reset(self) -> None:
+        """Drop everything, after a step that failed."""
+        self._jobs.clear()
+        self._failures.clear()
+        self.scheduler.reset()
+
+    def finish(self, ended: Ended) -> Job:
+        """Complete the record of a sample that ended; returns its job. Raises EngineError for its text."""
+        job = self._jobs.pop(ended.request_id) if ended.last else self._jobs[ended.request_id]
+        reason: FinishReason = ended.reason
+        if reason == "length" and job.limit < job.sampling.max_tokens:
+            reason = "context"
+        self._close(job, job.samples[ended.sample], reason)
+        return job
+
+    def cut(self, job: Job, reason: FinishReason) -> None:
+        """End a job's samples as they are; those that ended stay as they ended. It runs no more."""
+        job.samples = job.samples or _records(job)
+        for sample in job.samples:
+            if sample.finish_reason == "outside":
+                self._close(job, sample, reason)
+
+    def _close(self, job: Job, sample: Sample, reason: FinishReason) -> None:
+        sample.finish_reason = reason
+        if self.tokenizer is not None:
+            sample.text = text_before_stop(self.tokenizer, sample.token_ids, job.sampling.stop)
 
     @torch.no_grad()
-    def _step(self, step: Step, requests: dict[int, tuple[int, Job]]) -> list[Ended]:
+    def _step(self, step: Step) -> list[Ended]:
         self.cache.prepare(step)
         ids, positions, view = self.rows.build(step)
-        mask, adapter = _adapter_mask(step, requests, self.decoder.device)
+        mask, adapter = _adapter_mask(step, self._jobs, self.decoder.device)
         hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
-        rows, source = _drawn_rows(step, requests)
+        rows, source = _drawn_rows(step, self._jobs)
         self.steps += 1
         if not rows:
             return self.scheduler.commit(step, {})
@@ -169,7 +200,7 @@ class Sampler:
             if self._named is not None:
                 allowed &= self._named
             for i, row in enumerate(rows):
-                mask = self._mask(row, logits.shape[1])
+                mask = self._on_behalf(row, partial(self._mask, row, logits.shape[1]))
                 if mask is not None:
                     allowed[i] &= mask.to(logits.device)
         device = logits.device
@@ -179,6 +210,16 @@ class Sampler:
             torch.tensor([s.min_p for s in settings], device=device),
             allowed,
         )
+
+    def _on_behalf(self, row: _Row, call: Callable[[], T]) -> T | None:
+        """What ``call`` returns, or None where it raises: that ends the row's request, and no other."""
+        if row.id[0] in self._failures:
+            return None
+        try:
+            return call()
+        except BaseException as error:  # noqa: BLE001 - raised by the request's caller
+            self._failures[row.id[0]] = error
+            return None
 
     def _mask(self, row: _Row, width: int) -> Tensor | None:
         """What the request's ``logit_mask`` allows next, checked; None for everything."""
@@ -201,79 +242,57 @@ class Sampler:
         if token in row.job.end_ids:
             return True
         stop = row.job.sampling.stop
-        return bool(stop) and ends_in_stop(self.tokenizer, row.sample.token_ids, stop)
-
-    def _finish(self, job: Job, ended: Ended) -> None:
-        sample = job.samples[ended.sample]
-        reason: FinishReason = ended.reason
-        if reason == "length" and job.limit < job.sampling.max_tokens:
-            reason = "context"
-        sample.finish_reason = reason
-        if self.tokenizer is not None:
-            sample.text = text_before_stop(self.tokenizer, sample.token_ids, job.sampling.stop)
+        if not stop:
+            return False
+        return bool(self._on_behalf(row, partial(ends_in_stop, self.tokenizer, row.sample.token_ids, stop)))
 
 
-class GroupStream:
-    """The groups of a `Sampler.run` for ``async for``.
-
-    Not an async generator: leaving the loop ends the run at once, not when the event loop gets to it.
-    """
-
-    def __init__(self, run: Generator[tuple[int, Group]]) -> None:
-        self._run = run
-
-    def __aiter__(self) -> GroupStream:
-        return self
-
-    async def __anext__(self) -> Group:
-        await asyncio.sleep(0)
-        for _, group in self._run:
-            return group
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """End the run and free what it holds."""
-        self._run.close()
-
-
-def _record(job: Job) -> Sample:
-    return Sample(job.prompt_ids, [], policy_version=job.version, temperature=job.sampling.temperature)
+def _records(job: Job) -> list[Sample]:
+    """Samples without a token; until they end their finish reason is ``outside``."""
+    return [
+        Sample(
+            job.prompt_ids,
+            [],
+            policy_version=job.version,
+            temperature=job.sampling.temperature,
+            noise=(*job.noise, job.first + i),
+        )
+        for i in range(job.sampling.n)
+    ]
 
 
 def _noise_key(row: _Row) -> tuple[int, int, int, int, int]:
-    """(seed, step, group key, sample, position): what the noise of one draw depends on, each an int64."""
-    seed, step, key = row.job.noise
+    """(seed, iteration, group key, sample, position), each an int64: what the noise of a draw depends on."""
+    sample = row.sample
+    assert sample.noise is not None
+    seed, iteration, key, index = sample.noise
     if seed >= 1 << 63:  # the same 64 bits, signed
         seed -= 1 << 64
-    return seed, step, key, row.id[1], len(row.sample.token_ids)
+    return seed, iteration, key, index, row.job.offset + len(sample.token_ids)
 
 
-def _drawn_rows(
-    step: Step, requests: dict[int, tuple[int, Job]]
-) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
+def _drawn_rows(step: Step, jobs: dict[int, Job]) -> tuple[list[_Row], np.ndarray[Any, np.dtype[np.int64]]]:
     """The draws of this step and the hidden row of each: one a decode, n for a prompt's last chunk."""
     rows, source = [], []
     for i, decode in enumerate(step.decodes):
-        job = requests[decode.id[0]][1]
+        job = jobs[decode.id[0]]
         rows.append(_Row(job, decode.id))
         source.append(i)
     at = len(step.decodes)
     for chunk in step.prefills:
         at += len(chunk.ids)
         if chunk.last:
-            job = requests[chunk.request_id][1]
+            job = jobs[chunk.request_id]
             rows.extend(_Row(job, (chunk.request_id, s)) for s in range(job.sampling.n))
             source.extend([at - 1] * job.sampling.n)
     return rows, np.asarray(source, np.int64)
 
 
-def _adapter_mask(
-    step: Step, requests: dict[int, tuple[int, Job]], device: torch.device
-) -> tuple[Tensor | None, bool]:
+def _adapter_mask(step: Step, jobs: dict[int, Job], device: torch.device) -> tuple[Tensor | None, bool]:
     """(adapter switch a row, None when all agree; whether any row uses the adapter)."""
-    uses = [requests[d.id[0]][1].sampling.adapter for d in step.decodes]
+    uses = [jobs[d.id[0]].sampling.adapter for d in step.decodes]
     for chunk in step.prefills:
-        uses.extend([requests[chunk.request_id][1].sampling.adapter] * len(chunk.ids))
+        uses.extend([jobs[chunk.request_id].sampling.adapter] * len(chunk.ids))
     if all(uses) or not any(uses):
         return None, bool(uses[0])
     return torch.tensor(uses, dtype=torch.float32, device=device), True

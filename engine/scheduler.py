@@ -6,9 +6,9 @@ pages. Requests whose prompts begin alike share those pages too: a request stays
 one computes tokens that it needs, and takes them when they are there, so no shared token is computed twice.
 
 Admission never over-commits. `reserved` counts the pages that running work may still allocate in the worst
-case (each fork to its last token). Nothing is admitted or forked unless ``reserved <= pool.available`` holds
-afterwards, so a step never runs out of pages and nothing is preempted. A request that does not fit as a whole
-is split: at least one of its forks is reserved until all have begun, so every request ends.
+case (each fork to its last token). Nothing is admitted, forked or parked unless it leaves ``reserved <=
+pool.available``, so a step never runs out of pages and nothing is preempted. A request that does not fit as a
+whole is split: at least one of its forks is reserved until all have begun, so every request ends.
 
 A state machine without tensors or clocks: `plan`, run the step, `commit`, and again.
 """
@@ -19,6 +19,7 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 
 from proactor.engine.kv import Copy, PagePool
+from proactor.engine.parking import Parking
 from proactor.engine.prefix import Match
 from proactor.engine.running import AdmittedRequest, DecodeSet, sequence_pages
 from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
@@ -30,11 +31,16 @@ class Scheduler:
     """Decides, step by step, what runs.
 
     pool: the pages. max_rows: rows a step. max_seqs: sequences that decode at once, at most max_rows.
-    prefill_chunk: rows of one prompt a step.
+    prefill_chunk: rows of one prompt a step. parked: most pages that `park` keeps.
     """
 
     def __init__(
-        self, pool: PagePool, max_rows: int = 8192, max_seqs: int = 256, prefill_chunk: int = 2048
+        self,
+        pool: PagePool,
+        max_rows: int = 8192,
+        max_seqs: int = 256,
+        prefill_chunk: int = 2048,
+        parked: int = 0,
     ) -> None:
         if not 1 <= max_seqs <= max_rows or prefill_chunk < 1:
             raise EngineError(
@@ -42,6 +48,7 @@ class Scheduler:
                 f"{prefill_chunk=}"
             )
         self.pool = pool
+        self.parking = Parking(pool, parked)
         self.max_rows = max_rows
         self.max_seqs = max_seqs
         self.prefill_chunk = prefill_chunk
@@ -49,6 +56,7 @@ class Scheduler:
         self.admitted = 0
         self.tokens_computed = 0
         self.tokens_forked = 0
+        self.tokens_recomputed = 0
         self._line = WaitingLine(pool)
         self._runs: dict[int, AdmittedRequest] = {}
         self._prefilling: list[AdmittedRequest] = []
@@ -114,7 +122,23 @@ class Scheduler:
 
     def drop_namespace(self, namespace: Hashable) -> int:
         """`PagePool.drop_namespace`: for KV whose weights have changed."""
+        self.parking.drop_namespace(namespace)
         return self.pool.drop_namespace(namespace)
+
+    def drop_all(self) -> None:
+        """End all leases and drop every namespace: for a cache that loses its memory."""
+        while self.parking.drop_oldest():
+            pass
+        self.pool.drop_all()
+
+    def park(self, session: int, namespace: Hashable, ids: list[int]) -> None:
+        """Keep the computed pages of ``ids`` for a later request, as far as running work leaves room."""
+        self.parking.park(session, namespace, ids, self.pool.available - self.reserved)
+
+    def forget(self, session: int) -> None:
+        """Let go of what `park` kept for a session."""
+        self.parking.forget(session)
+        self._stuck = False
 
     # -- readings ---
 
@@ -131,14 +155,15 @@ class Scheduler:
     def counters(self) -> dict[str, int]:
         """Totals since the start, down to evictions; the rest are present values.
 
-        tokens_avoided: prompt tokens that the prefix cache and forks saved computing. waiting, running:
-        requests. decoding: sequences.
+        tokens_avoided: prompt tokens that the prefix cache and forks saved computing. tokens_recomputed:
+        those of a continued sample whose pages had gone. waiting, running: requests. decoding: sequences.
         """
         return {
             "tokens_computed": self.tokens_computed,
             "tokens_avoided": self.pool.hits + self.tokens_forked,
             "tokens_avoided_prefix": self.pool.hits,
             "tokens_avoided_fork": self.tokens_forked,
+            "tokens_recomputed": self.tokens_recomputed,
             "admitted": self.admitted,
             "copies": self.pool.copies,
             "evictions": self.pool.evictions,
@@ -148,6 +173,7 @@ class Scheduler:
             "pages_used": self.pool.used,
             "pages_cached": self.pool.cached,
             "pages_reserved": self.reserved,
+            "pages_parked": self.pool.held,
         }
 
     # -- a step ---
@@ -297,16 +323,22 @@ class Scheduler:
         late = sum(other.unreserved() for other in self._runs.values())
         if late:
             late += (request.n - 1) * run.need_copy
-        if self.pool.cost(match, len(request.prompt_ids)) + hold + late > self.pool.available - self.reserved:
+        need = hold + late
+        while self.pool.cost(match, len(request.prompt_ids)) + need > self.pool.available - self.reserved:
             if self._runs:
                 return None
-            match = match.without_copy()  # a request that runs alone fits if no copy source is pinned
+            if not self.parking.drop_oldest():
+                match = match.without_copy()  # a request that runs alone fits if no copy source is pinned
+                break
         run.seq, copy = self.pool.open(request.namespace, request.prompt_ids, match)
         if copy is not None:
             copies.append(copy)
         run.hold = hold
         self.reserved += hold
         self.admitted += 1
+        self.tokens_recomputed += max(0, request.known - run.seq.computed)
+        if request.lease is not None:
+            self.parking.release(request.lease)
         self._expected += request.n
         self._runs[request.id] = run
         self._prefilling.append(run)

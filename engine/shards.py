@@ -22,8 +22,10 @@ INDEX = "model.safetensors.index.json"
 
 def open_tensors(path: str | Path) -> Any:
     """A safetensors file, its header checked. Raises OSError and SafetensorError."""
-    open_regular(path).close()  # the library would wait for the writer of a pipe
-    return safe_open(str(path), framework="pt")
+    with open_regular(path) as file:  # the library would wait for the writer of a pipe
+        # It opens a name twice, for header and tensors. This one stays with the file, whatever a writer puts
+        # in its place meanwhile.
+        return safe_open(f"/dev/fd/{file.fileno()}", framework="pt")
 
 
 class Shards:

@@ -20,13 +20,20 @@ class RequestTooLarge(EngineError):
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Request:
-    """``n`` samples of at most ``max_tokens`` tokens each. ``namespace``: the cache key of its KV."""
+    """``n`` samples of at most ``max_tokens`` tokens each. ``namespace``: the cache key of its KV.
+
+    Higher ``priority`` is admitted first. ``known``: leading tokens that were computed before. ``lease``: the
+    name of the pages kept for it (`Parking`), let go once it is admitted.
+    """
 
     id: int
     namespace: Hashable
     prompt_ids: list[int]
     n: int = 1
     max_tokens: int = 256
+    priority: int = 0
+    known: int = 0
+    lease: int | None = None
 
 
 @dataclass(slots=True, frozen=True, eq=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from functools import wraps
@@ -21,7 +22,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
 from proactor.engine.types import EngineError, one_line
@@ -37,6 +38,10 @@ TEXT_STEP = 1024
 
 _WIDTHS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice"})
 """Methods and filters with a number of characters or items among their arguments."""
+_WIDE = re.compile(r"[%).+ #-]\d{8,}[hlLdiouxXeEfFgGcrsa]")
+"""A width or precision in a %-format, above `LONGEST_TEXT`."""
+_STARRED = re.compile(r"[%).+#0-]\*")
+"""One that is among the values."""
 _COUNTED, _BOUNDED = "items counted", "text bounded"  # no template can write these names
 
 _steps: ContextVar[int] = ContextVar("_steps", default=MOST_STEPS)
@@ -62,6 +67,8 @@ class Template:
             self._template = (_chat_environment() if chat else _environment()).from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"line {error.lineno}: {one_line(error)}") from None
+        except ValueError as error:  # a number with more digits than Python reads
+            raise TemplateError(one_line(error)) from error
         except (RecursionError, SyntaxError, MemoryError) as error:  # of Python's compiler
             raise TemplateError("nested too deeply") from error
 
@@ -117,12 +124,30 @@ def _check_widths(name: str, values: Iterable[object]) -> None:
         raise SecurityError(f"{name} to more than {LONGEST_TEXT}")
 
 
+def _percent(text: object, values: object) -> None:
+    """Refuse ``text % values`` with a width or precision above `LONGEST_TEXT`."""
+    if not isinstance(text, str):
+        return
+    widths = values if isinstance(values, tuple) and _STARRED.search(text) else ()
+    if _WIDE.search(text) or any(isinstance(v, int) and abs(v) > LONGEST_TEXT for v in widths):
+        raise SecurityError(f"% to more than {LONGEST_TEXT}")
+
+
+class _Formatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if any(int(digits) > LONGEST_TEXT for digits in re.findall(r"\d+", format_spec)):
+            raise SecurityError(f"format to more than {LONGEST_TEXT}")
+        return super().format_field(value, format_spec)
+
+
 def _limited(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that costs a step, and one for each item of the list that it takes."""
 
     @wraps(filter_)  # with Jinja's marks for what the filter is passed first
     def limited(*values: Any, **options: Any) -> Any:
         _check_widths(name, (*values, *options.values()))
+        if name == "format":
+            _percent(values[0], values[1:])
         _spend(1 + sum(len(v) for v in values if isinstance(v, Sized) and not isinstance(v, str | Mapping)))
         return _bounded(filter_(*values, **options))
 
@@ -156,6 +181,15 @@ class _Environment(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Bounds().visit(super()._parse(source, name, filename))
         return tree
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """``text.format`` and ``text.format_map``, bounded."""
+        if super().wrap_str_format(value) is None:
+            return None
+        text, formatter = value.__self__, _Formatter(self)
+        if value.__name__ == "format":
+            return lambda *values, **options: formatter.vformat(text, values, options)
+        return lambda values: formatter.vformat(text, (), values)
+
     def call(self, context: Context, function: Any, /, *values: Any, **options: Any) -> Any:
         _spend()
         _check_widths(getattr(function, "__name__", ""), (*values, *options.values()))
@@ -165,6 +199,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _spend()
+        if operator == "%":
+            _percent(left, right)
         if operator in ("*", "**") and _size(operator, left, right) > LONGEST_TEXT:
             raise SecurityError(f"{operator} makes more than {LONGEST_TEXT} digits or characters")
         return _bounded(super().call_binop(context, operator, left, right))

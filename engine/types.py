@@ -11,8 +11,10 @@ from typing import Any, Literal, SupportsFloat
 
 from proactor.kernels.errors import ProactorError
 
-FinishReason = Literal["stop", "length", "context", "outside"]
-"""An end id or stop string, ``max_tokens``, the end of the context, or not drawn by this engine."""
+FinishReason = Literal["stop", "length", "context", "cancelled", "deadline", "outside"]
+"""An end id or stop string, ``max_tokens``, the end of the context, the caller, the caller's time limit, or
+not drawn by this engine.
+"""
 
 BASE_VERSION = -1
 """``policy_version`` of samples drawn with the adapter off, from no version of it."""
@@ -35,7 +37,8 @@ class Sample:
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
-    ``info`` is the caller's own; the engine neither reads nor writes it.
+    ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
+    no engine drew it. ``info`` is the caller's own; the engine neither reads nor writes it.
     """
 
     prompt_ids: list[int]
@@ -49,6 +52,7 @@ class Sample:
     advantage: SupportsFloat | Iterable[SupportsFloat] | None = None
     mask: list[bool] | None = None
     temperature: float = 1.0
+    noise: tuple[int, int, int, int] | None = field(default=None, compare=False)
     info: dict[str, Any] = field(default_factory=dict)
 
     def trained_mask(self) -> list[bool]:

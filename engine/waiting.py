@@ -21,7 +21,7 @@ class _Place:
 
 
 class WaitingLine:
-    """First come, first served, except for sharing."""
+    """Higher priority first; then first come, first served, except for sharing."""
 
     def __init__(self, pool: PagePool) -> None:
         self._pool = pool
@@ -51,6 +51,7 @@ class WaitingLine:
             order = sharing_order([request.prompt_ids for request in self._arrivals])
             self._line.extend(_Place(self._arrivals[i]) for i in order)
             self._arrivals.clear()
+            self._line.sort(key=lambda place: -place.request.priority)  # stable
         for at in range(start, len(self._line)):
             place = self._line[at]
             if place.match is not None and place.match.blocked():

@@ -145,8 +145,8 @@ class _RMSNorm(torch.autograd.Function):
             return _launch_backward(x.contiguous(), weight, ctx.eps, grads[0], None), None, None
         g = widen(grads[0] * weight)
         unit, rstd = _unit(x, ctx.eps)
-        dx = (g - unit * (g * unit).mean(-1, keepdim=True)) * rstd
-        return dx.to(x.dtype), None, None
+        along = (g * unit).mean(-1, keepdim=True)
+        return g.sub_(unit.mul_(along)).mul_(rstd).to(x.dtype), None, None
 
 
 class _AddRMSNorm(torch.autograd.Function):
@@ -194,7 +194,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return _launch_forward(x, None, weight, eps)[0] if _runs_triton(x) else rms_norm_reference(x, weight, eps)
+    if _runs_triton(x):
+        return _launch_forward(x, None, weight, eps)[0]
+    return _unit(x, eps)[0].to(x.dtype).mul_(weight)
 
 
 def _runs_triton(x: Tensor) -> bool:

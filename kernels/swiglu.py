@@ -87,14 +87,13 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        ctx.triton = _runs_triton(gate_up)
-        return _launch_forward(gate_up) if ctx.triton else swiglu_reference(gate_up)
+        return _swiglu(gate_up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         (dy,) = grads
-        if ctx.triton:
+        if _runs_triton(gate_up):
             return _launch_backward(gate_up, dy)
         gate, up = gate_up.chunk(2, dim=-1)
         out = torch.empty_like(gate_up)
@@ -102,6 +101,13 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(dy, F.silu(gate), out=out[:, width:])
         torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=out[:, :width])
         return out
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    if _runs_triton(gate_up):
+        return _launch_forward(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def _runs_triton(x: Tensor) -> bool:
@@ -117,7 +123,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     require(fits, "gate_up", f"shape {tuple(gate_up.shape)} is not [T, 2I]")
     if gate_up.requires_grad and torch.is_grad_enabled():
         return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
-    return _launch_forward(gate_up) if _runs_triton(gate_up) else swiglu_reference(gate_up)
+    return _swiglu(gate_up)
 
 
 # --- record ---

@@ -7,15 +7,15 @@ every attempt is counted. It needs the extra ``pip install 'proactor[openai]'`` 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from proactor.completion import FORMS, Form, read_completion, response_format
 from proactor.engine import ProactorError
 from proactor.files import valid_utf8
 from proactor.transport import HEADERS, TransportError, base_url_problem, guard, hide, read_key
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     import openai
 
 Kind = Literal["timeout", "rate_limit", "connection", "http", "empty"]
-Form = Literal["json_schema", "json_object", "none"]
-
-FORMS: tuple[Form, ...] = ("json_schema", "json_object", "none")
-"""Forms of `response_format` for a schema, strictest first; where a server refuses one, the next is sent."""
 
 REFUSALS = (400, 422, 501)
 """HTTP statuses for an unknown request field."""
@@ -47,27 +43,6 @@ class EndpointError(Exception):
 
 class EndpointSetupError(ProactorError):
     """An endpoint that cannot be used: no client installed, no key, or an impossible setting. One line."""
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(BaseModel):
-    """The fields of a chat completion that are read."""
-
-    choices: tuple[_Choice, ...]
-    usage: _Usage | None = None
 
 
 @dataclass
@@ -236,7 +211,7 @@ class Endpoint:
             if seeded:
                 body["seed"] = seed
             if schema is not None and form != "none":
-                body["response_format"] = _response_format(form, schema)
+                body["response_format"] = response_format(form, schema)
             try:
                 text = await self._attempt(client, body)
             except _FieldRefused as refusal:
@@ -291,7 +266,7 @@ class Endpoint:
 
     def _read(self, body: str) -> str:
         try:
-            completion = _Completion.model_validate_json(_without_half_pairs(body))
+            completion = read_completion(body)
         except ValidationError:
             self.counters["malformed"] += 1
             raise _Retryable(self._failed("http", f"not a chat completion: {body[:80]!r}")) from None
@@ -338,24 +313,6 @@ class _FieldRefused(Exception):
     def names(self, *fields: str) -> bool:
         """Whether the server's message names one of these request fields."""
         return any(f"'{name}'" in str(self.error) for name in fields)
-
-
-def _without_half_pairs(body: str) -> str:
-    """``body`` with half surrogate pairs (a cut emoji) as question marks: a reply is more than its last
-    character, and pydantic refuses it whole. A body that is no JSON stays.
-    """
-    if "\\ud" not in body.lower():
-        return body
-    try:
-        return valid_utf8(json.dumps(json.loads(body), ensure_ascii=False))
-    except (ValueError, RecursionError):
-        return body
-
-
-def _response_format(form: Form, schema: Mapping[str, Any]) -> dict[str, Any]:
-    if form == "json_object":
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:

@@ -62,7 +62,7 @@ def parse_yaml(text: str, where: str) -> Any:
     if len(text) > LONGEST_YAML:
         raise SourceError(f"{where}: not YAML (more than {LONGEST_YAML} characters)")
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except RecursionError:
         raise SourceError(f"{where}: not YAML (nested too deeply)") from None
     except yaml.YAMLError as error:

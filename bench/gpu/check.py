@@ -1,4 +1,4 @@
-"""Correctness on a GPU, each operation in its own process: ``python -m bench.gpu.check OP``.
+"""Correctness on a GPU, each operation in its own process: ``python -m bench.gpu.check OP[:DTYPE]``.
 
 Several run side by side, so that compiling uses all cores, those that compile most first. A kernel that
 breaks the device's context or the process costs only its own operation. What is not done when the time is up
@@ -27,10 +27,12 @@ from proactor.kernels.op import Op
 RECORD = "record: "
 """Begins a line with a result; other lines are what libraries say."""
 OUT_OF_TIME = "out of time"
+MOST_KERNELS = 100
+"""Kernels to compile that one process takes: about a minute."""
 
 
-def check_op(op: Op, device: torch.device, seed: int) -> Iterator[dict[str, Any]]:
-    """Check every case in every dtype on fresh inputs; yields the record before the first and after each.
+def check_op(op: Op, device: torch.device, seed: int, dtype_name: str = "") -> Iterator[dict[str, Any]]:
+    """Check every case in every dtype, or in one, on fresh inputs; yields the record before and after each.
 
     It has "op", "seed", "checks" (how many are done), "of", "worst" (by dtype: the largest error as a share
     of the allowed one), "failures" (one line each), "unchecked" (why some are not done; empty in the end) and
@@ -39,7 +41,8 @@ def check_op(op: Op, device: torch.device, seed: int) -> Iterator[dict[str, Any]
     begun = time.perf_counter()
     failures: list[str] = []
     worst: dict[str, float] = {}
-    runs = [(case, dtype) for case in op.cases for dtype in op.tolerance]
+    dtypes = [dtype for dtype in op.tolerance if dtype_name in ("", str(dtype)[6:])]
+    runs = [(case, dtype) for case in op.cases for dtype in dtypes]
 
     def record(done: int, why: str) -> dict[str, Any]:
         seconds = round(time.perf_counter() - begun, 2)
@@ -78,14 +81,32 @@ def check_op(op: Op, device: torch.device, seed: int) -> Iterator[dict[str, Any]
         yield record(i + 1, "running" if i + 1 < len(runs) else "")
 
 
-def slowest_first(ops: Sequence[Op]) -> list[Op]:
-    """By the number of kernels to compile, most first: the longest run must not begin last."""
+def slowest_first(ops: Sequence[Op]) -> list[str]:
+    """The parts to check, those with most kernels to compile first: the longest must not begin last.
 
-    def kernels(op: Op) -> int:
+    A part is an operation, or where that has many kernels one of its dtypes, as "span_attention:bfloat16".
+    """
+    parts: list[tuple[float, str]] = []
+    for op in ops:
         passes = 2 if op.gradients else 1
-        return passes * len(op.cases) * len(op.tolerance) * len({w.kernel for w in op.launches})
+        kernels = passes * len(op.cases) * len(op.tolerance) * len({w.kernel for w in op.launches})
+        if kernels > MOST_KERNELS:
+            parts += [(kernels / len(op.tolerance), f"{op.name}:{str(dtype)[6:]}") for dtype in op.tolerance]
+        else:
+            parts.append((kernels, op.name))
+    return [name for _, name in sorted(parts, key=lambda part: -part[0])]
 
-    return sorted(ops, key=kernels, reverse=True)
+
+def merged(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of parts as one an operation."""
+    whole: dict[str, dict[str, Any]] = {}
+    for part in results:
+        into = whole.setdefault(part["op"], {**_nothing(part["op"], part["seed"]), "of": 0})
+        for name in ("checks", "of", "failures", "seconds"):
+            into[name] += part[name]
+        into["worst"] |= part["worst"]
+        into["unchecked"] = into["unchecked"] or part["unchecked"]
+    return list(whole.values())
 
 
 def check_all(
@@ -96,7 +117,7 @@ def check_all(
     jobs: int,
     done: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Check operations in ``jobs`` processes at a time, in the order of ``names``.
+    """Check parts in ``jobs`` processes at a time, in the order of ``names`` (`slowest_first`).
 
     Those that have not ended after ``seconds`` are stopped; what they have not checked is "unchecked".
     ``done`` gets each result.
@@ -158,8 +179,8 @@ def _result(name: str, seed: int, code: int, log: Any, stopped: bool) -> dict[st
     log.close()
     records = [line for line in lines if line.startswith(RECORD)]
     result: dict[str, Any] = json.loads(records[-1].removeprefix(RECORD)) if records else _nothing(name, seed)
-    if stopped:
-        return result | {"unchecked": OUT_OF_TIME}
+    if stopped:  # perhaps only while it ended
+        return result | {"unchecked": OUT_OF_TIME if result["checks"] < result["of"] or not records else ""}
     if code and not (code == 1 and result["failures"]):
         last = "" if not lines or lines[-1] in records else f": {lines[-1][:200]}"
         result["failures"].append(f"process ended with {code} after {result['checks']} checks{last}")
@@ -167,16 +188,17 @@ def _result(name: str, seed: int, code: int, log: Any, stopped: bool) -> dict[st
 
 
 def main() -> None:
-    """Check one operation, and print its record after each check: exit code 1 where one failed."""
+    """Check one part, and print its record after each check: exit code 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("op")
+    parser.add_argument("part", help="an operation, or one dtype of it: span_attention:bfloat16")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from proactor.kernels.registry import OPS
 
-    (op,) = (op for op in OPS if op.name == options.op)
-    for record in check_op(op, torch.device(options.device), options.seed):
+    name, _, dtype = options.part.partition(":")
+    (op,) = (op for op in OPS if op.name == name)
+    for record in check_op(op, torch.device(options.device), options.seed, dtype):
         print(RECORD + json.dumps(record), flush=True)
     sys.exit(1 if record["failures"] else 0)
 

@@ -37,7 +37,7 @@ def failures(record: dict[str, Any]) -> list[str]:
 def unchecked(record: dict[str, Any]) -> list[str]:
     """Operations whose correctness is not known in full, one line each."""
     return [
-        f"{c['op']}: {c['checks']} of {c.get('of', '?')} checks done, {c['unchecked']}"
+        f"{c['op']}: {c['checks']} of {c['of']} checks done, {c['unchecked']}"
         for c in record["correctness"]
         if c.get("unchecked")
     ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.gpu.card import Ceilings, readings, versions
-from bench.gpu.check import check_all, slowest_first
+from bench.gpu.check import check_all, merged, slowest_first
 from bench.gpu.jobs import NAMES, model_names, plan, tasks_of
 from bench.gpu.report import Report, failures, print_report
 from bench.gpu.task import Job, Row, Setting
@@ -127,7 +127,7 @@ def check(
     share = 1 if options.dry else CORRECTNESS_SHARE * (2 if options.quick else 1)
     say(f"{report.record['card']['name']}: correctness of {len(wanted)} operations, seed {setting.seed}")
     results = check_all(
-        [op.name for op in slowest_first(wanted)],
+        slowest_first(wanted),
         setting.device,
         setting.seed,
         min(share * budget.seconds, budget.left),
@@ -137,6 +137,7 @@ def check(
             f"{c['worst']}{', unchecked: ' * bool(c['unchecked'])}{c['unchecked']}"
         ),
     )
+    results = merged(results)
     report.save(correctness=results)
     wrong = {result["op"] for result in results if result["failures"]}
     return [op for op in ops if op.name not in wrong]

@@ -64,9 +64,10 @@ def steps(out: Path, dry: bool) -> list[Step]:
         budget = () if dry else ("--budget", f"{seconds - 5:.0f}")
         return Step(name, seconds, (python, "-m", "bench.gpu", *where, *budget, *arguments))
 
-    def sanitized(op: str) -> Step:
+    def sanitized(part: str) -> Step:
         tool = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
-        return Step(f"memcheck-{op}", 50, (*tool, python, "-m", "bench.gpu.check", op), "compute-sanitizer")
+        name = f"memcheck-{part.partition(':')[0]}"
+        return Step(name, 50, (*tool, python, "-m", "bench.gpu.check", part), "compute-sanitizer")
 
     tests = ("tests/engine/test_kernels.py", "tests/engine/test_bf16.py")
     collect = ("--collect-only",) if dry else ()
@@ -75,8 +76,8 @@ def steps(out: Path, dry: bool) -> list[Step]:
         bench("steps", 270, "--jobs", "decode,train,gap", "--skip-peers"),
         bench("rows", 150, "--jobs", "rows", "--ops", ",".join(DECISIVE), "--skip-check"),
         Step("tests", 60, (python, "-m", "pytest", "-q", "-n", "0", *collect, *tests)),
-        sanitized("nf4_linear"),
-        sanitized("span_attention"),
+        sanitized("nf4_linear:bfloat16"),
+        sanitized("span_attention:bfloat16"),
         bench("tiles", 75, "--jobs", "tiles", "--skip-check"),
         bench("peers", 130, "--jobs", "tree,step-peer", "--skip-check"),
         bench("rest", 150, "--jobs", "rows", "--ops", ",".join(OTHERS), "--skip-check"),

@@ -61,11 +61,7 @@ def calibrate(
 
     An interrupted call continues.
     """
-    from proactor.calibration.store import save_probabilities
-    from proactor.calibration.tradeoff import save_trade_offs, threshold_text, trade_off_table
     from proactor.config_file import load_config
-    from proactor.engine import atomic_file
-    from proactor.training.evaluation_files import calibration_file
 
     settings = load_config(config, overrides or [])
     if split_dev == split:
@@ -76,6 +72,11 @@ def calibrate(
     check_split(split_dev, "--split-dev")
     check_split(split)
     allowed = settings.eval.budget if budget is None else budget
+    from proactor.calibration.store import save_probabilities
+    from proactor.calibration.tradeoff import save_trade_offs, threshold_text, trade_off_table
+    from proactor.engine import atomic_file
+    from proactor.training.evaluation_files import calibration_file
+
     with writing_to(settings, adapter):
         workspace = open_workspace(settings, adapter)
         own, parts = load_config(config), (split_dev, split)

@@ -60,7 +60,8 @@ def polyline(field: Field, kind: str, points: Iterable[Point]) -> str:
 def svg(kind: str, width: float, height: float, parts: Sequence[str], label: str) -> Markup:
     """A chart of class ``kind`` made of ``parts``, which are safe; ``label`` describes it to a listener."""
     head = f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
-    return Markup(head + "".join(parts) + "</svg>")  # nosec B704 # the label is escaped, the parts are safe
+    text = head + "".join(parts) + "</svg>"
+    return Markup(text)  # nosec B704 # the label is escaped, the parts are safe
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:

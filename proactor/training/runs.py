@@ -37,7 +37,7 @@ from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
-from proactor.engine import append, atomic_file, fault_point, remove
+from proactor.engine import append, atomic_file, fault_point, remove, sweep
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError, parse_json, read_bytes
@@ -59,6 +59,8 @@ MAY_CHANGE = (
     "grpo.max_failed_share",
     "grpo.failed_window",
     "engine.rank_timeout",
+    "engine.max_waiting",
+    "engine.parked_share",
     "eval",
     "save_every",
     "samples_every",
@@ -117,6 +119,8 @@ class Run:
             self._check_config(config)
         if not self.writer:
             return
+        if self.folder.is_dir():
+            sweep(self.folder)
         if fresh:
             self.clear()
         _write(

@@ -208,8 +208,14 @@ def on_card() -> Iterator[PretendedCard]:
     """In the block ``device="cuda"`` is the card, and kernels run in Triton's interpreter on its tensors."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    from proactor.engine import loading
+    from proactor.engine import loading, owner
     from proactor.kernels import op
+
+    serve = owner._serve
+
+    def serve_on_card(*arguments: Any) -> None:  # a mode is a thread's own
+        with CardMode():
+            serve(*arguments)
 
     run, plain = InterpretedFunction.run, torch.tensor
 
@@ -235,6 +241,7 @@ def on_card() -> Iterator[PretendedCard]:
         mock.patch.object(InterpretedFunction, "run", launch),
         mock.patch.object(torch, "tensor", tensor),
         mock.patch.object(loading, "choose_device", lambda name: torch.device(NAME, 0)),
+        mock.patch.object(owner, "_serve", serve_on_card),
         mock.patch.object(op, "GPUS", (*op.GPUS, NAME)),
         CardMode(),
     ):

@@ -4,17 +4,21 @@ tokenizer where text is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 from proactor.engine import GRPO, AdamW, Engine, Group, LoRA, Sample, Sampling
 from proactor.engine.model import Decoder
 from tests.tiny import save_tiny
+
+Mode = TypeVar("Mode", bound=TorchDispatchMode)
 
 EOS = 100
 STEP = AdamW(lr=1e-2)
@@ -114,9 +118,30 @@ def adapter(engine: Engine) -> torch.Tensor:
 
 def sampler(engine: Engine) -> Any:
     """The engine's sampler, for tests that look inside."""
-    return engine._policy.ready_sampler()
+    return engine._owner.call(engine._policy.ready_sampler)
+
+
+def idle(engine: Engine) -> bool:
+    """Nothing runs, and no page is held for anything but its content; what was posted before is done."""
+
+    def look() -> bool:
+        scheduler = engine._policy.ready_sampler().scheduler
+        scheduler.check()
+        return scheduler.idle and scheduler.pool.used == 0 and scheduler.reserved == 0
+
+    return engine._owner.call(look)
 
 
 def decoder(engine: Engine) -> Decoder:
     """The engine's decoder, for tests that look inside."""
     return engine.decoder
+
+
+@contextmanager
+def watching(engine: Engine, mode: Mode) -> Iterator[Mode]:
+    """A dispatch mode in the engine's thread: a mode is a thread's own."""
+    engine._owner.call(mode.__enter__)
+    try:
+        yield mode
+    finally:
+        engine._owner.call(lambda: mode.__exit__(None, None, None))

@@ -120,5 +120,7 @@ class Machine:
         assert self.scheduler.pool.used == 0 and self.scheduler.pool.live == 0
 
 
-def machine(pages: int = 200, size: int = 4, rows: int = 64, seqs: int = 16, chunk: int = 32) -> Machine:
-    return Machine(Scheduler(PagePool(pages, size), rows, seqs, chunk))
+def machine(
+    pages: int = 200, size: int = 4, rows: int = 64, seqs: int = 16, chunk: int = 32, parked: int = 0
+) -> Machine:
+    return Machine(Scheduler(PagePool(pages, size), rows, seqs, chunk, parked))

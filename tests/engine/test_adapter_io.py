@@ -116,6 +116,25 @@ def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
     )
 
 
+def test_an_adapter_that_was_changed_is_damaged(saved: tuple[Path, Any], tmp_path: Path) -> None:
+    """PEFT writes no checksum: what it wrote is taken as it is."""
+    pairs, rank, alpha, targets = read_peft(saved[0])
+    for name in ("ours", "again"):
+        write_peft(tmp_path / name, pairs, rank, alpha, targets)
+    config, file = (tmp_path / "ours" / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    data = file.read_bytes()
+    assert data == (tmp_path / "again" / file.name).read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert_refused(tmp_path / "ours", "damaged, it or adapter_config.json is not", file.name)
+    file.write_bytes(data)
+    for changed in ({"lora_alpha": alpha + 1}, {"use_rslora": True}):
+        config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+        assert_refused(tmp_path / "ours", "damaged, it or adapter_config.json is not", file.name)
+    written = json.loads((tmp_path / "again" / config.name).read_text())
+    config.write_text(json.dumps(written | {"base_model_name_or_path": "another/place"}))
+    assert read_peft(tmp_path / "ours")[1:] == (rank, alpha, targets)
+
+
 def test_views_of_one_buffer_can_be_written(tmp_path: Path) -> None:
     flat = torch.randn(4 * 64 + 64 * 4, requires_grad=True)
     pair = (flat[:256].view(4, 64), flat[256:].view(4, 64).T)  # shared memory, one half not contiguous

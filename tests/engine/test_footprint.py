@@ -20,7 +20,7 @@ from proactor.engine.paged import PagedCache
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.nf4_pack import PackedNF4
 from proactor.kernels.spans import Spans
-from tests.engine.engines import outside, sampler
+from tests.engine.engines import outside, sampler, watching
 from tests.tiny import save_tiny
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "head_dim": 16}
@@ -134,7 +134,8 @@ def test_the_peak_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lora = engine.decoder.lora
     assert lora is not None
     held = [t for t in weight_tensors(engine.decoder) if isinstance(t, torch.Tensor)]
-    with Live({t.untyped_storage()._cdata for t in (lora.flat, lora.grad, *held)}) as live:
+    others = {t.untyped_storage()._cdata for t in (lora.flat, lora.grad, *held)}
+    with watching(engine, Live(others)) as live:
         engine.forward_backward([group], GRPOLoss(GRPO()))
     assert live.peak <= logits + rows * footprint.trained_row <= 1.5 * live.peak
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from proactor.engine.memory import (
     reserve_bytes,
 )
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.scheduler import Scheduler
 from tests.engine.engines import drawn, gradient, load, outside, prompts, rollout, sampler
 
 REFUSED = {("32B", 24), ("72B", 24), ("72B", 48)}
@@ -261,24 +261,20 @@ def test_training_frees_the_cache_when_it_needs_the_memory(
         assert counters["tokens_sampled"] == rows and counters["pages_cached"] == 0, f"step {step}"
 
 
-def test_an_open_stream_keeps_its_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_in_flight_keep_their_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = Sampling(n=2, max_tokens=6, ignore_eos=True, seed=1)
     expected = drawn(load(folder, deterministic=True).sample(prompts(2), draw))
     engine = pretend(monkeypatch, folder, rows=330, tokens=2000, deterministic=True)
-
-    async def run() -> list[Any]:
-        stream = engine.stream(prompts(2), draw)
-        first = await anext(stream)
-        wide = [wide_group(samples=15, length=20)]
-        with pytest.raises(EngineError, match=r"^a pass over \d+ rows: a stream is open, and its KV cache"):
+    assert drawn(engine.sample(prompts(2), draw)) == expected
+    wide = [wide_group(samples=15, length=20)]
+    with monkeypatch.context() as busy:
+        busy.setattr(Scheduler, "idle", property(lambda _: False))
+        with pytest.raises(EngineError, match=r"^a pass over \d+ rows: samples still run, and their KV"):
             engine.forward_backward(wide, GRPOLoss(GRPO()))
-        engine.zero_grad()
-        rest = [group async for group in stream]
-        engine.forward_backward(wide, GRPOLoss(GRPO()))
-        assert engine.memory()["kv"] == 0
-        return sorted([first, *rest], key=lambda g: g.index)
-
-    assert drawn(asyncio.run(run())) == expected
+    engine.zero_grad()
+    engine.forward_backward(wide, GRPOLoss(GRPO()))
+    assert engine.memory()["kv"] == 0
+    assert drawn(engine.sample(prompts(2), draw)) == expected
 
 
 def test_a_long_sequence_is_refused_by_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

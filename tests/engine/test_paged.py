@@ -31,9 +31,9 @@ def poison(engine: Engine) -> None:
         for tensor in (*cache.k, *cache.v):
             tensor[:, slots] = float("nan")
 
-    def poisoned(planned: Any, requests: Any) -> Any:
+    def poisoned(planned: Any) -> Any:
         spoil()
-        tokens = step(planned, requests)
+        tokens = step(planned)
         pool.check()
         return tokens
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from proactor.engine import GRPO, SFT, AdamW, Engine, Group, GRPOLoss, LoRA, Sample, Sampling
 from proactor.engine.tree import Tree
-from tests.engine.engines import outside, prompts, reward, shake
+from tests.engine.engines import outside, prompts, reward, shake, watching
 from tests.tiny import save_tiny
 
 PRODUCTS = ("mm", "addmm", "bmm", "linear", "matmul", "_linear_pointwise")
@@ -60,7 +60,7 @@ def recorded(engine: Engine) -> Iterator[tuple[Recorder, dict[tuple[int, Any], i
     }
     addresses = {key: w.untyped_storage().data_ptr() for key, w in bases.items()}
     assert len(set(addresses.values())) == len(bases)
-    with Recorder([*bases.values(), engine.decoder.head]) as recorder:
+    with watching(engine, Recorder([*bases.values(), engine.decoder.head])) as recorder:
         yield recorder, addresses
 
 
@@ -125,7 +125,7 @@ def test_the_adapter_sees_each_row_once(untied: Path) -> None:
                 seen.extend(t.shape[0] for t in tensors if t.untyped_storage().data_ptr() != flat)
             return func(*args, **(kwargs or {}))
 
-    with Sizes([]):
+    with watching(engine, Sizes([])):
         engine.forward_backward(groups, GRPOLoss(GRPO()))
     assert seen and set(seen) == {rows}
 

@@ -144,6 +144,15 @@ def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
         Scheduler(PagePool(10), max_rows=4, max_seqs=5)
 
 
+def test_higher_priority_is_admitted_before_those_who_wait_longer() -> None:
+    m = machine(rows=8, seqs=1)
+    for i, priority in enumerate((0, 0, 2, 1)):
+        m.scheduler.add(Request(i, "base", [i + 1] * 5, 1, 3, priority))
+        m.step()
+    m.drain()
+    assert list(m.ended) == [0, 2, 3, 1]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     length=st.integers(1, 20),

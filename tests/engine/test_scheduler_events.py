@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from proactor.engine.parking import lease_name
 from proactor.engine.step import Chunk, Request, RequestTooLarge
 from tests.engine.machine import machine
 
@@ -23,7 +24,7 @@ class Events(RuleBasedStateMachine):
         chunk=st.integers(1, 9),
     )
     def start(self, pages: int, size: int, seqs: int, more: int, chunk: int) -> None:
-        self.machine = machine(pages, size, seqs + more, seqs, chunk)
+        self.machine = machine(pages, size, seqs + more, seqs, chunk, parked=pages // 2)
         self.scheduler = self.machine.scheduler
         self.requests: dict[int, Request] = {}
         self.next_id = 0
@@ -39,13 +40,37 @@ class Events(RuleBasedStateMachine):
     def add(self, data: st.DataObject, ids: list[int], n: int, new: int, space: str) -> None:
         base = data.draw(st.sampled_from([[], *(request.prompt_ids for request in self.requests.values())]))
         prompt = base[: data.draw(st.integers(0, len(base)))] + ids or [1]
-        request = Request(self.next_id, space, prompt, n, new)
+        self.submit(Request(self.next_id, space, prompt, n, new, data.draw(st.integers(0, 1))))
+
+    def submit(self, request: Request) -> None:
         try:
             self.scheduler.add(request)
         except RequestTooLarge:
             return
         self.next_id += 1
         self.requests[request.id] = request
+
+    @rule(data=st.data(), session=st.integers(0, 1), count=st.integers(1, 3), new=st.integers(1, 5))
+    def advance(self, data: st.DataObject, session: int, count: int, new: int) -> None:
+        """Keep the pages of a sample that ended, and perhaps go on with it."""
+        ended = [(i, end) for i, ends in self.machine.ended.items() for end in ends.values()]
+        if not ended:
+            return
+        i, end = data.draw(st.sampled_from(ended))
+        before = self.requests[i]
+        ids = before.prompt_ids + end.token_ids
+        self.scheduler.park(session, before.namespace, ids)
+        self.scheduler.check()
+        if data.draw(st.booleans()):
+            known = len(ids) - 1
+            request = Request(
+                self.next_id, before.namespace, ids + [1] * count, 1, new, session, known, lease_name(ids)
+            )
+            self.submit(request)
+
+    @rule(session=st.integers(0, 1))
+    def close(self, session: int) -> None:
+        self.scheduler.forget(session)
 
     @rule(times=st.integers(1, 4))
     def step(self, times: int) -> None:
@@ -92,7 +117,7 @@ class Events(RuleBasedStateMachine):
         for i in running:
             del self.requests[i]
             self.machine.ended.pop(i, None)
-        assert self.scheduler.idle and self.scheduler.pool.used == 0
+        assert self.scheduler.idle and self.scheduler.pool.used == self.scheduler.pool.held
 
     def garbage(self, chunk: Chunk) -> None:
         for slot in self.machine.slots(chunk.block_table, chunk.start + len(chunk.ids))[chunk.start :]:
@@ -106,6 +131,8 @@ class Events(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         self.machine.drain()
+        for session in range(2):
+            self.scheduler.forget(session)
         self.machine.verify(list(self.requests.values()))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,30 @@ def test_a_state_is_taken_over_whole_or_not_at_all(folder: Path, tmp_path: Path)
             same = torch.equal(after[key], value) if isinstance(value, torch.Tensor) else after[key] == value
             assert same, (name, key)
     engine.load_state_dict(trained.state_dict())
+
+
+WRITER = """
+import os, sys
+one, two, link, path = sys.argv[1:]
+while True:
+    for each in (one, two):
+        os.link(each, link)
+        os.replace(link, path)
+"""
+
+
+def test_a_state_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("one", "two", "link", "state")]
+    for number, place in enumerate(places):
+        if place.name != "link":
+            write_state(place, {"values": torch.full((8,), float(number))}, {"number": number})
+    with subprocess.Popen([sys.executable, "-c", WRITER, *map(str, places)]) as writer:
+        try:
+            for _ in range(2000):
+                tensors, record = read_state(places[-1])
+                assert (tensors["values"] == record["number"]).all()
+        finally:
+            writer.kill()
 
 
 def flip(path: Path, at: int) -> None:

@@ -35,9 +35,18 @@ HUGE = {
     "* the other way": "{{ 10 ** 12 * [1] }}",
     "a power": "{{ 2 ** (10 ** 12) }}",
     "squares": (GROW % "{% set ns.x = ns.x * ns.x %}").replace("'aaaa'", "10"),
+    "a range": "{{ range(10 ** 9) | list }}",
+}
+WIDE = {
     "center": "{{ 'a' | center(10 ** 12) }}",
     "ljust": "{{ 'a'.ljust(10 ** 12) }}",
-    "a range": "{{ range(10 ** 9) | list }}",
+    "% with a width": "{{ '%-099999999d' % 1 }}",
+    "% with digits": "{{ '%(x)3.99999999f' % {'x': 1} }}",
+    "% with a width among the values": "{{ '%*d' % (10 ** 8, 1) }}",
+    "format": "{{ '{:>99999999}'.format(1) }}",
+    "format with a width among the values": "{{ '{:>{}}'.format(1, 10 ** 8) }}",
+    "format_map": "{{ '{x:>99999999}'.format_map({'x': 1}) }}",
+    "the filter format": "{{ '%99999999d' | format(1) }}",
 }
 
 
@@ -53,6 +62,12 @@ def test_what_grows_is_stopped(source: str) -> None:
     with pytest.raises(TemplateError, match=r"more than|at most|too big|larger") as caught:
         Template(source).render()
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("source", WIDE.values(), ids=WIDE)
+def test_a_width_is_refused_before_its_text_is_made(source: str) -> None:
+    with pytest.raises(TemplateError, match="to more than 16777216"):
+        Template(source).render()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +100,7 @@ def test_what_reaches_out_is_stopped(source: str, chat: bool) -> None:
         ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
         ("{{ (" + "(" * 5000 + "1" + ")" * 5000 + ") }}", "nested too deeply"),
         ("{% if 1 %}" * 200 + "{% endif %}" * 200, "nested too deeply"),
+        ("{{ " + "9" * 5000 + " }}", "Exceeds the limit (4300 digits)"),
         ("x" * (templates.LONGEST_SOURCE + 1), "1048577 characters, at most 1048576 are read"),
     ],
     ids=str,
@@ -108,6 +124,8 @@ def test_what_does_not_work_is_one_line(source: Any, message: str) -> None:
         "{% call m(1) %}x{% endcall %}",
         "{% set y %}{{ xs[0] }}{% endset %}{{ y | length }}{% filter upper %}ab{% endfilter %}{{ 'a' ~ 1 }}",
         "{{ '%05.1f|%s' % (1.25, 'x') }}{{ 2 ** 5 * 3 }}{{ 'ab' * 2 }}{{ '{:>4}'.format(7) }}{{ 7 % 4 }}",
+        "{{ '{:{}}{a}'.format(7, 5, a=1) }}{{ '{x}'.format_map({'x': 1}) }}{{ '20240101 is %d' | format(1) }}"
+        "{{ '%d * %d' % (99999999, 2) }}",
     ],
 )
 def test_what_works_gives_what_jinja_gives(source: str) -> None:

@@ -13,13 +13,18 @@ from proactor.config_file import load_config
 from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.report.folders import rebuild_report, side_by_side
 from proactor.ruler.cache import VerdictCache
+from proactor.sources import load
 from proactor.training.record import RunRecord
 from proactor.training.runs import Run
 from tests.fuzz.harness import fuzz
 from tests.fuzz.mutations import dump, spoil_bytes, spoil_file, spoil_tree
-from tests.proactor.report.test_page import AFTER, BEFORE, DIALOGUES, HISTORY
+from tests.proactor.report.agents import agent, evaluation
+from tests.proactor.report.test_page import HISTORY
 
+DIALOGUES = load("synthetic", limit=3, seed=4).dialogues
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.json", "samples/grpo-000003.jsonl")
+
+SKILLS = {"before": 0.1, "after": 0.95}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,18 @@ def run(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     for row in HISTORY:
         record.log(row)
     record.write_samples("grpo", 3, [{"dialogue": DIALOGUES[0].id, "turn": 1, "text": "[]", "reward": 1.0}])
-    save_evaluations(folder / "evaluations.json", DIALOGUES[:3], {"before": BEFORE, "after": AFTER})
-    record.write_summary({"seconds": 5, "chosen": {"phase": "grpo", "step": 3}, "version": "1", "hash": "x"})
+    played = {name: evaluation(DIALOGUES, agent(DIALOGUES, 1, skill)) for name, skill in SKILLS.items()}
+    save_evaluations(folder / "evaluations.json", DIALOGUES, played)
+    chosen = {
+        "phase": "grpo",
+        "measure": "f1",
+        "best_step": 3,
+        "steps": 4,
+        "start": 0.1,
+        "best": 0.5,
+        "end": 0.4,
+    }
+    record.write_summary({"seconds": 5, "chosen": chosen, "version": "1", "hash": "x"})
     return folder
 
 

@@ -52,17 +52,54 @@ def test_a_lost_card_ends_the_operation(monkeypatch: pytest.MonkeyPatch) -> None
         run_row(op_row(dataclasses.replace(RMS_NORM, function=raises)), setting(), FakeWatch())
 
 
-def test_operations_that_compile_most_begin_first() -> None:
-    order = [op.name for op in check.slowest_first(OPS)]
-    assert order.index("span_attention") < order.index("rms_norm") < order.index("keyed_uniforms")
-    assert sorted(order) == sorted(op.name for op in OPS)
+def test_what_compiles_most_begins_first_and_is_split() -> None:
+    order = check.slowest_first(OPS)
+    assert order[0] == "span_attention:float32"
+    assert order.index("span_attention:bfloat16") < order.index("rms_norm") < order.index("keyed_uniforms")
+    names = [part.partition(":")[0] for part in order]
+    assert set(names) == {op.name for op in OPS}
+    assert names.count("span_attention") == 3
+    assert names.count("rms_norm") == 1
+
+
+def test_one_dtype_of_an_operation() -> None:
+    *_, last = check.check_op(RMS_NORM, CPU, 1, "float16")
+    assert (list(last["worst"]), last["checks"], last["of"]) == (["float16"], 5, 5)
+
+
+def test_parts_make_one_result() -> None:
+    half = {"op": "a", "seed": 1, "checks": 2, "of": 2, "worst": {"float32": 0.5}, "failures": []}
+    parts = [
+        {**half, "unchecked": "", "seconds": 1.0},
+        {
+            **half,
+            "worst": {"bfloat16": 0.25},
+            "failures": ["off"],
+            "unchecked": "late",
+            "of": 4,
+            "seconds": 2.0,
+        },
+    ]
+    assert check.merged([*parts, {**parts[0], "op": "b"}]) == [
+        {
+            "op": "a",
+            "seed": 1,
+            "checks": 4,
+            "of": 6,
+            "worst": {"float32": 0.5, "bfloat16": 0.25},
+            "failures": ["off"],
+            "unchecked": "late",
+            "seconds": 3.0,
+        },
+        {**parts[0], "op": "b"},
+    ]
 
 
 @pytest.mark.skipif(not HAS_TRITON or not interpreted(), reason="needs Triton's interpreter")
 def test_children_answer_die_and_run_out_of_time() -> None:
     told: list[str] = []
     result = check.check_all(
-        ["rms_norm", "no such operation"], "cpu", 7, 120.0, 2, lambda c: told.append(c["op"])
+        ["rms_norm", "no such operation"], "cpu", 7, 900.0, 2, lambda c: told.append(c["op"])
     )
     assert (result[0]["checks"], result[0]["failures"], result[0]["seed"]) == (15, [], 7)
     assert result[0]["unchecked"] == ""
@@ -77,9 +114,14 @@ def test_what_the_time_does_not_reach_is_unchecked_not_failed() -> None:
 
 def test_a_stopped_process_keeps_what_it_had_found(tmp_path: Any) -> None:
     with (tmp_path / "log").open("w+") as log:
-        log.write('noise\nrecord: {"checks": 4, "failures": ["1x8: off"], "unchecked": "running"}\nmore\n')
+        log.write(
+            'noise\nrecord: {"checks": 4, "of": 9, "failures": ["1x8: off"], "unchecked": "running"}\nmore\n'
+        )
         result = check._result("rms_norm", 7, -9, log, stopped=True)
-    assert (result["checks"], result["failures"], result["unchecked"]) == (4, ["1x8: off"], "out of time")
+        assert (result["checks"], result["failures"], result["unchecked"]) == (4, ["1x8: off"], "out of time")
+    with (tmp_path / "log").open("w+") as log:
+        log.write('record: {"checks": 9, "of": 9, "failures": [], "unchecked": ""}\n')
+        assert check._result("rms_norm", 7, -9, log, stopped=True)["unchecked"] == ""
 
 
 def test_packages_brought_along_stay_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,9 @@ def test_whole_run_on_a_made_up_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(running, "Workers", InlineWorkers)
-    broken = {"op": "swiglu", "seed": 1, "checks": 3, "worst": {}, "failures": ["1x2: off"], "unchecked": ""}
-    fine = {"op": "rms_norm", "seed": 1, "checks": 15, "worst": {}, "failures": [], "unchecked": ""}
+    empty = {"seed": 1, "checks": 3, "of": 3, "worst": {}, "unchecked": "", "seconds": 1.0}
+    broken = {"op": "swiglu", "failures": ["1x2: off"], **empty}
+    fine = {"op": "rms_norm", "failures": [], **empty}
     monkeypatch.setattr(running, "DRY_OPS", ("rms_norm", "swiglu"))
     monkeypatch.setattr(
         running, "check_all", lambda names, *_: [{"rms_norm": fine, "swiglu": broken}[n] for n in names]

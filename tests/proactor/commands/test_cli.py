@@ -20,6 +20,7 @@ from proactor.commands import catalog as commands_catalog
 from proactor.config_file import load_config
 from proactor.sources import load
 from proactor.training.outcome import Outcome
+from tests.proactor.commands.calls import call, refusal
 from tests.proactor.runs import config_file
 
 
@@ -29,27 +30,6 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = config_file(tmp_path_factory.mktemp("cli"), tiny_model)
     call("train", file, "sft.max_steps=2", "grpo.steps=2")
     return file
-
-
-def call(*arguments: object) -> None:
-    """Run a command in this process; SystemExit carries an exit code other than 0."""
-    old = sys.argv
-    sys.argv = ["proactor", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        if end.code not in (0, None):
-            raise
-    finally:
-        sys.argv = old
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
-    with pytest.raises(SystemExit) as end:
-        call(*arguments)
-    said = capsys.readouterr().err.strip()
-    assert end.value.code == code and said.startswith("proactor: ") and "\n" not in said, said
-    return said
 
 
 def test_train_leaves_a_report(trained: Path) -> None:

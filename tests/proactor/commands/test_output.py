@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from proactor import cli
 from proactor.config_file import load_config
 from proactor.output import READER_LEFT
 from proactor.sole_writer import sole_writer
 from proactor.training.runs import Run
+from tests.proactor.commands.calls import call, refusal
 from tests.proactor.fake_endpoint import FakeEndpoint, http_error
 from tests.proactor.runs import config_file
 
@@ -33,27 +33,6 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = config_file(tmp_path_factory.mktemp("output"), tiny_model)
     call("train", file, "sft.max_steps=2", "grpo.steps=2")
     return file
-
-
-def call(*arguments: object) -> None:
-    """Run a command in this process; SystemExit carries an exit code other than 0."""
-    old = sys.argv
-    sys.argv = ["proactor", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        if end.code not in (0, None):
-            raise
-    finally:
-        sys.argv = old
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        call(*arguments)
-    said = capsys.readouterr().err.strip()
-    assert end.value.code == 2 and said.startswith("proactor: ") and "\n" not in said, said
-    return said
 
 
 def started(*arguments: object, cwd: Path, **options: int) -> subprocess.Popen[str]:

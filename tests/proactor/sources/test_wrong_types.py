@@ -14,8 +14,8 @@ from proactor.files import SourceError
 from proactor.sources import load, star_raw
 from tests.proactor.sources import (
     test_abcd,
-    test_load,
     test_multiwoz,
+    test_sgd,
     test_smcalflow,
     test_star,
     test_taskmaster4,
@@ -43,13 +43,13 @@ def write(file: Path, value: Any) -> Path:
 
 
 def sgd(folder: Path) -> Path:
-    (folder / "schema.json").write_text(json.dumps(test_load.SCHEMA))
-    return write(folder / "train.jsonl", test_load.SGD)
+    (folder / "schema.json").write_text(json.dumps(test_sgd.SCHEMA))
+    return write(folder / "train.jsonl", test_sgd.SGD)
 
 
 def sgd_release(folder: Path) -> Path:
     sgd(folder).unlink()
-    return write(folder / "dialogues_001.json", [test_load.raw_sgd(test_load.SGD)])
+    return write(folder / "dialogues_001.json", [test_sgd.raw_sgd(test_sgd.SGD)])
 
 
 def abcd(folder: Path) -> Path:

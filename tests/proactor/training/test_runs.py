@@ -50,6 +50,17 @@ def test_rows_that_the_state_counts_on_must_be_there(run: Run) -> None:
         run.rewind(run.flush() + 1, 1)
 
 
+def test_what_a_killed_writer_left_in_the_folder_is_gone(run: Run) -> None:
+    """Whoever has its process id by now; what a user called so in another folder stays."""
+    for name in (f".last.writing-{os.getpid()}-1a", ".gone.writing-1-2b", "mine/.last.writing-1-3c"):
+        (run.folder / name).mkdir(parents=True)
+        (run.folder / name / "adapter_model.safetensors").write_text("half")
+    (run.folder / ".state.writing-1-4d").symlink_to(run.folder / "mine")
+    run.begin(CONFIG, resume=True, fresh=False)
+    assert sorted(f.name for f in run.folder.iterdir()) == ["config.yaml", "mine"]
+    assert [f.name for f in (run.folder / "mine").iterdir()] == [".last.writing-1-3c"]
+
+
 def test_numbers_that_are_not_finite_become_null(run: Run) -> None:
     run.log(row(1, grad_norm=float("nan"), loss=float("inf"), share=0.5))
     assert run.rows()[0] == row(1, grad_norm=None, loss=None, share=0.5)

@@ -1,0 +1,298 @@
+"""The load controller against every fixed batch size, in a simulator of the scheduler.
+
+    python -m bench.load [--table recorded|computed]    # steady loads, and a trace that changes: two records
+    python -m bench.load --log controller.jsonl         # also writes the controller's decisions on the trace
+    python -m bench.load --replay controller.jsonl      # exit code 1 where today's code decides differently
+
+Steady: Poisson arrivals at shares of the throughput of the best fixed size. Changing: phases of chats,
+long documents and groups of samples, quiet and overloaded. The measure on the trace is the share of requests
+that end within `SLOWDOWN` times what they would take alone on the machine.
+
+Fixed sizes keep each sample's worst case free and fill steps with prompts up to 8,192 rows, as the sampler
+does without a controller. ``fixed N, rows``: the same with at most 2,048 rows of prompts a step, which is the
+controller's limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.records import RESULTS, add_results, record_file, say, stamp, write_record
+from bench.simulator import Arrival, Fixed, Outcome, Policy, Simulator
+from bench.step_times import SIZES, Computed, Recorded, StepTimes
+from proactor.engine import atomic_file
+from proactor.engine.controller import Controller, ControllerConfig, log_lines, replay
+
+SLOWDOWN = 5.0
+LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2)
+TIE = 0.99
+"""Fixed sizes with this share of the highest throughput are equals: the one with the lowest p99 counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Requests of one kind: medians of log-normal lengths, in tokens; their deviation; samples; ``most``."""
+
+    prompt: int
+    tokens: int
+    most: int
+    samples: int = 1
+    deviation: float = 0.8
+
+    def arrival(self, rng: random.Random, time: float) -> Arrival:
+        """A request at a time."""
+        lengths = tuple(self._draw(rng, self.tokens, self.most) for _ in range(self.samples))
+        return Arrival(time, self._draw(rng, self.prompt, 4 * self.prompt), lengths, self.most)
+
+    def _draw(self, rng: random.Random, middle: int, most: int) -> int:
+        return max(1, min(most, round(rng.lognormvariate(math.log(middle), self.deviation))))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A machine: its step times, its KV pages, and what it is asked for. ``phases`` of the changing trace:
+    (name of the mix, share of its capacity, requests).
+    """
+
+    times: StepTimes
+    pages: int
+    mixes: dict[str, Mix]
+    phases: tuple[tuple[str, float, int], ...]
+
+
+PHASES = (
+    ("chat", 0.2, 60),
+    ("chat", 1.5, 400),
+    ("chat", 0.5, 150),
+    ("long", 0.8, 100),
+    ("groups", 0.8, 60),
+    ("long", 1.2, 60),
+    ("chat", 0.9, 300),
+    ("chat", 0.2, 60),
+)
+
+
+def settings(machine: str, results: Path = RESULTS) -> dict[str, Setting]:
+    """The computed H200 (512k tokens of KV) and, where it was recorded, this processor (16k)."""
+    computed = Setting(
+        Computed(),
+        512 * 1024 // 16,
+        {"chat": Mix(500, 200, 2048), "long": Mix(6000, 150, 2048), "groups": Mix(500, 250, 2048, samples=8)},
+        PHASES,
+    )
+    found = {"computed": computed}
+    file = record_file(results, machine, "step-times")
+    if file.is_file():
+        recorded = Setting(
+            Recorded.of(json.loads(file.read_text(encoding="utf-8"))),
+            16 * 1024 // 16,
+            {"chat": Mix(60, 24, 256), "long": Mix(350, 16, 256), "groups": Mix(60, 30, 256, samples=8)},
+            PHASES,
+        )
+        found["recorded"] = recorded
+    return found
+
+
+# -- runs ---
+
+
+def policies() -> dict[str, Callable[[], Policy]]:
+    """What is compared."""
+    fixed: dict[str, Callable[[], Policy]] = {f"fixed {size}": partial(Fixed, size) for size in SIZES}
+    return {**fixed, "controller": Controller}
+
+
+def simulate(setting: Setting, policy: Policy, arrivals: Sequence[Arrival]) -> tuple[Simulator, Outcome]:
+    """A run until all have ended, or for three times the span of the arrivals."""
+    simulator = Simulator(setting.times, policy, setting.pages)
+    span = arrivals[-1].time
+    return simulator, simulator.run(arrivals, window=span, until=3 * span + 1)
+
+
+def capacity(setting: Setting, mix: Mix) -> float:
+    """Requests a second of the best fixed size while many wait, in the middle of a long queue."""
+    rng, requests, rates = random.Random("capacity"), 600 // mix.samples, []
+    arrivals = [mix.arrival(rng, 0.0) for _ in range(requests)]
+    for size in (16, 32, 64, 128):
+        outcome = Simulator(setting.times, Fixed(size), setting.pages).run(arrivals)
+        ends = sorted(end for end in outcome.latency if end is not None)
+        rates.append(requests / 2 / (ends[3 * requests // 4] - ends[requests // 4]))
+    return max(rates)
+
+
+def alone(times: StepTimes, arrival: Arrival) -> float:
+    """Seconds of a request that has the machine for itself."""
+    prompt, samples, tokens = arrival.prompt, len(arrival.lengths), max(arrival.lengths)
+    first = times.seconds(0, 0, prompt, prompt * prompt // 2)
+    return first + (tokens - 1) * times.seconds(samples, samples * (prompt + tokens // 2), 0, 0)
+
+
+def quantile(latency: Sequence[float | None], share: float) -> float | None:
+    """A quantile of latencies; None where it falls on a request that did not finish."""
+    known = sorted(math.inf if x is None else x for x in latency)
+    value = known[min(len(known) - 1, math.ceil(share * len(known)) - 1)]
+    return None if value == math.inf else round(value, 4)
+
+
+def measure(setting: Setting, arrivals: Sequence[Arrival], outcome: Outcome) -> dict[str, Any]:
+    """The figures of one run. Throughput: tokens drawn until the last arrival, a second of that span."""
+    in_time = sum(
+        latency is not None and latency <= SLOWDOWN * alone(setting.times, arrival)
+        for arrival, latency in zip(arrivals, outcome.latency, strict=True)
+    )
+    return {
+        "throughput": round(outcome.window_drawn / arrivals[-1].time, 2),
+        "p50": quantile(outcome.latency, 0.50),
+        "p99": quantile(outcome.latency, 0.99),
+        "in_time": round(in_time / len(arrivals), 4),
+        "finished": sum(latency is not None for latency in outcome.latency),
+        "batch": round(outcome.sequences / outcome.steps, 1),
+        "preempted": outcome.preempted,
+        "recomputed": round(outcome.recomputed / outcome.prompt_rows, 4),
+    }
+
+
+def best_fixed(rows: dict[str, dict[str, Any]]) -> str:
+    """The fixed size with the highest throughput; the lowest p99 decides between equals (`TIE`)."""
+    fixed = {name: row for name, row in rows.items() if name != "controller"}
+    most = max(row["throughput"] for row in fixed.values())
+    equal = [name for name, row in fixed.items() if row["throughput"] >= TIE * most]
+    return min(equal, key=lambda name: math.inf if fixed[name]["p99"] is None else fixed[name]["p99"])
+
+
+def steady(setting: Setting, requests: int, loads: Sequence[float] | None = None) -> list[dict[str, Any]]:
+    """Every policy at every load of chats."""
+    mix, limit, result = setting.mixes["chat"], capacity(setting, setting.mixes["chat"]), []
+    for load in loads or LOADS:
+        rng, time = random.Random(f"steady {load}"), 0.0
+        arrivals = []
+        for _ in range(requests):
+            time += rng.expovariate(load * limit)
+            arrivals.append(mix.arrival(rng, time))
+        rows = {}
+        for name, make in policies().items():
+            rows[name] = measure(setting, arrivals, simulate(setting, make(), arrivals)[1])
+        best = best_fixed(rows)
+        ours, theirs = rows["controller"], rows[best]
+        result.append(
+            {
+                "load": load,
+                "requests_a_second": round(load * limit, 3),
+                "best": best,
+                "throughput_ratio": round(ours["throughput"] / theirs["throughput"], 3),
+                "p99_ratio": ratio(ours["p99"], theirs["p99"]),
+                "policies": rows,
+            }
+        )
+        say(
+            f"  load {load}: {best}, throughput x{result[-1]['throughput_ratio']}, "
+            f"p99 x{result[-1]['p99_ratio']}"
+        )
+    return result
+
+
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """A ratio of latencies; None where one is not known."""
+    return round(ours / theirs, 3) if ours and theirs else None
+
+
+def trace(setting: Setting, scale: float, seed: int) -> list[Arrival]:
+    """The arrivals of the changing load; ``scale``: times its number of requests."""
+    rng, time, arrivals = random.Random(f"trace {seed}"), 0.0, []
+    limits = {name: capacity(setting, mix) for name, mix in setting.mixes.items()}
+    for name, load, requests in setting.phases:
+        for _ in range(max(1, round(scale * requests))):
+            time += rng.expovariate(load * limits[name])
+            arrivals.append(setting.mixes[name].arrival(rng, time))
+    return arrivals
+
+
+def changing(setting: Setting, scale: float, seeds: int, log: Path | None) -> dict[str, Any]:
+    """Every policy on each of the traces; the figures are means over them."""
+    more: dict[str, Callable[[], Policy]] = {
+        f"fixed {size}, rows": partial(Fixed, size, 2048) for size in (32, 64, 128, 256)
+    }
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(seeds):
+        arrivals = trace(setting, scale, seed)
+        for name, make in {**policies(), **more}.items():
+            simulator, outcome = simulate(setting, make(), arrivals)
+            rows.setdefault(name, []).append(measure(setting, arrivals, outcome))
+            if name == "controller" and log is not None and seed == 0:
+                text = "\n".join(log_lines(ControllerConfig(), simulator.log)) + "\n"
+                atomic_file(log, text.encode())
+    means = {name: mean_row(several) for name, several in rows.items()}
+    for name, row in means.items():
+        say(f"  trace, {name}: in time {row['in_time']}, p99 {row['p99']} s, {row['throughput']} tokens/s")
+    fixed = [f"fixed {size}" for size in SIZES]
+    return {
+        "seeds": seeds,
+        "requests": len(arrivals),
+        "best": max(fixed, key=lambda name: means[name]["in_time"] or 0.0),
+        "in_time": {name: [row["in_time"] for row in several] for name, several in rows.items()},
+        "policies": means,
+    }
+
+
+def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """The means of several runs' figures; None where one is not known."""
+    values = {key: [row[key] for row in rows] for key in rows[0]}
+    return {key: None if None in row else round(sum(row) / len(row), 4) for key, row in values.items()}
+
+
+def check_log(file: Path) -> int:
+    """Replay a log; prints the first decisions that differ. Returns the exit code."""
+    differing = 0
+    with file.open(encoding="utf-8") as lines:
+        for number, logged, decided in replay(lines):
+            differing += 1
+            if differing <= 5:
+                changed = {
+                    key: (logged.get(key), decided[key]) for key in decided if logged.get(key) != decided[key]
+                }
+                print(f"line {number}: (logged, decided now) {changed}")
+    print(f"{file}: {differing} decisions differ")
+    return 1 if differing else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the comparison and write a record for each table, or replay a log."""
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.split("\n")[0])
+    parser.add_argument("--table", choices=("computed", "recorded"), action="append")
+    parser.add_argument("--requests", type=int, default=600, help="requests of each steady load")
+    parser.add_argument("--scale", type=float, default=0.6, help="times the requests of a changing trace")
+    parser.add_argument("--seeds", type=int, default=3, help="traces whose figures are averaged")
+    parser.add_argument("--log", type=Path, help="write the controller's decisions on the trace, JSON lines")
+    parser.add_argument("--replay", type=Path, help="decide a log again and compare")
+    add_results(parser)
+    options = parser.parse_args(argv)
+    if options.replay:
+        return check_log(options.replay)
+    found = settings(stamp()["machine"])
+    for name in options.table or found:
+        if name not in found:
+            parser.error("no step-times.json of this processor: run python -m bench.step_times")
+        say(found[name].times.name)
+        record = {
+            **stamp(),
+            "times": found[name].times.name,
+            "slowdown": SLOWDOWN,
+            "steady": steady(found[name], options.requests),
+            "trace": changing(found[name], options.scale, options.seeds, options.log),
+        }
+        say(f"record: {write_record(options.results, f'load-{name}', record)}")
+        print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

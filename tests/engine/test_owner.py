@@ -1,0 +1,400 @@
+"""One thread uses the model: under whose settings, and what waits, errors, forks and ends come to."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from proactor.engine import Engine, EngineError, Group, ProactorError, Sample, Sampling
+from proactor.engine.owner import Owner
+from tests.engine.engines import TRAIN, adapter, drawn, idle, load, outside, prompts, rollout
+
+PATIENCE = 60.0
+"""Seconds after which something hangs."""
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner(CPU)
+
+
+def refused() -> None:
+    raise ZeroDivisionError("no luck")
+
+
+# -- the thread ---
+
+
+def test_calls_run_in_one_thread_in_their_order(owner: Owner) -> None:
+    seen: list[tuple[int, int]] = []
+    calls = [owner.post(lambda i=i: seen.append((i, threading.get_ident()))) for i in range(20)]  # type: ignore[misc]
+    for call in calls:
+        call.wait()
+    assert [i for i, _ in seen] == list(range(20))
+    assert len({thread for _, thread in seen}) == 1 and seen[0][1] != threading.get_ident()
+
+
+def test_an_error_reaches_its_caller_with_its_traceback(owner: Owner) -> None:
+    with pytest.raises(ZeroDivisionError, match="no luck") as caught:
+        owner.call(refused)
+    assert "refused" in [frame.name for frame in traceback.extract_tb(caught.tb)]
+    assert owner.call(lambda: 3) == 3
+
+
+def test_grad_mode_and_threads_are_the_callers(owner: Owner) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, grad in ((1, True), (2, False), (1, False)):
+            torch.set_num_threads(threads)
+            with torch.set_grad_enabled(grad):
+                seen = owner.call(lambda: (torch.get_num_threads(), torch.is_grad_enabled()))
+            assert seen == (threads, grad)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_call_from_inside_runs_at_once(owner: Owner) -> None:
+    assert owner.call(lambda: owner.call(lambda: owner.inside)) and not owner.inside
+
+
+def test_a_task_goes_on_between_calls_and_ends_by_itself(owner: Owner) -> None:
+    done: list[str] = []
+
+    def task() -> bool:
+        done.append("step")
+        return done.count("step") < 3 or "call" not in done
+
+    owner.call(lambda: owner.pursue(task))
+    owner.call(lambda: done.append("call"))
+    deadline = time.monotonic() + PATIENCE
+    while done.count("step") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    count = owner.call(lambda: len(done))
+    assert owner.call(lambda: len(done)) <= count + 1, "it ended"
+
+
+def test_it_sleeps_when_there_is_nothing_to_do(owner: Owner) -> None:
+    looked: list[str] = []
+
+    class Inbox:
+        def __init__(self) -> None:
+            self._queue = SimpleQueue[Callable[[], None]]()
+            self.put = self._queue.put
+
+        def get(self) -> Callable[[], None]:
+            looked.append("waits")
+            return self._queue.get()
+
+        def get_nowait(self) -> Callable[[], None]:
+            looked.append("looks")
+            return self._queue.get_nowait()
+
+    owner._desk.inbox = Inbox()  # type: ignore[assignment]
+    owner.call(lambda: owner.pursue(lambda: False))
+    time.sleep(0.1)
+    assert looked == ["waits", "looks", "waits"]
+
+
+def test_the_thread_ends_with_its_object_and_with_stop() -> None:
+    for end in ("stop", "garbage"):
+        owner = Owner(CPU)
+        thread = owner.call(threading.current_thread)
+        if end == "stop":
+            owner.stop()
+            with pytest.raises(EngineError, match="released"):
+                owner.call(refused)
+        del owner
+        gc.collect()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_a_dropped_engine_is_freed(folder: Path) -> None:
+    engine = load(folder)
+    engine.sample(prompts(1), Sampling(max_tokens=2))
+    held = weakref.ref(engine.decoder.embed)
+    del engine
+    gc.collect()
+    assert held() is None
+
+
+# -- interrupted waits ---
+
+
+def test_an_interrupted_wait_withdraws_what_has_not_begun(owner: Owner) -> None:
+    begun, go_on, ran = threading.Event(), threading.Event(), []
+
+    def busy() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    first = owner.post(busy)
+    assert begun.wait(PATIENCE)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        owner.call(lambda: ran.append(1))
+    go_on.set()
+    first.wait()
+    assert owner.call(lambda: 4) == 4 and not ran
+
+
+def test_ctrl_c_ends_the_callers_samples_and_no_others(folder: Path) -> None:
+    engine = load(folder)
+    long = Sampling(max_tokens=100, ignore_eos=True)
+    seen = threading.Event()
+
+    def interrupt(ids: list[int], position: int) -> None:
+        if position == 3 and not seen.is_set():
+            seen.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(engine.sample, prompts(2), long)
+        with pytest.raises(KeyboardInterrupt):
+            engine.sample(prompts(1), Sampling(max_tokens=100, ignore_eos=True, logit_mask=interrupt))
+        groups = other.result(PATIENCE)
+    assert [len(g.samples[0].token_ids) for g in groups] == [100, 100] and idle(engine)
+
+
+# -- several callers ---
+
+
+def test_callers_in_threads_get_what_they_would_get_alone(folder: Path) -> None:
+    engine = load(folder, deterministic=True, kv_tokens=400, max_batch=6)
+    ids = prompts(8, shared=5)
+    draws = [Sampling(n=2, max_tokens=5 + 2 * i, seed=i, temperature=1.1) for i in range(8)]
+    alone = load(folder, deterministic=True)
+    expected = [drawn(alone.sample([p], d, keys=[3])) for p, d in zip(ids, draws, strict=True)]
+    for order in (range(8), reversed(range(8))):
+        with ThreadPoolExecutor(8) as pool:
+            running = {i: pool.submit(engine.sample, [ids[i]], draws[i], [3]) for i in order}
+            for i, future in running.items():
+                assert drawn(future.result(PATIENCE)) == expected[i]
+    assert idle(engine)
+
+
+def test_two_event_loops_read_streams_at_once(folder: Path) -> None:
+    engine, ids = load(folder), prompts(4)
+
+    async def read() -> list[int]:
+        return [group.index async for group in engine.stream(ids, Sampling(n=2, max_tokens=9))]
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(asyncio.run, read()) for _ in range(2)]
+        assert [sorted(r.result(PATIENCE)) for r in results] == [[0, 1, 2, 3]] * 2
+    assert idle(engine)
+
+
+def test_a_stream_that_is_not_read_stops_nobody(folder: Path) -> None:
+    engine, ids = load(folder, kv_tokens=200), prompts(4)
+
+    async def run() -> None:
+        stream = engine.stream(ids, Sampling(n=4, max_tokens=20, ignore_eos=True))
+        async for _ in stream:
+            break
+        for _ in range(3):
+            engine.sample(ids, Sampling(n=2, max_tokens=5))
+        left = [group async for group in stream]
+        assert len(left) == 3 and {len(s.token_ids) for g in left for s in g.samples} == {20}
+
+    asyncio.run(run())
+
+
+def test_training_and_scoring_wait_for_a_step_not_for_the_caller(folder: Path) -> None:
+    """Scoring goes between two steps; training after what was in flight, and before what comes behind it."""
+    engine = load(folder)
+    groups, version = rollout(engine), engine.policy_version
+    started = threading.Event()
+
+    def mask(ids: list[int], position: int) -> None:
+        started.set()
+
+    long = Sampling(max_tokens=100, ignore_eos=True, logit_mask=mask)
+    with ThreadPoolExecutor(3) as pool:
+        early = pool.submit(engine.sample, prompts(1), long)
+        assert started.wait(PATIENCE)
+        scored = engine.logprobs([[1, 2, 3]])
+        trained = pool.submit(engine.train, groups, TRAIN)
+        while not engine._owner.call(lambda: len(engine._loop._line)) and not trained.done():
+            time.sleep(0.001)
+        late = pool.submit(engine.sample, prompts(1), Sampling(max_tokens=3))
+        assert early.result(PATIENCE)[0].samples[0].policy_version == version
+        assert trained.result(PATIENCE)["policy_version"] == version + 1
+        assert late.result(PATIENCE)[0].samples[0].policy_version == version + 1
+    assert len(scored[0]) == 2
+
+
+def test_a_mask_that_raises_ends_its_own_request(folder: Path) -> None:
+    engine = load(folder, deterministic=True)
+    expected = drawn(load(folder, deterministic=True).sample(prompts(3), Sampling(max_tokens=9, seed=1)))
+
+    def broken(ids: list[int], position: int) -> torch.Tensor | None:
+        if position == 4:
+            raise ZeroDivisionError("hook")
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        bad = pool.submit(
+            engine.sample, prompts(2), Sampling(n=2, max_tokens=9, ignore_eos=True, logit_mask=broken)
+        )
+        good = pool.submit(engine.sample, prompts(3), Sampling(max_tokens=9, seed=1))
+        with pytest.raises(ZeroDivisionError, match="hook"):
+            bad.result(PATIENCE)
+        assert drawn(good.result(PATIENCE)) == expected
+    assert idle(engine)
+
+
+def test_a_step_that_fails_ends_what_is_in_flight_and_the_loop_goes_on(folder: Path) -> None:
+    engine = load(folder)
+    head = engine.decoder.head.clone()
+    engine.decoder.head[3] = float("nan")
+    for _ in range(2):
+        with pytest.raises(ProactorError, match="NaN"):
+            engine.sample(prompts(2), Sampling(max_tokens=4))
+    engine.decoder.head.copy_(head)
+    assert len(engine.sample(prompts(2), Sampling(max_tokens=4))) == 2 and idle(engine)
+
+
+@pytest.mark.parametrize("inner", ["sample", "release"])
+def test_what_would_wait_for_itself_is_refused(folder: Path, inner: str) -> None:
+    engine = load(folder)
+
+    def mask(ids: list[int], position: int) -> None:
+        if inner == "sample":
+            engine.sample(prompts(1), Sampling(max_tokens=1))
+        else:
+            engine.release()
+
+    with pytest.raises(EngineError, match=rf"^{inner}: called from inside the engine"):
+        engine.sample(prompts(1), Sampling(logit_mask=mask))
+    assert idle(engine)
+
+
+def test_a_loss_may_ask_the_model(folder: Path) -> None:
+    engine = load(folder)
+    data = [Group([1, 2], [outside([1, 2], [5 + i, 6], advantage=1.0) for i in range(2)])]
+    seen = []
+
+    def loss(logprobs: torch.Tensor, batch: object) -> torch.Tensor:
+        seen.extend(engine.logprobs([[1, 2, 5]]))
+        return -logprobs.sum()
+
+    engine.forward_backward(data, loss)
+    engine.zero_grad()
+    assert len(seen) == 1
+
+
+def test_release_ends_what_is_in_flight(folder: Path) -> None:
+    engine, started = load(folder), threading.Event()
+
+    def mask(ids: list[int], position: int) -> None:
+        started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            engine.sample, prompts(1), Sampling(max_tokens=100, ignore_eos=True, logit_mask=mask)
+        )
+        assert started.wait(PATIENCE)
+        engine.release()
+        with pytest.raises(EngineError, match="released"):
+            running.result(PATIENCE)
+    engine.release()
+
+
+def test_more_than_may_wait_is_served_too(folder: Path) -> None:
+    engine, most = load(folder, max_waiting=2, max_batch=2), 0
+
+    def mask(ids: list[int], position: int) -> None:
+        nonlocal most
+        most = max(most, engine.counters()["waiting"])
+
+    draw = Sampling(max_tokens=4, ignore_eos=True, logit_mask=mask)
+    with ThreadPoolExecutor(12) as pool:
+        running = [pool.submit(engine.sample, prompts(1), draw) for _ in range(12)]
+        assert all(len(r.result(PATIENCE)[0].samples[0].token_ids) == 4 for r in running)
+    assert most <= 2 and idle(engine)
+
+
+# -- processes ---
+
+
+def child(engine: Engine, pipe: multiprocessing.connection.Connection) -> None:  # type: ignore[name-defined]
+    said = []
+    for use in (lambda: engine.sample([[1]]), lambda: engine.logprobs([[1, 2]]), engine.release):
+        try:
+            use()
+            said.append("nothing")
+        except EngineError as error:
+            said.append(str(error))
+    pipe.send(said)
+
+
+def test_a_fork_is_told_so(folder: Path) -> None:
+    engine = load(folder)
+    engine.sample(prompts(1), Sampling(max_tokens=2))
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(engine, there))
+    process.start()
+    assert here.poll(PATIENCE)
+    sampled, scored, _ = here.recv()
+    process.join(PATIENCE)
+    assert sampled == scored and sampled.startswith("this process was forked from one that uses the engine")
+    assert process.exitcode == 0
+    assert len(engine.sample(prompts(1), Sampling(max_tokens=2))) == 1
+
+
+ENDS: dict[str, str] = {
+    "idle": "",
+    "in flight": "import threading\n"
+    "threading.Thread(target=e.sample, args=([[1, 2]], many), daemon=True).start()\n",
+    "unread": "import asyncio\nasync def read():\n async for g in e.stream([[1], [2]], many): return\n"
+    "asyncio.run(read())\n",
+    "at exit": "import atexit; atexit.register(lambda: print(len(e.sample([[1]], few))))\n",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_process_ends(folder: Path, repo_root: Path, end: str) -> None:
+    script = (
+        "from proactor.engine import Engine, Sampling\n"
+        f"e = Engine.load({str(folder)!r}, kv_tokens=1024)\n"
+        "many, few = Sampling(n=4, max_tokens=100, ignore_eos=True), Sampling(max_tokens=2)\n"
+        f"{ENDS[end]}"
+        "print(len(e.sample([[1, 2, 3]], few)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=4 * PATIENCE
+    )
+    assert done.returncode == 0 and done.stdout.startswith("1\n"), done.stderr
+
+
+def test_inside_a_running_event_loop(folder: Path) -> None:
+    """As in a notebook: the call blocks, and works."""
+    engine = load(folder)
+    before: torch.Tensor = adapter(engine)
+
+    async def cell() -> Callable[[], list[Sample]]:
+        groups = engine.sample(prompts(2), Sampling(n=2, max_tokens=3))
+        engine.train([Group([1], [outside([1], [2 + i], advantage=1.0 - 2 * i) for i in range(2)])], TRAIN)
+        return lambda: [s for g in groups for s in g.samples]
+
+    assert len(asyncio.run(cell())()) == 4 and not torch.equal(before, adapter(engine))
