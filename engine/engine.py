@@ -234,7 +234,9 @@ class Engine:
         call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
         """
         groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
-        add = partial(self._trainer().forward_backward, groups, loss, version=self.policy_version)
+        trainer = self._trainer()
+        self._policy.refuse_long(groups, gradient=True)
+        add = partial(trainer.forward_backward, groups, loss, version=self.policy_version)
         tally = self._owner.call(add)
         return {**tally.sums, **tally.maxima}
 

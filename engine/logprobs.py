@@ -84,6 +84,7 @@ def total_nll(policy: Policy, groups: Sequence[Group]) -> tuple[float, float]:
     Groups without a trained token are left out.
     """
     total, count = 0.0, 0.0
+    policy.refuse_long(groups, gradient=False)
     kept = with_parents(groups, lambda group: not group.masked)
     for values, _ in scored_trees(policy, kept):
         total, count = total - float(values.double().sum()), count + len(values)

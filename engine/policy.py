@@ -115,12 +115,11 @@ class Policy:
     def trees(self, groups: Sequence[Group], gradient: bool) -> Iterator[Tree]:
         """The trees of ``groups``, each when there is room for its pass with or without ``gradient``.
 
-        On a GPU a group that does not fit is split. Raises EngineError for a sample that does not fit by
-        itself, and where the memory is needed that samples in flight hold.
+        On a GPU a group that does not fit is split; `refuse_long` first. Raises EngineError where the memory
+        is needed that samples in flight hold.
         """
         budgets, exact = self.budgets, self.decoder.form.exact
         rows = budgets.rows if gradient else min(budgets.rows, budgets.step_rows)
-        self.refuse_long(groups, gradient)
         for tree in pack(groups, rows, not exact, budgets.most_rows(gradient)):
             self._make_room(tree.rows, gradient)
             yield tree

@@ -222,6 +222,8 @@ def test_a_group_that_does_not_fit_is_split_with_the_same_gradient(
 def test_a_sample_that_does_not_fit_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = pretend(monkeypatch, folder, rows=48, tokens=64)
     groups = [wide_group(length=5), wide_group(length=20)]
+    for sample in groups[0].samples:
+        sample.mask = [False] * 5  # left out, and still counted
     words = r"^group 1, sample 0: 49 tokens with its prompt, and the GPU has memory for 48 in a pass: shorten"
     for call in (
         lambda: engine.train(groups, GRPO()),
@@ -231,6 +233,7 @@ def test_a_sample_that_does_not_fit_is_refused(folder: Path, monkeypatch: pytest
             call()
     assert not gradient(engine).any()
     engine.logprobs([[1] * 100])  # without gradient more fits
+    assert engine.nll(groups) > 0
 
 
 def test_training_frees_the_cache_when_it_needs_the_memory(
