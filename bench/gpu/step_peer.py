@@ -1,9 +1,9 @@
 """A training step of the whole model beside transformers and PEFT with gradient checkpointing.
 
 The peer holds the very same bytes: bitsandbytes' `Linear4bit` over our NF4 codes where it is installed, else
-dense bfloat16, and our adapter's factors. One sequence, loss on its second half; the losses are compared
-before anything is timed. Ours keeps what the backward pass needs, the peer computes its layers twice, as its
-users do to fit.
+dense bfloat16, and our adapter's factors. One sequence, loss on its second half; the losses and the adapter's
+gradients are compared before anything is timed. Ours keeps what the backward pass needs, the peer computes
+its layers twice, as its users do to fit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.gpu.peers import bnb_state
 from bench.gpu.task import Job, Row, Setting, Task, figure
 from bench.gpu.timing import Stopwatch
 from proactor.engine.config import SFT
-from proactor.engine.lora import LoRABuffer
+from proactor.engine.lora import LoRABuffer, module_name
 from proactor.engine.loss import SFTLoss
 from proactor.engine.types import Group, Sample
 from proactor.kernels.nf4 import NF4Tensor
@@ -29,6 +29,8 @@ from proactor.kernels.op import ModelShape
 
 ROWS, TINY_ROWS = 4096, 32
 ROUNDS = 3
+LEAST_COSINE = 0.8
+"""Between gradients in bfloat16 that went through all layers in another order of sums."""
 FLOOR = "the peer's time over that of its operations to ours: it computes every layer's forward twice"
 
 
@@ -57,6 +59,7 @@ def _measure(job: Job, setting: Setting, rows: int, watch: Stopwatch) -> list[Ro
     labels[:, : rows // 2] = -100
 
     def ours() -> float:
+        engine.zero_grad()
         return engine.forward_backward([group], loss)["loss"] / len(answer)
 
     def theirs() -> Tensor:
@@ -69,6 +72,9 @@ def _measure(job: Job, setting: Setting, rows: int, watch: Stopwatch) -> list[Ro
     apart = abs(ours() - float(theirs()))
     if not apart <= (limit := 8 * rounding_gap(shape)):
         raise ValueError(f"the losses differ by {apart:.3f} nats a token, allowed are {limit:.3f}")
+    likeness = least_cosine(lora, peer)
+    if not likeness >= LEAST_COSINE:
+        raise ValueError(f"an adapter's gradients point apart: cosine {likeness:.2f}")
     taken: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(ROUNDS):
         taken["ours"].append(watch.sample([ours], 0.0)[0])
@@ -77,8 +83,28 @@ def _measure(job: Job, setting: Setting, rows: int, watch: Stopwatch) -> list[Ro
     pairs, head = rows * (rows + 1) // 2, rows // 2
     once = train_flops(shape, rows, pairs, head)
     twice = train_flops(shape, rows, pairs, rows, recompute=True)
-    details = {"seconds": taken, "speedup": other / mine, "losses_apart": apart, "linears": _linears()}
+    details = {
+        "seconds": taken,
+        "speedup": other / mine,
+        "losses_apart": apart,
+        "least_cosine": likeness,
+        "linears": _linears(),
+    }
     return [figure(mine * 1e3, "ms", other * 1e3 * once / twice, FLOOR, **details)]
+
+
+def least_cosine(lora: LoRABuffer, peer: Any) -> float:
+    """Least cosine between our gradient of one of the adapter's factors and the peer's."""
+    rank, found = lora.lora.rank, 1.0
+    for factor, leaf in zip(lora.factors, lora.leaves, strict=True):
+        assert leaf.grad is not None
+        for i, name in enumerate(factor.names):
+            layer = peer.base_model.model.get_submodule(module_name(factor.layer, name))
+            theirs = layer.lora_A if factor.kind == "a" else layer.lora_B
+            mine = leaf.grad[i * rank : (i + 1) * rank] if factor.kind == "a" else leaf.grad
+            a, b = (grad.double().flatten() for grad in (mine, theirs["default"].weight.grad))
+            found = min(found, float(torch.nn.functional.cosine_similarity(a, b, dim=0)))
+    return found
 
 
 def _linears() -> str:

@@ -139,8 +139,7 @@ def _measure(sweep: Sweep, job: Job, setting: Setting, watch: Stopwatch) -> list
             with replaced(sweep.table, name, sizes):
                 return run()
 
-        with replaced(sweep.table, name, sizes):
-            error = difference(values(op.function(**copy.deepcopy(arguments))), expected)
+        error = difference(values(under(partial(op.function, **copy.deepcopy(arguments)))), expected)
         if not error <= 2 * op.tolerance[dtype]:
             raise ValueError(f"differs from the present sizes by {error:.1e}")
         runs: list[Run] = [partial(under, run_of(form_of(op, one, backward), backward)) for one in sets]

@@ -22,7 +22,7 @@ from tests.bench.gpu.fake import FakeWatch, off, op_row, raises, setting
 
 
 def measured(row: OpRow, watch: FakeWatch | None = None, **changes: Any) -> dict[str, Any]:
-    (record,) = run_row(row, setting(**changes), watch or FakeWatch())
+    (record,) = run_row(row, setting(**{"dry": False, **changes}), watch or FakeWatch())
     return record
 
 

@@ -135,7 +135,7 @@ def test_whole_run_on_a_made_up_card(
     assert record["finished"]
     assert {r["op"] for r in record["rows"] if "op" in r} == {"rms_norm"}  # what is wrong is not timed
     assert [r["pass"] for r in record["rows"] if "op" in r] == ["forward", "forward+backward"]
-    assert record["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record["versions"]["torch"])
     assert record["ceilings"]["product 64"]["flop_per_second"] == pytest.approx(2 * 64**3 / 1e-3)
     out = capsys.readouterr().out
     assert "FAILED swiglu: 1x2: off" in out
