@@ -151,15 +151,22 @@ class SchemaReader:
             }
             return replace(target, schema={**target.schema, **beside})
         if isinstance(parts := schema.get("allOf"), Sequence) and not isinstance(parts, str):
-            merged = dict(schema)
+            merged = self._checked(replace(spot, schema={**schema}), name)
             del merged["allOf"]
             for position in range(len(parts)):
-                part = self._resolve(spot.at("allOf", position), name, seen).schema
+                part = self._checked(self._resolve(spot.at("allOf", position), name, seen), name)
                 both = {k: {**merged[k], **part[k]} for k in ("properties",) if k in merged and k in part}
                 needed = [*merged.get("required", ()), *part.get("required", ())]
                 merged = {**part, **merged, **both, **({"required": needed} if needed else {})}
             schema = merged
         return replace(spot, schema=schema)
+
+    def _checked(self, spot: Spot, name: str) -> dict[str, Any]:
+        """A schema that can be merged with others."""
+        for key, kind, what in (("properties", Mapping, "an object"), ("required", list, "a list of names")):
+            if key in spot.schema and not isinstance(spot.schema[key], kind):
+                raise self._error(spot, name, f"`{key}` is not {what}")
+        return dict(spot.schema)
 
     def _follow(self, spot: Spot, name: str, reference: object) -> Spot:
         if not isinstance(reference, str) or not reference.startswith("#"):

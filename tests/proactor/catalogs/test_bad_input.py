@@ -109,6 +109,10 @@ def test_deep_and_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ([function(x={"$ref": "other.json"})], 9, "leaves the file"),
         ([function(x={"$ref": "#/properties/x"})], 9, "leads back to itself"),
         ([function(x={"anyOf": [{"$ref": "#/properties/x"}, PLAIN]})], 9, "alternatives inside each other"),
+        ([function(x={"properties": {}, "allOf": [{"properties": []}]})], 12, "`properties` is not"),
+        ([function(x={"properties": 3, "allOf": [{}]})], 9, "`properties` is not an object"),
+        ([function(x={"allOf": [{"required": "ab"}]})], 11, "`required` is not a list"),
+        ([function(x={"allOf": [{"required": 3}]})], 11, "`required` is not a list"),
         ([function(x=False)], 9, "False is not a schema"),
         (
             [function(**{"a.b": PLAIN, "a": {"type": "object", "properties": {"b": PLAIN}}})],
