@@ -6,8 +6,6 @@ checkpointing: what autograd keeps of a row is the memory that is compared with 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,16 +18,14 @@ from bench.gpu.task import Job, Row, Setting, Task, figure
 from bench.gpu.timing import Stopwatch, wait
 from proactor.engine.config import GRPO
 from proactor.engine.engine import Engine
+from proactor.engine.footprint import Footprint
 from proactor.engine.loss import GRPOLoss
 from proactor.engine.tree import Tree, layout
 from proactor.engine.types import Group, Sample
 
 ROWS, TINY_ROWS = (2048, 4096, 7168), (48, 64)
 SAMPLES, ROUNDS = 8, 3
-ROW_BYTES = {"Qwen2.5-14B": 7.85e6}
-"""Bytes that the backward pass needs of a row, where the engine has no formula: 157 KiB a layer by autograd's
-saved tensors (computed from their shapes, not measured on a card), and the head's rows.
-"""
+FORMULA = "what is held, and `Footprint.pass_bytes` (engine/footprint.py) of the rows"
 FLOOR = "operations of frozen linears twice, attention, adapter and head at the measured rate of products"
 
 
@@ -88,14 +84,14 @@ class TrainSteps:
                 flops=flops,
             )
         ]
-        expected, source = predicted(self.engine, self.job.model, tree.rows)
-        if expected and peak:
+        if peak:
+            expected = predicted(self.engine, tree.rows)
             figures.append(
                 figure(
                     peak / 1e9,
                     "GB",
                     (held + expected) / 1e9,
-                    source,
+                    FORMULA,
                     held=held,
                     peak=peak,
                     bytes_per_row=(peak - held) / tree.rows,
@@ -136,15 +132,11 @@ def head_rows(tree: Tree) -> int:
     return len(layout(tree).head_row)
 
 
-def predicted(engine: Engine, model: str, rows: int) -> tuple[float, str]:
-    """(bytes that a backward pass over ``rows`` should need above what is held, what says so); 0: unknown."""
-    if importlib.util.find_spec("proactor.engine.footprint"):
-        footprint = importlib.import_module("proactor.engine.footprint").Footprint
-        assert engine.decoder.lora is not None
-        shape = footprint.of(engine.config, engine.decoder.lora.lora, True, torch.bfloat16)
-        return float(shape.pass_bytes(rows, True)), "held, and engine/footprint.py's formula for the rows"
-    row = ROW_BYTES.get(model, 0.0)
-    return rows * row, f"held, and {row / 1e6} MB a row"
+def predicted(engine: Engine, rows: int) -> int:
+    """Bytes that a backward pass over ``rows`` needs above what is held, by the engine's formula."""
+    assert engine.decoder.lora is not None
+    footprint = Footprint.of(engine.config, engine.decoder.lora.lora, True, torch.bfloat16)
+    return footprint.pass_bytes(rows, gradient=True)
 
 
 def _reset_peak(device: torch.device) -> int:

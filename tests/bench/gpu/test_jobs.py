@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench.gpu.decode import captured
 from bench.gpu.jobs import MODEL_JOBS, NAMES, model_names, plan, tasks_of
 from bench.gpu.task import BOTH, FORWARD, Job, Skipped, Task, figure, run_task
 from proactor.engine.tree import layout
+from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25
 from proactor.kernels.registry import OPS
 from proactor.kernels.spans import Spans
@@ -133,6 +135,28 @@ def test_a_wrong_setting_of_a_sweep_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert bad["failed"]
 
 
+def test_a_setting_with_wrong_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass does not show what the tiles of the backward kernels do."""
+    table = {"default": {"M": 1}}
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            return grads[0] * (2 if table.get("interpreter", table["default"]) == {"M": 1} else 3)
+
+    op = dataclasses.replace(RMS_NORM, function=lambda x, weight, eps: Wrong.apply(x), gradients=("x",))
+    monkeypatch.setattr(tiles, "OPS", (op,))
+    monkeypatch.setattr(tiles, "SWEEPS", (tiles.Sweep("rms_norm", "", "", table, ({"M": 2},), BOTH),))
+    (task,) = tasks_of(Job("tiles", "tiny"), setting())
+    present, bad = run_task(task, FakeWatch())[0]
+    assert present["speedup"] == 1.0
+    assert "differs from the present sizes" in bad["failed"]
+
+
 def test_profiles_name_what_takes_most() -> None:
     a = torch.ones(256, 256)
     rows = profile.profiled(lambda: a @ a, CPU)
@@ -232,7 +256,7 @@ def test_a_graph_that_draws_other_tokens_is_a_failure(monkeypatch: pytest.Monkey
 def test_memory_is_compared_with_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "_reset_peak", lambda device: 1_000_000)
     monkeypatch.setattr(train, "_peak", lambda device: 3_000_000)
-    monkeypatch.setattr(train, "predicted", lambda engine, model, rows: (rows * 1e5, "a formula"))
+    monkeypatch.setattr(train, "predicted", lambda engine, rows: rows * 100_000)
     steps = train.TrainSteps(Job("train", "tiny"), setting())
     time, memory = steps.run(48, FakeWatch())
     assert (time["rows"], time["unit"]) == (48, "ms")
