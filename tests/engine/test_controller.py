@@ -270,9 +270,13 @@ def test_prompts_are_computed_whenever_some_wait_and_nothing_decodes(history: li
 
 @given(history=histories)
 def test_of_two_steps_in_a_row_one_computes_prompts_that_wait(history: list[Readings]) -> None:
-    history = [replace(reading, backlog=reading.backlog + 1) for reading in history]
+    busy = Readings(9, 40, 40, 500, 9000, last_decodes=40, last_kv=4000, last_seconds=0.01)
+    with_prompts = replace(busy, last_rows=100, last_seconds=0.02)
+    later = [busy] * 5 + [with_prompts] * 40
+    history = [*(replace(reading, backlog=reading.backlog + 1) for reading in history), *later]
     rows = [decision.prefill_rows for decision in decide(history)]
     assert all(a or b for a, b in pairwise(rows))
+    assert 0 in rows[-40:], "now and then decoding is timed alone"
 
 
 # -- the log ---
@@ -305,14 +309,25 @@ def test_what_is_no_log_is_refused_with_its_line(lines: list[str]) -> None:
 @settings(max_examples=50)
 @given(history=histories, seed=st.integers(0, 99))
 def test_in_deterministic_mode_decisions_do_not_depend_on_seconds(history: list[Readings], seed: int) -> None:
-    config, rng = ControllerConfig(deterministic=True), random.Random(seed)
-    other = [replace(reading, last_seconds=rng.random()) for reading in history]
-    assert decide(history, config) == decide(other, config)
-
-
-def test_outside_deterministic_mode_they_do() -> None:
-    fast, slow = (serve(Controller(), 256, 300, waiting=99, cost=cost) for cost in ("flat", "linear"))
-    assert fast != slow
+    rng = random.Random(seed)
+    sizes = [8, 16, 24, 32, 48, 64]
+    timed = [
+        Readings(40, size, size, 500, 9000, last_decodes=size, last_kv=size * rng.randrange(50, 500))
+        for size in sizes * 6
+    ]
+    # a machine without a knee, and one on which a step costs with the square of its sequences
+    flat, steep = (
+        [
+            replace(
+                reading, last_seconds=1e-3 * max(1, reading.last_decodes) ** power * rng.uniform(0.9, 1.1)
+            )
+            for reading in [*timed, *history]
+        ]
+        for power in (0, 2)
+    )
+    config = ControllerConfig(deterministic=True)
+    assert decide(flat, config) == decide(steep, config)
+    assert decide(flat) != decide(steep), "outside it they do"
 
 
 @pytest.mark.parametrize(
