@@ -92,6 +92,13 @@ def test_samples_that_get_longer_than_those_before_are_preempted_and_end() -> No
     assert out.seconds < fixed.seconds, "and it is faster than keeping the worst case free"
 
 
+def test_a_request_that_fills_the_pool_begins_when_nothing_else_runs() -> None:
+    uneven = [Arrival(i * 0.01, 16, (1 + 80 * (i % 2),), 90) for i in range(40)]
+    filling = Arrival(20.0, 16 * 30, (150, 150), 160)
+    out = run(ControllerConfig(), 30 + 2 * 10, [*uneven, filling])[1]
+    assert out.latency[-1] is not None
+
+
 def test_the_trace_of_a_request_alone_takes_its_steps() -> None:
     simulator = Simulator(Plain(), Fixed(8), 100, noise=0.0, chunk=30)
     out = simulator.run([Arrival(5.0, 70, (10, 4), 20)])

@@ -138,6 +138,15 @@ def test_the_median_ignores_steps_that_something_else_held_up() -> None:
     assert estimate.cost(8, 100) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("steps", [6, 40])
+def test_chance_over_contexts_that_hardly_vary_is_no_slope(steps: int) -> None:
+    for seed in range(30):
+        rng, estimate = random.Random(seed), StepEstimate((1, 2), window=64, memory=1000)
+        for _ in range(steps):
+            estimate.observe(1, rng.randrange(30, 38), 0, 0.01 * rng.uniform(0.8, 1.2))
+        assert estimate.cost(1, 1000) < 0.04, "a slope of chance would be ten times that"
+
+
 def test_a_bucket_that_is_not_timed_again_is_forgotten() -> None:
     estimate = StepEstimate((8, 16), window=8, memory=50)
     for _ in range(8):
