@@ -91,6 +91,9 @@ class Policy(Protocol):
 class Fixed:
     """A batch size that never changes, as the sampler has it without a controller: a sample's worst case is
     kept free, so that none is preempted.
+
+    A group is admitted as a whole, where the scheduler may begin with a part of its samples: in a tight pool
+    this is slower than the sampler.
     """
 
     size: int

@@ -43,7 +43,7 @@ class ControllerConfig(Config):
     buckets: tuple[int, ...] = Field(BUCKETS, description="batch sizes that a step may be rounded up to")
     start: int = Field(32, ge=1, description="sequences that may run before any step was timed")
     slack: float = Field(
-        0.07,
+        0.1,
         gt=0,
         lt=1,
         description="share of the best rate given up when none wait; half when as many as run",

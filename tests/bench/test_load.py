@@ -92,6 +92,13 @@ def test_samples_that_get_longer_than_those_before_are_preempted_and_end() -> No
     assert out.seconds < fixed.seconds, "and it is faster than keeping the worst case free"
 
 
+def test_a_request_that_fills_the_pool_begins_when_nothing_else_runs() -> None:
+    uneven = [Arrival(i * 0.01, 16, (160 if i % 10 else 1,), 160) for i in range(60)]
+    filling = Arrival(900.0, 16 * 30, (160, 160), 160)  # its expected pages and the margin are too many
+    out = run(ControllerConfig(), 30 + 2 * 10, [*uneven, filling])[1]
+    assert out.latency[-1] is not None
+
+
 def test_the_trace_of_a_request_alone_takes_its_steps() -> None:
     simulator = Simulator(Plain(), Fixed(8), 100, noise=0.0, chunk=30)
     out = simulator.run([Arrival(5.0, 70, (10, 4), 20)])
@@ -178,6 +185,7 @@ def test_a_run_writes_its_record_and_a_log_that_replays(
     for rows in [*(row["policies"] for row in record["steady"]), record["trace"]["policies"]]:
         assert rows["controller"]["finished"] == rows["fixed 64"]["finished"] > 0
     assert len(record["trace"]["policies"]) == 9 + 1 + 4
+    assert record["tight"]["seconds"].keys() == record["steady"][0]["policies"].keys()
     assert all(len(several) == 2 for several in record["trace"]["in_time"].values())
     assert load.main(["--replay", str(log)]) == 0
     lines = log.read_text().splitlines()

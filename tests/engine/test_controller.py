@@ -138,6 +138,15 @@ def test_the_median_ignores_steps_that_something_else_held_up() -> None:
     assert estimate.cost(8, 100) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("steps", [6, 40])
+def test_chance_over_contexts_that_hardly_vary_is_no_slope(steps: int) -> None:
+    for seed in range(30):
+        rng, estimate = random.Random(seed), StepEstimate((1, 2), window=64, memory=1000)
+        for _ in range(steps):
+            estimate.observe(1, rng.randrange(30, 38), 0, 0.01 * rng.uniform(0.8, 1.2))
+        assert estimate.cost(1, 1000) < 0.04, "a slope of chance would be ten times that"
+
+
 def test_a_bucket_that_is_not_timed_again_is_forgotten() -> None:
     estimate = StepEstimate((8, 16), window=8, memory=50)
     for _ in range(8):
@@ -270,9 +279,13 @@ def test_prompts_are_computed_whenever_some_wait_and_nothing_decodes(history: li
 
 @given(history=histories)
 def test_of_two_steps_in_a_row_one_computes_prompts_that_wait(history: list[Readings]) -> None:
-    history = [replace(reading, backlog=reading.backlog + 1) for reading in history]
+    busy = Readings(9, 40, 40, 500, 9000, last_decodes=40, last_kv=4000, last_seconds=0.01)
+    with_prompts = replace(busy, last_rows=100, last_seconds=0.02)
+    later = [busy] * 5 + [with_prompts] * 40
+    history = [*(replace(reading, backlog=reading.backlog + 1) for reading in history), *later]
     rows = [decision.prefill_rows for decision in decide(history)]
     assert all(a or b for a, b in pairwise(rows))
+    assert 0 in rows[-40:], "now and then decoding is timed alone"
 
 
 # -- the log ---
@@ -305,14 +318,25 @@ def test_what_is_no_log_is_refused_with_its_line(lines: list[str]) -> None:
 @settings(max_examples=50)
 @given(history=histories, seed=st.integers(0, 99))
 def test_in_deterministic_mode_decisions_do_not_depend_on_seconds(history: list[Readings], seed: int) -> None:
-    config, rng = ControllerConfig(deterministic=True), random.Random(seed)
-    other = [replace(reading, last_seconds=rng.random()) for reading in history]
-    assert decide(history, config) == decide(other, config)
-
-
-def test_outside_deterministic_mode_they_do() -> None:
-    fast, slow = (serve(Controller(), 256, 300, waiting=99, cost=cost) for cost in ("flat", "linear"))
-    assert fast != slow
+    rng = random.Random(seed)
+    sizes = [8, 16, 24, 32, 48, 64]
+    timed = [
+        Readings(40, size, size, 500, 9000, last_decodes=size, last_kv=size * rng.randrange(50, 500))
+        for size in sizes * 6
+    ]
+    # a machine without a knee, and one on which a step costs with the square of its sequences
+    flat, steep = (
+        [
+            replace(
+                reading, last_seconds=1e-3 * max(1, reading.last_decodes) ** power * rng.uniform(0.9, 1.1)
+            )
+            for reading in [*timed, *history]
+        ]
+        for power in (0, 2)
+    )
+    config = ControllerConfig(deterministic=True)
+    assert decide(flat, config) == decide(steep, config)
+    assert decide(flat) != decide(steep), "outside it they do"
 
 
 @pytest.mark.parametrize(
