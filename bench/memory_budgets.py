@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from bench.shapes import FAMILY, model_config
 from proactor.engine.config import EngineConfig, LoRA
 from proactor.engine.footprint import Footprint
 from proactor.engine.memory import Memory, Planner
@@ -20,31 +21,12 @@ from proactor.engine.types import EngineError
 CARDS = (24, 48, 80, 141)
 CONTEXT = 600_000_000
 """Bytes that CUDA and the modules of torch take before anything is loaded: assumed."""
-QWEN25 = {
-    "0.5B": (896, 4864, 24, 14, 2, 151936),
-    "1.5B": (1536, 8960, 28, 12, 2, 151936),
-    "3B": (2048, 11008, 36, 16, 2, 151936),
-    "7B": (3584, 18944, 28, 28, 4, 152064),
-    "14B": (5120, 13824, 48, 40, 8, 152064),
-    "32B": (5120, 27648, 64, 40, 8, 152064),
-    "72B": (8192, 29568, 80, 64, 8, 152064),
-}
-"""Hidden size, intermediate size, layers, heads, key-value heads, vocabulary."""
+SIZES = ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")
 
 
 def qwen25(size: str) -> ModelConfig:
     """The config of a Qwen2.5 of this size."""
-    names = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "vocab_size",
-    )
-    shape = dict(zip(names, QWEN25[size], strict=True))
-    tied = {"tie_word_embeddings": size in ("0.5B", "1.5B", "3B")}
-    return ModelConfig.from_dict({"model_type": "qwen2", "max_position_embeddings": 32768, **shape, **tied})
+    return model_config(FAMILY[size], tie_word_embeddings=size in ("0.5B", "1.5B", "3B"))
 
 
 def planner(size: str, **options: int) -> Planner:
@@ -74,7 +56,7 @@ def table() -> str:
     cards = " | ".join(f"{gigabytes} GB" for gigabytes in CARDS)
     lines = [f"| Qwen2.5, NF4, LoRA rank 8 | held | KV of a token | row of a tree | {cards} |"]
     lines.append("|" + "---|" * (4 + len(CARDS)))
-    for size in QWEN25:
+    for size in SIZES:
         plans = planner(size)
         f = plans.footprint
         facts = f"{f.held / 1e9:.1f} GB | {f.token >> 10} KiB | {f.trained_row / 1e6:.1f} MB"

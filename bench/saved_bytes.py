@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from bench.shapes import model_config
 from proactor.engine.config import LoRA, Target
 from proactor.engine.forward import head_rows
 from proactor.engine.lora import GROUPS, LoRABuffer, shapes
 from proactor.engine.model import BaseLinear, Decoder, Layer
-from proactor.engine.model_config import ModelConfig
 from proactor.engine.tree import Tree
 from proactor.engine.types import Group, Sample
 from proactor.kernels.op import QWEN25, ModelShape
@@ -49,19 +49,7 @@ Row = tuple[int, tuple[int, ...], str, tuple[str, ...]]
 
 def empty_decoder(shape: ModelShape, layers: int, dtype: torch.dtype) -> Decoder:
     """A decoder of ``shape`` whose weights are zeros without memory; its vocabulary has 64 ids."""
-    config = ModelConfig.from_dict(
-        {
-            "model_type": "qwen2",
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.intermediate,
-            "num_hidden_layers": layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "vocab_size": 64,
-            "max_position_embeddings": 4 * TOKENS,
-        }
-    )
+    config = model_config(shape, num_hidden_layers=layers, vocab_size=64, max_position_embeddings=4 * TOKENS)
     size, zero = shapes(config), torch.zeros((), dtype=dtype)
 
     def linear(group: tuple[Target, ...]) -> BaseLinear:

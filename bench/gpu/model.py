@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.gpu.floors import RANK
+from bench.shapes import model_config
 from proactor.engine.checkpoint import is_linear, weight_shapes
 from proactor.engine.config import EngineConfig, LoRA
 from proactor.engine.engine import Engine
@@ -20,34 +21,11 @@ from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_records import draw_nf4
 from proactor.kernels.op import ModelShape
 
-CONTEXT = 32768
 SPREAD = 0.02
 """Standard deviation of dense weights, as models are initialised."""
 SCALE = 0.05
 """Brings the weights of `draw_nf4` to about `SPREAD`, so that rows keep the size that they have in models."""
 Weights = dict[str, Tensor | NF4Tensor]
-
-
-def model_config(shape: ModelShape) -> ModelConfig:
-    """The configuration of a Qwen2.5 of this shape."""
-    return ModelConfig.from_dict(qwen2_keys(shape))
-
-
-def qwen2_keys(shape: ModelShape) -> dict[str, object]:
-    """``config.json`` of a Qwen2.5 of this shape."""
-    return {
-        "model_type": "qwen2",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "tie_word_embeddings": False,
-    }
 
 
 def random_weights(config: ModelConfig, device: torch.device, seed: int) -> Weights:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from bench.gpu.floors import RANK, rounding_gap, train_flops
-from bench.gpu.model import Weights, model_config, qwen2_keys, random_engine, random_weights
+from bench.gpu.model import Weights, random_engine, random_weights
 from bench.gpu.peers import bnb_state
 from bench.gpu.task import Job, Row, Setting, Task, figure
 from bench.gpu.timing import Stopwatch
+from bench.shapes import model_config, qwen2_keys
 from proactor.engine.config import SFT
 from proactor.engine.lora import LoRABuffer, module_name
 from proactor.engine.loss import SFTLoss

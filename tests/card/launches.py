@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.shapes import model_config
 from proactor.engine import Group, LoRA, Sample, Sampling
 from proactor.engine.checkpoint import is_linear, weight_shapes
 from proactor.engine.forward import tree_view
 from proactor.engine.jobs import Job
 from proactor.engine.lora import LoRABuffer
 from proactor.engine.model import AttentionView, Decoder
-from proactor.engine.model_config import ModelConfig
 from proactor.engine.sampler import Sampler
 from proactor.engine.tree import Tree, layout
 from proactor.kernels.compile_launch import KIB
@@ -59,21 +59,7 @@ class Phase:
 
 def model(layers: int) -> Decoder:
     """Qwen2.5-14B with so few layers, without memory."""
-    shape = QWEN25[0]
-    config = ModelConfig.from_dict(
-        {
-            "model_type": "qwen2",
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.intermediate,
-            "num_hidden_layers": layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "vocab_size": shape.vocabulary,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 1e6,
-        }
-    )
+    config = model_config(QWEN25[0], num_hidden_layers=layers, max_position_embeddings=4096)
     weights = {
         name: _nf4(size) if is_linear(name) else torch.empty(size, dtype=torch.bfloat16, device=META)
         for name, size in weight_shapes(config).items()

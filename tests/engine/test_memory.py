@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.memory_budgets import CARDS, QWEN25, card, planner
+from bench.memory_budgets import CARDS, SIZES, card, planner
 from proactor.engine import GRPO, Engine, EngineConfig, EngineError, Group, GRPOLoss, LoRA, Sampling
 from proactor.engine import loading as loading_module
 from proactor.engine.footprint import Footprint
@@ -42,7 +42,7 @@ def most_used(plans: Planner, budgets: Budgets) -> tuple[int, int]:
     return cache + step, f.pass_bytes(most, plans.trains)
 
 
-@pytest.mark.parametrize("size", QWEN25)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("gigabytes", CARDS)
 def test_qwen25_on_each_card(size: str, gigabytes: int) -> None:
     plans, memory = planner(size), card(gigabytes)

@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from proactor.engine import Engine, EngineError, Group, Sample, Sampling, Session
-from tests.engine.engines import TRAIN, drawn, idle, load, outside, prompts, sampler, shake
-
-T = TypeVar("T")
-PATIENCE = 60.0
-DRAW = Sampling(max_tokens=5, ignore_eos=True, temperature=1.1)
-OBSERVATIONS = [[90, 91, 92], [93, 94], [95], []]
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in an event loop of its own; nothing may hang."""
-    return asyncio.run(asyncio.wait_for(work, PATIENCE))
-
-
-def record(sample: Sample) -> tuple[Any, ...]:
-    """Everything about a sample, to the bit."""
-    return *drawn([Group(sample.prompt_ids, [sample])])[0], sample.mask, sample.policy_version, sample.noise
-
-
-async def trajectory(
-    session: Session, key: int, turns: int = 3, rest: Callable[[], Awaitable[None]] | None = None
-) -> Sample:
-    """A sample of several turns; ``rest`` stands for an environment that thinks."""
-    sample = await session.sample(prompts(key + 1, shared=6)[key], DRAW, key=key)
-    for turn in range(turns - 1):
-        if rest is not None:
-            await rest()
-        await session.advance(sample, OBSERVATIONS[(key + turn) % 3], DRAW)
-    return sample
-
-
-async def one_by_one(engine: Engine, keys: range = range(5)) -> list[Sample]:
-    async with engine.session() as session:
-        return [await trajectory(session, key) for key in keys]
-
-
-def deterministic(folder: Path, **changes: Any) -> Engine:
-    return load(folder, deterministic=True, **changes)
+from proactor.engine import Engine, Group, Sample, Sampling
+from tests.engine.engines import TRAIN, drawn, idle, load, prompts, shake
+from tests.engine.sessions import (
+    DRAW,
+    OBSERVATIONS,
+    PATIENCE,
+    deterministic,
+    one_by_one,
+    record,
+    run,
+    trajectory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +61,16 @@ def test_tokens_depend_on_nothing_but_the_name(
 
     for seed in range(2):
         assert [record(s) for s in run(all_at_once(seed))] == alone
+    assert idle(engine)
+
+
+def test_sessions_from_threads_with_event_loops_of_their_own(
+    folder: Path, alone: list[tuple[Any, ...]]
+) -> None:
+    engine = deterministic(folder, max_batch=3)
+    with ThreadPoolExecutor(5) as pool:
+        running = [pool.submit(run, one_by_one(engine, range(key, key + 1))) for key in range(5)]
+        assert [record(r.result(PATIENCE)[0]) for r in running] == alone
     assert idle(engine)
 
 
@@ -294,317 +273,3 @@ def test_branches_share_everything_before(folder: Path) -> None:
         branch.advantage = 1.0
     stats = engine.train([Group(sample.prompt_ids, flat)], TRAIN)
     assert stats["ratio_max_error"] == 0.0
-
-
-# -- ends ---
-
-
-def test_a_deadline_returns_what_was_drawn(folder: Path) -> None:
-    engine = load(folder)
-    long = Sampling(max_tokens=100, ignore_eos=True)
-
-    async def draw() -> None:
-        async with engine.session() as session:
-            late = await session.sample([1, 2], long, deadline=0)
-            assert (late.token_ids, late.finish_reason) == ([], "deadline")
-            await session.advance(late, [3], Sampling(max_tokens=2, ignore_eos=True), deadline=PATIENCE)
-            assert len(late.token_ids) == 3 and late.finish_reason == "length"
-            slow = long.model_copy(
-                update={"logit_mask": lambda ids, at: time.sleep(0.2) if at == 2 else None}
-            )
-            await session.advance(late, [4], slow, deadline=0.1)
-            assert late.finish_reason == "deadline" and len(late.token_ids) <= 3 + 1 + 3
-            assert late.mask is not None and late.mask[:4] == [False, True, True, False]
-
-    run(draw())
-    assert idle(engine)
-
-
-class Held:
-    """Settings of a long sample that stops in its mask, with ``tokens`` drawn, until it may go on."""
-
-    def __init__(self, tokens: int, **changes: Any) -> None:
-        self._loop, self._event, self._go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-        self._tokens = tokens
-        self.sampling = Sampling(max_tokens=110, ignore_eos=True, logit_mask=self._mask, **changes)
-
-    def _mask(self, ids: list[int], position: int) -> None:
-        if position == self._tokens:
-            self._loop.call_soon_threadsafe(self._event.set)
-            assert self._go.wait(PATIENCE)
-
-    async def reached(self) -> None:
-        await self._event.wait()
-
-    def go_on(self) -> None:
-        self._go.set()
-
-
-def test_cancelling_a_session_returns_what_was_drawn(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> None:
-        async with engine.session() as session, engine.session() as other:
-            held = Held(3)
-            mine = asyncio.create_task(session.sample([1, 2], held.sampling, key=1))
-            theirs = asyncio.create_task(other.sample([1, 2], Sampling(max_tokens=100, ignore_eos=True)))
-            await held.reached()
-            session.cancel()
-            held.go_on()
-            sample = await mine
-            assert sample.finish_reason == "cancelled" and len(sample.token_ids) == len(sample.logprobs) == 4
-            await session.advance(sample, [5], Sampling(max_tokens=2, ignore_eos=True))
-            assert sample.finish_reason == "length" and len((await theirs).token_ids) == 100
-
-    run(draw())
-    assert idle(engine)
-
-
-def test_a_cancelled_task_leaves_the_sample_as_it_was(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> None:
-        async with engine.session() as session:
-            sample = await session.sample([1, 2], DRAW, key=1)
-            before, held = record(sample), Held(2, temperature=DRAW.temperature)
-            task = asyncio.create_task(session.advance(sample, [9], held.sampling))
-            await held.reached()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            held.go_on()
-            assert record(sample) == before
-            await session.advance(sample, [9], DRAW)
-
-    run(draw())
-    assert idle(engine)
-
-
-def test_leaving_the_block_ends_what_runs(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> Sample:
-        async with engine.session() as session:
-            held = Held(1)
-            task = asyncio.create_task(session.sample([1, 2], held.sampling))
-            await held.reached()
-        held.go_on()
-        return await task
-
-    assert run(draw()).finish_reason == "cancelled" and idle(engine)
-
-
-@pytest.mark.parametrize("max_waiting", [1, 100])
-def test_higher_priority_begins_first(folder: Path, max_waiting: int) -> None:
-    engine, order = load(folder, max_batch=1, max_waiting=max_waiting), list[int]()
-
-    async def draw() -> None:
-        async with engine.session() as session:
-
-            async def wait(priority: int) -> None:
-                await session.sample([priority + 1], Sampling(max_tokens=1), priority=priority)
-                order.append(priority)
-
-            held = Held(1)
-            first = asyncio.create_task(session.sample([1, 2], held.sampling))
-            await held.reached()
-            others = [asyncio.create_task(wait(p)) for p in (0, 2, 1, 3)]
-            await asyncio.sleep(0)  # all have asked
-            held.go_on()
-            await asyncio.gather(first, *others)
-
-    run(draw())
-    assert order == [3, 2, 1, 0]
-
-
-# -- callers ---
-
-
-def test_sessions_from_threads_with_event_loops_of_their_own(
-    folder: Path, alone: list[tuple[Any, ...]]
-) -> None:
-    engine = deterministic(folder, max_batch=3)
-    with ThreadPoolExecutor(5) as pool:
-        running = [pool.submit(run, one_by_one(engine, range(key, key + 1))) for key in range(5)]
-        assert [record(r.result(PATIENCE)[0]) for r in running] == alone
-    assert idle(engine)
-
-
-def test_one_session_in_two_event_loops(folder: Path) -> None:
-    engine = load(folder)
-    session = engine.session()
-
-    async def turn(sample: Sample | None) -> Sample:
-        return await (session.sample([1, 2], DRAW) if sample is None else session.advance(sample, [3], DRAW))
-
-    sample = run(turn(None))
-    assert run(turn(sample)) is sample and len(sample.turns()) == 2
-    session.close()
-    assert idle(engine)
-
-
-BAD: dict[str, tuple[Callable[[Session, Sample], Awaitable[Any]], str]] = {
-    "long prompt": (lambda s, x: s.sample([1] * 128), r"leave no room in a context of 128"),
-    "n": (lambda s, x: s.sample([1], Sampling(n=2)), r"^session: n=2: a call draws one sample"),
-    "key": (lambda s, x: s.sample([1], key=-1), r"key -1 is not an integer"),
-    "index": (lambda s, x: s.sample([1], key=1, index=1 << 32), r"is not an integer of 0"),
-    "deadline": (
-        lambda s, x: s.sample([1], deadline=-1),
-        r"^session: deadline -1 is not a number",
-    ),
-    "pages": (lambda s, x: s.sample([1] * 100, Sampling(max_tokens=20)), r"the pool has 25; give"),
-    "observation": (lambda s, x: s.advance(x, "text", DRAW), r"^advance: an observation is a list of token"),
-    "long observation": (
-        lambda s, x: s.advance(x, [1] * 200, DRAW),
-        r"^session: 7 tokens and an observation of 200 leave no room in a context of 128",
-    ),
-    "id": (lambda s, x: s.advance(x, [101], DRAW), r"ids outside 0 … 100"),
-    "temperature": (
-        lambda s, x: s.advance(x, [1], Sampling()),
-        r"^advance: temperature 1.0, the sample was drawn at 1.1",
-    ),
-    "turn": (lambda s, x: s.branch(x, 1, 2), r"^branch: turn 1 and n 2 of a sample of 1 turns"),
-    "no branch": (lambda s, x: s.branch(x, 0, 0), r"^branch: turn 0 and n 0"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_and_the_session_goes_on(folder: Path, case: str) -> None:
-    engine, (ask, words) = load(folder, kv_tokens=100), BAD[case]
-
-    async def draw() -> None:
-        async with engine.session() as session:
-            sample = await session.sample([1, 2], DRAW, key=1)
-            before = record(sample)
-            with pytest.raises(EngineError, match=words):
-                await ask(session, sample)
-            assert record(sample) == before
-            await session.advance(sample, [3], DRAW)
-
-    run(draw())
-    assert idle(engine)
-
-
-def test_a_closed_session_and_a_bad_iteration_are_refused(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> None:
-        async with engine.session() as session:
-            sample = await session.sample([1], DRAW)
-        session.close()
-        for work in (session.sample([1]), session.advance(sample, [1], DRAW), session.branch(sample, 0, 1)):
-            with pytest.raises(EngineError, match=r"^session: it was closed"):
-                await work
-
-    run(draw())
-    for iteration in (-1, 1 << 32):
-        with pytest.raises(EngineError, match="iteration"):
-            engine.session(iteration)
-
-
-def test_a_sample_that_changed_meanwhile_is_not_continued(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> None:
-        async with engine.session() as session:
-            sample = await session.sample([1], DRAW)
-            twice = await asyncio.gather(
-                *(session.advance(sample, [2], DRAW) for _ in range(2)), return_exceptions=True
-            )
-            errors = [str(e) for e in twice if isinstance(e, EngineError)]
-            assert errors == ["advance: the sample was changed while its next turn was drawn"]
-            assert len(sample.token_ids) == 11
-
-    run(draw())
-
-
-def test_a_sample_from_outside_is_continued(folder: Path) -> None:
-    engine = load(folder)
-
-    async def draw() -> Sample:
-        async with engine.session() as session:
-            sample = outside([1, 2], [3, 4])
-            await session.advance(sample, [5], Sampling(max_tokens=3, ignore_eos=True))
-            return await session.advance(sample, [6], Sampling(max_tokens=3, ignore_eos=True))
-
-    sample = run(draw())
-    assert len(sample.token_ids) == 10 and sample.noise is not None
-
-
-# -- any order of events ---
-
-
-EVENTS = [
-    "sample",
-    "advance",
-    "branch",
-    "drop a task",
-    "cancel",
-    "deadline",
-    "close",
-    "new weights",
-    "wait",
-]
-NAMED = DRAW.model_copy(update={"adapter": False, "seed": 1})
-
-
-@pytest.fixture(scope="module")
-def watched(folder: Path) -> tuple[Engine, list[list[int]]]:
-    """A small engine that checks its pages after each step, and four named samples as drawn by another."""
-    engine = deterministic(folder, kv_tokens=80, max_batch=3, max_waiting=2, parked_share=0.4)
-    run_step, sampled = sampler(engine).step, deterministic(folder, stir=False)
-
-    def checked() -> Any:
-        ended = run_step()
-        sampler(engine).scheduler.check()
-        return ended
-
-    sampler(engine).step = checked
-    groups = sampled.sample([[7, key, 9] for key in range(4)], NAMED)
-    return engine, [group.samples[0].token_ids for group in groups]
-
-
-@settings(max_examples=25, deadline=None)
-@given(events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
-def test_any_order_of_events_leaks_nothing(
-    watched: tuple[Engine, list[list[int]]], events: list[tuple[str, int]]
-) -> None:
-    engine, expected = watched
-
-    async def play() -> None:
-        session, tasks, samples = engine.session(), list[asyncio.Task[Any]](), list[Sample]()
-
-        async def begin(key: int, deadline: float | None = None) -> None:
-            sample = await session.sample([7, key, 9], NAMED, key=key, priority=key % 2, deadline=deadline)
-            whole = sample.finish_reason == "length"
-            assert sample.token_ids == expected[key][: 5 if whole else len(sample.token_ids)]
-            samples.append(sample)
-
-        async def grow(sample: Sample, key: int) -> None:
-            samples.extend(await session.branch(sample, 0, 2, NAMED, key=50 + key))
-
-        for what, key in events:
-            if what in ("sample", "deadline"):
-                tasks.append(asyncio.create_task(begin(key, 0.001 if what == "deadline" else None)))
-            elif what == "advance" and samples:
-                work = session.advance(samples[key % len(samples)], [90] * key, NAMED)
-                tasks.append(asyncio.create_task(work))  # type: ignore[arg-type]
-            elif what == "branch" and samples:
-                tasks.append(asyncio.create_task(grow(samples[key % len(samples)], key)))
-            elif what == "drop a task" and tasks:
-                tasks[key % len(tasks)].cancel()
-            elif what == "cancel":
-                session.cancel()
-            elif what == "close":
-                session.close()
-                session = engine.session()
-            elif what == "new weights":
-                engine.weights_changed()
-            await asyncio.sleep(0.002 * key)
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        session.close()
-        wrong = [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, EngineError)]
-        assert not wrong, wrong
-
-    run(play())
-    assert idle(engine) and engine.counters()["pages_parked"] == 0
