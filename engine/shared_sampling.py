@@ -36,7 +36,7 @@ POLL = 0.05
 
 
 def expected_cost(jobs: Sequence[Job]) -> float:
-    """Tokens to compute for jobs on one rank: prompts, what they share once, and samples as long as allowed."""
+    """Tokens of jobs on one rank: prompts, what these share once, and samples as long as allowed."""
     prompts = sorted(job.prompt_ids for job in jobs)
     shared = sum(common_prefix(a, b) for a, b in pairwise(prompts))
     return float(sum(map(len, prompts)) - shared + sum(job.sampling.n * job.limit for job in jobs))
@@ -97,7 +97,9 @@ class SharedSampling:
     def _open(self) -> SharedQueue:
         """The queue, once all ranks are here with the same prompts and weights."""
         plan = WorkQueue.deal([expected_cost(unit) for unit in self._units], self._parallel.world_size)
-        jobs = [(job.prompt_ids, job.noise, job.limit, job.sampling.n) for unit in self._units for job in unit]
+        jobs = [
+            (job.prompt_ids, job.noise, job.limit, job.sampling.n) for unit in self._units for job in unit
+        ]
         digest = hashlib.blake2b(repr((plan.costs, jobs)).encode(), digest_size=16).digest()
         ranks = self._parallel.gather((self._version, digest, self._meeting.queues), PHASE)
         versions, digests, numbers = zip(*ranks, strict=True)
@@ -176,6 +178,8 @@ class SharedSampling:
 
     def _look(self, queue: SharedQueue) -> None:
         """Look at the queue and the other hearts; call all together where one is silent, or nothing moves."""
+        if self._running:
+            fault_point("unit.running")
         before = queue.queue
         if self._at_store(queue.refresh) != before:
             self._changed = time.monotonic()

@@ -10,14 +10,15 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.forked import Ended, fork_ranks
-from proactor.engine import GRPO, Engine, EngineError, Group, LoRA, Sampling, faults
+from proactor.engine import GRPO, Engine, EngineError, Group, LoRA, Sampling, faults, shared_sampling
+from proactor.engine.work_queue import Pulse, WorkQueue
 
 SETTINGS: dict[str, Any] = {
     "lora": LoRA(rank=4, alpha=8),
@@ -27,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "deterministic": True,
     "rank_timeout": 20.0,
 }
+LOST = (("unit.leased:2", 0), ("sampling:3", 1), ("unit.ended:1", 0), ("unit.done:1", 1), ("", 0), ("", 1))
+"""Where a rank is lost ("": stopped), and which; rank 0 holds the store."""
 UNITS = [0, 0, 1, 1, 1, 2, 3, 4, 4, 5, 6]
 """Prompts of one unit begin alike."""
 
@@ -42,15 +45,15 @@ def opened(model: str, **changes: Any) -> Engine:
     return engine
 
 
-def drawn(engine: Engine, pause: float = 0.0) -> list[Group]:
-    """This rank's groups of one shared call; ``pause``: seconds that it does nothing after each."""
+def drawn(engine: Engine, after_each: Callable[[], object] = lambda: None) -> list[Group]:
+    """This rank's groups of one shared call."""
     settings = [Sampling(n=2, max_tokens=4 + 5 * (i % 3)) for i in range(len(UNITS))]
     mine = []
     for group in engine.sample_shared(prompts(), settings, keys=range(50, 50 + len(UNITS)), units=UNITS):
         group.tree = UNITS[group.index]
         group.rewards = [float(sum(s.token_ids) % 7) for s in group.samples]
         mine.append(group)
-        time.sleep(pause)
+        after_each()
     return mine
 
 
@@ -59,13 +62,32 @@ def content(groups: list[Group]) -> list[Any]:
 
 
 def steps(model: str, uneven: bool) -> Callable[[int], None]:
-    """Two steps; ``uneven``: rank 0 is slow, so that the others get most."""
+    """Two steps; ``uneven``: rank 0 stands still with its first group until the others did all the rest."""
 
     def work(rank: int) -> None:
         engine = opened(model)
+        meeting = engine.parallel.meeting
+        assert meeting is not None
         record: list[Any] = []
+        started: list[int] = []
+
+        def stand_still() -> None:
+            state = WorkQueue((1.0,) * 7, 3)
+            while True:
+                seen = state.decode(meeting.store.get(f"queue/{meeting.queues - 1}"))
+                if not started:
+                    started.extend([*seen.held(0), *(item for item in seen.done if seen.done[item] == 0)])
+                if not seen.waiting and seen.leases.keys() <= set(started):
+                    return
+                time.sleep(0.02)
+
+        if uneven:
+            shared_sampling.Pulse = partial(Pulse, lease=10**6)  # type: ignore[misc, assignment]
         for _ in range(2):
-            groups = drawn(engine, 0.3 if uneven and rank == 0 else 0.0)
+            started.clear()
+            groups = drawn(engine, stand_still if uneven and rank == 0 else lambda: None)
+            if uneven and rank == 0:
+                assert {g.tree for g in groups} == set(started), "units are numbered as they come"
             versions = sorted({s.policy_version for g in groups for s in g.samples})
             everyone = engine.gather((content(groups), [g.index for g in groups], versions))
             stats = engine.train(groups, GRPO(lr=1e-2))
@@ -86,19 +108,20 @@ def steps(model: str, uneven: bool) -> Callable[[int], None]:
     return work
 
 
-def dies(model: str, lost: int, point: str, number: signal.Signals) -> Callable[[int], None]:
-    """Rank ``lost`` is killed or stopped at a point of its sampling; the others say why they end."""
+def dies(model: str, lost: int, point: str) -> Callable[[int], None]:
+    """Rank ``lost`` is killed at a point of its sampling ("": stopped); the others say why they end."""
 
     def work(rank: int) -> None:
-        engine = opened(model, rank_timeout=6.0 if number == signal.SIGSTOP else 60.0)
-        if rank == lost:
-            if number == signal.SIGSTOP:
-                drawn_unit = iter(engine.sample_shared(prompts(), Sampling(n=2, max_tokens=4), units=UNITS))
-                next(drawn_unit)
-                os.kill(os.getpid(), number)
-            faults._plan = point
+        engine = opened(model, rank_timeout=60.0 if point else 6.0)
+
+        def pause() -> None:
+            time.sleep(0.1)
+            if rank == lost and not point:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        faults._plan = point if rank == lost else ""
         try:
-            drawn(engine, 0.1)
+            drawn(engine, pause)
             print("nothing")
         except EngineError as error:
             print(error)
@@ -111,7 +134,7 @@ def stalls(model: str) -> Callable[[int], None]:
 
     def work(rank: int) -> None:
         engine = opened(model)
-        groups = drawn(engine, 6.0 if rank == 1 else 0.0)
+        groups = drawn(engine, lambda: time.sleep(6 if rank == 1 else 0))
         everyone = engine.gather((content(groups), engine.counters()["roll_calls"]))
         stats = engine.train(groups, GRPO(lr=1e-2))
         assert engine.trainer is not None
@@ -164,16 +187,11 @@ def drive(model: str, folder: Path) -> dict[str, list[Ended]]:
     }
     scenes["uneven"] = 3, steps(model, True)
     scenes["stalls"] = 2, stalls(model)
-    for point in ("unit.leased:2", "sampling:3", "unit.ended:1", "unit.done:1"):
-        for lost in (0, 1):
-            scenes[f"{point} {lost}"] = 3, dies(model, lost, point, signal.SIGKILL)
-    for lost in (0, 1):
-        scenes[f"stopped {lost}"] = 3, dies(model, lost, "", signal.SIGSTOP)
+    for point, lost in LOST:
+        scenes[f"{point or 'stopped'} {lost}"] = 3, dies(model, lost, point)
     for what in ("weights", "prompts", "bug", "reward"):
         scenes[what] = 2, refuses(model, what)
     outcome = {}
-    if len(sys.argv) > 3:
-        scenes = {name: scene for name, scene in scenes.items() if name in sys.argv[3:]}
     for name, (count, work) in scenes.items():
         ranks = fork_ranks(count, folder / name.replace(" ", "-").replace(":", "-"), work)
         lost = int(name[-1]) if name[-2:] in (" 0", " 1") else None
@@ -187,9 +205,7 @@ def drive(model: str, folder: Path) -> dict[str, list[Ended]]:
 
 
 @pytest.fixture(scope="module")
-def ends(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
-) -> dict[str, list[Ended]]:
+def ends(folder: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dict[str, list[Ended]]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(repo_root),
@@ -209,8 +225,12 @@ def records(ends: list[Ended]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> list[Any]:
+    return two_steps_alone(str(folder))
+
+
+def two_steps_alone(model: str) -> list[Any]:
     """Groups and adapter of two steps in one process, from `Engine.sample`."""
-    engine, found = opened(str(folder)), []
+    engine, found = opened(model), []
     for _ in range(2):
         settings = [Sampling(n=2, max_tokens=4 + 5 * (i % 3)) for i in range(len(UNITS))]
         groups = engine.sample(prompts(), settings, keys=range(50, 50 + len(UNITS)))
@@ -239,7 +259,7 @@ def test_groups_and_adapter_do_not_depend_on_the_ranks(
 def test_one_process_samples_alone(folder: Path, alone: list[Any]) -> None:
     engine = opened(str(folder))
     assert json.loads(json.dumps(content(drawn(engine)))) == alone[0]["groups"]
-    with pytest.raises(EngineError, match="^sample_shared: 11 prompts with 1 units$"):
+    with pytest.raises(EngineError, match=r"^sample_shared: 11 prompts with 1 units$"):
         engine.sample_shared(prompts(), units=[1])
 
 
@@ -262,11 +282,10 @@ def test_a_unit_is_on_one_rank_and_every_rank_gets_some(ends: dict[str, list[End
 
 
 @pytest.mark.slow
-def test_a_slow_rank_gets_less(ends: dict[str, list[Ended]]) -> None:
-    (*found, _), *_ = records(ends["uneven"])
+def test_the_others_do_what_a_slow_rank_has_not_begun(ends: dict[str, list[Ended]]) -> None:
+    (*found, _), *_ = records(ends["uneven"])  # its rank 0 waits for that
     for step in found:
-        sizes = [len(indices) for indices in step["shares"]]
-        assert sizes[0] < max(sizes[1:])
+        assert sorted(index for indices in step["shares"] for index in indices) == list(range(len(UNITS)))
 
 
 @pytest.mark.slow
@@ -291,12 +310,10 @@ def test_a_rank_that_stalls_loses_its_leases_and_nothing_else(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("point", ["unit.leased:2", "sampling:3", "unit.ended:1", "unit.done:1"])
+@pytest.mark.parametrize(("point", "lost"), [scene for scene in LOST if scene[0]])
 def test_a_rank_that_dies_while_sampling_is_named(
     ends: dict[str, list[Ended]], point: str, lost: int
 ) -> None:
-    """Rank 0 holds the store."""
     for rank, end in enumerate(ends[f"{point} {lost}"]):
         if rank == lost:
             assert end.code == -signal.SIGKILL
