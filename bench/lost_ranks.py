@@ -21,8 +21,8 @@ def stuck(trials: Trials, count: int) -> Tally:
 
 
 ROLLOUT = ("unit.leased", "unit.running", "unit.ended", "unit.done")
-"""Fault points of a rank while ranks share a step's sampling: it has a lease, samples, has sampled a unit, has
-put that into the store.
+"""Fault points of a rank while ranks share a step's sampling: it has a lease, samples, has sampled a unit,
+has put that into the store.
 """
 
 

@@ -141,7 +141,7 @@ class SharedSampling:
             if item not in self._running:
                 fault_point("unit.leased")
                 self._begin(item)
-        if queue.queue.waiting and not self._asked:
+        if not self._asked and queue.queue.pull(self._rank) != queue.queue:
             self._asked = True
             self._loop.report_room(self._note_room)
 
@@ -166,18 +166,21 @@ class SharedSampling:
         if item is None:
             self._at_store(lambda: queue.change(lambda work: work.pull(self._rank)))
         elif item in self._running:
-            submission = self._running.pop(item)
-            groups = [arrival.result() for arrival in submission.arrivals]
-            fault_point("unit.ended")
-            work = self._at_store(lambda: queue.change(lambda work: work.complete(self._rank, item)))
-            fault_point("unit.done")
-            if work.done[item] == self._rank:
-                yield from sorted(groups, key=lambda group: group.index)
-            else:
-                self._counts["late_groups"] += len(groups)
+            yield from self._complete(queue, item)
+
+    def _complete(self, queue: SharedQueue, item: int) -> list[Group]:
+        """The groups of a unit that ended here; none where another rank was faster."""
+        groups = [arrival.result() for arrival in self._running.pop(item).arrivals]
+        fault_point("unit.ended")
+        work = self._at_store(lambda: queue.change(lambda work: work.complete(self._rank, item)))
+        fault_point("unit.done")
+        if work.done[item] != self._rank:
+            self._counts["late_groups"] += len(groups)
+            return []
+        return sorted(groups, key=lambda group: group.index)
 
     def _look(self, queue: SharedQueue) -> None:
-        """Look at the queue and the other hearts; call all together where one is silent, or nothing moves."""
+        """Look at the queue and the other hearts; call all together where one is silent, or nothing comes."""
         if self._running:
             fault_point("unit.running")
         before = queue.queue
@@ -188,8 +191,9 @@ class SharedSampling:
             return
         self._next_beat = now + BEAT
         silent = self._pulse.beat(self._at_store(queue.beat))
-        stuck = not self._running and now - self._changed > self._meeting.timeout
-        if (silent or stuck) and not queue.queue.finished:
+        if not self._running and now - self._changed > self._meeting.timeout:
+            silent += queue.queue.leases.values()  # their hearts may beat, but nothing comes of them
+        if silent and not queue.queue.finished:
             self._counts["roll_calls"] += 1
             self._at_store(lambda: queue.change(lambda work: work.call(silent)))
 

@@ -152,6 +152,22 @@ def stalls(model: str) -> Callable[[int], None]:
     return work
 
 
+def hangs(model: str) -> Callable[[int], None]:
+    """Rank 1's sampler hangs, while its heart goes on."""
+
+    def work(rank: int) -> None:
+        engine = opened(model, rank_timeout=6.0)
+
+        def hang(ids: list[int], position: int) -> None:
+            time.sleep(3600 if rank == 1 else 0)
+
+        mine = engine.sample_shared(prompts(), Sampling(n=2, max_tokens=4, logit_mask=hang), units=UNITS)
+        print(sorted(group.index for group in mine), flush=True)
+        os._exit(0)  # the hanging thread would not let it
+
+    return work
+
+
 def refuses(model: str, what: str) -> Callable[[int], None]:
     """Rank 1 brings other prompts or weights, fails, or breaks off."""
 
@@ -189,6 +205,7 @@ def drive(model: str, folder: Path) -> dict[str, list[Ended]]:
     scenes["stalls"] = 2, stalls(model)
     for point, lost in LOST:
         scenes[f"{point or 'stopped'} {lost}"] = 3, dies(model, lost, point)
+    scenes["hangs"] = 2, hangs(model)
     for what in ("weights", "prompts", "bug", "reward"):
         scenes[what] = 2, refuses(model, what)
     outcome = {}
@@ -307,6 +324,11 @@ def test_a_rank_that_stalls_loses_its_leases_and_nothing_else(
     for found in records(ends["stalls"]):
         assert found["calls"] >= 1
         assert found["groups"] == alone[0]["groups"] and found["adapter"] == alone[0]["adapter"]
+
+
+@pytest.mark.slow
+def test_a_sampler_that_hangs_loses_its_leases(ends: dict[str, list[Ended]]) -> None:
+    assert [end.output for end in ends["hangs"]] == [f"{list(range(len(UNITS)))}\n", "[]\n"]
 
 
 @pytest.mark.slow
