@@ -150,8 +150,8 @@ class TokenBatch:
 
     target: int64 ids. old, sampled: recorded policy and sampled log-probabilities, float32, NaN where a
     sample has none. advantage, weight: float32. sample: int64 index into ``samples``. position: int64 index
-    into the sample's ``token_ids``. version: int64, the policy version that drew it. entropy: float32, filled in by the trainer. reference: log-probabilities
-    with the adapter off, if the loss has ``needs_reference``.
+    into the sample's ``token_ids``. version: int64, the policy version that drew it. entropy: float32, filled
+    in by the trainer. reference: log-probabilities with the adapter off, if the loss has ``needs_reference``.
     """
 
     target: Tensor

@@ -36,8 +36,8 @@ class Sample:
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
-    ``policy_version``: the policy (`Engine.policy_version`) that drew its oldest token; ``versions`` names that
-    of each token where they differ (later turns, samples that went on through an update); None: they do not.
+    ``policy_version``: the policy (`Engine.policy_version`) that drew its oldest token; ``versions``
+    names that of each token where they differ (turns drawn after an update); None: they do not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
     no engine drew it. ``info`` is the caller's own; the engine neither reads nor writes it.
