@@ -214,6 +214,7 @@ def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
         sample.logprobs[:cut],
         sample.policy_logprobs[:cut],
         sample.policy_version if cut else turn.policy_version,
+        sample.versions[:cut] or None if sample.versions else None,
         mask=None if sample.mask is None else sample.mask[:cut],
         temperature=sample.temperature,
         noise=turn.noise,

@@ -150,8 +150,8 @@ class TokenBatch:
 
     target: int64 ids. old, sampled: recorded policy and sampled log-probabilities, float32, NaN where a
     sample has none. advantage, weight: float32. sample: int64 index into ``samples``. position: int64 index
-    into the sample's ``token_ids``. entropy: float32, filled in by the trainer. reference: log-probabilities
-    with the adapter off, if the loss has ``needs_reference``.
+    into the sample's ``token_ids``. version: int64, the policy version that drew it. entropy: float32, filled
+    in by the trainer. reference: log-probabilities with the adapter off, if the loss has ``needs_reference``.
     """
 
     target: Tensor
@@ -161,6 +161,7 @@ class TokenBatch:
     weight: Tensor
     sample: Tensor
     position: Tensor
+    version: Tensor
     samples: list[Sample]
     entropy: Tensor
     reference: Tensor | None = None
@@ -254,7 +255,7 @@ def layout(tree: Tree) -> Layout:
 def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np.generic]], list[Sample]]:
     """Predecessor row of each trained token, and the columns of `TokenBatch`."""
     parts: dict[str, list[NDArray[np.generic]]] = {
-        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position")
+        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position", "version")
     }
     samples: list[Sample] = []
     for g, group in enumerate(tree.groups):
@@ -274,6 +275,7 @@ def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np
             parts["advantage"].append(np.asarray(sample.token_advantages(), np.float32)[keep])
             parts["sample"].append(np.full(len(keep), len(samples), np.int64))
             parts["position"].append(keep.astype(np.int64))
+            parts["version"].append(np.asarray(sample.token_versions(), np.int64)[keep])
             samples.append(sample)
     joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
     row = joined.pop("row").astype(np.int64)

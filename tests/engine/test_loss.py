@@ -23,6 +23,7 @@ def batch(n: int = 6, **changes: Any) -> TokenBatch:
         "weight": torch.rand(n, generator=generator),
         "sample": torch.zeros(n, dtype=torch.int64),
         "position": torch.arange(n),
+        "version": torch.zeros(n, dtype=torch.int64),
         "samples": [],
         "entropy": torch.zeros(n),
     }
