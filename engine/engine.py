@@ -236,7 +236,7 @@ class Engine:
         EngineError for a loss that returns no scalar tensor with a gradient (`loss.evaluate`).
         """
         trainer = self._trainer()
-        units = listed(trees, (Group, Tree), "forward_backward")
+        units: Sequence[Group | Tree] = listed(trees, (Group, Tree), "forward_backward")
         if not callable(loss):
             raise EngineError(f"forward_backward: loss should be a function, not {short(loss)}")
         groups = [g for unit in units for g in (unit.groups if isinstance(unit, Tree) else [unit])]

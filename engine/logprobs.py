@@ -35,9 +35,9 @@ def sequence_logprobs(
     sequences = [ids_of(ids, f"logprobs: sequence {i}") for i, ids in enumerate(sequences)]
     if spans is None:
         spans = [(1, len(ids)) for ids in sequences]
-    for name, values in (("spans", spans), ("trees", trees)):
-        if values is not None and len(values) != len(sequences):
-            raise EngineError(f"logprobs: {len(sequences)} sequences with {len(values)} {name}")
+    for name, given in (("spans", spans), ("trees", trees)):
+        if given is not None and len(given) != len(sequences):
+            raise EngineError(f"logprobs: {len(sequences)} sequences with {len(given)} {name}")
     out: list[Tensor] = [torch.empty(0) for _ in sequences]
     groups: list[Group] = []
     places: dict[int, int] = {}  # id of a sample -> place of its sequence

@@ -36,8 +36,8 @@ def train(
 
 def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
     """The groups to train on; SFT's samples become groups of one."""
-    kinds = (Group,) if isinstance(config, GRPO) else (Group, Sample)
-    units = listed(data, kinds, f"train: {type(config).__name__}")
+    kinds: tuple[type[Group | Sample], ...] = (Group,) if isinstance(config, GRPO) else (Group, Sample)
+    units: Sequence[Group | Sample] = listed(data, kinds, f"train: {type(config).__name__}")
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
 
 

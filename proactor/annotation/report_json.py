@@ -112,7 +112,7 @@ def report_json(
     names = {d.id for d in kept}
     dropped = [LeftOut(id=r.id, reason=r.failed, detail=r.detail) for r in records if r.id not in names]
     unread = [LeftOut(id=name, reason="reader", detail=why) for name, why in reader.dropped.items()]
-    report = {
+    report: dict[str, Any] = {
         "oracle": oracle.identity,
         "options": options.model_dump(),
         "dialogues": {

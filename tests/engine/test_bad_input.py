@@ -427,7 +427,7 @@ def test_a_folder_is_a_path() -> None:
 @pytest.mark.parametrize("rewards", [1.0, None, torch.tensor(1.0)])
 def test_rewards_are_a_list(rewards: Any) -> None:
     one = group(sample(), sample())
-    with pytest.raises(EngineError, match="^rewards: a list of 2 numbers is needed, not "):
+    with pytest.raises(EngineError, match=r"^rewards: a list of 2 numbers is needed, not "):
         one.rewards = rewards
 
 

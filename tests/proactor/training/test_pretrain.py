@@ -61,7 +61,8 @@ def test_what_is_held_out_has_an_answer_that_is_known() -> None:
     encoder = PromptEncoder(ChatFormat(tokenizer), CORPUS.catalog, PromptStyle(instructions=""))
     acts = [d for d in CORPUS.dialogues if d.references]
     last = acts[1].references[0]
-    unknown = last.model_copy(update={"coverage": None, "ready": None, "null_reason": "never_ready"})
+    everywhere = {"coverage": (1, len(acts[0].turns)), "ready": None, "null_reason": "never_ready"}
+    unknown = last.model_copy(update=everywhere | {"value_turns": {}, "observed_trigger": None})
     masked = acts[0].model_copy(update={"references": (unknown,), "withdrawn": (), "id": "masked"})
     held_out, others = hold_out([masked, *acts], encoder, size())
     assert held_out == acts[:1] and others == [masked, *acts[1:]]
