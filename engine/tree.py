@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proactor.engine.arguments import short
 from proactor.engine.prefix import common_prefix
 from proactor.engine.types import EngineError, Group, Sample
 
@@ -65,9 +66,9 @@ class Tree:
         return sum(len(g.prompt_ids) + len(s.token_ids) - 1 for g in self.groups for s in g.samples)
 
     def _add(self, group: Group, extended: set[int]) -> None:
-        prompt = np.asarray(group.prompt_ids, dtype=np.int64)
-        if not len(prompt):
+        if not len(group.prompt_ids):
             raise EngineError("group.prompt_ids: a prompt needs at least one token")
+        prompt = _ids(group.prompt_ids, "group.prompt_ids")
         start, at = 0, ROOT
         if group.parent is not None:
             at = self._leaf_of.get(id(group.parent), ROOT)
@@ -87,9 +88,11 @@ class Tree:
         self.leaves.append([self._add_leaf(s, end, len(prompt), id(s) in extended) for s in group.samples])
 
     def _add_leaf(self, sample: Sample, parent: int, depth: int, extended: bool) -> int | None:
-        if not sample.token_ids:
+        if not len(sample.token_ids):
             raise EngineError("sample.token_ids: a sample needs at least one token")
-        ids = np.asarray(sample.token_ids if extended else sample.token_ids[:-1], dtype=np.int64)
+        ids = _ids(sample.token_ids, "sample.token_ids")
+        if not extended:
+            ids = ids[:-1]
         if not len(ids):
             return None
         self.nodes.append(Node(ids, parent, depth, leaf=True))
@@ -289,3 +292,14 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
     if len(values) != length:
         raise EngineError(f"sample: {len(values)} log-probabilities for {length} tokens")
     return np.asarray(values, np.float32)
+
+
+def _ids(values: Sequence[int], what: str) -> Ids:
+    """Token ids as int64. Raises EngineError, naming ``what``, for anything but whole numbers."""
+    try:
+        ids = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        ids = np.empty(0)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise EngineError(f"{what} should be a list of token ids, not {short(values)}")
+    return ids.astype(np.int64, copy=False)

@@ -165,8 +165,11 @@ class Group:
 
         Raises EngineError, with nothing set, for a wrong number of values and for a value that is no number.
         """
-        if len(values) != len(self.samples):
-            raise EngineError(f"rewards: {len(values)} values for {len(self.samples)} samples")
+        count = len(self.samples)
+        if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+            raise EngineError(f"rewards: a list of {count} numbers is needed, not {values!r:.60}")
+        if len(values) != count:
+            raise EngineError(f"rewards: {len(values)} values for {count} samples")
         rewards = []
         for i, value in enumerate(values):
             try:
