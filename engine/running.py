@@ -1,4 +1,4 @@
-"""What the scheduler runs: admitted requests, and the sequences that decode."""
+"""What the scheduler runs: admitted requests, the sequences that decode, and the pages promised to them."""
 
 from __future__ import annotations
 
@@ -10,41 +10,22 @@ from proactor.engine.kv import PagePool, Sequence
 from proactor.engine.step import Decode, Request, SampleId
 
 
-def sequence_pages(request: Request, pool: PagePool) -> int:
-    """Pages of one sample with all its tokens; the last one is never fed back and needs no slot."""
-    return pool.pages_for(len(request.prompt_ids) + request.max_tokens - 1)
-
-
 @dataclass(slots=True, eq=False)
 class AdmittedRequest:
-    """An admitted request, its forks, and the pages that they may still allocate."""
+    """An admitted request and its forks."""
 
     request: Request
-    need_copy: int  # pages of a fork that copies the prompt's partial page, in the worst case
-    need_last: int  # pages of the last fork, which takes over the prompt's own pages
     unstarted: int  # forks that have not begun
     unended: int  # samples that have not ended
     seq: Sequence | None = None  # the prompt, until the last fork takes it over
-    hold: int | None = None  # pages reserved for a fork that has not begun
+    held: bool = False  # pages are promised to one fork that has not begun
     active: int = 0  # forks that decode
     pending: deque[tuple[int, int]] = field(default_factory=deque)  # (sample, first token) of forks to begin
 
-    @classmethod
-    def of(cls, request: Request, pool: PagePool) -> AdmittedRequest:
-        """The state of a request before its first step."""
-        total, tokens = sequence_pages(request, pool), len(request.prompt_ids)
-        if request.max_tokens == 1:  # the prompt draws the only token: nothing decodes
-            return cls(request, 0, 0, request.n, request.n)
-        need_copy, need_last = total - tokens // pool.page_size, total - pool.pages_for(tokens)
-        return cls(request, need_copy, need_last, request.n, request.n)
-
-    def next_need(self) -> int:
-        """Pages of the next fork in the worst case."""
-        return self.need_copy if len(self.pending) > 1 else self.need_last
-
-    def unreserved(self) -> int:
-        """Pages, in the worst case, of the forks that neither began nor are reserved."""
-        return (self.unstarted - (self.hold is not None)) * self.need_copy if self.unstarted else 0
+    @property
+    def next_is_last(self) -> bool:
+        """Whether the next fork takes over the prompt's own pages."""
+        return (len(self.pending) or self.unstarted) == 1
 
 
 class DecodeSet:
@@ -76,7 +57,6 @@ class DecodeSet:
             if decode.length > decode.capacity:
                 pool.grow(decode.seq)
                 decode.capacity += pool.page_size
-                decode.need -= 1
                 grown.append(i)
         self.membership += bool(grown)
         return grown
@@ -93,3 +73,117 @@ class DecodeSet:
             if not decode.left or decode.id in finished:
                 gone.append(decode)
         return gone
+
+
+class Running:
+    """Admitted requests: all of them, those whose prompts are computed, those with forks to begin; and the
+    sequences that decode.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self.pool = pool
+        self.requests: dict[Request, AdmittedRequest] = {}
+        self.prefilling: list[AdmittedRequest] = []
+        self.forking: list[AdmittedRequest] = []
+        self.decoding = DecodeSet()
+        self.samples = 0
+        """Samples of admitted requests that have not ended."""
+
+    # -- pages ---
+
+    def fork_pages(self, request: Request, last: bool) -> int:
+        """Pages that a fork which has not begun may still allocate; the last one takes over the prompt's."""
+        if request.max_tokens == 1:  # the prompt draws the only token: nothing decodes
+            return 0
+        tokens = len(request.prompt_ids)
+        total = self.pool.pages_for(tokens + request.max_tokens - 1)
+        return total - (self.pool.pages_for(tokens) if last else tokens // self.pool.page_size)
+
+    def held_pages(self, run: AdmittedRequest) -> int:
+        """Pages promised to the next fork of a run."""
+        return self.fork_pages(run.request, run.next_is_last) if run.held else 0
+
+    def promised(self) -> int:
+        """Pages that sequences which decode, and forks that are held, may still allocate."""
+        pages_for = self.pool.pages_for
+        decoding = sum(pages_for(d.length + d.left - 1) - len(d.seq.block_table) for d in self.decoding)
+        return decoding + sum(map(self.held_pages, self.requests.values()))
+
+    def late(self) -> int:
+        """Pages of the forks that neither began nor are held."""
+        return sum(
+            (run.unstarted - run.held) * self.fork_pages(run.request, last=False)
+            for run in self.requests.values()
+            if run.unstarted
+        )
+
+    # -- joining and leaving ---
+
+    def admit(self, run: AdmittedRequest) -> None:
+        """A request's prompt is computed from now on."""
+        self.requests[run.request] = run
+        self.prefilling.append(run)
+        self.samples += run.unended
+
+    def end(self, decode: Decode) -> AdmittedRequest:
+        """Give a sequence's pages back, and hold the next fork of its run if none decodes. The caller takes
+        it out of `decoding`.
+        """
+        run = self.requests[decode.request]
+        self.close(decode)
+        run.active -= 1
+        run.held = run.held or (bool(run.pending) and not run.active)
+        self.forget(run, 1)
+        return run
+
+    def forget(self, run: AdmittedRequest, samples: int) -> None:
+        """So many samples of a run are gone; without any it is removed."""
+        run.unended -= samples
+        self.samples -= samples
+        if not run.unended:
+            self.remove(run)
+
+    @staticmethod
+    def _computed(decode: Decode) -> int:
+        return decode.length - 1  # its last token was drawn, not fed back
+
+    def close(self, decode: Decode) -> None:
+        """Give a sequence's pages back; what it computed stays in the prefix tree."""
+        decode.seq.computed = self._computed(decode)
+        self.pool.close(decode.seq)
+
+    def remove(self, run: AdmittedRequest) -> None:
+        """Take a request out and free every page that it still holds."""
+        if run.active:
+            for decode in self.decoding:
+                if decode.request is run.request:
+                    self.close(decode)
+            self.decoding.replace([d for d in self.decoding if d.request is not run.request])
+        if run.seq is not None:
+            self.pool.close(run.seq)
+        for group in (self.prefilling, self.forking):
+            if run in group:
+                group.remove(run)
+        self.samples -= run.unended
+        del self.requests[run.request]
+
+    def drop_all(self) -> None:
+        """Take everything out; what was not committed does not count as computed."""
+        for decode in self.decoding:
+            self.pool.close(decode.seq, keep=False)
+        for run in self.requests.values():
+            if run.seq is not None:
+                self.pool.close(run.seq, keep=False)
+        self.decoding.replace([])
+        for container in (self.requests, self.prefilling, self.forking):
+            container.clear()
+        self.samples = 0
+
+    def check(self) -> None:
+        """Assert that counts and open sequences are those of what is there. For tests."""
+        runs = self.requests.values()
+        assert all(run.held for run in runs if run.unstarted and not run.active), "no fork is held"
+        assert self.samples == sum(run.unended for run in runs)
+        assert len(self.decoding) == sum(run.active for run in runs)
+        open_seqs = len(self.decoding) + sum(run.seq is not None for run in runs)
+        assert open_seqs == self.pool.live, "a sequence is open and nobody runs it"

@@ -67,7 +67,6 @@ class Decode:
     input_id: int
     shared_pages: int  # leading pages shared with the siblings of the request
     capacity: int  # tokens that the block table has room for
-    need: int  # pages it may still allocate
     left: int  # tokens it may still draw
 
     @property

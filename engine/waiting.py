@@ -7,6 +7,7 @@ passed over for ever.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proactor.engine.kv import PagePool
@@ -30,6 +31,10 @@ class WaitingLine:
 
     def __len__(self) -> int:
         return len(self._arrivals) + len(self._line)
+
+    def __iter__(self) -> Iterator[Request]:
+        yield from (place.request for place in self._line)
+        yield from self._arrivals
 
     def add(self, request: Request) -> None:
         """Queue a request. All those added before the next `ready` count as arriving together."""
