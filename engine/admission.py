@@ -1,9 +1,9 @@
 """Which waiting request begins next, and whether there is room for it.
 
-A request is admitted when the pages of its prompt and of one fork are there beyond what running work may
-still allocate. A request that does not fit as a whole is split: one of its forks stays held until all have
-begun, so every request ends. While one is split, another is admitted only if it fits as a whole on top of it:
-otherwise many prompts would be held for few sequences.
+A request is admitted when the pages of its prompt, and those that one fork is expected to need, are there
+beyond what admitted work is expected to need. A request that does not fit as a whole is split: one of its
+forks stays held until all have begun, so every request ends. While one is split, another is admitted only if
+it fits as a whole on top of it: otherwise many prompts would be held for few sequences.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from proactor.engine.running import AdmittedRequest, Running
 from proactor.engine.step import Request
 from proactor.engine.waiting import WaitingLine
 
+LATELY = 64
+"""Requests over which the share of cached tokens is averaged."""
+
 
 class Admission:
     """Takes requests out of the waiting line.
@@ -26,19 +29,39 @@ class Admission:
 
     def __init__(self, pool: PagePool, parking: Parking, running: Running) -> None:
         self.pool, self.parking, self.running = pool, parking, running
-        self.line = WaitingLine(pool)
+        self.line = WaitingLine(pool, running.expected)
         self.admitted = 0
         self.recomputed = 0
         self._stuck = False  # the line was tried in vain, and nothing has changed since
+        self._tried = (0, 0)  # with these limits
+        self._asked = self._fresh = (
+            0.0  # tokens of prompts, and those that were not cached; later ones count more
+        )
 
     def changed(self) -> None:
         """Something arrived, ended or was computed: the line is worth another try."""
         self._stuck = False
 
-    def admit(self, max_seqs: int, copies: list[Copy]) -> Iterator[AdmittedRequest]:
-        """Admit requests one by one while fewer than ``max_seqs`` samples are admitted and there is room."""
+    @property
+    def backlog(self) -> int:
+        """Tokens of prompts to compute; of those that wait, the share that was not cached lately."""
+        share = self._fresh / self._asked if self._asked else 1.0
+        left = sum(
+            len(run.request.prompt_ids) - run.seq.computed
+            for run in self.running.prefilling
+            if run.seq is not None
+        )
+        return int(self.line.tokens * share) + left
+
+    def admit(self, max_seqs: int, room: int, copies: list[Copy]) -> Iterator[AdmittedRequest]:
+        """Admit requests one by one while fewer than ``max_seqs`` samples are admitted.
+
+        room: pages that may be taken and promised, beyond what admitted work is promised.
+        """
+        tried = max_seqs, room
+        if tried[0] > self._tried[0] or tried[1] > self._tried[1]:
+            self._stuck = False
         at, late = 0, 0 if self._stuck else self.running.late()
-        room = 0 if self._stuck else self.pool.available - self.running.promised() - late
         while not self._stuck:
             ready = self.line.ready(at) if self.running.samples < max_seqs else None
             if ready is None:
@@ -53,11 +76,11 @@ class Admission:
             late += more
             self.line.take(at)
             yield self._open(request, fitting, copies)
-        self._stuck = True
+        self._stuck, self._tried = True, tried
 
     def _fitting(self, request: Request, match: Match, room: int) -> Match | None:
         """The match with which a prompt takes at most ``room`` pages, or None. One that runs alone fits."""
-        while self.pool.cost(match, len(request.prompt_ids)) > room:
+        while self.pool.cost(match, len(request.prompt_ids)) > min(room, self.pool.available):
             if self.running.requests:
                 return None
             before = self.pool.available
@@ -74,6 +97,8 @@ class Admission:
             copies.append(copy)
         self.admitted += 1
         self.recomputed += max(0, request.known - run.seq.computed)
+        self._asked += (len(request.prompt_ids) - self._asked) / LATELY
+        self._fresh += (len(request.prompt_ids) - run.seq.computed - self._fresh) / LATELY
         if request.lease is not None:
             self.parking.release(request.lease)
         self.running.admit(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proactor.engine.kv import PagePool, Sequence
@@ -78,10 +78,13 @@ class DecodeSet:
 class Running:
     """Admitted requests: all of them, those whose prompts are computed, those with forks to begin; and the
     sequences that decode.
+
+    ``expected``: tokens that a sample which drew so many, of at most so many, will draw yet. Pages are
+    promised accordingly.
     """
 
-    def __init__(self, pool: PagePool) -> None:
-        self.pool = pool
+    def __init__(self, pool: PagePool, expected: Callable[[int, int], float]) -> None:
+        self.pool, self.expected = pool, expected
         self.requests: dict[Request, AdmittedRequest] = {}
         self.prefilling: list[AdmittedRequest] = []
         self.forking: list[AdmittedRequest] = []
@@ -92,22 +95,38 @@ class Running:
     # -- pages ---
 
     def fork_pages(self, request: Request, last: bool) -> int:
-        """Pages that a fork which has not begun may still allocate; the last one takes over the prompt's."""
+        """Pages that a fork which has not begun will allocate; the last one takes over the prompt's."""
         if request.max_tokens == 1:  # the prompt draws the only token: nothing decodes
             return 0
-        tokens = len(request.prompt_ids)
-        total = self.pool.pages_for(tokens + request.max_tokens - 1)
+        tokens, drawn = len(request.prompt_ids), request.drawn
+        more = max(1, int(self.expected(drawn, drawn + request.max_tokens)))
+        total = self.pool.pages_for(tokens + more - 1)
         return total - (self.pool.pages_for(tokens) if last else tokens // self.pool.page_size)
 
     def held_pages(self, run: AdmittedRequest) -> int:
         """Pages promised to the next fork of a run."""
         return self.fork_pages(run.request, run.next_is_last) if run.held else 0
 
+    def decode_pages(self, decode: Decode) -> int:
+        """Pages that a sequence will allocate."""
+        drawn = decode.drawn
+        more = int(self.expected(drawn, drawn + decode.left))
+        return max(0, self.pool.pages_for(decode.length + more - 1) - len(decode.seq.block_table))
+
     def promised(self) -> int:
-        """Pages that sequences which decode, and forks that are held, may still allocate."""
-        pages_for = self.pool.pages_for
-        decoding = sum(pages_for(d.length + d.left - 1) - len(d.seq.block_table) for d in self.decoding)
-        return decoding + sum(map(self.held_pages, self.requests.values()))
+        """Pages that sequences which decode, and forks that are held, will allocate."""
+        return sum(map(self.decode_pages, self.decoding)) + sum(map(self.held_pages, self.requests.values()))
+
+    def first_page(self, run: AdmittedRequest) -> int:
+        """Pages that the next fork of a run takes when it begins: 1, or 0 for a page that it goes on with."""
+        return 0 if run.next_is_last and len(run.request.prompt_ids) % self.pool.page_size else 1
+
+    def short(self) -> int:
+        """Pages that the next step needs and the pool has not; that of a first fork, if nothing else runs."""
+        need = sum(decode.length > decode.capacity for decode in self.decoding)
+        if not self.decoding and not self.prefilling and self.forking:
+            need = self.first_page(self.forking[0])
+        return need - self.pool.available
 
     def late(self) -> int:
         """Pages of the forks that neither began nor are held."""
@@ -143,13 +162,19 @@ class Running:
         if not run.unended:
             self.remove(run)
 
-    @staticmethod
-    def _computed(decode: Decode) -> int:
-        return decode.length - 1  # its last token was drawn, not fed back
+    def drop_forks(self, run: AdmittedRequest) -> None:
+        """Take out the forks that have not begun, and the prompt that they would begin from."""
+        assert run.seq is not None
+        self.pool.close(run.seq)
+        run.seq, run.held, run.unstarted = None, False, 0
+        gone = len(run.pending)
+        run.pending.clear()
+        self.forking.remove(run)
+        self.forget(run, gone)
 
     def close(self, decode: Decode) -> None:
         """Give a sequence's pages back; what it computed stays in the prefix tree."""
-        decode.seq.computed = self._computed(decode)
+        decode.seq.computed = decode.length - 1  # its last token was drawn, not fed back
         self.pool.close(decode.seq)
 
     def remove(self, run: AdmittedRequest) -> None:

@@ -5,20 +5,27 @@ of prompts. A request computes its prompt once and then forks into `n` sequences
 pages. Requests whose prompts begin alike share those pages too: a request stays in the queue while another
 one computes tokens that it needs, and takes them when they are there, so no shared token is computed twice.
 
-A step never runs out of pages: nothing is admitted, forked or parked unless the pages that running work may
-still allocate in the worst case (each fork to its last token) are there (`Running.promised`).
+A policy (`LoadPolicy`) decides before each step how many sequences decode and how many rows prompts get. Its
+expected lengths decide how many pages running work is promised (`Running.promised`), and so what is admitted
+beside it. Where samples get longer than that and pages run out, the least computed sequences are preempted
+(`preemption.py`). `FixedLimits` promises the worst case, each sample to its last token, and never preempts.
 
-A state machine without tensors or clocks: `plan`, run the step, `commit`, and again.
+A state machine without tensors or clocks: `plan`, run the step, `commit`, tell `load` how long it took, and
+again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 
 from proactor.engine.admission import Admission
+from proactor.engine.controller import Decision
 from proactor.engine.kv import Copy, PagePool
+from proactor.engine.load import FixedLimits, Load, LoadPolicy
 from proactor.engine.parking import Parking
+from proactor.engine.preemption import preempt
 from proactor.engine.running import AdmittedRequest, Running
 from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError
@@ -28,7 +35,8 @@ class Scheduler:
     """Decides, step by step, what runs.
 
     pool: the pages. max_rows: rows a step. max_seqs: sequences that decode at once, at most max_rows.
-    prefill_chunk: rows of one prompt a step. parked: most pages that `park` keeps.
+    prefill_chunk: rows of one prompt a step. parked: most pages that `park` keeps. policy: decides within
+    these limits; None: `FixedLimits`.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class Scheduler:
         max_seqs: int = 256,
         prefill_chunk: int = 2048,
         parked: int = 0,
+        policy: LoadPolicy | None = None,
     ) -> None:
         if not 1 <= max_seqs <= max_rows or prefill_chunk < 1:
             raise EngineError(
@@ -51,9 +60,11 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         self.tokens_computed = 0
         self.tokens_forked = 0
-        self._running = Running(pool)
+        self.preemptions = 0
+        self.load = Load(policy or FixedLimits(max_seqs, max_rows))
+        self._running = Running(pool, self.load.policy.expected)
         self._admission = Admission(pool, self.parking, self._running)
-        self._ids: set[int] = set()
+        self._unended: dict[int, int] = {}  # samples that have not ended, by request id
         self._flight: Step | None = None  # planned, not committed
         self._chunks: list[AdmittedRequest] = []  # the runs of its prefills
         self._aborted: set[int] = set()
@@ -65,7 +76,7 @@ class Scheduler:
 
         Raises EngineError for an empty request or an id in use, RequestTooLarge for one that can never fit.
         """
-        if request.id in self._ids:
+        if request.id in self._unended:
             raise EngineError(f"request {request.id}: the id is in use")
         if not request.prompt_ids or request.n < 1 or request.max_tokens < 1:
             raise EngineError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
@@ -77,13 +88,13 @@ class Scheduler:
                 f"ones need {total + spare} pages of {self.pool.page_size} tokens, the pool has "
                 f"{self.pool.num_pages}"
             )
-        self._ids.add(request.id)
+        self._unended[request.id] = request.n
         self._admission.line.add(request)
         self._admission.changed()
 
     def abort(self, request_id: int) -> bool:
         """Drop a request and free its pages (while a step runs: at its commit). False if it is not here."""
-        if request_id not in self._ids:
+        if request_id not in self._unended:
             return False
         if self._flight is not None:
             self._aborted.add(request_id)
@@ -95,7 +106,7 @@ class Scheduler:
         self._admission.line.remove(request_id)
         for run in [run for run in self._running.requests.values() if run.request.id == request_id]:
             self._running.remove(run)
-        self._ids.discard(request_id)
+        self._unended.pop(request_id, None)
         self._admission.changed()
 
     def reset(self) -> None:
@@ -104,7 +115,7 @@ class Scheduler:
         self._admission.line.clear()
         self.pool.settle()
         self._flight, self._chunks = None, []
-        self._ids.clear()
+        self._unended.clear()
         self._aborted.clear()
 
     def drop_namespace(self, namespace: Hashable) -> int:
@@ -136,19 +147,20 @@ class Scheduler:
 
     @property
     def reserved(self) -> int:
-        """Pages that running work may still allocate."""
+        """Pages that running work is expected to allocate yet."""
         return self._running.promised()
 
     @property
     def idle(self) -> bool:
         """Nothing queued, nothing running."""
-        return not self._ids
+        return not self._unended
 
     def counters(self) -> dict[str, int]:
         """Totals since the start, down to evictions; the rest are present values.
 
         tokens_avoided: prompt tokens that the prefix cache and forks saved computing. tokens_recomputed:
-        those of a continued sample whose pages had gone. waiting, running: requests. decoding: sequences.
+        those of a continued or preempted sample whose pages had gone. preemptions: sequences. waiting,
+        running: requests. decoding: sequences.
         """
         return {
             "tokens_computed": self.tokens_computed,
@@ -156,6 +168,7 @@ class Scheduler:
             "tokens_avoided_prefix": self.pool.hits,
             "tokens_avoided_fork": self.tokens_forked,
             "tokens_recomputed": self._admission.recomputed,
+            "preemptions": self.preemptions,
             "admitted": self._admission.admitted,
             "copies": self.pool.copies,
             "evictions": self.pool.evictions,
@@ -173,17 +186,18 @@ class Scheduler:
     def plan(self) -> Step | None:
         """The next step, or None when there is nothing to do. `commit` it, or `reset` if it failed."""
         assert self._flight is None, "plan() before the last step was committed"
+        if self.idle:
+            return None
         copies: list[Copy] = []
         prefills: list[Chunk] = []
+        decision = self._decide()
         decoding = self._running.decoding
         if self._running.forking:
-            self._fork(copies)
+            self._fork(decision, copies)
         grown = decoding.grow(self.pool)
         self._chunks = []
-        self._prefill(prefills, copies)
-        if not prefills and not decoding:
-            assert self.idle, "requests wait and nothing runs"
-            return None
+        self._prefill(decision, prefills, copies)
+        assert prefills or decoding, "requests wait and nothing runs"
         self._flight = Step(copies, prefills, decoding.decodes, decoding.membership, decoding.roster, grown)
         return self._flight
 
@@ -200,13 +214,14 @@ class Scheduler:
         missing = self._running.decoding.ids - sampled.keys()
         for chunk in step.prefills:
             if chunk.last:
-                samples = {(chunk.request_id, s) for s in range(chunk.request.n)}
+                samples = {(chunk.request_id, s) for s in chunk.request.samples}
                 missing |= samples - sampled.keys()
         if missing:
             raise EngineError(f"no token for (request, sample) {sorted(missing)}")
         self._flight = None
         self.pool.settle()
         self.tokens_computed += step.rows
+        self.load.ran(step)
         decoding = self._running.decoding
         gone = decoding.append(sampled, finished)
         ended = [self._end(decode, "stop" if decode.id in finished else "length") for decode in gone]
@@ -225,23 +240,55 @@ class Scheduler:
         """Assert the pool's rules and that the pages promised are there. For tests."""
         self.pool.check()
         self._running.check()
-        assert self.reserved <= self.pool.available, "over-committed"
+        fixed = isinstance(self.load.policy, FixedLimits)
+        assert not fixed or self.reserved <= self.pool.available, "over-committed"
+        assert not fixed or not self.preemptions, "preempted without need"
         assert len(self._running.decoding) <= self.max_seqs
-        waiting = {request.id for request in self._admission.line}
-        assert waiting | {request.id for request in self._running.requests} == self._ids
+        unended = Counter[int]()
+        for request in self._admission.line:
+            unended[request.id] += request.n
+        for run in self._running.requests.values():
+            unended[run.request.id] += run.unended
+        assert unended == self._unended, "a sample is lost, or there twice"
 
     # -- starting ---
 
-    def _fork(self, copies: list[Copy]) -> None:
-        """Begin as many forks as there are places and pages for, in order of admission."""
+    def _decide(self) -> Decision:
+        """What the next step may do. Where pages are missing, parked ones go first, then sequences."""
+        running, admission = self._running, self._admission
+        while running.short() > 0 and self.parking.drop_oldest():
+            pass
+        short, waits = max(0, running.short()), len(admission.line) > 0
+        decision = self.load.decide(
+            waiting=admission.line.samples,
+            admitted=running.samples,
+            decoding=len(running.decoding) + sum(len(run.pending) for run in running.forking),
+            backlog=admission.backlog,
+            pages_total=self.pool.num_pages,
+            pages_used=self.pool.used,
+            pages_promised=running.promised() + running.late() if waits else 0,
+            pages_short=short,
+        )
+        if short:
+            self.preemptions += preempt(running, admission.line, max(short, decision.free_pages))
+            admission.changed()
+        return replace(decision, max_seqs=min(max(1, decision.max_seqs), self.max_seqs))
+
+    def _fork(self, decision: Decision, copies: list[Copy]) -> None:
+        """Begin as many forks as there are places and pages for, in order of admission. One at least, if
+        nothing else runs.
+        """
         running, started = self._running, list[Decode]()
-        spare = self.pool.available - running.promised()
+        decoding, spare = len(running.decoding), self.pool.available - running.promised()
+        pages = -running.short() if decoding else self.pool.available
         for run in running.forking:
-            while run.pending and len(running.decoding) + len(started) < self.max_seqs:
+            while run.pending and decoding + len(started) < decision.max_seqs:
                 need = running.fork_pages(run.request, run.next_is_last) - running.held_pages(run)
-                if need > spare:
+                first, must = running.first_page(run), not (decoding or started or running.prefilling)
+                if first > pages or (need > spare and not must):
                     break
                 spare -= need
+                pages -= first
                 started.append(self._begin(run, copies))
         if started:
             running.forking = [run for run in running.forking if run.pending]
@@ -250,7 +297,7 @@ class Scheduler:
     def _begin(self, run: AdmittedRequest, copies: list[Copy]) -> Decode:
         """Begin the next fork of a run; the last one takes over the prompt's sequence."""
         assert run.seq is not None
-        seq, request = run.seq, run.request
+        seq, request, root = run.seq, run.request, run.request.root
         sample, token = run.pending.popleft()
         if run.pending:
             seq, copy = self.pool.fork(run.seq)
@@ -268,7 +315,7 @@ class Scheduler:
             seq=seq,
             length=len(request.prompt_ids) + 1,
             input_id=token,
-            shared_pages=len(request.prompt_ids) // self.pool.page_size if request.n > 1 else 0,
+            shared_pages=len(root.prompt_ids) // self.pool.page_size if root.n > 1 else 0,
             capacity=len(seq.block_table) * self.pool.page_size,
             left=request.max_tokens - 1,
         )
@@ -277,13 +324,16 @@ class Scheduler:
         self._running.decoding.replace(decodes)
         self._admission.changed()
 
-    def _prefill(self, prefills: list[Chunk], copies: list[Copy]) -> None:
-        """Spend the rows that decoding leaves: go on with prompts begun, then admit from the line."""
-        budget = self.max_rows - len(self._running.decoding)
+    def _prefill(self, decision: Decision, prefills: list[Chunk], copies: list[Copy]) -> None:
+        """Spend the rows of prompts: go on with prompts begun, then admit from the line. No step is empty."""
+        decoding = len(self._running.decoding)
+        budget = min(decision.prefill_rows, self.max_rows - decoding)
+        if not decoding and budget < 1:
+            budget = min(self.prefill_chunk, self.max_rows)
         for run in self._running.prefilling:
             budget -= self._chunk(run, budget, prefills)
         if budget > 0:
-            for run in self._admission.admit(self.max_seqs, copies):
+            for run in self._admission.admit(decision.max_seqs, decision.room, copies):
                 budget -= self._chunk(run, budget, prefills)
                 if budget <= 0:
                     break
@@ -322,23 +372,30 @@ class Scheduler:
         self._running.prefilling.remove(run)
         self._running.forking.append(run)
         self.tokens_forked += (request.n - 1) * len(request.prompt_ids)
-        for sample in range(request.n):
+        for sample in request.samples:
             key = (request.id, sample)
             if request.max_tokens > 1 and key not in finished:
                 run.pending.append((sample, sampled[key]))
                 continue
             run.unstarted -= 1
             reason: EndReason = "stop" if key in finished else "length"
-            ended.append(Ended(request.id, sample, [sampled[key]], reason, last=False))
-        if not run.pending:
-            ended[-1] = replace(ended[-1], last=True)
-            self._ids.remove(request.id)
+            ended.append(self._ended(request, sample, [sampled[key]], reason))
         self._running.forget(run, len(ended))
         return ended
 
     def _end(self, decode: Decode, reason: EndReason) -> Ended:
-        """A sample is complete: give its pages back."""
-        run = self._running.end(decode)
-        if not run.unended:
-            self._ids.remove(run.request.id)
-        return Ended(*decode.id, decode.generated, reason, last=not run.unended)
+        """A sequence drew its last token: give its pages back."""
+        self._running.end(decode)
+        return self._ended(decode.request, decode.id[1], decode.generated, reason)
+
+    def _ended(self, request: Request, sample: int, tokens: list[int], reason: EndReason) -> Ended:
+        """A sample is complete."""
+        root = request.root
+        tokens = request.prompt_ids[len(root.prompt_ids) :] + tokens
+        if root.max_tokens > 1:
+            self.load.ended(len(tokens))
+        self._unended[root.id] -= 1
+        last = not self._unended[root.id]
+        if last:
+            del self._unended[root.id]
+        return Ended(root.id, sample, tokens, reason, last)

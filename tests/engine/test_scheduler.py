@@ -263,7 +263,7 @@ def test_abort_frees_everything_wherever_the_request_is() -> None:
             for _ in range(steps):
                 m.step()
             step = m.scheduler.plan() if in_flight else None
-            known = 1 in m.scheduler._ids
+            known = 1 in m.scheduler._unended
             assert m.scheduler.abort(1) == known
             if step is not None:
                 m.commit(step, m.run(step))
