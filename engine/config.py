@@ -168,6 +168,16 @@ class EngineConfig(Config):
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
     max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    batching: Literal["adaptive", "fixed"] = Field(
+        "adaptive",
+        description="adaptive: how many sequences decode, and how many rows of prompts run beside them, "
+        "follows the load, within max_batch and token_budget; fixed: always as many as these allow",
+    )
+    batching_log: str | None = Field(
+        None,
+        description="file that each decision of adaptive batching is appended to with its readings, as JSON "
+        "lines (python -m bench.load --replay)",
+    )
     max_waiting: int = Field(
         4096, ge=1, description="requests that wait in the sampler; callers of later ones wait before it"
     )

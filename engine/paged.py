@@ -104,9 +104,10 @@ class DecodeRows:
         self.decodes, self.page_size = decodes, page_size
         groups: dict[tuple[int, int], list[int]] = {}
         for i, d in enumerate(decodes):
-            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+            groups.setdefault(d.family, []).append(i)
         families = []
-        for (_, shared), rows in groups.items():
+        for rows in groups.values():
+            shared = decodes[rows[0]].shared_pages
             members = [
                 Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
             ]

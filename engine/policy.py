@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from proactor.engine.batching import load_policy
 from proactor.engine.config import EngineConfig, Sampling
 from proactor.engine.jobs import Job
 from proactor.engine.memory import Budgets
@@ -59,7 +60,15 @@ class Policy:
             rows, batch = self.budgets.step_rows, options.max_batch
             parked = int(options.parked_share * pages)
             self.sampler = Sampler(
-                decoder, self.tokenizer, pages, options.page_size, rows, batch, self.named, parked
+                decoder,
+                self.tokenizer,
+                pages,
+                options.page_size,
+                rows,
+                batch,
+                self.named,
+                parked,
+                load_policy(options, rows),
             )
         return self.sampler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor
 from proactor.engine.faults import fault_point
 from proactor.engine.jobs import Job
 from proactor.engine.kv import PagePool
+from proactor.engine.load import LoadPolicy
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
@@ -46,7 +48,7 @@ class Sampler:
     """Continuous batching over a paged cache for one decoder. Used by one thread alone.
 
     ``named``: bool [V] on the CPU, False for ids without a token (padding), which are never drawn; None: all
-    have one. ``parked``: pages that may be kept for samples to be continued.
+    have one. ``parked``: pages that may be kept for samples to be continued. ``policy``: as `Scheduler`.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class Sampler:
         max_seqs: int,
         named: Tensor | None = None,
         parked: int = 0,
+        policy: LoadPolicy | None = None,
     ) -> None:
         self.decoder, self.tokenizer, self.named = decoder, tokenizer, named
         self._named = None if named is None else named.to(decoder.device)
-        self.scheduler = Scheduler(PagePool(pages, page_size), max_rows, max_seqs, parked=parked)
+        pool = PagePool(pages, page_size)
+        self.scheduler = Scheduler(pool, max_rows, max_seqs, parked=parked, policy=policy)
         self.cache = PagedCache(decoder.config, pages, page_size, decoder.dtype, decoder.device)
         self.rows = StepRows(self.cache, decoder.config.head_dim**-0.5, decoder.form.exact)
         self.tokens_sampled = 0
@@ -108,12 +112,15 @@ class Sampler:
 
     def step(self) -> list[Ended]:
         """Run one step; returns the samples that ended in it. `finish` each, and look at `take_failures`."""
+        began = time.perf_counter()
         step = self.scheduler.plan()
         if step is None:
             return []
         fault_point("sampling")
         with naming_shortage(self.decoder.device, f"a sampler step of {step.rows} rows", LESS):
-            return self._step(step)
+            ended = self._step(step)
+        self.scheduler.load.took(time.perf_counter() - began)
+        return ended
 
     def take_failures(self) -> list[tuple[int, BaseException]]:
         """What was raised on behalf of single requests since the last time: (request id, error)."""
@@ -283,8 +290,8 @@ def _drawn_rows(step: Step, jobs: dict[int, Job]) -> tuple[list[_Row], np.ndarra
         at += len(chunk.ids)
         if chunk.last:
             job = jobs[chunk.request_id]
-            rows.extend(_Row(job, (chunk.request_id, s)) for s in range(job.sampling.n))
-            source.extend([at - 1] * job.sampling.n)
+            rows.extend(_Row(job, (chunk.request_id, s)) for s in chunk.request.samples)
+            source.extend([at - 1] * chunk.request.n)
     return rows, np.asarray(source, np.int64)
 
 

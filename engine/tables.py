@@ -39,7 +39,7 @@ class DecodeTables:
         self.decodes, self.page_size, self.device = decodes, page_size, device
         groups: dict[tuple[int, int], list[int]] = {}
         for i, d in enumerate(decodes):
-            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+            groups.setdefault(d.family, []).append(i)
         firsts = [decodes[rows[0]] for rows in groups.values()]
         self._host = _table([d.block_table[d.shared_pages :] for d in decodes], room=1)
         self.own = torch.tensor(self._host, device=device)

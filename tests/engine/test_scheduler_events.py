@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from proactor.engine.load import LoadPolicy
 from proactor.engine.parking import lease_name
 from proactor.engine.step import Chunk, Request, RequestTooLarge
-from tests.engine.machine import machine
+from tests.engine.machine import Whims, machine
 
 
 class Events(RuleBasedStateMachine):
@@ -22,13 +23,18 @@ class Events(RuleBasedStateMachine):
         seqs=st.integers(1, 6),
         more=st.integers(0, 8),
         chunk=st.integers(1, 9),
+        seed=st.integers(0, 1000),
     )
-    def start(self, pages: int, size: int, seqs: int, more: int, chunk: int) -> None:
-        self.machine = machine(pages, size, seqs + more, seqs, chunk, parked=pages // 2)
+    def start(self, pages: int, size: int, seqs: int, more: int, chunk: int, seed: int) -> None:
+        policy = self.policy(seed, pages)
+        self.machine = machine(pages, size, seqs + more, seqs, chunk, pages // 2, policy)
         self.scheduler = self.machine.scheduler
         self.requests: dict[int, Request] = {}
         self.next_id = 0
         self.done: list[Request] = []
+
+    def policy(self, seed: int, pages: int) -> LoadPolicy | None:
+        return None
 
     @rule(
         data=st.data(),
@@ -89,7 +95,7 @@ class Events(RuleBasedStateMachine):
             self.scheduler.drop_namespace(data.draw(st.sampled_from("ab")))
 
     def drop(self, data: st.DataObject) -> int | None:
-        live = [i for i in self.requests if i in self.scheduler._ids]
+        live = [i for i in self.requests if i in self.scheduler._unended]
         if not live:
             return None
         victim = data.draw(st.sampled_from(live))
@@ -109,7 +115,7 @@ class Events(RuleBasedStateMachine):
 
     def step_fails(self) -> None:
         step = self.scheduler.plan()
-        running = set(self.scheduler._ids)
+        running = set(self.scheduler._unended)
         if step is not None:
             for chunk in step.prefills:
                 self.garbage(chunk)
@@ -140,6 +146,17 @@ TestEvents = Events.TestCase
 TestEvents.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+class PreemptedEvents(Events):
+    """The same, where a policy promises too few pages and changes its mind at every step."""
+
+    def policy(self, seed: int, pages: int) -> LoadPolicy | None:
+        return Whims(seed, pages)
+
+
+TestPreemptedEvents = PreemptedEvents.TestCase
+TestPreemptedEvents.settings = TestEvents.settings
 
 
 @settings(max_examples=50, deadline=None)
