@@ -51,7 +51,7 @@ class Cell:
         rng, decoder = random.Random(count), engine.decoder
         vocabulary = engine.config.vocab_size
         self.prompts = [[rng.randrange(100, vocabulary) for _ in range(length)] for _ in range(count)]
-        linears = {"bare": library_linear, "bare, our products": decoder.form.linear}
+        linears = {"bare": library_linear, "bare_our_products": decoder.form.linear}
         self.loops = {name: BareLoop(decoder, linear) for name, linear in linears.items()}
 
     def ours(self, times: Times) -> list[list[int]]:
@@ -115,7 +115,7 @@ class Cell:
         plain = self.loops["bare"]
         wanted, ties = plain.tokens(self.new), 0
         sides = {"ours": ours, "transformers": theirs}
-        sides["bare, our products"] = self.loops["bare, our products"].tokens(self.new)
+        sides["bare_our_products"] = self.loops["bare_our_products"].tokens(self.new)
         for name, rows in sides.items():
             for row, (got, want) in enumerate(zip(rows, wanted, strict=True)):
                 at = next((i for i in range(self.new) if got[i] != want[i]), None)
