@@ -16,7 +16,7 @@ from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Step
 from proactor.engine.tables import ChunkTables, DecodeTables, TableView
-from proactor.kernels.op import use_triton
+from proactor.kernels.op import on_gpu, use_triton
 from proactor.kernels.rope import full_angles, rotate_, rotate_heads
 from proactor.kernels.tree_attention import AttentionBlock, attend
 
@@ -109,8 +109,8 @@ class PagedCache:
 class DecodeRows:
     """Index tensors of a decode set, advanced in place from step to step, and its keys and values (`kept`).
 
-    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, or
-    more than `KEPT_BYTES`), whenever a sequence gets a page.
+    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, more
+    than `KEPT_BYTES`, torch's forms on a GPU), whenever a sequence gets a page.
     """
 
     def __init__(self, step: Step, cache: PagedCache, keep: bool) -> None:
@@ -252,7 +252,7 @@ class StepRows:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
         if not use_triton(self.cache.k[0]):
             if not isinstance(self._decode, DecodeRows) or not self._decode.serves(step):
-                self._decode = DecodeRows(step, self.cache, keep=not self.exact)
+                self._decode = DecodeRows(step, self.cache, keep=not self.exact and not on_gpu(self.device))
         elif isinstance(self._decode, DecodeTables) and step.roster == self._roster:
             self._decode.grow(step.grown)
         else:
