@@ -156,6 +156,8 @@ def measure(cell: Cell, rounds: int, tie: float) -> dict[str, Any]:
     ours = sides["ours"]["estimate"]
     return {
         "prompt_tokens": cell.length,
+        "tokens": cell.new,
+        "rounds": rounds,
         "ms": sides,
         "ratio": {name: ours / side["estimate"] for name, side in sides.items() if name != "ours"},
         "rows_that_part_at_a_tie": ties,
@@ -207,8 +209,6 @@ def main(argv: list[str] | None = None) -> None:
         "command": "python -m bench.bare",
         "model": options.model.name if options.model else "random weights in the shape of SmolLM2-135M",
         "lora_rank": options.rank,
-        "tokens": options.tokens,
-        "rounds": options.rounds,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
