@@ -82,7 +82,7 @@ class Cell:
             sampling = Sampling(max_tokens=self.new, temperature=0, ignore_eos=True)
             groups = self.engine.sample(self.prompts, sampling)
         finally:
-            del scheduler.plan  # type: ignore[method-assign]
+            del scheduler.plan
         times["ours"].append(time.perf_counter() - began)
         return [group.samples[0].token_ids for group in groups]
 
