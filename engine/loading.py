@@ -101,7 +101,7 @@ def build(
     if deterministic:
         min_rows = exact_minimum(exact_linear, decoder.linear_shapes(), dtype)
         decoder.form = Exactness(exact_linear, min_rows, exact=True)
-    elif device.type == "cpu" and dtype == torch.float32 and not use_triton(decoder.embed):
+    elif device.type == "cpu" and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
     return Model(config, decoder, load_tokenizer(folder), _budgets(planner, device))
 

@@ -176,7 +176,10 @@ class Sampler:
         self.tokens_sampled += len(rows)
         finished = {row.id for row, token in zip(rows, tokens, strict=True) if self._stops(row, token)}
         sampled = {row.id: token for row, token in zip(rows, tokens, strict=True)}
-        return self.scheduler.commit(step, sampled, finished)
+        ended = self.scheduler.commit(step, sampled, finished)
+        if self.scheduler.idle:
+            self.rows.forget()
+        return ended
 
     def _draw(self, logits: Tensor, rows: list[_Row]) -> list[int]:
         """Draw one token a row from logits [B, V] and record it. Synchronises with the device once."""
