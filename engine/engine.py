@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, listed, path_of, short
 from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
-from proactor.engine.jobs import JobMaker
+from proactor.engine.jobs import Job, JobMaker
 from proactor.engine.loading import Model, build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
@@ -30,6 +31,7 @@ from proactor.engine.policy import Policy
 from proactor.engine.prompts import Prompt, encode_prompt
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.session import Session
+from proactor.engine.shared_sampling import SharedSampling, arriving
 from proactor.engine.state import load_state, save_state
 from proactor.engine.stream import GroupStream
 from proactor.engine.submission import Submission
@@ -73,6 +75,7 @@ class Engine:
         encode = partial(encode_prompt, chat=self.chat, model=name)
         self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
         self._unnamed, self._counting = itertools.count(), threading.Lock()
+        self._rank_events = Counter(late_groups=0, roll_calls=0)
 
     @classmethod
     def load(
@@ -137,12 +140,14 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
-        everywhere (``empty_steps``), tokens sampled, and `Scheduler.counters`.
+        everywhere (``empty_steps``), tokens sampled, groups of `sample_shared` that another rank was faster
+        at (``late_groups``), silences of ranks there (``roll_calls``), and `Scheduler.counters`.
         """
         return {
             "rows_computed": self.decoder.rows_computed,
             "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
             "empty_steps": self.trainer.empty_steps if self.trainer else 0,
+            **self._rank_events,
             **self._policy.counters(),
         }
 
@@ -189,6 +194,39 @@ class Engine:
         ends the samples that still run.
         """
         return GroupStream(self._loop, self._submission(prompts, sampling, keys))
+
+    def sample_shared(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        keys: Sequence[int] | None = None,
+        units: Sequence[Hashable] | None = None,
+    ) -> Iterator[Group]:
+        """As `stream`, over all ranks: yields the groups that this rank sampled, and each is on one rank.
+
+        A rank takes what is expected to take longest, as its sampler has room. ``units``: one key a prompt;
+        prompts of one key stay on one rank, where what they share is computed once (default: each on its
+        own). Tokens do not depend on the rank. Every rank must call this with the same arguments and weights,
+        and read to the end, without long pauses. Raises EngineError as `sample` and `gather` do.
+        """
+        if units is not None and len(units) != len(prompts):
+            raise EngineError(f"sample_shared: {len(prompts)} prompts with {len(units)} units")
+        submission = self._submission(prompts, sampling, keys)
+        if self.parallel.meeting is None or not submission.jobs:
+            return arriving(self._loop, submission)
+        by_key: dict[Hashable, list[Job]] = {}
+        for job in submission.jobs:
+            by_key.setdefault(job.index if units is None else units[job.index], []).append(job)
+        return iter(
+            SharedSampling(
+                self._loop,
+                self.parallel,
+                self.parallel.meeting,
+                list(by_key.values()),
+                self.policy_version,
+                self._rank_events,
+            )
+        )
 
     def session(self, iteration: int = 0) -> Session:
         """For samples of several turns, and for callers that come one by one: ``async with``.
