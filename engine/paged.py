@@ -161,21 +161,19 @@ class StepRows:
     def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
         """(ids, positions, view) of a step's rows."""
         size = self.cache.page_size
-        ids, positions, slots = [], [], []
+        parts = []
         if step.decodes:
-            where, slot = self._decode_rows(step).refresh()
-            ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
-            positions.append(where)
-            slots.append(slot)
+            decode = self._decode_rows(step)
+            where, slot = decode.refresh()
+            if isinstance(decode, DecodeTables) and not step.prefills:
+                return decode.ids, decode.positions, self._view(step, decode.slots)
+            ids = np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes))
+            parts.append(np.stack([ids, where, slot]))
         for chunk in step.prefills:
             where = np.arange(chunk.start, chunk.start + len(chunk.ids))
-            ids.append(np.asarray(chunk.ids, np.int64))
-            positions.append(where)
-            slots.append(chunk_slots(chunk, where, size))
-        joined = [
-            torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)
-        ]
-        return joined[0], joined[1], self._view(step, joined[2])
+            parts.append(np.stack([chunk.ids, where, chunk_slots(chunk, where, size)]))
+        ids, positions, slots = _rows(parts, self.device)
+        return ids, positions, self._view(step, slots)
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
@@ -203,6 +201,17 @@ class StepRows:
         blocks = [*(decode.blocks if isinstance(decode, DecodeRows) else []), *stack(families, size)]
         on_device = [block.to(self.device) for block in blocks]
         return PagedView(self.cache, on_device, slots, self.scale, self.exact)
+
+
+def _rows(parts: Sequence[Index], device: torch.device) -> list[Tensor]:
+    """The rows of [3, T] that ``parts`` make side by side, as contiguous tensors, uploaded at once.
+
+    Each begins at a multiple of 16 bytes, since Triton compiles a kernel anew for other addresses.
+    """
+    count = sum(part.shape[1] for part in parts)
+    joined = np.zeros((3, -(-count // 2) * 2), np.int64)
+    np.concatenate(parts, axis=1, out=joined[:, :count])
+    return list(torch.from_numpy(joined).to(device)[:, :count].unbind())
 
 
 def chunk_slots(chunk: Chunk, positions: Index, page_size: int) -> Index:

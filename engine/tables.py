@@ -2,7 +2,7 @@
 
 Decode rows that share a request's prompt form a family, whose shared pages are read once. A chunk of a prompt
 is a run of rows, each with a visible length. Tables are rebuilt when a sequence joins or leaves; in between,
-new pages are written into them and the lengths advance.
+new pages are written into them and the rows' tensors are overwritten in place, by one upload a step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
 
 
 class DecodeTables:
-    """Tables of a decode set: each sequence's own pages, and the pages that one request's samples share."""
+    """Tables of a decode set: each sequence's own pages, and the pages that one request's samples share.
+
+    ``ids``, ``positions``, ``slots`` (int64 [B]) and ``lengths`` (int32 [B]) are those of the last `refresh`.
+    """
 
     def __init__(self, decodes: Sequence[Decode], page_size: int, device: torch.device) -> None:
         self.decodes, self.page_size, self.device = decodes, page_size, device
@@ -48,7 +51,12 @@ class DecodeTables:
         self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
         self.families = RowGroups.of(list(groups.values()))
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
-        self.lengths = self.prefix_lengths[:0]
+        self._order = np.arange(len(decodes))
+        # rows of 16 bytes' multiples: Triton compiles a kernel anew for other addresses
+        self._rows = np.zeros((4, -(-len(decodes) // 2) * 2), np.int64)
+        self._there = torch.empty(self._rows.shape, dtype=torch.int64, device=device)
+        self.ids, self.positions, self.slots = self._there[:3, : len(decodes)].unbind()
+        self.lengths = self._there[3].view(torch.int32)[: len(decodes)]
 
     def grow(self, grown: Sequence[int]) -> None:
         """Enter the new last page of each sequence in ``grown`` (indices)."""
@@ -57,17 +65,23 @@ class DecodeTables:
             at = len(d.block_table) - d.shared_pages - 1
             if at >= self._host.shape[1]:
                 self._host = np.pad(self._host, ((0, 0), (0, WIDTH)))
+                self.own = torch.empty(self._host.shape, dtype=torch.int32, device=self.device)
             self._host[i, at] = d.block_table[-1]
         if grown:
-            self.own = torch.tensor(self._host, device=self.device)
+            self.own.copy_(torch.from_numpy(self._host))
 
     def refresh(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and write slots of this step's rows; updates the lengths."""
+        """Positions and write slots of this step's rows, which are uploaded with their ids and lengths."""
         count, size = len(self.decodes), self.page_size
-        length = np.fromiter((d.length for d in self.decodes), np.int64, count)
-        pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
-        self.lengths = torch.from_numpy((length - self.shared).astype(np.int32)).to(self.device)
-        return length - 1, pages * size + (length - 1) % size
+        ids, position, slot = self._rows[:3, :count]
+        ids[:] = np.fromiter((d.input_id for d in self.decodes), np.int64, count)
+        position[:] = np.fromiter((d.length for d in self.decodes), np.int64, count)
+        position -= 1
+        page, place = np.divmod(position - self.shared, size)
+        slot[:] = self._host[self._order, page] * np.int64(size) + place
+        self._rows[3].view(np.int32)[:count] = position - self.shared + 1
+        self._there.copy_(torch.from_numpy(self._rows))
+        return position, slot
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """q [B, Hq, D] of the decode rows -> [B, Hq * D]."""

@@ -15,7 +15,11 @@ CPU = torch.device("cpu")
 
 def decode(request: int, table: list[int], shared: int, length: int) -> Any:
     return SimpleNamespace(
-        request=SimpleNamespace(id=request), block_table=table, shared_pages=shared, length=length
+        request=SimpleNamespace(id=request),
+        block_table=table,
+        shared_pages=shared,
+        length=length,
+        input_id=length + 1,
     )
 
 
@@ -42,6 +46,9 @@ def test_growing_equals_building_anew(pages: int) -> None:
         kept.lengths.tolist() == fresh.lengths.tolist() == [d.length - 16 * d.shared_pages for d in decodes]
     )
     assert positions.tolist() == [d.length - 1 for d in decodes]
+    for tables in (kept, fresh):
+        assert tables.ids.tolist() == [d.input_id for d in decodes]
+        assert (tables.positions.tolist(), tables.slots.tolist()) == (positions.tolist(), slots.tolist())
     assert kept.families.lists() == [[0, 2], [1]] and kept.prefix_lengths.tolist() == [32, 0]
 
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from proactor.engine import Engine, EngineError, Sample, Sampling
 from proactor.engine.chat import ChatError, ChatFormat
-from proactor.engine.text import TextCodec, decode, ends_in_stop, text_before_stop
+from proactor.engine.stops import StopStrings
+from proactor.engine.text import TextCodec, decode
 from tests.engine.test_chat import CHATML
 from tests.tiny import save_tiny
 
