@@ -66,12 +66,14 @@ class DrawColumns:
         self._noise = Noise([draw.noise_key() for draw in draws], device)
         self._drawn = torch.empty((3, len(draws)), dtype=torch.float64, device=device)
         self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
+        self._drawn_rows = self._drawn.unbind()
         self._ends = [draw.job.end_ids for draw in draws]
+        self._any_end: frozenset[int] = frozenset().union(*self._ends)
         self._stopping = [(i, draw, draw.stops) for i, draw in enumerate(draws) if draw.stops is not None]
-        self._record = [
-            (s.token_ids.append, s.logprobs.append, s.policy_logprobs.append)
-            for s in (draw.sample for draw in draws)
-        ]
+        samples = [draw.sample for draw in draws]
+        self._ids = [s.token_ids.append for s in samples]
+        self._logprobs = [s.logprobs.append for s in samples]
+        self._policy = [s.policy_logprobs.append for s in samples]
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -106,15 +108,16 @@ class DrawColumns:
     def take(self, columns: Sequence[Tensor]) -> tuple[list[int], list[float], list[float]]:
         """Ids, log-probabilities and policy's log-probabilities [B] on the host: the step's only wait."""
         # float64 holds all three exactly, so that one copy brings them
-        for row, column in zip(self._drawn, columns, strict=True):
+        for row, column in zip(self._drawn_rows, columns, strict=True):
             row.copy_(column)
-        ids, logprobs, policy = self._drawn.tolist()
-        return list(map(int, ids)), logprobs, policy
+        drawn = self._drawn.cpu().numpy()
+        logprobs, policy = drawn[1:].tolist()
+        return drawn[0].astype(np.int64).tolist(), logprobs, policy
 
     def record(self, tokens: list[int], logprobs: list[float], policy: list[float]) -> None:
         """Append what was drawn to the samples."""
-        for (ids, first, second), token, logprob, other in zip(
-            self._record, tokens, logprobs, policy, strict=True
+        for ids, token, first, logprob, second, other in zip(
+            self._ids, tokens, self._logprobs, logprobs, self._policy, policy, strict=True
         ):
             ids(token)
             first(logprob)
@@ -122,6 +125,8 @@ class DrawColumns:
 
     def ended(self, tokens: list[int]) -> set[SampleId]:
         """The samples whose token is one of their end ids."""
+        if self._any_end.isdisjoint(tokens):
+            return set()
         drawn = zip(self.ids, tokens, self._ends, strict=True)
         return {sample for sample, token, ends in drawn if token in ends}
 
@@ -140,12 +145,13 @@ class Noise:
     def __init__(self, keys: Sequence[tuple[int, int, int, int, int]], device: torch.device) -> None:
         self._keys = torch.from_numpy(np.asarray(keys, np.int64).reshape(-1, 5)).to(device)
         self._positions = self._keys[:, 4]
+        self._in_triton = use_triton(self._keys)
         self._ahead: list[Tensor] = []
         self._count = 1
 
     def advance(self) -> Tensor:
         """Uniforms float64 [B] of the present positions, which move on by one."""
-        if use_triton(self._keys):
+        if self._in_triton:
             drawn = keyed_uniforms(self._keys)
             self._positions += 1
             return drawn

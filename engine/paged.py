@@ -34,7 +34,7 @@ def cache_pages(tokens: int | None, options: EngineConfig, config: ModelConfig, 
 
 class PagedCache:
     """Keys and values of every layer, each [Hkv, pages * page_size, D]. Zero-filled: a CPU then commits
-    memory only for pages that are written.
+    memory only for pages that are written. ``in_triton``: whether kernels read them.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class PagedCache:
         self.k: list[Tensor] = []
         self.v: list[Tensor] = []
         self.allocate()
+        self.in_triton = use_triton(self.k[0])
 
     def allocate(self) -> None:
         """Take the memory, unless the cache has it. Raises EngineError where it is not there."""
@@ -76,12 +77,7 @@ class PagedCache:
         Slots that are not written yet then hold finite values. The torch form needs that: it gives hidden
         keys weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
         """
-        fresh = [page for _, page, _ in step.copies]
-        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
-        for chunk in step.prefills:
-            end = chunk.start + len(chunk.ids)
-            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
-        if fresh and not use_triton(self.k[0]):
+        if not self.in_triton and (fresh := self._fresh(step)):
             slots = self._slots([(page, self.page_size) for page in fresh])
             for t in self.v:
                 t.index_fill_(1, slots, 0)
@@ -90,6 +86,15 @@ class PagedCache:
             target = self._slots([(page, count) for _, page, count in step.copies])
             for t in (*self.k, *self.v):
                 t.index_copy_(1, target, t.index_select(1, source))
+
+    def _fresh(self, step: Step) -> list[int]:
+        """The pages allocated for a step."""
+        fresh = [page for _, page, _ in step.copies]
+        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
+        for chunk in step.prefills:
+            end = chunk.start + len(chunk.ids)
+            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
+        return fresh
 
     def _slots(self, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Slots of the first n tokens of each (page, n)."""
@@ -177,7 +182,7 @@ class StepRows:
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
-        if not use_triton(self.cache.k[0]):
+        if not self.cache.in_triton:
             if self._decode is None or step.membership != self._known:
                 self._known, self._decode = step.membership, DecodeRows(step.decodes, self.cache.page_size)
         elif isinstance(self._decode, DecodeTables) and step.roster == self._known:
@@ -189,7 +194,7 @@ class StepRows:
 
     def _view(self, step: Step, slots: Tensor) -> PagedView | TableView:
         size, decode = self.cache.page_size, self._decode if step.decodes else None
-        if use_triton(self.cache.k[0]):
+        if self.cache.in_triton:
             assert decode is None or isinstance(decode, DecodeTables)
             chunks = ChunkTables(step.prefills, size, self.device) if step.prefills else None
             return TableView(self.cache.k, self.cache.v, slots, decode, chunks, self.scale)

@@ -17,10 +17,9 @@ from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.scheduler import Scheduler
-from proactor.engine.step import Ended, Request, RequestTooLarge, Step
+from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.stops import StopStrings
 from proactor.engine.types import EngineError, FinishReason, Sample
-from proactor.kernels.op import use_triton
 from proactor.kernels.sample import check_drawn, sample_tokens
 
 LESS = "set kv_tokens or max_batch to less"
@@ -155,10 +154,7 @@ class Sampler:
         logits = self._logits(hidden, step)
         tokens = self._draw(logits, draws)
         self.tokens_sampled += len(tokens)
-        finished = draws.ended(tokens)
-        for draw, search, token in draws.stopping(tokens):
-            if self._on_behalf(draw, search.take, token):
-                finished.add(draw.id)
+        finished = draws.ended(tokens) | self._stopped(draws, tokens)
         return self.scheduler.commit(step, dict(zip(draws.ids, tokens, strict=True)), finished)
 
     def _drawing(self, step: Step) -> DrawColumns:
@@ -182,16 +178,16 @@ class Sampler:
 
     def _logits(self, hidden: Tensor, step: Step) -> Tensor:
         """Logits [B, V] of the step's draws, from the hidden states [T, H] of its rows."""
-        rows, draws = _drawn_rows(step)
         copies = None
-        if len(rows) == len(step.decodes):
-            hidden = hidden[: len(rows)]
+        if not any(chunk.last for chunk in step.prefills):
+            hidden = hidden[: len(step.decodes)]
         else:
+            rows, draws = _drawn_rows(step)
             index = torch.from_numpy(np.asarray([*rows, *draws])).to(hidden.device)
             hidden = hidden.index_select(0, index[: len(rows)])
             copies = index[len(rows) :] if len(draws) > len(rows) else None
         logits = self.decoder.head_linear(self.decoder.final_norm(hidden), self.decoder.head)
-        if not use_triton(logits):  # the kernel reads half types itself
+        if not self.cache.in_triton:  # the kernel reads half types itself
             logits = logits.float()
         return logits if copies is None else logits.index_select(0, copies)
 
@@ -208,6 +204,17 @@ class Sampler:
         check_drawn(tokens)
         draws.record(tokens, logprobs, policy)
         return tokens
+
+    def _stopped(self, draws: DrawColumns, tokens: list[int]) -> set[SampleId]:
+        """The samples whose token completes a stop string."""
+        stopped = set()
+        for draw, search, token in draws.stopping(tokens):
+            try:
+                if search.take(token):
+                    stopped.add(draw.id)
+            except EngineError as error:  # the tokenizer's, about the last tokens
+                self._failures.setdefault(draw.id[0], error)
+        return stopped
 
     def _on_behalf(self, draw: Draw, call: Callable[[*Given], T], *given: *Given) -> T | None:
         """What the call returns, or None where it raises: that ends the draw's request, and no other."""

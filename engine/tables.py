@@ -51,10 +51,12 @@ class DecodeTables:
         self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
         self.families = RowGroups.of(list(groups.values()))
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
-        self._order = np.arange(len(decodes))
+        self._first = np.arange(len(decodes)) * self._host.shape[1]  # entry of each row in the flat table
         # rows of 16 bytes' multiples: Triton compiles a kernel anew for other addresses
         self._rows = np.zeros((4, -(-len(decodes) // 2) * 2), np.int64)
-        self._there = torch.empty(self._rows.shape, dtype=torch.int64, device=device)
+        self._lengths = self._rows[3].view(np.int32)[: len(decodes)]
+        self._source = torch.from_numpy(self._rows)
+        self._there = torch.empty_like(self._source, device=device)
         self.ids, self.positions, self.slots = self._there[:3, : len(decodes)].unbind()
         self.lengths = self._there[3].view(torch.int32)[: len(decodes)]
 
@@ -65,6 +67,7 @@ class DecodeTables:
             at = len(d.block_table) - d.shared_pages - 1
             if at >= self._host.shape[1]:
                 self._host = np.pad(self._host, ((0, 0), (0, WIDTH)))
+                self._first = np.arange(len(self.decodes)) * self._host.shape[1]
                 self.own = torch.empty(self._host.shape, dtype=torch.int32, device=self.device)
             self._host[i, at] = d.block_table[-1]
         if grown:
@@ -74,13 +77,15 @@ class DecodeTables:
         """Positions and write slots of this step's rows, which are uploaded with their ids and lengths."""
         count, size = len(self.decodes), self.page_size
         ids, position, slot = self._rows[:3, :count]
-        ids[:] = np.fromiter((d.input_id for d in self.decodes), np.int64, count)
-        position[:] = np.fromiter((d.length for d in self.decodes), np.int64, count)
-        position -= 1
-        page, place = np.divmod(position - self.shared, size)
-        slot[:] = self._host[self._order, page] * np.int64(size) + place
-        self._rows[3].view(np.int32)[:count] = position - self.shared + 1
-        self._there.copy_(torch.from_numpy(self._rows))
+        ids[:] = [d.input_id for d in self.decodes]
+        position[:] = [d.length - 1 for d in self.decodes]
+        own = position - self.shared
+        self._lengths[:] = own + 1
+        page, place = np.divmod(own, size)
+        page += self._first
+        np.multiply(self._host.ravel()[page], size, out=slot, dtype=np.int64)
+        slot += place
+        self._there.copy_(self._source)
         return position, slot
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
