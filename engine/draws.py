@@ -57,7 +57,9 @@ class DrawColumns:
         self.ids = [draw.id for draw in draws]
         settings = [draw.job.sampling for draw in draws]
         values = [[s.temperature, s.top_p, s.min_p] for s in settings]
-        self.temperature, self._top_p, self._min_p = _columns(np.asarray(values, np.float32).reshape(-1, 3), device)
+        self.temperature, self._top_p, self._min_p = _columns(
+            np.asarray(values, np.float32).reshape(-1, 3), device
+        )
         self.masked = [i for i, s in enumerate(settings) if s.logit_mask is not None]
         self.filtered = named is not None or any(s.filtered for s in settings)
         if self.filtered:

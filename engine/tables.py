@@ -51,9 +51,11 @@ class DecodeTables:
         self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
         self.families = RowGroups.of(list(groups.values()))
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
-        self._first = np.arange(len(decodes)) * self._host.shape[1]  # entry of each row in the flat table
         # rows of 16 bytes' multiples: Triton compiles a kernel anew for other addresses
         self._rows = np.zeros((4, -(-len(decodes) // 2) * 2), np.int64)
+        self._here = tuple(self._rows[:3, : len(decodes)])
+        self._moving = self._rows[1:3, : len(decodes)]  # positions and slots
+        self._begun = False
         self._lengths = self._rows[3].view(np.int32)[: len(decodes)]
         self._source = torch.from_numpy(self._rows)
         self._there = torch.empty_like(self._source, device=device)
@@ -67,24 +69,31 @@ class DecodeTables:
             at = len(d.block_table) - d.shared_pages - 1
             if at >= self._host.shape[1]:
                 self._host = np.pad(self._host, ((0, 0), (0, WIDTH)))
-                self._first = np.arange(len(self.decodes)) * self._host.shape[1]
                 self.own = torch.empty(self._host.shape, dtype=torch.int32, device=self.device)
             self._host[i, at] = d.block_table[-1]
         if grown:
             self.own.copy_(torch.from_numpy(self._host))
 
     def refresh(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and write slots of this step's rows, which are uploaded with their ids and lengths."""
-        count, size = len(self.decodes), self.page_size
-        ids, position, slot = self._rows[:3, :count]
+        """Positions and write slots of this step's rows, which are uploaded with their ids and lengths.
+
+        Once a step, after `grow`.
+        """
+        ids, position, slot = self._here
         ids[:] = [d.input_id for d in self.decodes]
-        position[:] = [d.length - 1 for d in self.decodes]
-        own = position - self.shared
-        self._lengths[:] = own + 1
-        page, place = np.divmod(own, size)
-        page += self._first
-        np.multiply(self._host.ravel()[page], size, out=slot, dtype=np.int64)
-        slot += place
+        if self._begun:
+            self._moving += 1  # every sequence drew one token since
+            self._lengths += 1
+            assert position[-1] == self.decodes[-1].length - 1, "a step was left out"
+            begins = np.flatnonzero(slot % self.page_size == 0)  # beyond its page, the next lies elsewhere
+        else:
+            self._begun = True
+            position[:] = [d.length - 1 for d in self.decodes]
+            self._lengths[:] = position - self.shared + 1
+            begins = np.arange(len(position))
+        if len(begins):
+            page, place = np.divmod(position[begins] - self.shared[begins], self.page_size)
+            slot[begins] = self._host[begins, page] * np.int64(self.page_size) + place
         self._there.copy_(self._source)
         return position, slot
 
