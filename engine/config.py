@@ -52,6 +52,10 @@ OTHER_NAMES = {
 """What PEFT, transformers, vLLM and TRL call these options, for "did you mean"."""
 
 
+WORDS = {"tuple_type": "should be a list"}
+"""Plainer messages for pydantic's kinds of errors."""
+
+
 class ConfigType(ModelMetaclass):
     """Makes a direct call (``Sampling(n=0)``) raise EngineError in one line.
 
@@ -60,8 +64,13 @@ class ConfigType(ModelMetaclass):
 
     def __call__(cls, *args: Any, **values: Any) -> Any:
         """The configuration of these values. Raises EngineError naming the first that is impossible."""
+        if args:
+            first = next(iter(cast(type[BaseModel], cls).model_fields), "option")
+            raise EngineError(
+                f"{cls.__name__}: options go by name, {cls.__name__}({first}=…), not {args[0]!r:.60}"
+            )
         try:
-            return super().__call__(*args, **values)
+            return super().__call__(**values)
         except ValidationError as error:
             raise EngineError(f"{cls.__name__}: {describe(error, cast(type[BaseModel], cls))}") from None
 
@@ -78,6 +87,10 @@ class Config(BaseModel, metaclass=ConfigType):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refused: a configuration does not change."""
+        raise EngineError(f"{type(self).__name__}.{name} cannot be set: make another one with {name}=…")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -97,7 +110,7 @@ def describe(error: ValidationError, kind: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown option {name!r} ({near_name(name, kind.model_fields)})"
-    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, ").replace("\n", " "))
     if not name:
         return message
     return f"{name}: {message}" if first["type"] == "value_error" else f"{name}={first['input']!r}: {message}"

@@ -53,6 +53,10 @@ class SamplingLoop:
         if not submission.ended and self._owner.alive:
             self._owner.post(partial(self._end, submission, "cancelled"))
 
+    def report_room(self, tell: Callable[[bool], None]) -> None:
+        """Call ``tell``, in the owner's thread, with whether nothing that was submitted waits to begin."""
+        self._owner.post(lambda: tell(self._has_room()))
+
     def change(self, function: Callable[[], T]) -> T:
         """Run ``function``, which changes the weights, once all that was submitted before has ended.
 
@@ -70,6 +74,9 @@ class SamplingLoop:
             self._owner.post(partial(self._policy.forget, session))
 
     # -- in the owner's thread ---
+
+    def _has_room(self) -> bool:
+        return not self._line and not (self._live and self._policy.ready_sampler().scheduler.waiting)
 
     def close(self, error: EngineError) -> None:
         """End everything with an error."""
