@@ -51,9 +51,7 @@ class ControllerConfig(Config):
     page_size: int = Field(16, ge=1, description="tokens of a KV page")
     deterministic: bool = Field(False, description="steps are costed by their tokens, not by their seconds")
     buckets: tuple[int, ...] = Field(BUCKETS, description="batch sizes that a step may be rounded up to")
-    start: int = Field(
-        32, ge=1, description="sequences that may run before any step was timed, if no more are there"
-    )
+    start: int = Field(32, ge=1, description="sequences that may run before any step was timed")
     slack: float = Field(
         0.1,
         gt=0,
@@ -171,12 +169,11 @@ class Controller:
     def _knee(self, r: Readings) -> int:
         """The smallest bucket whose rate is near enough to the best rate of all that are timed, and the next.
 
-        Under pressure the bucket after those is taken to cost no more than they do, so it is tried. Before
-        any is timed, all that are there may run: what begins with many at once asks for throughput.
+        Under pressure the bucket after those is taken to cost no more than they do, so it is tried.
         """
         config, visited = self.config, self._steps.visited
         if not visited:
-            return min(max(config.start, r.waiting + r.admitted), config.max_seqs)
+            return min(config.start, config.max_seqs)
         pressure = r.waiting / max(1, r.admitted)
         untried = next((b for b in config.buckets if b > max(visited[-1], config.start - 1)), visited[-1])
         sizes = [min(b, config.max_seqs) for b in config.buckets if b <= untried]
