@@ -87,8 +87,11 @@ def drawn(engine: Engine, work: Work, queue: bool) -> Iterator[Group]:
 def measure(model: Path, repeats: int) -> None:
     """One rank's life: every room and side in turn; rank 0 prints what all found."""
     rows = []
-    for room in ROOMS:
-        engine = Engine.load(model, lora=LoRA(rank=8), max_batch=room, kv_tokens=65536, rank_timeout=60)
+    engines = [
+        Engine.load(model, lora=LoRA(rank=8), max_batch=room, kv_tokens=32768, rank_timeout=60)
+        for room in ROOMS
+    ]
+    for room, engine in zip(ROOMS, engines, strict=True):
         work = Work(engine.config.vocab_size)
         engine.sample(work.prompts[:8], Sampling(n=SAMPLES, max_tokens=8))  # warms up
         for _ in range(repeats):
@@ -107,9 +110,10 @@ def measure(model: Path, repeats: int) -> None:
                 ranks = engine.gather((last - began, tokens))
                 assert sum(count for _, count in ranks) == SAMPLES * sum(work.lengths)
                 rows.append({"room": room, "side": side, "wall": wall, "ranks": ranks})
-        engine.release()
-    if engine.rank == 0:
+    if engines[0].rank == 0:
         print(json.dumps(rows))
+    for engine in reversed(engines):  # the first has joined the ranks
+        engine.release()
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -38,20 +38,20 @@ class Meeting:
 
     ``timeout``: seconds to wait for a rank. Every rank must make it. Raises RankError where not all do so in
     time. ``lost``: why the ranks cannot meet any more, which every later exchange raises. ``store``: the
-    process group's, under a name of this meeting's own; it lies with rank 0, or with torchrun's agent.
+    process group's; it lies with rank 0, or with torchrun's agent. ``name``: this meeting's in it.
     ``queues``: how many work queues were put there.
     """
 
     def __init__(self, rank: int, world_size: int, backend: str, timeout: float) -> None:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self.owns_world = not dist.is_initialized()
-        self.lost, self.queues, number = "", 0, next(_numbers)
+        self.lost, self.queues, self.name = "", 0, f"meeting/{next(_numbers)}"
         limit = timedelta(seconds=timeout)
 
         def join() -> Any:
             if self.owns_world:
                 dist.init_process_group(backend, timeout=limit)
-            self.store = dist.PrefixStore(f"meeting/{number}", dist.distributed_c10d._get_default_store())
+            self.store = dist.distributed_c10d._get_default_store()
             return dist.new_group(backend="gloo", timeout=limit)
 
         try:

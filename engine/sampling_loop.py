@@ -27,6 +27,9 @@ from proactor.engine.types import EngineError, FinishReason
 
 T = TypeVar("T")
 
+RESERVE = 4
+"""Requests that may wait where there is still room for more: what ends is then followed at once."""
+
 
 class SamplingLoop:
     """Submissions and changes of weights, in order, over one policy's sampler."""
@@ -36,6 +39,7 @@ class SamplingLoop:
         self._line: deque[Submission | Call[Any]] = deque()
         self._live: dict[int, tuple[Submission, Job]] = {}  # by request id
         self._timed: list[Submission] = []  # those with a deadline
+        self._askers: list[Callable[[], None]] = []  # who waits for room
 
     # -- from any thread ---
 
@@ -53,9 +57,14 @@ class SamplingLoop:
         if not submission.ended and self._owner.alive:
             self._owner.post(partial(self._end, submission, "cancelled"))
 
-    def report_room(self, tell: Callable[[bool], None]) -> None:
-        """Call ``tell``, in the owner's thread, with whether nothing that was submitted waits to begin."""
-        self._owner.post(lambda: tell(self._has_room()))
+    def when_room(self, tell: Callable[[], None]) -> None:
+        """Call ``tell``, in the owner's thread, once hardly anything that was submitted waits to begin."""
+
+        def enter() -> None:
+            self._askers.append(tell)
+            self._tell_room()
+
+        self._owner.post(enter)
 
     def change(self, function: Callable[[], T]) -> T:
         """Run ``function``, which changes the weights, once all that was submitted before has ended.
@@ -75,8 +84,12 @@ class SamplingLoop:
 
     # -- in the owner's thread ---
 
-    def _has_room(self) -> bool:
-        return not self._line and not (self._live and self._policy.ready_sampler().scheduler.waiting)
+    def _tell_room(self) -> None:
+        waiting = self._policy.ready_sampler().scheduler.waiting if self._live else 0
+        if not self._line and waiting <= RESERVE:
+            askers, self._askers = self._askers, []
+            for tell in askers:
+                tell()
 
     def close(self, error: EngineError) -> None:
         """End everything with an error."""
@@ -107,6 +120,8 @@ class SamplingLoop:
         self._admit()
         if self._live:
             self._step()
+        if self._askers:
+            self._tell_room()
         return bool(self._live or self._line)
 
     def _admit(self) -> None:

@@ -108,7 +108,7 @@ class SharedSampling:
         if len(set(digests)) > 1:
             raise RankError(f"{PHASE}: ranks came with different prompts or settings")
         self._meeting.queues = max(numbers) + 1  # a call that failed early may not have counted everywhere
-        name = f"queue/{max(numbers)}"
+        name = f"{self._meeting.name}/queue/{max(numbers)}"
         return self._at_store(lambda: SharedQueue(self._meeting.store, name, self._rank, plan))
 
     def _meet(self, queue: WorkQueue) -> bool:
@@ -143,7 +143,7 @@ class SharedSampling:
                 self._begin(item)
         if not self._asked and queue.queue.pull(self._rank) != queue.queue:
             self._asked = True
-            self._loop.report_room(self._note_room)
+            self._loop.when_room(self._note_room)
 
     def _begin(self, item: int) -> None:
         submission = Submission(self._units[item])
@@ -151,11 +151,9 @@ class SharedSampling:
         self._loop.submit(submission)
         submission.arrivals[-1].add_done_callback(lambda _: self._news.put(item))
 
-    def _note_room(self, room: bool) -> None:
+    def _note_room(self) -> None:
         """In the sampler's thread."""
-        self._asked = False
-        if room:
-            self._news.put(None)
+        self._news.put(None)
 
     def _wait(self, queue: SharedQueue) -> Iterator[Group]:
         """Wait for news: pull where there is room, yield the groups of a unit that this rank completed."""
@@ -164,6 +162,7 @@ class SharedSampling:
         except Empty:
             return
         if item is None:
+            self._asked = False
             self._at_store(lambda: queue.change(lambda work: work.pull(self._rank)))
         elif item in self._running:
             yield from self._complete(queue, item)

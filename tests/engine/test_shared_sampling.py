@@ -74,7 +74,7 @@ def steps(model: str, uneven: bool) -> Callable[[int], None]:
         def stand_still() -> None:
             state = WorkQueue((1.0,) * 7, 3)
             while True:
-                seen = state.decode(meeting.store.get(f"queue/{meeting.queues - 1}"))
+                seen = state.decode(meeting.store.get(f"{meeting.name}/queue/{meeting.queues - 1}"))
                 if not started:
                     started.extend([*seen.held(0), *(item for item in seen.done if seen.done[item] == 0)])
                 if not seen.waiting and seen.leases.keys() <= set(started):
@@ -156,7 +156,7 @@ def hangs(model: str) -> Callable[[int], None]:
     """Rank 1's sampler hangs, while its heart goes on."""
 
     def work(rank: int) -> None:
-        engine = opened(model, rank_timeout=6.0)
+        engine = opened(model, rank_timeout=10.0)
 
         def hang(ids: list[int], position: int) -> None:
             time.sleep(3600 if rank == 1 else 0)
