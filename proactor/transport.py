@@ -67,11 +67,9 @@ def guard(most: int) -> Callable[[Any], Awaitable[None]]:
 
     async def check(response: Any) -> None:
         if response.is_redirect:
-            place = urlsplit(response.headers.get("location", ""))
-            where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
             raise TransportError(
-                f"redirects to {where[:200]}, where no request is sent; give that address as base_url if it "
-                "is meant"
+                f"redirects to {_address(response.headers.get('location', ''))}, where no request is sent; "
+                "give that address as base_url if it is meant"
             )
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", "gzip", ""):
@@ -80,6 +78,16 @@ def guard(most: int) -> Callable[[Any], Awaitable[None]]:
         response.stream = _bounded(response.stream, most, packed=coding == "gzip")
 
     return check
+
+
+def _address(location: str) -> str:
+    """The address of a redirect, without a user name, password or query."""
+    try:
+        place = urlsplit(location)
+    except ValueError:
+        return "something that is no address"
+    where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
+    return where or "an address that it does not name"
 
 
 def _bounded(stream: Any, most: int, packed: bool) -> Any:

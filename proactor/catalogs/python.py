@@ -65,7 +65,7 @@ def _from_name(name: str) -> ModuleType:
     with _importable(Path.cwd()):
         try:
             return importlib.import_module(name)
-        except Exception as error:  # whatever the module's own code raises
+        except (Exception, SystemExit) as error:  # whatever the module's own code raises
             raise CatalogError(f"{PREFIX}{name}: {_describe(error)}") from error
 
 
@@ -81,18 +81,18 @@ def _from_file(file: Path) -> ModuleType:
     with _importable(file.resolve().parent, Path.cwd()):
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the module's own code raises
+        except (Exception, SystemExit) as error:  # whatever the module's own code raises
             del sys.modules[name]
             line = _line(error, file)
             raise CatalogError(f"{file}{f':{line}' if line else ''}: {_describe(error)}") from error
     return module
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
-def _line(error: Exception, file: Path) -> int | None:
+def _line(error: BaseException, file: Path) -> int | None:
     """The line of ``file`` that an import failed at."""
     if isinstance(error, SyntaxError):
         return error.lineno
@@ -166,8 +166,8 @@ def _add(collected: Tools, name: str, function: Callable[..., Any], where: str) 
 def _hints(function: Callable[..., Any], about: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise CatalogError(f"{about}: an annotation cannot be resolved ({error})") from None
+    except (Exception, SystemExit) as error:  # an annotation is code of the module's own
+        raise CatalogError(f"{about}: an annotation cannot be resolved ({_describe(error)})") from error
 
 
 def _schema(annotation: Any, about: str) -> dict[str, Any]:
@@ -179,6 +179,8 @@ def _schema(annotation: Any, about: str) -> dict[str, Any]:
         schema = TypeAdapter(annotation).json_schema()
     except PydanticUserError as error:
         raise CatalogError(f"{about}: unknown type {annotation!r} ({str(error).splitlines()[0]})") from None
+    except (Exception, SystemExit) as error:  # the schema of a class of the module's own
+        raise CatalogError(f"{about}: type {annotation!r}: {_describe(error)}") from error
     return {**schema, "description": description} if description else schema
 
 

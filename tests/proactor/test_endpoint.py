@@ -296,6 +296,23 @@ def test_an_address_that_would_spread_a_secret_is_refused(url: str, problem: str
     assert "PASSWORD" not in str(caught.value)
 
 
+def test_no_part_of_a_key_is_left_where_a_message_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
+    for before in range(70, 80):
+        with FakeEndpoint(otherwise=malformed("x" * before + "secret-1")) as fake:
+            reply, _, _ = ask(fake, attempts=1)
+        assert isinstance(reply, EndpointError) and "not a chat completion" in str(reply)
+        assert "se" not in str(reply)
+
+
+@pytest.mark.parametrize("place", ["http://[::1", "http://host]/", "", "http://h:99999/x"])
+def test_a_redirect_to_no_address_is_refused_too(place: str) -> None:
+    with FakeEndpoint(otherwise=redirect(place)) as fake:
+        reply, endpoint, _ = ask(fake)
+    assert isinstance(reply, EndpointError) and "redirects to" in str(reply)
+    assert endpoint.counters == {"requests": 1, "refused_responses": 1}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_refused_by_name(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
