@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from proactor.completion import Dialect, read_completion
-from proactor.engine import ProactorError
+from proactor.engine import ProactorError, printable
 from proactor.files import valid_utf8
 from proactor.transport import HEADERS, TransportError, base_url_problem, guard, hide, read_key
 
@@ -37,7 +37,7 @@ class EndpointError(Exception):
     """No usable answer after all retries. ``kind``: the reason; the message is one line."""
 
     def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(" ".join(message.split())[:300])
+        super().__init__(printable(" ".join(message.split()))[:300])
         self.kind: Kind = kind
 
 

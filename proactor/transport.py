@@ -16,6 +16,10 @@ HEADERS = {"Accept-Encoding": "identity"}
 """Answers are small; a compressed one could unpack to any size."""
 
 
+LONGEST_URL = 2000
+"""Characters of a server's address."""
+
+
 class TransportError(ProactorError):
     """A response that is not taken; the message is one line without secrets."""
 
@@ -28,7 +32,10 @@ def base_url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 (reading it checks it)
+        (parts.hostname or "").encode("idna")
     except ValueError:
+        return "is no URL"
+    if not url.isprintable() or " " in url or len(url) > LONGEST_URL:
         return "is no URL"
     if "@" in parts.netloc:
         return "holds a user name or password, which would stand in reports and caches"
@@ -75,6 +82,7 @@ def guard(most: int) -> Callable[[Any], Awaitable[None]]:
         if coding not in ("identity", "gzip", ""):
             raise TransportError(f"a body in content-encoding {coding[:40]!r}, though none was asked for")
         response.headers.pop("content-encoding", None)  # it is unpacked here
+        response.encoding = "utf-8"  # as JSON is; the server could name any codec of Python's
         response.stream = _bounded(response.stream, most, packed=coding == "gzip")
 
     return check

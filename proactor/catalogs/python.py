@@ -41,7 +41,7 @@ def read(source: str | Path) -> Reading:
     """The tools of `path.py`, ``module:path.py`` or ``module:package.name``."""
     spec = str(source).removeprefix(PREFIX)
     module = _from_file(Path(spec)) if spec.endswith(".py") else _from_name(spec)
-    file = Path(module.__file__ or spec)
+    file = Path(getattr(module, "__file__", None) or spec)  # built-in modules have none
     _refuse_doubles(file)
     collected = Tools()
     for name, function in _functions(module):
@@ -122,6 +122,8 @@ def _refuse_doubles(file: Path) -> None:
 def _functions(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Public functions: those in `__all__`, or those that the module itself defines, in its order."""
     listed = getattr(module, "__all__", None)
+    if not isinstance(listed, list | tuple | set | None):
+        raise CatalogError(f"{module.__name__}: __all__ is {listed!r}, not a list of names")
     for name, value in vars(module).items():
         if not inspect.isfunction(value):
             continue
@@ -167,7 +169,7 @@ def _hints(function: Callable[..., Any], about: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
     except (Exception, SystemExit) as error:  # an annotation is code of the module's own
-        raise CatalogError(f"{about}: an annotation cannot be resolved ({_describe(error)})") from error
+        raise CatalogError(f"{about}: an annotation cannot be resolved ({error})") from error
 
 
 def _schema(annotation: Any, about: str) -> dict[str, Any]:

@@ -60,13 +60,14 @@ def test_modules_that_are_no_tools(tmp_path: Path, text: str, what: str) -> None
         "def go(x: 'exit(0)'): ...\n",
         "class A:\n    @classmethod\n    def __get_pydantic_core_schema__(cls, *a):\n"
         "        raise RuntimeError('x\\ny')\ndef go(x: A): ...\n",
+        "__all__ = 5\ndef go(): ...\n",
     ],
 )
 def test_whatever_the_code_of_a_module_raises_is_one_line(tmp_path: Path, text: str) -> None:
     file = put(tmp_path, text, "own.py")
     with pytest.raises(CatalogError) as caught:
         read(file, trust_code=True)
-    assert str(caught.value).startswith(f"{file}:") and str(caught.value).isprintable()
+    assert "own" in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_missing_modules(tmp_path: Path) -> None:
@@ -74,6 +75,8 @@ def test_missing_modules(tmp_path: Path) -> None:
         read(tmp_path / "none.py", trust_code=True)
     with pytest.raises(CatalogError, match="module:no_such_tools: ModuleNotFoundError"):
         read("module:no_such_tools", trust_code=True)
+    with pytest.raises(CatalogError, match="sys: no tools in it"):
+        read("module:sys", trust_code=True)
 
 
 @pytest.mark.parametrize("how", ["{}", "module:{}"])
