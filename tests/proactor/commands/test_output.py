@@ -121,6 +121,15 @@ def test_a_full_disk_in_the_place_of_the_output_is_one_line(repo_root: Path) -> 
         assert said == "proactor: output cannot be written: No space left on device\n"
 
 
+def test_a_refusal_that_cannot_be_printed_is_still_one(repo_root: Path) -> None:
+    with (
+        Path("/dev/full").open("w") as nowhere,
+        started("catalog", "nothing", cwd=repo_root, stderr=nowhere.fileno()) as ended,
+    ):
+        said, _ = ended.communicate()
+    assert (ended.returncode, said) == (2, "")
+
+
 # -- a reader that left ---
 
 
