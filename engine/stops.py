@@ -39,11 +39,12 @@ class StopStrings:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.pieces = BytePieces.of(tokenizer)
-        self._start = lru_cache(MOST_SETS)(partial(_first_state, self.pieces))
+        pieces = self.pieces
+        self._start = lru_cache(MOST_SETS)(partial(_first_state, pieces)) if pieces is not None else None
 
     def search(self, stop: tuple[str, ...]) -> StopSearch:
         """A search for any of ``stop`` in a completion that begins."""
-        if self.pieces is not None and _as_bytes(stop) is not None:
+        if self._start is not None and _as_bytes(stop) is not None:
             return ByteSearch(self._start(stop))
         return WindowSearch(self.tokenizer, stop)
 
