@@ -181,6 +181,12 @@ class EngineConfig(Config):
     max_waiting: int = Field(
         4096, ge=1, description="requests that wait in the sampler; callers of later ones wait before it"
     )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="updates (train, step) that a sample in flight goes on through: its KV is computed again "
+        "and each token records its policy version; an update waits for samples that have seen so many",
+    )
     parked_share: float = Field(
         0.5,
         ge=0,

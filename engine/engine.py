@@ -260,10 +260,12 @@ class Engine:
         Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
         then advanced by the steps and the next sample uses the new weights; samples in flight are finished
-        before, under the old ones. Raises EngineError, on every rank, for rewards and advantages that are
-        missing, NaN or infinite, and for greedy samples.
+        before, under the old ones, or go on under the new ones (`EngineConfig.max_staleness`). Raises
+        EngineError, on every rank, for rewards and advantages that are missing, NaN or infinite, and for
+        greedy samples.
         """
-        return self._loop.change(partial(training.train, self._trainer(), self._policy, data, config))
+        train = partial(training.train, self._trainer(), self._policy, data, config)
+        return self._loop.change(train, update=True)
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
@@ -294,10 +296,11 @@ class Engine:
         """Reduce, clip and apply one AdamW step.
 
         A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version. Samples
-        in flight are finished before.
+        in flight: as `train`.
         """
         config = AdamW() if config is None else instance(config, AdamW, "step: config")
-        return self._loop.change(partial(training.step, self._trainer(), self._policy, config))
+        step = partial(training.step, self._trainer(), self._policy, config)
+        return self._loop.change(step, update=True)
 
     def weights_changed(self) -> None:
         """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.

@@ -21,7 +21,8 @@ class Job:
     ``noise``: (unsigned 64-bit seed, iteration, group key), which with sample index and position decides
     every token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
     ``index``: place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and
-    ``version`` (policy version of its samples) are set when sampling starts.
+    ``version`` (policy version of what it draws) are set when sampling starts; ``renewals``: updates that
+    it has gone on through since.
 
     Where the prompt is a trajectory so far: ``first`` is the noise's index of the first sample, ``offset``
     the position of the first token from the trajectory's root, ``known`` how many tokens of the prompt were
@@ -40,6 +41,7 @@ class Job:
     lease: int | None = None
     namespace: Hashable = None
     version: int = BASE_VERSION
+    renewals: int = 0
     samples: list[Sample] = field(default_factory=list)
 
 

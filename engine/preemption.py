@@ -38,6 +38,14 @@ def preempt(running: Running, line: WaitingLine, pages: int) -> int:
     return count
 
 
+def preempt_all(running: Running, line: WaitingLine) -> None:
+    """Preempt everything, so that no page is in use; what ran longest waits first."""
+    for run in [*reversed(running.prefilling), *reversed(running.forking)]:
+        _preempt_request(running, line, run)
+    for decode in reversed(running.decoding.decodes):
+        _preempt_sequence(running, line, decode)
+
+
 def _preempt_sequence(running: Running, line: WaitingLine, decode: Decode) -> int:
     line.put_back(decode.request.resumed(decode.id[1], decode.generated))
     running.decoding.replace([other for other in running.decoding if other is not decode])

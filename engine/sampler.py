@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
@@ -64,8 +64,8 @@ class Sampler:
         self._failures: dict[int, BaseException] = {}
 
     def free_cache(self) -> None:
-        """Give the cache's memory back, with all KV in it; the next `add` takes it again."""
-        assert self.scheduler.idle, "samples still run"
+        """Give the cache's memory back, with all KV in it; the next `add` or `step` takes it again."""
+        assert self.scheduler.resting, "samples still run"
         self.scheduler.drop_all()
         self.cache.release()
 
@@ -97,6 +97,23 @@ class Sampler:
         self._next_id += 1
         return request.id
 
+    def renew(self, old: Hashable, new: Hashable, version: int) -> None:
+        """After `Scheduler.pause`: jobs with KV of namespace ``old`` go on with that of ``new``, whose
+        weights are policy ``version``.
+        """
+        self.scheduler.rename(old, new)
+        for draws in self._draws.values():
+            job = draws[0].job
+            if job.namespace != old:
+                continue
+            for sample in job.samples:
+                if sample.token_ids and sample.finish_reason == "outside":
+                    sample.stamp(job.version)
+                elif not sample.token_ids:
+                    sample.policy_version = version
+            job.renewals += any(sample.token_ids for sample in job.samples)
+            job.namespace, job.version = new, version
+
     def abort(self, request: int) -> None:
         """Drop a request and free its pages."""
         del self._draws[request]
@@ -108,6 +125,7 @@ class Sampler:
         step = self.scheduler.plan()
         if step is None:
             return []
+        self.cache.allocate()
         fault_point("sampling")
         with naming_shortage(self.decoder.device, f"a sampler step of {step.rows} rows", LESS):
             ended = self._step(step)
@@ -145,6 +163,8 @@ class Sampler:
 
     def _close(self, job: Job, sample: Sample, reason: FinishReason) -> None:
         sample.finish_reason = reason
+        if sample.versions is not None:
+            sample.stamp(job.version)
         if self.tokenizer is not None:
             sample.text = self._stops.text(sample.token_ids, job.sampling.stop)
 

@@ -25,7 +25,7 @@ from proactor.engine.controller import Decision
 from proactor.engine.kv import Copy, PagePool
 from proactor.engine.load import FixedLimits, Load, LoadPolicy
 from proactor.engine.parking import Parking
-from proactor.engine.preemption import preempt
+from proactor.engine.preemption import preempt, preempt_all
 from proactor.engine.running import AdmittedRequest, Running
 from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError
@@ -129,6 +129,17 @@ class Scheduler:
             pass
         self.pool.drop_all()
 
+    def pause(self) -> None:
+        """Between two steps: take all that runs back into the line, so that no page is in use."""
+        assert self._flight is None, "a step runs"
+        preempt_all(self._running, self._admission.line)
+        self._admission.changed()
+
+    def rename(self, old: Hashable, new: Hashable) -> None:
+        """After `pause`: what waits with KV of namespace ``old`` goes on with that of ``new``."""
+        self._admission.line.rename(old, new)
+        self._admission.changed()
+
     def park(self, session: int, namespace: Hashable, ids: list[int]) -> None:
         """Keep the computed pages of ``ids`` for a later request, as far as running work leaves room."""
         self.parking.park(session, namespace, ids, self.pool.available - self.reserved)
@@ -149,6 +160,11 @@ class Scheduler:
     def reserved(self) -> int:
         """Pages that running work is expected to allocate yet."""
         return self._running.promised()
+
+    @property
+    def resting(self) -> bool:
+        """Nothing runs; requests may wait."""
+        return self._flight is None and not self._running.requests
 
     @property
     def idle(self) -> bool:

@@ -37,7 +37,8 @@ class Sample:
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
     ``policy_version``: the policy (`Engine.policy_version`) that drew its oldest token; ``versions``
-    names that of each token where they differ (turns drawn after an update); None: they do not.
+    names that of each token where they differ (later turns, samples that went on through an update); None:
+    they do not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
     no engine drew it. ``info`` is the caller's own; the engine neither reads nor writes it.
@@ -73,6 +74,11 @@ class Sample:
         if len(self.versions) != len(self.token_ids):
             raise EngineError(f"sample: {len(self.versions)} versions for {len(self.token_ids)} tokens")
         return self.versions
+
+    def stamp(self, version: int) -> None:
+        """Tokens without a version of their own yet were drawn by policy ``version``."""
+        own = self.versions or []
+        self.versions = own + [version] * (len(self.token_ids) - len(own))
 
     def turns(self) -> list[tuple[int, int]]:
         """Spans [start, end) of consecutive trained tokens, in order: the agent's turns."""

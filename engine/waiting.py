@@ -8,8 +8,8 @@ no request is passed over for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
 
 from proactor.engine.kv import PagePool
 from proactor.engine.prefix import Match, sharing_order
@@ -62,6 +62,14 @@ class WaitingLine:
                 self._count(request, -1)
         self._arrivals = [request for request in self._arrivals if request.id != request_id]
         self._line = [place for place in self._line if place.request.id != request_id]
+
+    def rename(self, old: Hashable, new: Hashable) -> None:
+        """Requests of namespace ``old`` belong to ``new`` from now on."""
+        changed = [
+            replace(request, namespace=new) if request.namespace == old else request for request in self
+        ]
+        count = len(self._line)
+        self._line, self._arrivals = [_Place(request) for request in changed[:count]], changed[count:]
 
     def clear(self) -> None:
         """Take every request out."""

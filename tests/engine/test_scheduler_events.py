@@ -83,7 +83,10 @@ class Events(RuleBasedStateMachine):
         for _ in range(times):
             self.machine.step()
 
-    @rule(data=st.data(), what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights", "update"]),
+    )
     def disturb(self, data: st.DataObject, what: str) -> None:
         if what == "abort":
             self.machine.ended.pop(self.drop(data), None)  # type: ignore[arg-type]
@@ -91,8 +94,17 @@ class Events(RuleBasedStateMachine):
             self.abort_during_a_step(data)
         elif what == "step fails":
             self.step_fails()
+        elif what == "update":
+            self.update(*data.draw(st.permutations("ab")))
         else:
             self.scheduler.drop_namespace(data.draw(st.sampled_from("ab")))
+
+    def update(self, old: str, new: str) -> None:
+        """What is in flight goes on; the machine's memory knows whose keys a row may read."""
+        self.scheduler.pause()
+        assert self.scheduler.resting and self.scheduler.pool.used == self.scheduler.pool.held
+        self.scheduler.drop_namespace(old)
+        self.scheduler.rename(old, new)
 
     def drop(self, data: st.DataObject) -> int | None:
         live = [i for i in self.requests if i in self.scheduler._unended]
