@@ -25,6 +25,9 @@ else:
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+MOST_KV_TOKENS, LARGEST_PAGE = 2**28, 2**16
+"""Tokens of a KV cache and of its pages: beyond these a number is a mistake, and its page list a burden."""
+MOST_SAMPLES, MOST_MINIBATCHES = 2**20, 2**16
 OTHER_NAMES = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -157,17 +160,19 @@ class EngineConfig(Config):
     kv_tokens: int | None = Field(
         None,
         ge=1,
+        le=MOST_KV_TOKENS,
         description="tokens that the KV cache holds; None: max_batch whole contexts, at most 1 GiB on a CPU, "
         "at most what is free beside the model and a step on a GPU",
     )
-    page_size: int = Field(16, ge=1, description="tokens of a KV page")
+    page_size: int = Field(16, ge=1, le=LARGEST_PAGE, description="tokens of a KV page")
     token_budget: int | None = Field(
         None,
         ge=1,
+        lt=1 << 31,
         description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits. "
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
-    max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    max_batch: int = Field(256, ge=1, lt=1 << 31, description="most sequences that decode at once")
     batching: Literal["adaptive", "fixed"] = Field(
         "adaptive",
         description="adaptive: how many sequences decode, and how many rows of prompts run beside them, "
@@ -264,7 +269,7 @@ LEAST_TEMPERATURE = 1e-4
 class Sampling(Config):
     """How samples are drawn. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=MOST_SAMPLES)
     temperature: float = Field(1.0, ge=0)
     top_k: int = Field(0, ge=0, lt=1 << 31)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -355,7 +360,7 @@ class GRPO(AdamW):
     constant: float = Field(1.0, gt=0)
     importance_cap: float | None = Field(None, gt=0)
     epochs: int = Field(1, ge=1)
-    minibatches: int = Field(1, ge=1)
+    minibatches: int = Field(1, ge=1, le=MOST_MINIBATCHES)
 
 
 class SFT(AdamW):

@@ -144,6 +144,7 @@ def sweep(folder: str | Path) -> None:
 
 def recover(folder: str | Path) -> None:
     """Put back a folder whose writer was killed between its two renames (systems without `renameat2`)."""
+    check_name(folder)
     final = Path(folder).resolve()
     aside = _aside(final)
     if aside.is_dir() and not aside.is_symlink() and not final.exists():
@@ -152,7 +153,7 @@ def recover(folder: str | Path) -> None:
 
 def _temporary(final: Path) -> Path:
     """A name that no other process or thread has, nor can guess; it tells whose it is."""
-    return final.with_name(f"{_prefix(final)}{os.getpid()}-{secrets.token_hex(6)}")
+    return final.parent / f"{_prefix(final)}{os.getpid()}-{secrets.token_hex(6)}"
 
 
 def _prefix(final: Path) -> str:
@@ -192,7 +193,7 @@ def _alive(process: int) -> bool:
 
 
 def _aside(final: Path) -> Path:
-    return final.with_name(f".{_cut(final.name)}.replaced")
+    return final.parent / f".{_cut(final.name)}.replaced"
 
 
 def _sync(path: Path) -> None:

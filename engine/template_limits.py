@@ -155,15 +155,20 @@ def check_made(name: str, values: Sequence[object]) -> None:
             size = text.count(old) * len(new)
         case "join", (str() as between, Sized() as items, *_) | (Sized() as items, str() as between, *_):
             size = len(between) * len(items)
-        case (("indent" | "wordwrap"), (str() as text, *options)):
-            lines = text.count("\n") + 1 if name == "indent" else len(text)
-            size = lines * max(
-                (v if isinstance(v, int) else len(v) for v in options if isinstance(v, int | str)), default=0
-            )
+        case "indent", (str() as text, *options):
+            size = (text.count("\n") + 1) * _largest(options)
+        case "wordwrap", (str() as text, *options):  # copies what is left of a word for each line of it
+            size = len(text) * max(_largest(options), len(text) // STEP_TEXT)
         case _:
             return
     if size > LONGEST_TEXT:
         raise SecurityError(f"{name} makes more than {LONGEST_TEXT} characters")
+
+
+def _largest(options: Sequence[object]) -> int:
+    """The largest number, or length of a text, among ``options``."""
+    sizes = [len(v) if isinstance(v, str) else abs(v) for v in options if isinstance(v, str | int)]
+    return max(sizes, default=0)
 
 
 def check_percent(text: object, values: object) -> None:

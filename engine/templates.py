@@ -38,7 +38,7 @@ from proactor.engine.template_limits import (
 )
 from proactor.engine.types import EngineError, one_line
 
-LONGEST_SOURCE = 2**20
+LONGEST_SOURCE = 2**18
 """Characters of a template."""
 LONGEST_DATE_FORM = 200
 """Characters of the argument of ``strftime_now``."""
