@@ -76,8 +76,9 @@ class StandIn:
 class Clock:
     """Seconds by part; a part's time is without that of the parts inside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.parts: defaultdict[str, float] = defaultdict(float)
+        self._now = now
         self._inner = [0.0]
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,9 +86,9 @@ class Clock:
 
         def clocked(*args: Any, **options: Any) -> Any:
             self._inner.append(0.0)
-            began = time.perf_counter()
+            began = self._now()
             result = call(*args, **options)
-            seconds = time.perf_counter() - began
+            seconds = self._now() - began
             self.parts[part] += seconds - self._inner.pop()
             self._inner[-1] += seconds
             return result

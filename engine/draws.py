@@ -67,8 +67,8 @@ class DrawColumns:
         self._named, self._allowed = named, torch.empty((0, 0), dtype=torch.bool)
         self._noise = Noise([draw.noise_key() for draw in draws], device)
         self._drawn = torch.empty((3, len(draws)), dtype=torch.float64, device=device)
-        self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
         self._drawn_rows = self._drawn.unbind()
+        self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
         self._ends = [draw.job.end_ids for draw in draws]
         self._any_end: frozenset[int] = frozenset().union(*self._ends)
         self._stopping = [(i, draw, draw.stops) for i, draw in enumerate(draws) if draw.stops is not None]

@@ -245,8 +245,8 @@ class StepRows:
             where, slot = decode.refresh()
             if isinstance(decode, DecodeTables) and not step.prefills:
                 return decode.ids, decode.positions, self._view(step, decode.slots)
-            last = np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes))
-            parts.append(np.stack([last, where, slot]))
+            drawn = np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes))
+            parts.append(np.stack([drawn, where, slot]))
         for chunk in step.prefills:
             where = np.arange(chunk.start, chunk.start + len(chunk.ids))
             parts.append(np.stack([chunk.ids, where, chunk_slots(chunk, where, size)]))

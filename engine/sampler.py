@@ -209,13 +209,13 @@ class Sampler:
     def _logits(self, hidden: Tensor, step: Step) -> Tensor:
         """Logits [B, V] of the step's draws, from the hidden states [T, H] of its rows."""
         copies = None
-        if not any(chunk.last for chunk in step.prefills):
-            hidden = hidden[: len(step.decodes)]
-        else:
+        if any(chunk.last for chunk in step.prefills):
             rows, draws = _drawn_rows(step)
             index = torch.from_numpy(np.asarray([*rows, *draws])).to(hidden.device)
             hidden = hidden.index_select(0, index[: len(rows)])
             copies = index[len(rows) :] if len(draws) > len(rows) else None
+        elif step.prefills:
+            hidden = hidden[: len(step.decodes)]
         logits = self.decoder.head_linear(self.decoder.final_norm(hidden), self.decoder.head)
         if not self.cache.in_triton:  # the kernel reads half types itself
             logits = logits.float()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from proactor.engine.text import decode
@@ -39,14 +39,18 @@ class StopStrings:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.pieces = BytePieces.of(tokenizer)
-        pieces = self.pieces
-        self._start = lru_cache(MOST_SETS)(partial(_first_state, pieces)) if pieces is not None else None
+        self._automaton = lru_cache(MOST_SETS)(self._new_automaton)
 
     def search(self, stop: tuple[str, ...]) -> StopSearch:
         """A search for any of ``stop`` in a completion that begins."""
-        if self._start is not None and _as_bytes(stop) is not None:
-            return ByteSearch(self._start(stop))
-        return WindowSearch(self.tokenizer, stop)
+        strings = _as_bytes(stop)
+        if self.pieces is None or strings is None:
+            return WindowSearch(self.tokenizer, stop)
+        return ByteSearch(self._automaton(strings).start)
+
+    def _new_automaton(self, strings: tuple[bytes, ...]) -> StopAutomaton:
+        assert self.pieces is not None
+        return StopAutomaton(self.pieces, strings)
 
     def text(self, ids: Sequence[int], stop: tuple[str, ...]) -> str:
         """Text without special tokens, cut before the first of ``stop`` that stands in the visible text.
@@ -103,14 +107,14 @@ def _byte_characters() -> dict[str, int]:
 BYTE_OF: Final = _byte_characters()
 
 
-def _as_bytes(stop: Sequence[str]) -> list[bytes] | None:
+def _as_bytes(stop: Sequence[str]) -> tuple[bytes, ...] | None:
     """The strings in UTF-8; None where bytes cannot stand for one.
 
     Broken bytes show as U+FFFD, and a lone surrogate has no UTF-8.
     """
     if any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for s in stop for c in s):
         return None
-    return [s.encode() for s in stop]
+    return tuple(s.encode() for s in stop)
 
 
 class StopState:
@@ -140,7 +144,8 @@ class StopAutomaton:
         self.beginnings = {s[:n] for s in strings for n in range(len(s))}
         self.longest = max(map(len, strings)) - 1
         self.found = StopState(self, b"", found=True)
-        self.states = {b"": StopState(self, b"")}
+        self.start = StopState(self, b"")
+        self.states = {b"": self.start}
         self.moves = 0
 
     def follow(self, end: bytes, token: int) -> StopState:
@@ -160,12 +165,6 @@ class StopAutomaton:
             self.moves = 0
             for state in self.states.values():
                 state.moves.clear()
-
-
-def _first_state(pieces: BytePieces, stop: tuple[str, ...]) -> StopState:
-    strings = _as_bytes(stop)
-    assert strings is not None
-    return StopAutomaton(pieces, strings).states[b""]
 
 
 class ByteSearch:

@@ -58,7 +58,7 @@ class DecodeTables:
         self._begun = False
         self._lengths = self._rows[3].view(np.int32)[: len(decodes)]
         self._source = torch.from_numpy(self._rows)
-        self._there = torch.empty_like(self._source, device=device)
+        self._there = torch.empty(self._source.shape, dtype=torch.int64, device=device)
         self.ids, self.positions, self.slots = self._there[:3, : len(decodes)].unbind()
         self.lengths = self._there[3].view(torch.int32)[: len(decodes)]
 
