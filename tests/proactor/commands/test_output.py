@@ -39,7 +39,7 @@ def started(*arguments: object, cwd: Path, **options: int) -> subprocess.Popen[s
     """A command in a process of its own."""
     command = [sys.executable, "-m", "proactor.cli", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, stderr=pipe, text=True, **{"stdout": pipe, **options})
+    return subprocess.Popen(command, cwd=cwd, text=True, **{"stdout": pipe, "stderr": pipe, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
