@@ -35,14 +35,15 @@ def open_descriptor(path: str | Path, flags: int) -> int:
 def check_place(path: str | Path) -> None:
     """Raise OSError where a file put at ``path`` would replace something else: a folder, a pipe, a device.
 
-    A link counts as what it leads to.
+    A link counts as what it leads to; one into /proc, as /dev/stdout is, as a device.
     """
     check_name(path)
     try:
         mode = Path(path).stat().st_mode
+        leads_to = str(Path(path).readlink()) if Path(path).is_symlink() else ""
     except OSError:  # nothing there yet; what else is wrong, writing finds
         return
-    _check_mode(path, mode)
+    _check_mode(path, stat.S_IFCHR if leads_to.startswith("/proc/") else mode)
 
 
 def check_name(path: str | Path) -> None:
