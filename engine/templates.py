@@ -185,7 +185,7 @@ class _Bounds(NodeTransformer):
         return node
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Expr:
+def _filtered(node: Any, name: str) -> nodes.Expr:
     """The node within a filter of ours; a constant as it is."""
     if isinstance(node, nodes.Const):
         return node
@@ -200,7 +200,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(finalize=_weighed, **options)
         self.filters = {name: _limited(name, f) for name, f in self.filters.items()}
         self.filters |= {_COUNTED: counted, _BOUNDED: bounded, _WEIGHED: _weighed}
-        self.tests |= {name: _weighing(self.tests[name]) for name in _COMPARING}
+        tests: dict[str, Any] = self.tests
+        tests |= {name: _weighing(tests[name]) for name in _COMPARING}
         del self.globals["lipsum"]  # makes text of any length
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
