@@ -45,6 +45,12 @@ def test_it_ends_after_its_steps_and_checks_the_last() -> None:
     assert [step for step, _ in history] == [0]
 
 
+def test_a_pace_that_is_fast_enough_decides_nothing() -> None:
+    """The same steps end in the same model to the last bit, however long they may take."""
+    one, other = (pretrained(size(), steps=6, seconds=seconds) for seconds in (1e4, 1e9))
+    assert one == other
+
+
 @pytest.mark.parametrize("rates", [{}, {"lr": 3.0, "muon_lr": 3.0}], ids=["learns", "diverges"])
 def test_the_best_weights_are_left_and_not_the_last(rates: dict[str, float]) -> None:
     loss, history = pretrained(size(**rates), steps=12, patience=3)
