@@ -4,8 +4,10 @@
 
 Units of one to four prompts, four samples a prompt. A unit's answers have a length that nobody knows before
 (log-normal, imposed by a mask), so the expected cost only knows prompts and limits. Both sides sample the
-same prompts with the same engine; it is checked that each sample has its length. Balance: the mean over ranks
-of the seconds until a rank's last group, over the largest.
+same prompts with the same engine; it is checked that each sample has its length.
+
+``busy``: the most processor seconds of a rank until its last group: what the sampling takes where every rank
+has a core to itself, and other processes leave it alone. ``balance``: their mean over ranks by that.
 """
 
 from __future__ import annotations
@@ -98,16 +100,17 @@ def measure(model: Path, repeats: int) -> None:
             for side in ("static", "queue"):
                 engine.weights_changed()  # nothing is cached
                 engine.barrier()
-                began = last = time.perf_counter()
-                tokens = 0
+                began = time.perf_counter()
+                tokens, cpu = 0, time.process_time()
+                busy = 0.0
                 for group in drawn(engine, work, side == "queue"):
-                    last = time.perf_counter()
+                    busy = time.process_time() - cpu
                     lengths = [len(sample.token_ids) for sample in group.samples]
                     assert lengths == [work.lengths[group.index]] * SAMPLES, (group.index, lengths)
                     tokens += sum(lengths)
                 engine.barrier()
                 wall = time.perf_counter() - began
-                ranks = engine.gather((last - began, tokens))
+                ranks = engine.gather((busy, tokens))
                 assert sum(count for _, count in ranks) == SAMPLES * sum(work.lengths)
                 rows.append({"room": room, "side": side, "wall": wall, "ranks": ranks})
     if engines[0].rank == 0:
@@ -128,6 +131,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "seconds": middle(row["wall"] for row in rows),
         "seconds_all": [round(row["wall"], 3) for row in rows],
+        "busy": middle(max(seconds for seconds, _ in row["ranks"]) for row in rows),
+        "busy_all_ranks": middle(sum(seconds for seconds, _ in row["ranks"]) for row in rows),
         "balance": middle(balance([seconds for seconds, _ in row["ranks"]]) for row in rows),
         "balance_tokens": middle(balance([tokens for _, tokens in row["ranks"]]) for row in rows),
         "tokens": sum(tokens for _, tokens in rows[0]["ranks"]),
@@ -138,6 +143,7 @@ def main() -> int:
     """Measure two and four ranks, print a line each and write the record."""
     parser = argparse.ArgumentParser(prog="python -m bench.rank_scaling", description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     add_results(parser)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -145,23 +151,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         check(Child(Path(scratch) / "log" / "model", lambda: write_tiny_qwen2(model)).end())
-        for count in (2, 4):
+        for count in options.ranks:
             ranks = fork_ranks(count, Path(scratch) / f"{count}", lambda _: measure(model, options.repeats))
-            ends = [check(rank.end()) for rank in ranks]
+            ends = [check(rank.end(patience=900)) for rank in ranks]
             rows = json.loads(ends[0].output)
             for room in ROOMS:
                 found = {
                     side: summary([row for row in rows if row["room"] == room and row["side"] == side])
                     for side in ("static", "queue")
                 }
-                faster = found["static"]["seconds"] / found["queue"]["seconds"]
-                found["faster"] = round(faster, 2)
+                faster = {name: found["static"][name] / found["queue"][name] for name in ("seconds", "busy")}
+                found["faster"] = {name: round(value, 2) for name, value in faster.items()}
                 record[f"{count} ranks, room {room}"] = found
                 words = ", ".join(
-                    f"{side} {found[side]['seconds']} s (balance {found[side]['balance']})"
+                    f"{side} {found[side]['seconds']} s, busy {found[side]['busy']} "
+                    f"(all {found[side]['busy_all_ranks']}, balance {found[side]['balance']})"
                     for side in ("static", "queue")
                 )
-                say(f"{count} ranks on {cores} cores, room {room}: {words}, {faster:.2f}x")
+                say(f"{count} ranks on {cores} cores, room {room}: {words}")
     say(f"record: {write_record(options.results, 'rank-scaling', record)}")
     return 0
 

@@ -32,7 +32,7 @@ PHASE = "sampling"
 BEAT = 0.5
 """Seconds between two beats of a rank's heart, at least."""
 POLL = 0.05
-"""Seconds between two looks at the queue, at most."""
+"""Seconds between two looks at the queue by a rank that has nothing to do; others look at each beat."""
 
 
 def expected_cost(jobs: Sequence[Job]) -> float:
@@ -158,7 +158,7 @@ class SharedSampling:
     def _wait(self, queue: SharedQueue) -> Iterator[Group]:
         """Wait for news: pull where there is room, yield the groups of a unit that this rank completed."""
         try:
-            item = self._news.get(timeout=POLL)
+            item = self._news.get(timeout=BEAT if self._running else POLL)
         except Empty:
             return
         if item is None:
@@ -182,10 +182,12 @@ class SharedSampling:
         """Look at the queue and the other hearts; call all together where one is silent, or nothing comes."""
         if self._running:
             fault_point("unit.running")
+        now = time.monotonic()
+        if self._running and now < self._next_beat:
+            return
         before = queue.queue
         if self._at_store(queue.refresh) != before:
             self._changed = time.monotonic()
-        now = time.monotonic()
         if now < self._next_beat:
             return
         self._next_beat = now + BEAT
