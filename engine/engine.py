@@ -16,6 +16,7 @@ from torch import Tensor
 
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
+from proactor.engine.arguments import instance, listed, path_of, short
 from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
 from proactor.engine.jobs import Job, JobMaker
@@ -94,7 +95,7 @@ class Engine:
         ``progress(done, total)`` is called for each tensor read. Raises EngineError for an unknown option,
         and CheckpointError naming file and tensor for a folder that cannot be loaded.
         """
-        config = read_arguments(config, lora, seed, options)
+        config = read_arguments(path, config, lora, seed, progress, options)
         return cls(build(path, config, lora, seed, progress), config, seed, str(path))
 
     # -- readings ---
@@ -259,20 +260,26 @@ class Engine:
         Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
         then advanced by the steps and the next sample uses the new weights; samples in flight are finished
-        before, under the old ones. Raises EngineError, on every rank, for rewards and advantages that are
-        missing, NaN or infinite, and for greedy samples.
+        before, under the old ones, or go on under the new ones (`EngineConfig.max_staleness`). Raises
+        EngineError, on every rank, for rewards and advantages that are missing, NaN or infinite, and for
+        greedy samples.
         """
-        return self._loop.change(partial(training.train, self._trainer(), self._policy, data, config))
+        train = partial(training.train, self._trainer(), self._policy, data, config)
+        return self._loop.change(train, update=True)
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
 
         Follow with `step`, or with `reduce_gradients` and an optimizer of your own. Any number of calls, on
         any number of ranks, adds up to one gradient. Groups without a trained token are left out. After a
-        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
+        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`. Raises
+        EngineError for a loss that returns no scalar tensor with a gradient (`loss.evaluate`).
         """
-        groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         trainer = self._trainer()
+        units: Sequence[Group | Tree] = listed(trees, (Group, Tree), "forward_backward")
+        if not callable(loss):
+            raise EngineError(f"forward_backward: loss should be a function, not {short(loss)}")
+        groups = [g for unit in units for g in (unit.groups if isinstance(unit, Tree) else [unit])]
         self._policy.refuse_long(groups, gradient=True)
         add = partial(trainer.forward_backward, groups, loss, version=self.policy_version)
         tally = self._owner.call(add)
@@ -289,9 +296,11 @@ class Engine:
         """Reduce, clip and apply one AdamW step.
 
         A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version. Samples
-        in flight are finished before.
+        in flight: as `train`.
         """
-        return self._loop.change(partial(training.step, self._trainer(), self._policy, config or AdamW()))
+        config = AdamW() if config is None else instance(config, AdamW, "step: config")
+        step = partial(training.step, self._trainer(), self._policy, config)
+        return self._loop.change(step, update=True)
 
     def weights_changed(self) -> None:
         """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.
@@ -319,14 +328,16 @@ class Engine:
 
         ``spans`` are (start, end) with start >= 1; without them, everything from the second id on.
         ``adapter`` False takes the bare base model. ``trees``: one key a sequence (`Group.tree`); sequences
-        of one key compute their common beginning once, in deterministic mode too.
+        of one key compute their common beginning once, in deterministic mode too. Raises EngineError naming
+        the sequence whose ids, length or span cannot be.
         """
-        if spans is None:
-            spans = [(1, len(ids)) for ids in sequences]
         return self._owner.call(partial(sequence_logprobs, self._policy, sequences, spans, adapter, trees))
 
     def nll(self, groups: Sequence[Group]) -> float:
-        """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks. No update."""
+        """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks; 0 where there is
+        none. No update.
+        """
+        groups = listed(groups, (Group,), "nll")
         return self._owner.call(partial(mean_nll, self._policy, self.parallel, groups))
 
     def _trainer(self) -> Trainer:
@@ -365,7 +376,9 @@ class Engine:
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as a PEFT folder, atomically. Raises CheckpointError when that fails."""
-        self._owner.call(partial(save_adapter, folder, self._trainer().lora, self.base_name or None))
+        lora = self._trainer().lora
+        folder = path_of(folder, "save_adapter", "a folder")
+        self._owner.call(partial(save_adapter, folder, lora, self.base_name or None))
 
     def load_adapter(self, folder: str | Path) -> None:
         """Read a PEFT folder into the adapter, and start the optimizer anew.
@@ -375,6 +388,7 @@ class Engine:
         fit (rank, scale, targets, shapes).
         """
         trainer = self._trainer()
+        folder = path_of(folder, "load_adapter", "a folder")
 
         def load() -> None:
             self._policy.refuse_in_flight("load_adapter")
@@ -402,6 +416,7 @@ class Engine:
         another rank, scale, targets or size; what is missing or not finite).
         """
         trainer = self._trainer()
+        state = instance(state, Mapping, "load_state_dict: state")
 
         def load() -> None:
             self._policy.refuse_in_flight("load_state_dict")
@@ -417,12 +432,15 @@ class Engine:
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """Write the state and the caller's JSON-able ``record`` to one file, atomically.
 
-        Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written.
+        Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written, also
+        for a record that JSON cannot hold.
         """
+        path = path_of(path, "save", "a file")
+        record = {} if record is None else instance(record, Mapping, "save: record")
         state = self.state_dict()
         with self.parallel.together("save"):
             if self.rank == 0:
-                save_state(path, state, dict(record or {}))
+                save_state(path, state, dict(record))
 
     def resume(self, path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Restore the state of a `save` to the bit; returns its ``record``.
@@ -430,7 +448,7 @@ class Engine:
         ``say`` gets a line for a save of an older version, which has no checksum. Raises EngineError, with
         nothing changed, for a file that is missing or damaged, and like `load_state_dict`.
         """
-        state, record = load_state(path, say)
+        state, record = load_state(path_of(path, "resume", "a file"), say)
         self.load_state_dict(state)
         return record
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
 from proactor.engine.config import EngineConfig
+from proactor.engine.kept import KEPT_BYTES, KeptBlock, spare_tokens
 from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
-from proactor.engine.step import Chunk, Decode, Step
+from proactor.engine.step import Chunk, Step
 from proactor.engine.tables import ChunkTables, DecodeTables, TableView
-from proactor.kernels.op import use_triton
-from proactor.kernels.rope import rotate_heads
+from proactor.kernels.op import on_gpu, use_triton
+from proactor.kernels.rope import full_angles, rotate_, rotate_heads
 from proactor.kernels.tree_attention import AttentionBlock, attend
 
 CPU_KV_BYTES = 1 << 30
@@ -33,8 +34,9 @@ def cache_pages(tokens: int | None, options: EngineConfig, config: ModelConfig, 
 
 
 class PagedCache:
-    """Keys and values of every layer, each [Hkv, pages * page_size, D]. Zero-filled: a CPU then commits
-    memory only for pages that are written.
+    """Keys and values of every layer, each [Hkv, pages * page_size, D]: ``k`` and ``v``, the two halves of
+    ``kv``. Zero-filled: a CPU then commits memory only for pages that are written. ``in_triton``: whether
+    kernels read them.
     """
 
     def __init__(
@@ -42,23 +44,27 @@ class PagedCache:
     ) -> None:
         self.shape = (config.num_kv_heads, pages * page_size, config.head_dim)
         self.page_size, self.layers, self.dtype, self.device = page_size, config.num_layers, dtype, device
+        self.kv: list[Tensor] = []
         self.k: list[Tensor] = []
         self.v: list[Tensor] = []
         self.allocate()
+        self.in_triton = use_triton(self.k[0])
 
     def allocate(self) -> None:
         """Take the memory, unless the cache has it. Raises EngineError where it is not there."""
         size = gib(2 * self.layers * math.prod(self.shape) * self.dtype.itemsize)
         with naming_shortage(self.device, f"a KV cache of {size}", "set kv_tokens to fewer"):
-            while len(self.k) < self.layers:
-                k, v = (torch.zeros(self.shape, dtype=self.dtype, device=self.device) for _ in range(2))
-                self.k.append(k)
-                self.v.append(v)
+            while len(self.kv) < self.layers:
+                heads, *rest = self.shape
+                both = torch.zeros((2 * heads, *rest), dtype=self.dtype, device=self.device)
+                self.kv.append(both)
+                self.k.append(both[:heads])
+                self.v.append(both[heads:])
 
     def release(self) -> None:
         """Give the memory back, and forget what it held."""
-        self.k.clear()
-        self.v.clear()
+        for stores in (self.kv, self.k, self.v):
+            stores.clear()
 
     @staticmethod
     def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
@@ -66,9 +72,14 @@ class PagedCache:
         return 2 * config.num_layers * config.num_kv_heads * config.head_dim * page_size * dtype.itemsize
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes of one token over all layers, keys and values."""
+        return 2 * self.layers * self.shape[0] * self.shape[2] * self.dtype.itemsize
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the whole cache."""
-        return sum(t.nbytes for t in (*self.k, *self.v))
+        return sum(t.nbytes for t in self.kv)
 
     def prepare(self, step: Step) -> None:
         """Clear the values of pages allocated since the last step, then carry out the step's copies.
@@ -76,20 +87,24 @@ class PagedCache:
         Slots that are not written yet then hold finite values. The torch form needs that: it gives hidden
         keys weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
         """
-        fresh = [page for _, page, _ in step.copies]
-        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
-        for chunk in step.prefills:
-            end = chunk.start + len(chunk.ids)
-            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
-        if fresh and not use_triton(self.k[0]):
+        if not self.in_triton and (fresh := self._fresh(step)):
             slots = self._slots([(page, self.page_size) for page in fresh])
             for t in self.v:
                 t.index_fill_(1, slots, 0)
         if step.copies:
             source = self._slots([(page, count) for page, _, count in step.copies])
             target = self._slots([(page, count) for _, page, count in step.copies])
-            for t in (*self.k, *self.v):
+            for t in self.kv:
                 t.index_copy_(1, target, t.index_select(1, source))
+
+    def _fresh(self, step: Step) -> list[int]:
+        """The pages allocated for a step."""
+        fresh = [page for _, page, _ in step.copies]
+        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
+        for chunk in step.prefills:
+            end = chunk.start + len(chunk.ids)
+            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
+        return fresh
 
     def _slots(self, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Slots of the first n tokens of each (page, n)."""
@@ -98,55 +113,114 @@ class PagedCache:
 
 
 class DecodeRows:
-    """Index tensors of a decode set. Rebuilt when `Step.membership` changes, advanced in place otherwise."""
+    """Index tensors of a decode set, advanced in place from step to step, and its keys and values (`kept`).
 
-    def __init__(self, decodes: Sequence[Decode], page_size: int) -> None:
-        self.decodes, self.page_size = decodes, page_size
+    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, more
+    than `KEPT_BYTES`, torch's forms on a GPU), whenever a sequence gets a page.
+    """
+
+    def __init__(self, step: Step, cache: PagedCache, keep: bool) -> None:
+        decodes, size = step.decodes, cache.page_size
+        self.decodes, self.page_size = decodes, size
+        self.roster, self.membership, self.spare = step.roster, step.membership, spare_tokens(decodes)
         groups: dict[tuple[int, int], list[int]] = {}
         for i, d in enumerate(decodes):
-            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+            groups.setdefault(d.family, []).append(i)
         families = []
-        for (_, shared), rows in groups.items():
+        for rows in groups.values():
+            shared = decodes[rows[0]].shared_pages
             members = [
                 Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
             ]
             families.append(Family(np.asarray(decodes[rows[0]].block_table[:shared], np.int64), members))
-        self.blocks = stack(families, page_size)
-        self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int64)
-        self.spans = [np.arange(b.own.shape[2] * page_size) for b in self.blocks]
+        self.blocks = stack(families, size)
+        self.shared = np.asarray([d.shared_pages * size for d in decodes], np.int64)
+        self.spans = [np.arange(b.own.shape[2] * size) for b in self.blocks]
         self.order = [b.rows[:, :, 0].numpy() for b in self.blocks]
+        self.kept: list[KeptBlock] = []
+        if keep:
+            seen = np.asarray([d.length for d in decodes], np.int64) - 1 - self.shared
+            kept = [
+                KeptBlock(block, seen[rows].reshape(-1), self.spare, size, cache.layers)
+                for block, rows in zip(self.blocks, self.order, strict=True)
+            ]
+            if sum(block.tokens for block in kept) * cache.token_bytes <= KEPT_BYTES:
+                self.kept = kept
+
+    def serves(self, step: Step) -> bool:
+        """Whether these tensors hold for ``step``, once they are refreshed."""
+        if self.kept:
+            return step.roster == self.roster and self.spare > 0
+        return step.membership == self.membership
 
     def refresh(self) -> tuple[Index, Index]:
-        """Positions and write slots of this step's rows; updates the blocks' masks to the lengths."""
+        """Positions and write slots of this step's rows; updates the blocks to the lengths."""
         count, size = len(self.decodes), self.page_size
         positions = np.fromiter((d.length for d in self.decodes), np.int64, count) - 1
         pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
         seen = positions - self.shared
-        for block, span, rows in zip(self.blocks, self.spans, self.order, strict=True):
-            hidden = torch.from_numpy(span > seen[rows][..., None])
-            block.own_hidden = hidden.unsqueeze(2)
+        self.spare -= 1
+        for kept, rows in zip(self.kept, self.order, strict=False):
+            kept.advance(seen[rows].reshape(-1))
+        if not self.kept:
+            for block, span, rows in zip(self.blocks, self.spans, self.order, strict=True):
+                hidden = torch.from_numpy(span > seen[rows][..., None])
+                block.own_hidden = hidden.unsqueeze(2)
         return positions, pages * size + positions % size
 
 
 class PagedView:
-    """Attention of one step: decode rows first, then the rows of prompt chunks."""
+    """Attention of one step: decode rows first, then the rows of prompt chunks.
+
+    ``kept``: what is kept of the decode rows; the other rows are those of ``blocks``, in order.
+    """
 
     def __init__(
-        self, cache: PagedCache, blocks: list[AttentionBlock], slots: Tensor, scale: float, exact: bool
+        self,
+        cache: PagedCache,
+        kept: list[KeptBlock],
+        blocks: list[AttentionBlock],
+        slots: Tensor,
+        scale: float,
+        exact: bool,
     ) -> None:
-        self.cache, self.blocks, self.slots, self.scale, self.exact = cache, blocks, slots, scale, exact
+        self.cache, self.kept, self.blocks, self.slots = cache, kept, blocks, slots
+        self.scale, self.exact = scale, exact
+        self._angles: tuple[Tensor, Tensor] | None = None
 
-    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
-        return rotate_heads(qkv, self.cache.k[layer].shape[0], cos, sin)
+    def rotate(
+        self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """q of qkv [T, Hq + 2 Hkv, D], rotated; k and v are written. Deterministic mode: q, k and v."""
+        kv_heads = self.cache.shape[0]
+        if self.exact:
+            return rotate_heads(qkv, kv_heads, cos, sin)
+        if self._angles is None:
+            self._angles = full_angles(cos, sin)
+        rotated = qkv.shape[1] - kv_heads
+        rotate_(qkv[:, :rotated], *self._angles)
+        self._write(layer, qkv[:, rotated - kv_heads :])
+        return qkv[:, : rotated - kv_heads], None, None
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write keys and values to their slots, then read all: rows of one step may see one another."""
-        assert k is not None and v is not None
-        keys, values = self.cache.k[layer], self.cache.v[layer]
-        keys.index_copy_(1, self.slots, k.transpose(0, 1))
-        values.index_copy_(1, self.slots, v.transpose(0, 1))
-        return attend(q, keys, values, self.blocks, self.scale, self.cache.page_size, self.exact)
+        if k is not None and v is not None:
+            self._write(layer, torch.cat([k, v], 1))
+        if self.blocks:
+            keys, values = self.cache.k[layer], self.cache.v[layer]
+            out = attend(q, keys, values, self.blocks, self.scale, self.cache.page_size, self.exact)
+        else:
+            out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+        for block in self.kept:
+            block.attend(layer, q, self.scale, out)
+        return out
+
+    def _write(self, layer: int, kv: Tensor) -> None:
+        """Keys and values kv [T, 2 Hkv, D] to their slots, and to what is kept."""
+        new, store = kv.transpose(0, 1), self.cache.kv[layer]
+        store.index_copy_(1, self.slots, new)
+        for block in self.kept:
+            block.write(layer, new, store)
 
 
 class StepRows:
@@ -155,43 +229,45 @@ class StepRows:
     def __init__(self, cache: PagedCache, scale: float, exact: bool) -> None:
         self.cache, self.scale, self.exact = cache, scale, exact
         self.device = cache.device
-        self._known = -1
+        self._roster = -1
         self._decode: DecodeRows | DecodeTables | None = None
+
+    def forget(self) -> None:
+        """Let go of the decode set, with what is kept of it."""
+        self._decode = None
 
     def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
         """(ids, positions, view) of a step's rows."""
         size = self.cache.page_size
-        ids, positions, slots = [], [], []
+        parts = []
         if step.decodes:
-            where, slot = self._decode_rows(step).refresh()
-            ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
-            positions.append(where)
-            slots.append(slot)
+            decode = self._decode_rows(step)
+            where, slot = decode.refresh()
+            if isinstance(decode, DecodeTables) and not step.prefills:
+                return decode.ids, decode.positions, self._view(step, decode.slots)
+            drawn = np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes))
+            parts.append(np.stack([drawn, where, slot]))
         for chunk in step.prefills:
             where = np.arange(chunk.start, chunk.start + len(chunk.ids))
-            ids.append(np.asarray(chunk.ids, np.int64))
-            positions.append(where)
-            slots.append(chunk_slots(chunk, where, size))
-        joined = [
-            torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)
-        ]
-        return joined[0], joined[1], self._view(step, joined[2])
+            parts.append(np.stack([chunk.ids, where, chunk_slots(chunk, where, size)]))
+        ids, positions, slots = _rows(parts, self.device)
+        return ids, positions, self._view(step, slots)
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
-        if not use_triton(self.cache.k[0]):
-            if self._decode is None or step.membership != self._known:
-                self._known, self._decode = step.membership, DecodeRows(step.decodes, self.cache.page_size)
-        elif isinstance(self._decode, DecodeTables) and step.roster == self._known:
+        if not self.cache.in_triton:
+            if not isinstance(self._decode, DecodeRows) or not self._decode.serves(step):
+                self._decode = DecodeRows(step, self.cache, keep=not self.exact and not on_gpu(self.device))
+        elif isinstance(self._decode, DecodeTables) and step.roster == self._roster:
             self._decode.grow(step.grown)
         else:
-            self._known = step.roster
+            self._roster = step.roster
             self._decode = DecodeTables(step.decodes, self.cache.page_size, self.device)
         return self._decode
 
     def _view(self, step: Step, slots: Tensor) -> PagedView | TableView:
         size, decode = self.cache.page_size, self._decode if step.decodes else None
-        if use_triton(self.cache.k[0]):
+        if self.cache.in_triton:
             assert decode is None or isinstance(decode, DecodeTables)
             chunks = ChunkTables(step.prefills, size, self.device) if step.prefills else None
             return TableView(self.cache.k, self.cache.v, slots, decode, chunks, self.scale)
@@ -200,9 +276,23 @@ class StepRows:
             rows = np.arange(first, first + len(chunk.ids))
             families.extend(chunk_families(chunk.block_table, size, chunk.start, rows))
             first += len(chunk.ids)
-        blocks = [*(decode.blocks if isinstance(decode, DecodeRows) else []), *stack(families, size)]
+        blocks = stack(families, size)
+        kept = decode.kept if isinstance(decode, DecodeRows) else []
+        if isinstance(decode, DecodeRows) and not kept:
+            blocks = [*decode.blocks, *blocks]
         on_device = [block.to(self.device) for block in blocks]
-        return PagedView(self.cache, on_device, slots, self.scale, self.exact)
+        return PagedView(self.cache, kept, on_device, slots, self.scale, self.exact)
+
+
+def _rows(parts: Sequence[Index], device: torch.device) -> list[Tensor]:
+    """The rows of [3, T] that ``parts`` make side by side, as contiguous tensors, uploaded at once.
+
+    Each begins at a multiple of 16 bytes, since Triton compiles a kernel anew for other addresses.
+    """
+    count = sum(part.shape[1] for part in parts)
+    joined = np.zeros((3, -(-count // 2) * 2), np.int64)
+    np.concatenate(parts, axis=1, out=joined[:, :count])
+    return list(torch.from_numpy(joined).to(device)[:, :count].unbind())
 
 
 def chunk_slots(chunk: Chunk, positions: Index, page_size: int) -> Index:

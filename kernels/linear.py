@@ -1,14 +1,16 @@
 """Dense linear layer with a frozen weight, ``y = x Wᵀ + b`` for x [T, K], W [N, K]: MKL or oneDNN on a CPU.
 
-Which of MKL (`F.linear`) and oneDNN (`mkldnn._linear_pointwise`) is faster depends on the processor, so
-`fastest_cpu_linear` measures it once. oneDNN is also batch-invariant above a small row count: a row has the
-same bits in any batch. Deterministic mode relies on it, with the row count that `exact_minimum` probes.
+Which of MKL (`F.linear`) and oneDNN (`mkldnn._linear_pointwise`) is faster depends on the processor, the
+weight's shape and the number of rows, so `FastestLinear` measures each once. oneDNN is also batch-invariant
+above a small row count: a row has the same bits in any batch. Deterministic mode relies on it, with the row
+count that `exact_minimum` probes.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 
 import torch
@@ -21,6 +23,11 @@ Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 ROW_STEP = 8
 PROBE_ROWS = 512
+PROBE_OUTPUTS = 4096
+PROBES = 4
+"""Times that each form is tried; the shortest counts."""
+WIDENED = 1 << 20
+"""Weights that `widened_linear` converts at a time: 4 MB."""
 PROBE_COUNTS: tuple[int, ...] = (*range(ROW_STEP, 129, ROW_STEP), 256)
 """Row counts that deterministic mode uses (`padded_rows`), compared with `PROBE_ROWS` rows. On an Intel Xeon
 the float32 products of torch 2.11 sum in another order from 16, 56 or 104 rows on, those of 2.13 in one.
@@ -47,23 +54,66 @@ def onednn_available() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-@lru_cache(maxsize=1)
-def fastest_cpu_linear() -> Linear:
-    """The faster of MKL and oneDNN on x [512, 512], W [512, 512], measured once per process."""
-    if not onednn_available():
-        return library_linear
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(512, 512, generator=generator), torch.randn(512, 512, generator=generator)
+def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` of half types by float32 products, rounded once; same shapes as `library_linear`.
 
-    def seconds(form: Linear) -> float:
-        times = []
-        for _ in range(6):
+    Few outputs at a time, so that the widened weight stays in the cache. For CPUs without bfloat16 products,
+    where torch's own take several times as long.
+    """
+    form = onednn_linear if onednn_available() else library_linear
+    wide, out = x.float(), x.new_empty(x.shape[0], weight.shape[0])
+    for start in range(0, len(weight), step := max(1, WIDENED // weight.shape[1])):
+        part = slice(start, start + step)
+        out[:, part] = form(wide, weight[part].float(), None if bias is None else bias[part].float())
+    return out
+
+
+def cpu_forms(dtype: torch.dtype) -> list[Linear]:
+    """Forms of the linear for a CPU, the library's first."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return [library_linear, widened_linear]
+    return [library_linear, onednn_linear] if onednn_available() else [library_linear]
+
+
+class FastestLinear:
+    """A linear that takes, for each weight shape and row count, the form that was fastest at first.
+
+    A key is measured once, on a part of the operands that first have it, at most `PROBE_ROWS` rows and
+    `PROBE_OUTPUTS` outputs. Row counts with one number of binary digits share a key.
+    """
+
+    def __init__(self) -> None:
+        self._chosen: dict[tuple[Hashable, ...], Linear] = {}
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x Wᵀ + b``: x [T, K], weight [N, K], bias [N] or None -> [T, N]."""
+        key = (x.dtype, min(x.shape[0], PROBE_ROWS).bit_length(), weight.shape, weight.stride())
+        form = self._chosen.get(key)
+        if form is None:
+            form = self._chosen[key] = _fastest(x[:PROBE_ROWS], weight[:PROBE_OUTPUTS])
+        return form(x, weight, bias)
+
+
+@torch.no_grad()
+def _fastest(x: Tensor, weight: Tensor) -> Linear:
+    """The fastest form; the library's unless another takes less than 0.85 of its time."""
+    forms = cpu_forms(x.dtype)
+    if len(forms) == 1 or not x.numel():
+        return forms[0]
+    seconds = dict.fromkeys(forms, math.inf)
+    for _ in range(PROBES):
+        for form in forms:
             start = time.perf_counter()
             form(x, weight, None)
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
+            seconds[form] = min(seconds[form], time.perf_counter() - start)
+    best = min(forms, key=lambda form: seconds[form])
+    return best if seconds[best] < 0.85 * seconds[library_linear] else library_linear
 
-    return onednn_linear if seconds(onednn_linear) < 0.8 * seconds(library_linear) else library_linear
+
+@lru_cache(maxsize=1)
+def fastest_cpu_linear() -> Linear:
+    """The process's `FastestLinear`: one, so that equal products are computed alike."""
+    return FastestLinear()
 
 
 def padded_rows(rows: int, minimum: int = 1) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from proactor.kernels.jit import jit, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, Op, require, use_triton
@@ -196,7 +197,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if _runs_triton(x):
         return _launch_forward(x, None, weight, eps)[0]
-    return _unit(x, eps)[0].to(x.dtype).mul_(weight)
+    return F.rms_norm(x, weight.shape, None, eps).mul_(weight)
 
 
 def _runs_triton(x: Tensor) -> bool:

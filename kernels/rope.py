@@ -34,6 +34,17 @@ def rope_reference(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = Non
     return out
 
 
+def full_angles(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, D/2] as `rotate_` takes them: [T, 1, D], the sine of the first half negated."""
+    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x [T, H, D] in place by `full_angles`, without gradient: three passes, whatever the layout."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    return x.mul_(cos).addcmul_(swapped, sin)
+
+
 # --- Triton ---
 
 

@@ -102,8 +102,9 @@ def sample_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_tokens` in torch; overwrites ``logits``."""
     greedy = temperature <= 0
-    if not bool((temperature == 1).all()):
-        logits.mul_(torch.where(greedy, 1.0, temperature).reciprocal().unsqueeze(1))
+    divisor = torch.where(greedy, 1.0, temperature)
+    if not bool((divisor == 1).all()):
+        logits.mul_(divisor.reciprocal().unsqueeze(1))
     weights, total = exponentials_(logits)
     filtered = weights if filters is None else filter_weights(weights, filters, stable)
     mass = total if filters is None else filtered.sum(-1)

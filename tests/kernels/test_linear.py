@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,8 @@ from proactor.kernels import linear
 from proactor.kernels.errors import KernelError
 from proactor.kernels.linear import (
     ROW_STEP,
+    FastestLinear,
+    cpu_forms,
     exact_linear,
     exact_minimum,
     fastest_cpu_linear,
@@ -19,6 +23,7 @@ from proactor.kernels.linear import (
     onednn_available,
     onednn_linear,
     padded_rows,
+    widened_linear,
 )
 
 needs_onednn = pytest.mark.skipif(not onednn_available(), reason="this build of torch has no oneDNN linear")
@@ -63,7 +68,47 @@ def test_the_probe_sees_a_form_that_depends_on_the_batch() -> None:
 
 def test_without_onednn_the_library_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "onednn_available", lambda: False)
-    assert fastest_cpu_linear.__wrapped__() is library_linear
+    assert cpu_forms(torch.float32) == [library_linear]
+
+
+def test_each_shape_and_row_count_takes_the_form_that_was_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick form takes no time on few rows and much on many; the choice is made once."""
+    calls: list[int] = []
+
+    def quick(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        calls.append(len(x))
+        time.sleep(0.02 if len(x) > 8 else 0)
+        return torch.empty(len(x), len(weight))
+
+    def slow(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        time.sleep(0.005)
+        return library_linear(x, weight, bias)
+
+    monkeypatch.setattr(linear, "library_linear", slow)
+    monkeypatch.setattr(linear, "cpu_forms", lambda dtype: [slow, quick])
+    fastest, weight = FastestLinear(), torch.randn(3, 5)
+    fastest(torch.randn(2, 5), weight)
+    probed = len(calls)
+    fastest(torch.randn(3, 5), weight)
+    assert probed > 1 and calls[probed:] == [3]
+    many = torch.randn(20, 5)
+    torch.testing.assert_close(fastest(many, weight), library_linear(many, weight))
+    count = len(calls)
+    fastest(many, weight)
+    assert len(calls) == count
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+def test_widened_products_are_rounded_once(
+    dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "WIDENED", chunk)
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((5, 17), (9, 17), (9,)))
+    for w in (weight, torch.randn(17, 9).to(dtype).t()):
+        exact = x.double() @ w.double().t() + bias.double()
+        torch.testing.assert_close(widened_linear(x, w, bias), exact.float().to(dtype), rtol=1e-3, atol=1e-3)
 
 
 @given(rows=st.integers(1, 20000), minimum=st.integers(1, 20))

@@ -9,7 +9,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
-from proactor.kernels.rope import rope, rope_formula, rope_reference, rotate_heads
+from proactor.kernels.rope import full_angles, rope, rope_formula, rope_reference, rotate_, rotate_heads
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
@@ -18,6 +18,18 @@ SHAPES = [(1, 1, 2), (5, 3, 6), (7, 2, 34), (3, 9, 128)]
 
 def angles(rows: int, half: int) -> Tensor:
     return torch.outer(torch.arange(rows, dtype=torch.float64) * 3.7, 10000.0 ** (-torch.arange(half) / half))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_place_on_a_part_of_a_projection(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    rows, heads, width = shape
+    theta = angles(rows, width // 2).float()
+    qkv = torch.randn(rows, heads + 2, width)
+    expected, rest = rope_reference(qkv[:, :heads], theta.cos(), theta.sin()), qkv[:, heads:].clone()
+    rotate_(qkv[:, :heads], *full_angles(theta.cos(), theta.sin()))
+    torch.testing.assert_close(qkv[:, :heads], expected)
+    assert torch.equal(qkv[:, heads:], rest)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
