@@ -3,6 +3,7 @@
     python -m bench.load [--table recorded|computed]    # steady loads, and a trace that changes: two records
     python -m bench.load --log controller.jsonl         # also writes the controller's decisions on the trace
     python -m bench.load --replay controller.jsonl      # exit code 1 where today's code decides differently
+    python -m bench.load --wall                         # the real sampler instead: `bench.wall`
 
 Steady: Poisson arrivals at shares of the throughput of the best fixed size. Changing: phases of chats,
 long documents and groups of samples, quiet and overloaded. Two measures on the trace: the share of requests
@@ -10,9 +11,9 @@ that end in time, within `SLOWDOWN` times what they would take alone on the mach
 fixed sizes of at least 95% of the best throughput. Tight: chats that are there from the start, in a pool of
 eight times the largest one's worst case.
 
-Fixed sizes keep each sample's worst case free and fill steps with prompts up to 8,192 rows, as the sampler
-does without a controller. ``fixed N, rows``: the same with at most 2,048 rows of prompts a step, which is the
-controller's limit.
+Fixed sizes (`FixedLimits`) keep each sample's worst case free and fill steps with prompts up to 8,192 rows,
+as the sampler does with ``batching="fixed"``. ``fixed N, rows``: the same with at most 2,048 rows of prompts
+a step, which is the controller's limit.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import RESULTS, add_results, record_file, say, stamp, write_record
-from bench.simulator import PAGE, Arrival, Fixed, Outcome, Policy, Simulator
+from bench.simulator import PAGE, Arrival, Outcome, Simulator
 from bench.step_times import SIZES, Computed, Recorded, StepTimes
 from proactor.engine import atomic_file
 from proactor.engine.controller import Controller, ControllerConfig, log_lines, replay
+from proactor.engine.load import FixedLimits, LoadPolicy
 
 SLOWDOWN = 5.0
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2)
@@ -107,13 +109,15 @@ def settings(machine: str, results: Path = RESULTS) -> dict[str, Setting]:
 # -- runs ---
 
 
-def policies() -> dict[str, Callable[[], Policy]]:
+def policies() -> dict[str, Callable[[], LoadPolicy]]:
     """What is compared."""
-    fixed: dict[str, Callable[[], Policy]] = {f"fixed {size}": partial(Fixed, size) for size in SIZES}
+    fixed: dict[str, Callable[[], LoadPolicy]] = {
+        f"fixed {size}": partial(FixedLimits, size) for size in SIZES
+    }
     return {**fixed, "controller": Controller}
 
 
-def simulate(setting: Setting, policy: Policy, arrivals: Sequence[Arrival]) -> tuple[Simulator, Outcome]:
+def simulate(setting: Setting, policy: LoadPolicy, arrivals: Sequence[Arrival]) -> tuple[Simulator, Outcome]:
     """A run until all have ended, or for three times the span of the arrivals."""
     simulator = Simulator(setting.times, policy, setting.pages)
     span = arrivals[-1].time
@@ -125,7 +129,7 @@ def capacity(setting: Setting, mix: Mix) -> float:
     rng, requests, rates = random.Random("capacity"), 600 // mix.samples, []
     arrivals = [mix.arrival(rng, 0.0) for _ in range(requests)]
     for size in (16, 32, 64, 128):
-        outcome = Simulator(setting.times, Fixed(size), setting.pages).run(arrivals)
+        outcome = Simulator(setting.times, FixedLimits(size), setting.pages).run(arrivals)
         ends = sorted(end for end in outcome.latency if end is not None)
         rates.append(requests / 2 / (ends[3 * requests // 4] - ends[requests // 4]))
     return max(rates)
@@ -220,8 +224,8 @@ def trace(setting: Setting, scale: float, seed: int) -> list[Arrival]:
 
 def changing(setting: Setting, scale: float, seeds: int, log: Path | None) -> dict[str, Any]:
     """Every policy on each of the traces; the figures are means over them."""
-    more: dict[str, Callable[[], Policy]] = {
-        f"fixed {size}, rows": partial(Fixed, size, 2048) for size in (32, 64, 128, 256)
+    more: dict[str, Callable[[], LoadPolicy]] = {
+        f"fixed {size}, rows": partial(FixedLimits, size, 2048) for size in (32, 64, 128, 256)
     }
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
@@ -284,11 +288,31 @@ def check_log(file: Path) -> int:
     return 1 if differing else 0
 
 
+def wall(options: argparse.Namespace) -> int:
+    """Measure the real sampler and write a record."""
+    from bench.wall import compare
+
+    requests = options.requests or 100
+    record = {
+        **stamp(),
+        "command": f"python -m bench.load --wall --requests {requests} --repeats {options.repeats}",
+        "model": "5.2M-parameter Qwen2, float32, LoRA r=16, one thread",
+        "requests": requests,
+        "repeats": options.repeats,
+        **compare(requests, options.repeats),
+    }
+    say(f"record: {write_record(options.results, 'load-wall', record)}")
+    print(json.dumps(record))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the comparison and write a record for each table, or replay a log."""
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.split("\n")[0])
     parser.add_argument("--table", choices=("computed", "recorded"), action="append")
-    parser.add_argument("--requests", type=int, default=600, help="requests of each steady load")
+    parser.add_argument("--wall", action="store_true", help="the engine itself, in wall-clock time")
+    parser.add_argument("--repeats", type=int, default=3, help="with --wall: runs of each load")
+    parser.add_argument("--requests", type=int, help="requests of each load (600; 100 with --wall)")
     parser.add_argument("--scale", type=float, default=0.6, help="times the requests of a changing trace")
     parser.add_argument("--seeds", type=int, default=3, help="traces whose figures are averaged")
     parser.add_argument("--log", type=Path, help="write the controller's decisions on the trace, JSON lines")
@@ -297,6 +321,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.replay:
         return check_log(options.replay)
+    if options.wall:
+        return wall(options)
     found = settings(stamp()["machine"])
     for name in options.table or found:
         if name not in found:
@@ -306,7 +332,7 @@ def main(argv: list[str] | None = None) -> int:
             **stamp(),
             "times": found[name].times.name,
             "slowdown": SLOWDOWN,
-            "steady": steady(found[name], options.requests),
+            "steady": steady(found[name], options.requests or 600),
             "tight": tight(found[name]),
             "trace": changing(found[name], options.scale, options.seeds, options.log),
         }

@@ -28,7 +28,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 from bench.full_disks import disks
 from bench.kills import kills
-from bench.lost_ranks import deaths, stuck
+from bench.lost_ranks import deaths, rollouts, stuck
 from bench.records import add_results, record_file, say, stamp, write_record
 from bench.torn_reads import reads
 from bench.trials import Tally, Trials
@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[Callable[[Trials, int], Tally], int]] = {
     "reads": (reads, 1000),
     "deaths": (deaths, 30),
     "stuck": (stuck, 5),
+    "rollouts": (rollouts, 30),
 }
 """Each part with the trials of a whole campaign."""
 

@@ -3,7 +3,8 @@
 It follows `engine/scheduler.py`: a row for each sequence that decodes, then chunks of prompts in order of
 arrival; a request computes its prompt once and forks into its samples, which share its whole pages. What a
 step takes comes from a table (`bench.step_times`), times a seeded noise. Prefixes that different requests
-share are not modelled, nor is the copy of a prompt's last page.
+share are not modelled, nor is the copy of a prompt's last page. A group is admitted as a whole, where the
+scheduler may begin with a part of its samples: with fixed limits in a tight pool this is slower.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from bench.step_times import StepTimes
 from proactor.engine.controller import BUCKETS, Decision, Readings, choose_victims
+from proactor.engine.load import LoadPolicy
 
 PAGE = 16
 
@@ -75,41 +76,6 @@ class Running:
         return self.drawn + step - self.since
 
 
-class Policy(Protocol):
-    """What decides before each step."""
-
-    def decide(self, readings: Readings) -> Decision:
-        """As `Controller.decide`."""
-        ...
-
-    def expected(self, age: int, limit: int) -> float:
-        """As `Controller.expected`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """A batch size that never changes, as the sampler has it without a controller: a sample's worst case is
-    kept free, so that none is preempted.
-
-    A group is admitted as a whole, where the scheduler may begin with a part of its samples: in a tight pool
-    this is slower than the sampler.
-    """
-
-    size: int
-    max_rows: int = 8192
-
-    def decide(self, readings: Readings) -> Decision:
-        """The same limits always."""
-        room = readings.pages_total - readings.pages_used - readings.pages_promised
-        bucket = next(b for b in BUCKETS if b >= readings.decoding)
-        return Decision(self.size, room, self.max_rows - readings.decoding, bucket, 0, self.size, 0.0)
-
-    def expected(self, age: int, limit: int) -> float:
-        """All that it may draw."""
-        return limit - age
-
-
 @dataclass(slots=True)
 class Outcome:
     """What became of the arrivals."""
@@ -135,7 +101,7 @@ class Simulator:
     def __init__(
         self,
         times: StepTimes,
-        policy: Policy,
+        policy: LoadPolicy,
         pages: int,
         noise: float = 0.05,
         chunk: int = 2048,

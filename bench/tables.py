@@ -32,6 +32,7 @@ import yaml
 from bench.markdown import CODE_SPAN, FENCE, blank, line_of
 
 SEPARATOR = re.compile(r"^\|(?: *:?-+:? *\|)+ *$")
+DECLARATION = re.compile(r"<!-- table:((?:(?!-->).)*)-->\s*", re.DOTALL)
 NUMBER = re.compile(r"[-+−]?\d[\d.,]* ?(?:x|s|ms|%|GB|MiB)?(?: ?[\[(][-+\d., –x%]*[\])])?")
 PLACEHOLDER = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
@@ -65,7 +66,7 @@ def tables(text: str) -> Iterator[Table]:
         size = sum(map(len, lines[at:end]))
         if end - at >= 2 and SEPARATOR.match(lines[at + 1].strip()):
             rows = [split_row(line) for line in text[offset : offset + size].splitlines()]
-            above = re.search(r"<!-- table:((?:(?!-->).)*)-->\s*\Z", text[:offset], re.DOTALL)
+            above = re.search(DECLARATION.pattern + r"\Z", text[:offset], re.DOTALL)
             declaration = above.group(1).strip() if above else None
             yield Table(offset, offset + size, line_of(text, offset), rows[0], rows[2:], declaration)
         end = max(end, at + 1)
@@ -174,7 +175,12 @@ def check_tables(text: str, root: Path) -> tuple[list[tuple[int, str]], str]:
     """Problems of a file's tables as (line, message), and the text with its cells filled from the records.
     Where a declaration cannot be followed the table stays as it is.
     """
-    problems: list[tuple[int, str]] = []
+    starts = {table.start for table in tables(text)}
+    problems = [
+        (line_of(text, declared.start()), "a declaration without a table below it")
+        for declared in DECLARATION.finditer(blank(text, FENCE))
+        if declared.end() not in starts
+    ]
     filled_text, shift = text, 0
     for table in tables(text):
         if table.declaration is None:

@@ -116,11 +116,15 @@ class TinyRun:
         """Begin or resume the run in ``runs``."""
         return self.command("train", self.config(runs), "--resume", fault=fault)
 
-    def train_ranks(self, runs: Path, count: int = 2) -> list[Child]:
-        """Begin or resume it on ranks."""
+    def train_ranks(self, runs: Path, count: int = 2, lost: int = 0, fault: str = "") -> list[Child]:
+        """Begin or resume it on ranks, of which ``lost`` has the fault."""
         self.count += 1
         words = ("train", self.config(runs), "--resume")
-        return fork_ranks(count, self.folder / "log" / f"{self.count}", lambda rank: live(words))
+
+        def work(rank: int) -> None:
+            live(words, fault if rank == lost else "")
+
+        return fork_ranks(count, self.folder / "log" / f"{self.count}", work)
 
     def finished(self, runs: Path) -> Path:
         """A run in ``runs`` that nothing disturbs."""

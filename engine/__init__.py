@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
+    from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
     from proactor.engine.session import Session as Session
@@ -64,7 +65,7 @@ _MODULES = {
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
-    "proactor.engine.reading": ("LARGEST_FILE", "open_regular", "read_regular"),
+    "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),

@@ -195,7 +195,10 @@ def read_peft(
             raise CheckpointError(
                 f"{path / TENSORS}: {key}: not the low-rank half of a supported linear ({', '.join(TARGETS)})"
             )
-        halves.setdefault(match[1], {})[match[3]] = tensor
+        half = halves.setdefault(match[1], {})
+        if match[3] in half:
+            raise CheckpointError(f"{path / TENSORS}: {match[1]}: lora_{match[3]} is there twice")
+        half[match[3]] = tensor
     pairs: Pairs = {}
     for name, half in sorted(halves.items(), key=lambda item: _order(item[0])):
         if len(half) != 2:

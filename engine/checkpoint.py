@@ -23,6 +23,7 @@ from proactor.engine import bnb4bit
 from proactor.engine.config_keys import CheckpointError, read_json
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.reading import check_name
 from proactor.engine.shards import INDEX, SINGLE, Shards
 from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
@@ -51,7 +52,11 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
 
     Raises CheckpointError naming the argument when it is neither.
     """
-    path = Path(path_or_hub_id).expanduser()
+    try:
+        check_name(path_or_hub_id)
+        path = Path(path_or_hub_id).expanduser()
+    except (OSError, RuntimeError) as error:  # no name of a file; a user without a home
+        raise CheckpointError(f"{path_or_hub_id}: {one_line(error)}") from None
     recover(path)
     if path.is_dir():
         return path

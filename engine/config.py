@@ -25,6 +25,9 @@ else:
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+MOST_KV_TOKENS, LARGEST_PAGE = 2**28, 2**16
+"""Tokens of a KV cache and of its pages: beyond these a number is a mistake, and its page list a burden."""
+MOST_SAMPLES, MOST_MINIBATCHES = 2**20, 2**16
 OTHER_NAMES = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -52,6 +55,10 @@ OTHER_NAMES = {
 """What PEFT, transformers, vLLM and TRL call these options, for "did you mean"."""
 
 
+WORDS = {"tuple_type": "should be a list"}
+"""Plainer messages for pydantic's kinds of errors."""
+
+
 class ConfigType(ModelMetaclass):
     """Makes a direct call (``Sampling(n=0)``) raise EngineError in one line.
 
@@ -60,8 +67,13 @@ class ConfigType(ModelMetaclass):
 
     def __call__(cls, *args: Any, **values: Any) -> Any:
         """The configuration of these values. Raises EngineError naming the first that is impossible."""
+        if args:
+            first = next(iter(cast(type[BaseModel], cls).model_fields), "option")
+            raise EngineError(
+                f"{cls.__name__}: options go by name, {cls.__name__}({first}=…), not {args[0]!r:.60}"
+            )
         try:
-            return super().__call__(*args, **values)
+            return super().__call__(**values)
         except ValidationError as error:
             raise EngineError(f"{cls.__name__}: {describe(error, cast(type[BaseModel], cls))}") from None
 
@@ -78,6 +90,10 @@ class Config(BaseModel, metaclass=ConfigType):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refused: a configuration does not change."""
+        raise EngineError(f"{type(self).__name__}.{name} cannot be set: make another one with {name}=…")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -97,7 +113,7 @@ def describe(error: ValidationError, kind: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown option {name!r} ({near_name(name, kind.model_fields)})"
-    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, ").replace("\n", " "))
     if not name:
         return message
     return f"{name}: {message}" if first["type"] == "value_error" else f"{name}={first['input']!r}: {message}"
@@ -144,19 +160,37 @@ class EngineConfig(Config):
     kv_tokens: int | None = Field(
         None,
         ge=1,
+        le=MOST_KV_TOKENS,
         description="tokens that the KV cache holds; None: max_batch whole contexts, at most 1 GiB on a CPU, "
         "at most what is free beside the model and a step on a GPU",
     )
-    page_size: int = Field(16, ge=1, description="tokens of a KV page")
+    page_size: int = Field(16, ge=1, le=LARGEST_PAGE, description="tokens of a KV page")
     token_budget: int | None = Field(
         None,
         ge=1,
+        lt=1 << 31,
         description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits. "
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
-    max_batch: int = Field(256, ge=1, description="most sequences that decode at once")
+    max_batch: int = Field(256, ge=1, lt=1 << 31, description="most sequences that decode at once")
+    batching: Literal["adaptive", "fixed"] = Field(
+        "adaptive",
+        description="adaptive: how many sequences decode, and how many rows of prompts run beside them, "
+        "follows the load, within max_batch and token_budget; fixed: always as many as these allow",
+    )
+    batching_log: str | None = Field(
+        None,
+        description="file that each decision of adaptive batching is appended to with its readings, as JSON "
+        "lines (python -m bench.load --replay)",
+    )
     max_waiting: int = Field(
         4096, ge=1, description="requests that wait in the sampler; callers of later ones wait before it"
+    )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="updates (train, step) that a sample in flight goes on through: its KV is computed again "
+        "and each token records its policy version; an update waits for samples that have seen so many",
     )
     parked_share: float = Field(
         0.5,
@@ -235,7 +269,7 @@ LEAST_TEMPERATURE = 1e-4
 class Sampling(Config):
     """How samples are drawn. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=MOST_SAMPLES)
     temperature: float = Field(1.0, ge=0)
     top_k: int = Field(0, ge=0, lt=1 << 31)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -326,7 +360,7 @@ class GRPO(AdamW):
     constant: float = Field(1.0, gt=0)
     importance_cap: float | None = Field(None, gt=0)
     epochs: int = Field(1, ge=1)
-    minibatches: int = Field(1, ge=1)
+    minibatches: int = Field(1, ge=1, le=MOST_MINIBATCHES)
 
 
 class SFT(AdamW):

@@ -30,7 +30,17 @@ from proactor.engine.estimates import LengthEstimate, StepEstimate
 from proactor.engine.types import EngineError
 
 Key = TypeVar("Key")
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+def buckets_to(most: int) -> tuple[int, ...]:
+    """Batch sizes up to the first that holds ``most``: powers of two and, from 16 on, the middle of two."""
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < most:
+        sizes += [2 * sizes[-1], 3 * sizes[-1]] if sizes[-1] == 8 else [sizes[-2] * 2, sizes[-1] * 2]
+    return tuple(sizes[: next(i for i, size in enumerate(sizes) if size >= most) + 1])
+
+
+BUCKETS = buckets_to(256)
 
 
 class ControllerConfig(Config):
@@ -228,11 +238,21 @@ def choose_victims(candidates: Sequence[tuple[Key, int, int]], pages: int) -> li
 # -- the log ---
 
 
+def log_head(config: ControllerConfig, run: int = 0) -> str:
+    """The line that begins a run; ``run`` tells apart those of processes that share a file."""
+    return json.dumps({"run": run, "config": config.model_dump(mode="json")})
+
+
+def log_row(readings: Readings, decision: Decision, run: int = 0) -> str:
+    """The line of a decision and its readings."""
+    return json.dumps({"run": run, "readings": asdict(readings), "decision": asdict(decision)})
+
+
 def log_lines(config: ControllerConfig, rows: Iterable[tuple[Readings, Decision]]) -> Iterator[str]:
     """JSON lines of a run: the config, then each decision with its readings."""
-    yield json.dumps({"config": config.model_dump(mode="json")})
+    yield log_head(config)
     for readings, decision in rows:
-        yield json.dumps({"readings": asdict(readings), "decision": asdict(decision)})
+        yield log_row(readings, decision)
 
 
 def replay(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
@@ -240,16 +260,18 @@ def replay(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any], dict[str
 
     Raises EngineError, naming the line, for one that is no log.
     """
-    controller: Controller | None = None
+    controllers: dict[int, Controller] = {}
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if controller is None:
-                controller = Controller(ControllerConfig(**row["config"]))
+            run = row.get("run", 0)
+            if "config" in row:
+                controllers[run] = Controller(ControllerConfig(**row["config"]))
                 continue
+            controller = controllers[run]
             readings = Readings(**{**row["readings"], "ended": tuple(row["readings"]["ended"])})
             logged = row["decision"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineError(f"line {number}: no row of a controller's log: {error!r}") from error
         decided = asdict(controller.decide(readings))
         if decided != logged:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
+from proactor.engine.arguments import instance, listed, path_of, short
 from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
-from proactor.engine.jobs import JobMaker
+from proactor.engine.jobs import Job, JobMaker
 from proactor.engine.loading import Model, build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
@@ -29,6 +31,7 @@ from proactor.engine.policy import Policy
 from proactor.engine.prompts import Prompt, encode_prompt
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.session import Session
+from proactor.engine.shared_sampling import SharedSampling, arriving
 from proactor.engine.state import load_state, save_state
 from proactor.engine.stream import GroupStream
 from proactor.engine.submission import Submission
@@ -72,6 +75,7 @@ class Engine:
         encode = partial(encode_prompt, chat=self.chat, model=name)
         self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
         self._unnamed, self._counting = itertools.count(), threading.Lock()
+        self._rank_events = Counter(late_groups=0, roll_calls=0)
 
     @classmethod
     def load(
@@ -91,7 +95,7 @@ class Engine:
         ``progress(done, total)`` is called for each tensor read. Raises EngineError for an unknown option,
         and CheckpointError naming file and tensor for a folder that cannot be loaded.
         """
-        config = read_arguments(config, lora, seed, options)
+        config = read_arguments(path, config, lora, seed, progress, options)
         return cls(build(path, config, lora, seed, progress), config, seed, str(path))
 
     # -- readings ---
@@ -136,12 +140,14 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
-        everywhere (``empty_steps``), tokens sampled, and `Scheduler.counters`.
+        everywhere (``empty_steps``), tokens sampled, groups of `sample_shared` that another rank was faster
+        at (``late_groups``), silences of ranks there (``roll_calls``), and `Scheduler.counters`.
         """
         return {
             "rows_computed": self.decoder.rows_computed,
             "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
             "empty_steps": self.trainer.empty_steps if self.trainer else 0,
+            **self._rank_events,
             **self._policy.counters(),
         }
 
@@ -189,6 +195,39 @@ class Engine:
         """
         return GroupStream(self._loop, self._submission(prompts, sampling, keys))
 
+    def sample_shared(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        keys: Sequence[int] | None = None,
+        units: Sequence[Hashable] | None = None,
+    ) -> Iterator[Group]:
+        """As `stream`, over all ranks: yields the groups that this rank sampled, and each is on one rank.
+
+        A rank takes what is expected to take longest, as its sampler has room. ``units``: one key a prompt;
+        prompts of one key stay on one rank, where what they share is computed once (default: each on its
+        own). Tokens do not depend on the rank. Every rank must call this with the same arguments and weights,
+        and read to the end, without long pauses. Raises EngineError as `sample` and `gather` do.
+        """
+        if units is not None and len(units) != len(prompts):
+            raise EngineError(f"sample_shared: {len(prompts)} prompts with {len(units)} units")
+        submission = self._submission(prompts, sampling, keys)
+        if self.parallel.meeting is None or not submission.jobs:
+            return arriving(self._loop, submission)
+        by_key: dict[Hashable, list[Job]] = {}
+        for job in submission.jobs:
+            by_key.setdefault(job.index if units is None else units[job.index], []).append(job)
+        return iter(
+            SharedSampling(
+                self._loop,
+                self.parallel,
+                self.parallel.meeting,
+                list(by_key.values()),
+                self.policy_version,
+                self._rank_events,
+            )
+        )
+
     def session(self, iteration: int = 0) -> Session:
         """For samples of several turns, and for callers that come one by one: ``async with``.
 
@@ -221,20 +260,26 @@ class Engine:
         Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
         then advanced by the steps and the next sample uses the new weights; samples in flight are finished
-        before, under the old ones. Raises EngineError, on every rank, for rewards and advantages that are
-        missing, NaN or infinite, and for greedy samples.
+        before, under the old ones, or go on under the new ones (`EngineConfig.max_staleness`). Raises
+        EngineError, on every rank, for rewards and advantages that are missing, NaN or infinite, and for
+        greedy samples.
         """
-        return self._loop.change(partial(training.train, self._trainer(), self._policy, data, config))
+        train = partial(training.train, self._trainer(), self._policy, data, config)
+        return self._loop.change(train, update=True)
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.
 
         Follow with `step`, or with `reduce_gradients` and an optimizer of your own. Any number of calls, on
         any number of ranks, adds up to one gradient. Groups without a trained token are left out. After a
-        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`.
+        call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`. Raises
+        EngineError for a loss that returns no scalar tensor with a gradient (`loss.evaluate`).
         """
-        groups = [g for t in trees for g in (t.groups if isinstance(t, Tree) else [t])]
         trainer = self._trainer()
+        units: Sequence[Group | Tree] = listed(trees, (Group, Tree), "forward_backward")
+        if not callable(loss):
+            raise EngineError(f"forward_backward: loss should be a function, not {short(loss)}")
+        groups = [g for unit in units for g in (unit.groups if isinstance(unit, Tree) else [unit])]
         self._policy.refuse_long(groups, gradient=True)
         add = partial(trainer.forward_backward, groups, loss, version=self.policy_version)
         tally = self._owner.call(add)
@@ -251,9 +296,11 @@ class Engine:
         """Reduce, clip and apply one AdamW step.
 
         A gradient that is not finite, or 0 everywhere, is dropped: nothing changes, no new version. Samples
-        in flight are finished before.
+        in flight: as `train`.
         """
-        return self._loop.change(partial(training.step, self._trainer(), self._policy, config or AdamW()))
+        config = AdamW() if config is None else instance(config, AdamW, "step: config")
+        step = partial(training.step, self._trainer(), self._policy, config)
+        return self._loop.change(step, update=True)
 
     def weights_changed(self) -> None:
         """Declare that the adapter was changed; its cached KV is dropped. For a caller's own optimizer.
@@ -281,14 +328,16 @@ class Engine:
 
         ``spans`` are (start, end) with start >= 1; without them, everything from the second id on.
         ``adapter`` False takes the bare base model. ``trees``: one key a sequence (`Group.tree`); sequences
-        of one key compute their common beginning once, in deterministic mode too.
+        of one key compute their common beginning once, in deterministic mode too. Raises EngineError naming
+        the sequence whose ids, length or span cannot be.
         """
-        if spans is None:
-            spans = [(1, len(ids)) for ids in sequences]
         return self._owner.call(partial(sequence_logprobs, self._policy, sequences, spans, adapter, trees))
 
     def nll(self, groups: Sequence[Group]) -> float:
-        """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks. No update."""
+        """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks; 0 where there is
+        none. No update.
+        """
+        groups = listed(groups, (Group,), "nll")
         return self._owner.call(partial(mean_nll, self._policy, self.parallel, groups))
 
     def _trainer(self) -> Trainer:
@@ -327,7 +376,9 @@ class Engine:
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as a PEFT folder, atomically. Raises CheckpointError when that fails."""
-        self._owner.call(partial(save_adapter, folder, self._trainer().lora, self.base_name or None))
+        lora = self._trainer().lora
+        folder = path_of(folder, "save_adapter", "a folder")
+        self._owner.call(partial(save_adapter, folder, lora, self.base_name or None))
 
     def load_adapter(self, folder: str | Path) -> None:
         """Read a PEFT folder into the adapter, and start the optimizer anew.
@@ -337,6 +388,7 @@ class Engine:
         fit (rank, scale, targets, shapes).
         """
         trainer = self._trainer()
+        folder = path_of(folder, "load_adapter", "a folder")
 
         def load() -> None:
             self._policy.refuse_in_flight("load_adapter")
@@ -364,6 +416,7 @@ class Engine:
         another rank, scale, targets or size; what is missing or not finite).
         """
         trainer = self._trainer()
+        state = instance(state, Mapping, "load_state_dict: state")
 
         def load() -> None:
             self._policy.refuse_in_flight("load_state_dict")
@@ -379,12 +432,15 @@ class Engine:
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """Write the state and the caller's JSON-able ``record`` to one file, atomically.
 
-        Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written.
+        Rank 0 writes and the others wait. Raises EngineError, on every rank, when it cannot be written, also
+        for a record that JSON cannot hold.
         """
+        path = path_of(path, "save", "a file")
+        record = {} if record is None else instance(record, Mapping, "save: record")
         state = self.state_dict()
         with self.parallel.together("save"):
             if self.rank == 0:
-                save_state(path, state, dict(record or {}))
+                save_state(path, state, dict(record))
 
     def resume(self, path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Restore the state of a `save` to the bit; returns its ``record``.
@@ -392,7 +448,7 @@ class Engine:
         ``say`` gets a line for a save of an older version, which has no checksum. Raises EngineError, with
         nothing changed, for a file that is missing or damaged, and like `load_state_dict`.
         """
-        state, record = load_state(path, say)
+        state, record = load_state(path_of(path, "resume", "a file"), say)
         self.load_state_dict(state)
         return record
 

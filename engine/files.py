@@ -2,7 +2,8 @@
 
 A file is written beside its place under a name of its own, flushed to disk, and renamed into it. A full disk
 or a kill at any moment leaves what was there before. Links are replaced or removed, never followed; only
-`atomic_folder` writes through a link that is named as its folder. Every OSError names a file.
+`atomic_folder` writes through a link that is named as its folder. What is no file, as a pipe or a device, is
+neither replaced nor written to. Every OSError names a file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proactor.engine.faults import fault_point
+from proactor.engine.reading import check_name, check_place, open_descriptor
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -41,6 +43,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
     On an exception the temporary file is removed and the old one is untouched.
     """
+    check_place(path)
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(final)
@@ -62,9 +65,10 @@ def append(path: str | Path, data: bytes) -> None:
 
     Raises OSError when it cannot be written whole; what was written of it is then cut off again.
     """
+    check_name(path)
     with naming(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             written = os.write(descriptor, data)
             if written < len(data):  # the disk is full; no other process can have written behind it
@@ -106,6 +110,7 @@ def atomic_folder(folder: str | Path, owned: Sequence[str] = ("*",)) -> Iterator
     ``owned`` are the file name patterns of this kind of save. Files of the old folder that match none of them
     are kept. On an exception the temporary folder is removed and the old one is untouched.
     """
+    check_name(folder)
     final = Path(folder).resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
     recover(final)
@@ -139,6 +144,7 @@ def sweep(folder: str | Path) -> None:
 
 def recover(folder: str | Path) -> None:
     """Put back a folder whose writer was killed between its two renames (systems without `renameat2`)."""
+    check_name(folder)
     final = Path(folder).resolve()
     aside = _aside(final)
     if aside.is_dir() and not aside.is_symlink() and not final.exists():
@@ -147,7 +153,7 @@ def recover(folder: str | Path) -> None:
 
 def _temporary(final: Path) -> Path:
     """A name that no other process or thread has, nor can guess; it tells whose it is."""
-    return final.with_name(f"{_prefix(final)}{os.getpid()}-{secrets.token_hex(6)}")
+    return final.parent / f"{_prefix(final)}{os.getpid()}-{secrets.token_hex(6)}"
 
 
 def _prefix(final: Path) -> str:
@@ -187,7 +193,7 @@ def _alive(process: int) -> bool:
 
 
 def _aside(final: Path) -> Path:
-    return final.with_name(f".{_cut(final.name)}.replaced")
+    return final.parent / f".{_cut(final.name)}.replaced"
 
 
 def _sync(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from proactor.engine.arguments import short
 from proactor.engine.config import Sampling
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.prompts import Prompt, check_keys, check_prompts
@@ -20,7 +21,8 @@ class Job:
     ``noise``: (unsigned 64-bit seed, iteration, group key), which with sample index and position decides
     every token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
     ``index``: place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and
-    ``version`` (policy version of its samples) are set when sampling starts.
+    ``version`` (policy version of what it draws) are set when sampling starts; ``renewals``: updates that
+    it has gone on through since.
 
     Where the prompt is a trajectory so far: ``first`` is the noise's index of the first sample, ``offset``
     the position of the first token from the trajectory's root, ``known`` how many tokens of the prompt were
@@ -39,6 +41,7 @@ class Job:
     lease: int | None = None
     namespace: Hashable = None
     version: int = BASE_VERSION
+    renewals: int = 0
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -69,6 +72,8 @@ class JobMaker:
         settings = _settings(sampling, len(prompts))
         if keys is None:
             keys = range(len(prompts))
+        elif not hasattr(keys, "__len__"):
+            raise EngineError(f"sample: keys should be a list of one integer per prompt, not {short(keys)}")
         if len(keys) != len(prompts) or len(settings) != len(prompts):
             raise EngineError(
                 f"sample: {len(prompts)} prompts with {len(keys)} keys and {len(settings)} settings"
@@ -94,8 +99,11 @@ class JobMaker:
 def _limit(index: int, ids: list[int], sampling: Sampling, config: ModelConfig) -> int:
     """Most tokens of a sample. Raises EngineError for ids outside the vocabulary and a prompt too long."""
     size, context = config.vocab_size, config.context_length
-    if not ids or min(ids) < 0 or max(ids) >= size:
-        raise EngineError(f"prompt {index}: empty, or with ids outside 0 … {size - 1}")
+    if not ids:
+        raise EngineError(f"prompt {index}: empty; it needs at least one token")
+    if min(ids) < 0 or max(ids) >= size:
+        place = next(i for i, token in enumerate(ids) if not 0 <= token < size)
+        raise EngineError(f"prompt {index}: id {ids[place]} at position {place} is outside 0 … {size - 1}")
     room = context - len(ids)
     if room < 1:
         raise EngineError(f"prompt {index}: {len(ids)} tokens leave no room in a context of {context}")
@@ -110,5 +118,7 @@ def _settings(sampling: Sampling | Sequence[Sampling] | None, prompts: int) -> l
         return [sampling or Sampling()] * prompts
     settings = list(sampling) if isinstance(sampling, Sequence) else [sampling]
     if not all(isinstance(s, Sampling) for s in settings):
-        raise EngineError("sample: sampling should be a Sampling, or a list of one per prompt")
+        raise EngineError(
+            f"sample: sampling should be a Sampling, or a list of one per prompt, not {short(sampling)}"
+        )
     return settings

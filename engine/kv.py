@@ -109,6 +109,10 @@ class PagePool:
         """Pages that ``tokens`` tokens occupy."""
         return -(-tokens // self.page_size)
 
+    def own(self, seq: Sequence) -> int:
+        """Pages that only this sequence uses: `available` rises by so many when it is closed."""
+        return sum(self._refs[page] == 1 for page in seq.block_table)
+
     # -- the prefix trees ---
 
     def match(self, namespace: Hashable, ids: Ids[int]) -> Match:

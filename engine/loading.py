@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from proactor.engine.arguments import instance, integer, path_of, short
 from proactor.engine.bnb4bit import is_4bit
 from proactor.engine.chat import load_tokenizer
 from proactor.engine.checkpoint import load_weights, resolve_model
@@ -43,16 +44,24 @@ class Model(NamedTuple):
 
 
 def read_arguments(
-    config: EngineConfig | None, lora: LoRA | None, seed: int, options: dict[str, Any]
+    path: str | Path,
+    config: EngineConfig | None,
+    lora: LoRA | None,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+    options: dict[str, Any],
 ) -> EngineConfig:
     """The config of `Engine.load`, given whole or as ``options``. Raises EngineError for a bad argument."""
     if config is not None and options:
         raise EngineError(f"Engine.load: a config and options ({', '.join(options)}): give one of them")
-    for name, value, kind in (("config", config, EngineConfig), ("lora", lora, LoRA)):
-        if not isinstance(value, kind | None):
-            raise EngineError(f"Engine.load: {name} should be a {kind.__name__}, not {value!r:.60}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise EngineError(f"Engine.load: seed should be an integer, not {seed!r}")
+    path_of(path, "Engine.load", "a folder or hub id")
+    if config is not None:
+        instance(config, EngineConfig, "Engine.load: config")
+    if lora is not None:
+        instance(lora, LoRA, "Engine.load: lora")
+    integer(seed, "Engine.load: seed")
+    if progress is not None and not callable(progress):
+        raise EngineError(f"Engine.load: progress should be a function (done, total), not {short(progress)}")
     return config or EngineConfig.from_options(options)
 
 

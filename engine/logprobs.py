@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from proactor.engine.arguments import integer, short
 from proactor.engine.forward import tree_logprobs
 from proactor.engine.memory import naming_shortage
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
+from proactor.engine.prompts import ids_of
 from proactor.engine.tree import Layout
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 
@@ -19,7 +21,7 @@ from proactor.engine.types import EngineError, Group, Sample, with_parents
 def sequence_logprobs(
     policy: Policy,
     sequences: Sequence[Sequence[int]],
-    spans: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]] | None,
     adapter: bool,
     trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
@@ -28,13 +30,20 @@ def sequence_logprobs(
     Common beginnings before the spans are computed once; spans never merge. ``trees``: a key a sequence, as
     `Group.tree`. Raises EngineError for an impossible span or a sequence beyond the context.
     """
-    if trees is not None and len(trees) != len(sequences):
-        raise EngineError(f"logprobs: {len(sequences)} sequences with {len(trees)} trees")
+    if isinstance(sequences, str | bytes | Mapping) or not hasattr(sequences, "__len__"):
+        raise EngineError(f"logprobs: takes a list of lists of token ids, not {short(sequences)}")
+    sequences = [ids_of(ids, f"logprobs: sequence {i}") for i, ids in enumerate(sequences)]
+    if spans is None:
+        spans = [(1, len(ids)) for ids in sequences]
+    for name, given in (("spans", spans), ("trees", trees)):
+        if given is not None and len(given) != len(sequences):
+            raise EngineError(f"logprobs: {len(sequences)} sequences with {len(given)} {name}")
     out: list[Tensor] = [torch.empty(0) for _ in sequences]
     groups: list[Group] = []
     places: dict[int, int] = {}  # id of a sample -> place of its sequence
     room, most = policy.decoder.config.context_length, policy.budgets.most_rows(gradient=False)
-    for i, (ids, (start, end)) in enumerate(zip(sequences, spans, strict=True)):
+    for i, (ids, span) in enumerate(zip(sequences, spans, strict=True)):
+        start, end = _span(span, i)
         if not 1 <= start <= end <= len(ids):
             raise EngineError(
                 f"logprobs: span {start}:{end} of sequence {i}, which has {len(ids)} tokens (the first has "
@@ -56,6 +65,13 @@ def sequence_logprobs(
         for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
             out[places[id(sample)]] = part
     return out
+
+
+def _span(span: Sequence[int], index: int) -> tuple[int, int]:
+    if not isinstance(span, Sequence) or len(span) != 2:
+        raise EngineError(f"logprobs: the span of sequence {index} is (start, end), not {short(span)}")
+    what = f"logprobs: each end of the span of sequence {index}"
+    return integer(span[0], what), integer(span[1], what)
 
 
 def scored_trees(

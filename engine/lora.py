@@ -67,6 +67,9 @@ class LoRABuffer:
 
     def __init__(self, config: ModelConfig, lora: LoRA, device: torch.device, seed: int = 0) -> None:
         self.config, self.lora = config, lora
+        largest = max(max(shapes(config)[target]) for target in lora.targets)
+        if lora.rank > largest:
+            raise EngineError(f"lora.rank={lora.rank}: above {largest}, the model's largest linear")
         self.factors = list(self._plan())
         size = self.factors[-1].start + self.factors[-1].rows * self.factors[-1].columns
         self.flat = torch.zeros(size, dtype=torch.float32, device=device)

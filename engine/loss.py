@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from proactor.engine.arguments import instance, short
 from proactor.engine.config import GRPO, SFT
 from proactor.engine.tree import Layout, TokenBatch
 from proactor.engine.types import EngineError
@@ -94,9 +96,20 @@ def evaluate(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, S
         raise EngineError(f"loss: returned {type(value).__name__}; it should return a scalar tensor, the sum")
     if value.dim():
         raise EngineError(f"loss: returned a tensor of shape {tuple(value.shape)}, not a scalar: sum it")
+    instance(statistics, Mapping, "loss: its statistics")
     for name in NAMES.intersection(statistics):
         raise EngineError(f"loss: statistic {name!r} is the trainer's own; give it another name")
-    return value, statistics
+    return value, {name: _plain(name, number) for name, number in statistics.items()}
+
+
+def _plain(name: str, value: Any) -> float | Tensor:
+    """A statistic without its graph. Raises EngineError unless it is one number."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach()
+    if isinstance(value, int | float | np.number):
+        return float(value)
+    kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else short(value)
+    raise EngineError(f"loss: statistic {name!r} should be one number, not {kind}")
 
 
 def by_token(loss: Loss) -> bool:

@@ -7,6 +7,7 @@ name the same ones, and none depends on another to hear of it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ T = TypeVar("T")
 GRACE = 5.0
 """Seconds beyond all time-outs of a call after which it is given up."""
 
+_numbers = itertools.count()
+
 
 class RankError(EngineError):
     """Another rank refused, failed, ended or is stuck. Every rank that is left raises it."""
@@ -34,18 +37,21 @@ class Meeting:
     """The ranks of a process group, over gloo sockets of their own: a failed collective does not close them.
 
     ``timeout``: seconds to wait for a rank. Every rank must make it. Raises RankError where not all do so in
-    time. ``lost``: why the ranks cannot meet any more, which every later exchange raises.
+    time. ``lost``: why the ranks cannot meet any more, which every later exchange raises. ``store``: the
+    process group's; it lies with rank 0, or with torchrun's agent. ``name``: this meeting's in it.
+    ``queues``: how many work queues were put there.
     """
 
     def __init__(self, rank: int, world_size: int, backend: str, timeout: float) -> None:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self.owns_world = not dist.is_initialized()
-        self.lost = ""
+        self.lost, self.queues, self.name = "", 0, f"meeting/{next(_numbers)}"
         limit = timedelta(seconds=timeout)
 
         def join() -> Any:
             if self.owns_world:
                 dist.init_process_group(backend, timeout=limit)
+            self.store = dist.distributed_c10d._get_default_store()
             return dist.new_group(backend="gloo", timeout=limit)
 
         try:
@@ -73,11 +79,11 @@ class Meeting:
             raise RankError(self.lost)
         return [found[rank] for rank in range(self.world_size)]
 
-    def wait_for(self, call: Callable[[], T]) -> T:
+    def wait_for(self, call: Callable[[], T], limit: float | None = None) -> T:
         """The result of a call that may block outside Python; raises what it raises.
 
         It runs in a thread of its own: here, where the process waits, signals are still answered. Raises
-        TimeoutError for a call that outlives its own time-outs.
+        TimeoutError for a call that takes more than ``limit`` seconds, by default its own time-outs.
         """
         answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
@@ -88,7 +94,8 @@ class Meeting:
                 answer.put((None, error))
 
         threading.Thread(target=run, name="ranks", daemon=True).start()
-        limit = 2 * self.timeout + GRACE  # each call waits twice: for sizes and messages, to join and to open
+        if limit is None:  # each call waits twice: for sizes and messages, to join and to open
+            limit = 2 * self.timeout + GRACE
         try:
             result, error = answer.get(timeout=limit)
         except Empty:

@@ -188,12 +188,18 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What the CPU's allocator says."""
+
+
 @contextmanager
 def naming_shortage(device: torch.device, what: str, advice: str) -> Iterator[None]:
-    """Turn a GPU's lack of memory in the block into an EngineError of one line."""
+    """Turn a lack of memory in the block into an EngineError of one line."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # OutOfMemoryError is one; a CPU's allocator raises no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+            raise
         memory = device_memory(device)
         left = f" ({gib(memory.free)} of {gib(memory.total)} are free)" if memory else ""
         raise EngineError(f"{what}: out of memory on {device}{left}: {advice}") from error

@@ -35,7 +35,8 @@ def cache_pages(tokens: int | None, options: EngineConfig, config: ModelConfig, 
 
 class PagedCache:
     """Keys and values of every layer, each [Hkv, pages * page_size, D]: ``k`` and ``v``, the two halves of
-    ``kv``. Zero-filled: a CPU then commits memory only for pages that are written.
+    ``kv``. Zero-filled: a CPU then commits memory only for pages that are written. ``in_triton``: whether
+    kernels read them.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PagedCache:
         self.k: list[Tensor] = []
         self.v: list[Tensor] = []
         self.allocate()
+        self.in_triton = use_triton(self.k[0])
 
     def allocate(self) -> None:
         """Take the memory, unless the cache has it. Raises EngineError where it is not there."""
@@ -85,12 +87,7 @@ class PagedCache:
         Slots that are not written yet then hold finite values. The torch form needs that: it gives hidden
         keys weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
         """
-        fresh = [page for _, page, _ in step.copies]
-        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
-        for chunk in step.prefills:
-            end = chunk.start + len(chunk.ids)
-            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
-        if fresh and not use_triton(self.k[0]):
+        if not self.in_triton and (fresh := self._fresh(step)):
             slots = self._slots([(page, self.page_size) for page in fresh])
             for t in self.v:
                 t.index_fill_(1, slots, 0)
@@ -99,6 +96,15 @@ class PagedCache:
             target = self._slots([(page, count) for _, page, count in step.copies])
             for t in self.kv:
                 t.index_copy_(1, target, t.index_select(1, source))
+
+    def _fresh(self, step: Step) -> list[int]:
+        """The pages allocated for a step."""
+        fresh = [page for _, page, _ in step.copies]
+        fresh += [step.decodes[i].block_table[-1] for i in step.grown]
+        for chunk in step.prefills:
+            end = chunk.start + len(chunk.ids)
+            fresh += chunk.block_table[-(-chunk.start // self.page_size) : -(-end // self.page_size)]
+        return fresh
 
     def _slots(self, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Slots of the first n tokens of each (page, n)."""
@@ -119,9 +125,10 @@ class DecodeRows:
         self.roster, self.membership, self.spare = step.roster, step.membership, spare_tokens(decodes)
         groups: dict[tuple[int, int], list[int]] = {}
         for i, d in enumerate(decodes):
-            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+            groups.setdefault(d.family, []).append(i)
         families = []
-        for (_, shared), rows in groups.items():
+        for rows in groups.values():
+            shared = decodes[rows[0]].shared_pages
             members = [
                 Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
             ]
@@ -232,25 +239,23 @@ class StepRows:
     def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
         """(ids, positions, view) of a step's rows."""
         size = self.cache.page_size
-        ids, positions, slots = [], [], []
+        parts = []
         if step.decodes:
-            where, slot = self._decode_rows(step).refresh()
-            ids.append(np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes)))
-            positions.append(where)
-            slots.append(slot)
+            decode = self._decode_rows(step)
+            where, slot = decode.refresh()
+            if isinstance(decode, DecodeTables) and not step.prefills:
+                return decode.ids, decode.positions, self._view(step, decode.slots)
+            drawn = np.fromiter((d.input_id for d in step.decodes), np.int64, len(step.decodes))
+            parts.append(np.stack([drawn, where, slot]))
         for chunk in step.prefills:
             where = np.arange(chunk.start, chunk.start + len(chunk.ids))
-            ids.append(np.asarray(chunk.ids, np.int64))
-            positions.append(where)
-            slots.append(chunk_slots(chunk, where, size))
-        joined = [
-            torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (ids, positions, slots)
-        ]
-        return joined[0], joined[1], self._view(step, joined[2])
+            parts.append(np.stack([chunk.ids, where, chunk_slots(chunk, where, size)]))
+        ids, positions, slots = _rows(parts, self.device)
+        return ids, positions, self._view(step, slots)
 
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
-        if not use_triton(self.cache.k[0]):
+        if not self.cache.in_triton:
             if not isinstance(self._decode, DecodeRows) or not self._decode.serves(step):
                 self._decode = DecodeRows(step, self.cache, keep=not self.exact and not on_gpu(self.device))
         elif isinstance(self._decode, DecodeTables) and step.roster == self._roster:
@@ -262,7 +267,7 @@ class StepRows:
 
     def _view(self, step: Step, slots: Tensor) -> PagedView | TableView:
         size, decode = self.cache.page_size, self._decode if step.decodes else None
-        if use_triton(self.cache.k[0]):
+        if self.cache.in_triton:
             assert decode is None or isinstance(decode, DecodeTables)
             chunks = ChunkTables(step.prefills, size, self.device) if step.prefills else None
             return TableView(self.cache.k, self.cache.v, slots, decode, chunks, self.scale)
@@ -277,6 +282,17 @@ class StepRows:
             blocks = [*decode.blocks, *blocks]
         on_device = [block.to(self.device) for block in blocks]
         return PagedView(self.cache, kept, on_device, slots, self.scale, self.exact)
+
+
+def _rows(parts: Sequence[Index], device: torch.device) -> list[Tensor]:
+    """The rows of [3, T] that ``parts`` make side by side, as contiguous tensors, uploaded at once.
+
+    Each begins at a multiple of 16 bytes, since Triton compiles a kernel anew for other addresses.
+    """
+    count = sum(part.shape[1] for part in parts)
+    joined = np.zeros((3, -(-count // 2) * 2), np.int64)
+    np.concatenate(parts, axis=1, out=joined[:, :count])
+    return list(torch.from_numpy(joined).to(device)[:, :count].unbind())
 
 
 def chunk_slots(chunk: Chunk, positions: Index, page_size: int) -> Index:

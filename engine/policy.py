@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from proactor.engine.batching import load_policy
 from proactor.engine.config import EngineConfig, Sampling
 from proactor.engine.jobs import Job
 from proactor.engine.memory import Budgets
@@ -59,7 +61,15 @@ class Policy:
             rows, batch = self.budgets.step_rows, options.max_batch
             parked = int(options.parked_share * pages)
             self.sampler = Sampler(
-                decoder, self.tokenizer, pages, options.page_size, rows, batch, self.named, parked
+                decoder,
+                self.tokenizer,
+                pages,
+                options.page_size,
+                rows,
+                batch,
+                self.named,
+                parked,
+                load_policy(options, rows),
             )
         return self.sampler
 
@@ -87,9 +97,24 @@ class Policy:
         """Cache key of KV computed with the adapter's present weights."""
         return ("adapter", self._epoch, self.decoder.dtype)
 
+    def may_renew(self, jobs: Iterable[Job]) -> bool:
+        """Whether these jobs may go on through one more update (`EngineConfig.max_staleness`)."""
+        return all(job.renewals < self.options.max_staleness for job in jobs)
+
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """A block that may change the weights between two steps. What was in flight goes on after it, with
+        KV computed again where they changed.
+        """
+        sampler, before = self.ready_sampler(), self._adapter_namespace()
+        sampler.scheduler.pause()
+        yield
+        if (now := self._adapter_namespace()) != before:
+            sampler.renew(before, now, self.version)
+
     def refuse_in_flight(self, call: str) -> None:
         """Raise EngineError, naming ``call``, while samples run: it was called from inside their step."""
-        if self.sampler is not None and not self.sampler.scheduler.idle:
+        if self.sampler is not None and not self.sampler.scheduler.resting:
             raise EngineError(
                 f"{call}: called from inside a step (a logit_mask), whose samples need the weights that they "
                 "began with"
@@ -132,7 +157,7 @@ class Policy:
         """Free the KV cache where a pass over ``rows`` does not fit beside it."""
         if self.sampler is None or self.budgets.fits_beside(self.cache_bytes(), rows, gradient):
             return
-        if not self.sampler.scheduler.idle:
+        if not self.sampler.scheduler.resting:
             raise EngineError(
                 f"a pass over {rows} rows: samples still run, and their KV cache takes the memory; wait for "
                 "them first, or set kv_tokens to fewer"

@@ -139,13 +139,16 @@ def search(tree: PrefixTree, ids: Ids[int], size: int) -> Match:
     return Match(tuple(nodes), source, overlap, wait, needed)
 
 
-def sharing_order(prompts: list[list[int]]) -> list[int]:
-    """The order in which to compute prompts that arrive together: walks their trie, heaviest branch first.
+def sharing_order(prompts: list[list[int]], lengths: list[int] | None = None) -> list[int]:
+    """The order in which to compute prompts that arrive together: walks their trie, first the branch with the
+    longest of ``lengths`` (what is expected of each prompt's samples, in any unit), then the heaviest.
 
+    What takes longest begins first, so that it does not run alone at the end.
     Of a dialogue's turns (each a longer piece of the trunk with a tail of its own) the deepest comes first:
     it computes the trunk, and from the next step on the others need only their tails. Shallow first, every
     turn would wait for the one before. Unrelated prompts and branches of equal weight keep their order.
     """
+    lengths = lengths or [0] * len(prompts)
     ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
     depth = [common_prefix(prompts[a], prompts[b]) for a, b in pairwise(ranked)]
     order: list[int] = []
@@ -158,8 +161,8 @@ def sharing_order(prompts: list[list[int]]) -> list[int]:
         shared = min(depth[first : end - 1])
         cuts = [k + 1 for k in range(first, end - 1) if depth[k] == shared]
         branches = [
-            (-(hi - lo) if shared else 0, min(ranked[lo:hi]), lo, hi)
+            (-max(lengths[i] for i in ranked[lo:hi]), -(hi - lo) if shared else 0, min(ranked[lo:hi]), lo, hi)
             for lo, hi in zip([first, *cuts], [*cuts, end], strict=True)
         ]
-        stack.extend((lo, hi) for _, _, lo, hi in sorted(branches, reverse=True))
+        stack.extend((lo, hi) for _, _, _, lo, hi in sorted(branches, reverse=True))
     return order

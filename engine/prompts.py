@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from proactor.engine.arguments import short
 from proactor.engine.chat import ChatFormat
 from proactor.engine.types import EngineError
 
@@ -64,6 +65,20 @@ def token_ids(prompt: Any) -> list[int]:
         if not _is_id(item):
             raise EngineError(f"{KINDS}, not a list with {item!r:.40} ({_kind(item)})")
     return [operator.index(item) for item in prompt]
+
+
+def ids_of(ids: Any, what: str) -> list[int]:
+    """`token_ids` of what is no prompt. Raises EngineError that begins with ``what``."""
+    try:
+        return token_ids(ids)
+    except EngineError:
+        raise EngineError(f"{what} is a list of token ids, not {short(ids)}") from None
+
+
+def check_prompt(prompt: Any) -> None:
+    """Raise EngineError for one message or one id where a prompt is asked for."""
+    if isinstance(prompt, Mapping) or _is_id(prompt):
+        raise EngineError(f"{KINDS}, not a {_kind(prompt)}")
 
 
 def check_keys(keys: Sequence[Any]) -> None:

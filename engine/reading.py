@@ -1,4 +1,4 @@
-"""Files that are read: regular ones, of bounded length. Every OSError names the file."""
+"""Files that are read or written: regular ones, read up to a length. Every OSError names the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,50 @@ def open_regular(path: str | Path) -> BinaryIO:
 
     Raises OSError for anything else: a pipe would block, a device never end, a name with a NUL is none.
     """
+    return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
+
+
+def open_descriptor(path: str | Path, flags: int) -> int:
+    """A descriptor of a regular file, which ``flags`` may create. Raises OSError as `open_regular`."""
+    check_name(path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError:
-        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from None
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
+        _check_mode(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_place(path: str | Path) -> None:
+    """Raise OSError where a file put at ``path`` would replace something else: a folder, a pipe, a device.
+
+    A link counts as what it leads to; one into /proc, as /dev/stdout is, as a device.
+    """
+    check_name(path)
+    try:
+        mode = Path(path).stat().st_mode
+        leads_to = str(Path(path).readlink()) if Path(path).is_symlink() else ""
+    except OSError:  # nothing there yet; what else is wrong, writing finds
+        return
+    _check_mode(path, stat.S_IFCHR if leads_to.startswith("/proc/") else mode)
+
+
+def check_name(path: str | Path) -> None:
+    """Raise OSError for a name that no file can have: one with a NUL, or with half of a surrogate pair."""
+    try:
+        known = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        known = False
+    if not known:
+        raise OSError(errno.EINVAL, "no file can have this name", str(path))
+
+
+def _check_mode(path: str | Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read_regular(path: str | Path, most: int = LARGEST_FILE) -> bytes:

@@ -3,7 +3,8 @@
 Callers submit from any thread. In the owner's thread (`Owner`) submissions join the scheduler's waiting line
 while it is shorter than ``max_waiting``; the others wait before it, higher priority first. A call that
 changes the weights takes its place among them: it waits until what came before it has ended, under the
-weights that it began with, and what comes after it waits for the new ones.
+weights that it began with, and what comes after it waits for the new ones. An update waits only for samples
+that went on through `EngineConfig.max_staleness` updates already; the others go on through this one.
 
 Only a request's mask runs here of the callers' code. What it raises ends its own submission. A step that
 fails ends everything that is in flight, with the same error.
@@ -15,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,15 +29,27 @@ from proactor.engine.types import EngineError, FinishReason
 
 T = TypeVar("T")
 
+RESERVE = 4
+"""Requests that may wait where there is still room for more: what ends is then followed at once."""
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    """A call that changes the weights. ``update``: samples in flight may go on through it."""
+
+    call: Call[Any]
+    update: bool
+
 
 class SamplingLoop:
     """Submissions and changes of weights, in order, over one policy's sampler."""
 
     def __init__(self, owner: Owner, policy: Policy, max_waiting: int) -> None:
         self._owner, self._policy, self._max_waiting = owner, policy, max_waiting
-        self._line: deque[Submission | Call[Any]] = deque()
+        self._line: deque[Submission | _Change] = deque()
         self._live: dict[int, tuple[Submission, Job]] = {}  # by request id
         self._timed: list[Submission] = []  # those with a deadline
+        self._askers: list[Callable[[], None]] = []  # who waits for room
 
     # -- from any thread ---
 
@@ -53,15 +67,25 @@ class SamplingLoop:
         if not submission.ended and self._owner.alive:
             self._owner.post(partial(self._end, submission, "cancelled"))
 
-    def change(self, function: Callable[[], T]) -> T:
-        """Run ``function``, which changes the weights, once all that was submitted before has ended.
+    def when_room(self, tell: Callable[[], None]) -> None:
+        """Call ``tell``, in the owner's thread, once hardly anything that was submitted waits to begin."""
+
+        def enter() -> None:
+            self._askers.append(tell)
+            self._tell_room()
+
+        self._owner.post(enter)
+
+    def change(self, function: Callable[[], T], update: bool = False) -> T:
+        """Run ``function``, which changes the weights, once all that was submitted before has ended, or, for
+        an ``update``, may go on through it.
 
         From inside a step it runs at once: the policy refuses it there.
         """
         if self._owner.inside:
             return function()
         call = Call(function)
-        self._owner.post(partial(self._enter, call))
+        self._owner.post(partial(self._enter, _Change(call, update)))
         return call.wait()
 
     def forget(self, session: int) -> None:
@@ -71,17 +95,24 @@ class SamplingLoop:
 
     # -- in the owner's thread ---
 
+    def _tell_room(self) -> None:
+        waiting = self._policy.ready_sampler().scheduler.waiting if self._live else 0
+        if not self._line and waiting <= RESERVE:
+            askers, self._askers = self._askers, []
+            for tell in askers:
+                tell()
+
     def close(self, error: EngineError) -> None:
         """End everything with an error."""
         for entry in self._line:
             if isinstance(entry, Submission):
                 entry.fail(error)
             else:
-                entry.refuse(error)
+                entry.call.refuse(error)
         self._line.clear()
         self._fail_all(error)
 
-    def _enter(self, entry: Submission | Call[Any]) -> None:
+    def _enter(self, entry: Submission | _Change) -> None:
         """Into the line: behind its own priority, but never before a change of weights."""
         at = len(self._line)
         if isinstance(entry, Submission):
@@ -100,6 +131,8 @@ class SamplingLoop:
         self._admit()
         if self._live:
             self._step()
+        if self._askers:
+            self._tell_room()
         return bool(self._live or self._line)
 
     def _admit(self) -> None:
@@ -110,11 +143,15 @@ class SamplingLoop:
                     return
                 self._line.popleft()
                 self._begin(entry)
-            elif self._live:
-                return
-            else:
+            elif not self._live:
                 self._line.popleft()
-                entry()
+                entry.call()
+            elif entry.update and self._policy.may_renew(job for _, job in self._live.values()):
+                self._line.popleft()
+                with self._policy.renewing():
+                    entry.call()
+            else:
+                return
 
     def _begin(self, submission: Submission) -> None:
         try:

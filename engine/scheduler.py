@@ -5,33 +5,38 @@ of prompts. A request computes its prompt once and then forks into `n` sequences
 pages. Requests whose prompts begin alike share those pages too: a request stays in the queue while another
 one computes tokens that it needs, and takes them when they are there, so no shared token is computed twice.
 
-Admission never over-commits. `reserved` counts the pages that running work may still allocate in the worst
-case (each fork to its last token). Nothing is admitted, forked or parked unless it leaves ``reserved <=
-pool.available``, so a step never runs out of pages and nothing is preempted. A request that does not fit as a
-whole is split: at least one of its forks is reserved until all have begun, so every request ends.
+A policy (`LoadPolicy`) decides before each step how many sequences decode and how many rows prompts get. Its
+expected lengths decide how many pages running work is promised (`Running.promised`), and so what is admitted
+beside it. Where samples get longer than that and pages run out, the least computed sequences are preempted
+(`preemption.py`). `FixedLimits` promises the worst case, each sample to its last token, and never preempts.
 
-A state machine without tensors or clocks: `plan`, run the step, `commit`, and again.
+A state machine without tensors or clocks: `plan`, run the step, `commit`, tell `load` how long it took, and
+again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 
+from proactor.engine.admission import Admission
+from proactor.engine.controller import Decision
 from proactor.engine.kv import Copy, PagePool
+from proactor.engine.load import FixedLimits, Load, LoadPolicy
 from proactor.engine.parking import Parking
-from proactor.engine.prefix import Match
-from proactor.engine.running import AdmittedRequest, DecodeSet, sequence_pages
+from proactor.engine.preemption import preempt, preempt_all
+from proactor.engine.running import AdmittedRequest, Running
 from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError
-from proactor.engine.waiting import WaitingLine
 
 
 class Scheduler:
     """Decides, step by step, what runs.
 
     pool: the pages. max_rows: rows a step. max_seqs: sequences that decode at once, at most max_rows.
-    prefill_chunk: rows of one prompt a step. parked: most pages that `park` keeps.
+    prefill_chunk: rows of one prompt a step. parked: most pages that `park` keeps. policy: decides within
+    these limits; None: `FixedLimits`.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Scheduler:
         max_seqs: int = 256,
         prefill_chunk: int = 2048,
         parked: int = 0,
+        policy: LoadPolicy | None = None,
     ) -> None:
         if not 1 <= max_seqs <= max_rows or prefill_chunk < 1:
             raise EngineError(
@@ -52,19 +58,13 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_seqs = max_seqs
         self.prefill_chunk = prefill_chunk
-        self.reserved = 0
-        self.admitted = 0
         self.tokens_computed = 0
         self.tokens_forked = 0
-        self.tokens_recomputed = 0
-        self._line = WaitingLine(pool)
-        self._runs: dict[int, AdmittedRequest] = {}
-        self._prefilling: list[AdmittedRequest] = []
-        self._forking: list[AdmittedRequest] = []
-        self._decoding = DecodeSet()
-        self._ids: set[int] = set()
-        self._stuck = False  # the queue was tried in vain, and nothing has changed since
-        self._expected = 0  # samples of admitted requests that have not ended
+        self.preemptions = 0
+        self.load = Load(policy or FixedLimits(max_seqs, max_rows))
+        self._running = Running(pool, self.load.policy.expected)
+        self._admission = Admission(pool, self.parking, self._running)
+        self._unended: dict[int, int] = {}  # samples that have not ended, by request id
         self._flight: Step | None = None  # planned, not committed
         self._chunks: list[AdmittedRequest] = []  # the runs of its prefills
         self._aborted: set[int] = set()
@@ -76,11 +76,11 @@ class Scheduler:
 
         Raises EngineError for an empty request or an id in use, RequestTooLarge for one that can never fit.
         """
-        if request.id in self._ids:
+        if request.id in self._unended:
             raise EngineError(f"request {request.id}: the id is in use")
         if not request.prompt_ids or request.n < 1 or request.max_tokens < 1:
             raise EngineError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
-        total = sequence_pages(request, self.pool)
+        total = self.pool.pages_for(len(request.prompt_ids) + request.max_tokens - 1)
         spare = request.n > 1 and len(request.prompt_ids) % self.pool.page_size > 0  # a partial page, copied
         if total + spare * (request.max_tokens > 1) > self.pool.num_pages:
             raise RequestTooLarge(
@@ -88,37 +88,35 @@ class Scheduler:
                 f"ones need {total + spare} pages of {self.pool.page_size} tokens, the pool has "
                 f"{self.pool.num_pages}"
             )
-        self._ids.add(request.id)
-        self._line.add(request)
-        self._stuck = False
+        self._unended[request.id] = request.n
+        self._admission.line.add(request)
+        self._admission.changed()
 
     def abort(self, request_id: int) -> bool:
         """Drop a request and free its pages (while a step runs: at its commit). False if it is not here."""
-        if request_id not in self._ids:
+        if request_id not in self._unended:
             return False
-        self._stuck = False
-        if request_id not in self._runs:
-            self._line.remove(request_id)
-            self._ids.remove(request_id)
-        elif self._flight is not None:
+        if self._flight is not None:
             self._aborted.add(request_id)
         else:
-            self._remove(self._runs[request_id])
+            self._drop(request_id)
         return True
+
+    def _drop(self, request_id: int) -> None:
+        self._admission.line.remove(request_id)
+        for run in [run for run in self._running.requests.values() if run.request.id == request_id]:
+            self._running.remove(run)
+        self._unended.pop(request_id, None)
+        self._admission.changed()
 
     def reset(self) -> None:
         """Drop everything, also a step that failed half-way: none of its pages count as computed."""
-        for decode in self._decoding:
-            self.pool.close(decode.seq, keep=False)
-        for run in self._runs.values():
-            if run.seq is not None:
-                self.pool.close(run.seq, keep=False)
+        self._running.drop_all()
+        self._admission.line.clear()
         self.pool.settle()
-        self.reserved = self._expected = 0
         self._flight, self._chunks = None, []
-        self._decoding.replace([])
-        for container in (self._line, self._runs, self._prefilling, self._forking, self._ids, self._aborted):
-            container.clear()
+        self._unended.clear()
+        self._aborted.clear()
 
     def drop_namespace(self, namespace: Hashable) -> int:
         """`PagePool.drop_namespace`: for KV whose weights have changed."""
@@ -131,6 +129,17 @@ class Scheduler:
             pass
         self.pool.drop_all()
 
+    def pause(self) -> None:
+        """Between two steps: take all that runs back into the line, so that no page is in use."""
+        assert self._flight is None, "a step runs"
+        preempt_all(self._running, self._admission.line)
+        self._admission.changed()
+
+    def rename(self, old: Hashable, new: Hashable) -> None:
+        """After `pause`: what waits with KV of namespace ``old`` goes on with that of ``new``."""
+        self._admission.line.rename(old, new)
+        self._admission.changed()
+
     def park(self, session: int, namespace: Hashable, ids: list[int]) -> None:
         """Keep the computed pages of ``ids`` for a later request, as far as running work leaves room."""
         self.parking.park(session, namespace, ids, self.pool.available - self.reserved)
@@ -138,38 +147,50 @@ class Scheduler:
     def forget(self, session: int) -> None:
         """Let go of what `park` kept for a session."""
         self.parking.forget(session)
-        self._stuck = False
+        self._admission.changed()
 
     # -- readings ---
 
     @property
     def waiting(self) -> int:
         """Requests not admitted yet."""
-        return len(self._line)
+        return len(self._admission.line)
+
+    @property
+    def reserved(self) -> int:
+        """Pages that running work is expected to allocate yet."""
+        return self._running.promised()
+
+    @property
+    def resting(self) -> bool:
+        """Nothing runs; requests may wait."""
+        return self._flight is None and not self._running.requests
 
     @property
     def idle(self) -> bool:
         """Nothing queued, nothing running."""
-        return not self._ids
+        return not self._unended
 
     def counters(self) -> dict[str, int]:
         """Totals since the start, down to evictions; the rest are present values.
 
         tokens_avoided: prompt tokens that the prefix cache and forks saved computing. tokens_recomputed:
-        those of a continued sample whose pages had gone. waiting, running: requests. decoding: sequences.
+        those of a continued or preempted sample whose pages had gone. preemptions: sequences. waiting,
+        running: requests. decoding: sequences.
         """
         return {
             "tokens_computed": self.tokens_computed,
             "tokens_avoided": self.pool.hits + self.tokens_forked,
             "tokens_avoided_prefix": self.pool.hits,
             "tokens_avoided_fork": self.tokens_forked,
-            "tokens_recomputed": self.tokens_recomputed,
-            "admitted": self.admitted,
+            "tokens_recomputed": self._admission.recomputed,
+            "preemptions": self.preemptions,
+            "admitted": self._admission.admitted,
             "copies": self.pool.copies,
             "evictions": self.pool.evictions,
             "waiting": self.waiting,
-            "running": len(self._runs),
-            "decoding": len(self._decoding),
+            "running": len(self._running.requests),
+            "decoding": len(self._running.decoding),
             "pages_used": self.pool.used,
             "pages_cached": self.pool.cached,
             "pages_reserved": self.reserved,
@@ -181,19 +202,18 @@ class Scheduler:
     def plan(self) -> Step | None:
         """The next step, or None when there is nothing to do. `commit` it, or `reset` if it failed."""
         assert self._flight is None, "plan() before the last step was committed"
-        copies: list[Copy] = []
-        if self._forking:
-            self._fork(copies)
-        grown = self._decoding.grow(self.pool)
-        self.reserved -= len(grown)
-        prefills: list[Chunk] = []
-        self._chunks = []
-        if self._prefilling or not self._stuck:
-            self._prefill(prefills, copies)
-        decoding = self._decoding
-        if not prefills and not decoding:
-            assert self.idle, "requests wait and nothing runs"
+        if self.idle:
             return None
+        copies: list[Copy] = []
+        prefills: list[Chunk] = []
+        decision = self._decide()
+        decoding = self._running.decoding
+        if self._running.forking:
+            self._fork(decision, copies)
+        grown = decoding.grow(self.pool)
+        self._chunks = []
+        self._prefill(decision, prefills, copies)
+        assert prefills or decoding, "requests wait and nothing runs"
         self._flight = Step(copies, prefills, decoding.decodes, decoding.membership, decoding.roster, grown)
         return self._flight
 
@@ -207,74 +227,102 @@ class Scheduler:
         tokens are missing.
         """
         assert step is self._flight, "commit() of a step that is not the one planned last"
-        missing = self._decoding.ids - sampled.keys()
+        missing = self._running.decoding.ids - sampled.keys()
         for chunk in step.prefills:
             if chunk.last:
-                samples = {(chunk.request_id, s) for s in range(chunk.request.n)}
+                samples = {(chunk.request_id, s) for s in chunk.request.samples}
                 missing |= samples - sampled.keys()
         if missing:
             raise EngineError(f"no token for (request, sample) {sorted(missing)}")
         self._flight = None
         self.pool.settle()
         self.tokens_computed += step.rows
-        gone = self._decoding.append(sampled, finished)
+        self.load.ran(step)
+        decoding = self._running.decoding
+        gone = decoding.append(sampled, finished)
         ended = [self._end(decode, "stop" if decode.id in finished else "length") for decode in gone]
         if gone:
-            self._set_decodes([decode for decode in self._decoding if decode not in gone])
+            self._set_decodes([decode for decode in decoding if decode not in gone])
         if step.prefills:
             ended += self._advance(step, sampled, finished)
         if self._aborted:
             ended = [end for end in ended if end.request_id not in self._aborted]
-            for request_id in sorted(self._aborted & self._runs.keys()):
-                self._remove(self._runs[request_id])
+            for request_id in sorted(self._aborted):
+                self._drop(request_id)
             self._aborted.clear()
         return ended
 
     def check(self) -> None:
-        """Assert the pool's rules and that the reservations are covered. For tests."""
+        """Assert the pool's rules and that the pages promised are there. For tests."""
         self.pool.check()
-        runs, decoding = self._runs.values(), self._decoding
-        needs = sum(decode.need for decode in decoding) + sum(run.hold or 0 for run in runs)
-        assert needs == self.reserved, "reserved is not the sum of what running work may allocate"
-        assert self.reserved <= self.pool.available, "over-committed"
-        assert all(decode.need >= 0 for decode in decoding), "a sequence outgrew its reservation"
-        assert all(run.hold is not None for run in runs if run.unstarted and not run.active), "no hold"
-        assert self._expected == sum(run.unended for run in runs)
-        assert len(decoding) == sum(run.active for run in runs) <= self.max_seqs
-        open_seqs = len(decoding) + sum(run.seq is not None for run in runs)
-        assert open_seqs == self.pool.live, "a sequence is open and nobody runs it"
+        self._running.check()
+        fixed = isinstance(self.load.policy, FixedLimits)
+        assert not fixed or self.reserved <= self.pool.available, "over-committed"
+        assert not fixed or not self.preemptions, "preempted without need"
+        assert len(self._running.decoding) <= self.max_seqs
+        unended = Counter[int]()
+        for request in self._admission.line:
+            unended[request.id] += request.n
+        for run in self._running.requests.values():
+            unended[run.request.id] += run.unended
+        assert unended == self._unended, "a sample is lost, or there twice"
 
     # -- starting ---
 
-    def _fork(self, copies: list[Copy]) -> None:
-        """Begin as many forks as there are places and pages for, in order of admission."""
-        started: list[Decode] = []
-        for run in self._forking:
-            while run.pending and len(self._decoding) + len(started) < self.max_seqs:
-                need = run.next_need()
-                if need > self.pool.available - self.reserved + (run.hold or 0):
-                    break
-                self.reserved += need - (run.hold or 0)
-                run.hold = None
-                started.append(self._begin(run, need, copies))
-        if started:
-            self._forking = [run for run in self._forking if run.pending]
-            self._set_decodes(self._decoding.decodes + started)
+    def _decide(self) -> Decision:
+        """What the next step may do. Where pages are missing, parked ones go first, then sequences."""
+        running, admission = self._running, self._admission
+        while running.short() > 0 and self.parking.drop_oldest():
+            pass
+        short, waits = max(0, running.short()), len(admission.line) > 0
+        decision = self.load.decide(
+            waiting=admission.line.samples,
+            admitted=running.samples,
+            decoding=len(running.decoding) + sum(len(run.pending) for run in running.forking),
+            backlog=admission.backlog,
+            pages_total=self.pool.num_pages,
+            pages_used=self.pool.used,
+            pages_promised=running.promised() + running.late() if waits else 0,
+            pages_short=short,
+        )
+        if short:
+            self.preemptions += preempt(running, admission.line, max(short, decision.free_pages))
+            admission.changed()
+        return replace(decision, max_seqs=min(max(1, decision.max_seqs), self.max_seqs))
 
-    def _begin(self, run: AdmittedRequest, need: int, copies: list[Copy]) -> Decode:
+    def _fork(self, decision: Decision, copies: list[Copy]) -> None:
+        """Begin as many forks as there are places and pages for, in order of admission. One at least, if
+        nothing else runs.
+        """
+        running, started = self._running, list[Decode]()
+        decoding, spare = len(running.decoding), self.pool.available - running.promised()
+        pages = -running.short() if decoding else self.pool.available
+        for run in running.forking:
+            while run.pending and decoding + len(started) < decision.max_seqs:
+                need = running.fork_pages(run.request, run.next_is_last) - running.held_pages(run)
+                first, must = running.first_page(run), not (decoding or started or running.prefilling)
+                if first > pages or (need > spare and not must):
+                    break
+                spare -= need
+                pages -= first
+                started.append(self._begin(run, copies))
+        if started:
+            running.forking = [run for run in running.forking if run.pending]
+            self._set_decodes(running.decoding.decodes + started)
+
+    def _begin(self, run: AdmittedRequest, copies: list[Copy]) -> Decode:
         """Begin the next fork of a run; the last one takes over the prompt's sequence."""
         assert run.seq is not None
-        seq, request = run.seq, run.request
+        seq, request, root = run.seq, run.request, run.request.root
         sample, token = run.pending.popleft()
         if run.pending:
             seq, copy = self.pool.fork(run.seq)
             if copy is not None:
                 copies.append(copy)
-                need -= 1
-                self.reserved -= 1
         else:
             run.seq = None
         seq.generated.append(token)
+        run.held = False
         run.unstarted -= 1
         run.active += 1
         return Decode(
@@ -283,66 +331,28 @@ class Scheduler:
             seq=seq,
             length=len(request.prompt_ids) + 1,
             input_id=token,
-            shared_pages=len(request.prompt_ids) // self.pool.page_size if request.n > 1 else 0,
+            shared_pages=len(root.prompt_ids) // self.pool.page_size if root.n > 1 else 0,
             capacity=len(seq.block_table) * self.pool.page_size,
-            need=need,
             left=request.max_tokens - 1,
         )
 
     def _set_decodes(self, decodes: list[Decode]) -> None:
-        self._decoding.replace(decodes)
-        self._stuck = False
+        self._running.decoding.replace(decodes)
+        self._admission.changed()
 
-    def _prefill(self, prefills: list[Chunk], copies: list[Copy]) -> None:
-        """Spend the rows that decoding leaves: go on with prompts begun, then admit from the queue."""
-        budget = self.max_rows - len(self._decoding)
-        for run in self._prefilling:
+    def _prefill(self, decision: Decision, prefills: list[Chunk], copies: list[Copy]) -> None:
+        """Spend the rows of prompts: go on with prompts begun, then admit from the line. No step is empty."""
+        decoding = len(self._running.decoding)
+        budget = min(decision.prefill_rows, self.max_rows - decoding)
+        if not decoding and budget < 1:
+            budget = min(self.prefill_chunk, self.max_rows)
+        for run in self._running.prefilling:
             budget -= self._chunk(run, budget, prefills)
-        at = 0
-        while budget > 0:
-            ready = self._line.ready(at) if self._expected < self.max_seqs else None
-            if ready is None:
-                self._stuck = True
-                return
-            at, request, match = ready
-            admitted = self._admit(request, match, copies)
-            if admitted is None:
-                self._stuck = True
-                return
-            self._line.take(at)
-            budget -= self._chunk(admitted, budget, prefills)
-
-    def _admit(self, request: Request, match: Match, copies: list[Copy]) -> AdmittedRequest | None:
-        """Open the prompt's pages and reserve a fork, or None where that could over-commit.
-
-        While admitted requests have forks that neither began nor are reserved, a request is admitted only if
-        it fits as a whole on top of those: otherwise many prompts would be held for few sequences.
-        """
-        run = AdmittedRequest.of(request, self.pool)
-        hold = run.need_copy if request.n > 1 else run.need_last
-        late = sum(other.unreserved() for other in self._runs.values())
-        if late:
-            late += (request.n - 1) * run.need_copy
-        need = hold + late
-        while self.pool.cost(match, len(request.prompt_ids)) + need > self.pool.available - self.reserved:
-            if self._runs:
-                return None
-            if not self.parking.drop_oldest():
-                match = match.without_copy()  # a request that runs alone fits if no copy source is pinned
-                break
-        run.seq, copy = self.pool.open(request.namespace, request.prompt_ids, match)
-        if copy is not None:
-            copies.append(copy)
-        run.hold = hold
-        self.reserved += hold
-        self.admitted += 1
-        self.tokens_recomputed += max(0, request.known - run.seq.computed)
-        if request.lease is not None:
-            self.parking.release(request.lease)
-        self._expected += request.n
-        self._runs[request.id] = run
-        self._prefilling.append(run)
-        return run
+        if budget > 0:
+            for run in self._admission.admit(decision.max_seqs, decision.room, copies):
+                budget -= self._chunk(run, budget, prefills)
+                if budget <= 0:
+                    break
 
     def _chunk(self, run: AdmittedRequest, budget: int, prefills: list[Chunk]) -> int:
         """Plan the next rows of a prompt; returns how many."""
@@ -361,7 +371,7 @@ class Scheduler:
         self, step: Step, sampled: Mapping[SampleId, int], finished: Collection[SampleId]
     ) -> list[Ended]:
         """Mark a step's prompt rows as computed; returns the samples that ended with their first token."""
-        self._stuck = False
+        self._admission.changed()
         ended: list[Ended] = []
         for chunk, run in zip(step.prefills, self._chunks, strict=True):
             assert run.seq is not None
@@ -375,57 +385,33 @@ class Scheduler:
     ) -> list[Ended]:
         """A prompt is computed: each first token begins a fork, or ends its sample."""
         request, ended = run.request, []
-        self._prefilling.remove(run)
-        self._forking.append(run)
+        self._running.prefilling.remove(run)
+        self._running.forking.append(run)
         self.tokens_forked += (request.n - 1) * len(request.prompt_ids)
-        for sample in range(request.n):
+        for sample in request.samples:
             key = (request.id, sample)
             if request.max_tokens > 1 and key not in finished:
                 run.pending.append((sample, sampled[key]))
                 continue
             run.unstarted -= 1
-            run.unended -= 1
-            self._expected -= 1
             reason: EndReason = "stop" if key in finished else "length"
-            ended.append(Ended(request.id, sample, [sampled[key]], reason, last=False))
-        if not run.pending:
-            ended[-1] = replace(ended[-1], last=True)
-            self._remove(run)
+            ended.append(self._ended(request, sample, [sampled[key]], reason))
+        self._running.forget(run, len(ended))
         return ended
 
     def _end(self, decode: Decode, reason: EndReason) -> Ended:
-        """A sample is complete: give its pages back, and reserve the request's next fork if none is."""
-        run = self._runs[decode.id[0]]
-        self._close(decode)
-        run.active -= 1
-        run.unended -= 1
-        self._expected -= 1
-        if run.pending and not run.active:
-            run.hold = run.next_need()
-            self.reserved += run.hold
-        if not run.unended:
-            self._remove(run)
-        return Ended(*decode.id, decode.generated, reason, last=not run.unended)
+        """A sequence drew its last token: give its pages back."""
+        self._running.end(decode)
+        return self._ended(decode.request, decode.id[1], decode.generated, reason)
 
-    def _close(self, decode: Decode) -> None:
-        decode.seq.computed = decode.length - 1  # its last token was drawn, not fed back
-        self.pool.close(decode.seq)
-        self.reserved -= decode.need
-
-    def _remove(self, run: AdmittedRequest) -> None:
-        """Forget a request and free every page that it still holds."""
-        if run.active:
-            for decode in self._decoding:
-                if decode.request is run.request:
-                    self._close(decode)
-            self._set_decodes([decode for decode in self._decoding if decode.request is not run.request])
-        if run.seq is not None:
-            self.pool.close(run.seq)
-        self.reserved -= run.hold or 0
-        self._expected -= run.unended
-        for group in (self._prefilling, self._forking):
-            if run in group:
-                group.remove(run)
-        del self._runs[run.request.id]
-        self._ids.remove(run.request.id)
-        self._stuck = False
+    def _ended(self, request: Request, sample: int, tokens: list[int], reason: EndReason) -> Ended:
+        """A sample is complete."""
+        root = request.root
+        tokens = request.prompt_ids[len(root.prompt_ids) :] + tokens
+        if root.max_tokens > 1:
+            self.load.ended(len(tokens))
+        self._unended[root.id] -= 1
+        last = not self._unended[root.id]
+        if last:
+            del self._unended[root.id]
+        return Ended(root.id, sample, tokens, reason, last)

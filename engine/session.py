@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
+from proactor.engine.arguments import instance, integer
 from proactor.engine.config import Sampling
 from proactor.engine.jobs import Job, JobMaker
 from proactor.engine.parking import lease_name
-from proactor.engine.prompts import Prompt, check_keys, token_ids
+from proactor.engine.prompts import Prompt, check_keys, check_prompt, ids_of
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.submission import Submission, arrived
 from proactor.engine.types import EngineError, Group, Sample
@@ -37,7 +38,7 @@ class Session:
     def __init__(
         self, loop: SamplingLoop, maker: JobMaker, seed: int, iteration: int, unnamed: Iterator[int]
     ) -> None:
-        if not 0 <= iteration < UNNAMED:
+        if not 0 <= integer(iteration, "session: iteration") < UNNAMED:
             raise EngineError(f"session: iteration {iteration!r} is not an integer of 0 … {UNNAMED - 1}")
         self._loop, self._maker, self._seed, self._iteration = loop, maker, seed, iteration
         self._unnamed = unnamed
@@ -69,6 +70,7 @@ class Session:
         (draw them at once, with an ``index`` each: what they share is computed once), and when closed.
         """
         sampling = _of_one(sampling or Sampling())
+        check_prompt(prompt)
         job = self._job(prompt, sampling, key, index)
         return (await self._run(job, priority, deadline)).samples[0]
 
@@ -89,7 +91,8 @@ class Session:
         of the sample's own key, further on. Raises EngineError, with the sample as it was, for an observation
         that leaves no room in the context, another temperature, and a sample that changed meanwhile.
         """
-        observation = _observation(observation_ids)
+        instance(sample, Sample, "advance: sample")
+        observation = ids_of(observation_ids, "advance: an observation")
         sampling = _of_one(sampling or Sampling(temperature=sample.temperature))
         if sampling.temperature != sample.temperature:
             raise EngineError(
@@ -124,10 +127,12 @@ class Session:
         names the branch, and should not be that of the sample: sample i has the noise of index i. Raises
         EngineError for a turn that the sample does not have, and like `advance`.
         """
-        turns = sample.turns()
+        turns = instance(sample, Sample, "branch: sample").turns()
+        at_turn, n = integer(at_turn, "branch: at_turn"), integer(n, "branch: n")
         if not 0 <= at_turn < len(turns) or n < 1:
             raise EngineError(f"branch: turn {at_turn} and n {n} of a sample of {len(turns)} turns")
-        sampling = (sampling or Sampling(temperature=sample.temperature)).model_copy(update={"n": n})
+        sampling = sampling or Sampling(temperature=sample.temperature)
+        sampling = instance(sampling, Sampling, "branch: sampling").model_copy(update={"n": n})
         cut = turns[at_turn][0]
         job = self._continue(sample, cut, [], sampling, key)
         drawn = (await self._run(job, priority, deadline)).samples
@@ -176,7 +181,8 @@ class Session:
         return job
 
     async def _run(self, job: Job, priority: int, deadline: float | None) -> Group:
-        if deadline is not None and not deadline >= 0:
+        integer(priority, "session: priority")
+        if deadline is not None and not (isinstance(deadline, int | float) and deadline >= 0):
             raise EngineError(f"session: deadline {deadline!r} is not a number of seconds")
         until = math.inf if deadline is None else time.monotonic() + deadline
         submission = Submission([job], priority, until, self._number)
@@ -194,16 +200,9 @@ class Session:
 
 
 def _of_one(sampling: Sampling) -> Sampling:
-    if sampling.n != 1:
+    if instance(sampling, Sampling, "session: sampling").n != 1:
         raise EngineError(f"session: n={sampling.n}: a call draws one sample; branch draws several")
     return sampling
-
-
-def _observation(ids: Sequence[int]) -> list[int]:
-    try:
-        return token_ids(ids)
-    except EngineError:
-        raise EngineError(f"advance: an observation is a list of token ids, not {ids!r:.60}") from None
 
 
 def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
@@ -214,6 +213,7 @@ def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
         sample.logprobs[:cut],
         sample.policy_logprobs[:cut],
         sample.policy_version if cut else turn.policy_version,
+        sample.versions[:cut] or None if sample.versions else None,
         mask=None if sample.mask is None else sample.mask[:cut],
         temperature=sample.temperature,
         noise=turn.noise,

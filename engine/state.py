@@ -30,11 +30,15 @@ CHECKSUM = "sha256"
 def write_state(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write ``tensors`` and the JSON-able ``record`` to ``path``, atomically.
 
-    Raises EngineError naming the file when it cannot be written; an earlier save is then untouched.
+    Raises EngineError naming the file when it cannot be written, also for a record that JSON cannot hold; an
+    earlier save is then untouched.
     """
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # read back as it will be: JSON has neither tuples nor integer keys
-    known = json.loads(json.dumps(record))
+    try:
+        known = json.loads(json.dumps(record))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EngineError(f"{path}: cannot save, the record is no JSON ({error})") from None
     marked = {**known, CHECKSUM: checksum(plain, known)}
     data = save(plain, {FORMAT: json.dumps(marked)})  # one key: safetensors writes several in random order
     half = len(data) // 2

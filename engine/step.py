@@ -24,6 +24,9 @@ class Request:
 
     Higher ``priority`` is admitted first. ``known``: leading tokens that were computed before. ``lease``: the
     name of the pages kept for it (`Parking`), let go once it is admitted.
+
+    A sample that was preempted is a request again, with the id of its ``origin``: its prompt goes on with the
+    tokens that it had drawn. ``first``: the index of its first sample.
     """
 
     id: int
@@ -34,6 +37,31 @@ class Request:
     priority: int = 0
     known: int = 0
     lease: int | None = None
+    first: int = 0
+    origin: Request | None = None
+
+    @property
+    def samples(self) -> range:
+        """The indices of its samples."""
+        return range(self.first, self.first + self.n)
+
+    @property
+    def root(self) -> Request:
+        """The request as it was added."""
+        return self.origin or self
+
+    @property
+    def drawn(self) -> int:
+        """Last tokens of the prompt that the sample had drawn before it was preempted."""
+        return len(self.prompt_ids) - len(self.root.prompt_ids)
+
+    def resumed(self, sample: int, tokens: list[int]) -> Request:
+        """What is left of one sample that drew further ``tokens``; the last of them was not fed back."""
+        ids = [*self.prompt_ids, *tokens]
+        left, known = self.max_tokens - len(tokens), len(ids) - 1
+        return Request(
+            self.id, self.namespace, ids, 1, left, self.priority, known, first=sample, origin=self.root
+        )
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -67,8 +95,18 @@ class Decode:
     input_id: int
     shared_pages: int  # leading pages shared with the siblings of the request
     capacity: int  # tokens that the block table has room for
-    need: int  # pages it may still allocate
     left: int  # tokens it may still draw
+
+    @property
+    def family(self) -> tuple[int, int]:
+        """Equal for samples of one request whose ``shared_pages`` leading pages are the same."""
+        shared = self.shared_pages
+        return self.request.id, self.seq.block_table[shared - 1] if shared else -1
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that the sample drew."""
+        return self.length - len(self.request.root.prompt_ids)
 
     @property
     def block_table(self) -> list[int]:
@@ -96,6 +134,11 @@ class Step:
     membership: int
     roster: int
     grown: list[int]
+
+    @property
+    def draws(self) -> bool:
+        """Whether any token is drawn."""
+        return bool(self.decodes) or any(chunk.last for chunk in self.prefills)
 
     @property
     def rows(self) -> int:

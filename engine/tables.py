@@ -2,7 +2,7 @@
 
 Decode rows that share a request's prompt form a family, whose shared pages are read once. A chunk of a prompt
 is a run of rows, each with a visible length. Tables are rebuilt when a sequence joins or leaves; in between,
-new pages are written into them and the lengths advance.
+new pages are written into them and the rows' tensors are overwritten in place, by one upload a step.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ def _table(tables: Sequence[Sequence[int]], room: int = 0) -> NDArray[np.int32]:
 
 
 class DecodeTables:
-    """Tables of a decode set: each sequence's own pages, and the pages that one request's samples share."""
+    """Tables of a decode set: each sequence's own pages, and the pages that one request's samples share.
+
+    ``ids``, ``positions``, ``slots`` (int64 [B]) and ``lengths`` (int32 [B]) are those of the last `refresh`.
+    """
 
     def __init__(self, decodes: Sequence[Decode], page_size: int, device: torch.device) -> None:
         self.decodes, self.page_size, self.device = decodes, page_size, device
         groups: dict[tuple[int, int], list[int]] = {}
         for i, d in enumerate(decodes):
-            groups.setdefault((d.request.id, d.shared_pages), []).append(i)
+            groups.setdefault(d.family, []).append(i)
         firsts = [decodes[rows[0]] for rows in groups.values()]
         self._host = _table([d.block_table[d.shared_pages :] for d in decodes], room=1)
         self.own = torch.tensor(self._host, device=device)
@@ -48,7 +51,16 @@ class DecodeTables:
         self.prefix_lengths = torch.tensor(shared, dtype=torch.int32, device=device)
         self.families = RowGroups.of(list(groups.values()))
         self.shared = np.asarray([d.shared_pages * page_size for d in decodes], np.int32)
-        self.lengths = self.prefix_lengths[:0]
+        # rows of 16 bytes' multiples: Triton compiles a kernel anew for other addresses
+        self._rows = np.zeros((4, -(-len(decodes) // 2) * 2), np.int64)
+        self._here = tuple(self._rows[:3, : len(decodes)])
+        self._moving = self._rows[1:3, : len(decodes)]  # positions and slots
+        self._begun = False
+        self._lengths = self._rows[3].view(np.int32)[: len(decodes)]
+        self._source = torch.from_numpy(self._rows)
+        self._there = torch.empty(self._source.shape, dtype=torch.int64, device=device)
+        self.ids, self.positions, self.slots = self._there[:3, : len(decodes)].unbind()
+        self.lengths = self._there[3].view(torch.int32)[: len(decodes)]
 
     def grow(self, grown: Sequence[int]) -> None:
         """Enter the new last page of each sequence in ``grown`` (indices)."""
@@ -57,17 +69,33 @@ class DecodeTables:
             at = len(d.block_table) - d.shared_pages - 1
             if at >= self._host.shape[1]:
                 self._host = np.pad(self._host, ((0, 0), (0, WIDTH)))
+                self.own = torch.empty(self._host.shape, dtype=torch.int32, device=self.device)
             self._host[i, at] = d.block_table[-1]
         if grown:
-            self.own = torch.tensor(self._host, device=self.device)
+            self.own.copy_(torch.from_numpy(self._host))
 
     def refresh(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and write slots of this step's rows; updates the lengths."""
-        count, size = len(self.decodes), self.page_size
-        length = np.fromiter((d.length for d in self.decodes), np.int64, count)
-        pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
-        self.lengths = torch.from_numpy((length - self.shared).astype(np.int32)).to(self.device)
-        return length - 1, pages * size + (length - 1) % size
+        """Positions and write slots of this step's rows, which are uploaded with their ids and lengths.
+
+        Once a step, after `grow`.
+        """
+        ids, position, slot = self._here
+        ids[:] = [d.input_id for d in self.decodes]
+        if self._begun:
+            self._moving += 1  # every sequence drew one token since
+            self._lengths += 1
+            assert position[-1] == self.decodes[-1].length - 1, "a step was left out"
+            begins = np.flatnonzero(slot % self.page_size == 0)  # beyond its page, the next lies elsewhere
+        else:
+            self._begun = True
+            position[:] = [d.length - 1 for d in self.decodes]
+            self._lengths[:] = position - self.shared + 1
+            begins = np.arange(len(position))
+        if len(begins):
+            page, place = np.divmod(position[begins] - self.shared[begins], self.page_size)
+            slot[begins] = self._host[begins, page] * np.int64(self.page_size) + place
+        self._there.copy_(self._source)
+        return position, slot
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """q [B, Hq, D] of the decode rows -> [B, Hq * D]."""

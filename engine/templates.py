@@ -1,50 +1,65 @@
-"""Jinja templates that others wrote: sandboxed, and bounded in steps and text.
+"""Jinja templates that others wrote: sandboxed, and bounded in steps, time and text.
 
 A template comes with a model's folder or a config, and is a program. Jinja's sandbox keeps it from Python's
 internals and from changing what it is given. Here it can also neither run on nor fill the memory: items of
-loops, calls, filters and operators count as steps, and a text longer than `LONGEST_TEXT` as made by any of
-them is refused.
+loops, calls, filters and operators spend of a budget (`template_limits`), and what they read and make is
+weighed.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import wraps
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from proactor.engine.template_limits import (
+    bounded,
+    budget,
+    check_format,
+    check_made,
+    check_operation,
+    check_percent,
+    counted,
+    joined,
+    metered,
+    spend,
+    weigh,
+)
 from proactor.engine.types import EngineError, one_line
 
-MOST_STEPS = 1_000_000
-"""Steps of one rendering: a second or so."""
-LONGEST_TEXT = 2**24
-"""Characters of a text, and items of a list, that a template makes."""
-LONGEST_SOURCE = 2**20
+LONGEST_SOURCE = 2**18
 """Characters of a template."""
-TEXT_STEP = 1024
-"""Characters, or items of a list, that cost one step."""
+LONGEST_DATE_FORM = 200
+"""Characters of the argument of ``strftime_now``."""
 
-_WIDTHS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice"})
-"""Methods and filters with a number of characters or items among their arguments."""
-_WIDE = re.compile(r"[%).+ #-]\d{8,}[hlLdiouxXeEfFgGcrsa]")
-"""A width or precision in a %-format, above `LONGEST_TEXT`."""
-_STARRED = re.compile(r"[%).+#0-]\*")
-"""One that is among the values."""
-_COUNTED, _BOUNDED = "items counted", "text bounded"  # no template can write these names
-
-_steps: ContextVar[int] = ContextVar("_steps", default=MOST_STEPS)
+_COUNTED, _BOUNDED, _WEIGHED = "items counted", "text bounded", "value weighed"  # no template can write these
+_SHALLOW = frozenset(
+    {
+        *("length", "count", "list", "first", "last", "default", "d", "reverse", "items", "batch", "slice"),
+        *("map", "select", "reject", "selectattr", "rejectattr", "attr", "random", "safe"),
+    }
+)
+"""Filters that neither compare what they are given nor turn it to text."""
+_COMPARING = frozenset(
+    {
+        *("==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt", "lessthan"),
+        *("<=", "le", "in", "lower", "upper"),
+    }
+)
+"""Tests that do."""
+_NO_METHODS = frozenset({"encode", "expandtabs", "translate"})
+"""Methods of a text that no template needs and that would have to be bounded one by one."""
 
 
 class TemplateError(EngineError):
@@ -64,7 +79,8 @@ class Template:
         if len(source) > LONGEST_SOURCE:
             raise TemplateError(f"{len(source)} characters, at most {LONGEST_SOURCE} are read")
         try:
-            self._template = (_chat_environment() if chat else _environment()).from_string(source)
+            with budget():  # Jinja computes what is constant
+                self._template = (_chat_environment() if chat else _environment()).from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"line {error.lineno}: {one_line(error)}") from None
         except ValueError as error:  # a number with more digits than Python reads
@@ -74,70 +90,26 @@ class Template:
 
     def render(self, **values: Any) -> str:
         """The text for these values. Raises TemplateError for whatever the template raises."""
-        token = _steps.set(MOST_STEPS)
         try:
-            return self._template.render(values)
+            with budget():
+                return self._template.render(values)
         except jinja2.TemplateError as error:
             raise TemplateError(one_line(error)) from error
         except Exception as error:  # a template is a program: its expressions may raise anything
             raise TemplateError(f"{type(error).__name__}: {one_line(error)}") from error
-        finally:
-            _steps.reset(token)
-
-
-def _spend(steps: int = 1) -> None:
-    left = _steps.get() - steps
-    if left < 0:
-        raise SecurityError(f"more than {MOST_STEPS} steps: does it end?")
-    _steps.set(left)
-
-
-def _bounded(value: Any) -> Any:
-    """``value``, if it is not too long; its length costs steps."""
-    if isinstance(value, str | bytes | list | tuple):
-        if len(value) > LONGEST_TEXT:
-            raise SecurityError(f"a text or list of {len(value)}, at most {LONGEST_TEXT} is allowed")
-        _spend(len(value) // TEXT_STEP)
-    return value
-
-
-def _counted(items: Iterable[Any]) -> Iterator[Any]:
-    for item in items:
-        _spend()
-        yield item
-
-
-def _joined(pieces: Iterable[str]) -> str:
-    """The pieces of a template, macro or block as one text."""
-    kept, length = [], 0
-    for piece in pieces:
-        length += len(piece)
-        if length > LONGEST_TEXT:
-            raise SecurityError(f"a text of more than {LONGEST_TEXT} characters")
-        kept.append(piece)
-    _spend(1 + length // TEXT_STEP)
-    return "".join(kept)
-
-
-def _check_widths(name: str, values: Iterable[object]) -> None:
-    if name in _WIDTHS and any(isinstance(v, int) and abs(v) > LONGEST_TEXT for v in values):
-        raise SecurityError(f"{name} to more than {LONGEST_TEXT}")
-
-
-def _percent(text: object, values: object) -> None:
-    """Refuse ``text % values`` with a width or precision above `LONGEST_TEXT`."""
-    if not isinstance(text, str):
-        return
-    widths = values if isinstance(values, tuple) and _STARRED.search(text) else ()
-    if _WIDE.search(text) or any(isinstance(v, int) and abs(v) > LONGEST_TEXT for v in widths):
-        raise SecurityError(f"% to more than {LONGEST_TEXT}")
 
 
 class _Formatter(SandboxedFormatter):
+    """``text.format``, bounded."""
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        weigh(value)
+        return super().convert_field(value, conversion)
+
     def format_field(self, value: Any, format_spec: str) -> Any:
-        if any(int(digits) > LONGEST_TEXT for digits in re.findall(r"\d+", format_spec)):
-            raise SecurityError(f"format to more than {LONGEST_TEXT}")
-        return super().format_field(value, format_spec)
+        weigh(value)
+        check_format(format_spec)
+        return bounded(super().format_field(value, format_spec))
 
 
 def _limited(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,41 +117,108 @@ def _limited(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(filter_)  # with Jinja's marks for what the filter is passed first
     def limited(*values: Any, **options: Any) -> Any:
-        _check_widths(name, (*values, *options.values()))
+        passed = [metered(value) for value in values]
+        given = [v for v in (*passed, *options.values()) if not isinstance(v, _PASSED)]
+        spend(1 + sum(len(v) for v in given if isinstance(v, Sized) and not isinstance(v, str | Mapping)))
+        check_made(name, given)
         if name == "format":
-            _percent(values[0], values[1:])
-        _spend(1 + sum(len(v) for v in values if isinstance(v, Sized) and not isinstance(v, str | Mapping)))
-        return _bounded(filter_(*values, **options))
+            check_percent(given[0], tuple(given[1:]))
+        if name not in _SHALLOW:
+            for value in given:
+                weigh(value)
+        return bounded(filter_(*passed, **options))
 
     return limited
 
 
+def _weighing(test: Callable[..., Any]) -> Callable[..., Any]:
+    """A test whose operands are weighed."""
+
+    @wraps(test)
+    def weighing(*values: Any) -> Any:
+        for value in values:
+            weigh(value)
+        return test(*values)
+
+    return weighing
+
+
+_PASSED = (Context, nodes.EvalContext, jinja2.Environment)
+"""What Jinja passes to some filters before their own arguments."""
+
+
+def _weighed(value: Any) -> Any:
+    """``value``, which is about to be compared or turned to text."""
+    weigh(value)
+    return value
+
+
 class _Bounds(NodeTransformer):
-    """Puts filters that count around what loops go through, and filters that measure around ``a ~ b``."""
+    """Puts filters that count around what loops go through, and filters that weigh around what is compared,
+    put together, cut out or used as a key.
+    """
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.iter = nodes.Filter(node.iter, _COUNTED, [], [], None, None, lineno=node.lineno)
+        node.iter = _filtered(node.iter, _COUNTED)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return nodes.Filter(node, _BOUNDED, [], [], None, None, lineno=node.lineno)
+        node.nodes = [_filtered(part, _WEIGHED) for part in node.nodes]
+        return _filtered(node, _BOUNDED)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, _WEIGHED)
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, _WEIGHED)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, _BOUNDED) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _filtered(node.key, _WEIGHED)
+        return node
+
+
+def _filtered(node: Any, name: str) -> nodes.Expr:
+    """The node within a filter of ours; a constant as it is."""
+    if isinstance(node, nodes.Const):
+        return node
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    concat = staticmethod(_joined)
+    concat = staticmethod(joined)
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(finalize=_weighed, **options)
         self.filters = {name: _limited(name, f) for name, f in self.filters.items()}
-        self.filters |= {_COUNTED: _counted, _BOUNDED: _bounded}
+        self.filters |= {_COUNTED: counted, _BOUNDED: bounded, _WEIGHED: _weighed}
+        tests: dict[str, Any] = self.tests
+        tests |= {name: _weighing(tests[name]) for name in _COMPARING}
         del self.globals["lipsum"]  # makes text of any length
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Bounds().visit(super()._parse(source, name, filename))
         return tree
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Not so are `_NO_METHODS` either."""
+        return super().is_safe_attribute(obj, attr, value) and not (
+            isinstance(obj, str) and attr in _NO_METHODS
+        )
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``obj[argument]``: a tuple is read when it is a key."""
+        if isinstance(argument, tuple):
+            weigh(argument)
+        return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """``text.format`` and ``text.format_map``, bounded."""
@@ -191,30 +230,27 @@ class _Environment(ImmutableSandboxedEnvironment):
         return lambda values: formatter.vformat(text, (), values)
 
     def call(self, context: Context, function: Any, /, *values: Any, **options: Any) -> Any:
-        _spend()
-        _check_widths(getattr(function, "__name__", ""), (*values, *options.values()))
+        spend()
+        given: Sequence[Any] = (*values, *options.values())
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, str | list | tuple):  # a method that reads all of it
+            given = (owner, *given)
+        check_made(getattr(function, "__name__", ""), given)
         if isinstance(function, LoopContext) and values:  # a recursive loop goes through these
-            values = (_counted(values[0]), *values[1:])
-        return _bounded(super().call(context, function, *values, **options))
+            values = (counted(values[0]), *values[1:])
+        else:
+            values = tuple(metered(value) for value in values)
+            for value in given:
+                if not isinstance(value, Namespace):  # a macro may take one
+                    weigh(value)
+        return bounded(super().call(context, function, *values, **options))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _spend()
+        spend()
+        check_operation(operator, left, right)
         if operator == "%":
-            _percent(left, right)
-        if operator in ("*", "**") and _size(operator, left, right) > LONGEST_TEXT:
-            raise SecurityError(f"{operator} makes more than {LONGEST_TEXT} digits or characters")
-        return _bounded(super().call_binop(context, operator, left, right))
-
-
-def _size(operator: str, left: object, right: object) -> int:
-    """About how many bits, characters or items a product or power has."""
-    if isinstance(left, int) and isinstance(right, int):
-        size = left.bit_length()
-        return size * max(right, 0) if operator == "**" else size + right.bit_length()
-    for text, times in ((left, right), (right, left)):
-        if isinstance(text, Sized) and isinstance(times, int):
-            return len(text) * times
-    return 0
+            weigh(right)
+        return bounded(super().call_binop(context, operator, left, right))
 
 
 def _environment() -> jinja2.Environment:
@@ -256,4 +292,6 @@ def _refuse(message: object) -> None:
 
 
 def _now(form: str) -> str:
+    if len(form) > LONGEST_DATE_FORM:
+        raise jinja2.TemplateError(f"a date's form of {len(form)} characters, at most {LONGEST_DATE_FORM}")
     return datetime.datetime.now().strftime(form)

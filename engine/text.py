@@ -4,8 +4,7 @@
 what people wrote). A fast tokenizer keeps the switch between the two as shared state, so `plain` has a
 tokenizer of its own: no thread can turn another one's text into control tokens.
 
-Decoding never tidies white space: a text is what was drawn. Stop strings are searched in the text in which
-special tokens are visible; a sample's text is the part before the stop, without special tokens.
+Decoding never tidies white space: a text is what was drawn.
 """
 
 from __future__ import annotations
@@ -141,28 +140,3 @@ def decode(tokenizer: Any, ids: Sequence[int], specials: bool = False) -> str:
             list(ids), skip_special_tokens=not specials, clean_up_tokenization_spaces=False
         )
     return text
-
-
-def ends_in_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether the last of ``ids`` completes one of the strings, special tokens visible."""
-    # a token is at least one byte; 8 more for characters split over tokens
-    longest = max(len(s.encode(errors="surrogatepass")) for s in stop) + 8
-    tail = decode(tokenizer, ids[-longest:], specials=True)
-    return any(s in tail for s in stop)
-
-
-def text_before_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> str:
-    """Text without special tokens, cut before the first of the strings that stands in the visible text."""
-    places = []
-    if stop:
-        visible = decode(tokenizer, ids, specials=True)
-        places = [at for s in stop if (at := visible.find(s)) >= 0]
-    if not places:
-        return decode(tokenizer, ids)
-    place, end = min(places), len(ids)
-    while end and len(visible := decode(tokenizer, ids[: end - 1], specials=True)) > place:
-        end -= 1
-    # ids[end - 1] holds the stop's first character; as much of it is cut as the visible text goes beyond
-    beyond = len(decode(tokenizer, ids[:end], specials=True)) - place
-    before, text = decode(tokenizer, ids[: end - 1]), decode(tokenizer, ids[:end])
-    return before if text == before else text[: len(text) - beyond]

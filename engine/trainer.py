@@ -85,7 +85,7 @@ class Trainer:
 
         Groups without a trained token are left out and counted as ``masked_groups``. ``counted``: the tokens
         or samples that these groups add to the normaliser, when skipped groups count too. ``version``:
-        samples of this policy version are compared with the sampler's log-probabilities. Raises EngineError
+        tokens of this policy version are compared with the sampler's log-probabilities. Raises EngineError
         for a loss of another normaliser than the gradient accumulated so far.
         """
         normalizer, tally = normalizer_of(loss), Tally()
@@ -320,9 +320,7 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
     tally.sums["tokens"] += len(logp)
     tally.sums["samples"] += sum(any(s.trained_mask()) for s in batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
-    recorded = [version is not None and s.policy_version == version for s in batch.samples]
-    current = torch.tensor(recorded, device=logp.device)
-    use = current[batch.sample] & ~batch.old.isnan()
+    use = ~batch.old.isnan() & (batch.version == version if version is not None else False)
     gap = (logp - batch.old)[use]
     tally.sums["gap_tokens"] += len(gap)
     tally.sums["gap"] += float(gap.abs().sum())

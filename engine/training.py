@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from proactor.engine.arguments import instance, listed
 from proactor.engine.config import GRPO, SFT, AdamW
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
 from proactor.engine.policy import Policy
@@ -19,6 +20,7 @@ def train(
     parallel = trainer.parallel
     with parallel.together("train: groups"):
         policy.refuse_in_flight("train")
+        instance(config, (GRPO, SFT), "train: config")
         groups = _groups(data, config)
         policy.refuse_long(groups, gradient=True)
         sums: dict[str, float] = {}
@@ -34,12 +36,9 @@ def train(
 
 def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
     """The groups to train on; SFT's samples become groups of one."""
-    if isinstance(config, GRPO):
-        if not all(isinstance(g, Group) for g in data):
-            raise EngineError("train: GRPO takes groups")
-    elif not all(isinstance(x, Sample | Group) for x in data):
-        raise EngineError("train: SFT takes samples or groups")
-    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in data]
+    kinds: tuple[type[Group | Sample], ...] = (Group,) if isinstance(config, GRPO) else (Group, Sample)
+    units: Sequence[Group | Sample] = listed(data, kinds, f"train: {type(config).__name__}")
+    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
 
 
 def _update(

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proactor.engine.arguments import short
 from proactor.engine.prefix import common_prefix
 from proactor.engine.types import EngineError, Group, Sample
 
@@ -65,9 +66,9 @@ class Tree:
         return sum(len(g.prompt_ids) + len(s.token_ids) - 1 for g in self.groups for s in g.samples)
 
     def _add(self, group: Group, extended: set[int]) -> None:
-        prompt = np.asarray(group.prompt_ids, dtype=np.int64)
-        if not len(prompt):
+        if not len(group.prompt_ids):
             raise EngineError("group.prompt_ids: a prompt needs at least one token")
+        prompt = _ids(group.prompt_ids, "group.prompt_ids")
         start, at = 0, ROOT
         if group.parent is not None:
             at = self._leaf_of.get(id(group.parent), ROOT)
@@ -87,9 +88,11 @@ class Tree:
         self.leaves.append([self._add_leaf(s, end, len(prompt), id(s) in extended) for s in group.samples])
 
     def _add_leaf(self, sample: Sample, parent: int, depth: int, extended: bool) -> int | None:
-        if not sample.token_ids:
+        if not len(sample.token_ids):
             raise EngineError("sample.token_ids: a sample needs at least one token")
-        ids = np.asarray(sample.token_ids if extended else sample.token_ids[:-1], dtype=np.int64)
+        ids = _ids(sample.token_ids, "sample.token_ids")
+        if not extended:
+            ids = ids[:-1]
         if not len(ids):
             return None
         self.nodes.append(Node(ids, parent, depth, leaf=True))
@@ -150,8 +153,8 @@ class TokenBatch:
 
     target: int64 ids. old, sampled: recorded policy and sampled log-probabilities, float32, NaN where a
     sample has none. advantage, weight: float32. sample: int64 index into ``samples``. position: int64 index
-    into the sample's ``token_ids``. entropy: float32, filled in by the trainer. reference: log-probabilities
-    with the adapter off, if the loss has ``needs_reference``.
+    into the sample's ``token_ids``. version: int64, the policy version that drew it. entropy: float32, filled
+    in by the trainer. reference: log-probabilities with the adapter off, if the loss has ``needs_reference``.
     """
 
     target: Tensor
@@ -161,6 +164,7 @@ class TokenBatch:
     weight: Tensor
     sample: Tensor
     position: Tensor
+    version: Tensor
     samples: list[Sample]
     entropy: Tensor
     reference: Tensor | None = None
@@ -254,7 +258,7 @@ def layout(tree: Tree) -> Layout:
 def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np.generic]], list[Sample]]:
     """Predecessor row of each trained token, and the columns of `TokenBatch`."""
     parts: dict[str, list[NDArray[np.generic]]] = {
-        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position")
+        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position", "version")
     }
     samples: list[Sample] = []
     for g, group in enumerate(tree.groups):
@@ -274,6 +278,7 @@ def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np
             parts["advantage"].append(np.asarray(sample.token_advantages(), np.float32)[keep])
             parts["sample"].append(np.full(len(keep), len(samples), np.int64))
             parts["position"].append(keep.astype(np.int64))
+            parts["version"].append(np.asarray(sample.token_versions(), np.int64)[keep])
             samples.append(sample)
     joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
     row = joined.pop("row").astype(np.int64)
@@ -287,3 +292,14 @@ def _column(values: Sequence[float], length: int) -> NDArray[np.generic]:
     if len(values) != length:
         raise EngineError(f"sample: {len(values)} log-probabilities for {length} tokens")
     return np.asarray(values, np.float32)
+
+
+def _ids(values: Sequence[int], what: str) -> Ids:
+    """Token ids as int64. Raises EngineError, naming ``what``, for anything but whole numbers."""
+    try:
+        ids = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        ids = np.empty(0)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise EngineError(f"{what} should be a list of token ids, not {short(values)}")
+    return ids.astype(np.int64, copy=False)

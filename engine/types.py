@@ -36,6 +36,9 @@ class Sample:
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
+    ``policy_version``: the policy (`Engine.policy_version`) that drew its oldest token; ``versions``
+    names that of each token where they differ (later turns, samples that went on through an update); None:
+    they do not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
     no engine drew it. ``info`` is the caller's own; the engine neither reads nor writes it.
@@ -46,6 +49,7 @@ class Sample:
     logprobs: list[float] = field(default_factory=list)
     policy_logprobs: list[float] = field(default_factory=list)
     policy_version: int = 0
+    versions: list[int] | None = None
     finish_reason: FinishReason = "outside"
     text: str = ""
     reward: float | None = None
@@ -63,6 +67,19 @@ class Sample:
             raise EngineError(f"sample: a mask of {len(self.mask)} for {len(self.token_ids)} tokens")
         return self.mask
 
+    def token_versions(self) -> list[int]:
+        """The policy version of each token. Raises EngineError when ``versions`` has another length."""
+        if self.versions is None:
+            return [self.policy_version] * len(self.token_ids)
+        if len(self.versions) != len(self.token_ids):
+            raise EngineError(f"sample: {len(self.versions)} versions for {len(self.token_ids)} tokens")
+        return self.versions
+
+    def stamp(self, version: int) -> None:
+        """Tokens without a version of their own yet were drawn by policy ``version``."""
+        own = self.versions or []
+        self.versions = own + [version] * (len(self.token_ids) - len(own))
+
     def turns(self) -> list[tuple[int, int]]:
         """Spans [start, end) of consecutive trained tokens, in order: the agent's turns."""
         flags = [*self.trained_mask(), False]
@@ -72,6 +89,8 @@ class Sample:
 
     def extend(self, ids: Sequence[int]) -> None:
         """Append observation ids: context for what follows, never trained, with log-probabilities of 0."""
+        if self.versions is not None:
+            self.versions = [*self.token_versions(), *([self.policy_version] * len(ids))]
         self.mask = [*self.trained_mask(), *([False] * len(ids))]
         self.token_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
@@ -90,6 +109,8 @@ class Sample:
             raise EngineError(
                 f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}"
             )
+        if other.policy_version != self.policy_version or self.versions or other.versions:
+            self.versions = [*self.token_versions(), *other.token_versions()]
         self.mask = [*self.trained_mask(), *other.trained_mask()]
         self.token_ids.extend(other.token_ids)
         self.logprobs.extend(other.logprobs)
@@ -150,8 +171,11 @@ class Group:
 
         Raises EngineError, with nothing set, for a wrong number of values and for a value that is no number.
         """
-        if len(values) != len(self.samples):
-            raise EngineError(f"rewards: {len(values)} values for {len(self.samples)} samples")
+        count = len(self.samples)
+        if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+            raise EngineError(f"rewards: a list of {count} numbers is needed, not {values!r:.60}")
+        if len(values) != count:
+            raise EngineError(f"rewards: {len(values)} values for {count} samples")
         rewards = []
         for i, value in enumerate(values):
             try:

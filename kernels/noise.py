@@ -16,35 +16,37 @@ from proactor.kernels.jit import jit_any, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, use_triton
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MOST = 0xFFFFFFFFFFFFFFFF
 
 
-def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Philox4x32-10: counters [N, 4] and a 64-bit seed -> [N, 4]; 32-bit words, held as uint64."""
+def philox(counter: NDArray[np.uint64], seed: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Philox4x32-10: counters [N, 4] and 64-bit seeds, one or [N] -> [N, 4]; 32-bit words, held as uint64."""
     x0, x1, x2, x3 = (counter[:, i] & _LOW for i in range(4))
-    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    key = np.asarray(seed, np.uint64)
+    k0, k1 = key & _LOW, key >> _HALF
     for _ in range(10):
         p0, p1 = _M0 * x0, _M1 * x2
-        x0, x1, x2, x3 = (
-            (p1 >> _HALF) ^ x1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _HALF) ^ x3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+        x0, x1, x2, x3 = (p1 >> _HALF) ^ x1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ x3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
     return np.stack([x0, x1, x2, x3], axis=1)
 
 
 def uniforms(
-    seed: int, step: int, group: NDArray[np.int64], sample: NDArray[np.int64], position: NDArray[np.int64]
+    seed: int | NDArray[np.uint64],
+    step: int | NDArray[np.int64],
+    group: NDArray[np.int64],
+    sample: NDArray[np.int64],
+    position: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Uniforms float64 [N] in (0, 1), of 53 random bits; row i has the key (seed, step, group[i], ...).
 
-    The seed counts modulo 2^64; step, group, sample and position count modulo 2^32.
+    Seed and step are one number, or [N]. The seed counts modulo 2^64; step, group, sample and position count
+    modulo 2^32.
     """
-    counter = np.stack([position, sample, group, np.full(len(group), step)], axis=1).astype(np.uint64)
-    words = philox(counter, seed)
+    counter = np.stack([position, sample, group, np.broadcast_to(step, len(group))], axis=1).astype(np.uint64)
+    words = philox(counter, seed & _MOST if isinstance(seed, int) else seed)
     bits = (words[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (words[:, 1] >> np.uint64(6))
     out: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-53
     return out
@@ -52,12 +54,8 @@ def uniforms(
 
 def keyed_uniforms_reference(keys: Tensor) -> Tensor:
     """`keyed_uniforms` by `uniforms`, computed on the host."""
-    table = keys.cpu().numpy()
-    out = np.empty(len(table))
-    for seed, step in {(int(s), int(t)) for s, t in table[:, :2]}:
-        at = (table[:, 0] == seed) & (table[:, 1] == step)
-        out[at] = uniforms(seed, step, table[at, 2], table[at, 3], table[at, 4])
-    return torch.from_numpy(out).to(keys.device)
+    seed, *rest = keys.cpu().numpy().T
+    return torch.from_numpy(uniforms(seed.astype(np.uint64), *rest)).to(keys.device)
 
 
 # --- Triton ---

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,7 +16,7 @@ import typer
 from proactor import __version__
 from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
 from proactor.engine import ProactorError, printable
-from proactor.output import READER_LEFT, flush
+from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -83,13 +82,13 @@ def main() -> None:
             raise SystemExit(READER_LEFT) from None
         raise
     except Stopped as stopped:
-        print(f"proactor: {stopped}", file=sys.stderr)
+        complain(f"proactor: {stopped}")
         raise SystemExit(128 + stopped.signal) from None
 
 
 def fail(message: str) -> NoReturn:
     """Print one line on stderr and exit with code 2."""
-    print(f"proactor: {printable(message)}", file=sys.stderr)
+    complain(f"proactor: {printable(message)}")
     raise SystemExit(2) from None
 
 

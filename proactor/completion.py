@@ -1,10 +1,11 @@
-"""The bodies of a chat completion: the form that a request asks for, and what an answer says."""
+"""The bodies of a chat completion: the fields of a request that a server takes, and what an answer says."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -55,8 +56,40 @@ def read_completion(body: str) -> Completion:
     return Completion.model_validate_json(body)
 
 
-def response_format(form: Form, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The field that asks for an answer by a JSON ``schema``, in the form "json_schema" or "json_object"."""
-    if form == "json_object":
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The fields that a server is thought to take: all, until it refuses one.
+
+    ``form``: of `response_format`, for a schema. ``limit_key``: the name of the limit on new tokens.
+    """
+
+    form: Form = FORMS[0]
+    limit_key: str = "max_tokens"
+    seeded: bool = True
+
+    def fields(self, schema: Mapping[str, Any] | None, seed: int | None, max_tokens: int) -> dict[str, Any]:
+        """The fields of a request besides model and messages."""
+        fields: dict[str, Any] = {self.limit_key: max_tokens}
+        if self.seeded and seed is not None:
+            fields["seed"] = seed
+        if schema is not None and self.form == "json_object":
+            fields["response_format"] = {"type": "json_object"}
+        elif schema is not None and self.form == "json_schema":
+            named = {"name": "answer", "schema": dict(schema), "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": named}
+        return fields
+
+    def without(self, message: str, sent: Container[str]) -> tuple[Dialect, str] | None:
+        """(the dialect without a field of those ``sent``, a name of the refusal) for a server's refusal.
+
+        The field is the one that ``message`` names, or else `response_format`, in its next weaker form. None
+        where nothing is left to leave out.
+        """
+        if "max_tokens" in sent and ("'max_tokens'" in message or "'max_completion_tokens'" in message):
+            return replace(self, limit_key="max_completion_tokens"), "max_tokens_refused"
+        if "seed" in sent and "'seed'" in message:
+            return replace(self, seeded=False), "seed_refused"
+        if "response_format" in sent:
+            weaker = FORMS[FORMS.index(self.form) + 1]
+            return replace(self, form=weaker), f"{self.form}_refused"
+        return None

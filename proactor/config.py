@@ -74,7 +74,7 @@ class Data(Section):
 
     source: str = "synthetic"
     path: str | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     options: dict[str, Any] = Field(default_factory=dict)
     keep: Selection = Selection()
     unseen: Unseen = Unseen()
@@ -186,7 +186,7 @@ class EvalOptions(Section):
     metric: str = "reward"
     reward: str | None = None
     reward_options: dict[str, Any] = Field(default_factory=dict)
-    resamples: int = Field(default=2000, ge=100)
+    resamples: int = Field(default=2000, ge=100, le=100_000)
     optional_values: bool = False
     costs: CostTable = CostTable()
     budget: float = Field(default=1.0, ge=0)
@@ -224,13 +224,15 @@ class SmallModel(Section):
     share of the points with nothing to do that are trained, with the inverse weight.
     """
 
-    hidden: int = Field(default=128, ge=1)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
-    kv_heads: int = Field(default=2, ge=1)
-    intermediate: int = Field(default=384, ge=1)
-    vocabulary: int = Field(default=1024, ge=259, description="at least every byte and 3 special tokens")
-    context: int = Field(default=2048, ge=1)
+    hidden: int = Field(default=128, ge=1, le=65_536)
+    layers: int = Field(default=4, ge=1, le=1024)
+    heads: int = Field(default=4, ge=1, le=65_536)
+    kv_heads: int = Field(default=2, ge=1, le=65_536)
+    intermediate: int = Field(default=384, ge=1, le=65_536)
+    vocabulary: int = Field(
+        default=1024, ge=259, le=2**20, description="at least every byte and 3 special tokens"
+    )
+    context: int = Field(default=2048, ge=1, le=2**20)
     batch: int = Field(default=16, ge=1)
     lr: float = Field(default=1.5e-3, gt=0)
     muon_lr: float = Field(default=0.008, gt=0)
@@ -276,7 +278,7 @@ class RunConfig(Section):
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     model: str
     pretrain: Pretrain | None = None
     engine: EngineConfig = EngineConfig()

@@ -128,7 +128,10 @@ def _hint(where: Iterable[Any]) -> str:
 
 
 def _expand(text: str, source: str) -> str:
-    """``text`` with its environment variables replaced. Raises ConfigError for one that is not set."""
+    """``text`` with its environment variables and a ``~`` at its beginning replaced.
+
+    Raises ConfigError for a variable that is not set, and for a user without a home.
+    """
 
     def value(match: re.Match[str]) -> str:
         expanded = os.environ.get(match[1], match[2])
@@ -139,14 +142,20 @@ def _expand(text: str, source: str) -> str:
             )
         return expanded
 
-    return _VARIABLE.sub(value, text)
+    expanded = _VARIABLE.sub(value, text)
+    if not expanded.startswith("~"):
+        return expanded
+    try:
+        return str(Path(expanded).expanduser())
+    except RuntimeError:
+        raise ConfigError(f"{source}: no home folder is known for {expanded!r}") from None
 
 
 def _find_data(text: str | None, file: Path, source: str) -> str | None:
     """An existing file or folder: as given, or beside the config. Raises ConfigError where there is none."""
     if text is None:
         return None
-    path = Path(_expand(text, f"{source}: data.path")).expanduser()
+    path = Path(_expand(text, f"{source}: data.path"))
     places = [path, file.parent / path]
     for place in places:
         if place.exists():
@@ -158,8 +167,6 @@ def _find_data(text: str | None, file: Path, source: str) -> str | None:
 def _find_model(text: str, file: Path, source: str) -> str:
     """An existing folder, as given or beside the config; other text is left to the engine: a hub id."""
     expanded = _expand(text, f"{source}: model")
-    path = Path(expanded).expanduser()
+    path = Path(expanded)
     folder = next((p for p in (path, file.parent / path) if p.is_dir()), None)
-    if folder is not None:
-        return str(folder)
-    return str(path) if expanded.startswith("~") else expanded
+    return expanded if folder is None else str(folder)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from proactor.completion import FORMS, Form, read_completion, response_format
-from proactor.engine import ProactorError
+from proactor.completion import Dialect, read_completion
+from proactor.engine import ProactorError, printable
 from proactor.files import valid_utf8
 from proactor.transport import HEADERS, TransportError, base_url_problem, guard, hide, read_key
 
@@ -37,7 +37,7 @@ class EndpointError(Exception):
     """No usable answer after all retries. ``kind``: the reason; the message is one line."""
 
     def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(" ".join(message.split())[:300])
+        super().__init__(printable(" ".join(message.split()))[:300])
         self.kind: Kind = kind
 
 
@@ -79,9 +79,7 @@ class Endpoint:
     options: Mapping[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)
     counters: Counter[str] = field(default_factory=Counter, init=False, repr=False)
-    _form: Form = field(default="json_schema", init=False, repr=False)
-    _limit_key: str = field(default="max_tokens", init=False, repr=False)
-    _seeded: bool = field(default=True, init=False, repr=False)
+    _dialect: Dialect = field(default=Dialect(), init=False, repr=False)
     _link: _Link | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,36 +199,24 @@ class Endpoint:
         max_tokens: int,
     ) -> str:
         """One attempt, sent again at once without a field that the server refuses; what works is kept."""
-        form: Form = self._form if schema is not None else "none"
-        limit_key, seeded = self._limit_key, self._seeded and seed is not None
+        dialect = self._dialect
         refused: list[str] = []
+        encodable = [{name: valid_utf8(text) for name, text in m.items()} for m in messages]
         while True:
-            encodable = [{name: valid_utf8(text) for name, text in m.items()} for m in messages]
-            body: dict[str, Any] = {"model": self.model, "messages": encodable, **self.options}
-            body[limit_key] = max_tokens
-            if seeded:
-                body["seed"] = seed
-            if schema is not None and form != "none":
-                body["response_format"] = response_format(form, schema)
+            fields = dialect.fields(schema, seed, max_tokens)
+            body = {"model": self.model, "messages": encodable, **self.options, **fields}
             try:
                 text = await self._attempt(client, body)
             except _FieldRefused as refusal:
-                if refusal.names("max_completion_tokens", "max_tokens") and limit_key == "max_tokens":
-                    limit_key = "max_completion_tokens"
-                    refused.append("max_tokens_refused")
-                elif refusal.names("seed") and seeded:
-                    seeded = False
-                    refused.append("seed_refused")
-                elif form != "none":
-                    refused.append(f"{form}_refused")
-                    form = FORMS[FORMS.index(form) + 1]
-                else:
+                weaker = dialect.without(str(refusal), fields)
+                if weaker is None:
                     raise refusal.error from None
+                dialect = weaker[0]
+                refused.append(weaker[1])
                 continue
-            self.counters.update(refused)
             if refused:
-                self._limit_key, self._seeded = limit_key, self._seeded and "seed_refused" not in refused
-                self._form = form if schema is not None else self._form
+                self.counters.update(refused)
+                self._dialect = dialect
             return text
 
     async def _attempt(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
@@ -269,7 +255,8 @@ class Endpoint:
             completion = read_completion(body)
         except ValidationError:
             self.counters["malformed"] += 1
-            raise _Retryable(self._failed("http", f"not a chat completion: {body[:80]!r}")) from None
+            shown = hide(body, self._key())[:80]  # in this order: no part of the key is left
+            raise _Retryable(self._failed("http", f"not a chat completion: {shown!r}")) from None
         if completion.usage is not None:
             self.counters["tokens_in"] += completion.usage.prompt_tokens or 0
             self.counters["tokens_out"] += completion.usage.completion_tokens or 0
@@ -309,10 +296,6 @@ class _FieldRefused(Exception):
     def __init__(self, error: EndpointError) -> None:
         super().__init__(str(error))
         self.error = error
-
-    def names(self, *fields: str) -> bool:
-        """Whether the server's message names one of these request fields."""
-        return any(f"'{name}'" in str(self.error) for name in fields)
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:

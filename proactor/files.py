@@ -135,5 +135,5 @@ def folder_hash(folder: str | Path) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(folder).iterdir()):
         if file.is_file():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+            digest.update(file.name.encode() + b"\0" + read_regular(file))
     return digest.hexdigest()

@@ -1,10 +1,14 @@
-"""Standard output whose reader may leave (``proactor … | head``): training goes on, everything else ends."""
+"""Standard output whose reader may leave (``proactor … | head``): training goes on, everything else ends.
+
+Standard error that cannot be written changes nothing: the exit code is the same.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from typing import TextIO
 
 from rich.console import Console
 
@@ -19,16 +23,26 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         """Called by rich, while it prints, when nobody reads any more."""
-        silence()
+        silence(sys.stdout)
         if not self.outlives:
             raise SystemExit(READER_LEFT)
 
 
-def silence() -> None:
-    """Send what is printed from now on, or still buffered, nowhere."""
+def silence(stream: TextIO) -> None:
+    """Send what is printed there from now on, or still buffered, nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error, if it is open and can be written."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def flush() -> None:
@@ -38,5 +52,5 @@ def flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        silence()
+        silence(sys.stdout)
         raise SystemExit(READER_LEFT) from None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proactor.engine import ProactorError, naming
+from proactor.engine import ProactorError, check_name, naming
 
 LOCK = ".writer.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -45,6 +45,7 @@ def sole_writer(
     refused in the same process too. Raises WriterError, naming the holder, or OSError where the lock file
     cannot be made.
     """
+    check_name(folder)
     folder = Path(folder)
     place = Path(file) if file is not None else folder / LOCK
     made = not place.parent.exists()

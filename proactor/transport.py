@@ -16,6 +16,10 @@ HEADERS = {"Accept-Encoding": "identity"}
 """Answers are small; a compressed one could unpack to any size."""
 
 
+LONGEST_URL = 2000
+"""Characters of a server's address."""
+
+
 class TransportError(ProactorError):
     """A response that is not taken; the message is one line without secrets."""
 
@@ -28,7 +32,10 @@ def base_url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 (reading it checks it)
+        (parts.hostname or "").encode("idna")
     except ValueError:
+        return "is no URL"
+    if not url.isprintable() or " " in url or len(url) > LONGEST_URL:
         return "is no URL"
     if "@" in parts.netloc:
         return "holds a user name or password, which would stand in reports and caches"
@@ -67,19 +74,28 @@ def guard(most: int) -> Callable[[Any], Awaitable[None]]:
 
     async def check(response: Any) -> None:
         if response.is_redirect:
-            place = urlsplit(response.headers.get("location", ""))
-            where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
             raise TransportError(
-                f"redirects to {where[:200]}, where no request is sent; give that address as base_url if it "
-                "is meant"
+                f"redirects to {_address(response.headers.get('location', ''))}, where no request is sent; "
+                "give that address as base_url if it is meant"
             )
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", "gzip", ""):
             raise TransportError(f"a body in content-encoding {coding[:40]!r}, though none was asked for")
         response.headers.pop("content-encoding", None)  # it is unpacked here
+        response.encoding = "utf-8"  # as JSON is; the server could name any codec of Python's
         response.stream = _bounded(response.stream, most, packed=coding == "gzip")
 
     return check
+
+
+def _address(location: str) -> str:
+    """The address of a redirect, without a user name, password or query."""
+    try:
+        place = urlsplit(location)
+    except ValueError:
+        return "something that is no address"
+    where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
+    return where or "an address that it does not name"
 
 
 def _bounded(stream: Any, most: int, packed: bool) -> Any:

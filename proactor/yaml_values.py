@@ -65,6 +65,8 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except RecursionError:
         raise SourceError(f"{where}: not YAML (nested too deeply)") from None
+    except (ValueError, OverflowError) as error:  # an escape of a character that there is not
+        raise SourceError(f"{where}: not YAML ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -124,7 +124,6 @@ class DecodeSteps:
             input_id=0,
             shared_pages=0,
             capacity=len(pages) * PAGE,
-            need=0,
             left=1,
         )
 

@@ -14,7 +14,7 @@ import torch
 from bench.gpu.floors import train_flops
 from bench.gpu.model import random_engine
 from bench.gpu.profile import profiled
-from bench.gpu.task import Job, Row, Setting, Task, figure
+from bench.gpu.task import Job, Row, Setting, Skipped, Task, available, figure
 from bench.gpu.timing import Stopwatch, wait
 from proactor.engine.config import GRPO
 from proactor.engine.engine import Engine
@@ -54,9 +54,12 @@ class TrainSteps:
         return random_engine(self.job.shape, self.device, self.setting.seed, 2**15)
 
     def call(self, rows: int) -> Any:
-        """What `run` times, and the tree that it computes."""
+        """What `run` times, and the tree that it computes. Raises Skipped for one that has no room."""
         tree = Tree([group_of(rows, self.job.shape.vocabulary)])
         engine, loss = self.engine, self.loss
+        need, room = predicted(engine, tree.rows), available(self.setting)
+        if need > room and not self.setting.dry:
+            raise Skipped(f"a pass of {need / 1e9:.1f} GB, {room / 1e9:.1f} GB are free")
         return (lambda: engine.forward_backward([tree], loss)), tree
 
     def run(self, rows: int, watch: Stopwatch) -> list[Row]:

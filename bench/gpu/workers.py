@@ -39,7 +39,9 @@ def serve(pipe: Connection, log: Path) -> None:
     from bench.gpu.model import collect
     from bench.gpu.task import run_task
     from bench.gpu.timing import stopwatch
+    from proactor.engine.device import prepare_allocator
 
+    prepare_allocator()  # as `Engine.load` does
     with contextlib.suppress(EOFError):  # the parent has no job for it
         job, setting, done = pipe.recv()
         watch = stopwatch(setting.torch_device)

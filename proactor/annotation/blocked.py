@@ -78,5 +78,8 @@ def _blockers(action: Reference, reference: Reference, source: Dialogue, tool: T
 def _other(logged: Reference | None, tool: Tool) -> str:
     """The blocker of an action whose values were all said in time."""
     if tool.confirm:
-        return "assent: the tool asks first, and no turn after its values was read as the user's agreement"
+        return (
+            "assent: the tool asks first, and no turn after its values was read as the user's agreement "
+            "(`confirm: false` in the catalog, where it need not ask)"
+        )
     return "on hold until it was run" if logged is not None else "never READY in the annotator's answers"

@@ -27,7 +27,7 @@ from proactor.engine import atomic_file, remove
 from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
-from proactor.sources.corpus import sample
+from proactor.sources.corpus import Corpus, sample
 
 VERSION = 2
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
@@ -49,16 +49,15 @@ def annotate(
     options: AnnotationOptions | None = None,
     ui: Progress | None = None,
     *,
-    reader_counters: Mapping[str, int] | None = None,
-    reader_dropped: Mapping[str, str] | None = None,
+    reader: Corpus | None = None,
     fresh: bool = False,
     max_failed_share: float = MAX_FAILED_SHARE,
 ) -> dict[str, Any]:
     """Write OUT/windows.jsonl, OUT/catalog.json and OUT/report.json; return the report.
 
-    ``reader_counters``, ``reader_dropped``: counters of the corpus' reader and the dialogues that it dropped,
-    for the report. ``fresh``: replace what is in OUT. ``max_failed_share``: share of dialogues that may stay
-    unanswered, of all of them and of the last `FAILED_WINDOW`.
+    ``reader``: the corpus of the dialogues, for what its reader counted, dropped and left out. ``fresh``:
+    replace what is in OUT. ``max_failed_share``: share of dialogues that may stay unanswered, of all of them
+    and of the last `FAILED_WINDOW`.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
     that is finished or was begun with other settings, where more dialogues than that share, or all, were not
@@ -77,15 +76,12 @@ def annotate(
         finished = [store.records[d.id] for d in dialogues if d.id in store.records]
         kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
         left_out = [
-            LeftOut(id=name, reason="reader", detail=why) for name, why in (reader_dropped or {}).items()
-        ]
-        left_out += [
             LeftOut(id=d.id, reason=run.unanswered[d.id][0], detail=run.unanswered[d.id][1])
             for d in dialogues
             if d.id in run.unanswered
         ]
         unanswered = Counter(kind for kind, _ in run.unanswered.values())
-        report = report_json(finished, kept, oracle, options, unanswered, reader_counters or {}, left_out)
+        report = report_json(finished, kept, oracle, options, unanswered, reader, left_out)
         lines = (
             json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept
         )

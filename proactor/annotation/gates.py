@@ -6,6 +6,7 @@ are logs. G3: agreement of the annotator with itself on a sample, by corpus. G4:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,21 @@ def match_triggers(
 def uncovered_triggers(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple[Trigger, ...]:
     """The triggers that lie in the coverage of no reference of their name: those that gate G2 counts."""
     return tuple(t for t in logged if not any(_covers(r, t) for r in references))
+
+
+def repeated_triggers(references: Sequence[Reference], logged: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    """The triggers that are covered but stored with no reference of `match_triggers`: calls made again, whose
+    window is that of a call before.
+    """
+    stored = Counter((r.name, r.observed_trigger) for r in references)
+    left: list[Trigger] = []
+    for trigger in logged:
+        place = trigger.name, trigger.turn
+        if stored[place]:
+            stored[place] -= 1
+        elif any(_covers(r, trigger) for r in references):
+            left.append(trigger)
+    return tuple(left)
 
 
 def _covers(reference: Reference, trigger: Trigger) -> bool:

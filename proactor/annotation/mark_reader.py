@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
 from proactor.dialogue import Dialogue, normalise
-from proactor.dialogue.catalog import Catalog, Parameter
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.json_values import JsonObject, Number
 from proactor.dialogue.parse import entries
 from proactor.dialogue.windows import first_mention
@@ -48,12 +48,14 @@ class MarkReading:
     """The marks of one answer.
 
     ``entries``: marks in the answer, dropped ones included; an unreadable answer counts as one. ``drops``:
-    marks dropped, by reason. ``repairs``: tolerated deviations from the schema, by kind.
+    marks dropped, by reason; ``faults``: what is wrong with those of which a tool or value can be named.
+    ``repairs``: tolerated deviations from the schema, by kind.
     """
 
     marks: tuple[Mark, ...] = ()
     entries: int = 0
     drops: Counter[str] = field(default_factory=Counter)
+    faults: tuple[str, ...] = ()
     repairs: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -63,7 +65,11 @@ class MarkReading:
 
 
 class _Fault(Exception):
-    """The reason why an entry is dropped."""
+    """The reason why an entry is dropped, and ``detail``: the tool or value that is wrong."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 class MarkReader:
@@ -84,11 +90,13 @@ class MarkReader:
             drops[reason if reason in SCHEMA_REASONS else "not_json"] += count
         total = len(items) + drops.total()
         marks: dict[tuple[str, frozenset[tuple[str, str]]], Mark] = {}
+        faults: list[str] = []
         for item in items:
             try:
                 mark = self._mark(item, turn, repairs)
             except _Fault as fault:
                 drops[str(fault)] += 1
+                faults += [fault.detail] * bool(fault.detail)
                 continue
             identity = mark.name, frozenset(mark.params.items())
             if identity in marks:
@@ -97,7 +105,7 @@ class MarkReader:
                 drops["too_many"] += 1
             else:
                 marks[identity] = mark
-        return MarkReading(tuple(marks.values()), total, +drops, +repairs)
+        return MarkReading(tuple(marks.values()), total, +drops, tuple(faults), +repairs)
 
     def _mark(self, entry: object, turn: int, repairs: Counter[str]) -> Mark:
         if not isinstance(entry, dict):
@@ -107,7 +115,7 @@ class MarkReader:
             raise _Fault("bad_type")
         tool = self.tools.get(name.strip())
         if tool is None:
-            raise _Fault("unknown_tool")
+            raise _Fault("unknown_tool", f"{name.strip()}: no such tool")
         if not isinstance(status, str) or isinstance(status, Number):
             raise _Fault("bad_type")
         if not _is_status(status):
@@ -116,7 +124,7 @@ class MarkReader:
             raise _Fault("bad_type")
         if any(isinstance(value, JsonObject) and value.repeated for value in (entry, params)):
             raise _Fault("repeated_key")
-        values = _values({p.name: p for p in tool.parameters}, params, repairs)
+        values = _values(tool, params, repairs)
         evidence = self._turns(entry.get("evidence"))
         assent: int | None = None
         if "assent" in entry:
@@ -170,23 +178,28 @@ def _is_status(text: str) -> bool:
     return text in MarkStatus.__members__ or MarkStatus._missing_(text) is not None
 
 
-def _values(
-    signature: Mapping[str, Parameter], params: Mapping[str, object], repairs: Counter[str]
-) -> dict[str, str]:
+def _values(tool: Tool, params: Mapping[str, object], repairs: Counter[str]) -> dict[str, str]:
     """The values of ``params`` as text, without those not given."""
+    signature = {parameter.name: parameter for parameter in tool.parameters}
     values: dict[str, str] = {}
     for name, value in params.items():
         if name not in signature:
-            raise _Fault("unknown_parameter")
+            raise _Fault("unknown_parameter", f"{tool.name}: no parameter {name!r}")
         if value is None or (isinstance(value, str) and not value.strip()):
             if value is not None:  # the schema's form of a value not given is null
                 repairs["null_value"] += 1
             continue
         text = str(value).lower() if isinstance(value, bool) else value
         if not isinstance(text, str) or not fits(signature[name], text, isinstance(value, bool)):
-            raise _Fault("bad_type")
+            raise _Fault("bad_type", f"{tool.name}: {name}={value} is {_wanted(signature[name])}")
         values[name] = str(text).strip()
     return values
+
+
+def _wanted(parameter: Parameter) -> str:
+    if parameter.type == "enum":
+        return f"none of {', '.join(parameter.values)}"
+    return f"no {parameter.type}"
 
 
 def fits(parameter: Parameter, text: str, truth: bool = False) -> bool:

@@ -19,6 +19,7 @@ from proactor.annotation.gates import (
     is_valid,
     logged_triggers,
     match_triggers,
+    repeated_triggers,
     uncovered_triggers,
 )
 from proactor.annotation.inferred import InferredValue
@@ -91,8 +92,9 @@ class DialogueRecord(BaseModel):
     ``digest``: `dialogue_digest` before annotation. ``dialogue``: the dialogue with its new windows.
     ``failed``: the gate that it failed, or the kind of a lasting failure, else ""; ``detail`` says what of it
     failed. ``masked``: the windows that stayed unknown. ``inferred``: the windows that rest on values whose
-    turn was inferred. ``counters``: counts by "kind/name". ``known``:
-    agreement with the windows it came with. ``own``: agreement with a second reading.
+    turn was inferred. ``repeated``: logged actions that share a window with one before. ``counters``: counts
+    by "kind/name". ``known``: agreement with the windows it came with. ``own``: agreement with a second
+    reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +106,7 @@ class DialogueRecord(BaseModel):
     detail: str = ""
     masked: tuple[MaskedWindow, ...] = ()
     inferred: tuple[InferredWindow, ...] = ()
+    repeated: tuple[str, ...] = ()
     counters: dict[str, int] = Field(default_factory=dict)
     known: AgreementSums | None = None
     own: AgreementSums | None = None
@@ -160,8 +163,10 @@ class AnnotatedDialogue:
             drops = [
                 f"{count} {name.removeprefix('drop/')}" for name, count in counters.items() if "drop/" in name
             ]
+            faults = dict.fromkeys(fault for reading in self.readings.values() for fault in reading.faults)
             detail = (
-                f"{counters['entries/valid']} of {counters['entries/all']} entries valid ({', '.join(drops)})"
+                f"{counters['entries/valid']} of {counters['entries/all']} entries valid "
+                f"({'; '.join([', '.join(drops), *faults])})"
             )
         elif recall is not None and recall < self.options.trigger_recall:
             failed = "G2"
@@ -171,6 +176,8 @@ class AnnotatedDialogue:
             )
         counters["logged/triggers"] = len(logged)
         counters["logged/covered"] = round((recall or 0.0) * len(logged))
+        repeated = repeated_triggers(references, logged)
+        counters["logged/repeated"] = len(repeated)
         result = source.model_copy(update={"references": references, "withdrawn": merged.withdrawn})
         if self.options.causality:
             kept, lost = drop_acausal(result)
@@ -195,6 +202,7 @@ class AnnotatedDialogue:
                 masked_window(r, source, self.tools[r.name]) for r in result.references if r.ready is None
             ),
             inferred=inferred,
+            repeated=tuple(f"{t.name} at turn {t.turn}" for t in repeated),
             counters={k: v for k, v in counters.items() if v},
             known=AgreementSums.of(old) if old is not None else None,
             own=AgreementSums.of(own) if own is not None else None,

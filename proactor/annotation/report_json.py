@@ -14,6 +14,8 @@ from proactor.annotation.oracle import Oracle
 from proactor.annotation.record import AgreementSums, AnnotationOptions, DialogueRecord, InferredWindow
 from proactor.annotation.window_agreement import WindowAgreement
 from proactor.dialogue import Dialogue, windows
+from proactor.dialogue.catalog import Catalog
+from proactor.sources.corpus import Corpus
 
 MEANING = {
     "not_json": "answers that are no JSON",
@@ -38,10 +40,29 @@ MEANING = {
     "assent_unknown": "READY without a turn of assent",
     "value_after_ready": "values that came after the window opened",
     "never_ready": "never READY: masked",
+    "repeated": "logged actions in the window of one before",
     "withdrawn_only": "withdrawn, never open",
 }
 
 
+READER = {
+    "actions_before_user": "actions before the user spoke, left out",
+    "broken_characters": "texts with half of a character, mended",
+    "effects_proposed": "tools whose effect is a proposal",
+    "empty_turns": "turns without text, left out",
+    "ignored_keys": "keys or columns not read",
+    "no_agent_turns": "dialogues without the agent",
+    "no_user_turns": "dialogues without the user",
+    "parts_without_text": "images and other parts, left out",
+    "system_messages": "instructions, left out",
+    "tool_messages": "results of tools, left out",
+    "triggers_moved": "actions moved to the user turn before",
+    "unknown_parameters": "values of parameters that the tool does not have",
+    "unknown_tools": "actions and offers of tools not in the catalog, left out",
+    "unreadable_calls": "calls whose arguments are no JSON, left out",
+    "values_as_text": "numbers and the like, taken as text",
+}
+"""Words for the counters of `sources.jsonl`."""
 AGREEMENT = {
     "ready_iou": "overlap of ready windows (IoU)",
     "coverage_iou": "overlap of coverages (IoU)",
@@ -71,16 +92,18 @@ def report_json(
     oracle: Oracle,
     options: AnnotationOptions,
     unanswered: Mapping[str, int],
-    reader_counters: Mapping[str, int],
+    reader: Corpus | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> dict[str, Any]:
     """The report of an annotation.
 
     Everything but ``cost``, which is this process's own, is the same however often the work was resumed.
-    ``reader_counters``: the corpus reader's counters; "source" has those that are not about the old windows.
+    ``reader``: the corpus; "source" has those of its counters that are not about the old windows.
     ``unanswered``: dialogues that were left out, by the kind of failure. ``left_out``: dialogues without a
-    record; those that failed a gate join them.
+    record; those that the reader dropped and those that failed a gate join them. "places": the lines of the
+    dialogues named in the report that have no id of their own.
     """
+    reader = reader or Corpus(Catalog(tools=()), ())
     counters: Counter[str] = Counter()
     for record in records:
         counters.update(record.counters)
@@ -88,7 +111,8 @@ def report_json(
     own = _mean_agreement([r.own for r in records])
     names = {d.id for d in kept}
     dropped = [LeftOut(id=r.id, reason=r.failed, detail=r.detail) for r in records if r.id not in names]
-    return {
+    unread = [LeftOut(id=name, reason="reader", detail=why) for name, why in reader.dropped.items()]
+    report: dict[str, Any] = {
         "oracle": oracle.identity,
         "options": options.model_dump(),
         "dialogues": {
@@ -98,12 +122,14 @@ def report_json(
             "unanswered": dict(unanswered),
         },
         "source": {
-            name: n for name, n in sorted(reader_counters.items()) if n and not windows.is_counter(name)
+            name: n for name, n in sorted(reader.counters.items()) if n and not windows.is_counter(name)
         },
-        "left_out": [dialogue.model_dump() for dialogue in (*left_out, *dropped)],
+        "left_out": [dialogue.model_dump() for dialogue in (*unread, *left_out, *dropped)],
+        "losses": [{"dialogue": name, "lost": lost} for name, lost in reader.losses.items()],
         "windows": windows.count(kept),
         "masked": [w.model_dump(mode="json") for r in records if r.id in names for w in r.masked],
         "inferred": [w.model_dump(mode="json") for r in records if r.id in names for w in r.inferred],
+        "repeated": [{"dialogue": r.id, "actions": r.repeated} for r in records if r.repeated],
         "values_inferred": counters["inferred/values_inferred"],
         "questions": _part(counters, "questions"),
         "entries": _part(counters, "entries"),
@@ -114,6 +140,9 @@ def report_json(
         "known": _mean_agreement([r.known for r in records]),
         "cost": dict(oracle.cost()),
     }
+    kinds = ("left_out", "losses", "masked", "inferred", "repeated")
+    named = [one.get("dialogue") or one["id"] for kind in kinds for one in report[kind]]
+    return {**report, "places": {name: reader.places[name] for name in named if name in reader.places}}
 
 
 def _gates(
@@ -184,13 +213,15 @@ def report_table(report: Mapping[str, Any]) -> Table:
                 "the same command tries again" if kind == "unanswered" else "",
             )
     for reason, count in report["source"].items():
-        rows.add_row(f"  reader: {reason}", str(count))
+        rows.add_row(f"  reader: {reason}", str(count), READER.get(reason, ""))
     rows.add_row(
         "references", str(report["windows"]["references"]), f"{report['windows']['null']} without a window"
     )
     if report["values_inferred"]:
         count = f"{len(report['inferred'])} windows rest on them"
         rows.add_row("values inferred", str(report["values_inferred"]), count)
+    if repeated := sum(len(d["actions"]) for d in report["repeated"]):
+        rows.add_row("repeated", str(repeated), MEANING["repeated"])
     rows.add_row(
         "questions",
         str(report["questions"].get("asked", 0)),
@@ -211,21 +242,36 @@ def report_table(report: Mapping[str, Any]) -> Table:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """A line for each dialogue that was left out, each masked window and each that rests on inferred values,
-    at most `MOST_NAMED` of either.
+    """A line for each dialogue that was left out, what was left out of others, each masked window, each that
+    rests on inferred values and each that several logged actions share, at most `MOST_NAMED` of either. A
+    dialogue without an id of its own is named by its line too.
     """
     left_out = [
         f"left out: {d['id']}: {d['reason']}{', ' if d['detail'] else ''}{d['detail']}"
         for d in report["left_out"]
     ]
+    losses = [f"not read: {d['dialogue']} {lost}" for d in report["losses"] for lost in d["lost"]]
     masked = [f"masked: {MaskedWindow.model_validate(w)}" for w in report["masked"]]
     inferred = [f"inferred: {InferredWindow.model_validate(w)}" for w in report["inferred"]]
+    repeated = [
+        f"repeated: {d['dialogue']} {action}: in the window of the call before it"
+        for d in report["repeated"]
+        for action in d["actions"]
+    ]
     lines = []
-    for listed in (left_out, masked, inferred):
-        lines += listed[:MOST_NAMED]
+    for listed in (left_out, losses, masked, inferred, repeated):
+        lines += [_with_place(line, report["places"]) for line in listed[:MOST_NAMED]]
         if len(listed) > MOST_NAMED:
             lines.append(f"  and {len(listed) - MOST_NAMED} more in report.json")
     return lines
+
+
+def _with_place(line: str, places: Mapping[str, str]) -> str:
+    """A note ("kind: id…") with the file and line of a dialogue whose id is a hash."""
+    kind, name = line.split(": ", 1)
+    identity = name.split(maxsplit=1)[0].removesuffix(":")
+    place = f" ({places[identity]})" if identity in places else ""
+    return f"{kind}: {identity}{place}{name.removeprefix(identity)}"
 
 
 def _gate_rows(gates: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.annotation.record import DialogueRecord
-from proactor.engine import ProactorError, append, naming, remove
+from proactor.engine import ProactorError, append, naming, read_regular, remove
 
 
 class AnnotationError(ProactorError):
     """An annotation that cannot be made or resumed."""
 
 
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str
+
+
 class RecordStore:
     """The records in the file ``path``: a header with the ``fingerprint`` of the settings, then a line each.
 
     Drops a last line cut off by a kill. Raises AnnotationError for another fingerprint, a damaged line, or a
-    link in the file's place; OSError, naming the file, where it cannot be written.
+    link in the file's place; OSError, naming the file, where it cannot be read or written.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -28,32 +33,33 @@ class RecordStore:
         self.records: dict[str, DialogueRecord] = {}
         if path.is_symlink():
             raise AnnotationError(f"{path}: is a link; an annotation writes in its own folder only")
-        kept = self._read(fingerprint) if path.is_file() else 0
+        kept = self._read(fingerprint) if path.exists() else 0
         if kept:
             with naming(path):
                 os.truncate(path, kept)
         else:
             remove(path)
-            self._write(json.dumps({"fingerprint": fingerprint}))
+            self._write(_Header(fingerprint=fingerprint).model_dump_json())
 
     def _read(self, fingerprint: str) -> int:
         """Read all complete lines; returns their length in bytes."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = 0
+        lines = read_regular(self.path).splitlines(keepends=True)
+        kept, begun_with = 0, fingerprint
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break  # the line that was being written
             try:
                 if number == 1:
-                    if json.loads(line)["fingerprint"] != fingerprint:
-                        raise AnnotationError(
-                            f"{self.path}: begun with another oracle, catalog or options; --fresh starts over"
-                        )
+                    begun_with = _Header.model_validate_json(line).fingerprint
                 else:
                     record = DialogueRecord.model_validate_json(line)
                     self.records[record.id] = record
-            except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
+            except ValidationError:
                 raise AnnotationError(f"{self.path}:{number}: damaged; --fresh starts over") from None
+            if begun_with != fingerprint:
+                raise AnnotationError(
+                    f"{self.path}: begun with another oracle, catalog or options; --fresh starts over"
+                )
             kept += len(line)
         return kept
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from proactor.calibration.probabilities import DialogueProbabilities
 from proactor.calibration.score_table import ScoreTable, score_table
 from proactor.dialogue import Dialogue
-from proactor.engine import atomic_file
+from proactor.engine import atomic_file, read_regular
 from proactor.files import read_validated
 from proactor.training.workspace import Workspace
 
@@ -99,14 +99,14 @@ def fingerprint(workspace: Workspace, adapter: Path | None, floor: float) -> str
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in sorted(adapter.iterdir()) if adapter is not None else ():
         if file.is_file():
-            digest.update(file.name.encode() + file.read_bytes())
+            digest.update(file.name.encode() + read_regular(file))
     return digest.hexdigest()
 
 
 def _read_scores(file: Path, made_by: str) -> Scores | None:
     """The scores in ``file``; None when it is missing, unreadable, or made by something else."""
     try:
-        scores = Scores.model_validate_json(file.read_bytes())
+        scores = Scores.model_validate_json(read_regular(file))
     except (FileNotFoundError, ValidationError):
         return None
     return scores if scores.made_by == made_by else None

@@ -22,6 +22,8 @@ DEEPEST = 64
 """Lists and objects inside each other in a file of tools."""
 LARGEST_CATALOG = 2**24
 """Bytes of a file of tools, unpacked."""
+MOST_VALUES = 2**20
+"""Keys and items in it."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 
@@ -68,6 +70,8 @@ class Document:
                 raise CatalogError(
                     f"{file}:{line}: {place[-1]!r} is given twice (first in line {self._lines[place]})"
                 )
+            if len(seen) == MOST_VALUES:
+                raise CatalogError(f"{file}:{line}: more than {MOST_VALUES} keys and items")
             seen.add(place)
             self._lines[place] = line
 

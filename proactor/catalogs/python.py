@@ -41,7 +41,7 @@ def read(source: str | Path) -> Reading:
     """The tools of `path.py`, ``module:path.py`` or ``module:package.name``."""
     spec = str(source).removeprefix(PREFIX)
     module = _from_file(Path(spec)) if spec.endswith(".py") else _from_name(spec)
-    file = Path(module.__file__ or spec)
+    file = Path(getattr(module, "__file__", None) or spec)  # built-in modules have none
     _refuse_doubles(file)
     collected = Tools()
     for name, function in _functions(module):
@@ -65,7 +65,7 @@ def _from_name(name: str) -> ModuleType:
     with _importable(Path.cwd()):
         try:
             return importlib.import_module(name)
-        except Exception as error:  # whatever the module's own code raises
+        except (Exception, SystemExit) as error:  # whatever the module's own code raises
             raise CatalogError(f"{PREFIX}{name}: {_describe(error)}") from error
 
 
@@ -81,18 +81,18 @@ def _from_file(file: Path) -> ModuleType:
     with _importable(file.resolve().parent, Path.cwd()):
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the module's own code raises
+        except (Exception, SystemExit) as error:  # whatever the module's own code raises
             del sys.modules[name]
             line = _line(error, file)
             raise CatalogError(f"{file}{f':{line}' if line else ''}: {_describe(error)}") from error
     return module
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
-def _line(error: Exception, file: Path) -> int | None:
+def _line(error: BaseException, file: Path) -> int | None:
     """The line of ``file`` that an import failed at."""
     if isinstance(error, SyntaxError):
         return error.lineno
@@ -122,6 +122,8 @@ def _refuse_doubles(file: Path) -> None:
 def _functions(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Public functions: those in `__all__`, or those that the module itself defines, in its order."""
     listed = getattr(module, "__all__", None)
+    if not isinstance(listed, list | tuple | set | None):
+        raise CatalogError(f"{module.__name__}: __all__ is {listed!r}, not a list of names")
     for name, value in vars(module).items():
         if not inspect.isfunction(value):
             continue
@@ -166,8 +168,8 @@ def _add(collected: Tools, name: str, function: Callable[..., Any], where: str) 
 def _hints(function: Callable[..., Any], about: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise CatalogError(f"{about}: an annotation cannot be resolved ({error})") from None
+    except (Exception, SystemExit) as error:  # an annotation is code of the module's own
+        raise CatalogError(f"{about}: an annotation cannot be resolved ({error})") from error
 
 
 def _schema(annotation: Any, about: str) -> dict[str, Any]:
@@ -179,6 +181,8 @@ def _schema(annotation: Any, about: str) -> dict[str, Any]:
         schema = TypeAdapter(annotation).json_schema()
     except PydanticUserError as error:
         raise CatalogError(f"{about}: unknown type {annotation!r} ({str(error).splitlines()[0]})") from None
+    except (Exception, SystemExit) as error:  # the schema of a class of the module's own
+        raise CatalogError(f"{about}: type {annotation!r}: {_describe(error)}") from error
     return {**schema, "description": description} if description else schema
 
 

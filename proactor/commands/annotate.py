@@ -115,8 +115,7 @@ def annotate(
             out,
             options,
             ui,
-            reader_counters=corpus.counters,
-            reader_dropped=corpus.dropped,
+            reader=corpus,
             fresh=fresh,
             max_failed_share=max_failed_share,
         )
@@ -127,6 +126,11 @@ def annotate(
     if not report["dialogues"]["kept"]:
         console.print("no dialogue was kept", markup=False)
         raise typer.Exit(1)
+    console.print(
+        f"Read some of the windows. Then: proactor train CONFIG, with data: {{source: jsonl, path: {out}}}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _explain_no_log(source: str, catalog: str | None) -> str:

@@ -21,7 +21,9 @@ def compare(
         str, typer.Option(help="system to compare: after, before, or a trivial policy")
     ] = "after",
     against: Annotated[str, typer.Option(help="system of RUN_A, if another than RUN_B's")] = "",
-    resamples: Annotated[int, typer.Option(min=100, help="number of bootstrap resamples")] = 2000,
+    resamples: Annotated[
+        int, typer.Option(min=100, max=100_000, help="number of bootstrap resamples")
+    ] = 2000,
     output: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="write all numbers to this file")
     ] = None,

@@ -60,7 +60,7 @@ def _call_function(
         return list(function(**columns))
     except RewardError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end the run as if all were well
         raise RewardError(
             f"reward {name!r} raised {type(error).__name__}: {error}".replace("\n", " ")
         ) from error
@@ -77,9 +77,13 @@ def validate_scores(
         raise RewardError(f"reward {name!r} gave {len(scores)} values for {len(texts)} completions")
     for i, parts in enumerate(scores):
         value: object = parts["reward"]
-        if not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
-            raise RewardError(f"reward {name!r} gave {value!r} for completion {i}: {texts[i][:80]!r}")
-        parts["reward"] = float(value)
+        try:
+            score = float(value) if isinstance(value, SupportsFloat) else math.nan
+        except (TypeError, ValueError, OverflowError):  # an array, say, or an integer beyond all floats
+            score = math.nan
+        if not math.isfinite(score):
+            raise RewardError(f"reward {name!r} gave {value!r:.80} for completion {i}: {texts[i][:80]!r}")
+        parts["reward"] = score
     return scores
 
 
@@ -97,11 +101,15 @@ def import_reward(spec: str) -> Any:
 
 def _import_module(module: str, spec: str) -> Any:
     """Import with the working directory on the path. `python -m` puts it there, a console script does not."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise RewardError(f"reward {spec!r}: {module!r} is no name of a module")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise RewardError(f"reward {spec!r}: {error}") from error
+    except SystemExit as error:
+        raise RewardError(f"reward {spec!r}: the module exits when it is imported ({error})") from error
     finally:
         sys.path.remove(here)

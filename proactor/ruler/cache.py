@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proactor.engine import append
+from proactor.engine import append, read_regular
 from proactor.ruler.verdict import Score
 
 Scores = dict[str, Score]
@@ -42,7 +42,7 @@ class VerdictCache:
     """Scores by `Question.cache_key`.
 
     ``path``: a file to read and append to; None for memory only. ``keep``: groups held in memory; the oldest
-    is dropped first. ``counters``: cache_bad_lines.
+    is dropped first. ``counters``: cache_bad_lines. Raises OSError, naming the file, where it cannot be read.
     """
 
     path: str | Path | None = None
@@ -53,7 +53,7 @@ class VerdictCache:
     def __post_init__(self) -> None:
         if self.path is None or not Path(self.path).exists():
             return
-        data = Path(self.path).read_bytes()
+        data = read_regular(self.path)
         for line in data.splitlines():
             try:
                 read = _Line.model_validate_json(line)

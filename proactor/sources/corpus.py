@@ -6,7 +6,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,13 +27,16 @@ class SelectionError(SourceError):
 class Corpus:
     """Dialogues, the catalog of their tools, and counters of what was read, masked, adjusted or dropped.
 
-    ``dropped``: the reason for each dialogue that the reader dropped, by its id.
+    By the id of a dialogue, ``dropped``: why the reader dropped it; ``losses``: what it left out of one that
+    it kept; ``places``: the file and line of one without an id of its own.
     """
 
     catalog: Catalog
     dialogues: tuple[Dialogue, ...]
     counters: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dialogues)
@@ -56,7 +59,8 @@ def with_dialogues(
     """``corpus`` with other dialogues, counted anew; keeps the reader's counters and adds ``counters``."""
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
-    return make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}), corpus.dropped)
+    made = make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}), corpus.dropped)
+    return replace(made, losses=corpus.losses, places=corpus.places)
 
 
 ToolRow = tuple[str, Effect, tuple[str, ...]]
@@ -149,4 +153,5 @@ class Selection(BaseModel):
             if not (foreign or long):
                 kept.append(dialogue)
         chosen = sample(kept, lambda d: d.id, limit, seed)
-        return make_corpus(corpus.catalog, chosen, counters, corpus.dropped)
+        made = make_corpus(corpus.catalog, chosen, counters, corpus.dropped)
+        return replace(made, losses=corpus.losses, places=corpus.places)

@@ -12,10 +12,14 @@ with CSV files (`sources.table`), and the tools beside them in ``catalog.json``.
 In transcripts
 
 - ``system`` is the agent only where no other agent speaks, as in corpora of user and system. Beside an
-  assistant it gives instructions: its turns are left out and counted as `system_messages`;
+  assistant it gives instructions: its turns are left out and counted as `system_messages`, and so are those
+  of a ``developer``; results of a ``tool`` or ``function`` are left out as `tool_messages`;
 - values that are no text (numbers) are taken as text;
 - an `observed_trigger` on an agent's turn moves to the last user turn before it (`triggers_moved`), since the
-  agent decides after user turns. An action before the user spoke is left out (`actions_before_user`).
+  agent decides after user turns. An action before the user spoke is left out (`actions_before_user`);
+- an action of a tool that the catalog lacks is an error, or with ``unknown_tools=drop`` left out and counted.
+
+`Corpus.losses` names each action that was left out, `Corpus.places` the line of each dialogue without an id.
 
 A dialogue with one speaker has no agent to decide, or nothing to decide on. It is dropped, named in
 `Corpus.dropped` and counted as `no_user_turns` or `no_agent_turns`, unless the option `one_speaker` says
@@ -29,6 +33,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +44,7 @@ from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
-from proactor.sources import base, messages, table
+from proactor.sources import action_log, base, messages, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 
@@ -52,7 +57,6 @@ AGENTS = frozenset(
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _KEYS = {"id", "turns", *Dialogue.model_fields}
 _TURN_KEYS = {"speaker", "text", "index", "role", "content"}
-_MARKS = ("references", "withdrawn")
 SYSTEM = frozenset({"system"})
 """Speakers that are the agent only where no other one is."""
 
@@ -75,6 +79,9 @@ class JsonlOptions(BaseModel):
     )
     empty: Literal["error", "drop"] = Field(
         default="error", description="what becomes of a turn without text"
+    )
+    unknown_tools: Literal["error", "drop"] = Field(
+        default="error", description="what becomes of an action whose tool is not in the catalog"
     )
     one_speaker: Literal["drop", "keep", "error"] = Field(
         default="drop", description="what becomes of a dialogue without user turns, or without agent turns"
@@ -102,11 +109,19 @@ def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     else:
         entries = subset.choose(_lines(files))
     dialogues = []
+    losses: dict[str, tuple[str, ...]] = {}
+    places: dict[str, str] = {}
     for entry in entries:
-        dialogue = base.convert(entry.where, {**entry.parse(), "id": entry.id}, reader.dialogue, counters)
+        record = entry.parse()
+        reader.losses = []
+        dialogue = base.convert(entry.where, {**record, "id": entry.id}, reader.dialogue, counters)
+        if record.get("id") is None and messages.is_chat(record):
+            places[dialogue.id] = entry.where
         if reader.keeps(entry.where, dialogue):
             dialogues.append(dialogue)
-    return make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters, reader.dropped)
+            losses |= {dialogue.id: tuple(reader.losses)} if reader.losses else {}
+    corpus = make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters, reader.dropped)
+    return replace(corpus, losses=losses, places=places)
 
 
 def _lines(files: Iterable[Path]) -> Iterator[Line]:
@@ -142,6 +157,8 @@ class _Reader:
         self.options = options
         self.counters = counters
         self.dropped: dict[str, str] = {}
+        self.losses: list[str] = []
+        """What was left out of the dialogue that is read."""
         self.file = Path(options.catalog) if options.catalog else folder / NAME
         self.catalog: Catalog | None = None
         if options.catalog or self.file.is_file():
@@ -154,18 +171,14 @@ class _Reader:
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of any form, checked against the catalog."""
         if messages.is_chat(record):
-            record = messages.as_transcript(record, counters)
-        for kind in _MARKS:
-            if isinstance(record.get(kind), list):
-                record = {**record, kind: [_values_as_text(mark, counters) for mark in record[kind]]}
+            record = messages.as_transcript(record, counters, self.losses)
+        record = action_log.values_as_text(record, counters)
         listed = record["turns"]
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
             raise Malformed("`turns` is not a list of objects")
         complete = bool(listed) and all("index" in turn for turn in listed)
         dialogue = Dialogue.model_validate(record) if complete else self._transcript(record, listed)
-        dialogue = self._without_empty(dialogue)
-        self._check_tools(dialogue)
-        return dialogue
+        return self._fitted(self._without_empty(dialogue))
 
     def _transcript(self, record: dict[str, Any], listed: list[dict[str, Any]]) -> Dialogue:
         turns: list[Turn] = []
@@ -176,8 +189,8 @@ class _Reader:
             if not isinstance(text, str):
                 raise Malformed(f"turn {index}: no text (found {text!r})")
             name = _speaker_name(turn, index)
-            if instructed and name.casefold() in SYSTEM:
-                self.counters["system_messages"] += 1
+            if (left_out := self._left_out(name.casefold(), text, instructed)) is not None:
+                self.counters[left_out] += 1
             else:
                 speaker = self._speaker(name, index)
                 turns.append(Turn(index=len(turns) + 1, speaker=speaker, text=valid_utf8(text.strip())))
@@ -186,38 +199,29 @@ class _Reader:
             self.counters["ignored_keys"] += len(turn.keys() - _TURN_KEYS)
         self.counters["ignored_keys"] += len(record.keys() - _KEYS)
         known = {key: value for key, value in record.items() if key in _KEYS}
-        for kind in _MARKS:
+        for kind in action_log.KINDS:
             if isinstance(known.get(kind), list):
-                known[kind] = self._log(known[kind], turns, places)
+                known[kind] = action_log.placed(known[kind], turns, places, self.counters, self.losses)
         return Dialogue.model_validate({"source": "jsonl", **known, "turns": tuple(turns)})
+
+    def _left_out(self, name: str, text: str, instructed: bool) -> str | None:
+        """The counter of a turn that is none: an instruction, a tool's result, an empty one to drop."""
+        if name in messages.RESULTS:
+            return "tool_messages"
+        if name in messages.INSTRUCTIONS - SYSTEM or (instructed and name in SYSTEM):
+            return "system_messages"
+        return "empty_turns" if self.options.empty == "drop" and _is_blank(text) else None
 
     def _has_instructions(self, listed: list[dict[str, Any]]) -> bool:
         """Whether `system` is not the agent: another one speaks."""
         names = {_speaker_name(turn, index).casefold() for index, turn in enumerate(listed, start=1)}
+        names -= messages.RESULTS | (messages.INSTRUCTIONS - SYSTEM)
         return bool(names & SYSTEM) and any(
             name not in SYSTEM and self._speaker(name, 1) == "agent" for name in names if self._known(name)
         )
 
     def _known(self, name: str) -> bool:
         return name in USERS or name in AGENTS or self.options.user is not None
-
-    def _log(self, marks: list[Any], turns: list[Turn], places: list[int]) -> list[Any]:
-        """The actions of a log, with ids, and with triggers on user turns, as turns are counted now."""
-        listed = []
-        for number, mark in enumerate(marks, start=1):
-            trigger = mark.get("observed_trigger") if isinstance(mark, dict) else None
-            if not isinstance(mark, dict) or not isinstance(trigger, int) or not 0 <= trigger < len(places):
-                listed.append({"id": f"a{number}", **mark} if isinstance(mark, dict) else mark)
-                continue
-            if places[-1] < len(places) - 1 and mark.get("coverage") is not None:
-                raise Malformed("a system turn cannot be left out: the windows count on it")
-            user = base.last_user_turn(turns, places[trigger])
-            if user is None:
-                self.counters["actions_before_user"] += 1
-                continue
-            self.counters["triggers_moved"] += user != places[trigger]
-            listed.append({"id": f"a{number}", **mark, "observed_trigger": user})
-        return listed
 
     def _speaker(self, name: str, index: int) -> Speaker:
         plain, user = name.casefold(), self.options.user
@@ -231,9 +235,7 @@ class _Reader:
         return "agent"
 
     def _without_empty(self, dialogue: Dialogue) -> Dialogue:
-        kept = [
-            turn for turn in dialogue.turns if any(c.isprintable() and not c.isspace() for c in turn.text)
-        ]
+        kept = [turn for turn in dialogue.turns if not _is_blank(turn.text)]
         if len(kept) == len(dialogue.turns):
             return dialogue
         first = next(turn.index for turn in dialogue.turns if turn not in kept)
@@ -245,22 +247,18 @@ class _Reader:
         turns = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(kept, start=1))
         return Dialogue.model_validate({**dict(dialogue), "turns": turns})
 
-    def _check_tools(self, dialogue: Dialogue) -> None:
-        marks = (*dialogue.references, *dialogue.withdrawn)
-        named = dict.fromkeys((*(mark.name for mark in marks), *dialogue.tools))
+    def _fitted(self, dialogue: Dialogue) -> Dialogue:
+        """The dialogue with actions as the tools have them."""
         if self.catalog is None:
-            if named:
+            marks = (*dialogue.references, *dialogue.withdrawn)
+            if named := (*(mark.name for mark in marks), *dialogue.tools):
                 raise Malformed(
-                    f"names tools ({next(iter(named))!r}), but there is no {self.file}; `proactor catalog` "
-                    "makes one of your tools' definitions"
+                    f"names tools ({named[0]!r}), but there is no {self.file}; `proactor catalog` makes one "
+                    "of your tools' definitions"
                 )
-            return
-        for name in named:
-            if name not in self.catalog:
-                raise Malformed(f"tool {name!r} is not in {self.file}")
-        for mark in marks:
-            known = {parameter.name for parameter in self.catalog[mark.name].parameters}
-            self.counters["unknown_parameters"] += len(mark.params.keys() - known)
+            return dialogue
+        drop = self.options.unknown_tools == "drop"
+        return action_log.fitted(dialogue, self.catalog, self.file, drop, self.counters, self.losses)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
         """Whether both speakers occur or ``one_speaker`` lets one pass. May raise SourceError."""
@@ -277,16 +275,13 @@ class _Reader:
         return False
 
 
+def _is_blank(text: str) -> bool:
+    return not any(c.isprintable() and not c.isspace() for c in text)
+
+
 def _speaker_name(turn: dict[str, Any], index: int) -> str:
     """The name of a turn's speaker. Raises ValueError where there is none."""
     name = turn.get("speaker", turn.get("role"))
     if not isinstance(name, str) or not name.strip():
         raise Malformed(f"turn {index}: no speaker (found {name!r})")
     return name.strip()
-
-
-def _values_as_text(mark: Any, counters: Counter[str]) -> Any:
-    """A reference of a record with its values as text; other things are left to validation."""
-    if not isinstance(mark, dict) or not isinstance(mark.get("params"), dict):
-        return mark
-    return {**mark, "params": messages.params_as_text(mark["params"], counters)}

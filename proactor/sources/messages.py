@@ -3,7 +3,7 @@
 - ``user`` and ``assistant`` messages with text are turns.
 - ``tool_calls`` (and the older ``function_call``) of an assistant are actions: references whose trigger is
   the last user turn before the call. Arguments that are no JSON object, and calls before the user spoke, are
-  left out and counted (`unreadable_calls`, `actions_before_user`).
+  left out, counted (`unreadable_calls`, `actions_before_user`) and named in `Corpus.losses`.
 - ``system`` and ``developer`` messages are instructions, ``tool`` and ``function`` messages are results: no
   turns, counted as `system_messages` and `tool_messages`.
 - Of a message in parts, the text is kept and other parts are counted (`parts_without_text`). A message
@@ -31,8 +31,10 @@ def is_chat(record: Mapping[str, Any]) -> bool:
     return "messages" in record and "turns" not in record
 
 
-def as_transcript(record: Mapping[str, Any], counters: Counter[str]) -> dict[str, Any]:
-    """``record`` with ``turns`` and ``references`` in place of its messages. ValueError when malformed."""
+def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: list[str]) -> dict[str, Any]:
+    """``record`` with ``turns`` and ``references`` in place of its messages. ``losses`` gets a line for each
+    call that is left out. Raises Malformed.
+    """
     messages = record["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Malformed("`messages` is not a list of objects")
@@ -58,8 +60,10 @@ def as_transcript(record: Mapping[str, Any], counters: Counter[str]) -> dict[str
         for name, arguments in calls:
             if (params := _arguments(arguments)) is None:
                 counters["unreadable_calls"] += 1
+                losses.append(f"message {number}: {name}: its arguments are no JSON object")
             elif not spoken:
                 counters["actions_before_user"] += 1
+                losses.append(f"message {number}: {name}: called before the user spoke")
             else:
                 reference = {"id": f"a{len(references) + 1}", "name": name, "params": params}
                 references.append(reference | {"observed_trigger": spoken})

@@ -18,7 +18,8 @@ def load_corpus(config: RunConfig, name: str) -> Corpus:
     """The corpus of `data.train`, `data.dev` or `data.test`; `data.labels` applies to the training part.
 
     Counters with point labels: ``points_logged`` references at the logged trigger, ``points_end`` at the end
-    of their window. Raises ConfigError where the part is empty or names what the corpus does not have.
+    of their window. Raises ConfigError where the part is empty or names what the corpus does not have, and
+    for a training part whose windows are all unknown.
     """
     data = config.data
     part = getattr(data, name)
@@ -45,7 +46,15 @@ def load_corpus(config: RunConfig, name: str) -> Corpus:
         raise ConfigError(
             f"data.{name}: {where} has no dialogues for split={part.split}, limit={part.limit}{why}"
         )
-    return with_point_labels(corpus) if name == "train" and data.labels == "points" else corpus
+    if name != "train":
+        return corpus
+    actions = [reference for dialogue in corpus.dialogues for reference in dialogue.references]
+    if actions and all(action.ready is None for action in actions):
+        raise ConfigError(
+            f"data.train: none of its {len(actions)} actions has a known window, so nothing tells when to "
+            "act; `proactor annotate` finds the windows of transcripts"
+        )
+    return with_point_labels(corpus) if data.labels == "points" else corpus
 
 
 def _load(config: RunConfig, split: Split | None, limit: int | None) -> Corpus:

@@ -47,8 +47,11 @@ def calibration_file(
     Arguments and errors as `evaluation_file`.
     """
     own = _own(settings, base)
-    names = [name for part in parts for name in _part_names(settings, own, part)]
-    names = [] if (names, adapter) == (["dev", "test"], "best") else [*names, _adapter_name(adapter)]
+    names, of_run = (
+        [name for part in read for name in _part_names(config, own, part)]
+        for config, read in ((settings, parts), (own, ("dev", "test")))
+    )
+    names = [] if (names, adapter) == (of_run, "best") else [*names, _adapter_name(adapter)]
     return settings.folder / f"{'-'.join([kind, *names])}.json"
 
 

@@ -156,7 +156,9 @@ class Training:
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
                 ranks = self.engine.gather(sample_rows(groups), "samples")
-                self.run.write_samples("grpo", p.update, [sample for rank in ranks for sample in rank])
+                rows = [row for rank in ranks for row in rank]
+                rows.sort(key=lambda row: (row["dialogue"], row["turn"], row["sample"]))  # whoever drew them
+                self.run.write_samples("grpo", p.update, rows)
             watch.note(row, last=p.step == stage.steps)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps
             if checked:

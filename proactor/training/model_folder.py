@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
-from proactor.config import Pretrain, RunConfig
+from proactor.config import ConfigError, Pretrain, RunConfig, SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog
@@ -19,6 +20,7 @@ from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import pretrain
 from proactor.training.provenance import check_destination, write_provenance
 from proactor.training.small_model import build_model, export, train_tokenizer
+from proactor.training.token_rows import held_out_row
 
 HELD_OUT = 96
 """Most dialogues that the held-out loss is computed on."""
@@ -60,15 +62,15 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
     encoder = PromptEncoder(ChatFormat(tokenizer), catalog, style)
     usable = [d for d in corpus.dialogues if d.decision_turns]
     random.Random(size.seed).shuffle(usable)  # files are sorted: their first dialogues may be of one domain
-    held_out = min(HELD_OUT, max(1, len(usable) // 20))
+    held_out, others = hold_out(usable, encoder, size)
     length = f"{section.steps} steps, at most " if section.steps else ""
     ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
     model = build_model(tokenizer, size)
     history = pretrain(
         model,
         encoder,
-        usable[held_out:],
-        usable[:held_out],
+        others,
+        held_out,
         size,
         warm=warm,
         seconds=section.seconds,
@@ -80,6 +82,23 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
         write_provenance(whole, config.data)
     step, loss = min(history, key=lambda pair: pair[1])
     ui.say(f"{config.model}: written, held-out loss {loss:.3f} (step {step})")
+
+
+def hold_out(
+    usable: Sequence[Dialogue], encoder: PromptEncoder, size: SmallModel
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    """(the first dialogues with a known answer, to hold out; all others). ConfigError without any."""
+    number = min(HELD_OUT, max(1, len(usable) // 20))
+    known = (d for d in usable if any(held_out_row(encoder, d, size).weight))
+    held_out = list(islice(known, number))
+    names = {d.id for d in held_out}
+    others = [d for d in usable if d.id not in names]
+    if not held_out or not others:
+        raise ConfigError(
+            f"pretrain: {len(usable)} dialogues to train on, {len(held_out)} of them to hold out with a turn "
+            "whose answer is known; one of each is the least"
+        )
+    return held_out, others
 
 
 def _share_progress(ui: Progress) -> Callable[[float, str], None]:

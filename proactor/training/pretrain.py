@@ -96,7 +96,9 @@ def pretrain(
     )
     start, step = time.monotonic(), 0
     while best.stale < patience:
-        elapsed = max((time.monotonic() - start) / seconds, step / steps if steps else 0.0)
+        elapsed = (time.monotonic() - start) / seconds
+        if steps and elapsed < (step + 1) / steps:  # fast enough: then the clock decides nothing
+            elapsed = step / steps
         if elapsed >= 1:
             break
         for optimizer, rate in optimizers:

@@ -1,14 +1,14 @@
 """Decision points as groups for the engine: sampled and scored for GRPO, or with the wanted answer for SFT.
 
 A logged dialogue is replayed turn by turn, so each decision is a contextual bandit and no user simulator is
-needed [INFERRED, 1.7]. All decisions of a dialogue go to the engine together: they share its trunk.
+needed [INFERRED, 1.7]. All decisions of a dialogue go to one engine together: they share its trunk.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,7 +19,6 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder, unknowable
 from proactor.engine import Engine, Group, Sample, Sampling
-from proactor.event_loop import run_to_end
 from proactor.rewards import GroupScores, RewardFunction, RewardWorker, TurnReward, run_reward
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup, read_answers
@@ -38,26 +37,38 @@ def sample_groups(
     epoch: int,
     shares: BoardShares | None = None,
 ) -> list[AnswerGroup]:
-    """Sample a group at every decision point and score it.
+    """Sample a group at every decision point and score it; returns those of this rank (`draw`), in order.
 
     Raises RewardError, naming the reward, when it fails or returns something that is not a finite number.
     """
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
-    graphs: Sequence[Sequence[Mapping[str, int]] | None] = [None] * len(points)
-    if encoder.style.mode == "graph":
-        groups, graphs = roll_out(engine, encoder, points, sampling)
-    else:
-        keys = [noise_key(p.dialogue, p.turn) for p in points]
-        groups = engine.sample([p.prompt for p in points], sampling, keys=keys)
     tools = tools_by_dialogue(encoder, dialogues)
     answered = []
-    for point, group, unread in zip(points, groups, graphs, strict=True):
+    drawn = sorted(draw(engine, encoder, points, sampling), key=lambda group: group[0])
+    for place, group, unread in drawn:
+        point = points[place]
         group.tree = encoder.tree(point.dialogue, point.turn)
         candidates = candidates_at(point, group, tools[point.dialogue.id])
         answers = read_answers(point, group, candidates, unread)
         answers.set_rewards(run_reward(reward_name, reward, candidates, partial(prompt_texts, engine, group)))
         answered.append(answers)
     return answered
+
+
+def draw(
+    engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling
+) -> Iterator[tuple[int, Group, list[dict[str, int]] | None]]:
+    """Sample at decision points: (place in ``points``, group, unread pieces of graphs), as groups end.
+
+    Ranks share the dialogues of ``points``, each of which is on one rank. In graph mode all are this rank's.
+    """
+    if encoder.style.mode == "graph":
+        yield from zip(range(len(points)), *roll_out(engine, encoder, points, sampling), strict=True)
+        return
+    keys = [noise_key(p.dialogue, p.turn) for p in points]
+    units = [p.dialogue.id for p in points]
+    for group in engine.sample_shared([p.prompt for p in points], sampling, keys=keys, units=units):
+        yield group.index, group, None
 
 
 def tools_by_dialogue(encoder: PromptEncoder, dialogues: Sequence[Dialogue]) -> dict[str, Catalog]:
@@ -82,7 +93,8 @@ def prompt_texts(engine: Engine, group: Group) -> list[str]:
 
 @dataclass(slots=True)
 class JudgedStep:
-    """A step's decisions, scored by a `GroupReward`: ``groups`` in order, dropped ones (no rewards) included.
+    """A step's decisions on this rank, scored by a `GroupReward`: ``groups`` in order, dropped ones (no
+    rewards) included.
 
     ``seconds``: "sampling" (the judge may work during it), "judging" (first group handed over to last one
     scored) and "waiting" (after the last sample). ``counters``: the judge's events in this step.
@@ -116,30 +128,16 @@ def judge_groups(
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
     points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
-
-    def hand_over(index: int, group: Group, unread: Sequence[Mapping[str, int]] | None = None) -> None:
-        candidates = candidates_at(points[index], group, tools[points[index].dialogue.id])
-        sampled[index] = group, candidates, unread
-        scoring.add(index, candidates)
-
-    async def stream() -> None:
-        keys = [noise_key(p.dialogue, p.turn) for p in points]
-        async for group in engine.stream([p.prompt for p in points], sampling, keys=keys):
-            hand_over(group.index, group)
-
     with scoring:
-        if encoder.style.mode == "graph":
-            for i, (group, unread) in enumerate(
-                zip(*roll_out(engine, encoder, points, sampling), strict=True)
-            ):
-                hand_over(i, group, unread)
-        else:
-            run_to_end(stream())
+        for i, group, unread in draw(engine, encoder, points, sampling):
+            candidates = candidates_at(points[i], group, tools[points[i].dialogue.id])
+            sampled[i] = group, candidates, unread
+            scoring.add(i, candidates)
         ended = time.perf_counter()
         scores = scoring.finish()
     answered = []
-    for i, point in enumerate(points):
-        group, candidates, unread_graphs = sampled[i]
+    for i in sorted(sampled):
+        point, (group, candidates, unread_graphs) = points[i], sampled[i]
         group.tree = encoder.tree(point.dialogue, point.turn)
         answers = read_answers(point, group, candidates, unread_graphs)
         answers.set_rewards(with_metric(metric, candidates, scores[i]))

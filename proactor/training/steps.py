@@ -1,7 +1,7 @@
 """One training step: its batch of dialogues, samples and rewards, the update, and its row of numbers.
 
 Data order, boards and noise are functions of (seed, phase, step): a resumed run repeats what a killed one
-would have done.
+would have done, and no sample depends on its rank.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     Returns the row, and this rank's groups, including those that the reward dropped.
     """
     epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
-    answered, scoring = sample_and_score(workspace, stage, step, epoch, workspace.engine.share(chosen))
+    if workspace.encoder.style.mode == "graph":  # a rank's dialogues go side by side, turn after turn
+        chosen = workspace.engine.share(chosen)
+    answered, scoring = sample_and_score(workspace, stage, step, epoch, chosen)
     kept = [answers.group for answers in answered if not answers.dropped]
     if workspace.encoder.style.mode == "graph":  # samples of one decision then have different prompts
         kept = trainable(kept, stage.advantages)
@@ -108,7 +110,10 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
 def sample_and_score(
     workspace: Workspace, stage: GRPOStage, step: int, epoch: int, dialogues: Sequence[Dialogue]
 ) -> tuple[list[AnswerGroup], Row]:
-    """This rank's groups with their rewards, and the statistics of the scoring over all ranks."""
+    """This rank's groups with their rewards, and the statistics of the scoring over all ranks.
+
+    ``dialogues``: those of all ranks, which share the sampling; in graph mode this rank's part.
+    """
     seed, engine = workspace.config.seed, workspace.engine
     sampling = stage.sampling.model_copy(update={"seed": derive_seed(seed, "noise", step)})
     if workspace.worker is None:

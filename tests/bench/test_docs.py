@@ -154,6 +154,12 @@ def test_unreadable_declaration(repository: Path) -> None:
     assert problem.startswith("declaration without readable rows and columns")
 
 
+def test_a_declaration_without_a_table(repository: Path) -> None:
+    declaration = HEAD.partition("| metric")[0]
+    text = f"{declaration}\nProse.\n\n{HEAD}{RIGHT}\n```\n{declaration}```\n"
+    assert check_tables(text, repository)[0] == [(1, "a declaration without a table below it")]
+
+
 def test_numbers_in_an_undeclared_column(repository: Path) -> None:
     text = HEAD.replace('  after: "{after.KEY:.1%}"\n', "") + RIGHT
     assert table_problems(text, repository) == ["'F1': numbers in the undeclared column 'after'"]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from bench import load
 from bench.load import Mix, Setting
-from bench.simulator import PAGE, Arrival, Fixed, Outcome, Policy, Simulator
+from bench.simulator import PAGE, Arrival, Outcome, Simulator
 from bench.step_times import Computed, Recorded
 from proactor.engine.controller import Controller, ControllerConfig
+from proactor.engine.load import FixedLimits, LoadPolicy
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def traces(draw: st.DrawFn) -> list[Arrival]:
 LARGEST = 7 + 4 * 7  # pages of the largest request with all its tokens
 ALL = st.sampled_from(
     [
-        Fixed(1),
-        Fixed(4),
-        Fixed(256),
+        FixedLimits(1),
+        FixedLimits(4),
+        FixedLimits(256),
         ControllerConfig(),
         ControllerConfig(deterministic=True),
         ControllerConfig(enough=1, caution=0, headroom=0),
@@ -62,8 +63,10 @@ class Checked(Simulator):
         return super()._run_step()
 
 
-def run(kind: Fixed | ControllerConfig, pages: int, arrivals: list[Arrival]) -> tuple[Simulator, Outcome]:
-    policy: Policy = Controller(kind) if isinstance(kind, ControllerConfig) else kind
+def run(
+    kind: FixedLimits | ControllerConfig, pages: int, arrivals: list[Arrival]
+) -> tuple[Simulator, Outcome]:
+    policy: LoadPolicy = Controller(kind) if isinstance(kind, ControllerConfig) else kind
     simulator = Checked(Plain(), policy, pages, noise=0.05)
     return simulator, simulator.run(arrivals)
 
@@ -71,7 +74,7 @@ def run(kind: Fixed | ControllerConfig, pages: int, arrivals: list[Arrival]) -> 
 @settings(max_examples=60, deadline=None)
 @given(arrivals=traces(), kind=ALL, pages=st.integers(LARGEST, 3 * LARGEST))
 def test_every_request_ends_and_no_token_is_lost_or_drawn_twice(
-    arrivals: list[Arrival], kind: Fixed | ControllerConfig, pages: int
+    arrivals: list[Arrival], kind: FixedLimits | ControllerConfig, pages: int
 ) -> None:
     simulator, out = run(kind, pages, arrivals)
     assert all(latency is not None and latency > 0 for latency in out.latency), "someone starved"
@@ -79,7 +82,7 @@ def test_every_request_ends_and_no_token_is_lost_or_drawn_twice(
     assert out.prompt_rows - out.recomputed == sum(arrival.prompt for arrival in arrivals)
     ended = [length for readings, _ in simulator.log for length in readings.ended] + simulator._lengths
     assert sorted(ended) == sorted(length for arrival in arrivals for length in arrival.lengths)
-    assert not isinstance(kind, Fixed) or not out.preempted, "the worst case was kept free"
+    assert not isinstance(kind, FixedLimits) or not out.preempted, "the worst case was kept free"
 
 
 def test_samples_that_get_longer_than_those_before_are_preempted_and_end() -> None:
@@ -88,7 +91,7 @@ def test_samples_that_get_longer_than_those_before_are_preempted_and_end() -> No
     simulator, out = run(ControllerConfig(), 60, [*short, *long])
     assert out.preempted > 0 and out.recomputed > 0
     assert max(decision.caution for _, decision in simulator.log) > 1.0
-    fixed = run(Fixed(256), 60, [*short, *long])[1]
+    fixed = run(FixedLimits(256), 60, [*short, *long])[1]
     assert out.seconds < fixed.seconds, "and it is faster than keeping the worst case free"
 
 
@@ -100,7 +103,7 @@ def test_a_request_that_fills_the_pool_begins_when_nothing_else_runs() -> None:
 
 
 def test_the_trace_of_a_request_alone_takes_its_steps() -> None:
-    simulator = Simulator(Plain(), Fixed(8), 100, noise=0.0, chunk=30)
+    simulator = Simulator(Plain(), FixedLimits(8), 100, noise=0.0, chunk=30)
     out = simulator.run([Arrival(5.0, 70, (10, 4), 20)])
     # 70 rows in three steps, the first tokens with the last; then nine steps: three of two, six of one
     assert out.steps == 3 + 9
@@ -112,7 +115,7 @@ def test_a_padded_machine_pays_for_the_bucket() -> None:
     arrivals = [Arrival(0.0, 1, (9,), 9) for _ in range(5)]
 
     def seconds(padded: bool) -> float:
-        return Simulator(Plain(padded=padded), Fixed(8), 100, noise=0.0).run(arrivals).seconds
+        return Simulator(Plain(padded=padded), FixedLimits(8), 100, noise=0.0).run(arrivals).seconds
 
     assert seconds(True) - seconds(False) == pytest.approx(8 * 0.1 * (8 - 5))
 

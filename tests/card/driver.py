@@ -9,12 +9,15 @@ products with them cost anything. They hold no values; what is read back from th
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +119,23 @@ def pretend() -> Driver:
     _replace(op.device_name, lambda device: TARGET)
     _replace(nf4_decode.assembly, lambda x: codes.get(x.dtype, 0))
     return driver
+
+
+def run_script(script: str, root: Path) -> list[Any]:
+    """What a script that calls `pretend` prints, a JSON value a line.
+
+    It has a process of its own, since the interpreter's kernels, which other tests need, do not compile.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:

@@ -27,6 +27,7 @@ from proactor.engine.forward import tree_view
 from proactor.engine.jobs import Job
 from proactor.engine.lora import LoRABuffer
 from proactor.engine.model import AttentionView, Decoder
+from proactor.engine.model_config import ModelConfig
 from proactor.engine.sampler import Sampler
 from proactor.engine.tree import Tree, layout
 from proactor.kernels.compile_launch import KIB
@@ -60,11 +61,16 @@ class Phase:
 def model(layers: int) -> Decoder:
     """Qwen2.5-14B with so few layers, without memory."""
     config = model_config(QWEN25[0], num_hidden_layers=layers, max_position_embeddings=4096)
+    return empty_model(config, LoRA(rank=16))
+
+
+def empty_model(config: ModelConfig, lora: LoRA) -> Decoder:
+    """A model in NF4 with an adapter, without memory."""
     weights = {
         name: _nf4(size) if is_linear(name) else torch.empty(size, dtype=torch.bfloat16, device=META)
         for name, size in weight_shapes(config).items()
     }
-    return Decoder.build(config, weights, torch.bfloat16, LoRABuffer(config, LoRA(rank=16), META), False)
+    return Decoder.build(config, weights, torch.bfloat16, LoRABuffer(config, lora, META), False)
 
 
 def _nf4(shape: tuple[int, ...]) -> NF4Tensor:

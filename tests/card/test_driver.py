@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proactor.kernels.jit import HAS_TRITON
-from tests.card.driver import Refused, pretend
+from tests.card.driver import Refused, pretend, run_script
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
 
@@ -58,17 +54,7 @@ answer(lambda: swiglu.swiglu_forward_kernel[(0, 1)](x, x, 16, 16, BLOCK=1024))
 
 @pytest.fixture(scope="module")
 def seen(repo_root: Path) -> list[Any]:
-    """Output of the script: a process of its own, since the interpreter's kernels do not compile."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=environment | {"PYTHONPATH": str(repo_root)},
-        capture_output=True,
-        text=True,
-        cwd=repo_root,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return run_script(SCRIPT, repo_root)
 
 
 def test_every_launch_is_one_that_a_gpu_takes(seen: list[Any]) -> None:

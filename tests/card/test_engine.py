@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from proactor.engine import GRPO, SFT, Engine, Sampling, TokenBatch
 from tests.card.card import on_card
 from tests.card.engines import beside_card, needs_card, open_engine, write
 from tests.card.process import own_process
-from tests.engine.engines import adapter, drawn, outside, prompts, reward
+from tests.engine.engines import adapter, drawn, outside, prompts, reward, save_tokenizer
+from tests.engine.sessions import record
 
 pytestmark = needs_card
 FILTERED = Sampling(
@@ -109,6 +111,29 @@ def test_families(tmp_path: Path, family: str, dtype: str) -> None:
         }
 
     same_on_both(write(tmp_path / "model", family), work, dtype=dtype)
+
+
+@own_process
+def test_a_session_with_text_and_a_mask(tmp_path: Path) -> None:
+    """A sample of two turns: ids without a token, a stop string, a mask on the CPU, pages kept in between."""
+    folder = write(tmp_path / "model", vocab_size=264, eos_token_id=256)
+    save_tokenizer(folder)
+    odd = torch.arange(264) % 2 == 1
+    draw = Sampling(max_tokens=3, seed=3, stop=["never"], logit_mask=lambda ids, position: odd)
+
+    async def turns(engine: Engine) -> Results:
+        async with engine.session() as session:
+            sample = await session.sample("a prompt of two pages", draw, key=1)
+            kept = engine.counters()["pages_parked"]
+            await session.advance(sample, engine.encode(" and an answer"), draw)
+            return {"sample": record(sample), "parked": kept, "counters": engine.counters()}
+
+    def work(engine: Engine) -> Results:
+        results = asyncio.run(turns(engine))
+        assert results["parked"] and results["counters"]["tokens_recomputed"] == 0
+        return results
+
+    same_on_both(folder, work)
 
 
 @own_process

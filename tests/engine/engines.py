@@ -37,12 +37,17 @@ def write_folder(folder: Path) -> Path:
 def write_text_folder(folder: Path) -> Path:
     """The same with one token a byte (ids 0 … 255), an end token 256, and a vocabulary padded to 264."""
     save_tiny(folder, eos_token_id=256, hidden_size=32, intermediate_size=64, head_dim=8, vocab_size=264)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One token a byte, and an end token 256."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
-    return folder
 
 
 def load(folder: Path, stir: bool = True, **changes: Any) -> Engine:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+from proactor.engine.controller import Decision, Readings
 from proactor.engine.kv import PagePool
+from proactor.engine.load import LoadPolicy
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, SampleId, Step
 
@@ -12,6 +16,11 @@ END = 0
 def draw(request: Request, sample: int, drawn: list[int]) -> int:
     """The token sampled by the stand-in: a function of the request's tokens alone, as with keyed noise."""
     return hash((tuple(request.prompt_ids), sample, tuple(drawn))) % 5
+
+
+def go_on(request: Request, sample: int, drawn: list[int]) -> int:
+    """`draw`, also where the sample was preempted before."""
+    return draw(request.root, sample, request.prompt_ids[len(request.root.prompt_ids) :] + drawn)
 
 
 def expected(request: Request, sample: int) -> list[int]:
@@ -55,7 +64,8 @@ class Machine:
         for decode in step.decodes:
             ids = decode.request.prompt_ids + decode.generated
             assert decode.length == len(ids) and decode.input_id == ids[-1]
-            shared = len(decode.request.prompt_ids) // scheduler.pool.page_size if decode.request.n > 1 else 0
+            root = decode.request.root
+            shared = len(root.prompt_ids) // scheduler.pool.page_size if root.n > 1 else 0
             assert decode.shared_pages == shared
             rows.append(
                 (self.slots(decode.block_table, len(ids)), len(ids) - 1, (decode.request.namespace, *ids))
@@ -76,10 +86,10 @@ class Machine:
         return self.sample(step)
 
     def sample(self, step: Step) -> dict[SampleId, int]:
-        tokens = {d.id: draw(d.request, d.id[1], d.generated) for d in step.decodes}
+        tokens = {d.id: go_on(d.request, d.id[1], d.generated) for d in step.decodes}
         for chunk in step.prefills:
             if chunk.last:
-                tokens |= {(chunk.request_id, s): draw(chunk.request, s, []) for s in range(chunk.request.n)}
+                tokens |= {(chunk.request_id, s): go_on(chunk.request, s, []) for s in chunk.request.samples}
         return tokens
 
     def commit(self, step: Step, tokens: dict[SampleId, int]) -> None:
@@ -121,6 +131,28 @@ class Machine:
 
 
 def machine(
-    pages: int = 200, size: int = 4, rows: int = 64, seqs: int = 16, chunk: int = 32, parked: int = 0
+    pages: int = 200,
+    size: int = 4,
+    rows: int = 64,
+    seqs: int = 16,
+    chunk: int = 32,
+    parked: int = 0,
+    policy: LoadPolicy | None = None,
 ) -> Machine:
-    return Machine(Scheduler(PagePool(pages, size), rows, seqs, chunk, parked))
+    return Machine(Scheduler(PagePool(pages, size), rows, seqs, chunk, parked, policy))
+
+
+class Whims:
+    """A policy that decides anything: the scheduler has to hold its rules whatever it is told."""
+
+    def __init__(self, seed: int, pages: int) -> None:
+        self.rng, self.pages = random.Random(seed), pages
+
+    def decide(self, readings: Readings) -> Decision:
+        rng = self.rng
+        room = rng.choice([0, self.pages, readings.pages_total - readings.pages_used])
+        rows, batch = rng.randint(0, 12), rng.randint(0, 8)
+        return Decision(batch, room, rows, 0, readings.pages_short + rng.randint(0, 3), batch, 0.0)
+
+    def expected(self, age: int, limit: int) -> float:
+        return min(limit - age, self.rng.randint(1, 3))

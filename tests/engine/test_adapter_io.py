@@ -323,3 +323,18 @@ def test_tensors_that_the_config_does_not_name(broken: Path) -> None:
     for named in (ALL, [f"self_attn.{n}" for n in ALL[:4]] + ALL[4:], "all-linear"):
         (broken / "adapter_config.json").write_text(json.dumps({**config, "target_modules": named}))
         assert len(read_peft(broken)[0]) == 14
+
+
+def test_a_half_that_is_there_twice(broken: Path) -> None:
+    file = broken / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_A.weight" in name)
+    save_file({**tensors, name.replace(".weight", ".default.weight"): tensors[name] + 1}, file)
+    assert_refused(broken, "lora_A is there twice", file.name)
+
+
+@pytest.mark.parametrize("folder", ["/", "", "a\0b", "a\ud800"])
+def test_places_that_hold_no_adapter(folder: str) -> None:
+    with pytest.raises((CheckpointError, OSError)) as caught:
+        read_peft(folder)
+    assert isinstance(caught.value, CheckpointError) or caught.value.filename == folder

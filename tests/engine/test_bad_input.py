@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from torch import Tensor
 
 from proactor.engine import (
     GRPO,
@@ -29,6 +29,7 @@ from proactor.engine import (
     ProactorError,
     Sample,
     Sampling,
+    TokenBatch,
     Tree,
 )
 from proactor.engine.chat import ChatError
@@ -45,6 +46,10 @@ from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
         (lambda: GRPO(learning_rate=1e-3), ["learning_rate"]),
         (lambda: AdamW(beta=0.9), ["beta"]),
         (lambda: SFT(epsilon=0.2), ["epsilon"]),
+        (lambda: Sampling(n=10**9), ["n", "less than or equal to 1048576"]),
+        (lambda: EngineConfig(kv_tokens=10**22), ["kv_tokens", "less than or equal to 268435456"]),
+        (lambda: EngineConfig(page_size=10**9), ["page_size", "less than or equal to 65536"]),
+        (lambda: GRPO(minibatches=10**9), ["minibatches", "less than or equal to 65536"]),
         (lambda: Sampling(n=0), ["n", "greater than or equal to 1"]),
         (lambda: Sampling(temperature=-1.0), ["temperature"]),
         (lambda: Sampling(temperature=math.nan), ["temperature"]),
@@ -74,6 +79,9 @@ from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler
         (lambda: AdamW(lr=math.inf), ["lr=inf", "finite"]),
         (lambda: AdamW(lr=math.nan), ["lr=nan"]),
         (lambda: AdamW(weight_decay=True), ["weight_decay: should be a number, not True"]),
+        (lambda: LoRA(8), ["LoRA: options go by name, LoRA(rank=…), not 8"]),  # type: ignore[call-arg]
+        (lambda: LoRA(targets="all-linear"), ["targets='all-linear': should be a list"]),
+        (lambda: Sampling(stop="\n"), ["stop='\\n': should be a list"]),
     ],
 )
 def test_configs_name_the_key(make: Callable[[], Any], words: list[str]) -> None:
@@ -84,7 +92,7 @@ def test_configs_name_the_key(make: Callable[[], Any], words: list[str]) -> None
 
 def test_configs_do_not_change() -> None:
     config = Sampling()
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(EngineError, match=r"^Sampling.n cannot be set: make another one with n=…$"):
         config.n = 2
 
 
@@ -93,6 +101,10 @@ EVEN = torch.arange(101) % 2 == 0
 
 def sample(**changes: Any) -> Sample:
     return Sample(**{"prompt_ids": [1, 2], "token_ids": [3, 4], "reward": 1.0, **changes})
+
+
+def total(logprobs: Tensor, batch: TokenBatch) -> Tensor:
+    return logprobs.sum()
 
 
 def group(*samples: Sample) -> Group:
@@ -141,9 +153,13 @@ SAMPLING: dict[str, tuple[Callable[[Engine], Any], str]] = {
         lambda e: e.sample([[1]], Sampling(stop_ids=(101,))),
         r"^prompt 0: stop_ids outside 0 … 100$",
     ),
-    "empty": (lambda e: e.sample([[1], []]), r"^prompt 1: empty, or with ids outside 0 … 100$"),
-    "id too large": (lambda e: e.sample([[1, 101]]), r"^prompt 0: empty, or with ids outside 0 … 100$"),
-    "negative id": (lambda e: e.sample([[1, -1]]), r"^prompt 0: .* ids outside"),
+    "empty": (lambda e: e.sample([[1], []]), r"^prompt 1: empty; it needs at least one token$"),
+    "id too large": (
+        lambda e: e.sample([[1, 101]]),
+        r"^prompt 0: id 101 at position 1 is outside 0 … 100$",
+    ),
+    "negative id": (lambda e: e.sample([[1, -1]]), r"^prompt 0: id -1 at position 1 is outside"),
+    "one key": (lambda e: e.sample([[1]], keys=1), r"^sample: keys should be a list of .* not 1$"),
     "text without a tokenizer": (
         lambda e: e.sample(["hello"]),
         r"no tokenizer in the model folder, so prompts must be token ids$",
@@ -198,8 +214,50 @@ TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
     ),
     "greedy sft": (lambda e: e.train([sample(temperature=0.0)], SFT()), r"^sample.temperature: 0 \(greedy\)"),
     "nothing": (lambda e: e.train([], TRAIN), r"^train: nothing to train on$"),
-    "samples to grpo": (lambda e: e.train([sample()], TRAIN), r"^train: GRPO takes groups$"),
-    "tuples to sft": (lambda e: e.train([([1], [2])], SFT()), r"^train: SFT takes samples or groups$"),
+    "samples to grpo": (
+        lambda e: e.train([sample()], TRAIN),
+        r"^train: GRPO: takes a list of groups; item 0 is a Sample$",
+    ),
+    "tuples to sft": (
+        lambda e: e.train([([1], [2])], SFT()),
+        r"^train: SFT: takes a list of groups or samples; item 0 is a tuple$",
+    ),
+    "one group": (
+        lambda e: e.train(group(sample()), TRAIN),
+        r"^train: GRPO: takes a list of groups, not one Group: write \[it\]$",
+    ),
+    "None": (lambda e: e.train(None, SFT()), r"^train: SFT: takes a list of groups or samples, not None$"),
+    "a dictionary as config": (
+        lambda e: e.train([group(sample())], {"lr": 1e-4}),
+        r"^train: config should be a GRPO or an SFT, not {'lr': 0.0001}$",
+    ),
+    "an optimizer as config": (
+        lambda e: e.train([group(sample())], AdamW()),
+        r"^train: config should be a GRPO or an SFT, not an AdamW$",
+    ),
+    "a class as config": (lambda e: e.train([group(sample())], GRPO), r"^train: config should be a GRPO or"),
+    "step config": (lambda e: e.step({"lr": 1}), r"^step: config should be an AdamW, not {'lr': 1}$"),
+    "one group of gradients": (
+        lambda e: e.forward_backward(group(sample()), total),
+        r"^forward_backward: takes a list of groups or trees, not one Group",
+    ),
+    "samples of gradients": (
+        lambda e: e.forward_backward([sample()], total),
+        r"^forward_backward: takes a list of groups or trees; item 0 is a Sample$",
+    ),
+    "loss that is none": (
+        lambda e: e.forward_backward([group(sample())], "grpo"),
+        r"^forward_backward: loss should be a function, not 'grpo'$",
+    ),
+    "samples to nll": (lambda e: e.nll([sample()]), r"^nll: takes a list of groups; item 0 is a Sample$"),
+    "text as ids": (
+        lambda e: e.train([Group("a", [Sample("a", "b")])], SFT()),
+        r"^group.prompt_ids should be a list of token ids, not 'a'$",
+    ),
+    "fractions as ids": (
+        lambda e: e.train([sample(token_ids=[3.5, 4.0])], SFT()),
+        r"^sample.token_ids should be a list of token ids, not \[3.5, 4.0\]$",
+    ),
     "no tokens": (
         lambda e: e.train([sample(token_ids=[])], SFT()),
         r"^sample.token_ids: a sample needs at least one token$",
@@ -237,6 +295,33 @@ TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
     "long logprobs": (
         lambda e: e.logprobs([[1] * 129]),
         r"^logprobs: sequence 0 has 129 tokens, the context 128$",
+    ),
+    "one sequence": (
+        lambda e: e.logprobs([1, 2, 3]),
+        r"^logprobs: sequence 0 is a list of token ids, not 1$",
+    ),
+    "a text as sequence": (lambda e: e.logprobs(["abc"]), r"^logprobs: sequence 0 .* not 'abc'$"),
+    "no sequences": (lambda e: e.logprobs(None), r"^logprobs: takes a list of lists of token ids, not None$"),
+    "spans of one": (lambda e: e.logprobs([[1, 2]], (1, 2)), r"^logprobs: 1 sequences with 2 spans$"),
+    "a number as span": (
+        lambda e: e.logprobs([[1, 2]], [1]),
+        r"^logprobs: the span of sequence 0 is \(start, end\), not 1$",
+    ),
+    "save nowhere": (lambda e: e.save(None), r"^save: takes a file, not None$"),
+    "resume nothing": (lambda e: e.resume(""), r"^resume: takes a file, not ''$"),
+    "save a tensor": (
+        lambda e: e.save("never-written.pt", {"x": torch.ones(2)}),
+        r"^never-written.pt: cannot save, the record is no JSON \(Object of type Tensor",
+    ),
+    "save a list": (
+        lambda e: e.save("never-written.pt", [1]),
+        r"^save: record should be a Mapping, not \[1\]$",
+    ),
+    "state": (lambda e: e.load_state_dict(None), r"^load_state_dict: state should be a Mapping, not None$"),
+    "save an adapter nowhere": (lambda e: e.save_adapter(""), r"^save_adapter: takes a folder, not ''$"),
+    "load an adapter of nowhere": (
+        lambda e: e.load_adapter(None),
+        r"^load_adapter: takes a folder, not None$",
     ),
     "logprobs id": (lambda e: e.logprobs([[1, 101]]), r"ids outside 0 … 100"),
     "tree": (lambda e: Tree([Group([1], [Sample([1], [])])]), r"^sample.token_ids"),
@@ -321,6 +406,8 @@ def test_load_refuses_by_name(folder: Path) -> None:
         ({"quantization": "fp4"}, r"^quantization='fp4': Input should be 'auto', 'nf4' or 'none'$"),
         ({"token_budget": -5}, r"^token_budget=-5: "),
         ({"load_in_4bit": True}, r"unknown option 'load_in_4bit' \(did you mean 'quantization'\?\)$"),
+        ({"config": 3, "page_size": None}, r"^Engine.load: a config and options"),
+        ({"progress": 3}, r"^Engine.load: progress should be a function \(done, total\), not 3$"),
         ({"lora": {"rank": 8}}, r"^Engine.load: lora should be a LoRA, not \{'rank': 8\}$"),
         ({"seed": 1.5}, r"^Engine.load: seed should be an integer, not 1.5$"),
         ({"zzz": 1}, r"^Engine.load: unknown option 'zzz' \(known: device, dtype, .*revision\)$"),
@@ -331,6 +418,21 @@ def test_load_refuses_by_name(folder: Path) -> None:
     ]:
         with pytest.raises(EngineError, match=words):
             load(folder, **options)
+
+
+def test_a_folder_is_a_path() -> None:
+    for path in (None, 5, ""):
+        with pytest.raises(EngineError, match=rf"^Engine.load: takes a folder or hub id, not {path!r}$"):
+            Engine.load(path)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"^Engine.load: config should be an EngineConfig, not \{"):
+        Engine.load("x", {"page_size": 4})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rewards", [1.0, None, torch.tensor(1.0)])
+def test_rewards_are_a_list(rewards: Any) -> None:
+    one = group(sample(), sample())
+    with pytest.raises(EngineError, match=r"^rewards: a list of 2 numbers is needed, not "):
+        one.rewards = rewards
 
 
 def test_a_config_loads_as_its_options(folder: Path) -> None:

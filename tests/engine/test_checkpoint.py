@@ -192,6 +192,10 @@ def test_a_hub_id_is_found_in_the_offline_cache(tmp_path: Path, monkeypatch: pyt
         resolve_model("someone/tiny", "v3")
     with pytest.raises(CheckpointError, match="someone/other: no such folder"):
         resolve_model("someone/other")
+    for name in ("~no-such-user/model", "a\0b", "a\ud800", "x" * 5000):
+        with pytest.raises((CheckpointError, OSError)) as caught:
+            resolve_model(name)
+        assert isinstance(caught.value, CheckpointError) or caught.value.filename
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c", "bad name!"])

@@ -243,3 +243,32 @@ def test_what_is_removed_is_a_name_and_never_what_a_link_leads_to(tmp_path: Path
     for name in ("folder", "link", "nothing"):
         remove(tmp_path / name)
     assert content(tmp_path) == {"kept/a.bin": "1"}
+
+
+def test_what_is_no_file_is_neither_replaced_nor_written_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "standard input").symlink_to("/proc/self/fd/0")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to folder").symlink_to("folder")
+    before = {p.name: p.lstat().st_mode for p in tmp_path.iterdir()}
+    names = [str(tmp_path / name) for name in (*before, "folder/..")]
+    for name in (*names, "/", "", ".", "a\0b", "a\ud800", "x" * 300):
+        for write in (atomic_file, append) if name != str(tmp_path / "standard input") else (atomic_file,):
+            with pytest.raises(OSError) as caught:
+                write(name, b"x")
+            assert str(caught.value.filename) in (name, ".")
+    for name in ("a\0b", "a\ud800"):
+        with pytest.raises(OSError, match="no file can have this name"):
+            save(Path(name), a="1")
+    assert {p.name: p.lstat().st_mode for p in tmp_path.iterdir()} == before
+
+
+def test_a_link_to_a_file_or_to_nothing_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("old")
+    for target in ("kept", "nothing"):
+        (tmp_path / "link").symlink_to(target)
+        atomic_file(tmp_path / "link", b"new")
+        assert (tmp_path / "link").read_text() == "new" and not (tmp_path / "link").is_symlink()
+        remove(tmp_path / "link")
+    assert content(tmp_path) == {"kept": "old"}

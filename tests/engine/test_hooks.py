@@ -96,6 +96,7 @@ def test_append_refuses_what_does_not_continue(folder: Path) -> None:
     version = first.policy_version
     first.append(late)
     assert first.policy_version == version < late.policy_version, "a sample is as old as its first turn"
+    assert first.token_versions() == [version] * 2 + [late.policy_version] * 2
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -218,6 +218,8 @@ def test_sharing_order_puts_the_deepest_turn_of_a_dialogue_first() -> None:
     assert order[0] == 0 and order[-1] == 9  # strangers keep their places
     assert order[1] == 7 and order[2] == 8  # turn 7 computes the trunk that the others share
     assert sorted(order) == list(range(10))
+    assert sharing_order([[9], *turns, [8]], [1, *[1] * len(turns), 2])[0] == len(turns) + 1
+    assert sharing_order([[9], *turns, [8]], [2, *[1] * len(turns), 3])[:2] == [len(turns) + 1, 0]
     assert sharing_order([]) == [] and sharing_order([[1], [1], [1]]) == [0, 1, 2]
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2 and common_prefix([], [1]) == 0
 

@@ -100,3 +100,9 @@ def test_what_is_not_finite_in_float32_is_refused_and_nothing_changes(config: Mo
         with pytest.raises(EngineError, match="down_proj holds values that are not finite in float32"):
             lora.load(tensors)
         assert torch.equal(lora.flat, before)
+
+
+def test_a_rank_beyond_every_linear_is_refused_before_it_takes_memory(config: ModelConfig) -> None:
+    for rank in (max(map(max, shapes(config).values())) + 1, 2**31 - 1):
+        with pytest.raises(EngineError, match=rf"lora\.rank={rank}: above \d+, the model's largest linear"):
+            LoRABuffer(config, LoRA(rank=rank), torch.device("cpu"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.engine import GRPO, SFT, Engine, Group, GRPOLoss, SFTLoss, TokenBatch
+from proactor.engine import GRPO, SFT, Engine, EngineError, Group, GRPOLoss, SFTLoss, TokenBatch
 from tests.engine.engines import gradient, load, outside, prompts
 
 
@@ -23,6 +23,7 @@ def batch(n: int = 6, **changes: Any) -> TokenBatch:
         "weight": torch.rand(n, generator=generator),
         "sample": torch.zeros(n, dtype=torch.int64),
         "position": torch.arange(n),
+        "version": torch.zeros(n, dtype=torch.int64),
         "samples": [],
         "entropy": torch.zeros(n),
     }
@@ -169,3 +170,23 @@ def test_the_reference_is_the_bare_model(engine: Engine) -> None:
     )[0]
     reference = seen[0].reference
     assert reference is not None and torch.allclose(reference[seen[0].sample == 1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "words"),
+    [
+        (3, "^loss: its statistics should be a Mapping, not 3$"),
+        ({"a": torch.ones(2)}, r"^loss: statistic 'a' should be one number, not a tensor of shape \(2,\)$"),
+        ({"a": "x"}, "^loss: statistic 'a' should be one number, not 'x'$"),
+    ],
+)
+def test_a_statistic_is_a_number(engine: Engine, statistics: Any, words: str) -> None:
+    with pytest.raises(EngineError, match=words):
+        engine.forward_backward(engine.sample([[1]]), lambda logprobs, batch: (logprobs.sum(), statistics))
+    engine.zero_grad()
+
+
+def test_a_statistic_may_hang_on_the_graph(engine: Engine, recwarn: pytest.WarningsRecorder) -> None:
+    sums = engine.forward_backward(engine.sample([[1]]), lambda lp, batch: (lp.sum(), {"mean": lp.mean()}))
+    assert sums["mean"] < 0 and not recwarn.list
+    engine.zero_grad()

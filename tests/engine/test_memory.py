@@ -307,3 +307,14 @@ def test_a_cpu_keeps_its_defaults(folder: Path) -> None:
     pages = sampler(engine).scheduler.pool.num_pages
     assert pages == 256 * 128 // 4
     assert load(folder, token_budget=6, max_batch=4)._policy.budgets == Budgets(6, 6, 1024)
+
+
+def test_a_cpu_without_memory_is_one_line_too() -> None:
+    cpu = torch.device("cpu")
+    with (
+        pytest.raises(EngineError, match=r"a KV cache: out of memory on cpu.*: set kv_tokens to fewer"),
+        naming_shortage(cpu, "a KV cache", "set kv_tokens to fewer"),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="shapes"), naming_shortage(cpu, "", ""):
+        torch.ones(2, 3) @ torch.ones(2, 3)

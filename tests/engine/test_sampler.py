@@ -57,8 +57,9 @@ def test_the_first_ratio_is_one(engine: Engine, name: str) -> None:
     groups = engine.sample(prompts(3, shared=5), sampling)
     stats = train(engine, groups)
     assert stats["tokens_trained"] == sum(len(s.token_ids) for g in groups for s in g.samples)
-    assert stats["ratio_max_error"] <= (0.0 if engine.deterministic else 1e-5)
-    assert stats["sampler_trainer_gap"] <= (0.0 if engine.deterministic else 1e-5)
+    # logits differ by rounding, and a temperature below 1 multiplies what they differ by
+    bound = 0.0 if engine.deterministic else 1e-5 / min(1.0, sampling.temperature)
+    assert stats["ratio_max_error"] <= bound and stats["sampler_trainer_gap"] <= bound
     for sample in (s for g in groups for s in g.samples):
         filtered = [a > b + 1e-6 for a, b in zip(sample.logprobs, sample.policy_logprobs, strict=True)]
         assert all(filtered[::2]) if "mask" in name else any(filtered) == sampling.filtered

@@ -61,7 +61,7 @@ def test_waiting_requests_follow_a_long_prompt_chunk_by_chunk() -> None:
     requests.append(Request(6, "base", [7] * 5, 1, 3))
     m.scheduler.add(requests[6])
     m.step()
-    assert sorted(m.scheduler._runs) == [
+    assert sorted(request.id for request in m.scheduler._running.requests) == [
         0,
         4,
         6,
@@ -83,7 +83,10 @@ def test_who_waits_does_not_hold_up_the_rest() -> None:
     m.step()
     m.scheduler.add(requests[2])
     m.step()
-    assert sorted(m.scheduler._runs) == [0, 2]  # 1 waits for pages that take 0 several steps
+    assert sorted(request.id for request in m.scheduler._running.requests) == [
+        0,
+        2,
+    ]  # 1 waits for pages that take 0 several steps
     m.drain()
     assert m.prefill_rows == 12 + 1 + 4
     m.verify(requests)
@@ -190,7 +193,7 @@ def test_samples_are_split_when_not_all_fit() -> None:
     decoding, split = [], []
     while m.step():
         decoding.append(m.scheduler.counters()["decoding"])
-        split.append(len(m.scheduler._forking))
+        split.append(len(m.scheduler._running.forking))
     assert 2 <= max(decoding) < 8
     assert max(split) == 1  # no second prompt is held while samples of the first have not begun
     m.verify(requests)
@@ -260,7 +263,7 @@ def test_abort_frees_everything_wherever_the_request_is() -> None:
             for _ in range(steps):
                 m.step()
             step = m.scheduler.plan() if in_flight else None
-            known = 1 in m.scheduler._ids
+            known = 1 in m.scheduler._unended
             assert m.scheduler.abort(1) == known
             if step is not None:
                 m.commit(step, m.run(step))

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from proactor.engine.load import LoadPolicy
 from proactor.engine.parking import lease_name
 from proactor.engine.step import Chunk, Request, RequestTooLarge
-from tests.engine.machine import machine
+from tests.engine.machine import Whims, machine
 
 
 class Events(RuleBasedStateMachine):
@@ -22,13 +23,18 @@ class Events(RuleBasedStateMachine):
         seqs=st.integers(1, 6),
         more=st.integers(0, 8),
         chunk=st.integers(1, 9),
+        seed=st.integers(0, 1000),
     )
-    def start(self, pages: int, size: int, seqs: int, more: int, chunk: int) -> None:
-        self.machine = machine(pages, size, seqs + more, seqs, chunk, parked=pages // 2)
+    def start(self, pages: int, size: int, seqs: int, more: int, chunk: int, seed: int) -> None:
+        policy = self.policy(seed, pages)
+        self.machine = machine(pages, size, seqs + more, seqs, chunk, pages // 2, policy)
         self.scheduler = self.machine.scheduler
         self.requests: dict[int, Request] = {}
         self.next_id = 0
         self.done: list[Request] = []
+
+    def policy(self, seed: int, pages: int) -> LoadPolicy | None:
+        return None
 
     @rule(
         data=st.data(),
@@ -77,7 +83,10 @@ class Events(RuleBasedStateMachine):
         for _ in range(times):
             self.machine.step()
 
-    @rule(data=st.data(), what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["abort", "abort in flight", "step fails", "new weights", "update"]),
+    )
     def disturb(self, data: st.DataObject, what: str) -> None:
         if what == "abort":
             self.machine.ended.pop(self.drop(data), None)  # type: ignore[arg-type]
@@ -85,11 +94,20 @@ class Events(RuleBasedStateMachine):
             self.abort_during_a_step(data)
         elif what == "step fails":
             self.step_fails()
+        elif what == "update":
+            self.update(*data.draw(st.permutations("ab")))
         else:
             self.scheduler.drop_namespace(data.draw(st.sampled_from("ab")))
 
+    def update(self, old: str, new: str) -> None:
+        """What is in flight goes on; the machine's memory knows whose keys a row may read."""
+        self.scheduler.pause()
+        assert self.scheduler.resting and self.scheduler.pool.used == self.scheduler.pool.held
+        self.scheduler.drop_namespace(old)
+        self.scheduler.rename(old, new)
+
     def drop(self, data: st.DataObject) -> int | None:
-        live = [i for i in self.requests if i in self.scheduler._ids]
+        live = [i for i in self.requests if i in self.scheduler._unended]
         if not live:
             return None
         victim = data.draw(st.sampled_from(live))
@@ -109,7 +127,7 @@ class Events(RuleBasedStateMachine):
 
     def step_fails(self) -> None:
         step = self.scheduler.plan()
-        running = set(self.scheduler._ids)
+        running = set(self.scheduler._unended)
         if step is not None:
             for chunk in step.prefills:
                 self.garbage(chunk)
@@ -140,6 +158,17 @@ TestEvents = Events.TestCase
 TestEvents.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+class PreemptedEvents(Events):
+    """The same, where a policy promises too few pages and changes its mind at every step."""
+
+    def policy(self, seed: int, pages: int) -> LoadPolicy | None:
+        return Whims(seed, pages)
+
+
+TestPreemptedEvents = PreemptedEvents.TestCase
+TestPreemptedEvents.settings = TestEvents.settings
 
 
 @settings(max_examples=50, deadline=None)

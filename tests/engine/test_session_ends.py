@@ -152,7 +152,20 @@ BAD: dict[str, tuple[Callable[[Session, Sample], Awaitable[Any]], str]] = {
         lambda s, x: s.advance(x, [1] * 200, DRAW),
         r"^session: 7 tokens and an observation of 200 leave no room in a context of 128",
     ),
-    "id": (lambda s, x: s.advance(x, [101], DRAW), r"ids outside 0 … 100"),
+    "id": (lambda s, x: s.advance(x, [101], DRAW), r"id 101 at position 7 is outside 0 … 100"),
+    "one message": (lambda s, x: s.sample({"role": "user"}), r"^a prompt is text, .* not a dict$"),
+    "one id": (lambda s, x: s.sample(5), r"^a prompt is text, .* not a int$"),
+    "no sample": (lambda s, x: s.advance("x", [1], DRAW), r"^advance: sample should be a Sample, not 'x'$"),
+    "no sampling": (
+        lambda s, x: s.advance(x, [1], {"n": 1}),
+        r"^session: sampling should be a Sampling, not {'n': 1}$",
+    ),
+    "branch of none": (lambda s, x: s.branch(None, 0, 1), r"^branch: sample should be a Sample, not None$"),
+    "text turn": (lambda s, x: s.branch(x, "0", 2), r"^branch: at_turn should be an integer, not '0'$"),
+    "text n": (lambda s, x: s.branch(x, 0, "2"), r"^branch: n should be an integer, not '2'$"),
+    "branch sampling": (lambda s, x: s.branch(x, 0, 2, {"n": 1}), r"^branch: sampling should be a Sampling"),
+    "priority": (lambda s, x: s.sample([1], priority="high"), r"^session: priority should be an integer"),
+    "text deadline": (lambda s, x: s.sample([1], deadline="1"), r"^session: deadline '1' is not a number"),
     "temperature": (
         lambda s, x: s.advance(x, [1], Sampling()),
         r"^advance: temperature 1.0, the sample was drawn at 1.1",
@@ -160,6 +173,12 @@ BAD: dict[str, tuple[Callable[[Session, Sample], Awaitable[Any]], str]] = {
     "turn": (lambda s, x: s.branch(x, 1, 2), r"^branch: turn 1 and n 2 of a sample of 1 turns"),
     "no branch": (lambda s, x: s.branch(x, 0, 0), r"^branch: turn 0 and n 0"),
 }
+
+
+@pytest.mark.parametrize("iteration", ["a", 1.5, None, True])
+def test_an_iteration_is_an_integer(folder: Path, iteration: Any) -> None:
+    with pytest.raises(EngineError, match=f"^session: iteration should be an integer, not {iteration!r}$"):
+        load(folder).session(iteration)
 
 
 @pytest.mark.parametrize("case", BAD)

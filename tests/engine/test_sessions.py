@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.engine import Engine, Group, Sample, Sampling
+from proactor.engine import SFT, Engine, Group, Sample, Sampling
 from tests.engine.engines import TRAIN, drawn, idle, load, prompts, shake
 from tests.engine.sessions import (
     DRAW,
@@ -241,6 +241,9 @@ def test_new_weights_are_used_by_the_next_turn(folder: Path) -> None:
     gaps = (scored - torch.tensor(sample.policy_logprobs)).abs()
     assert float(gaps[6:].max()) < 1e-4 < float(gaps[:4].max())
     assert sample.policy_version == engine.policy_version - 1, "as old as its first turn"
+    assert [v - sample.policy_version for v in sample.token_versions()] == [0] * 6 + [1] * 4
+    stats = engine.train([Group(sample.prompt_ids, [sample])], SFT())
+    assert stats["ratio_max_error"] < 1e-4, "only tokens of the present weights are compared with them"
     assert engine.counters()["tokens_recomputed"] == 10 + 3
 
 

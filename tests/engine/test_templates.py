@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from proactor.engine import templates
+from proactor.engine import template_limits, templates
 from proactor.engine.templates import Template, TemplateError
 
 GROW = "{%% set ns = namespace(x='aaaa') %%}{%% for i in range(99) %%}%s{%% endfor %%}"
@@ -36,6 +36,47 @@ HUGE = {
     "a power": "{{ 2 ** (10 ** 12) }}",
     "squares": (GROW % "{% set ns.x = ns.x * ns.x %}").replace("'aaaa'", "10"),
     "a range": "{{ range(10 ** 9) | list }}",
+    "replace at once": "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
+    "join at once": "{{ ('b' * 9999).join(['a'] * 9999) }}",
+    "the filter join": "{{ (['a'] * 9999) | join('b' * 9999) }}",
+    "join of an iterator": "{{ ([{'x': 'a' * 999999}] * 9999) | map(attribute='x') | join }}",
+    "indent": "{{ ('a\\n' * 9999) | indent(9999) }}",
+    "wordwrap": "{{ ('a' * 9999) | wordwrap(1, wrapstring='b' * 9999) }}",
+    "many widths": "{{ '%999999d' * 9 % ((1,) * 9) }}",
+    "a name again and again": "{{ '%(x)s' * 9999 % {'x': 'a' * 9999} }}",
+    "digits": "{{ 1.5 | round(10 ** 9, 'ceil') }}",
+}
+FOLD = (
+    "{% set a = ['x'] * 999 %}{% set b = [a] * 999 %}{% set c = [b] * 999 %}{% set d = [[['x'] * 999] * 999]"
+)
+FOLD += " * 999 %}"
+FOLDED = {  # a thousand times a thousand times a thousand, in three small lists
+    **{
+        f: f"{{{{ c | {f} }}}}"
+        for f in ("string", "tojson", "pprint", "e", "upper", "trim", "sort", "unique | list")
+    },
+    **{t: f"{{{{ c {t} d }}}}" for t in ("==", "<", "in", "is eq", "~")},
+    "output": "{{ c }}",
+    "%": "{{ '%s' % c }}",
+    "format": "{{ '{}'.format(c) }}",
+    "format by repr": "{{ '{!r}'.format(c) }}",
+    "a dict": "{{ {'a': c} }}",
+    "views": "{{ {'a': c}.values() }}",
+    "a namespace": "{% set ns = namespace(x=c) %}{{ [ns] }}",
+    "count": "{{ [c].count(d) }}",
+    "select": "{{ [c] | select('==', d) | list }}",
+    "changed": "{% for x in [c, d] %}{{ loop.changed(x) }}{% endfor %}",
+    "a key": "{% set a = (1,) * 999 %}{% set b = (a,) * 999 %}{% set c = (b,) * 999 %}{{ {}[c] }}",
+    "a key of a dict": "{% set a = (1,) * 999 %}{% set b = (a,) * 999 %}{% set c = (b,) * 999 %}{{ {c: 1} }}",
+    "raise": "{{ raise_exception(c) }}",
+}
+SLOW = {  # few steps, each long
+    "in": "{% if 'b' in s %}{% endif %}",
+    "==": "{% if s == s ~ '' %}{% endif %}",
+    "a method": "{% set x = s.count('aab') %}",
+    "a slice": "{% set x = s[1:] %}",
+    "a slice of a list": "{% set x = l[1:] %}",
+    "lines of a template": "{% set x = i %}" * 10_000,
 }
 WIDE = {
     "center": "{{ 'a' | center(10 ** 12) }}",
@@ -52,7 +93,7 @@ WIDE = {
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
 def test_what_runs_on_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 20_000)
+    monkeypatch.setattr(template_limits, "MOST_STEPS", 20_000)
     with pytest.raises(TemplateError, match="more than 20000 steps"):
         Template(source).render()
 
@@ -64,9 +105,35 @@ def test_what_grows_is_stopped(source: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("source", FOLDED.values(), ids=FOLDED)
+def test_a_list_that_is_endless_as_text_is_refused(source: str) -> None:
+    with pytest.raises(TemplateError, match=r"a text or list of \d+, at most|a namespace where a text"):
+        Template(FOLD + source, chat=True).render()
+
+
+@pytest.mark.parametrize("source", SLOW.values(), ids=SLOW)
+def test_steps_that_take_long_are_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "LONGEST_TIME", 0.2)
+    monkeypatch.setattr(template_limits, "MOST_STEPS", 200_000)
+    loop = "{% set s = 'a' * 4000000 %}{% set l = [1] * 4000000 %}{% for i in range(99999) %}"
+    with pytest.raises(TemplateError, match=r"more than (0\.2 s|200000 steps): does it end"):
+        Template(loop + source + "{% endfor %}").render()
+
+
+def test_a_long_dialogue_is_far_from_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 messages of 800 characters, gathered in one text, and looked at in each of them."""
+    monkeypatch.setattr(template_limits, "LONGEST_TIME", float("inf"))
+    source = (
+        "{% set ns = namespace(t='') %}{% for m in messages %}{% if m == messages[-1] or 'x' in m.content %}"
+        "{% set ns.t = ns.t ~ m.content | trim %}{% endif %}{{ messages | length }}{% endfor %}{{ ns.t }}"
+    )
+    messages = [{"role": "user", "content": f"{i}x" * 200} for i in range(500)]
+    assert Template(source, chat=True).render(messages=messages).endswith("499x")
+
+
 @pytest.mark.parametrize("source", WIDE.values(), ids=WIDE)
 def test_a_width_is_refused_before_its_text_is_made(source: str) -> None:
-    with pytest.raises(TemplateError, match="to more than 16777216"):
+    with pytest.raises(TemplateError, match=f"to more than {template_limits.LONGEST_TEXT}"):
         Template(source).render()
 
 
@@ -101,7 +168,7 @@ def test_what_reaches_out_is_stopped(source: str, chat: bool) -> None:
         ("{{ (" + "(" * 5000 + "1" + ")" * 5000 + ") }}", "nested too deeply"),
         ("{% if 1 %}" * 200 + "{% endif %}" * 200, "nested too deeply"),
         ("{{ " + "9" * 5000 + " }}", "Exceeds the limit (4300 digits)"),
-        ("x" * (templates.LONGEST_SOURCE + 1), "1048577 characters, at most 1048576 are read"),
+        ("x" * (templates.LONGEST_SOURCE + 1), "262145 characters, at most 262144 are read"),
     ],
     ids=str,
 )
@@ -134,7 +201,7 @@ def test_what_works_gives_what_jinja_gives(source: str) -> None:
 
 
 def test_each_rendering_has_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 150)
+    monkeypatch.setattr(template_limits, "MOST_STEPS", 150)
     template = Template("{% for i in range(90) %}{{ i }}{% endfor %}")
     texts: list[str] = []
     threads = [threading.Thread(target=lambda: texts.append(template.render())) for _ in range(4)]

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from proactor.engine import Engine, EngineError, Sample, Sampling
 from proactor.engine.chat import ChatError, ChatFormat
-from proactor.engine.text import TextCodec, decode, ends_in_stop, text_before_stop
+from proactor.engine.stops import StopStrings
+from proactor.engine.text import TextCodec, decode
 from tests.engine.test_chat import CHATML
 from tests.tiny import save_tiny
 
@@ -254,10 +255,12 @@ def test_a_stop_ends_at_its_last_token(bare: Path) -> None:
 def test_the_first_of_several_stops_cuts() -> None:
     tokenizer = byte_tokenizer("<s>")
     ids = tokenizer("foo<s>bar", add_special_tokens=False)["input_ids"]
-    assert ends_in_stop(tokenizer, ids, ("bar", "<s>bar"))
-    assert text_before_stop(tokenizer, ids, ("bar", "<s>bar")) == "foo"
-    assert text_before_stop(tokenizer, ids, ("bar",)) == "foo"
-    assert text_before_stop(tokenizer, ids, ()) == "foobar"
+    strings = StopStrings(tokenizer)
+    search = strings.search(("bar", "<s>bar"))
+    assert [search.take(token) for token in ids] == [False] * 6 + [True]
+    assert strings.text(ids, ("bar", "<s>bar")) == "foo"
+    assert strings.text(ids, ("bar",)) == "foo"
+    assert strings.text(ids, ()) == "foobar"
     assert decode(tokenizer, ids, specials=True) == "foo<s>bar"
 
 
@@ -271,10 +274,11 @@ def test_white_space_is_never_tidied() -> None:
     )
     ids = tokenizer("He said . ok n't", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == "He said. okn't"
-    assert text_before_stop(tokenizer, ids, ()) == "He said . ok n't"
-    assert (
-        ends_in_stop(tokenizer, ids[:3], (" .",)) and text_before_stop(tokenizer, ids, (" .",)) == "He said"
-    )
+    strings = StopStrings(tokenizer)
+    search = strings.search((" .",))
+    assert strings.text(ids, ()) == "He said . ok n't"
+    assert [search.take(token) for token in ids[:3]] == [False, False, True]
+    assert strings.text(ids, (" .",)) == "He said"
 
 
 # -- a mask on a very sure model ---

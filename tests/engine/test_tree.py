@@ -161,15 +161,21 @@ def test_recorded_log_probabilities_must_match_the_tokens() -> None:
         layout(Tree([Group([1], [sample])]))
 
 
+def test_versions_must_match_the_tokens() -> None:
+    with pytest.raises(EngineError, match="1 versions for 2 tokens"):
+        layout(Tree([Group([1], [Sample([1], [2, 3], versions=[1])])]))
+
+
 def test_columns_follow_masks_and_advantages() -> None:
     sample = Sample(
         [1], [2, 3, 4, 5], [-1.0, 0.0, -3.0, -4.0], [-1.5, 0.0, -3.5, -4.5], advantage=[2.0, -1.0]
     )
-    sample.mask = [True, False, True, True]
+    sample.mask, sample.versions = [True, False, True, True], [3, 3, 4, 4]
     bare = Sample([1], [9], advantage=0.5)
     batch = layout(Tree([Group([1], [sample, bare])])).batch
     assert batch.target.tolist() == [2, 4, 5, 9]
     assert batch.advantage.tolist() == [2.0, -1.0, -1.0, 0.5]
     assert batch.old[:3].tolist() == [-1.5, -3.5, -4.5] and batch.sampled[:3].tolist() == [-1.0, -3.0, -4.0]
     assert np.isnan(batch.old[3].item()) and np.isnan(batch.sampled[3].item())
+    assert batch.version.tolist() == [3, 4, 4, 0]
     assert batch.position.tolist() == [0, 2, 3, 0] and batch.sample.tolist() == [0, 0, 0, 1]

@@ -7,13 +7,14 @@ import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 from proactor.annotation import MarkReader
 from proactor.dialogue import parse, state_graph
 from proactor.dialogue.json_values import find_values
 from proactor.endpoint import Endpoint, EndpointError, _Retryable
 from proactor.ruler.verdict import read_verdict
-from proactor.transport import _bounded
+from proactor.transport import _bounded, guard
 from tests.fuzz.harness import fuzz
 from tests.fuzz.mutations import dump, spoil_json, spoil_text
 from tests.proactor.annotation.scripted import BOOKING, TOOLS
@@ -84,3 +85,17 @@ def test_packed_bodies() -> None:
         return size
 
     fuzz("packed bodies", case, 100)
+
+
+def test_headers() -> None:
+    places = ("http://user:key@host:80/v1?token=x#y", "//[::1]/v1", "/v1", "https://host")
+
+    def case(draw: Random, folder: Path) -> object:
+        headers = {"location": spoil_text(draw, draw.choice(places))}
+        if draw.random() < 0.5:
+            headers["content-encoding"] = spoil_text(draw, draw.choice(("gzip", "identity")))
+        redirects, stream = draw.random() < 0.5, _Pieces([])
+        response = SimpleNamespace(is_redirect=redirects, headers=headers, stream=stream)
+        return asyncio.run(guard(100)(response))
+
+    fuzz("headers", case, 100)

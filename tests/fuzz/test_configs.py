@@ -37,6 +37,10 @@ TEMPLATES = (
     "{% for i in range(9) recursive %}{{ i }}{% if i %}{{ loop(range(i)) }}{% endif %}{% endfor %}",
     "{{ 'a' * 9 }}{{ 9 ** 9 }}{{ '%9d' % 9 }}{{ 'a' | center(9) }}{{ 'a'.ljust(9) }}"
     "{{ range(9) | join('-') }}",
+    "{% set a = [1] * 9 %}{% set b = [a] * 9 %}{% set c = [b, b] * 9 %}{{ c == [[a] * 9] * 9 }}"
+    "{{ c | string }}{{ c ~ (b,) }}{{ '%s' % c }}{{ {'a': c}.values() }}{{ c }}",
+    "{% set s = 'a' * 9 %}{% for i in range(9) %}{{ s.count('b') }}{{ 'b' in s }}{{ s[i:] }}{{ s < s[1:] }}"
+    "{{ s.replace('a', s) }}{{ ([s] * 9) | join(s) }}{{ s | indent(9) }}{% endfor %}",
     "{% set x %}{{ 'ab' | replace('a', 'bb') }}{% endset %}{{ x | tojson }}{% filter upper %}{{ x }}"
     "{% endfilter %}",
 )

@@ -9,7 +9,10 @@ from random import Random
 import pytest
 import yaml
 
+from proactor.annotation.record import DialogueRecord
+from proactor.annotation.store import RecordStore
 from proactor.config_file import load_config
+from proactor.engine import append, atomic_file
 from proactor.evaluation.store import load_evaluations, save_evaluations
 from proactor.report.folders import rebuild_report, side_by_side
 from proactor.ruler.cache import VerdictCache
@@ -17,7 +20,7 @@ from proactor.sources import load
 from proactor.training.record import RunRecord
 from proactor.training.runs import Run
 from tests.fuzz.harness import fuzz
-from tests.fuzz.mutations import dump, spoil_bytes, spoil_file, spoil_tree
+from tests.fuzz.mutations import dump, misplace, spoil_file, spoil_text, spoil_tree
 from tests.proactor.report.agents import agent, evaluation
 from tests.proactor.report.test_page import HISTORY
 
@@ -77,7 +80,39 @@ def test_run_folders(run: Path) -> None:
 def test_verdict_caches(tmp_path: Path) -> None:
     def case(draw: Random, folder: Path) -> object:
         line = b'{"key": "a", "scores": {"1": {"value": 0.5, "parts": {}, "explanation": "x"}}}\n'
-        (folder / "cache.jsonl").write_bytes(spoil_bytes(draw, line * 3))
+        (folder / "cache.jsonl").write_bytes(line * 3)
+        spoil_file(draw, folder / "cache.jsonl")
         return VerdictCache(folder / "cache.jsonl")
 
     fuzz("verdict caches", case, 100)
+
+
+def test_annotations(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "partial", "f")
+    for dialogue in DIALOGUES:
+        store.add(DialogueRecord(id=dialogue.id, digest="0", dialogue=dialogue))
+
+    def case(draw: Random, folder: Path) -> object:
+        file = folder / "partial"
+        file.write_bytes(store.path.read_bytes())
+        spoil_file(draw, file)
+        return RecordStore(file, "f").records
+
+    fuzz("annotations", case, 100)
+
+
+def test_places_to_write_to(tmp_path: Path) -> None:
+    def case(draw: Random, folder: Path) -> object:
+        file = folder / "file"
+        file.write_bytes(b"old")
+        if draw.random() < 0.5:
+            misplace(draw, file)
+        name = spoil_text(draw, str(file)) if draw.random() < 0.5 else str(file)
+        if not name.startswith(str(folder)):
+            name = str(folder / name.replace("/", "-")) if draw.random() < 0.9 else ""
+        if ".." in name:
+            return None
+        draw.choice((atomic_file, append))(name, b"new")
+        return Path(name).read_bytes()
+
+    fuzz("places", case, 100)

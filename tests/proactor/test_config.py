@@ -226,3 +226,9 @@ def test_configs_of_recorded_runs_still_load(repo_root: Path) -> None:
     assert len(recorded) >= 9
     for values in recorded:
         assert RunConfig.model_validate(values).name == values["name"]
+
+
+def test_a_user_without_a_home_is_one_line(file: Path) -> None:
+    for key in ("model", "data.path"):
+        with pytest.raises(ConfigError, match=rf"{key}: no home folder is known for '~no-such-user/x'"):
+            load_config(file, [f"{key}=~no-such-user/x"])

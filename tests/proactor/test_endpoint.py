@@ -13,6 +13,7 @@ from proactor.endpoint import Endpoint, EndpointError, EndpointSetupError
 from tests.proactor.fake_endpoint import (
     Behaviour,
     FakeEndpoint,
+    completion,
     computed,
     dropped,
     half_json,
@@ -285,6 +286,11 @@ def test_a_key_that_the_server_repeats_is_cut_out(status: int, monkeypatch: pyte
         ("host/v1", "is no http or https URL"),
         ("ftp://host/v1", "is no http or https URL"),
         ("http://host:PASSWORD/v1", "is no URL"),
+        ("http://host\n/v1", "is no URL"),
+        ("http://host/v1\0", "is no URL"),
+        (" http://host/v1", "is no "),
+        ("http://\ud800/v1", "is no URL"),
+        (f"http://host/{'x' * 70_000}", "is no URL"),
     ],
 )
 def test_an_address_that_would_spread_a_secret_is_refused(url: str, problem: str) -> None:
@@ -294,6 +300,38 @@ def test_an_address_that_would_spread_a_secret_is_refused(url: str, problem: str
     with pytest.raises(EndpointSetupError, match=r"options\.extra_headers would stand") as caught:
         Endpoint("m", options={"extra_headers": {"x-key": "PASSWORD"}})
     assert "PASSWORD" not in str(caught.value)
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "hex", "rot13", "idna", "no-such-codec"])
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_server_does_not_choose_how_its_answer_is_decoded(status: int, charset: str) -> None:
+    headers = {"content-type": f"application/json; charset={charset}"}
+    with FakeEndpoint(otherwise=lambda server, body: (status, headers, completion("hé"))) as fake:
+        reply, _, _ = ask(fake)
+    assert reply == "hé" if status == 200 else isinstance(reply, EndpointError) and "400" in str(reply)
+
+
+def test_an_error_of_a_server_is_one_line_that_can_be_printed() -> None:
+    with FakeEndpoint(otherwise=http_error(401, "\x1b[31mred\n\ud800")) as fake:
+        reply, _, _ = ask(fake)
+    assert "red" in str(reply) and str(reply).isprintable()
+
+
+def test_no_part_of_a_key_is_left_where_a_message_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
+    for before in range(70, 80):
+        with FakeEndpoint(otherwise=malformed("x" * before + "secret-1")) as fake:
+            reply, _, _ = ask(fake, attempts=1)
+        assert isinstance(reply, EndpointError) and "not a chat completion" in str(reply)
+        assert "se" not in str(reply)
+
+
+@pytest.mark.parametrize("place", ["http://[::1", "http://host]/", "", "http://h:99999/x"])
+def test_a_redirect_to_no_address_is_refused_too(place: str) -> None:
+    with FakeEndpoint(otherwise=redirect(place)) as fake:
+        reply, endpoint, _ = ask(fake)
+    assert isinstance(reply, EndpointError) and "redirects to" in str(reply)
+    assert endpoint.counters == {"requests": 1, "refused_responses": 1}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -139,3 +139,9 @@ def test_a_lock_file_that_says_nothing_still_locks(tmp_path: Path, text: str) ->
         (tmp_path / LOCK).write_text(text)
         with pytest.raises(WriterError, match="another process writes there; wait"), sole_writer(tmp_path):
             pytest.fail("two writers")
+
+
+def test_a_name_that_no_folder_can_have_is_refused_by_name() -> None:
+    for name in ("a\0b", "a\ud800"):
+        with pytest.raises(OSError, match="no file can have this name"), sole_writer(name):
+            pytest.fail("locked")

@@ -35,6 +35,8 @@ MERGES = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [*{a}, *{a}]}}\n" for a, b
         (f"a: 0x{'f' * 5000}\n", ":1: not YAML (a number of 5002 characters)"),
         (f"a: {'1' * 500_000}\n", ":1: not YAML (a number of 500000 characters)"),
         ("a: !!python/object/apply:os.system [ls]\n", ":1: not YAML (could not determine a constructor"),
+        ('a: "\\U00110000"', ": not YAML (chr() arg not in range"),
+        ('a: "\\UFFFFFFFF"', ": not YAML (Python int too large"),
         (f"a: {'[' * 5000}", ": not YAML (nested too deeply)"),
         ("- " * 5000, ": not YAML (nested too deeply)"),
         ("a: {", ":1: not YAML (expected the node content, but found '<stream end>'"),

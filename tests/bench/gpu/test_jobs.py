@@ -175,6 +175,12 @@ def test_a_batch_without_room_is_skipped_by_name() -> None:
         decode.DecodeSteps(job, setting(free=1), decode.TINY_SIZES).step(1)
 
 
+def test_a_tree_without_room_is_skipped_by_name() -> None:
+    steps = train.TrainSteps(Job("train", "tiny"), setting(free=10**9, dry=False))
+    rows, _ = run_task(Task("48 rows", lambda watch: steps.run(48, watch)), FakeWatch())
+    assert rows == [{"name": "48 rows", "skipped": "a pass of 1.4 GB, 1.0 GB are free"}]
+
+
 def test_each_sequence_of_a_step_reads_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "sample_tokens", lambda logits, *_, **__: (logits.clone(),))
     steps = decode.DecodeSteps(Job("decode", "tiny"), setting(), decode.TINY_SIZES)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from proactor.annotation.gates import acausal_values, drop_acausal, is_valid, logged_triggers, match_triggers
+from proactor.annotation.gates import (
+    Trigger,
+    acausal_values,
+    drop_acausal,
+    is_valid,
+    logged_triggers,
+    match_triggers,
+    repeated_triggers,
+)
 from proactor.dialogue import Reference
 from tests.proactor.dialogues import users
 
@@ -50,3 +58,12 @@ def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_lik
     assert recall == 0.5 and [r.observed_trigger for r in kept] == [None, 3, None]
     assert match_triggers(references, ()) == (references, None)
     assert match_triggers((), logged_triggers(logged)) == ((), 0.0)
+
+
+def test_a_call_made_again_in_one_window_is_named() -> None:
+    logged = tuple(Trigger("book", {}, turn) for turn in (1, 3, 3, 9))
+    windows = tuple(Reference(id=i, name="book", coverage=(1, 3)) for i in "ab")
+    kept, recall = match_triggers(windows, logged)
+    assert recall == 0.75 and [r.observed_trigger for r in kept] == [1, 3]
+    assert repeated_triggers(kept, logged) == (logged[2],)
+    assert repeated_triggers(kept, logged[:2]) == () and repeated_triggers((), logged) == ()

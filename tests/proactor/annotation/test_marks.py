@@ -16,7 +16,7 @@ from proactor.annotation import MarkReader, MarkStatus, answer_schema, marks_of
 from proactor.annotation.mark_reader import MOST_MARKS, fits
 from proactor.annotation.marks import NO_ASSENT, render
 from proactor.dialogue import Dialogue
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.windows import first_mention
 from proactor.sources import load
 from tests.proactor.annotation.scripted import BOOKING, TOOLS, mark
@@ -224,6 +224,34 @@ def test_null_is_a_value_not_given_and_says_that_there_is_no_assent() -> None:
         .assent
         == 7
     )
+
+
+def test_the_value_that_is_wrong_is_named() -> None:
+    tools = Catalog(
+        tools=(
+            Tool(
+                name="book",
+                parameters=(
+                    Parameter(name="meal", type="enum", values=("lunch", "dinner")),
+                    Parameter(name="people", type="integer"),
+                ),
+            ),
+        )
+    )
+    entries = [
+        {"name": "book", "status": "READY", "params": {"meal": "tea"}},
+        {"name": "book", "status": "READY", "params": {"people": "many"}},
+        {"name": "book", "status": "READY", "params": {"hue": "red"}},
+        {"name": "fly", "status": "READY"},
+    ]
+    read = MarkReader(BOOKING, tools).read(1, json.dumps({"actions": entries}))
+    assert read.faults == (
+        "book: meal=tea is none of lunch, dinner",
+        "book: people=many is no integer",
+        "book: no parameter 'hue'",
+        "fly: no such tool",
+    )
+    assert read.drops == Counter(bad_type=2, unknown_parameter=1, unknown_tool=1)
 
 
 def test_the_same_action_twice_counts_once_and_hindsight_may_be_allowed() -> None:

@@ -51,11 +51,32 @@ def test_modules_that_are_no_tools(tmp_path: Path, text: str, what: str) -> None
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys\nsys.exit(0)\n",
+        "def go(x: '1/0'): ...\n",
+        "def go(x: '[][1]'): ...\n",
+        "def go(x: 'exit(0)'): ...\n",
+        "class A:\n    @classmethod\n    def __get_pydantic_core_schema__(cls, *a):\n"
+        "        raise RuntimeError('x\\ny')\ndef go(x: A): ...\n",
+        "__all__ = 5\ndef go(): ...\n",
+    ],
+)
+def test_whatever_the_code_of_a_module_raises_is_one_line(tmp_path: Path, text: str) -> None:
+    file = put(tmp_path, text, "own.py")
+    with pytest.raises(CatalogError) as caught:
+        read(file, trust_code=True)
+    assert "own" in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_missing_modules(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no such file"):
         read(tmp_path / "none.py", trust_code=True)
     with pytest.raises(CatalogError, match="module:no_such_tools: ModuleNotFoundError"):
         read("module:no_such_tools", trust_code=True)
+    with pytest.raises(CatalogError, match="sys: no tools in it"):
+        read("module:sys", trust_code=True)
 
 
 @pytest.mark.parametrize("how", ["{}", "module:{}"])
@@ -75,6 +96,10 @@ def test_schemas_that_double_at_every_level_are_refused(tmp_path: Path) -> None:
 
 
 def test_deep_and_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "MOST_VALUES", 4)
+        with pytest.raises(CatalogError, match=r"many\.json:2: more than 4 keys and items"):
+            read(put(tmp_path, "[1, 2,\n 3, 4, 5]", "many.json"), "openai")
     deep = '{"a": ' * 65 + "1" + "}" * 65
     with pytest.raises(CatalogError, match="more than 64 lists and objects inside each other"):
         read(put(tmp_path, deep, "deep.json"), "jsonschema")

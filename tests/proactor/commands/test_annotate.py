@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,42 @@ def test_what_was_left_out_or_masked_is_named_with_its_reason(tmp_path: Path) ->
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [d["id"] for d in report["left_out"]] == ["alone"]
     assert [(w["dialogue"], w["tool"]) for w in report["masked"]] == [("vague", "refund")]
+
+
+def test_a_chat_export_with_mistakes_loses_nothing_unnamed(tmp_path: Path) -> None:
+    def chat(*calls: dict[str, Any]) -> dict[str, Any]:
+        made = [{"type": "function", "function": call} for call in calls]
+        say = {"role": "assistant", "content": "Done.", "tool_calls": made}
+        return {"messages": [{"role": "user", "content": "order 7, please a refund"}, say]}
+
+    good = {"name": "refund", "arguments": '{"order": 7.0}'}
+    lines = [
+        chat(good, {"name": "refund", "arguments": '{"order": '}),
+        chat(good, {"name": "fly", "arguments": ""}),
+        chat({"name": "refund", "arguments": '{"order": "seventy"}'}),
+        chat(good, good),
+        {**chat({"name": "refund", "arguments": "{}"}), "id": "named"},
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tool = Tool(name="refund", parameters=(Parameter(name="order", type="integer", required=False),))
+    write_catalog(Catalog(tools=(tool,)), tmp_path / "tools.json")
+    options = ("--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
+    with pytest.raises(ProactorError, match=r"mine.jsonl:2: tool 'fly' is not in .*unknown_tools=drop$"):
+        command(tmp_path / "mine.jsonl", *options)
+    said = " ".join(command(tmp_path / "mine.jsonl", *options, "--option", "unknown_tools=drop").split())
+    place = re.escape(str(tmp_path / "mine.jsonl"))
+    for words in (
+        rf"not read: \w+ \({place}:1\) message 2: refund: its arguments are no JSON object",
+        rf"not read: \w+ \({place}:2\) fly: the tool is not in",
+        rf"masked: \w+ \({place}:3\) refund: order=seventy: never said",
+        rf"repeated: \w+ \({place}:4\) refund at turn 1: in the window of the call before it",
+        r"reader: unknown_tools 1 actions",
+        r"Then: proactor train CONFIG, with data: {source: jsonl, path: ",
+    ):
+        assert re.search(words, said), words
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["windows"]["null"] == 1, "7.0 is the 7 that was said"
+    assert len(report["places"]) == 4 and "named" not in report["places"]
 
 
 def test_nothing_kept_is_no_success(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def started(*arguments: object, cwd: Path, **options: int) -> subprocess.Popen[s
     """A command in a process of its own."""
     command = [sys.executable, "-m", "proactor.cli", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, stderr=pipe, text=True, **{"stdout": pipe, **options})
+    return subprocess.Popen(command, cwd=cwd, text=True, **{"stdout": pipe, "stderr": pipe, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -119,6 +119,15 @@ def test_a_full_disk_in_the_place_of_the_output_is_one_line(repo_root: Path) -> 
             _, said = ended.communicate()
         assert ended.returncode == 2
         assert said == "proactor: output cannot be written: No space left on device\n"
+
+
+def test_a_refusal_that_cannot_be_printed_is_still_one(repo_root: Path) -> None:
+    with (
+        Path("/dev/full").open("w") as nowhere,
+        started("catalog", "nothing", cwd=repo_root, stderr=nowhere.fileno()) as ended,
+    ):
+        said, _ = ended.communicate()
+    assert (ended.returncode, said) == (2, "")
 
 
 # -- a reader that left ---

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,6 +237,16 @@ def test_a_function_of_ones_own_is_found_in_the_working_directory(
     assert run_reward("mine", function, answers, lambda: ["p"] * 2) == [{"reward": 0.5}] * 2
 
 
+def test_a_module_that_exits_is_no_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_exiting_module.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RewardError, match="the module exits when it is imported"):
+        load_reward("my_exiting_module:fn")
+    for spec in (".x:fn", "a b:fn", "a\0:fn"):
+        with pytest.raises(RewardError, match="is no name of a module"):
+            load_reward(spec)
+
+
 def broken(value: Any) -> Any:
     return lambda prompts, completions, **columns: [1.0, value]
 
@@ -243,13 +255,19 @@ def test_a_reward_that_misbehaves_gives_one_line_that_names_it() -> None:
     def raises(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         raise ValueError("two\nlines")
 
+    def leaves(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        sys.exit(0)
+
     for function, message in [
         (broken(math.nan), "reward 'mine' gave nan for completion 1: 'second'"),
         (broken(math.inf), "gave inf"),
         (broken(None), "gave None"),
         (broken("0.5"), "gave '0.5'"),
         (lambda prompts, completions, **columns: [1.0], "gave 1 values for 2 completions"),
+        (broken(10**400), "gave 1000"),
+        (broken(np.zeros(2)), "gave array"),
         (raises, "reward 'mine' raised ValueError: two lines"),
+        (leaves, "reward 'mine' raised SystemExit: 0"),
     ]:
         with pytest.raises(RewardError, match=message) as error:
             run_reward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from proactor.engine import GRPO, Group, Sample
 from proactor.engine.parallel import Parallel
 from proactor.engine.update import deal, prepare
 from proactor.ruler import JudgeFailure, JudgeRequest, Rubric, RuleJudge, Ruler, RulerError, ruler_scores
+from proactor.ruler.cache import VerdictCache
 from tests.proactor.ruler.judged import FULL, PART, Script, by_content, group, run, verdict
 
 WORTH = {FULL: 0.9, PART: 0.1, "[]": 0.6, "x": 0.3}
@@ -246,3 +248,11 @@ def run_system(rubric: str) -> str:
     judge = Script(verdict({"1": 1.0}))
     run(Ruler(judge, rubric).score(group("[]")))
     return judge.asked[0].messages[0]["content"]
+
+
+def test_a_cache_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError) as caught:
+            VerdictCache(place)
+        assert caught.value.filename == str(place)

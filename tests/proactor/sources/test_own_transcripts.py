@@ -103,6 +103,7 @@ def test_what_a_chat_cannot_give_is_left_out_and_counted(
 ) -> None:
     corpus = read(tmp_path, {"id": "a", "messages": messages})
     assert corpus.counters[counter] == 1 and corpus.dialogues[0].references == ()
+    assert ("a" in corpus.losses) == (counter != "empty_turns")
 
 
 def test_values_keep_their_spelling_as_text(tmp_path: Path) -> None:
@@ -169,6 +170,35 @@ def test_system_is_the_agent_only_where_no_other_is(tmp_path: Path) -> None:
     (dialogue,) = corpus.dialogues
     assert [t.text for t in dialogue.turns] == ["book", "Sure.", "now"]
     assert dialogue.references[0].observed_trigger == 3 and corpus.counters["system_messages"] == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"user": "Zoe"}])
+def test_results_and_instructions_are_no_turns_in_any_form(tmp_path: Path, options: dict[str, str]) -> None:
+    user = options.get("user", "user")
+    turns = [("system", "Be kind."), ("developer", "Be brief."), (user, "book monday"), ("tool", "{}")]
+    log = {"references": [{"name": "book", "params": {"day": "monday"}, "observed_trigger": 4}]}
+    corpus = read(tmp_path, talk(*turns, ("function", "ok"), ("assistant", "Done."), **log), **options)
+    (dialogue,) = corpus.dialogues
+    assert [(t.speaker, t.text) for t in dialogue.turns] == [("user", "book monday"), ("agent", "Done.")]
+    assert (corpus.counters["system_messages"], corpus.counters["tool_messages"]) == (2, 2)
+    assert dialogue.references[0].observed_trigger == 1
+
+
+def test_a_log_counts_on_without_the_turns_that_are_empty(tmp_path: Path) -> None:
+    log = {"references": [{"name": "book", "params": {"day": "monday"}, "observed_trigger": 3}]}
+    record = talk(("user", "hi"), ("agent", " "), ("user", "monday"), ("agent", "ok"), **log)
+    corpus = read(tmp_path, record, empty="drop")
+    assert corpus.counters["empty_turns"] == 1 and corpus.dialogues[0].references[0].observed_trigger == 2
+
+
+def test_a_tool_that_is_not_in_the_catalog(tmp_path: Path) -> None:
+    log = [{"name": "fly", "observed_trigger": 1}, {"name": "find", "observed_trigger": 1}]
+    record = talk(("user", "hi"), ("agent", "ok"), references=log, tools=["fly", "find"])
+    with pytest.raises(SourceError, match=r"chats.jsonl:1: tool 'fly' is not in .*unknown_tools=drop"):
+        read(tmp_path, record)
+    corpus = read(tmp_path, record, unknown_tools="drop")
+    assert [r.name for r in corpus.dialogues[0].references] == ["find"] == list(corpus.dialogues[0].tools)
+    assert corpus.counters["unknown_tools"] == 2 and "fly: the tool is not in" in corpus.losses["t"][0]
 
 
 def test_a_dropped_dialogue_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proactor.catalogs import write_catalog
 from proactor.config import ConfigError
 from proactor.dialogue.windows import as_points, width
 from proactor.sources import load
@@ -92,3 +93,30 @@ def test_shares_of_a_part_are_disjoint_and_make_it_whole(tmp_path: Path) -> None
     assert len(few) == 5 and {d.id for d in few.dialogues} <= names[1]
     with pytest.raises(ConfigError, match=r"data\.train\.share: .*not a share"):
         config(tmp_path, tmp_path, data=data | {"train": {"share": [0.6, 0.4]}})
+
+
+def test_transcripts_that_were_not_annotated_are_refused_for_training(tmp_path: Path) -> None:
+    dialogues = load("synthetic", size=40, tools=2).dialogues
+    catalog = load("synthetic", size=40, tools=2).catalog
+    log = [
+        d.model_copy(
+            update={
+                "withdrawn": (),
+                "references": tuple(r.model_copy(update={"ready": None}) for r in d.references),
+            }
+        )
+        for d in dialogues
+    ]
+    write_catalog(catalog, tmp_path / "catalog.json")
+    (tmp_path / "windows.jsonl").write_text("".join(d.model_dump_json() + "\n" for d in log))
+    settings = config(tmp_path, tmp_path, data={"source": "jsonl", "path": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"^data.train: none of its \d+ actions has a known .*annotate"):
+        load_corpus(settings, "train")
+    assert load_corpus(settings, "test").dialogues
+    (tmp_path / "windows.jsonl").write_text(
+        "".join(d.model_dump_json() + "\n" for d in (*log[1:], dialogues[0]))
+    )
+    settings = config(
+        tmp_path, tmp_path, data={"source": "jsonl", "path": str(tmp_path), "train": {"split": None}}
+    )
+    assert load_corpus(settings, "train").dialogues

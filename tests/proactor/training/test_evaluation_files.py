@@ -26,3 +26,17 @@ def test_thresholds_of_something_else_do_not_replace_the_run_s_own(
     own = config(tmp_path, tiny_model)
     file = calibration_file(config(tmp_path, tiny_model, *changes), own, parts, adapter, "tradeoff")
     assert file == own.folder / name
+
+
+def test_thresholds_of_a_run_whose_parts_are_drawn_from_other_splits_are_its_own(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    parts = ["data.dev.split=train", "data.test.split=null"]
+    own = config(tmp_path, tiny_model, *parts)
+    for changes, name in (
+        (parts, "tradeoff.json"),
+        (parts[:1], "tradeoff-dev-train-test-best.json"),
+        ([*parts, "data.dev.limit=4"], "tradeoff-dev-train-limit-4-test-all-best.json"),
+    ):
+        settings = config(tmp_path, tiny_model, *changes)
+        assert calibration_file(settings, own, ("dev", "test"), "best", "tradeoff").name == name

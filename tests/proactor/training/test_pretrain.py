@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.config import SmallModel
+from proactor.config import ConfigError, SmallModel
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
+from proactor.training.model_folder import hold_out
 from proactor.training.pretrain import loss_of, pretrain
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate, held_out_row
@@ -44,6 +45,12 @@ def test_it_ends_after_its_steps_and_checks_the_last() -> None:
     assert [step for step, _ in history] == [0]
 
 
+def test_a_pace_that_is_fast_enough_decides_nothing() -> None:
+    """The same steps end in the same model to the last bit, however long they may take."""
+    one, other = (pretrained(size(), steps=6, seconds=seconds) for seconds in (1e4, 1e9))
+    assert one == other
+
+
 @pytest.mark.parametrize("rates", [{}, {"lr": 3.0, "muon_lr": 3.0}], ids=["learns", "diverges"])
 def test_the_best_weights_are_left_and_not_the_last(rates: dict[str, float]) -> None:
     loss, history = pretrained(size(**rates), steps=12, patience=3)
@@ -52,3 +59,19 @@ def test_the_best_weights_are_left_and_not_the_last(rates: dict[str, float]) -> 
     if rates:
         assert history[-1][1] > 1.5 * best
         assert history[-1][0] < 12, "it stops where nothing is learnt"
+
+
+def test_what_is_held_out_has_an_answer_that_is_known() -> None:
+    """A dialogue whose windows are all unknown has a loss of 0 from the first step on."""
+    tokenizer = train_tokenizer((t.text for d in CORPUS.dialogues for t in d.turns), 300)
+    encoder = PromptEncoder(ChatFormat(tokenizer), CORPUS.catalog, PromptStyle(instructions=""))
+    acts = [d for d in CORPUS.dialogues if d.references]
+    last = acts[1].references[0]
+    everywhere = {"coverage": (1, len(acts[0].turns)), "ready": None, "null_reason": "never_ready"}
+    unknown = last.model_copy(update=everywhere | {"value_turns": {}, "observed_trigger": None})
+    masked = acts[0].model_copy(update={"references": (unknown,), "withdrawn": (), "id": "masked"})
+    held_out, others = hold_out([masked, *acts], encoder, size())
+    assert held_out == acts[:1] and others == [masked, *acts[1:]]
+    for few in ([], acts[:1], [masked], [masked, masked]):
+        with pytest.raises(ConfigError, match=f"^pretrain: {len(few)} dialogues to train on"):
+            hold_out(few, encoder, size())

@@ -1,0 +1,185 @@
+"""The draws of a step: whose token each row of logits gives, and the settings as columns on the device.
+
+Columns are made when a sequence joins or leaves, and kept between steps; positions advance in place. A step
+that only decodes uploads nothing for them, and reads tensors that stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proactor.engine.jobs import Job
+from proactor.engine.step import SampleId
+from proactor.engine.stops import StopSearch
+from proactor.engine.types import Sample
+from proactor.kernels.noise import keyed_uniforms
+from proactor.kernels.op import use_triton
+from proactor.kernels.sample import Filters
+
+AHEAD: Final = 32
+"""Most steps whose noise a CPU computes at once: of few rows, a call costs about as much as of many."""
+
+
+@dataclass(slots=True, eq=False)
+class Draw:
+    """A sample that is being drawn. ``stops``: the search for its stop strings, None where it has none."""
+
+    id: SampleId
+    job: Job
+    sample: Sample
+    stops: StopSearch | None = None
+
+    def noise_key(self) -> tuple[int, int, int, int, int]:
+        """(seed, iteration, group key, sample, position), each an int64: what the next draw's noise is of."""
+        assert self.sample.noise is not None
+        seed, iteration, key, index = self.sample.noise
+        if seed >= 1 << 63:  # the same 64 bits, signed
+            seed -= 1 << 64
+        return seed, iteration, key, index, self.job.offset + len(self.sample.token_ids)
+
+
+class DrawColumns:
+    """The settings of draws [B], for as long as the same samples draw.
+
+    ``named``: bool [V] on the device, False for ids that are never drawn; None: all may be. ``adapter``:
+    `adapter_mask` of the draws. ``masked``: rows with a ``logit_mask``.
+    """
+
+    def __init__(self, draws: list[Draw], named: Tensor | None, device: torch.device) -> None:
+        self.draws, self.device = draws, device
+        self.ids = [draw.id for draw in draws]
+        settings = [draw.job.sampling for draw in draws]
+        values = [[s.temperature, s.top_p, s.min_p] for s in settings]
+        self.temperature, self._top_p, self._min_p = _columns(
+            np.asarray(values, np.float32).reshape(-1, 3), device
+        )
+        self.masked = [i for i, s in enumerate(settings) if s.logit_mask is not None]
+        self.filtered = named is not None or any(s.filtered for s in settings)
+        if self.filtered:
+            self._top_k = torch.tensor([s.top_k for s in settings], device=device)
+        self._named, self._allowed = named, torch.empty((0, 0), dtype=torch.bool)
+        self._noise = Noise([draw.noise_key() for draw in draws], device)
+        self._drawn = torch.empty((3, len(draws)), dtype=torch.float64, device=device)
+        self._drawn_rows = self._drawn.unbind()
+        self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
+        self._ends = [draw.job.end_ids for draw in draws]
+        self._any_end: frozenset[int] = frozenset().union(*self._ends)
+        self._stopping = [(i, draw, draw.stops) for i, draw in enumerate(draws) if draw.stops is not None]
+        samples = [draw.sample for draw in draws]
+        self._ids = [s.token_ids.append for s in samples]
+        self._logprobs = [s.logprobs.append for s in samples]
+        self._policy = [s.policy_logprobs.append for s in samples]
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def uniforms(self) -> Tensor:
+        """The noise of the next draw, float64 [B]; the positions move on."""
+        return self._noise.advance()
+
+    def filters(self, width: int) -> Filters | None:
+        """The filters over logits [B, ``width``]; None where no row has any. `allow` first."""
+        if not self.filtered:
+            return None
+        masked = self._named is not None or bool(self.masked)
+        allowed = self._allowed_rows(width) if masked else None
+        return Filters(self._top_k, self._top_p, self._min_p, allowed)
+
+    def allow(self, row: int, mask: Tensor | None, width: int) -> None:
+        """Let a row of ``masked`` draw what bool [``width``] allows next, or everything."""
+        allowed = self._allowed_rows(width)[row]
+        allowed.fill_(True) if self._named is None else allowed.copy_(self._named)
+        if mask is not None:
+            allowed &= mask.to(self.device)
+
+    def _allowed_rows(self, width: int) -> Tensor:
+        """Bool [B, V]: what each row may draw."""
+        if self._allowed.shape[1] != width:
+            self._allowed = torch.ones((len(self.draws), width), dtype=torch.bool, device=self.device)
+            if self._named is not None:
+                self._allowed &= self._named
+        return self._allowed
+
+    def take(self, columns: Sequence[Tensor]) -> tuple[list[int], list[float], list[float]]:
+        """Ids, log-probabilities and policy's log-probabilities [B] on the host: the step's only wait."""
+        # float64 holds all three exactly, so that one copy brings them
+        for row, column in zip(self._drawn_rows, columns, strict=True):
+            row.copy_(column)
+        drawn = self._drawn.cpu().numpy()
+        logprobs, policy = drawn[1:].tolist()
+        return drawn[0].astype(np.int64).tolist(), logprobs, policy
+
+    def record(self, tokens: list[int], logprobs: list[float], policy: list[float]) -> None:
+        """Append what was drawn to the samples."""
+        for ids, token, first, logprob, second, other in zip(
+            self._ids, tokens, self._logprobs, logprobs, self._policy, policy, strict=True
+        ):
+            ids(token)
+            first(logprob)
+            second(other)
+
+    def ended(self, tokens: list[int]) -> set[SampleId]:
+        """The samples whose token is one of their end ids."""
+        if self._any_end.isdisjoint(tokens):
+            return set()
+        drawn = zip(self.ids, tokens, self._ends, strict=True)
+        return {sample for sample, token, ends in drawn if token in ends}
+
+    def stopping(self, tokens: list[int]) -> list[tuple[Draw, StopSearch, int]]:
+        """The draws that have stop strings, their searches, and their tokens."""
+        return [(draw, search, tokens[i]) for i, draw, search in self._stopping]
+
+
+class Noise:
+    """Keyed uniforms of the same rows, position after position.
+
+    On a GPU the keys stay on the device and advance there. A CPU computes several positions at once, more the
+    longer the rows stay.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int, int, int, int, int]], device: torch.device) -> None:
+        self._keys = torch.from_numpy(np.asarray(keys, np.int64).reshape(-1, 5)).to(device)
+        self._positions = self._keys[:, 4]
+        self._in_triton = use_triton(self._keys)
+        self._ahead: list[Tensor] = []
+        self._count = 1
+
+    def advance(self) -> Tensor:
+        """Uniforms float64 [B] of the present positions, which move on by one."""
+        if self._in_triton:
+            drawn = keyed_uniforms(self._keys)
+            self._positions += 1
+            return drawn
+        if not self._ahead:
+            keys = self._keys.repeat(self._count, 1, 1)
+            keys[:, :, 4] += torch.arange(self._count)[:, None]
+            uniforms = keyed_uniforms(keys.flatten(0, 1)).view(self._count, -1)
+            self._ahead = list(uniforms.flip(0))  # the next one last
+            self._positions += self._count
+            self._count = min(2 * self._count, AHEAD)
+        return self._ahead.pop()
+
+
+def adapter_mask(uses: NDArray[np.bool_], device: torch.device) -> tuple[Tensor | None, bool]:
+    """(adapter switch a row, float32; None when all agree; whether any row uses the adapter)."""
+    if uses.all() or not uses.any():
+        return None, bool(uses.any())
+    return torch.from_numpy(uses.astype(np.float32)).to(device), True
+
+
+def _columns(values: NDArray[np.float32], device: torch.device) -> Sequence[Tensor]:
+    """The columns of [B, C] as contiguous tensors [B], uploaded at once.
+
+    Each begins at a multiple of 16 bytes, since Triton compiles a kernel anew for other addresses.
+    """
+    rows, count = values.shape
+    padded = np.zeros((count, -(-rows // 4) * 4), np.float32)
+    padded[:, :rows] = values.T
+    return torch.from_numpy(padded).to(device)[:, :rows].unbind()
