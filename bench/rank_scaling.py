@@ -148,6 +148,7 @@ def main() -> int:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     record: dict[str, Any] = {**stamp(), "cores": cores, "threads_a_rank": 1, "repeats": options.repeats}
+    record["load"] = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         check(Child(Path(scratch) / "log" / "model", lambda: write_tiny_qwen2(model)).end())
