@@ -24,6 +24,8 @@ Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 ROW_STEP = 8
 PROBE_ROWS = 512
 PROBE_OUTPUTS = 4096
+SMALL = 1 << 16
+"""Weights of a product too small to choose for: times of microseconds would decide by chance."""
 PROBES = 4
 """Times that each form is tried; the shortest counts."""
 WIDENED = 1 << 20
@@ -98,7 +100,7 @@ class FastestLinear:
 def _fastest(x: Tensor, weight: Tensor) -> Linear:
     """The fastest form; the library's unless another takes less than 0.85 of its time."""
     forms = cpu_forms(x.dtype)
-    if len(forms) == 1 or not x.numel():
+    if len(forms) == 1 or not x.numel() or weight.numel() < SMALL:
         return forms[0]
     seconds = dict.fromkeys(forms, math.inf)
     for _ in range(PROBES):

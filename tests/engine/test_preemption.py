@@ -74,17 +74,16 @@ def test_only_what_had_gone_is_computed_again() -> None:
 
 
 def test_the_least_computed_gives_way_and_is_first_to_go_on() -> None:
-    m = machine(pages=7, size=4, policy=Hopeful())
-    for request in lasting(0, [3, 9, 5], 8):
+    m = machine(pages=7, size=4, policy=Hopeful(batch=3))
+    for request in (*lasting(0, [3, 9, 5], 8), Request(3, "base", [40], 1, 1)):
         m.scheduler.add(request)
     running: list[set[int]] = []
     while m.scheduler.preemptions < 1:
         assert m.step()
         running.append({request.id for request in m.scheduler._running.requests})
     assert running[-2] == {0, 1, 2} and running[-1] == {1, 2}
-    m.scheduler.add(Request(3, "base", [60], 1, 1))
-    assert next(iter(m.scheduler._admission.line)).id == 0
-    m.scheduler.add(Request(4, "base", [61], 1, 1, priority=1))
+    assert [request.id for request in m.scheduler._admission.line] == [0, 3]
+    m.scheduler.add(Request(4, "base", [41], 1, 1, priority=1))
     m.drain()
     assert list(m.ended).index(4) < list(m.ended).index(3)
 
