@@ -9,6 +9,8 @@ is refused. Cards have 10^9 bytes a GB, of which CUDA itself takes `CONTEXT`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from bench.shapes import FAMILY, model_config
@@ -29,7 +31,7 @@ def qwen25(size: str) -> ModelConfig:
     return model_config(FAMILY[size], tie_word_embeddings=size in ("0.5B", "1.5B", "3B"))
 
 
-def planner(size: str, **options: int) -> Planner:
+def planner(size: str, **options: Any) -> Planner:
     """Plans for a Qwen2.5 in NF4 with an adapter of rank 8, activations in bfloat16."""
     config = qwen25(size)
     footprint = Footprint.of(config, LoRA(), True, torch.bfloat16)

@@ -91,7 +91,7 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
     loading: building the model from 4-bit weights. held: model, adapter and optimizer. sampling, training:
     beside what is held, on the arena that the two use in turn.
     """
-    plans, config = planner(size), qwen25(size)
+    plans, config = planner(size, batching="fixed"), qwen25(size)  # as many at once as there is memory for
     budgets, f = plans.plan(memory), plans.footprint
     most = budgets.most_rows(gradient=True)
     assert most is not None and budgets.tokens is not None
