@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from proactor.completion import Dialect, read_completion
 from proactor.engine import ProactorError, printable
 from proactor.files import valid_utf8
-from proactor.transport import HEADERS, TransportError, base_url_problem, guard, hide, read_key
+from proactor.transport import (
+    HEADERS,
+    TransportError,
+    base_url_problem,
+    guard,
+    hide,
+    options_problem,
+    read_key,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -91,10 +99,10 @@ class Endpoint:
                 f"endpoint {self.model}: base_url {problem}; a key belongs in the environment variable that "
                 "api_key_env names"
             )
-        if secret := sorted({"extra_headers", "extra_query"} & self.options.keys()):
+        if problem := options_problem(self.options):
             raise EndpointSetupError(
-                f"endpoint {self.model}: options.{secret[0]} would stand in judge names and cache keys; a "
-                "key belongs in the environment variable that api_key_env names"
+                f"endpoint {self.model}: {problem}; a key belongs in the environment variable that "
+                "api_key_env names"
             )
 
     async def reply(
@@ -201,10 +209,14 @@ class Endpoint:
         """One attempt, sent again at once without a field that the server refuses; what works is kept."""
         dialect = self._dialect
         refused: list[str] = []
+        options = {key: value for key, value in self.options.items() if key != "extra_body"}
+        options |= self.options.get("extra_body", {})
         encodable = [{name: valid_utf8(text) for name, text in m.items()} for m in messages]
         while True:
             fields = dialect.fields(schema, seed, max_tokens)
-            body = {"model": self.model, "messages": encodable, **self.options, **fields}
+            # In this way the client takes fields that it does not know; without it they are a TypeError.
+            others = {key: value for key, value in options.items() if key not in fields}
+            body = {"model": self.model, "messages": encodable, **fields, "extra_body": others}
             try:
                 text = await self._attempt(client, body)
             except _FieldRefused as refusal:

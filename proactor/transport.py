@@ -5,8 +5,9 @@ without an end.
 from __future__ import annotations
 
 import os
+import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,14 @@ HEADERS = {"Accept-Encoding": "identity"}
 """Answers are small; a compressed one could unpack to any size."""
 
 
+OWN_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
+"""Fields of a request that are never an option."""
+_SECRET = re.compile(
+    r"(extra|default)_(headers|query)|headers|.*(api|access|secret)[-_]?key|key|authorization|bearer"
+    r"|(.*[-_])?(password|passwd|secret|credentials?)|((api|access|auth|bearer)[-_]?)?token",
+    re.IGNORECASE,
+)
+"""Names of options that hold a secret."""
 LONGEST_URL = 2000
 """Characters of a server's address."""
 
@@ -43,6 +52,21 @@ def base_url_problem(url: str) -> str:
         return "holds a query or fragment, which would stand in reports and caches"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "is no http or https URL"
+    return ""
+
+
+def options_problem(options: Mapping[str, Any]) -> str:
+    """Why ``options`` cannot go along with every request, without their values; empty where they can.
+
+    They stand in configs, judge names and cache keys, so they must hold neither headers nor keys.
+    """
+    for name, value in options.items():
+        if name in OWN_FIELDS:
+            return f"options.{name} is not to be set here"
+        if _SECRET.fullmatch(name):
+            return f"options.{name} would stand in judge names and cache keys"
+        if isinstance(value, Mapping) and (problem := options_problem(value)):
+            return problem.replace("options.", f"options.{name}.", 1)
     return ""
 
 

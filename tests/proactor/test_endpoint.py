@@ -311,6 +311,35 @@ def test_a_server_does_not_choose_how_its_answer_is_decoded(status: int, charset
     assert reply == "hé" if status == 200 else isinstance(reply, EndpointError) and "400" in str(reply)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key": "PASSWORD"},
+        {"extra_body": {"Authorization": "PASSWORD"}},
+        {"extra_query": {"x": "PASSWORD"}},
+        {"extra_body": {"provider": {"access-token": "PASSWORD"}}},
+        {"X-API-Key": "PASSWORD"},
+        {"db_password": "PASSWORD"},
+    ],
+)
+def test_options_that_hold_a_secret_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(EndpointSetupError, match=r"options\..* would stand in judge names") as caught:
+        Endpoint("m", options=options)
+    assert "PASSWORD" not in str(caught.value)
+
+
+def test_options_go_along_also_where_the_client_does_not_know_them() -> None:
+    options = {"temperature": 0.5, "top_k": 4, "max_tokens": 1, "extra_body": {"min_p": 0.1, "stop_token": 3}}
+    with FakeEndpoint() as fake:
+        assert ask(fake, options=options)[0] == "[]"
+    (body,) = fake.requests
+    known = {key: body[key] for key in ("temperature", "top_k", "min_p", "stop_token")}
+    assert known == {"temperature": 0.5, "top_k": 4, "min_p": 0.1, "stop_token": 3}
+    assert body["max_tokens"] != 1 and "extra_body" not in body
+    with pytest.raises(EndpointSetupError, match=r"options\.stream is not to be set here"):
+        Endpoint("m", options={"stream": True})
+
+
 def test_an_error_of_a_server_is_one_line_that_can_be_printed() -> None:
     with FakeEndpoint(otherwise=http_error(401, "\x1b[31mred\n\ud800")) as fake:
         reply, _, _ = ask(fake)
