@@ -67,6 +67,7 @@ class Sampler:
         """Give the cache's memory back, with all KV in it; the next `add` or `step` takes it again."""
         assert self.scheduler.resting, "samples still run"
         self.scheduler.drop_all()
+        self._forget_rows()
         self.cache.release()
 
     def add(self, job: Job, priority: int = 0) -> int:
@@ -140,7 +141,7 @@ class Sampler:
     def reset(self) -> None:
         """Drop everything, after a step that failed."""
         self._draws.clear()
-        self._columns = None
+        self._forget_rows()
         self._failures.clear()
         self.scheduler.reset()
 
@@ -184,8 +185,13 @@ class Sampler:
         finished = draws.ended(tokens) | self._stopped(draws, tokens)
         ended = self.scheduler.commit(step, dict(zip(draws.ids, tokens, strict=True)), finished)
         if self.scheduler.idle:
-            self.rows.forget()
+            self._forget_rows()
         return ended
+
+    def _forget_rows(self) -> None:
+        """Let go of what is kept of the decode set from step to step."""
+        self.rows.forget()
+        self._columns = None
 
     def _drawing(self, step: Step) -> DrawColumns:
         """The step's draws: one a decode, n for a prompt's last chunk. Those of decodes alone are kept."""
