@@ -112,9 +112,8 @@ class DrawColumns:
         # float64 holds all three exactly, so that one copy brings them
         for row, column in zip(self._drawn_rows, columns, strict=True):
             row.copy_(column)
-        drawn = self._drawn.cpu().numpy()
-        logprobs, policy = drawn[1:].tolist()
-        return drawn[0].astype(np.int64).tolist(), logprobs, policy
+        ids, logprobs, policy = self._drawn.tolist()
+        return list(map(int, ids)), logprobs, policy
 
     def record(self, tokens: list[int], logprobs: list[float], policy: list[float]) -> None:
         """Append what was drawn to the samples."""

@@ -44,7 +44,7 @@ def decode_attention(
         return _fused(q, own, own_mask, scale)[0]
     near, near_lse = _fused(q, own, own_mask, scale)
     (_, hkv, group, width), families = q.shape, context.shape[1]
-    together = q.view(families, -1, hkv, group, width).transpose(1, 2).reshape(families, hkv, -1, width)
+    together = q.reshape(families, -1, hkv, group, width).transpose(1, 2).reshape(families, hkv, -1, width)
     far, far_lse = (
         part.unflatten(2, (-1, group)).transpose(1, 2).flatten(0, 1)
         for part in _fused(together, context, context_mask, scale)
@@ -75,13 +75,13 @@ def _plain(
         return out.view(hkv, rows, group, width).transpose(0, 1)
     families = context.shape[1]
     shared_k, shared_v = context.flatten(0, 1).chunk(2)  # [Hkv * F, Lc, D]
-    far = torch.bmm(heads.view(hkv * families, -1, width), shared_k.transpose(1, 2)).mul_(scale)
+    far = torch.bmm(heads.reshape(hkv * families, -1, width), shared_k.transpose(1, 2)).mul_(scale)
     if context_mask is not None:
         far.view(hkv, families, -1, far.shape[-1]).add_(context_mask.squeeze(1))
     apart = far.view(hkv * rows, group, -1)
     top = torch.maximum(top, apart.amax(-1, keepdim=True))
     weights, shared = scores.sub_(top).exp_(), apart.sub_(top).exp_()
-    out = torch.bmm(weights, v).add_(torch.bmm(far, shared_v).view_as(heads))
+    out = torch.bmm(weights, v).add_(torch.bmm(far, shared_v).view(hkv * rows, group, width))
     out.div_(weights.sum(-1, keepdim=True).add_(shared.sum(-1, keepdim=True)))
     return out.view(hkv, rows, group, width).transpose(0, 1)
 

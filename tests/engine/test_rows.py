@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from proactor.engine import GRPO, SFT, AdamW, Engine, Group, GRPOLoss, LoRA, Sample, Sampling
 from proactor.engine.tree import Tree
+from proactor.kernels import linear
 from tests.engine.engines import outside, prompts, reward, shake, watching
 from tests.tiny import save_tiny
 
@@ -73,6 +74,12 @@ def dialogue(seed: int = 0) -> list[Group]:
         samples = [outside(prompt, [at % 7 + 1, i, 5, i + 1], advantage=i - 1.5) for i in range(4)]
         groups.append(Group(prompt, samples, tree="dialogue"))
     return groups
+
+
+@pytest.fixture(autouse=True)
+def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No form of a product is tried first: trials read weights too."""
+    monkeypatch.setattr(linear, "_fastest", lambda x, weight: linear.library_linear)
 
 
 @pytest.fixture(scope="module")

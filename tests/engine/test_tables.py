@@ -21,6 +21,7 @@ def decode(request: int, table: list[int], shared: int, length: int) -> Any:
         shared_pages=shared,
         length=length,
         input_id=length + 1,
+        family=(request, table[shared - 1] if shared else -1),
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config
+from proactor.engine import EngineError
 
 TEXT = "model: some/hub-id\nsft: {lr: 1e-3}\ngrpo: {lr: 1e-5, steps: 50, sampling: {n: 4}}\n"
 
@@ -41,7 +41,7 @@ def test_defaults_and_given_values(file: Path) -> None:
         "dev",
         "test",
     )
-    with pytest.raises(ValidationError):
+    with pytest.raises(EngineError, match="^RunConfig.seed cannot be set: make another one with seed="):
         config.seed = 3  # type: ignore[misc]
 
 

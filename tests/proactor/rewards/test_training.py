@@ -92,15 +92,15 @@ def test_groups_are_judged_while_others_are_sampled(
             begun.set()
             return await super().score(candidates, progress)
 
-    stream = fresh.engine.stream
+    sample_shared = fresh.engine.sample_shared
     seen: list[bool] = []
 
-    async def waiting(*arguments: Any, **options: Any) -> Any:
-        async for group in stream(*arguments, **options):
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        for group in sample_shared(*arguments, **options):
             yield group
             seen.append(begun.wait(5))
 
-    monkeypatch.setattr(fresh.engine, "stream", waiting)
+    monkeypatch.setattr(fresh.engine, "sample_shared", waiting)
     row, _ = one_step(fresh, Watched(length))
     assert seen and all(seen)
     assert row["seconds_judging"] >= 0 and row["seconds_waiting"] >= 0

@@ -164,9 +164,10 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(run: Run, monkeypatch: pyt
         with pytest.raises(RunError, match=r"summary\.json: cannot be written \(No space left on device\)"):
             run.write_summary({"a": 2})
     assert json.loads((run.folder / "summary.json").read_text()) == {"a": 1}
-    (run.folder / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
-        run.log(row(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: full(descriptor))
+        with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written \(No space left"):
+            run.log(row(1))
 
 
 @pytest.mark.parametrize("name", ["samples", "metrics.jsonl", "tensorboard", "best", "state.safetensors"])
