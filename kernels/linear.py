@@ -92,7 +92,7 @@ class FastestLinear:
         key = (x.dtype, min(x.shape[0], PROBE_ROWS).bit_length(), weight.shape, weight.stride())
         form = self._chosen.get(key)
         if form is None:
-            form = self._chosen[key] = _fastest(x[:PROBE_ROWS], weight[:PROBE_OUTPUTS])
+            form = self._chosen[key] = _fastest(x, weight)
         return form(x, weight, bias)
 
 
@@ -100,6 +100,7 @@ class FastestLinear:
 def _fastest(x: Tensor, weight: Tensor) -> Linear:
     """The fastest form; the library's unless another takes less than 0.85 of its time."""
     forms = cpu_forms(x.dtype)
+    x, weight = x[:PROBE_ROWS], weight[:PROBE_OUTPUTS]
     if len(forms) == 1 or not x.numel() or weight.numel() < SMALL:
         return forms[0]
     seconds = dict.fromkeys(forms, math.inf)

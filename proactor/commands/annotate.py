@@ -121,7 +121,7 @@ def annotate(
         )
     console.print(report_table(report))
     for line in notes(report):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"{out}: windows.jsonl, catalog.json, report.json", markup=False)
     if not report["dialogues"]["kept"]:
         console.print("no dialogue was kept", markup=False)

@@ -41,7 +41,7 @@ def test_defaults_and_given_values(file: Path) -> None:
         "dev",
         "test",
     )
-    with pytest.raises(EngineError, match="^RunConfig.seed cannot be set: make another one with seed="):
+    with pytest.raises(EngineError, match=r"^RunConfig\.seed cannot be set: make another one with seed="):
         config.seed = 3  # type: ignore[misc]
 
 

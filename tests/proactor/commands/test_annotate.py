@@ -133,11 +133,7 @@ def test_what_was_left_out_or_masked_is_named_with_its_reason(tmp_path: Path) ->
     assert [(w["dialogue"], w["tool"]) for w in report["masked"]] == [("vague", "refund")]
 
 
-def test_a_chat_export_with_mistakes_loses_nothing_unnamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "500")  # a long path is not broken
-
+def test_a_chat_export_with_mistakes_loses_nothing_unnamed(tmp_path: Path) -> None:
     def chat(*calls: dict[str, Any]) -> dict[str, Any]:
         made = [{"type": "function", "function": call} for call in calls]
         say = {"role": "assistant", "content": "Done.", "tool_calls": made}
