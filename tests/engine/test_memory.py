@@ -268,7 +268,7 @@ def test_samples_in_flight_keep_their_cache(folder: Path, monkeypatch: pytest.Mo
     assert drawn(engine.sample(prompts(2), draw)) == expected
     wide = [wide_group(samples=15, length=20)]
     with monkeypatch.context() as busy:
-        busy.setattr(Scheduler, "idle", property(lambda _: False))
+        busy.setattr(Scheduler, "resting", property(lambda _: False))
         with pytest.raises(EngineError, match=r"^a pass over \d+ rows: samples still run, and their KV"):
             engine.forward_backward(wide, GRPOLoss(GRPO()))
     engine.zero_grad()
