@@ -28,5 +28,5 @@ def reward_to_go(rewards: Sequence[float], gamma: float = GAMMA) -> list[float]:
 
 
 def exponential(rewards: Sequence[float], k: float = 2.0) -> list[float]:
-    """Rewards of 0 to 1 mapped to 0.5 to 1, small ones apart (EM), rounded to 4 places as UserRL's code does."""
+    """Rewards of 0 to 1 mapped to 0.5 to 1, small ones apart (EM); 4 decimal places, as in UserRL's code."""
     return [round(0.5 + 0.5 * (1 - math.exp(-k * r)) / (1 - math.exp(-k)), 4) for r in rewards]
