@@ -1,4 +1,4 @@
-"""BAO (arXiv 2602.11351): behaviour-regularised GRPO for agents that may ask the user, and its stage A filter.
+"""BAO (arXiv 2602.11351): behaviour-regularised GRPO for agents that may ask a user, and its stage A filter.
 
 Objective: E[R - w U], U the number of user-involved actions. Both regularisers are described second hand: one
 for user-involved turns that follow each other, one for an episode whose tokens run out. The paper's equations
@@ -126,7 +126,7 @@ def token_advantages(group: Sequence[Episode], config: BAO) -> list[list[float]]
 # --- stage A: which of a teacher's episodes are learned from ---
 
 SECTIONS = ("memory", "hypotheses", "plan", "query")
-"""What a teacher writes before its call, ``<memory>…</memory>`` and so on: our names of the four behaviours."""
+"""What a teacher writes before its call, as ``<memory>…</memory>``: our names of the four behaviours."""
 
 
 class DemonstrationFilter(Config):

@@ -1,6 +1,6 @@
 """InfoPO: information gain by masked feedback, as an advantage beside that of the outcome.
 
-    r_t = mean over the tokens y of a_{t+1} of  log p(y | h, a_t, o_t, y<) - log p(y | h, a_t, placeholder, y<)
+    r_t = mean over tokens y of a_{t+1} of  log p(y | h, a_t, o_t, y<) - log p(y | h, a_t, placeholder, y<)
     A   = A_out + beta exp(-decay epoch) g m A_info,   g = sigmoid(-sigma / temperature)
 
 r_t is credited to the action that obtained the feedback o_t. The placeholder takes the feedback's place token
@@ -26,8 +26,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from proactor.engine import Engine, ProactorError, group_advantages
-from proactor.engine import Config
+from proactor.engine import Config, Engine, ProactorError, group_advantages
 from proactor.environments.episode import Episode, Span
 from proactor.methods import turn_credit
 from proactor.methods.turn_credit import TurnCredit, finite_rewards, over_tokens, trained_tokens

@@ -96,7 +96,7 @@ def dialogue_rewards(
 
 
 def always_ask(missing: frozenset[str]) -> Reply:
-    """Asks for exactly what is missing: no question does better, so this line is an upper bound of its kind."""
+    """Asks for exactly what is missing: no question does better, so no policy of its kind does."""
     return Reply("ask", asked=missing)
 
 

@@ -26,6 +26,7 @@ LARGEST_K = 3
 PASSES = tuple(f"pass_u{k}" for k in range(1, LARGEST_K + 1))
 FIELDS = ("episodes", "score", "solved", *PASSES, "user_actions", "actions", "rate", "acted", "tokens")
 """The sums of some episodes; rate: of the user involvement rates of those that acted at all."""
+ROUNDING = 1e-12
 KEYS = ("score", "solved", *PASSES, "user_rate", "user_rate_macro", "user_actions", "tokens")
 
 
@@ -125,10 +126,12 @@ def hypervolume_gain(
     def gain(sums: Array) -> dict[str, Array]:
         cells = sums.reshape(*sums.shape[:-1], systems, 3)
         points = ratio(cells[..., 1:], cells[..., :1])
-        return {
-            "gain": hypervolume(points[..., : len(new), :], horizon)
-            - hypervolume(points[..., len(new) :, :], horizon)
-        }
+        areas = [
+            hypervolume(points[..., part, :], horizon) for part in (slice(len(new)), slice(len(new), None))
+        ]
+        difference = areas[0] - areas[1]
+        # equal areas are summed over other points: what rounding leaves is neither a gain nor a loss
+        return {"gain": np.where(np.abs(difference) < ROUNDING * horizon, 0.0, difference)}
 
     return bootstrap_sums(rows, gain, ["gain"], resamples=resamples, seed=seed)["gain"]
 
