@@ -135,7 +135,7 @@ FULL = "<memory>m</memory><hypotheses>a + b: open</hypotheses><plan>3 left</plan
 def test_what_a_demonstration_is_left_out_for() -> None:
     config = DemonstrationFilter()
     good, failed = episode([0.0, 1.0]), episode([0.0, 0.0])
-    again = episode([0.0, 1.0], calls=[Call("action", "1 2  3 4"), Call("action", " 1 2 3 4")])
+    again = episode([0.0, 1.0], calls=[Call("search", "The  test"), Call("search", " the test")])
     other = episode([0.0, 1.0], calls=[Call("action", "1 2 3 4"), Call("answer", "1 2 3 4")])
     thin = FULL.replace("<plan>3 left</plan>", "<plan> </plan>")
     demonstrations = [
