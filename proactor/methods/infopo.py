@@ -94,7 +94,7 @@ def information_gains(
 ) -> list[list[float | None]]:
     """r_t of each turn of each episode under the engine's present policy, at temperature 1, no gradient.
 
-    One pass over trees. An episode is computed once, up to its last masked feedback; each valid turn adds
+    One pass over trees. An episode is computed once, where a pass holds it, and each valid turn adds
     |o_t| + |a_{t+1}| rows at most. What the sampler recorded serves as the unmasked part where it is of
     temperature 1 and of this policy; otherwise a turn adds another |a_{t+1}| rows. Feedback that equals the
     placeholder has a gain of exactly 0 and no pass. Raises EngineError for what cannot be scored.
@@ -146,9 +146,11 @@ class _Passes:
 
 
 def _current(engine: Engine, episode: Episode, turn: int) -> bool:
-    """Whether the recorded log-probabilities of a turn are of the present policy at temperature 1."""
+    """Whether there are log-probabilities of a turn, of the present policy at temperature 1."""
+    start, end = episode.turns[turn].action
+    recorded = len(episode.logprobs(episode.turns[turn])) == end - start
     versions = set(episode.versions(episode.turns[turn]))
-    return episode.sample.temperature == 1.0 and versions == {engine.policy_version}
+    return recorded and episode.sample.temperature == 1.0 and versions == {engine.policy_version}
 
 
 # --- from gains to advantages ---
