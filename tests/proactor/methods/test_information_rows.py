@@ -138,6 +138,19 @@ def test_masked_passes_add_feedback_and_next_action(engine: Engine, rows: list[i
     assert trunk(episodes) < rows[0] <= trunk(episodes) + added(episodes)
 
 
+def test_in_deterministic_mode_each_episode_is_a_tree(folder: Path, rows: list[int]) -> None:
+    """And what the sampler recorded equals what is scored again, to the bit."""
+    engine = load(folder, deterministic=True)
+    episodes = rollouts(engine)
+    rows.clear()
+    gains = information_gains(engine, episodes, PLACEHOLDER)
+    whole = sum(len(e.sample.prompt_ids) + e.turns[2].observation[0] for e in episodes)
+    assert len(rows) == 2 and whole < sum(rows) <= whole + added(episodes)
+    for episode in episodes:
+        episode.sample.policy_logprobs = []
+    assert information_gains(engine, episodes, PLACEHOLDER) == gains
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_values_serve_only_at_temperature_one(engine: Engine, temperature: float) -> None:
     episodes = rollouts(engine, temperature)
