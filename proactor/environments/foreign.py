@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def outcome_of(answer: object) -> Outcome:
         if not isinstance(flag, bool | np.bool_):
             raise GymError(f"step returned {flag!r} where a bool tells whether the episode is over")
     try:
-        number = float(reward)
+        number = float(cast(Any, reward))
     except (TypeError, ValueError):
         raise GymError(f"the reward is {reward!r}, no number") from None
     kept = {key: value for key, value in info.items() if isinstance(value, str | bool | int | float)}

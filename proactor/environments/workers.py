@@ -117,8 +117,9 @@ class ThreadWorker:
     async def begin(self, make: Make, seed: int) -> tuple[Opening, frozenset[str]]:
         """See `Worker`."""
         self._stream = RandomStream(seed) if self.isolated else None
-        self.environment, opening = await self._run(lambda: begin(make, seed))
-        return opening, frozenset(self.environment.user_verbs)
+        environment, opening = await self._run(lambda: begin(make, seed))
+        self.environment = environment
+        return opening, frozenset(environment.user_verbs)
 
     async def step(self, call: Call) -> Outcome:
         """See `Worker`."""
