@@ -61,7 +61,7 @@ def test_what_fits_the_answers_is_what_is_left(thing: str, questions: list[str])
 
 
 def test_the_chain_rule_over_all_answers() -> None:
-    """What a sequence of questions tells on average is the sum of what each tells given the answers before."""
+    """What questions tell together, on average, is the sum of what each tells given the answers before."""
     questions = ["alive", "made of metal", "red", MOOD]
     parts: list[list[str]] = [THINGS]
     total = 0.0
