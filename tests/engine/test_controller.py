@@ -147,7 +147,7 @@ def test_chance_over_contexts_that_hardly_vary_is_no_slope(steps: int) -> None:
         assert estimate.cost(1, 1000) < 0.04, "a slope of chance would be ten times that"
 
 
-@given(sizes=st.sets(st.integers(1, 99), min_size=1), decodes=st.integers(1, 120))
+@given(sizes=st.sets(st.integers(1, 9), min_size=1), decodes=st.integers(1, 12))
 def test_sequences_count_for_the_smallest_bucket_that_holds_them(sizes: set[int], decodes: int) -> None:
     buckets = sorted(sizes)
     found = StepEstimate(buckets, window=8, memory=50).bucket(decodes)
