@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
-    from proactor.engine.checkpoint import save_quantized as save_quantized
+    from proactor.engine.checkpoint_writer import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
-    "proactor.engine.checkpoint": ("save_quantized",),
+    "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
