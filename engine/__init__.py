@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
-    from proactor.engine.config import Config as Config
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import naming as naming
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
+    from proactor.engine.frozen import Config as Config
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
@@ -60,10 +60,11 @@ _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
-    "proactor.engine.config": ("AdamW", "Config", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
+    "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
