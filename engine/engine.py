@@ -25,6 +25,7 @@ from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
+from proactor.engine.optimizer import check_counts
 from proactor.engine.owner import RELEASED, Owner
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
@@ -36,7 +37,7 @@ from proactor.engine.state import load_state, save_state
 from proactor.engine.stream import GroupStream
 from proactor.engine.submission import Submission
 from proactor.engine.text import drawable_ids
-from proactor.engine.trainer import Trainer, check_counts
+from proactor.engine.trainer import Trainer
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError, Group, Sample
 
@@ -134,7 +135,7 @@ class Engine:
         """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
         return {
             **self.decoder.nbytes(),
-            "optimizer": 2 * self.trainer.m.nbytes if self.trainer else 0,
+            "optimizer": 2 * self.trainer.optimizer.m.nbytes if self.trainer else 0,
             "kv": self._policy.cache_bytes(),
         }
 
@@ -145,8 +146,8 @@ class Engine:
         """
         return {
             "rows_computed": self.decoder.rows_computed,
-            "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
-            "empty_steps": self.trainer.empty_steps if self.trainer else 0,
+            "skipped_steps": self.trainer.optimizer.skipped_steps if self.trainer else 0,
+            "empty_steps": self.trainer.optimizer.empty_steps if self.trainer else 0,
             **self._rank_events,
             **self._policy.counters(),
         }
@@ -403,7 +404,7 @@ class Engine:
         adapter's rank, scale and targets.
         """
         return {
-            **self._owner.call(self._trainer().state),
+            **self._owner.call(self._trainer().optimizer.state),
             "policy_version": self.policy_version,
             "samplings": self.samplings,
             "seed": self.seed,
@@ -412,7 +413,7 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`. Samples in flight are finished before.
 
-        Raises EngineError, with nothing changed, for what `Trainer.check_state` refuses (an adapter of
+        Raises EngineError, with nothing changed, for what `Optimizer.check_state` refuses (an adapter of
         another rank, scale, targets or size; what is missing or not finite).
         """
         trainer = self._trainer()
