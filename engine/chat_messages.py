@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from proactor.engine.chat import ChatError, Message
+from proactor.engine.chat_template import ChatError, Message
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 _KEPT: Final = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")

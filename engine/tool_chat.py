@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proactor.engine.chat import ChatError, ChatFormat, Message
+from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_messages import read_messages, read_tools
+from proactor.engine.chat_template import ChatError, Message
 from proactor.engine.tool_calls import Form, Reply
 from proactor.engine.tool_template import (
     PROBE_RESULT,

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proactor.engine.chat import ChatError, ChatFormat, Message
+from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_messages import in_words, read_messages, read_tools
+from proactor.engine.chat_template import ChatError, Message
 from proactor.engine.text import TextCodec, decode
 from proactor.engine.tool_calls import FORMS, Form, Reply, ToolCall, read_reply
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.engine import ToolCall, ToolChat
-from proactor.engine.chat import ChatError, ChatFormat, load_tokenizer
+from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_template import ChatError
+from proactor.engine.tokenizer import load_tokenizer
 from tests.engine.chat_templates import CHATML, COUNTING, HEADED, TEMPLATES, tokenizer
 
 WEATHER = {
