@@ -287,6 +287,8 @@ class OpenAIClient:
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         for name in changes.keys() & {"seed", "priority"}:
             integer(changes[name], f"openai: {name}")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise EngineError(f"openai: timeout {timeout!r} is not a number of seconds")
         return OpenAIClient(replace(self._desk, **changes, numbers=itertools.count()))
 
 

@@ -143,7 +143,8 @@ def test_what_was_asked_for_and_did_not_come_is_counted(engine: Engine) -> None:
     quiet = create(client, tools=[TOOL], tool_choice="none", max_tokens=99).choices[0]
     assert quiet.message.tool_calls is None and "weather" in quiet.message.content
     asked = {"type": "function", "function": {"name": "other"}}
-    create(client, tools=[TOOL], tool_choice=asked, max_tokens=99)
+    loud = create(client, tools=[TOOL], tool_choice=asked, max_tokens=99).choices[0]
+    assert loud.message.content is None and len(loud.message.tool_calls) == 1
     assert client.counters["tool_choice_unmet"] == 1
 
 
@@ -323,6 +324,8 @@ def test_refused_clients(folder: Path, engine: Engine) -> None:
         engine.openai(aliases={"a": "b"})
     with pytest.raises(EngineError, match="seed should be an integer"):
         engine.openai().with_options(seed=True)
+    with pytest.raises(EngineError, match="timeout -1 is not a number of seconds"):
+        engine.openai().with_options(timeout=-1)
 
 
 # -- a judge written for OpenAI's client ---

@@ -289,6 +289,8 @@ def test_forms_of_messages() -> None:
     assert chat.answer(call()) == chat.answer(as_mapping)
     extras = {**call(), "refusal": None, "annotations": []}
     assert chat.answer(extras) == chat.answer(call())
+    spoken = {"role": "assistant", "content": "No."}  # templates ask whether there is a key, as Llama's does
+    assert codec("llama3").answer({**spoken, "tool_calls": []}) == codec("llama3").answer(spoken)
     developer = [{"role": "developer", "content": "Short."}, USER]
     assert chat.opening(developer) == chat.opening([{"role": "system", "content": "Short."}, USER])
 
