@@ -20,6 +20,10 @@ Table = Literal["orders", "products", "users"]
 TABLES: tuple[Table, ...] = ("orders", "products", "users")
 
 
+class ToolRefusal(Exception):
+    """What a tool answers after "Error: "."""
+
+
 @dataclass(frozen=True)
 class Database:
     """The tables before anything happened; nobody changes them."""
