@@ -25,6 +25,7 @@ from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
+from proactor.engine.openai_client import OpenAIClient
 from proactor.engine.owner import RELEASED, Owner
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
@@ -234,6 +235,17 @@ class Engine:
         ``iteration``: the caller's own count, 0 to 2^32 - 2, a part of its requests' noise.
         """
         return Session(self._loop, self._maker, self.seed, iteration, self._unnamed)
+
+    def openai(self, *, aliases: Mapping[str, str] | None = None) -> OpenAIClient:
+        """OpenAI's client without a socket, for judges, simulated users and environments that take one.
+
+        A request's ``model`` is ``base`` (the adapter off; the model's own name too) or ``policy``.
+        ``aliases``: other names for these two, such as one that an environment asks for. Raises EngineError
+        without a tokenizer.
+        """
+        self._policy.refuse_released()
+        noise = self.seed, self._unnamed
+        return OpenAIClient.of(self._loop, self._maker, self.chat, self.base_name, aliases, noise)
 
     def _submission(
         self,
