@@ -52,7 +52,7 @@ BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 
 
 def processor() -> str:
-    """The processor's model, its instructions for bfloat16 if any, and the cores that this process may use."""
+    """The processor's model, its instructions for bfloat16 if any, and the cores this process may use."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

@@ -87,7 +87,7 @@ def test_a_completion_is_the_engines_sample(engine: Engine) -> None:
 
 
 def same(ours: Any, theirs: Any) -> None:
-    """Every attribute of an object of OpenAI's package is one of ours; what it does not know there is None."""
+    """Every attribute of an object of OpenAI's package is one of ours; what it does not know is None there."""
     if isinstance(theirs, list):
         for one, other in zip(ours, theirs, strict=True):
             same(one, other)
