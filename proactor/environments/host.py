@@ -34,7 +34,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 
 from proactor.engine import Config
-from proactor.environments.episode import Ending
+from proactor.environments.episode import Ending, Span, Turn
 from proactor.environments.protocol import Call, Gym, Opening, Outcome
 from proactor.environments.workers import Failed, Overdue, ProcessWorker, ThreadWorker, Worker, guarded
 
@@ -76,6 +76,12 @@ class Answer:
     def feedback(self) -> str:
         """All observations as one text."""
         return "\n".join(self.observations)
+
+    def turn(self, calls: Sequence[Call], action: Span, observation: Span) -> Turn:
+        """The episode's record of the turn: the calls that were read, and where its tokens are."""
+        return Turn(
+            tuple(calls), action, observation, self.feedback, self.reward, self.user_involved, self.info
+        )
 
 
 class HostedEpisode:

@@ -51,6 +51,9 @@ def test_an_episode_to_its_end() -> None:
     assert [a.user_involved for a in answers] == [False, True, False, False]
     assert [a.ending for a in answers] == [None, None, "terminated", "terminated"]
     assert host.counters["turns"] == 3 and host.seconds > 0
+    turn = answers[1].turn([ANSWER], (5, 9), (9, 12))
+    assert (turn.verb, turn.reward, turn.user_involved, turn.feedback) == ("answer", 0.2, True, "answer 2")
+    assert (turn.action, turn.observation) == ((5, 9), (9, 12))
 
 
 def test_a_reply_without_a_call_ends_the_episode_with_reward_0() -> None:
