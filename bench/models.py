@@ -14,7 +14,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def write_tiny_qwen2(folder: Path, seed: int = 0, **changes: int) -> Path:
     """A Qwen2 of 5.2M float32 parameters with a tokenizer of one word per id.
 
-    4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings. ``changes`` are of
+    4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings. ``changes``: of
     its `Qwen2Config`.
     """
     import torch

@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtypes", nargs="+", choices=tuple(TIE), help="default: those with fast products")
     parser.add_argument("--requests", type=int, default=128, help="of the ragged workload")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="batches that peers try")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     add_results(parser)
     options = parser.parse_args(argv)
     if options.peer == "trl" and options.workload == "ragged":

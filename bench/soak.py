@@ -34,18 +34,18 @@ RATE = 24.0
 AT_ONCE = 64
 MODEL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 """Small: what is tried is what surrounds it."""
-PAGES, PAGE = 160, 16
+PAGES, PAGE = 96, 16
 """Pages of the cache, and tokens of a page: few enough that sequences are preempted."""
 STALENESS = 1
 KINDS = {
-    "sample": 30,
+    "sample": 33,
     "dialogue": 15,
     "branch": 5,
     "deadline": 12,
     "dropped": 12,
     "closed": 6,
     "unread": 10,
-    "thread": 5,
+    "thread": 2,
     "refused": 5,
 }
 """Kinds of clients, with their weights."""
@@ -73,12 +73,12 @@ class Soak:
 
     # -- what clients ask for ---
 
-    def prompt(self, most: int = 200) -> list[int]:
+    def prompt(self, most: int = 60) -> list[int]:
         """Random tokens, half of the time after a beginning that others share."""
         ids = [self.random.randrange(3, VOCAB) for _ in range(self.random.randint(1, most))]
         return [7 + self.random.randrange(3)] * 40 + ids if self.random.random() < 0.5 else ids
 
-    def sampling(self, most: int = 80, **changes: Any) -> Sampling:
+    def sampling(self, most: int = 40, **changes: Any) -> Sampling:
         """Settings of a sample of up to ``most`` tokens, or, half of the time, of one that ends by chance."""
         if self.random.random() < 0.5:
             return Sampling(max_tokens=self.random.randint(1, most), ignore_eos=True, **changes)
@@ -104,17 +104,17 @@ class Soak:
 
     async def dialogue(self, session: Session) -> str:
         """Sample, then advance some turns, each after a while."""
-        sample = await session.sample(self.prompt(), self.sampling(30))
+        sample = await session.sample(self.prompt(), self.sampling(20))
         for _ in range(self.random.randint(1, 3)):
             await asyncio.sleep(self.random.expovariate(10.0))
-            await session.advance(sample, self.prompt(20), self.sampling(30))
+            await session.advance(sample, self.prompt(20), self.sampling(20))
         return self.take(sample)
 
     async def branch(self, session: Session) -> str:
         """Sample, then draw the turn anew three times."""
-        sample = await session.sample(self.prompt(), self.sampling(30))
+        sample = await session.sample(self.prompt(), self.sampling(20))
         self.take(sample)
-        drawn = [self.take(new) for new in await session.branch(sample, 0, 3, self.sampling(30))]
+        drawn = [self.take(new) for new in await session.branch(sample, 0, 3, self.sampling(20))]
         return drawn[0]
 
     async def deadline(self, session: Session) -> str:
@@ -150,9 +150,9 @@ class Soak:
         return "one group read"
 
     async def thread(self, session: Session) -> str:
-        """Ask from a thread."""
-        asked = [self.prompt(), self.prompt()], self.sampling(n=2)
-        groups = await asyncio.to_thread(self.engine.sample, *asked)
+        """Ask for many long samples at once, from a thread: more than are expected, so pages run out."""
+        prompts, long = [self.prompt() for _ in range(8)], Sampling(n=2, max_tokens=120, ignore_eos=True)
+        groups = await asyncio.to_thread(self.engine.sample, prompts, long)
         return [self.take(sample) for group in groups for sample in group.samples][-1]
 
     async def refused(self, session: Session) -> str:
@@ -181,7 +181,7 @@ class Soak:
         """Sample, reward and update, again and again."""
         sampling = Sampling(n=4, max_tokens=24, ignore_eos=True)
         while not self.closing:
-            prompts = [self.prompt(60) for _ in range(2)]
+            prompts = [self.prompt(), self.prompt()]
             groups = await asyncio.to_thread(self.engine.sample, prompts, sampling)
             for group in groups:
                 for sample in group.samples:
@@ -264,7 +264,7 @@ def run(seconds: float, seed: int) -> dict[str, Any]:
             max_batch=32,
             max_waiting=16,
             max_staleness=STALENESS,
-            parked_share=0.3,
+            parked_share=0.2,
         )
         soak = Soak(engine, seed)
         asyncio.run(soak.play(seconds))

@@ -6,6 +6,7 @@ One process keeps one model and one way. The continuous manager stays up from ro
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ so that large chunks of prompts are slow on a CPU.
 """
 PATIENCE = 600.0
 """Seconds after which a rollout without a result has failed."""
+
+
+def continuous_options(workload: Workload, size: int) -> dict[str, Any]:
+    """`ContinuousBatchingConfig` for at most ``size`` requests at once.
+
+    Enough pages for twice as many, because it keeps a margin free; by default it takes most of the memory.
+    """
+    length = max(workload.lengths) + max(workload.counts)
+    return {
+        "page_size": PAGE,
+        "num_blocks": 2 * size * -(-length // PAGE),
+        "max_batch_tokens": max(CHUNK, size),
+        "max_requests_per_batch": size,
+    }
 
 
 class Static:
@@ -54,8 +69,8 @@ class Continuous:
     """`ContinuousBatchingManager` with at most ``size`` requests at once."""
 
     def __init__(self, model: Any, workload: Workload) -> None:
-        self.model, self.manager, self.size = model, None, 0
-        self.length = max(workload.lengths) + max(workload.counts)
+        self.model, self.workload, self.size = model, workload, 0
+        self.manager: Any = None
 
     def rollout(self, prompts: list[list[int]], counts: list[int], size: int) -> list[list[int]]:
         """The completions of ``prompts``. Exits where the manager's thread has ended."""
@@ -75,25 +90,18 @@ class Continuous:
         if self.manager is None or size != self.size:
             if self.manager is not None:
                 self.manager.stop()
-            greedy = GenerationConfig(
-                do_sample=False, max_new_tokens=self.length, eos_token_id=-1, pad_token_id=PAD
-            )
+            most = max(self.workload.counts)
+            greedy = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=-1, pad_token_id=PAD)
+            options = ContinuousBatchingConfig(**continuous_options(self.workload, size))
             self.manager = self.model.init_continuous_batching(
-                generation_config=greedy,
-                continuous_batching_config=ContinuousBatchingConfig(
-                    page_size=PAGE,
-                    # a margin of 15% stays free
-                    num_blocks=2 * size * -(-self.length // PAGE),
-                    max_batch_tokens=max(CHUNK, size),
-                    max_requests_per_batch=size,
-                ),
+                generation_config=greedy, continuous_batching_config=options
             )
             self.manager.start()
             self.size = size
         return self.manager
 
 
-WAYS = {"static": Static, "continuous": Continuous}
+WAYS: dict[str, Callable[[Any, Workload], Static | Continuous]] = {"static": Static, "continuous": Continuous}
 
 
 def main() -> None:

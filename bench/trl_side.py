@@ -24,6 +24,7 @@ from trl.trainer.utils import pad
 
 from bench.models import PAD
 from bench.protocol import Channel
+from bench.transformers_side import continuous_options
 from bench.workloads import Workload, reward
 
 STEPS = 200
@@ -68,7 +69,7 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         max_completion_length=workload.max_tokens,
         generation_kwargs={"min_new_tokens": workload.max_tokens},
         use_transformers_continuous_batching=setup.get("continuous", False),
-        transformers_continuous_batching_config=setup.get("cache"),
+        transformers_continuous_batching_config=continuous_options(workload, total),
         temperature=1.0,
         top_p=1.0,
         top_k=0,
