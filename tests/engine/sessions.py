@@ -1,4 +1,4 @@
-"""What tests of sessions share: trajectories, a sample that stops until it may go on, updates amid samples."""
+"""What tests of sessions share: trajectories, a sample that stops until it may go on, updates on the way."""
 
 from __future__ import annotations
 
