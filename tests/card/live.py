@@ -1,6 +1,7 @@
 """Live bytes of whole models, 0.5B to 72B, at the size of their budgets: what is allowed must fit the card.
 
     python -m tests.card.live              a table: each Qwen2.5 on cards of 24, 48, 80 and 141 GB
+
 A cell has the bytes counted as shares of those that the formula gives: loading, held, sampling, training.
 
 The engine's own code runs: sampler steps that fill the KV cache, the batch and the rows of the budget, then a
