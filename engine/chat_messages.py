@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from proactor.engine.chat import ChatError, Message
+from proactor.engine.chat_template import ChatError, Message
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 _KEPT: Final = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
@@ -39,7 +39,13 @@ def read_messages(messages: Any) -> list[dict[str, Any]]:
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise ChatError(f"messages should be a list of messages, not a {type(messages).__name__}")
-    return [_message(message, f"message {i + 1}") for i, message in enumerate(messages)]
+    read = [_message(message, f"message {i + 1}") for i, message in enumerate(messages)]
+    called: dict[str, str] = {}
+    for message in read:  # some templates want to know which tool a result is of
+        called |= {call.get("id", ""): call["function"]["name"] for call in message.get("tool_calls", ())}
+        if message["role"] == "tool" and (name := called.get(message.get("tool_call_id", ""))):
+            message.setdefault("name", name)
+    return read
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]]:

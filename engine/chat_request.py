@@ -24,11 +24,11 @@ _TRANSPORT = ("extra_headers", "extra_query")
 
 
 class ChatRequest(Config):
-    """A request, with OpenAI's names and defaults; ``top_k``, ``min_p`` as in ``extra_body`` for other
-    servers.
+    """A request, with OpenAI's names and defaults; ``top_k``, ``min_p`` (in ``extra_body``, as for other
+    servers) and ``logit_mask`` are the engine's (`Sampling`).
 
-    ``response_format`` and a ``tool_choice`` of ``required`` or a function are wishes: nothing makes the
-    model keep to them, and answers that do not are counted.
+    ``response_format`` and a ``tool_choice`` of ``required`` or a function are wishes: nothing but a mask
+    makes the model keep to them, and answers that do not are counted.
     """
 
     messages: Any
@@ -37,6 +37,7 @@ class ChatRequest(Config):
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    logit_mask: object | None = None
     n: int = 1
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -103,6 +104,7 @@ class ChatRequest(Config):
             top_p=self.top_p,
             top_k=self.top_k,
             min_p=self.min_p,
+            logit_mask=self.logit_mask,
             max_tokens=context if limit is None else limit,
             stop=self.stop,
             seed=self.seed,

@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's layout: read weights, quantise them on the way, write 4-bit folders.
+"""Model folders in Hugging Face's layout: read weights, and quantise them on the way.
 
 Names, shapes and dtypes are checked from the headers before any weight is read. An error is one line that
 names file and tensor.
@@ -6,44 +6,30 @@ names file and tensor.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from proactor.engine import bnb4bit
 from proactor.engine.config_keys import CheckpointError, read_json
-from proactor.engine.files import atomic_folder, recover
+from proactor.engine.files import recover
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.reading import check_name
-from proactor.engine.shards import INDEX, SINGLE, Shards
+from proactor.engine.shards import Shards
 from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
 
-__all__ = ["CheckpointError", "load_weights", "resolve_model", "save_bnb4bit", "weight_shapes"]
+__all__ = ["CheckpointError", "load_weights", "resolve_model", "weight_shapes"]
 
 Quantization = Literal["auto", "nf4", "none"]
 Weights = dict[str, Tensor | NF4Tensor]
 
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.jinja",
-    "generation_config.json",
-)
-MODEL_FILES = ("*.safetensors", INDEX, "config.json", *TOKENIZER_FILES)
 PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -230,102 +216,3 @@ def _load_plain(
         what = f"does not fit {dtype}: pick another dtype" if finite else "holds values that are not finite"
         raise shards.error(name, what)
     return converted
-
-
-def save_bnb4bit(
-    folder: str | Path,
-    config_json: Mapping[str, Any],
-    tensors: Mapping[str, Tensor | NF4Tensor],
-    tokenizer_from: str | Path | None = None,
-    shard_bytes: int = 5_000_000_000,
-) -> None:
-    """Write a folder that `load_weights` reads, and transformers with bitsandbytes too.
-
-    NF4Tensors are written in 4 bits, the rest as it is. ``config_json`` is the model's config.json; its
-    `quantization_config` is set here. ``tokenizer_from`` is a folder whose tokenizer files (and
-    generation_config.json) are copied. Files are split above ``shard_bytes``. Atomic: on any failure an
-    earlier save is untouched.
-
-    Raises CheckpointError when the folder cannot be written.
-    """
-    plain = [
-        name.removesuffix(".weight")
-        for name, t in tensors.items()
-        if is_linear(name) and isinstance(t, Tensor)
-    ]
-    quantized = [t for t in tensors.values() if isinstance(t, NF4Tensor)]
-    config = dict(config_json)
-    if quantized:
-        nested = any(t.nested for t in quantized)
-        config["quantization_config"] = bnb4bit.quantization_config(
-            ["lm_head", *plain], nested, quantized[0].dtype
-        )
-    else:
-        config.pop("quantization_config", None)
-    try:
-        with atomic_folder(folder, owned=MODEL_FILES) as temporary:
-            (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            if tokenizer_from is not None:
-                _copy_tokenizer(Path(tokenizer_from), temporary)
-            _write_shards(temporary, tensors, shard_bytes)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
-        ) from error
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    for path in sorted(
-        {path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}
-    ):
-        shutil.copyfile(path, target / path.name)
-
-
-def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> None:
-    """One file, or numbered shards with an index; only one shard's tensors are on the CPU at a time."""
-    plan = list(_plan_shards(tensors, shard_bytes))
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(plan, 1):
-        file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
-        parts: dict[str, Tensor] = {}
-        for name in names:
-            tensor = tensors[name]
-            parts |= (
-                bnb4bit.pack(name, tensor)
-                if isinstance(tensor, NF4Tensor)
-                else {name: tensor.detach().cpu().contiguous()}
-            )
-        save_file(parts, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(parts, file)
-    if len(plan) > 1:
-        index = {
-            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-            "weight_map": weight_map,
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _plan_shards(tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    held = 0
-    for name, tensor in tensors.items():
-        if names and held + tensor.nbytes > shard_bytes:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += tensor.nbytes
-    yield names
-
-
-def save_quantized(
-    folder: str | Path,
-    config_json: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    tokenizer_from: str | Path | None = None,
-) -> None:
-    """Quantise the linears of plain ``tensors`` to NF4, with double quantisation, and `save_bnb4bit` them.
-
-    Raises CheckpointError when the folder cannot be written, KernelError for an unquantisable tensor.
-    """
-    packed = {name: quantize_nf4(tensor) if is_linear(name) else tensor for name, tensor in tensors.items()}
-    save_bnb4bit(folder, config_json, packed, tokenizer_from)

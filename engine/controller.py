@@ -110,7 +110,6 @@ class Decision:
     max_seqs: int  # admit while fewer sequences than this are admitted
     room: int  # pages that may be promised to new work
     prefill_rows: int  # rows of prompts in this step
-    bucket: int  # the batch size that holds the sequences that decode
     free_pages: int  # pages that preempted sequences have to give back first
     knee: int  # the smallest bucket near the best rate, whatever the pages say
     caution: float  # the margin, in standard deviations
@@ -139,7 +138,6 @@ class Controller:
             max_seqs=knee,
             room=self._room(readings),
             prefill_rows=self._prefill_rows(readings, knee),
-            bucket=self._steps.bucket(readings.decoding),
             free_pages=self._free_pages(readings),
             knee=knee,
             caution=round(self._caution, 6),

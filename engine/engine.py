@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, listed, path_of, short
-from proactor.engine.chat import open_chat
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
-from proactor.engine.jobs import Job, JobMaker
-from proactor.engine.loading import Model, build, read_arguments
+from proactor.engine.jobs import Job
+from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
-from proactor.engine.memory import Budgets
-from proactor.engine.model import Decoder
 from proactor.engine.openai_client import OpenAIClient
-from proactor.engine.owner import RELEASED, Owner
-from proactor.engine.parallel import Parallel
-from proactor.engine.policy import Policy
+from proactor.engine.optimizer import check_counts
+from proactor.engine.parts import Parts
 from proactor.engine.prompts import Prompt, encode_prompt
-from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.session import Session
 from proactor.engine.shared_sampling import SharedSampling, arriving
 from proactor.engine.state import load_state, save_state
 from proactor.engine.stream import GroupStream
 from proactor.engine.submission import Submission
-from proactor.engine.text import drawable_ids
-from proactor.engine.trainer import Trainer, check_counts
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError, Group, Sample
 
-T = TypeVar("T")
 
-
-class Engine:
+class Engine(Parts):
     """Sampler and trainer on one copy of the weights. Made by `Engine.load`.
 
     Any number of threads and event loops may call it: one thread of its own (`Owner`) does all the work, and
@@ -54,29 +40,6 @@ class Engine:
     ``chat`` (None where the folder has no tokenizer), ``vocabulary`` (1 + the highest id that has a token),
     ``policy_version`` (updates of the adapter so far), ``samplings`` (calls of `sample` and `stream` so far).
     """
-
-    def __init__(self, model: Model, options: EngineConfig, seed: int = 0, name: str = "") -> None:
-        decoder, tokenizer = model.decoder, model.tokenizer
-        self.config, self.options, self.seed, self.base_name = model.config, options, seed, name
-        self.tokenizer = tokenizer
-        self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
-        self.parallel = Parallel(decoder.device, options.rank_timeout)
-        self.samplings = 0
-        self.eos_ids = frozenset(self.config.eos_ids)
-        self.vocabulary, named = self.config.vocab_size, None
-        if tokenizer is not None:
-            self.eos_ids |= {tokenizer.eos_token_id} - {None}
-            self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
-        budgets = model.budgets or Budgets.fixed(options)
-        self._policy = Policy(decoder, tokenizer, options, budgets, named)
-        trees = partial(self._policy.trees, gradient=True)
-        self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
-        self._owner = Owner(decoder.device)
-        self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
-        encode = partial(encode_prompt, chat=self.chat, model=name)
-        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
-        self._unnamed, self._counting = itertools.count(), threading.Lock()
-        self._rank_events = Counter(late_groups=0, roll_calls=0)
 
     @classmethod
     def load(
@@ -98,59 +61,6 @@ class Engine:
         """
         config = read_arguments(path, config, lora, seed, progress, options)
         return cls(build(path, config, lora, seed, progress), config, seed, str(path))
-
-    # -- readings ---
-
-    @property
-    def decoder(self) -> Decoder:
-        """The model. Raises EngineError after `release`."""
-        return self._policy.decoder
-
-    @property
-    def policy_version(self) -> int:
-        """Updates of the adapter so far."""
-        return self._policy.version
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens of a prompt and its completion."""
-        return self.config.context_length
-
-    @property
-    def rank(self) -> int:
-        """This process among `world_size`, from 0."""
-        return self.parallel.rank
-
-    @property
-    def world_size(self) -> int:
-        """Processes that train together."""
-        return self.parallel.world_size
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether results are bitwise independent of batching and ranks."""
-        return self.decoder.form.exact
-
-    def memory(self) -> dict[str, int]:
-        """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
-        return {
-            **self.decoder.nbytes(),
-            "optimizer": 2 * self.trainer.m.nbytes if self.trainer else 0,
-            "kv": self._policy.cache_bytes(),
-        }
-
-    def counters(self) -> dict[str, int]:
-        """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
-        everywhere (``empty_steps``), tokens sampled, groups of `sample_shared` that another rank was faster
-        at (``late_groups``), silences of ranks there (``roll_calls``), and `Scheduler.counters`.
-        """
-        return {
-            "rows_computed": self.decoder.rows_computed,
-            "skipped_steps": self.trainer.skipped_steps if self.trainer else 0,
-            "empty_steps": self.trainer.empty_steps if self.trainer else 0,
-            **self._rank_events,
-            **self._policy.counters(),
-        }
 
     # -- sampling ---
 
@@ -352,38 +262,6 @@ class Engine:
         groups = listed(groups, (Group,), "nll")
         return self._owner.call(partial(mean_nll, self._policy, self.parallel, groups))
 
-    def _trainer(self) -> Trainer:
-        self._policy.refuse_released()
-        if self.trainer is None:
-            raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
-        return self.trainer
-
-    # -- ranks ---
-
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of a list of whole units (groups, dialogues)."""
-        return self.parallel.share(items)
-
-    def gather(self, value: T, phase: str = "gather") -> list[T]:
-        """Every rank's picklable ``value``, in rank order, on every rank.
-
-        Raises EngineError, with ``phase``, where another rank failed, ended, or is later than
-        ``rank_timeout``; so does everything else that waits for ranks.
-        """
-        return self.parallel.gather(value, phase)
-
-    def barrier(self, phase: str = "barrier") -> None:
-        """Wait until every rank is here. Raises EngineError as `gather` does."""
-        self.parallel.barrier(phase)
-
-    def together(self, phase: str) -> AbstractContextManager[None]:
-        """A block that every rank runs, and that fails on every rank or on none.
-
-        An exception that leaves it on one rank reaches the others where they wait, as an EngineError with
-        that rank and its reason.
-        """
-        return self.parallel.together(phase)
-
     # -- saving ---
 
     def save_adapter(self, folder: str | Path) -> None:
@@ -415,7 +293,7 @@ class Engine:
         adapter's rank, scale and targets.
         """
         return {
-            **self._owner.call(self._trainer().state),
+            **self._owner.call(self._trainer().optimizer.state),
             "policy_version": self.policy_version,
             "samplings": self.samplings,
             "seed": self.seed,
@@ -424,7 +302,7 @@ class Engine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`. Samples in flight are finished before.
 
-        Raises EngineError, with nothing changed, for what `Trainer.check_state` refuses (an adapter of
+        Raises EngineError, with nothing changed, for what `Optimizer.check_state` refuses (an adapter of
         another rank, scale, targets or size; what is missing or not finite).
         """
         trainer = self._trainer()
@@ -463,18 +341,3 @@ class Engine:
         state, record = load_state(path_of(path, "resume", "a file"), say)
         self.load_state_dict(state)
         return record
-
-    def release(self) -> None:
-        """Free the cache, the weights and the optimizer. Later calls raise EngineError, and so do those in
-        flight.
-        """
-        if self._owner.inside:
-            raise EngineError("release: called from inside the engine (a logit_mask or a loss)")
-        if self._owner.alive:
-            self._owner.call(partial(self._loop.close, EngineError(RELEASED)))
-        self._owner.stop()
-        self.parallel.release()
-        self._policy.release()
-        self.trainer = None
-        if self.parallel.device.type == "cuda":
-            torch.cuda.empty_cache()

@@ -10,7 +10,6 @@ import torch
 
 from proactor.engine.arguments import instance, integer, path_of, short
 from proactor.engine.bnb4bit import is_4bit
-from proactor.engine.chat import load_tokenizer
 from proactor.engine.checkpoint import load_weights, resolve_model
 from proactor.engine.config import EngineConfig, LoRA
 from proactor.engine.config_keys import read_json
@@ -26,6 +25,7 @@ from proactor.engine.memory import (
 )
 from proactor.engine.model import Decoder, Exactness
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.tokenizer import load_tokenizer
 from proactor.engine.types import EngineError
 from proactor.kernels.linear import exact_linear, exact_minimum, fastest_cpu_linear, onednn_available
 from proactor.kernels.op import on_gpu, use_triton

@@ -18,6 +18,7 @@ import json
 import math
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,7 @@ class _Desk:
             raise RequestTimeout(f"model {request.model!r}: no answer in time, {drawn} tokens were drawn")
         version = samples[0].policy_version
         completion = ChatCompletion(
-            id=f"chatcmpl-{time.time_ns():x}",
+            id=f"chatcmpl-{uuid.uuid4().hex}",
             choices=[self._choice(request, i, sample) for i, sample in enumerate(samples)],
             created=int(time.time()),
             model=request.model,

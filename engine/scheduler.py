@@ -22,12 +22,14 @@ from dataclasses import replace
 
 from proactor.engine.admission import Admission
 from proactor.engine.controller import Decision
+from proactor.engine.forking import begin_forks
 from proactor.engine.kv import Copy, PagePool
 from proactor.engine.load import FixedLimits, Load, LoadPolicy
 from proactor.engine.parking import Parking
 from proactor.engine.preemption import preempt, preempt_all
+from proactor.engine.prefill import Prefill
 from proactor.engine.running import AdmittedRequest, Running
-from proactor.engine.step import Chunk, Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
+from proactor.engine.step import Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.types import EngineError
 
 
@@ -65,8 +67,8 @@ class Scheduler:
         self._running = Running(pool, self.load.policy.expected)
         self._admission = Admission(pool, self.parking, self._running)
         self._unended: dict[int, int] = {}  # samples that have not ended, by request id
+        self._prefill = Prefill(self._running, self._admission)
         self._flight: Step | None = None  # planned, not committed
-        self._chunks: list[AdmittedRequest] = []  # the runs of its prefills
         self._aborted: set[int] = set()
 
     # -- events ---
@@ -114,7 +116,8 @@ class Scheduler:
         self._running.drop_all()
         self._admission.line.clear()
         self.pool.settle()
-        self._flight, self._chunks = None, []
+        self._prefill.reset()
+        self._flight = None
         self._unended.clear()
         self._aborted.clear()
 
@@ -205,14 +208,12 @@ class Scheduler:
         if self.idle:
             return None
         copies: list[Copy] = []
-        prefills: list[Chunk] = []
         decision = self._decide()
         decoding = self._running.decoding
-        if self._running.forking:
-            self._fork(decision, copies)
+        if self._running.forking and begin_forks(self._running, decision.max_seqs, copies):
+            self._admission.changed()
         grown = decoding.grow(self.pool)
-        self._chunks = []
-        self._prefill(decision, prefills, copies)
+        prefills = self._prefill.plan(decision, self.max_rows, self.prefill_chunk, copies)
         assert prefills or decoding, "requests wait and nothing runs"
         self._flight = Step(copies, prefills, decoding.decodes, decoding.membership, decoding.roster, grown)
         return self._flight
@@ -242,9 +243,11 @@ class Scheduler:
         gone = decoding.append(sampled, finished)
         ended = [self._end(decode, "stop" if decode.id in finished else "length") for decode in gone]
         if gone:
-            self._set_decodes([decode for decode in decoding if decode not in gone])
-        if step.prefills:
-            ended += self._advance(step, sampled, finished)
+            decoding.replace([decode for decode in decoding if decode not in gone])
+        if gone or step.prefills:
+            self._admission.changed()
+        for run in self._prefill.commit(step):
+            ended += self._complete_prompt(run, sampled, finished)
         if self._aborted:
             ended = [end for end in ended if end.request_id not in self._aborted]
             for request_id in sorted(self._aborted):
@@ -267,7 +270,7 @@ class Scheduler:
             unended[run.request.id] += run.unended
         assert unended == self._unended, "a sample is lost, or there twice"
 
-    # -- starting ---
+    # -- deciding ---
 
     def _decide(self) -> Decision:
         """What the next step may do. Where pages are missing, parked ones go first, then sequences."""
@@ -290,95 +293,7 @@ class Scheduler:
             admission.changed()
         return replace(decision, max_seqs=min(max(1, decision.max_seqs), self.max_seqs))
 
-    def _fork(self, decision: Decision, copies: list[Copy]) -> None:
-        """Begin as many forks as there are places and pages for, in order of admission. One at least, if
-        nothing else runs.
-        """
-        running, started = self._running, list[Decode]()
-        decoding, spare = len(running.decoding), self.pool.available - running.promised()
-        pages = -running.short() if decoding else self.pool.available
-        for run in running.forking:
-            while run.pending and decoding + len(started) < decision.max_seqs:
-                need = running.fork_pages(run.request, run.next_is_last) - running.held_pages(run)
-                first, must = running.first_page(run), not (decoding or started or running.prefilling)
-                if first > pages or (need > spare and not must):
-                    break
-                spare -= need
-                pages -= first
-                started.append(self._begin(run, copies))
-        if started:
-            running.forking = [run for run in running.forking if run.pending]
-            self._set_decodes(running.decoding.decodes + started)
-
-    def _begin(self, run: AdmittedRequest, copies: list[Copy]) -> Decode:
-        """Begin the next fork of a run; the last one takes over the prompt's sequence."""
-        assert run.seq is not None
-        seq, request, root = run.seq, run.request, run.request.root
-        sample, token = run.pending.popleft()
-        if run.pending:
-            seq, copy = self.pool.fork(run.seq)
-            if copy is not None:
-                copies.append(copy)
-        else:
-            run.seq = None
-        seq.generated.append(token)
-        run.held = False
-        run.unstarted -= 1
-        run.active += 1
-        return Decode(
-            id=(request.id, sample),
-            request=request,
-            seq=seq,
-            length=len(request.prompt_ids) + 1,
-            input_id=token,
-            shared_pages=len(root.prompt_ids) // self.pool.page_size if root.n > 1 else 0,
-            capacity=len(seq.block_table) * self.pool.page_size,
-            left=request.max_tokens - 1,
-        )
-
-    def _set_decodes(self, decodes: list[Decode]) -> None:
-        self._running.decoding.replace(decodes)
-        self._admission.changed()
-
-    def _prefill(self, decision: Decision, prefills: list[Chunk], copies: list[Copy]) -> None:
-        """Spend the rows of prompts: go on with prompts begun, then admit from the line. No step is empty."""
-        decoding = len(self._running.decoding)
-        budget = min(decision.prefill_rows, self.max_rows - decoding)
-        if not decoding and budget < 1:
-            budget = min(self.prefill_chunk, self.max_rows)
-        for run in self._running.prefilling:
-            budget -= self._chunk(run, budget, prefills)
-        if budget > 0:
-            for run in self._admission.admit(decision.max_seqs, decision.room, copies):
-                budget -= self._chunk(run, budget, prefills)
-                if budget <= 0:
-                    break
-
-    def _chunk(self, run: AdmittedRequest, budget: int, prefills: list[Chunk]) -> int:
-        """Plan the next rows of a prompt; returns how many."""
-        assert run.seq is not None
-        start, prompt = run.seq.computed, run.request.prompt_ids
-        end = min(start + self.prefill_chunk, start + budget, len(prompt))
-        if end > start:
-            ids, last = prompt[start:end], end == len(prompt)
-            prefills.append(Chunk(run.request, run.seq.block_table, start, ids, last))
-            self._chunks.append(run)
-        return end - start
-
     # -- ending ---
-
-    def _advance(
-        self, step: Step, sampled: Mapping[SampleId, int], finished: Collection[SampleId]
-    ) -> list[Ended]:
-        """Mark a step's prompt rows as computed; returns the samples that ended with their first token."""
-        self._admission.changed()
-        ended: list[Ended] = []
-        for chunk, run in zip(step.prefills, self._chunks, strict=True):
-            assert run.seq is not None
-            self.pool.advance(run.seq, len(chunk.ids))
-            if chunk.last:
-                ended += self._complete_prompt(run, sampled, finished)
-        return ended
 
     def _complete_prompt(
         self, run: AdmittedRequest, sampled: Mapping[SampleId, int], finished: Collection[SampleId]

@@ -23,13 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proactor.engine.chat import ChatError, ChatFormat, Message
+from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_messages import read_messages, read_tools
+from proactor.engine.chat_template import ChatError, Message
 from proactor.engine.tool_calls import Form, Reply
 from proactor.engine.tool_template import (
     PROBE_RESULT,
     PROBE_TOOL,
     PROBE_USER,
+    THOUGHT,
+    Rendering,
     ToolTemplate,
     probe_call,
 )
@@ -87,8 +90,8 @@ class ToolChat:
     def observation(self, sampled_ids: Sequence[int], messages: Any) -> list[int]:
         """Ids between a turn (``sampled_ids``, as drawn) and the next one: only these are encoded.
 
-        ``messages``: results of its calls, messages of the user or the system, in their order. Raises
-        ChatError as `opening`, for no messages and for one of the assistant.
+        ``messages``: results of its calls (with ``name``, which some templates want), messages of the user or
+        the system, in their order. Raises ChatError as `opening`, for none, and for one of the assistant.
         """
         read = read_messages(messages)
         if not read or any(message["role"] == "assistant" for message in read):
@@ -109,7 +112,7 @@ class ToolChat:
         return self.template.ids(self.template.answer(read))
 
     def sample(self, messages: Any, tools: Any = ()) -> Sample:
-        """A conversation that others had, as a sample: answers are trained, after a first one that is not.
+        """A conversation that others had, as a sample whose trained tokens are the answers.
 
         For supervised examples. Raises ChatError as the other methods, and for one that does not end in an
         answer, or has two in a row.
@@ -140,25 +143,14 @@ class ToolChat:
 
     def _check(self, chat: ChatFormat) -> ToolReport:
         template, tools = self.template, read_tools([PROBE_TOOL])
-        opening, rounds = _synthetic("system" in chat.report.roles)
-        pieces, whole, answers, observations = (
-            [template.render(opening, tools, generation=True)],
-            opening,
-            [],
-            [],
-        )
+        opening, rounds = _synthetic("system" in chat.report.roles, template.thinks)
+        pieces = [template.render(opening, tools, generation=True)]
         for answer, observed in rounds:
-            whole = [*whole, answer, *observed]
-            answers.append(template.answer(answer))
-            observations.append(template.observation(observed))
-            pieces += [answers[-1], observations[-1]]
-        rendering = template.render(whole, tools, generation=True)
-        changed = _changed(rendering.text, [piece.text for piece in pieces], template.end, template.prompt)
-        ids = template.ids(pieces[0])
-        for answer_piece, observation_piece in zip(answers, observations, strict=True):
-            ids += template.ids(answer_piece)
-            ids += template.ids(observation_piece)[1 if template.end else 0 :]
-        exact = not any(changed) and ids == template.ids(rendering)
+            pieces += [template.answer(answer), template.observation(observed)]
+        messages = [*opening, *(message for answer, observed in rounds for message in (answer, *observed))]
+        whole = template.render(messages, tools, generation=True)
+        changed = _changed(whole.text, [piece.text for piece in pieces], template.end, template.prompt)
+        exact = not any(changed) and template.ids(whole) == self._joined(pieces)
         problems = [*(line for line in chat.report.problems if "date" in line)]
         if not template.native:
             problems.append(
@@ -183,11 +175,19 @@ class ToolChat:
             problems=tuple(problems),
         )
 
+    def _joined(self, pieces: Sequence[Rendering]) -> list[int]:
+        """Ids of an opening, an answer, an observation, …; both of the latter have the end token."""
+        ids: list[int] = []
+        for i, piece in enumerate(pieces):
+            new = self.template.ids(piece)
+            ids += new[1:] if i and i % 2 == 0 and self.template.end else new
+        return ids
 
-def _synthetic(system: bool) -> tuple[list[Message], list[tuple[Message, list[Message]]]]:
+
+def _synthetic(system: bool, thinks: bool) -> tuple[list[Message], list[tuple[Message, list[Message]]]]:
     """A conversation's opening, and rounds of an answer and what is observed after it."""
     opening: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
-    thought = "<think>\nponder\n</think>\n\nLetters of two days."
+    thought = THOUGHT if thinks else "Letters of two days."
     return [*opening, PROBE_USER], [
         (probe_call("Friday"), [PROBE_RESULT]),
         ({"role": "assistant", "content": thought}, [{"role": "user", "content": "And on Sunday?"}]),
@@ -202,14 +202,13 @@ def _changed(whole: str, pieces: Sequence[str], end: str, prompt: str) -> tuple[
     opening is another one.
     """
     opening, *rest = pieces
-    if not whole.startswith(opening):
+    at, answers, observations = len(opening.removesuffix(prompt)), False, False
+    if not whole.startswith(opening[:at]):
         raise ChatError("the chat template rewrites the beginning of a conversation when it goes on")
-    at, answers, observations = len(opening), False, False
     for answer, observation in zip(rest[::2], rest[1::2], strict=True):
-        said = answer.removesuffix(end)
-        place = whole.find(observation, at)
-        answers |= not whole.startswith(said, at)
-        observations |= place < 0 or (place != at + len(said) and whole.startswith(said, at))
-        after = place + len(observation) if place >= 0 else whole.find(prompt, at) + len(prompt)
-        at = max(at, after)
-    return answers, observations or (at != len(whole) and not answers)
+        said, seen = prompt + answer.removesuffix(end), observation.removesuffix(prompt)
+        same, place = whole.startswith(said, at), whole.find(seen, at)
+        answers |= not same
+        observations |= place < 0 or (same and place != at + len(said))
+        at = place + len(seen) if place >= 0 else max(at, whole.find(prompt, at + len(prompt)))
+    return answers, observations or (not answers and whole[at:] != prompt)

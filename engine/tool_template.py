@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proactor.engine.chat import ChatError, ChatFormat, Message
+from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_messages import in_words, read_messages, read_tools
+from proactor.engine.chat_template import ChatError, Message
 from proactor.engine.text import TextCodec, decode
 from proactor.engine.tool_calls import FORMS, Form, Reply, ToolCall, read_reply
 
@@ -41,6 +42,7 @@ PROBE_RESULT: Final = {
 }
 
 
+THOUGHT: Final = "<think>\nponder\n</think>\n\nLetters of two days."
 _SPOKEN: Final = {"role": "assistant", "content": STUB}
 
 
@@ -93,6 +95,15 @@ class ToolTemplate:
         """Ids that end a turn in this template."""
         eos = getattr(chat.tokenizer, "eos_token_id", None)
         self._ends = self.end_ids | ({eos} - {None})
+
+    @property
+    def thinks(self) -> bool:
+        """Whether an answer may begin with its thinking; not where the generation prompt ends it."""
+        try:
+            self.answer({"role": "assistant", "content": THOUGHT})
+        except ChatError:
+            return False
+        return True
 
     # -- a conversation as a whole ---
 

@@ -1,4 +1,4 @@
-"""Gradients and steps: forward and backward over token trees, sums over ranks, AdamW on the flat adapter.
+"""Gradients: forward and backward over token trees, sums over ranks; each step is the optimizer's.
 
 Gradients are unnormalised sums over trees and calls until `Trainer.reduce`, which adds them over ranks and
 divides once by the normaliser that the loss names. Clipping comes after that, so the same groups give one
@@ -8,7 +8,6 @@ of 2^-40), so that neither the order of trees nor their assignment to ranks chan
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,10 @@ from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_lo
 from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate, normalizer_of
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
+from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
 from proactor.engine.tree import Layout, TokenBatch, Tree
 from proactor.engine.types import EngineError, Group, with_parents
-from proactor.kernels.adamw import clipped_adamw
 from proactor.kernels.logprob_loss import autograd_loss
 from proactor.kernels.op import use_triton
 
@@ -60,7 +59,7 @@ class Tally:
 
 
 class Trainer:
-    """Owns optimizer state and gradient accumulation for one decoder's adapters.
+    """Accumulates the gradient of one decoder's adapters, and hands it to their `Optimizer`.
 
     ``trees`` packs groups for passes with gradient (`Policy.trees`).
     """
@@ -69,10 +68,7 @@ class Trainer:
         assert decoder.lora is not None
         self.decoder, self.parallel, self.trees = decoder, parallel, trees
         self.lora = decoder.lora
-        self.m, self.v = torch.zeros_like(self.lora.flat), torch.zeros_like(self.lora.flat)
-        self.steps = 0
-        self.skipped_steps = 0
-        self.empty_steps = 0
+        self.optimizer = Optimizer(self.lora)
         self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
         self.counted = 0.0  # this rank's tokens or samples, when they are the normaliser
         self.failure = ""  # why the accumulated gradient lacks a part
@@ -199,112 +195,21 @@ class Trainer:
         return sum(counted for _, counted, _ in ranks)
 
     def step(self, config: AdamW) -> dict[str, float]:
-        """Reduce, clip and apply one AdamW step.
-
-        Two kinds of gradient change nothing, neither moments nor weights nor the step count, and are counted:
-        one that is not finite, and one that is 0 everywhere, which would move the adapter by momentum and
-        weight decay alone.
-        """
+        """`reduce`, and the optimizer's step with the sum."""
         normalizer = self.reduce()
-        rate = learning_rate(config, self.steps)
-        empty = not bool(self.lora.grad.any())
-        norm = 0.0 if empty else self._clipped_step(config, rate)
-        finite = math.isfinite(norm)
-        self.steps += finite and not empty
-        self.skipped_steps += not finite
-        self.empty_steps += empty
-        self.lora.grad.zero_()
-        return {
-            "grad_norm": norm,
-            "lr": rate,
-            "step": float(self.steps),
-            "nonfinite_gradient": 0.0 if finite else 1.0,
-            "zero_gradient": 1.0 if empty else 0.0,
-            "adapter_norm": float(torch.linalg.vector_norm(self.lora.flat)),
-            "normalizer": normalizer,
-        }
-
-    def _clipped_step(self, config: AdamW, rate: float) -> float:
-        """Clip and update; returns the norm before clipping. One that is not finite changes nothing."""
-        return float(
-            clipped_adamw(
-                self.lora.flat,
-                self.lora.grad,
-                self.m,
-                self.v,
-                self.steps + 1,
-                rate,
-                config.betas,
-                config.eps,
-                config.weight_decay,
-                config.max_norm,
-            )
-        )
+        return {**self.optimizer.step(config), "normalizer": normalizer}
 
     def reset(self) -> None:
-        """Start the optimizer anew: moments, step count and accumulated gradient."""
-        self.m.zero_()
-        self.v.zero_()
-        self.steps = 0
+        """Start anew: moments, step count and accumulated gradient."""
+        self.optimizer.reset()
         self.zero_grad()
 
-    def state(self) -> dict[str, Any]:
-        """What training changes: copies of the adapter and both moments, and the step counters; and ``lora``,
-        what the adapter's numbers mean.
-        """
-        return {
-            "adapter": self.lora.flat.detach().clone(),
-            "m": self.m.clone(),
-            "v": self.v.clone(),
-            "steps": self.steps,
-            "skipped_steps": self.skipped_steps,
-            "empty_steps": self.empty_steps,
-            "lora": self.lora.lora.identity(),
-        }
-
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a ``state``. Raises EngineError as `check_state` does, with nothing changed."""
-        self.check_state(state)
-        self.lora.flat.copy_(state["adapter"])
-        self.m.copy_(state["m"])
-        self.v.copy_(state["v"])
-        self.zero_grad()
-        self.steps, self.skipped_steps = state["steps"], state["skipped_steps"]
-        self.empty_steps = state.get("empty_steps", 0)
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise EngineError unless `load_state` can take ``state``.
-
-        Refused are another adapter's rank, scale, targets or size, missing keys, tensors that are not float32
-        or not finite, a negative second moment, and counts that are no integers of at least 0. States of
-        older versions record neither the first three nor ``empty_steps``.
+        """Take over an `Optimizer.state`. Raises EngineError as `Optimizer.check_state` does, with nothing
+        changed.
         """
-        recorded = state.get("lora", {})
-        if not isinstance(recorded, Mapping):
-            raise EngineError(f"state: lora should be rank, scale and targets, not {recorded!r}")
-        for name, mine in self.lora.lora.identity().items():
-            if recorded.get(name, mine) != mine:
-                raise EngineError(
-                    f"state: an adapter of {name} {recorded[name]}, this engine's has {name} {mine}"
-                )
-        for name in ("adapter", "m", "v"):
-            self._check_tensor(name, state.get(name))
-        if bool((state["v"] < 0).any()):
-            raise EngineError("state: v holds negative numbers, which no second moment does")
-        check_counts(state, ("steps", "skipped_steps"), optional=("empty_steps",))
-
-    def _check_tensor(self, name: str, value: object) -> None:
-        size = self.lora.flat.numel()
-        if not isinstance(value, Tensor):
-            what = "is missing" if value is None else f"should be a tensor, not a {type(value).__name__}"
-            raise EngineError(f"state: {name} {what}")
-        if value.dtype != torch.float32:
-            raise EngineError(f"state: {name} is {str(value.dtype).removeprefix('torch.')}, not float32")
-        if value.shape != self.lora.flat.shape:
-            raise EngineError(f"state: {name} of {value.numel()} numbers, this engine's has {size}")
-        if not bool(torch.isfinite(value).all()):
-            raise EngineError(f"state: {name} holds values that are not finite")
+        self.optimizer.load_state(state)
+        self.zero_grad()
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients and their normaliser."""
@@ -325,23 +230,3 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
     tally.sums["gap_tokens"] += len(gap)
     tally.sums["gap"] += float(gap.abs().sum())
     tally.top("ratio_max_error", float(gap.expm1().abs().max()) if len(gap) else 0.0)
-
-
-def check_counts(state: Mapping[str, Any], names: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Raise EngineError where a count of ``state`` is missing or no integer of at least 0."""
-    for name in (*names, *(name for name in optional if name in state)):
-        value = state.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            what = f"should be an integer of at least 0, not {value!r}" if name in state else "is missing"
-            raise EngineError(f"state: {name} {what}")
-
-
-def learning_rate(config: AdamW, step: int) -> float:
-    """Rate of the update after ``step`` others: linear warm-up, then constant, or decay to ``final * lr``."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.decay == "constant" or config.total is None:
-        return config.lr
-    progress = min(1.0, (step - config.warmup) / max(1, config.total - config.warmup))
-    left = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return config.lr * (config.final + (1 - config.final) * left)

@@ -45,9 +45,10 @@ class Turn:
 
 @dataclass(slots=True)
 class Episode:
-    """One rollout. ``score`` is the environment's success, by default the largest reward of a turn.
+    """One rollout.
 
     ``horizon``: most turns that it might have taken. ``error``: one line, where an environment failed.
+    ``info``: the environment's own; a number under ``score`` is its success.
     """
 
     gym: str
@@ -59,6 +60,11 @@ class Episode:
     horizon: int
     error: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """The environment's success: ``info["score"]``, or else the largest reward of a turn (0 without)."""
+        return float(self.info.get("score", max(self.rewards, default=0.0)))
 
     @property
     def rewards(self) -> list[float]:

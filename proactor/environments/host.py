@@ -3,7 +3,7 @@
     host = Host(FunctionGym(path), HostConfig(timeout=10))
     episode = await host.begin("func-1", seed=0)      # episode.opening: messages and tools
     answer = await episode.step(calls)                # answer.observations, .reward, .ending
-    episode.close()
+    episode.close()                                   # where it is left before its end
 
 What a turn of the agent leads to (the first four as in UserRL's code, ``sglang_rollout.py`` and
 ``interact_tool.py``):
@@ -34,9 +34,9 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 
 from proactor.engine import Config
-from proactor.environments.episode import Ending
+from proactor.environments.episode import Ending, Span, Turn
 from proactor.environments.protocol import Call, Gym, Opening, Outcome
-from proactor.environments.workers import Failed, Overdue, ProcessWorker, ThreadWorker, Worker
+from proactor.environments.workers import Failed, Overdue, ProcessWorker, ThreadWorker, Worker, guarded
 
 Result = TypeVar("Result")
 
@@ -77,6 +77,12 @@ class Answer:
         """All observations as one text."""
         return "\n".join(self.observations)
 
+    def turn(self, calls: Sequence[Call], action: Span, observation: Span) -> Turn:
+        """The episode's record of the turn: the calls that were read, and where its tokens are."""
+        return Turn(
+            tuple(calls), action, observation, self.feedback, self.reward, self.user_involved, self.info
+        )
+
 
 class HostedEpisode:
     """One rollout's environment. `Host.begin` makes it."""
@@ -89,7 +95,6 @@ class HostedEpisode:
         self.error = ""
         self.history: list[tuple[tuple[Call, ...], tuple[str, ...]]] = []
         self._host, self._worker = host, worker
-        self._closed = False
 
     async def step(self, calls: Sequence[Call]) -> Answer:
         """The answer to a reply's calls. An episode that has ended answers nothing more."""
@@ -98,15 +103,15 @@ class HostedEpisode:
         self._host.counters["turns"] += 1
         if not calls:
             self._host.counters["no_call"] += 1
-            self.ending = "no_call"
-            return Answer(ending=self.ending)
+            self._end("no_call")
+            return Answer(ending="no_call")
         self._host.counters["several_calls"] += len(calls) > 1
         answer = await self._run(calls)
         self.history.append((tuple(calls), answer.observations))
         if answer.ending is None and len(self.history) >= self._host.max_turns:
             answer = replace(answer, ending="turns")
         if answer.ending is not None:
-            self.ending, self.error = answer.ending, answer.error
+            self._end(answer.ending, answer.error)
         return answer
 
     async def _run(self, calls: Sequence[Call]) -> Answer:
@@ -134,24 +139,27 @@ class HostedEpisode:
         try:
             self.opening, self.user_verbs = await self._host.measured(self._worker.begin(make, self.seed))
         except (Failed, Overdue) as error:
-            self.ending, self.error = self._host.count_failure(error), f"{self.task}: {error}"
+            self._end(self._host.count_failure(error), f"{self.task}: {error}")
 
     def close(self) -> None:
-        """Let the environment go. A step after it is a mistake of the caller."""
-        if not self._closed:
-            self._closed = True
-            self._host.take_back(self._worker, reusable=self.ending != "timeout")
+        """End the episode where it has not ended (``cancelled``). One that has ended needs no closing."""
+        if self.ending is None:
+            self._end("cancelled")
+
+    def _end(self, ending: Ending, error: str = "") -> None:
+        self.ending, self.error = ending, error
+        self._host.take_back(self._worker, reusable=ending != "timeout")
 
     async def branch(self, turns: int) -> HostedEpisode:
         """This episode as it was after ``turns`` turns, in an environment of its own; it has failed where the
         branch cannot be had.
 
-        The environment's state is copied where it is here and has not gone on since; otherwise the turns'
-        calls are played again, and what they bring must equal what they brought.
+        The environment's state is copied where it is here, can be copied and has not gone on since; otherwise
+        the turns' calls are played again, and what they bring must equal what they brought. To be called
+        between two turns.
         """
-        here = self._worker
-        if isinstance(here, ThreadWorker) and turns == len(self.history) and self.ending is None:
-            twin = HostedEpisode(self._host, self.task, self.seed, here.copy())
+        if turns == len(self.history) and (worker := self._copied()):
+            twin = HostedEpisode(self._host, self.task, self.seed, worker)
             twin.opening, twin.user_verbs, twin.history = self.opening, self.user_verbs, list(self.history)
             self._host.counters["branches_copied"] += 1
             return twin
@@ -160,12 +168,22 @@ class HostedEpisode:
         for number, (calls, observations) in enumerate(self.history[:turns], start=1):
             answer = await twin.step(calls)
             if twin.ending == "error" or answer.observations != observations:
-                twin.ending = "error"
                 otherwise = f"{self.task}: turn {number} was answered otherwise when played again"
-                twin.error = twin.error or otherwise
+                twin.close()
+                twin.ending, twin.error = "error", twin.error or otherwise
                 self._host.counters["branches_failed"] += 1
                 break
         return twin
+
+    def _copied(self) -> Worker | None:
+        """A worker with a copy of the environment; None where it is elsewhere, over, or cannot be copied."""
+        here = self._worker
+        if self.ending is not None or not isinstance(here, ThreadWorker):
+            return None
+        try:
+            return guarded(here.copy)
+        except Failed:
+            return None
 
 
 class Host:

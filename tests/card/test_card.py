@@ -114,9 +114,9 @@ def test_counted_at_the_line_of_the_engine(tmp_path: Path) -> None:
         assert not card.uploads and card.launches == {"swiglu_forward_kernel": 1}
         engine.zero_grad()
         assert not card.waits
-        engine._trainer().check_state(engine.state_dict())
+        engine._trainer().optimizer.check_state(engine.state_dict())
         assert {line.split(":")[0] for line in card.waits} == {
-            "engine/trainer.py"
+            "engine/optimizer.py"
         } and card.waits.total() == 4
 
 

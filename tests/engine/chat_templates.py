@@ -48,7 +48,8 @@ MERGING = (
     + r"{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
     + GENERATION
 )
-# Qwen3: answers before the last question lose their thinking; the last one gains an empty block.
+# Qwen3: answers before the last question lose their thinking; the last one gains an empty block, and so does
+# the generation prompt with ``thinks=False``.
 STRIPPING = (
     DEFINITIONS
     + r"""
@@ -75,6 +76,9 @@ STRIPPING = (
     {%- endif %}
 {%- endfor %}"""
     + GENERATION
+    + r"""
+{%- set block = '<think>\n\n</think>\n\n' %}
+{%- if add_generation_prompt and thinks is defined and not thinks %}{{ block }}{% endif %}"""
 )
 # Hermes: a result closes differently when it is the last message; no newline after its end token.
 CLOSING = MERGING.replace(
@@ -135,9 +139,12 @@ def _core() -> str:
     return core.to_str()
 
 
-def tokenizer(template: str | None) -> Any:
-    """A tokenizer of 400 ids with this template; ``?`` + newline is one token, as in Qwen2.5."""
-    end = "<|eot|>" if template == HEADED else "<|im_end|>"
+def tokenizer(template: str | None, ends: bool = True) -> Any:
+    """A tokenizer of 400 ids with this template; ``?`` + newline is one token, as in Qwen2.5.
+
+    ``ends``: whether it has an end token.
+    """
+    end = ("<|eot|>" if template == HEADED else "<|im_end|>") if ends else None
     made = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_core()),
         eos_token=end,

@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proactor.engine.checkpoint import (
-    load_weights,
-)
+from proactor.engine.checkpoint import load_weights
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.nf4 import NF4Tensor
 

@@ -13,9 +13,9 @@ import pytest
 
 from proactor.engine import Engine, EngineError
 from proactor.engine.adapter_io import read_lora, read_peft
-from proactor.engine.chat import load_tokenizer
 from proactor.engine.config_keys import CheckpointError
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.tokenizer import load_tokenizer
 from tests.engine.engines import load
 from tests.tiny import YARN
 

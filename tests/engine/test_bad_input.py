@@ -32,7 +32,7 @@ from proactor.engine import (
     TokenBatch,
     Tree,
 )
-from proactor.engine.chat import ChatError
+from proactor.engine.chat_template import ChatError
 from proactor.engine.config_keys import CheckpointError
 from proactor.engine.step import RequestTooLarge
 from tests.engine.engines import TRAIN, adapter, drawn, load, prompts, sampler

@@ -10,7 +10,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from proactor.engine.chat import ChatError, ChatFormat, load_tokenizer
+from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_template import ChatError
+from proactor.engine.tokenizer import load_tokenizer
 
 Make = Callable[[str | None], Any]
 DIALOGUE = [

@@ -20,13 +20,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from proactor.engine.checkpoint import (
-    CheckpointError,
-    is_linear,
-    resolve_model,
-    save_bnb4bit,
-    weight_shapes,
-)
+from proactor.engine.checkpoint import CheckpointError, is_linear, resolve_model, weight_shapes
+from proactor.engine.checkpoint_writer import save_bnb4bit
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.shards import Shards
 from proactor.kernels.nf4 import NF4Tensor

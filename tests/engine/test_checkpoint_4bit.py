@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from proactor.engine.checkpoint import (
-    save_bnb4bit,
-)
+from proactor.engine.checkpoint_writer import save_bnb4bit
 from proactor.kernels.nf4 import NF4Tensor
 from tests.engine.folders import (
     FOUR_BIT,

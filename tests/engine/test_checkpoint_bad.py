@@ -13,9 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from proactor.engine.checkpoint import (
-    CheckpointError,
-)
+from proactor.engine.checkpoint import CheckpointError
 from tests.engine.folders import (
     assert_equals_model,
     load,

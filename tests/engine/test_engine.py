@@ -211,9 +211,11 @@ def test_memory_and_release(folder: Path) -> None:
     assert held["nf4"] == 0 and held["embeddings"] == 101 * 32 * 4 * (
         1 if engine.config.tie_embeddings else 2
     )
-    watched = [engine.decoder.embed, engine.parameters()[0], sampler(engine).cache.k[0], engine.trainer.m]  # type: ignore[union-attr]
+    assert engine.trainer is not None
+    moment = engine.trainer.optimizer.m
+    watched = [engine.decoder.embed, engine.parameters()[0], sampler(engine).cache.k[0], moment]
     alive = [weakref.ref(t) for t in watched]
-    del watched
+    del watched, moment
     engine.release()
     gc.collect()
     assert [a() for a in alive] == [None] * 4

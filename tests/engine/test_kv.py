@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proactor.engine.kv import Copy, OutOfPages, PagePool, Sequence
+from proactor.engine.kv import Copy, PagePool, Sequence
+from proactor.engine.page_cache import OutOfPages
 from proactor.engine.prefix import common_prefix, sharing_order
 from proactor.engine.types import EngineError
 

@@ -6,7 +6,9 @@ import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,22 +51,16 @@ def said(completion: Any) -> list[list[int]]:
 
 
 def forced(engine: Engine, text: str) -> Any:
-    """A client whose model says ``text``: everything but the drawing is as ever."""
+    """A client whose model can say nothing but ``text``."""
     assert engine.chat is not None
-    client, ids = engine.openai(), engine.chat.encode_answer(text)
-    maker = client._desk.maker
+    client, ids, size = engine.openai(), engine.chat.encode_answer(text), engine.config.vocab_size
 
-    class Scripted:
-        config = maker.config
+    def only(_: list[int], position: int) -> torch.Tensor:
+        return torch.arange(size) == ids[min(position, len(ids) - 1)]
 
-        def make(self, prompts: Any, sampling: Any, keys: Any, noise: Any) -> Any:
-            def only(_: list[int], position: int) -> torch.Tensor:
-                return torch.arange(self.config.vocab_size) == ids[min(position, len(ids) - 1)]
-
-            return maker.make(prompts, sampling.model_copy(update={"logit_mask": only}), keys, noise)
-
-    object.__setattr__(client._desk, "maker", Scripted())
-    return client
+    said = partial(client.chat.completions.create, extra_body={"logit_mask": only})
+    chat = SimpleNamespace(completions=SimpleNamespace(create=said))
+    return SimpleNamespace(chat=chat, counters=client.counters)
 
 
 # -- what comes back ---
@@ -87,7 +83,7 @@ def test_a_completion_is_the_engines_sample(engine: Engine) -> None:
 
 
 def same(ours: Any, theirs: Any) -> None:
-    """Every attribute of an object of OpenAI's package is one of ours; what it does not know there is None."""
+    """Every attribute of an object of OpenAI's package is one of ours, or None."""
     if isinstance(theirs, list):
         for one, other in zip(ours, theirs, strict=True):
             same(one, other)
@@ -101,7 +97,8 @@ def same(ours: Any, theirs: Any) -> None:
 def test_the_objects_are_openais(engine: Engine) -> None:
     chat = pytest.importorskip("openai.types.chat")
     call = '<tool_call>\n{"name": "weather", "arguments": {"day": "Friday"}}\n</tool_call>'
-    for client, more in ((engine.openai(), {"logprobs": True}), (forced(engine, call), {"tools": [TOOL]})):
+    clients = (engine.openai(), {"logprobs": True}), (forced(engine, call), {"tools": [TOOL]})
+    for client, more in clients:
         ours = create(client, max_tokens=80, **more)
         theirs = chat.ChatCompletion.model_validate(ours.to_dict())
         assert chat.ChatCompletion.model_validate_json(ours.to_json()) == theirs

@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from proactor.engine import Engine, EngineError, Sample, Sampling
-from proactor.engine.chat import ChatError, ChatFormat
+from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_template import ChatError
 from proactor.engine.stops import StopStrings
 from proactor.engine.text import TextCodec, decode
 from tests.engine.test_chat import CHATML

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.engine import ToolCall, ToolChat
-from proactor.engine.chat import ChatError, ChatFormat, load_tokenizer
+from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_template import ChatError
+from proactor.engine.tokenizer import load_tokenizer
 from tests.engine.chat_templates import CHATML, COUNTING, HEADED, TEMPLATES, tokenizer
 
 WEATHER = {
@@ -148,6 +150,29 @@ def test_habits_are_named(
     assert len(report.problems) == (not native) + answers + observations
 
 
+def test_a_prompt_that_ends_the_thinking_is_an_answers_beginning() -> None:
+    """Later renderings leave the empty block out: that is named, and the conversation goes on as sampled."""
+    chat = ToolChat(ChatFormat(tokenizer(TEMPLATES["qwen3"]), template_kwargs={"thinks": False}))
+    assert chat.report.rewrites_answers and not chat.report.rewrites_observations
+    decode = chat.template.chat.tokenizer.decode
+    assert decode(chat.opening([USER])).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert decode(chat.observation(chat.answer(call()), [USER])).endswith("<think>\n\n</think>\n\n")
+    with pytest.raises(ChatError, match="does not begin an answer"):
+        chat.answer({"role": "assistant", "content": "<think>\nhm\n</think>\n\nNo."})
+
+
+def test_results_get_the_name_of_their_tool() -> None:
+    """Hermes' template has it in a result, OpenAI's form only the call's id."""
+    template = TEMPLATES["qwen2.5"]
+    assert template is not None
+    naming = template.replace("+ m.content +", "+ m.name + ': ' + m.content +")
+    chat = ToolChat(ChatFormat(tokenizer(naming)))
+    text = chat.template.chat.tokenizer.decode(chat.opening([USER, call(), RESULT]))
+    assert "<tool_response>\nweather: rain?" in text
+    named = chat.observation(chat.answer(call()), [{**RESULT, "name": "weather"}])
+    assert "<tool_response>\nweather: rain?" in chat.template.chat.tokenizer.decode(named)
+
+
 def test_default_opening_in_qwen(qwen: ToolChat) -> None:
     assert qwen.report.default_opening.endswith("You are a helpful assistant.")
 
@@ -218,6 +243,14 @@ def test_what_follows_the_end_token_belongs_to_the_observation() -> None:
     before = chat.counters["unclosed_turns"]
     assert chat.observation(answer[:-1], [USER]) == [end, *closed]
     assert chat.counters["unclosed_turns"] == before + 1
+
+
+def test_without_an_end_token_an_observation_begins_where_the_text_ends() -> None:
+    chat = ToolChat(ChatFormat(tokenizer(None, ends=False)))
+    assert chat.report.problems[-1].startswith("there is no special token")
+    answer = chat.answer({"role": "assistant", "content": "dry"})
+    text = chat.template.chat.tokenizer.decode(answer + chat.observation(answer, [USER]))
+    assert text == "dry\n<|user|>\nIs Friday dry?\n\n<|assistant|>\n"
 
 
 def test_other_special_tokens_stay_in_the_text() -> None:

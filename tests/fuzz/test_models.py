@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from proactor.engine import Engine, LoRA, Sampling, read_lora, save_quantized
 from proactor.engine.adapter_io import Pairs, read_peft
-from proactor.engine.chat import load_tokenizer, open_chat
+from proactor.engine.chat import open_chat
 from proactor.engine.checkpoint import load_weights
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.state import load_state, read_state, write_state
 from proactor.engine.text import drawable_ids
+from proactor.engine.tokenizer import load_tokenizer
 from tests.engine.engines import load, write_text_folder
 from tests.fuzz.harness import SilentChange, fuzz
 from tests.fuzz.mutations import link_all, spoil_file, spoil_tree

@@ -30,6 +30,12 @@ class ModelUser:
     def __init__(self, client: ChatClient, model: str) -> None:
         self.client, self.model, self.nonsense = client, model, 0
 
+    def __deepcopy__(self, memo: object) -> ModelUser:
+        """A user of its own behind the same client, for a copy of an environment."""
+        twin = ModelUser(self.client, self.model)
+        twin.nonsense = self.nonsense
+        return twin
+
     def yes_or_no(self, role: str, secret: str, question: str) -> str:
         """ "Yes.", "No." or "Maybe."; the last one for an answer that is none of them."""
         prompt = (

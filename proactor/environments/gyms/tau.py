@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from proactor.environments.calls import INTERACT, plain, to_text
 from proactor.environments.errors import EpisodeOver
@@ -49,11 +49,10 @@ KNOWN = (
 )
 
 
-class _Action(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+@dataclass(frozen=True)
+class _Action:
     name: str
-    arguments: dict[str, Any] = Field(alias="kwargs")
+    kwargs: dict[str, Any]
 
 
 class _Script(BaseModel):
@@ -242,5 +241,5 @@ class TauGym:
 
 def _task(record: _Record) -> TauTask:
     script = record.info.task
-    actions = tuple((action.name, action.arguments) for action in script.actions)
+    actions = tuple((action.name, action.kwargs) for action in script.actions)
     return TauTask(record.id, record.obs, script.instruction, actions, script.outputs)

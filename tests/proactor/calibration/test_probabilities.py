@@ -16,7 +16,7 @@ from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.parse import parse, render
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat, Engine, Sampling
-from proactor.engine.chat import load_tokenizer
+from proactor.engine.tokenizer import load_tokenizer
 from proactor.sources import load
 from proactor.training.small_model import build_model, train_tokenizer
 from tests.proactor.runs import OPTIONS, SIZE

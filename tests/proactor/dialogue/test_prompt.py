@@ -24,7 +24,8 @@ from proactor.dialogue.prompt import (
     unknowable,
 )
 from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph
-from proactor.engine.chat import ChatFormat, load_tokenizer
+from proactor.engine.chat import ChatFormat
+from proactor.engine.tokenizer import load_tokenizer
 from proactor.rewards import score_replay
 from proactor.sources import load
 from tests.proactor.dialogues import pending, ready, users

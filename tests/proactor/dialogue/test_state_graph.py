@@ -17,7 +17,7 @@ from proactor.dialogue.parse import parse, split
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, earlier_graph, target, target_text
 from proactor.dialogue.state_graph import NO_GRAPH, GraphNode, StateGraph, graph_of, read
 from proactor.engine import ChatFormat, Group, Sample, Tree
-from proactor.engine.chat import load_tokenizer
+from proactor.engine.tokenizer import load_tokenizer
 from proactor.sources import load
 from tests.proactor.dialogue.test_prompt import BOOK
 from tests.proactor.dialogues import pending, ready, users

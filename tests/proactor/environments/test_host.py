@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proactor.environments import global_random
 from proactor.environments.host import Answer, Host, HostConfig, HostedEpisode
 from proactor.environments.protocol import Call
 from tests.proactor.environments.worlds import RELEASE, Gym
@@ -49,6 +51,9 @@ def test_an_episode_to_its_end() -> None:
     assert [a.user_involved for a in answers] == [False, True, False, False]
     assert [a.ending for a in answers] == [None, None, "terminated", "terminated"]
     assert host.counters["turns"] == 3 and host.seconds > 0
+    turn = answers[1].turn([ANSWER], (5, 9), (9, 12))
+    assert (turn.verb, turn.reward, turn.user_involved, turn.feedback) == ("answer", 0.2, True, "answer 2")
+    assert (turn.action, turn.observation) == ((5, 9), (9, 12))
 
 
 def test_a_reply_without_a_call_ends_the_episode_with_reward_0() -> None:
@@ -120,19 +125,19 @@ def test_an_environment_that_cannot_be_had_ends_its_episode_before_the_first_tur
 
 def test_one_that_hangs_holds_up_neither_the_loop_nor_the_others() -> None:
     async def both() -> tuple[list[Answer], bool, list[Answer]]:
-        host = Host(Gym(), HostConfig(timeout=3))
+        host = Host(Gym(), HostConfig(timeout=1))
         hanging = asyncio.ensure_future(turns(host, "hangs", [ACTION], [ACTION]))
         fine = await turns(host, "fine", *[[ACTION]] * 3)
         return fine, hanging.done(), await hanging
 
     fine, over, hanging = asyncio.run(both())
     assert fine[-1].ending == "terminated" and not over
-    assert hanging[1].ending == "timeout" and hanging[1].error == "hangs: no answer within 3 s"
+    assert hanging[1].ending == "timeout" and hanging[1].error == "hangs: no answer within 1 s"
 
 
 def test_the_same_in_processes_which_are_used_again_unless_one_hangs() -> None:
     async def episodes() -> tuple[list[list[Answer]], list[set[int]]]:
-        async with Host(Gym(), HostConfig(workers="processes", timeout=3)) as host:
+        async with Host(Gym(), HostConfig(workers="processes", timeout=5)) as host:
             played, processes = [], []
             for task in ("fine", "raises", "hangs", "drawing"):
                 played.append(await turns(host, task, [ACTION], [ACTION], [ACTION]))
@@ -164,7 +169,7 @@ def test_global_random_state_is_untouched_and_draws_depend_on_the_seed_alone() -
 
 def test_a_hanging_use_of_the_global_generators_is_taken_away() -> None:
     async def both() -> tuple[list[Answer], list[Answer]]:
-        host = Host(Gym(), HostConfig(isolate_random=True, timeout=3))
+        host = Host(Gym(), HostConfig(isolate_random=True, timeout=1))
         hanging = await turns(host, "hangs", [ACTION], [ACTION])
         return hanging, await turns(host, "drawing", [ACTION])
 
@@ -202,6 +207,47 @@ def test_a_copy_leaves_the_original_alone() -> None:
     twin, original, host = asyncio.run(branched())
     assert twin.ending == "terminated" and original.observations == ("action 2",)
     assert host.counters["branches_copied"] == 1
+
+
+def test_a_world_that_cannot_be_copied_is_played_again() -> None:
+    async def branched() -> tuple[Answer, Host]:
+        host = Host(Gym())
+        episode = await host.begin("fine", 0)
+        await episode.step([ACTION])
+        episode._worker.environment.lock = threading.Lock()
+        return await (await episode.branch(1)).step([ACTION]), host
+
+    answer, host = asyncio.run(branched())
+    assert answer.observations == ("action 2",) and host.counters["branches_replayed"] == 1
+
+
+def test_an_episode_that_is_left_is_cancelled_and_its_process_serves_the_next() -> None:
+    async def left() -> tuple[HostedEpisode, Answer, int]:
+        async with Host(Gym(), HostConfig(workers="processes")) as host:
+            first = await host.begin("long", 0)
+            first.close()
+            await turns(host, "fine", [ACTION])
+            return first, await first.step([ACTION]), len(multiprocessing.active_children())
+
+    first, answer, processes = asyncio.run(left())
+    assert first.ending == answer.ending == "cancelled" and processes == 1
+
+
+def test_a_step_that_is_cancelled_gives_the_global_generators_back() -> None:
+    async def cancelled() -> Answer:
+        host = Host(Gym(), HostConfig(isolate_random=True))
+        episode = await host.begin("hangs", 0)
+        await episode.step([ACTION])
+        step = asyncio.ensure_future(episode.step([ACTION]))
+        while global_random._holder is None:
+            await asyncio.sleep(0.01)
+        step.cancel()
+        await asyncio.wait({step})
+        return (await turns(host, "drawing", [ACTION]))[0]
+
+    before = random.getstate()
+    assert asyncio.run(cancelled()).ending is None
+    assert random.getstate() == before
 
 
 def test_a_branch_that_is_answered_otherwise_has_failed() -> None:

@@ -1,0 +1,159 @@
+"""What an engine is made of: how its parts are put together, what can be read of them, and how they end."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from proactor.engine.chat import open_chat
+from proactor.engine.config import EngineConfig
+from proactor.engine.jobs import JobMaker
+from proactor.engine.loading import Model
+from proactor.engine.memory import Budgets
+from proactor.engine.model import Decoder
+from proactor.engine.owner import RELEASED, Owner
+from proactor.engine.parallel import Parallel
+from proactor.engine.policy import Policy
+from proactor.engine.prompts import encode_prompt
+from proactor.engine.sampling_loop import SamplingLoop
+from proactor.engine.text import drawable_ids
+from proactor.engine.trainer import Trainer
+from proactor.engine.types import EngineError
+
+T = TypeVar("T")
+
+
+class Parts:
+    """The policy (weights, sampler, KV cache), the trainer, the thread that works on them, and the ranks."""
+
+    def __init__(self, model: Model, options: EngineConfig, seed: int = 0, name: str = "") -> None:
+        decoder, tokenizer = model.decoder, model.tokenizer
+        self.config, self.options, self.seed, self.base_name = model.config, options, seed, name
+        self.tokenizer = tokenizer
+        self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
+        self.parallel = Parallel(decoder.device, options.rank_timeout)
+        self.samplings = 0
+        self.eos_ids = frozenset(self.config.eos_ids)
+        self.vocabulary, named = self.config.vocab_size, None
+        if tokenizer is not None:
+            self.eos_ids |= {tokenizer.eos_token_id} - {None}
+            self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
+        budgets = model.budgets or Budgets.fixed(options)
+        self._policy = Policy(decoder, tokenizer, options, budgets, named)
+        trees = partial(self._policy.trees, gradient=True)
+        self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
+        self._owner = Owner(decoder.device)
+        self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
+        encode = partial(encode_prompt, chat=self.chat, model=name)
+        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
+        self._unnamed, self._counting = itertools.count(), threading.Lock()
+        self._rank_events = Counter(late_groups=0, roll_calls=0)
+
+    # -- readings ---
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model. Raises EngineError after `release`."""
+        return self._policy.decoder
+
+    @property
+    def policy_version(self) -> int:
+        """Updates of the adapter so far."""
+        return self._policy.version
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        return self.config.context_length
+
+    @property
+    def rank(self) -> int:
+        """This process among `world_size`, from 0."""
+        return self.parallel.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.parallel.world_size
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether results are bitwise independent of batching and ranks."""
+        return self.decoder.form.exact
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
+        return {
+            **self.decoder.nbytes(),
+            "optimizer": 2 * self.trainer.optimizer.m.nbytes if self.trainer else 0,
+            "kv": self._policy.cache_bytes(),
+        }
+
+    def counters(self) -> dict[str, int]:
+        """Totals since loading: model rows, steps skipped because the gradient was not finite or was 0
+        everywhere (``empty_steps``), tokens sampled, groups of `sample_shared` that another rank was faster
+        at (``late_groups``), silences of ranks there (``roll_calls``), and `Scheduler.counters`.
+        """
+        return {
+            "rows_computed": self.decoder.rows_computed,
+            "skipped_steps": self.trainer.optimizer.skipped_steps if self.trainer else 0,
+            "empty_steps": self.trainer.optimizer.empty_steps if self.trainer else 0,
+            **self._rank_events,
+            **self._policy.counters(),
+        }
+
+    def _trainer(self) -> Trainer:
+        self._policy.refuse_released()
+        if self.trainer is None:
+            raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
+        return self.trainer
+
+    # -- ranks ---
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of a list of whole units (groups, dialogues)."""
+        return self.parallel.share(items)
+
+    def gather(self, value: T, phase: str = "gather") -> list[T]:
+        """Every rank's picklable ``value``, in rank order, on every rank.
+
+        Raises EngineError, with ``phase``, where another rank failed, ended, or is later than
+        ``rank_timeout``; so does everything else that waits for ranks.
+        """
+        return self.parallel.gather(value, phase)
+
+    def barrier(self, phase: str = "barrier") -> None:
+        """Wait until every rank is here. Raises EngineError as `gather` does."""
+        self.parallel.barrier(phase)
+
+    def together(self, phase: str) -> AbstractContextManager[None]:
+        """A block that every rank runs, and that fails on every rank or on none.
+
+        An exception that leaves it on one rank reaches the others where they wait, as an EngineError with
+        that rank and its reason.
+        """
+        return self.parallel.together(phase)
+
+    # -- the end ---
+
+    def release(self) -> None:
+        """Free the cache, the weights and the optimizer. Later calls raise EngineError, and so do those in
+        flight.
+        """
+        if self._owner.inside:
+            raise EngineError("release: called from inside the engine (a logit_mask or a loss)")
+        if self._owner.alive:
+            self._owner.call(partial(self._loop.close, EngineError(RELEASED)))
+        self._owner.stop()
+        self.parallel.release()
+        self._policy.release()
+        self.trainer = None
+        if self.parallel.device.type == "cuda":
+            torch.cuda.empty_cache()
