@@ -37,6 +37,7 @@ from proactor.engine import Config
 from proactor.environments.episode import Ending, Span, Turn
 from proactor.environments.protocol import Call, Gym, Opening, Outcome
 from proactor.environments.workers import Failed, Overdue, ProcessWorker, ThreadWorker, Worker, guarded
+from proactor.files import valid_utf8
 
 Result = TypeVar("Result")
 
@@ -190,8 +191,8 @@ class Host:
     """Runs the environments of one gym. Its methods belong to one event loop.
 
     ``counters``: ``episodes``, ``turns``, ``no_call``, ``several_calls``, ``calls_after_end``, ``errors``,
-    ``timeouts``, ``branches_copied``, ``branches_replayed``, ``branches_failed``; ``seconds``: time spent in
-    environments, summed over episodes.
+    ``timeouts``, ``repaired_utf8`` observations, ``branches_copied``, ``branches_replayed``,
+    ``branches_failed``; ``seconds``: time spent in environments, summed over episodes.
     """
 
     def __init__(self, gym: Gym, config: HostConfig | None = None) -> None:
@@ -249,10 +250,10 @@ class Host:
         return "timeout" if late else "error"
 
     def shown(self, outcome: Outcome) -> str:
-        """What the agent sees of an outcome."""
-        if not self.config.show_reward:
-            return outcome.observation
-        return f"{outcome.observation}\nReward: {outcome.reward}"
+        """What the agent sees of an outcome, with a question mark for what is no UTF-8."""
+        observation = valid_utf8(outcome.observation)
+        self.counters["repaired_utf8"] += observation != outcome.observation
+        return f"{observation}\nReward: {outcome.reward}" if self.config.show_reward else observation
 
 
 def checked(outcome: object) -> Outcome:

@@ -80,6 +80,11 @@ def test_the_reward_line_is_shown_only_on_demand() -> None:
     assert "Reward" not in play("fine", [ACTION])[0][0].feedback
 
 
+def test_an_observation_is_always_utf8() -> None:
+    answers, host = play("fine", [Call("half \ud83d")], [ACTION])
+    assert answers[0].feedback == "half ? 1" and host.counters["repaired_utf8"] == 1
+
+
 def test_the_host_caps_the_turns() -> None:
     answers, _ = play("long", *[[ACTION]] * 6)
     assert [a.ending for a in answers] == [None] * 4 + ["turns"] * 2
