@@ -107,15 +107,8 @@ class Player:
         reply = self.chat.read(drawn, self.config.sampling.stop)
         calls = tuple(read_call(call.name, call.arguments) for call in reply.calls)
         answer = await hosted.step(calls)
-        turn = Turn(
-            calls,
-            (start, start + len(drawn)),
-            (start + len(drawn), start + len(drawn)),
-            answer.feedback,
-            answer.reward,
-            answer.user_involved,
-            answer.info,
-        )
+        end = start + len(drawn)
+        turn = answer.turn(calls, (start, end), (end, end))
         return turn, answer, _results([call.name for call in reply.calls], answer.observations)
 
     def _sampling(self, used: int) -> Sampling:
