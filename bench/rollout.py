@@ -31,6 +31,7 @@ from bench.models import write_adapter, write_tiny_qwen2
 from bench.protocol import Side, setting
 from bench.records import add_results, say, stamp, write_record
 from bench.workloads import GROUP, Workload, ragged
+from proactor.training.origin import bfloat16_products
 
 SIZES = (32, 64, 128)
 """Batch sizes that the peers try."""
@@ -38,7 +39,6 @@ TIE = {"float32": 1e-3, "bfloat16": 0.1}
 """Nats between two tokens that count as tied: there the sides may draw either one."""
 WHOLE = {"float32": 0.9, "bfloat16": 0.0}
 """Least share of completions that are equal to their end."""
-CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 @dataclass
@@ -56,12 +56,6 @@ class Contender:
         if (drawn := [len(ids) for ids in reply["tokens"]]) != workload.counts:
             raise SystemExit(f"{self.name}: completions of {drawn} tokens, {workload.counts} were asked for")
         return reply
-
-
-def bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 (AVX512-BF16 or AMX). Linux only."""
-    flags = CPU_FLAGS.read_text().split() if CPU_FLAGS.exists() else []
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def gate(workload: Workload, ours: Contender, peer: Contender, dtype: str) -> dict[str, Any]:
@@ -217,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.peer == "trl" and options.workload == "ragged":
         parser.error("TRL draws completions of one length: --workload group")
-    options.dtypes = options.dtypes or list(TIE)[: 1 + bfloat16_products()]
+    options.dtypes = options.dtypes or list(TIE)[: 1 + bool(bfloat16_products())]
     workload = GROUP if options.workload == "group" else ragged(options.requests)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # remarks of other libraries; real problems raise
