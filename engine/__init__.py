@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from proactor.engine.frozen import Config as Config
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
+    from proactor.engine.openai_client import OpenAIClient as OpenAIClient
+    from proactor.engine.openai_client import RequestTimeout as RequestTimeout
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
     from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
+    from proactor.engine.tool_calls import Problem as Problem
+    from proactor.engine.tool_calls import Reply as Reply
+    from proactor.engine.tool_calls import ToolCall as ToolCall
+    from proactor.engine.tool_calls import read_reply as read_reply
+    from proactor.engine.tool_chat import ToolChat as ToolChat
+    from proactor.engine.tool_chat import ToolReport as ToolReport
     from proactor.engine.tree import TokenBatch as TokenBatch
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
@@ -66,9 +74,12 @@ _MODULES = {
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
+    "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
+    "proactor.engine.tool_calls": ("Problem", "Reply", "ToolCall", "read_reply"),
+    "proactor.engine.tool_chat": ("ToolChat", "ToolReport"),
     "proactor.engine.tree": ("TokenBatch", "Tree"),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),
     "proactor.kernels.errors": ("ProactorError", "printable"),

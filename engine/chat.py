@@ -155,6 +155,15 @@ class ChatFormat:
         """The template's text for a conversation, its date frozen. Raises ChatError when it refuses."""
         return self._template.render(messages, add_generation_prompt)
 
+    def fill(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """`render`, for messages and tool definitions of any form that the template takes."""
+        return self._template.fill(messages, add_generation_prompt, tools)
+
     def check(self) -> ChatReport:
         """Try the template on a synthetic dialogue."""
         roles = tuple(

@@ -75,7 +75,16 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The template's text for a conversation, its date frozen. Raises ChatError when it refuses."""
         self.check_messages(messages)
-        values = {"tools": None, "documents": None, "date_string": self._date_string, **self._values}
+        return self.fill(messages, add_generation_prompt)
+
+    def fill(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """`render`, for messages and tool definitions of any form that the template takes."""
+        values = {"tools": tools or None, "documents": None, "date_string": self._date_string, **self._values}
         values["messages"] = [{k: v for k, v in m.items() if v is not None} for m in messages]
         values["add_generation_prompt"] = add_generation_prompt
         try:

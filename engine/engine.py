@@ -17,6 +17,7 @@ from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
+from proactor.engine.openai_client import OpenAIClient
 from proactor.engine.parts import Parts
 from proactor.engine.prompts import Prompt, encode_prompt
 from proactor.engine.session import Session
@@ -143,6 +144,17 @@ class Engine(Parts):
         ``iteration``: the caller's own count, 0 to 2^32 - 2, a part of its requests' noise.
         """
         return Session(self._loop, self._maker, self.seed, iteration, self._unnamed)
+
+    def openai(self, *, aliases: Mapping[str, str] | None = None) -> OpenAIClient:
+        """OpenAI's client without a socket, for judges, simulated users and environments that take one.
+
+        A request's ``model`` is ``base`` (the adapter off; the model's own name too) or ``policy``.
+        ``aliases``: other names for these two, such as one that an environment asks for. Raises EngineError
+        without a tokenizer.
+        """
+        self._policy.refuse_released()
+        noise = self.seed, self._unnamed
+        return OpenAIClient.of(self._loop, self._maker, self.chat, self.base_name, aliases, noise)
 
     def _submission(
         self,

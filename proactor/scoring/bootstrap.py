@@ -77,9 +77,14 @@ def bootstrap_sums(
 ) -> dict[str, Interval]:
     """Intervals of any statistics of sums: ``rows`` [dialogues, F], one row per dialogue; ``statistics`` maps
     sums [..., F] to named [...]. The draws depend only on the number of rows and the seed.
+
+    Of ``rows`` [runs, tasks, F] runs and tasks are each drawn by themselves, and crossed.
     """
-    drawn = statistics(_weights(len(rows), resamples, seed) @ rows)
-    exact = statistics(rows.sum(axis=0))
+    generator = np.random.default_rng(seed)
+    sums = _weights(rows.shape[-2], resamples, generator) @ rows  # [..., resamples, F]
+    if rows.ndim == 3:
+        sums = np.einsum("ra,arf->rf", _weights(len(rows), resamples, generator), sums)
+    drawn, exact = statistics(sums), statistics(rows.sum(axis=tuple(range(rows.ndim - 1))))
     return {key: _interval(float(exact[key]), drawn[key], level) for key in keys}
 
 
@@ -147,7 +152,7 @@ def _align_rows(contributions: Sequence[Contribution], ids: Sequence[str]) -> Ar
     return rows
 
 
-def _weights(dialogues: int, resamples: int, seed: int) -> Array:
+def _weights(dialogues: int, resamples: int, seed: int | np.random.Generator) -> Array:
     """[resamples, dialogues] float64: how often each dialogue was drawn."""
     shares = np.full(dialogues, 1 / dialogues)
     draws = np.random.default_rng(seed).multinomial(dialogues, shares, size=resamples)

@@ -47,9 +47,17 @@ def machine() -> str:
     return f"{device}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
+BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+"""Flags of /proc/cpuinfo under which bfloat16 products have instructions of their own, the widest first."""
+
+
 def processor() -> str:
-    """The processor's model, and the number of cores that this process may use."""
+    """The processor's model, its instructions for bfloat16 if any, and the cores this process may use."""
     info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+    has = set(flags[1].split()) if flags else set()
+    wide = next((f" with {name}" for flag, name in BFLOAT16.items() if flag in has), "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model[1].strip() if model else platform.machine()}, {cores} cores"
+    return f"{model[1].strip() if model else platform.machine()}{wide}, {cores} cores"

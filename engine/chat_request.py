@@ -1,0 +1,112 @@
+"""`ChatRequest`: the arguments of ``chat.completions.create``, checked; the impossible is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from proactor.engine.config import Config, Sampling
+from proactor.engine.types import EngineError
+
+UNUSED = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+)
+"""Fields that change nothing about an answer here."""
+_TRANSPORT = ("extra_headers", "extra_query")
+
+
+class ChatRequest(Config):
+    """A request, with OpenAI's names and defaults; ``top_k``, ``min_p`` (in ``extra_body``, as for other
+    servers) and ``logit_mask`` are the engine's (`Sampling`).
+
+    ``response_format`` and a ``tool_choice`` of ``required`` or a function are wishes: nothing but a mask
+    makes the model keep to them, and answers that do not are counted.
+    """
+
+    messages: Any
+    model: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    logit_mask: object | None = None
+    n: int = 1
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: Any = ()
+    tool_choice: Literal["auto", "none", "required"] | Mapping[str, Any] = "auto"
+    response_format: Mapping[str, Any] | None = None
+    logprobs: bool = False
+    top_logprobs: Literal[0] = 0
+    stream: Literal[False] = False
+    presence_penalty: float = Field(0.0, ge=0, le=0)
+    frequency_penalty: float = Field(0.0, ge=0, le=0)
+    timeout: float | None = Field(None, ge=0)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> ChatRequest:
+        """The request of a call's keyword arguments; None, and OpenAI's "not given", are left out.
+
+        Raises EngineError, in one line, for an unknown field and a value that cannot be.
+        """
+        given = {**fields, **(fields.get("extra_body") or {})}
+        known = {
+            name: value
+            for name, value in given.items()
+            if value is not None
+            and type(value).__name__ not in ("NotGiven", "Omit")
+            and name not in (*UNUSED, *_TRANSPORT, "extra_body")
+        }
+        for name in ("messages", "model"):
+            if name not in known:
+                raise EngineError(f"chat.completions.create: {name}=… is needed")
+        return cls(**known)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("response_format")
+    @classmethod
+    def _known_format(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if value is not None and value.get("type") not in ("text", "json_object", "json_schema"):
+            raise ValueError("should be {'type': 'text'}, 'json_object' or 'json_schema'")
+        return value
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether answers should be JSON."""
+        return self.response_format is not None and self.response_format["type"] != "text"
+
+    def fulfils(self, called: list[str]) -> bool:
+        """Whether an answer that called these tools is what ``tool_choice`` asked for."""
+        if isinstance(self.tool_choice, str):
+            return self.tool_choice != "required" or bool(called)
+        return self.tool_choice.get("function", {}).get("name") in called
+
+    def sampling(self, adapter: bool, context: int) -> Sampling:
+        """How it is sampled; without a limit on new tokens, up to the end of the context."""
+        limit = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+        return Sampling(
+            n=self.n,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            logit_mask=self.logit_mask,
+            max_tokens=context if limit is None else limit,
+            stop=self.stop,
+            seed=self.seed,
+            adapter=adapter,
+        )

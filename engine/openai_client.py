@@ -1,0 +1,298 @@
+"""`OpenAIClient`: the objects of OpenAI's client without a socket, answered by the engine of this process.
+
+    client = engine.openai()
+    question = [{"role": "user", "content": "Is it right?"}]
+    done = client.chat.completions.create(model="base", messages=question)
+    done.choices[0].message.content, done.usage.total_tokens
+
+Judges, simulated users and environments written for an OpenAI client run on it. Their requests join the rows
+that the engine samples already. ``create`` blocks its thread; ``client.asynchronous.chat.completions.create``
+is awaited, in any event loop. From inside the engine (a mask, a loss) both are refused: it would wait for
+itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from proactor.engine.arguments import integer
+from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_completion import (
+    ChatCompletion,
+    ChatCompletionMessage,
+    ChatCompletionMessageToolCall,
+    ChatCompletionTokenLogprob,
+    Choice,
+    ChoiceLogprobs,
+    CompletionUsage,
+    Function,
+)
+from proactor.engine.chat_request import ChatRequest
+from proactor.engine.jobs import JobMaker
+from proactor.engine.sampling_loop import SamplingLoop
+from proactor.engine.session import UNNAMED
+from proactor.engine.submission import Submission, arrived
+from proactor.engine.text import decode
+from proactor.engine.tool_calls import Reply
+from proactor.engine.tool_template import ToolTemplate
+from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
+
+C = TypeVar("C")
+
+MODELS = {"base": False, "policy": True}
+"""Names of the weights, and whether the adapter is on."""
+
+
+class RequestTimeout(EngineError, TimeoutError):
+    """A request that was not answered within its ``timeout``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Takes requests to the sampler and makes completions of its groups.
+
+    ``names``: of models, and whether each has the adapter on. ``unnamed`` numbers the requests without a
+    seed; ``numbers`` those of a client that has one.
+    """
+
+    loop: SamplingLoop
+    maker: JobMaker
+    template: ToolTemplate
+    names: Mapping[str, bool]
+    engine_seed: int
+    unnamed: Iterator[int]
+    seed: int | None = None
+    priority: int = 1
+    timeout: float | None = None
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    counters: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, request: ChatRequest) -> Submission:
+        """Submit a request. Raises EngineError for one that cannot be sampled."""
+        if request.model not in self.names:
+            raise EngineError(f"model {request.model!r} is none of {', '.join(map(repr, self.names))}")
+        sampling = request.sampling(self.names[request.model], self.maker.config.context_length)
+        ids = self.template.encode(request.messages, request.tools)
+        seed, iteration, key = self.seed, 0, 0
+        if seed is None:
+            seed, iteration = self.engine_seed, UNNAMED
+        if request.seed is None:
+            key = next(self.unnamed if self.seed is None else self.numbers) & 0xFFFFFFFF
+        jobs = self.maker.make([ids], sampling, [key], (seed, iteration))
+        timeout = self.timeout if request.timeout is None else request.timeout
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        submission = Submission(jobs, self.priority, until)
+        self.count({"requests": 1})
+        self.loop.submit(submission)
+        return submission
+
+    def completion(self, request: ChatRequest, group: Group) -> ChatCompletion:
+        """The completion of a request. Raises RequestTimeout where its time was over."""
+        prompt, samples = group.prompt_ids, group.samples
+        drawn = sum(len(sample.token_ids) for sample in samples)
+        self.count({"tokens_in": len(prompt), "tokens_out": drawn})
+        if any(sample.finish_reason == "deadline" for sample in samples):
+            self.count({"timeouts": 1})
+            raise RequestTimeout(f"model {request.model!r}: no answer in time, {drawn} tokens were drawn")
+        version = samples[0].policy_version
+        completion = ChatCompletion(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            choices=[self._choice(request, i, sample) for i, sample in enumerate(samples)],
+            created=int(time.time()),
+            model=request.model,
+            prompt_token_ids=prompt,
+            usage=CompletionUsage(
+                prompt_tokens=len(prompt), completion_tokens=drawn, total_tokens=len(prompt) + drawn
+            ),
+            system_fingerprint="base" if version == BASE_VERSION else f"policy-{version}",
+        )
+        self.count({"replies": len(samples)})
+        return completion
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Add to the counters."""
+        with self.lock:
+            self.counters.update(counts)
+
+    def _choice(self, request: ChatRequest, index: int, sample: Sample) -> Choice:
+        if request.tools and request.tool_choice != "none":
+            reply = self.template.read(sample.token_ids, request.stop)
+            self.count(reply.counts() - Counter(replies=1))
+        else:
+            reply = Reply(sample.text)
+        if not request.fulfils([call.name for call in reply.calls]):
+            self.count({"tool_choice_unmet": 1})
+        if request.wants_json and not reply.calls and not _is_json(reply.content):
+            self.count({"json_unmet": 1})
+        called = f"call_{len(request.messages)}_{index}"  # one name in a conversation, the same in every run
+        calls = [
+            ChatCompletionMessageToolCall(
+                id=f"{called}_{i}",
+                function=Function(name=c.name, arguments=json.dumps(c.arguments, ensure_ascii=False)),
+            )
+            for i, c in enumerate(reply.calls)
+        ]
+        message = ChatCompletionMessage(
+            content=reply.content or (None if calls else ""),
+            tool_calls=calls or None,
+            reasoning_content=reply.thinking or None,
+        )
+        ended = "stop" if sample.finish_reason == "stop" else "length"
+        return Choice(
+            finish_reason="tool_calls" if calls else ended,
+            index=index,
+            message=message,
+            token_ids=sample.token_ids,
+            logprobs=self._logprobs(sample) if request.logprobs else None,
+        )
+
+    def _logprobs(self, sample: Sample) -> ChoiceLogprobs:
+        tokenizer, content = self.template.chat.tokenizer, []
+        for token, logprob in zip(sample.token_ids, sample.policy_logprobs, strict=True):
+            text = decode(tokenizer, [token], specials=True)
+            content.append(
+                ChatCompletionTokenLogprob(
+                    token=text, logprob=logprob, bytes=list(text.encode()), top_logprobs=[]
+                )
+            )
+        return ChoiceLogprobs(content=content)
+
+
+class Completions:
+    """``create``, which waits for the answer."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+
+    def create(self, **fields: Any) -> ChatCompletion:
+        """A completion; ``fields`` are those of `ChatRequest`.
+
+        Raises EngineError, in one line, for what is refused, and RequestTimeout.
+        """
+        request = ChatRequest.of(fields)
+        submission = self._desk.send(request)
+        try:
+            group = submission.arrivals[0].result()
+        except BaseException:  # Ctrl-C too
+            self._desk.loop.cancel(submission)
+            raise
+        return self._desk.completion(request, group)
+
+
+class AsyncCompletions:
+    """``create``, which is awaited; giving up the wait ends the sampling."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+
+    async def create(self, **fields: Any) -> ChatCompletion:
+        """As `Completions.create`."""
+        request = ChatRequest.of(fields)
+        submission = self._desk.send(request)
+        try:
+            group = await arrived(submission.arrivals[0])
+        except BaseException:
+            self._desk.loop.cancel(submission)
+            raise
+        return self._desk.completion(request, group)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat(Generic[C]):
+    """Holds ``completions``."""
+
+    completions: C
+
+
+class AsyncOpenAIClient:
+    """`OpenAIClient` for event loops."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self.chat = Chat(AsyncCompletions(desk))
+
+
+class OpenAIClient:
+    """Made by `Engine.openai`; from any thread.
+
+    ``counters``: requests, replies, timeouts, tokens_in, tokens_out, what replies to requests with tools held
+    (`Reply.counts`), and the answers that were not as asked for: json_unmet, tool_choice_unmet.
+    """
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+        self.chat = Chat(Completions(desk))
+
+    @classmethod
+    def of(
+        cls,
+        loop: SamplingLoop,
+        maker: JobMaker,
+        chat: ChatFormat | None,
+        base_name: str,
+        aliases: Mapping[str, str] | None,
+        noise: tuple[int, Iterator[int]],
+    ) -> OpenAIClient:
+        """A client of these parts of an engine; ``noise``: seed and numbers of requests without a seed.
+
+        Raises EngineError for an alias of no model, and without a chat format.
+        """
+        if chat is None:
+            raise EngineError(f"{base_name}: no tokenizer in the model folder, so there is no chat")
+        names = {**MODELS, base_name: False}
+        for alias, name in (aliases or {}).items():
+            if name not in MODELS:
+                raise EngineError(
+                    f"openai: alias {alias!r} stands for {name!r}, which is none of {list(MODELS)}"
+                )
+            names[alias] = MODELS[name]
+        return cls(_Desk(loop, maker, ToolTemplate(chat), names, *noise))
+
+    @property
+    def asynchronous(self) -> AsyncOpenAIClient:
+        """The same client with ``create`` as a coroutine."""
+        return AsyncOpenAIClient(self._desk)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Totals of this client and of those made `with_options` of it."""
+        return self._desk.counters
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Names that a request may have as its ``model``."""
+        return tuple(self._desk.names)
+
+    def with_options(
+        self, *, seed: int | None = None, priority: int | None = None, timeout: float | None = None
+    ) -> OpenAIClient:
+        """The same client with other options; what is None stays.
+
+        ``seed``: the answer to its k-th request is then a function of seed, k, and the request: the same in
+        every run, whatever else is sampled meanwhile, if one thread asks. Without one each request draws a
+        noise of its own, unless it has a ``seed`` itself. ``priority``: as `Session.sample`; 1 by default,
+        because whoever asks holds up an episode that has begun. ``timeout``: seconds, looked at between two
+        steps.
+        """
+        given = {"seed": seed, "priority": priority, "timeout": timeout}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        for name in changes.keys() & {"seed", "priority"}:
+            integer(changes[name], f"openai: {name}")
+        return OpenAIClient(replace(self._desk, **changes, numbers=itertools.count()))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

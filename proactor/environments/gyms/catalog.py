@@ -1,0 +1,59 @@
+"""The gyms by name, as a config chooses them.
+
+    gym = open_gym({"name": "function", "path": "data/userrl", "split": "official"})
+
+Keys are those of each gym's class: ``path`` (the file or folder of its tasks), ``split`` ("official" keeps
+UserRL's test ids out of training), ``max_turns`` and its own. Telepathy and Turtle need a model as user and
+judge: the caller gives its client and name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from proactor.environments.errors import GymError
+from proactor.environments.gyms.function import FunctionGym
+from proactor.environments.gyms.function_family import FunctionFamily
+from proactor.environments.gyms.intention import IntentionGym
+from proactor.environments.gyms.questions import QuestionsGym
+from proactor.environments.gyms.tau import TauGym
+from proactor.environments.gyms.telepathy import telepathy_gym
+from proactor.environments.gyms.turtle import turtle_gym
+from proactor.environments.protocol import Gym
+
+GYMS: dict[str, Callable[..., Gym]] = {
+    "function": FunctionGym,
+    "function_family": FunctionFamily,
+    "intention": IntentionGym,
+    "questions": QuestionsGym,
+    "tau": TauGym,
+    "telepathy": telepathy_gym,
+    "turtle": turtle_gym,
+}
+FROM_CALLER = ("client", "model", "customer")
+"""What no config can hold."""
+
+
+def open_gym(settings: Mapping[str, Any], **given: Any) -> Gym:
+    """The gym that ``settings`` names, with its other keys as options and ``given`` as what no config can
+    hold. Raises GymError for an unknown name or key or a missing one, SourceError for its data.
+    """
+    options = dict(settings)
+    name = options.pop("name", None)
+    if name not in GYMS:
+        raise GymError(f"gym.name: no gym {name!r}: there are {', '.join(GYMS)}")
+    known = inspect.signature(GYMS[name]).parameters
+    keys = [key for key in known if key not in FROM_CALLER]
+    for key in options:
+        if key not in keys:
+            near = get_close_matches(str(key), keys, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(keys)}"
+            raise GymError(f"gym.{key}: unknown key of the {name} gym ({hint})")
+    options.update(given)
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            raise GymError(f"gym.{key}: the {name} gym needs it")
+    return GYMS[name](**options)

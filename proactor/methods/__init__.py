@@ -1,0 +1,1 @@
+"""Training methods beyond ProActor: one file each, on the engine's hooks."""

@@ -1,0 +1,355 @@
+"""OpenAI's client without a socket: what judges, simulated users and environments see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+from proactor.engine import Engine, EngineError, RequestTimeout, Sampling, ToolChat
+from tests.engine.chat_templates import TEMPLATES, tokenizer
+from tests.engine.engines import TRAIN, idle, load, reward
+from tests.engine.sessions import PATIENCE, Held, run
+from tests.tiny import save_tiny
+
+ASK = [{"role": "user", "content": "Is Friday dry?"}]
+GREEDY = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 8}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 400 ids with a template that knows tools."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    made = tokenizer(TEMPLATES["qwen2.5"])
+    shape = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 1024}
+    save_tiny(folder, vocab_size=400, eos_token_id=made.eos_token_id, **shape)
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(chat_folder: Path) -> Engine:
+    return load(chat_folder, kv_tokens=4096)
+
+
+def create(client: Any, **changes: Any) -> Any:
+    return client.chat.completions.create(**{**GREEDY, **changes})
+
+
+def said(completion: Any) -> list[list[int]]:
+    return [choice.token_ids for choice in completion.choices]
+
+
+def forced(engine: Engine, text: str) -> Any:
+    """A client whose model can say nothing but ``text``."""
+    assert engine.chat is not None
+    client, ids, size = engine.openai(), engine.chat.encode_answer(text), engine.config.vocab_size
+
+    def only(_: list[int], position: int) -> torch.Tensor:
+        return torch.arange(size) == ids[min(position, len(ids) - 1)]
+
+    said = partial(client.chat.completions.create, extra_body={"logit_mask": only})
+    chat = SimpleNamespace(completions=SimpleNamespace(create=said))
+    return SimpleNamespace(chat=chat, counters=client.counters)
+
+
+# -- what comes back ---
+
+
+def test_a_completion_is_the_engines_sample(engine: Engine) -> None:
+    client = engine.openai()
+    done = create(client, n=2, temperature=1.0, seed=5, logprobs=True)
+    ids = ToolChat(engine.chat).opening(ASK)  # type: ignore[arg-type]
+    [group] = engine.sample([ids], Sampling(n=2, max_tokens=8, seed=5, adapter=False))
+    assert said(done) == [sample.token_ids for sample in group.samples] and done.prompt_token_ids == ids
+    assert [choice.message.content for choice in done.choices] == [s.text for s in group.samples]
+    for choice, sample in zip(done.choices, group.samples, strict=True):
+        assert choice.finish_reason == ("stop" if sample.finish_reason == "stop" else "length")
+        assert [token.logprob for token in choice.logprobs.content] == pytest.approx(sample.policy_logprobs)
+    drawn = sum(len(sample.token_ids) for sample in group.samples)
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (len(ids), drawn)
+    assert done.usage.total_tokens == len(ids) + drawn and done.system_fingerprint == "base"
+    assert client.counters == {"requests": 1, "replies": 2, "tokens_in": len(ids), "tokens_out": drawn}
+
+
+def same(ours: Any, theirs: Any) -> None:
+    """Every attribute of an object of OpenAI's package is one of ours, or None."""
+    if isinstance(theirs, list):
+        for one, other in zip(ours, theirs, strict=True):
+            same(one, other)
+    elif isinstance(theirs, BaseModel):
+        for name in type(theirs).model_fields:
+            same(getattr(ours, name, None), getattr(theirs, name))
+    else:
+        assert ours == theirs
+
+
+def test_the_objects_are_openais(engine: Engine) -> None:
+    chat = pytest.importorskip("openai.types.chat")
+    call = '<tool_call>\n{"name": "weather", "arguments": {"day": "Friday"}}\n</tool_call>'
+    clients = (engine.openai(), {"logprobs": True}), (forced(engine, call), {"tools": [TOOL]})
+    for client, more in clients:
+        ours = create(client, max_tokens=80, **more)
+        theirs = chat.ChatCompletion.model_validate(ours.to_dict())
+        assert chat.ChatCompletion.model_validate_json(ours.to_json()) == theirs
+        same(ours, theirs)
+        message = chat.ChatCompletionMessage.model_validate(ours.choices[0].message.model_dump())
+        assert create(engine.openai(), messages=[*ASK, message]).choices
+
+
+def test_calls_and_the_conversation_that_goes_on(engine: Engine) -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"day": "Fr\\u00fch"}}\n</tool_call>'
+    client = forced(engine, f"<think>\nhm\n</think>\n\nI look.\n{call}")
+    done = create(client, tools=[TOOL], max_tokens=200)
+    message = done.choices[0].message
+    assert done.choices[0].finish_reason == "tool_calls"
+    assert (message.content, message.reasoning_content) == ("I look.", "hm")
+    [called] = message.tool_calls
+    assert called.function.name == "weather" and json.loads(called.function.arguments) == {"day": "Früh"}
+    assert client.counters["calls"] == client.counters["text_around"] == 1
+    result = {"role": "tool", "tool_call_id": called.id, "content": "rain"}
+    plain = {"role": "assistant", "content": "I look.", "tool_calls": [called.model_dump()]}
+    assert (
+        create(engine.openai(), messages=[*ASK, message, result]).prompt_token_ids
+        == create(engine.openai(), messages=[*ASK, plain, result]).prompt_token_ids
+    )
+
+
+def test_what_was_asked_for_and_did_not_come_is_counted(engine: Engine) -> None:
+    client = forced(engine, "<tool_call>\n{broken\n</tool_call>")
+    done = create(
+        client, tools=[TOOL], tool_choice="required", response_format={"type": "json_object"}, max_tokens=99
+    )
+    assert (
+        done.choices[0].message.content.startswith("<tool_call>") and not done.choices[0].message.tool_calls
+    )
+    assert done.choices[0].finish_reason == "stop"
+    for name in ("broken_json", "tool_choice_unmet", "json_unmet"):
+        assert client.counters[name] == 1
+    client = forced(engine, '{"a": 1}')
+    create(client, response_format={"type": "json_object"}, max_tokens=99)
+    assert client.counters["json_unmet"] == 0
+    client = forced(engine, '<tool_call>\n{"name": "weather"}\n</tool_call>')
+    quiet = create(client, tools=[TOOL], tool_choice="none", max_tokens=99).choices[0]
+    assert quiet.message.tool_calls is None and "weather" in quiet.message.content
+    asked = {"type": "function", "function": {"name": "other"}}
+    create(client, tools=[TOOL], tool_choice=asked, max_tokens=99)
+    assert client.counters["tool_choice_unmet"] == 1
+
+
+def test_stop_strings(engine: Engine) -> None:
+    for more in ({}, {"tools": [TOOL]}):
+        choice = create(forced(engine, "one. two."), stop=". t", max_tokens=99, **more).choices[0]
+        assert (choice.message.content, choice.finish_reason) == ("one", "stop")
+
+
+# -- which weights ---
+
+
+def test_the_base_stays_as_it_is_and_the_policy_learns(chat_folder: Path) -> None:
+    """A judge on the base model must not change with what it judges."""
+    engine = load(chat_folder, kv_tokens=4096, deterministic=True)
+    client = engine.openai(aliases={"gpt-4o": "base"})
+    before = {name: create(client, model=name, max_tokens=24, logprobs=True) for name in client.models}
+    assert said(before["base"]) != said(before["policy"])
+    engine.train(reward(engine.sample([ASK], Sampling(n=4, max_tokens=6, ignore_eos=True))), TRAIN)
+    after = {name: create(client, model=name, max_tokens=24, logprobs=True) for name in client.models}
+    for name in ("base", "gpt-4o", str(chat_folder)):
+        assert said(after[name]) == said(before["base"])
+        assert after[name].choices[0].logprobs == before["base"].choices[0].logprobs
+        assert after[name].system_fingerprint == "base"
+    assert after["policy"].choices[0].logprobs != before["policy"].choices[0].logprobs
+    assert [done["policy"].system_fingerprint for done in (before, after)] == ["policy-1", "policy-2"]
+
+
+# -- noise ---
+
+
+def test_noise(engine: Engine) -> None:
+    hot = {"temperature": 1.0, "max_tokens": 12}
+    client = engine.openai()
+    assert said(create(client, **hot)) != said(create(client, **hot))
+    assert said(create(client, **hot, seed=3)) == said(create(client, **hot, seed=3))
+    one, other = client.with_options(seed=7), client.with_options(seed=7)
+    first = [said(create(one, **hot)) for _ in range(3)]
+    assert [said(create(other, **hot)) for _ in range(3)] == first and first[0] != first[1]
+    assert one.counters is client.counters
+
+
+# -- from anywhere, without waiting for itself ---
+
+
+def test_a_judge_runs_in_a_worker_while_the_loop_decodes(chat_folder: Path) -> None:
+    """A batch of one: the judge's row waits for the policy's, and the policy's next turn for the judge."""
+    engine = load(chat_folder, max_batch=1, kv_tokens=512)
+    client, chat = engine.openai(), ToolChat(engine.chat)  # type: ignore[arg-type]
+
+    def judge(text: str) -> str:
+        content = [{"type": "text", "text": f"Grade: {text[:20]}"}]
+        return str(create(client, messages=[{"role": "user", "content": content}]).choices[0].message.content)
+
+    async def episode(session: Any, key: int) -> int:
+        sampling = Sampling(max_tokens=5, ignore_eos=True)
+        sample = await session.sample(chat.opening(ASK), sampling, key=key)
+        for _ in range(2):
+            graded = await asyncio.to_thread(judge, sample.text)
+            ids = chat.observation(sample.token_ids, [{"role": "user", "content": graded or "?"}])
+            await session.advance(sample, ids, sampling)
+        return len(sample.turns())
+
+    async def main() -> list[int]:
+        async with engine.session() as session:
+            return await asyncio.gather(*(episode(session, key) for key in range(4)))
+
+    assert run(main()) == [3] * 4
+    assert client.counters["replies"] == 8 and idle(engine)
+
+
+def test_from_several_event_loops_and_threads_at_once(engine: Engine) -> None:
+    client, alone = engine.openai(), said(create(engine.openai()))
+
+    def threads(i: int) -> list[list[int]]:
+        if i % 3 == 0:
+            return said(create(client))
+
+        async def three() -> list[Any]:
+            return await asyncio.gather(*(create(client.asynchronous) for _ in range(3)))
+
+        if i % 3 == 1:
+            return said(run(three())[2])
+
+        async def inside() -> list[list[int]]:
+            return said(create(client))  # blocks this loop, and no other
+
+        return run(inside())
+
+    with ThreadPoolExecutor(6) as pool:
+        results = [task.result(PATIENCE) for task in [pool.submit(threads, i) for i in range(12)]]
+    assert results == [alone] * 12
+
+
+def test_giving_up_ends_the_sampling(engine: Engine) -> None:
+    async def main() -> None:
+        held = Held(2)
+        async with engine.session() as session:
+            blocking = asyncio.ensure_future(session.sample([1, 2, 3], held.sampling))
+            await held.reached()
+            waiting = asyncio.ensure_future(create(engine.openai().asynchronous))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            held.go_on()
+            await blocking
+
+    run(main())
+    assert idle(engine)
+
+
+def test_time_outs(engine: Engine) -> None:
+    client = engine.openai()
+    with pytest.raises(RequestTimeout, match="no answer in time"):
+        create(client.with_options(timeout=0))
+    with pytest.raises(TimeoutError):
+        create(client, timeout=0)
+    assert client.counters["timeouts"] == 2
+    assert create(client, timeout=PATIENCE).choices
+    assert idle(engine)
+
+
+def test_from_inside_a_step_it_is_refused(engine: Engine) -> None:
+    client, seen = engine.openai(), []
+
+    def mask(ids: list[int], position: int) -> None:
+        seen.append(threading.current_thread())
+        create(client)
+
+    with pytest.raises(EngineError, match="would wait for itself"):
+        engine.sample([[1, 2]], Sampling(max_tokens=2, logit_mask=mask))
+    assert seen and idle(engine)
+
+
+# -- refused ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model": "gpt-4o"}, "model 'gpt-4o' is none of 'base', 'policy'"),
+        ({"model": None}, "model=… is needed"),
+        ({"messages": None}, "messages=… is needed"),
+        ({"messages": []}, "without messages"),
+        ({"stream": True}, "stream=True"),
+        ({"top_logprobs": 3}, "top_logprobs=3"),
+        ({"n": 0}, "n=0"),
+        ({"presence_penalty": 0.5}, "presence_penalty=0.5"),
+        ({"logit_bias": {1: 2}}, "unknown option 'logit_bias'"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"extra_body": {"top_q": 1}}, "unknown option 'top_q'"),
+        ({"messages": [{"role": "user", "content": "a" * 2000}]}, "leave no room"),
+        ({"tools": [{}]}, "tool 1"),
+    ],
+)
+def test_refused(engine: Engine, changes: dict[str, Any], error: str) -> None:
+    with pytest.raises(EngineError, match=error) as caught:
+        create(engine.openai(), **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_given_and_what_changes_nothing_is_taken(engine: Engine) -> None:
+    class NotGiven:
+        """As OpenAI's."""
+
+    more = {"stop": NotGiven(), "tools": None, "user": "me", "extra_headers": {"a": "b"}, "stream": False}
+    assert said(create(engine.openai(), **more, extra_body={"top_k": 0})) == said(create(engine.openai()))
+    assert create(engine.openai(), max_tokens=None, max_completion_tokens=2).usage.completion_tokens <= 2
+
+
+def test_refused_clients(folder: Path, engine: Engine) -> None:
+    with pytest.raises(EngineError, match="no tokenizer"):
+        load(folder).openai()
+    with pytest.raises(EngineError, match="alias 'a' stands for 'b'"):
+        engine.openai(aliases={"a": "b"})
+    with pytest.raises(EngineError, match="seed should be an integer"):
+        engine.openai().with_options(seed=True)
+
+
+# -- a judge written for OpenAI's client ---
+
+
+def grade(client: Any, model: str, question: str, tries: int = 3) -> tuple[float, int]:
+    """As the judges of UserRL's gyms go about it: (score, tries that were needed)."""
+    for attempt in range(1, tries + 1):
+        response = client.chat.completions.create(
+            model=model,
+            messages=[
+                {"role": "system", "content": 'Answer with JSON: {"score": number}'},
+                {"role": "user", "content": question},
+            ],
+            temperature=0.0,
+            max_tokens=64,
+            response_format={"type": "json_object"},
+            timeout=60,
+        )
+        try:
+            return float(json.loads(response.choices[0].message.content.strip())["score"]), attempt
+        except (json.JSONDecodeError, KeyError, ValueError):
+            continue
+    return 0.0, tries
+
+
+def test_a_judge_for_openais_client_runs_unmodified(engine: Engine) -> None:
+    assert grade(forced(engine, '{"score": 0.7}'), "base", "good?") == (0.7, 1)
+    client = forced(engine, "no idea")
+    assert grade(client, "base", "good?") == (0.0, 3) and client.counters["json_unmet"] == 3
