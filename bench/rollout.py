@@ -91,12 +91,13 @@ def choose(workload: Workload, peers: list[Contender], greedy: bool) -> list[dic
     for peer in peers:
         seconds = [peer.rollout(workload, 0, greedy, **way)["seconds"] for way in peer.ways]
         peer.more = peer.ways[seconds.index(min(seconds))]
-        found += [
+        tried = [
             {"name": peer.name, **way, "seconds": round(took, 3)}
             for way, took in zip(peer.ways, seconds, strict=True)
         ]
-    for row in found:
-        say("  tried " + ", ".join(f"{key} {value}" for key, value in row.items()))
+        by_way = (f"{took:.2f} s {json.dumps(way)}" for way, took in zip(peer.ways, seconds, strict=True))
+        say(f"  {peer.name} took " + ", ".join(by_way))
+        found += tried
     return found
 
 
