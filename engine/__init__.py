@@ -71,7 +71,6 @@ _MODULES = {
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
-    "proactor.engine.frozen": ("Config",),
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
