@@ -71,21 +71,38 @@ def step(engine: Engine, workload: Workload, index: int) -> dict[str, Any]:
     }
 
 
+def rollout(engine: Engine, workload: Workload, command: dict[str, Any]) -> dict[str, Any]:
+    """The completions of a step's prompts, and the rows that entered the model for them."""
+    before, counts = engine.counters()["rows_computed"], workload.counts[:: workload.samples]
+    settings = [
+        Sampling(n=workload.samples, temperature=float(not command["greedy"]), max_tokens=n, ignore_eos=True)
+        for n in counts
+    ]
+    groups = engine.sample(workload.prompts(command["step"]), settings)
+    return {
+        "tokens": [sample.token_ids for group in groups for sample in group.samples],
+        "rows": engine.counters()["rows_computed"] - before,
+    }
+
+
 def main() -> None:
     """Answer commands until the parent goes away."""
     channel = Channel()
     setup = channel.receive()
     workload = Workload.from_json(setup["workload"])
-    engine = Engine.load(
-        Path(setup["model"]), lora=LoRA(rank=RANK, alpha=ALPHA), device="cpu", dtype="float32"
-    )
-    engine.load_adapter(setup["adapter"])
+    lora = LoRA(rank=RANK, alpha=ALPHA) if setup["adapter"] else None
+    engine = Engine.load(Path(setup["model"]), lora=lora, device="cpu", dtype=setup.get("dtype", "float32"))
+    if lora is not None:
+        engine.load_adapter(setup["adapter"])
     channel.send(ready=True)
     while True:
         command = channel.receive()
-        channel.send(
-            **(gate(engine, command) if command["do"] == "gate" else step(engine, workload, command["step"]))
-        )
+        if command["do"] == "gate":
+            channel.send(**gate(engine, command))
+        elif command["do"] == "rollout":
+            channel.send(**rollout(engine, workload, command))
+        else:
+            channel.send(**step(engine, workload, command["step"]))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,13 @@ import logging
 import statistics
 import tempfile
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench.models import write_adapter, write_tiny_qwen2
-from bench.protocol import Side, environment
-from bench.records import add_results, say, today, write_record
+from bench.protocol import Side, setting
+from bench.records import add_results, say, stamp, write_record
 from bench.workloads import Workload, gate_batch
-from proactor.training.origin import processor
 
 LOGPROB_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4
@@ -170,12 +168,8 @@ def _record(
         "sides": sides,
         "agreement": agreement,
         "repeats": len(rounds[0]),
-        "machine": processor(),
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")},
-        "environment": {
-            k: v for k, v in environment().items() if k.startswith(("OMP_", "MALLOC_", "MKL_", "LD_PRELOAD"))
-        },
-        "date": today(),
+        **stamp(),
+        **setting("torch", "transformers", "trl", "peft"),
         "speedup": round(sides[-1]["seconds"] / sides[0]["seconds"], 3) if len(sides) > 1 else None,
         "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)] if len(sides) > 1 else None,
     }

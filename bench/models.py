@@ -11,10 +11,11 @@ RANK, ALPHA = 16, 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
+def write_tiny_qwen2(folder: Path, seed: int = 0, **changes: int) -> Path:
     """A Qwen2 of 5.2M float32 parameters with a tokenizer of one word per id.
 
-    4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings.
+    4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings. ``changes``: of
+    its `Qwen2Config`.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -22,10 +23,9 @@ def write_tiny_qwen2(folder: Path, seed: int = 0) -> Path:
 
     logging.disable_progress_bar()
 
+    size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, **changes}
     config = Qwen2Config(
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
+        **size,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=VOCAB,

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,15 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
     }
     return {**os.environ, **ALLOCATOR, **fixed}
+
+
+def setting(*packages: str) -> dict[str, Any]:
+    """Fields of a record: versions of ``packages``, and the sides' settings of threads and memory."""
+    shown = ("OMP_", "MALLOC_", "MKL_", "LD_PRELOAD")
+    return {
+        "versions": {name: metadata.version(name) for name in packages},
+        "environment": {key: value for key, value in environment().items() if key.startswith(shown)},
+    }
 
 
 class Side:

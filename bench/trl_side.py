@@ -1,4 +1,4 @@
-"""TRL's side: `GRPOTrainer` with PEFT, driven one step at a time; timers wrap its methods.
+"""TRL's side: `GRPOTrainer` with PEFT, driven one step or rollout at a time; timers wrap its methods.
 
 Everything that would cost it time is off: logging, saving, evaluation, reference model, gradient
 checkpointing, old-policy pass, tokenising.
@@ -24,6 +24,7 @@ from trl.trainer.utils import pad
 
 from bench.models import PAD
 from bench.protocol import Channel
+from bench.transformers_side import continuous_options
 from bench.workloads import Workload, reward
 
 STEPS = 200
@@ -56,9 +57,9 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
     """GRPOTrainer with ``setup["micro"]`` sequences per micro-batch and one generation per step."""
     total = len(workload.lengths) * workload.samples
     base = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a local folder
-        setup["model"], dtype=torch.float32
+        setup["model"], dtype=getattr(torch, setup.get("dtype", "float32"))
     )
-    model = PeftModel.from_pretrained(base, setup["adapter"], is_trainable=True)
+    model = PeftModel.from_pretrained(base, setup["adapter"], is_trainable=True, autocast_adapter_dtype=False)
     config = GRPOConfig(
         output_dir=scratch,
         per_device_train_batch_size=setup["micro"],
@@ -67,6 +68,8 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         num_generations=workload.samples,
         max_completion_length=workload.max_tokens,
         generation_kwargs={"min_new_tokens": workload.max_tokens},
+        use_transformers_continuous_batching=setup.get("continuous", False),
+        transformers_continuous_batching_config=continuous_options(workload, total),
         temperature=1.0,
         top_p=1.0,
         top_k=0,
@@ -142,6 +145,14 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
     return {"loss": loss}
 
 
+def rollout(trainer: IdTrainer, workload: Workload, command: dict[str, Any]) -> dict[str, Any]:
+    """The completions that the trainer generates for a step's prompts."""
+    prompts = [ids for ids in workload.prompts(command["step"]) for _ in range(workload.samples)]
+    trainer.generation_config.do_sample = not command["greedy"]
+    tokens, _ = trainer._generate_single_turn(prompts, None, {}, workload.samples)
+    return {"tokens": tokens}
+
+
 def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
     """Wrap TRL's phases with timers and count rows through the first layer; returns their reader.
 
@@ -179,16 +190,20 @@ def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
 
 
 def main() -> None:
-    """Set up, answer the gate, then train step by step until the parent goes away."""
+    """Set up, answer gates and rollouts, then train step by step until the parent goes away."""
     channel = Channel()
     setup = channel.receive()
     workload = Workload.from_json(setup["workload"])
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make_trainer(setup, workload, scratch)
+        if trainer.use_transformers_continuous_batching:
+            trainer.generation_config.eos_token_id = -1  # it knows no min_new_tokens
+        read = instrument(trainer)
         channel.send(ready=True)
-        while (command := channel.receive())["do"] == "gate":
-            channel.send(**gate(trainer, command))
-        trainer.add_callback(OnCommand(channel, instrument(trainer)))
+        while (command := channel.receive())["do"] != "step":
+            reply = gate(trainer, command) if command["do"] == "gate" else rollout(trainer, workload, command)
+            channel.send(**reply, rows=read()["tokens"].get("generate", 0))
+        trainer.add_callback(OnCommand(channel, read))
         trainer.train()
 
 

@@ -14,8 +14,9 @@ from bench.models import VOCAB
 class Workload:
     """One step's work.
 
-    ``lengths``: tokens of each prompt. ``samples``: completions per prompt, each of ``max_tokens`` tokens;
-    end tokens are ignored. ``nested``: the prompts are turns of one dialogue, each a prefix of the next.
+    ``lengths``: tokens of each prompt. ``samples``: completions per prompt, each of ``max_tokens`` tokens, or
+    of ``ragged`` tokens, one number a prompt; end tokens are ignored. ``nested``: the prompts are turns of
+    one dialogue, each a prefix of the next. ``shared``: tokens that all prompts begin with.
     """
 
     name: str
@@ -23,6 +24,8 @@ class Workload:
     samples: int
     max_tokens: int
     nested: bool = False
+    shared: int = 0
+    ragged: tuple[int, ...] = ()
 
     def prompts(self, step: int) -> list[list[int]]:
         """Token ids of a step's prompts; each step has others, so that no cache helps."""
@@ -30,7 +33,16 @@ class Workload:
         if self.nested:
             ids = [rng.randrange(3, VOCAB) for _ in range(max(self.lengths))]
             return [ids[:length] for length in self.lengths]
-        return [[rng.randrange(3, VOCAB) for _ in range(length)] for length in self.lengths]
+        head = [rng.randrange(3, VOCAB) for _ in range(self.shared)]
+        return [
+            head + [rng.randrange(3, VOCAB) for _ in range(length - self.shared)] for length in self.lengths
+        ]
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens of each completion, prompt by prompt."""
+        each = self.ragged or (self.max_tokens,) * len(self.lengths)
+        return [count for count in each for _ in range(self.samples)]
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for `from_json`."""
@@ -39,11 +51,20 @@ class Workload:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Workload:
         """The workload of `to_json`."""
-        return cls(**{**data, "lengths": tuple(data["lengths"])})
+        return cls(**{**data, "lengths": tuple(data["lengths"]), "ragged": tuple(data["ragged"])})
+
+
+def ragged(requests: int) -> Workload:
+    """Requests with prompts of 8-128 tokens and completions of 8-128 tokens."""
+    rng = random.Random("ragged")
+    lengths, counts = (tuple(rng.randint(8, 128) for _ in range(requests)) for _ in range(2))
+    return Workload("ragged", lengths, samples=1, max_tokens=max(counts), ragged=counts)
 
 
 SHORT = Workload("short", (4, 9, 14, 19, 25, 30, 35, 40), samples=8, max_tokens=64)
 DIALOGUE = Workload("dialogue", tuple(range(450, 661, 30)), samples=8, max_tokens=32, nested=True)
+GROUP = Workload("group", tuple(range(608, 637, 4)), samples=8, max_tokens=32, shared=600)
+"""Eight questions about one context."""
 
 
 def reward(ids: Sequence[int]) -> float:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from proactor.engine.config import Config, Sampling
+from proactor.engine.config import Sampling
+from proactor.engine.frozen import Config
 from proactor.engine.types import EngineError
 
 UNUSED = (

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from proactor.engine.frozen import Config as Config
-from proactor.engine.frozen import describe, near_name
+from proactor.engine.frozen import Config, describe, near_name
 from proactor.engine.types import EngineError
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from proactor.engine.config import Config
 from proactor.engine.estimates import LengthEstimate, StepEstimate
+from proactor.engine.frozen import Config
 from proactor.engine.types import EngineError
 
 Key = TypeVar("Key")
@@ -107,11 +107,10 @@ class Readings:
 class Decision:
     """What the next step may do."""
 
-    max_seqs: int  # admit while fewer sequences than this are admitted
+    max_seqs: int  # admit while fewer sequences than this are admitted: the knee, whatever the pages say
     room: int  # pages that may be promised to new work
     prefill_rows: int  # rows of prompts in this step
     free_pages: int  # pages that preempted sequences have to give back first
-    knee: int  # the smallest bucket near the best rate, whatever the pages say
     caution: float  # the margin, in standard deviations
 
 
@@ -139,7 +138,6 @@ class Controller:
             room=self._room(readings),
             prefill_rows=self._prefill_rows(readings, knee),
             free_pages=self._free_pages(readings),
-            knee=knee,
             caution=round(self._caution, 6),
         )
 

@@ -18,12 +18,11 @@ from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
 from proactor.engine.openai_client import OpenAIClient
-from proactor.engine.optimizer import check_counts
 from proactor.engine.parts import Parts
 from proactor.engine.prompts import Prompt, encode_prompt
 from proactor.engine.session import Session
 from proactor.engine.shared_sampling import SharedSampling, arriving
-from proactor.engine.state import load_state, save_state
+from proactor.engine.state import check_counts, load_state, save_state
 from proactor.engine.stream import GroupStream
 from proactor.engine.submission import Submission
 from proactor.engine.tree import Tree
@@ -302,18 +301,20 @@ class Engine(Parts):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`. Samples in flight are finished before.
 
-        Raises EngineError, with nothing changed, for what `Optimizer.check_state` refuses (an adapter of
-        another rank, scale, targets or size; what is missing or not finite).
+        Raises EngineError, with nothing changed, for what `check_state` refuses (an adapter of another rank,
+        scale, targets or size; what is missing or not finite).
         """
+        self._load_state(instance(state, Mapping, "load_state_dict: state"))
+
+    def _load_state(self, state: Mapping[str, Any], where: str = "state") -> None:
         trainer = self._trainer()
-        state = instance(state, Mapping, "load_state_dict: state")
 
         def load() -> None:
             self._policy.refuse_in_flight("load_state_dict")
-            check_counts(state, ("policy_version", "samplings"))
+            check_counts(state, ("policy_version", "samplings"), where=where)
             if isinstance(state.get("seed"), bool) or not isinstance(state.get("seed"), int):
-                raise EngineError(f"state: seed should be an integer, not {state.get('seed')!r}")
-            trainer.load_state(state)
+                raise EngineError(f"{where}: seed should be an integer, not {state.get('seed')!r}")
+            trainer.load_state(state, where)
             self._policy.restore(state["policy_version"])
             self.samplings, self.seed = state["samplings"], state["seed"]
 
@@ -335,9 +336,10 @@ class Engine(Parts):
     def resume(self, path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Restore the state of a `save` to the bit; returns its ``record``.
 
-        ``say`` gets a line for a save of an older version, which has no checksum. Raises EngineError, with
-        nothing changed, for a file that is missing or damaged, and like `load_state_dict`.
+        ``say`` gets a line for a save of an older version, which has no checksum. Raises EngineError, naming
+        the file and with nothing changed, for one that is missing or damaged, and like `load_state_dict`.
         """
-        state, record = load_state(path_of(path, "resume", "a file"), say)
-        self.load_state_dict(state)
+        path = path_of(path, "resume", "a file")
+        state, record = load_state(path, say)
+        self._load_state(state, where=str(path))
         return record

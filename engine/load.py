@@ -34,7 +34,7 @@ class FixedLimits:
         """The same limits always."""
         room = readings.pages_total - readings.pages_used - readings.pages_promised
         rows = self.max_rows - min(readings.decoding, self.size)
-        return Decision(self.size, room, rows, 0, self.size, 0.0)
+        return Decision(self.size, room, rows, 0, 0.0)
 
     def expected(self, age: int, limit: int) -> float:
         """All that it may draw."""

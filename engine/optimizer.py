@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from proactor.engine.config import AdamW
 from proactor.engine.lora import LoRABuffer
-from proactor.engine.types import EngineError
+from proactor.engine.state import check_state
 from proactor.kernels.adamw import clipped_adamw
 
 
@@ -91,56 +90,14 @@ class Optimizer:
         }
 
     @torch.no_grad()
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], where: str = "state") -> None:
         """Take over a ``state``. Raises EngineError as `check_state` does, with nothing changed."""
-        self.check_state(state)
+        check_state(state, self.lora.lora.identity(), self.lora.flat.shape, where)
         self.lora.flat.copy_(state["adapter"])
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
         self.steps, self.skipped_steps = state["steps"], state["skipped_steps"]
         self.empty_steps = state.get("empty_steps", 0)
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise EngineError unless `load_state` can take ``state``.
-
-        Refused are another adapter's rank, scale, targets or size, missing keys, tensors that are not float32
-        or not finite, a negative second moment, and counts that are no integers of at least 0. States of
-        older versions record neither the first three nor ``empty_steps``.
-        """
-        recorded = state.get("lora", {})
-        if not isinstance(recorded, Mapping):
-            raise EngineError(f"state: lora should be rank, scale and targets, not {recorded!r}")
-        for name, mine in self.lora.lora.identity().items():
-            if recorded.get(name, mine) != mine:
-                raise EngineError(
-                    f"state: an adapter of {name} {recorded[name]}, this engine's has {name} {mine}"
-                )
-        for name in ("adapter", "m", "v"):
-            self._check_tensor(name, state.get(name))
-        if bool((state["v"] < 0).any()):
-            raise EngineError("state: v holds negative numbers, which no second moment does")
-        check_counts(state, ("steps", "skipped_steps"), optional=("empty_steps",))
-
-    def _check_tensor(self, name: str, value: object) -> None:
-        size = self.lora.flat.numel()
-        if not isinstance(value, Tensor):
-            what = "is missing" if value is None else f"should be a tensor, not a {type(value).__name__}"
-            raise EngineError(f"state: {name} {what}")
-        if value.dtype != torch.float32:
-            raise EngineError(f"state: {name} is {str(value.dtype).removeprefix('torch.')}, not float32")
-        if value.shape != self.lora.flat.shape:
-            raise EngineError(f"state: {name} of {value.numel()} numbers, this engine's has {size}")
-        if not bool(torch.isfinite(value).all()):
-            raise EngineError(f"state: {name} holds values that are not finite")
-
-
-def check_counts(state: Mapping[str, Any], names: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Raise EngineError where a count of ``state`` is missing or no integer of at least 0."""
-    for name in (*names, *(name for name in optional if name in state)):
-        value = state.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            what = f"should be an integer of at least 0, not {value!r}" if name in state else "is missing"
-            raise EngineError(f"state: {name} {what}")
 
 
 def learning_rate(config: AdamW, step: int) -> float:

@@ -1,4 +1,5 @@
-"""Exact save and resume: one safetensors file with the tensors, and a JSON record in its metadata.
+"""Exact save and resume: one safetensors file with the tensors, and a JSON record in its metadata; and what
+is checked before a state replaces another.
 
 The record holds counters, the caller's own values (data position, random state) and a checksum over all of
 it. Writing is atomic: a kill or a full disk at any moment leaves the previous save readable.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,49 @@ def checksum(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_state(
+    state: Mapping[str, Any], identity: Mapping[str, Any], shape: torch.Size, where: str = "state"
+) -> None:
+    """Raise EngineError, beginning with ``where``, unless ``state`` is that of a trainer.
+
+    Refused are another ``identity`` (rank, scale, targets) or ``shape`` of the adapter, missing keys, tensors
+    that are not float32 or not finite, a negative second moment, and counts that are no integers of at least
+    0. States of older versions record neither identity nor ``empty_steps``.
+    """
+    recorded = state.get("lora", {})
+    if not isinstance(recorded, Mapping):
+        raise EngineError(f"{where}: lora should be rank, scale and targets, not {recorded!r}")
+    for name, mine in identity.items():
+        if recorded.get(name, mine) != mine:
+            raise EngineError(
+                f"{where}: an adapter of {name} {recorded[name]}, this engine's has {name} {mine}"
+            )
+    for name in ("adapter", "m", "v"):
+        if problem := _tensor_problem(state.get(name), shape):
+            raise EngineError(f"{where}: {name} {problem}")
+    if bool((state["v"] < 0).any()):
+        raise EngineError(f"{where}: v holds negative numbers, which no second moment does")
+    check_counts(state, ("steps", "skipped_steps"), optional=("empty_steps",), where=where)
+
+
+def _tensor_problem(value: object, shape: torch.Size) -> str:
+    if not isinstance(value, Tensor):
+        return "is missing" if value is None else f"should be a tensor, not a {type(value).__name__}"
+    if value.dtype != torch.float32:
+        return f"is {str(value.dtype).removeprefix('torch.')}, not float32"
+    if value.shape != shape:
+        return f"of {value.numel()} numbers, this engine's has {shape.numel()}"
+    return "" if bool(torch.isfinite(value).all()) else "holds values that are not finite"
+
+
+def check_counts(
+    state: Mapping[str, Any], names: Sequence[str], optional: Sequence[str] = (), where: str = "state"
+) -> None:
+    """Raise EngineError where a count of ``state`` is missing or no integer of at least 0."""
+    for name in (*names, *(name for name in optional if name in state)):
+        value = state.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            what = f"should be an integer of at least 0, not {value!r}" if name in state else "is missing"
+            raise EngineError(f"{where}: {name} {what}")

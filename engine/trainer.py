@@ -204,11 +204,9 @@ class Trainer:
         self.optimizer.reset()
         self.zero_grad()
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over an `Optimizer.state`. Raises EngineError as `Optimizer.check_state` does, with nothing
-        changed.
-        """
-        self.optimizer.load_state(state)
+    def load_state(self, state: Mapping[str, Any], where: str = "state") -> None:
+        """Take over an `Optimizer.state`. Raises EngineError as `check_state` does, with nothing changed."""
+        self.optimizer.load_state(state, where)
         self.zero_grad()
 
     def zero_grad(self) -> None:

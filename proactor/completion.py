@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ Form = Literal["json_schema", "json_object", "none"]
 
 FORMS: tuple[Form, ...] = ("json_schema", "json_object", "none")
 """Forms of `response_format` for a schema, strictest first."""
+QUOTED = re.compile(r"""['"`](\w+)['"`]""")
+"""The name of a field in a server's message."""
 
 
 class Message(BaseModel):
@@ -85,9 +88,10 @@ class Dialect:
         The field is the one that ``message`` names, or else `response_format`, in its next weaker form. None
         where nothing is left to leave out.
         """
-        if "max_tokens" in sent and ("'max_tokens'" in message or "'max_completion_tokens'" in message):
+        named = set(QUOTED.findall(message))
+        if "max_tokens" in sent and named & {"max_tokens", "max_completion_tokens"}:
             return replace(self, limit_key="max_completion_tokens"), "max_tokens_refused"
-        if "seed" in sent and "'seed'" in message:
+        if "seed" in sent and "seed" in named:
             return replace(self, seeded=False), "seed_refused"
         if "response_format" in sent:
             weaker = FORMS[FORMS.index(self.form) + 1]

@@ -7,16 +7,24 @@ every attempt is counted. It needs the extra ``pip install 'proactor[openai]'`` 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from proactor.completion import Dialect, read_completion
-from proactor.engine import ProactorError, printable
+from proactor.endpoint_errors import (
+    EndpointError,
+    EndpointSetupError,
+    FieldRefused,
+    Kind,
+    Retryable,
+    judged,
+    retry_after,
+    said,
+)
 from proactor.files import valid_utf8
 from proactor.transport import (
     HEADERS,
@@ -31,26 +39,8 @@ from proactor.transport import (
 if TYPE_CHECKING:
     import openai
 
-Kind = Literal["timeout", "rate_limit", "connection", "http", "empty"]
-
-REFUSALS = (400, 422, 501)
-"""HTTP statuses for an unknown request field."""
-
-
 LEAST = {"timeout": 0.0, "backoff": -1.0, "concurrency": 0, "attempts": 0, "max_response_bytes": 0}
 """Settings of an endpoint and what they must be above."""
-
-
-class EndpointError(Exception):
-    """No usable answer after all retries. ``kind``: the reason; the message is one line."""
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(printable(" ".join(message.split()))[:300])
-        self.kind: Kind = kind
-
-
-class EndpointSetupError(ProactorError):
-    """An endpoint that cannot be used: no client installed, no key, or an impossible setting. One line."""
 
 
 @dataclass
@@ -140,7 +130,7 @@ class Endpoint:
         for attempt in range(self.attempts):
             try:
                 return await self._negotiate(link.client, messages, schema, seed, max_tokens)
-            except _Retryable as failure:
+            except Retryable as failure:
                 if attempt + 1 == self.attempts:
                     raise failure.error from None
                 self.counters["retries"] += 1
@@ -219,7 +209,7 @@ class Endpoint:
             body = {"model": self.model, "messages": encodable, **fields, "extra_body": others}
             try:
                 text = await self._attempt(client, body)
-            except _FieldRefused as refusal:
+            except FieldRefused as refusal:
                 weaker = dialect.without(str(refusal), fields)
                 if weaker is None:
                     raise refusal.error from None
@@ -232,7 +222,7 @@ class Endpoint:
             return text
 
     async def _attempt(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
-        """One request. Raises _Retryable, _FieldRefused, or else EndpointError."""
+        """One request. Raises Retryable, FieldRefused, or else EndpointError."""
         import openai
 
         self.counters["requests"] += 1
@@ -245,13 +235,10 @@ class Endpoint:
             raise self._failed("timeout", f"no answer within {self.timeout:g} s") from None
         except openai.RateLimitError as error:
             self.counters["rate_limited"] += 1
-            raise _Retryable(self._failed("rate_limit", error), _retry_after(error)) from None
+            raise Retryable(self._failed("rate_limit", said(error)), retry_after(error)) from None
         except openai.APIStatusError as error:
             self.counters["http_errors"] += 1
-            problem = self._failed("http", error)
-            if error.status_code >= 500 and error.status_code not in REFUSALS:
-                raise _Retryable(problem, _retry_after(error)) from None
-            raise (_FieldRefused(problem) if error.status_code in REFUSALS else problem) from None
+            raise judged(error, self._failed("http", said(error))) from None
         except (openai.APIConnectionError, TransportError) as error:
             # older clients wrap what a hook raises
             cause = error if isinstance(error, TransportError) else error.__cause__ or error
@@ -259,7 +246,7 @@ class Endpoint:
                 self.counters["refused_responses"] += 1
                 raise self._failed("http", cause) from None
             self.counters["connection_errors"] += 1
-            raise _Retryable(self._failed("connection", cause)) from None
+            raise Retryable(self._failed("connection", cause)) from None
         return self._read(raw.http_response.text)
 
     def _read(self, body: str) -> str:
@@ -268,7 +255,7 @@ class Endpoint:
         except ValidationError:
             self.counters["malformed"] += 1
             shown = hide(body, self._key())[:80]  # in this order: no part of the key is left
-            raise _Retryable(self._failed("http", f"not a chat completion: {shown!r}")) from None
+            raise Retryable(self._failed("http", f"not a chat completion: {shown!r}")) from None
         if completion.usage is not None:
             self.counters["tokens_in"] += completion.usage.prompt_tokens or 0
             self.counters["tokens_out"] += completion.usage.completion_tokens or 0
@@ -292,28 +279,3 @@ class _Link:
     loop: asyncio.AbstractEventLoop
     client: openai.AsyncOpenAI
     slots: asyncio.Semaphore
-
-
-class _Retryable(Exception):
-    """A failure that may pass; ``wait``: seconds that the server asked for."""
-
-    def __init__(self, error: EndpointError, wait: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error, self.wait = error, wait
-
-
-class _FieldRefused(Exception):
-    """A request with a field that the server refuses."""
-
-    def __init__(self, error: EndpointError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds of a Retry-After header, None where it is absent or a date."""
-    try:
-        seconds = float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) else None

@@ -118,7 +118,8 @@ def _address(location: str) -> str:
         place = urlsplit(location)
     except ValueError:
         return "something that is no address"
-    where = f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path
+    host = place.netloc.rpartition("@")[2]
+    where = f"{place.scheme}://{host}{place.path}" if host else place.path
     return where or "an address that it does not name"
 
 

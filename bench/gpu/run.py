@@ -35,13 +35,14 @@ DRY_OPS = ("rms_norm", "nf4_linear")
 
 
 def commit() -> str:
-    """The checkout's commit, "-dirty" with changes, "no-git" outside of git."""
+    """The checkout's commit, "-dirty" with changes; outside of git what $BENCH_COMMIT says, or "no-git"."""
+    unknown = os.environ.get("BENCH_COMMIT") or "no-git"
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return "no-git"
-    return done.stdout.strip() or "no-git"
+        return unknown
+    return done.stdout.strip() or unknown
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Op], list[str], list[str]]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from proactor.annotation.marks import answer_schema
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages
-from proactor.endpoint import Endpoint, EndpointError
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointError
 
 CHARACTERS_A_TOKEN = 4
 """For the estimate only: the endpoint's tokenizer is not known."""

@@ -34,9 +34,10 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 
 from proactor.engine import Config
-from proactor.environments.episode import Ending
+from proactor.environments.episode import Ending, Span, Turn
 from proactor.environments.protocol import Call, Gym, Opening, Outcome
 from proactor.environments.workers import Failed, Overdue, ProcessWorker, ThreadWorker, Worker, guarded
+from proactor.files import valid_utf8
 
 Result = TypeVar("Result")
 
@@ -76,6 +77,12 @@ class Answer:
     def feedback(self) -> str:
         """All observations as one text."""
         return "\n".join(self.observations)
+
+    def turn(self, calls: Sequence[Call], action: Span, observation: Span) -> Turn:
+        """The episode's record of the turn: the calls that were read, and where its tokens are."""
+        return Turn(
+            tuple(calls), action, observation, self.feedback, self.reward, self.user_involved, self.info
+        )
 
 
 class HostedEpisode:
@@ -184,8 +191,8 @@ class Host:
     """Runs the environments of one gym. Its methods belong to one event loop.
 
     ``counters``: ``episodes``, ``turns``, ``no_call``, ``several_calls``, ``calls_after_end``, ``errors``,
-    ``timeouts``, ``branches_copied``, ``branches_replayed``, ``branches_failed``; ``seconds``: time spent in
-    environments, summed over episodes.
+    ``timeouts``, ``repaired_utf8`` observations, ``branches_copied``, ``branches_replayed``,
+    ``branches_failed``; ``seconds``: time spent in environments, summed over episodes.
     """
 
     def __init__(self, gym: Gym, config: HostConfig | None = None) -> None:
@@ -243,10 +250,10 @@ class Host:
         return "timeout" if late else "error"
 
     def shown(self, outcome: Outcome) -> str:
-        """What the agent sees of an outcome."""
-        if not self.config.show_reward:
-            return outcome.observation
-        return f"{outcome.observation}\nReward: {outcome.reward}"
+        """What the agent sees of an outcome, with a question mark for what is no UTF-8."""
+        observation = valid_utf8(outcome.observation)
+        self.counters["repaired_utf8"] += observation != outcome.observation
+        return f"{observation}\nReward: {outcome.reward}" if self.config.show_reward else observation
 
 
 def checked(outcome: object) -> Outcome:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import EXACT, THETA, MatchRule
@@ -37,14 +37,14 @@ class _Replay(BaseModel):
     dialogue_id: str
     outputs: dict[int, str]
     actions: dict[int, tuple[Action, ...]]
-    rewards: dict[int, float]
+    rewards: dict[int, FiniteFloat]
 
 
 class _Contribution(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dialogue: str
-    sums: dict[str, float]
+    sums: dict[str, FiniteFloat]
 
 
 class _Evaluation(BaseModel):
@@ -53,9 +53,9 @@ class _Evaluation(BaseModel):
     metrics: dict[str, float | None]
     contributions: list[_Contribution]
     replays: list[_Replay]
-    unparsed_share: float
-    truncated_share: float
-    unread_graph_share: float | None = None
+    unparsed_share: FiniteFloat
+    truncated_share: FiniteFloat
+    unread_graph_share: FiniteFloat | None = None
 
 
 class _File(BaseModel):
@@ -64,7 +64,7 @@ class _File(BaseModel):
     version: int
     required: dict[str, list[str]] = Field(default_factory=dict)
     optional: bool = False
-    theta: float = THETA
+    theta: FiniteFloat = THETA
     dialogues: list[Dialogue]
     evaluations: dict[str, _Evaluation]
 
@@ -101,15 +101,8 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         read = _File.model_validate(raw)
     except ValidationError as error:
         raise SourceError(f"{path}: {first_problem(error, top='top level')}") from None
-    known = {d.id for d in read.dialogues}
     for name, evaluation in read.evaluations.items():
-        where = f"{path}: evaluations.{name}"
-        for i, contribution in enumerate(evaluation.contributions if read.version == VERSION else ()):
-            if mismatch := set(FIELDS) ^ contribution.sums.keys():
-                raise SourceError(f"{where}.contributions.{i}.sums: {min(mismatch)}: missing or unknown")
-        for i, replay in enumerate(evaluation.replays):
-            if replay.dialogue_id not in known:
-                raise SourceError(f"{where}.replays.{i}: no dialogue {replay.dialogue_id!r}")
+        _check_played(f"{path}: evaluations.{name}", read, evaluation)
     required = {tool: frozenset(names) for tool, names in read.required.items()}
     rule = MatchRule(read.theta, required, read.optional)
     evaluations = {name: _load(evaluation, rule) for name, evaluation in read.evaluations.items()}
@@ -119,6 +112,28 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
         else:  # what is undefined now may have been saved as 0
             loaded.metrics = aggregate(loaded.contributions)
     return read.dialogues, evaluations
+
+
+def _check_played(where: str, file: _File, evaluation: _Evaluation) -> None:
+    """Raise SourceError, beginning with ``where``, unless each dialogue was played once, at turns of its own,
+    and has its sums. Files of older versions are scored again, so their sums may be others.
+    """
+    turns = {d.id: {turn.index for turn in d.turns} for d in file.dialogues}
+    for i, replay in enumerate(evaluation.replays):
+        if (name := replay.dialogue_id) not in turns:
+            raise SourceError(f"{where}.replays.{i}: no dialogue {name!r}")
+        if odd := (replay.outputs.keys() | replay.actions.keys() | replay.rewards.keys()) - turns[name]:
+            raise SourceError(f"{where}.replays.{i}: dialogue {name!r} has no turn {min(odd)}")
+    listed = [d.id for d in file.dialogues]
+    parts = {"replays": [r.dialogue_id for r in evaluation.replays]}
+    if file.version == VERSION:
+        parts["contributions"] = [c.dialogue for c in evaluation.contributions]
+        for i, contribution in enumerate(evaluation.contributions):
+            if mismatch := set(FIELDS) ^ contribution.sums.keys():
+                raise SourceError(f"{where}.contributions.{i}.sums: {min(mismatch)}: missing or unknown")
+    for part, names in parts.items():
+        if names != listed or not names:
+            raise SourceError(f"{where}.{part}: not one for each of the dialogues, in their order")
 
 
 def find_system(evaluations: Mapping[str, Evaluation], system: str, where: str | Path) -> Evaluation:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from proactor.calibration.store import load_probabilities
 from proactor.calibration.tradeoff import load_trade_offs
+from proactor.dialogue import Dialogue
 from proactor.engine import atomic_file
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import find_system, load_comparable, notes_of
+from proactor.files import SourceError
 from proactor.report.comparison import Sides
 from proactor.report.curves import Trained
 from proactor.report.page import Calibrated, build_report
@@ -38,7 +40,7 @@ def rebuild_report(run: str | Path, *, say: Callable[[str], None] | None = None)
         _trivial(systems),
         Trained(read_rows(run / "metrics.jsonl"), RunRecord.read(run)),
         scored_again,
-        calibrated=read_calibration(run),
+        calibrated=read_calibration(run, dialogues),
     )
     return write_page(run / "report.html", text)
 
@@ -71,13 +73,17 @@ def side_by_side(
     return write_page(path, text)
 
 
-def read_calibration(run: Path) -> Calibrated:
-    """The files of `proactor calibrate`, where they exist. Raises SourceError for one that cannot be read."""
+def read_calibration(run: Path, dialogues: Iterable[Dialogue]) -> Calibrated:
+    """The files of `proactor calibrate`, where they exist. Raises SourceError for one that cannot be read, or
+    tells of turns that one of the ``dialogues`` does not have.
+    """
     trade_offs, probabilities = run / "tradeoff.json", run / "probabilities.json"
-    return Calibrated(
-        load_trade_offs(trade_offs) if trade_offs.exists() else None,
-        load_probabilities(probabilities) if probabilities.exists() else (),
-    )
+    scored = load_probabilities(probabilities) if probabilities.exists() else []
+    turns = {d.id: {turn.index for turn in d.turns} for d in dialogues}
+    for each in scored:
+        if odd := {t.turn for t in each.turns} - turns.get(each.dialogue_id, {t.turn for t in each.turns}):
+            raise SourceError(f"{probabilities}: dialogue {each.dialogue_id!r} has no turn {min(odd)}")
+    return Calibrated(load_trade_offs(trade_offs) if trade_offs.exists() else None, scored)
 
 
 def write_page(path: str | Path, text: str) -> Path:

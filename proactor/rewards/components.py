@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import messages
-from proactor.endpoint import EndpointSetupError
+from proactor.endpoint_errors import EndpointSetupError
 from proactor.rewards.call import RewardFunction, run_reward
 from proactor.rewards.group import GroupScores
 from proactor.rewards.options import RewardError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from proactor.engine import append, read_regular
 from proactor.ruler.verdict import Score
@@ -25,8 +25,8 @@ Scores = dict[str, Score]
 class _Score(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    value: float
-    parts: dict[str, float]
+    value: FiniteFloat
+    parts: dict[str, FiniteFloat]
     explanation: str
 
 

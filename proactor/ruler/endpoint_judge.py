@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proactor.endpoint import Endpoint, EndpointError
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointError
 from proactor.ruler.judge import JudgeFailure
 from proactor.ruler.question import JudgeRequest
 

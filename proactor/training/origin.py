@@ -51,13 +51,21 @@ BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Flags of /proc/cpuinfo under which bfloat16 products have instructions of their own, the widest first."""
 
 
+def bfloat16_products() -> str:
+    """The processor's instructions for bfloat16 products; "" where there are none, or no /proc/cpuinfo."""
+    flags = _cpuinfo("flags").split()
+    return next((name for flag, name in BFLOAT16.items() if flag in flags), "")
+
+
 def processor() -> str:
-    """The processor's model, its instructions for bfloat16 if any, and the cores that this process may use."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
-    has = set(flags[1].split()) if flags else set()
-    wide = next((f" with {name}" for flag, name in BFLOAT16.items() if flag in has), "")
+    """The processor's model, its instructions for bfloat16 if any, and the cores this process may use."""
+    model, wide = _cpuinfo("model name") or platform.machine(), bfloat16_products()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model[1].strip() if model else platform.machine()}{wide}, {cores} cores"
+    return f"{model}{f' with {wide}' if wide else ''}, {cores} cores"
+
+
+def _cpuinfo(key: str) -> str:
+    file = Path("/proc/cpuinfo")
+    text = file.read_text() if file.exists() else ""
+    found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""

@@ -19,16 +19,11 @@ from torch import Tensor
 from proactor.config import SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import PromptEncoder
+from proactor.training.origin import bfloat16_products
 from proactor.training.token_rows import IGNORED, TokenRow, collate, held_out_row, row
 
 ATTENTION = "bfloat16_products"
 """Name of `attend` in transformers."""
-
-
-def has_bfloat16_products() -> bool:
-    """Whether this CPU has instructions for products in bfloat16, faster than in float32."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def attend(
@@ -79,11 +74,11 @@ def pretrain(
     ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
     The weights with the lowest held-out loss are kept. Returns (step, held-out loss) pairs. The rate warms up
     over 3% of the steps (or of the time, where that runs out first) and falls over the last 60%. Products are
-    in bfloat16 where `has_bfloat16_products`; weights, their gradients and the loss in float32.
+    in bfloat16 where `bfloat16_products`; weights, their gradients and the loss in float32.
     """
     from transformers import AttentionInterface
 
-    bfloat16 = has_bfloat16_products()
+    bfloat16 = bool(bfloat16_products())
     AttentionInterface.register(ATTENTION, attend)
     model.set_attn_implementation(ATTENTION if bfloat16 else "sdpa")
     products = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor.evaluation.play import Evaluation, evaluate_policies
-from proactor.evaluation.store import load_comparable, notes_of
+from proactor.evaluation.store import find_system, load_comparable, notes_of
 from proactor.files import SourceError
 from proactor.scoring.arrays import mean_defined
 from proactor.scoring.bootstrap import KEYS, Interval, paired_difference
@@ -80,7 +80,11 @@ def pool_runs(folders: Sequence[Path], resamples: int = 2000) -> dict[str, Any]:
         if folder.resolve() in places:
             raise SourceError(f"{folder}: is listed twice; one run does not count as two seeds")
         places.add(folder.resolve())
-    runs = [run for _, run in load_comparable([folder / "evaluations.json" for folder in folders])]
+    files = [folder / "evaluations.json" for folder in folders]
+    runs = [
+        {name: find_system(run, name, file) for name in ("before", "after")}
+        for file, (_, run) in zip(files, load_comparable(files), strict=True)
+    ]
     tested = [[c.dialogue for c in run["before"].contributions] for run in runs]
     for folder, dialogues in zip(folders, tested, strict=True):
         if dialogues != tested[0]:

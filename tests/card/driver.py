@@ -10,6 +10,7 @@ products with them cost anything. They hold no values; what is read back from th
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,9 +26,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from proactor.engine.checkpoint import is_linear, weight_shapes
+from proactor.engine.config import LoRA
+from proactor.engine.lora import LoRABuffer
+from proactor.engine.model import Decoder
+from proactor.engine.model_config import ModelConfig
 from proactor.kernels import nf4_decode, op
 from proactor.kernels.compile_launch import SHARED
 from proactor.kernels.jit import interpreted, triton
+from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK, NF4_CODE, NF4Tensor
 
 TARGET, CAPABILITY = "sm_90", 90
 META = torch.device("meta")
@@ -144,6 +151,26 @@ def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
         if name.startswith("proactor."):
             for key in [k for k, v in vars(module).items() if v is old]:
                 setattr(module, key, new)
+
+
+# --- a model ---
+
+
+def empty_model(config: ModelConfig, lora: LoRA) -> Decoder:
+    """A model in NF4 with an adapter, without memory."""
+    weights = {
+        name: _nf4(size) if is_linear(name) else torch.empty(size, dtype=torch.bfloat16, device=META)
+        for name, size in weight_shapes(config).items()
+    }
+    return Decoder.build(config, weights, torch.bfloat16, LoRABuffer(config, lora, META), False)
+
+
+def _nf4(shape: tuple[int, ...]) -> NF4Tensor:
+    size = math.prod(shape)
+    blocks = size // BLOCK
+    packed, absmax = (torch.empty(n, dtype=torch.uint8, device=META) for n in (size // 2, blocks))
+    coarse, code = (torch.empty(n, device=META) for n in (blocks // NESTED_BLOCK, 256))
+    return NF4Tensor(packed, absmax, NF4_CODE, coarse, code, 0.0, (shape[0], shape[1]), torch.bfloat16)
 
 
 # --- what is launched ---

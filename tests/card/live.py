@@ -2,6 +2,8 @@
 
     python -m tests.card.live              a table: each Qwen2.5 on cards of 24, 48, 80 and 141 GB
 
+A cell has the bytes counted as shares of those that the formula gives: loading, held, sampling, training.
+
 The engine's own code runs: sampler steps that fill the KV cache, the batch and the rows of the budget, then a
 training step on the largest tree that the budget allows. Tensors are on torch's "meta" device
 (`tests.card.driver`), so the shapes are the real model's and cost nothing; kernels do not run. What a kernel,
@@ -33,8 +35,7 @@ from proactor.engine.sampler import Sampler
 from proactor.engine.trainer import Trainer
 from proactor.engine.tree import Tree
 from proactor.kernels.jit import triton
-from tests.card.driver import META, Driver, Recorder, pretend
-from tests.card.launches import empty_model
+from tests.card.driver import META, Driver, Recorder, empty_model, pretend
 
 PHASES = ("loading", "held", "sampling", "training")
 SHARED, NEW = 8, 16
@@ -177,27 +178,27 @@ def group_of(rows: int, context: int) -> Group:
     return Group(prompt, samples)
 
 
-def cell(driver: Driver, size: str, gigabytes: int) -> tuple[str, bool]:
-    """(bytes of each phase of those that it has, or that the model is refused; whether none has more)."""
-    try:
-        phases = measure(driver, size, card(gigabytes)).values()
-    except EngineError:
-        return "refused", True
-    numbers = [f"{phase.bytes / 1e9:.1f} of {phase.formula / 1e9:.1f}" for phase in phases]
-    return ", ".join(numbers), all(phase.bytes <= phase.formula for phase in phases)
+def cells(driver: Driver, size: str) -> Iterator[tuple[str, list[Phase]]]:
+    """For each card: what is written of a model there, and its phases; none where it is refused."""
+    for gigabytes in CARDS:
+        try:
+            phases = measure(driver, size, card(gigabytes))
+        except EngineError:
+            yield "refused", []
+            continue
+        shares = " · ".join(f"{phase.bytes / phase.formula:.1%}" for phase in phases.values())
+        yield shares, list(phases.values())
 
 
 def main() -> int:
     """Print the table. Exit code: 1 if a phase takes more than the formula gives it."""
     driver, fit = pretend(), True
-    cards = " | ".join(f"{gigabytes} GB" for gigabytes in CARDS)
-    print(
-        f"| {', '.join(PHASES)}: GB counted, of those it has | {cards} |\n" + "|---" * (1 + len(CARDS)) + "|"
-    )
+    print(" | ".join(["| Qwen2.5", *(f"{gigabytes} GB" for gigabytes in CARDS)]) + " |")
+    print("|---" * (1 + len(CARDS)) + "|")
     for size in SIZES:
-        cells = [cell(driver, size, gigabytes) for gigabytes in CARDS]
-        print(f"| {size} | {' | '.join(text for text, _ in cells)} |", flush=True)
-        fit &= all(fits for _, fits in cells)
+        found = list(cells(driver, size))
+        print(" | ".join([f"| {size}", *(text for text, _ in found)]) + " |", flush=True)
+        fit &= all(phase.bytes <= phase.formula for _, phases in found for phase in phases)
     return 0 if fit else 1
 
 

@@ -10,6 +10,7 @@ import torch
 
 from proactor.engine import SFT
 from proactor.engine.paged import PagedCache
+from proactor.engine.state import check_state
 from proactor.kernels import paged_kernels
 from proactor.kernels.swiglu import swiglu
 from tests.card.card import CardTensor, on_card
@@ -114,10 +115,9 @@ def test_counted_at_the_line_of_the_engine(tmp_path: Path) -> None:
         assert not card.uploads and card.launches == {"swiglu_forward_kernel": 1}
         engine.zero_grad()
         assert not card.waits
-        engine._trainer().optimizer.check_state(engine.state_dict())
-        assert {line.split(":")[0] for line in card.waits} == {
-            "engine/optimizer.py"
-        } and card.waits.total() == 4
+        trainer = engine._trainer()
+        check_state(engine.state_dict(), trainer.lora.lora.identity(), trainer.lora.flat.shape)
+        assert {line.split(":")[0] for line in card.waits} == {"engine/state.py"} and card.waits.total() == 4
 
 
 # --- bytes ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def planted(module, name, wrong):
 
 planted(engine_model, "swiglu", lambda right: lambda x: (right(x), right(x))[1])
 planted(engine_model, "swiglu", lambda right: lambda x: right(x) * 1)
+idle = lambda: None
+planted(engine_model, "swiglu", lambda right: lambda x: ([idle() for _ in range(500)], right(x))[1])
 planted(nf4_linear_kernels, "level_table", lambda right: lambda dtype, device: NF4_CODE.to(dtype))
 for change in ({"stages": 20}, {"warps": 64}):
     planted(lora_kernels, "DOWN", lambda right: {16: {"default": right[16]["default"] | change}})
@@ -81,10 +84,13 @@ def test_a_layer_keeps_to_its_budget(seen: list[Any]) -> None:
 
 
 def test_faults_are_caught(seen: list[Any]) -> None:
-    kernel, operation, host, shared, warps, large, empty = seen[1:]
-    assert kernel[0].startswith("decode 16, a layer: 23 launches of kind triton, the budget is 22: ")
-    assert "swiglu_forward_kernel 2" in kernel[0]
-    assert operation == ["decode 16, a layer: 1 launches of kind torch, the budget is 0: mul 1"]
+    kernel, operation, calls, host, shared, warps, large, empty = seen[1:]
+    assert kernel[-1].startswith("decode 16, a layer: 23 launches of kind triton, the budget is 22: ")
+    assert "swiglu_forward_kernel 2" in kernel[-1]
+    assert operation[-1] == "decode 16, a layer: 1 launches of kind torch, the budget is 0: mul 1"
+    assert re.fullmatch(
+        r"decode 16, a layer: 2[0-9]{3} calls of Python functions, the budget is 1900", calls[0]
+    )
     assert host == ["Refused: nf4_linear_kernel: argument 6 is on cpu"]
     assert shared[0].startswith("OutOfResources: out of resource: shared memory, Required: ")
     assert warps[0].startswith("OutOfResources: out of resource: threads, Required: 2048")

@@ -16,7 +16,7 @@ from tests.card.card import on_card
 from tests.card.engines import beside_card, needs_card, open_engine, write
 from tests.card.process import own_process
 from tests.engine.engines import adapter, drawn, outside, prompts, reward, save_tokenizer
-from tests.engine.sessions import record
+from tests.engine.sessions import Updates, record
 
 pytestmark = needs_card
 FILTERED = Sampling(
@@ -134,6 +134,22 @@ def test_a_session_with_text_and_a_mask(tmp_path: Path) -> None:
         return results
 
     same_on_both(folder, work)
+
+
+@own_process
+def test_samples_go_on_through_an_update(tmp_path: Path) -> None:
+    """Their keys and values are computed again under the new weights, from ids that are on the CPU."""
+
+    def work(engine: Engine) -> Results:
+        updates, began = Updates(engine, {1}), engine.policy_version
+        draw = Sampling(n=2, max_tokens=3, seed=6, ignore_eos=True, logit_mask=updates)
+        groups = engine.sample(prompts(1, length=9), draw)
+        assert updates.trained[0].result()["step"] == 1 and engine.counters()["tokens_recomputed"] > 0
+        versions = [sample.token_versions() for sample in groups[0].samples]
+        assert versions == [[began] * 2 + [began + 1]] * 2
+        return {"drawn": drawn(groups), "counters": engine.counters(), "adapter": adapter(engine).cpu()}
+
+    same_on_both(write(tmp_path / "model"), work, max_staleness=1)
 
 
 @own_process

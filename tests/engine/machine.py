@@ -152,7 +152,7 @@ class Whims:
         rng = self.rng
         room = rng.choice([0, self.pages, readings.pages_total - readings.pages_used])
         rows, batch = rng.randint(0, 12), rng.randint(0, 8)
-        return Decision(batch, room, rows, readings.pages_short + rng.randint(0, 3), batch, 0.0)
+        return Decision(batch, room, rows, readings.pages_short + rng.randint(0, 3), 0.0)
 
     def expected(self, age: int, limit: int) -> float:
         return min(limit - age, self.rng.randint(1, 3))

@@ -1,15 +1,16 @@
-"""What tests of sessions share: trajectories, and a sample that stops until it may go on."""
+"""What tests of sessions share: trajectories, a sample that stops until it may go on, updates on the way."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from proactor.engine import Engine, Group, Sample, Sampling, Session
-from tests.engine.engines import drawn, load, prompts
+from tests.engine.engines import TRAIN, drawn, load, outside, prompts
 
 T = TypeVar("T")
 PATIENCE = 60.0
@@ -66,3 +67,34 @@ class Held:
 
     def go_on(self) -> None:
         self._go.set()
+
+
+def trainable() -> list[Group]:
+    return [Group([1, 2], [outside([1, 2], [5 + i, 6], advantage=1.0 - 2 * i) for i in range(2)])]
+
+
+class Updates:
+    """A `logit_mask` that, at given lengths of a sample, has another thread train, and waits until the engine
+    knows of it.
+    """
+
+    def __init__(self, engine: Engine, at: set[int]) -> None:
+        self.engine, self.at = engine, at
+        self.threads = ThreadPoolExecutor()
+        self.trained: list[Future[Any]] = []
+
+    def __call__(self, ids: list[int], position: int) -> None:
+        if position in self.at:
+            self.at.remove(position)
+            known = threading.Event()
+            post = self.engine._owner.post  # what `train` posts is taken up after this step
+
+            def watched(function: Callable[[], Any]) -> Any:
+                call = post(function)
+                known.set()
+                return call
+
+            self.engine._owner.post = watched  # type: ignore[method-assign]
+            self.trained.append(self.threads.submit(self.engine.train, trainable(), TRAIN))
+            assert known.wait(60)
+            self.engine._owner.post = post  # type: ignore[method-assign]

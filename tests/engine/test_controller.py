@@ -179,7 +179,7 @@ def test_a_longer_queue_never_asks_for_a_smaller_batch_and_is_worth_a_larger_one
     for waiting in (0, 16, 64, 256):
         controller = Controller()
         serve(controller, 256, 300, waiting=1000)
-        knees.append(serve(controller, 256, 1, waiting=waiting).knee)
+        knees.append(serve(controller, 256, 1, waiting=waiting).max_seqs)
     assert knees == sorted(knees) and knees[0] < knees[-1]
 
 
@@ -208,7 +208,7 @@ def test_longer_contexts_make_the_knee_smaller() -> None:
     knees = []
     for context in (10, 1000, 10_000):
         controller = Controller()
-        knees.append(serve(controller, 256, 400, waiting=20, context=context).knee)
+        knees.append(serve(controller, 256, 400, waiting=20, context=context).max_seqs)
     assert knees == sorted(knees, reverse=True) and knees[0] > knees[-1]
 
 

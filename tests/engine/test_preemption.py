@@ -29,7 +29,7 @@ class Hopeful:
 
     def decide(self, readings: Readings) -> Decision:
         room = readings.pages_total - readings.pages_used - readings.pages_promised
-        return Decision(self.batch, room, 64, readings.pages_short, self.batch, 0.0)
+        return Decision(self.batch, room, 64, readings.pages_short, 0.0)
 
     def expected(self, age: int, limit: int) -> float:
         return 1.0

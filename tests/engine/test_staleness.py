@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from proactor.engine import Engine, Group, Sample, Sampling
-from tests.engine.engines import TRAIN, drawn, idle, load, outside, prompts, reward
+from tests.engine.engines import TRAIN, drawn, idle, load, prompts, reward
+from tests.engine.sessions import Updates, trainable
 
 LENGTH = 12
-
-
-def trainable() -> list[Group]:
-    return [Group([1, 2], [outside([1, 2], [5 + i, 6], advantage=1.0 - 2 * i) for i in range(2)])]
-
-
-class Updates:
-    """A `logit_mask` that, at given lengths of a sample, has another thread train, and waits until the engine
-    knows of it.
-    """
-
-    def __init__(self, engine: Engine, at: set[int]) -> None:
-        self.engine, self.at = engine, at
-        self.threads = ThreadPoolExecutor()
-        self.trained: list[Future[Any]] = []
-
-    def __call__(self, ids: list[int], position: int) -> None:
-        if position in self.at:
-            self.at.remove(position)
-            known = threading.Event()
-            post = self.engine._owner.post  # what `train` posts is taken up after this step
-
-            def watched(function: Callable[[], Any]) -> Any:
-                call = post(function)
-                known.set()
-                return call
-
-            self.engine._owner.post = watched  # type: ignore[method-assign]
-            self.trained.append(self.threads.submit(self.engine.train, trainable(), TRAIN))
-            assert known.wait(60)
-            self.engine._owner.post = post  # type: ignore[method-assign]
 
 
 def sample(engine: Engine, at: set[int], n: int = 1) -> list[Sample]:

@@ -115,12 +115,10 @@ def test_a_state_of_another_adapter_is_refused(tmp_path: Path, other: LoRA, word
     engine = load(tmp_path / "model", lora=other)
     before = engine.state_dict()
     assert before["adapter"].numel() == adapter(mine).numel()
-    for take in (
-        lambda: engine.resume(tmp_path / "state"),
-        lambda: engine.load_state_dict(mine.state_dict()),
-    ):
-        with pytest.raises(EngineError, match=f"^state: {words}$"):
-            take()
+    with pytest.raises(EngineError, match=f"^{tmp_path}/state: {words}$"):
+        engine.resume(tmp_path / "state")
+    with pytest.raises(EngineError, match=f"^state: {words}$"):
+        engine.load_state_dict(mine.state_dict())
     assert all(torch.equal(engine.state_dict()[k], before[k]) for k in ("adapter", "m", "v"))
     same = load(tmp_path / "model", lora=LoRA(rank=4, alpha=4, targets=("q",), rslora=True))
     same.resume(tmp_path / "state")  # another spelling of the same scale
@@ -251,13 +249,11 @@ def test_a_state_is_taken_over_whole_or_not_at_all(folder: Path, tmp_path: Path)
     for name, (state, words) in cases.items():
         path = tmp_path / "state"
         state_io.save_state(path, state, {})
-        for take in (
-            lambda state=state: engine.load_state_dict(state),
-            lambda path=path: engine.resume(path),
-        ):
-            with pytest.raises(EngineError, match=f"^{words}") as caught:
-                take()
-            assert "\n" not in str(caught.value), name
+        with pytest.raises(EngineError, match=f"^{words}"):
+            engine.load_state_dict(state)
+        with pytest.raises(EngineError, match=f"^{tmp_path}/{words}") as caught:
+            engine.resume(path)
+        assert "\n" not in str(caught.value), name
         after = engine.state_dict()
         for key, value in before.items():
             same = torch.equal(after[key], value) if isinstance(value, torch.Tensor) else after[key] == value

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from proactor.annotation import MarkReader
 from proactor.dialogue import parse, state_graph
 from proactor.dialogue.json_values import find_values
-from proactor.endpoint import Endpoint, EndpointError, _Retryable
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointError, Retryable
 from proactor.ruler.verdict import read_verdict
 from proactor.transport import _bounded, guard
 from tests.fuzz.harness import fuzz
@@ -57,7 +58,7 @@ def test_endpoint_bodies() -> None:
     def case(draw: Random, folder: Path) -> object:
         return endpoint._read(spoil_json(draw, dump(draw, body)).decode("utf-8", "replace"))
 
-    fuzz("endpoint bodies", case, 500, EndpointError, _Retryable)
+    fuzz("endpoint bodies", case, 500, EndpointError, Retryable)
 
 
 class _Pieces:

@@ -11,21 +11,30 @@ import yaml
 
 from proactor.annotation.record import DialogueRecord
 from proactor.annotation.store import RecordStore
+from proactor.calibration.store import save_probabilities
+from proactor.calibration.tradeoff import TradeOff, collect_trade_offs, policies, save_trade_offs
 from proactor.config_file import load_config
 from proactor.engine import append, atomic_file
-from proactor.evaluation.store import load_evaluations, save_evaluations
+from proactor.evaluation.paired import compare_runs, paired_tables
+from proactor.evaluation.store import find_system, load_comparable, load_evaluations, save_evaluations
 from proactor.report.folders import rebuild_report, side_by_side
 from proactor.ruler.cache import VerdictCache
+from proactor.scoring.bootstrap import KEYS
 from proactor.sources import load
 from proactor.training.record import RunRecord
 from proactor.training.runs import Run
+from proactor.training.summary import pool_runs
 from tests.fuzz.harness import fuzz
 from tests.fuzz.mutations import dump, misplace, spoil_file, spoil_text, spoil_tree
 from tests.proactor.report.agents import agent, evaluation
 from tests.proactor.report.test_page import HISTORY
+from tests.proactor.report.test_sections import point, probabilities
 
 DIALOGUES = load("synthetic", limit=3, seed=4).dialogues
-FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.json", "samples/grpo-000003.jsonl")
+FILES = (
+    *("config.yaml", "metrics.jsonl", "summary.json", "evaluations.json", "samples/grpo-000003.jsonl"),
+    *("tradeoff.json", "probabilities.json"),
+)
 
 SKILLS = {"before": 0.1, "after": 0.95}
 
@@ -51,6 +60,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
         "end": 0.4,
     }
     record.write_summary({"seconds": 5, "chosen": chosen, "version": "1", "hash": "x"})
+    curve = TradeOff(system="common threshold", points=(point(4.0, 30.0),), chosen=point(1.0, 12.25))
+    systems = [curve, *policies(DIALOGUES)]
+    save_trade_offs(folder / "tradeoff.json", collect_trade_offs("test", DIALOGUES, 1.0, systems))
+    save_probabilities(folder / "probabilities.json", [probabilities(DIALOGUES[0], ["a", "b"])])
     return folder
 
 
@@ -64,17 +77,37 @@ def test_run_folders(run: Path) -> None:
         else:
             spoil_file(draw, file)
         (place / "samples" / draw.choice(("stray", "x-1.jsonl", "grpo-x.jsonl", "grpo-99.jsonl"))).touch()
+        if draw.random() < 0.2:  # an older version's, if it is still JSON
+            older(place / "evaluations.json", draw.choice((1, 2)))
         record = RunRecord.read(place)
-        what = draw.randrange(3)
+        what = draw.randrange(5)
         if what == 0:
             return record.facts(), rebuild_report(place)
         if what == 1:
             return side_by_side(run, place, folder / "page.html")
+        if what == 2:
+            return pool_runs([run, place], resamples=100)
+        if what == 3:
+            return compared(run, place)
         one = Run(place)
         one.rewind(draw.choice((0, 10)), draw.choice((0, 3)))
         return one.rows(), load_evaluations(place / "evaluations.json")
 
     fuzz("runs", case, 100)
+
+
+def older(file: Path, version: int) -> None:
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    if text.startswith('{"version":3'):
+        file.write_text(text.replace("3", str(version), 1))
+
+
+def compared(one: Path, other: Path) -> list[object]:
+    """As `proactor compare` does."""
+    files = [one / "evaluations.json", other / "evaluations.json"]
+    (dialogues, first), (others, second) = load_comparable(files)
+    runs = find_system(first, "after", files[0]), find_system(second, "after", files[1])
+    return [*paired_tables(compare_runs(("one", "other"), (dialogues, others), runs, resamples=100), KEYS)]
 
 
 def test_verdict_caches(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def http_500() -> Behaviour:
     return http_error(500)
 
 
-def malformed(text: str = '{"choices": "none"') -> Behaviour:
-    """200 with a body that is no chat completion."""
-    return lambda server, body: (200, JSON, text)
+def malformed(text: str = '{"choices": "none"', status: int = 200) -> Behaviour:
+    """A body that is no chat completion, or with an error status not worded as OpenAI does."""
+    return lambda server, body: (status, JSON, text)
 
 
 def redirect(place: str, status: int = 307) -> Behaviour:

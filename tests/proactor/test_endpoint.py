@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from proactor.endpoint import Endpoint, EndpointError, EndpointSetupError
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointError, EndpointSetupError
 from tests.proactor.fake_endpoint import (
     Behaviour,
     FakeEndpoint,
@@ -164,6 +165,25 @@ def test_old_and_new_servers_refuse_other_fields() -> None:
             "seed_refused": 1,
         }
         assert len(fake.requests) == 6
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 529])
+@pytest.mark.parametrize(
+    "body", ["key expired", '{"detail": "key expired"}', '{"message": "key expired"}', '["key expired"]']
+)
+def test_what_the_server_said_is_told_however_it_words_it(status: int, body: str) -> None:
+    with FakeEndpoint(otherwise=malformed(body, status)) as fake:
+        reply, _, _ = ask(fake, attempts=1)
+    assert isinstance(reply, EndpointError) and "key expired" in str(reply)
+
+
+def test_a_field_is_left_out_however_the_refusal_is_worded() -> None:
+    """A list of details, as of servers that validate with pydantic."""
+    details = json.dumps({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]})
+    with FakeEndpoint([malformed(details, 422), ok("fine")]) as fake:
+        reply, endpoint, _ = ask(fake)
+        assert reply == "fine" and endpoint.counters["seed_refused"] == 1
+        assert "seed" not in fake.requests[1] and "response_format" in fake.requests[1]
 
 
 def test_a_request_that_is_refused_in_every_form_changes_nothing() -> None:
@@ -370,7 +390,8 @@ def test_redirects_are_refused_by_name(status: int, monkeypatch: pytest.MonkeyPa
         away = redirect(f"{elsewhere.url}/chat/completions?token=secret-2", status)
         with FakeEndpoint(otherwise=away) as fake:
             reply, endpoint, waits = ask(fake)
-        assert isinstance(reply, EndpointError) and reply.kind == "http" and "redirects to http" in str(reply)
+        assert isinstance(reply, EndpointError) and reply.kind == "http"
+        assert f"redirects to {elsewhere.url}/chat/completions," in str(reply)
         assert "secret" not in str(reply) and not elsewhere.requests and waits == []
         assert endpoint.counters == {"requests": 1, "refused_responses": 1}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from proactor.environments.errors import GymError
 from proactor.environments.gyms.function import FunctionGym
+from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.gyms.intention import IntentionGym
 from proactor.environments.gyms.questions import QuestionsGym
 from proactor.environments.gyms.tau import TauGym
@@ -25,6 +26,7 @@ from proactor.environments.protocol import Gym
 
 GYMS: dict[str, Callable[..., Gym]] = {
     "function": FunctionGym,
+    "function_family": FunctionFamily,
     "intention": IntentionGym,
     "questions": QuestionsGym,
     "tau": TauGym,

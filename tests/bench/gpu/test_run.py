@@ -117,6 +117,13 @@ def test_named_operations_are_all_that_is_timed() -> None:
     assert running.chosen(read_options([]))[2] == list(NAMES)
 
 
+def test_a_copy_without_git_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "ROOT", tmp_path)
+    for told, name in (("abc123", "abc123"), ("", "no-git")):
+        monkeypatch.setenv("BENCH_COMMIT", told)
+        assert running.commit() == name
+
+
 def test_whole_run_on_a_made_up_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,7 @@ def task(rule: str, test_case: tuple[int, ...] = (4, 6, 9, 5)) -> FunctionTask:
     return FunctionTask("t", rule, expression, test_case, value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.permutations("abcd"), st.lists(st.sampled_from("+-*/"), min_size=3, max_size=3), st.integers(0, 6))
 def test_it_solves_rules_of_its_grammar_with_one_answer(
     names: list[str], signs: list[str], square: int

@@ -51,6 +51,9 @@ def test_an_episode_to_its_end() -> None:
     assert [a.user_involved for a in answers] == [False, True, False, False]
     assert [a.ending for a in answers] == [None, None, "terminated", "terminated"]
     assert host.counters["turns"] == 3 and host.seconds > 0
+    turn = answers[1].turn([ANSWER], (5, 9), (9, 12))
+    assert (turn.verb, turn.reward, turn.user_involved, turn.feedback) == ("answer", 0.2, True, "answer 2")
+    assert (turn.action, turn.observation) == ((5, 9), (9, 12))
 
 
 def test_a_reply_without_a_call_ends_the_episode_with_reward_0() -> None:
@@ -75,6 +78,11 @@ def test_calls_after_the_one_that_ended_the_episode_do_not_run() -> None:
 def test_the_reward_line_is_shown_only_on_demand() -> None:
     assert play("fine", [ACTION], show_reward=True)[0][0].feedback == "action 1\nReward: 0.1"
     assert "Reward" not in play("fine", [ACTION])[0][0].feedback
+
+
+def test_an_observation_is_always_utf8() -> None:
+    answers, host = play("fine", [Call("half \ud83d")], [ACTION])
+    assert answers[0].feedback == "half ? 1" and host.counters["repaired_utf8"] == 1
 
 
 def test_the_host_caps_the_turns() -> None:

@@ -6,157 +6,169 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proactor.environments.calls import from_text, to_text
+from proactor.environments.calls import from_text
 from proactor.environments.gyms.function import FunctionGym
 from proactor.environments.gyms.intention import IntentionGym
-from proactor.environments.gyms.tau import HELP, TauGym
-from proactor.environments.host import Host, HostConfig
-from proactor.environments.protocol import Environment
+from proactor.environments.gyms.tau import TauGym
+from proactor.environments.host import Answer, Host, HostConfig
+from proactor.environments.protocol import Gym
 from proactor.environments.userrl import userrl_gym
-from tests.proactor.environments import shop
-from tests.proactor.environments.upstream import stubs
-from tests.proactor.environments.upstream.record import brief
+from proactor.files import read_json
+from tests.proactor.environments import own_tasks, shop
+from tests.proactor.environments.upstream import scripts, stubs
+from tests.proactor.environments.upstream.record import CAPS, EPISODES, Say, comparable, hashed, script
 
 HERE = Path(__file__).parent / "upstream"
+SAYS: dict[str, Say] = {
+    "function": scripts.function_turns,
+    "intention": scripts.intention_turns,
+    "tau": scripts.tau_turns,
+}
 
 
-def fixture(name: str) -> dict[str, Any]:
-    return json.loads((HERE / f"{name}.json").read_text())
+def recorded(name: str) -> list[dict[str, Any]]:
+    """The episodes of a fixture."""
+    episodes = read_json(HERE / f"{name}.json")
+    assert len(episodes) == EPISODES
+    return episodes
 
 
-def compare(name: str, make: Callable[[str, int], Environment], shown: Callable[[str], str] = str) -> int:
-    """Play each recorded episode in our gym, and count its turns; every field must be the recorded one."""
-    turns = 0
-    for episode in fixture(name)["episodes"]:
-        world = make(episode["task"], episode["max_turns"])
+def with_texts(kind: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The episodes on UserRL's tasks, each turn with its text, which its script draws again."""
+    by_id = {record["id"]: record for record in records}
+    episodes = recorded(kind)
+    for number, episode in enumerate(episodes):
+        _, texts = script(by_id[episode["task"]], number, SAYS[kind])
+        assert hashed("\n".join(texts)) == episode["script"], (
+            "the scripts have changed: record the episodes anew"
+        )
+        episode["turns"] = [(text, *turn) for text, turn in zip(texts, episode["turns"])]
+    return episodes
+
+
+def compare(
+    episodes: list[dict[str, Any]], gyms: Callable[[int], Gym], shown: Callable[[str], str] = str
+) -> None:
+    """Play each episode in our gym; every field of every turn must be the recorded one."""
+    capped = {cap: gyms(cap) for cap in CAPS}
+    for episode in episodes:
+        world = capped[episode["max_turns"]].make(episode["task"])
         world.reset(0)
         for text, feedback, reward, terminated, truncated in episode["turns"]:
             outcome = world.step(from_text(text))
-            if "should choose from one of the following" not in feedback and text != "[search] help":
-                assert shown(outcome.observation) == feedback, (episode["task"], text)
-            assert outcome.reward == pytest.approx(reward), (episode["task"], text)
-            assert (outcome.terminated, outcome.truncated) == (terminated, truncated), (episode["task"], text)
-            turns += 1
-    return turns
+            place = episode["task"], text, outcome.observation
+            assert shown(comparable(text, outcome.observation)) == feedback, place
+            assert outcome.reward == pytest.approx(reward), place
+            assert (outcome.terminated, outcome.truncated) == (terminated, truncated), place
 
 
-def test_function_as_recorded(tmp_path: Path) -> None:
-    (tmp_path / "functions.json").write_text(json.dumps(fixture("function")["tasks"]))
-    gyms = {cap: FunctionGym(tmp_path, max_turns=cap, parity=True) for cap in (3, 8, 30)}
-    assert compare("function", lambda task, cap: gyms[cap].make(task)) > 250
+def lay_out(folder: Path) -> Path:
+    """The tasks and the shop of our own as files."""
+    (folder / "functions.json").write_text(json.dumps(own_tasks.FUNCTIONS))
+    (folder / "intentions.json").write_text(json.dumps(own_tasks.INTENTIONS))
+    (folder / "tau.json").write_text(json.dumps(shop.TASKS))
+    for name, table in shop.TABLES.items():
+        (folder / f"{name}.json").write_text(json.dumps(table))
+    return folder
 
 
-def test_strict_function_differs_only_in_what_it_takes_for_numbers(tmp_path: Path) -> None:
-    (tmp_path / "functions.json").write_text(json.dumps(fixture("function")["tasks"]))
-    gym = FunctionGym(tmp_path, max_turns=30)
+def gyms_of(kind: str, tasks: Path, database: Path) -> Callable[[int], Gym]:
+    """Our gym of a kind, with UserRL's way to read numbers, for each cap on turns."""
+    return {
+        "function": lambda cap: FunctionGym(tasks, max_turns=cap, parity=True),
+        "intention": lambda cap: IntentionGym(tasks, max_turns=cap),
+        "tau": lambda cap: TauGym(tasks, database, max_turns=cap),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_our_tasks_go_as_recorded(tmp_path: Path, kind: str) -> None:
+    compare(recorded(f"{kind}_own"), gyms_of(kind, lay_out(tmp_path), tmp_path))
+
+
+FILES = {"function": "functions", "intention": "intentions", "tau": "tau"}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_userrls_tasks_go_as_recorded(data_dir: Path, kind: str) -> None:
+    folder = data_dir / "userrl"
+    database = Path(os.environ.get(stubs.TAU_BENCH, "absent"), "tau_bench/envs/retail/data")
+    if kind == "tau" and not (database / "orders.json").is_file():
+        pytest.skip(f"no retail database of tau-bench: {stubs.TAU_BENCH} names no copy of its repository")
+    episodes = with_texts(kind, read_json(folder / f"{FILES[kind]}.json.gz"))
+    compare(episodes, gyms_of(kind, folder, database), hashed)
+
+
+def test_strict_integers_differ_only_in_what_is_taken_for_numbers(tmp_path: Path) -> None:
+    gym = FunctionGym(lay_out(tmp_path), max_turns=30)
     refused = set()
-    for episode in fixture("function")["episodes"]:
+    for episode in recorded("function_own"):
         world = gym.make(episode["task"])
         world.reset(0)
         for text, feedback, *_ in episode["turns"]:
             if world.step(from_text(text)).observation != feedback:
                 refused.add(text)
     assert refused and all(text.startswith("[action]") for text in refused)
-    assert all("." in text or "e" in text or "one" in text for text in refused)
+    assert all("." in text or "e" in text for text in refused)
 
 
-def test_intention_as_recorded(tmp_path: Path) -> None:
-    (tmp_path / "intentions.json").write_text(json.dumps(fixture("intention")["tasks"]))
-    gyms = {cap: IntentionGym(tmp_path, max_turns=cap) for cap in (3, 8, 30)}
-    assert compare("intention", lambda task, cap: gyms[cap].make(task)) > 150
+def drive(
+    kind: str, options: dict[str, Any], episodes: list[dict[str, Any]], config: HostConfig
+) -> list[list[Answer]]:
+    """Play the episodes with UserRL's own classes on the host, all at once."""
+    gym = userrl_gym(kind, [], max_turns=30, **options)
+
+    async def one(host: Host, episode: dict[str, Any]) -> list[Answer]:
+        hosted = await host.begin(episode["task"], 0)
+        assert not hosted.error
+        return [await hosted.step([from_text(turn[0])]) for turn in episode["turns"]]
+
+    async def all_at_once() -> list[list[Answer]]:
+        async with Host(gym, config) as host:
+            return await asyncio.gather(*(one(host, episode) for episode in episodes))
+
+    return asyncio.run(all_at_once())
 
 
-def test_tau_in_our_small_shop_as_recorded(tmp_path: Path) -> None:
-    (tmp_path / "tau.json").write_text(json.dumps(shop.TASKS))
-    for name, table in shop.TABLES.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(table))
-    gyms = {cap: TauGym(tmp_path, tmp_path, max_turns=cap) for cap in (3, 8, 30)}
-
-    def shown(observation: str) -> str:
-        return brief(observation) if observation.startswith("Available") else observation
-
-    assert compare("tau_shop", lambda task, cap: gyms[cap].make(task), shown) > 250
-
-
-def retail(data_dir: Path) -> Path:
-    """tau-bench's retail tables: in its repository, or in the folder of real data."""
-    places = [Path(os.environ.get(stubs.TAU_BENCH, ""), "tau_bench/envs/retail/data"), data_dir / "tau-bench"]
-    for place in places:
-        if (place / "orders.json").is_file():
-            return place
-    pytest.skip(f"no retail database of tau-bench: {stubs.TAU_BENCH} names no copy of its repository")
-
-
-def test_tau_on_its_own_database_as_recorded(data_dir: Path) -> None:
-    database = retail(data_dir)
-    gyms = {cap: TauGym(data_dir / "userrl", database, max_turns=cap) for cap in (3, 8, 30)}
-    assert compare("tau", lambda task, cap: gyms[cap].make(task), brief) > 200
-
-
-@pytest.fixture
-def upstream() -> Iterator[None]:
-    if why := stubs.missing(stubs.USERRL):
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("function", HostConfig()),
+        ("function", HostConfig(isolate_random=True, show_reward=True)),
+        ("function", HostConfig(workers="processes", timeout=60)),
+        ("intention", HostConfig(isolate_random=True)),
+        ("tau", HostConfig(timeout=300)),
+    ],
+)
+def test_upstream_runs_unmodified_on_the_host(data_dir: Path, kind: str, config: HostConfig) -> None:
+    needed = [stubs.USERRL] + ([stubs.TAU_BENCH] if kind == "tau" else [])
+    if why := stubs.missing(*needed):
         pytest.skip(f"UserRL's own classes cannot be driven: {why}")
     stubs.make_importable()
     stubs.with_rule_users()
-    stubs.OPENINGS.update({t["info"]["task"]["instruction"]: t["obs"] for t in shop.TASKS})
-    yield
-
-
-@pytest.mark.parametrize("workers", ["threads", "isolated"])
-@pytest.mark.parametrize("kind", ["function", "intention"])
-def test_upstream_runs_on_the_host_as_recorded(upstream: None, kind: str, workers: str) -> None:
-    options = {"intention": {"api_key": "none"}}.get(kind, {})
-    recorded = [episode for episode in fixture(kind)["episodes"] if episode["max_turns"] == 30]
-    gym = userrl_gym(kind, [episode["task"] for episode in recorded], max_turns=30, **options)
-
-    async def play() -> list[list[tuple]]:
-        host = Host(gym, HostConfig(isolate_random=workers == "isolated", show_reward=True))
-
-        async def one(episode: dict[str, Any]) -> list[tuple]:
-            hosted = await host.begin(episode["task"], 0)
-            answers = [await hosted.step([from_text(turn[0])]) for turn in episode["turns"]]
-            return [(a.feedback, a.reward, a.ending) for a in answers]
-
-        return await asyncio.gather(*map(one, recorded))
-
+    records = read_json(data_dir / "userrl" / f"{FILES[kind]}.json.gz")
+    episodes = [episode for episode in with_texts(kind, records) if episode["max_turns"] == 30]
+    episodes = episodes[: 3 if config.workers == "processes" or kind == "tau" else 12]
+    options: dict[str, Any] = {}
+    if kind == "intention":
+        options = {"api_key": "none"}
+    if kind == "tau":
+        stubs.remember(records)
+        options = {"task_category": "retail", "task_split": "train"}
     before = random.getstate()
-    played = asyncio.run(play())
-    if workers == "isolated":
+    played = drive(kind, options, episodes, config)
+    if config.isolate_random or config.workers == "processes":
         assert random.getstate() == before
-    for episode, answers in zip(recorded, played):
-        for (_, feedback, reward, terminated, truncated), answer in zip(episode["turns"], answers):
-            ending = "terminated" if terminated else "truncated" if truncated else None
-            assert answer == (f"{feedback}\nReward: {answer[1]}", pytest.approx(reward), ending)
-
-
-def test_upstream_tau_runs_on_the_host(upstream: None) -> None:
-    if why := stubs.missing(stubs.TAU_BENCH):
-        pytest.skip(f"UserRL's Tau cannot be driven: {why}")
-    recorded = [episode for episode in fixture("tau")["episodes"] if episode["max_turns"] == 30][:4]
-    root = Path(os.environ[stubs.USERRL], "gyms/TauGym/taugym/data/tau_train.json")
-    stubs.OPENINGS.update({r["info"]["task"]["instruction"]: r["obs"] for r in json.loads(root.read_text())})
-    gym = userrl_gym("tau", [], max_turns=30, task_category="retail", task_split="train")
-
-    async def play(episode: dict[str, Any]) -> list[tuple]:
-        hosted = await Host(gym, HostConfig(timeout=300)).begin(episode["task"], 0)
-        answers = [await hosted.step([from_text(turn[0])]) for turn in episode["turns"]]
-        return [(brief(a.feedback), a.reward) for a in answers]
-
-    for episode in recorded:
-        assert asyncio.run(play(episode)) == [(turn[1], turn[2]) for turn in episode["turns"]]
-
-
-def test_the_recorded_texts_survive_as_calls() -> None:
-    for name in ("function", "intention", "tau", "tau_shop"):
-        for episode in fixture(name)["episodes"]:
-            for text, *_ in episode["turns"]:
-                there = from_text(to_text(from_text(text)))
-                assert there == from_text(text) or there.verb == "finish"
-    assert "tools" in HELP
+    for episode, answers in zip(episodes, played):
+        for (text, feedback, reward, terminated, truncated), answer in zip(episode["turns"], answers):
+            line = f"\nReward: {answer.reward}" if config.show_reward else ""
+            assert answer.feedback.endswith(line)
+            assert hashed(comparable(text, answer.feedback.removesuffix(line))) == feedback
+            assert answer.reward == pytest.approx(reward)
+            assert answer.ending == ("terminated" if terminated else "truncated" if truncated else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,51 @@ def _old(value: dict[str, Any]) -> None:
     value["version"] = 0
 
 
+def _not_finite(value: dict[str, Any]) -> None:
+    value["version"] = 2  # scored again, from sums that are counts
+    value["evaluations"]["before"]["contributions"][1]["sums"]["unparsed"] = float("inf")
+
+
+def _not_played(value: dict[str, Any]) -> None:
+    del value["evaluations"]["before"]["replays"][2]
+
+
+def _scored_twice(value: dict[str, Any]) -> None:
+    sums = value["evaluations"]["before"]["contributions"]
+    sums.append(sums[0])
+
+
+def _no_dialogues(value: dict[str, Any]) -> None:
+    value["dialogues"] = []
+    for system in value["evaluations"].values():
+        system["replays"] = system["contributions"] = []
+
+
+def _turn(number: int) -> Callable[[dict[str, Any]], None]:
+    def change(value: dict[str, Any]) -> None:
+        value["evaluations"]["before"]["replays"][0]["rewards"][number] = 0.5
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (_not_played, "evaluations.before.replays: not one for each of the dialogues"),
+        (_scored_twice, "evaluations.before.contributions: not one for each of the dialogues"),
+        (_no_dialogues, "evaluations.before.replays: not one for each of the dialogues"),
+        *(
+            (
+                _turn(number),
+                f"evaluations.before.replays.0: dialogue {DIALOGUES[0].id!r} has no turn {number}",
+            )
+            for number in (99, -1)
+        ),
         (_drop_sum, "evaluations.before.contributions.1.sums: acted"),
         (_rename_dialogue, "evaluations.never.replays.0: no dialogue 'ghost'"),
         (_unknown_key, "evaluations.before.extra"),
         (_old, "version: 0"),
+        (_not_finite, "evaluations.before.contributions.1.sums.unparsed: Input should be a finite number"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> None:

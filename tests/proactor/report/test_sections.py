@@ -111,7 +111,10 @@ def test_calibration_files_of_a_run_are_drawn(tmp_path: Path) -> None:
     assert text.count('<circle class="chosen"') == 1
     (run / "tradeoff.json").write_text('{"part": 3}')
     with pytest.raises(ValueError, match=r"tradeoff\.json: "):
-        read_calibration(run)
+        read_calibration(run, DIALOGUES)
+    elsewhere = DIALOGUES[0].model_copy(update={"turns": DIALOGUES[0].turns[:1]})
+    with pytest.raises(ValueError, match=r"probabilities\.json: dialogue '.*' has no turn 3$"):
+        read_calibration(run, [elsewhere])
 
 
 def test_the_trade_off_chart_is_to_scale() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proactor.endpoint import EndpointSetupError
+from proactor.endpoint_errors import EndpointSetupError
 from proactor.ruler import EndpointJudge, EngineJudge, RuleJudge, RulerError, build_judge
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from proactor.endpoint import Endpoint, EndpointSetupError
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointSetupError
 from proactor.engine import Engine, Sampling, logprobs
 from proactor.engine.model import Decoder
 from proactor.engine.tree import Layout, Tree

@@ -161,6 +161,17 @@ def test_the_same_group_is_asked_once_also_within_a_batch_and_over_runs(tmp_path
     assert len(path.read_bytes().splitlines()) == 3, "the cut line was closed before the next one"
 
 
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
+def test_a_score_in_the_cache_that_is_no_number_is_asked_for_again(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    run(Ruler(Script(by_content(WORTH)), cache=path).score(group(FULL, PART)))
+    path.write_text(path.read_text().replace('"value":0.9', f'"value":{number}'))
+    judge = Script(by_content(WORTH))
+    again = Ruler(judge, cache=path)
+    assert scores(run(again.score(group(FULL, PART)))) == [0.9, 0.1]
+    assert len(judge.asked) == again.counters["cache_bad_lines"] == 1
+
+
 def test_other_rubrics_seeds_and_failures_are_not_taken_from_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     assert run(Ruler(Script("no"), cache=path).score(group(FULL, PART))) is None

@@ -47,6 +47,10 @@ def test_runs_of_other_dialogues_are_refused(tmp_path: Path) -> None:
         pool_runs([first, other])
     with pytest.raises(SourceError, match="no such file"):
         pool_runs([tmp_path / "c"])
+    file = other / "evaluations.json"
+    file.write_text(file.read_text().replace('"before":', '"other":'))
+    with pytest.raises(SourceError, match=f"{file}: no system 'before'"):
+        pool_runs([other])
 
 
 def test_one_run_does_not_count_as_two_seeds(tmp_path: Path) -> None:

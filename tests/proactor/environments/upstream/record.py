@@ -1,44 +1,58 @@
 """Records what UserRL's own classes answer, unmodified, as the fixtures beside this file.
 
-    USERRL=<its repository> TAU_BENCH=<sierra-research/tau-bench> python -m
-    tests.proactor.environments.upstream.record
+    export USERRL=<its repository> TAU_BENCH=<sierra-research/tau-bench>
+    python -m tests.proactor.environments.upstream.record "$PROACTOR_DATA/userrl"
 
 needs gymnasium. The texts of the episodes are ours (`scripts`), and so are the user and the judge (`stubs`).
-A feedback of tau-bench's real database is kept as a hash, its listing of tools as names alone, its help not
-at all.
+Of episodes on UserRL's tasks and tau-bench's database only hashes of the feedback are kept, with rewards and
+flags. Those on tasks and a shop of our own, which the same classes are given instead of their files, are kept
+as they are. Of tau-bench's listing of tools only the names count, of its help nothing: ours are in other
+words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import importlib
 import json
-import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.proactor.environments import shop
+from proactor.files import read_json
+from tests.proactor.environments import own_tasks, shop
 from tests.proactor.environments.upstream import scripts, stubs
 
 HERE = Path(__file__).parent
 EPISODES = 50
-LONGEST = 120
-"""Characters of a feedback that is kept as it is where it may come from tau-bench's database."""
+CAPS = (3, 8, 30, 30)
+"""On turns; one is drawn for each episode."""
 
 Turn = tuple[str, str, float, bool, bool]
+Say = Callable[[dict[str, Any], random.Random], list[str]]
 
 
-def brief(feedback: str) -> str:
-    """A feedback of tau-bench as the fixtures hold it."""
+def comparable(text: str, feedback: str) -> str:
+    """A feedback without what is in other words here: the listing of tools, and the help on it."""
     if feedback.startswith("Available Tools:"):
         return " ".join(re.findall(r"^ *- (\w+):", feedback, re.MULTILINE))
-    if len(feedback) > LONGEST:
-        return f"sha256 {hashlib.sha256(feedback.encode()).hexdigest()[:16]}"
-    return feedback
+    return "help" if text == "[search] help" else feedback
+
+
+def hashed(text: str) -> str:
+    """The first 16 digits of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def script(record: dict[str, Any], number: int, say: Say) -> tuple[int, list[str]]:
+    """The cap on turns and the agent's texts of the episode of this number."""
+    rng = random.Random(number)
+    return rng.choice(CAPS), say(record, rng)
 
 
 def played(environment: Any, texts: Iterable[str]) -> list[Turn]:
@@ -47,39 +61,29 @@ def played(environment: Any, texts: Iterable[str]) -> list[Turn]:
     turns = []
     for text in texts:
         observation, reward, terminated, truncated, _ = asyncio.run(environment.step_async(text))
-        turns.append((text, observation["feedback"], float(reward), bool(terminated), bool(truncated)))
+        feedback = comparable(text, observation["feedback"])
+        turns.append((text, feedback, float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
             break
     return turns
 
 
-def episodes(
-    records: list[dict[str, Any]],
-    build: Callable[[str, int], Any],
-    say: Callable[[dict[str, Any], random.Random], list[str]],
-    count: int = EPISODES,
-) -> list[dict[str, Any]]:
-    """``count`` episodes over the records in turn, each with its own script and cap on turns."""
-    recorded = []
-    for number in range(count):
-        record, rng = records[number % len(records)], random.Random(number)
-        cap = rng.choice([3, 8, 30, 30])
-        recorded.append(
-            {
-                "task": record["id"],
-                "max_turns": cap,
-                "turns": played(build(record["id"], cap), say(record, rng)),
-            }
-        )
-    return recorded
-
-
-def write(name: str, recorded: list[dict[str, Any]], records: list[dict[str, Any]] | None = None) -> None:
-    """A fixture: the tasks where they may be needed, and one line an episode."""
-    rows = ",\n".join(json.dumps(episode, separators=(",", ":")) for episode in recorded)
-    tasks = ",\n".join(json.dumps(record, separators=(",", ":")) for record in records or [])
-    (HERE / f"{name}.json").write_text(f'{{"tasks":[\n{tasks}],\n"episodes":[\n{rows}]}}\n')
-    print(f"{name}: {len(recorded)} episodes, {sum(len(e['turns']) for e in recorded)} turns")
+def record(
+    name: str, records: list[dict[str, Any]], build: Callable[[str, int], Any], say: Say, own: bool
+) -> None:
+    """Write 50 episodes over the records in turn, one a line; ``own``: with their texts and feedback."""
+    rows, turns = [], 0
+    for number in range(EPISODES):
+        task = records[number % len(records)]
+        cap, texts = script(task, number, say)
+        episode = played(build(task["id"], cap), texts)
+        turns += len(episode)
+        row = {"task": task["id"], "max_turns": cap, "script": hashed("\n".join(texts)), "turns": episode}
+        if not own:
+            row["turns"] = [(hashed(feedback), *rest) for _, feedback, *rest in episode]
+        rows.append(json.dumps(row, separators=(",", ":")))
+    (HERE / f"{name}.json").write_text("[\n" + ",\n".join(rows) + "\n]\n")
+    print(f"{name}: {EPISODES} episodes, {turns} turns")
 
 
 def built(module: str, environment: str, config: str, **options: Any) -> Callable[[str, int], Any]:
@@ -93,45 +97,35 @@ def built(module: str, environment: str, config: str, **options: Any) -> Callabl
     return build
 
 
-def function() -> None:
-    """FunctionGym, every tenth task."""
-    root = Path(os.environ[stubs.USERRL], "gyms/FunctionGym/functiongym/data/functions.json")
-    records = json.loads(root.read_text())[::10][:EPISODES]
+def given(module: str, name: str, records: list[dict[str, Any]]) -> None:
+    """Let a gym find our records where it looks for one by its id."""
+    by_id = {record["id"]: record for record in records}
+    setattr(importlib.import_module(module), name, lambda task: copy.deepcopy(by_id[task]))
+
+
+def main(folder: Path) -> None:
+    """Record all of them."""
     build = built("functiongym", "FunctionEnv", "FunctionGymConfig")
-    write("function", episodes(records, build, scripts.function_turns), records)
+    record("function", read_json(folder / "functions.json.gz")[::8], build, scripts.function_turns, own=False)
+    given("functiongym.env.function_env", "get_function_by_id", own_tasks.FUNCTIONS)
+    record("function_own", own_tasks.FUNCTIONS, build, scripts.function_turns, own=True)
 
-
-def intention() -> None:
-    """IntentionGym, 25 tasks twice."""
-    root = Path(os.environ[stubs.USERRL], "gyms/IntentionGym/intentiongym/data/all_intentions_train.json")
-    records = json.loads(root.read_text())[::40][: EPISODES // 2]
     build = built("intentiongym", "IntentionEnv", "IntentionGymConfig", api_key="none")
-    write("intention", episodes(records, build, scripts.intention_turns), records)
+    record(
+        "intention", read_json(folder / "intentions.json.gz")[::20], build, scripts.intention_turns, own=False
+    )
+    given("intentiongym.env.intention_env", "get_task_by_id", own_tasks.INTENTIONS)
+    record("intention_own", own_tasks.INTENTIONS, build, scripts.intention_turns, own=True)
 
-
-def tau() -> None:
-    """Tau: 50 of tau-bench's training tasks on its own database, and episodes in our small shop."""
-    root = Path(os.environ[stubs.USERRL], "gyms/TauGym/taugym/data/tau_train.json")
-    records = json.loads(root.read_text())[::10][:EPISODES]
-    stubs.OPENINGS.update({r["info"]["task"]["instruction"]: r["obs"] for r in [*records, *shop.TASKS]})
+    tasks = read_json(folder / "tau.json.gz")
+    stubs.remember([*tasks, *shop.TASKS])
     build = built("taugym", "TauEnv", "TauGymConfig", task_category="retail", task_split="train")
-    recorded = episodes(records, build, scripts.tau_turns)
-    for episode in recorded:
-        episode["turns"] = [(text, brief(said), *rest) for text, said, *rest in episode["turns"]]
-    write("tau", recorded)
-
-    desk = importlib.import_module("tau_bench.envs.retail.env")
-    desk.load_data = lambda: json.loads(json.dumps(shop.TABLES))
+    record("tau", tasks[::10], build, scripts.tau_turns, own=False)
+    importlib.import_module("tau_bench.envs.retail.env").load_data = lambda: copy.deepcopy(shop.TABLES)
     kinds = importlib.import_module("tau_bench.types")
-    tasks = importlib.import_module("tau_bench.envs.retail.tasks_train")
-    tasks.TASKS_TRAIN = [kinds.Task(**task["info"]["task"]) for task in shop.TASKS]
-    recorded = episodes(shop.TASKS, build, scripts.tau_turns)
-    for episode in recorded:
-        episode["turns"] = [
-            (text, brief(said) if said.startswith("Available") else said, *rest)
-            for text, said, *rest in episode["turns"]
-        ]
-    write("tau_shop", recorded)
+    there = importlib.import_module("tau_bench.envs.retail.tasks_train")
+    there.TASKS_TRAIN = [kinds.Task(**task["info"]["task"]) for task in shop.TASKS]
+    record("tau_own", shop.TASKS, build, scripts.tau_turns, own=True)
 
 
 if __name__ == "__main__":
@@ -139,6 +133,4 @@ if __name__ == "__main__":
         raise SystemExit(why)
     stubs.make_importable()
     stubs.with_rule_users()
-    function()
-    intention()
-    tau()
+    main(Path(sys.argv[1]))

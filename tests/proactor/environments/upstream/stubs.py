@@ -56,6 +56,11 @@ OPENINGS: dict[str, str] = {}
 """Each task's first message, by its instruction."""
 
 
+def remember(tasks: Sequence[dict[str, Any]]) -> None:
+    """Let `completion` know the first messages of these tasks of Tau."""
+    OPENINGS.update({task["info"]["task"]["instruction"]: task["obs"] for task in tasks})
+
+
 def completion(model: str, custom_llm_provider: str, messages: Sequence[dict[str, Any]]) -> Any:
     """litellm's: the customer of the task whose instruction the system message holds."""
     found = re.search(r"\n\nInstruction: (.*)\nRules:", messages[0]["content"], re.DOTALL)

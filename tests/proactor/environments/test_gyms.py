@@ -1,0 +1,154 @@
+"""What holds for every gym: any call is answered, equal calls are answered equally, also by a copy; and they
+can be sent to a process.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proactor.environments.calls import VERBS
+from proactor.environments.errors import EpisodeOver
+from proactor.environments.gyms.catalog import open_gym
+from proactor.environments.protocol import Call, Gym, Outcome
+from tests.proactor.environments import own_tasks, shop
+
+ENTITY = {"id": "e", "title": "Piano", "description": "An instrument.", "target_entity": "Piano - has keys"}
+STORY = {
+    "id": "s",
+    "new_surface": "A photo.",
+    "new_bottom": "Sisters.",
+    "evaluation": [{"statement": "They are sisters.", "score": 1}],
+}
+
+
+class Client:
+    """Answers every question of a user with yes, and every mark with a half."""
+
+    def __init__(self) -> None:
+        self.chat = SimpleNamespace(completions=self)
+
+    def create(self, **request: Any) -> Any:
+        said = "[0.5]" if "JSON list" in request["messages"][0]["content"] else "Yes"
+        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=said))])
+
+    def __deepcopy__(self, memo: object) -> Client:
+        raise AssertionError("a client is shared, not copied")
+
+
+@pytest.fixture(scope="module")
+def gyms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gym]:
+    folder: Path = tmp_path_factory.mktemp("gyms")
+    files = {
+        "functions": own_tasks.FUNCTIONS,
+        "intentions": own_tasks.INTENTIONS,
+        "tau": shop.TASKS,
+        "telepathy_entities": [ENTITY],
+        "turtle_stories": [STORY],
+        **shop.TABLES,
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    judged = {"client": Client(), "model": "m"}
+    return {
+        "function": open_gym({"name": "function", "path": folder, "parity": True}),
+        "function_family": open_gym({"name": "function_family", "train": 3, "test": 1}),
+        "intention": open_gym({"name": "intention", "path": folder}),
+        "questions": open_gym({"name": "questions"}),
+        "tau": open_gym({"name": "tau", "path": folder, "database": folder}),
+        "telepathy": open_gym({"name": "telepathy", "path": folder}, **judged),
+        "turtle": open_gym({"name": "turtle", "path": folder}, **judged),
+    }
+
+
+NAMES = ["function", "function_family", "intention", "questions", "tau", "telepathy", "turtle"]
+
+CONTENTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            "1 2 3 4",
+            "1e308 9 9 9",
+            "0 0 0 0",
+            "9" * 400,
+            "test",
+            "tools",
+            "Is it red?",
+            "What is your budget?",
+            "[answer] 3",
+            "[finish]",
+            '{"name": "get_order_details", "arguments": {"order_id": ["#W1"]}}',
+            '{"name": "calculate", "arguments": {"expression": "9**9**9**9"}}',
+            '{"name": "respond", "arguments": {"content": 3}}',
+            '{"name": ' + "[" * 5000 + "}",
+            f"think: {json.dumps({'thought': '1' * 5000})}",
+            "\ud83d",
+            "\0",
+        ]
+    ),
+)
+CALLS = st.lists(st.builds(Call, st.sampled_from([*VERBS, "finish", "", "sell"]), CONTENTS), max_size=8)
+
+
+def answers(world: Any, calls: list[Call]) -> list[Outcome]:
+    """What a world answers until its end, after which it answers nothing."""
+    outcomes = []
+    for call in calls:
+        if outcomes and outcomes[-1].ended:
+            with pytest.raises(EpisodeOver):
+                world.step(call)
+            break
+        outcomes.append(world.step(call))
+    return outcomes
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None)
+@given(calls=CALLS, at=st.integers(0, 8), seed=st.integers(0, 3))
+def test_any_call_is_answered_and_a_copy_answers_alike(
+    gyms: dict[str, Gym], name: str, calls: list[Call], at: int, seed: int
+) -> None:
+    gym = gyms[name]
+    task = gym.tasks("all")[seed % len(gym.tasks("all"))]
+    world, again = gym.make(task), gym.make(task)
+    assert world.reset(seed) == again.reset(seed)
+    before = answers(world, calls[:at])
+    for outcome in before:
+        assert isinstance(outcome.observation, str) and math.isfinite(outcome.reward)
+        assert 0 <= outcome.reward <= 1
+    twin = copy.deepcopy(world)
+    if not (before and before[-1].ended):
+        rest = answers(world, calls[at:])
+        assert answers(twin, calls[at:]) == rest
+        assert answers(again, calls) == before + rest
+    assert world.reset(seed) == gym.make(task).reset(seed)  # it may begin anew at any time
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_episode_ends_with_its_last_turn(gyms: dict[str, Gym], name: str) -> None:
+    gym = gyms[name]
+    world = gym.make(gym.tasks("train")[0])
+    world.reset(0)
+    outcomes = [world.step(Call("search", "nothing")) for _ in range(gym.max_turns)]
+    assert [outcome.ended for outcome in outcomes] == [False] * (gym.max_turns - 1) + [True]
+    assert outcomes[-1].truncated
+
+
+@pytest.mark.parametrize("name", ["function", "function_family", "intention", "questions", "tau"])
+def test_it_can_be_made_in_another_process(gyms: dict[str, Gym], name: str) -> None:
+    gym = gyms[name]
+    make = pickle.loads(pickle.dumps(partial(gym.make, gym.tasks("train")[0])))
+    world = make()
+    opening = pickle.loads(pickle.dumps(world.reset(0)))
+    assert opening.messages and opening.tools
+    assert pickle.loads(pickle.dumps(world.step(Call("action", "1 2 3 4")))).observation
