@@ -194,9 +194,11 @@ class Controller:
         config = self.config
         if not r.backlog:
             return 0
-        if not r.decoding or not self._steps.visited or not self._steps.row_cost:
+        if not r.decoding:
             self._since_probe = 0
-            return config.max_rows if not r.decoding else self._probed(config.max_rows)
+            return config.max_rows
+        if not self._steps.visited or not self._steps.row_cost:
+            return self._probed(config.max_rows)
         balanced = 1.25 * knee * self._prompt_ratio
         patience = config.stall * min(4.0, max(1.0, r.waiting / r.decoding))
         alone = self._steps.cost(r.decoding, self._context(r))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proactor.engine.controller import (
@@ -283,7 +283,11 @@ def test_prompts_are_computed_whenever_some_wait_and_nothing_decodes(history: li
     assert decide(history)[-1].prefill_rows > 0
 
 
+SLOW = Readings(last_decodes=33, last_kv=33, last_seconds=1.0)
+
+
 @given(history=histories)
+@example(history=[SLOW, SLOW])  # what prompts add seems nothing beside steps that took so long
 def test_of_two_steps_in_a_row_one_computes_prompts_that_wait(history: list[Readings]) -> None:
     busy = Readings(9, 40, 40, 500, 9000, last_decodes=40, last_kv=4000, last_seconds=0.01)
     with_prompts = replace(busy, last_rows=100, last_seconds=0.02)
