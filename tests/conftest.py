@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: it reads this once
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs; Ctrl-C is tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
