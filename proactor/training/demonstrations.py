@@ -13,7 +13,7 @@ from typing import Any
 from proactor.config import ConfigError
 from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.calls import INTERACT
-from proactor.environments.episode import Episode, Turn
+from proactor.environments.episode import Ending, Episode, Turn
 from proactor.environments.gyms.function import FunctionGym
 from proactor.environments.gyms.function_expert import FunctionExpert, Move
 from proactor.environments.gyms.function_family import FunctionFamily
@@ -45,8 +45,8 @@ class Demonstrations:
         """Raise ConfigError for a gym that has no expert."""
         if not isinstance(gym, FunctionGym | FunctionFamily):
             raise ConfigError(
-                f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out (function and "
-                "function_family have one)"
+                f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out (function has one, "
+                "and function_family)"
             )
         return gym
 
@@ -101,7 +101,7 @@ class Demonstrations:
             )
             for move, outcome, span, end in zip(moves, outcomes, spans, ends, strict=True)
         ]
-        ending = "terminated" if outcomes[-1].terminated else "turns"
+        ending: Ending = "terminated" if outcomes[-1].terminated else "turns"
         episode = Episode(self.gym.name, task, 0, sample, turns, ending, self.gym.max_turns)
         return episode, [message["content"] for message in messages if message["role"] == "assistant"]
 

@@ -1,4 +1,4 @@
-"""`Arena`: the engine, the gym and its tasks of a run in an environment, and how episodes are played there."""
+"""`Arena`: engine, gym and tasks of a run in an environment, and how episodes are played there."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from proactor.config import ConfigError
-from proactor.engine import Engine, Group
+from proactor.engine import Engine
 from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import KEYS, Outcome, intervals, paired_change
@@ -29,7 +29,6 @@ from proactor.training.runs import Run, RunError
 from proactor.training.stages import Stages, stop_signals
 from proactor.training.steps import SFT_STATISTICS, Row, batch, update
 from proactor.training.summary import interval_values
-
 
 COUNTS = (
     "episodes_failed",
@@ -134,7 +133,8 @@ class EpisodeTraining(Stages):
 
     def told(self, row: Row) -> str:
         """Score, user involvement, and the groups that were trained on."""
-        return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {row['groups_with_spread']:.0f} groups with spread"
+        groups = f"{row['groups_with_spread']:.0f} groups with spread"
+        return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}"
 
 
 def added(engine: Engine, counts: Mapping[str, int], phase: str) -> Row:

@@ -97,7 +97,7 @@ def _texts(gym: Gym, tasks: Sequence[str], thoughts: bool, size: SmallModel) -> 
 
 
 def episode_row(sample: Sample) -> TokenRow:
-    """An episode for training: its prompt as the trunk, what follows as one segment with the sample's mask."""
+    """An episode for training: its prompt is the trunk, what follows one segment with the sample's mask."""
     *prompt, last = sample.prompt_ids
     seen = len(prompt)
     row = TokenRow(prompt, list(range(seen)), [0] * seen, [0], [0.0] * seen)

@@ -69,8 +69,8 @@ def check_environment(folder: str | Path, environment: EnvironmentOptions) -> No
     built_on = read_json(file) if file.is_file() else None
     if built_on != now:
         raise ConfigError(
-            f"model {folder}: {PROVENANCE} does not name the tasks of environment, so the model may have seen "
-            "those that this run tests on; model=… names another folder, where one is built from these"
+            f"model {folder}: {PROVENANCE} does not name the tasks of environment, so the model may have "
+            "seen those that this run tests on; model=… names another folder, where one is built from these"
         )
 
 

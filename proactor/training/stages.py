@@ -1,4 +1,4 @@
-"""The stages of a run: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
+"""A run's stages: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
 
 The position of a run is a handful of numbers, because every step is a function of (seed, phase, step). The
 order of writes makes a killed run resumable; see `proactor.training.runs`. Dialogues (`training.loop`) and
@@ -101,7 +101,7 @@ class Stages(ABC):
     def check(self) -> tuple[Row, float]:
         """Play the dev part: the row, and the metric by which the best adapter is chosen."""
 
-    def note(self, row: Row, last: bool) -> None:
+    def note(self, row: Row, last: bool) -> None:  # noqa: B027 - episodes have nothing to look at
         """Look at a GRPO step's row; ``last``: the stage ends with it. Raises where the run is to stop."""
 
     def finished(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue import Dialogue
-from proactor.engine import Engine, Group
+from proactor.engine import GRPO, Engine, Group
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -160,7 +160,7 @@ def sample_and_score(
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
-def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
+def update(engine: Engine, groups: Sequence[Group], stage: GRPO) -> Row:
     """One update with the groups of all ranks. A rank without groups takes part.
 
     If no rank has a group, the weights stay and the row has ``skipped_update`` 1.
