@@ -45,8 +45,7 @@ class Demonstrations:
         """Raise ConfigError for a gym that has no expert."""
         if not isinstance(gym, FunctionGym | FunctionFamily):
             raise ConfigError(
-                f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out (function has one, "
-                "and function_family)"
+                f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out"
             )
         return gym
 

@@ -6,7 +6,8 @@
                                      order; `step` counts over phases
       tensorboard/                   the same numbers as scalars
       samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage,
-                                     finish_reason, ok; reward null where the group has no verdict
+                                     finish_reason, ok; reward null where the group has no verdict.
+                                     In an environment every episode: task, score, ending, turns
       start/ best/ last/             adapters (PEFT): where GRPO began, best on dev, latest
       state.safetensors              the exact state to resume from
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
