@@ -135,11 +135,11 @@ def _ensure_model(settings: RunConfig | EpisodeConfig) -> None:
         )
     if isinstance(settings, RunConfig):
         from proactor.rewards import load_reward
+
+        # Refuses a reward that does not exist before anybody waits, for torch too.
+        load_reward(settings.reward, settings.reward_options)
         from proactor.training.model_folder import build_small_model
 
-        load_reward(
-            settings.reward, settings.reward_options
-        )  # refuses one that does not exist before it waits
         with terminal() as ui:
             build_small_model(settings, settings.pretrain, ui)
         return
