@@ -6,6 +6,7 @@ the phases, and how they are saved and resumed.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ COUNTS = (
     "groups_with_spread",
 )
 """Counters of `Credit.groups`, which every row has."""
+NOTHING_LEARNED = {**dict.fromkeys(SFT_STATISTICS, math.nan), "tokens_trained": 0.0}
+"""Statistics of a supervised step whose tasks have no demonstration."""
 
 
 class EpisodeTraining(Stages):
@@ -62,16 +65,21 @@ class EpisodeTraining(Stages):
         tasks = self.arena.tasks.train
         epoch, chosen_tasks = batch(tasks, self.sft.batch_tasks, self.config.seed, "sft", step, str)
         groups, left_out = self.taught.groups(self.engine.share(chosen_tasks))
-        stats = self.engine.train(groups, self.sft)
+        given = any(self.engine.gather(bool(groups), "demonstrations"))
+        stats = self.engine.train(groups, self.sft) if given else NOTHING_LEARNED
         return {
             "epoch": epoch,
             **{key: stats[key] for key in SFT_STATISTICS},
+            "skipped_update": float(not given),
             **added(self.engine, left_out, "demonstrations"),
         }
 
     def held_out_loss(self) -> float:
-        """Loss of the expert's episodes on the dev tasks."""
-        groups, _ = self.taught.groups(self.engine.share(self.arena.tasks.dev))
+        """Loss of the expert's episodes on the dev tasks. Raises RunError where none is left."""
+        groups, left_out = self.taught.groups(self.engine.share(self.arena.tasks.dev))
+        counts = added(self.engine, left_out, "demonstrations")
+        if not counts.get("demonstrations"):
+            raise RunError(f"sft: of the dev tasks the expert's episodes are all left out ({counts})")
         return self.engine.nll(groups)
 
     def grpo_row(self, step: int) -> tuple[Row, list[Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from proactor.engine import GRPO, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
-from proactor.episode_config import EpisodeConfig, MethodOptions
+from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
 from proactor.progress import Quiet, Stopped
 from proactor.training.episodes import EVALUATION, Arena
-from proactor.training.episodes_loop import train_episodes
+from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
-from proactor.training.runs import Run
+from proactor.training.runs import Run, RunError
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.methods.episodes import episode
 from tests.proactor.training.episodes import GuessGym, config, guess_folder
@@ -143,6 +144,20 @@ def test_steps_without_spread_stop_the_run(model: Path, tmp_path: Path) -> None:
     assert said and "the last 2 steps no group had spread" in said[0]
     train_episodes(settings, resume=True)
     assert len(Run(settings.folder).rows()) == len(rows(settings.folder)) == 4  # it stays stopped
+
+
+def test_tasks_without_a_demonstration_are_counted(arena: Arena, tmp_path: Path) -> None:
+    class Failing:
+        def groups(self, tasks: Sequence[str]) -> tuple[list[Group], Counter[str]]:
+            return [], Counter(left_out_failed=len(tasks))
+
+    settings = arena.config.model_copy(update={"sft": EpisodeSFT(batch_tasks=2)})
+    training = EpisodeTraining(replace(arena, config=settings), Run(tmp_path), [], Quiet())
+    training._taught = Failing()  # type: ignore[assignment]
+    row = training.sft_row(0)
+    assert row["skipped_update"] == 1 and row["tokens_trained"] == 0 and row["left_out_failed"] == 2
+    with pytest.raises(RunError, match="the expert's episodes are all left out"):
+        training.held_out_loss()
 
 
 # -- from episodes to groups ---
