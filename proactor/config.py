@@ -130,7 +130,7 @@ class SFTStage(ShownBoards, SFT):
     @model_validator(mode="before")
     @classmethod
     def _span(cls, values: Any) -> Any:
-        return _with_decay_total(cls, values, "max_steps")
+        return with_decay_total(cls, values, "max_steps")
 
 
 class GRPOStage(ShownBoards, GRPO):
@@ -167,7 +167,7 @@ class GRPOStage(ShownBoards, GRPO):
     @model_validator(mode="before")
     @classmethod
     def _span(cls, values: Any) -> Any:
-        return _with_decay_total(cls, values, "steps")
+        return with_decay_total(cls, values, "steps")
 
 
 class EvalOptions(Section):
@@ -269,8 +269,8 @@ class Pretrain(Section):
     size: SmallModel = SmallModel()
 
 
-class RunConfig(Section):
-    """A whole run.
+class RunBase(Section):
+    """What every run has.
 
     ``start``: the folder of an adapter to begin with (null: an untrained one). ``save_every``: training steps
     between saves; evaluations and SIGTERM save too. ``samples_every``: steps between files of samples.
@@ -283,17 +283,27 @@ class RunConfig(Section):
     pretrain: Pretrain | None = None
     engine: EngineConfig = EngineConfig()
     lora: LoRA = LoRA()
+    start: str | None = None
+    save_every: int = Field(default=10, ge=1)
+    samples_every: int = Field(default=1, ge=1)
+    runs: str = "runs"
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs) / self.name
+
+
+class RunConfig(RunBase):
+    """A whole run on dialogues."""
+
     data: Data = Data()
     prompt: PromptOptions = PromptOptions()
     sft: SFTStage | None = None
     grpo: GRPOStage | None = None
     reward: str = "weighted_metric"
     reward_options: dict[str, Any] = Field(default_factory=dict)
-    start: str | None = None
     eval: EvalOptions = EvalOptions()
-    save_every: int = Field(default=10, ge=1)
-    samples_every: int = Field(default=1, ge=1)
-    runs: str = "runs"
 
     @model_validator(mode="before")
     @classmethod
@@ -312,13 +322,8 @@ class RunConfig(Section):
             changes["grpo"] = {**grpo, "sampling": {"max_tokens": tokens, **sampling}}
         return {**values, **changes}
 
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.runs) / self.name
 
-
-def _with_decay_total(kind: type[BaseModel], values: Any, steps: str) -> Any:
+def with_decay_total(kind: type[BaseModel], values: Any, steps: str) -> Any:
     """A decay without ``total`` spans the stage: its ``steps`` key, counted in optimizer steps."""
     if not isinstance(values, Mapping) or values.get("decay", "constant") == "constant" or "total" in values:
         return values

@@ -1,4 +1,4 @@
-"""Reads a `RunConfig` from a YAML file and ``key=value`` overrides.
+"""Reads a `RunConfig` or an `EpisodeConfig` from a YAML file and ``key=value`` overrides.
 
 A mistake is a ConfigError of one line that names the file or override, and the key.
 """
@@ -10,12 +10,14 @@ import os
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import ConfigError, Data, RunConfig
+from proactor.episode_config import EnvironmentOptions, EpisodeConfig
 from proactor.files import SourceError, settings_problem
 from proactor.yaml_values import parse_yaml, read_yaml
 
@@ -25,27 +27,39 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read ``path`` and apply ``overrides`` ("grpo.lr=1e-5"; "sft=null" leaves a stage out).
 
-    ``name`` defaults to the file's name. Raises ConfigError.
+    ``name`` defaults to the file's name. Raises ConfigError, also for a run in an environment.
     """
+    config = load_run(path, overrides)
+    if isinstance(config, EpisodeConfig):
+        raise ConfigError(
+            f"{path}: environment: a run in an environment; train and pretrain take those alone"
+        )
+    return config
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | EpisodeConfig:
+    """As `load_config`, of either kind: with a key ``environment`` the file is an `EpisodeConfig`."""
     file = Path(path)
     values = _read(file)
     values.setdefault("name", file.stem)
+    kind: type[RunConfig | EpisodeConfig] = EpisodeConfig if "environment" in values else RunConfig
     by_key: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r}: write key=value")
-        _assign(values, key, _parse_value(key, text), override)
+        _assign(values, key, _parse_value(kind, key, text), override)
         by_key[key] = override
     try:
-        config = RunConfig.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, file, by_key)) from None
-    data_path = _find_data(config.data.path, file, _source("data.path", file, by_key))
+        raise ConfigError(_one_line(kind, error, file, by_key)) from None
+    section = "data" if isinstance(config, RunConfig) else "environment"
+    data: Data | EnvironmentOptions = getattr(config, section)
+    place = f"{section}.path"
+    found = _find_data(data.path, file, f"{_source(place, file, by_key)}: {place}")
     model = _find_model(config.model, file, _source("model", file, by_key))
-    return config.model_copy(
-        update={"data": config.data.model_copy(update={"path": data_path}), "model": model}
-    )
+    return config.model_copy(update={section: data.model_copy(update={"path": found}), "model": model})
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -55,9 +69,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(str(error)) from None
 
 
-def _parse_value(key: str, text: str) -> Any:
+def _parse_value(root: type[BaseModel], key: str, text: str) -> Any:
     """An override's value: text for a field of text, else YAML."""
-    kind = _field_type(key)
+    kind = _field_type(root, key)
     if kind is str or (_optional(kind) and str in get_args(kind) and text not in ("null", "~", "")):
         return text
     try:
@@ -66,9 +80,9 @@ def _parse_value(key: str, text: str) -> Any:
         raise ConfigError(str(error)) from None
 
 
-def _field_type(key: str) -> Any:
+def _field_type(root: type[BaseModel], key: str) -> Any:
     """The annotation of a dotted key; None for an unknown key."""
-    kind: Any = RunConfig
+    kind: Any = root
     for part in key.split("."):
         model = _model_of(kind)
         if model is None or part not in model.model_fields:
@@ -101,9 +115,9 @@ def _assign(values: dict[str, Any], key: str, value: Any, override: str) -> None
     here[last] = value
 
 
-def _one_line(error: ValidationError, file: Path, overrides: Mapping[str, str]) -> str:
+def _one_line(root: type[BaseModel], error: ValidationError, file: Path, overrides: Mapping[str, str]) -> str:
     """The first problem in one line, after the file or override that its key came from."""
-    key, problem = settings_problem(error, _hint)
+    key, problem = settings_problem(error, partial(_hint, root))
     return f"{_source(key, file, overrides)}: {problem}"
 
 
@@ -115,10 +129,10 @@ def _source(key: str, file: Path, overrides: Mapping[str, str]) -> str:
     return str(file)
 
 
-def _hint(where: Iterable[Any]) -> str:
+def _hint(root: type[BaseModel], where: Iterable[Any]) -> str:
     """A close known key, or all of them, for an unknown key at ``where``."""
     *path, last = [str(part) for part in where]
-    model = _model_of(_field_type(".".join(path))) if path else RunConfig
+    model = _model_of(_field_type(root, ".".join(path))) if path else root
     known = list(model.model_fields) if model else []
     close = difflib.get_close_matches(last, known, 1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
@@ -155,13 +169,13 @@ def _find_data(text: str | None, file: Path, source: str) -> str | None:
     """An existing file or folder: as given, or beside the config. Raises ConfigError where there is none."""
     if text is None:
         return None
-    path = Path(_expand(text, f"{source}: data.path"))
+    path = Path(_expand(text, source))
     places = [path, file.parent / path]
     for place in places:
         if place.exists():
             return str(place)
     tried = " or ".join(dict.fromkeys(str(p) for p in places))
-    raise ConfigError(f"{source}: data.path: no such file or folder: {tried}")
+    raise ConfigError(f"{source}: no such file or folder: {tried}")
 
 
 def _find_model(text: str, file: Path, source: str) -> str:

@@ -14,6 +14,7 @@ from proactor.commands.report import write_report
 
 if TYPE_CHECKING:
     from proactor.config import RunConfig
+    from proactor.episode_config import EpisodeConfig
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 """A file of the wheel; in a checkout, `proactor/configs` links to `configs/`."""
@@ -36,11 +37,17 @@ def train(
     """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
     if resume and fresh:
         raise UsageError("--resume continues the run, --fresh replaces it: give one of them")
-    from proactor.config_file import load_config
+    from proactor.config_file import load_run
+    from proactor.episode_config import EpisodeConfig
 
-    settings = load_config(config, overrides or [])
+    settings = load_run(config, overrides or [])
+    if overfit and isinstance(settings, EpisodeConfig):
+        raise UsageError("--overfit learns dialogues; a run in an environment has none")
     console.outlives = True
     _ensure_model(settings)
+    if isinstance(settings, EpisodeConfig):
+        _train_episodes(settings, resume, fresh)
+        return
     if overfit:
         _overfit(settings, overfit)
         return
@@ -51,6 +58,22 @@ def train(
     if summary and not console.quiet:
         _print_summary(settings.name, summary)
         write_report(settings.folder)
+    console.print(f"{settings.folder}: done", markup=False)
+
+
+def _train_episodes(settings: EpisodeConfig, resume: bool, fresh: bool) -> None:
+    """`train` of a run in an environment."""
+    from proactor.training.episodes_loop import train_episodes
+
+    with terminal() as ui:
+        summary = train_episodes(settings, resume=resume, fresh=fresh, ui=ui)
+    if summary and not console.quiet:
+        from proactor.methods.user_metrics import KEYS
+        from proactor.tables import metrics_table
+
+        systems = {name: summary[name] for name in ("before", "after")}
+        title = f"{settings.name}: {summary['tasks']} test tasks"
+        console.print(metrics_table(title, systems, KEYS, summary["difference"]))
     console.print(f"{settings.folder}: done", markup=False)
 
 
@@ -83,24 +106,24 @@ def _overfit(settings: RunConfig, count: int) -> None:
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Build the small model of a config's `pretrain` section, as `train` does where it is missing."""
-    from proactor.config_file import load_config
+    from proactor.config_file import load_run
 
-    settings = load_config(config, overrides or [])
+    settings = load_run(config, overrides or [])
     if settings.pretrain is None:
         raise UsageError(f"{config}: no pretrain section, nothing to build")
     console.outlives = True
     _ensure_model(settings)
 
 
-def _ensure_model(settings: RunConfig) -> None:
+def _ensure_model(settings: RunConfig | EpisodeConfig) -> None:
     """Build the small model of a config with a `pretrain` section, unless it exists.
 
-    Raises ProactorError for a model of other origin, for a name that looks like a hub id, and for a reward
-    that training could not use.
+    Raises ProactorError for a model of other origin, for a name that looks like a hub id, and for a reward or
+    method that training could not use.
     """
     if settings.pretrain is None:
         return
-    from proactor.rewards import load_reward
+    from proactor.config import RunConfig
     from proactor.training.provenance import check_destination
 
     check_destination(settings.model)
@@ -110,11 +133,22 @@ def _ensure_model(settings: RunConfig) -> None:
         raise UsageError(
             f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
         )
-    load_reward(settings.reward, settings.reward_options)  # refuses one that does not exist before it waits
-    from proactor.training.model_folder import build_small_model
+    if isinstance(settings, RunConfig):
+        from proactor.rewards import load_reward
 
+        # Refuses a reward that does not exist before anybody waits, for torch too.
+        load_reward(settings.reward, settings.reward_options)
+        from proactor.training.model_folder import build_small_model
+
+        with terminal() as ui:
+            build_small_model(settings, settings.pretrain, ui)
+        return
+    from proactor.training.episodes_model import build_episode_model
+    from proactor.training.method_credit import Credit
+
+    Credit.of(settings.method)  # likewise
     with terminal() as ui:
-        build_small_model(settings, settings.pretrain, ui)
+        build_episode_model(settings, settings.pretrain, ui)
 
 
 def demo(overrides: Overrides = None) -> None:

@@ -14,13 +14,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from proactor.engine import Config, Sample, Sampling, Session, ToolChat
+from proactor.engine import Config, Sample, Sampling
 from proactor.environments.calls import read_call
 from proactor.environments.episode import Ending, Episode, Turn
 from proactor.environments.host import Answer, Host, HostedEpisode
+
+if TYPE_CHECKING:
+    from proactor.engine import Session, ToolChat  # import torch; configs hold a `PlayConfig`
 
 
 class PlayConfig(Config):

@@ -91,6 +91,27 @@ def intervals(
     return bootstrap_sums(rows, metrics_of, keys, resamples=resamples, seed=seed)
 
 
+def paired_change(
+    before: Sequence[Outcome],
+    after: Sequence[Outcome],
+    keys: Sequence[str] = KEYS,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """after - before of the metrics, with paired 95% bootstrap intervals over runs and tasks.
+
+    Raises ProactorError unless both have the same tasks in the same runs.
+    """
+    rows = np.concatenate(list(_grid({"before": before, "after": after})), axis=-1)
+
+    def change(sums: Array) -> dict[str, Array]:
+        old, new = (metrics_of(side) for side in np.split(sums, 2, axis=-1))
+        return {key: new[key] - old[key] for key in keys}
+
+    return bootstrap_sums(rows, change, keys, resamples=resamples, seed=seed)
+
+
 def hypervolume(points: Array, horizon: float) -> Array:
     """Area that points (score, U) [..., P, 2] dominate, against (0, ``horizon``): [...] float64.
 

@@ -75,7 +75,7 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
         warm=warm,
         seconds=section.seconds,
         steps=section.steps,
-        progress=_share_progress(ui),
+        progress=share_progress(ui),
     )
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
@@ -101,7 +101,7 @@ def hold_out(
     return held_out, others
 
 
-def _share_progress(ui: Progress) -> Callable[[float, str], None]:
+def share_progress(ui: Progress) -> Callable[[float, str], None]:
     """Turn the share of time that has passed into steps of a bar of `PARTS`."""
     shown = 0
 

@@ -69,12 +69,48 @@ def pretrain(
     check_every: int = 50,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:
+    """`fit` on dialogues. ``warm``: dialogues seen once before those of ``train``; the held-out loss is
+    checked from there on.
+    """
+    first = -(-len(warm) // size.batch)
+    batches = itertools.chain(
+        itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size)
+    )
+    return fit(
+        model,
+        batches,
+        [held_out_row(encoder, d, size) for d in held_out],
+        size,
+        encoder.chat.tokenizer.pad_token_id,
+        seconds=seconds,
+        steps=steps,
+        first=first,
+        patience=patience,
+        check_every=check_every,
+        progress=progress,
+    )
+
+
+def fit(
+    model: Any,
+    batches: Iterator[list[TokenRow]],
+    held_out: Sequence[TokenRow],
+    size: SmallModel,
+    pad: int,
+    *,
+    seconds: float,
+    steps: int | None = None,
+    first: int = 0,
+    patience: int = 4,
+    check_every: int = 50,
+    progress: Callable[[float, str], None] | None = None,
+) -> list[tuple[int, float]]:
     """Train all weights until the held-out loss of the answers stops falling, for ``steps`` or ``seconds``.
 
-    ``warm``: dialogues seen once before those of ``train``; the held-out loss is checked from there on.
-    The weights with the lowest held-out loss are kept. Returns (step, held-out loss) pairs. The rate warms up
-    over 3% of the steps (or of the time, where that runs out first) and falls over the last 60%. Products are
-    in bfloat16 where `bfloat16_products`; weights, their gradients and the loss in float32.
+    ``first``: steps before the held-out loss is checked. The weights with the lowest held-out loss are kept.
+    Returns (step, held-out loss) pairs. The rate warms up over 3% of the steps (or of the time, where that
+    runs out first) and falls over the last 60%. Products are in bfloat16 where `bfloat16_products`;
+    weights, their gradients and the loss in float32.
     """
     from transformers import AttentionInterface
 
@@ -83,12 +119,7 @@ def pretrain(
     model.set_attn_implementation(ATTENTION if bfloat16 else "sdpa")
     products = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
     optimizers = _optimizers(model, size)
-    pad = encoder.chat.tokenizer.pad_token_id
-    best = _Best(model, [held_out_row(encoder, d, size) for d in held_out], pad)
-    first = -(-len(warm) // size.batch)
-    batches = itertools.chain(
-        itertools.islice(_batches(encoder, warm, size), first), _batches(encoder, train, size)
-    )
+    best = _Best(model, held_out, pad)
     start, step = time.monotonic(), 0
     while best.stale < patience:
         elapsed = (time.monotonic() - start) / seconds

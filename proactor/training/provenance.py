@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
 from proactor.config import ConfigError, Data
 from proactor.engine import atomic_file
-from proactor.files import read_validated
+from proactor.episode_config import EnvironmentOptions
+from proactor.files import read_json, read_validated
 from proactor.sources.unseen import Unseen
 
 PROVENANCE = "pretrained.json"
@@ -49,6 +52,34 @@ class _BuiltOn(BaseModel):
 def write_provenance(folder: str | Path, data: Data) -> None:
     """Record which data the model in ``folder`` was built on."""
     seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
+    _write(folder, seen)
+
+
+def write_environment(folder: str | Path, environment: EnvironmentOptions) -> None:
+    """Record on whose training tasks the model in ``folder`` was built."""
+    _write(folder, _tasks_of(environment))
+
+
+def check_environment(folder: str | Path, environment: EnvironmentOptions) -> None:
+    """Raise ConfigError if the model in ``folder`` was built on other tasks, of which this run may test some.
+
+    SourceError when the folder's record is damaged.
+    """
+    file, now = Path(folder) / PROVENANCE, _tasks_of(environment)
+    built_on = read_json(file) if file.is_file() else None
+    if built_on != now:
+        raise ConfigError(
+            f"model {folder}: {PROVENANCE} does not name the tasks of environment, so the model may have "
+            "seen those that this run tests on; model=… names another folder, where one is built from these"
+        )
+
+
+def _tasks_of(environment: EnvironmentOptions) -> dict[str, Any]:
+    """What decides which tasks are training, dev and test."""
+    return environment.model_dump(mode="json", include={"gym", "split", "options", "dev"})
+
+
+def _write(folder: str | Path, seen: Mapping[str, Any]) -> None:
     atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
 
 

@@ -6,7 +6,8 @@
                                      order; `step` counts over phases
       tensorboard/                   the same numbers as scalars
       samples/<phase>-<step>.jsonl   every sample: dialogue, turn, text, reward, parts, advantage,
-                                     finish_reason, ok; reward null where the group has no verdict
+                                     finish_reason, ok; reward null where the group has no verdict.
+                                     In an environment every episode: task, score, ending, turns
       start/ best/ last/             adapters (PEFT): where GRPO began, best on dev, latest
       state.safetensors              the exact state to resume from
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
@@ -38,6 +39,7 @@ from pydantic import ValidationError
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
 from proactor.engine import append, atomic_file, fault_point, remove, sweep
+from proactor.episode_config import EpisodeConfig
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError, parse_json, read_bytes
@@ -58,6 +60,7 @@ MAY_CHANGE = (
     "grpo.eval_every",
     "grpo.max_failed_share",
     "grpo.failed_window",
+    "grpo.max_flat_steps",
     "engine.rank_timeout",
     "engine.max_waiting",
     "engine.parked_share",
@@ -97,7 +100,7 @@ class Run:
         """Whether a run has written here."""
         return self._metrics.exists() or self.state.exists()
 
-    def begin(self, config: RunConfig, *, resume: bool, fresh: bool) -> None:
+    def begin(self, config: RunConfig | EpisodeConfig, *, resume: bool, fresh: bool) -> None:
         """Prepare the folder and write the config.
 
         Raises RunError when it holds a run that is neither to be resumed nor replaced, or is to be both, or
@@ -133,7 +136,7 @@ class Run:
         for name in (*FILES, *FOLDERS, *(file.name for file in self.folder.glob("evaluate-*.json"))):
             remove(self.folder / name)
 
-    def _check_config(self, config: RunConfig) -> None:
+    def _check_config(self, config: RunConfig | EpisodeConfig) -> None:
         """Raise RunError when the run here was begun with another config."""
         if (change := self.first_change(config, MAY_CHANGE)) is not None:
             key, old, new = change
@@ -142,7 +145,9 @@ class Run:
                 "config (use another name)"
             )
 
-    def first_change(self, config: RunConfig, aside: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
+    def first_change(
+        self, config: RunConfig | EpisodeConfig, aside: Iterable[str] = ()
+    ) -> tuple[str, Any, Any] | None:
         """(key, old value, new value) of the first difference between the run's config and ``config``.
 
         None when they are equal, or when the run has no config. Keys and sections named in ``aside`` are not
@@ -154,7 +159,7 @@ class Run:
             return None
         written = read_yaml(file)
         with suppress(ValidationError):  # a key that no longer exists is reported below
-            written = RunConfig.model_validate(written).model_dump(mode="json")
+            written = type(config).model_validate(written).model_dump(mode="json")
         old, new = _flat(written), _flat(config.model_dump(mode="json"))
         ignored = tuple(aside)
         for key in sorted(old.keys() | new.keys()):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue import Dialogue
-from proactor.engine import Engine, Group
+from proactor.engine import GRPO, Engine, Group
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -25,6 +26,7 @@ from proactor.training.stats import judge_statistics, reward_statistics
 from proactor.training.workspace import Workspace
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 SFT_STATISTICS = (
     "loss",
@@ -46,12 +48,20 @@ def derive_seed(*parts: object) -> int:
 
 
 def batch(
-    dialogues: Sequence[Dialogue], size: int, seed: int, phase: str, step: int
-) -> tuple[int, list[Dialogue]]:
-    """(epoch, dialogues) of a step. Each epoch is a new order of all dialogues, with a smaller last batch."""
-    per_epoch = -(-len(dialogues) // size)
+    items: Sequence[T],
+    size: int,
+    seed: int,
+    phase: str,
+    step: int,
+    name: Callable[[T], str] = attrgetter("id"),
+) -> tuple[int, list[T]]:
+    """(epoch, items) of a step. Each epoch is a new order of all items, with a smaller last batch.
+
+    ``name``: what tells an item from the others.
+    """
+    per_epoch = -(-len(items) // size)
     epoch, index = divmod(step, per_epoch)
-    order = sorted(dialogues, key=lambda d: derive_seed(seed, phase, epoch, d.id))
+    order = sorted(items, key=lambda item: derive_seed(seed, phase, epoch, name(item)))
     return epoch, order[index * size : (index + 1) * size]
 
 
@@ -150,7 +160,7 @@ def sample_and_score(
     return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
 
 
-def update(engine: Engine, groups: Sequence[Group], stage: GRPOStage) -> Row:
+def update(engine: Engine, groups: Sequence[Group], stage: GRPO) -> Row:
     """One update with the groups of all ranks. A rank without groups takes part.
 
     If no rank has a group, the weights stay and the row has ``skipped_update`` 1.

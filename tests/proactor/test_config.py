@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proactor.config import ConfigError, RunConfig
-from proactor.config_file import load_config
+from proactor.config_file import load_config, load_run
 from proactor.engine import EngineError
 
 TEXT = "model: some/hub-id\nsft: {lr: 1e-3}\ngrpo: {lr: 1e-5, steps: 50, sampling: {n: 4}}\n"
@@ -208,7 +208,7 @@ def test_the_configs_of_the_repository_load(
     for path in files:
         assert path.read_text().startswith("# "), f"{path} starts with the command that runs it"
         assert f"configs/{path.name}" in path.read_text().splitlines()[0]
-        assert isinstance(load_config(path), RunConfig)
+        assert load_run(path).name == path.stem
 
 
 def test_configs_of_recorded_runs_still_load(repo_root: Path) -> None:

@@ -287,6 +287,7 @@ def test_version_and_short_help(capsys: pytest.CaptureFixture[str]) -> None:
         ["--help"],
         ["train", "none.yaml"],
         ["train", "configs/demo.yaml", "grpo.lrr=1"],
+        ["train", "configs/function-small.yaml", "environment.gim=function"],
         ["train", "configs/demo.yaml", "--resume", "--fresh"],
         ["train", "configs/demo.yaml", "model=owner/name"],
         ["train", "configs/demo.yaml", "model=./no-such-model", "reward=nothing"],

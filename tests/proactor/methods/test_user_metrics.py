@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from proactor.engine import ProactorError
 from proactor.methods import user_metrics
-from proactor.methods.user_metrics import Outcome, hypervolume, hypervolume_gain, intervals, pass_at_u
+from proactor.methods.user_metrics import (
+    Outcome,
+    hypervolume,
+    hypervolume_gain,
+    intervals,
+    paired_change,
+    pass_at_u,
+)
 from tests.proactor.methods.episodes import episode
 
 near = pytest.approx
@@ -106,6 +113,16 @@ def test_runs_are_drawn_too() -> None:
     outcomes = [outcome(run < 2, task=f"task {t}", run=run) for run in range(4) for t in range(10)]
     score = intervals(outcomes, ["score"])["score"]
     assert score.low == 0.0 and score.high == 1.0
+
+
+def test_a_change_is_paired_by_task() -> None:
+    before = [outcome(i % 2 == 0, user=2, task=f"t{i}") for i in range(8)]
+    after = [outcome(i % 2 == 0, user=1, task=f"t{i}") for i in reversed(range(8))]
+    change = paired_change(before, after)
+    for key, expected in (("solved", 0.0), ("user_actions", -1.0), ("user_rate", -0.25)):
+        assert (change[key].estimate, change[key].low, change[key].high) == (expected,) * 3, key
+    with pytest.raises(ProactorError, match="before has no episode of task 't0'"):
+        paired_change(before[1:], after)
 
 
 def test_a_gain_in_hypervolume_is_paired() -> None:

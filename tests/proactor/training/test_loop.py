@@ -18,8 +18,9 @@ from proactor.engine.state import read_state
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError
 from proactor.scoring.bootstrap import KEYS
-from proactor.training.loop import Position, Training, read_position, train
+from proactor.training.loop import Training, train
 from proactor.training.runs import CLOCKS, Run, RunError
+from proactor.training.stages import Position, read_position
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
 

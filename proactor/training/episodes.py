@@ -1,0 +1,162 @@
+"""`Arena`: engine, gym and tasks of a run in an environment, and how episodes are played there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from proactor.config import ConfigError
+from proactor.engine import Engine, ToolChat
+from proactor.environments.episode import Episode
+from proactor.environments.errors import GymError
+from proactor.environments.gyms.catalog import open_gym
+from proactor.environments.host import Host, HostConfig
+from proactor.environments.player import PlayConfig, Player
+from proactor.environments.protocol import Gym
+from proactor.episode_config import EpisodeConfig
+from proactor.event_loop import run_to_end
+from proactor.methods.user_metrics import Outcome, metrics_of
+from proactor.progress import Progress, Quiet
+from proactor.training.method_credit import Credit
+from proactor.training.provenance import check_environment
+from proactor.training.steps import Row, derive_seed
+
+EVALUATION = 2**32 - 2
+"""The session's iteration in evaluations; those of training are its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """Names of tasks: to ``train`` on, to select by (``dev``) and to report on (``test``)."""
+
+    train: tuple[str, ...]
+    dev: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @classmethod
+    def of(cls, gym: Gym, config: EpisodeConfig) -> TaskParts:
+        """The parts of a gym. Raises ConfigError where nothing is left to train on."""
+        options = config.environment
+        drawn = sorted(gym.tasks("train"), key=lambda task: derive_seed("tasks", gym.name, task))
+        dev, others = drawn[: options.dev], drawn[options.dev :]
+        first, last = (round(share * len(others)) for share in options.share)
+        if not others[first:last]:
+            raise ConfigError(
+                f"environment: {len(drawn)} training tasks of {gym.name}, {len(dev)} of them for dev: "
+                f"share {list(options.share)} leaves none to train on"
+            )
+        test = tuple(gym.tasks("test"))
+        return cls(tuple(others[first:last]), tuple(dev), test[: config.eval.limit])
+
+
+def open_tasks(config: EpisodeConfig) -> tuple[Gym, TaskParts]:
+    """The gym of a config and its tasks. Raises ConfigError for options that it does not take."""
+    try:
+        gym = open_gym(config.environment.settings)
+    except GymError as error:
+        raise ConfigError(f"environment: {error}") from None
+    return gym, TaskParts.of(gym, config)
+
+
+@dataclass(slots=True)
+class Arena:
+    """What a run in an environment works with."""
+
+    config: EpisodeConfig
+    engine: Engine
+    chat: ToolChat
+    gym: Gym
+    tasks: TaskParts
+    credit: Credit
+    ui: Progress = field(default_factory=Quiet)
+
+    @classmethod
+    def open(cls, config: EpisodeConfig, ui: Progress | None = None) -> Arena:
+        """Open gym and method, which fail fast, then load the model. Raises ConfigError or EngineError."""
+        ui = ui or Quiet()
+        if config.pretrain is not None:
+            check_environment(config.model, config.environment)
+        credit = Credit.of(config.method)
+        gym, tasks = open_tasks(config)
+        engine = Engine.load(
+            config.model,
+            config.engine,
+            lora=config.lora,
+            seed=config.seed,
+            progress=lambda done, total: ui.substep("loading the model", done, total),
+        )
+        with engine.together("environment"):
+            if engine.chat is None:
+                raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
+            return cls(config, engine, ToolChat(engine.chat), gym, tasks, credit, ui)
+
+    def play(
+        self,
+        tasks: Sequence[str],
+        *,
+        n: int,
+        iteration: int,
+        epoch: int,
+        greedy: bool = False,
+        name: str = "playing",
+    ) -> tuple[list[list[Episode]], Counter[str]]:
+        """``n`` episodes of each task, by task, all at once; and the host's counters.
+
+        Tokens depend on (the run's seed, ``iteration``, the task's place, the episode's place), environments
+        on (the run's seed, ``epoch``, the task): not on which ends first. ``greedy``: temperature 0, with the
+        reward line hidden, as evaluations play.
+        """
+        options = self.config.environment
+        host_config, play_config = (
+            _greedy(options.host, options.play) if greedy else (options.host, options.play)
+        )
+        done, seed = 0, self.config.seed
+
+        async def group(player: Player, key: int, task: str) -> list[Episode]:
+            nonlocal done
+            world = derive_seed(seed, "environment", epoch, task) % 2**31
+            episodes = await player.group(task, world, n, key=key)
+            done += 1
+            self.ui.substep(name, done, len(tasks))
+            return episodes
+
+        async def played() -> tuple[list[list[Episode]], Counter[str]]:
+            async with self.engine.session(iteration) as session, Host(self.gym, host_config) as host:
+                player = Player(session, self.chat, host, play_config, self.engine.context_length)
+                groups = await asyncio.gather(*(group(player, key, task) for key, task in places))
+                return list(groups), host.counters
+
+        places = self.engine.share(list(enumerate(tasks)))
+        return run_to_end(played())
+
+    def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome]]:
+        """Play each task once, greedily, over all ranks: metrics under ``eval_*``, and the outcomes."""
+        with self.engine.together("evaluation"):
+            groups, _ = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
+        success = self.config.eval.success
+        mine = [(Outcome.of(e, success=success), e.ending) for group in groups for e in group]
+        ranks = self.engine.gather(mine, "evaluation")
+        outcomes = [outcome for rank in ranks for outcome, _ in rank]
+        endings = Counter(ending for rank in ranks for _, ending in rank)
+        return {
+            **{f"eval_{key}": value for key, value in metrics(outcomes).items()},
+            **{f"eval_ending/{ending}": float(count) for ending, count in sorted(endings.items())},
+        }, outcomes
+
+
+def metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """`user_metrics.KEYS` of some outcomes."""
+    sums = np.array([outcome.sums for outcome in outcomes]).sum(axis=0)
+    return {key: float(value) for key, value in metrics_of(sums).items()}
+
+
+def _greedy(host: HostConfig, play: PlayConfig) -> tuple[HostConfig, PlayConfig]:
+    sampling = play.sampling.model_copy(update={"temperature": 0.0})
+    return (
+        host.model_copy(update={"show_reward": False}),
+        play.model_copy(update={"sampling": sampling}),
+    )

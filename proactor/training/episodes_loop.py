@@ -1,0 +1,271 @@
+"""Training a run in an environment: stage A on an expert's episodes, stage B on the agent's own.
+
+Order of tasks, seeds of environments and noise are functions of (seed, phase, step); `training.stages` has
+the phases, and how they are saved and resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from proactor.config import ConfigError
+from proactor.engine import Engine
+from proactor.environments.episode import Episode
+from proactor.episode_config import EpisodeConfig
+from proactor.methods.user_metrics import KEYS, Outcome, intervals, paired_change
+from proactor.progress import Progress, Quiet
+from proactor.sole_writer import sole_writer
+from proactor.training import outcome as chosen
+from proactor.training.demonstrations import Demonstrations
+from proactor.training.episodes import Arena, metrics, open_tasks
+from proactor.training.method_credit import Credit
+from proactor.training.origin import origin
+from proactor.training.runs import Run, RunError
+from proactor.training.stages import Stages, stop_signals
+from proactor.training.steps import SFT_STATISTICS, Row, batch, update
+from proactor.training.summary import interval_values
+
+COUNTS = (
+    "episodes_failed",
+    "episodes_without_turns",
+    "groups_too_small",
+    "groups_without_spread",
+    "groups_with_spread",
+)
+"""Counters of `Credit.groups`, which every row has."""
+NOTHING_LEARNED = {**dict.fromkeys(SFT_STATISTICS, math.nan), "tokens_trained": 0.0}
+"""Statistics of a supervised step whose tasks have no demonstration."""
+
+
+class EpisodeTraining(Stages):
+    """The training of a run in an environment."""
+
+    def __init__(self, arena: Arena, run: Run, stopping: list[int], ui: Progress) -> None:
+        super().__init__(arena.config, arena.engine, run, stopping, ui)
+        self.arena, self.sft, self.grpo = arena, arena.config.sft, arena.config.grpo
+        self._taught: Demonstrations | None = None
+
+    @property
+    def taught(self) -> Demonstrations:
+        """The expert's episodes of stage A, made when they are first needed."""
+        assert self.sft is not None, "the stage is in the config"
+        if self._taught is None:
+            self._taught = Demonstrations.of(self.arena.gym, self.arena.chat, self.sft.thoughts)
+        return self._taught
+
+    def sft_row(self, step: int) -> Row:
+        """An update on the expert's episodes of a batch of tasks."""
+        assert self.sft is not None, "the stage is in the config"
+        tasks = self.arena.tasks.train
+        epoch, chosen_tasks = batch(tasks, self.sft.batch_tasks, self.config.seed, "sft", step, str)
+        groups, left_out = self.taught.groups(self.engine.share(chosen_tasks))
+        given = any(self.engine.gather(bool(groups), "demonstrations"))
+        stats = self.engine.train(groups, self.sft) if given else NOTHING_LEARNED
+        return {
+            "epoch": epoch,
+            **{key: stats[key] for key in SFT_STATISTICS},
+            "skipped_update": float(not given),
+            **added(self.engine, left_out, "demonstrations"),
+        }
+
+    def held_out_loss(self) -> float:
+        """Loss of the expert's episodes on the dev tasks. Raises RunError where none is left."""
+        groups, left_out = self.taught.groups(self.engine.share(self.arena.tasks.dev))
+        counts = added(self.engine, left_out, "demonstrations")
+        if not counts.get("demonstrations"):
+            raise RunError(f"sft: of the dev tasks the expert's episodes are all left out ({counts})")
+        return self.engine.nll(groups)
+
+    def grpo_row(self, step: int) -> tuple[Row, list[Row]]:
+        """An update on the agent's episodes of a batch of tasks."""
+        assert self.grpo is not None, "the stage is in the config"
+        arena, stage, engine = self.arena, self.grpo, self.engine
+        epoch, tasks = batch(arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str)
+        began = time.perf_counter()
+        with engine.together("episodes"):
+            played, events = arena.play(tasks, n=stage.n, iteration=step, epoch=epoch)
+            sampled = time.perf_counter() - began
+            groups, left_out = arena.credit.groups(played, engine, arena.chat, epoch)
+        stats = update(engine, groups, stage)
+        counts = dict.fromkeys(COUNTS, 0.0) | added(engine, left_out, "credit")
+        self.position.flat = 0 if counts["groups_with_spread"] else self.position.flat + 1
+        row = {
+            "epoch": epoch,
+            **stats,
+            **self._played_row(played),
+            **counts,
+            "flat_steps": float(self.position.flat),
+            **{f"host/{name}": value for name, value in added(engine, events, "host").items()},
+            "seconds_sampling": sampled,
+        }
+        return row, sample_rows(played)
+
+    def _played_row(self, played: Sequence[Sequence[Episode]]) -> Row:
+        """What the episodes of all ranks were like."""
+        success = self.arena.config.eval.success
+        mine = [
+            (Outcome.of(e, success=success), e.ending, len(e.sample.token_ids)) for g in played for e in g
+        ]
+        everyone = [one for rank in self.engine.gather(mine, "episodes") for one in rank]
+        endings = Counter(ending for _, ending, _ in everyone)
+        values = metrics([result for result, _, _ in everyone])
+        return {
+            **{key: value for key, value in values.items() if key != "tokens"},
+            "episodes": float(len(everyone)),
+            "tokens_sampled": float(sum(result.tokens for result, _, _ in everyone)),
+            "tokens_of_episodes": float(sum(tokens for _, _, tokens in everyone)),
+            **{f"ending/{ending}": float(count) for ending, count in sorted(endings.items())},
+        }
+
+    def check(self) -> tuple[Row, float]:
+        """Play the dev tasks."""
+        row, _ = self.arena.evaluate(self.arena.tasks.dev, "playing dev tasks")
+        return row, row[f"eval_{self.config.eval.metric}"]
+
+    def finished(self) -> str:
+        """The stop rule for a collapse: many steps in a row in which no group had spread."""
+        assert self.grpo is not None, "asked in the GRPO stage"
+        most, flat = self.grpo.max_flat_steps, self.position.flat
+        if most is None or flat < most or self.position.step >= self.grpo.steps:
+            return ""
+        return (
+            f"GRPO stopped after step {self.position.step} of {self.grpo.steps}: in the last {flat} steps no "
+            "group had spread, so there is nothing to learn from (grpo.max_flat_steps)"
+        )
+
+    def told(self, row: Row) -> str:
+        """Score, user involvement, and the groups that were trained on."""
+        groups = f"{row['groups_with_spread']:.0f} groups with spread"
+        return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}"
+
+
+def added(engine: Engine, counts: Mapping[str, int], phase: str) -> Row:
+    """Counters added over all ranks."""
+    total = Counter[str]()
+    for rank in engine.gather(dict(counts), phase):
+        total.update(rank)
+    return {name: float(count) for name, count in sorted(total.items())}
+
+
+def sample_rows(played: Sequence[Sequence[Episode]]) -> list[Row]:
+    """Episodes as rows of a sample file (see `training.runs`)."""
+    return [
+        {
+            "task": episode.task,
+            "sample": i,
+            "seed": episode.seed,
+            "score": episode.score,
+            "ending": episode.ending,
+            "error": episode.error,
+            "tokens": len(episode.sample.token_ids),
+            "turns": [
+                {
+                    "calls": [{"verb": call.verb, "content": call.content} for call in turn.calls],
+                    "feedback": turn.feedback,
+                    "reward": turn.reward,
+                    "user_involved": turn.user_involved,
+                    "advantage": _of_turn(episode, turn.action),
+                    "tokens": turn.action[1] - turn.action[0],
+                }
+                for turn in episode.turns
+            ],
+        }
+        for episodes in played
+        for i, episode in enumerate(episodes)
+    ]
+
+
+def _of_turn(episode: Episode, action: tuple[int, int]) -> float | None:
+    """The advantage of a turn; None where the episode was left out, or nothing was drawn."""
+    if episode.sample.advantage is None or action[0] == action[1]:
+        return None
+    return episode.sample.token_advantages()[action[0]]
+
+
+def train_episodes(
+    config: EpisodeConfig, *, resume: bool = False, fresh: bool = False, ui: Progress | None = None
+) -> Row:
+    """Run ``config`` to its end; returns the comparison of start and best on the test tasks.
+
+    ``resume``, ``fresh`` and what is raised: as `loop.train`; GymError and ChatError too.
+    """
+    if config.sft is None and config.grpo is None:
+        raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
+    Credit.of(config.method)  # refuses what cannot work before anything is written
+    gym, tasks = open_tasks(config)
+    if config.sft is not None:
+        Demonstrations.check(gym)
+    if not tasks.test and config.eval.final:
+        raise ConfigError(
+            "environment: the gym has no test tasks; eval.final=false leaves the comparison out"
+        )
+    run = Run(config.folder, writer=int(os.environ.get("RANK", "0")) == 0)
+    with sole_writer(run.folder) if run.writer else nullcontext():
+        run.begin(config, resume=resume, fresh=fresh)
+        arena = Arena.open(config, ui)
+        with arena.engine.together("training"):
+            return _run(arena, run, resume, ui or Quiet())
+
+
+def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
+    """The stages of a run, and the comparison at its end."""
+    engine, config = arena.engine, arena.config
+    if config.start is not None:
+        engine.load_adapter(config.start)
+    initial = engine.state_dict()
+    sizes = ", ".join(f"{len(getattr(arena.tasks, part))} {part}" for part in ("train", "dev", "test"))
+    ui.say(f"{arena.gym.name}: {sizes} tasks")
+    for problem in arena.chat.report.problems:
+        ui.say(f"chat template: {problem}")
+    with stop_signals() as signals:
+        training = EpisodeTraining(arena, run, signals, ui)
+        if resume:
+            training.restore()
+        training.go()
+    rows = run.rows() if run.writer else []
+    result = engine.gather(chosen.outcome(rows, config.eval.metric), "end of training")[0]
+    if result is not None:
+        ui.say(str(result))
+    if not config.eval.final:
+        return {}
+    summary = compare(arena, run, initial) | {"seconds": training.position.seconds} | origin()
+    if result is not None:
+        summary["chosen"] = result.model_dump()
+    if config.grpo is not None and (why := training.finished()):
+        summary["stopped"] = why
+    run.write_summary(summary)
+    return summary
+
+
+def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
+    """Start and best adapter on the test tasks, with intervals over tasks; the engine keeps the best.
+
+    ``before`` is the adapter that GRPO began with, or ``initial`` without a GRPO stage; ``difference`` is
+    after - before, paired.
+    """
+    engine = arena.engine
+    engine.barrier("best adapter")
+    if arena.config.grpo is not None:
+        engine.load_adapter(run.start)
+    else:
+        engine.load_state_dict(initial)
+    _, before = arena.evaluate(arena.tasks.test, "before, on test")
+    engine.load_adapter(run.best)
+    _, after = arena.evaluate(arena.tasks.test, "after, on test")
+    resamples = arena.config.eval.resamples
+    return {
+        "before": metrics(before),
+        "after": metrics(after),
+        "intervals": {
+            name: interval_values(intervals(outcomes, KEYS, resamples=resamples))
+            for name, outcomes in (("before", before), ("after", after))
+        },
+        "difference": interval_values(paired_change(before, after, KEYS, resamples=resamples)),
+        "tasks": len(after),
+    }

@@ -1,0 +1,119 @@
+"""The folder of a small model for an environment: built once from an expert's episodes, as `model_folder`
+builds one from dialogues.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from proactor.config import ConfigError, Pretrain, SmallModel
+from proactor.engine import ChatFormat, Sample, ToolChat, atomic_folder
+from proactor.environments.protocol import Gym
+from proactor.episode_config import EpisodeConfig
+from proactor.progress import Progress
+from proactor.sole_writer import LOCK, sole_writer
+from proactor.training.demonstrations import Demonstrations
+from proactor.training.episodes import open_tasks
+from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
+from proactor.training.pretrain import fit
+from proactor.training.provenance import check_destination, write_environment
+from proactor.training.small_model import build_model, export, train_tokenizer
+from proactor.training.steps import derive_seed
+from proactor.training.token_rows import TokenRow
+
+BYTES = 259
+"""The vocabulary of a tokenizer of bytes and special tokens alone."""
+LEARNED_TEXTS = 400
+"""Episodes whose text the tokenizer is trained on."""
+
+
+def build_episode_model(config: EpisodeConfig, section: Pretrain, ui: Progress) -> None:
+    """Train a tokenizer and a model on the expert's episodes of the training tasks, and write them as a
+    bitsandbytes-4bit folder.
+
+    Of the tasks that neither dev nor test holds, those of `Pretrain.share`, at most ``limit``; a twentieth of
+    them is held out to decide when to stop. Raises ConfigError as `check_destination` and where too few are
+    left, WriterError while another process builds it.
+    """
+    check_destination(config.model)
+    folder = Path(config.model)
+    with sole_writer(folder, file=folder.with_name(f".{folder.name}{LOCK}")):
+        if not folder.is_dir():  # another process may just have built it
+            _build(config, section, folder, ui)
+
+
+def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress) -> None:
+    size, thoughts = section.size, config.sft.thoughts if config.sft is not None else True
+    pool = config.environment.model_copy(update={"share": section.share})
+    gym, parts = open_tasks(config.model_copy(update={"environment": pool}))
+    tasks = parts.train[: section.limit]
+    tokenizer = train_tokenizer(_texts(gym, tasks, thoughts, size), size.vocabulary)
+    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts)
+    rows, left_out = [], 0
+    for task in tasks:
+        sample = taught.sample(task)
+        if isinstance(sample, Sample):
+            rows.append(episode_row(sample))
+        else:
+            left_out += 1
+    number = min(HELD_OUT, max(1, len(rows) // 20))
+    held_out, train = rows[:number], rows[number:]
+    if not train:
+        raise ConfigError(f"pretrain: {len(rows)} episodes of the expert; two are the least")
+    longest = max(len(row.ids) for row in rows)
+    if longest > size.context:
+        raise ConfigError(f"pretrain.size.context: {size.context} tokens; an episode has up to {longest}")
+    ui.say(f"{gym.name}: {len(rows)} episodes of the expert, {left_out} left out, up to {longest} tokens")
+    length = f"{section.steps} steps, at most " if section.steps else ""
+    ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
+    model = build_model(tokenizer, size)
+    history = fit(
+        model,
+        _batches(train, size),
+        held_out,
+        size,
+        tokenizer.pad_token_id,
+        seconds=section.seconds,
+        steps=section.steps,
+        progress=share_progress(ui),
+    )
+    with atomic_folder(folder) as whole:
+        export(model, tokenizer, whole)
+        write_environment(whole, config.environment)
+    step, loss = min(history, key=lambda pair: pair[1])
+    ui.say(f"{config.model}: written, held-out loss {loss:.3f} (step {step})")
+
+
+def _texts(gym: Gym, tasks: Sequence[str], thoughts: bool, size: SmallModel) -> Iterator[str]:
+    """Some episodes as the template writes them: read back from a tokenizer of bytes."""
+    tokenizer = train_tokenizer([], BYTES)
+    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts)
+    for task in tasks[:LEARNED_TEXTS]:
+        if isinstance(sample := taught.sample(task), Sample):
+            yield tokenizer.decode(sample.prompt_ids + sample.token_ids, skip_special_tokens=True)
+
+
+def episode_row(sample: Sample) -> TokenRow:
+    """An episode for training: its prompt is the trunk, what follows one segment with the sample's mask."""
+    *prompt, last = sample.prompt_ids
+    seen = len(prompt)
+    row = TokenRow(prompt, list(range(seen)), [0] * seen, [0], [0.0] * seen)
+    row.branch(seen, [last, *sample.token_ids], 0)
+    row.weight[seen:] = [0.0, *map(float, sample.trained_mask())]
+    return row
+
+
+def _batches(rows: Sequence[TokenRow], size: SmallModel) -> Iterator[list[TokenRow]]:
+    """Endless batches of rows of similar length, in a new order each time round."""
+    for epoch in itertools.count():
+        order = random.Random(derive_seed(size.seed, "episodes", epoch))
+        shuffled = order.sample(rows, len(rows))
+        pool = size.batch * 16
+        for start in range(0, len(shuffled), pool):
+            near = sorted(shuffled[start : start + pool], key=lambda row: len(row.ids))
+            batches = [near[i : i + size.batch] for i in range(0, len(near), size.batch)]
+            order.shuffle(batches)
+            yield from batches

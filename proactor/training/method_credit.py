@@ -1,0 +1,106 @@
+"""`Credit`: episodes become the engine's groups, with the advantages of the run's method on their tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import ClassVar
+
+from pydantic import ValidationError
+
+from proactor.config import ConfigError
+from proactor.engine import Engine, Group, ToolChat
+from proactor.environments.episode import Episode
+from proactor.episode_config import MethodOptions
+from proactor.files import settings_problem
+from proactor.methods import bao, infopo, turn_credit
+from proactor.methods.bao import BAO
+from proactor.methods.infopo import InfoPO
+from proactor.methods.turn_credit import TurnCredit
+
+Method = TurnCredit | BAO | InfoPO
+FAILED = ("error", "timeout", "cancelled")
+"""Endings that are not the agent's: such an episode says nothing about what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How a run's method credits episodes."""
+
+    method: Method
+
+    KINDS: ClassVar[dict[str, type[Method]]] = {"userrl": TurnCredit, "bao": BAO, "infopo": InfoPO}
+
+    @classmethod
+    def of(cls, options: MethodOptions) -> Credit:
+        """The method of a config. Raises ConfigError for an option that it does not have."""
+        kind = cls.KINDS[options.name]
+        try:
+            return cls(kind.model_validate(options.options))
+        except ValidationError as error:
+            known = ", ".join(kind.model_fields)
+            _, problem = settings_problem(error, lambda _: f" of {options.name} (known: {known})")
+            raise ConfigError(f"method.options: {problem}") from None
+
+    def groups(
+        self, played: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
+    ) -> tuple[list[Group], Counter[str]]:
+        """Groups to train on, and what was left out.
+
+        ``episodes_failed`` (`FAILED`), ``episodes_without_turns``; ``groups_too_small``: fewer than two
+        episodes are left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups
+        returned; `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward
+        is its episode's score. Raises ProactorError for rewards that the method refuses.
+        """
+        left_out = Counter[str]()
+        kept: list[list[Episode]] = []
+        for episodes in played:
+            failed = [e for e in episodes if e.ending in FAILED]
+            fine = [e for e in episodes if e.ending not in FAILED]
+            acted = [e for e in fine if e.turns]
+            left_out["episodes_failed"] += len(failed)
+            left_out["episodes_without_turns"] += len(fine) - len(acted)
+            if len(acted) < 2:
+                left_out["groups_too_small"] += 1
+            else:
+                kept.append(acted)
+        groups = []
+        for episodes, advantages in zip(kept, self.advantages(kept, engine, chat, epoch), strict=True):
+            for episode, values in zip(episodes, advantages, strict=True):
+                episode.sample.reward, episode.sample.advantage = episode.score, values
+            spread = any(any(values) for values in advantages)
+            left_out["groups_with_spread" if spread else "groups_without_spread"] += 1
+            groups.append(Group(episodes[0].sample.prompt_ids, [e.sample for e in episodes]))
+        return groups, left_out
+
+    def advantages(
+        self, groups: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
+    ) -> list[list[list[float]]]:
+        """The advantage of each token of each episode, by group."""
+        match self.method:
+            case TurnCredit() as credit:
+                return [turn_credit.token_advantages(group, credit) for group in groups]
+            case BAO() as config:
+                return [bao.token_advantages(group, config) for group in groups]
+            case InfoPO() as config:
+                flat = [episode for group in groups for episode in group]
+                placeholder = engine.tokenizer(infopo.PLACEHOLDER, add_special_tokens=False)["input_ids"]
+                gains = iter(infopo.information_gains(engine, flat, placeholder, frame(chat)) if flat else [])
+                by_group = [[next(gains) for _ in group] for group in groups]
+                return infopo.token_advantages(groups, by_group, config, epoch)
+
+
+def frame(chat: ToolChat) -> tuple[int, int]:
+    """How many tokens the template writes before, and after, the result of a call."""
+    end = sorted(chat.template.end_ids)[:1]
+    first, second = (
+        chat.observation(end, [{"role": "tool", "tool_call_id": "call_0", "name": "x", "content": content}])
+        for content in ("Q", "7")
+    )
+
+    def common(one: Sequence[int], two: Sequence[int]) -> int:
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+
+    return common(first, second), common(first[::-1], second[::-1])

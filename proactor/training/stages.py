@@ -1,0 +1,284 @@
+"""A run's stages: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
+
+The position of a run is a handful of numbers, because every step is a function of (seed, phase, step). The
+order of writes makes a killed run resumable; see `proactor.training.runs`. Dialogues (`training.loop`) and
+episodes (`training.episodes_loop`) say what a step does.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from proactor.config import GRPOStage, RunConfig, SFTStage
+from proactor.engine import Engine
+from proactor.episode_config import EpisodeConfig, EpisodeGRPO, EpisodeSFT
+from proactor.files import first_problem
+from proactor.progress import Progress, Stopped
+from proactor.tables import plain_name
+from proactor.training.runs import Run, RunError
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run is.
+
+    ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
+    or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
+    ``flat``: steps until now, in a row, that had no group to train on (episodes).
+    """
+
+    phase: str = "sft"
+    step: int = 0
+    update: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    flat: int = 0
+    seconds: float = 0.0
+
+
+def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:
+    """(position, length of the rows in bytes) of a state's record. RunError where it holds something else."""
+    length = record.pop("metrics_bytes", None)
+    missing = {"phase", "step", "update"} - record.keys() | ({"metrics_bytes"} if length is None else set())
+    if missing:
+        raise RunError(f"{run.state}: not the record of a run ({min(missing)} is missing)")
+    try:
+        return _POSITION.validate_python(record), int(length)
+    except ValidationError as error:
+        raise RunError(f"{run.state}: not the record of a run ({first_problem(error)})") from None
+
+
+def sample_order(row: Row) -> tuple[Any, ...]:
+    """Where a row stands in its file of samples."""
+    return tuple(row[key] for key in ("dialogue", "task", "turn", "sample") if key in row)
+
+
+_POSITION = TypeAdapter(Position)
+
+
+class Stages(ABC):
+    """The training of a run: its engine, folder and position. What a step does is the subclass's.
+
+    Hooks are called on every rank; what decides how the run goes on must be equal on all.
+    """
+
+    def __init__(
+        self, config: RunConfig | EpisodeConfig, engine: Engine, run: Run, stopping: list[int], ui: Progress
+    ) -> None:
+        self.config, self.engine, self.run, self.stopping, self.ui = config, engine, run, stopping, ui
+        self.position = Position("sft" if self.config.sft else "grpo")
+        self._saved_at = time.perf_counter()
+
+    # -- what a step does ---
+
+    @abstractmethod
+    def sft_row(self, step: int) -> Row:
+        """One supervised update; its row."""
+
+    @abstractmethod
+    def held_out_loss(self) -> float:
+        """Loss on what is held out, in nats per token."""
+
+    @abstractmethod
+    def grpo_row(self, step: int) -> tuple[Row, list[Row]]:
+        """Sample, score, update; the row, and this rank's samples as rows."""
+
+    @abstractmethod
+    def check(self) -> tuple[Row, float]:
+        """Play the dev part: the row, and the metric by which the best adapter is chosen."""
+
+    def note(self, row: Row, last: bool) -> None:  # noqa: B027 - episodes have nothing to look at
+        """Look at a GRPO step's row; ``last``: the stage ends with it. Raises where the run is to stop."""
+
+    def finished(self) -> str:
+        """Why the GRPO stage ends here, before its steps are over; empty where it goes on."""
+        return ""
+
+    @abstractmethod
+    def told(self, row: Row) -> str:
+        """A GRPO step in a few words."""
+
+    # -- the phases ---
+
+    def restore(self) -> None:
+        """Go back to the last save, if there is one.
+
+        Restores state, rows and samples, and writes the best adapter if the killed run had not yet done so.
+        """
+        if not self.run.state.exists():
+            self.run.rewind(0, 0)
+            return
+        record = self.engine.resume(self.run.state, say=self.ui.say)
+        self.position, length = read_position(record, self.run)
+        self.run.rewind(length, self.position.update)
+        self._write_best()
+        grpo = self.config.grpo
+        if self.position.phase == "done" and grpo is not None and self.position.step < grpo.steps:
+            self.position.phase = "grpo"
+        self.ui.say(f"resumed {self.run.folder} after step {self.position.update} ({self.position.phase})")
+
+    def go(self) -> None:
+        """Both phases from the current position to the end."""
+        if self.position.phase == "sft" and self.config.sft is not None:
+            self.supervise(self.config.sft)
+        if self.config.grpo is not None and self.position.phase in ("sft", "grpo"):
+            self.reinforce(self.config.grpo)
+        if self.position.phase != "done":
+            self.position.phase = "done"
+            self.save()
+
+    def supervise(self, stage: SFTStage | EpisodeSFT) -> None:
+        """The supervised phase.
+
+        The adapter of the lowest held-out loss ends in `start` (in `best` if no GRPO follows).
+        """
+        p = self.position
+        self.ui.phase("SFT", stage.max_steps, p.step)
+        if p.best is None:
+            self._check_loss()
+            self.save()
+        while p.step < stage.max_steps and p.stale < stage.patience:
+            began = time.perf_counter()
+            row = self.sft_row(p.step)
+            self._advance("sft", row, time.perf_counter() - began)
+            checked = p.step % stage.eval_every == 0 or p.step == stage.max_steps
+            if checked:
+                self._check_loss()
+            self.ui.step(f"loss {row['loss']:.3f}, held-out {p.best:.3f}")
+            self._save_if_due(checked)
+
+    def reinforce(self, stage: GRPOStage | EpisodeGRPO) -> None:
+        """The GRPO phase, from the supervised phase's best adapter with a fresh optimizer.
+
+        The adapter that did best on dev ends in `best`.
+        """
+        if self.position.phase == "sft":
+            self._begin_grpo()
+        p = self.position
+        self.ui.phase("GRPO", stage.steps, p.step)
+        if p.best is None:
+            self._check_metric()
+            self._write_adapter("start")
+            self.save()
+        while p.step < stage.steps and not self.finished():
+            began = time.perf_counter()
+            row, samples = self.grpo_row(p.step)
+            self._advance("grpo", row, time.perf_counter() - began)
+            if (p.step - 1) % self.config.samples_every == 0:
+                ranks = self.engine.gather(samples, "samples")
+                rows = [row for rank in ranks for row in rank]
+                rows.sort(key=sample_order)  # whoever drew them
+                self.run.write_samples("grpo", p.update, rows)
+            self.note(row, last=p.step == stage.steps)
+            checked = p.step % stage.eval_every == 0 or p.step == stage.steps or bool(self.finished())
+            if checked:
+                self._check_metric()
+            best = f"best {plain_name(self.config.eval.metric)} on dev {p.best:.3f}"
+            self.ui.step(f"{self.told(row)}, {best}")
+            self._save_if_due(checked)
+        if p.step < stage.steps:
+            self.ui.say(self.finished())
+
+    def _begin_grpo(self) -> None:
+        self.engine.barrier("adapter of the SFT stage")
+        self.engine.load_adapter(self.run.start)  # with a fresh optimizer
+        self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
+
+    def _check_loss(self) -> None:
+        loss = self.held_out_loss()
+        self._log("eval", {"held_out_loss": loss})
+        self._note_check(loss if math.isfinite(loss) else math.inf, lower_is_better=True)
+
+    def _check_metric(self) -> None:
+        row, value = self.check()
+        self._log("eval", row)
+        self._note_check(value)
+
+    def _note_check(self, value: float, lower_is_better: bool = False) -> None:
+        """Keep ``value`` as the best so far, or count one more check without progress."""
+        p = self.position
+        if p.best is None or (value < p.best if lower_is_better else value > p.best):
+            p.best, p.best_step, p.stale = value, p.step, 0
+        else:
+            p.stale += 1
+
+    def _advance(self, kind: str, row: Row, seconds: float) -> None:
+        p = self.position
+        p.step, p.update = p.step + 1, p.update + 1
+        tokens = row["tokens_sampled" if "tokens_sampled" in row else "tokens_trained"]
+        self._log(kind, {**row, "seconds": seconds, "tokens_per_second": tokens / seconds})
+
+    def _log(self, kind: str, row: Row) -> None:
+        self.run.log({"phase": self.position.phase, "kind": kind, "step": self.position.update, **row})
+
+    def _save_if_due(self, checked: bool) -> None:
+        """Save after a check, every `save_every` steps, or on a signal to stop.
+
+        A signal to one rank stops every rank after the same step: raises Stopped.
+        """
+        ranks = self.engine.gather(list(self.stopping), "end of a step")
+        signals = [number for rank in ranks for number in rank]
+        if checked or signals or self.position.update % self.config.save_every == 0:
+            self.save()
+        if signals:
+            raise Stopped(signals[0], self.position.update)
+
+    def save(self) -> None:
+        """Rows to disk, then the state, then the adapters."""
+        now = time.perf_counter()
+        self.position.seconds += now - self._saved_at
+        self._saved_at = now
+        length = self.run.flush()
+        self.engine.save(self.run.state, {**asdict(self.position), "metrics_bytes": length})
+        self._write_adapter("last")
+        self._write_best()
+
+    def _write_best(self) -> None:
+        """Write the current adapter as the best one, if it is."""
+        p = self.position
+        if p.best is not None and p.best_step == p.step and p.phase != "done":
+            self._write_adapter("start" if p.phase == "sft" and self.config.grpo is not None else "best")
+
+    def _write_adapter(self, name: str) -> None:
+        if self.run.writer:
+            self.engine.save_adapter(self.run.folder / name)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The list of signals received: the first SIGTERM or Ctrl-C. A second one ends the process at once.
+
+    Only the main thread may set handlers: in any other thread the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for other, previous in old.items():
+            signal.signal(other, previous)
+
+    for number in old:
+        signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

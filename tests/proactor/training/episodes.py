@@ -1,0 +1,131 @@
+"""A guessing world with short turns, a tiny model that can play it, and configs of runs there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from proactor.config import SmallModel
+from proactor.config_file import load_run
+from proactor.engine import ChatFormat, ToolChat
+from proactor.environments.calls import INTERACT
+from proactor.environments.protocol import Call, Opening, Outcome
+from proactor.episode_config import EpisodeConfig
+from proactor.training.episodes_model import episode_row
+from proactor.training.pretrain import loss_of
+from proactor.training.small_model import build_model, train_tokenizer
+from proactor.training.token_rows import collate
+
+SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=300, context=256)
+NUMBERS = "0123"
+TOOL = INTERACT["function"]["name"]
+
+
+class Guess:
+    """A number of NUMBERS: an action is told whether it is larger, an answer of the user whether it is right.
+
+    ``broken``: raises at the second call.
+    """
+
+    user_verbs = frozenset({"answer"})
+
+    def __init__(self, number: str, broken: bool = False, right: float = 1.0) -> None:
+        self.number, self.broken, self.right, self.calls = number, broken, right, 0
+
+    def reset(self, seed: int) -> Opening:
+        self.calls = 0
+        return Opening([{"role": "user", "content": "go"}])
+
+    def step(self, call: Call) -> Outcome:
+        self.calls += 1
+        if self.broken and self.calls == 2:
+            raise RuntimeError("lost")
+        if call.verb == "answer" and call.content == self.number:
+            return Outcome("yes", self.right, terminated=True)
+        return Outcome("no" if call.verb == "answer" or call.content <= self.number else "less")
+
+
+class GuessGym:
+    """Tasks end in their number; ``broken`` tasks break, with ``right`` 0 nothing earns a reward."""
+
+    name = "guess"
+
+    def __init__(self, max_turns: int = 3, train: int = 16, broken: int = 0, right: float = 1.0) -> None:
+        self.max_turns, self.right = max_turns, right
+        self._tasks = {"train": train, "test": 4}
+        self._broken = {f"train-{i}-{i % 4}" for i in range(broken)}
+
+    def tasks(self, split: str) -> Sequence[str]:
+        return [f"{split}-{i}-{i % 4}" for i in range(self._tasks[split])]
+
+    def make(self, task: str) -> Guess:
+        return Guess(task[-1], task in self._broken, self.right)
+
+
+def _call(verb: str, number: str) -> dict[str, Any]:
+    arguments = json.dumps({"choice": verb, "content": number})
+    function = {"name": TOOL, "arguments": arguments}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+    }
+
+
+def guess_folder(folder: Path, steps: int = 40) -> Path:
+    """A model that calls, with numbers at random. What surrounds a number in a call is two tokens."""
+    tokenizer = train_tokenizer(["go yes no less"], SIZE.vocabulary)
+    head = f'<tool_call>\n{{"name": "{TOOL}", "arguments": {{"choice": "%s", "content": "'
+    tokenizer.add_tokens([*(head % verb for verb in ("action", "answer")), '"}}\n</tool_call>'])
+    chat = ToolChat(ChatFormat(tokenizer))
+    rows = []
+    for number in NUMBERS:
+        for verb, other in (("action", "answer"), ("answer", "action")):
+            result = {"role": "tool", "tool_call_id": "call_0", "name": TOOL, "content": "no"}
+            told = [{"role": "user", "content": "go"}, _call(verb, number), result, _call(other, number)]
+            rows.append(episode_row(chat.sample(told)))
+    inputs, labels, weights = collate(rows, tokenizer.pad_token_id, 0.0)
+    model = build_model(tokenizer, SIZE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        loss = loss_of(model, inputs, labels, weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    """A config as a mapping; ``changes`` replace whole sections."""
+    return {
+        "name": "tiny",
+        "model": str(model),
+        "runs": str(folder / "runs"),
+        "engine": {"deterministic": True, "kv_tokens": 4096},
+        "lora": {"rank": 4},
+        "environment": {
+            "gym": "guess",
+            "dev": 4,
+            "play": {"sampling": {"max_tokens": 8}, "max_tokens": 200},
+        },
+        "method": {"name": "bao"},
+        "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 4, "eval_every": 2},
+        "eval": {"resamples": 100},
+        "save_every": 1,
+    } | changes
+
+
+def config(folder: Path, model: Path, *overrides: str, **changes: Any) -> EpisodeConfig:
+    """The config of `values`, read from a file."""
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(values(folder, model, **changes)))
+    read = load_run(file, overrides)
+    assert isinstance(read, EpisodeConfig)
+    return read
