@@ -18,10 +18,30 @@ from proactor.engine.step import Decode
 from proactor.kernels.decode_attention import additive_mask, decode_attention
 from proactor.kernels.tree_attention import AttentionBlock
 
-SPARE = 64
-"""Most tokens a sequence for which there is room, before all are gathered again."""
+SPARE = 16
+"""Most tokens a sequence for which there is room, before all are gathered again. Room costs time too."""
 KEPT_BYTES = 1 << 28
 """Most bytes to keep; a larger decode set is gathered at every step."""
+WORTH = 4
+"""Steps that a decode set has to live to be kept: gathering it costs as much as reading its pages thrice."""
+
+
+class Keeping:
+    """Whether decode sets live long enough to be kept, by how long those before them lived."""
+
+    def __init__(self) -> None:
+        self._lived = 2.0 * WORTH  # steps, averaged over the last few sets
+        self._roster, self._steps = -1, 0
+
+    def pays(self, roster: int, left: int) -> bool:
+        """For the set ``roster`` of this step, of which one ends after ``left`` more; call it once a step."""
+        if roster != self._roster:
+            if self._roster >= 0:
+                self._lived += (self._steps - self._lived) / 4
+            self._roster, self._steps = roster, 0
+        self._steps += 1
+        lived = max(self._lived, self._steps)
+        return min(lived, left) >= WORTH
 
 
 def spare_tokens(decodes: Sequence[Decode]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
 from proactor.engine.config import EngineConfig
-from proactor.engine.kept import KEPT_BYTES, KeptBlock, spare_tokens
+from proactor.engine.kept import KEPT_BYTES, Keeping, KeptBlock, spare_tokens
 from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Step
@@ -115,8 +115,8 @@ class PagedCache:
 class DecodeRows:
     """Index tensors of a decode set, advanced in place from step to step, and its keys and values (`kept`).
 
-    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, more
-    than `KEPT_BYTES`, torch's forms on a GPU), whenever a sequence gets a page.
+    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, sets
+    that do not live long, more than `KEPT_BYTES`, torch's forms on a GPU), whenever a sequence gets a page.
     """
 
     def __init__(self, step: Step, cache: PagedCache, keep: bool) -> None:
@@ -231,6 +231,7 @@ class StepRows:
         self.device = cache.device
         self._roster = -1
         self._decode: DecodeRows | DecodeTables | None = None
+        self._keeping = Keeping()
 
     def forget(self) -> None:
         """Let go of the decode set, with what is kept of it."""
@@ -256,8 +257,10 @@ class StepRows:
     def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
         """The tensors of the step's decode set: those kept, updated, or new ones."""
         if not self.cache.in_triton:
+            left = min(d.left for d in step.decodes)
+            keep = self._keeping.pays(step.roster, left) and not self.exact and not on_gpu(self.device)
             if not isinstance(self._decode, DecodeRows) or not self._decode.serves(step):
-                self._decode = DecodeRows(step, self.cache, keep=not self.exact and not on_gpu(self.device))
+                self._decode = DecodeRows(step, self.cache, keep)
         elif isinstance(self._decode, DecodeTables) and step.roster == self._roster:
             self._decode.grow(step.grown)
         else:

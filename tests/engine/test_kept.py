@@ -39,6 +39,16 @@ def test_samples_are_those_of_the_pages(folder: Path, monkeypatch: pytest.Monkey
     assert sampler(engine).rows._decode is None, "an idle sampler keeps nothing"
 
 
+def test_sets_are_kept_where_those_before_them_lived() -> None:
+    keeping = kept.Keeping()
+    assert all(keeping.pays(0, left=50) for _ in range(8)), "the first one is tried"
+    assert not keeping.pays(1, kept.WORTH - 1), "a member ends too soon"
+    brief = [keeping.pays(roster, left=50) for roster in range(2, 20)]
+    assert not any(brief[-5:])
+    stays = [keeping.pays(20, left=50) for _ in range(2 * kept.WORTH)]
+    assert stays == [step + 1 >= kept.WORTH for step in range(2 * kept.WORTH)]
+
+
 def test_a_set_that_stays_is_gathered_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a layer, although the sequences get new pages meanwhile."""
     gathered: list[int] = []
@@ -48,6 +58,7 @@ def test_a_set_that_stays_is_gathered_once(folder: Path, monkeypatch: pytest.Mon
         "_gather",
         lambda self, layer, store: (gathered.append(layer), gather(self, layer, store)),
     )
+    monkeypatch.setattr(kept, "SPARE", 64)
     engine = load(folder)
     engine.sample(SHORT, Sampling(max_tokens=20, ignore_eos=True))
     assert sorted(gathered) == list(range(engine.config.num_layers))
