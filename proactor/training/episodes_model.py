@@ -18,7 +18,7 @@ from proactor.sole_writer import LOCK, sole_writer
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks
 from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
-from proactor.training.pretrain import fit
+from proactor.training.pretrain import fit, fit_line
 from proactor.training.provenance import check_destination, write_environment
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.steps import derive_seed
@@ -83,8 +83,7 @@ def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress)
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
         write_environment(whole, config.environment)
-    step, loss = min(history, key=lambda pair: pair[1])
-    ui.say(f"{config.model}: written, held-out loss {loss:.3f} (step {step})")
+    ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
 
 
 def _texts(gym: Gym, tasks: Sequence[str], thoughts: bool, size: SmallModel) -> Iterator[str]:

@@ -17,7 +17,7 @@ from proactor.progress import Progress
 from proactor.sole_writer import LOCK, sole_writer
 from proactor.sources import load
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
-from proactor.training.pretrain import pretrain
+from proactor.training.pretrain import fit_line, pretrain
 from proactor.training.provenance import check_destination, write_provenance
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.token_rows import held_out_row
@@ -80,8 +80,7 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
         write_provenance(whole, config.data)
-    step, loss = min(history, key=lambda pair: pair[1])
-    ui.say(f"{config.model}: written, held-out loss {loss:.3f} (step {step})")
+    ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
 
 
 def hold_out(

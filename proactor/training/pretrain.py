@@ -22,6 +22,8 @@ from proactor.dialogue.prompt import PromptEncoder
 from proactor.training.origin import bfloat16_products
 from proactor.training.token_rows import IGNORED, TokenRow, collate, held_out_row, row
 
+PATIENCE = 4
+"""Checks of the held-out loss without a lower one after which training ends."""
 ATTENTION = "bfloat16_products"
 """Name of `attend` in transformers."""
 
@@ -65,7 +67,7 @@ def pretrain(
     seconds: float,
     steps: int | None = None,
     warm: Sequence[Dialogue] = (),
-    patience: int = 4,
+    patience: int = PATIENCE,
     check_every: int = 50,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:
@@ -101,7 +103,7 @@ def fit(
     seconds: float,
     steps: int | None = None,
     first: int = 0,
-    patience: int = 4,
+    patience: int = PATIENCE,
     check_every: int = 50,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[tuple[int, float]]:
@@ -149,6 +151,19 @@ def fit(
         best.check(step)
     best.restore()
     return best.history
+
+
+def fit_line(history: Sequence[tuple[int, float]], steps: int | None) -> str:
+    """What to say of a `fit` for ``steps``: its best step, and what to set where time ran out too early."""
+    best, loss = min(history, key=lambda pair: pair[1])
+    line, last = f"held-out loss {loss:.3f} (step {best})", history[-1][0]
+    stale = sum(step > best for step, _ in history) >= PATIENCE
+    if steps is None or last >= steps or stale:
+        return line
+    return (
+        f"{line}; its time was over after {last} of {steps} steps, so it knows little: "
+        "delete the folder and train again with a larger pretrain.seconds"
+    )
 
 
 class _Best:

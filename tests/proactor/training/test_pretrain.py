@@ -12,7 +12,7 @@ from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
 from proactor.training.model_folder import hold_out
-from proactor.training.pretrain import loss_of, pretrain
+from proactor.training.pretrain import fit_line, loss_of, pretrain
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate, held_out_row
 from tests.proactor.runs import OPTIONS
@@ -49,6 +49,23 @@ def test_a_pace_that_is_fast_enough_decides_nothing() -> None:
     """The same steps end in the same model to the last bit, however long they may take."""
     one, other = (pretrained(size(), steps=6, seconds=seconds) for seconds in (1e4, 1e9))
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("history", "steps", "cut"),
+    [
+        ([(40, 0.576)], 400, True),
+        ([(50, 0.9), (100, 0.5), (130, 0.45)], 400, True),
+        ([(50, 0.9), (400, 0.5)], 400, False),
+        ([(50, 0.5), *((step, 0.6) for step in (100, 150, 200, 250))], 400, False),
+        ([(50, 0.9)], None, False),
+    ],
+    ids=["first check", "still falling", "all steps", "stopped falling", "by time"],
+)
+def test_a_model_that_time_cut_short_is_told(
+    history: list[tuple[int, float]], steps: int | None, cut: bool
+) -> None:
+    assert ("its time was over" in fit_line(history, steps)) == cut
 
 
 @pytest.mark.parametrize("rates", [{}, {"lr": 3.0, "muon_lr": 3.0}], ids=["learns", "diverges"])
