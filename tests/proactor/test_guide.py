@@ -19,7 +19,7 @@ from proactor.annotation import annotate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.catalogs import propose, read_catalog
 from proactor.cli import app
-from proactor.config_file import load_config
+from proactor.config_file import load_config, load_run
 from proactor.sources import Corpus, load
 from proactor.training.corpora import load_corpus
 
@@ -75,9 +75,11 @@ def test_command_lines_are_taken(line: str, windows: Path, monkeypatch: pytest.M
             file = str(given.params.get(name) or "")
             assert not file.startswith("examples") or Path(file).exists(), f"no file {file}"
         if "config" in given.params:
-            load_config(
-                given.params["config"], [*(given.params.get("overrides") or []), f"data.path={windows}"]
-            )
+            config, overrides = given.params["config"], list(given.params.get("overrides") or [])
+            if "\nenvironment:" in Path(config).read_text():
+                load_run(config, [*overrides, f"environment.path={windows}"])
+            else:
+                load_config(config, [*overrides, f"data.path={windows}"])
 
 
 def test_the_example_has_the_windows_that_the_guide_tells(windows: Path) -> None:
