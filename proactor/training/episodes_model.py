@@ -14,12 +14,11 @@ from proactor.engine import ChatFormat, Sample, ToolChat, atomic_folder
 from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.progress import Progress
-from proactor.sole_writer import LOCK, sole_writer
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks
 from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
 from proactor.training.pretrain import fit, fit_line
-from proactor.training.provenance import check_destination, write_environment
+from proactor.training.provenance import build_once, write_environment
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.steps import derive_seed
 from proactor.training.token_rows import TokenRow
@@ -38,11 +37,7 @@ def build_episode_model(config: EpisodeConfig, section: Pretrain, ui: Progress) 
     them is held out to decide when to stop. Raises ConfigError as `check_destination` and where too few are
     left, WriterError while another process builds it.
     """
-    check_destination(config.model)
-    folder = Path(config.model)
-    with sole_writer(folder, file=folder.with_name(f".{folder.name}{LOCK}")):
-        if not folder.is_dir():  # another process may just have built it
-            _build(config, section, folder, ui)
+    build_once(config.model, lambda folder: _build(config, section, folder, ui))
 
 
 def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress) -> None:

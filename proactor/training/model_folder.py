@@ -14,11 +14,10 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle, system_message, target_text
 from proactor.engine import ChatFormat, atomic_folder
 from proactor.progress import Progress
-from proactor.sole_writer import LOCK, sole_writer
 from proactor.sources import load
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
 from proactor.training.pretrain import fit_line, pretrain
-from proactor.training.provenance import check_destination, write_provenance
+from proactor.training.provenance import build_once, write_provenance
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.token_rows import held_out_row
 
@@ -42,11 +41,7 @@ def build_small_model(config: RunConfig, section: Pretrain, ui: Progress) -> Non
     whole at the end. Raises ConfigError where `check_destination` refuses it, WriterError while another
     process builds it.
     """
-    check_destination(config.model)
-    folder = Path(config.model)
-    with sole_writer(folder, file=folder.with_name(f".{folder.name}{LOCK}")):
-        if not folder.is_dir():  # another process may just have built it
-            _build(config, section, folder, ui)
+    build_once(config.model, lambda folder: _build(config, section, folder, ui))
 
 
 def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from proactor.config import ConfigError, Data
 from proactor.engine import atomic_file
 from proactor.episode_config import EnvironmentOptions
 from proactor.files import read_json, read_validated
+from proactor.sole_writer import LOCK, sole_writer
 from proactor.sources.unseen import Unseen
 
 PROVENANCE = "pretrained.json"
@@ -24,6 +25,18 @@ _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 """``owner/name``, or a bare ``name`` of the hub's first models. A path starts with ``./``, ``/`` or ``~``, or
 has more parts.
 """
+
+
+def build_once(model: str, build: Callable[[Path], None]) -> None:
+    """Let ``build`` make the folder ``model`` if it is missing.
+
+    Raises ConfigError as `check_destination`, and WriterError while another process builds it.
+    """
+    check_destination(model)
+    folder = Path(model)
+    with sole_writer(folder, file=folder.with_name(f".{folder.name}{LOCK}")):
+        if not folder.is_dir():  # another process may just have built it
+            build(folder)
 
 
 def check_destination(model: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import save_tiny
 
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|head|>", "<|neck|>", "<|eot|>", "<|python_tag|>"]
 
@@ -152,3 +155,12 @@ def tokenizer(template: str | None, ends: bool = True) -> Any:
     )
     made.chat_template = template
     return made
+
+
+def save_chat_model(folder: Path, context: int) -> Path:
+    """A model of 400 ids with a template that knows tools."""
+    made = tokenizer(TEMPLATES["qwen2.5"])
+    shape = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": context}
+    save_tiny(folder, vocab_size=400, eos_token_id=made.eos_token_id, **shape)
+    made.save_pretrained(folder)
+    return folder

@@ -16,10 +16,9 @@ import torch
 from pydantic import BaseModel
 
 from proactor.engine import Engine, EngineError, RequestTimeout, Sampling, ToolChat
-from tests.engine.chat_templates import TEMPLATES, tokenizer
+from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import TRAIN, idle, load, reward
 from tests.engine.sessions import PATIENCE, Held, run
-from tests.tiny import save_tiny
 
 ASK = [{"role": "user", "content": "Is Friday dry?"}]
 GREEDY = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 8}
@@ -28,13 +27,7 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 
 @pytest.fixture(scope="module")
 def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 400 ids with a template that knows tools."""
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    made = tokenizer(TEMPLATES["qwen2.5"])
-    shape = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 1024}
-    save_tiny(folder, vocab_size=400, eos_token_id=made.eos_token_id, **shape)
-    made.save_pretrained(folder)
-    return folder
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "model", context=1024)
 
 
 @pytest.fixture(scope="module")

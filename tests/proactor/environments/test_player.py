@@ -18,22 +18,15 @@ from proactor.environments.episode import Episode
 from proactor.environments.host import Host, HostConfig
 from proactor.environments.player import PlayConfig, Player
 from proactor.environments.protocol import Call, Opening, Outcome
-from tests.engine.chat_templates import TEMPLATES, tokenizer
+from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import load
 from tests.engine.sessions import run
 from tests.proactor.environments.worlds import Counting, Gym
-from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 400 ids with a template that knows tools."""
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    made = tokenizer(TEMPLATES["qwen2.5"])
-    shape = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 2048}
-    save_tiny(folder, vocab_size=400, eos_token_id=made.eos_token_id, **shape)
-    made.save_pretrained(folder)
-    return folder
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "model", context=2048)
 
 
 @pytest.fixture(scope="module")
