@@ -1,71 +1,43 @@
-"""Keys and values of a decode set, kept together on a CPU: each step reads them in place.
+"""Keys and values of decoding sequences, kept together on a CPU: each step reads them in place.
 
 The pages of a sequence lie anywhere in the cache, and gathering them at every step costs as much as attention
-itself. So they are gathered once, when the set changes or has outgrown its room, and each step appends its
-tokens. The pages are written as well: they are what other requests share.
+itself. So those of a block are gathered once, and each step appends its tokens. The pages are written as
+well: they are what other requests share.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from proactor.engine.blocks import Index
-from proactor.engine.step import Decode
 from proactor.kernels.decode_attention import additive_mask, decode_attention
 from proactor.kernels.tree_attention import AttentionBlock
-
-SPARE = 16
-"""Most tokens a sequence for which there is room, before all are gathered again. Room costs time too."""
-KEPT_BYTES = 1 << 28
-"""Most bytes to keep; a larger decode set is gathered at every step."""
-WORTH = 4
-"""Steps that a decode set has to live to be kept: gathering it costs as much as reading its pages thrice."""
-
-
-class Keeping:
-    """Whether decode sets live long enough to be kept, by how long those before them lived."""
-
-    def __init__(self) -> None:
-        self._lived = 2.0 * WORTH  # steps, averaged over the last few sets
-        self._roster, self._steps = -1, 0
-
-    def pays(self, roster: int, left: int) -> bool:
-        """For the set ``roster`` of this step, of which one ends after ``left`` more; call it once a step."""
-        if roster != self._roster:
-            if self._roster >= 0:
-                self._lived += (self._steps - self._lived) / 4
-            self._roster, self._steps = roster, 0
-        self._steps += 1
-        lived = max(self._lived, self._steps)
-        return min(lived, left) >= WORTH
-
-
-def spare_tokens(decodes: Sequence[Decode]) -> int:
-    """Steps until the decode set is gathered again."""
-    return max(1, min(SPARE, max(d.left for d in decodes)))
 
 
 class KeptBlock:
     """Keys and values of one block's members in every layer, [2 Hkv, N, room, D], keys first.
 
-    ``seen`` [N]: own tokens of each member before this step, padding members included. ``steps``: for how
-    many there is room.
+    ``order`` [N]: each member's place among the sequences that the block was stacked of, padding members
+    included. ``seen``: by place, own tokens of each sequence; ``steps``: further ones with room.
     """
 
     def __init__(self, block: AttentionBlock, seen: Index, steps: int, page_size: int, layers: int) -> None:
         self.block, self.page_size = block, page_size
-        self.members = len(seen)
-        self.room = max(int(seen.max()) + steps, block.own.shape[2] * page_size)
-        self.rows = block.rows.reshape(-1)
-        self.in_order = bool((self.rows == torch.arange(self.members)).all())
+        self.order: Index = block.rows.reshape(-1).numpy()
+        self.members = len(self.order)
+        pages = -(-(int(seen[self.order].max()) + steps) // page_size)
+        self.room = max(pages, block.own.shape[2]) * page_size
+        self._real = np.ones(self.members, bool)
+        if block.valid is not None:
+            self._real[:] = False
+            self._real[block.valid.numpy()] = True
         self.own: list[Tensor | None] = [None] * layers
         self.context: list[Tensor | None] = [None] * layers
         self.mask: Tensor | None = None
         self.context_mask: Tensor | None = None
+        self.place(np.arange(len(seen)))
         self.advance(seen)
 
     @property
@@ -73,8 +45,26 @@ class KeptBlock:
         """Tokens for which there is room, in all members and contexts."""
         return self.members * self.room + self.block.context.numel() * self.page_size
 
+    def place(self, rows: Index) -> bool:
+        """The step's row of each sequence, -1 for one that has left; False if none of this block stays.
+
+        The room of a member that has left repeats one that stays, and what is computed of it is dropped.
+        """
+        mine = rows[self.order]
+        stays = mine >= 0
+        if not stays.any():
+            return False
+        self.source = np.where(stays, self.order, self.order[stays][0])
+        mine = rows[self.source]
+        self.rows = torch.from_numpy(mine)
+        self.in_order = bool((mine == np.arange(self.members)).all())
+        real = self._real & stays
+        self.valid = None if real.all() else torch.from_numpy(np.flatnonzero(real))
+        return True
+
     def advance(self, seen: Index) -> None:
-        """Begin a step, whose tokens come after the ``seen`` own ones of each member."""
+        """Begin a step, whose tokens come after the ``seen`` own ones of each sequence, by place."""
+        seen = seen[self.source]
         self.seen, self.length, self.mask = seen, int(seen.max()) + 1, None
         self.slots = torch.from_numpy(np.arange(self.members) * self.room + seen)
 
@@ -88,6 +78,7 @@ class KeptBlock:
         kept.view(kept.shape[0], -1, kept.shape[3]).index_copy_(1, self.slots, mine)
 
     def _gather(self, layer: int, store: Tensor) -> None:
+        """Copies of the members' pages, and of as many more as there is to be room: they hold numbers."""
         heads, _, width = store.shape
         pages = store.view(heads, -1, self.page_size * width)
 
@@ -95,26 +86,21 @@ class KeptBlock:
             members = index.shape[:-1].numel()
             return pages.index_select(1, index.reshape(-1)).view(heads, members, -1, width)
 
-        # what is not written yet may be anything, and not a number times weight 0 is none
-        block, own = self.block, taken(self.block.own)
-        kept = own.new_zeros((heads, self.members, self.room, width))
-        kept[:, :, : own.shape[2]] = own
-        unwritten = torch.from_numpy(np.arange(self.room) > self.seen[:, None])
-        self.own[layer] = kept.masked_fill_(unwritten[None, :, :, None], 0)
-        if block.context.shape[1]:
-            context = taken(block.context)
-            if block.context_hidden is not None:
-                context.masked_fill_(block.context_hidden[None, :, :, None], 0)
-                self.context_mask = additive_mask(block.context_hidden, store.dtype)
-            self.context[layer] = context
+        own = self.block.own.flatten(0, 1)
+        more = self.room // self.page_size - own.shape[1]
+        self.own[layer] = taken(torch.cat([own, own[:, -1:].expand(-1, more)], 1))
+        if self.block.context.shape[1]:
+            self.context[layer] = taken(self.block.context)
 
     def attend(self, layer: int, q: Tensor, scale: float, out: Tensor) -> None:
         """Attention of this block's rows of q [T, Hq, D], into out [T, Hq * D]."""
-        own, valid = self.own[layer], self.block.valid
+        own = self.own[layer]
         assert own is not None
         if self.mask is None and self.seen.min() + 1 < self.length:
             hidden = torch.from_numpy(np.arange(self.length) > self.seen[:, None])
             self.mask = additive_mask(hidden, q.dtype)
+        if self.context_mask is None and self.block.context_hidden is not None:
+            self.context_mask = additive_mask(self.block.context_hidden, q.dtype)
         mine = q[: self.members] if self.in_order else q.index_select(0, self.rows)
         grouped = mine.view(self.members, own.shape[0] // 2, -1, q.shape[2])
         near = own[:, :, : self.length]
@@ -123,7 +109,7 @@ class KeptBlock:
         ).reshape(self.members, -1)
         if self.in_order:
             out[: self.members] = result
-        elif valid is None:
+        elif self.valid is None:
             out.index_copy_(0, self.rows, result)
         else:
-            out.index_copy_(0, self.rows[valid], result[valid])
+            out.index_copy_(0, self.rows[self.valid], result[self.valid])

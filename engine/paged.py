@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proactor.engine.blocks import Family, Index, Member, chunk_families, stack
+from proactor.engine.blocks import Index, chunk_families, stack
 from proactor.engine.config import EngineConfig
-from proactor.engine.kept import KEPT_BYTES, Keeping, KeptBlock, spare_tokens
+from proactor.engine.decode_rows import KeptRows, PagedRows
+from proactor.engine.kept import KeptBlock
 from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Step
@@ -82,14 +83,14 @@ class PagedCache:
         return sum(t.nbytes for t in self.kv)
 
     def prepare(self, step: Step) -> None:
-        """Clear the values of pages allocated since the last step, then carry out the step's copies.
+        """Clear the pages allocated since the last step, then carry out the step's copies.
 
-        Slots that are not written yet then hold finite values. The torch form needs that: it gives hidden
-        keys weight 0, and 0 times NaN is NaN. The Triton kernels do not read them.
+        Slots that are not written yet then hold finite numbers. The torch forms need that: they give hidden
+        keys almost no weight, and any weight times NaN is NaN. The Triton kernels do not read them.
         """
         if not self.in_triton and (fresh := self._fresh(step)):
             slots = self._slots([(page, self.page_size) for page in fresh])
-            for t in self.v:
+            for t in self.kv:
                 t.index_fill_(1, slots, 0)
         if step.copies:
             source = self._slots([(page, count) for page, _, count in step.copies])
@@ -110,63 +111,6 @@ class PagedCache:
         """Slots of the first n tokens of each (page, n)."""
         slots = [torch.arange(page * self.page_size, page * self.page_size + n) for page, n in runs]
         return torch.cat(slots).to(self.k[0].device)
-
-
-class DecodeRows:
-    """Index tensors of a decode set, advanced in place from step to step, and its keys and values (`kept`).
-
-    Built anew when the set changes or has outgrown its room; where nothing is kept (deterministic mode, sets
-    that do not live long, more than `KEPT_BYTES`, torch's forms on a GPU), whenever a sequence gets a page.
-    """
-
-    def __init__(self, step: Step, cache: PagedCache, keep: bool) -> None:
-        decodes, size = step.decodes, cache.page_size
-        self.decodes, self.page_size = decodes, size
-        self.roster, self.membership, self.spare = step.roster, step.membership, spare_tokens(decodes)
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, d in enumerate(decodes):
-            groups.setdefault(d.family, []).append(i)
-        families = []
-        for rows in groups.values():
-            shared = decodes[rows[0]].shared_pages
-            members = [
-                Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
-            ]
-            families.append(Family(np.asarray(decodes[rows[0]].block_table[:shared], np.int64), members))
-        self.blocks = stack(families, size)
-        self.shared = np.asarray([d.shared_pages * size for d in decodes], np.int64)
-        self.spans = [np.arange(b.own.shape[2] * size) for b in self.blocks]
-        self.order = [b.rows[:, :, 0].numpy() for b in self.blocks]
-        self.kept: list[KeptBlock] = []
-        if keep:
-            seen = np.asarray([d.length for d in decodes], np.int64) - 1 - self.shared
-            kept = [
-                KeptBlock(block, seen[rows].reshape(-1), self.spare, size, cache.layers)
-                for block, rows in zip(self.blocks, self.order, strict=True)
-            ]
-            if sum(block.tokens for block in kept) * cache.token_bytes <= KEPT_BYTES:
-                self.kept = kept
-
-    def serves(self, step: Step) -> bool:
-        """Whether these tensors hold for ``step``, once they are refreshed."""
-        if self.kept:
-            return step.roster == self.roster and self.spare > 0
-        return step.membership == self.membership
-
-    def refresh(self) -> tuple[Index, Index]:
-        """Positions and write slots of this step's rows; updates the blocks to the lengths."""
-        count, size = len(self.decodes), self.page_size
-        positions = np.fromiter((d.length for d in self.decodes), np.int64, count) - 1
-        pages = np.fromiter((d.block_table[(d.length - 1) // size] for d in self.decodes), np.int64, count)
-        seen = positions - self.shared
-        self.spare -= 1
-        for kept, rows in zip(self.kept, self.order, strict=False):
-            kept.advance(seen[rows].reshape(-1))
-        if not self.kept:
-            for block, span, rows in zip(self.blocks, self.spans, self.order, strict=True):
-                hidden = torch.from_numpy(span > seen[rows][..., None])
-                block.own_hidden = hidden.unsqueeze(2)
-        return positions, pages * size + positions % size
 
 
 class PagedView:
@@ -230,12 +174,15 @@ class StepRows:
         self.cache, self.scale, self.exact = cache, scale, exact
         self.device = cache.device
         self._roster = -1
-        self._decode: DecodeRows | DecodeTables | None = None
-        self._keeping = Keeping()
+        self._decode: PagedRows | KeptRows | DecodeTables | None = None
+        keeps = not (exact or cache.in_triton or on_gpu(cache.device))
+        self._kept = KeptRows(cache.page_size, cache.layers, cache.token_bytes) if keeps else None
 
     def forget(self) -> None:
         """Let go of the decode set, with what is kept of it."""
         self._decode = None
+        if self._kept is not None:
+            self._kept.forget()
 
     def build(self, step: Step) -> tuple[Tensor, Tensor, PagedView | TableView]:
         """(ids, positions, view) of a step's rows."""
@@ -254,13 +201,13 @@ class StepRows:
         ids, positions, slots = _rows(parts, self.device)
         return ids, positions, self._view(step, slots)
 
-    def _decode_rows(self, step: Step) -> DecodeRows | DecodeTables:
-        """The tensors of the step's decode set: those kept, updated, or new ones."""
-        if not self.cache.in_triton:
-            left = min(d.left for d in step.decodes)
-            keep = self._keeping.pays(step.roster, left) and not self.exact and not on_gpu(self.device)
-            if not isinstance(self._decode, DecodeRows) or not self._decode.serves(step):
-                self._decode = DecodeRows(step, self.cache, keep)
+    def _decode_rows(self, step: Step) -> PagedRows | KeptRows | DecodeTables:
+        """The tensors of the step's decode set: those of the last step, updated, or new ones."""
+        if self._kept is not None and self._kept.follow(step):
+            self._decode = self._kept
+        elif not self.cache.in_triton:
+            if not isinstance(self._decode, PagedRows) or not self._decode.serves(step):
+                self._decode = PagedRows(step, self.cache.page_size)
         elif isinstance(self._decode, DecodeTables) and step.roster == self._roster:
             self._decode.grow(step.grown)
         else:
@@ -280,8 +227,8 @@ class StepRows:
             families.extend(chunk_families(chunk.block_table, size, chunk.start, rows))
             first += len(chunk.ids)
         blocks = stack(families, size)
-        kept = decode.kept if isinstance(decode, DecodeRows) else []
-        if isinstance(decode, DecodeRows) and not kept:
+        kept = decode.blocks if isinstance(decode, KeptRows) else []
+        if isinstance(decode, PagedRows):
             blocks = [*decode.blocks, *blocks]
         on_device = [block.to(self.device) for block in blocks]
         return PagedView(self.cache, kept, on_device, slots, self.scale, self.exact)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proactor.kernels.precision import exp_
+
 
 def additive_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     """Mask [N, 1, 1, L] to be added to scores, of bool [N, L], True for hidden keys.
@@ -70,7 +72,7 @@ def _plain(
         scores.view(hkv, rows, group, length).add_(own_mask.squeeze(1))
     top = scores.amax(-1, keepdim=True)
     if context is None:
-        weights = scores.sub_(top).exp_()
+        weights = exp_(scores, top)
         out = torch.bmm(weights, v).div_(weights.sum(-1, keepdim=True))
         return out.view(hkv, rows, group, width).transpose(0, 1)
     families = context.shape[1]
@@ -80,7 +82,7 @@ def _plain(
         far.view(hkv, families, -1, far.shape[-1]).add_(context_mask.squeeze(1))
     apart = far.view(hkv * rows, group, -1)
     top = torch.maximum(top, apart.amax(-1, keepdim=True))
-    weights, shared = scores.sub_(top).exp_(), apart.sub_(top).exp_()
+    weights, shared = exp_(scores, top), exp_(apart, top)
     out = torch.bmm(weights, v).add_(torch.bmm(far, shared_v).view(hkv * rows, group, width))
     out.div_(weights.sum(-1, keepdim=True).add_(shared.sum(-1, keepdim=True)))
     return out.view(hkv, rows, group, width).transpose(0, 1)

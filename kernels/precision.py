@@ -1,12 +1,16 @@
 """Precision of sums and statistics: float32 for half types, otherwise the tensor's own dtype.
 
-Checks in float64 thus stay in float64.
+Checks in float64 thus stay in float64. `exp_` is the exponential of a softmax on a CPU.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+FAINT = -64.0
+"""Exponent of the least weight beside a row's largest, 1: 1.6e-28, nothing in a sum of either precision."""
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -17,3 +21,12 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def widen(x: Tensor) -> Tensor:
     """``x`` in `wide_dtype`; no copy if it has that dtype."""
     return x.to(wide_dtype(x.dtype))
+
+
+def exp_(scores: Tensor, top: Tensor) -> Tensor:
+    """exp(scores - top) in place, for scores that a softmax will divide by a sum of at least 1.
+
+    Hidden keys get `FAINT`'s weight instead of 0: a CPU's exponential takes ten times as long where it
+    underflows. Their values must be finite.
+    """
+    return scores.sub_(top).clamp_(min=FAINT).exp_()

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.precision import wide_dtype, widen
+from proactor.kernels.precision import exp_, wide_dtype, widen
 
 EXACT_BLOCK = 32
 EXACT_TILE_BYTES = 64 << 20
@@ -99,7 +99,7 @@ def _block_forward(
     top = so.amax(-1, keepdim=True)
     if sc.shape[-1]:
         top = torch.maximum(top, sc.amax(-1, keepdim=True))
-    pc, po = sc.sub_(top).exp_(), so.sub_(top).exp_()
+    pc, po = exp_(sc, top), exp_(so, top)
     total = pc.sum(-1, keepdim=True) + po.sum(-1, keepdim=True)
     out = torch.bmm(po.to(v.dtype).view(hkv * f * n, lq * g, -1), vo.reshape(hkv * f * n, -1, d)).view(
         hkv, f, n, lq, g, d
@@ -271,7 +271,7 @@ def _block_backward(
     ):
         if not scores.shape[-1]:
             continue
-        p = scores.sub_(norm).exp_()
+        p = exp_(scores, norm)
         dof, q2 = do.view(batch, -1, d), qf.reshape(batch, -1, d)
         key, value = key.reshape(batch, -1, d), value.reshape(batch, -1, d)
         dp = widen(torch.bmm(dof, value.transpose(1, 2))).view_as(p)

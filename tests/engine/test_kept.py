@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.engine import Engine, Sampling, kept, paged
+from proactor.engine import Engine, Sampling, decode_rows, kept
 from tests.engine.engines import drawn, load, prompts, sampler
 
 SHORT, LONG = prompts(3, length=5, seed=1), prompts(2, length=23, seed=2)
@@ -25,11 +25,11 @@ def test_samples_are_those_of_the_pages(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         kept.KeptBlock, "_gather", lambda self, *rest: (gathered.append(1), gather(self, *rest))[1]
     )
-    monkeypatch.setattr(paged, "KEPT_BYTES", 0)
+    monkeypatch.setattr(decode_rows, "KEPT_BYTES", 0)
     expected = work(load(folder))
     assert not gathered
-    monkeypatch.setattr(paged, "KEPT_BYTES", kept.KEPT_BYTES)
-    monkeypatch.setattr(kept, "SPARE", spare)
+    monkeypatch.setattr(decode_rows, "KEPT_BYTES", 1 << 28)
+    monkeypatch.setattr(decode_rows, "SPARE", spare)
     engine = load(folder)
     got = work(engine)
     assert gathered
@@ -37,16 +37,6 @@ def test_samples_are_those_of_the_pages(folder: Path, monkeypatch: pytest.Monkey
         assert ids == other
         assert logprobs == pytest.approx(others, abs=1e-4)
     assert sampler(engine).rows._decode is None, "an idle sampler keeps nothing"
-
-
-def test_sets_are_kept_where_those_before_them_lived() -> None:
-    keeping = kept.Keeping()
-    assert all(keeping.pays(0, left=50) for _ in range(8)), "the first one is tried"
-    assert not keeping.pays(1, kept.WORTH - 1), "a member ends too soon"
-    brief = [keeping.pays(roster, left=50) for roster in range(2, 20)]
-    assert not any(brief[-5:])
-    stays = [keeping.pays(20, left=50) for _ in range(2 * kept.WORTH)]
-    assert stays == [step + 1 >= kept.WORTH for step in range(2 * kept.WORTH)]
 
 
 def test_a_set_that_stays_is_gathered_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +48,7 @@ def test_a_set_that_stays_is_gathered_once(folder: Path, monkeypatch: pytest.Mon
         "_gather",
         lambda self, layer, store: (gathered.append(layer), gather(self, layer, store)),
     )
-    monkeypatch.setattr(kept, "SPARE", 64)
+    monkeypatch.setattr(decode_rows, "SPARE", 64)
     engine = load(folder)
     engine.sample(SHORT, Sampling(max_tokens=20, ignore_eos=True))
     assert sorted(gathered) == list(range(engine.config.num_layers))
