@@ -7,7 +7,7 @@ that only decodes uploads nothing for them, and reads tensors that stay where th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -23,18 +23,21 @@ from proactor.kernels.noise import keyed_uniforms
 from proactor.kernels.op import use_triton
 from proactor.kernels.sample import Filters
 
-AHEAD: Final = 32
-"""Most steps whose noise a CPU computes at once: of few rows, a call costs about as much as of many."""
+AHEAD: Final = 16
+"""Draws of a sample whose noise a CPU computes at once: a call costs little more for many keys."""
 
 
 @dataclass(slots=True, eq=False)
 class Draw:
-    """A sample that is being drawn. ``stops``: the search for its stop strings, None where it has none."""
+    """A sample that is being drawn. ``stops``: the search for its stop strings, None where it has none;
+    ``ahead``: noise of its next draws, on a CPU, the next one last.
+    """
 
     id: SampleId
     job: Job
     sample: Sample
     stops: StopSearch | None = None
+    ahead: list[float] = field(default_factory=list)
 
     def noise_key(self) -> tuple[int, int, int, int, int]:
         """(seed, iteration, group key, sample, position), each an int64: what the next draw's noise is of."""
@@ -65,7 +68,8 @@ class DrawColumns:
         if self.filtered:
             self._top_k = torch.tensor([s.top_k for s in settings], device=device)
         self._named, self._allowed = named, torch.empty((0, 0), dtype=torch.bool)
-        self._noise = Noise([draw.noise_key() for draw in draws], device)
+        self._noise = noise_of(draws, device)
+        self._no_noise = torch.zeros(len(draws), dtype=torch.float64, device=device)
         self._drawn = torch.empty((3, len(draws)), dtype=torch.float64, device=device)
         self._drawn_rows = self._drawn.unbind()
         self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
@@ -81,8 +85,8 @@ class DrawColumns:
         return len(self.draws)
 
     def uniforms(self) -> Tensor:
-        """The noise of the next draw, float64 [B]; the positions move on."""
-        return self._noise.advance()
+        """The noise of the next draw, float64 [B]; the positions move on. Zeros where all are greedy."""
+        return self._no_noise if self._noise is None else self._noise.advance()
 
     def filters(self, width: int) -> Filters | None:
         """The filters over logits [B, ``width``]; None where no row has any. `allow` first."""
@@ -136,34 +140,44 @@ class DrawColumns:
         return [(draw, search, tokens[i]) for i, draw, search in self._stopping]
 
 
-class Noise:
-    """Keyed uniforms of the same rows, position after position.
+def noise_of(draws: Sequence[Draw], device: torch.device) -> KeyedNoise | NoiseAhead | None:
+    """The keyed uniforms of draws; None where all are greedy."""
+    if all(draw.job.sampling.temperature <= 0 for draw in draws):
+        return None
+    keys = torch.empty((0, 5), dtype=torch.int64, device=device)
+    return KeyedNoise(draws, device) if use_triton(keys) else NoiseAhead(draws)
 
-    On a GPU the keys stay on the device and advance there. A CPU computes several positions at once, more the
-    longer the rows stay.
-    """
 
-    def __init__(self, keys: Sequence[tuple[int, int, int, int, int]], device: torch.device) -> None:
-        self._keys = torch.from_numpy(np.asarray(keys, np.int64).reshape(-1, 5)).to(device)
+class KeyedNoise:
+    """Keyed uniforms of the same draws, position after position: the keys stay on the device."""
+
+    def __init__(self, draws: Sequence[Draw], device: torch.device) -> None:
+        keys = np.asarray([draw.noise_key() for draw in draws], np.int64).reshape(-1, 5)
+        self._keys = torch.from_numpy(keys).to(device)
         self._positions = self._keys[:, 4]
-        self._in_triton = use_triton(self._keys)
-        self._ahead: list[Tensor] = []
-        self._count = 1
 
     def advance(self) -> Tensor:
         """Uniforms float64 [B] of the present positions, which move on by one."""
-        if self._in_triton:
-            drawn = keyed_uniforms(self._keys)
-            self._positions += 1
-            return drawn
-        if not self._ahead:
-            keys = self._keys.repeat(self._count, 1, 1)
-            keys[:, :, 4] += torch.arange(self._count)[:, None]
-            uniforms = keyed_uniforms(keys.flatten(0, 1)).view(self._count, -1)
-            self._ahead = list(uniforms.flip(0))  # the next one last
-            self._positions += self._count
-            self._count = min(2 * self._count, AHEAD)
-        return self._ahead.pop()
+        drawn = keyed_uniforms(self._keys)
+        self._positions += 1
+        return drawn
+
+
+class NoiseAhead:
+    """The same on the host, several positions at once; what a draw has left goes with it to other columns."""
+
+    def __init__(self, draws: Sequence[Draw]) -> None:
+        self._draws = draws
+
+    def advance(self) -> Tensor:
+        """As `KeyedNoise.advance`."""
+        if short := [draw for draw in self._draws if not draw.ahead]:
+            keys = np.asarray([draw.noise_key() for draw in short], np.int64)[:, None].repeat(AHEAD, 1)
+            keys[:, :, 4] += np.arange(AHEAD - 1, -1, -1)
+            ahead = keyed_uniforms(torch.from_numpy(keys.reshape(-1, 5))).view(-1, AHEAD).tolist()
+            for draw, values in zip(short, ahead, strict=True):
+                draw.ahead = values
+        return torch.tensor([draw.ahead.pop() for draw in self._draws], dtype=torch.float64)
 
 
 def adapter_mask(uses: NDArray[np.bool_], device: torch.device) -> tuple[Tensor | None, bool]:

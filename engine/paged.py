@@ -53,6 +53,8 @@ class PagedCache:
 
     def allocate(self) -> None:
         """Take the memory, unless the cache has it. Raises EngineError where it is not there."""
+        if len(self.kv) == self.layers:
+            return
         size = gib(2 * self.layers * math.prod(self.shape) * self.dtype.itemsize)
         with naming_shortage(self.device, f"a KV cache of {size}", "set kv_tokens to fewer"):
             while len(self.kv) < self.layers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 FAINT = -64.0
 """Exponent of the least weight beside a row's largest, 1: 1.6e-28, nothing in a sum of either precision."""
 

@@ -115,9 +115,12 @@ def sample_reference(
         filtered = filter_weights(weights, filters, stable)
         mass = filtered.sum(-1)
     _require_rows((mass > 0) & total.isfinite())
-    ids = draw(filtered, uniform)
-    if bool(greedy.any()):
-        ids = torch.where(greedy, filtered.argmax(-1), ids)
+    if bool(greedy.all()):
+        ids = filtered.argmax(-1)
+    else:
+        ids = draw(filtered, uniform)
+        if bool(greedy.any()):
+            ids = torch.where(greedy, filtered.argmax(-1), ids)
     drawn = logits.gather(1, ids.unsqueeze(1)).squeeze(1)
     policy = drawn - total.log()
     if filters is None:
