@@ -268,7 +268,7 @@ def test_evaluation_is_greedy_and_hides_the_reward_line(arena: Arena) -> None:
     [one, two] = greedy[0]
     assert one.sample.token_ids == two.sample.token_ids
     assert not any("Reward:" in turn.feedback for turn in one.turns)
-    row, outcomes = arena.evaluate(arena.tasks.test, "test")
+    row, outcomes, _ = arena.evaluate(arena.tasks.test, "test")
     assert row["eval_score"] == sum(o.score for o in outcomes) / len(outcomes) and len(outcomes) == 4
 
 
