@@ -102,9 +102,9 @@ def run_folder(run: Path) -> Path:
         raise UsageError(f"{run}: no such run, nor a config")
     if not run.is_file():
         return run
-    from proactor.config_file import load_config
+    from proactor.config_file import load_run
 
-    return load_config(run).folder
+    return load_run(run).folder
 
 
 def terminal() -> AbstractContextManager[Any]:

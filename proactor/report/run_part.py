@@ -39,6 +39,13 @@ def run_values(
         "only_beside": curves.only_in(beside.rows, trained.rows) if beside is not None else [],
         "stages": reward_parts(trained.rows) if beside is None else (),
         "stage_names": STAGES,
+        **run_facts(runs),
+    }
+
+
+def run_facts(runs: Sequence[Trained]) -> dict[str, Any]:
+    """Facts and configs of some runs."""
+    return {
         "facts": [(run.record.name, run.record.facts()) for run in runs],
         "configs": [(run.record.name, run.record.config_text) for run in runs if run.record.config_text],
     }

@@ -1,0 +1,17 @@
+// How the episodes of a page are filtered and sorted (conversations.py).
+showEntries({
+  noun: "episodes",
+  matches(group, asked) {
+    if (asked.part === "training" ? group.step < 0 : asked.part && group.part !== asked.part) return false;
+    if (asked.change && group.change !== asked.change) return false;
+    if (asked.ending && !group.endings.includes(asked.ending)) return false;
+    return !asked.level || group.levels.includes(asked.level);
+  },
+  orders: {
+    first: (a, b) => a.step - b.step,
+    best: (a, b) => b.score - a.score,
+    worst: (a, b) => a.score - b.score,
+    user: (a, b) => b.user - a.user,
+    long: (a, b) => b.turns - a.turns,
+  },
+});
