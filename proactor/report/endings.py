@@ -35,6 +35,11 @@ class EndingRow:
     words: str
     shares: tuple[float | None, ...]
 
+    @property
+    def css(self) -> str:
+        """The class that colours it."""
+        return _css(self.kind)
+
 
 def endings_table(rows: Sequence[Mapping[str, Any]], tested: BeforeAfter | None) -> dict[str, Any]:
     """``ending_parts``: names of the parts, thirds of training and the test tasks; ``endings``: the rows."""
@@ -67,7 +72,10 @@ def endings_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     field = Field(46.0, 470.0, 10.0, 150.0, (first - 0.5, last + 0.5), (0.0, 1.0))
     whole = (field.right - field.left) / (last - first + 1)
     width = max(whole - (2 if whole > 8 else 0), 1.0)
-    parts, named = list[str](), list[tuple[float, float, str]]()
+    every = sorted({first, last, *range(first, last + 1, max(1, (last - first) // 6))})
+    marked = [t for t in every if t == last or last - t >= (last - first) / 12]
+    parts = field.grid() + x_axis(field, [(t, field.x(t)) for t in marked], "training step", "share of episodes")
+    named = list[tuple[float, float, str]]()
     for step, counted in steps:
         below, left = 0.0, field.x(step) - width / 2
         for kind in (*ENDINGS, *sorted(counted.keys() - ENDINGS.keys())):
@@ -76,20 +84,20 @@ def endings_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
                 continue
             top, bottom = field.y(below + share), field.y(below)
             parts.append(
-                f'<rect class="{kind if kind in ENDINGS else "other"}" x="{left:.1f}" y="{top}" '
+                f'<rect class="e-{_css(kind)}" x="{left:.1f}" y="{top}" '
                 f'width="{width:.1f}" height="{bottom - top:.1f}"><title>step {step}: '
                 f"{escape(ENDINGS.get(kind, kind))} {counted[kind]} of {counted.total()}</title></rect>"
             )
             if step == last:
                 named.append((field.right, (top + bottom) / 2, ENDINGS.get(kind, kind)))
             below += share
-    every = sorted({first, last, *range(first, last + 1, max(1, (last - first) // 6 or 1))})
-    ticks = [t for t in every if t == last or last - t >= (last - first) / 12]
-    parts += field.grid()
-    parts += x_axis(field, [(t, field.x(t)) for t in ticks], "training step", "share of episodes")
     for label in place_labels(named, Box(field.right + 6, field.top - 8, 640, field.bottom + 8)):
         parts += draw_label(label)
     return svg("endings", 640, 190, parts, "share of episodes by ending, by training step")
+
+
+def _css(kind: str) -> str:
+    return kind if kind in ENDINGS else "other"
 
 
 def _by_step(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Counter[str]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -24,12 +24,14 @@ from proactor.report.curves import Trained
 from proactor.report.endings import ENDINGS, endings_chart, endings_table
 from proactor.report.episode_counters import episode_counters
 from proactor.report.episode_metrics import HEADLINES, METRICS, EpisodeSummary
-from proactor.report.pareto import front, marks_of, pareto_chart, path_of
+from proactor.report.pareto import Mark, front, marks_of, pareto_chart, path_of
 from proactor.report.run_part import run_facts, run_values
 from proactor.report.templating import environment, pack, script
 from proactor.training.episode_rows import BeforeAfter, read_before_after, sample_files
 from proactor.training.record import RunRecord
 from proactor.training.runs import read_rows
+
+SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def build_episodes_report(title: str, run: EpisodeRun) -> str:
         "more_sections": {},
         "trivial": (),
         "tested": tested,
-        "pareto": pareto_chart(marks_of("test,", run.summary, "before", "after") if run.summary else (), path),
+        "pareto": pareto_chart(_tested(run.summary), path),
         "path": path,
         "endings_chart": endings_chart(trained.rows),
         **endings_table(trained.rows, run.tested),
@@ -91,6 +93,10 @@ def build_episodes_report(title: str, run: EpisodeRun) -> str:
         **script("entries.js", "episodes.js"),
     }
     return templates.get_template("episodes.html.j2").render(values)
+
+
+def _tested(summary: EpisodeSummary | None) -> list[Mark]:
+    return [] if summary is None else [m for side in SIDES for m in marks_of(f"{side} on test", summary, side)]
 
 
 def _gym(record: RunRecord) -> str:
@@ -118,21 +124,10 @@ def _episodes(
 def build_runs_report(title: str, runs: Sequence[EpisodeRun]) -> str:
     """Several finished runs beside one another as HTML text: their metrics, and a point each on the plot."""
     templates = environment(Sides())
-    rows = []
-    for run in runs:
-        assert run.summary is not None, "finished"
-        rows += [
-            (run.trained.record.name, side, run.summary.intervals[side])
-            for side in ("before", "after")
-        ]
-    marks = [
-        mark
-        for run in runs
-        if run.summary is not None
-        for mark in (
-            *marks_of(run.trained.record.name, run.summary, "before", "after"),
-        )
-    ]
+    finished = [(run.trained.record.name, run.summary) for run in runs if run.summary is not None]
+    marks = [m for _, summary in finished for m in marks_of("", summary, "before")]
+    marks += [m for name, summary in finished for m in marks_of(name, summary, "after")]
+    rows = [(name, side, summary.intervals[side]) for name, summary in finished for side in SIDES]
     best = front(m.point for m in marks)
     values: dict[str, Any] = {
         "title": title,
@@ -140,7 +135,7 @@ def build_runs_report(title: str, runs: Sequence[EpisodeRun]) -> str:
             (name, side, estimates, (estimates["user_actions"].estimate, estimates["score"].estimate) in best)
             for name, side, estimates in rows
         ],
-        "tasks": sorted({run.summary.tasks for run in runs if run.summary}),
+        "tasks": sorted({summary.tasks for _, summary in finished}),
         "metrics": [metric for metrics in METRICS.values() for metric in metrics],
         "pareto": pareto_chart(marks),
         "notes": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,16 +54,14 @@ def path_of(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> list[Mark]
     ]
 
 
-def marks_of(name: str, summary: EpisodeSummary, *kinds: Literal["before", "after"]) -> list[Mark]:
-    """Start (``before``) and best of a run on the test tasks; those whose score and U are defined."""
-    marks = []
-    for kind in kinds:
-        values = summary.intervals[kind]
-        u, score = values["user_actions"].interval, values["score"].interval
-        if u.estimate == u.estimate and score.estimate == score.estimate:
-            spread = ((u.low, u.high), (score.low, score.high)) if u.low == u.low else None
-            marks.append(Mark((u.estimate, score.estimate), f"{name} {kind}".strip(), kind, spread))
-    return marks
+def marks_of(name: str, summary: EpisodeSummary, side: Literal["before", "after"]) -> list[Mark]:
+    """The point of start (``before``) or best of a run on the test tasks; none where score or U are undefined."""
+    u, score = (summary.intervals[side][key].interval for key in ("user_actions", "score"))
+    if not (math.isfinite(u.estimate) and math.isfinite(score.estimate)):
+        return []
+    bounds = (u.low, u.high), (score.low, score.high)
+    known = all(math.isfinite(bound) for pair in bounds for bound in pair)
+    return [Mark((u.estimate, score.estimate), name, side, bounds if known else None)]
 
 
 def pareto_chart(marks: Sequence[Mark], path: Sequence[Mark] = ()) -> Markup:
@@ -87,6 +86,7 @@ def pareto_chart(marks: Sequence[Mark], path: Sequence[Mark] = ()) -> Markup:
             parts.append(polyline(field, f"front {kind}", stairs))
     if len(path) > 1:
         parts.append(polyline(field, "path", [m.point for m in path]))
+        drawn += boxes_along([(field.x(m.point[0]), field.y(m.point[1])) for m in path])
     for mark in every:
         parts += _drawn(field, mark)
     named = [(field.x(m.point[0]), field.y(m.point[1]), m.name) for m in every if m.name]

@@ -1,7 +1,8 @@
 "use strict";
 // Shows the entries of a page that a reader asks for. All of them lie in the page, drawn and packed
-// (templating.py). `matches` and `orders` say how they are filtered and sorted, `noun` what they are called.
-async function showEntries({ noun, matches, orders }) {
+// (templating.py). `matches` and `orders` say how they are filtered and sorted, `noun` what they are
+// called, `section` where they stand.
+async function showEntries({ noun, section, matches, orders }) {
   const PAGE = 20;
   const form = document.getElementById("filters");
   const list = document.getElementById("entries");
@@ -46,7 +47,7 @@ async function showEntries({ noun, matches, orders }) {
 
   function remember() { // so that a link or a reload shows the same entries
     const asked = [...new FormData(form)].filter(([name, value]) => value !== usual[name]);
-    history.replaceState(null, "", asked.length ? `#${noun}?${new URLSearchParams(asked)}` : `#${noun}`);
+    history.replaceState(null, "", asked.length ? `#${section}?${new URLSearchParams(asked)}` : `#${section}`);
   }
 
   form.hidden = false;

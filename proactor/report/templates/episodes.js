@@ -1,6 +1,7 @@
 // How the episodes of a page are filtered and sorted (conversations.py).
 showEntries({
-  noun: "episodes",
+  noun: "groups of episodes",
+  section: "episodes",
   matches(group, asked) {
     if (asked.part === "training" ? group.step < 0 : asked.part && group.part !== asked.part) return false;
     if (asked.change && group.change !== asked.change) return false;

@@ -1,6 +1,7 @@
 // How the dialogues of a page are filtered and sorted (talks.py).
 showEntries({
   noun: "dialogues",
+  section: "dialogues",
   matches(talk, asked) {
     const changes = { gained: (gain) => gain > 0, lost: (gain) => gain < 0, same: (gain) => gain === 0 };
     if (asked.change && !changes[asked.change](talk.gain[0])) return false;
