@@ -69,17 +69,17 @@ def endings_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     if len(steps) < 2:
         return Markup()
     first, last = steps[0][0], steps[-1][0]
-    field = Field(46.0, 470.0, 10.0, 150.0, (first - 0.5, last + 0.5), (0.0, 1.0))
+    field = Field(46.0, 470.0, 10.0, 150.0, (first - 0.5, last + 0.5), (0.0, 100.0))
     whole = (field.right - field.left) / (last - first + 1)
     width = max(whole - (2 if whole > 8 else 0), 1.0)
     every = sorted({first, last, *range(first, last + 1, max(1, (last - first) // 6))})
     marked = [t for t in every if t == last or last - t >= (last - first) / 12]
-    parts = field.grid() + x_axis(field, [(t, field.x(t)) for t in marked], "training step", "share of episodes")
+    parts = field.grid() + x_axis(field, [(t, field.x(t)) for t in marked], "training step", "% of episodes")
     named = list[tuple[float, float, str]]()
     for step, counted in steps:
         below, left = 0.0, field.x(step) - width / 2
         for kind in (*ENDINGS, *sorted(counted.keys() - ENDINGS.keys())):
-            share = counted[kind] / counted.total()
+            share = 100 * counted[kind] / counted.total()
             if not share:
                 continue
             top, bottom = field.y(below + share), field.y(below)

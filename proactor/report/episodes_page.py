@@ -136,7 +136,7 @@ def build_runs_report(title: str, runs: Sequence[EpisodeRun]) -> str:
             for name, side, estimates in rows
         ],
         "tasks": sorted({summary.tasks for _, summary in finished}),
-        "metrics": [metric for metrics in METRICS.values() for metric in metrics],
+        "metrics": [metric for metrics in METRICS.values() for metric in metrics if metric.key in HEADLINES],
         "pareto": pareto_chart(marks),
         "notes": (),
         **run_facts([run.trained for run in runs]),

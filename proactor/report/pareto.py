@@ -88,7 +88,9 @@ def pareto_chart(marks: Sequence[Mark], path: Sequence[Mark] = ()) -> Markup:
         parts.append(polyline(field, "path", [m.point for m in path]))
         drawn += boxes_along([(field.x(m.point[0]), field.y(m.point[1])) for m in path])
     for mark in every:
-        parts += _drawn(field, mark)
+        whiskers = _whiskers(field, mark)
+        drawn += [box for ends in whiskers for box in boxes_along(ends)]
+        parts += _drawn(field, mark, whiskers)
     named = [(field.x(m.point[0]), field.y(m.point[1]), m.name) for m in every if m.name]
     inside = Box(field.left + 2, field.top, field.right, field.bottom)
     for label in place_labels(named, inside, drawn):
@@ -110,19 +112,23 @@ def _stairs(field: Field, points: Sequence[Point]) -> list[Point]:
     return [*corners, (field.x_range[1], points[-1][1])]
 
 
-def _drawn(field: Field, mark: Mark) -> list[str]:
+def _whiskers(field: Field, mark: Mark) -> list[tuple[Point, Point]]:
+    """The ends of the interval of U, then of the score; none without ``spread``."""
+    if mark.spread is None:
+        return []
     x, y = field.x(mark.point[0]), field.y(mark.point[1])
-    parts = []
-    if mark.spread is not None:
-        (left, right), (low, high) = mark.spread
-        for x1, x2, y1, y2 in (
-            (field.x(left), field.x(right), y, y),
-            (x, x, field.y(low), field.y(high)),
-        ):
-            parts.append(f'<line class="whisker" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>')
+    (left, right), (low, high) = mark.spread
+    return [((field.x(left), y), (field.x(right), y)), ((x, field.y(low)), (x, field.y(high)))]
+
+
+def _drawn(field: Field, mark: Mark, whiskers: Sequence[tuple[Point, Point]]) -> list[str]:
+    parts = [
+        f'<line class="whisker" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>' for (x1, y1), (x2, y2) in whiskers
+    ]
     radius = {"step": 2.6, "chosen": 6}.get(mark.kind, 4.6)
     told = f"{mark.name + ': ' if mark.name else ''}U {number(mark.point[0])}, score {number(mark.point[1])}"
     parts.append(
-        f'<circle class="{mark.kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(told)}</title></circle>'
+        f'<circle class="{mark.kind}" cx="{field.x(mark.point[0])}" cy="{field.y(mark.point[1])}" r="{radius}">'
+        f"<title>{escape(told)}</title></circle>"
     )
     return parts
