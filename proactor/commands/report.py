@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proactor.commands.common import console, run_folder
+from proactor.commands.common import UsageError, all_in_environment, console, run_folder
 
 
 def report(
@@ -33,6 +33,7 @@ def report(
     from proactor.report.folders import together
     from proactor.sole_writer import sole_writer
 
+    all_in_environment(folders)  # refuses a mixture
     names = "-".join(folder.resolve().name for folder in folders[1:])
     with sole_writer(folders[0]):
         file = together(folders, folders[0] / f"report-{names}.html", say=_print_line)
@@ -44,6 +45,8 @@ def pool(
 ) -> None:
     """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
     folders = [run_folder(run) for run in runs]
+    if all_in_environment(folders):
+        raise UsageError(f"{folders[0]}: a run in an environment; pool takes runs on dialogues")
     from proactor.scoring.bootstrap import KEYS
     from proactor.tables import metrics_table
     from proactor.training.summary import pool_runs

@@ -107,7 +107,7 @@ def said_in(call: CallRow) -> str:
 
 
 def compared_groups(tested: BeforeAfter) -> list[EpisodeGroup]:
-    """A group a test task, those whose outcome changed most first. A task that one side lacks stands alone."""
+    """A group a test task, those whose outcome changed first. A task that one side lacks has one episode."""
     after = {e.task: e for e in tested.after}
     before = {e.task: e for e in tested.before}
     groups = []

@@ -11,12 +11,18 @@ from proactor.report.numbers import number
 SENTENCES = {
     "episodes": ("Episodes", "played in training"),
     "tokens_sampled": ("Tokens", "drawn by the agent in them"),
-    "groups_with_spread": ("Groups with spread", "their episodes earned different rewards: they give gradient"),
+    "groups_with_spread": (
+        "Groups with spread",
+        "their episodes earned different rewards",
+    ),
     "groups_without_spread": ("Groups without spread", "nothing to learn from"),
     "groups_too_small": ("Groups too small", "fewer than two episodes were left: not trained on"),
     "episodes_failed": ("Episodes failed", "their environment failed: not trained on"),
     "episodes_without_turns": ("Episodes without turns", "ended before the first: not trained on"),
-    "demonstrations": ("Demonstrations", "episodes of the expert that stage A learned from, each time counted"),
+    "demonstrations": (
+        "Demonstrations",
+        "of the expert, each time that stage A learned from one",
+    ),
 }
 """(name, sentence) of counters by their key in a row."""
 MORE = ("left_out_", "host/", "method/")
@@ -32,7 +38,11 @@ def episode_counters(rows: Sequence[Mapping[str, Any]]) -> list[CounterRow]:
         for key, value in row.items():
             if (key in SENTENCES or key.startswith(MORE)) and isinstance(value, int | float):
                 totals[key] = totals.get(key, 0.0) + value
-    known = [(*SENTENCES[key][:1], number(totals[key], 0), SENTENCES[key][1]) for key in SENTENCES if key in totals]
+    known = [
+        (name, number(totals[key], 0), sentence)
+        for key, (name, sentence) in SENTENCES.items()
+        if key in totals
+    ]
     more = [(_name(key), number(totals[key], 0), "") for key in sorted(totals.keys() - SENTENCES.keys())]
     return [*known, *more]
 

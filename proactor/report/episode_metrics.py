@@ -1,4 +1,4 @@
-"""The table of metrics of a run in an environment, from its ``summary.json``: start and best on the test tasks."""
+"""The metrics of a run in an environment, from its ``summary.json``: start and best on the test tasks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from proactor.scoring.bootstrap import Interval
 from proactor.training.record import RunRecord
 
 LEVEL = 0.95
+Side = Literal["before", "after"]
+SIDES: tuple[Side, Side] = ("before", "after")
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "Success": (
@@ -57,7 +59,7 @@ class EpisodeSummary(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     tasks: int
-    intervals: dict[Literal["before", "after"], dict[str, Estimate]]
+    intervals: dict[Side, dict[str, Estimate]]
     difference: dict[str, Estimate]
 
     @classmethod
@@ -65,7 +67,7 @@ class EpisodeSummary(BaseModel):
         """The summary of a run; None before its end. Raises SourceError, naming the run, where it lacks
         something.
         """
-        if not {"before", "after"} & record.summary.keys():
+        if not set(SIDES) & record.summary.keys():
             return None
         try:
             read = cls.model_validate(record.summary)
@@ -75,19 +77,15 @@ class EpisodeSummary(BaseModel):
         for where, found in (*read.intervals.items(), ("difference", read.difference)):
             if missing := keys - found.keys():
                 raise SourceError(f"summary.json of {record.name}: {where}: {min(missing)} is missing")
-        if missing := {"before", "after"} - read.intervals.keys():
+        if missing := set(SIDES) - read.intervals.keys():
             raise SourceError(f"summary.json of {record.name}: intervals: {min(missing)} is missing")
         return read
 
     def lines(self, sides: Sides) -> dict[str, list[MetricLine]]:
         """Every metric by section."""
-        before, after = self.intervals["before"], self.intervals["after"]
-        return {
-            section: [
-                metric_line(
-                    m, before[m.key].interval, after[m.key].interval, self.difference[m.key].interval, {}, sides
-                )
-                for m in metrics
-            ]
-            for section, metrics in METRICS.items()
-        }
+
+        def line(m: Metric) -> MetricLine:
+            old, new = (self.intervals[side][m.key].interval for side in SIDES)
+            return metric_line(m, old, new, self.difference[m.key].interval, {}, sides)
+
+        return {section: [line(m) for m in metrics] for section, metrics in METRICS.items()}

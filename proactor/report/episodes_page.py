@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 
@@ -23,15 +23,13 @@ from proactor.report.conversations import (
 from proactor.report.curves import Trained
 from proactor.report.endings import ENDINGS, endings_chart, endings_table
 from proactor.report.episode_counters import episode_counters
-from proactor.report.episode_metrics import HEADLINES, METRICS, EpisodeSummary
+from proactor.report.episode_metrics import HEADLINES, METRICS, SIDES, EpisodeSummary
 from proactor.report.pareto import Mark, front, marks_of, pareto_chart, path_of
 from proactor.report.run_part import run_facts, run_values
 from proactor.report.templating import environment, pack, script
 from proactor.training.episode_rows import BeforeAfter, read_before_after, sample_files
 from proactor.training.record import RunRecord
 from proactor.training.runs import read_rows
-
-SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,9 @@ def build_episodes_report(title: str, run: EpisodeRun) -> str:
 
 
 def _tested(summary: EpisodeSummary | None) -> list[Mark]:
-    return [] if summary is None else [m for side in SIDES for m in marks_of(f"{side} on test", summary, side)]
+    if summary is None:
+        return []
+    return [mark for side in SIDES for mark in marks_of(f"{side} on test", summary, side)]
 
 
 def _gym(record: RunRecord) -> str:

@@ -24,8 +24,8 @@ def rebuild_report(run: str | Path, *, say: Callable[[str], None] | None = None)
     """Write ``report.html`` again from the files of a run's folder.
 
     Needs ``metrics.jsonl`` and, on dialogues, ``evaluations.json``; ``summary.json``, ``config.yaml``,
-    ``episodes.json``, samples and the files of `proactor calibrate` are used where they exist. ``say`` gets a line for evaluations of an older version,
-    which are scored again.
+    ``episodes.json``, samples and the files of `proactor calibrate` are used where they exist. ``say`` gets a
+    line for evaluations of an older version, which are scored again.
 
     Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
@@ -80,19 +80,12 @@ def side_by_side(
 def together(
     folders: Sequence[str | Path], path: str | Path, *, say: Callable[[str], None] | None = None
 ) -> Path:
-    """Several runs as one report at ``path``: two on dialogues (`side_by_side`), or any number that finished in
-    an environment.
+    """Several runs of one kind as one report at ``path``: two on dialogues (`side_by_side`), or any number in
+    an environment, all of them finished.
 
     Raises ProactorError, naming the folder that does not fit or the file that is missing.
     """
     records = [RunRecord.read(folder) for folder in folders]
-    apart = next((i for i, r in enumerate(records) if r.in_environment != records[0].in_environment), None)
-    if apart is not None:
-        kinds = {True: "in an environment", False: "on dialogues"}
-        raise SourceError(
-            f"{folders[apart]}: a run {kinds[records[apart].in_environment]}, {folders[0]} is one "
-            f"{kinds[records[0].in_environment]}: no page shows both"
-        )
     if not records[0].in_environment:
         if len(folders) > 2:
             raise SourceError(f"{folders[2]}: a page shows two runs on dialogues side by side, not more")
@@ -100,7 +93,7 @@ def together(
     runs = [EpisodeRun.read(Path(folder)) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         if run.summary is None:
-            raise SourceError(f"{folder}: has no summary.json with its test tasks, so it has no point to show")
+            raise SourceError(f"{folder}: has not played its test tasks, so it has no point to show")
     names = [record.name for record in records]
     return write_page(path, build_runs_report(f"{', '.join(names[:-1])} and {names[-1]}", runs))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
-from proactor.report.episode_metrics import EpisodeSummary
+from proactor.report.episode_metrics import EpisodeSummary, Side
 from proactor.report.labels import Box, boxes_along, draw_label, place_labels
 from proactor.report.numbers import number
 from proactor.report.svg import Field, Point, limits, polyline, svg, ticks, x_axis
@@ -54,8 +54,8 @@ def path_of(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> list[Mark]
     ]
 
 
-def marks_of(name: str, summary: EpisodeSummary, side: Literal["before", "after"]) -> list[Mark]:
-    """The point of start (``before``) or best of a run on the test tasks; none where score or U are undefined."""
+def marks_of(name: str, summary: EpisodeSummary, side: Side) -> list[Mark]:
+    """The point of start (``before``) or best of a run on test; none where score or U are undefined."""
     u, score = (summary.intervals[side][key].interval for key in ("user_actions", "score"))
     if not (math.isfinite(u.estimate) and math.isfinite(score.estimate)):
         return []
@@ -126,9 +126,9 @@ def _drawn(field: Field, mark: Mark, whiskers: Sequence[tuple[Point, Point]]) ->
         f'<line class="whisker" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>' for (x1, y1), (x2, y2) in whiskers
     ]
     radius = {"step": 2.6, "chosen": 6}.get(mark.kind, 4.6)
+    x, y = field.x(mark.point[0]), field.y(mark.point[1])
     told = f"{mark.name + ': ' if mark.name else ''}U {number(mark.point[0])}, score {number(mark.point[1])}"
     parts.append(
-        f'<circle class="{mark.kind}" cx="{field.x(mark.point[0])}" cy="{field.y(mark.point[1])}" r="{radius}">'
-        f"<title>{escape(told)}</title></circle>"
+        f'<circle class="{mark.kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(told)}</title></circle>'
     )
     return parts

@@ -66,7 +66,8 @@ def x_axis(field: Field, ticks: Sequence[tuple[float, float]], x_title: str, y_t
         parts.append(f'<text x="{x}" y="{field.bottom + 15}" text-anchor="middle">{text}</text>')
     across, up = (field.left + field.right) / 2, (field.top + field.bottom) / 2
     parts.append(
-        f'<text class="title" x="{across}" y="{field.bottom + 34}" text-anchor="middle">{escape(x_title)}</text>'
+        f'<text class="title" x="{across}" y="{field.bottom + 34}" text-anchor="middle">'
+        f"{escape(x_title)}</text>"
     )
     parts.append(
         f'<text class="title" transform="translate(14 {up}) rotate(-90)" text-anchor="middle">'

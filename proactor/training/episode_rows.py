@@ -1,4 +1,4 @@
-"""Episodes as rows of JSON: what a run in an environment keeps of those that it played, and how they are read.
+"""Episodes as rows of JSON: what a run in an environment keeps of those it played, and how they are read.
 
 Training's lie in ``samples/``, one a line; those of the test tasks in ``episodes.json`` (`BeforeAfter`).
 """
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from proactor.environments.episode import Episode, Turn
 from proactor.environments.protocol import Call
 from proactor.files import SourceError, first_problem, read_validated
+from proactor.methods.user_metrics import Outcome
 from proactor.training.runs import read_rows
 
 Row = dict[str, Any]
@@ -105,6 +106,17 @@ class EpisodeRow(BaseModel):
     def user_actions(self) -> int:
         """U: turns that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
+
+    def outcome(self, success: float) -> Outcome:
+        """The outcome of the episode, as `Outcome.of`; ``success``: the least score that solves its task."""
+        return Outcome(
+            task=self.task,
+            score=self.score,
+            solved=self.score >= success,
+            user_actions=self.user_actions,
+            actions=len(self.turns),
+            tokens=sum(turn.tokens for turn in self.turns),
+        )
 
 
 class BeforeAfter(BaseModel):

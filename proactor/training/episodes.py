@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from proactor.config import ConfigError
 from proactor.engine import Engine, ToolChat
 from proactor.environments.episode import Episode
@@ -19,7 +17,7 @@ from proactor.environments.player import PlayConfig, Player
 from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.event_loop import run_to_end
-from proactor.methods.user_metrics import Outcome, metrics_of
+from proactor.methods.user_metrics import Outcome, metrics
 from proactor.progress import Progress, Quiet
 from proactor.training.episode_rows import sample_rows
 from proactor.training.method_credit import Credit
@@ -155,12 +153,6 @@ class Arena:
             outcomes,
             sorted(episodes, key=sample_order),
         )
-
-
-def metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """`user_metrics.KEYS` of some outcomes."""
-    sums = np.array([outcome.sums for outcome in outcomes]).sum(axis=0)
-    return {key: float(value) for key, value in metrics_of(sums).items()}
 
 
 def _greedy(host: HostConfig, play: PlayConfig) -> tuple[HostConfig, PlayConfig]:

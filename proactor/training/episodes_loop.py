@@ -18,13 +18,13 @@ from proactor.config import ConfigError
 from proactor.engine import Engine
 from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.user_metrics import KEYS, Outcome, intervals, paired_change
+from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics, paired_change
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_rows import sample_rows
-from proactor.training.episodes import Arena, metrics, open_tasks
+from proactor.training.episodes import Arena, open_tasks
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError

@@ -77,8 +77,8 @@ class RunRecord:
         return self.training_reward
 
     def facts(self) -> dict[str, str]:
-        """Model, seed, rewards (of a run in an environment: gym and method), chosen step and origin, in words;
-        "not recorded" where no file says.
+        """Model, seed, rewards (in an environment: gym and method), chosen step and origin, in words; "not
+        recorded" where no file says.
         """
         seconds, version = self.summary.get("seconds"), self.summary.get("version")
         commit = self.summary.get("commit")

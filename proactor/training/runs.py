@@ -76,7 +76,14 @@ MAY_CHANGE = (
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
 """Files of `proactor calibrate`, besides the folder `scores`."""
 
-FILES = ("state.safetensors", "metrics.jsonl", "summary.json", "evaluations.json", "episodes.json", *CALIBRATION)
+FILES = (
+    "state.safetensors",
+    "metrics.jsonl",
+    "summary.json",
+    "evaluations.json",
+    "episodes.json",
+    *CALIBRATION,
+)
 FOLDERS = ("tensorboard", "samples", "start", "best", "last", "scores")
 SAMPLES = re.compile(r"\w+-(\d+)\.jsonl")
 

@@ -8,10 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics_of, paired_change
+from proactor.methods.user_metrics import KEYS, intervals, metrics, paired_change
 from proactor.training.episode_rows import EpisodeRow, TurnRow
 from proactor.training.summary import interval_values
 
@@ -20,7 +19,7 @@ STEPS, CHECKED = 12, 3
 
 
 def made_up(task: str, sample: int, rng: random.Random, skill: float, *, trained: bool = True) -> EpisodeRow:
-    """An episode of an agent that asks the user less and answers better, the higher its ``skill`` (0 to 1)."""
+    """An episode of an agent that asks the user less and answers better, the higher its ``skill``, 0 to 1."""
     turns, score, ending = [], 0.0, "turns"
     for _ in range(6):
         asks = rng.random() < 0.6 - 0.4 * skill
@@ -64,29 +63,29 @@ def made_up(task: str, sample: int, rng: random.Random, skill: float, *, trained
     )
 
 
-def outcome(row: EpisodeRow) -> Outcome:
-    """What `Outcome.of` gives for the episode."""
-    tokens = sum(turn.tokens for turn in row.turns)
-    return Outcome(row.task, row.score, row.score >= 1.0, row.user_actions, len(row.turns), tokens)
-
-
 def averages(rows: list[EpisodeRow], prefix: str = "") -> dict[str, float]:
     """Metrics of some episodes, and their endings, as a row of metrics.jsonl has them."""
-    sums = [sum(column) for column in zip(*(outcome(row).sums for row in rows), strict=True)]
-    values = {f"{prefix}{k}": float(v) for k, v in metrics_of(np.array(sums)).items()}
+    values = {f"{prefix}{k}": v for k, v in metrics([row.outcome(1.0) for row in rows]).items()}
     endings = Counter(row.ending for row in rows)
     return values | {f"{prefix}ending/{k}": float(v) for k, v in endings.items()}
 
 
-def write_run(folder: Path, *, seed: int = 0, skill: float = 0.9, tests: int = 12, final: bool = True) -> Path:
-    """A run of ``STEPS`` steps whose agent ends with ``skill``; without ``final`` it has not reached its end."""
+def write_run(
+    folder: Path, *, seed: int = 0, skill: float = 0.9, tests: int = 12, final: bool = True
+) -> Path:
+    """A run of STEPS steps whose agent ends with ``skill``; without ``final`` it has not reached its end."""
     rng = random.Random(seed)
     folder.mkdir(parents=True)
     (folder / "samples").mkdir()
-    environment = {"gym": "function_family", "options": {"largest": 3}}
-    config = {"name": folder.name, "model": "m", "seed": seed, "environment": environment}
-    config["method"] = {"name": "bao", "options": {"user_price": 0.05}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"eval": {"success": 1.0}}))
+    config = {
+        "name": folder.name,
+        "model": "m",
+        "seed": seed,
+        "environment": {"gym": "function_family", "options": {"largest": 3}},
+        "method": {"name": "bao", "options": {"user_price": 0.05}},
+        "eval": {"success": 1.0},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     rows: list[dict[str, Any]] = []
 
     def check(step: int) -> None:
@@ -98,17 +97,7 @@ def write_run(folder: Path, *, seed: int = 0, skill: float = 0.9, tests: int = 1
         tasks = [f"train-{rng.randint(0, 99)}" for _ in range(4)]
         played = [made_up(t, i, rng, skill * step / STEPS) for t in dict.fromkeys(tasks) for i in range(4)]
         counts = {"episodes": float(len(played)), "groups_with_spread": 3.0, "host/turns": 50.0}
-        metrics = averages(played)
-        rows.append(
-            {
-                "phase": "grpo",
-                "kind": "grpo",
-                "step": step,
-                "reward_mean": metrics["score"],
-                **metrics,
-                **counts,
-            }
-        )
+        rows.append({"phase": "grpo", "kind": "grpo", "step": step, **averages(played), **counts})
         lines = "".join(row.model_dump_json() + "\n" for row in played)
         (folder / "samples" / f"grpo-{step:06d}.jsonl").write_text(lines)
         if step % CHECKED == 0:
@@ -116,17 +105,17 @@ def write_run(folder: Path, *, seed: int = 0, skill: float = 0.9, tests: int = 1
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if not final:
         return folder
-    sides = {
-        name: [made_up(f"test-{i}", 0, random.Random(f"{seed} {name} {i}"), s, trained=False) for i in range(tests)]
-        for name, s in (("before", 0.0), ("after", skill))
-    }
+
+    def tested(name: str, reached: float) -> list[EpisodeRow]:
+        rngs = [random.Random(f"{seed} {name} {i}") for i in range(tests)]
+        return [made_up(f"test-{i}", 0, rng, reached, trained=False) for i, rng in enumerate(rngs)]
+
+    sides = {"before": tested("before", 0.0), "after": tested("after", skill)}
     dumped = {name: [row.model_dump() for row in side] for name, side in sides.items()}
     (folder / "episodes.json").write_text(json.dumps({"success": 1.0, **dumped}))
-    before, after = ([outcome(row) for row in sides[name]] for name in ("before", "after"))
+    before, after = ([row.outcome(1.0) for row in sides[name]] for name in ("before", "after"))
     best = max((r for r in rows if r["kind"] == "eval"), key=lambda r: r["eval_score"])
-    summary = {
-        name: {k: v for k, v in averages(side).items() if k in KEYS} for name, side in sides.items()
-    }
+    summary = {name: {k: v for k, v in averages(side).items() if k in KEYS} for name, side in sides.items()}
     summary |= {
         "intervals": {
             name: interval_values(intervals(side, KEYS, resamples=200))
