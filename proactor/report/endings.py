@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def endings_table(rows: Sequence[Mapping[str, Any]], tested: BeforeAfter | None)
     """``ending_parts``: names of the parts, thirds of training and the test tasks; ``endings``: the rows."""
     steps = [counted for _, counted in _by_step(rows)]
     third = max(1, len(steps) // 3)
-    parts = {}
+    parts: dict[str, Counter[str]] = {}
     if steps:
         parts |= {"first third of steps": _sum(steps[:third]), "last third": _sum(steps[-third:])}
     if tested is not None:
@@ -112,7 +112,7 @@ def _by_step(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Counter[str]]
     ]
 
 
-def _sum(counts: Any) -> Counter[str]:
+def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
     total = Counter[str]()
     for one in counts:
         total.update(one)

@@ -49,8 +49,8 @@ class Estimate(BaseModel):
     @property
     def interval(self) -> Interval:
         """The interval; NaN where it is undefined."""
-        values = (math.nan if v is None else v for v in (self.estimate, self.low, self.high))
-        return Interval(*values, LEVEL)
+        estimate, low, high = (math.nan if v is None else v for v in (self.estimate, self.low, self.high))
+        return Interval(estimate, low, high, LEVEL)
 
 
 class EpisodeSummary(BaseModel):
@@ -77,8 +77,8 @@ class EpisodeSummary(BaseModel):
         for where, found in (*read.intervals.items(), ("difference", read.difference)):
             if missing := keys - found.keys():
                 raise SourceError(f"summary.json of {record.name}: {where}: {min(missing)} is missing")
-        if missing := set(SIDES) - read.intervals.keys():
-            raise SourceError(f"summary.json of {record.name}: intervals: {min(missing)} is missing")
+        if absent := set(SIDES) - read.intervals.keys():
+            raise SourceError(f"summary.json of {record.name}: intervals: {min(absent)} is missing")
         return read
 
     def lines(self, sides: Sides) -> dict[str, list[MetricLine]]:

@@ -52,6 +52,12 @@ class EpisodeRun:
         return cls(Trained(rows, record), summary, read_before_after(folder), sample_files(folder))
 
     @property
+    def tasks(self) -> tuple[str, frozenset[str]]:
+        """The gym, and the names of the test tasks."""
+        names = (e.task for e in self.tested.after) if self.tested else ()
+        return _gym(self.trained.record), frozenset(names)
+
+    @property
     def success(self) -> float:
         """The least score that solves a task."""
         options = self.trained.record.config.get("eval")
@@ -113,7 +119,6 @@ def _episodes(
     return {
         "first_page": groups[:FIRST_PAGE],
         "group_count": len(groups),
-        "episode_count": sum(len(g.episodes) for g in groups),
         "steps": steps,
         "steps_sampled": len(run.samples or {}),
         "kinds": [k for k in ENDINGS if any(e.row.ending == k for g in groups for e in g.episodes)],
@@ -122,7 +127,10 @@ def _episodes(
 
 
 def build_runs_report(title: str, runs: Sequence[EpisodeRun]) -> str:
-    """Several finished runs beside one another as HTML text: their metrics, and a point each on the plot."""
+    """Several finished runs beside one another as HTML text: their metrics, and a point each on the plot.
+
+    The page says where they were not tested on the same tasks.
+    """
     templates = environment(Sides())
     finished = [(run.trained.record.name, run.summary) for run in runs if run.summary is not None]
     marks = [m for _, summary in finished for m in marks_of("", summary, "before")]
@@ -138,6 +146,7 @@ def build_runs_report(title: str, runs: Sequence[EpisodeRun]) -> str:
         "tasks": sorted({summary.tasks for _, summary in finished}),
         "metrics": [metric for metrics in METRICS.values() for metric in metrics if metric.key in HEADLINES],
         "pareto": pareto_chart(marks),
+        "apart": len({run.tasks for run in runs}) > 1,
         "notes": (),
         **run_facts([run.trained for run in runs]),
         **script(),

@@ -245,6 +245,7 @@ def test_several_runs_are_a_point_each(tmp_path: Path) -> None:
     assert sorted(re.findall(r'class="name"[^>]*>([^<]*)<', text)) == ["&lt;c&gt;", "a", "b"]
     assert text.count('class="whisker"') == 12 and text.count('class="front test"') == 1
     assert "a, b and <c>" in page.text and "<script" not in text
+    assert "not tested on the same tasks" not in page.text
     points = {}
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
@@ -256,6 +257,11 @@ def test_several_runs_are_a_point_each(tmp_path: Path) -> None:
     for place, point in points.items():
         beaten = any(o != point and o[0] >= point[0] and o[1] >= point[1] for o in points.values())
         assert shown[place] == (not beaten), place
+
+
+def test_runs_on_other_tasks_are_told_apart(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", tests=5)]
+    assert "not tested on the same tasks" in Page(together(folders, tmp_path / "p.html").read_text()).text
 
 
 def test_runs_that_no_page_shows_together(tmp_path: Path) -> None:
