@@ -21,7 +21,7 @@ from proactor.report.conversations import (
     said_in,
 )
 from proactor.report.curves import Trained
-from proactor.report.endings import ENDINGS, endings_chart, endings_table
+from proactor.report.endings import endings_chart, endings_table
 from proactor.report.episode_counters import episode_counters
 from proactor.report.episode_metrics import HEADLINES, METRICS, SIDES, EpisodeSummary
 from proactor.report.pareto import Mark, front, marks_of, pareto_chart, path_of
@@ -69,7 +69,7 @@ def build_episodes_report(title: str, run: EpisodeRun) -> str:
     """The report of one run as HTML text. Raises SourceError for a file of episodes that cannot be read."""
     sides, trained = Sides(), run.trained
     templates = environment(sides)
-    templates.globals |= {"endings_in_words": ENDINGS, "longest": LONGEST, "said_in": said_in}
+    templates.globals |= {"longest": LONGEST, "said_in": said_in}
     sections = run.summary.lines(sides) if run.summary else {}
     lines = {line.metric.key: line for section in sections.values() for line in section}
     tested = compared_groups(run.tested) if run.tested else []
@@ -121,7 +121,7 @@ def _episodes(
         "group_count": len(groups),
         "steps": steps,
         "steps_sampled": len(run.samples or {}),
-        "kinds": [k for k in ENDINGS if any(e.row.ending == k for g in groups for e in g.episodes)],
+        "kinds": sorted({(e.row.ending, e.ending) for g in groups for e in g.episodes}),
         "packed": pack([{**g.row, "html": template.render(group=g, open=False)} for g in groups]),
     }
 

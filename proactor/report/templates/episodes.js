@@ -5,8 +5,8 @@ showEntries({
   matches(group, asked) {
     if (asked.part === "training" ? group.step < 0 : asked.part && group.part !== asked.part) return false;
     if (asked.change && group.change !== asked.change) return false;
-    if (asked.ending && !group.endings.includes(asked.ending)) return false;
-    return !asked.level || group.levels.includes(asked.level);
+    return group.episodes.some(([ending, level]) =>
+      (!asked.ending || ending === asked.ending) && (!asked.level || level === asked.level));
   },
   orders: {
     first: (a, b) => a.step - b.step,
