@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -19,11 +20,13 @@ ROWS = [
 
 def test_a_column_a_step_holds_all_of_its_episodes() -> None:
     svg = endings_chart(ROWS)
-    heights: dict[str, float] = {}
-    for height, step in re.findall(r'height="([\d.]+)"><title>step (\d)', svg):
-        heights[step] = heights.get(step, 0.0) + float(height)
-    assert heights.keys() == {"1", "2", "3"}
-    assert all(height == pytest.approx(140, abs=0.2) for height in heights.values())
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for y, height, step in re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"><title>step (\d)', svg):
+        columns.setdefault(step, []).append((float(y), float(y) + float(height)))
+    assert columns.keys() == {"1", "2", "3"}
+    for parts in columns.values():  # from the bottom, 150, to the top, 10, each on the one before
+        assert parts[0][1] == pytest.approx(150, abs=0.2) and parts[-1][0] == pytest.approx(10, abs=0.2)
+        assert all(above[1] == pytest.approx(below[0], abs=0.2) for below, above in pairwise(parts))
     assert "environment failed 1 of 4" in svg and "&lt;b&gt; 2 of 4" in svg and "<b>" not in svg
     assert endings_chart(ROWS[:2]) == ""
 
