@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     config = load_run(path, overrides)
     if isinstance(config, EpisodeConfig):
         raise ConfigError(
-            f"{path}: environment: a run in an environment; train and pretrain take those alone"
+            f"{path}: environment: a run in an environment; train, pretrain, report and compare take those"
         )
     return config
 

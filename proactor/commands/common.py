@@ -7,6 +7,7 @@ that help comes at once.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,14 +98,28 @@ def find_dialogue(dialogues: tuple[Dialogue, ...], name: str) -> Dialogue:
 
 
 def run_folder(run: Path) -> Path:
-    """The folder of a run, given that folder or the run's config. UsageError where there is neither."""
+    """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
     if not run.exists():
         raise UsageError(f"{run}: no such run, nor a config")
     if not run.is_file():
         return run
-    from proactor.config_file import load_config
+    from proactor.config_file import load_run
 
-    return load_config(run).folder
+    folder = load_run(run).folder
+    if not folder.exists():
+        raise UsageError(f"{folder}: no such run; {run} is its config (proactor train)")
+    return folder
+
+
+def all_in_environment(folders: Sequence[Path]) -> bool:
+    """Whether runs are in an environment. Raises UsageError where some are, others on dialogues."""
+    from proactor.training.record import RunRecord
+
+    kinds = [RunRecord.read(folder).in_environment for folder in folders]
+    if len(set(kinds)) > 1:
+        inside, outside = folders[kinds.index(True)], folders[kinds.index(False)]
+        raise UsageError(f"{inside}: a run in an environment, {outside} is one on dialogues")
+    return kinds[0]
 
 
 def terminal() -> AbstractContextManager[Any]:

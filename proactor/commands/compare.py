@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from proactor.commands.common import console, run_folder
+from proactor.commands.common import all_in_environment, console, run_folder
 
 
 def compare(
@@ -28,8 +29,14 @@ def compare(
         Path | None, typer.Option("--json", metavar="FILE", help="write all numbers to this file")
     ] = None,
 ) -> None:
-    """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain."""
+    """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain.
+
+    Two runs in an environment are paired by test task.
+    """
     folders = (run_folder(first), run_folder(second))
+    if all_in_environment(folders):
+        _compare_episodes(folders, (against or system, system), resamples, output)
+        return
     from proactor.engine import atomic_file
     from proactor.evaluation.paired import compare_runs, paired_tables
     from proactor.evaluation.store import find_system, load_comparable, notes_of
@@ -57,6 +64,27 @@ def compare(
         )
     if output is not None:
         atomic_file(output, (comparison.model_dump_json(indent=1) + "\n").encode())
+        console.print(str(output), markup=False)
+
+
+def _compare_episodes(
+    folders: tuple[Path, Path], systems: tuple[str, str], resamples: int, output: Path | None
+) -> None:
+    """`compare` of two runs in an environment."""
+    from proactor.engine import atomic_file
+    from proactor.methods.user_metrics import KEYS
+    from proactor.tables import metrics_table
+    from proactor.training.episode_pairs import compare_episodes
+
+    names = [_name(folder, system) for folder, system in zip(folders, systems, strict=True)]
+    if names[0] == names[1]:
+        names = [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
+    result = compare_episodes(folders, systems, resamples=resamples)
+    sides = dict(zip(names, result["systems"], strict=True))
+    title = f"{result['tasks']} test tasks; change: {names[1]} - {names[0]}"
+    console.print(metrics_table(title, sides, KEYS, result["difference"]))
+    if output is not None:
+        atomic_file(output, (json.dumps({**result, "systems": sides}, indent=1) + "\n").encode())
         console.print(str(output), markup=False)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proactor.commands.common import console, run_folder
+from proactor.commands.common import UsageError, all_in_environment, console, run_folder
 
 
 def report(
@@ -16,24 +16,27 @@ def report(
         Path,
         typer.Argument(metavar="RUN", help="a run's folder, or the config it came from", show_default=False),
     ],
-    other: Annotated[
-        Path | None,
+    others: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="[RUN]", help="a second run, to show the two side by side", show_default=False
+            metavar="[RUN]...",
+            help="another run, to show the two side by side; in an environment any number",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write a run's report.html again from its files, or one page with two runs side by side."""
-    folder = run_folder(run)
-    if other is None:
-        write_report(folder)
+    """Write a run's report.html again from its files, or one page with several runs side by side."""
+    folders = [run_folder(run), *map(run_folder, others or ())]
+    if len(folders) == 1:
+        write_report(folders[0])
         return
-    second = run_folder(other)
-    from proactor.report.folders import side_by_side
+    from proactor.report.folders import together
     from proactor.sole_writer import sole_writer
 
-    with sole_writer(folder):
-        file = side_by_side(folder, second, folder / f"report-{second.resolve().name}.html", say=_print_line)
+    all_in_environment(folders)  # refuses a mixture
+    names = "-".join(folder.resolve().name for folder in folders[1:])
+    with sole_writer(folders[0]):
+        file = together(folders, folders[0] / f"report-{names}.html", say=_print_line)
     console.print(f"report: {file}", markup=False)
 
 
@@ -42,6 +45,8 @@ def pool(
 ) -> None:
     """Pool runs of several seeds: before and after, with a paired bootstrap over dialogues."""
     folders = [run_folder(run) for run in runs]
+    if all_in_environment(folders):
+        raise UsageError(f"{folders[0]}: a run in an environment; pool takes runs on dialogues")
     from proactor.scoring.bootstrap import KEYS
     from proactor.tables import metrics_table
     from proactor.training.summary import pool_runs

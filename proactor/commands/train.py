@@ -74,6 +74,8 @@ def _train_episodes(settings: EpisodeConfig, resume: bool, fresh: bool) -> None:
         systems = {name: summary[name] for name in ("before", "after")}
         title = f"{settings.name}: {summary['tasks']} test tasks"
         console.print(metrics_table(title, systems, KEYS, summary["difference"]))
+    if not console.quiet:
+        write_report(settings.folder)
     console.print(f"{settings.folder}: done", markup=False)
 
 

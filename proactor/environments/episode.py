@@ -26,7 +26,7 @@ class Turn:
 
     ``calls``: what was read in the reply, in order, none where nothing could be read; ``reward`` is the last
     one's. ``action`` and ``observation`` are token spans of the episode's sample; the second is empty after
-    the last turn.
+    the last turn. ``said``: what the reply held beside its calls, thoughts included.
     """
 
     calls: tuple[Call, ...]
@@ -36,6 +36,7 @@ class Turn:
     reward: float = 0.0
     user_involved: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
+    said: str = ""
 
     @property
     def verb(self) -> str:
@@ -48,7 +49,8 @@ class Episode:
     """One rollout.
 
     ``horizon``: most turns that it might have taken. ``error``: one line, where an environment failed.
-    ``info``: the environment's own; a number under ``score`` is its success.
+    ``info``: the environment's own; a number under ``score`` is its success. ``opening``: what the user said
+    before the first turn.
     """
 
     gym: str
@@ -60,6 +62,7 @@ class Episode:
     horizon: int
     error: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    opening: str = ""
 
     @property
     def score(self) -> float:

@@ -22,6 +22,7 @@ from proactor.engine import Config, Sample, Sampling
 from proactor.environments.calls import read_call
 from proactor.environments.episode import Ending, Episode, Turn
 from proactor.environments.host import Answer, Host, HostedEpisode
+from proactor.environments.protocol import Message
 
 if TYPE_CHECKING:
     from proactor.engine import Session, ToolChat  # import torch; configs hold a `PlayConfig`
@@ -78,6 +79,7 @@ class Player:
                 ending,
                 self.host.max_turns,
                 hosted.error,
+                opening=_said_by_user(hosted.opening.messages),
             )
 
         if hosted.ending is not None:
@@ -112,7 +114,8 @@ class Player:
         calls = tuple(read_call(call.name, call.arguments) for call in reply.calls)
         answer = await hosted.step(calls)
         end = start + len(drawn)
-        turn = answer.turn(calls, (start, end), (end, end))
+        said = "\n".join(filter(None, (reply.thinking, reply.content)))
+        turn = replace(answer.turn(calls, (start, end), (end, end)), said=said)
         return turn, answer, _results([call.name for call in reply.calls], answer.observations)
 
     def _sampling(self, used: int) -> Sampling:
@@ -121,6 +124,10 @@ class Player:
         return sampling.model_copy(
             update={"max_tokens": min(sampling.max_tokens, self.config.max_tokens - used)}
         )
+
+
+def _said_by_user(messages: Sequence[Message]) -> str:
+    return "\n".join(str(m.get("content") or "") for m in messages if m.get("role") == "user")
 
 
 def _results(names: Sequence[str], observations: Sequence[str]) -> list[dict[str, str]]:

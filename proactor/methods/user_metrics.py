@@ -80,6 +80,12 @@ def metrics_of(sums: Array) -> dict[str, Array]:
     }
 
 
+def metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """KEYS of some outcomes."""
+    sums = np.array([outcome.sums for outcome in outcomes]).sum(axis=0)
+    return {key: float(value) for key, value in metrics_of(sums).items()}
+
+
 def intervals(
     outcomes: Sequence[Outcome], keys: Sequence[str] = KEYS, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:

@@ -1,6 +1,6 @@
-"""The report of a run, or of two: self-contained HTML."""
+"""The report of a run, or of several: self-contained HTML."""
 
-from proactor.report.folders import rebuild_report, side_by_side, write_page
+from proactor.report.folders import rebuild_report, together, write_page
 from proactor.report.page import build_report
 
-__all__ = ["build_report", "rebuild_report", "side_by_side", "write_page"]
+__all__ = ["build_report", "rebuild_report", "together", "write_page"]

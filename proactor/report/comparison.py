@@ -149,7 +149,6 @@ def table(
     old, new = intervals(before.contributions, keys), intervals(after.contributions, keys)
     change = paired_difference([before.contributions], [after.contributions], keys)
     sides = sides or Sides()
-    names = (sides.before, sides.after)
     lines: dict[str, list[MetricLine]] = {}
     for section, metrics in METRICS.items():
         for m in metrics:
@@ -160,21 +159,33 @@ def table(
                 lines.setdefault(section, []).append(row)
                 continue
             others = {name: e.metrics[m.key] for name, e in trivial.items()}
-            value = new[m.key].estimate
-            best = (
-                bool(m.better)
-                and math.isfinite(value)
-                and all(
-                    other is None or math.isnan(other) or m.better * (value - other) >= 0
-                    for other in (*others.values(), old[m.key].estimate)
-                )
-            )
-            low, high = (0.0, 1.0) if m.share else _span(old[m.key], new[m.key], others)
-            strip = charts.strip(_range(old[m.key]), _range(new[m.key]), others, low, high, names)
-            verdict = _verdict(m, change[m.key])
-            row = MetricLine(m, old[m.key], new[m.key], change[m.key], verdict, others, best, strip)
+            row = metric_line(m, old[m.key], new[m.key], change[m.key], others, sides)
             lines.setdefault(section, []).append(row)
     return lines
+
+
+def metric_line(
+    metric: Metric,
+    before: Interval,
+    after: Interval,
+    change: Interval,
+    others: Mapping[str, float | None],
+    sides: Sides,
+) -> MetricLine:
+    """The row of a metric, beside its values of the systems ``others``."""
+    value = after.estimate
+    best = (
+        bool(metric.better)
+        and math.isfinite(value)
+        and all(
+            other is None or math.isnan(other) or metric.better * (value - other) >= 0
+            for other in (*others.values(), before.estimate)
+        )
+    )
+    low, high = (0.0, 1.0) if metric.share else _span(before, after, others)
+    names = (sides.before, sides.after)
+    strip = charts.strip(_range(before), _range(after), others, low, high, names)
+    return MetricLine(metric, before, after, change, _verdict(metric, change), others, best, strip)
 
 
 def _verdict(metric: Metric, change: Interval) -> str:

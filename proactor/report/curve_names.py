@@ -9,8 +9,20 @@ import re
 
 DECISIVE = "Learning"
 """The section that people decide by; it stands open, the others are folded."""
-EVALUATED = "Evaluations on held-out dialogues"
-SECTIONS = (DECISIVE, "Reward parts", "Coefficients", "Judge", EVALUATED, "Health", "Work", "Other")
+EVALUATED = "Evaluations on dev"
+EPISODES, ENDED = "Episodes", "How episodes end"
+SECTIONS = (
+    DECISIVE,
+    EPISODES,
+    ENDED,
+    "Reward parts",
+    "Coefficients",
+    "Judge",
+    EVALUATED,
+    "Health",
+    "Work",
+    "Other",
+)
 KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (
         r"reward(_mean|/mean)?",
@@ -22,7 +34,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
         r"held_?out_loss|eval[/_]loss|nll",
         DECISIVE,
         "Held-out loss",
-        "nats a token on dialogues not trained on",
+        "nats a token on what is not trained on",
     ),
     (
         r"eval[/_](turn_)?reward",
@@ -42,6 +54,17 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "Values right, evaluated",
         "among first fires with half of the values right",
     ),
+    (r"score", DECISIVE, "Score", "mean over the episodes of a step"),
+    (r"eval_score", DECISIVE, "Score, evaluated", "each dev task once, greedily"),
+    (r"user_actions", DECISIVE, "U", "turns of an episode that involved the user"),
+    (r"eval_user_actions", DECISIVE, "U, evaluated", "turns of an episode that involved the user, on dev"),
+    (r"ending/.*", ENDED, "", "episodes of a step that ended so"),
+    (r"eval_ending/.*", ENDED, "", "episodes of the dev tasks that ended so"),
+    (r"solved", EPISODES, "Solved", "share of the episodes whose score reaches success"),
+    (r"pass_u\d", EPISODES, "", "share solved with at most so many turns of the user"),
+    (r"user_rate(_macro)?", EPISODES, "", "share of turns that involved the user"),
+    (r"episodes.*|groups_with.*|groups_too_small|flat_steps|host/.*|tokens_of_episodes", EPISODES, "", ""),
+    (r"demonstrations|left_out_.*", EPISODES, "", "of the expert, in stage A"),
     (r"(sft/)?loss", DECISIVE, "Loss", "nats a token, supervised"),
     (
         r".*zero_spread.*",

@@ -22,7 +22,9 @@ from proactor.training.outcome import chosen_row
 from proactor.training.record import RunRecord
 
 AXIS = "training step"
-COUNTED = re.compile(r"unread(_graph)?/.*|judge[/_](?!spread|agreement|pairs|tau).*")
+COUNTED = re.compile(
+    r"unread(_graph)?/.*|judge[/_](?!spread|agreement|pairs|tau).*|(eval_)?ending/.*|host/.*|left_out_.*"
+)
 """Counters by event: a step at which the event did not happen has no such key in its row, and counts 0."""
 SKIPPED = frozenset({"step", "epoch", "time", "timestamp", "wall_time", "policy_version", "seed"})
 PHASES = ("phase", "kind", "stage")

@@ -1,8 +1,8 @@
-"""Reports from the folders of runs: of one run, written again at any time, or of two side by side."""
+"""Reports from the folders of runs: of one run, written again at any time, or of several side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from proactor.calibration.store import load_probabilities
@@ -14,6 +14,7 @@ from proactor.evaluation.store import find_system, load_comparable, notes_of
 from proactor.files import SourceError
 from proactor.report.comparison import Sides
 from proactor.report.curves import Trained
+from proactor.report.episodes_page import EpisodeRun, build_episodes_report, build_runs_report
 from proactor.report.page import Calibrated, build_report
 from proactor.training.record import RunRecord
 from proactor.training.runs import Run, read_rows
@@ -22,23 +23,26 @@ from proactor.training.runs import Run, read_rows
 def rebuild_report(run: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
     """Write ``report.html`` again from the files of a run's folder.
 
-    Needs ``evaluations.json`` and ``metrics.jsonl``; ``summary.json``, ``config.yaml`` and the files of
-    `proactor calibrate` are used where they exist. ``say`` gets a line for evaluations of an older version,
-    which are scored again.
+    Needs ``metrics.jsonl`` and, on dialogues, ``evaluations.json``; ``summary.json``, ``config.yaml``,
+    ``episodes.json``, samples and the files of `proactor calibrate` are used where they exist. ``say`` gets a
+    line for evaluations of an older version, which are scored again.
 
     Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
     """
     run = Path(run)
+    record = RunRecord.read(run)
+    if record.in_environment:
+        return write_page(run / "report.html", build_episodes_report(record.name, EpisodeRun.read(run)))
     file = run / "evaluations.json"
     ((dialogues, systems),) = load_comparable([file])
     scored_again = _scored_again(systems.values(), say)
     text = build_report(
-        run.resolve().name,
+        record.name,
         dialogues,
         find_system(systems, "before", file),
         find_system(systems, "after", file),
         _trivial(systems),
-        Trained(read_rows(run / "metrics.jsonl"), RunRecord.read(run)),
+        Trained(read_rows(run / "metrics.jsonl"), record),
         scored_again,
         calibrated=read_calibration(run, dialogues),
     )
@@ -71,6 +75,27 @@ def side_by_side(
         beside=runs[0],
     )
     return write_page(path, text)
+
+
+def together(
+    folders: Sequence[str | Path], path: str | Path, *, say: Callable[[str], None] | None = None
+) -> Path:
+    """Several runs of one kind as one report at ``path``: two on dialogues (`side_by_side`), or any number in
+    an environment, all of them finished.
+
+    Raises ProactorError, naming the folder that does not fit or the file that is missing.
+    """
+    records = [RunRecord.read(folder) for folder in folders]
+    if not records[0].in_environment:
+        if len(folders) > 2:
+            raise SourceError(f"{folders[2]}: a page shows two runs on dialogues side by side, not more")
+        return side_by_side(folders[0], folders[1], path, say=say)
+    runs = [EpisodeRun.read(Path(folder)) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if run.summary is None:
+            raise SourceError(f"{folder}: has not played its test tasks, so it has no point to show")
+    names = [record.name for record in records]
+    return write_page(path, build_runs_report(f"{', '.join(names[:-1])} and {names[-1]}", runs))
 
 
 def read_calibration(run: Path, dialogues: Iterable[Dialogue]) -> Calibrated:

@@ -1,9 +1,12 @@
-"""Places for the labels of points in a chart, so that no two of them collide."""
+"""Labels of points in a chart: places where no two of them collide, and their drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import escape
 
 LETTER = 5.9
 """Width of a letter at 11 px, in px: a little more than the mean of common sans-serif faces."""
@@ -84,3 +87,31 @@ def _candidates(x: float, y: float, width: float, field: Box) -> list[Box]:
     tops = [y - HEIGHT / 2 + k * HEIGHT / 2 for k in range(-steps, steps + 1)]
     inside = [top for top in tops if field.top <= top <= field.bottom - HEIGHT]
     return [Box(left, top, left + width, top + HEIGHT) for top in inside for left in lefts]
+
+
+def boxes_along(places: Sequence[tuple[float, float]]) -> list[Box]:
+    """Boxes around the segments of a curve; a slanted one is cut into short pieces."""
+    boxes = []
+    for (x, y), (to_x, to_y) in pairwise(places):
+        pieces = 1 if x == to_x or y == to_y else 1 + int(max(abs(to_x - x), abs(to_y - y)) / 8)
+        for k in range(pieces):
+            xs = [x + (to_x - x) * share / pieces for share in (k, k + 1)]
+            ys = [y + (to_y - y) * share / pieces for share in (k, k + 1)]
+            boxes.append(Box(min(xs) - 1, min(ys) - 1, max(xs) + 1, max(ys) + 1))
+    return boxes
+
+
+def draw_label(label: Label) -> list[str]:
+    """A label as SVG, with a line to its point where it had to move."""
+    (x, y), box = label.point, label.box
+    middle = (box.top + box.bottom) / 2
+    parts = []
+    if label.moved:
+        edge = box.left if box.left > x else box.right if box.right < x else x
+        parts.append(f'<line class="leader" x1="{x}" y1="{y}" x2="{edge:.1f}" y2="{middle:.1f}"/>')
+    anchor, at = ("end", box.right) if box.right <= x else ("start", box.left)
+    parts.append(
+        f'<text class="name" x="{at:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}">'
+        f"{escape(label.text)}</text>"
+    )
+    return parts

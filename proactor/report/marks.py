@@ -1,4 +1,4 @@
-"""The symbol of each class of fire, as inline SVG; names and texts are escaped."""
+"""The symbol of each class of fire, and of the user, as inline SVG; names and texts are escaped."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SYMBOLS: dict[str, str] = {
     "repeat": '<path d="M2.2 2.2h8v3.6h3.6v8h-8v-3.6H2.2Z"/>',
     "masked": '<circle cx="8" cy="8" r="5" stroke-dasharray="1.6 2"/>',
     "pending": '<circle cx="8" cy="8" r="2.3"/>',
+    "user": '<circle cx="8" cy="5" r="3"/><path d="M2.6 14c0-3.6 2.2-5 5.4-5s5.4 1.4 5.4 5Z"/>',
     "missed": '<path d="M2.5 7h11v2h-11Z"/>',
 }
 """Shapes on a 16 x 16 field. The page's style draws them hollow for before, solid for after."""

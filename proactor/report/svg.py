@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from proactor.report.numbers import axis_number
+from proactor.report.numbers import axis_number, number
 
 Point = tuple[float, float]
 
@@ -55,6 +55,25 @@ def polyline(field: Field, kind: str, points: Iterable[Point]) -> str:
     """A curve of class ``kind`` through ``points``."""
     places = " ".join(f"{field.x(x)},{field.y(y)}" for x, y in points)
     return f'<polyline class="{kind}" points="{places}"/>'
+
+
+def x_axis(field: Field, ticks: Sequence[tuple[float, float]], x_title: str, y_title: str) -> list[str]:
+    """Vertical lines at (value, x) of ``ticks``, labelled below, and the titles of both axes."""
+    parts = []
+    for value, x in ticks:
+        text = number(value, 0 if value == int(value) else 1)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{field.top}" y2="{field.bottom}"/>')
+        parts.append(f'<text x="{x}" y="{field.bottom + 15}" text-anchor="middle">{text}</text>')
+    across, up = (field.left + field.right) / 2, (field.top + field.bottom) / 2
+    parts.append(
+        f'<text class="title" x="{across}" y="{field.bottom + 34}" text-anchor="middle">'
+        f"{escape(x_title)}</text>"
+    )
+    parts.append(
+        f'<text class="title" transform="translate(14 {up}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_title)}</text>"
+    )
+    return parts
 
 
 def svg(kind: str, width: float, height: float, parts: Sequence[str], label: str) -> Markup:

@@ -6,12 +6,10 @@ reader asks for. A first page of them stands in the HTML itself.
 
 from __future__ import annotations
 
-import base64
-import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from proactor.dialogue import Dialogue
 from proactor.evaluation.play import Evaluation
@@ -60,6 +58,17 @@ class Talk:
                 parts += [action.name, *(value.text for value in action.values)]
         return "\n".join(dict.fromkeys(parts)).lower()
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What the page's script searches and sorts by."""
+        return {
+            "text": self.text,
+            "tools": sorted({tool for pairs in self.outcomes.values() for tool, _ in pairs}),
+            "outcomes": {s: [f"{kind} {tool}" for tool, kind in pairs] for s, pairs in self.outcomes.items()},
+            "gain": self.gain,
+            "after": self.after,
+        }
+
 
 def talks(
     dialogues: Sequence[Dialogue],
@@ -99,22 +108,6 @@ def talks(
 def tools_of(talks: Iterable[Talk]) -> list[str]:
     """The tools that are called for or proposed, sorted."""
     return sorted({tool for talk in talks for pairs in talk.outcomes.values() for tool, _ in pairs})
-
-
-def pack(talks: Sequence[Talk], drawn: Sequence[str]) -> str:
-    """All talks with the HTML of each, for the page's script: JSON, deflated (zlib), in base64."""
-    rows = [
-        {
-            "html": html,
-            "text": talk.text,
-            "tools": sorted({tool for pairs in talk.outcomes.values() for tool, _ in pairs}),
-            "outcomes": {s: [f"{kind} {tool}" for tool, kind in pairs] for s, pairs in talk.outcomes.items()},
-            "gain": talk.gain,
-            "after": talk.after,
-        }
-        for talk, html in zip(talks, drawn, strict=True)
-    ]
-    return base64.b64encode(zlib.compress(json.dumps(rows).encode(), 9)).decode()
 
 
 def _f1(contribution: Contribution) -> float:

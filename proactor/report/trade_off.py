@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 from proactor.calibration.points import TradeOffPoint
 from proactor.calibration.tradeoff import TradeOff, TradeOffs
-from proactor.report.labels import Box, Label, place_labels
-from proactor.report.numbers import number
-from proactor.report.svg import Field, Point, limits, svg
+from proactor.report.labels import Box, boxes_along, draw_label, place_labels
+from proactor.report.svg import Field, Point, limits, svg, x_axis
 
 X_TITLE = "wrong fires in 100 dialogues (square-root scale)"
 Y_TITLE = "turns saved in 100 dialogues"
@@ -65,12 +63,12 @@ def draw(
         f'<rect class="within" x="{start}" y="{field.top}" width="{limit - start:.1f}" '
         f'height="{field.bottom - field.top:.1f}"/>',
         *field.grid(),
-        *_x_axis(field, [(t, place((t, low))[0]) for t in x_ticks(most, budget)]),
+        *x_axis(field, [(t, place((t, low))[0]) for t in x_ticks(most, budget)], X_TITLE, Y_TITLE),
     ]
     named, drawn = [], list[Box]()
     for i, (name, points) in enumerate(curves.items()):
         places = [place(point) for point in sorted(points)]
-        drawn += _boxes(places)
+        drawn += boxes_along(places)
         text = " ".join(f"{x},{y}" for x, y in places)
         parts.append(
             f'<polyline class="curve c{i % 2}" points="{text}"><title>{escape(name)}</title></polyline>'
@@ -88,20 +86,8 @@ def draw(
         )
     inside = Box(field.left + 2, field.top, field.right, field.bottom)
     for label in place_labels(named, inside, drawn):
-        parts += _label(label)
+        parts += draw_label(label)
     return svg("tradeoff", 620, 296, parts, f"{Y_TITLE}, by {X_TITLE}")
-
-
-def _boxes(places: Sequence[Point]) -> list[Box]:
-    """Boxes around the segments of a curve; a slanted one is cut into short pieces."""
-    boxes = []
-    for (x, y), (to_x, to_y) in pairwise(places):
-        pieces = 1 if x == to_x or y == to_y else 1 + int(max(abs(to_x - x), abs(to_y - y)) / 8)
-        for k in range(pieces):
-            xs = [x + (to_x - x) * share / pieces for share in (k, k + 1)]
-            ys = [y + (to_y - y) * share / pieces for share in (k, k + 1)]
-            boxes.append(Box(min(xs) - 1, min(ys) - 1, max(xs) + 1, max(ys) + 1))
-    return boxes
 
 
 def x_ticks(most: float, budget: float) -> list[float]:
@@ -114,36 +100,3 @@ def x_ticks(most: float, budget: float) -> list[float]:
         if tick <= most and near >= APART:
             ticks.append(tick)
     return sorted(ticks)
-
-
-def _x_axis(field: Field, ticks: Sequence[tuple[float, float]]) -> list[str]:
-    parts = []
-    for value, x in ticks:
-        text = number(value, 0 if value == int(value) else 1)
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{field.top}" y2="{field.bottom}"/>')
-        parts.append(f'<text x="{x}" y="{field.bottom + 15}" text-anchor="middle">{text}</text>')
-    across, up = (field.left + field.right) / 2, (field.top + field.bottom) / 2
-    parts.append(
-        f'<text class="title" x="{across}" y="{field.bottom + 34}" text-anchor="middle">{X_TITLE}</text>'
-    )
-    parts.append(
-        f'<text class="title" transform="translate(14 {up}) rotate(-90)" text-anchor="middle">'
-        f"{Y_TITLE}</text>"
-    )
-    return parts
-
-
-def _label(label: Label) -> list[str]:
-    """A name, with a line to its point where it had to move."""
-    (x, y), box = label.point, label.box
-    middle = (box.top + box.bottom) / 2
-    parts = []
-    if label.moved:
-        edge = box.left if box.left > x else box.right if box.right < x else x
-        parts.append(f'<line class="leader" x1="{x}" y1="{y}" x2="{edge:.1f}" y2="{middle:.1f}"/>')
-    anchor, at = ("end", box.right) if box.right <= x else ("start", box.left)
-    parts.append(
-        f'<text class="name" x="{at:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}">'
-        f"{escape(label.text)}</text>"
-    )
-    return parts

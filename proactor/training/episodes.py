@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from proactor.config import ConfigError
 from proactor.engine import Engine, ToolChat
 from proactor.environments.episode import Episode
@@ -19,10 +17,12 @@ from proactor.environments.player import PlayConfig, Player
 from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.event_loop import run_to_end
-from proactor.methods.user_metrics import Outcome, metrics_of
+from proactor.methods.user_metrics import Outcome, metrics
 from proactor.progress import Progress, Quiet
+from proactor.training.episode_rows import sample_rows
 from proactor.training.method_credit import Credit
 from proactor.training.provenance import check_environment
+from proactor.training.stages import sample_order
 from proactor.training.steps import Row, derive_seed
 
 EVALUATION = 2**32 - 2
@@ -133,25 +133,26 @@ class Arena:
         places = self.engine.share(list(enumerate(tasks)))
         return run_to_end(played())
 
-    def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome]]:
-        """Play each task once, greedily, over all ranks: metrics under ``eval_*``, and the outcomes."""
+    def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome], list[Row]]:
+        """Play each task once, greedily, over all ranks: metrics under ``eval_*``, the outcomes, and the
+        episodes as rows.
+        """
         with self.engine.together("evaluation"):
             groups, _ = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
         success = self.config.eval.success
-        mine = [(Outcome.of(e, success=success), e.ending) for group in groups for e in group]
-        ranks = self.engine.gather(mine, "evaluation")
-        outcomes = [outcome for rank in ranks for outcome, _ in rank]
-        endings = Counter(ending for rank in ranks for _, ending in rank)
-        return {
-            **{f"eval_{key}": value for key, value in metrics(outcomes).items()},
-            **{f"eval_ending/{ending}": float(count) for ending, count in sorted(endings.items())},
-        }, outcomes
-
-
-def metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """`user_metrics.KEYS` of some outcomes."""
-    sums = np.array([outcome.sums for outcome in outcomes]).sum(axis=0)
-    return {key: float(value) for key, value in metrics_of(sums).items()}
+        mine = [Outcome.of(e, success=success) for group in groups for e in group]
+        ranks = self.engine.gather((mine, sample_rows(groups)), "evaluation")
+        outcomes = [outcome for rank, _ in ranks for outcome in rank]
+        episodes = [row for _, rank in ranks for row in rank]
+        endings = Counter(row["ending"] for row in episodes)
+        return (
+            {
+                **{f"eval_{key}": value for key, value in metrics(outcomes).items()},
+                **{f"eval_ending/{ending}": float(count) for ending, count in sorted(endings.items())},
+            },
+            outcomes,
+            sorted(episodes, key=sample_order),
+        )
 
 
 def _greedy(host: HostConfig, play: PlayConfig) -> tuple[HostConfig, PlayConfig]:

@@ -18,12 +18,13 @@ from proactor.config import ConfigError
 from proactor.engine import Engine
 from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.user_metrics import KEYS, Outcome, intervals, paired_change
+from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics, paired_change
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
-from proactor.training.episodes import Arena, metrics, open_tasks
+from proactor.training.episode_rows import sample_rows
+from proactor.training.episodes import Arena, open_tasks
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
@@ -125,7 +126,7 @@ class EpisodeTraining(Stages):
 
     def check(self) -> tuple[Row, float]:
         """Play the dev tasks."""
-        row, _ = self.arena.evaluate(self.arena.tasks.dev, "playing dev tasks")
+        row, _, _ = self.arena.evaluate(self.arena.tasks.dev, "playing dev tasks")
         return row, row[f"eval_{self.config.eval.metric}"]
 
     def finished(self) -> str:
@@ -151,41 +152,6 @@ def added(engine: Engine, counts: Mapping[str, int], phase: str) -> Row:
     for rank in engine.gather(dict(counts), phase):
         total.update(rank)
     return {name: float(count) for name, count in sorted(total.items())}
-
-
-def sample_rows(played: Sequence[Sequence[Episode]]) -> list[Row]:
-    """Episodes as rows of a sample file (see `training.runs`)."""
-    return [
-        {
-            "task": episode.task,
-            "sample": i,
-            "seed": episode.seed,
-            "score": episode.score,
-            "ending": episode.ending,
-            "error": episode.error,
-            "tokens": len(episode.sample.token_ids),
-            "turns": [
-                {
-                    "calls": [{"verb": call.verb, "content": call.content} for call in turn.calls],
-                    "feedback": turn.feedback,
-                    "reward": turn.reward,
-                    "user_involved": turn.user_involved,
-                    "advantage": _of_turn(episode, turn.action),
-                    "tokens": turn.action[1] - turn.action[0],
-                }
-                for turn in episode.turns
-            ],
-        }
-        for episodes in played
-        for i, episode in enumerate(episodes)
-    ]
-
-
-def _of_turn(episode: Episode, action: tuple[int, int]) -> float | None:
-    """The advantage of a turn; None where the episode was left out, or nothing was drawn."""
-    if episode.sample.advantage is None or action[0] == action[1]:
-        return None
-    return episode.sample.token_advantages()[action[0]]
 
 
 def train_episodes(
@@ -247,7 +213,7 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
     """Start and best adapter on the test tasks, with intervals over tasks; the engine keeps the best.
 
     ``before`` is the adapter that GRPO began with, or ``initial`` without a GRPO stage; ``difference`` is
-    after - before, paired.
+    after - before, paired. Writes ``episodes.json``.
     """
     engine = arena.engine
     engine.barrier("best adapter")
@@ -255,9 +221,12 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
         engine.load_adapter(run.start)
     else:
         engine.load_state_dict(initial)
-    _, before = arena.evaluate(arena.tasks.test, "before, on test")
+    _, before, episodes_before = arena.evaluate(arena.tasks.test, "before, on test")
     engine.load_adapter(run.best)
-    _, after = arena.evaluate(arena.tasks.test, "after, on test")
+    _, after, episodes_after = arena.evaluate(arena.tasks.test, "after, on test")
+    run.write_episodes(
+        {"success": arena.config.eval.success, "before": episodes_before, "after": episodes_after}
+    )
     resamples = arena.config.eval.resamples
     return {
         "before": metrics(before),

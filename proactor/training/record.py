@@ -52,6 +52,11 @@ class RunRecord:
         )
 
     @property
+    def in_environment(self) -> bool:
+        """Whether it is a run in an environment, as its config says."""
+        return "environment" in self.config
+
+    @property
     def training_reward(self) -> str | None:
         """The reward that GRPO trained on, with its options; None where no config says."""
         if not self.config:
@@ -72,14 +77,15 @@ class RunRecord:
         return self.training_reward
 
     def facts(self) -> dict[str, str]:
-        """Model, seed, rewards, chosen step and origin, in words; "not recorded" where no file says."""
+        """Model, seed, rewards (in an environment: gym and method), chosen step and origin, in words; "not
+        recorded" where no file says.
+        """
         seconds, version = self.summary.get("seconds"), self.summary.get("version")
         commit = self.summary.get("commit")
         told = {
             "model": self.config.get("model"),
             "seed": self.config.get("seed"),
-            "reward of training": self.training_reward,
-            "reward of evaluations": self.evaluation_reward,
+            **self._measures(),
             "chosen step": self.chosen,
             "seconds of training": f"{seconds:.1f}" if isinstance(seconds, int | float) else None,
             "version": version,
@@ -87,6 +93,23 @@ class RunRecord:
             "machine": self.summary.get("machine"),
         }
         return {name: "not recorded" if value is None else str(value) for name, value in told.items()}
+
+    def _measures(self) -> dict[str, str | None]:
+        if not self.in_environment:
+            return {
+                "reward of training": self.training_reward,
+                "reward of evaluations": self.evaluation_reward,
+            }
+        gym, method = (_section(self.config, name) for name in ("environment", "method"))
+        return {
+            "environment": _described(gym.get("gym"), gym.get("options")),
+            "method": _described(method.get("name"), method.get("options")),
+        }
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    values = config.get(name)
+    return values if isinstance(values, Mapping) else {}
 
 
 def _described(reward: object, options: object) -> str:

@@ -12,6 +12,8 @@
       state.safetensors              the exact state to resume from
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
                                      trivial policies played them
+      episodes.json                  the same for the test tasks of a run in an environment
+                                     (`training.episode_rows`)
       summary.json                   their metrics side by side, paired intervals, seconds
       evaluate-*.json                written by `proactor evaluate` (`training.evaluation_files`)
       scores/, thresholds.json, tradeoff.json, probabilities.json
@@ -74,7 +76,14 @@ MAY_CHANGE = (
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
 """Files of `proactor calibrate`, besides the folder `scores`."""
 
-FILES = ("state.safetensors", "metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION)
+FILES = (
+    "state.safetensors",
+    "metrics.jsonl",
+    "summary.json",
+    "evaluations.json",
+    "episodes.json",
+    *CALIBRATION,
+)
 FOLDERS = ("tensorboard", "samples", "start", "best", "last", "scores")
 SAMPLES = re.compile(r"\w+-(\d+)\.jsonl")
 
@@ -239,6 +248,11 @@ class Run:
             file = self.folder / "evaluations.json"
             with _writing(file):
                 save_evaluations(file, dialogues, evaluations)
+
+    def write_episodes(self, episodes: Mapping[str, Any]) -> None:
+        """Write ``episodes.json``: how start and best played the test tasks (`episode_rows.BeforeAfter`)."""
+        if self.writer:
+            _write(self.folder / "episodes.json", json.dumps(episodes, ensure_ascii=False) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -115,8 +115,8 @@ def test_three_hundred_dialogues_stay_a_small_page() -> None:
     assert len(text) < 150_000 + 1_000 * 300 and len(text) < drawn / 5
 
 
-def browse(page: Path, profile: Path, asked: str) -> str:
-    """The page as a browser's script leaves it, for one address."""
+def browse(page: Path, profile: Path, asked: str, section: str = "dialogues") -> str:
+    """The page as a browser's script leaves it, for one address: what is asked for in a section."""
     assert BROWSER is not None
     done = subprocess.run(
         [
@@ -127,7 +127,7 @@ def browse(page: Path, profile: Path, asked: str) -> str:
             f"--user-data-dir={profile}",
             "--virtual-time-budget=10000",
             "--dump-dom",
-            f"{page.as_uri()}#dialogues?{asked}",
+            f"{page.as_uri()}#{section}?{asked}",
         ],
         capture_output=True,
         text=True,

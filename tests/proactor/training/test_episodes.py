@@ -19,7 +19,9 @@ from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
 from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
+from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
+from proactor.training.episode_rows import read_before_after
 from proactor.training.episodes import EVALUATION, Arena
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
@@ -97,6 +99,20 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert len(samples) == 12 and {s["task"].split("-")[0] for s in samples} == {"train"}
     turn = samples[0]["turns"][0]
     assert {"calls", "feedback", "reward", "user_involved", "advantage", "tokens"} <= turn.keys()
+    assert {sample["opening"] for sample in samples} == {"go"}
+
+
+def test_the_test_episodes_are_kept(finished: Path) -> None:
+    tested = read_before_after(finished)
+    assert tested is not None and tested.success == 1.0
+    summary = json.loads((finished / "summary.json").read_text())
+    for name, side in (("before", tested.before), ("after", tested.after)):
+        assert [e.task for e in side] == sorted(f"test-{i}-{i}" for i in range(4))
+        assert metrics([e.outcome(1.0) for e in side]) == pytest.approx(summary[name])
+        assert all(turn.calls or turn.said for e in side for turn in e.turns), (
+            "an unread reply is kept as text"
+        )
+        assert all(turn.advantage is None for e in side for turn in e.turns)
 
 
 def test_a_stopped_run_continues_bitwise(finished: Path, model: Path, tmp_path: Path) -> None:
@@ -268,7 +284,7 @@ def test_evaluation_is_greedy_and_hides_the_reward_line(arena: Arena) -> None:
     [one, two] = greedy[0]
     assert one.sample.token_ids == two.sample.token_ids
     assert not any("Reward:" in turn.feedback for turn in one.turns)
-    row, outcomes = arena.evaluate(arena.tasks.test, "test")
+    row, outcomes, _ = arena.evaluate(arena.tasks.test, "test")
     assert row["eval_score"] == sum(o.score for o in outcomes) / len(outcomes) and len(outcomes) == 4
 
 
@@ -313,6 +329,7 @@ def test_the_example_builds_a_model_and_runs_both_stages(
     assert logged[1]["demonstrations"] == 2 and logged[2]["held_out_loss"] < logged[0]["held_out_loss"]
     assert json.loads((folder / "summary.json").read_text())["tasks"] == 2
     assert "function-small: 2 test tasks" in capsys.readouterr().out
+    assert (folder / "report.html").is_file()
     settings = load_run(file, [f"model={tmp_path / 'model'}", "environment.options.seed=5"])
     assert isinstance(settings, EpisodeConfig)
     with pytest.raises(ConfigError, match="may have seen those that this run tests on"):
