@@ -1,7 +1,7 @@
 """Training in an environment of several turns, beside TRL's ``environment_factory``.
 
-8 tasks of `bench.probes` x 8 episodes of 6 turns, each a reply of 24 tokens; prompts of 111 tokens, 14 between
-two replies:
+8 tasks of `bench.probes` x 8 episodes of 6 turns. Prompts of 111 tokens, replies of 24, 14 between two
+replies:
 
     python -m bench.episodes --peer trl
 """

@@ -72,7 +72,7 @@ def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
 
 
 def word_tokenizer(vocabulary: int, words: Sequence[str] = ()) -> Any:
-    """A fast tokenizer in which id i is the word `ti`; 0 to 2 are pad, end and unknown, then come ``words``."""
+    """A fast tokenizer in which id i is the word `ti`; 0 to 2 are pad, end and unknown, ``words`` follow."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -16,8 +16,8 @@ class Workload:
 
     ``lengths``: tokens of each prompt. ``samples``: completions per prompt, each of ``max_tokens`` tokens, or
     of ``ragged`` tokens, one number a prompt; end tokens are ignored. ``nested``: the prompts are turns of
-    one dialogue, each a prefix of the next. ``shared``: tokens that all prompts begin with. ``turns``: replies
-    of ``max_tokens`` tokens in a completion, with ``observation`` tokens between two of them.
+    one dialogue, each a prefix of the next. ``shared``: tokens that all prompts begin with. ``turns``: a
+    completion is so many replies of ``max_tokens`` tokens, with ``observation`` tokens between two of them.
     """
 
     name: str
