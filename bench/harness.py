@@ -39,6 +39,9 @@ def compare(workload: Workload, argv: list[str] | None = None, tokenizer: Any = 
     parser.add_argument("--workload", choices=(workload.name,), default=workload.name)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before that")
+    parser.add_argument(
+        "--continuous", action="store_true", help="let TRL try continuous batching too, slow on a CPU"
+    )
     add_results(parser)
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
@@ -73,6 +76,8 @@ def _run(
             start(f"trl {total // m} x {m}", "bench.trl_side", micro=m)
             for m in sorted({total, 8}, reverse=True)
         ]
+        if options.continuous:
+            sides.append(start("trl continuous", "bench.trl_side", micro=8, continuous=True))
         agreement = gate(sides[0], sides[1], workload, adapter, scratch)
     for side in sides:
         for _ in range(options.warmup):
