@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-gpu clean
+.PHONY: help demo test test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,7 @@ help:
 	@echo "make lock            locks/ again from pyproject.toml and constraints.txt"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
+	@echo "make bench-episodes  one training step in an environment of several turns beside TRL"
 	@echo "make bench-gpu       on a GPU: everything checked and timed beside its limits (GPU=--quick: 90 s; bench/GPU.md)"
 	@echo "make clean           remove .venv, .venv-oldest and caches"
 
@@ -142,13 +143,16 @@ fuzz: $(VENV)/.installed-dev
 rooms: $(VENV)/.installed-dev
 	@PYTHONPATH=. $(BIN)/python -m bench.rooms
 
-bench: bench-step bench-dialogue
+bench: bench-step bench-dialogue bench-episodes
 
 bench-step: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.step --peer trl --workload short
 
 bench-dialogue: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.dialogue --peer trl
+
+bench-episodes: $(VENV)/.installed-dev
+	@$(BIN)/python -m bench.episodes --peer trl
 
 bench-gpu: $(VENV)/.installed
 	@PYTHONPATH=. $(BIN)/python -m bench.gpu $(GPU)

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import statistics
 import tempfile
 import warnings
@@ -25,33 +26,40 @@ from bench.workloads import Workload, gate_batch
 LOGPROB_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4
 """Largest difference of a gradient, relative to the largest element of its tensor; also of the loss."""
+WORK_TOLERANCE = 1e-3
+"""Largest difference of a step's tokens from the workload's."""
 
 
-def compare(workload: Workload, argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the comparison, print and write its record, and return it."""
+def compare(workload: Workload, argv: list[str] | None = None, tokenizer: Any = None) -> dict[str, Any]:
+    """Run the comparison, print and write its record, and return it. ``tokenizer``: the model's, where it
+    takes another than one word per id.
+    """
     parser = argparse.ArgumentParser(description=f"the {workload.name} workload beside a peer")
     parser.add_argument("--peer", choices=("trl", "none"), default="trl")
     parser.add_argument("--workload", choices=(workload.name,), default=workload.name)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before that")
+    parser.add_argument(
+        "--continuous", action="store_true", help="let TRL try continuous batching too, slow on a CPU"
+    )
     add_results(parser)
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # remarks of other libraries; real problems raise
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        return _run(workload, options, Path(scratch), stack)
+        model = write_tiny_qwen2(Path(scratch) / "model", tokenizer=tokenizer)
+        return _run(workload, options, model, Path(scratch), stack)
 
 
 def _run(
-    workload: Workload, options: argparse.Namespace, scratch: Path, stack: contextlib.ExitStack
+    workload: Workload, options: argparse.Namespace, model: Path, scratch: Path, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
     say(
         f"workload {workload.name}: {len(workload.lengths)} prompts of "
         f"{min(workload.lengths)}-{max(workload.lengths)} tokens, "
-        f"{workload.samples} samples of {workload.max_tokens} tokens each; 5.2M-parameter Qwen2, float32, "
-        "LoRA r=16"
+        f"{workload.samples} samples of {len(workload.mask)} tokens each, {workload.turns} turns; "
+        "5.2M-parameter Qwen2, float32, LoRA r=16"
     )
-    model = write_tiny_qwen2(scratch / "model")
     adapter = write_adapter(scratch / "adapter", model)
     setup = {"model": str(model), "adapter": str(adapter), "workload": workload.to_json()}
 
@@ -68,10 +76,12 @@ def _run(
             start(f"trl {total // m} x {m}", "bench.trl_side", micro=m)
             for m in sorted({total, 8}, reverse=True)
         ]
+        if options.continuous:
+            sides.append(start("trl continuous", "bench.trl_side", micro=8, continuous=True))
         agreement = gate(sides[0], sides[1], workload, adapter, scratch)
     for side in sides:
         for _ in range(options.warmup):
-            side.call(do="step", step=0)
+            check_work(workload, side.name, side.call(do="step", step=0)["work"])
     sides[1:] = _fastest(sides[1:])
     rounds: list[list[dict[str, Any]]] = [[] for _ in sides]
     for i in range(options.repeats):
@@ -128,6 +138,18 @@ def gate(ours: Side, peer: Side, workload: Workload, adapter: Path, scratch: Pat
     return differences
 
 
+def check_work(workload: Workload, name: str, work: dict[str, int]) -> None:
+    """Exit where a side's step had other prompts or completions than the workload says.
+
+    An end token that happens to be drawn last saves us the one that closes a reply.
+    """
+    for what, tokens in workload.work.items():
+        if not math.isclose(work[what], tokens, rel_tol=WORK_TOLERANCE):
+            raise SystemExit(
+                f"{name}: {work[what]} {what} tokens in a step, {tokens} were asked for: nothing was timed"
+            )
+
+
 def _fastest(peers: list[Side]) -> list[Side]:
     """The peer with the faster layout, by one step each after the warm-up; the other is closed."""
     if not peers:
@@ -157,11 +179,13 @@ def _record(
                 "seconds": statistics.median(seconds),
                 "fastest": min(seconds),
                 "slowest": max(seconds),
+                "steps_an_hour": 3600 / statistics.median(seconds),
                 "cpu_seconds": statistics.median(reply["cpu_seconds"] for reply in replies),
                 "phases": phases,
                 "tokens_computed": replies[-1]["tokens"],
             }
         )
+    tokens = [side["tokens_computed"] for side in sides]
     speedups = [b["seconds"] / a["seconds"] for a, b in zip(rounds[0], rounds[-1], strict=True)]
     return {
         "workload": workload.to_json(),
@@ -172,6 +196,7 @@ def _record(
         **setting("torch", "transformers", "trl", "peft"),
         "speedup": round(sides[-1]["seconds"] / sides[0]["seconds"], 3) if len(sides) > 1 else None,
         "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)] if len(sides) > 1 else None,
+        "tokens_ratio": {what: round(tokens[-1][what] / count, 3) for what, count in tokens[0].items()},
     }
 
 
@@ -183,7 +208,8 @@ def _print_summary(record: dict[str, Any]) -> None:
     for side in record["sides"]:
         print(
             f"  {side['name']:<12} {side['seconds']:7.3f} s   ({side['fastest']:.3f} to "
-            f"{side['slowest']:.3f}), {side['cpu_seconds']:.2f} s of processor time"
+            f"{side['slowest']:.3f}), {side['cpu_seconds']:.2f} s of processor time, "
+            f"{side['steps_an_hour']:.0f} steps an hour"
         )
         print("               " + ", ".join(f"{name} {value:.3f}" for name, value in side["phases"].items()))
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ RANK, ALPHA = 16, 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def write_tiny_qwen2(folder: Path, seed: int = 0, **changes: int) -> Path:
-    """A Qwen2 of 5.2M float32 parameters with a tokenizer of one word per id.
+def write_tiny_qwen2(folder: Path, seed: int = 0, tokenizer: Any = None, **changes: int) -> Path:
+    """A Qwen2 of 5.2M float32 parameters with a ``tokenizer`` (None: one word per id).
 
     4 layers, hidden size 256, 4 heads, 2 key-value heads, vocabulary 8192, tied embeddings. ``changes``: of
     its `Qwen2Config`.
@@ -43,7 +44,7 @@ def write_tiny_qwen2(folder: Path, seed: int = 0, **changes: int) -> Path:
                 # transformers starts biases at 0, which would hide one that a side forgets.
                 parameter.normal_(0, 0.02)
     model.save_pretrained(folder)
-    word_tokenizer(VOCAB).save_pretrained(folder)
+    (tokenizer or word_tokenizer(VOCAB)).save_pretrained(folder)
     return folder
 
 
@@ -70,13 +71,14 @@ def write_adapter(folder: Path, model: Path, seed: int = 1) -> Path:
     return folder
 
 
-def word_tokenizer(vocabulary: int) -> Any:
-    """A fast tokenizer in which id i is the word `ti`; 0 to 2 are pad, end and unknown."""
+def word_tokenizer(vocabulary: int, words: Sequence[str] = ()) -> Any:
+    """A fast tokenizer in which id i is the word `ti`; 0 to 2 are pad, end and unknown, ``words`` follow."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, vocabulary)}
-    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    names = [*words, *(f"t{i}" for i in range(3 + len(words), vocabulary))]
+    ids = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {name: 3 + i for i, name in enumerate(names)}
+    core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"

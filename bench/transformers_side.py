@@ -30,7 +30,7 @@ def continuous_options(workload: Workload, size: int) -> dict[str, Any]:
 
     Enough pages for twice as many, because it keeps a margin free; by default it takes most of the memory.
     """
-    length = max(workload.lengths) + max(workload.counts)
+    length = max(workload.lengths) + max(*workload.counts, len(workload.mask))
     return {
         "page_size": PAGE,
         "num_blocks": 2 * size * -(-length // PAGE),

@@ -1,7 +1,8 @@
 """TRL's side: `GRPOTrainer` with PEFT, driven one step or rollout at a time; timers wrap its methods.
 
 Everything that would cost it time is off: logging, saving, evaluation, reference model, gradient
-checkpointing, old-policy pass, tokenising.
+checkpointing, old-policy pass, tokenising. With turns it is the trainer as it comes, with an
+``environment_factory``, its way for several turns.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from bench.models import PAD
+from bench.probes import MESSAGES, TOOL, Probes, arguments, describe, episode_config, tasks_of
 from bench.protocol import Channel
 from bench.transformers_side import continuous_options
 from bench.workloads import Workload, reward
+from proactor.environments.calls import read_call
+from proactor.environments.gyms.function import FunctionWorld
 
 STEPS = 200
 """Steps of prompts in the dataset: more than any run makes."""
@@ -53,7 +57,63 @@ class OnCommand(TrainerCallback):
         self.channel.send(**self.reply())
 
 
-def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdTrainer:
+class ProbeTokenizer(PreTrainedTokenizerFast):
+    """Reads every reply as a probe, where TRL asks its tokenizer for the calls in one."""
+
+    def parse_response(self, ids: list[int], **_: Any) -> dict[str, Any]:
+        """The probe that the ids are."""
+        call = {"type": "function", "function": {"name": TOOL, "arguments": arguments(ids)}}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+class TrlWorld:
+    """A world of the probes as an environment of TRL: its public method is a tool."""
+
+    def __init__(self, gym: Probes) -> None:
+        self._gym, self._earned = gym, 0.0
+        self._world: FunctionWorld | None = None
+
+    def reset(self, task: str, **_: Any) -> None:
+        self._world, self._earned = self._gym.make(task), 0.0
+        self._world.reset(0)
+
+    def interact_with_env(self, choice: str, content: str) -> str:
+        assert self._world is not None, "reset comes first"
+        outcome = self._world.step(read_call(TOOL, {"choice": choice, "content": content}))
+        self._earned += outcome.reward
+        return f"{outcome.observation} next"  # a word in place of the end token with which we close a reply
+
+    def get_reward(self) -> float:
+        return self._earned
+
+
+describe(TrlWorld.interact_with_env)
+
+
+def id_task(workload: Workload, model: str) -> dict[str, Any]:
+    """The trainer's arguments for prompts of ids, each answered once."""
+    rows = [{"prompt": json.dumps(ids)} for step in range(STEPS) for ids in workload.prompts(step)]
+    return {
+        "reward_funcs": lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
+        "train_dataset": Dataset.from_list(rows),
+        "processing_class": PreTrainedTokenizerFast.from_pretrained(model),  # nosec B615 # a local folder
+    }
+
+
+def probe_task(workload: Workload, model: str) -> dict[str, Any]:
+    """The trainer's arguments for the probes: an environment for each episode, which owns the reward."""
+    config, gym = episode_config(workload), Probes(workload.turns)
+    tokenizer = ProbeTokenizer.from_pretrained(model)  # nosec B615 # a local folder
+    tokenizer.response_template = {}  # it reads replies itself
+    tasks = [task for step in range(STEPS) for task in tasks_of(config, gym, step)]
+    return {
+        "environment_factory": lambda: TrlWorld(gym),
+        "train_dataset": Dataset.from_list([{"prompt": MESSAGES, "task": task} for task in tasks]),
+        "processing_class": tokenizer,
+    }
+
+
+def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> GRPOTrainer:
     """GRPOTrainer with ``setup["micro"]`` sequences per micro-batch and one generation per step."""
     total = len(workload.lengths) * workload.samples
     base = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a local folder
@@ -66,8 +126,9 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         gradient_accumulation_steps=total // setup["micro"],
         generation_batch_size=total,
         num_generations=workload.samples,
-        max_completion_length=workload.max_tokens,
-        generation_kwargs={"min_new_tokens": workload.max_tokens},
+        max_completion_length=len(workload.mask),
+        max_tool_calling_iterations=workload.turns - 1,
+        generation_kwargs={"min_new_tokens": workload.max_tokens, "max_new_tokens": workload.max_tokens},
         use_transformers_continuous_batching=setup.get("continuous", False),
         transformers_continuous_batching_config=continuous_options(workload, total),
         temperature=1.0,
@@ -94,18 +155,11 @@ def make_trainer(setup: dict[str, Any], workload: Workload, scratch: str) -> IdT
         log_completions=False,
         seed=0,
     )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(setup["model"])  # nosec B615 # a local folder
-    rows = [{"prompt": json.dumps(ids)} for step in range(STEPS) for ids in workload.prompts(step)]
-    return IdTrainer(
-        model=model,
-        reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
+    kind, task = (IdTrainer, id_task) if workload.turns == 1 else (GRPOTrainer, probe_task)
+    return kind(model=model, args=config, **task(workload, setup["model"]))
 
 
-def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
+def gate(trainer: GRPOTrainer, command: dict[str, Any]) -> dict[str, Any]:
     """Log-probabilities of the batch; with old ones in it, loss and gradients, by TRL's own functions."""
     batch, model = command["batch"], trainer.model
     prompts, completions = ([torch.tensor(s[key]) for s in batch] for key in ("prompt", "completion"))
@@ -114,8 +168,9 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
         "prompt_mask": pad([torch.ones_like(p) for p in prompts], padding_value=0, padding_side="left"),
         "completion_ids": torch.stack(completions),
         "completion_mask": torch.ones(len(batch), len(completions[0]), dtype=torch.long),
-        "num_items_in_batch": torch.tensor(sum(map(len, completions))),
+        "tool_mask": torch.tensor([s["mask"] for s in batch], dtype=torch.long),
     }
+    inputs["num_items_in_batch"] = inputs["tool_mask"].sum()
     if "old" not in batch[0]:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
@@ -145,7 +200,7 @@ def gate(trainer: IdTrainer, command: dict[str, Any]) -> dict[str, Any]:
     return {"loss": loss}
 
 
-def rollout(trainer: IdTrainer, workload: Workload, command: dict[str, Any]) -> dict[str, Any]:
+def rollout(trainer: GRPOTrainer, workload: Workload, command: dict[str, Any]) -> dict[str, Any]:
     """The completions that the trainer generates for a step's prompts."""
     prompts = [ids for ids in workload.prompts(command["step"]) for _ in range(workload.samples)]
     trainer.generation_config.do_sample = not command["greedy"]
@@ -153,13 +208,25 @@ def rollout(trainer: IdTrainer, workload: Workload, command: dict[str, Any]) -> 
     return {"tokens": tokens}
 
 
-def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
-    """Wrap TRL's phases with timers and count rows through the first layer; returns their reader.
+def instrument(trainer: GRPOTrainer) -> Callable[[], dict[str, Any]]:
+    """Wrap TRL's phases with timers, count rows through the first layer and the samples' tokens; returns
+    their reader.
 
     Calling the reader resets them.
     """
     seconds: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
+    work: dict[str, int] = {}
+    generate = trainer._generate
+
+    def generate_counted(prompts: list[Any]) -> Any:
+        prompt_ids, completion_ids, mask, *rest = generate(prompts)
+        length = sum(map(len, completion_ids))
+        drawn = length if mask is None else sum(map(sum, mask))
+        work.update(prompt=sum(map(len, prompt_ids)), completion=length, drawn=drawn)
+        return prompt_ids, completion_ids, mask, *rest
+
+    trainer._generate = generate_counted
 
     def time_method(owner: Any, method: str, phase: str) -> None:
         plain = getattr(owner, method)
@@ -181,7 +248,7 @@ def instrument(trainer: IdTrainer) -> Callable[[], dict[str, Any]]:
     trainer.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(count)
 
     def read() -> dict[str, Any]:
-        measured = {"phases": dict(seconds), "tokens": dict(tokens)}
+        measured = {"phases": dict(seconds), "tokens": dict(tokens), "work": dict(work)}
         seconds.clear()
         tokens.clear()
         return measured

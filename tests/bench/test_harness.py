@@ -16,13 +16,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.harness import gate
-from bench.workloads import DIALOGUE, SHORT, Workload, gate_batch, reward
+from bench.harness import check_work, gate
+from bench.workloads import DIALOGUE, EPISODES, SHORT, Workload, gate_batch, reward
 
 TINY = Workload("tiny", (5, 9), samples=4, max_tokens=3)
+TURNS = Workload("turns", (111, 111), samples=4, max_tokens=4, turns=3, observation=14)
 RUN = (
     "from bench.harness import compare; from bench.workloads import Workload; "
-    f"compare({TINY!r}, ['--repeats', '1', '--results', '%s'])"
+    "from bench.probes import chat_tokenizer; "
+    "compare(%r, ['--repeats', '1', '--results', '%s'], %s)"
 )
 
 
@@ -71,33 +73,70 @@ def test_workloads_are_what_they_say() -> None:
     assert len({reward(s["completion"]) for s in gate_batch(SHORT)}) > 5
 
 
-@pytest.fixture
-def compare(repo_root: Path, tmp_path: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
-    def run() -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", RUN % tmp_path], cwd=repo_root, env=env, capture_output=True, text=True
+def test_a_mask_leaves_observations_out() -> None:
+    work = Workload("turns", (5,), samples=2, max_tokens=2, turns=3, observation=1)
+    assert work.mask == [True, True, False, True, True, False, True, True]
+    assert work.work == {"prompt": 10, "completion": 16, "drawn": 12}
+    assert TINY.work == {"prompt": 56, "completion": 24, "drawn": 24}
+    assert {tuple(sample["mask"]) for sample in gate_batch(work)} == {tuple(work.mask)}
+    assert all(len(sample["completion"]) == len(sample["noise"]) == 8 for sample in gate_batch(work))
+
+
+def test_other_work_than_asked_for_is_refused() -> None:
+    check_work(EPISODES, "side", {**EPISODES.work, "completion": EPISODES.work["completion"] - 2})
+    with pytest.raises(SystemExit, match=r"^side: 10 drawn tokens in a step, 12 were asked for"):
+        check_work(
+            Workload("turns", (5,), samples=2, max_tokens=2, turns=3, observation=1),
+            "side",
+            {"prompt": 10, "completion": 16, "drawn": 10},
         )
+
+
+Compare = Callable[[Workload, str], dict[str, Any]]
+
+
+@pytest.fixture
+def compare(repo_root: Path, tmp_path: Path) -> Compare:
+    def run(workload: Workload, tokenizer: str) -> dict[str, Any]:
+        env = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
+        script = RUN % (workload, tmp_path, tokenizer)
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=repo_root, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        (saved,) = tmp_path.glob(f"*/{workload.name}.json")
+        assert json.loads(saved.read_text()) == record
+        assert record["speedup"] > 0
+        assert record["agreement"]["gradient_max_relative_difference"] < 1e-4
+        return record
 
     return run
 
 
-@pytest.mark.skipif(
+needs_trl = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="the peer is not installed (pip install -e .[bench])"
 )
-def test_comparison_end_to_end(
-    compare: Callable[[], subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    done = compare()
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
-    ours, theirs = record["sides"]
-    assert record["speedup"] > 0
-    assert record["agreement"]["gradient_max_relative_difference"] < 1e-4
+
+
+@needs_trl
+def test_comparison_end_to_end(compare: Compare) -> None:
+    ours, theirs = compare(TINY, "None")["sides"]
     assert ours["tokens_computed"]["train"] == 5 + 9 + 8 * (
         3 - 1
     )  # every prompt once, and no row for a last token
     assert theirs["tokens_computed"]["train"] == 8 * (9 + 3)
     assert "generate" in ours["phases"]
-    (saved,) = tmp_path.glob("*/tiny.json")
-    assert json.loads(saved.read_text()) == record
+
+
+@needs_trl
+def test_episodes_end_to_end(compare: Compare) -> None:
+    record = compare(TURNS, "chat_tokenizer()")
+    ours, theirs = record["sides"]
+    assert theirs["tokens_computed"] == {
+        "generate": 8 * sum(111 + 18 * turn + 3 for turn in range(3)),  # all that came before, at each turn
+        "train": 8 * (111 + 40),
+    }
+    assert ours["tokens_computed"]["train"] == 111 + 8 * (40 - 1)  # one prompt, whatever the task
+    assert ours["tokens_computed"]["generate"] < 111 + 8 * 40
+    assert record["tokens_ratio"]["train"] == round(8 * 151 / (111 + 8 * 39), 3)
