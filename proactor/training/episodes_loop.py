@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from proactor.config import ConfigError
 from proactor.engine import Engine
@@ -26,6 +26,7 @@ from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena, metrics, open_tasks
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
+from proactor.training.outcomes_file import save_outcomes
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import Stages, stop_signals
 from proactor.training.steps import SFT_STATISTICS, Row, batch, update
@@ -229,7 +230,8 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
             training.restore()
         training.go()
     rows = run.rows() if run.writer else []
-    result = engine.gather(chosen.outcome(rows, config.eval.metric), "end of training")[0]
+    best = chosen.outcome(rows, config.eval.metric) if adapter_of(config) == "best" else None
+    result = engine.gather(best, "end of training")[0]
     if result is not None:
         ui.say(str(result))
     if not config.eval.final:
@@ -243,21 +245,29 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
     return summary
 
 
+def adapter_of(config: EpisodeConfig) -> Literal["best", "last"]:
+    """Which adapter a run ends with; stage A alone always with its best."""
+    return config.eval.adapter if config.grpo is not None else "best"
+
+
 def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
-    """Start and best adapter on the test tasks, with intervals over tasks; the engine keeps the best.
+    """Start and end (`adapter_of`) on the test tasks, with intervals over tasks; the engine keeps the end.
 
     ``before`` is the adapter that GRPO began with, or ``initial`` without a GRPO stage; ``difference`` is
-    after - before, paired.
+    after - before, paired. The outcome of each task is in the run's `outcomes.json`.
     """
     engine = arena.engine
-    engine.barrier("best adapter")
+    engine.barrier("adapters")
     if arena.config.grpo is not None:
         engine.load_adapter(run.start)
     else:
         engine.load_state_dict(initial)
     _, before = arena.evaluate(arena.tasks.test, "before, on test")
-    engine.load_adapter(run.best)
+    name = adapter_of(arena.config)
+    engine.load_adapter(run.folder / name)
     _, after = arena.evaluate(arena.tasks.test, "after, on test")
+    if run.writer:
+        save_outcomes(run.outcomes, {"before": before, "after": after})
     resamples = arena.config.eval.resamples
     return {
         "before": metrics(before),
@@ -268,4 +278,5 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
         },
         "difference": interval_values(paired_change(before, after, KEYS, resamples=resamples)),
         "tasks": len(after),
+        "adapter": name,
     }

@@ -12,6 +12,7 @@
       state.safetensors              the exact state to resume from
       evaluations.json               the test dialogues, and how start (`before`), best (`after`) and the
                                      trivial policies played them
+      outcomes.json                  of a run in an environment: how each test task ended, likewise
       summary.json                   their metrics side by side, paired intervals, seconds
       evaluate-*.json                written by `proactor evaluate` (`training.evaluation_files`)
       scores/, thresholds.json, tradeoff.json, probabilities.json
@@ -74,7 +75,14 @@ MAY_CHANGE = (
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
 """Files of `proactor calibrate`, besides the folder `scores`."""
 
-FILES = ("state.safetensors", "metrics.jsonl", "summary.json", "evaluations.json", *CALIBRATION)
+FILES = (
+    "state.safetensors",
+    "metrics.jsonl",
+    "summary.json",
+    "evaluations.json",
+    "outcomes.json",
+    *CALIBRATION,
+)
 FOLDERS = ("tensorboard", "samples", "start", "best", "last", "scores")
 SAMPLES = re.compile(r"\w+-(\d+)\.jsonl")
 
@@ -90,6 +98,7 @@ class Run:
         self.folder, self.writer = Path(folder), writer
         self.state = self.folder / "state.safetensors"
         self.start, self.best, self.last = (self.folder / name for name in ("start", "best", "last"))
+        self.outcomes = self.folder / "outcomes.json"
         self._metrics = self.folder / "metrics.jsonl"
         self._scalars: Scalars | None = None
 
