@@ -1,6 +1,6 @@
 """Players without a model: experts that teach, and lines beside which a trained agent is read.
 
-    episode = play(gym, "func-1", FunctionExpert())
+episode = play(gym, "func-1", FunctionExpert())
 """
 
 from __future__ import annotations

@@ -40,9 +40,7 @@ class Demonstrations:
     _made: dict[str, Sample | str] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, gym: Gym, chat: ToolChat, thoughts: bool, teacher: Teacher = "expert"
-    ) -> Demonstrations:
+    def of(cls, gym: Gym, chat: ToolChat, thoughts: bool, teacher: Teacher = "expert") -> Demonstrations:
         """Those of a gym. Raises as `check`."""
         return cls(cls.check(gym), chat, thoughts, teacher)
 
