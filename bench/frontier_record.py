@@ -15,13 +15,7 @@ from bench.records import stamp
 from proactor.environments.gyms.function_scripts import lines
 from proactor.environments.scripted import play
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.user_metrics import (
-    KEYS,
-    Outcome,
-    hypervolume_gain,
-    intervals,
-    paired_change,
-)
+from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, paired_change
 from proactor.scoring.bootstrap import Interval
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks

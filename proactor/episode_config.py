@@ -82,8 +82,8 @@ class MethodOptions(Section):
 
 
 Teacher = Literal["expert", "hasty"]
-"""Whose episodes are learned from: FunctionGym's symbolic expert, or a player that reckons as well but acts at
-random (`function_scripts.Hasty`).
+"""Whose episodes are learned from: FunctionGym's symbolic expert, or a player that reckons as well but acts
+at random (`function_scripts.Hasty`).
 """
 
 
@@ -138,9 +138,9 @@ class EpisodeGRPO(GRPO):
 class EpisodeEval(Section):
     """Playing the dev tasks, and at the end the test tasks, once each and greedily.
 
-    ``metric`` selects the best adapter on dev; ``adapter``: which one of GRPO is played on test. The last is
-    fair to methods that trade the metric for something else, such as fewer questions. ``limit``: the first so many test tasks (null: all);
-    ``success``: the least score that solves a task.
+    ``metric`` selects the best adapter on dev; ``adapter``: which one of GRPO is played on test ("last" is
+    fair to methods that trade the metric for something else, such as fewer questions). ``limit``: the first
+    so many test tasks (null: all); ``success``: the least score that solves a task.
     """
 
     metric: str = "score"

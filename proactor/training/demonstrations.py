@@ -1,5 +1,5 @@
-"""Stage A's and pre-training's examples: a teacher's episodes of FunctionGym, token by token as the agent would
-play them.
+"""Examples for pre-training and stage A: a teacher's episodes of FunctionGym, token by token as the agent
+would play them.
 """
 
 from __future__ import annotations

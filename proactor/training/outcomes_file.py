@@ -1,4 +1,4 @@
-"""`outcomes.json` of a run in an environment: how each test task ended, for the start and the end of the run."""
+"""`outcomes.json` of a run in an environment: how each test task ended, for the run's start and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripted players of FunctionGym beside its expert: a teacher without its judgement, and lines for tables."""
+"""Scripted players of FunctionGym beside its expert: a teacher without judgement, and lines for tables."""
 
 from __future__ import annotations
 
