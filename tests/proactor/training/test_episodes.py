@@ -14,15 +14,16 @@ import torch
 
 from proactor.config import ConfigError
 from proactor.config_file import load_config, load_run
-from proactor.engine import GRPO, Group, GRPOLoss
+from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
 from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
 from proactor.progress import Quiet, Stopped
-from proactor.training.episodes import EVALUATION, Arena
+from proactor.training.episodes import EVALUATION, Arena, metrics
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
+from proactor.training.outcomes_file import load_outcomes
 from proactor.training.runs import Run, RunError
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.methods.episodes import episode
@@ -92,11 +93,34 @@ def test_what_a_run_leaves(finished: Path) -> None:
     )
     for name in ("start", "best", "last"):
         assert (finished / name / "adapter_model.safetensors").is_file()
+    played = load_outcomes(finished / "outcomes.json", run=7)
+    for side in ("before", "after"):
+        assert [o.task for o in played[side]] == [f"test-{i}-{i % 4}" for i in range(4)]
+        assert {o.run for o in played[side]} == {7}
+        assert metrics(played[side]) == pytest.approx(summary[side])
     [first] = (finished / "samples").glob("grpo-000001.jsonl")
     samples = [json.loads(line) for line in first.read_text().splitlines()]
     assert len(samples) == 12 and {s["task"].split("-")[0] for s in samples} == {"train"}
     turn = samples[0]["turns"][0]
     assert {"calls", "feedback", "reward", "user_involved", "advantage", "tokens"} <= turn.keys()
+
+
+def test_a_run_ends_with_the_adapter_that_its_config_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    load = Engine.load_adapter
+    monkeypatch.setattr(
+        Engine, "load_adapter", lambda self, folder: (asked.append(folder.name), load(self, folder))[1]
+    )
+    short = {"lr": 1e-2, "n": 2, "batch_tasks": 1, "steps": 1, "eval_every": 1}
+    for adapter in ("last", "best"):
+        settings = config(
+            tmp_path / adapter, model, grpo=short, eval={"adapter": adapter, "resamples": 100, "limit": 1}
+        )
+        summary = train_episodes(settings)
+        assert summary["adapter"] == adapter and ("chosen" in summary) == (adapter == "best")
+    assert asked == ["start", "last", "start", "best"]
 
 
 def test_a_stopped_run_continues_bitwise(finished: Path, model: Path, tmp_path: Path) -> None:
