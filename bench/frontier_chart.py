@@ -2,8 +2,8 @@
 
     python -m bench.frontier_chart bench/results/<machine>/frontier-<name>.json docs/frontier-<name>.svg
 
-Each arm is a point with the places of its seeds around it; the sweep of prices is a line, scripted players are
-hollow points.
+Each arm is a point with the places of its seeds around it; the sweep of prices is a line, scripted players
+are hollow points.
 """
 
 from __future__ import annotations

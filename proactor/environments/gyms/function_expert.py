@@ -220,11 +220,20 @@ class FunctionExpert:
         """The probe with the most different results among the rules left; None where each has one."""
         if len(self.left) >= MANY:
             return FIRST
-        with np.errstate(over="ignore"):  # infinite where it is too large to be rounded
-            rounded = np.round(self.rules.values[self.left], DIGITS)
-        kinds = {p: len(np.unique(rounded[:, p])) for p in range(len(PROBES)) if p not in self._probed}
-        best = max(kinds, key=lambda p: kinds[p], default=None)
+        kinds = self._kinds(self.left)
+        best = max((p for p in kinds if p not in self._probed), key=lambda p: kinds[p], default=None)
         return best if best is not None and kinds[best] > 1 else None
+
+    def best_probes(self) -> list[int]:
+        """All probes, those first that tell most of all rules apart."""
+        kinds = self._kinds(np.arange(len(self.rules.expressions)))
+        return sorted(kinds, key=lambda p: -kinds[p])
+
+    def _kinds(self, rules: npt.NDArray[np.int64]) -> dict[int, int]:
+        """How many different results each probe has among some rules."""
+        with np.errstate(over="ignore"):  # infinite where it is too large to be rounded
+            rounded = np.round(self.rules.values[rules], DIGITS)
+        return {p: len(np.unique(rounded[:, p])) for p in range(len(PROBES))}
 
     def possible(self) -> dict[float, int]:
         """The results of the rules left for the test case, with how many rules give each; two of them stand

@@ -15,6 +15,8 @@ from proactor.environments.scripted import Move, Script
 FunctionGyms = FunctionGym | FunctionFamily
 BOLDNESS = (0.1, 0.9)
 """Least and greatest chance that `Hasty` answers instead of probing; drawn for each task."""
+KNOWN_PROBES = 4
+"""How many of the expert's probes `Hasty` uses: those that tell most rules apart."""
 PROBED = 9
 """Greatest number in a probe of a script that draws them."""
 
@@ -34,7 +36,7 @@ class Hasty(FunctionExpert):
         """The next call; None when no rule is left, or nothing new can be done."""
         if self.test is None:
             return self._move(Call("search", "test"), "ask for the test case first")
-        fresh = [place for place in range(len(PROBES)) if place not in self._probed]
+        fresh = [place for place in self.best_probes()[:KNOWN_PROBES] if place not in self._probed]
         if fresh and self.drawn.random() >= self.boldness:
             return self._move(Call("action", spaced(PROBES[self.drawn.choice(fresh)])), "probe")
         answers = self.possible()
