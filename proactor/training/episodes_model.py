@@ -1,4 +1,4 @@
-"""The folder of a small model for an environment: built once from an expert's episodes, as `model_folder`
+"""The folder of a small model for an environment: built once from a teacher's episodes, as `model_folder`
 builds one from dialogues.
 """
 
@@ -57,11 +57,12 @@ def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Pr
     number = min(HELD_OUT, max(1, len(rows) // 20))
     held_out, train = rows[:number], rows[number:]
     if not train:
-        raise ConfigError(f"pretrain: {len(rows)} episodes of the expert; two are the least")
+        raise ConfigError(f"pretrain: {len(rows)} episodes of the teacher; two are the least")
     longest = max(len(row.ids) for row in rows)
     if longest > size.context:
         raise ConfigError(f"pretrain.size.context: {size.context} tokens; an episode has up to {longest}")
-    ui.say(f"{gym.name}: {len(rows)} episodes of the expert, {left_out} left out, up to {longest} tokens")
+    teacher = f"{len(rows)} episodes of the teacher ({section.teacher})"
+    ui.say(f"{gym.name}: {teacher}, {left_out} left out, up to {longest} tokens")
     length = f"{section.steps} steps, at most " if section.steps else ""
     ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
     model = build_model(tokenizer, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proactor.environments.episode import Episode
-from proactor.environments.gyms.function_expert import PROBES, FunctionExpert, rules_of
+from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.gyms.function_scripts import Hasty, lines
 from proactor.environments.protocol import Call
@@ -49,7 +49,7 @@ def test_the_hasty_teacher_reckons_and_has_no_plan() -> None:
     assert {verbs(e)[1] for e in episodes} == {"action", "answer"}
     assert any(e.user_actions > 1 for e in episodes)
     probes = {turn.calls[0].content for e in episodes for turn in e.turns if turn.verb == "action"}
-    assert probes == {" ".join(map(str, probe)) for probe in PROBES}
+    assert len(probes) == 4 and "2 4 1 10" in probes  # whose result tells every rule
     for episode in episodes:
         answers = [turn.calls[0].content for turn in episode.turns if turn.verb == "answer"]
         assert len(set(answers)) == len(answers)  # a wrong one is ruled out
