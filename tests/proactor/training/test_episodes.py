@@ -115,9 +115,8 @@ def test_a_run_ends_with_the_adapter_that_its_config_names(
     )
     short = {"lr": 1e-2, "n": 2, "batch_tasks": 1, "steps": 1, "eval_every": 1}
     for adapter in ("last", "best"):
-        settings = config(
-            tmp_path / adapter, model, grpo=short, eval={"adapter": adapter, "resamples": 100, "limit": 1}
-        )
+        ending = {"adapter": adapter, "resamples": 100, "limit": 1}
+        settings = config(tmp_path, model, name=adapter, grpo=short, eval=ending)
         summary = train_episodes(settings)
         assert summary["adapter"] == adapter and ("chosen" in summary) == (adapter == "best")
     assert asked == ["start", "last", "start", "best"]
