@@ -21,7 +21,8 @@ from rich.console import Console
 
 from bench.records import run_parser, stamp, write_record
 from proactor.config import RunConfig, SFTStage
-from proactor.config_file import load_config
+from proactor.config_file import load_config, load_run
+from proactor.episode_config import EpisodeConfig
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS, paired_difference
@@ -58,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"record: {file}")
 
 
-def recorded_config(config: RunConfig) -> dict[str, Any]:
+def recorded_config(config: RunConfig | EpisodeConfig) -> dict[str, Any]:
     """A config as a record keeps it: without the path of the data."""
-    return config.model_dump(mode="json", exclude={"data": {"path"}})
+    return config.model_dump(mode="json", exclude={"data": {"path"}, "environment": {"path"}})
 
 
 def has_summary(run: Run) -> bool:
@@ -84,7 +85,7 @@ def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] 
 
     Exits when the existing run has other settings, because its numbers would stand under a false heading.
     """
-    settings = load_config(config, overrides)
+    settings = load_run(config, overrides)
     run = Run(settings.folder)
     if not ended(run):
         print(f"{settings.name}: training", flush=True)

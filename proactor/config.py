@@ -215,13 +215,18 @@ class PromptOptions(Section):
     board_role: str | None = None
 
 
+Pieces = Literal["words", "lines"]
+
+
 class SmallModel(Section):
     """Sizes of a small Qwen2 model and of its training.
 
     ``text_weight``: loss of the dialogue's own text, against 1 for answers; ``pending``: whether answers
     announce actions that are not ready yet; ``copy_tokens``: length of the spans that the model learns to
     repeat, one for each decision point, which teach it to copy values (0: none); ``waiting_share``: the
-    share of the points with nothing to do that are trained, with the inverse weight.
+    share of the points with nothing to do that are trained, with the inverse weight; ``pieces``: whether a
+    token is at most a word, or what stands in a line between digits and signs. Calls of one form are a few
+    tokens then, instead of some 35.
     """
 
     hidden: int = Field(default=128, ge=1, le=65_536)
@@ -238,6 +243,7 @@ class SmallModel(Section):
     muon_lr: float = Field(default=0.008, gt=0)
     text_weight: float = Field(default=0.3, ge=0)
     pending: bool = False
+    pieces: Pieces = "words"
     copy_tokens: int = Field(default=16, ge=0)
     waiting_share: float = Field(default=0.3, gt=0, le=1)
     seed: int = Field(default=0, ge=0)

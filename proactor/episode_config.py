@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from proactor.config import RunBase, Section, Share, with_decay_total
+from proactor.config import Pretrain, RunBase, Section, Share, with_decay_total
 from proactor.engine import GRPO, SFT
 from proactor.environments.gyms.catalog import GYMS
 from proactor.environments.host import HostConfig
@@ -81,6 +81,18 @@ class MethodOptions(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+Teacher = Literal["expert", "hasty"]
+"""Whose episodes are learned from: FunctionGym's symbolic expert, or a player that reckons as well but acts
+at random (`function_scripts.Hasty`).
+"""
+
+
+class EpisodePretrain(Pretrain):
+    """A small model that learns from scratch to play as ``teacher`` does."""
+
+    teacher: Teacher = "expert"
+
+
 class EpisodeSFT(SFT):
     """Stage A: supervised training on the episodes of a symbolic expert, which FunctionGym has.
 
@@ -126,11 +138,13 @@ class EpisodeGRPO(GRPO):
 class EpisodeEval(Section):
     """Playing the dev tasks, and at the end the test tasks, once each and greedily.
 
-    ``metric`` selects the best adapter on dev; ``limit``: the first so many test tasks (null: all);
-    ``success``: the least score that solves a task.
+    ``metric`` selects the best adapter on dev; ``adapter``: which one of GRPO is played on test ("last" is
+    fair to methods that trade the metric for something else, such as fewer questions). ``limit``: the first
+    so many test tasks (null: all); ``success``: the least score that solves a task.
     """
 
     metric: str = "score"
+    adapter: Literal["best", "last"] = "best"
     limit: int | None = Field(default=None, ge=1)
     success: float = 1.0
     resamples: int = Field(default=2000, ge=100, le=100_000)
@@ -147,6 +161,7 @@ class EpisodeEval(Section):
 class EpisodeConfig(RunBase):
     """A whole run in an environment."""
 
+    pretrain: EpisodePretrain | None = None
     environment: EnvironmentOptions
     method: MethodOptions = MethodOptions()
     sft: EpisodeSFT | None = None

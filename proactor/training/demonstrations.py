@@ -1,5 +1,5 @@
-"""Stage A's examples: the episodes of FunctionGym's symbolic expert, token by token as the agent would play
-them.
+"""Examples for pre-training and stage A: a teacher's episodes of FunctionGym, token by token as the agent
+would play them.
 """
 
 from __future__ import annotations
@@ -7,17 +7,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proactor.config import ConfigError
 from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.calls import INTERACT
-from proactor.environments.episode import Ending, Episode, Turn
+from proactor.environments.episode import Episode
 from proactor.environments.gyms.function import FunctionGym
-from proactor.environments.gyms.function_expert import FunctionExpert, Move
+from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
 from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.environments.protocol import Gym, Outcome
+from proactor.environments.gyms.function_scripts import FunctionGyms, Hasty
+from proactor.environments.protocol import Gym
+from proactor.environments.scripted import Move, play
+from proactor.episode_config import Teacher
 from proactor.methods.bao import SECTIONS, DemonstrationFilter, kept_demonstrations
 
 TOOL = INTERACT["function"]["name"]
@@ -25,23 +28,24 @@ TOOL = INTERACT["function"]["name"]
 
 @dataclass(slots=True)
 class Demonstrations:
-    """The expert's episodes, each made when it is first asked for.
+    """The teacher's episodes, each made when it is first asked for.
 
     ``thoughts``: whether a call follows the four sections of `bao.SECTIONS`.
     """
 
-    gym: FunctionGym | FunctionFamily
+    gym: FunctionGyms
     chat: ToolChat
     thoughts: bool
+    teacher: Teacher = "expert"
     _made: dict[str, Sample | str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, gym: Gym, chat: ToolChat, thoughts: bool) -> Demonstrations:
+    def of(cls, gym: Gym, chat: ToolChat, thoughts: bool, teacher: Teacher = "expert") -> Demonstrations:
         """Those of a gym. Raises as `check`."""
-        return cls(cls.check(gym), chat, thoughts)
+        return cls(cls.check(gym), chat, thoughts, teacher)
 
     @staticmethod
-    def check(gym: Gym) -> FunctionGym | FunctionFamily:
+    def check(gym: Gym) -> FunctionGyms:
         """Raise ConfigError for a gym that has no expert."""
         if not isinstance(gym, FunctionGym | FunctionFamily):
             raise ConfigError(
@@ -64,7 +68,7 @@ class Demonstrations:
         return groups, counts
 
     def sample(self, task: str) -> Sample | str:
-        """The task's episode, trained on the expert's turns, or why it is left out."""
+        """The task's episode, trained on the teacher's turns, or why it is left out."""
         if task not in self._made:
             episode, replies = self._played(task)
             wanted = DemonstrationFilter(sections=SECTIONS if self.thoughts else ())
@@ -73,36 +77,23 @@ class Demonstrations:
         return self._made[task]
 
     def _played(self, task: str) -> tuple[Episode, list[str]]:
-        world, expert = self.gym.make(task), FunctionExpert()
-        opening = world.reset(0)
+        expert = FunctionExpert(rules_of(self.gym))
+        played = play(self.gym, task, Hasty(self.gym, task) if self.teacher == "hasty" else expert)
+        opening = self.gym.make(task).reset(0)
         messages: list[dict[str, Any]] = [dict(message) for message in opening.messages]
-        moves: list[Move] = []
-        outcomes: list[Outcome] = []
-        while not world.over and (move := expert.move()) is not None:
-            outcome = world.step(move.call)
-            expert.see(move.call, outcome.observation)
-            if moves:
-                messages.append(_result(outcomes[-1].observation))
-            moves.append(move)
-            outcomes.append(outcome)
-            messages.append(_reply(move, self.thoughts))
+        replies = [_reply(move, self.thoughts) for move in played.moves]
+        for number, (turn, reply) in enumerate(zip(played.episode.turns, replies, strict=True), 1):
+            messages.append(reply)
+            if number < len(replies):
+                messages.append(_result(turn.feedback))
         sample = self.chat.sample(messages, opening.tools)
         spans = sample.turns()
         ends = [*(start for start, _ in spans[1:]), spans[-1][1]]
         turns = [
-            Turn(
-                (move.call,),
-                span,
-                (span[1], end),
-                outcome.observation,
-                outcome.reward,
-                move.call.verb in world.user_verbs,
-            )
-            for move, outcome, span, end in zip(moves, outcomes, spans, ends, strict=True)
+            replace(turn, action=span, observation=(span[1], end))
+            for turn, span, end in zip(played.episode.turns, spans, ends, strict=True)
         ]
-        ending: Ending = "terminated" if outcomes[-1].terminated else "turns"
-        episode = Episode(self.gym.name, task, 0, sample, turns, ending, self.gym.max_turns)
-        return episode, [message["content"] for message in messages if message["role"] == "assistant"]
+        return replace(played.episode, sample=sample, turns=turns), [reply["content"] for reply in replies]
 
 
 def _reply(move: Move, thoughts: bool) -> dict[str, Any]:

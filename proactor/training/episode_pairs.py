@@ -21,7 +21,7 @@ def compare_episodes(
     Raises SourceError where a run has no test episodes, has no such side, or another measure of success than
     the other; ProactorError where one lacks a task of the other.
     """
-    read = [_read(folder) for folder in folders]
+    read = [read_tested(folder) for folder in folders]
     first, second = (_outcomes(*place) for place in zip(folders, read, systems, strict=True))
     if read[0].success != read[1].success:
         raise SourceError(
@@ -35,14 +35,14 @@ def compare_episodes(
     }
 
 
-def _read(folder: Path) -> BeforeAfter:
+def read_tested(folder: Path) -> BeforeAfter:
+    """The test episodes of a run. Raises SourceError where it has none."""
     if (tested := read_before_after(folder)) is None:
         raise SourceError(f"{folder / 'episodes.json'}: no such file: the run has not played its test tasks")
     return tested
 
 
 def _outcomes(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
-    if system not in ("before", "after"):
+    if system != "before" and system != "after":
         raise SourceError(f"{folder}: no system {system!r}: one of before, after")
-    rows = tested.before if system == "before" else tested.after
-    return [row.outcome(tested.success) for row in rows]
+    return tested.outcomes(system)

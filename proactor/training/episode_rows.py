@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -107,7 +107,7 @@ class EpisodeRow(BaseModel):
         """U: turns that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
 
-    def outcome(self, success: float) -> Outcome:
+    def outcome(self, success: float, run: int = 0) -> Outcome:
         """The outcome of the episode, as `Outcome.of`; ``success``: the least score that solves its task."""
         return Outcome(
             task=self.task,
@@ -116,17 +116,23 @@ class EpisodeRow(BaseModel):
             user_actions=self.user_actions,
             actions=len(self.turns),
             tokens=sum(turn.tokens for turn in self.turns),
+            run=run,
         )
 
 
 class BeforeAfter(BaseModel):
-    """How start and best adapter played the test tasks; ``success``: the least score that solves one."""
+    """How a run's start and end played the test tasks; ``success``: the least score that solves one."""
 
     model_config = ConfigDict(frozen=True)
 
     success: float
     before: tuple[EpisodeRow, ...]
     after: tuple[EpisodeRow, ...]
+
+    def outcomes(self, system: Literal["before", "after"], run: int = 0) -> list[Outcome]:
+        """The outcomes of one side, as those of training run ``run``."""
+        rows = self.before if system == "before" else self.after
+        return [row.outcome(self.success, run) for row in rows]
 
 
 def sample_rows(played: Sequence[Sequence[Episode]]) -> list[Row]:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from proactor.config import ConfigError
 from proactor.engine import Engine
@@ -195,7 +195,8 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
             training.restore()
         training.go()
     rows = run.rows() if run.writer else []
-    result = engine.gather(chosen.outcome(rows, config.eval.metric), "end of training")[0]
+    best = chosen.outcome(rows, config.eval.metric) if adapter_of(config) == "best" else None
+    result = engine.gather(best, "end of training")[0]
     if result is not None:
         ui.say(str(result))
     if not config.eval.final:
@@ -209,20 +210,26 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
     return summary
 
 
+def adapter_of(config: EpisodeConfig) -> Literal["best", "last"]:
+    """Which adapter a run ends with; stage A alone always with its best."""
+    return config.eval.adapter if config.grpo is not None else "best"
+
+
 def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
-    """Start and best adapter on the test tasks, with intervals over tasks; the engine keeps the best.
+    """Start and end (`adapter_of`) on the test tasks, with intervals over tasks; the engine keeps the end.
 
     ``before`` is the adapter that GRPO began with, or ``initial`` without a GRPO stage; ``difference`` is
     after - before, paired. Writes ``episodes.json``.
     """
     engine = arena.engine
-    engine.barrier("best adapter")
+    engine.barrier("adapters")
     if arena.config.grpo is not None:
         engine.load_adapter(run.start)
     else:
         engine.load_state_dict(initial)
     _, before, episodes_before = arena.evaluate(arena.tasks.test, "before, on test")
-    engine.load_adapter(run.best)
+    name = adapter_of(arena.config)
+    engine.load_adapter(run.folder / name)
     _, after, episodes_after = arena.evaluate(arena.tasks.test, "after, on test")
     run.write_episodes(
         {"success": arena.config.eval.success, "before": episodes_before, "after": episodes_after}
@@ -237,4 +244,5 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
         },
         "difference": interval_values(paired_change(before, after, KEYS, resamples=resamples)),
         "tasks": len(after),
+        "adapter": name,
     }

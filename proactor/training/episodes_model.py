@@ -1,4 +1,4 @@
-"""The folder of a small model for an environment: built once from an expert's episodes, as `model_folder`
+"""The folder of a small model for an environment: built once from a teacher's episodes, as `model_folder`
 builds one from dialogues.
 """
 
@@ -9,10 +9,10 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from proactor.config import ConfigError, Pretrain, SmallModel
+from proactor.config import ConfigError, SmallModel
 from proactor.engine import ChatFormat, Sample, ToolChat, atomic_folder
 from proactor.environments.protocol import Gym
-from proactor.episode_config import EpisodeConfig
+from proactor.episode_config import EpisodeConfig, EpisodePretrain, Teacher
 from proactor.progress import Progress
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks
@@ -29,8 +29,8 @@ LEARNED_TEXTS = 400
 """Episodes whose text the tokenizer is trained on."""
 
 
-def build_episode_model(config: EpisodeConfig, section: Pretrain, ui: Progress) -> None:
-    """Train a tokenizer and a model on the expert's episodes of the training tasks, and write them as a
+def build_episode_model(config: EpisodeConfig, section: EpisodePretrain, ui: Progress) -> None:
+    """Train a tokenizer and a model on the teacher's episodes of the training tasks, and write them as a
     bitsandbytes-4bit folder.
 
     Of the tasks that neither dev nor test holds, those of `Pretrain.share`, at most ``limit``; a twentieth of
@@ -40,13 +40,13 @@ def build_episode_model(config: EpisodeConfig, section: Pretrain, ui: Progress) 
     build_once(config.model, lambda folder: _build(config, section, folder, ui))
 
 
-def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress) -> None:
+def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Progress) -> None:
     size, thoughts = section.size, config.sft.thoughts if config.sft is not None else True
     pool = config.environment.model_copy(update={"share": section.share})
     gym, parts = open_tasks(config.model_copy(update={"environment": pool}))
     tasks = parts.train[: section.limit]
-    tokenizer = train_tokenizer(_texts(gym, tasks, thoughts, size), size.vocabulary)
-    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts)
+    tokenizer = train_tokenizer(_texts(gym, tasks, section.teacher, thoughts), size.vocabulary, size.pieces)
+    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts, section.teacher)
     rows, left_out = [], 0
     for task in tasks:
         sample = taught.sample(task)
@@ -57,11 +57,12 @@ def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress)
     number = min(HELD_OUT, max(1, len(rows) // 20))
     held_out, train = rows[:number], rows[number:]
     if not train:
-        raise ConfigError(f"pretrain: {len(rows)} episodes of the expert; two are the least")
+        raise ConfigError(f"pretrain: {len(rows)} episodes of the teacher; two are the least")
     longest = max(len(row.ids) for row in rows)
     if longest > size.context:
         raise ConfigError(f"pretrain.size.context: {size.context} tokens; an episode has up to {longest}")
-    ui.say(f"{gym.name}: {len(rows)} episodes of the expert, {left_out} left out, up to {longest} tokens")
+    teacher = f"{len(rows)} episodes of the teacher ({section.teacher})"
+    ui.say(f"{gym.name}: {teacher}, {left_out} left out, up to {longest} tokens")
     length = f"{section.steps} steps, at most " if section.steps else ""
     ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
     model = build_model(tokenizer, size)
@@ -81,10 +82,10 @@ def _build(config: EpisodeConfig, section: Pretrain, folder: Path, ui: Progress)
     ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
 
 
-def _texts(gym: Gym, tasks: Sequence[str], thoughts: bool, size: SmallModel) -> Iterator[str]:
+def _texts(gym: Gym, tasks: Sequence[str], teacher: Teacher, thoughts: bool) -> Iterator[str]:
     """Some episodes as the template writes them: read back from a tokenizer of bytes."""
     tokenizer = train_tokenizer([], BYTES)
-    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts)
+    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts, teacher)
     for task in tasks[:LEARNED_TEXTS]:
         if isinstance(sample := taught.sample(task), Sample):
             yield tokenizer.decode(sample.prompt_ids + sample.token_ids, skip_special_tokens=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from proactor.config import SmallModel
+from proactor.config import Pieces, SmallModel
 from proactor.engine import save_quantized
 from proactor.training.copying import start_copying
 
@@ -17,6 +17,8 @@ EMBEDDING_SCALE = 5.0
 ROPE_THETA = 1e6
 """As in Qwen2.5: half of a head's pairs of dimensions hardly turn within a dialogue."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPLITS: dict[Pieces, str] = {"words": r"\d|[A-Za-z]+|[^\sA-Za-z\d]+| |\s+", "lines": r"[\d\n-]|[^\d\n-]+"}
+"""Where no token goes across, by `SmallModel.pieces`."""
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% "
     "endfor %}"
@@ -24,13 +26,16 @@ TEMPLATE = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer (transformers, fast) with a ChatML template; every digit is a token."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int, pieces: Pieces = "words") -> Any:
+    """A byte-level BPE tokenizer (transformers, fast) with a ChatML template; every digit is a token.
+
+    ``pieces``: what a token is at most, as in `SmallModel`.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(r"\d|[A-Za-z]+|[^\sA-Za-z\d]+| |\s+"), "isolated")
+    split = pre_tokenizers.Split(Regex(SPLITS[pieces]), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

@@ -13,6 +13,7 @@ first answer, most after two probes (``python -m bench.rule_users``).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from proactor.environments.gyms.arithmetic import Expression
-from proactor.environments.gyms.function import NAMES, value_of
+from proactor.environments.gyms.arithmetic import Expression, parse
+from proactor.environments.gyms.function import NAMES, FunctionGym, value_of
+from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.protocol import Call
+from proactor.environments.scripted import Move
 
 Values = npt.NDArray[np.float64]
 
@@ -47,7 +50,9 @@ PROBES: tuple[tuple[int, ...], ...] = (
 DIGITS = 4
 """Decimal places that the gym shows of a result."""
 FIRST = 0
-"""Its first probe, whatever the task: four different primes tell most rules apart."""
+"""Its first probe while `MANY` rules are left: four different primes tell most rules apart."""
+MANY = 5000
+"""So many rules differ on a test case for certain; what each of them gives is not computed."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,18 @@ class Rules:
     values: Values
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What the expert does and why: the teacher's text in four parts."""
+def rules_of(gym: FunctionGym | FunctionFamily) -> Rules:
+    """The rules that a player of a gym reckons with: the grammar, or the sub-family's own."""
+    return family_rules(gym.rules) if isinstance(gym, FunctionFamily) else all_rules()
 
-    call: Call
-    memory: str
-    hypotheses: str
-    plan: str
 
-    @property
-    def thought(self) -> str:
-        """The three parts that come before the call."""
-        return f"Known: {self.memory}\nRules left: {self.hypotheses}\nPlan: {self.plan}"
+@cache
+def family_rules(rules: tuple[str, ...]) -> Rules:
+    """Given rules, those that agree on all of `PROBES` once."""
+    expressions = [parse(rule, NAMES) for rule in rules]
+    rows = [[value_of(e, probe) for probe in PROBES] for e in expressions]
+    values = np.array([[math.nan if v is None else v for v in row] for row in rows])
+    return Rules(*_distinct([(expressions, values)]))
 
 
 @cache
@@ -174,7 +178,7 @@ class FunctionExpert:
             return self._move(Call("search", "test"), "ask for the test case first")
         if len(self.left) == 0:
             return None
-        answers = self._answers()
+        answers = self.possible()
         probe = self._best_probe() if len(answers) > 1 else None
         if probe is None:
             answer = max(answers, key=lambda a: answers[a])
@@ -214,19 +218,28 @@ class FunctionExpert:
 
     def _best_probe(self) -> int | None:
         """The probe with the most different results among the rules left; None where each has one."""
-        if not self._probed:
+        if len(self.left) >= MANY:
             return FIRST
-        with np.errstate(over="ignore"):  # infinite where it is too large to be rounded
-            rounded = np.round(self.rules.values[self.left], DIGITS)
-        kinds = {p: len(np.unique(rounded[:, p])) for p in range(len(PROBES)) if p not in self._probed}
-        best = max(kinds, key=lambda p: kinds[p], default=None)
+        kinds = self._kinds(self.left)
+        best = max((p for p in kinds if p not in self._probed), key=lambda p: kinds[p], default=None)
         return best if best is not None and kinds[best] > 1 else None
 
-    def _answers(self) -> dict[float, int]:
-        """The results of the rules left for the test case, with how many rules give each. While very many are
-        left none is computed: they differ.
+    def best_probes(self) -> list[int]:
+        """All probes, those first that tell most of all rules apart."""
+        kinds = self._kinds(np.arange(len(self.rules.expressions)))
+        return sorted(kinds, key=lambda p: -kinds[p])
+
+    def _kinds(self, rules: npt.NDArray[np.int64]) -> dict[int, int]:
+        """How many different results each probe has among some rules."""
+        with np.errstate(over="ignore"):  # infinite where it is too large to be rounded
+            rounded = np.round(self.rules.values[rules], DIGITS)
+        return {p: len(np.unique(rounded[:, p])) for p in range(len(PROBES))}
+
+    def possible(self) -> dict[float, int]:
+        """The results of the rules left for the test case, with how many rules give each; two of them stand
+        for all while `MANY` rules are left.
         """
-        if not self._probed:
+        if len(self.left) >= MANY:
             return {0.0: 1, 1.0: 1}
         answers: dict[float, int] = {}
         for rule in self.left:

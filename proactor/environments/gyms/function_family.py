@@ -39,6 +39,7 @@ class FunctionFamily:
         self._tasks: dict[str, FunctionTask] = {}
         drawn = random.Random(f"{signs}/{largest}/{seed}")
         rules = sorted({_rule(drawn, signs) for _ in range(5000)})
+        self.rules = tuple(rules)
         drawn.shuffle(rules)
         parts = {"train": rules, "test": rules}
         if unseen_rules:

@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from proactor.config import ConfigError
 from proactor.config_file import load_config, load_run
-from proactor.engine import GRPO, Group, GRPOLoss
+from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
 from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
 from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
-from proactor.training.episode_rows import read_before_after
+from proactor.training.episode_rows import EpisodeRow, read_before_after
 from proactor.training.episodes import EVALUATION, Arena
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
@@ -106,13 +106,35 @@ def test_the_test_episodes_are_kept(finished: Path) -> None:
     tested = read_before_after(finished)
     assert tested is not None and tested.success == 1.0
     summary = json.loads((finished / "summary.json").read_text())
-    for name, side in (("before", tested.before), ("after", tested.after)):
+    sides: tuple[tuple[Literal["before", "after"], tuple[EpisodeRow, ...]], ...] = (
+        ("before", tested.before),
+        ("after", tested.after),
+    )
+    for name, side in sides:
         assert [e.task for e in side] == sorted(f"test-{i}-{i}" for i in range(4))
         assert metrics([e.outcome(1.0) for e in side]) == pytest.approx(summary[name])
+        assert {outcome.run for outcome in tested.outcomes(name, run=7)} == {7}
         assert all(turn.calls or turn.said for e in side for turn in e.turns), (
             "an unread reply is kept as text"
         )
         assert all(turn.advantage is None for e in side for turn in e.turns)
+
+
+def test_a_run_ends_with_the_adapter_that_its_config_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    load = Engine.load_adapter
+    monkeypatch.setattr(
+        Engine, "load_adapter", lambda self, folder: (asked.append(folder.name), load(self, folder))[1]
+    )
+    short = {"lr": 1e-2, "n": 2, "batch_tasks": 1, "steps": 1, "eval_every": 1}
+    for adapter in ("last", "best"):
+        ending = {"adapter": adapter, "resamples": 100, "limit": 1}
+        settings = config(tmp_path, model, name=adapter, grpo=short, eval=ending)
+        summary = train_episodes(settings)
+        assert summary["adapter"] == adapter and ("chosen" in summary) == (adapter == "best")
+    assert asked == ["start", "last", "start", "best"]
 
 
 def test_a_stopped_run_continues_bitwise(finished: Path, model: Path, tmp_path: Path) -> None:

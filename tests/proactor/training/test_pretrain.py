@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.config import ConfigError, SmallModel
+from proactor.config import ConfigError, Pieces, SmallModel
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
@@ -92,3 +92,14 @@ def test_what_is_held_out_has_an_answer_that_is_known() -> None:
     for few in ([], acts[:1], [masked], [masked, masked]):
         with pytest.raises(ConfigError, match=f"^pretrain: {len(few)} dialogues to train on"):
             hold_out(few, encoder, size())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "longest"), [("words", "content"), ("lines", '{"choice": "action", "content": "')]
+)
+def test_a_token_is_a_word_or_what_stands_between_digits(pieces: Pieces, longest: str) -> None:
+    line = '{"choice": "action", "content": "12 -3"}'
+    tokenizer = train_tokenizer([line] * 50, 400, pieces)
+    tokens = [tokenizer.decode([i]) for i in tokenizer(line)["input_ids"]]
+    assert "".join(tokens) == line and max(tokens, key=len) == longest
+    assert {"1", "2", "-", "3"} <= set(tokens)

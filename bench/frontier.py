@@ -1,0 +1,98 @@
+"""Does a method push the frontier of success against user involvement?
+
+    python -m bench.frontier CONFIG [--experiment frontier] [--arms a,b] [--seeds 5] [--report] [key=value …]
+
+Arms are in `bench.frontier_arms`: ``frontier`` sets BAO beside UserRL's GRPO at several prices of a user's
+turn, ``infopo`` sets InfoPO beside GRPO. Each run is a process, `proactor train CONFIG name=… seed=…`; a
+finished run is reused and an interrupted one goes on, so the command can be repeated after a stop. Of a seed,
+stage A is trained once, and every GRPO arm begins there and plays as many episodes as the others.
+
+Every arm ends with its last adapter: the best on dev by score would undo what a price buys. Test tasks are
+played greedily. Beside the arms stand scripted players (`function_scripts.lines`).
+
+``--report`` trains nothing and reports on what has ended. Prints a table and writes
+``bench/results/<machine>/<experiment>-<name>.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.frontier_arms import EXPERIMENTS, SFT, Experiment
+from bench.frontier_record import record_of, show
+from bench.learning import ensure, has_summary, run_command
+from bench.records import run_parser, say, write_record
+from proactor.config_file import load_run
+from proactor.episode_config import EpisodeConfig
+from proactor.training.runs import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see the module."""
+    parser = run_parser("bench.frontier", "success against user involvement")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, default="frontier")
+    parser.add_argument("--arms", default="", help="names, with commas (all)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--report", action="store_true", help="train nothing, report on what has ended")
+    options = parser.parse_intermixed_args(arguments)
+    base = load_run(options.config, options.overrides)
+    if not isinstance(base, EpisodeConfig) or base.sft is None or base.grpo is None:
+        parser.error(f"{options.config}: needs the sections environment, sft and grpo")
+    experiment = EXPERIMENTS[options.experiment]
+    arms = [name for name in options.arms.split(",") if name] or list(experiment.arms)
+    if unknown := set(arms) - experiment.arms.keys():
+        parser.error(f"--arms: {', '.join(sorted(unknown))}: there are {', '.join(experiment.arms)}")
+    if not options.report:
+        train(options.config, options.overrides, base, experiment, arms, options.seeds)
+    ended = finished(base, experiment, options.seeds)
+    if not ended:
+        parser.error("no run has ended")
+    record = record_of(base, experiment, ended) | {"experiment": options.experiment}
+    file = write_record(options.results, f"{options.experiment}-{base.name}", record)
+    show(record)
+    print(f"record: {file}")
+
+
+def train(
+    config: Path,
+    overrides: Sequence[str],
+    base: EpisodeConfig,
+    experiment: Experiment,
+    arms: Sequence[str],
+    seeds: int,
+) -> None:
+    """Every run that has not ended, seed by seed, so that a stop leaves whole sets of arms."""
+    if base.pretrain is not None and not Path(base.model).exists():
+        run_command("pretrain", config, overrides)
+    names = list(dict.fromkeys([SFT, *arms]))
+    wanted = [
+        [*overrides, *experiment.arms[name].overrides(base, name, seed)]
+        for seed in range(seeds)
+        for name in names
+    ]
+    missing = [s for s in wanted if not has_summary(Run(load_run(config, s).folder))]
+    spent: list[float] = []
+    for settings in wanted:
+        began = time.monotonic()
+        run = ensure(config, settings)  # also checks that an ended run has these settings
+        if settings in missing:
+            spent.append(time.monotonic() - began)
+            left = sum(spent) / len(spent) * (len(missing) - len(spent)) / 60
+            counted = f"{len(spent)} of {len(missing)} runs, about {left:.0f} min left"
+            say(f"{run.folder.name}: {spent[-1]:.0f} s; {counted}")
+
+
+def finished(base: EpisodeConfig, experiment: Experiment, seeds: int) -> dict[str, dict[int, Run]]:
+    """The runs that have ended, by arm and seed; arms without one are left out."""
+    runs = {
+        name: {seed: Run(Path(base.runs) / f"{base.name}-{name}-s{seed}") for seed in range(seeds)}
+        for name in experiment.arms
+    }
+    ended = {name: {s: run for s, run in of.items() if has_summary(run)} for name, of in runs.items()}
+    return {name: of for name, of in ended.items() if of}
+
+
+if __name__ == "__main__":
+    main()
