@@ -43,6 +43,8 @@ def read_tested(folder: Path) -> BeforeAfter:
 
 
 def _outcomes(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
-    if system != "before" and system != "after":
-        raise SourceError(f"{folder}: no system {system!r}: one of before, after")
-    return tested.outcomes(system)
+    if system == "before":
+        return tested.outcomes("before")
+    if system == "after":
+        return tested.outcomes("after")
+    raise SourceError(f"{folder}: no system {system!r}: one of before, after")
