@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from typing import Any
 
 from proactor.config import ConfigError
-from proactor.engine import Engine
 from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import KEYS, Outcome, intervals, paired_change
@@ -23,7 +22,7 @@ from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
-from proactor.training.episodes import Arena, metrics, open_tasks
+from proactor.training.episodes import Arena, added, metrics, open_tasks, open_user
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
@@ -101,7 +100,7 @@ class EpisodeTraining(Stages):
             **self._played_row(played),
             **counts,
             "flat_steps": float(self.position.flat),
-            **{f"host/{name}": value for name, value in added(engine, events, "host").items()},
+            **added(engine, events, "host"),
             "seconds_sampling": sampled,
         }
         return row, sample_rows(played)
@@ -143,14 +142,6 @@ class EpisodeTraining(Stages):
         """Score, user involvement, and the groups that were trained on."""
         groups = f"{row['groups_with_spread']:.0f} groups with spread"
         return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}"
-
-
-def added(engine: Engine, counts: Mapping[str, int], phase: str) -> Row:
-    """Counters added over all ranks."""
-    total = Counter[str]()
-    for rank in engine.gather(dict(counts), phase):
-        total.update(rank)
-    return {name: float(count) for name, count in sorted(total.items())}
 
 
 def sample_rows(played: Sequence[Sequence[Episode]]) -> list[Row]:
@@ -198,7 +189,7 @@ def train_episodes(
     if config.sft is None and config.grpo is None:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     Credit.of(config.method)  # refuses what cannot work before anything is written
-    gym, tasks = open_tasks(config)
+    gym, tasks = open_tasks(config, open_user(config))
     if config.sft is not None:
         Demonstrations.check(gym)
     if not tasks.test and config.eval.final:
@@ -209,8 +200,11 @@ def train_episodes(
     with sole_writer(run.folder) if run.writer else nullcontext():
         run.begin(config, resume=resume, fresh=fresh)
         arena = Arena.open(config, ui)
-        with arena.engine.together("training"):
-            return _run(arena, run, resume, ui or Quiet())
+        try:
+            with arena.engine.together("training"):
+                return _run(arena, run, resume, ui or Quiet())
+        finally:
+            arena.close()
 
 
 def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:

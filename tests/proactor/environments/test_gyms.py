@@ -10,7 +10,6 @@ import math
 import pickle
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,29 +20,21 @@ from proactor.environments.calls import VERBS
 from proactor.environments.errors import EpisodeOver
 from proactor.environments.gyms.catalog import open_gym
 from proactor.environments.protocol import Call, Gym, Outcome
+from proactor.environments.users import UserModel
 from tests.proactor.environments import own_tasks, shop
 
-ENTITY = {"id": "e", "title": "Piano", "description": "An instrument.", "target_entity": "Piano - has keys"}
-STORY = {
-    "id": "s",
-    "new_surface": "A photo.",
-    "new_bottom": "Sisters.",
-    "evaluation": [{"statement": "They are sisters.", "score": 1}],
-}
 
+class Agreeing(UserModel):
+    """Answers every question with yes, and every mark with a half."""
 
-class Client:
-    """Answers every question of a user with yes, and every mark with a half."""
+    def _answer(self, question: str) -> str:
+        return "[0.5]" if "JSON list" in question else "Yes"
 
-    def __init__(self) -> None:
-        self.chat = SimpleNamespace(completions=self)
+    def _counted(self) -> dict[str, int]:
+        return {}
 
-    def create(self, **request: Any) -> Any:
-        said = "[0.5]" if "JSON list" in request["messages"][0]["content"] else "Yes"
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=said))])
-
-    def __deepcopy__(self, memo: object) -> Client:
-        raise AssertionError("a client is shared, not copied")
+    def __deepcopy__(self, memo: object) -> Agreeing:
+        raise AssertionError("a model is shared, not copied")
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +44,21 @@ def gyms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gym]:
         "functions": own_tasks.FUNCTIONS,
         "intentions": own_tasks.INTENTIONS,
         "tau": shop.TASKS,
-        "telepathy_entities": [ENTITY],
-        "turtle_stories": [STORY],
+        "telepathy_entities": own_tasks.ENTITIES,
+        "turtle_stories": own_tasks.STORIES,
         **shop.TABLES,
     }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    judged = {"client": Client(), "model": "m"}
+    user = Agreeing()
     return {
         "function": open_gym({"name": "function", "path": folder, "parity": True}),
         "function_family": open_gym({"name": "function_family", "train": 3, "test": 1}),
         "intention": open_gym({"name": "intention", "path": folder}),
         "questions": open_gym({"name": "questions"}),
         "tau": open_gym({"name": "tau", "path": folder, "database": folder}),
-        "telepathy": open_gym({"name": "telepathy", "path": folder}, **judged),
-        "turtle": open_gym({"name": "turtle", "path": folder}, **judged),
+        "telepathy": open_gym({"name": "telepathy", "path": folder}, user=user),
+        "turtle": open_gym({"name": "turtle", "path": folder}, user=user),
     }
 
 
