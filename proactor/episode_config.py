@@ -135,7 +135,7 @@ class EpisodeEval(Section):
     """Playing the dev tasks, and at the end the test tasks, once each and greedily.
 
     ``metric`` selects the best adapter on dev; ``limit``: the first so many test tasks (null: all);
-    ``success``: the least score that solves a task.
+    ``success``: the least score that solves a task, where the gym does not say so itself (`Episode.solves`).
     """
 
     metric: str = "score"

@@ -78,6 +78,7 @@ class Player:
                 ending,
                 self.host.max_turns,
                 hosted.error,
+                next((dict(turn.info) for turn in reversed(turns) if turn.info), {}),
             )
 
         if hosted.ending is not None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from proactor.training.loading import load_engine
 from proactor.training.method_credit import Credit
 from proactor.training.provenance import check_environment
 from proactor.training.steps import Row, derive_seed
+
+T = TypeVar("T")
 
 EVALUATION = 2**32 - 2
 """The session's iteration in evaluations; those of training are its steps."""
@@ -167,15 +170,23 @@ class Arena:
             groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
         success = self.config.eval.success
         mine = [(Outcome.of(e, success=success), e.ending) for group in groups for e in group]
-        ranks = self.engine.gather(mine, "evaluation")
-        outcomes = [outcome for rank in ranks for outcome, _ in rank]
-        endings = Counter(ending for rank in ranks for _, ending in rank)
+        everyone = dealt_back(self.engine.gather(mine, "evaluation"))
+        outcomes = [outcome for outcome, _ in everyone]
+        endings = Counter(ending for _, ending in everyone)
         asked = {name: count for name, count in events.items() if name.startswith("user/")}
         return {
             **{f"eval_{key}": value for key, value in metrics(outcomes).items()},
             **{f"eval_ending/{ending}": float(count) for ending, count in sorted(endings.items())},
             **{f"eval_{name}": count for name, count in added(self.engine, asked, "evaluation").items()},
         }, outcomes
+
+
+def dealt_back(ranks: Sequence[Sequence[T]]) -> list[T]:
+    """What all ranks have of what `Engine.share` dealt, in the order before: a sum over it is the same to the
+    last bit on any number of ranks.
+    """
+    longest = max(map(len, ranks))
+    return [rank[i] for i in range(longest) for rank in ranks if i < len(rank)]
 
 
 def added(engine: Engine, counts: Mapping[str, float], phase: str) -> Row:

@@ -78,7 +78,7 @@ class GuessingWorld:
                 said = "Please choose action with a question, or answer with your answer."
         done, cut = call.verb == FINISH or score >= FULL, self.turns >= self.max_turns
         self.over = done or cut
-        info = {"best": self.best, "nonsense": self.user.nonsense - before}
+        info = {"score": self.best, "solved": self.best >= FULL, "nonsense": self.user.nonsense - before}
         return Outcome(said, reward, done, cut, info)
 
     def _score(self, answer: str) -> float:

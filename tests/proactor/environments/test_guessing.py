@@ -65,7 +65,7 @@ def test_turtle_pays_what_an_answer_improves(tmp_path: Path) -> None:
     outcomes = [made.step(Call("answer", "a story")) for _ in range(4)]
     assert [o.reward for o in outcomes] == pytest.approx([0.375, 0, 0.5, 0.125])
     assert [o.terminated for o in outcomes] == [False, False, False, True]
-    assert outcomes[1].info["best"] == 0.375
+    assert outcomes[1].info["score"] == 0.375 and outcomes[-1].info["solved"]
 
 
 @pytest.mark.parametrize("said", ["", "Perhaps", "Yes and no", "nonsense [1]"])

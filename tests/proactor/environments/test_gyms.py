@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proactor.engine import Sample
 from proactor.environments.calls import VERBS
+from proactor.environments.episode import Episode, Turn
 from proactor.environments.errors import EpisodeOver
 from proactor.environments.gyms.catalog import open_gym
 from proactor.environments.protocol import Call, Gym, Outcome
@@ -123,6 +125,44 @@ def test_any_call_is_answered_and_a_copy_answers_alike(
         assert answers(twin, calls[at:]) == rest
         assert answers(again, calls) == before + rest
     assert world.reset(seed) == gym.make(task).reset(seed)  # it may begin anew at any time
+
+
+RIGHT = own_tasks.FUNCTIONS[0]["expected_result"]
+PATHS: list[tuple[str, str, list[Call], float, bool]] = [
+    ("function", "own-0", [Call("answer", "3"), Call("answer", str(RIGHT))], 1, True),
+    ("function", "own-0", [Call("action", "1 2 3 4"), Call("answer", "3")], 0, False),
+    ("questions", "dog", [Call("action", "Is it red?"), Call("answer", "dog")], 1, True),
+    ("questions", "dog", [Call("answer", "cow"), Call("finish")], 0, False),
+    ("intention", "bike", [Call("action", "Will you ride on roads or on trails?")], 1.0, True),
+    (
+        "intention",
+        "oslo",
+        [Call("action", d["inquiry"]) for d in own_tasks.INTENTIONS[0]["missing_details"]],
+        1.0 + 0.7 + 0.4,
+        True,
+    ),
+    # the most important detail alone is worth 1, and solves nothing
+    (
+        "intention",
+        "oslo",
+        [Call("action", own_tasks.INTENTIONS[0]["missing_details"][0]["inquiry"]), Call("finish")],
+        1.0,
+        False,
+    ),
+    ("turtle", "own-photo", [Call("answer", "two sisters"), Call("answer", "a photo")], 0.5, False),
+]
+
+
+@pytest.mark.parametrize(("name", "task", "calls", "score", "solved"), PATHS)
+def test_what_an_episode_reached_and_whether_it_solved_the_task(
+    gyms: dict[str, Gym], name: str, task: str, calls: list[Call], score: float, solved: bool
+) -> None:
+    world = gyms[name].make(task)
+    world.reset(0)
+    outcomes = answers(world, calls)
+    turns = [Turn((c,), (0, 0), (0, 0), "", o.reward) for c, o in zip(calls, outcomes, strict=True)]
+    ended = Episode(name, task, 0, Sample([], []), turns, "terminated", 9, info=dict(outcomes[-1].info))
+    assert ended.score == pytest.approx(score) and ended.solves() == solved
 
 
 @pytest.mark.parametrize("name", NAMES)
