@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Agreeing(UserModel):
     """Answers every question with yes, and every mark with a half."""
 
     def _answer(self, question: str) -> str:
-        return "[0.5]" if "JSON list" in question else "Yes"
+        wanted = re.search(r"JSON list of (\d+)", question)
+        return json.dumps([0.5] * int(wanted[1])) if wanted else "Yes"
 
     def _counted(self) -> dict[str, int]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,12 +101,11 @@ REPLIES = {
 def test_replies_that_make_no_sense_have_their_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the agent draws is taken for one of REPLIES."""
-    read, names = ToolChat.read, list(REPLIES)
+    """What the agent draws is taken for one of REPLIES, in turn."""
+    read, replies = ToolChat.read, itertools.cycle(REPLIES.values())
 
     def taken(self: ToolChat, ids: Any, stop: Any = ()) -> Any:
-        said = REPLIES[names[sum(ids) % len(names)]]
-        return read(self, self.template.chat.encode_answer(said), stop)
+        return read(self, self.template.chat.encode_answer(next(replies)), stop)
 
     monkeypatch.setattr(ToolChat, "read", taken)
     steps, episodes, _ = trained(tmp_path, model, {"gym": "guess"}, "grpo.n=16", "grpo.batch_tasks=4")
