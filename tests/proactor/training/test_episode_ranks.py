@@ -78,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     models, folder = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("runs")
     guess_folder(models / "guess")
     gym = FunctionFamily(**FAMILY)  # type: ignore[arg-type]
-    calling_folder(models / "function", gym.make(gym.tasks("train")[0]).reset(0), context=512)
+    calling_folder(models / "function", gym.make(gym.tasks("train")[0]).reset(0), context=1024)
     environment = {**os.environ, "PYTHONPATH": str(repo_root), "TORCH_CPP_LOG_LEVEL": "FATAL"}
     command = [sys.executable, __file__, str(models), str(folder)]
     done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
