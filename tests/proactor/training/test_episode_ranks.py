@@ -19,7 +19,7 @@ from tests.proactor.training.episodes import PLAY, GuessGym, calling_folder, con
 from tests.proactor.training.test_loop import assert_equal, rows
 
 FAMILY = {"signs": "+-", "largest": 3, "train": 6, "test": 3, "seed": 0, "max_turns": 6}
-ENGINE = {"deterministic": True, "kv_tokens": 4096}
+ENGINE = {"deterministic": True, "kv_tokens": 4096, "rank_timeout": 3600}
 SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     # 4 tasks in batches of 3: in every other step one rank has no task
     "both stages": (
