@@ -20,7 +20,7 @@ from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
 from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
 from proactor.progress import Quiet, Stopped
-from proactor.training.episodes import EVALUATION, Arena
+from proactor.training.episodes import EVALUATION, Arena, dealt_back
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
 from proactor.training.runs import Run, RunError
@@ -259,6 +259,12 @@ def test_rows_are_prompt_and_trajectories_and_the_gradient_is_that_of_each_alone
 
 
 # -- evaluation ---
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_was_dealt_to_ranks_comes_back_in_its_order(ranks: int) -> None:
+    tasks = list(range(7))
+    assert dealt_back([tasks[rank::ranks] for rank in range(ranks)]) == tasks and dealt_back([[], []]) == []
 
 
 def test_evaluation_is_greedy_and_hides_the_reward_line(arena: Arena) -> None:
