@@ -136,7 +136,7 @@ def test_bounded_scaling_is_over_the_whole_batch() -> None:
 
 
 def test_bounded_scaling_is_over_the_batch_of_all_ranks() -> None:
-    """Long actions with most information: their tokens spread by more than 1, on one rank more than on both."""
+    """Long actions with most information: on one rank their tokens spread more than on both together."""
     config = InfoPO(info_norm="turn", bounded=True)
     group = [episode([0.0] * 5, lengths=[30, 30, 1, 1, 1])]
     gains: list[list[float | None]] = [[5.0, -5.0, 0.1, 0.2, None]]
