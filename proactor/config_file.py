@@ -72,7 +72,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _parse_value(root: type[BaseModel], key: str, text: str) -> Any:
     """An override's value: text for a field of text, else YAML."""
     kind = _field_type(root, key)
-    if kind is str or (_optional(kind) and str in get_args(kind) and text not in ("null", "~", "")):
+    if kind is str or (set(get_args(kind)) == {str, types.NoneType} and text not in ("null", "~", "")):
         return text
     try:
         return parse_yaml(text, f"override {key}={text}")

@@ -7,6 +7,7 @@ every attempt is counted. It needs the extra ``pip install 'proactor[openai]'`` 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,13 +153,9 @@ class Endpoint:
         return self._link
 
     def _connect(self) -> openai.AsyncOpenAI:
-        try:
-            import openai
-        except ImportError:
-            raise EndpointSetupError(
-                "an endpoint needs the openai client: pip install 'proactor[openai]'"
-            ) from None
-        self.check_key()
+        self.check()
+        import openai
+
         return openai.AsyncOpenAI(
             api_key=self._key() or "none",
             base_url=self.base_url,
@@ -170,8 +167,12 @@ class Endpoint:
             ),
         )
 
-    def check_key(self) -> None:
-        """Raise EndpointSetupError where the key is needed and missing, or cannot be sent."""
+    def check(self) -> None:
+        """Raise EndpointSetupError without the client, and where the key is needed and missing, or cannot be
+        sent.
+        """
+        if importlib.util.find_spec("openai") is None:
+            raise EndpointSetupError("an endpoint needs the openai client: pip install 'proactor[openai]'")
         if not self._key() and self.base_url is None:
             raise EndpointSetupError(
                 f"endpoint {self.model}: the environment variable {self.api_key_env} is not set"

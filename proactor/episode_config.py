@@ -34,6 +34,7 @@ class EnvironmentOptions(Section):
     - ``path``, ``split``: the gym's keys of these names (null: left to the gym); ``options``: its others.
     - ``share``: the part of the training tasks that is trained on; ``dev``: how many of all training tasks
       are kept out, to choose the best adapter by. Both are drawn by the tasks' names.
+    - ``user``: the model that plays the user and judges, for the gyms that need one (`environments.users`).
     - ``host``, ``play``: training's; evaluation plays greedily and hides the reward line.
     """
 
@@ -41,6 +42,7 @@ class EnvironmentOptions(Section):
     path: str | None = None
     split: Literal["official", "none"] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    user: str | dict[str, Any] | None = None
     share: Share = (0.0, 1.0)
     dev: int = Field(default=32, ge=1)
     host: HostConfig = HostConfig()
@@ -64,6 +66,12 @@ class EnvironmentOptions(Section):
         if sampling.seed is not None or sampling.logit_mask is not None or not sampling.adapter:
             raise ValueError("sampling.seed, logit_mask and adapter are set by the training loop")
         return value
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> EnvironmentOptions:
+        if self.user is not None and self.host.workers != "threads":
+            raise ValueError("host.workers: a user is asked from threads of this process; leave it out")
+        return self
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -140,7 +148,8 @@ class EpisodeEval(Section):
 
     ``metric`` selects the best adapter on dev; ``adapter``: which one of GRPO is played on test ("last" is
     fair to methods that trade the metric for something else, such as fewer questions). ``limit``: the first
-    so many test tasks (null: all); ``success``: the least score that solves a task.
+    so many test tasks (null: all); ``success``: the least score that solves a task, where the gym does not
+    say so itself (`Episode.solves`).
     """
 
     metric: str = "score"

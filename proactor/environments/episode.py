@@ -49,7 +49,7 @@ class Episode:
     """One rollout.
 
     ``horizon``: most turns that it might have taken. ``error``: one line, where an environment failed.
-    ``info``: the environment's own; a number under ``score`` is its success. ``opening``: what the user said
+    ``info``: the last that the environment gave; see `score` and `solves`. ``opening``: what the user said
     before the first turn.
     """
 
@@ -66,8 +66,14 @@ class Episode:
 
     @property
     def score(self) -> float:
-        """The environment's success: ``info["score"]``, or else the largest reward of a turn (0 without)."""
+        """What was reached: ``info["score"]``, or else the largest reward of a turn (0 without)."""
         return float(self.info.get("score", max(self.rewards, default=0.0)))
+
+    def solves(self, success: float = 1.0) -> bool:
+        """Whether the task was solved: ``info["solved"]`` where the environment says it, or else a score of
+        ``success`` or more.
+        """
+        return bool(self.info.get("solved", self.score >= success))
 
     @property
     def rewards(self) -> list[float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -26,13 +27,21 @@ from proactor.environments.protocol import Call, Opening, Outcome
 
 Prompt = Callable[[str], Sequence[Mapping[str, Any]]]
 """The messages before the first turn, from what reset tells the agent."""
+Score = Callable[[Sequence[tuple[Call, float]]], float]
+"""What an episode has reached, from its calls and their rewards until now."""
+
+
+def total(steps: Sequence[tuple[Call, float]]) -> float:
+    """The sum of the rewards: of environments that pay each step forward once."""
+    return sum(reward for _, reward in steps)
 
 
 class ForeignEnvironment:
     """One object of another form, as an `Environment`.
 
-    ``user_verbs``: which verbs need the user, which the object cannot tell. Numbers, texts and flags of an
-    info are kept, the histories that some environments put there are not.
+    ``user_verbs``: which verbs need the user, which the object cannot tell. ``score``: what an episode has
+    reached, where that is not the largest reward. Numbers, texts and flags of an info are kept, the histories
+    that some environments put there are not.
     """
 
     def __init__(
@@ -41,13 +50,16 @@ class ForeignEnvironment:
         user_verbs: Collection[str] = VERBS,
         prompt: Prompt | None = None,
         sync: bool = False,
+        score: Score | None = None,
     ) -> None:
         self.world, self.user_verbs = world, frozenset(user_verbs)
-        self._prompt = prompt
+        self._prompt, self._score = prompt, score
+        self._steps: list[tuple[Call, float]] = []
         self._coroutine = not sync and inspect.iscoroutinefunction(getattr(world, "step_async", None))
 
     def reset(self, seed: int) -> Opening:
         """Reset the object, with the seed where it takes one."""
+        self._steps = []
         takes_seed = "seed" in inspect.signature(self.world.reset).parameters
         first = self.world.reset(seed=seed) if takes_seed else self.world.reset()
         if isinstance(first, Opening):
@@ -61,7 +73,11 @@ class ForeignEnvironment:
         """Let the object answer the call's text. Raises GymError for an answer that cannot be read."""
         text = to_text(call)
         answer = asyncio.run(self.world.step_async(text)) if self._coroutine else self.world.step(text)
-        return answer if isinstance(answer, Outcome) else outcome_of(answer)
+        outcome = answer if isinstance(answer, Outcome) else outcome_of(answer)
+        if self._score is None:
+            return outcome
+        self._steps.append((call, outcome.reward))
+        return replace(outcome, info={**outcome.info, "score": self._score(self._steps)})
 
 
 def outcome_of(answer: object) -> Outcome:
@@ -107,10 +123,16 @@ class ForeignGym:
         user_verbs: Collection[str] = VERBS,
         prompt: Prompt | None = None,
         sync: bool = False,
+        score: Score | None = None,
     ) -> None:
         self.name, self.max_turns = name, max_turns
         self._build, self._tasks = build, list(tasks)
-        self._options: dict[str, Any] = {"user_verbs": user_verbs, "prompt": prompt, "sync": sync}
+        self._options: dict[str, Any] = {
+            "user_verbs": user_verbs,
+            "prompt": prompt,
+            "sync": sync,
+            "score": score,
+        }
 
     def tasks(self, split: str) -> Sequence[str]:
         """All of them, whatever the split: who names the tasks has chosen it."""

@@ -14,15 +14,15 @@ What a turn of the agent leads to (the first four as in UserRL's code, ``sglang_
 * a wrong verb or content: the environment's own observation, which says so;
 * ``show_reward``: each observation ends with a line ``Reward: r`` (UserRL's training; its evaluation hides
   it);
-* an environment that raises, answers something else than an `Outcome`, or with a reward that is not finite:
-  the episode ends (``error``) with reward 0 and one line that says why; one that does not answer in time ends
-  likewise (``timeout``). Other episodes go on.
+* an environment that raises, answers something else than an `Outcome`, or with a reward or score that is not
+  finite: the episode ends (``error``) with reward 0 and one line that says why; one that does not answer in
+  time ends likewise (``timeout``). Other episodes go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
@@ -257,11 +257,17 @@ class Host:
 
 
 def checked(outcome: object) -> Outcome:
-    """An environment's outcome. Raises Failed for anything else, and for a reward that is not finite."""
+    """An environment's outcome. Raises Failed for anything else, and for a reward or score that is not
+    finite.
+    """
     if not isinstance(outcome, Outcome):
         raise Failed(f"step returned {type(outcome).__name__} instead of Outcome")
     if not isinstance(outcome.observation, str):
         raise Failed(f"the observation is {type(outcome.observation).__name__} instead of str")
-    if not isinstance(outcome.reward, int | float) or not math.isfinite(outcome.reward):
-        raise Failed(f"the reward is {outcome.reward!r}, no finite number")
+    if not isinstance(outcome.info, Mapping):
+        raise Failed(f"the info is {type(outcome.info).__name__} instead of a mapping")
+    numbers = {"reward": outcome.reward, "score": outcome.info.get("score", 0.0)}
+    for name, number in numbers.items():
+        if not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
+            raise Failed(f"the {name} is {number!r}, no finite number")
     return outcome

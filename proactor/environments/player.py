@@ -79,6 +79,7 @@ class Player:
                 ending,
                 self.host.max_turns,
                 hosted.error,
+                next((dict(turn.info) for turn in reversed(turns) if turn.info), {}),
                 opening=_said_by_user(hosted.opening.messages),
             )
 

@@ -38,7 +38,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an environment answers to a call; ``info`` is its own and reaches the episode's record."""
+    """What an environment answers to a call.
+
+    ``info`` is its own and reaches the episode's record. A number under ``score`` is what the episode has
+    reached until now, where that is not the largest reward of a turn; a bool under ``solved`` is whether that
+    solves the task, where it is not a score that says so.
+    """
 
     observation: str
     reward: float = 0.0

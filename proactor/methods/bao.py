@@ -45,7 +45,7 @@ class BAO(Config):
 
     ``user_price``: w. ``information_seeking``: l_is. ``over_thinking``: l_ot, up to ``most_over_thinking``
     (c_max) times. ``kappa``: of the local term, in advantages; 0: prices reach a turn through the score
-    alone. ``success``: the least `Episode.score` that is one.
+    alone. ``success``: as `Episode.solves`.
     """
 
     user_price: float = Field(0.05, ge=0)
@@ -71,7 +71,7 @@ def consecutive(episode: Episode) -> list[bool]:
 def overrun(episode: Episode, config: BAO) -> float:
     """min((T - T') / T', c_max) of an episode that ran out of tokens without success; else 0."""
     reached = len(episode.turns)
-    if not reached or episode.ending not in OUT_OF_TOKENS or episode.score >= config.success:
+    if not reached or episode.ending not in OUT_OF_TOKENS or episode.solves(config.success):
         return 0.0
     return min(max(0.0, (episode.horizon - reached) / reached), config.most_over_thinking)
 
@@ -153,7 +153,7 @@ def fault(episode: Episode, replies: Sequence[str], config: DemonstrationFilter)
     """
     if len(replies) != len(episode.turns):
         raise ProactorError(f"{named(episode)}: {len(replies)} replies for {len(episode.turns)} turns")
-    if episode.score < config.success:
+    if not episode.solves(config.success):
         return "failed"
     read = [read_sections(reply, config.sections) for reply in replies]
     if any(sum(bool(r[name]) for r in read) < config.share * len(read) for name in config.sections):

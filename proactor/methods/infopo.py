@@ -19,7 +19,8 @@ second hand. The mean of r_t is no estimate of mutual information alone: see `in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,9 @@ PLACEHOLDER = "No information found."
 """InfoPO's own; encode it without special tokens."""
 Gains = Sequence[float | None]
 """r_t of each turn of an episode, in nats a token; None for a turn that has none."""
+Spreads = tuple[Counter[float], Counter[float]]
+Gather = Callable[[Spreads], Sequence[Spreads]]
+"""How often each value of A_out and of A_info occurs on this rank, and then on each."""
 
 
 class InfoPO(Config):
@@ -196,10 +200,12 @@ def token_advantages(
     gains: Sequence[Sequence[Gains]],
     config: InfoPO,
     epoch: float = 0.0,
+    gather: Gather = lambda mine: [mine],
 ) -> list[list[list[float]]]:
     """A of each token of each episode's sample, by group; 0 for what is not trained.
 
-    ``gains``: r_t by group, episode and turn. Raises as `turn_credit.token_advantages`.
+    ``gains``: r_t by group, episode and turn. ``gather``: as `Engine.gather`, where the batch is on several
+    ranks; every one of them calls this. Raises as `turn_credit.token_advantages`.
     """
     outcome = [turn_credit.token_advantages(group, config.credit) for group in groups]
     information = []
@@ -210,7 +216,7 @@ def token_advantages(
         information.append((weight, [over_tokens(e, t) for e, t in zip(group, turns, strict=True)]))
     scale = config.beta * math.exp(-config.decay * epoch)
     if config.bounded:
-        scale *= _bound(groups, outcome, [tokens for _, tokens in information])
+        scale *= _bound(groups, outcome, [tokens for _, tokens in information], gather)
     return [
         [
             [a + scale * weight * b for a, b in zip(out, info, strict=True)]
@@ -224,21 +230,31 @@ def _bound(
     groups: Sequence[Sequence[Episode]],
     outcome: Sequence[Sequence[Sequence[float]]],
     information: Sequence[Sequence[Sequence[float]]],
+    gather: Gather,
 ) -> float:
-    """m = min(1, max(std A_out, 1) / std A_info) over the trained tokens of all groups."""
+    """m = min(1, max(std A_out, 1) / std A_info) over the trained tokens of all groups of all ranks."""
 
-    def spread(values: Sequence[Sequence[Sequence[float]]]) -> float:
-        trained = [
+    def counted(values: Sequence[Sequence[Sequence[float]]]) -> Counter[float]:
+        return Counter(
             value
             for group, of_group in zip(groups, values, strict=True)
             for episode, tokens in zip(group, of_group, strict=True)
             for value, on in zip(tokens, episode.sample.trained_mask(), strict=True)
             if on
-        ]
-        return float(np.std(trained, ddof=1)) if len(trained) > 1 else 0.0
+        )
 
-    most = spread(information)
-    return min(1.0, max(spread(outcome), 1.0) / most) if most > 0 else 1.0
+    ranks = gather((counted(outcome), counted(information)))
+    spread, most = (_spread(sum(of_ranks, Counter())) for of_ranks in zip(*ranks, strict=True))
+    return min(1.0, max(spread, 1.0) / most) if most > 0 else 1.0
+
+
+def _spread(values: Counter[float]) -> float:
+    """The unbiased deviation of values that occur so often, to the bit whatever their order."""
+    total = values.total()
+    if total < 2:
+        return 0.0
+    mean = math.fsum(value * count for value, count in values.items()) / total
+    return math.sqrt(math.fsum(count * (v - mean) ** 2 for v, count in values.items()) / (total - 1))
 
 
 # --- what the gain measures ---

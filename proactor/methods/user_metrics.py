@@ -1,6 +1,6 @@
 """Success against how often the user is bothered: metrics of episodes, with intervals over runs and tasks.
 
-- ``score``: mean `Episode.score`; ``solved``: share of the episodes with a score of ``success`` or more.
+- ``score``: mean `Episode.score`; ``solved``: share of the episodes that `Episode.solves`.
 - ``pass_u1`` … ``pass_u3`` (Pass@U-k): share solved with at most k user-involved actions.
 - ``user_rate`` (UR): user-involved actions / all actions (micro); ``user_rate_macro``: mean over episodes.
 - ``user_actions`` (U), ``tokens`` (trained ones): means over episodes.
@@ -44,11 +44,11 @@ class Outcome:
 
     @classmethod
     def of(cls, episode: Episode, run: int = 0, success: float = 1.0) -> Outcome:
-        """The outcome of an episode; ``success``: the least score that solves it."""
+        """The outcome of an episode; ``success``: as `Episode.solves`."""
         return cls(
             task=episode.task,
             score=episode.score,
-            solved=episode.score >= success,
+            solved=episode.solves(success),
             user_actions=episode.user_actions,
             actions=len(episode.turns),
             tokens=sum(episode.sample.trained_mask()),

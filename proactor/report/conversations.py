@@ -25,7 +25,7 @@ LONGEST = 1500
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """An episode of a group, called ``name`` there; ``solved``: whether its score reaches success."""
+    """An episode of a group, called ``name`` there; ``solved``: `EpisodeRow.solves`."""
 
     name: str
     row: EpisodeRow
@@ -112,7 +112,7 @@ def compared_groups(tested: BeforeAfter) -> list[EpisodeGroup]:
     groups = []
     for task in dict.fromkeys((*before, *after)):
         sides = [(n, s[task]) for n, s in (("before", before), ("after", after)) if task in s]
-        played = tuple(Played(name, row, row.score >= tested.success) for name, row in sides)
+        played = tuple(Played(name, row, row.solves(tested.success)) for name, row in sides)
         groups.append(EpisodeGroup(task, None, played, _change(played)))
     order = {"gained": 0, "lost": 1, "up": 2, "down": 3, "same": 4, "": 5}
     return sorted(groups, key=lambda g: (order[g.change], -g.episodes[-1].row.score))
@@ -132,7 +132,7 @@ def training_groups(step: int, rows: Iterable[EpisodeRow], success: float) -> li
     """The groups of a training step, as they were sampled."""
     by_task: dict[str, list[Played]] = {}
     for row in rows:
-        by_task.setdefault(row.task, []).append(Played(f"{row.sample + 1}", row, row.score >= success))
+        by_task.setdefault(row.task, []).append(Played(f"{row.sample + 1}", row, row.solves(success)))
     return [EpisodeGroup(task, step, tuple(played)) for task, played in by_task.items()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,12 +152,8 @@ def make_ruler(judge: str | Mapping[str, Any], rubric: str, options: Mapping[str
         raise RewardError(f"{where}: {error}") from None
     if isinstance(ruler.judge, EndpointJudge):
         endpoint = ruler.judge.endpoint
-        if importlib.util.find_spec("openai") is None:
-            raise RewardError(
-                f"{where}: judge: an endpoint needs the openai client: pip install 'proactor[openai]'"
-            )
         try:
-            endpoint.check_key()
+            endpoint.check()
         except EndpointSetupError as error:
             raise RewardError(f"{where}: judge: {error}") from None
     return ruler

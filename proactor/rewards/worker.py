@@ -6,8 +6,6 @@ connections are kept. Scores go by the group's place, never by arrival, so timin
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -16,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from proactor.dialogue.candidates import Candidates
-from proactor.event_loop import run_to_end
+from proactor.event_loop import BackgroundLoop, run_to_end
 from proactor.rewards.call import validate_scores
 from proactor.rewards.group import GroupReward, GroupScores
 from proactor.rewards.options import RewardError
@@ -28,8 +26,7 @@ class RewardWorker:
 
     def __init__(self, name: str, reward: GroupReward) -> None:
         self.name, self.reward = name, reward
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop = BackgroundLoop("reward-worker")
 
     def round(self, progress: TrainingProgress) -> Round:
         """The scoring of one training step."""
@@ -37,29 +34,11 @@ class RewardWorker:
 
     def submit(self, work: Coroutine[Any, Any, GroupScores]) -> Future[GroupScores]:
         """Start ``work`` on the worker's thread."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="reward-worker", daemon=True)
-            self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._loop.submit(work)
 
     def close(self) -> None:
         """Cancel what still runs, and stop the thread."""
-        loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _cancel_others() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.close()
 
 
 class Round:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proactor.endpoint import Endpoint
+from proactor.kinds import build_kind
 from proactor.ruler.endpoint_judge import EndpointJudge
 from proactor.ruler.engine_judge import EngineJudge
 from proactor.ruler.judge import Judge
@@ -33,12 +34,4 @@ def build_judge(spec: str | Mapping[str, Any]) -> Judge:
 
     Raises RulerError for an unknown kind or field, EndpointSetupError for an endpoint's impossible value.
     """
-    fields = {"kind": spec} if isinstance(spec, str) else dict(spec)
-    kind = fields.pop("kind", None)
-    if kind not in _KINDS:
-        raise RulerError(f"judge: {kind!r} is not one of {', '.join(_KINDS)}")
-    try:
-        return _KINDS[kind](**fields)
-    except TypeError as error:
-        reason = str(error).rpartition("__init__() ")[2]
-        raise RulerError(f"judge {kind}: {reason}") from None
+    return build_kind("judge", spec, _KINDS, RulerError)

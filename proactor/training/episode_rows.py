@@ -73,7 +73,9 @@ class TurnRow(BaseModel):
 
 
 class EpisodeRow(BaseModel):
-    """An episode; ``sample``: its place among those of its task that were played together."""
+    """An episode; ``sample``: its place among those of its task that were played together; ``solved``: what
+    the environment says of it, None where that says nothing.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,6 +83,7 @@ class EpisodeRow(BaseModel):
     sample: int = 0
     seed: int = 0
     score: float
+    solved: bool | None = None
     ending: str
     error: str = ""
     opening: str = ""
@@ -95,6 +98,7 @@ class EpisodeRow(BaseModel):
             sample=sample,
             seed=episode.seed,
             score=episode.score,
+            solved=bool(episode.info["solved"]) if "solved" in episode.info else None,
             ending=episode.ending,
             error=episode.error,
             opening=episode.opening,
@@ -107,12 +111,16 @@ class EpisodeRow(BaseModel):
         """U: turns that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
 
+    def solves(self, success: float) -> bool:
+        """As `Episode.solves`."""
+        return self.score >= success if self.solved is None else self.solved
+
     def outcome(self, success: float, run: int = 0) -> Outcome:
         """The outcome of the episode, as `Outcome.of`; ``success``: the least score that solves its task."""
         return Outcome(
             task=self.task,
             score=self.score,
-            solved=self.score >= success,
+            solved=self.solves(success),
             user_actions=self.user_actions,
             actions=len(self.turns),
             tokens=sum(turn.tokens for turn in self.turns),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proactor.config import ConfigError
+from proactor.endpoint_errors import EndpointSetupError
 from proactor.engine import Engine, ToolChat
 from proactor.environments.episode import Episode
 from proactor.environments.errors import GymError
@@ -15,15 +17,19 @@ from proactor.environments.gyms.catalog import open_gym
 from proactor.environments.host import Host, HostConfig
 from proactor.environments.player import PlayConfig, Player
 from proactor.environments.protocol import Gym
+from proactor.environments.users import UserModel, build_user
 from proactor.episode_config import EpisodeConfig
 from proactor.event_loop import run_to_end
 from proactor.methods.user_metrics import Outcome, metrics
 from proactor.progress import Progress, Quiet
 from proactor.training.episode_rows import sample_rows
+from proactor.training.loading import load_engine
 from proactor.training.method_credit import Credit
 from proactor.training.provenance import check_environment
 from proactor.training.stages import sample_order
 from proactor.training.steps import Row, derive_seed
+
+T = TypeVar("T")
 
 EVALUATION = 2**32 - 2
 """The session's iteration in evaluations; those of training are its steps."""
@@ -53,10 +59,21 @@ class TaskParts:
         return cls(tuple(others[first:last]), tuple(dev), test[: config.eval.limit])
 
 
-def open_tasks(config: EpisodeConfig) -> tuple[Gym, TaskParts]:
-    """The gym of a config and its tasks. Raises ConfigError for options that it does not take."""
+def open_user(config: EpisodeConfig) -> UserModel | None:
+    """The model that plays the users, if a config names one. Raises ConfigError for one that cannot be."""
+    spec = config.environment.user
     try:
-        gym = open_gym(config.environment.settings)
+        return None if spec is None else build_user(spec)
+    except (GymError, EndpointSetupError) as error:
+        raise ConfigError(f"environment.{error}") from None
+
+
+def open_tasks(config: EpisodeConfig, user: UserModel | None = None) -> tuple[Gym, TaskParts]:
+    """The gym of a config and its tasks. Raises ConfigError for options that it does not take, and where it
+    needs a user.
+    """
+    try:
+        gym = open_gym(config.environment.settings, user=user)
     except GymError as error:
         raise ConfigError(f"environment: {error}") from None
     return gym, TaskParts.of(gym, config)
@@ -72,6 +89,7 @@ class Arena:
     gym: Gym
     tasks: TaskParts
     credit: Credit
+    user: UserModel | None = None
     ui: Progress = field(default_factory=Quiet)
 
     @classmethod
@@ -81,18 +99,15 @@ class Arena:
         if config.pretrain is not None:
             check_environment(config.model, config.environment)
         credit = Credit.of(config.method)
-        gym, tasks = open_tasks(config)
-        engine = Engine.load(
-            config.model,
-            config.engine,
-            lora=config.lora,
-            seed=config.seed,
-            progress=lambda done, total: ui.substep("loading the model", done, total),
-        )
+        user = open_user(config)
+        gym, tasks = open_tasks(config, user)
+        engine = load_engine(config, ui)
+        if user is not None:
+            user.bind(engine)
         with engine.together("environment"):
             if engine.chat is None:
                 raise ConfigError(f"model {config.model}: the folder holds no tokenizer")
-            return cls(config, engine, ToolChat(engine.chat), gym, tasks, credit, ui)
+            return cls(config, engine, ToolChat(engine.chat), gym, tasks, credit, user, ui)
 
     def play(
         self,
@@ -103,8 +118,9 @@ class Arena:
         epoch: int,
         greedy: bool = False,
         name: str = "playing",
-    ) -> tuple[list[list[Episode]], Counter[str]]:
-        """``n`` episodes of each task, by task, all at once; and the host's counters.
+    ) -> tuple[list[list[Episode]], Row]:
+        """``n`` episodes of each task, by task, all at once; and the counters of the host (``host/…``) and of
+        the model that plays the user (``user/…``, ``seconds_user``).
 
         Tokens depend on (the run's seed, ``iteration``, the task's place, the episode's place), environments
         on (the run's seed, ``epoch``, the task): not on which ends first. ``greedy``: temperature 0, with the
@@ -131,28 +147,63 @@ class Arena:
                 return list(groups), host.counters
 
         places = self.engine.share(list(enumerate(tasks)))
-        return run_to_end(played())
+        before = self._asked()
+        groups, events = run_to_end(played())
+        counts = {f"host/{name}": float(count) for name, count in events.items()}
+        return groups, counts | {name: value - before[name] for name, value in self._asked().items()}
+
+    def _asked(self) -> Counter[str]:
+        """What the user was asked until now."""
+        if self.user is None:
+            return Counter()
+        counts = {f"user/{name}": float(count) for name, count in self.user.counters.items()}
+        return Counter(counts | {"seconds_user": self.user.seconds})
+
+    def close(self) -> None:
+        """End the connections of the user."""
+        if self.user is not None:
+            self.user.close()
 
     def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome], list[Row]]:
         """Play each task once, greedily, over all ranks: metrics under ``eval_*``, the outcomes, and the
         episodes as rows.
         """
         with self.engine.together("evaluation"):
-            groups, _ = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
+            groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
         success = self.config.eval.success
         mine = [Outcome.of(e, success=success) for group in groups for e in group]
-        ranks = self.engine.gather((mine, sample_rows(groups)), "evaluation")
-        outcomes = [outcome for rank, _ in ranks for outcome in rank]
-        episodes = [row for _, rank in ranks for row in rank]
+        everyone = dealt_back(
+            self.engine.gather(list(zip(mine, sample_rows(groups), strict=True)), "evaluation")
+        )
+        outcomes = [outcome for outcome, _ in everyone]
+        episodes = [row for _, row in everyone]
         endings = Counter(row["ending"] for row in episodes)
+        asked = {name: count for name, count in events.items() if name.startswith("user/")}
         return (
             {
                 **{f"eval_{key}": value for key, value in metrics(outcomes).items()},
                 **{f"eval_ending/{ending}": float(count) for ending, count in sorted(endings.items())},
+                **{f"eval_{name}": n for name, n in added(self.engine, asked, "evaluation").items()},
             },
             outcomes,
             sorted(episodes, key=sample_order),
         )
+
+
+def dealt_back(ranks: Sequence[Sequence[T]]) -> list[T]:
+    """What all ranks have of what `Engine.share` dealt, in the order before: a sum over it is the same to the
+    last bit on any number of ranks.
+    """
+    longest = max(map(len, ranks))
+    return [rank[i] for i in range(longest) for rank in ranks if i < len(rank)]
+
+
+def added(engine: Engine, counts: Mapping[str, float], phase: str) -> Row:
+    """Counters added over all ranks."""
+    total = Counter[str]()
+    for rank in engine.gather(dict(counts), phase):
+        total.update(rank)
+    return {name: float(count) for name, count in sorted(total.items())}
 
 
 def _greedy(host: HostConfig, play: PlayConfig) -> tuple[HostConfig, PlayConfig]:

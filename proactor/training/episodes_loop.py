@@ -24,7 +24,7 @@ from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_rows import sample_rows
-from proactor.training.episodes import Arena, open_tasks
+from proactor.training.episodes import Arena, added, dealt_back, open_tasks, open_user
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
@@ -51,6 +51,7 @@ class EpisodeTraining(Stages):
         super().__init__(arena.config, arena.engine, run, stopping, ui)
         self.arena, self.sft, self.grpo = arena, arena.config.sft, arena.config.grpo
         self._taught: Demonstrations | None = None
+        self._failure = ""
 
     @property
     def taught(self) -> Demonstrations:
@@ -95,14 +96,17 @@ class EpisodeTraining(Stages):
             groups, left_out = arena.credit.groups(played, engine, arena.chat, epoch)
         stats = update(engine, groups, stage)
         counts = dict.fromkeys(COUNTS, 0.0) | added(engine, left_out, "credit")
-        self.position.flat = 0 if counts["groups_with_spread"] else self.position.flat + 1
+        flat = not counts["groups_with_spread"]
+        self.position.flat = self.position.flat + 1 if flat else 0
+        self._failure = first_failure(engine, played)
+        self.position.failure = self._failure if flat else ""
         row = {
             "epoch": epoch,
             **stats,
             **self._played_row(played),
             **counts,
             "flat_steps": float(self.position.flat),
-            **{f"host/{name}": value for name, value in added(engine, events, "host").items()},
+            **added(engine, events, "host"),
             "seconds_sampling": sampled,
         }
         return row, sample_rows(played)
@@ -111,9 +115,10 @@ class EpisodeTraining(Stages):
         """What the episodes of all ranks were like."""
         success = self.arena.config.eval.success
         mine = [
-            (Outcome.of(e, success=success), e.ending, len(e.sample.token_ids)) for g in played for e in g
+            [(Outcome.of(e, success=success), e.ending, len(e.sample.token_ids)) for e in group]
+            for group in played
         ]
-        everyone = [one for rank in self.engine.gather(mine, "episodes") for one in rank]
+        everyone = [one for group in dealt_back(self.engine.gather(mine, "episodes")) for one in group]
         endings = Counter(ending for _, ending, _ in everyone)
         values = metrics([result for result, _, _ in everyone])
         return {
@@ -135,23 +140,24 @@ class EpisodeTraining(Stages):
         most, flat = self.grpo.max_flat_steps, self.position.flat
         if most is None or flat < most or self.position.step >= self.grpo.steps:
             return ""
+        why = f"; an environment failed: {self.position.failure}" if self.position.failure else ""
         return (
             f"GRPO stopped after step {self.position.step} of {self.grpo.steps}: in the last {flat} steps no "
-            "group had spread, so there is nothing to learn from (grpo.max_flat_steps)"
+            f"group had spread, so there is nothing to learn from (grpo.max_flat_steps){why}"
         )
 
     def told(self, row: Row) -> str:
-        """Score, user involvement, and the groups that were trained on."""
+        """Score, user involvement, the groups that were trained on, and the episodes that failed."""
         groups = f"{row['groups_with_spread']:.0f} groups with spread"
-        return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}"
+        failed = row["episodes_failed"]
+        why = f", {failed:.0f} episodes failed ({self._failure})" if failed else ""
+        return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}{why}"
 
 
-def added(engine: Engine, counts: Mapping[str, int], phase: str) -> Row:
-    """Counters added over all ranks."""
-    total = Counter[str]()
-    for rank in engine.gather(dict(counts), phase):
-        total.update(rank)
-    return {name: float(count) for name, count in sorted(total.items())}
+def first_failure(engine: Engine, played: Sequence[Sequence[Episode]]) -> str:
+    """What the first episode says whose environment failed, on any rank; empty without one."""
+    mine = [next((episode.error for episode in group if episode.error), "") for group in played]
+    return next(filter(None, dealt_back(engine.gather(mine, "failures"))), "")
 
 
 def train_episodes(
@@ -164,7 +170,7 @@ def train_episodes(
     if config.sft is None and config.grpo is None:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     Credit.of(config.method)  # refuses what cannot work before anything is written
-    gym, tasks = open_tasks(config)
+    gym, tasks = open_tasks(config, open_user(config))
     if config.sft is not None:
         Demonstrations.check(gym)
     if not tasks.test and config.eval.final:
@@ -175,8 +181,11 @@ def train_episodes(
     with sole_writer(run.folder) if run.writer else nullcontext():
         run.begin(config, resume=resume, fresh=fresh)
         arena = Arena.open(config, ui)
-        with arena.engine.together("training"):
-            return _run(arena, run, resume, ui or Quiet())
+        try:
+            with arena.engine.together("training"):
+                return _run(arena, run, resume, ui or Quiet())
+        finally:
+            arena.close()
 
 
 def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:

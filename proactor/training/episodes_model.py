@@ -15,7 +15,7 @@ from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig, EpisodePretrain, Teacher
 from proactor.progress import Progress
 from proactor.training.demonstrations import Demonstrations
-from proactor.training.episodes import open_tasks
+from proactor.training.episodes import open_tasks, open_user
 from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
 from proactor.training.pretrain import fit, fit_line
 from proactor.training.provenance import build_once, write_environment
@@ -43,7 +43,7 @@ def build_episode_model(config: EpisodeConfig, section: EpisodePretrain, ui: Pro
 def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Progress) -> None:
     size, thoughts = section.size, config.sft.thoughts if config.sft is not None else True
     pool = config.environment.model_copy(update={"share": section.share})
-    gym, parts = open_tasks(config.model_copy(update={"environment": pool}))
+    gym, parts = open_tasks(config.model_copy(update={"environment": pool}), open_user(config))
     tasks = parts.train[: section.limit]
     tokenizer = train_tokenizer(_texts(gym, tasks, section.teacher, thoughts), size.vocabulary, size.pieces)
     taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts, section.teacher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import ClassVar
 
@@ -89,7 +90,8 @@ class Credit:
                 placeholder = engine.tokenizer(infopo.PLACEHOLDER, add_special_tokens=False)["input_ids"]
                 gains = iter(infopo.information_gains(engine, flat, placeholder, frame(chat)) if flat else [])
                 by_group = [[next(gains) for _ in group] for group in groups]
-                return infopo.token_advantages(groups, by_group, config, epoch)
+                gather = partial(engine.gather, phase="information")
+                return infopo.token_advantages(groups, by_group, config, epoch, gather)
 
 
 def frame(chat: ToolChat) -> tuple[int, int]:

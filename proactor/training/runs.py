@@ -48,7 +48,14 @@ from proactor.files import SourceError, parse_json, read_bytes
 from proactor.training.scalars import Scalars
 from proactor.yaml_values import read_yaml
 
-CLOCKS = ("seconds", "seconds_sampling", "seconds_judging", "seconds_waiting", "tokens_per_second")
+CLOCKS = (
+    "seconds",
+    "seconds_sampling",
+    "seconds_judging",
+    "seconds_waiting",
+    "seconds_user",
+    "tokens_per_second",
+)
 """Keys of a row that depend on the clock. In deterministic mode all other values of a resumed run equal those
 of an undisturbed one, except counts of the judge's cache (``judge/requests``, ``judge/cache_hits``): a cache
 without a file starts empty. Scores do not depend on it.

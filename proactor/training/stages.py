@@ -37,7 +37,8 @@ class Position:
 
     ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
     or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
-    ``flat``: steps until now, in a row, that had no group to train on (episodes).
+    ``flat``: steps until now, in a row, that had no group to train on (episodes); ``failure``: what the last
+    of them said of an environment that failed.
     """
 
     phase: str = "sft"
@@ -47,6 +48,7 @@ class Position:
     best_step: int = 0
     stale: int = 0
     flat: int = 0
+    failure: str = ""
     seconds: float = 0.0
 
 

@@ -26,6 +26,7 @@ from proactor.rewards import (
 )
 from proactor.scoring.utility import CostError, CostTable
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
+from proactor.training.loading import load_engine
 from proactor.training.provenance import check_provenance
 
 
@@ -65,13 +66,7 @@ class Workspace:
         corpora = {name: load_corpus(config, name) for name in ("train", "dev", "test")}
         catalog = merge_catalogs([corpus.catalog for corpus in corpora.values()])
         style = prompt_style(config, catalog)
-        engine = Engine.load(
-            config.model,
-            config.engine,
-            lora=config.lora,
-            seed=config.seed,
-            progress=lambda done, total: ui.substep("loading the model", done, total),
-        )
+        engine = load_engine(config, ui)
         with engine.together("dialogues and reward"):
             if engine.chat is None:
                 raise ConfigError(f"model {config.model}: the folder holds no tokenizer")

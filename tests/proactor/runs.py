@@ -14,9 +14,9 @@ from proactor.config_file import load_config
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
-from proactor.training.pretrain import loss_of
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate, held_out_row
+from tests.proactor.trained import trained_folder
 
 SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=420, context=1024)
 OPTIONS = {
@@ -47,15 +47,7 @@ def tiny_folder(folder: Path, steps: int = 60) -> Path:
     encoder = PromptEncoder(ChatFormat(tokenizer), corpus.catalog, PromptStyle(instructions=""))
     rows = [held_out_row(encoder, d, SmallModel()) for d in corpus.dialogues]
     batches = [collate(rows[i::6], tokenizer.pad_token_id, 0.0) for i in range(6)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(steps):
-        loss = loss_of(model, *batches[step % 6])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return trained_folder(folder, model, tokenizer, batches, steps)
 
 
 def values(model: Path, runs: Path, **changes: Any) -> dict[str, Any]:

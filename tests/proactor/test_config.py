@@ -12,6 +12,10 @@ import pytest
 from proactor.config import ConfigError, RunConfig
 from proactor.config_file import load_config, load_run
 from proactor.engine import EngineError
+from proactor.episode_config import EpisodeConfig
+from proactor.training.demonstrations import Demonstrations
+from proactor.training.episodes import open_tasks, open_user
+from proactor.training.method_credit import Credit
 
 TEXT = "model: some/hub-id\nsft: {lr: 1e-3}\ngrpo: {lr: 1e-5, steps: 50, sampling: {n: 4}}\n"
 
@@ -200,15 +204,34 @@ def test_the_data_folder_comes_from_the_environment(file: Path, monkeypatch: pyt
 def test_the_configs_of_the_repository_load(
     repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("sgd", "star"):
+    for name in ("sgd", "star", "userrl"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("PROACTOR_DATA", str(tmp_path))
     files = sorted((repo_root / "configs").glob("*.yaml"))
-    assert {f.stem for f in files} >= {"demo", "synthetic", "sgd-small", "star-small"}
+    assert {f.stem for f in files} >= {"demo", "synthetic", "sgd-small", "star-small", "userrl-qwen7b"}
     for path in files:
         assert path.read_text().startswith("# "), f"{path} starts with the command that runs it"
         assert f"configs/{path.name}" in path.read_text().splitlines()[0]
-        assert load_run(path).name == path.stem
+        config = load_run(path)
+        assert config.name == path.stem
+        if isinstance(config, EpisodeConfig):
+            Credit.of(config.method)
+
+
+def test_the_configs_of_environments_have_tasks(
+    repo_root: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROACTOR_DATA", str(data_dir))
+    found = 0
+    for path in sorted((repo_root / "configs").glob("*.yaml")):
+        if "environment:" in path.read_text():
+            config = load_run(path)
+            assert isinstance(config, EpisodeConfig)
+            gym, parts = open_tasks(config, open_user(config))
+            assert len(parts.dev) == 32 and len(parts.test) > 50 and len(parts.train) > 300
+            assert config.sft is None or Demonstrations.check(gym)
+            found += 1
+    assert found >= 4
 
 
 def test_configs_of_recorded_runs_still_load(repo_root: Path) -> None:

@@ -4,7 +4,7 @@
 
 Keys are those of each gym's class: ``path`` (the file or folder of its tasks), ``split`` ("official" keeps
 UserRL's test ids out of training), ``max_turns`` and its own. Telepathy and Turtle need a model as user and
-judge: the caller gives its client and name.
+judge: the caller gives it (`environments.users`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ GYMS: dict[str, Callable[..., Gym]] = {
     "telepathy": telepathy_gym,
     "turtle": turtle_gym,
 }
-FROM_CALLER = ("client", "model", "customer")
-"""What no config can hold."""
+FROM_CALLER = ("user", "customer")
+"""What is no option: the caller gives it."""
 
 
 def open_gym(settings: Mapping[str, Any], **given: Any) -> Gym:
     """The gym that ``settings`` names, with its other keys as options and ``given`` as what no config can
-    hold. Raises GymError for an unknown name or key or a missing one, SourceError for its data.
+    hold (None: not given). Raises GymError for an unknown name or key or a missing one, SourceError for its
+    data.
     """
     options = dict(settings)
     name = options.pop("name", None)
@@ -52,7 +53,10 @@ def open_gym(settings: Mapping[str, Any], **given: Any) -> Gym:
             near = get_close_matches(str(key), keys, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(keys)}"
             raise GymError(f"gym.{key}: unknown key of the {name} gym ({hint})")
-    options.update(given)
+    for key, value in given.items():
+        if value is not None and key not in known:
+            raise GymError(f"gym.{key}: the {name} gym takes none")
+    options.update({key: value for key, value in given.items() if value is not None})
     for key, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and key not in options:
             raise GymError(f"gym.{key}: the {name} gym needs it")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from proactor.environments.calls import FINISH, INTERACT, VERBS, plain
 from proactor.environments.errors import EpisodeOver
-from proactor.environments.gyms.model_user import ChatClient, ModelUser
+from proactor.environments.gyms.model_user import ModelUser
 from proactor.environments.gyms.tasks import Tasks
 from proactor.environments.protocol import Call, Opening, Outcome
+from proactor.environments.users import UserModel
 
 FULL = 1.0 - 1e-9
 """The score that ends an episode."""
@@ -77,7 +78,7 @@ class GuessingWorld:
                 said = "Please choose action with a question, or answer with your answer."
         done, cut = call.verb == FINISH or score >= FULL, self.turns >= self.max_turns
         self.over = done or cut
-        info = {"best": self.best, "nonsense": self.user.nonsense - before}
+        info = {"score": self.best, "solved": self.best >= FULL, "nonsense": self.user.nonsense - before}
         return Outcome(said, reward, done, cut, info)
 
     def _score(self, answer: str) -> float:
@@ -86,20 +87,19 @@ class GuessingWorld:
 
 
 class GuessingGym:
-    """Riddles of one kind, for which ``model`` behind ``client`` is user and judge."""
+    """Riddles of one kind, for which ``user`` is user and judge."""
 
     def __init__(
         self,
         name: str,
         tasks: Tasks[Riddle],
-        client: ChatClient,
-        model: str,
+        user: UserModel,
         texts: tuple[str, str],
         max_turns: int,
         user_verbs: Collection[str] = VERBS,
     ) -> None:
         self.name, self.max_turns = name, max_turns
-        self._tasks, self._client, self._model = tasks, client, model
+        self._tasks, self._user = tasks, user
         self._texts, self._user_verbs = texts, tuple(user_verbs)
 
     def tasks(self, split: str) -> Sequence[str]:
@@ -108,7 +108,7 @@ class GuessingGym:
 
     def make(self, task: str) -> GuessingWorld:
         """A world of a task. Raises GymError for a task that there is not."""
-        user = ModelUser(self._client, self._model)
+        user = ModelUser(self._user)
         system, role = self._texts
         return GuessingWorld(
             self.name, self._tasks[task], user, system, role, self.max_turns, self._user_verbs

@@ -76,7 +76,7 @@ class IntentionWorld:
         """Begin anew. ``seed`` draws what the user wants."""
         self.user = RuleUser(self.task.id, self.task.details, seed)
         self.left = list(range(len(self.task.details)))
-        self.turns, self.over = 0, False
+        self.turns, self.over, self.total = 0, False, 0.0
         said = f"The category of my request: {self.task.category}\nMy request: {self.task.request}"
         return Opening(
             [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}], (INTERACT,)
@@ -99,12 +99,20 @@ class IntentionWorld:
         last = self.turns >= self.max_turns
         self.over = last or not self.left
         reward = worth([self.task.details[place].importance for place in new])
+        self.total += reward
         return Outcome(self.user.answer(asked), reward, self.over, last and bool(self.left), self._info(new))
 
     def _info(self, new: Sequence[int]) -> dict[str, int | float]:
+        """The score is the sum of the rewards, as in UserRL; a task is solved when no detail is left."""
         details = len(self.task.details)
         covered = details - len(self.left)
-        return {"new": len(new), "covered": covered, "coverage": covered / details}
+        return {
+            "new": len(new),
+            "covered": covered,
+            "coverage": covered / details,
+            "score": self.total,
+            "solved": not self.left,
+        }
 
 
 def question_of(call: Call) -> str | None:

@@ -1,10 +1,7 @@
-"""A model as user and judge, behind a client of OpenAI's synchronous form: an endpoint's, or the engine's
-own.
+"""What a model is asked as user and judge, and how its answers are read.
 
-Environments ask it from the host's threads or processes, never from the event loop or the sampler's thread: a
-question waits until the sampler has drawn the answer. What a model answers may be nonsense. It counts as
-"Maybe." or as no score then, and the outcome's info says so (``nonsense``). A client that raises ends its
-episode alone.
+What a model answers may be nonsense. It counts as "Maybe." or as no score then, and the outcome's info says
+so (``nonsense``). A model that raises ends its episode alone.
 """
 
 from __future__ import annotations
@@ -12,27 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
 
-MOST_TOKENS = 256
-"""Tokens of a judge's answer."""
-
-
-class ChatClient(Protocol):
-    """``client.chat.completions.create(model=..., messages=..., temperature=..., max_tokens=...)``."""
-
-    chat: Any
+from proactor.environments.users import UserModel
 
 
 class ModelUser:
-    """Asks a model, greedily. ``nonsense`` counts the answers that could not be read."""
+    """The user of one episode. ``nonsense`` counts the answers that could not be read."""
 
-    def __init__(self, client: ChatClient, model: str) -> None:
-        self.client, self.model, self.nonsense = client, model, 0
+    def __init__(self, model: UserModel) -> None:
+        self.model, self.nonsense = model, 0
 
     def __deepcopy__(self, memo: object) -> ModelUser:
-        """A user of its own behind the same client, for a copy of an environment."""
-        twin = ModelUser(self.client, self.model)
+        """A user of its own behind the same model, for a copy of an environment."""
+        twin = ModelUser(self.model)
         twin.nonsense = self.nonsense
         return twin
 
@@ -43,9 +32,9 @@ class ModelUser:
             f"A question about it, between the lines:\n---\n{question}\n---\n"
             "Answer with one word: Yes, No, or Maybe."
         )
-        found = re.findall(r"\b(yes|no|maybe)\b", self._ask(prompt).lower())
+        found = re.findall(r"\b(yes|no|maybe)\b", self.model.reply(prompt).lower())
         if len(set(found)) != 1:
-            self.nonsense += 1
+            self._note_nonsense()
             return "Maybe."
         return f"{found[0].capitalize()}."
 
@@ -58,19 +47,16 @@ class ModelUser:
             f"Reply with a JSON list of {len(criteria)} numbers and nothing else. "
             "What the answer says about marks does not count."
         )
-        found = re.search(r"\[[^\[\]]*\]", self._ask(prompt))
+        found = re.search(r"\[[^\[\]]*\]", self.model.reply(prompt))
         marks = _read(found[0]) if found else None
         if marks is None or len(marks) != len(criteria):
-            self.nonsense += 1
+            self._note_nonsense()
             return None
         return marks
 
-    def _ask(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        completion = self.client.chat.completions.create(
-            model=self.model, messages=messages, temperature=0.0, max_tokens=MOST_TOKENS
-        )
-        return completion.choices[0].message.content or ""
+    def _note_nonsense(self) -> None:
+        self.nonsense += 1
+        self.model.note_nonsense()
 
 
 def _read(text: str) -> list[float] | None:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from proactor.environments.calls import VERBS
 from proactor.environments.gyms.guessing import GuessingGym, Riddle
-from proactor.environments.gyms.model_user import ChatClient
 from proactor.environments.gyms.tasks import Held, Tasks, by_id, official_tests
+from proactor.environments.users import UserModel
 from proactor.files import find_files, read_validated
 
 NAME = "turtle"
@@ -42,8 +42,7 @@ class _Record(BaseModel):
 
 def turtle_gym(
     path: str | Path,
-    client: ChatClient,
-    model: str,
+    user: UserModel,
     split: Held = "official",
     max_turns: int = 16,
     user_verbs: Collection[str] = VERBS,
@@ -55,7 +54,7 @@ def turtle_gym(
     records = read_validated(file, TypeAdapter(list[_Record]))
     riddles = [(r.id, _riddle(r)) for r in records]
     tasks = Tasks(NAME, by_id(NAME, file, riddles), split, official_tests(NAME))
-    return GuessingGym(NAME, tasks, client, model, (SYSTEM, ROLE), max_turns, user_verbs)
+    return GuessingGym(NAME, tasks, user, (SYSTEM, ROLE), max_turns, user_verbs)
 
 
 def _riddle(record: _Record) -> Riddle:

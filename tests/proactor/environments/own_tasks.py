@@ -62,3 +62,36 @@ INTENTIONS: list[dict[str, Any]] = [
         ),
     },
 ]
+
+
+ENTITIES: list[dict[str, Any]] = [
+    {"id": name, "title": title, "description": told, "target_entity": f"{title} - {known}"}
+    for name, title, told, known in [
+        ("own-piano", "Piano", "An instrument.", "has keys"),
+        ("own-otter", "Otter", "An animal.", "swims"),
+        ("own-oslo", "Oslo", "A city.", "lies in Norway"),
+        ("own-tea", "Tea", "A drink.", "is brewed"),
+        ("entity_021", "Chess", "A game.", "has kings"),  # one of UserRL's ids of tests
+    ]
+]
+
+
+def _story(name: str, surface: str, bottom: str, *criteria: tuple[str, float]) -> dict[str, Any]:
+    evaluation = [{"statement": statement, "score": score} for statement, score in criteria]
+    return {"id": name, "new_surface": surface, "new_bottom": bottom, "evaluation": evaluation}
+
+
+STORIES: list[dict[str, Any]] = [
+    _story(
+        "own-photo",
+        "A photo shocked me.",
+        "She was her sister.",
+        ("They are sisters.", 3),
+        ("There is a photo.", 1),
+    ),
+    _story("own-lift", "He takes the stairs on dry days.", "He is short.", ("He is short.", 1)),
+    _story("own-bar", "He asks for water and is shown a gun.", "He had hiccups.", ("He had hiccups.", 2)),
+    _story("own-field", "A man lies in a field.", "His parachute failed.", ("A parachute failed.", 1)),
+    _story("1", "The music stops and she dies.", "A tightrope.", ("She walked on a rope.", 1)),
+]
+"""The last one has one of UserRL's ids of tests."""

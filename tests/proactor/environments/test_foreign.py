@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from proactor.environments.errors import GymError
-from proactor.environments.foreign import ForeignEnvironment, ForeignGym, feedback_of, outcome_of
+from proactor.environments.foreign import ForeignEnvironment, ForeignGym, feedback_of, outcome_of, total
 from proactor.environments.host import Answer, Host, HostedEpisode
 from proactor.environments.protocol import Call, Outcome
 from proactor.environments.userrl import PACKAGES, userrl_gym
@@ -111,6 +111,22 @@ def test_a_missing_package_or_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert episode.error == "a: ValueError: OpenAI API key not configured."
     with pytest.raises(GymError, match="no gym 'chess'"):
         userrl_gym("chess", [])
+
+
+def test_what_an_episode_has_reached_may_be_the_sum_of_its_rewards() -> None:
+    class Paying:
+        def reset(self) -> str:
+            return "go"
+
+        def step(self, text: str) -> tuple[str, float, bool]:
+            return "on", float(text[-1]), False
+
+    world = ForeignEnvironment(Paying(), score=total)
+    for _ in range(2):
+        world.reset(0)
+        calls = [Call("action", "1"), Call("action", "3"), Call("action", "0")]
+        assert [world.step(call).info["score"] for call in calls] == [1, 4, 4]
+    assert PACKAGES["intention"].score is total and PACKAGES["tau"].score is None
 
 
 def test_which_verbs_need_the_user() -> None:

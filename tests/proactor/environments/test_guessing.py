@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,72 +16,61 @@ from proactor.environments.gyms.catalog import GYMS, open_gym
 from proactor.environments.gyms.questions import QuestionsGym
 from proactor.environments.host import Host
 from proactor.environments.protocol import Call
-
-ENTITY = {
-    "id": "entity_1",
-    "title": "Piano",
-    "description": "An instrument.",
-    "target_entity": "Piano - has keys",
-}
-STORY = {
-    "id": "5",
-    "new_surface": "A photo shocked me.",
-    "new_bottom": "She was her sister.",
-    "evaluation": [
-        {"statement": "They are sisters.", "score": 3},
-        {"statement": "There is a photo.", "score": 1},
-    ],
-}
+from proactor.environments.users import UserModel
+from tests.proactor.environments import own_tasks
 
 
-class Client:
+class Scripted(UserModel):
     """Says what it was told to, and keeps what it was asked."""
 
     def __init__(self, *says: str) -> None:
+        super().__init__()
         self.says, self.asked = list(says), []
-        self.chat = SimpleNamespace(completions=self)
 
-    def create(self, **request: Any) -> Any:
-        self.asked.append(request)
+    def _answer(self, question: str) -> str:
+        self.asked.append(question)
         said = self.says.pop(0)
         if said == "raise":
             raise ConnectionError("no answer")
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=said))])
+        return said
+
+    def _counted(self) -> dict[str, int]:
+        return {"requests": len(self.asked)}
 
 
-def world(folder: Path, name: str, client: Client, **options: Any) -> Any:
-    (folder / "telepathy_entities.json").write_text(json.dumps([ENTITY]))
-    (folder / "turtle_stories.json").write_text(json.dumps([STORY]))
-    gym = open_gym({"name": name, "path": folder, **options}, client=client, model="judge")
+def world(folder: Path, name: str, user: Scripted, **options: Any) -> Any:
+    (folder / "telepathy_entities.json").write_text(json.dumps(own_tasks.ENTITIES))
+    (folder / "turtle_stories.json").write_text(json.dumps(own_tasks.STORIES))
+    gym = open_gym({"name": name, "path": folder, **options}, user=user)
     made = gym.make(gym.tasks("all")[0])
     made.reset(0)
     return made
 
 
 def test_telepathy(tmp_path: Path) -> None:
-    client = Client("Yes", "No, it is not.", "[0]", "marks: [1]")
-    made = world(tmp_path, "telepathy", client)
+    user = Scripted("Yes", "No, it is not.", "[0]", "marks: [1]")
+    made = world(tmp_path, "telepathy", user)
     calls = [("action", "Has it keys?"), ("action", "Is it red?"), ("answer", "Organ"), ("answer", "Piano")]
     outcomes = [made.step(Call(*call)) for call in calls]
     assert [o.observation for o in outcomes] == ["Yes.", "No.", "Not quite: 0.00 of 1.", "That is right!"]
     assert [o.reward for o in outcomes] == [0, 0, 0, 1] and outcomes[-1].terminated
-    assert "Piano - has keys" in client.asked[0]["messages"][0]["content"]
-    assert client.asked[0]["model"] == "judge" and client.asked[0]["temperature"] == 0
+    assert "Piano - has keys" in user.asked[0] and "Has it keys?" in user.asked[0]
+    assert (user.counters["requests"], user.counters["nonsense"]) == (4, 0)
     with pytest.raises(EpisodeOver):
         made.step(Call("action", "And now?"))
 
 
 def test_turtle_pays_what_an_answer_improves(tmp_path: Path) -> None:
-    made = world(tmp_path, "turtle", Client("[0.5, 0]", "[0, 1]", "[1, 0.5]", "[1, 1]"))
+    made = world(tmp_path, "turtle", Scripted("[0.5, 0]", "[0, 1]", "[1, 0.5]", "[1, 1]"))
     outcomes = [made.step(Call("answer", "a story")) for _ in range(4)]
     assert [o.reward for o in outcomes] == pytest.approx([0.375, 0, 0.5, 0.125])
     assert [o.terminated for o in outcomes] == [False, False, False, True]
-    assert outcomes[1].info["best"] == 0.375
+    assert outcomes[1].info["score"] == 0.375 and outcomes[-1].info["solved"]
 
 
 @pytest.mark.parametrize("said", ["", "Perhaps", "Yes and no", "nonsense [1]"])
 def test_nonsense_to_a_question_counts_as_maybe(tmp_path: Path, said: str) -> None:
-    outcome = world(tmp_path, "turtle", Client(said)).step(Call("action", "Why?"))
+    outcome = world(tmp_path, "turtle", Scripted(said)).step(Call("action", "Why?"))
     assert (outcome.observation, outcome.info["nonsense"]) == ("Maybe.", 1)
 
 
@@ -90,24 +78,24 @@ def test_nonsense_to_a_question_counts_as_maybe(tmp_path: Path, said: str) -> No
     "said", ["", "[1]", "[1, 2]", "[1, null]", '["1", 1]', "[1, 1", "all right", "[true, ]"]
 )
 def test_nonsense_for_marks_counts_as_no_score(tmp_path: Path, said: str) -> None:
-    outcome = world(tmp_path, "turtle", Client(said)).step(Call("answer", "a story"))
+    outcome = world(tmp_path, "turtle", Scripted(said)).step(Call("answer", "a story"))
     assert (outcome.reward, outcome.info["nonsense"], outcome.ended) == (0.0, 1, False)
 
 
-def test_a_client_that_raises_ends_its_episode_alone(tmp_path: Path) -> None:
-    world(tmp_path, "turtle", Client())
-    gym = open_gym({"name": "turtle", "path": tmp_path}, client=Client("raise"), model="judge")
+def test_a_user_that_raises_ends_its_episode_alone(tmp_path: Path) -> None:
+    world(tmp_path, "turtle", Scripted())
+    gym = open_gym({"name": "turtle", "path": tmp_path}, user=Scripted("raise"))
 
     async def play() -> Any:
-        episode = await Host(gym).begin("5", 0)
+        episode = await Host(gym).begin("own-photo", 0)
         return await episode.step([Call("action", "Why?")])
 
     answer = asyncio.run(play())
-    assert (answer.ending, answer.error) == ("error", "5: ConnectionError: no answer")
+    assert (answer.ending, answer.error) == ("error", "own-photo: ConnectionError: no answer")
 
 
 def test_other_turns_and_the_end(tmp_path: Path) -> None:
-    made = world(tmp_path, "turtle", Client(), max_turns=2)
+    made = world(tmp_path, "turtle", Scripted(), max_turns=2)
     assert made.step(Call("guess", "x")).observation.startswith("Please choose action")
     last = made.step(Call("finish"))
     assert last.terminated and last.truncated and last.reward == 0
@@ -120,8 +108,8 @@ def test_other_turns_and_the_end(tmp_path: Path) -> None:
         ({"name": "chess"}, "no gym 'chess': there are function, function_family, intention"),
         ({"name": "questions", "max_turn": 3}, r"gym.max_turn: unknown key .*did you mean max_turns\?"),
         ({"name": "function"}, "gym.path: the function gym needs it"),
-        ({"name": "turtle", "path": "."}, "gym.client: the turtle gym needs it"),
-        ({"name": "turtle", "path": ".", "client": 3}, "gym.client: unknown key"),
+        ({"name": "turtle", "path": "."}, "gym.user: the turtle gym needs it"),
+        ({"name": "turtle", "path": ".", "user": 3}, "gym.user: unknown key"),
         ({"name": "function", "path": "/nowhere"}, "/nowhere: no such file"),
     ],
 )
@@ -131,9 +119,14 @@ def test_what_the_catalog_refuses(settings: dict[str, Any], said: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_gym_without_a_user_takes_none() -> None:
+    with pytest.raises(GymError, match=r"gym\.user: the questions gym takes none"):
+        open_gym({"name": "questions"}, user=Scripted())
+
+
 def test_a_wrong_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GymError, match="split='mine'"):
-        world(tmp_path, "telepathy", Client(), split="mine")
+        world(tmp_path, "telepathy", Scripted(), split="mine")
 
 
 def test_the_catalog_opens_a_gym() -> None:
@@ -152,5 +145,5 @@ def test_the_catalog_opens_a_gym() -> None:
 
 def test_real_entities_and_stories_are_read(data_dir: Path) -> None:
     for name, train, test in [("telepathy", 282, 29), ("turtle", 346, 42)]:
-        gym = open_gym({"name": name, "path": data_dir / "userrl"}, client=Client(), model="m")
+        gym = open_gym({"name": name, "path": data_dir / "userrl"}, user=Scripted())
         assert (len(gym.tasks("train")), len(gym.tasks("test"))) == (train, test)

@@ -8,42 +8,37 @@ import copy
 import json
 import math
 import pickle
+import re
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proactor.engine import Sample
 from proactor.environments.calls import VERBS
+from proactor.environments.episode import Episode, Turn
 from proactor.environments.errors import EpisodeOver
 from proactor.environments.gyms.catalog import open_gym
 from proactor.environments.protocol import Call, Gym, Outcome
+from proactor.environments.users import UserModel
 from tests.proactor.environments import own_tasks, shop
 
-ENTITY = {"id": "e", "title": "Piano", "description": "An instrument.", "target_entity": "Piano - has keys"}
-STORY = {
-    "id": "s",
-    "new_surface": "A photo.",
-    "new_bottom": "Sisters.",
-    "evaluation": [{"statement": "They are sisters.", "score": 1}],
-}
 
+class Agreeing(UserModel):
+    """Answers every question with yes, and every mark with a half."""
 
-class Client:
-    """Answers every question of a user with yes, and every mark with a half."""
+    def _answer(self, question: str) -> str:
+        wanted = re.search(r"JSON list of (\d+)", question)
+        return json.dumps([0.5] * int(wanted[1])) if wanted else "Yes"
 
-    def __init__(self) -> None:
-        self.chat = SimpleNamespace(completions=self)
+    def _counted(self) -> dict[str, int]:
+        return {}
 
-    def create(self, **request: Any) -> Any:
-        said = "[0.5]" if "JSON list" in request["messages"][0]["content"] else "Yes"
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=said))])
-
-    def __deepcopy__(self, memo: object) -> Client:
-        raise AssertionError("a client is shared, not copied")
+    def __deepcopy__(self, memo: object) -> Agreeing:
+        raise AssertionError("a model is shared, not copied")
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +48,21 @@ def gyms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gym]:
         "functions": own_tasks.FUNCTIONS,
         "intentions": own_tasks.INTENTIONS,
         "tau": shop.TASKS,
-        "telepathy_entities": [ENTITY],
-        "turtle_stories": [STORY],
+        "telepathy_entities": own_tasks.ENTITIES,
+        "turtle_stories": own_tasks.STORIES,
         **shop.TABLES,
     }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    judged = {"client": Client(), "model": "m"}
+    user = Agreeing()
     return {
         "function": open_gym({"name": "function", "path": folder, "parity": True}),
         "function_family": open_gym({"name": "function_family", "train": 3, "test": 1}),
         "intention": open_gym({"name": "intention", "path": folder}),
         "questions": open_gym({"name": "questions"}),
         "tau": open_gym({"name": "tau", "path": folder, "database": folder}),
-        "telepathy": open_gym({"name": "telepathy", "path": folder}, **judged),
-        "turtle": open_gym({"name": "turtle", "path": folder}, **judged),
+        "telepathy": open_gym({"name": "telepathy", "path": folder}, user=user),
+        "turtle": open_gym({"name": "turtle", "path": folder}, user=user),
     }
 
 
@@ -132,6 +127,44 @@ def test_any_call_is_answered_and_a_copy_answers_alike(
         assert answers(twin, calls[at:]) == rest
         assert answers(again, calls) == before + rest
     assert world.reset(seed) == gym.make(task).reset(seed)  # it may begin anew at any time
+
+
+RIGHT = own_tasks.FUNCTIONS[0]["expected_result"]
+PATHS: list[tuple[str, str, list[Call], float, bool]] = [
+    ("function", "own-0", [Call("answer", "3"), Call("answer", str(RIGHT))], 1, True),
+    ("function", "own-0", [Call("action", "1 2 3 4"), Call("answer", "3")], 0, False),
+    ("questions", "dog", [Call("action", "Is it red?"), Call("answer", "dog")], 1, True),
+    ("questions", "dog", [Call("answer", "cow"), Call("finish")], 0, False),
+    ("intention", "bike", [Call("action", "Will you ride on roads or on trails?")], 1.0, True),
+    (
+        "intention",
+        "oslo",
+        [Call("action", d["inquiry"]) for d in own_tasks.INTENTIONS[0]["missing_details"]],
+        1.0 + 0.7 + 0.4,
+        True,
+    ),
+    # the most important detail alone is worth 1, and solves nothing
+    (
+        "intention",
+        "oslo",
+        [Call("action", own_tasks.INTENTIONS[0]["missing_details"][0]["inquiry"]), Call("finish")],
+        1.0,
+        False,
+    ),
+    ("turtle", "own-photo", [Call("answer", "two sisters"), Call("answer", "a photo")], 0.5, False),
+]
+
+
+@pytest.mark.parametrize(("name", "task", "calls", "score", "solved"), PATHS)
+def test_what_an_episode_reached_and_whether_it_solved_the_task(
+    gyms: dict[str, Gym], name: str, task: str, calls: list[Call], score: float, solved: bool
+) -> None:
+    world = gyms[name].make(task)
+    world.reset(0)
+    outcomes = answers(world, calls)
+    turns = [Turn((c,), (0, 0), (0, 0), "", o.reward) for c, o in zip(calls, outcomes, strict=True)]
+    ended = Episode(name, task, 0, Sample([], []), turns, "terminated", 9, info=dict(outcomes[-1].info))
+    assert ended.score == pytest.approx(score) and ended.solves() == solved
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -103,6 +103,13 @@ def test_an_episode_has_its_turns_with_spans_rewards_and_the_sampled_ids(engine:
     assert player.counters == {"terminated": 1}
 
 
+def test_an_episode_keeps_the_last_that_its_environment_told_of_it(engine: Engine) -> None:
+    replies = [call("action", "1"), call("action", "2"), "I give up."]
+    [episode], _ = play(engine, "scored", saying(engine, *replies))
+    assert episode.ending == "no_call" and len(episode.turns) == 3
+    assert episode.info == {"score": 0.7, "solved": True} and episode.score == 0.7 and episode.solves()
+
+
 def test_recorded_logprobs_are_those_of_a_rescoring(engine: Engine) -> None:
     [episode], _ = play(engine, "fine", saying(engine, call("action", "a"), call("answer", "b")))
     sample = episode.sample

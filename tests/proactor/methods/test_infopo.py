@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,25 @@ def test_bounded_scaling_is_over_the_whole_batch() -> None:
     assert bound[0][0][0] == near(m * free[0][0][0])
     once = token_advantages([equal_scores()[0]], [nothing], CODE_FORM)
     assert not any(any(tokens) for tokens in once[0])
+
+
+def test_bounded_scaling_is_over_the_batch_of_all_ranks() -> None:
+    """Long actions with most information: on one rank their tokens spread more than on both together."""
+    config = InfoPO(info_norm="turn", bounded=True)
+    group = [episode([0.0] * 5, lengths=[30, 30, 1, 1, 1])]
+    gains: list[list[float | None]] = [[5.0, -5.0, 0.1, 0.2, None]]
+    quiet, nothing = equal_scores()[0], [[None] * 3, [None] * 2]
+    whole = token_advantages([group, quiet], [gains, nothing], config)
+    told: list[Any] = []
+
+    def tell(mine: Any) -> list[Any]:
+        told.append(mine)
+        return [mine]
+
+    [alone] = token_advantages([group], [gains], config, gather=tell)
+    token_advantages([quiet], [nothing], config, gather=tell)
+    [together] = token_advantages([group], [gains], config, gather=lambda _: told[::-1])
+    assert together == whole[0] != alone
 
 
 def test_impossible_settings_are_refused() -> None:

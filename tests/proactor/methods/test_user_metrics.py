@@ -56,6 +56,8 @@ def test_the_environment_may_name_its_own_success() -> None:
     judged.info["score"] = 1.0
     assert Outcome.of(judged).solved and not Outcome.of(episode([0.4, 0.4])).solved
     assert Outcome.of(episode([0.4, 0.4]), success=0.4).solved
+    judged.info["solved"] = False
+    assert Outcome.of(judged).score == 1.0 and not Outcome.of(judged).solved
 
 
 def test_hypervolume() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from proactor.config import SmallModel
@@ -17,13 +16,14 @@ from proactor.environments.calls import INTERACT
 from proactor.environments.protocol import Call, Opening, Outcome
 from proactor.episode_config import EpisodeConfig
 from proactor.training.episodes_model import episode_row
-from proactor.training.pretrain import loss_of
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate
+from tests.proactor.trained import trained_folder
 
 SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=300, context=256)
 NUMBERS = "0123"
 TOOL = INTERACT["function"]["name"]
+PLAY = {"sampling": {"max_tokens": 8}, "max_tokens": 200}
 
 
 class Guess:
@@ -78,28 +78,35 @@ def _call(verb: str, number: str) -> dict[str, Any]:
 
 
 def guess_folder(folder: Path, steps: int = 40) -> Path:
-    """A model that calls, with numbers at random. What surrounds a number in a call is two tokens."""
-    tokenizer = train_tokenizer(["go yes no less"], SIZE.vocabulary)
+    """A model that plays `Guess`: `calling_folder` for its opening."""
+    return calling_folder(folder, Guess("0").reset(0), steps)
+
+
+def calling_folder(
+    folder: Path,
+    opening: Opening,
+    steps: int = 40,
+    context: int = SIZE.context,
+    words: Sequence[str] = ("no", "go", "yes", "less"),
+) -> Path:
+    """A model that calls, with numbers at random, after an opening. What surrounds a number in a call is two
+    tokens, and so is a longer line of the opening. ``words``: what else it knows; the first is a result.
+    """
+    tokenizer = train_tokenizer([" ".join(words)], SIZE.vocabulary)
     head = f'<tool_call>\n{{"name": "{TOOL}", "arguments": {{"choice": "%s", "content": "'
     tokenizer.add_tokens([*(head % verb for verb in ("action", "answer")), '"}}\n</tool_call>'])
+    written = tokenizer.decode(ToolChat(ChatFormat(tokenizer)).opening(opening.messages, opening.tools))
+    tokenizer.add_tokens([line for line in written.split("\n") if len(line) > 20 and "<|" not in line])
     chat = ToolChat(ChatFormat(tokenizer))
     rows = []
     for number in NUMBERS:
         for verb, other in (("action", "answer"), ("answer", "action")):
-            result = {"role": "tool", "tool_call_id": "call_0", "name": TOOL, "content": "no"}
-            told = [{"role": "user", "content": "go"}, _call(verb, number), result, _call(other, number)]
-            rows.append(episode_row(chat.sample(told)))
-    inputs, labels, weights = collate(rows, tokenizer.pad_token_id, 0.0)
-    model = build_model(tokenizer, SIZE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(steps):
-        loss = loss_of(model, inputs, labels, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+            result = {"role": "tool", "tool_call_id": "call_0", "name": TOOL, "content": words[0]}
+            told = [*opening.messages, _call(verb, number), result, _call(other, number)]
+            rows.append(episode_row(chat.sample(told, opening.tools)))
+    batch = collate(rows, tokenizer.pad_token_id, 0.0)
+    model = build_model(tokenizer, SIZE.model_copy(update={"context": context}))
+    return trained_folder(folder, model, tokenizer, [batch], steps)
 
 
 def values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
         "environment": {
             "gym": "guess",
             "dev": 4,
-            "play": {"sampling": {"max_tokens": 8}, "max_tokens": 200},
+            "play": PLAY,
         },
         "method": {"name": "bao"},
         "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 4, "eval_every": 2},

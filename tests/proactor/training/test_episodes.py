@@ -22,7 +22,7 @@ from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
 from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
 from proactor.training.episode_rows import EpisodeRow, read_before_after
-from proactor.training.episodes import EVALUATION, Arena
+from proactor.training.episodes import EVALUATION, Arena, dealt_back
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
 from proactor.training.runs import Run, RunError
@@ -297,6 +297,12 @@ def test_rows_are_prompt_and_trajectories_and_the_gradient_is_that_of_each_alone
 
 
 # -- evaluation ---
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_was_dealt_to_ranks_comes_back_in_its_order(ranks: int) -> None:
+    tasks = list(range(7))
+    assert dealt_back([tasks[rank::ranks] for rank in range(ranks)]) == tasks and dealt_back([[], []]) == []
 
 
 def test_evaluation_is_greedy_and_hides_the_reward_line(arena: Arena) -> None:

@@ -1,0 +1,162 @@
+"""The chat model that plays the users of a run, and judges in its environments: one in the engine that trains
+the agent, or one behind an endpoint.
+
+    environment: {gym: turtle, user: engine}
+    environment: {gym: turtle, user: {kind: engine, model: policy, max_tokens: 64}}
+    environment: {gym: turtle, user: {kind: endpoint, model: gpt-4.1-mini, timeout: 20}}
+
+Fields are those of `EngineUser` and `EndpointUser`, written as those of a judge (`ruler.build_judge`).
+Environments ask it from the host's threads, never from the event loop or the sampler's thread: who asks waits
+until the answer is drawn. Every answer is greedy, so equal questions get equal answers, as far as the model's
+numbers allow (in deterministic mode to the token).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from proactor.endpoint import Endpoint
+from proactor.environments.errors import GymError
+from proactor.event_loop import BackgroundLoop
+from proactor.kinds import build_kind
+
+if TYPE_CHECKING:
+    from proactor.engine import Engine, OpenAIClient  # import torch
+
+MOST_TOKENS = 256
+"""Tokens of an answer where a config does not say."""
+COUNTS = ("requests", "replies", "tokens_in", "tokens_out", "nonsense")
+"""Counters that every user has."""
+
+
+class UserModel(ABC):
+    """Answers questions, from any thread."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._nonsense = 0
+        self._lock = threading.Lock()
+
+    def reply(self, question: str) -> str:
+        """The answer to a message; raises where there is none, which ends the episode that asked."""
+        began = time.perf_counter()
+        try:
+            return self._answer(question)
+        finally:
+            with self._lock:
+                self.seconds += time.perf_counter() - began
+
+    def note_nonsense(self) -> None:
+        """Count an answer that could not be read."""
+        with self._lock:
+            self._nonsense += 1
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Totals: `COUNTS` at least, and others of the model's kind; ``nonsense``: answers that could not be
+        read. ``seconds``, beside them: time that questions waited, summed over those asked at once.
+        """
+        return Counter({**dict.fromkeys(COUNTS, 0), **self._counted(), "nonsense": self._nonsense})
+
+    def check(self) -> None:  # noqa: B027 - nothing to check, likewise below
+        """Raise ProactorError where no question can be asked, before a model is loaded."""
+
+    def bind(self, engine: Engine) -> None:  # noqa: B027
+        """Take the engine that trains the agent. Raises EngineError for one that cannot chat."""
+
+    def close(self) -> None:  # noqa: B027
+        """End the connections."""
+
+    @abstractmethod
+    def _answer(self, question: str) -> str: ...
+
+    @abstractmethod
+    def _counted(self) -> Mapping[str, int]: ...
+
+
+class EngineUser(UserModel):
+    """The model that is trained, in the same batch as the agent: ``model`` is "base" (the adapter off) or
+    "policy" (the adapter as it is at present).
+    """
+
+    def __init__(self, model: str = "base", max_tokens: int = MOST_TOKENS) -> None:
+        super().__init__()
+        self.model, self.max_tokens = model, max_tokens
+        self._client: OpenAIClient | None = None
+
+    def check(self) -> None:
+        """See `UserModel`."""
+        if self.model not in ("base", "policy"):
+            raise GymError(f"user engine: model {self.model!r} is not one of base, policy")
+        if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+            raise GymError(f"user engine: max_tokens {self.max_tokens!r} is no number of tokens")
+
+    def bind(self, engine: Engine) -> None:
+        """See `UserModel`."""
+        self._client = engine.openai()
+
+    def _answer(self, question: str) -> str:
+        if self._client is None:
+            raise GymError("user engine: bind(engine) comes first")
+        completion = self._client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": question}],
+            temperature=0.0,
+            max_tokens=self.max_tokens,
+        )
+        return completion.choices[0].message.content or ""
+
+    def _counted(self) -> Mapping[str, int]:
+        return self._client.counters if self._client is not None else {}
+
+
+class EndpointUser(UserModel):
+    """A model behind an OpenAI-compatible endpoint; ``options`` are fields of `Endpoint`. An answer that is
+    not had after the retries ends the episode that asked.
+    """
+
+    def __init__(self, endpoint: Endpoint, max_tokens: int = MOST_TOKENS) -> None:
+        super().__init__()
+        self.endpoint, self.max_tokens = endpoint, max_tokens
+        self._loop = BackgroundLoop("user")
+
+    def check(self) -> None:
+        """See `UserModel`."""
+        self.endpoint.check()
+
+    def close(self) -> None:
+        """See `UserModel`."""
+        self._loop.submit(self.endpoint.aclose()).result()
+        self._loop.close()
+
+    def _answer(self, question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        return self._loop.submit(self.endpoint.reply(messages, seed=0, max_tokens=self.max_tokens)).result()
+
+    def _counted(self) -> Mapping[str, int]:
+        return self.endpoint.counters
+
+
+def _endpoint_user(
+    max_tokens: int = MOST_TOKENS, options: Mapping[str, Any] | None = None, **fields: Any
+) -> UserModel:
+    return EndpointUser(Endpoint(**fields, options={"temperature": 0.0, **(options or {})}), max_tokens)
+
+
+_KINDS: dict[str, Callable[..., UserModel]] = {"engine": EngineUser, "endpoint": _endpoint_user}
+
+
+def build_user(spec: str | Mapping[str, Any]) -> UserModel:
+    """The user of ``spec``, checked as far as is possible without a model.
+
+    Raises GymError for an unknown kind, field or model, EndpointSetupError for an endpoint's impossible value
+    and one without its client or key.
+    """
+    user = build_kind("user", spec, _KINDS, GymError)
+    user.check()
+    return user
