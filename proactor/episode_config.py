@@ -35,7 +35,7 @@ class EnvironmentOptions(Section):
     - ``share``: the part of the training tasks that is trained on; ``dev``: how many of all training tasks
       are kept out, to choose the best adapter by. Both are drawn by the tasks' names.
     - ``user``: the model that plays the user and judges, for the gyms that need one (`environments.users`).
-    - ``host``, ``play``: training's; evaluation plays greedily and hides the reward line.
+    - ``host``, ``play``: training's; evaluation plays at `EpisodeEval.temperature` and hides the reward line.
     """
 
     gym: str
@@ -144,7 +144,10 @@ class EpisodeGRPO(GRPO):
 
 
 class EpisodeEval(Section):
-    """Playing the dev tasks, and at the end the test tasks, once each and greedily.
+    """Playing the dev tasks, and at the end the test tasks, once each.
+
+    ``temperature``: 0 plays greedily, as UserRL evaluates. A small model then gives a wrong answer again and
+    again, where a sampled one would give another.
 
     ``metric`` selects the best adapter on dev; ``adapter``: which one of GRPO is played on test ("last" is
     fair to methods that trade the metric for something else, such as fewer questions). ``limit``: the first
@@ -152,6 +155,7 @@ class EpisodeEval(Section):
     say so itself (`Episode.solves`).
     """
 
+    temperature: float = Field(default=0.0, ge=0, le=10)
     metric: str = "score"
     adapter: Literal["best", "last"] = "best"
     limit: int | None = Field(default=None, ge=1)

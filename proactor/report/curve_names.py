@@ -55,7 +55,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "among first fires with half of the values right",
     ),
     (r"score", DECISIVE, "Score", "mean over the episodes of a step"),
-    (r"eval_score", DECISIVE, "Score, evaluated", "each dev task once, greedily"),
+    (r"eval_score", DECISIVE, "Score, evaluated", "each dev task once"),
     (r"user_actions", DECISIVE, "U", "turns of an episode that involved the user"),
     (r"eval_user_actions", DECISIVE, "U, evaluated", "turns of an episode that involved the user, on dev"),
     (r"ending/.*", ENDED, "", "episodes of a step that ended so"),

@@ -116,20 +116,20 @@ class Arena:
         n: int,
         iteration: int,
         epoch: int,
-        greedy: bool = False,
+        evaluating: bool = False,
         name: str = "playing",
     ) -> tuple[list[list[Episode]], Row]:
         """``n`` episodes of each task, by task, all at once; and the counters of the host (``host/…``) and of
         the model that plays the user (``user/…``, ``seconds_user``).
 
         Tokens depend on (the run's seed, ``iteration``, the task's place, the episode's place), environments
-        on (the run's seed, ``epoch``, the task): not on which ends first. ``greedy``: temperature 0, with the
-        reward line hidden, as evaluations play.
+        on (the run's seed, ``epoch``, the task): not on which ends first.
+        ``evaluating``: with the reward line hidden, at the temperature of evaluations.
         """
         options = self.config.environment
-        host_config, play_config = (
-            _greedy(options.host, options.play) if greedy else (options.host, options.play)
-        )
+        host_config, play_config = options.host, options.play
+        if evaluating:
+            host_config, play_config = _evaluating(host_config, play_config, self.config.eval.temperature)
         done, seed = 0, self.config.seed
 
         async def group(player: Player, key: int, task: str) -> list[Episode]:
@@ -165,11 +165,11 @@ class Arena:
             self.user.close()
 
     def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome], list[Row]]:
-        """Play each task once, greedily, over all ranks: metrics under ``eval_*``, the outcomes, and the
+        """Play each task once over all ranks: metrics under ``eval_*``, the outcomes, and the
         episodes as rows.
         """
         with self.engine.together("evaluation"):
-            groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, greedy=True, name=name)
+            groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, evaluating=True, name=name)
         success = self.config.eval.success
         mine = [Outcome.of(e, success=success) for group in groups for e in group]
         everyone = dealt_back(
@@ -206,8 +206,8 @@ def added(engine: Engine, counts: Mapping[str, float], phase: str) -> Row:
     return {name: float(count) for name, count in sorted(total.items())}
 
 
-def _greedy(host: HostConfig, play: PlayConfig) -> tuple[HostConfig, PlayConfig]:
-    sampling = play.sampling.model_copy(update={"temperature": 0.0})
+def _evaluating(host: HostConfig, play: PlayConfig, temperature: float) -> tuple[HostConfig, PlayConfig]:
+    sampling = play.sampling.model_copy(update={"temperature": temperature})
     return (
         host.model_copy(update={"show_reward": False}),
         play.model_copy(update={"sampling": sampling}),

@@ -18,7 +18,7 @@ from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
 from proactor.environments.gyms import catalog
-from proactor.episode_config import EpisodeConfig, EpisodeSFT, MethodOptions
+from proactor.episode_config import EpisodeConfig, EpisodeEval, EpisodeSFT, MethodOptions
 from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
 from proactor.training.episode_rows import EpisodeRow, read_before_after
@@ -305,13 +305,18 @@ def test_what_was_dealt_to_ranks_comes_back_in_its_order(ranks: int) -> None:
     assert dealt_back([tasks[rank::ranks] for rank in range(ranks)]) == tasks and dealt_back([[], []]) == []
 
 
-def test_evaluation_is_greedy_and_hides_the_reward_line(arena: Arena) -> None:
+def test_evaluation_has_its_own_temperature_and_hides_the_reward_line(arena: Arena) -> None:
     trained = played(arena)
     assert any("Reward:" in turn.feedback for group in trained for e in group for turn in e.turns)
-    greedy, _ = arena.play(["test-0-0"], n=2, iteration=EVALUATION, epoch=0, greedy=True)
+    greedy, _ = arena.play(["test-0-0"], n=2, iteration=EVALUATION, epoch=0, evaluating=True)
     [one, two] = greedy[0]
     assert one.sample.token_ids == two.sample.token_ids
     assert not any("Reward:" in turn.feedback for turn in one.turns)
+    warm = arena.config.model_copy(update={"eval": EpisodeEval(temperature=1.0)})
+    sampled, _ = replace(arena, config=warm).play(
+        ["test-0-0"], n=4, iteration=EVALUATION, epoch=0, evaluating=True
+    )
+    assert len({tuple(e.sample.token_ids) for e in sampled[0]}) > 1
     row, outcomes, _ = arena.evaluate(arena.tasks.test, "test")
     assert row["eval_score"] == sum(o.score for o in outcomes) / len(outcomes) and len(outcomes) == 4
 
