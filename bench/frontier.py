@@ -7,8 +7,7 @@ turn, ``infopo`` sets InfoPO beside GRPO. Each run is a process, `proactor train
 finished run is reused and an interrupted one goes on, so the command can be repeated after a stop. Of a seed,
 stage A is trained once, and every GRPO arm begins there and plays as many episodes as the others.
 
-Every arm ends with its last adapter: the best on dev by score would undo what a price buys. Test tasks are
-played greedily. Beside the arms stand scripted players (`function_scripts.lines`).
+Every arm ends with its last adapter: the best on dev by score would undo what a price buys. Beside the arms stand scripted players (`function_scripts.lines`).
 
 ``--report`` trains nothing and reports on what has ended. Prints a table and writes
 ``bench/results/<machine>/<experiment>-<name>.json``.
