@@ -7,7 +7,8 @@ turn, ``infopo`` sets InfoPO beside GRPO. Each run is a process, `proactor train
 finished run is reused and an interrupted one goes on, so the command can be repeated after a stop. Of a seed,
 stage A is trained once, and every GRPO arm begins there and plays as many episodes as the others.
 
-Every arm ends with its last adapter: the best on dev by score would undo what a price buys. Beside the arms stand scripted players (`function_scripts.lines`).
+Every GRPO arm ends with its last adapter: the best on dev by score would undo what a price buys. Beside the
+arms stand scripted players (`function_scripts.lines`).
 
 ``--report`` trains nothing and reports on what has ended. Prints a table and writes
 ``bench/results/<machine>/<experiment>-<name>.json``.
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--arms: {', '.join(sorted(unknown))}: there are {', '.join(experiment.arms)}")
     if not options.report:
         train(options.config, options.overrides, base, experiment, arms, options.seeds)
-    ended = finished(base, experiment, options.seeds)
+    ended = finished(options.config, options.overrides, base, experiment, options.seeds)
     if not ended:
         parser.error("no run has ended")
     record = record_of(base, experiment, ended) | {"experiment": options.experiment}
@@ -83,14 +84,20 @@ def train(
             say(f"{run.folder.name}: {spent[-1]:.0f} s; {counted}")
 
 
-def finished(base: EpisodeConfig, experiment: Experiment, seeds: int) -> dict[str, dict[int, Run]]:
-    """The runs that have ended, by arm and seed; arms without one are left out."""
-    runs = {
-        name: {seed: Run(Path(base.runs) / f"{base.name}-{name}-s{seed}") for seed in range(seeds)}
-        for name in experiment.arms
-    }
-    ended = {name: {s: run for s, run in of.items() if has_summary(run)} for name, of in runs.items()}
-    return {name: of for name, of in ended.items() if of}
+def finished(
+    config: Path, overrides: Sequence[str], base: EpisodeConfig, experiment: Experiment, seeds: int
+) -> dict[str, dict[int, Run]]:
+    """The runs that have ended, by arm and seed; arms without one are left out.
+
+    Exits, as `ensure`, where one has other settings than its arm.
+    """
+    ended: dict[str, dict[int, Run]] = {}
+    for name, arm in experiment.arms.items():
+        for seed in range(seeds):
+            settings = [*overrides, *arm.overrides(base, name, seed)]
+            if has_summary(Run(load_run(config, settings).folder)):
+                ended.setdefault(name, {})[seed] = ensure(config, settings)
+    return ended
 
 
 if __name__ == "__main__":

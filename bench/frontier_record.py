@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.frontier_arms import Experiment
 from bench.learning import recorded_config, training_seconds
 from bench.records import stamp
-from proactor.environments.gyms.function_scripts import lines
+from proactor.environments.gyms.function_scripts import common_answers, lines
 from proactor.environments.scripted import play
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, paired_change
@@ -72,17 +72,16 @@ def record_of(
 
 
 def scripted(base: EpisodeConfig) -> dict[str, list[Outcome]]:
-    """The outcomes of the scripted players on the test tasks; none for a gym that has none."""
+    """The outcomes of the scripted players on the test tasks. Raises ConfigError where there are none."""
     gym, parts = open_tasks(base)
     known = Demonstrations.check(gym)
-    names = lines(known, parts.test[0])
-    return {
-        name: [
-            Outcome.of(play(gym, task, lines(known, task)[name]).episode, success=base.eval.success)
-            for task in parts.test
-        ]
-        for name in names
-    }
+    played: dict[str, list[Outcome]] = {}
+    answers = common_answers(known)
+    for task in parts.test:
+        for name, script in lines(known, task, answers).items():
+            outcome = Outcome.of(play(gym, task, script).episode, success=base.eval.success)
+            played.setdefault(name, []).append(outcome)
+    return played
 
 
 def flat(of_arm: Outcomes) -> list[Outcome]:

@@ -131,7 +131,7 @@ class KeptRows:
         self.most_tokens = KEPT_BYTES // token_bytes
         self.cohorts: list[Cohort] = []
         self.decodes: list[Decode] = []
-        self._roster = -1
+        self._roster = self._refused = -1
 
     @property
     def blocks(self) -> list[KeptBlock]:
@@ -144,13 +144,14 @@ class KeptRows:
 
     def follow(self, step: Step) -> bool:
         """Take over the step's decode set; False where it is not kept, and nothing is then."""
-        if not self.cohorts and max(d.left for d in step.decodes) < WORTH:
+        if step.roster == self._refused or (not self.cohorts and max(d.left for d in step.decodes) < WORTH):
             return False
         if step.roster != self._roster or any(cohort.worn for cohort in self.cohorts):
             self._roster, self.decodes = step.roster, step.decodes
             self._regroup()
         if sum(block.tokens for block in self.blocks) > self.most_tokens:
             self.forget()
+            self._refused = step.roster
             return False
         return True
 

@@ -145,7 +145,7 @@ def noise_of(draws: Sequence[Draw], device: torch.device) -> KeyedNoise | NoiseA
     if all(draw.job.sampling.temperature <= 0 for draw in draws):
         return None
     keys = torch.empty((0, 5), dtype=torch.int64, device=device)
-    return KeyedNoise(draws, device) if use_triton(keys) else NoiseAhead(draws)
+    return KeyedNoise(draws, device) if use_triton(keys) else NoiseAhead(draws, device)
 
 
 class KeyedNoise:
@@ -166,8 +166,8 @@ class KeyedNoise:
 class NoiseAhead:
     """The same on the host, several positions at once; what a draw has left goes with it to other columns."""
 
-    def __init__(self, draws: Sequence[Draw]) -> None:
-        self._draws = draws
+    def __init__(self, draws: Sequence[Draw], device: torch.device) -> None:
+        self._draws, self._device = draws, device
 
     def advance(self) -> Tensor:
         """As `KeyedNoise.advance`."""
@@ -177,7 +177,8 @@ class NoiseAhead:
             ahead = keyed_uniforms(torch.from_numpy(keys.reshape(-1, 5))).view(-1, AHEAD).tolist()
             for draw, values in zip(short, ahead, strict=True):
                 draw.ahead = values
-        return torch.tensor([draw.ahead.pop() for draw in self._draws], dtype=torch.float64)
+        drawn = [draw.ahead.pop() for draw in self._draws]
+        return torch.tensor(drawn, dtype=torch.float64, device=self._device)
 
 
 def adapter_mask(uses: NDArray[np.bool_], device: torch.device) -> tuple[Tensor | None, bool]:

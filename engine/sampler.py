@@ -119,6 +119,8 @@ class Sampler:
         """Drop a request and free its pages."""
         del self._draws[request]
         self.scheduler.abort(request)
+        if self.scheduler.idle:
+            self._forget_rows()
 
     def step(self) -> list[Ended]:
         """Run one step; returns the samples that ended in it. `finish` each, and look at `take_failures`."""

@@ -23,7 +23,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 def exp_(scores: Tensor, top: Tensor) -> Tensor:
-    """exp(scores - top) in place, for scores that a softmax will divide by a sum of at least 1.
+    """exp(scores - top) in place, ``top`` the largest score of a row or its log-sum-exp.
 
     Hidden keys get `FAINT`'s weight instead of 0: a CPU's exponential takes ten times as long where it
     underflows. Their values must be finite.

@@ -35,7 +35,8 @@ class AttentionBlock:
     rows [F, n, lq]: query rows (padding repeats a real row); valid: flat positions of the real ones in
     ``rows``, None if all are real; context [F, c] and own [F, n, o]: units of the key store; context_hidden
     [F, Lc] and own_hidden [F, n, lq, Lo]: bool, True for hidden keys, None if all are visible (Lc = c * unit
-    and Lo = o * unit keys). Hidden keys may be NaN; hidden values must be finite, as their weight is 0.
+    and Lo = o * unit keys). Hidden keys may be NaN; hidden values must be finite: their weight
+    is next to nothing (`precision.FAINT`), but not 0.
     """
 
     rows: Tensor

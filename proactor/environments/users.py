@@ -37,7 +37,8 @@ COUNTS = ("requests", "replies", "tokens_in", "tokens_out", "nonsense")
 class UserModel(ABC):
     """Answers questions, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_tokens: int = MOST_TOKENS) -> None:
+        self.max_tokens = max_tokens
         self.seconds = 0.0
         self._nonsense = 0
         self._lock = threading.Lock()
@@ -63,10 +64,12 @@ class UserModel(ABC):
         """
         return Counter({**dict.fromkeys(COUNTS, 0), **self._counted(), "nonsense": self._nonsense})
 
-    def check(self) -> None:  # noqa: B027 - nothing to check, likewise below
+    def check(self) -> None:
         """Raise ProactorError where no question can be asked, before a model is loaded."""
+        if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+            raise GymError(f"user: max_tokens {self.max_tokens!r} is no number of tokens")
 
-    def bind(self, engine: Engine) -> None:  # noqa: B027
+    def bind(self, engine: Engine) -> None:  # noqa: B027 - nothing to take, likewise below
         """Take the engine that trains the agent. Raises EngineError for one that cannot chat."""
 
     def close(self) -> None:  # noqa: B027
@@ -85,16 +88,15 @@ class EngineUser(UserModel):
     """
 
     def __init__(self, model: str = "base", max_tokens: int = MOST_TOKENS) -> None:
-        super().__init__()
-        self.model, self.max_tokens = model, max_tokens
+        super().__init__(max_tokens)
+        self.model = model
         self._client: OpenAIClient | None = None
 
     def check(self) -> None:
         """See `UserModel`."""
+        super().check()
         if self.model not in ("base", "policy"):
             raise GymError(f"user engine: model {self.model!r} is not one of base, policy")
-        if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1:
-            raise GymError(f"user engine: max_tokens {self.max_tokens!r} is no number of tokens")
 
     def bind(self, engine: Engine) -> None:
         """See `UserModel`."""
@@ -121,12 +123,13 @@ class EndpointUser(UserModel):
     """
 
     def __init__(self, endpoint: Endpoint, max_tokens: int = MOST_TOKENS) -> None:
-        super().__init__()
-        self.endpoint, self.max_tokens = endpoint, max_tokens
+        super().__init__(max_tokens)
+        self.endpoint = endpoint
         self._loop = BackgroundLoop("user")
 
     def check(self) -> None:
         """See `UserModel`."""
+        super().check()
         self.endpoint.check()
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"eval_user_actions", DECISIVE, "U, evaluated", "turns of an episode that involved the user, on dev"),
     (r"ending/.*", ENDED, "", "episodes of a step that ended so"),
     (r"eval_ending/.*", ENDED, "", "episodes of the dev tasks that ended so"),
-    (r"solved", EPISODES, "Solved", "share of the episodes whose score reaches success"),
+    (r"solved", EPISODES, "Solved", "share of the episodes, as the gym or eval.success says"),
     (r"pass_u\d", EPISODES, "", "share solved with at most so many turns of the user"),
     (r"user_rate(_macro)?", EPISODES, "", "share of turns that involved the user"),
     (r"episodes.*|groups_with.*|groups_too_small|flat_steps|host/.*|tokens_of_episodes", EPISODES, "", ""),

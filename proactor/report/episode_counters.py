@@ -11,21 +11,17 @@ from proactor.report.numbers import number
 SENTENCES = {
     "episodes": ("Episodes", "played in training"),
     "tokens_sampled": ("Tokens", "drawn by the agent in them"),
-    "groups_with_spread": (
-        "Groups with spread",
-        "their episodes earned different rewards",
-    ),
+    "groups_with_spread": ("Groups with spread", "their episodes earned different rewards"),
     "groups_without_spread": ("Groups without spread", "nothing to learn from"),
     "groups_too_small": ("Groups too small", "fewer than two episodes were left: not trained on"),
     "episodes_failed": ("Episodes failed", "their environment failed: not trained on"),
     "episodes_without_turns": ("Episodes without turns", "ended before the first: not trained on"),
-    "demonstrations": (
-        "Demonstrations",
-        "of the expert, each time that stage A learned from one",
-    ),
+    "demonstrations": ("Demonstrations", "of the expert, each time that stage A learned from one"),
+    "user/requests": ("Questions to the user", "asked of the model that plays the user and judges"),
+    "user/nonsense": ("Answers of the user without sense", 'counted as "Maybe." or as no score'),
 }
 """(name, sentence) of counters by their key in a row."""
-MORE = ("left_out_", "host/", "method/")
+MORE = ("left_out_", "host/", "method/", "user/")
 """Beginnings of the keys of other counters, shown under their own names."""
 
 

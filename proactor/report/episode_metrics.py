@@ -1,4 +1,4 @@
-"""The metrics of a run in an environment, from its ``summary.json``: start and best on the test tasks."""
+"""The metrics of a run in an environment, from its ``summary.json``: start and end on the test tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDES: tuple[Side, Side] = ("before", "after")
 METRICS: dict[str, tuple[Metric, ...]] = {
     "Success": (
         Metric("score", "Score", "the environment's own measure, mean over tasks", share=False),
-        Metric("solved", "Solved", "share of the tasks whose score reaches success"),
+        Metric("solved", "Solved", "share of the tasks, by the gym's word or a score that reaches success"),
         *(
             Metric(f"pass_u{k}", f"Pass@U-{k}", f"solved with at most {k} turn{'s' * (k > 1)} of the user")
             for k in range(1, LARGEST_K + 1)

@@ -44,7 +44,7 @@ from proactor.engine import append, atomic_file, fault_point, remove, sweep
 from proactor.episode_config import EpisodeConfig
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
-from proactor.files import SourceError, parse_json, read_bytes
+from proactor.files import SourceError, parse_json, read_bytes, valid_utf8
 from proactor.training.scalars import Scalars
 from proactor.yaml_values import read_yaml
 
@@ -199,7 +199,7 @@ class Run:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with _writing(self._metrics):
-            append(self._metrics, json.dumps(clean, ensure_ascii=False).encode() + b"\n")
+            append(self._metrics, valid_utf8(json.dumps(clean, ensure_ascii=False)).encode() + b"\n")
         scalars = {
             f"{row['kind']}/{key.removeprefix('eval_')}": value
             for key, value in clean.items()
@@ -292,7 +292,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _write(file: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new one. Raises RunError when that fails."""
     with _writing(file):
-        atomic_file(file, text.encode())
+        atomic_file(file, valid_utf8(text).encode())
 
 
 @contextmanager

@@ -88,6 +88,8 @@ def test_arms_share_stage_a_and_ended_runs_are_reused(
     ran.clear()
     frontier.main([*arguments, "--report"])
     assert not ran
+    with pytest.raises(SystemExit, match=r"grpo.steps was 1, now 2: give the new runs another name"):
+        frontier.main([*arguments, "--report", "grpo.steps=2"])
     drawing = tmp_path / "chart.svg"
     frontier_chart.main([str(file), str(drawing)])
     assert drawing.read_text().startswith("<svg xmlns=") and ">guess only</text>" in drawing.read_text()

@@ -166,3 +166,5 @@ def test_short_and_large_sets_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     cache.join(prompt=5, samples=1, left=20)
     assert not cache.rows.follow(Step([], [], list(cache.running), 3, 3, []))
     assert not cache.rows.blocks, "nothing is held of a set that is not kept"
+    monkeypatch.setattr(decode_rows, "decode_blocks", None)
+    assert not cache.rows.follow(Step([], [], list(cache.running), 3, 3, [])), "decided once for a set"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 from proactor.environments.gyms.function import NAMES, FunctionGym
-from proactor.environments.gyms.function_expert import PROBES, FunctionExpert, rules_of
+from proactor.environments.gyms.function_expert import MANY, PROBES, FunctionExpert, rules_of
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.protocol import Call
 from proactor.environments.scripted import Move, Script
@@ -37,7 +37,8 @@ class Hasty(FunctionExpert):
         if self.test is None:
             return self._move(Call("search", "test"), "ask for the test case first")
         fresh = [place for place in self.best_probes()[:KNOWN_PROBES] if place not in self._probed]
-        if fresh and self.drawn.random() >= self.boldness:
+        undecided = len(self.left) >= MANY  # too many rules to answer by
+        if fresh and (undecided or self.drawn.random() >= self.boldness):
             return self._move(Call("action", spaced(PROBES[self.drawn.choice(fresh)])), "probe")
         answers = self.possible()
         if not answers:
@@ -49,8 +50,8 @@ class Hasty(FunctionExpert):
 class Guesser:
     """Never probes: answers what the training tasks' results most often are, one after the other."""
 
-    def __init__(self, gym: FunctionGyms) -> None:
-        self._left = common_answers(gym)
+    def __init__(self, answers: Sequence[str]) -> None:
+        self._left = iter(answers)
 
     def move(self) -> Move | None:
         """The next guess; None when there is none left."""
@@ -79,8 +80,8 @@ class Prober:
 class RandomPlayer:
     """Any call at any turn: a search, a probe, or a result that some training task has."""
 
-    def __init__(self, gym: FunctionGyms, task: str) -> None:
-        self._drawn, self._answers = random.Random(f"random/{task}"), list(common_answers(gym))
+    def __init__(self, answers: Sequence[str], task: str) -> None:
+        self._drawn, self._answers = random.Random(f"random/{task}"), answers
 
     def move(self) -> Move | None:
         """The next call."""
@@ -91,21 +92,21 @@ class RandomPlayer:
         """Learns nothing."""
 
 
-def lines(gym: FunctionGyms, task: str) -> dict[str, Script]:
-    """The scripts that stand beside trained agents, by name."""
+def lines(gym: FunctionGyms, task: str, answers: Sequence[str]) -> dict[str, Script]:
+    """The scripts that stand beside trained agents, by name; ``answers``: `common_answers` of the gym."""
     return {
         "expert": FunctionExpert(rules_of(gym)),
         "hasty": Hasty(gym, task),
-        "guess only": Guesser(gym),
+        "guess only": Guesser(answers),
         "never answer": Prober(task),
-        "random": RandomPlayer(gym, task),
+        "random": RandomPlayer(answers, task),
     }
 
 
-def common_answers(gym: FunctionGyms) -> Iterator[str]:
+def common_answers(gym: FunctionGyms) -> list[str]:
     """The results of the training tasks as answers, the most frequent first."""
     results = Counter(f"{gym.task(name).expected:.10g}" for name in gym.tasks("train"))
-    return (answer for answer, _ in results.most_common())
+    return [answer for answer, _ in results.most_common()]
 
 
 def a_probe(drawn: random.Random) -> Call:

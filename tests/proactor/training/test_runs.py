@@ -66,6 +66,14 @@ def test_numbers_that_are_not_finite_become_null(run: Run) -> None:
     assert run.rows()[0] == row(1, grad_norm=None, loss=None, share=0.5)
 
 
+def test_half_a_surrogate_pair_becomes_a_question_mark(run: Run) -> None:
+    """As in a world's error, or in a call's JSON."""
+    run.log(row(1, said="cut \ud83d"))
+    run.write_episodes({"before": ["cut \ud83d"]})
+    assert run.rows()[0]["said"] == "cut ?"
+    assert json.loads((run.folder / "episodes.json").read_text()) == {"before": ["cut ?"]}
+
+
 def test_a_row_cut_off_by_a_kill_is_left_out_and_a_damaged_one_named(run: Run) -> None:
     file = run.folder / "metrics.jsonl"
     for torn in (b'{"step": 2, "lo', b'{"note": "\xc3'):
