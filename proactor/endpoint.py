@@ -40,6 +40,9 @@ from proactor.transport import (
 if TYPE_CHECKING:
     import openai
 
+NO_CLIENT = "an endpoint needs the openai client: pip install 'proactor[openai]'"
+
+
 LEAST = {"timeout": 0.0, "backoff": -1.0, "concurrency": 0, "attempts": 0, "max_response_bytes": 0}
 """Settings of an endpoint and what they must be above."""
 
@@ -154,8 +157,10 @@ class Endpoint:
 
     def _connect(self) -> openai.AsyncOpenAI:
         self.check()
-        import openai
-
+        try:
+            import openai
+        except ImportError:
+            raise EndpointSetupError(NO_CLIENT) from None
         return openai.AsyncOpenAI(
             api_key=self._key() or "none",
             base_url=self.base_url,
@@ -172,7 +177,7 @@ class Endpoint:
         sent.
         """
         if importlib.util.find_spec("openai") is None:
-            raise EndpointSetupError("an endpoint needs the openai client: pip install 'proactor[openai]'")
+            raise EndpointSetupError(NO_CLIENT)
         if not self._key() and self.base_url is None:
             raise EndpointSetupError(
                 f"endpoint {self.model}: the environment variable {self.api_key_env} is not set"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from proactor.config_file import load_config
+from proactor.config_file import load_run
 from proactor.engine import Template
 from tests.fuzz.harness import fuzz
 from tests.fuzz.mutations import ODD, SNIPPETS, dump, misplace, spoil_bytes, spoil_text, spoil_tree
@@ -62,7 +62,7 @@ def test_configs(repo_root: Path) -> None:
             file.write_text("".join(lines))
         if draw.random() < 0.03:
             misplace(draw, file)
-        return load_config(file, _overrides(draw))
+        return load_run(file, _overrides(draw))
 
     fuzz("configs", case, 100)
 

@@ -22,6 +22,7 @@ from tests.proactor.training.test_loop import rows
 
 @pytest.fixture(scope="module", autouse=True)
 def gyms() -> Iterator[None]:
+    RELEASE.clear()  # other modules set it when they end
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.GYMS, "guess", GuessGym)
         patch.setitem(catalog.GYMS, "bad", Gym)
