@@ -257,7 +257,7 @@ class Run:
                 save_evaluations(file, dialogues, evaluations)
 
     def write_episodes(self, episodes: Mapping[str, Any]) -> None:
-        """Write ``episodes.json``: how start and best played the test tasks (`episode_rows.BeforeAfter`)."""
+        """Write ``episodes.json``: how start and end played the test tasks (`episode_rows.BeforeAfter`)."""
         if self.writer:
             _write(self.folder / "episodes.json", json.dumps(episodes, ensure_ascii=False) + "\n")
 
