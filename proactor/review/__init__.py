@@ -1,0 +1,1 @@
+"""Windows looked over by people."""

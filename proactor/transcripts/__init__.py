@@ -1,0 +1,1 @@
+"""Transcripts in other people's forms, read into ours."""
