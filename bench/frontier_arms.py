@@ -56,6 +56,8 @@ def userrl(**options: str) -> dict[str, Any]:
 
 
 PRICES = (0.02, 0.05, 0.1, 0.2)
+PRICE, SEEKING, THINKING = BAO = (0.02, 0.02, 0.1)
+"""Of the arms with BAO's terms: chosen on dev tasks with one seed (bench/NOTES.md)."""
 SWEEP = ("userrl", *(f"w{price:g}" for price in PRICES))
 
 FRONTIER = Experiment(
@@ -63,17 +65,17 @@ FRONTIER = Experiment(
         SFT: Arm("stage A only"),
         "userrl": Arm("GRPO, w 0 (UserRL, Equalized/R2G)", userrl()),
         **{f"w{price:g}": Arm(f"GRPO, w {price:g}", bao(price)) for price in PRICES},
-        "seeking": Arm("w 0.05, information seeking", bao(0.05, seeking=0.1)),
-        "thinking": Arm("w 0.05, over-thinking", bao(0.05, thinking=0.1)),
-        "bao": Arm("BAO: both, local term", bao(0.05, 0.1, 0.1)),
-        "bao-trajectory": Arm("BAO without local term (kappa 0)", bao(0.05, 0.1, 0.1, kappa=0.0)),
-        "bao-cold": Arm("BAO without stage A", bao(0.05, 0.1, 0.1), stage_a=False),
+        "seeking": Arm(f"w {PRICE:g}, information seeking", bao(PRICE, seeking=SEEKING)),
+        "thinking": Arm(f"w {PRICE:g}, over-thinking", bao(PRICE, thinking=THINKING)),
+        "bao": Arm("BAO: both, local term", bao(*BAO)),
+        "bao-trajectory": Arm("BAO without local term (kappa 0)", bao(*BAO, kappa=0.0)),
+        "bao-cold": Arm("BAO without stage A", bao(*BAO), stage_a=False),
     },
     reference="userrl",
     new=("bao",),
     old=SWEEP,
     also={
-        "bao, same w": (("bao",), ("w0.05",)),
+        "bao, same w": (("bao",), (f"w{PRICE:g}",)),
         "bao without local term": (("bao-trajectory",), SWEEP),
         "stage A only": ((SFT,), SWEEP),
     },
