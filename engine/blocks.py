@@ -8,13 +8,15 @@ row, or a page of the KV cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proactor.engine.tree import ROOT, Tree
+from proactor.engine.segments import Segment
+from proactor.engine.tree import ROOT
 from proactor.kernels.tree_attention import AttentionBlock
 
 CHUNK = 256
@@ -54,22 +56,27 @@ class Family:
         )
 
 
-def tree_families(tree: Tree, start: dict[int, int]) -> list[Family]:
-    """Every row of the tree as a query in exactly one family; ``start`` gives each node's first row."""
-    path: dict[int, Index] = {ROOT: EMPTY}
+def segment_families(segments: Sequence[Segment], origin: int = 0) -> list[Family]:
+    """Every row of the segments from key ``origin`` on as a query in exactly one family.
+
+    Queries are numbered from ``origin``, keys from 0: the rows before it are keys alone.
+    """
+    path: list[Index] = []
     siblings: dict[int, list[Index]] = {}
     out: list[Family] = []
-    for i in tree.order():
-        node = tree.nodes[i]
-        rows = np.arange(start[i], start[i] + len(node.ids))
-        above = path[node.parent]
-        path[i] = np.concatenate([above, rows])
-        siblings.setdefault(node.parent, []).append(rows[:CHUNK])
-        for first in range(CHUNK, len(rows), CHUNK):
-            chunk = rows[first : first + CHUNK]
-            out.append(Family(path[i][: len(above) + first], [Member(chunk, chunk)]))
+    for start, length, parent in segments:
+        rows = np.arange(start, start + length)
+        above = path[parent] if parent != ROOT else EMPTY
+        path.append(np.concatenate([above, rows]))
+        if start < origin:
+            continue
+        siblings.setdefault(parent, []).append(rows[:CHUNK])
+        for first in range(CHUNK, length, CHUNK):
+            run = rows[first : first + CHUNK]
+            out.append(Family(path[-1][: len(above) + first], [Member(run - origin, run)]))
     for parent, runs in siblings.items():
-        out.extend(Family(path[parent], [Member(r, r) for r in similar]) for similar in _similar(runs))
+        context = path[parent] if parent != ROOT else EMPTY
+        out.extend(Family(context, [Member(r - origin, r) for r in similar]) for similar in _similar(runs))
     return out
 
 

@@ -34,7 +34,7 @@ class Footprint:
     while weights are read. ``token``: KV of a token. ``row``, ``trained_row``: of a row in a pass without and
     with gradient. ``product`` (the largest weight, dequantised) and ``head``, ``trained_head`` (chunks of
     logits): of a pass of any size. ``logits``: of a decoding sequence, and ``parts`` for each `SPLIT` tokens
-    of the longest one.
+    of the longest one. ``size``: of a number.
     """
 
     weights: int
@@ -49,6 +49,12 @@ class Footprint:
     trained_head: int
     logits: int
     parts: int
+    size: int
+
+    @property
+    def kept_row(self) -> int:
+        """Bytes of a row in a tree that is computed in chunks: its keys and values, and their gradients."""
+        return self.token + self.token // self.size * 4 + COLUMNS
 
     @property
     def held(self) -> int:
@@ -86,6 +92,7 @@ class Footprint:
             trained_head=CHUNK_BYTES + KEEP_BYTES + SPAN_PARTS,
             logits=2 * config.vocab_size * (2 * size + 1),  # a sample that ends and one that begins; a mask
             parts=2 * config.num_heads * (config.head_dim + 1) * 4,  # float32, of shared and of own pages
+            size=size,
         )
 
 

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
-from proactor.engine.blocks import stack, tree_families
+from proactor.engine.blocks import segment_families, stack
 from proactor.engine.model import Decoder
-from proactor.engine.tree import ROOT, Layout, Tree, layout
+from proactor.engine.segments import Segment, segment_spans, tree_segments
+from proactor.engine.tree import Layout, Tree, layout
 from proactor.engine.types import EngineError
 from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.logprob_loss import PairLoss, logprob_loss
 from proactor.kernels.op import use_triton
+from proactor.kernels.past import Past
 from proactor.kernels.rope import rotate_heads
 from proactor.kernels.span_attention import span_attention
 from proactor.kernels.spans import Spans
 from proactor.kernels.tree_attention import AttentionBlock, tree_attention
+
+
+class TreeAttention(Protocol):
+    """An `AttentionView` among the rows of a tree or of a part of one, which may have a past."""
+
+    def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        ...
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, past: Past | None = None
+    ) -> Tensor:
+        """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D], differentiable."""
+        ...
 
 
 @dataclass(slots=True)
@@ -29,13 +46,15 @@ class TreeView:
     kv_heads: int
 
     def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        """As `TreeAttention`."""
         return rotate_heads(qkv, self.kv_heads, cos, sin)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D], differentiable."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, past: Past | None = None
+    ) -> Tensor:
+        """As `TreeAttention`."""
         assert k is not None and v is not None
-        return tree_attention(q, k, v, self.blocks, self.scale, self.exact)
+        return tree_attention(q, k, v, self.blocks, self.scale, self.exact, past)
 
 
 @dataclass(slots=True)
@@ -47,26 +66,29 @@ class SpanView:
     kv_heads: int
 
     def rotate(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k (rotated) and v of qkv [T, Hq + 2 Hkv, D]."""
+        """As `TreeAttention`."""
         return rotate_heads(qkv, self.kv_heads, cos, sin)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D], differentiable."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, past: Past | None = None
+    ) -> Tensor:
+        """As `TreeAttention`."""
         assert k is not None and v is not None
-        return span_attention(q, k, v, self.spans, self.scale)
+        return span_attention(q, k, v, self.spans, self.scale, past)
 
 
-def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeView | SpanView:
+def tree_view(decoder: Decoder, tree: Tree, start: dict[int, int]) -> TreeAttention:
     """The attention of ``tree``, whose node i has its first row at ``start[i]``."""
+    return segment_view(decoder, tree_segments(tree, start))
+
+
+def segment_view(decoder: Decoder, segments: list[Segment], origin: int = 0) -> TreeAttention:
+    """The attention of the segments' rows from ``origin`` on; those before it are keys of a past."""
     scale, kv_heads = decoder.config.head_dim**-0.5, decoder.config.num_kv_heads
-    if not use_triton(decoder.embed):
-        blocks = [block.to(decoder.device) for block in stack(tree_families(tree, start))]
-        return TreeView(blocks, scale, decoder.form.exact, kv_heads)
-    order = list(start)
-    place = {node: i for i, node in enumerate(order)} | {ROOT: -1}
-    nodes = [tree.nodes[i] for i in order]
-    spans = Spans.tree(list(start.values()), [len(n.ids) for n in nodes], [place[n.parent] for n in nodes])
-    return SpanView(spans, scale, kv_heads)
+    if use_triton(decoder.embed):
+        return SpanView(segment_spans(segments, origin), scale, kv_heads)
+    blocks = [block.to(decoder.device) for block in stack(segment_families(segments, origin))]
+    return TreeView(blocks, scale, decoder.form.exact, kv_heads)
 
 
 def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
@@ -82,7 +104,7 @@ def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tenso
     trained token. Raises EngineError for ids outside the vocabulary and for sequences beyond the context.
     """
     flat = layout(tree)
-    _check(decoder, tree, flat)
+    check_ids(decoder, tree, flat)
     assert len(flat.head_row), "callers leave out groups without a trained token"
     flat = flat.to(decoder.device)
     view = tree_view(decoder, tree, flat.start)
@@ -114,7 +136,8 @@ def head_loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: PairLoss) -> t
     return value, logp[flat.unsort]
 
 
-def _check(decoder: Decoder, tree: Tree, flat: Layout) -> None:
+def check_ids(decoder: Decoder, tree: Tree, flat: Layout) -> None:
+    """Raise EngineError for ids outside the vocabulary and for sequences beyond the context."""
     size, room = decoder.config.vocab_size, decoder.config.context_length
     longest = max((len(g.prompt_ids) + len(s.token_ids) for g in tree.groups for s in g.samples), default=0)
     if longest > room:

@@ -71,6 +71,37 @@ class SFTLoss:
         return -(logprobs * batch.weight).sum()
 
 
+class SlopeLoss:
+    """The log-probabilities times ``batch.weight``: another loss to first order, where those are its slopes."""
+
+    needs_reference = False
+
+    def __call__(self, logprobs: Tensor, batch: TokenBatch) -> Tensor:
+        """The sum over the tokens of ``logprobs`` [N]."""
+        return (logprobs * batch.weight).sum()
+
+
+def slopes(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor, Statistics]:
+    """(sum, its gradient in ``logprobs`` [N], statistics) of any loss. Raises EngineError as `evaluate`, and
+    for a sum without gradient.
+    """
+    with torch.enable_grad():
+        leaf = logprobs.detach().requires_grad_()
+        value, statistics = evaluate(loss, leaf, batch)
+        refuse_constant(value)
+        (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach(), slope, statistics
+
+
+def refuse_constant(value: Tensor) -> None:
+    """Raise EngineError for a sum without gradient."""
+    if not value.requires_grad:
+        raise EngineError(
+            "loss: its sum has no gradient; compute it from the log-probabilities with torch "
+            "(no .item(), .detach(), .tolist() or no_grad)"
+        )
+
+
 def _normalizer(config: GRPO | SFT) -> str | float:
     return config.constant if config.normalizer == "constant" else config.normalizer
 
@@ -117,7 +148,7 @@ def by_token(loss: Loss) -> bool:
 
     Only the built-in losses are: a subclass may couple tokens.
     """
-    return type(loss) in (GRPOLoss, SFTLoss)
+    return type(loss) in (GRPOLoss, SFTLoss, SlopeLoss)
 
 
 class PartialLoss:

@@ -54,7 +54,8 @@ def reserve_bytes(total: int) -> int:
 class Budgets:
     """What an engine may use.
 
-    ``rows``: that a tree aims at. ``step_rows``: of a sampler step, and of a tree without gradient.
+    ``rows``: that a tree aims at. ``step_rows``: of a sampler step, and of a tree without gradient. ``chunk``:
+    most rows that are computed with gradient at a time.
     ``tokens`` of KV; None: what a CPU is given. ``arena``: bytes that passes and the KV cache have between
     them, and ``footprint``: what they take; on a CPU nothing is known of either.
     """
@@ -64,20 +65,46 @@ class Budgets:
     tokens: int | None = None
     arena: int = 0
     footprint: Footprint | None = None
+    chunk: int = MOST_ROWS
 
     @classmethod
     def fixed(cls, options: EngineConfig) -> Budgets:
         """Those of a CPU."""
         rows = options.token_budget or ROWS
-        return cls(rows, max(rows, options.max_batch), options.kv_tokens)
+        return cls(rows, max(rows, options.max_batch), options.kv_tokens, chunk=options.chunk_rows or rows)
 
     def most_rows(self, gradient: bool) -> int | None:
-        """Rows of the largest tree that can be computed; None where nothing is known to be too much."""
-        return None if self.footprint is None else self.footprint.most_rows(self.arena, gradient)
+        """Rows of the largest tree that can be computed; None where nothing is known to be too much.
+
+        With gradient in chunks, if that takes it further.
+        """
+        f = self.footprint
+        if f is None:
+            return None
+        whole = f.most_rows(self.arena, gradient)
+        in_chunks = (self.arena - f.pass_bytes(min(LEAST_ROWS, self.chunk), True)) // f.kept_row
+        return max(whole, in_chunks) if gradient else whole
+
+    def chunk_rows(self, rows: int) -> int:
+        """Most rows of a tree of ``rows`` that are computed with gradient at a time: all of them, or a chunk."""
+        f = self.footprint
+        if f is None:
+            return self.chunk
+        if rows <= min(self.chunk, f.most_rows(self.arena, gradient=True)):
+            return rows
+        return max(1, min(self.chunk, f.most_rows(self.arena - rows * f.kept_row, gradient=True)))
+
+    def tree_bytes(self, rows: int, gradient: bool) -> int:
+        """Bytes of a pass over a tree, in chunks where it is computed so; 0 on a CPU."""
+        if self.footprint is None:
+            return 0
+        chunk = self.chunk_rows(rows) if gradient else rows
+        kept = rows * self.footprint.kept_row if chunk < rows else 0
+        return self.footprint.pass_bytes(chunk, gradient) + kept
 
     def fits_beside(self, cache: int, rows: int, gradient: bool) -> bool:
         """Whether a pass over a tree fits beside a KV cache of ``cache`` bytes."""
-        return self.footprint is None or cache + self.footprint.pass_bytes(rows, gradient) <= self.arena
+        return self.footprint is None or cache + self.tree_bytes(rows, gradient) <= self.arena
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +141,8 @@ class Planner:
             share = min(share, arena - self.cache_bytes(self._whole_pages(tokens)))
         step_rows = (share - least) // self.footprint.row + self.options.max_batch
         rows = self._rows(self.footprint.most_rows(arena, self.trains))
-        return Budgets(rows, step_rows, tokens, arena, self.footprint)
+        chunk = self.options.chunk_rows or MOST_ROWS
+        return Budgets(rows, step_rows, tokens, arena, self.footprint, chunk)
 
     def least_arena(self) -> int:
         """Bytes beside the model below which it is refused."""

@@ -48,7 +48,8 @@ class Parts:
         budgets = model.budgets or Budgets.fixed(options)
         self._policy = Policy(decoder, tokenizer, options, budgets, named)
         trees = partial(self._policy.trees, gradient=True)
-        self.trainer = Trainer(decoder, self.parallel, trees) if decoder.lora else None
+        chunk_rows = budgets.chunk_rows
+        self.trainer = Trainer(decoder, self.parallel, trees, chunk_rows) if decoder.lora else None
         self._owner = Owner(decoder.device)
         self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
         encode = partial(encode_prompt, chat=self.chat, model=name)

@@ -17,17 +17,14 @@ import torch
 from torch import Tensor
 
 from proactor.engine.config import AdamW
-from proactor.engine.faults import fault_point
-from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
-from proactor.engine.loss import Loss, PartialLoss, Statistics, by_token, evaluate, normalizer_of
+from proactor.engine.loss import Loss, Statistics, normalizer_of
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
-from proactor.engine.tree import Layout, TokenBatch, Tree
+from proactor.engine.tree import TokenBatch, Tree
+from proactor.engine.tree_gradient import backward
 from proactor.engine.types import EngineError, Group, with_parents
-from proactor.kernels.logprob_loss import autograd_loss
-from proactor.kernels.op import use_triton
 
 Trees = Callable[[Sequence[Group]], Iterable[Tree]]
 FIXED_POINT = 2.0**40
@@ -61,12 +58,15 @@ class Tally:
 class Trainer:
     """Accumulates the gradient of one decoder's adapters, and hands it to their `Optimizer`.
 
-    ``trees`` packs groups for passes with gradient (`Policy.trees`).
+    ``trees`` packs groups for passes with gradient (`Policy.trees`). ``chunk_rows``: of a tree's rows, how
+    many are computed with gradient at a time.
     """
 
-    def __init__(self, decoder: Decoder, parallel: Parallel, trees: Trees) -> None:
+    def __init__(
+        self, decoder: Decoder, parallel: Parallel, trees: Trees, chunk_rows: Callable[[int], int]
+    ) -> None:
         assert decoder.lora is not None
-        self.decoder, self.parallel, self.trees = decoder, parallel, trees
+        self.decoder, self.parallel, self.trees, self.chunk_rows = decoder, parallel, trees, chunk_rows
         self.lora = decoder.lora
         self.optimizer = Optimizer(self.lora)
         self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
@@ -107,45 +107,14 @@ class Trainer:
         return tally
 
     def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
-        reference = None
-        if getattr(loss, "needs_reference", False):
-            with torch.no_grad():
-                reference = tree_logprobs(self.decoder, tree, adapter=False)[0]
-        rows, flat = head_rows(self.decoder, tree)
-        batch = flat.batch
-        batch.reference = reference
-        if getattr(loss, "normalizer", "tokens") == "samples":
-            lengths = torch.bincount(batch.sample, minlength=len(batch.samples))
-            batch.weight = batch.weight / lengths[batch.sample]
-        value, logp, stats = self._loss(rows, flat, loss)
-        fault_point("backward")
-        value.backward()
+        done = backward(self.decoder, tree, loss, self.chunk_rows(tree.rows))
         if self.fixed is not None:
             self._add_fixed()
-        tally.add(stats)
-        tally.sums["loss"] += float(value.detach())
+        tally.add(done.statistics)
+        tally.sums["loss"] += done.value
         tally.sums["rows"] += tree.rows
         tally.sums["flat"] += tree.flat_tokens
-        _compare(logp.detach(), batch, tally, version)
-
-    def _loss(self, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:
-        """(sum, log-probabilities, statistics) of a tree's trained tokens.
-
-        On the kernels a loss `by_token` is computed inside the head: each chunk's logits are computed once
-        and overwritten by their gradient. A loss that may couple tokens needs all log-probabilities first.
-        """
-        if use_triton(rows) and by_token(loss):
-            partial = PartialLoss(loss, flat)
-            value, logp = head_loss(self.decoder, rows, flat, autograd_loss(partial))
-            return value, logp, partial.statistics
-        logp = head_logprobs(self.decoder, rows, flat)
-        value, stats = evaluate(loss, logp, flat.batch)
-        if not value.requires_grad:
-            raise EngineError(
-                "loss: its sum has no gradient; compute it from the log-probabilities with torch "
-                "(no .item(), .detach(), .tolist() or no_grad)"
-            )
-        return value, logp, stats
+        _compare(done.logprobs, done.batch, tally, version)
 
     def _add_fixed(self) -> None:
         """Move the float gradient into the fixed-point sum."""

@@ -203,6 +203,37 @@ class Layout:
         """The layout with every tensor on ``device``."""
         return self if self.ids.device == device else _move(self, device)
 
+    def part(self, rows: Tensor) -> tuple[Layout, Tensor]:
+        """(the part of ``rows`` [T], numbered anew in their order; the tokens that they predict).
+
+        Tokens are indices into the columns of the batch, ascending. ``start`` is left empty.
+        """
+        place = torch.full_like(self.ids, -1)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        heads = _present(place[self.head_row])
+        number = torch.full_like(self.head_row, -1)
+        number[heads] = torch.arange(len(heads), device=heads.device)
+        pairs = _present(number[self.pair_row])
+        tokens, unsort = self.unsort.argsort()[pairs].sort()
+        part = Layout(
+            ids=self.ids[rows],
+            positions=self.positions[rows],
+            start={},
+            head_row=place[self.head_row[heads]],
+            head_temperature=self.head_temperature[heads],
+            pair_row=number[self.pair_row[pairs]],
+            pair_target=self.pair_target[pairs],
+            unsort=unsort,
+            batch=self.batch.take(tokens),
+        )
+        return part, tokens
+
+
+def _present(place: Tensor) -> Tensor:
+    """Indices of what is not -1, in ascending order of it; equal ones keep their order."""
+    order = place.argsort(stable=True)
+    return order[place[order] >= 0]
+
 
 def _move(record: Any, device: torch.device) -> Any:
     """A copy of a dataclass with its tensors, and those of a `TokenBatch` inside it, on ``device``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.attention_sizes import KEY_GRADIENT, QUERY_GRADIENT
-from proactor.kernels.jit import jit, tl
+from proactor.kernels.jit import jit, jit_any, tl
 from proactor.kernels.span_tiles import LOG2E, LaunchPlan, load_rows, load_tile, span_bounds, visible_keys
 from proactor.kernels.spans import Spans
 
@@ -48,7 +48,7 @@ def _query_block(
     return tl.dot(ds.to(k.dtype), k, acc, input_precision="ieee")
 
 
-@jit
+@jit_any("origin")
 def span_query_gradient_kernel(
     q_ptr,
     k_ptr,
@@ -66,6 +66,7 @@ def span_query_gradient_kernel(
     k_stride,
     v_stride,
     heads,
+    origin,
     D: tl.constexpr,
     G: tl.constexpr,
     M: tl.constexpr,
@@ -73,11 +74,12 @@ def span_query_gradient_kernel(
     BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Grid and tile as in the forward: dq [T, Hq, D], and delta = do · out [T, Hq] for the key gradients."""
+    """Grid and tile as in the forward: dq [T - origin, Hq, D], and delta = do · out for the key gradients."""
     head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
     first, end, base, low, high, row, query_head = load_tile(tile_ptr, head, G, M)
-    q = load_rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, row < end, column, D, WIDE)
-    at = row.to(tl.int64) * heads + query_head
+    place = (row - origin).to(tl.int64)
+    q = load_rows(q_ptr, place * q_stride + query_head * D, row < end, column, D, WIDE)
+    at = place * heads + query_head
     do = load_rows(do_ptr, at * D, row < end, column, D, WIDE)
     out = load_rows(out_ptr, at * D, row < end, column, D, WIDE)
     delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
@@ -113,7 +115,7 @@ def span_query_gradient_kernel(
     tl.store(dq_ptr + at[:, None] * D + column[None, :], acc * scale, mask=inside)
 
 
-@jit
+@jit_any("origin")
 def span_key_gradient_kernel(
     q_ptr,
     k_ptr,
@@ -133,6 +135,7 @@ def span_key_gradient_kernel(
     v_stride,
     heads,
     kv_heads,
+    origin,
     D: tl.constexpr,
     G: tl.constexpr,
     M: tl.constexpr,
@@ -159,8 +162,9 @@ def span_key_gradient_kernel(
         for j in range(begin, end, M // G):
             row, query_head = j + tl.arange(0, M) // G, head * G + tl.arange(0, M) % G
             valid = row < tl.minimum(end, j + M // G)  # M need not be a multiple of G
-            at = row.to(tl.int64) * heads + query_head
-            q = load_rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, valid, column, D, WIDE)
+            place = (row - origin).to(tl.int64)
+            at = place * heads + query_head
+            q = load_rows(q_ptr, place * q_stride + query_head * D, valid, column, D, WIDE)
             do = load_rows(do_ptr, at * D, valid, column, D, WIDE)
             lse = tl.load(lse_ptr + at, mask=valid, other=float("inf"))
             delta = tl.load(delta_ptr + at, mask=valid, other=0.0)
@@ -176,8 +180,8 @@ def span_key_gradient_kernel(
         tl.store(dk_ptr + at, dk, mask=inside)
         tl.store(dv_ptr + at, dv, mask=inside)
     else:
-        place = (slot * 2 * kv_heads + head).to(tl.int64) * N + tl.arange(0, N)
-        at = place[:, None] * D + column[None, :]
+        part = (slot * 2 * kv_heads + head).to(tl.int64) * N + tl.arange(0, N)
+        at = part[:, None] * D + column[None, :]
         tl.store(parts_ptr + at, dk, mask=inside)
         tl.store(parts_ptr + at + kv_heads * N * D, dv, mask=inside)
 
@@ -206,17 +210,31 @@ def span_key_sum_kernel(
 def launch_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, do: Tensor, spans: Spans, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq [T, Hq, D], dk and dv [T, Hkv, D]); ``out`` and its gradient ``do`` [T, Hq, D] are contiguous."""
+    """(dq as q [T - origin, Hq, D], dk and dv [T, Hkv, D]); ``out`` and its gradient ``do`` are contiguous."""
     plan = LaunchPlan(q, k, v)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = torch.empty_like(lse)
-    if not spans.rows:
-        return dq, dk, dv
+    if not len(q):
+        return dq, dk.zero_(), dv.zero_()
     rows, constants = plan.sizes(QUERY_GRADIENT)
     tiles, runs = spans.tiles(rows, q.device)
     scales = scale, scale * LOG2E
     span_query_gradient_kernel[(len(tiles), plan.kv_heads)](
-        q, k, v, out, do, lse, delta, dq, tiles, runs, *scales, *plan.strides, plan.heads, **constants
+        q,
+        k,
+        v,
+        out,
+        do,
+        lse,
+        delta,
+        dq,
+        tiles,
+        runs,
+        *scales,
+        *plan.strides,
+        plan.heads,
+        spans.origin,
+        **constants,
     )
     rows, constants = plan.sizes(KEY_GRADIENT)
     keys = int(constants["N"])
@@ -224,7 +242,7 @@ def launch_backward(
     parts = torch.empty((work.slots, 2, plan.kv_heads, keys, plan.dim), dtype=torch.float32, device=q.device)
     tensors = q, k, v, do, lse, delta, dk, dv, parts, work.items, work.entries
     span_key_gradient_kernel[(len(work.items), plan.kv_heads)](
-        *tensors, *scales, *plan.strides, plan.heads, plan.kv_heads, **constants
+        *tensors, *scales, *plan.strides, plan.heads, plan.kv_heads, spans.origin, **constants
     )
     if len(work.sums):
         span_key_sum_kernel[(len(work.sums), plan.kv_heads, 2)](

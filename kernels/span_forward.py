@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.attention_sizes import FORWARD
-from proactor.kernels.jit import jit, tl
+from proactor.kernels.jit import jit, jit_any, tl
 from proactor.kernels.span_tiles import LOG2E, LaunchPlan, load_rows, load_tile, span_bounds, visible_keys
 from proactor.kernels.spans import Spans
 
@@ -45,7 +45,7 @@ def _forward_block(
     return new, total * keep + tl.sum(p, 1), acc
 
 
-@jit
+@jit_any("origin")
 def span_forward_kernel(
     q_ptr,
     k_ptr,
@@ -59,6 +59,7 @@ def span_forward_kernel(
     k_stride,
     v_stride,
     heads,
+    origin,
     D: tl.constexpr,
     G: tl.constexpr,
     M: tl.constexpr,
@@ -66,10 +67,11 @@ def span_forward_kernel(
     BLOCK_D: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Grid (tiles of query rows, key heads), tile [M, N]: out [T, Hq, D] and base 2 log-sum-exp [T, Hq]."""
+    """Grid (tiles of query rows, key heads), tile [M, N]: out [T - origin, Hq, D] and base 2 log-sum-exp."""
     head, column = tl.program_id(1), tl.arange(0, BLOCK_D)
     first, end, base, low, high, row, query_head = load_tile(tile_ptr, head, G, M)
-    q = load_rows(q_ptr, row.to(tl.int64) * q_stride + query_head * D, row < end, column, D, WIDE)
+    place = (row - origin).to(tl.int64)
+    q = load_rows(q_ptr, place * q_stride + query_head * D, row < end, column, D, WIDE)
     k_ptr, v_ptr = k_ptr + head * D, v_ptr + head * D
     # finite after the first block, whose first key every row sees
     top = tl.full([M], float("-inf"), tl.float32)
@@ -98,14 +100,14 @@ def span_forward_kernel(
                     BLOCK_D=BLOCK_D,
                     WIDE=WIDE,
                 )
-    at = row.to(tl.int64) * heads + query_head
+    at = place * heads + query_head
     tl.store(lse_ptr + at, top + tl.log2(total), mask=row < end)
     inside = (row < end)[:, None] & (column < D)[None, :]
     tl.store(out_ptr + at[:, None] * D + column[None, :], acc / total[:, None], mask=inside)
 
 
 def launch_forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> tuple[Tensor, Tensor]:
-    """(out [T, Hq, D], base 2 log-sum-exp [T, Hq] float32); q [T, Hq, D], k and v [T, Hkv, D]."""
+    """(out as q [T - origin, Hq, D], base 2 log-sum-exp [T - origin, Hq] float32); k and v [T, Hkv, D]."""
     plan = LaunchPlan(q, k, v)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
@@ -113,6 +115,17 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) 
     tiles, runs = spans.tiles(rows, q.device)
     if len(tiles):
         span_forward_kernel[(len(tiles), plan.kv_heads)](
-            q, k, v, out, lse, tiles, runs, scale * LOG2E, *plan.strides, plan.heads, **constants
+            q,
+            k,
+            v,
+            out,
+            lse,
+            tiles,
+            runs,
+            scale * LOG2E,
+            *plan.strides,
+            plan.heads,
+            spans.origin,
+            **constants,
         )
     return out, lse

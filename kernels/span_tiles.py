@@ -37,7 +37,8 @@ def visible_keys(row, key, end):
 def load_tile(tile_ptr, head, G: tl.constexpr, M: tl.constexpr):
     """This program's tile: (first row, end, base, first span, last span, query row [M], query head [M]).
 
-    The columns of `Spans.tiles`, then which query row and head each of the M tile rows holds.
+    The columns of `Spans.tiles`, then which query row and head each of the M tile rows holds. Row ``origin``
+    is the first of q and of all that is shaped like it.
     """
     tile = tile_ptr + tl.program_id(0) * 5
     first, end, base = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)

@@ -5,6 +5,8 @@ causally and, of each ancestor, the rows up to the branch. A segment thus sees a
 run ends in the segment itself, and starts at ``base``: an ancestor's first row if ancestors directly precede
 the segment, else the segment's own. The other runs are its *spans*.
 
+Rows before ``origin`` are keys alone: an earlier pass computed them (`past.Past`), and they make no queries.
+
 `Spans` cuts this into work for the kernels of `span_attention`, on the host, once per tree: tiles of query
 rows and, for the key gradients, the transposed relation: tiles of key rows with the ranges of query rows that
 see them. Cost is proportional to the number of visible blocks.
@@ -56,7 +58,7 @@ class KeyWork:
 class Spans:
     """Segments of rows and what they see; build it with `tree` or `causal`.
 
-    start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row,
+    ``rows``: T; the first ``origin`` of them are keys alone. start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row,
     end, limit) of the later rows that see segment i's rows below ``limit``.
     """
 
@@ -67,6 +69,7 @@ class Spans:
     span_offsets: Int32
     spans: Int32
     visitors: list[list[tuple[int, int, int]]]
+    origin: int = 0
     _cache: dict[object, object] = field(default_factory=dict)
 
     @classmethod
@@ -76,14 +79,16 @@ class Spans:
         lengths: Sequence[int],
         parents: Sequence[int],
         cuts: Sequence[int] | None = None,
+        origin: int = 0,
     ) -> Spans:
         """Spans of a tree's segments: first row, row count, parent's index (-1: root), parent rows seen.
 
         ``cuts`` None: all of the parent's rows. Segments must cover each of 0 … T - 1 once, and a parent must
-        precede its children, in the list and in rows. Raises KernelError naming the argument.
+        precede its children, in the list and in rows. Segments that end at or before row ``origin`` are keys
+        alone; none may lie on both sides of it. Raises KernelError naming the argument.
         """
         cut = [lengths[p] if p >= 0 else 0 for p in parents] if cuts is None else list(cuts)
-        _check(starts, lengths, parents, cut)
+        _check(starts, lengths, parents, cut, origin)
         spans: list[list[Run]] = []
         base: list[int] = []
         for start, parent, visible in zip(starts, parents, cut, strict=True):
@@ -102,7 +107,8 @@ class Spans:
             base=np.asarray(base, np.int32),
             span_offsets=np.cumsum([0, *(len(runs) for runs in spans)], dtype=np.int32),
             spans=np.asarray([r for runs in spans for r in runs], np.int32).reshape(-1, 2),
-            visitors=_visitors(starts, lengths, parents, cut),
+            visitors=_visitors(starts, lengths, parents, cut, origin),
+            origin=origin,
         )
 
     @classmethod
@@ -122,10 +128,11 @@ class Spans:
         length = self.length.astype(np.int64)
         owner = np.repeat(np.arange(len(length)), np.diff(self.span_offsets))
         in_spans = np.bincount(owner, self.spans[:, 1] - self.spans[:, 0], len(length)).astype(np.int64)
-        return int((length * (in_spans + self.start - self.base) + length * (length + 1) // 2).sum())
+        pairs = length * (in_spans + self.start - self.base) + length * (length + 1) // 2
+        return int(pairs[self.start >= self.origin].sum())
 
     def visible(self) -> NDArray[np.bool_]:
-        """The relation as a dense mask bool [T, T] (query, key), for checks."""
+        """The relation as a dense mask bool [T - origin, T] (query, key), for checks."""
         mask = np.zeros((self.rows, self.rows), bool)
         for i, (start, length, base) in enumerate(zip(self.start, self.length, self.base, strict=True)):
             rows = slice(start, start + length)
@@ -133,7 +140,7 @@ class Spans:
                 mask[rows, first:end] = True
             mask[rows, base:start] = True
             mask[rows, rows] = np.tri(length, dtype=bool)
-        return mask
+        return mask[self.origin :]
 
     def runs(self, segment: int) -> list[Run]:
         """All runs of rows that a segment sees, the run that ends in itself last."""
@@ -148,7 +155,9 @@ class Spans:
         """
         key = ("tiles", rows, device)
         if key not in self._cache:
-            owner, first = cut(self.start, self.length, rows)
+            asking = np.flatnonzero(self.start >= self.origin)
+            owner, first = cut(self.start[asking], self.length[asking], rows)
+            owner = asking[owner]
             end = np.minimum(first + rows, (self.start + self.length)[owner])
             before = np.concatenate([[0], np.cumsum(self.spans[:, 1] - self.spans[:, 0])])
             in_spans = before[self.span_offsets[1:]] - before[self.span_offsets[:-1]]
@@ -173,14 +182,15 @@ class Spans:
             end = int(self.start[owner] + self.length[owner])
             stop = min(first + keys, end)
             later = [(a, b, min(limit, stop)) for a, b, limit in self.visitors[owner] if limit > first]
-            queries = _merge_neighbours([(first, end, stop), *later])
+            own = [(first, end, stop)] if first >= self.origin else []
+            queries = _merge_neighbours([*own, *later])
             tiles.append((first, stop, queries, sum(-(-(b - a) // rows) for a, b, _ in queries)))
         total = sum(blocks for _, _, _, blocks in tiles)
         most = max(LEAST_BLOCKS, -(-total * heads // PROGRAMS))
         items, weights, sums, slots = [], [], [], 0
         entries: list[tuple[int, int, int]] = []
         for first, stop, queries, blocks in tiles:
-            parts = -(-blocks // most)
+            parts = max(1, -(-blocks // most))
             if parts > 1:
                 sums.append((first, stop, slots, parts))
             for part in range(parts):
@@ -201,7 +211,7 @@ class Spans:
 
 
 def _check(
-    starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]
+    starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int], origin: int
 ) -> None:
     count = len(starts)
     for name, values in (("lengths", lengths), ("parents", parents), ("cuts", cuts)):
@@ -210,7 +220,10 @@ def _check(
     at = 0
     for start, length in sorted(zip(starts, lengths, strict=True)):
         require(start == at, "starts", f"row {min(start, at)} is covered twice or not at all")
+        inside = start < origin < start + length
+        require(not inside, "origin", f"{origin} lies inside the segment of rows {start} … {at + length - 1}")
         at += length
+    require(0 <= origin <= at, "origin", f"{origin} is not one of the rows 0 … {at}")
     for i, (start, parent, cut) in enumerate(zip(starts, parents, cuts, strict=True)):
         require(-1 <= parent < i, "parents", f"segment {i} has parent {parent}; parents come first")
         if parent >= 0:
@@ -220,16 +233,20 @@ def _check(
 
 
 def _visitors(
-    starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int]
+    starts: Sequence[int], lengths: Sequence[int], parents: Sequence[int], cuts: Sequence[int], origin: int
 ) -> list[list[tuple[int, int, int]]]:
-    """Per segment, the rows of its children's subtrees; a subtree sees as much of it as the child does."""
+    """Per segment, the rows of its children's subtrees; a subtree sees as much of it as the child does.
+
+    Rows before ``origin`` visit nobody.
+    """
     below: list[list[tuple[int, int, int]]] = [[] for _ in starts]
     for i in reversed(range(len(starts))):
         below[i] = _merge_neighbours(sorted(below[i]))
         parent = parents[i]
         if parent >= 0:
             limit = starts[parent] + cuts[i]
-            subtree = sorted([(starts[i], starts[i] + lengths[i], 0), *((a, b, 0) for a, b, _ in below[i])])
+            own = [(starts[i], starts[i] + lengths[i], 0)] if starts[i] >= origin else []
+            subtree = sorted([*own, *((a, b, 0) for a, b, _ in below[i])])
             below[parent] += [(a, b, limit) for a, b, _ in _merge_neighbours(subtree)]
     return [
         [entry for entry in entries if entry[2] > start] for start, entries in zip(starts, below, strict=True)

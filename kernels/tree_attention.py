@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.past import Past, joined
 from proactor.kernels.precision import exp_, wide_dtype, widen
 
 EXACT_BLOCK = 32
@@ -291,38 +292,61 @@ def _block_backward(
 class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, exact: bool
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        blocks: list[AttentionBlock],
+        scale: float,
+        exact: bool,
+        past: Past | None,
     ) -> Tensor:
-        kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
-        out, lse = _run(q, kh, vh, blocks, scale, 1, exact)
+        out, lse = _run(q, *_stores(past, k, v), blocks, scale, 1, exact)
         flat = out.transpose(0, 1).reshape(q.shape[0], -1)
         # what others keep too: q and k are halves of one tensor, the output is the next linear's input
         ctx.save_for_backward(q, k, v, flat, lse)
-        ctx.blocks, ctx.scale = blocks, scale
+        ctx.blocks, ctx.scale, ctx.past = blocks, scale, past
         return flat
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, flat, lse = ctx.saved_tensors
         qh, out, dout = (_heads_first(x.reshape(q.shape), k.shape[1]) for x in (q, flat, grads[0]))
-        k, v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
-        dq, dk, dv = torch.zeros_like(qh), torch.zeros_like(k), torch.zeros_like(v)
+        keys, values = _stores(ctx.past, k, v)
+        dq, dk, dv = torch.zeros_like(qh), torch.zeros_like(keys), torch.zeros_like(values)
         for block in ctx.blocks:
-            _block_backward(block, ctx.scale, qh, k, v, out, lse, dout, dq, dk, dv)
-        return dq.transpose(0, 1).reshape(q.shape), dk.transpose(0, 1), dv.transpose(0, 1), None, None, None
+            _block_backward(block, ctx.scale, qh, keys, values, out, lse, dout, dq, dk, dv)
+        dk, dv = dk.transpose(0, 1), dv.transpose(0, 1)
+        if ctx.past is not None:
+            first = ctx.past.rows
+            ctx.past.add(dk[:first], dv[:first])
+            dk, dv = dk[first:], dv[first:]
+        return dq.transpose(0, 1).reshape(q.shape), dk, dv, None, None, None, None
+
+
+def _stores(past: Past | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [Hkv, C + T, D] of the earlier and the own rows."""
+    keys, values = joined(past, k, v)
+    return keys.transpose(0, 1).contiguous(), values.transpose(0, 1).contiguous()
 
 
 def tree_attention(
-    q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock], scale: float, exact: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: list[AttentionBlock],
+    scale: float,
+    exact: bool = False,
+    past: Past | None = None,
 ) -> Tensor:
     """Differentiable attention over tree rows: q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D].
 
-    Blocks index rows (unit 1), and every row is a query of exactly one. Cost is proportional to visible keys.
+    Blocks index rows (unit 1), and every row is a query of exactly one. Keys are numbered from 0: those of
+    ``past``, then the own rows. Cost is proportional to visible keys.
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return _TreeAttention.apply(q, k, v, blocks, scale, exact)  # type: ignore[no-any-return, no-untyped-call]
-    kh, vh = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
-    return attend(q, kh, vh, blocks, scale, exact=exact)
+        return _TreeAttention.apply(q, k, v, blocks, scale, exact, past)  # type: ignore[no-any-return, no-untyped-call]
+    return attend(q, *_stores(past, k, v), blocks, scale, exact=exact)
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:

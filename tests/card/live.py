@@ -107,7 +107,7 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
                 log.reset()
                 yield tree
 
-        trainer = Trainer(decoder, Parallel(META), trees)
+        trainer = Trainer(decoder, Parallel(META), trees, budgets.chunk_rows)
         held = log.reset()
         rows = sample(policy.ready_sampler(), budgets.tokens, config.context_length)
         sampling = log.peak - held

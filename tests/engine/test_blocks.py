@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from proactor.engine import Group, Sample, blocks
-from proactor.engine.blocks import Family, Member, chunk_families, stack, tree_families
+from proactor.engine.blocks import Family, Member, chunk_families, segment_families, stack
+from proactor.engine.segments import tree_segments
 from proactor.engine.tree import Tree, layout
 from proactor.kernels.tree_attention import AttentionBlock
 from tests.engine.trees import ancestors, groups, long_tokens
@@ -70,7 +71,7 @@ def test_visibility_is_ancestry(chunk: int, overhead: int, monkeypatch: pytest.M
     def check(several: list[Group]) -> None:
         tree = Tree(several)
         start = layout(tree).start
-        made = stack(tree_families(tree, start))
+        made = stack(segment_families(tree_segments(tree, start)))
         assert seen_by_row(made) == expected(tree, start)
         if overhead >= 10**9:
             assert len(made) == 1
@@ -86,7 +87,7 @@ def test_a_long_dialogue_makes_few_blocks() -> None:
     ]
     tree = Tree(tree_groups)
     start = layout(tree).start
-    made = stack(tree_families(tree, start))
+    made = stack(segment_families(tree_segments(tree, start)))
     assert seen_by_row(made) == expected(tree, start)
     assert len(made) <= 10  # of 16 families
 

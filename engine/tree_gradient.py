@@ -1,0 +1,122 @@
+"""The gradient of a loss over one token tree, in one pass or in chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from proactor.engine.faults import fault_point
+from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
+from proactor.engine.loss import (
+    Loss,
+    PartialLoss,
+    SlopeLoss,
+    Statistics,
+    by_token,
+    evaluate,
+    refuse_constant,
+    slopes,
+)
+from proactor.engine.model import Decoder
+from proactor.engine.recompute import Walk
+from proactor.engine.tree import Layout, TokenBatch, Tree
+from proactor.kernels.logprob_loss import autograd_loss
+from proactor.kernels.op import use_triton
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """The loss's sum, log-probabilities [N] of the trained tokens, their batch, and the loss's statistics."""
+
+    value: float
+    logprobs: Tensor
+    batch: TokenBatch
+    statistics: Statistics
+
+
+def backward(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
+    """Add the gradient of ``loss`` over ``tree`` to the adapter's; above ``most`` rows in chunks of so many.
+
+    Raises EngineError as `head_rows` and `evaluate`, and for a sum without gradient.
+    """
+    return _in_one_pass(decoder, tree, loss) if tree.rows <= most else _in_chunks(decoder, tree, loss, most)
+
+
+def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss) -> Backward:
+    reference = None
+    if getattr(loss, "needs_reference", False):
+        with torch.no_grad():
+            reference = tree_logprobs(decoder, tree, adapter=False)[0]
+    rows, flat = head_rows(decoder, tree)
+    flat.batch.reference = reference
+    _weigh_by_sample(loss, flat.batch)
+    value, logp, statistics = _loss(decoder, rows, flat, loss)
+    fault_point("backward")
+    value.backward()
+    return Backward(float(value.detach()), logp.detach(), flat.batch, statistics)
+
+
+def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
+    """The tree recomputed by turns (`engine/recompute.py`).
+
+    A loss that may couple tokens takes all log-probabilities first, which runs samples twice as well; its
+    slopes are then the loss.
+    """
+    walk = Walk(decoder, tree, most)
+    batch = walk.flat.batch
+    if getattr(loss, "needs_reference", False):
+        batch.reference = walk.logprobs(adapter=False)
+    _weigh_by_sample(loss, batch)
+    if by_token(loss):
+        walk.remember()
+        return _chunks(decoder, walk, loss)
+    value, slope, statistics = slopes(loss, walk.logprobs(), batch)
+    walk.flat.batch = replace(batch, weight=slope)
+    return replace(
+        _chunks(decoder, walk, SlopeLoss()), value=float(value), batch=batch, statistics=statistics
+    )
+
+
+def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
+    """Pass two with a loss that is `by_token`."""
+    batch, sums = walk.flat.batch, dict[str, float | Tensor]()
+    value, logp = 0.0, torch.empty_like(batch.old, dtype=walk.wide)
+    entropy = torch.empty_like(logp)
+    for rows, part, tokens in walk.backwards():
+        fault_point("backward")
+        if not len(tokens):
+            rows.sum().backward()  # nothing of its own: only what later chunks left for its rows
+            continue
+        total, mine, statistics = _loss(decoder, rows, part, loss)
+        total.backward()
+        logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy
+        value += float(total.detach())
+        for name, number in statistics.items():
+            sums[name] = sums.get(name, 0.0) + number
+    batch.entropy = entropy
+    return Backward(value, logp, batch, sums)
+
+
+def _loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:
+    """(sum, log-probabilities, statistics) of the trained tokens of a tree or of a part of one.
+
+    On the kernels a loss `by_token` is computed inside the head: each chunk's logits are computed once and
+    overwritten by their gradient. A loss that may couple tokens needs all log-probabilities first.
+    """
+    if use_triton(rows) and by_token(loss):
+        partial = PartialLoss(loss, flat)
+        value, logp = head_loss(decoder, rows, flat, autograd_loss(partial))
+        return value, logp, partial.statistics
+    logp = head_logprobs(decoder, rows, flat)
+    value, statistics = evaluate(loss, logp, flat.batch)
+    refuse_constant(value)
+    return value, logp, statistics
+
+
+def _weigh_by_sample(loss: Loss, batch: TokenBatch) -> None:
+    """Where ``loss`` counts samples, each token weighs as its share of its sample's."""
+    if getattr(loss, "normalizer", "tokens") == "samples":
+        lengths = torch.bincount(batch.sample, minlength=len(batch.samples))
+        batch.weight = batch.weight / lengths[batch.sample]
