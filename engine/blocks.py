@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from proactor.engine.segments import Segment
 from proactor.engine.tree import ROOT
-from proactor.kernels.tree_attention import AttentionBlock
+from proactor.kernels.attention_block import AttentionBlock
 
 CHUNK = 256
 """Longest run of rows handled as one member; beyond it, causal masking would waste half of a square."""

@@ -33,9 +33,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """``rows`` [T] of the tree's layout. ``before``: kept rows of earlier chunks, which are keys 0 … before - 1;
-    the own rows follow them. ``keep`` [M]: which of the own rows are kept, as keys before … before + M - 1 of
-    later chunks. ``segments``: of all these keys.
+    """``rows`` [T] of the tree's layout.
+
+    ``before``: kept rows of earlier chunks, which are keys 0 … before - 1; the own rows follow them.
+    ``keep`` [M]: which of the own rows are kept, as keys before … before + M - 1 of later chunks.
+    ``segments``: of all these keys.
     """
 
     rows: Ids
@@ -60,7 +62,8 @@ def kept_alone(chunks: Sequence[Chunk]) -> list[Chunk]:
     for chunk in chunks:
         if not len(chunk.keep):
             continue
-        segments, renumbered = [], {ROOT: ROOT}
+        segments: list[Segment] = []
+        renumbered = {ROOT: ROOT}
         kept = dict(zip(chunk.keep.tolist(), range(len(chunk.keep)), strict=True))
         for i, segment in enumerate(chunk.segments):
             local = segment.start - chunk.before
@@ -102,7 +105,7 @@ def _depth_first(tree: Tree) -> Iterator[int]:
         i = stack.pop()
         if i != ROOT:
             yield i
-        stack.extend(sorted(reversed(below.get(i, [])), key=lambda child: child not in below))
+        stack.extend(sorted(below.get(i, []), key=lambda child: (child not in below, -child)))
 
 
 def _give_slots(pieces: list[Piece]) -> None:

@@ -15,7 +15,7 @@ import torch
 from proactor.engine.blocks import Family, Index, Member, stack
 from proactor.engine.kept import KeptBlock
 from proactor.engine.step import Decode, Step
-from proactor.kernels.tree_attention import AttentionBlock
+from proactor.kernels.attention_block import AttentionBlock
 
 SPARE = 64
 """Most tokens a sequence for which there is room, before its cohort is gathered again."""

@@ -8,10 +8,12 @@ from typing import Protocol
 from torch import Tensor
 
 from proactor.engine.blocks import segment_families, stack
+from proactor.engine.layout import Layout, layout
 from proactor.engine.model import Decoder
 from proactor.engine.segments import Segment, segment_spans, tree_segments
-from proactor.engine.tree import Layout, Tree, layout
+from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError
+from proactor.kernels.attention_block import AttentionBlock
 from proactor.kernels.logprob import log_probabilities
 from proactor.kernels.logprob_loss import PairLoss, logprob_loss
 from proactor.kernels.op import use_triton
@@ -19,7 +21,7 @@ from proactor.kernels.past import Past
 from proactor.kernels.rope import rotate_heads
 from proactor.kernels.span_attention import span_attention
 from proactor.kernels.spans import Spans
-from proactor.kernels.tree_attention import AttentionBlock, tree_attention
+from proactor.kernels.tree_attention import tree_attention
 
 
 class TreeAttention(Protocol):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from proactor.engine.blocks import Index
+from proactor.kernels.attention_block import AttentionBlock
 from proactor.kernels.decode_attention import additive_mask, decode_attention
-from proactor.kernels.tree_attention import AttentionBlock
 
 
 class KeptBlock:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from proactor.engine.arguments import integer, short
 from proactor.engine.forward import tree_logprobs
+from proactor.engine.layout import Layout
 from proactor.engine.memory import naming_shortage
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
 from proactor.engine.prompts import ids_of
-from proactor.engine.tree import Layout
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 
 

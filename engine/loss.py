@@ -21,7 +21,7 @@ from torch import Tensor
 
 from proactor.engine.arguments import instance, short
 from proactor.engine.config import GRPO, SFT
-from proactor.engine.tree import Layout, TokenBatch
+from proactor.engine.layout import Layout, TokenBatch
 from proactor.engine.types import EngineError
 from proactor.kernels.grpo import STATISTICS, policy_loss
 
@@ -72,7 +72,7 @@ class SFTLoss:
 
 
 class SlopeLoss:
-    """The log-probabilities times ``batch.weight``: another loss to first order, where those are its slopes."""
+    """The log-probabilities times ``batch.weight``: to first order the loss whose slopes those are."""
 
     needs_reference = False
 

@@ -54,10 +54,10 @@ def reserve_bytes(total: int) -> int:
 class Budgets:
     """What an engine may use.
 
-    ``rows``: that a tree aims at. ``step_rows``: of a sampler step, and of a tree without gradient. ``chunk``:
-    most rows that are computed with gradient at a time.
+    ``rows``: that a tree aims at. ``step_rows``: of a sampler step, and of a tree without gradient.
     ``tokens`` of KV; None: what a CPU is given. ``arena``: bytes that passes and the KV cache have between
-    them, and ``footprint``: what they take; on a CPU nothing is known of either.
+    them, and ``footprint``: what they take; on a CPU nothing is known of either. ``chunk``: most rows that
+    are computed with gradient at a time.
     """
 
     rows: int
@@ -86,7 +86,7 @@ class Budgets:
         return max(whole, in_chunks) if gradient else whole
 
     def chunk_rows(self, rows: int) -> int:
-        """Most rows of a tree of ``rows`` that are computed with gradient at a time: all of them, or a chunk."""
+        """How many of a tree's ``rows`` are computed with gradient at a time: all of them, or a chunk."""
         f = self.footprint
         if f is None:
             return self.chunk

@@ -17,9 +17,10 @@ from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.step import Chunk, Step
 from proactor.engine.tables import ChunkTables, DecodeTables, TableView
+from proactor.kernels.attention_block import AttentionBlock
 from proactor.kernels.op import on_gpu, use_triton
 from proactor.kernels.rope import full_angles, rotate_, rotate_heads
-from proactor.kernels.tree_attention import AttentionBlock, attend
+from proactor.kernels.tree_attention import attend
 
 CPU_KV_BYTES = 1 << 30
 """Largest cache where no number of tokens is given: on a CPU, which commits memory page by page."""

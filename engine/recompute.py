@@ -1,7 +1,7 @@
 """A tree in chunks: recomputed by turns, so that the activations of one chunk are alive at a time.
 
-Pass one runs the kept rows (`engine/chunks.py`) without a graph and keeps their keys and values. Pass two goes
-from the last chunk to the first. A chunk runs with a graph over the kept keys; its backward adds their
+Pass one runs the kept rows (`engine/chunks.py`) without a graph and keeps their keys and values. Pass two
+goes from the last chunk to the first. A chunk runs with a graph over the kept keys; its backward adds their
 gradients to sums, and takes up what later chunks left there for its own kept rows. Every row is thus computed
 once with a graph, and kept rows once more without. Gradients are those of one pass over the whole tree.
 """
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from proactor.engine.chunks import Chunk, cut, kept_alone
 from proactor.engine.forward import TreeAttention, check_ids, head_logprobs, segment_view
+from proactor.engine.layout import Layout, layout
 from proactor.engine.model import Decoder
-from proactor.engine.tree import Layout, Tree, layout
+from proactor.engine.tree import Tree
 from proactor.kernels.past import Past
 from proactor.kernels.precision import wide_dtype
 
@@ -145,7 +146,7 @@ class Walk:
         return out
 
     def backwards(self) -> Iterator[tuple[Tensor, Layout, Tensor]]:
-        """Pass two: (rows [R, H] that enter the head, their part of the layout, its tokens), last chunk first.
+        """Pass two, last chunk first: (rows [R, H] for the head, their part of the layout, its tokens).
 
         Each must be given its backward before the next is taken. A part may be without tokens.
         """

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from proactor.engine.config import AdamW
+from proactor.engine.layout import TokenBatch
 from proactor.engine.loss import Loss, Statistics, normalizer_of
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
-from proactor.engine.tree import TokenBatch, Tree
+from proactor.engine.tree import Tree
 from proactor.engine.tree_gradient import backward
 from proactor.engine.types import EngineError, Group, with_parents
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proactor.engine.faults import fault_point
 from proactor.engine.forward import head_logprobs, head_loss, head_rows, tree_logprobs
+from proactor.engine.layout import Layout, TokenBatch
 from proactor.engine.loss import (
     Loss,
     PartialLoss,
@@ -21,7 +22,7 @@ from proactor.engine.loss import (
 )
 from proactor.engine.model import Decoder
 from proactor.engine.recompute import Walk
-from proactor.engine.tree import Layout, TokenBatch, Tree
+from proactor.engine.tree import Tree
 from proactor.kernels.logprob_loss import autograd_loss
 from proactor.kernels.op import use_triton
 
@@ -74,9 +75,8 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
         return _chunks(decoder, walk, loss)
     value, slope, statistics = slopes(loss, walk.logprobs(), batch)
     walk.flat.batch = replace(batch, weight=slope)
-    return replace(
-        _chunks(decoder, walk, SlopeLoss()), value=float(value), batch=batch, statistics=statistics
-    )
+    done = _chunks(decoder, walk, SlopeLoss())
+    return replace(done, value=float(value), batch=batch, statistics=statistics)
 
 
 def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:

@@ -1,7 +1,7 @@
 """Keys and values of rows that an earlier pass computed, for the attention of a part of a tree.
 
-The rows of a part attend to the C earlier rows and to their own. The earlier ones are read where they lie, and
-their gradients are added where the owner wants them: a graph holds no copy of either.
+The rows of a part attend to the C earlier rows and to their own. The earlier ones are read where they lie,
+and their gradients are added where the owner wants them: a graph holds no copy of either.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def span_key_sum_kernel(
 def launch_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, do: Tensor, spans: Spans, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq as q [T - origin, Hq, D], dk and dv [T, Hkv, D]); ``out`` and its gradient ``do`` are contiguous."""
+    """(dq as q [T - origin, Hq, D], dk, dv [T, Hkv, D]); ``out`` and its gradient ``do`` are contiguous."""
     plan = LaunchPlan(q, k, v)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = torch.empty_like(lse)
@@ -218,7 +218,7 @@ def launch_backward(
         return dq, dk.zero_(), dv.zero_()
     rows, constants = plan.sizes(QUERY_GRADIENT)
     tiles, runs = spans.tiles(rows, q.device)
-    scales = scale, scale * LOG2E
+    scales, sizes = (scale, scale * LOG2E), (*plan.strides, plan.heads)
     span_query_gradient_kernel[(len(tiles), plan.kv_heads)](
         q,
         k,
@@ -242,7 +242,7 @@ def launch_backward(
     parts = torch.empty((work.slots, 2, plan.kv_heads, keys, plan.dim), dtype=torch.float32, device=q.device)
     tensors = q, k, v, do, lse, delta, dk, dv, parts, work.items, work.entries
     span_key_gradient_kernel[(len(work.items), plan.kv_heads)](
-        *tensors, *scales, *plan.strides, plan.heads, plan.kv_heads, spans.origin, **constants
+        *tensors, *scales, *sizes, plan.kv_heads, spans.origin, **constants
     )
     if len(work.sums):
         span_key_sum_kernel[(len(work.sums), plan.kv_heads, 2)](

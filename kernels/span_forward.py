@@ -113,19 +113,9 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) 
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     rows, constants = plan.sizes(FORWARD)
     tiles, runs = spans.tiles(rows, q.device)
+    sizes = (*plan.strides, plan.heads, spans.origin)
     if len(tiles):
         span_forward_kernel[(len(tiles), plan.kv_heads)](
-            q,
-            k,
-            v,
-            out,
-            lse,
-            tiles,
-            runs,
-            scale * LOG2E,
-            *plan.strides,
-            plan.heads,
-            spans.origin,
-            **constants,
+            q, k, v, out, lse, tiles, runs, scale * LOG2E, *sizes, **constants
         )
     return out, lse

@@ -58,8 +58,9 @@ class KeyWork:
 class Spans:
     """Segments of rows and what they see; build it with `tree` or `causal`.
 
-    ``rows``: T; the first ``origin`` of them are keys alone. start, length, base [S]; span_offsets [S + 1] into spans [N, 2] (first row, end); visitors[i]: (first row,
-    end, limit) of the later rows that see segment i's rows below ``limit``.
+    ``rows``: T; the first ``origin`` of them are keys alone. start, length, base [S]; span_offsets [S + 1]
+    into spans [N, 2] (first row, end); visitors[i]: (first row, end, limit) of the later rows that see
+    segment i's rows below ``limit``.
     """
 
     rows: int
@@ -156,8 +157,8 @@ class Spans:
         key = ("tiles", rows, device)
         if key not in self._cache:
             asking = np.flatnonzero(self.start >= self.origin)
-            owner, first = cut(self.start[asking], self.length[asking], rows)
-            owner = asking[owner]
+            place, first = cut(self.start[asking], self.length[asking], rows)
+            owner = asking[place]
             end = np.minimum(first + rows, (self.start + self.length)[owner])
             before = np.concatenate([[0], np.cumsum(self.spans[:, 1] - self.spans[:, 0])])
             in_spans = before[self.span_offsets[1:]] - before[self.span_offsets[:-1]]

@@ -19,8 +19,9 @@ from bench.gpu.timing import Stopwatch, wait
 from proactor.engine.config import GRPO
 from proactor.engine.engine import Engine
 from proactor.engine.footprint import Footprint
+from proactor.engine.layout import layout
 from proactor.engine.loss import GRPOLoss
-from proactor.engine.tree import Tree, layout
+from proactor.engine.tree import Tree
 from proactor.engine.types import Group, Sample
 
 ROWS, TINY_ROWS = (2048, 4096, 7168), (48, 64)

@@ -26,9 +26,10 @@ from bench.shapes import model_config
 from proactor.engine import Group, LoRA, Sample, Sampling
 from proactor.engine.forward import tree_view
 from proactor.engine.jobs import Job
+from proactor.engine.layout import layout
 from proactor.engine.model import AttentionView, Decoder
 from proactor.engine.sampler import Sampler
-from proactor.engine.tree import Tree, layout
+from proactor.engine.tree import Tree
 from proactor.kernels.compile_launch import KIB
 from proactor.kernels.op import QWEN25
 from tests.card.driver import META, Counts, Driver, Launched, Recorder, empty_model, pretend

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from proactor.engine import Group, Sample, blocks
 from proactor.engine.blocks import Family, Member, chunk_families, segment_families, stack
+from proactor.engine.layout import layout
 from proactor.engine.segments import tree_segments
-from proactor.engine.tree import Tree, layout
-from proactor.kernels.tree_attention import AttentionBlock
+from proactor.engine.tree import Tree
+from proactor.kernels.attention_block import AttentionBlock
 from tests.engine.trees import ancestors, groups, long_tokens
 
 

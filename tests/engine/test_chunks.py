@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from proactor.engine import Group, Sample
 from proactor.engine.chunks import Chunk, cut, kept_alone
+from proactor.engine.layout import layout
 from proactor.engine.segments import Segment
-from proactor.engine.tree import ROOT, Tree, layout
+from proactor.engine.tree import ROOT, Tree
 from tests.engine.test_blocks import expected
 from tests.engine.trees import groups, long_tokens
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from proactor.engine import GRPO, SFT, Engine, EngineError, Group, GRPOLoss, Sample, SFTLoss, Tree
 from proactor.engine import tree_gradient as module
+from proactor.engine.layout import TokenBatch
 from proactor.engine.loss import Loss
 from proactor.engine.model import Decoder
-from proactor.engine.tree import TokenBatch
 from proactor.engine.tree_gradient import Backward, backward
 from tests.engine.engines import adapter, gradient, load, outside, prompts, rollout
 from tests.engine.trees import groups, long_tokens

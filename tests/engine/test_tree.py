@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.engine import EngineError, Group, Sample
+from proactor.engine.layout import layout
 from proactor.engine.packing import pack
-from proactor.engine.tree import ROOT, Tree, layout
+from proactor.engine.tree import ROOT, Tree
 from tests.engine.trees import groups, path
 
 

@@ -6,13 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.kernels.tree_attention import (
-    EXACT_BLOCK,
-    AttentionBlock,
-    attend,
-    attention_reference,
-    tree_attention,
-)
+from proactor.kernels.attention_block import AttentionBlock
+from proactor.kernels.tree_attention import attend, attention_reference, tree_attention
+from proactor.kernels.tree_exact import EXACT_BLOCK
 
 HEADS = [(1, 1, 2), (7, 1, 6), (8, 1, 4), (4, 2, 10), (3, 3, 16)]
 # blocks as (families, members, rows a member, context, own)

@@ -13,7 +13,7 @@ from bench.gpu import attention_peers, decode, gap, jobs, profile, tiles, train
 from bench.gpu.decode import captured
 from bench.gpu.jobs import MODEL_JOBS, NAMES, model_names, plan, tasks_of
 from bench.gpu.task import BOTH, FORWARD, Job, Skipped, Task, figure, run_task
-from proactor.engine.tree import layout
+from proactor.engine.layout import layout
 from proactor.kernels.norm import RMS_NORM
 from proactor.kernels.op import QWEN25
 from proactor.kernels.registry import OPS

@@ -13,8 +13,9 @@ import torch
 from proactor.endpoint import Endpoint
 from proactor.endpoint_errors import EndpointSetupError
 from proactor.engine import Engine, Sampling, logprobs
+from proactor.engine.layout import Layout
 from proactor.engine.model import Decoder
-from proactor.engine.tree import Layout, Tree
+from proactor.engine.tree import Tree
 from proactor.ruler import EndpointJudge, EngineJudge, Rubric, Ruler, RulerError
 from proactor.ruler.question import Question
 from tests.engine.engines import load, shake, write_folder, write_text_folder
