@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
+    from proactor.engine.layout import TokenBatch as TokenBatch
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from proactor.engine.tool_calls import read_reply as read_reply
     from proactor.engine.tool_chat import ToolChat as ToolChat
     from proactor.engine.tool_chat import ToolReport as ToolReport
-    from proactor.engine.tree import TokenBatch as TokenBatch
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
@@ -80,7 +80,8 @@ _MODULES = {
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tool_calls": ("Problem", "Reply", "ToolCall", "read_reply"),
     "proactor.engine.tool_chat": ("ToolChat", "ToolReport"),
-    "proactor.engine.tree": ("TokenBatch", "Tree"),
+    "proactor.engine.layout": ("TokenBatch",),
+    "proactor.engine.tree": ("Tree",),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),
     "proactor.kernels.errors": ("ProactorError", "printable"),
     "proactor.kernels.grpo": ("Convention", "group_advantages"),

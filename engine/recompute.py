@@ -9,7 +9,7 @@ once with a graph, and kept rows once more without. Gradients are those of one p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -103,17 +103,18 @@ class ChunkView:
 
 
 class Walk:
-    """One tree in chunks of at most ``most`` rows, its layout ``flat``, log-probabilities in ``wide``.
+    """One tree in chunks of at most ``most`` rows. ``flat``: its layout on the host, where it is cut without a
+    sync; ``batch``: its tokens on the device. Log-probabilities are in ``wide``.
 
     Raises EngineError as `forward.head_rows`.
     """
 
     def __init__(self, decoder: Decoder, tree: Tree, most: int) -> None:
-        flat = layout(tree)
-        check_ids(decoder, tree, flat)
+        self.flat = layout(tree)
+        check_ids(decoder, tree, self.flat)
         self.decoder = decoder
-        self.flat = flat.to(decoder.device)
-        self.chunks = cut(tree, flat.start, most)
+        self.batch = self.flat.to(decoder.device).batch
+        self.chunks = cut(tree, self.flat.start, most)
         self.kept = max((c.before + len(c.keep) for c in self.chunks), default=0)
         self.wide = wide_dtype(decoder.dtype)
         self.store: Store | None = None
@@ -123,24 +124,24 @@ class Walk:
         """Pass one: keys and values of the kept rows, with the adapter."""
         self.store = Store.empty(self.decoder, self.kept, gradient=True)
         for chunk in kept_alone(self.chunks):
-            self._hidden(chunk, self.store, adapter=True)
+            self._hidden(chunk, self._part(chunk)[0], self.store, adapter=True)
 
     @torch.no_grad()
     def logprobs(self, adapter: bool = True) -> Tensor:
-        """Log-probabilities [N] of all trained tokens, without a graph; fills in ``flat.batch.entropy``.
+        """Log-probabilities [N] of all trained tokens, without a graph; fills in ``batch.entropy``.
 
         With the adapter this is pass one too.
         """
         store = Store.empty(self.decoder, self.kept, gradient=adapter)
-        out = torch.empty_like(self.flat.batch.old, dtype=self.wide)
+        out = torch.empty_like(self.batch.old, dtype=self.wide)
         entropy = torch.empty_like(out)
         for chunk in self.chunks:
-            hidden = self._hidden(chunk, store, adapter)
-            part, tokens = self.flat.part(self._rows(chunk))
+            part, tokens = self._part(chunk)
+            hidden = self._hidden(chunk, part, store, adapter)
             if len(tokens):
                 out[tokens] = head_logprobs(self.decoder, self._normed(hidden, part), part)
                 entropy[tokens] = part.batch.entropy
-        self.flat.batch.entropy = entropy
+        self.batch.entropy = entropy
         if adapter:
             self.store = store
         return out
@@ -152,19 +153,21 @@ class Walk:
         """
         assert self.store is not None, "pass one comes first"
         for chunk in reversed(self.chunks):
-            hidden = self._hidden(chunk, self.store, adapter=True)
-            part, tokens = self.flat.part(self._rows(chunk))
+            part, tokens = self._part(chunk)
+            hidden = self._hidden(chunk, part, self.store, adapter=True)
             yield (self._normed(hidden, part) if len(tokens) else hidden[:0]), part, tokens
             del hidden
 
-    def _rows(self, chunk: Chunk) -> Tensor:
-        return torch.from_numpy(chunk.rows).to(self.decoder.device)
+    def _part(self, chunk: Chunk) -> tuple[Layout, Tensor]:
+        """As `Layout.part`, on the device."""
+        part, tokens = self.flat.part(torch.from_numpy(chunk.rows))
+        tokens = tokens.to(self.decoder.device)
+        return replace(part.to(self.decoder.device), batch=self.batch.take(tokens)), tokens
 
-    def _hidden(self, chunk: Chunk, store: Store, adapter: bool) -> Tensor:
-        rows, keep = self._rows(chunk), torch.from_numpy(chunk.keep).to(self.decoder.device)
+    def _hidden(self, chunk: Chunk, part: Layout, store: Store, adapter: bool) -> Tensor:
         inner = segment_view(self.decoder, chunk.segments, chunk.before)
-        view = ChunkView(inner, store, chunk, keep)
-        return self.decoder.hidden(self.flat.ids[rows], self.flat.positions[rows], view, adapter)
+        view = ChunkView(inner, store, chunk, torch.from_numpy(chunk.keep).to(self.decoder.device))
+        return self.decoder.hidden(part.ids, part.positions, view, adapter)
 
     def _normed(self, hidden: Tensor, part: Layout) -> Tensor:
         return self.decoder.final_norm(hidden.index_select(0, part.head_row))

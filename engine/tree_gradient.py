@@ -66,7 +66,7 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
     slopes are then the loss.
     """
     walk = Walk(decoder, tree, most)
-    batch = walk.flat.batch
+    batch = walk.batch
     if getattr(loss, "needs_reference", False):
         batch.reference = walk.logprobs(adapter=False)
     _weigh_by_sample(loss, batch)
@@ -74,15 +74,15 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
         walk.remember()
         return _chunks(decoder, walk, loss)
     value, slope, statistics = slopes(loss, walk.logprobs(), batch)
-    walk.flat.batch = replace(batch, weight=slope)
+    walk.batch = replace(batch, weight=slope)
     done = _chunks(decoder, walk, SlopeLoss())
     return replace(done, value=float(value), batch=batch, statistics=statistics)
 
 
 def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
     """Pass two with a loss that is `by_token`."""
-    batch, sums = walk.flat.batch, dict[str, float | Tensor]()
-    value, logp = 0.0, torch.empty_like(batch.old, dtype=walk.wide)
+    batch, sums = walk.batch, dict[str, float | Tensor]()
+    value, logp = batch.old.new_zeros((), dtype=walk.wide), torch.empty_like(batch.old, dtype=walk.wide)
     entropy = torch.empty_like(logp)
     for rows, part, tokens in walk.backwards():
         fault_point("backward")
@@ -92,11 +92,11 @@ def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
         total, mine, statistics = _loss(decoder, rows, part, loss)
         total.backward()
         logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy
-        value += float(total.detach())
+        value += total.detach()
         for name, number in statistics.items():
             sums[name] = sums.get(name, 0.0) + number
     batch.entropy = entropy
-    return Backward(value, logp, batch, sums)
+    return Backward(float(value), logp, batch, sums)
 
 
 def _loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Tensor, Tensor, Statistics]:

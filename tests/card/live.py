@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -37,9 +37,11 @@ from proactor.engine.tree import Tree
 from proactor.kernels.jit import triton
 from tests.card.driver import META, Driver, Recorder, empty_model, pretend
 
-PHASES = ("loading", "held", "sampling", "training")
+PHASES = ("loading", "held", "sampling", "training", "chunks")
 SHARED, NEW = 8, 16
 """Samples behind a short prompt, and tokens that each draws."""
+CHUNK, CHUNKED = 1024, 4096
+"""Rows of a chunk, and of the tree that is computed in chunks."""
 
 
 class LiveBytes(Recorder):
@@ -90,12 +92,13 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
     """`PHASES` of a Qwen2.5 on a card of so much memory. Raises EngineError where the model is refused.
 
     loading: building the model from 4-bit weights. held: model, adapter and optimizer. sampling, training:
-    beside what is held, on the arena that the two use in turn.
+    beside what is held, on the arena that the two use in turn. chunks: a tree recomputed by turns.
     """
     plans, config = planner(size, batching="fixed"), qwen25(size)  # as many at once as there is memory for
     budgets, f = plans.plan(memory), plans.footprint
-    most = budgets.most_rows(gradient=True)
-    assert most is not None and budgets.tokens is not None
+    most = f.most_rows(budgets.arena, gradient=True)
+    whole, parts = (replace(budgets, chunk=chunk) for chunk in (most, CHUNK))
+    assert budgets.tokens is not None
     named = torch.ones(config.vocab_size, dtype=torch.bool)
     with LiveBytes(driver) as log, launching_nothing():
         decoder = empty_model(config, LoRA())
@@ -107,18 +110,22 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
                 log.reset()
                 yield tree
 
-        trainer = Trainer(decoder, Parallel(META), trees, budgets.chunk_rows)
+        trainer = Trainer(decoder, Parallel(META), trees, whole.chunk_rows)
         held = log.reset()
         rows = sample(policy.ready_sampler(), budgets.tokens, config.context_length)
         sampling = log.peak - held
         tally = trainer.forward_backward([group_of(most, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
         trainer.step(AdamW())
         training = log.peak - held
+        trainer.chunk_rows = parts.chunk_rows
+        trainer.forward_backward([group_of(CHUNKED, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
+        chunks = log.peak - held
     counted = (
         Phase(loading, f.weights + f.adapter + f.loading),
         Phase(held, f.held),
         Phase(sampling, budgets.arena, rows, budgets.step_rows),
         Phase(training, budgets.arena, int(tally.sums["rows"]), most),
+        Phase(chunks, parts.tree_bytes(CHUNKED, gradient=True)),
     )
     return dict(zip(PHASES, counted, strict=True))
 

@@ -44,7 +44,10 @@ def seen(repo_root: Path) -> list[Any]:
 
 @pytest.mark.parametrize("model", [0, 1], ids=["0.5B", "14B"])
 def test_what_a_card_of_24_gb_is_given_fits(seen: list[Any], model: int) -> None:
-    for name, phase in seen[model].items():
+    phases = seen[model]
+    chunks = phases.pop("chunks")  # whose logits are few: the formula has room for a large pass's
+    assert chunks["bytes"] <= chunks["formula"]
+    for name, phase in phases.items():
         assert phase["bytes"] <= phase["formula"] <= MARGIN * phase["bytes"], name
         assert phase["rows"] == phase["allowed"], name
 

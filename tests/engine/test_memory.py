@@ -39,7 +39,7 @@ def most_used(plans: Planner, budgets: Budgets) -> tuple[int, int]:
     step = f.product + max(f.head, batch * f.logits) + budgets.step_rows * f.row
     most = budgets.most_rows(plans.trains)
     assert most is not None
-    return cache + step, f.pass_bytes(most, plans.trains)
+    return cache + step, budgets.tree_bytes(most, plans.trains)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,8 +115,8 @@ def test_whatever_is_allowed_fits_and_more_memory_allows_no_less(
 def test_explicit_settings_win_or_are_refused(size: str, tokens: int, rows: int) -> None:
     memory, free = card(24), planner(size).plan(card(24))
     plans = planner(size, kv_tokens=tokens, token_budget=rows)
-    most = free.most_rows(gradient=True)
-    assert most is not None and free.tokens is not None
+    assert free.footprint is not None and free.tokens is not None
+    most = free.footprint.most_rows(free.arena, gradient=True)  # in one pass, which is what a budget is for
     try:
         budgets = plans.plan(memory)
     except EngineError as error:
@@ -204,22 +204,34 @@ def wide_group(samples: int = 6, length: int = 20) -> Group:
     )
 
 
-def test_a_group_that_does_not_fit_is_split_with_the_same_gradient(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chunks", [True, False])
+def test_a_group_that_does_not_fit_has_the_same_gradient(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, chunks: bool
 ) -> None:
+    """It is recomputed by turns; where what is kept for that does not fit either, it is split."""
     whole = load(folder)
     expected = whole.forward_backward([wide_group()], GRPOLoss(GRPO()))
     assert expected["rows"] == 30 + 6 * 19
+    if not chunks:
+        keep_nothing(monkeypatch)
     split = pretend(monkeypatch, folder, rows=90, tokens=64)
+    before = split.decoder.rows_computed
     stats = split.forward_backward([wide_group()], GRPOLoss(GRPO()))
-    assert stats["rows"] == 2 * 30 + 6 * 19  # two trees of three samples
+    assert stats["rows"] == (expected["rows"] if chunks else 2 * 30 + 6 * 19)  # two trees of three samples
+    assert split.decoder.rows_computed - before == 2 * 30 + 6 * 19, "the prompt runs twice"
     assert {n: stats[n] for n in ("tokens", "samples")} == {n: expected[n] for n in ("tokens", "samples")}
     assert stats["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     difference = gradient(split).double() - gradient(whole).double()
     assert float(difference.norm() / gradient(whole).double().norm()) < 1e-5
 
 
+def keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept keys and values take more memory than there is."""
+    monkeypatch.setattr(Footprint, "kept_row", property(lambda self: 1 << 40))
+
+
 def test_a_sample_that_does_not_fit_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_nothing(monkeypatch)
     engine = pretend(monkeypatch, folder, rows=48, tokens=64)
     groups = [wide_group(length=5), wide_group(length=20)]
     for sample in groups[0].samples:
@@ -302,11 +314,11 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_read(
 
 def test_a_cpu_keeps_its_defaults(folder: Path) -> None:
     engine = load(folder, kv_tokens=None, max_batch=256)
-    assert engine._policy.budgets == Budgets(8192, 8192)
+    assert engine._policy.budgets == Budgets(8192, 8192, chunk=8192)
     assert sampler(engine).scheduler.max_rows == 8192
     pages = sampler(engine).scheduler.pool.num_pages
     assert pages == 256 * 128 // 4
-    assert load(folder, token_budget=6, max_batch=4)._policy.budgets == Budgets(6, 6, 1024)
+    assert load(folder, token_budget=6, max_batch=4)._policy.budgets == Budgets(6, 6, 1024, chunk=6)
 
 
 def test_a_cpu_without_memory_is_one_line_too() -> None:
