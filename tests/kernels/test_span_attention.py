@@ -14,6 +14,7 @@ from torch import Tensor
 from proactor.kernels import spans as spans_module
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
+from proactor.kernels.past import Past
 from proactor.kernels.span_attention import span_attention, span_attention_reference
 from proactor.kernels.spans import Spans
 
@@ -57,11 +58,16 @@ def mask_by_definition(tree: Tree) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(trees(), st.integers(1, 6), st.integers(1, 6), st.booleans())
-def test_spans_and_work_lists_say_what_the_tree_says(tree: Tree, rows: int, keys: int, split: bool) -> None:
+@given(trees(), st.integers(1, 6), st.integers(1, 6), st.booleans(), st.integers(0, 7))
+def test_spans_and_work_lists_say_what_the_tree_says(
+    tree: Tree, rows: int, keys: int, split: bool, before: int
+) -> None:
+    """The rows of the first ``before`` segments are keys alone."""
+    origin = sum(tree[1][:before])
     wanted = mask_by_definition(tree)
-    made = Spans.tree(*tree)
-    assert (made.visible() == wanted).all()
+    wanted[:origin] = False
+    made = Spans.tree(*tree, origin=origin)
+    assert (made.visible() == wanted[origin:]).all()
     assert made.pairs == wanted.sum()
     tiles, spans = (x.numpy() for x in made.tiles(rows, CPU))
     seen = np.zeros_like(wanted, dtype=int)
@@ -86,6 +92,8 @@ def test_spans_and_work_lists_say_what_the_tree_says(tree: Tree, rows: int, keys
     assert (seen == wanted).all()
     assert sorted(slots) == list(range(work.slots))
     assert sum(work.sums[:, 3].tolist()) == work.slots
+    covered = sorted({(first, stop) for first, stop, *_ in work.items.tolist()})
+    assert [row for first, stop in covered for row in range(first, stop)] == list(range(len(wanted)))
 
 
 def test_segments_that_follow_one_another_are_one_run() -> None:
@@ -106,6 +114,8 @@ def test_segments_that_follow_one_another_are_one_run() -> None:
         ("parents", ([0, 3], [3, 2], [-1, 1])),
         ("parents", ([2, 0], [3, 2], [-1, 0])),
         ("cuts", ([0, 3], [3, 2], [-1, 0], [0, 4])),
+        ("origin", ([0, 3], [3, 2], [-1, 0], None, 2)),
+        ("origin", ([0, 3], [3, 2], [-1, 0], None, 6)),
     ],
 )
 def test_bad_segments_are_named(name: str, arguments: tuple[list[int], ...]) -> None:
@@ -205,3 +215,37 @@ def test_large_scores_and_hidden_infinities_do_not_spread(monkeypatch: pytest.Mo
         before = span_attention(q, k, v, TREE, 0.25)
         k[sibling], v[sibling] = float("inf"), float("nan")
         assert torch.equal(span_attention(q, k, v, TREE, 0.25)[:25], before[:25])
+
+
+@pytest.mark.parametrize("form", ["torch", pytest.param("triton", marks=needs_triton)])
+def test_a_past_is_read_in_place_and_its_gradients_are_added(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two segments are a past; a third one's gradients stand in the sums already."""
+    monkeypatch.setenv("PROACTOR_KERNELS", "triton" if form == "triton" else "reference")
+    spans = Spans.tree([0, 9, 16, 25, 30], [9, 7, 9, 5, 4], [-1, 0, 1, 0, 3], origin=16)
+    q, k, v = (x.double() if form == "torch" else x for x in _draw(34, 4, 2, 16))
+    leaves = [x.detach().double().requires_grad_() for x in (q[16:], k, v)]
+    expected = span_attention_reference(*leaves, spans, 0.25)
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope = slope.to(DEVICE)
+    wanted = torch.autograd.grad(expected, leaves, slope)
+    sums = tuple(torch.ones_like(k[:16]) for _ in range(2))
+    own = [x.detach().requires_grad_() for x in (q[16:], k[16:], v[16:])]
+    out = span_attention(*own, spans, 0.25, Past(k[:16], v[:16], (sums[0], sums[1])))
+    found = torch.autograd.grad(out, own, slope.to(out.dtype))
+    close = {"rtol": 0, "atol": 1e-4}
+    torch.testing.assert_close(out.double(), expected, **close)
+    torch.testing.assert_close(found[0].double(), wanted[0], **close)
+    for i, total in enumerate(sums):
+        torch.testing.assert_close(found[1 + i].double(), wanted[1 + i][16:], **close)
+        torch.testing.assert_close(total.double() - 1, wanted[1 + i][:16], **close)
+
+
+def test_a_past_of_other_rows_is_named() -> None:
+    spans = Spans.tree([0, 5], [5, 3], [-1, 0], origin=5)
+    q, k, v = _draw(3, 2, 1, 8)
+    with pytest.raises(KernelError, match="^past: 0 rows for spans with 5 before the first"):
+        span_attention(q, k, v, spans, 0.3)
+    with pytest.raises(KernelError, match="^spans: 3 rows with queries for q with 2"):
+        span_attention(q[:2], k[:2], v[:2], spans, 0.3, Past(k, v))
