@@ -130,7 +130,11 @@ def peak_bytes() -> int:
 def dialogue(options: argparse.Namespace) -> list[tuple[list[int], list[tuple[list[int], float]]]]:
     """(context, samples with their advantages) of each turn."""
     generator = torch.Generator().manual_seed(7)
-    draw = lambda count: torch.randint(3, VOCAB, (count,), generator=generator).tolist()  # noqa: E731
+
+    def draw(count: int) -> list[int]:
+        ids: list[int] = torch.randint(3, VOCAB, (count,), generator=generator).tolist()
+        return ids
+
     trunk = draw(options.context)
     ends = [options.context * (turn + 1) // options.turns for turn in range(options.turns)]
     advantages = [2 * i / max(1, options.samples - 1) - 1 for i in range(options.samples)]

@@ -240,16 +240,26 @@ class GRPO(AdamW):
     token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
     alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
-    top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out.
+    top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out. ``importance``:
+    a token beyond the cap counts as at the cap, or (masked) not at all.
+
+    ``advantages``, ``ratio``, ``clip`` and ``kl`` give its relatives (`kernels/grpo.py` and
+    `engine/policy_terms.py` have the formulas): Dr. GRPO is mean with ``normalizer`` constant, RLOO is rloo,
+    GSPO is ratio sequence with ``normalizer`` samples, CISPO is clip cispo, DAPO's loss is ``epsilon_high``
+    above ``epsilon`` with ``normalizer`` tokens.
     """
 
     epsilon: float = Field(0.2, gt=0)
     epsilon_high: float | None = Field(None, gt=0)
     beta: float = Field(0.0, ge=0)
-    advantages: Literal["art", "verl"] = "art"
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    ratio: Literal["token", "sequence"] = "token"
+    clip: Literal["ppo", "cispo"] = "ppo"
+    advantages: Literal["art", "verl", "mean", "rloo"] = "art"
     normalizer: Literal["tokens", "samples", "constant"] = "tokens"
     constant: float = Field(1.0, gt=0)
     importance_cap: float | None = Field(None, gt=0)
+    importance: Literal["truncated", "masked"] = "truncated"
     epochs: int = Field(1, ge=1)
     minibatches: int = Field(1, ge=1, le=MOST_MINIBATCHES)
 

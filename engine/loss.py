@@ -22,6 +22,7 @@ from torch import Tensor
 from proactor.engine.arguments import instance, short
 from proactor.engine.config import GRPO, SFT
 from proactor.engine.layout import Layout, TokenBatch
+from proactor.engine.policy_terms import importance, policy_terms, sequence_means
 from proactor.engine.types import EngineError
 from proactor.kernels.grpo import STATISTICS, policy_loss
 
@@ -34,12 +35,16 @@ NAMES = frozenset(
 
 
 class GRPOLoss:
-    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and capped importance weights."""
+    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and capped importance weights.
+
+    ``by_token``: each token's term depends on nothing of the others.
+    """
 
     def __init__(self, config: GRPO) -> None:
         self.config = config
         self.normalizer = _normalizer(config)
         self.needs_reference = config.beta > 0
+        self.by_token = config.ratio == "token"
 
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over the tokens of ``logprobs`` [N], and the sums its statistics are made of."""
@@ -48,11 +53,18 @@ class GRPOLoss:
         weight = batch.weight
         if c.importance_cap is not None:
             ratio = (batch.old - batch.sampled).exp().nan_to_num(nan=1.0)
-            weight = weight * ratio.clamp(max=c.importance_cap)
+            weight = weight * importance(ratio, c.importance_cap, c.importance == "masked")
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
-        loss, statistics = policy_loss(
-            logprobs, old, batch.advantage, weight, batch.reference, c.epsilon, high, c.beta
-        )
+        settings = c.epsilon, high, c.beta
+        if c.ratio == "token" and c.clip == "ppo" and (c.kl == "k3" or batch.reference is None):
+            loss, statistics = policy_loss(logprobs, old, batch.advantage, weight, batch.reference, *settings)
+        else:
+            change = logprobs - old
+            if c.ratio == "sequence":
+                change = sequence_means(change, batch.sample, len(batch.samples))
+            loss, statistics = policy_terms(
+                logprobs, change, batch.advantage, weight, batch.reference, *settings, c.clip, c.kl
+            )
         sums = dict(zip(STATISTICS, statistics.unbind(), strict=True))  # tensors: no sync with the GPU here
         kl = {} if batch.reference is None else {"kl": sums["kl"]}
         return loss.sum(), {"clip_share": sums["clipped"], **kl}
@@ -148,7 +160,7 @@ def by_token(loss: Loss) -> bool:
 
     Only the built-in losses are: a subclass may couple tokens.
     """
-    return type(loss) in (GRPOLoss, SFTLoss, SlopeLoss)
+    return type(loss) in (SFTLoss, SlopeLoss) or (type(loss) is GRPOLoss and loss.by_token)
 
 
 class PartialLoss:

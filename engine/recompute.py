@@ -103,8 +103,10 @@ class ChunkView:
 
 
 class Walk:
-    """One tree in chunks of at most ``most`` rows. ``flat``: its layout on the host, where it is cut without a
-    sync; ``batch``: its tokens on the device. Log-probabilities are in ``wide``.
+    """One tree in chunks of at most ``most`` rows.
+
+    ``flat``: its layout on the host, where it is cut without a sync; ``batch``: its tokens on the device.
+    Log-probabilities are in ``wide``.
 
     Raises EngineError as `forward.head_rows`.
     """

@@ -1,6 +1,6 @@
 """Group-relative advantages of many groups at once (GRPO: Shao et al., arXiv 2402.03300).
 
-A_i = (r_i - mean) / (std + eps)   within each group, in float64
+A_i = (r_i - mean) / (std + eps)   within each group, in float64; by "mean" and "rloo" without the deviation
 
 `grpo.group_advantages` computes one group, and explains the conventions.
 """
@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from proactor.kernels.grpo import Convention, group_advantages
+from proactor.kernels.grpo import CONVENTIONS, Convention, group_advantages
 from proactor.kernels.jit import jit_any, tl
 from proactor.kernels.op import (
     Arguments,
@@ -48,9 +48,19 @@ def ragged_advantages_reference(
 
 @jit_any("count")
 def ragged_advantages_kernel(
-    reward_ptr, offset_ptr, out_ptr, count, eps, UNBIASED: tl.constexpr, BLOCK: tl.constexpr
+    reward_ptr,
+    offset_ptr,
+    out_ptr,
+    count,
+    eps,
+    DIVIDE: tl.constexpr,
+    UNBIASED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Grid (groups), tile [BLOCK rewards]: three passes, for a group's mean, deviation and advantages."""
+    """Grid (groups), tile [BLOCK rewards]: three passes, for a group's mean, deviation and advantages.
+
+    Not DIVIDE: "mean", and UNBIASED then "rloo".
+    """
     begin = tl.load(offset_ptr + tl.program_id(0)).to(tl.int64)
     end = tl.load(offset_ptr + tl.program_id(0) + 1).to(tl.int64)
     valid = (begin >= 0) & (end <= count)
@@ -72,13 +82,16 @@ def ragged_advantages_kernel(
         deviation = tl.where(at < high, reward - mean, 0.0)
         squares += tl.sum(deviation * deviation, 0)
     divisor = tl.maximum(size - 1 if UNBIASED else size, 1)
-    scale = 1.0 / (tl.sqrt(squares / divisor.to(tl.float64)) + eps)
+    if DIVIDE:
+        scale = 1.0 / (tl.sqrt(squares / divisor.to(tl.float64)) + eps)
+    else:
+        scale = tl.maximum(size, 1).to(tl.float64) / divisor.to(tl.float64)
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
         # exactly 0 for equal rewards: rounding in the mean must not become a gradient
         advantage = tl.where(unequal == 0, 0.0, (reward - mean) * scale)
-        if UNBIASED:
+        if DIVIDE and UNBIASED:
             advantage = tl.where(size == 1, reward, advantage)
         advantage = tl.where(valid, advantage, float("nan"))
         tl.store(out_ptr + at, advantage.to(tl.float32), mask=at < high)
@@ -90,9 +103,9 @@ def ragged_advantages(
     """Advantages float32 [N] of ragged groups: rewards float32 or float64 [N], offsets int [G + 1].
 
     Group g is ``rewards[offsets[g] : offsets[g + 1]]``; offsets are int32 or int64. Conventions as in
-    `group_advantages`: "art" (population deviation, a group of one gets 0) and "verl" (unbiased deviation, a
-    group of one keeps its reward). Equal rewards give exact zeros. A NaN or infinite reward makes its group
-    NaN; a reward in no group gets NaN.
+    `group_advantages`: "art" (population deviation, a group of one gets 0), "verl" (unbiased deviation, a
+    group of one keeps its reward), "mean" and "rloo" (no deviation). Equal rewards give exact zeros. A NaN or
+    infinite reward makes its group NaN; a reward in no group gets NaN.
 
     Raises KernelError for other dtypes and shapes, and for offsets on the CPU that decrease or leave [0, N].
     Offsets on a GPU are not checked, since that would synchronise: a group outside [0, N] gets NaN.
@@ -101,7 +114,7 @@ def ragged_advantages(
     require(fits, "rewards", _describe(rewards))
     fits = offsets.ndim == 1 and offsets.shape[0] >= 1 and offsets.dtype in (torch.int32, torch.int64)
     require(fits, "offsets", _describe(offsets))
-    require(convention in ("art", "verl"), "convention", f"{convention!r} is not art or verl")
+    require(convention in CONVENTIONS, "convention", f"{convention!r} is not one of {', '.join(CONVENTIONS)}")
     count = rewards.shape[0]
     if not on_gpu(offsets.device):
         bounds = offsets.tolist()
@@ -119,7 +132,8 @@ def ragged_advantages(
             out,
             count,
             eps,
-            convention == "verl",
+            convention in ("art", "verl"),
+            convention in ("verl", "rloo"),
             use["BLOCK"],
             num_warps=use["WARPS"],
         )
@@ -150,16 +164,14 @@ def _timed_cases(shape: ModelShape) -> list[Case]:
 def _launches() -> list[Launch]:
     types = {"reward_ptr": "*fp32", "offset_ptr": "*i64", "out_ptr": "*fp32", "count": "i32", "eps": "fp32"}
     use = SETTINGS["default"]
-    return [
-        Launch(
-            ragged_advantages_kernel, types, {"UNBIASED": unbiased, "BLOCK": use["BLOCK"]}, use["WARPS"], 1
-        )
-        for unbiased in (False, True)
+    forms = [
+        {"DIVIDE": divide, "UNBIASED": unbiased} for divide in (True, False) for unbiased in (False, True)
     ]
+    sizes = {"BLOCK": use["BLOCK"]}
+    return [Launch(ragged_advantages_kernel, types, form | sizes, use["WARPS"], 1) for form in forms]
 
 
 SIZES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2, 1, 0, 7), (8, 3), (25, 1, 17))
-CONVENTIONS: tuple[Convention, ...] = ("art", "verl")
 
 RAGGED_ADVANTAGES = Op(
     "ragged_advantages",

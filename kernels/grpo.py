@@ -1,13 +1,16 @@
 """Group-relative advantages and the clipped policy-gradient loss.
 
-    A_i = (r_i - mean) / (std + eps)
+    A_i = (r_i - mean) / (std + eps)     "art", "verl"
+    A_i = r_i - mean,   r_i - mean of the others     "mean", "rloo"
     L_t = -w_t min(ρ_t A_t, clip(ρ_t, 1 - ε_low, 1 + ε_high) A_t) + β w_t (exp(d_t) - d_t - 1)
     ρ = exp(new - old),   d = reference - new
     dL_t/dnew = -w_t ρ_t A_t (0 where the clip binds) + β w_t (1 - exp(d_t))
 
-Two published conventions of the first line [CODE]: "art" divides by the population deviation, and a group of
-one gets 0; "verl" divides by the unbiased deviation, and a group of one keeps its reward (mean 0, std 1). The
-KL is the k3 estimator. GRPO: Shao et al., arXiv 2402.03300; PPO clip: Schulman et al., arXiv 1707.06347.
+"art" divides by the population deviation, and a group of one gets 0; "verl" divides by the unbiased
+deviation, and a group of one keeps its reward (mean 0, std 1) [both CODE]. "mean" leaves the deviation out
+(Dr. GRPO: Liu et al., arXiv 2503.20783), "rloo" takes the mean of the others (RLOO: Ahmadian et al., arXiv
+2402.14740); a group of one gets 0. The KL is the k3 estimator. GRPO: Shao et al., arXiv 2402.03300; PPO clip:
+Schulman et al., arXiv 1707.06347.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from torch import Tensor
 from proactor.kernels.jit import jit_any, tl, triton
 from proactor.kernels.op import Arguments, Case, Launch, ModelShape, Op, require, settings_for, use_triton
 
-Convention = Literal["art", "verl"]
+Convention = Literal["art", "verl", "mean", "rloo"]
+CONVENTIONS: tuple[Convention, ...] = ("art", "verl", "mean", "rloo")
 
 
 def group_advantages(
@@ -30,9 +34,12 @@ def group_advantages(
     """Advantages of one group, in float64. Equal rewards give zeros, except "verl" for a group of one."""
     r = torch.tensor(list(rewards), dtype=torch.float64)
     if len(r) == 1:
-        return [0.0 if convention == "art" else float(r[0])]
+        return [float(r[0]) if convention == "verl" else 0.0]
     if bool((r == r[0]).all()):
         return [0.0] * len(r)  # exactly 0: rounding in the mean must not become a gradient
+    if convention in ("mean", "rloo"):
+        others = len(r) / (len(r) - 1) if convention == "rloo" else 1.0
+        return [float(a) for a in (r - r.mean()) * others]
     deviation = r.std(correction=0 if convention == "art" else 1)
     return [float(a) for a in (r - r.mean()) / (deviation + eps)]
 

@@ -13,7 +13,7 @@ from proactor.engine import GRPO, EngineError, Group, Sample
 from proactor.engine.parallel import Parallel
 from proactor.engine.trainer import Tally
 from proactor.engine.update import Batch, _content, deal, means, prepare, statistics
-from proactor.kernels.grpo import group_advantages
+from proactor.kernels.grpo import CONVENTIONS, group_advantages
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
 
@@ -26,13 +26,16 @@ def advantages(batch: list[Group]) -> list[object]:
     return [s.advantage for g in batch for s in g.samples]
 
 
-def test_two_conventions() -> None:
+def test_conventions() -> None:
     rewards = [1.0, 2.0, 3.0, 6.0]  # mean 3, squared deviations 4 + 1 + 0 + 9
     art, verl = math.sqrt(14 / 4), math.sqrt(14 / 3)
     assert group_advantages(rewards, "art") == pytest.approx([-2 / art, -1 / art, 0, 3 / art], rel=1e-5)
     assert group_advantages(rewards, "verl") == pytest.approx([-2 / verl, -1 / verl, 0, 3 / verl], rel=1e-5)
     assert group_advantages([5.0], "art") == [0.0] and group_advantages([5.0], "verl") == [5.0]
-    for convention in ("art", "verl"):
+    assert group_advantages(rewards, "mean") == [-2.0, -1.0, 0.0, 3.0]
+    assert group_advantages(rewards, "rloo") == pytest.approx([1 - 11 / 3, 2 - 10 / 3, 0, 6 - 2.0])
+    assert group_advantages([5.0], "mean") == group_advantages([5.0], "rloo") == [0.0]
+    for convention in CONVENTIONS:
         assert group_advantages([0.1] * 7, convention) == [0.0] * 7, "rounding in the mean is no spread"
 
 
@@ -49,7 +52,7 @@ def test_rewards_become_advantages_anew_each_time() -> None:
 
 
 @pytest.mark.skipif(not (HAS_TRITON and interpreted()), reason="runs kernels on CPU tensors")
-@pytest.mark.parametrize("convention", ["art", "verl"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_ragged_groups_in_one_launch(monkeypatch: pytest.MonkeyPatch, convention: Any) -> None:
     rewards = ((0.0, 1.0, 5.0), (2.0,), (1.0, 1.0), (3.0, -1.0, 0.5, 0.25))
     alone, together = [group(*r) for r in rewards], [group(*r) for r in rewards]

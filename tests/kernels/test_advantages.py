@@ -7,7 +7,7 @@ import torch
 
 from proactor.kernels.advantages import ragged_advantages, ragged_advantages_kernel
 from proactor.kernels.errors import KernelError
-from proactor.kernels.grpo import Convention, group_advantages
+from proactor.kernels.grpo import CONVENTIONS, Convention, group_advantages
 from proactor.kernels.jit import HAS_TRITON, interpreted
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
@@ -29,7 +29,7 @@ def run(groups: list[list[float]], convention: Convention = "art", eps: float = 
     return [part.tolist() for part in out.split(sizes[1:].tolist())]
 
 
-@pytest.mark.parametrize("convention", ["art", "verl"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_equals_one_group_at_a_time(convention: Convention) -> None:
     torch.manual_seed(2)
     groups = [(torch.randn(n, dtype=torch.float64) * 10 + 1e3).tolist() for n in (2, 9, 1, 0, 16, 3)]
@@ -40,7 +40,7 @@ def test_equals_one_group_at_a_time(convention: Convention) -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e9 + 0.1])
-@pytest.mark.parametrize("convention", ["art", "verl"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_equal_rewards_give_exact_zeros(value: float, convention: Convention) -> None:
     groups = [[value] * n for n in (2, 3, 7, 9)] + [[0.0, 1.0]]
     advantages = run(groups, convention)
@@ -79,7 +79,7 @@ def test_refuses_what_does_not_fit() -> None:
         with pytest.raises(KernelError, match=r"^rewards: "):
             ragged_advantages(wrong, offsets)
     with pytest.raises(KernelError, match=r"^convention: "):
-        ragged_advantages(rewards, offsets, "mean")  # type: ignore[arg-type]
+        ragged_advantages(rewards, offsets, "median")  # type: ignore[arg-type]
 
 
 @needs_triton
@@ -88,6 +88,6 @@ def test_kernel_marks_groups_that_leave_the_rewards() -> None:
     buffer = torch.arange(12.0, device=DEVICE)
     out = torch.full((12,), 7.0, device=DEVICE)
     offsets = torch.tensor([-2, 3, 5, 11], device=DEVICE)
-    ragged_advantages_kernel[(3,)](buffer[2:], offsets, out[2:], 8, 1e-6, False, 4)
+    ragged_advantages_kernel[(3,)](buffer[2:], offsets, out[2:], 8, 1e-6, True, False, 4)
     assert out[:2].tolist() == [7.0, 7.0] and out[10:].tolist() == [7.0, 7.0]
     assert out[2:10].isnan().tolist() == [True] * 3 + [False] * 2 + [True] * 3

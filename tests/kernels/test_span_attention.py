@@ -245,7 +245,7 @@ def test_a_past_is_read_in_place_and_its_gradients_are_added(
 def test_a_past_of_other_rows_is_named() -> None:
     spans = Spans.tree([0, 5], [5, 3], [-1, 0], origin=5)
     q, k, v = _draw(3, 2, 1, 8)
-    with pytest.raises(KernelError, match="^past: 0 rows for spans with 5 before the first"):
+    with pytest.raises(KernelError, match=r"^past: 0 rows for spans with 5 before the first"):
         span_attention(q, k, v, spans, 0.3)
-    with pytest.raises(KernelError, match="^spans: 3 rows with queries for q with 2"):
+    with pytest.raises(KernelError, match=r"^spans: 3 rows with queries for q with 2"):
         span_attention(q[:2], k[:2], v[:2], spans, 0.3, Past(k, v))
