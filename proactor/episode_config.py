@@ -138,7 +138,8 @@ class EpisodeGRPO(GRPO):
     @model_validator(mode="before")
     @classmethod
     def _span(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "advantages" in values:
+        default = cls.model_fields["advantages"].default  # which a saved config spells out
+        if isinstance(values, Mapping) and values.get("advantages", default) != default:
             raise ValueError("grpo.advantages: the method normalises (advantages in its turn credit)")
         return with_decay_total(cls, values, "steps")
 

@@ -255,3 +255,14 @@ def test_a_user_without_a_home_is_one_line(file: Path) -> None:
     for key in ("model", "data.path"):
         with pytest.raises(ConfigError, match=rf"{key}: no home folder is known for '~no-such-user/x'"):
             load_config(file, [f"{key}=~no-such-user/x"])
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_a_run_writes_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, with every default spelt out: a resumed run and a comparison read it so."""
+    monkeypatch.setenv("PROACTOR_DATA", "data")
+    config = load_run(path, [])
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
