@@ -2,55 +2,38 @@
 
     python -m bench.memory_budgets
 
-Computed with `engine/memory.py`, as `Engine.load` does it; nothing is measured. A cell is the tokens of KV,
-then the rows of the largest tree that can be trained (passes aim at 16,384 at most), or "no" where the model
-is refused. Cards have 10^9 bytes a GB, of which CUDA itself takes `CONTEXT`.
+Computed with `engine/plan.py`, as `Engine.load` does it and `proactor plan` prints it; nothing is measured.
+A cell is the tokens of KV, the rows of the largest tree that can be trained in one pass (passes aim at 16,384
+at most), and of the largest one recomputed by turns, or "no" where the model is refused.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from bench.shapes import FAMILY, model_config
 from proactor.engine.config import EngineConfig, LoRA
-from proactor.engine.footprint import Footprint
-from proactor.engine.memory import Memory, Planner
-from proactor.engine.model_config import ModelConfig
+from proactor.engine.known_models import FAMILY
+from proactor.engine.memory import Planner
+from proactor.engine.plan import plan_model
+from proactor.engine.plan import planner as plans_of
 from proactor.engine.types import EngineError
 
 CARDS = (24, 48, 80, 141)
-CONTEXT = 600_000_000
-"""Bytes that CUDA and the modules of torch take before anything is loaded: assumed."""
 SIZES = ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")
-
-
-def qwen25(size: str) -> ModelConfig:
-    """The config of a Qwen2.5 of this size."""
-    return model_config(FAMILY[size], tie_word_embeddings=size in ("0.5B", "1.5B", "3B"))
 
 
 def planner(size: str, **options: Any) -> Planner:
     """Plans for a Qwen2.5 in NF4 with an adapter of rank 8, activations in bfloat16."""
-    config = qwen25(size)
-    footprint = Footprint.of(config, LoRA(), True, torch.bfloat16)
-    return Planner(footprint, EngineConfig(**options), config.context_length, f"Qwen2.5-{size}")
+    return plans_of(FAMILY[size].name, LoRA(), EngineConfig(**options))
 
 
-def card(gigabytes: int) -> Memory:
-    """An empty card."""
-    total = gigabytes * 10**9
-    return Memory(total - CONTEXT, total)
-
-
-def cell(plans: Planner, memory: Memory) -> str:
-    """Tokens of KV and rows of the largest tree."""
+def cell(size: str, gigabytes: int) -> str:
+    """Tokens of KV, rows of the largest tree in one pass, and of the largest one recomputed by turns."""
     try:
-        budgets = plans.plan(memory)
+        plan = plan_model(FAMILY[size].name, gigabytes)
     except EngineError:
         return "no"
-    return f"{budgets.tokens:,} · {budgets.most_rows(gradient=True):,}"
+    return f"{plan.budgets.tokens:,} · {plan.one_pass:,} · {plan.in_chunks:,}"
 
 
 def table() -> str:
@@ -59,10 +42,9 @@ def table() -> str:
     lines = [f"| Qwen2.5, NF4, LoRA rank 8 | held | KV of a token | row of a tree | {cards} |"]
     lines.append("|" + "---|" * (4 + len(CARDS)))
     for size in SIZES:
-        plans = planner(size)
-        f = plans.footprint
+        f = planner(size).footprint
         facts = f"{f.held / 1e9:.1f} GB | {f.token >> 10} KiB | {f.trained_row / 1e6:.1f} MB"
-        lines.append(f"| {size} | {facts} | " + " | ".join(cell(plans, card(c)) for c in CARDS) + " |")
+        lines.append(f"| {size} | {facts} | " + " | ".join(cell(size, c) for c in CARDS) + " |")
     return "\n".join(lines)
 
 

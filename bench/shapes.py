@@ -1,39 +1,12 @@
-"""Qwen2.5's shapes as configurations, for models that are never downloaded."""
+"""Configurations of a Qwen2.5's shape, for models that are never downloaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from proactor.engine.known_models import qwen2_keys
 from proactor.engine.model_config import ModelConfig
-from proactor.kernels.op import QWEN25, ModelShape
-
-CONTEXT = 32768
-FAMILY = {
-    **{shape.name.rpartition("-")[2]: shape for shape in QWEN25},
-    "1.5B": ModelShape("Qwen2.5-1.5B", 1536, 28, 12, 2, 128, 8960, 151936),
-    "3B": ModelShape("Qwen2.5-3B", 2048, 36, 16, 2, 128, 11008, 151936),
-    "32B": ModelShape("Qwen2.5-32B", 5120, 64, 40, 8, 128, 27648, 152064),
-    "72B": ModelShape("Qwen2.5-72B", 8192, 80, 64, 8, 128, 29568, 152064),
-}
-"""Qwen2.5 by size."""
-
-
-def qwen2_keys(shape: ModelShape, **changes: Any) -> dict[str, Any]:
-    """``config.json`` of a Qwen2.5 of this shape; ``changes`` override its keys."""
-    return {
-        "model_type": "qwen2",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "tie_word_embeddings": False,
-        **changes,
-    }
+from proactor.kernels.op import ModelShape
 
 
 def model_config(shape: ModelShape, **changes: Any) -> ModelConfig:

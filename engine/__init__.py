@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
     from proactor.engine.openai_client import RequestTimeout as RequestTimeout
+    from proactor.engine.plan import ModelPlan as ModelPlan
+    from proactor.engine.plan import plan_model as plan_model
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
@@ -75,6 +77,7 @@ _MODULES = {
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
+    "proactor.engine.plan": ("ModelPlan", "plan_model"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),

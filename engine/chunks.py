@@ -56,6 +56,15 @@ def cut(tree: Tree, start: dict[int, int], most: int) -> list[Chunk]:
     return [_chunk(pieces, i) for i in range(count)]
 
 
+def most_kept(tree: Tree, least: int) -> int:
+    """At most so many rows of ``tree`` are kept, in chunks of ``least`` rows or more: those with others below
+    them, and those of samples that a chunk may not hold.
+    """
+    parents = {node.parent for node in tree.nodes}
+    lengths = ((len(node.ids), i in parents) for i, node in enumerate(tree.nodes))
+    return sum(length for length, inner in lengths if inner or length > least)
+
+
 def kept_alone(chunks: Sequence[Chunk]) -> list[Chunk]:
     """What is left of each chunk with its kept rows alone; chunks that keep nothing are left out."""
     out = []

@@ -54,7 +54,7 @@ class Footprint:
     @property
     def kept_row(self) -> int:
         """Bytes of a row in a tree that is computed in chunks: its keys and values, and their gradients."""
-        return self.token + self.token // self.size * 4 + COLUMNS
+        return self.token + self.token // self.size * 4
 
     @property
     def held(self) -> int:

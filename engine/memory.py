@@ -16,13 +16,17 @@ from typing import NamedTuple
 
 import torch
 
+from proactor.engine.chunks import most_kept
 from proactor.engine.config import EngineConfig
-from proactor.engine.footprint import Footprint
+from proactor.engine.footprint import COLUMNS, Footprint
+from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError
 from proactor.kernels.paged_attention import SPLIT
 
 ROWS, MOST_ROWS = 8192, 16384
 """Rows that a pass aims at: of a sampler step and on a CPU; of a tree on a GPU that has the memory."""
+UNLIMITED = (1 << 31) - 1
+"""Rows of a chunk where nothing but memory limits them."""
 LEAST_TOKENS, LEAST_ROWS = 2048, 512
 """A model fits a GPU if so much KV, and a tree of so many rows, fit beside it (or a whole context)."""
 STEP_SHARE = 8
@@ -65,7 +69,7 @@ class Budgets:
     tokens: int | None = None
     arena: int = 0
     footprint: Footprint | None = None
-    chunk: int = MOST_ROWS
+    chunk: int = UNLIMITED
 
     @classmethod
     def fixed(cls, options: EngineConfig) -> Budgets:
@@ -74,37 +78,64 @@ class Budgets:
         return cls(rows, max(rows, options.max_batch), options.kv_tokens, chunk=options.chunk_rows or rows)
 
     def most_rows(self, gradient: bool) -> int | None:
-        """Rows of the largest tree that can be computed; None where nothing is known to be too much.
-
-        With gradient in chunks, if that takes it further.
+        """Rows of the largest tree that can be computed, whatever its form; None where nothing is known to be
+        too much. With gradient in chunks, if that takes it further.
         """
         f = self.footprint
         if f is None:
             return None
         whole = f.most_rows(self.arena, gradient)
-        in_chunks = (self.arena - f.pass_bytes(min(LEAST_ROWS, self.chunk), True)) // f.kept_row
+        in_chunks = (self.arena - f.pass_bytes(self._least, True)) // (f.kept_row + COLUMNS)
         return max(whole, in_chunks) if gradient else whole
 
-    def chunk_rows(self, rows: int) -> int:
-        """How many of a tree's ``rows`` are computed with gradient at a time: all of them, or a chunk."""
+    def fits(self, rows: int, kept: int, gradient: bool) -> bool:
+        """Whether a tree of ``rows`` can be computed, at most ``kept`` of which other rows see."""
+        f = self.footprint
+        if f is None or rows <= f.most_rows(self.arena, gradient):
+            return True
+        least = f.pass_bytes(self._least, True)
+        return gradient and self._kept_bytes(rows, kept) + least <= self.arena
+
+    def chunk_rows(self, rows: int, kept: int) -> int:
+        """How many of a tree's ``rows`` are computed with gradient at a time: all of them, or a chunk.
+
+        ``kept``: at most so many of them are seen by other chunks.
+        """
         f = self.footprint
         if f is None:
             return self.chunk
         if rows <= min(self.chunk, f.most_rows(self.arena, gradient=True)):
             return rows
-        return max(1, min(self.chunk, f.most_rows(self.arena - rows * f.kept_row, gradient=True)))
+        room = self.arena - self._kept_bytes(rows, kept)
+        return max(1, min(self.chunk, f.most_rows(room, gradient=True)))
 
-    def tree_bytes(self, rows: int, gradient: bool) -> int:
+    def kept(self, tree: Tree) -> int:
+        """Rows of a tree that may be seen by other chunks (`most_kept`)."""
+        return most_kept(tree, self._least)
+
+    def chunk_of(self, tree: Tree) -> int:
+        """`chunk_rows` of a tree."""
+        return self.chunk_rows(tree.rows, self.kept(tree))
+
+    @property
+    def _least(self) -> int:
+        return min(LEAST_ROWS, self.chunk)
+
+    def _kept_bytes(self, rows: int, kept: int) -> int:
+        f = self.footprint
+        return 0 if f is None else kept * f.kept_row + rows * COLUMNS
+
+    def tree_bytes(self, rows: int, kept: int, gradient: bool) -> int:
         """Bytes of a pass over a tree, in chunks where it is computed so; 0 on a CPU."""
         if self.footprint is None:
             return 0
-        chunk = self.chunk_rows(rows) if gradient else rows
-        kept = rows * self.footprint.kept_row if chunk < rows else 0
-        return self.footprint.pass_bytes(chunk, gradient) + kept
+        chunk = min(rows, self.chunk_rows(rows, kept)) if gradient else rows
+        beside = self._kept_bytes(rows, kept) if chunk < rows else 0
+        return self.footprint.pass_bytes(chunk, gradient) + beside
 
-    def fits_beside(self, cache: int, rows: int, gradient: bool) -> bool:
+    def fits_beside(self, cache: int, rows: int, kept: int, gradient: bool) -> bool:
         """Whether a pass over a tree fits beside a KV cache of ``cache`` bytes."""
-        return self.footprint is None or cache + self.tree_bytes(rows, gradient) <= self.arena
+        return self.footprint is None or cache + self.tree_bytes(rows, kept, gradient) <= self.arena
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +172,7 @@ class Planner:
             share = min(share, arena - self.cache_bytes(self._whole_pages(tokens)))
         step_rows = (share - least) // self.footprint.row + self.options.max_batch
         rows = self._rows(self.footprint.most_rows(arena, self.trains))
-        chunk = self.options.chunk_rows or MOST_ROWS
+        chunk = self.options.chunk_rows or UNLIMITED
         return Budgets(rows, step_rows, tokens, arena, self.footprint, chunk)
 
     def least_arena(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from proactor.engine.prefix import common_prefix
@@ -31,16 +31,21 @@ def refuse_long(groups: Sequence[Group], most: int | None) -> None:
                 )
 
 
-def pack(groups: Iterable[Group], budget: int, together: bool = True, most: int | None = None) -> list[Tree]:
+def pack(
+    groups: Iterable[Group],
+    budget: int,
+    together: bool = True,
+    fits: Callable[[Tree], bool] = lambda tree: True,
+) -> list[Tree]:
     """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit.
 
     Trees are filled in the order of the prompts, because neighbours share the longest prefixes. With
     ``together`` off each key gets trees of its own, so that no tree depends on other groups, which
-    deterministic mode needs. A single group above the budget makes a tree of its own. Above ``most`` rows
-    (None: any number) it becomes several, each with the prompt and some samples; a group whose `Group.parent`
-    is in another tree then has the parent's tokens as prompt. The sum over trained tokens stays the same.
+    deterministic mode needs. A single group above the budget makes a tree of its own. One that does not
+    fit (``fits``) becomes several, each with the prompt and some samples; a group whose `Group.parent` is in
+    another tree then has the parent's tokens as prompt. The sum over trained tokens stays the same.
     """
-    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget, most)]
+    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget, fits)]
     if not together:
         return pieces
     pieces.sort(key=lambda t: t.groups[0].prompt_ids)
@@ -58,13 +63,13 @@ def pack(groups: Iterable[Group], budget: int, together: bool = True, most: int 
     return [*trees, Tree(held)] if held else trees
 
 
-def _fit(unit: list[Group], budget: int, most: int | None) -> list[Tree]:
-    """Halve a unit until its trees fit; lone groups and those that hang off others only above ``most``."""
+def _fit(unit: list[Group], budget: int, fits: Callable[[Tree], bool]) -> list[Tree]:
+    """Halve a unit until its trees fit; lone groups and those that hang off others only where they must."""
     if not unit:
         return []
     tree = Tree(unit)
     whole = len(unit) == 1 or any(g.parent is not None for g in unit)
-    if tree.rows <= budget or (whole and (most is None or tree.rows <= most)):
+    if tree.rows <= budget or (whole and fits(tree)):
         return [tree]
     if len(unit) > 1:
         half = len(unit) // 2
@@ -74,7 +79,7 @@ def _fit(unit: list[Group], budget: int, most: int | None) -> list[Tree]:
         parts = [[replace(unit[0], samples=s)] for s in (unit[0].samples[:half], unit[0].samples[half:])]
     else:
         return [tree]
-    return [piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, most)]
+    return [piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, fits)]
 
 
 def _apart(groups: list[Group]) -> list[Group]:

@@ -48,7 +48,7 @@ class Parts:
         budgets = model.budgets or Budgets.fixed(options)
         self._policy = Policy(decoder, tokenizer, options, budgets, named)
         trees = partial(self._policy.trees, gradient=True)
-        chunk_rows = budgets.chunk_rows
+        chunk_rows = budgets.chunk_of
         self.trainer = Trainer(decoder, self.parallel, trees, chunk_rows) if decoder.lora else None
         self._owner = Owner(decoder.device)
         self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)

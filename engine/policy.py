@@ -145,22 +145,28 @@ class Policy:
         """
         budgets, exact = self.budgets, self.decoder.form.exact
         rows = budgets.rows if gradient else min(budgets.rows, budgets.step_rows)
-        for tree in pack(groups, rows, not exact, budgets.most_rows(gradient)):
-            self._make_room(tree.rows, gradient)
+
+        def fits(tree: Tree) -> bool:
+            return budgets.fits(tree.rows, budgets.kept(tree), gradient)
+
+        for tree in pack(groups, rows, not exact, fits):
+            self._make_room(tree, gradient)
             yield tree
 
     def refuse_long(self, groups: Sequence[Group], gradient: bool) -> None:
         """Raise EngineError, naming the first, for a sample that no pass of this GPU can hold."""
         refuse_long(groups, self.budgets.most_rows(gradient))
 
-    def _make_room(self, rows: int, gradient: bool) -> None:
-        """Free the KV cache where a pass over ``rows`` does not fit beside it."""
-        if self.sampler is None or self.budgets.fits_beside(self.cache_bytes(), rows, gradient):
+    def _make_room(self, tree: Tree, gradient: bool) -> None:
+        """Free the KV cache where a pass over ``tree`` does not fit beside it."""
+        cache = self.cache_bytes()
+        kept = self.budgets.kept(tree)
+        if self.sampler is None or self.budgets.fits_beside(cache, tree.rows, kept, gradient):
             return
         if not self.sampler.scheduler.resting:
             raise EngineError(
-                f"a pass over {rows} rows: samples still run, and their KV cache takes the memory; wait for "
-                "them first, or set kv_tokens to fewer"
+                f"a pass over {tree.rows} rows: samples still run, and their KV cache takes the memory; wait "
+                "for them first, or set kv_tokens to fewer"
             )
         self.sampler.free_cache()
 

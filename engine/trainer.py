@@ -59,12 +59,12 @@ class Tally:
 class Trainer:
     """Accumulates the gradient of one decoder's adapters, and hands it to their `Optimizer`.
 
-    ``trees`` packs groups for passes with gradient (`Policy.trees`). ``chunk_rows``: of a tree's rows, how
-    many are computed with gradient at a time.
+    ``trees`` packs groups for passes with gradient (`Policy.trees`). ``chunk_rows``: as
+    `Budgets.chunk_of`.
     """
 
     def __init__(
-        self, decoder: Decoder, parallel: Parallel, trees: Trees, chunk_rows: Callable[[int], int]
+        self, decoder: Decoder, parallel: Parallel, trees: Trees, chunk_rows: Callable[[Tree], int]
     ) -> None:
         assert decoder.lora is not None
         self.decoder, self.parallel, self.trees, self.chunk_rows = decoder, parallel, trees, chunk_rows
@@ -108,7 +108,7 @@ class Trainer:
         return tally
 
     def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
-        done = backward(self.decoder, tree, loss, self.chunk_rows(tree.rows))
+        done = backward(self.decoder, tree, loss, self.chunk_rows(tree))
         if self.fixed is not None:
             self._add_fixed()
         tally.add(done.statistics)

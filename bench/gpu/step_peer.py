@@ -20,8 +20,9 @@ from bench.gpu.model import Weights, random_engine, random_weights
 from bench.gpu.peers import bnb_state
 from bench.gpu.task import Job, Row, Setting, Task, figure
 from bench.gpu.timing import Stopwatch
-from bench.shapes import model_config, qwen2_keys
+from bench.shapes import model_config
 from proactor.engine.config import SFT
+from proactor.engine.known_models import qwen2_keys
 from proactor.engine.lora import LoRABuffer, module_name
 from proactor.engine.loss import SFTLoss
 from proactor.engine.types import Group, Sample

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from bench.memory_budgets import CARDS, SIZES, card, planner, qwen25
+from bench.memory_budgets import CARDS, SIZES, planner
 from proactor.engine import GRPO, EngineError, Group, GRPOLoss, LoRA, Sample, Sampling
 from proactor.engine import trainer as trainer_module
 from proactor.engine.config import AdamW
 from proactor.engine.jobs import Job
+from proactor.engine.known_models import qwen25
 from proactor.engine.memory import Memory
 from proactor.engine.parallel import Parallel
+from proactor.engine.plan import card
 from proactor.engine.policy import Policy
 from proactor.engine.sampler import Sampler
 from proactor.engine.trainer import Trainer
@@ -110,14 +112,14 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
                 log.reset()
                 yield tree
 
-        trainer = Trainer(decoder, Parallel(META), trees, whole.chunk_rows)
+        trainer = Trainer(decoder, Parallel(META), trees, whole.chunk_of)
         held = log.reset()
         rows = sample(policy.ready_sampler(), budgets.tokens, config.context_length)
         sampling = log.peak - held
         tally = trainer.forward_backward([group_of(most, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
         trainer.step(AdamW())
         training = log.peak - held
-        trainer.chunk_rows = parts.chunk_rows
+        trainer.chunk_rows = parts.chunk_of
         trainer.forward_backward([group_of(CHUNKED, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
         chunks = log.peak - held
     counted = (
@@ -125,7 +127,7 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
         Phase(held, f.held),
         Phase(sampling, budgets.arena, rows, budgets.step_rows),
         Phase(training, budgets.arena, int(tally.sums["rows"]), most),
-        Phase(chunks, parts.tree_bytes(CHUNKED, gradient=True)),
+        Phase(chunks, parts.tree_bytes(CHUNKED, CHUNKED, gradient=True)),
     )
     return dict(zip(PHASES, counted, strict=True))
 

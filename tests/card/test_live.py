@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for 
 SCRIPT = """
 import dataclasses, json
 from unittest import mock
-from bench.memory_budgets import card
+from proactor.engine.plan import card
 from proactor.engine import model
 from tests.card.driver import pretend
 from tests.card.live import measure

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.memory_budgets import CARDS, SIZES, card, planner
+from bench.memory_budgets import CARDS, SIZES, planner
 from proactor.engine import GRPO, Engine, EngineConfig, EngineError, Group, GRPOLoss, LoRA, Sampling
 from proactor.engine import loading as loading_module
 from proactor.engine.footprint import Footprint
@@ -25,6 +25,7 @@ from proactor.engine.memory import (
     reserve_bytes,
 )
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.plan import card
 from proactor.engine.scheduler import Scheduler
 from tests.engine.engines import drawn, gradient, load, outside, prompts, rollout, sampler
 
@@ -39,7 +40,7 @@ def most_used(plans: Planner, budgets: Budgets) -> tuple[int, int]:
     step = f.product + max(f.head, batch * f.logits) + budgets.step_rows * f.row
     most = budgets.most_rows(plans.trains)
     assert most is not None
-    return cache + step, budgets.tree_bytes(most, plans.trains)
+    return cache + step, budgets.tree_bytes(most, most, plans.trains)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -33,7 +33,7 @@ def test_no_tree_exceeds_what_fits_and_every_trained_sample_is_in_one(
     budget, most = min(budget, longest + more), longest + more
     refuse_long(several, most)
     kept = with_parents(several, lambda g: not g.masked)
-    trees = pack(kept, budget, most=most)
+    trees = pack(kept, budget, fits=lambda tree: tree.rows <= most)
     assert all(0 < tree.rows <= most for tree in trees)
     assert all(any(not g.masked for g in tree.groups) for tree in trees)
     assert trained([g for tree in trees for g in tree.groups]) == trained(kept)
@@ -42,7 +42,10 @@ def test_no_tree_exceeds_what_fits_and_every_trained_sample_is_in_one(
 @settings(deadline=None, max_examples=50)
 @given(groups(), st.integers(1, 30))
 def test_a_limit_that_is_never_met_changes_nothing(several: list[Group], budget: int) -> None:
-    names = [[[id(g) for g in tree.groups] for tree in pack(several, budget, most=m)] for m in (None, 10**6)]
+    names = [
+        [[id(g) for g in tree.groups] for tree in pack(several, budget, fits=f)]
+        for f in (lambda t: True, lambda t: t.rows <= 10**6)
+    ]
     assert names[0] == names[1]
 
 

@@ -261,9 +261,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_what_a_run_writes_is_read_again(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_run_writes_is_read_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole, with every default spelt out: a resumed run and a comparison read it so."""
     monkeypatch.setenv("PROACTOR_DATA", str(tmp_path))
     for folder in ("sgd", "star", "userrl"):

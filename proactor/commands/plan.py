@@ -1,0 +1,100 @@
+"""``proactor plan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from proactor.commands.common import Overrides, UsageError, console
+
+if TYPE_CHECKING:
+    from proactor.engine import ModelPlan
+
+
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="a folder, or a name like qwen2.5-14b", show_default=False),
+    ],
+    overrides: Overrides = None,
+    gpu: Annotated[
+        list[float] | None,
+        typer.Option(help="10^9 bytes of the card; may be given several times  \\[default: 24 48 80 141]"),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="of the LoRA adapters")] = 8,
+    context: Annotated[int, typer.Option(min=1, help="tokens of the dialogue that is planned for")] = 4096,
+    turns: Annotated[int, typer.Option(min=1, help="its turns, at each of which samples are drawn")] = 21,
+    samples: Annotated[int, typer.Option(min=1, help="samples a turn")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="tokens a sample")] = 100,
+) -> None:
+    """What a model fits on which card: weights, cache, and how a dialogue's tree is trained.
+
+    Computed from shapes; no card, and for a known name no files. KEY=VALUE sets options of the engine
+    (kv_tokens=65536). The last rows are of a dialogue of --context tokens with --samples samples of --tokens
+    at each of its --turns.
+    """
+    from proactor.engine import EngineConfig, EngineError, LoRA, plan_model
+
+    if bare := [item for item in overrides or () if "=" not in item]:
+        raise UsageError(f"{bare[0]!r}: options of the engine are written KEY=VALUE")
+    options = dict(item.split("=", 1) for item in overrides or ())
+    cards = gpu or [24.0, 48.0, 80.0, 141.0]
+    config, lora = EngineConfig.from_options(options), LoRA(rank=rank, alpha=2 * rank)
+    plans: dict[float, ModelPlan] = {}
+    refusals: dict[float, str] = {}
+    for card in cards:
+        try:
+            plans[card] = plan_model(model, card, lora, config)
+        except EngineError as error:
+            refusals[card] = str(error)
+    if not plans:
+        raise UsageError(next(iter(refusals.values())))
+    tree = (context + turns * samples * tokens, context)
+    table = Table(title=f"{model}: computed from its shape, not measured")
+    table.add_column("")
+    for card in plans:
+        table.add_column(f"{card:g} GB", justify="right")
+    columns = [list(_rows(p, tree).values()) for p in plans.values()]
+    for name, *cells in zip(_rows(next(iter(plans.values())), tree), *columns, strict=True):
+        table.add_row(name, *cells)
+    console.print(table)
+    for line in refusals.values():
+        console.print(line, markup=False, highlight=False)
+
+
+def _rows(plan: ModelPlan, tree: tuple[int, int]) -> dict[str, str]:
+    """What the table says of one card."""
+    from proactor.engine import EngineError
+
+    f, budgets = plan.footprint, plan.budgets
+    rows = {
+        "weights": _gib(f.weights),
+        "adapter, gradient, optimizer": _gib(f.adapter + f.optimizer),
+        "left for sampling and training": _gib(budgets.arena),
+        "tokens of KV": f"{budgets.tokens or 0:,}",
+        "rows of a sampler step": f"{budgets.step_rows:,}",
+        "rows of a tree in one pass": f"{plan.one_pass:,}",
+        "rows of a tree by turns, at least": f"{plan.in_chunks:,}",
+        f"a dialogue of {tree[0]:,} rows": "does not fit",
+        "  rows at a time": "–",
+        "  rows computed twice": "–",
+        "  bytes beside the model": "–",
+    }
+    try:
+        found = plan.tree(*tree)
+    except EngineError:
+        return rows
+    by_turns = found.chunk < found.rows
+    found_rows = {
+        f"a dialogue of {tree[0]:,} rows": "by turns" if by_turns else "one pass",
+        "  rows at a time": f"{found.chunk:,}",
+        "  rows computed twice": f"{found.kept:,}" if by_turns else "0",
+        "  bytes beside the model": _gib(found.bytes),
+    }
+    return rows | found_rows
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
