@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from proactor.files import valid_utf8
@@ -31,9 +31,14 @@ def is_chat(record: Mapping[str, Any]) -> bool:
     return "messages" in record and "turns" not in record
 
 
-def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: list[str]) -> dict[str, Any]:
+def as_transcript(
+    record: Mapping[str, Any],
+    counters: Counter[str],
+    losses: list[str],
+    is_user: Callable[[str], bool] = lambda role: role.strip().casefold() == "user",
+) -> dict[str, Any]:
     """``record`` with ``turns`` and ``references`` in place of its messages. ``losses`` gets a line for each
-    call that is left out. Raises Malformed.
+    call that is left out; ``is_user`` knows the user by role. Raises Malformed.
     """
     messages = record["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -55,7 +60,7 @@ def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: lis
             turns.append({"speaker": role, "text": text})
         elif not calls:
             counters["empty_turns"] += 1
-        if kind == "user" and text is not None:
+        if text is not None and is_user(role):
             spoken = len(turns)
         for name, arguments in calls:
             if (params := _arguments(arguments)) is None:
