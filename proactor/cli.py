@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
+from proactor.commands import annotate, calibrate, catalog, compare, evaluate, import_, report, train
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -48,6 +48,7 @@ def options(
 
 for command in (
     catalog.catalog,
+    import_.import_,
     annotate.annotate,
     train.train,
     evaluate.evaluate,
@@ -59,7 +60,7 @@ for command in (
     train.pretrain,
     train.demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.strip("_"))(command)
 
 
 def main() -> None:
