@@ -210,7 +210,7 @@ def _nothing_left(imported: Imported) -> str:
     for counter, speaker in alone.items():
         if imported.counters.get(counter):
             return (
-                f"no conversation is left: none has {speaker} turns; --speakers {speaker}=NAME says who that is, "
+                f"no conversation is left: none has {speaker} turns; --speakers {speaker}=NAME names one, "
                 "--option one_speaker=keep keeps them so"
             )
     return "no conversation is left; the counters above say why"

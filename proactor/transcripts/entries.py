@@ -126,7 +126,7 @@ def _kind(file: Path, text: str) -> Kind:
     if suffix in (".jsonl", ".ndjson"):
         return "lines"
     head = text.lstrip()
-    if not head.startswith(("{", "[")):
+    if suffix != ".json" and not head.startswith(("{", "[")):
         return "table"
     first, _, rest = head.partition("\n")
     return "lines" if head.startswith("{") and rest.strip() and _is_json(first) else "json"
