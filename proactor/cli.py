@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, import_, report, train
+from proactor.commands import annotate, calibrate, catalog, compare, doctor, evaluate, import_, report, train
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -55,6 +55,7 @@ for command in (
     report.report,
     calibrate.calibrate,
     compare.compare,
+    doctor.doctor,
     evaluate.sample,
     report.pool,
     train.pretrain,
