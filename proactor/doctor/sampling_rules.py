@@ -25,8 +25,11 @@ def without_spread(facts: Facts) -> Finding | None:
     if flat is None or flat < (ALL_FLAT if learned else MANY_FLAT):
         return None
     evidence = f"{flat:.0%} of the groups without spread ({span(steps)})"
-    cause, remedy = _why_flat(facts, steps)
-    return Finding("groups without spread", 4 if flat >= ALL_FLAT else 3, evidence, cause, remedy)
+    unread = any((mean(steps, key) or 0.0) >= MANY for key in ("truncated_share", "unparsed_share"))
+    if unread:
+        cause = "most answers are cut or not read, and earn the same"
+        return Finding("groups without spread", 2, evidence, cause, "see truncated and unparsed")
+    return Finding("groups without spread", 4 if flat >= ALL_FLAT else 3, evidence, *_why_flat(facts))
 
 
 def truncated(facts: Facts) -> Finding | None:
@@ -87,7 +90,7 @@ def _too_hot(facts: Facts) -> tuple[str, str] | None:
     return f"at temperature {temperature:g} the samples are noise", f"{facts.sampling}.temperature=1.0"
 
 
-def _why_flat(facts: Facts, steps: Sequence[Row]) -> tuple[str, str]:
+def _why_flat(facts: Facts) -> tuple[str, str]:
     """(cause, remedy) of groups without spread."""
     temperature = facts.number(f"{facts.sampling}.temperature", 1.0)
     size = "grpo.n" if facts.in_environment else "grpo.sampling.n"
@@ -99,8 +102,6 @@ def _why_flat(facts: Facts, steps: Sequence[Row]) -> tuple[str, str]:
             f"at temperature {temperature:g} the answers of a group are the same",
             f"{facts.sampling}.temperature=1.0",
         )
-    if any((mean(steps, key) or 0.0) >= MANY for key in ("truncated_share", "unparsed_share")):
-        return "most answers are cut or not read, and earn the same", "see truncated and unparsed"
     same = _same_texts(facts.samples)
     if same is not None and same < MANY:
         return (
