@@ -14,7 +14,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, plan, report, train
+from proactor.commands import (
+    annotate,
+    calibrate,
+    catalog,
+    compare,
+    doctor,
+    evaluate,
+    import_,
+    plan,
+    report,
+    train,
+)
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -48,6 +59,7 @@ def options(
 
 for command in (
     catalog.catalog,
+    import_.import_,
     annotate.annotate,
     plan.plan,
     train.train,
@@ -55,12 +67,13 @@ for command in (
     report.report,
     calibrate.calibrate,
     compare.compare,
+    doctor.doctor,
     evaluate.sample,
     report.pool,
     train.pretrain,
     train.demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.strip("_"))(command)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ description, parameters}``, and those of MCP servers (``inputSchema``); in a lis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,16 @@ def read(path: Path) -> Reading:
     document = Document(path)
     collected = Tools()
     for place, value in _definitions(document):
-        _add(collected, document, place, value)
+        _add(collected, document.where, place, value)
     return collected.reading(path, "openai")
+
+
+def read_tool(definition: object, where: str) -> Tool:
+    """The tool of one definition, found at ``where``. Raises CatalogError."""
+    collected = Tools()
+    _add(collected, lambda _: where, (), definition)
+    (tool,) = collected.reading(where, "openai").catalog.tools
+    return tool
 
 
 def _definitions(document: Document) -> list[tuple[Place, Any]]:
@@ -38,8 +46,8 @@ def _definitions(document: Document) -> list[tuple[Place, Any]]:
     return [((*place, position), one) for position, one in enumerate(value)]
 
 
-def _add(collected: Tools, document: Document, place: Place, outer: Any) -> None:
-    where = document.where(place)
+def _add(collected: Tools, where_of: Callable[[Place], str], place: Place, outer: Any) -> None:
+    where = where_of(place)
     if not isinstance(outer, Mapping):
         raise CatalogError(f"{where}: a tool is an object, found {type(outer).__name__}")
     if outer.get("type", "function") != "function" and not any(key in outer for key in SCHEMA_KEYS):
@@ -54,7 +62,7 @@ def _add(collected: Tools, document: Document, place: Place, outer: Any) -> None
     schema = inner[key] if key else {}
 
     def build() -> Tool:
-        reader = SchemaReader(str(name), document.where, collected.remarks)
+        reader = SchemaReader(str(name), where_of, collected.remarks)
         there = (*inside, key) if key else inside
         spot = Spot(schema, schema if isinstance(schema, Mapping) else {}, there, there)
         return Tool(

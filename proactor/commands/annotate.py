@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor.commands.common import TrustCode, UsageError, console, terminal
+from proactor.commands.common import TrustCode, UsageError, console, parse_pair, terminal
 from proactor.progress import Progress
 
 if TYPE_CHECKING:
@@ -176,21 +176,11 @@ def _read_corpus(
         if path is not None:
             raise UsageError(f"SOURCE {source} is a file already: --path is for corpora")
         name, path = "jsonl", Path(source)
-    options = (tools_of if name == "jsonl" else {}) | dict(_parse_pair(text) for text in pairs)
+    options = (tools_of if name == "jsonl" else {}) | dict(parse_pair(text) for text in pairs)
     corpus = load(name, path, limit=limit, seed=seed, **options_of(options))
     if not corpus.dialogues:
         raise UsageError(f"SOURCE {source}: no dialogues")
     return corpus
-
-
-def _parse_pair(text: str) -> tuple[str, Any]:
-    """(key, value) of a reader's option; the value is YAML, as in a config."""
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UsageError(f"--option {text}: KEY=VALUE is wanted")
-    from proactor.yaml_values import parse_yaml
-
-    return key, parse_yaml(value, f"--option {text}")
 
 
 def _read_tools(file: str | None, trust_code: bool, corpus: Corpus) -> Catalog:

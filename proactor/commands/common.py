@@ -97,6 +97,16 @@ def find_dialogue(dialogues: tuple[Dialogue, ...], name: str) -> Dialogue:
     raise UsageError(f"--dialogue {name}: neither an id nor a position below {len(dialogues)}")
 
 
+def parse_pair(text: str) -> tuple[str, Any]:
+    """(key, value) of a reader's option; the value is YAML, as in a config."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"--option {text}: KEY=VALUE is wanted")
+    from proactor.yaml_values import parse_yaml
+
+    return key, parse_yaml(value, f"--option {text}")
+
+
 def run_folder(run: Path) -> Path:
     """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
     if not run.exists():

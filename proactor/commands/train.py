@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proactor.commands.common import ConfigFile, Overrides, UsageError, console, terminal
+from proactor.commands.doctor import point_to_doctor
 from proactor.commands.report import write_report
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def train(
     if summary and not console.quiet:
         _print_summary(settings.name, summary)
         write_report(settings.folder)
-    console.print(f"{settings.folder}: done", markup=False)
+    _end(settings.folder)
 
 
 def _train_episodes(settings: EpisodeConfig, resume: bool, fresh: bool) -> None:
@@ -76,7 +77,14 @@ def _train_episodes(settings: EpisodeConfig, resume: bool, fresh: bool) -> None:
         console.print(metrics_table(title, systems, KEYS, summary["difference"]))
     if not console.quiet:
         write_report(settings.folder)
-    console.print(f"{settings.folder}: done", markup=False)
+    _end(settings.folder)
+
+
+def _end(folder: Path) -> None:
+    """Say that a run is done, and whether it should be looked at."""
+    if not console.quiet:
+        point_to_doctor(folder)
+    console.print(f"{folder}: done", markup=False)
 
 
 def _print_summary(name: str, summary: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from proactor.files import valid_utf8
@@ -31,9 +31,14 @@ def is_chat(record: Mapping[str, Any]) -> bool:
     return "messages" in record and "turns" not in record
 
 
-def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: list[str]) -> dict[str, Any]:
+def as_transcript(
+    record: Mapping[str, Any],
+    counters: Counter[str],
+    losses: list[str],
+    is_user: Callable[[str], bool] = lambda role: role.strip().casefold() == "user",
+) -> dict[str, Any]:
     """``record`` with ``turns`` and ``references`` in place of its messages. ``losses`` gets a line for each
-    call that is left out. Raises Malformed.
+    call that is left out; ``is_user`` knows the user by role. Raises Malformed.
     """
     messages = record["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -55,7 +60,7 @@ def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: lis
             turns.append({"speaker": role, "text": text})
         elif not calls:
             counters["empty_turns"] += 1
-        if kind == "user" and text is not None:
+        if text is not None and is_user(role):
             spoken = len(turns)
         for name, arguments in calls:
             if (params := _arguments(arguments)) is None:
@@ -69,7 +74,7 @@ def as_transcript(record: Mapping[str, Any], counters: Counter[str], losses: lis
                 references.append(reference | {"observed_trigger": spoken})
     result = {k: v for k, v in record.items() if k != "messages"}
     if isinstance(record.get("tools"), list):
-        result["tools"] = [_tool_name(tool) for tool in record["tools"]]
+        result["tools"] = [tool_name(tool) for tool in record["tools"]]
     return {**result, "turns": turns, "references": references}
 
 
@@ -113,7 +118,7 @@ def _arguments(arguments: object) -> dict[str, Any] | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def _tool_name(tool: object) -> object:
+def tool_name(tool: object) -> object:
     """The name of a tool on offer, given as a name or as a definition."""
     if not isinstance(tool, dict):
         return tool
@@ -131,16 +136,17 @@ def params_as_text(params: Mapping[str, Any], counters: Counter[str]) -> dict[st
     for name, value in params.items():
         if value is None:
             continue
-        text = value if isinstance(value, str) else _value_text(value)
+        text = value if isinstance(value, str) else value_text(value)
         texts[name] = valid_utf8(text)
         counters["broken_characters"] += texts[name] != text
         counters["values_as_text"] += not isinstance(value, str)
     return texts
 
 
-def _value_text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A value of JSON as text: a number as it is written, a list by its items, an object as JSON."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
-        return ", ".join(item if isinstance(item, str) else _value_text(item) for item in value)
+        return ", ".join(item if isinstance(item, str) else value_text(item) for item in value)
     return json.dumps(value, ensure_ascii=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 COLUMNS = {
     "id": (
         "dialogue_id dialog_id conversation_id chat_id session_id thread_id ticket_id call_id transcript_id "
-        "dialogue conversation id"
+        "convo_id dialogue conversation id"
     ).split(),
     "speaker": "speaker role author sender participant from".split(),
-    "text": "text content message utterance body".split(),
+    "text": "text content message utterance body value".split(),
 }
-"""Names of the three columns, the first that is there counts. Blanks and dashes read as "_"."""
+"""Names of the three columns, the first that is there counts; as `plain_name` compares them."""
 DELIMITERS = ",;\t|"
+
+Row = tuple[str, str, str, dict[str, Any]]
+"""(place, dialogue, domain, turn) of a row."""
 
 
 def is_table(file: Path) -> bool:
@@ -36,42 +39,84 @@ def is_table(file: Path) -> bool:
 
 def records(file: Path) -> Iterator[Record]:
     """The dialogues of a file as transcripts, by the first row of each. SourceError names the faulty line."""
-    text = read_text(file).removeprefix("\ufeff")
+    lines = rows(file, read_text(file))
+    _, names = next(lines)
+    columns = {kind: _column(file, kind, names) for kind in COLUMNS}
+    domain = find_name(("domain",), names)
+    used = {*columns.values(), domain}
+
+    def turns() -> Iterator[Row]:
+        for number, cells in lines:
+            where, row = f"{file}:{number}", dict(zip(names[::-1], cells[::-1]))  # the first of a name counts
+            identity = row[columns["id"]].strip()
+            if not identity:
+                raise SourceError(f"{where}: no id in column {columns['id']!r}")
+            others = {f"column {name}": cell for name, cell in row.items() if name not in used}
+            turn = {"speaker": row[columns["speaker"]], "text": row[columns["text"]]}
+            yield where, identity, row[domain].strip() if domain else "", {**others, **turn}
+
+    yield from grouped(turns())
+
+
+def grouped(rows: Iterable[Row]) -> list[Record]:
+    """Rows as transcripts, one a dialogue, by the place of its first row."""
+    found: dict[str, Record] = {}
+    for where, identity, domain, turn in rows:
+        record = found.setdefault(identity, Record(where, identity, {"turns": []}))
+        if domain:
+            record.value.setdefault("domain", domain)
+        record.value["turns"].append(turn)
+    return list(found.values())
+
+
+def rows(file: Path, text: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of the header and of each row that is not blank, all of one length. Raises SourceError.
+
+    ``delimiter``: default, the one of `DELIMITERS` that the header has most of.
+    """
+    text = text.removeprefix("\ufeff")
     header = next(iter(text.splitlines()), "")
-    delimiter = max(DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    dialogues: dict[str, tuple[int, dict[str, Any]]] = {}
+    sign = delimiter or max(DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
     try:
-        names = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in next(reader, [])]
-        places = {kind: _column(file, kind, names) for kind in COLUMNS}
+        names = [name.strip() for name in next(reader, [])]
+        yield 1, names
         line = reader.line_num + 1
         for row in reader:
             start, line = line, reader.line_num + 1
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(names):
-                raise SourceError(f"{file}:{start}: {len(row)} columns, the header has {len(names)}")
-            identity = row[places["id"]].strip()
-            if not identity:
-                raise SourceError(f"{file}:{start}: no id in column {names[places['id']]!r}")
-            _, record = dialogues.setdefault(identity, (start, {"turns": []}))
-            others = {f"column {name}": row[i] for i, name in enumerate(names) if i not in places.values()}
-            if domain := others.pop("column domain", "").strip():
-                record.setdefault("domain", domain)
-            turn = {"speaker": row[places["speaker"]], "text": row[places["text"]]}
-            record["turns"].append({**others, **turn})
+                raise SourceError(f"{file}:{start}: {_lengths(row, names, sign)}")
+            yield start, row
     except csv.Error as error:
         raise SourceError(f"{file}:{reader.line_num}: not CSV ({error})") from None
-    for identity, (start, record) in dialogues.items():
-        yield Record(f"{file}:{start}", identity, record)
 
 
-def _column(file: Path, kind: str, names: list[str]) -> int:
-    """The place of a column. Raises SourceError where there is none."""
-    name = next((name for name in COLUMNS[kind] if name in names), None)
+def _lengths(row: list[str], names: list[str], sign: str) -> str:
+    """How many columns a row has, the header, and the row by another delimiter, where that fits."""
+    told = f"{len(row)} columns, the header has {len(names)}"
+    others = (d for d in DELIMITERS if d != sign and sign.join(row).count(d) == len(names) - 1 > 0)
+    return told + "".join(f"; by {other!r} the line has as many" for other in others)
+
+
+def plain_name(name: str) -> str:
+    """The name of a column as it is compared: without case, blanks, dashes and underscores."""
+    return name.strip().casefold().translate(str.maketrans("", "", " -_"))
+
+
+def find_name(candidates: Iterable[str], names: Collection[str]) -> str | None:
+    """The first of ``names`` that is the first candidate to be found; None where there is none."""
+    known = {plain_name(name): name for name in reversed(list(names))}
+    return next((known[plain_name(name)] for name in candidates if plain_name(name) in known), None)
+
+
+def _column(file: Path, kind: str, names: list[str]) -> str:
+    """The name of a column. Raises SourceError where there is none."""
+    name = find_name(COLUMNS[kind], names)
     if name is None:
         raise SourceError(
             f"{file}:1: no column for the {'dialogue' if kind == 'id' else kind} "
             f"({', '.join(COLUMNS[kind])}); found {', '.join(names) or 'nothing'}"
         )
-    return names.index(name)
+    return name

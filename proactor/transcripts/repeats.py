@@ -1,0 +1,73 @@
+"""Conversations that come twice: under one id, or under another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from proactor.dialogue import Dialogue
+from proactor.files import SourceError
+from proactor.sources.base import Record
+from proactor.transcripts.entries import Tally
+from proactor.transcripts.mapping import ImportMap
+
+
+def settled(records: Sequence[Record], mapping: ImportMap, tally: Tally) -> list[Record]:
+    """Records of unique ids. One that comes again unchanged is left out (`duplicates`); another one of the
+    same id goes by ``mapping.same_id``: an error, or joined to the first (`conversations_joined`: split over
+    files), or renamed (`ids_renamed`).
+    """
+    kept: dict[str, Record] = {}
+    for record in records:
+        first = kept.get(record.id)
+        if first is None:
+            kept[record.id] = record
+        elif record.value == first.value and mapping.duplicates == "drop":
+            tally.leave_out("duplicates", f"{record.where}: {record.id!r} is the same as {first.where}")
+        elif mapping.same_id == "join":
+            kept[record.id] = _joined(first, record)
+            tally.counters["conversations_joined"] += 1
+        elif mapping.same_id == "rename":
+            number = next(n for n in range(2, len(records) + 2) if f"{record.id}-{n}" not in kept)
+            kept[f"{record.id}-{number}"] = Record(record.where, f"{record.id}-{number}", record.value)
+            tally.counters["ids_renamed"] += 1
+        else:
+            raise SourceError(
+                f"{record.where}: conversation {record.id!r} appears twice (first in {first.where}); "
+                "--same-id join continues the first, rename makes another one of it"
+            )
+    return list(kept.values())
+
+
+def without_duplicates(
+    dialogues: Sequence[tuple[str, Dialogue]], mapping: ImportMap, tally: Tally
+) -> list[tuple[str, Dialogue]]:
+    """(place, dialogue) without those that have the turns and actions of an earlier one (`duplicates`): a
+    split by ids would put one into training and the other into the test.
+    """
+    if mapping.duplicates == "keep":
+        return list(dialogues)
+    seen: dict[Any, str] = {}
+    kept = []
+    for where, dialogue in dialogues:
+        content = dialogue.model_copy(update={"id": ""}).model_dump_json()
+        if content in seen:
+            tally.leave_out("duplicates", f"{where}: {dialogue.id!r} is the same as {seen[content]!r}")
+        else:
+            seen[content] = dialogue.id
+            kept.append((where, dialogue))
+    return kept
+
+
+def _joined(first: Record, second: Record) -> Record:
+    """The first record with the turns of the second behind its own."""
+    key = next((k for k in ("turns", "messages") if isinstance(first.value.get(k), list)), None)
+    if key is None or not isinstance(second.value.get(key), list):
+        raise SourceError(f"{second.where}: conversation {first.id!r} is of another form in {first.where}")
+    if second.value.get("references") or second.value.get("withdrawn"):
+        raise SourceError(
+            f"{second.where}: conversation {first.id!r} continues {first.where} and brings actions "
+            "whose turns are counted from its own beginning; join the two by hand"
+        )
+    value = {**second.value, **first.value, key: [*first.value[key], *second.value[key]]}
+    return Record(first.where, first.id, value)
