@@ -3,7 +3,8 @@
 A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line, or
 with CSV files (`sources.table`), and the tools beside them in ``catalog.json``. A line is
 
-- a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
+- a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes) and what
+  people decided about them (`sources.reviewed`), or
 - a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, with or without a log of actions
   (``references``). Turns stay unchanged, also two of one speaker in a row. Speakers go by common names
   (`USERS`, `AGENTS`). Other keys of a line are ignored and counted (``ignored_keys``), or
@@ -44,7 +45,7 @@ from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
-from proactor.sources import action_log, base, messages, table
+from proactor.sources import action_log, base, messages, reviewed, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 
@@ -85,6 +86,9 @@ class JsonlOptions(BaseModel):
     )
     one_speaker: Literal["drop", "keep", "error"] = Field(
         default="drop", description="what becomes of a dialogue without user turns, or without agent turns"
+    )
+    undecided: Literal["keep", "mask"] = Field(
+        default="keep", description="what becomes of a window that no reviewer accepted"
     )
 
 
@@ -177,8 +181,12 @@ class _Reader:
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
             raise Malformed("`turns` is not a list of objects")
         complete = bool(listed) and all("index" in turn for turn in listed)
-        dialogue = Dialogue.model_validate(record) if complete else self._transcript(record, listed)
+        dialogue = self._annotated(record) if complete else self._transcript(record, listed)
         return self._fitted(self._without_empty(dialogue))
+
+    def _annotated(self, record: dict[str, Any]) -> Dialogue:
+        accepted_only = self.options.undecided == "mask"
+        return Dialogue.model_validate(reviewed.plain(record, self.counters, accepted_only=accepted_only))
 
     def _transcript(self, record: dict[str, Any], listed: list[dict[str, Any]]) -> Dialogue:
         turns: list[Turn] = []
