@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
+from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, review, train
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -49,6 +49,7 @@ def options(
 for command in (
     catalog.catalog,
     annotate.annotate,
+    review.review,
     train.train,
     evaluate.evaluate,
     report.report,

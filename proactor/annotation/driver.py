@@ -61,8 +61,9 @@ def annotate(
     and of the last `FAILED_WINDOW`.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
-    that is finished or was begun with other settings, where more dialogues than that share, or all, were not
-    answered (those that were are kept for the next call), for windows that were reviewed; WriterError while another process writes into OUT.
+    that is finished, was begun with other settings or holds reviews, where more dialogues than that share, or
+    all, were not answered (those that were are kept for the next call); WriterError while another process
+    writes into OUT.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}

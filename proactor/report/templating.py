@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,18 @@ def environment(sides: Sides) -> jinja2.Environment:
 
 def script(*names: str) -> dict[str, Any]:
     """The files ``names`` as the page's script, and the hash by which its content policy allows it."""
-    text = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {
-        "script": Markup(text),  # nosec B704 # files of this package
-        "script_hash": f"sha256-{digest}",
-    }
+    text = joined(TEMPLATES / name for name in names)
+    return {"script": text, "script_hash": policy_hash(text)}
+
+
+def joined(files: Iterable[Path]) -> Markup:
+    """The text of files of this package, one after the other, as it goes into a page."""
+    return Markup("".join(file.read_text(encoding="utf-8") for file in files))  # nosec B704
+
+
+def policy_hash(text: str) -> str:
+    """The hash by which a page's content policy allows a script or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def pack(rows: Sequence[dict[str, Any]]) -> Markup:

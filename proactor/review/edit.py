@@ -21,15 +21,17 @@ from proactor.sources.reviewed import REMOVED, REVIEW, Review, Verdict, review_o
 
 Status = Literal["", "accepted", "rejected"]
 UNSURE, WITHDRAWN = "unsure", "withdrawn"
-"""The ``null_reason`` of a window that a reviewer could not place, and of an action that the user took back."""
+"""The ``null_reason`` of a window that a reviewer could not place, and of an action that was taken back."""
 
 
 class EditedWindow(BaseModel):
-    """A window as the page has it. ``id``: "" for a new one. ``status``: what was decided, "" for nothing."""
+    """A window as the page has it; one with an ``id`` that is not there yet is new. ``status``: what was
+    decided, "" for nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = ""
+    id: str = Field(min_length=1)
     name: str = Field(min_length=1)
     params: dict[str, str] = Field(default_factory=dict)
     coverage: Interval | None = None
@@ -58,21 +60,20 @@ def now() -> str:
 
 
 def apply(entry: Entry, edit: Edit, catalog: Catalog, by: str, at: str) -> dict[str, Any]:
-    """The record of ``entry`` with the windows of ``edit``. Raises ReviewError for a window that the dialogue
-    does not have, one named twice, and a tool that ``catalog`` does not have.
+    """The record of ``entry`` with the windows of ``edit``. Raises ReviewError for a window named twice, a
+    new one with the id of one that was taken out, and a tool that ``catalog`` does not have.
     """
     record = copy.deepcopy(dict(entry.record))
-    _check_ids(entry.dialogue, edit)
+    _check_ids(record, edit)
     stamp = _Stamp(by, at)
     old = {window["id"]: (kind, window) for kind, window in _windows(record)}
-    fresh = _new_ids({*old, *(w.get("id", "") for w in windows_in(record, REMOVED))})
     for wanted in edit.windows:
-        kind, window = old.get(wanted.id, ("", {"id": wanted.id or next(fresh)}))
+        kind, window = old.get(wanted.id, ("", {"id": wanted.id}))
         before = copy.deepcopy(window)
         if window.get("name") != wanted.name and wanted.name not in catalog:
             raise ReviewError(f"tool {wanted.name!r} is not in catalog.json")
-        if not wanted.id:
-            window |= {k: v for k, v in Reference(id=window["id"], name=wanted.name).model_dump(mode="json").items()}
+        if not kind:
+            window |= Reference(id=wanted.id, name=wanted.name).model_dump(mode="json") | {"params": None}
         _set_values(window, wanted, entry.dialogue)
         _set_times(window, wanted)
         stamp.put(window, before, wanted.status)
@@ -113,33 +114,29 @@ def _windows(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield kind, window
 
 
-def _check_ids(dialogue: Dialogue, edit: Edit) -> None:
-    known = {r.id for r in (*dialogue.references, *dialogue.withdrawn)}
-    named = [w.id for w in edit.windows if w.id]
-    if unknown := [name for name in named if name not in known]:
-        raise ReviewError(f"dialogue {dialogue.id!r} has no window {unknown[0]!r}")
-    if len(set(named)) < len(named):
-        raise ReviewError(f"dialogue {dialogue.id!r}: a window is named twice")
-
-
-def _new_ids(taken: set[str]) -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        if (name := f"added-{number}") not in taken:
-            yield name
+def _check_ids(record: Mapping[str, Any], edit: Edit) -> None:
+    gone = {window.get("id") for window in windows_in(record, REMOVED)}
+    seen: set[str] = set()
+    for name in (window.id for window in edit.windows):
+        if name in seen or name in gone:
+            raise ReviewError(f"dialogue {edit.id!r}: there is, or was, another window {name!r}")
+        seen.add(name)
 
 
 def _set_values(window: dict[str, Any], wanted: EditedWindow, dialogue: Dialogue) -> None:
     """The tool and its values. What rests on a value that changed is found again in the words, or dropped."""
     window["name"] = wanted.name
-    old = window.get("params") or {}
-    if old == wanted.params:
+    if window.get("params") == wanted.params:
         return
+    old = window.get("params") or {}
     changed = {name: value for name, value in wanted.params.items() if old.get(name) != value}
-    window["params"] = {name: wanted.params[name] for name in (*(n for n in old if n in wanted.params), *changed)}
+    window["params"] = {
+        name: wanted.params[name] for name in (*(n for n in old if n in wanted.params), *changed)
+    }
     said, _ = mentions(dialogue.turns, changed)
-    kept = {n: t for n, t in (window.get("value_turns") or {}).items() if n in wanted.params and n not in changed}
+    kept = {
+        n: t for n, t in (window.get("value_turns") or {}).items() if n in wanted.params and n not in changed
+    }
     turns = kept | said
     window["value_turns"] = turns
     complete = len(turns) == len(wanted.params)

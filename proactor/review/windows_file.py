@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.engine import ProactorError, open_atomic
 from proactor.files import SourceError, read_bytes
@@ -119,7 +121,9 @@ class WindowsFile:
         with self._guard, self._lock():
             before = self.entry(name)
             if before.version != version:
-                raise Conflict(f"dialogue {name!r} was changed meanwhile{_by_whom(before)}; nothing was saved")
+                raise Conflict(
+                    f"dialogue {name!r} was changed meanwhile{_by_whom(before)}; nothing was saved"
+                )
             yield before
 
     def _lock(self) -> AbstractContextManager[None]:
@@ -185,13 +189,14 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         if isinstance(window, dict):
             reviewed.review_of(window)
     known = _known_keys(record, Dialogue)
-    for kind, fields in (("turns", Turn), *((kind, Reference) for kind in KINDS)):
-        if isinstance(known.get(kind), list):
-            known[kind] = [_known_keys(v, fields) if isinstance(v, dict) else v for v in known[kind]]
+    parts: dict[str, type[BaseModel]] = {"turns": Turn, "references": Reference, "withdrawn": Reference}
+    for key, fields in parts.items():
+        if isinstance(known.get(key), list):
+            known[key] = [_known_keys(v, fields) if isinstance(v, dict) else v for v in known[key]]
     return Dialogue.model_validate(known)
 
 
-def _known_keys(value: Mapping[str, Any], kind: type[Dialogue | Turn | Reference]) -> dict[str, Any]:
+def _known_keys(value: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     return {key: part for key, part in value.items() if key in kind.model_fields}
 
 
@@ -216,7 +221,10 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def _by_whom(entry: Entry) -> str:
     """ " by NAME" of the latest review in an entry that has one."""
-    marks = [entry.record, *(w for kind in (*KINDS, reviewed.REMOVED) for w in reviewed.windows_in(entry.record, kind))]
+    marks = [
+        entry.record,
+        *(w for kind in (*KINDS, reviewed.REMOVED) for w in reviewed.windows_in(entry.record, kind)),
+    ]
     reviews = [review for mark in marks if (review := reviewed.review_of(mark)) is not None]
     latest = max(reviews, key=lambda review: review.at, default=None)
     return f" (last by {latest.by}, {latest.at})" if latest else ""

@@ -49,7 +49,9 @@ def review_of(value: Mapping[str, Any]) -> Review | None:
         raise Malformed(f"{REVIEW}: {first_problem(error)}") from None
 
 
-def plain(record: Mapping[str, Any], counters: Counter[str], *, accepted_only: bool = False) -> dict[str, Any]:
+def plain(
+    record: Mapping[str, Any], counters: Counter[str], *, accepted_only: bool = False
+) -> dict[str, Any]:
     """A record without the keys of a review, its rejected windows masked, and with ``accepted_only`` all that
     nobody accepted. Counts ``windows_accepted``, ``windows_edited``, ``windows_rejected`` and
     ``windows_removed``. Raises Malformed for a review that is none.
@@ -106,7 +108,9 @@ def _masked(window: Any, review: Review | None, accepted_only: bool) -> Any:
 
 
 def _bare(window: Any) -> Any:
-    return {key: value for key, value in window.items() if key != REVIEW} if isinstance(window, dict) else window
+    return (
+        {key: value for key, value in window.items() if key != REVIEW} if isinstance(window, dict) else window
+    )
 
 
 def _is(review: Review | None, status: Verdict) -> bool:
