@@ -79,7 +79,7 @@ def window_doubts(dialogue: Dialogue, catalog: Catalog, notes: AnnotationNotes) 
         reasons = [f"inferred: {value}" for value in notes.guessed.get(place, ())]
         if reference.ready is None:
             why = "; ".join(notes.blocked.get(place, ())) or reference.null_reason.replace("_", " ")
-            reasons.append(f"window unknown: {why or 'no reason given'}")
+            reasons.append(f"when it may fire is unknown: {why or 'no reason given'}")
         if reference.id in early:
             parameter, turn = early[reference.id]
             reasons.append(f"may fire before {parameter} is said, at turn {turn}")

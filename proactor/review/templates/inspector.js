@@ -22,7 +22,8 @@ function decision(window, open) {
       el("button", {
         class: "quiet unfold", "aria-expanded": String(open), "aria-label": "values and times",
         onclick: () => { byId("inspector").classList.toggle("open"); drawInspector(); },
-      }, open ? "⌄" : "⌃")),
+      }, open ? "▾" : "▴")),
+    el("small", { class: "in-short" }, el("bdi", {}, Object.values(window.params).join(", "))),
     el("div", { class: "buttons" }, button("accepted", "Accept", "a"), button("rejected", "Reject", "r")),
     window.doubts?.length ? el("ul", { class: "doubts" }, ...window.doubts.map((why) => el("li", {}, why))) : null);
 }
@@ -134,5 +135,24 @@ function windowList() {
     { accepted: "✓", rejected: "✕" }[window.status] ?? (window.doubts?.length ? "?" : ""))));
   return el("div", { class: "window-list" },
     el("ul", {}, ...inOrder(state.windows).map(line)),
-    el("button", { class: "quiet", onclick: () => addWindow() }, "Add a window ", el("kbd", {}, "n")));
+    el("button", { class: "quiet", onclick: () => addWindow() }, "Add a window ", el("kbd", {}, "n")),
+    besideList());
+}
+
+// The windows of the other file, each to be taken over: its turns by a window of its tool, else as a new one.
+function besideList() {
+  if (!state.view.beside.length) return null;
+  const line = (other) => el("li", {}, el("code", {}, el("bdi", {}, other.name)),
+    el("small", {}, `under way ${spanWords(other.coverage)}, may fire ${spanWords(other.ready)}`),
+    el("button", { onclick: () => takeBeside(other) }, "Use"));
+  return el("div", { class: "beside" }, el("p", { class: "soft" }, "Beside, in blue:"),
+    el("ul", {}, ...inOrder(state.view.beside).map(line)));
+}
+
+function takeBeside({ name, params, coverage, ready }) {
+  const chosen = selectedWindow();
+  const target = chosen?.name === name ? chosen : state.windows.find((window) => window.name === name);
+  if (!target) return addWindow(undefined, { name, params, coverage, ready });
+  state.selected = target.id;
+  return update(target.id, () => ({ coverage, ready }));
 }

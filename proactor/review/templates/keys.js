@@ -56,18 +56,19 @@ async function decide(status) {
   else say("this list is reviewed");
 }
 
-function addWindow(turn = middleTurn()) {
+function addWindow(turn = middleTurn(), made = {}) {
   const taken = new Set([...state.windows.map((w) => w.id), ...state.view.removed]);
   let number = 1;
   while (taken.has(`added-${number}`)) number += 1;
   const id = `added-${number}`;
-  const name = state.view.offered[0] ?? selectedWindow()?.name;
+  const name = made.name ?? state.view.offered[0] ?? selectedWindow()?.name;
   if (turn === undefined || name === undefined) return;
   state.selected = id;
   state.end = "starts";
   byId("inspector").classList.add("open");
   change((windows) => [...windows, {
     id, name, params: {}, coverage: [turn, turn], ready: [turn, turn], withdrawn: false, status: "accepted",
+    ...made,
   }]);
   showSelected();
 }
@@ -150,10 +151,13 @@ addEventListener("visibilitychange", () => { if (document.visibilityState === "v
 addEventListener("focus", () => queued(refresh));
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("input", () => queued(async () => { await filterList(); drawList(); }));
-byId("inspector").addEventListener("focusout", () => setTimeout(draw));
+byId("inspector").addEventListener("focusout", (event) => {
+  if (event.target.matches("input.value")) setTimeout(draw); // `draw` left the inspector alone meanwhile
+});
 byId("more").addEventListener("click", () => { shownRows += PAGE; drawList(); });
 byId("undo").addEventListener("click", () => queued(undo));
 byId("help-button").addEventListener("click", () => byId("help").showModal());
 byId("list-toggle").addEventListener("click", () => (
   document.body.classList.contains("list-open") ? closeList() : openList()));
+byId("desk").addEventListener("click", (event) => { if (event.target === byId("desk")) closeList(); });
 queued(start);

@@ -39,22 +39,31 @@ function drawList() {
   drawProgress();
 }
 
+// Bring the open dialogue's row into sight.
+function showRow() {
+  const place = state.order.indexOf(state.view.id);
+  if (place >= shownRows) {
+    shownRows = place + PAGE;
+    drawList();
+  }
+  byId("rows").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
+}
+
 function listRow(row) {
   const current = row.id === state.view?.id;
-  const facts = [
-    row.windows ? `${row.decided} of ${count(row.windows, "window")}` : "no window",
-    row.overlap === null ? "" : `agreement ${row.overlap.toFixed(2)}`,
-  ];
+  const decided = row.windows ? `${row.decided}/${row.windows}` : "–";
+  const words = row.windows ? `${row.decided} of ${count(row.windows, "window")} decided` : "no windows";
   return el("li", {}, el("button", {
     class: "quiet row", "aria-current": current ? "true" : null, onclick: () => queued(async () => {
       if (await open(row.id)) closeList();
     }),
   },
   el("span", { class: "name" }, el("bdi", {}, row.id)),
+  row.overlap === null ? null : el("small", { title: "agreement with the windows beside" }, row.overlap.toFixed(2)),
+  el("small", { title: words, "aria-label": words }, decided),
   el("span", { class: `mark ${row.reviewed ? "done" : row.doubts ? "doubtful" : ""}`,
     title: row.reviewed ? "reviewed" : row.doubts ? count(row.doubts, "doubt") : "" },
-  row.reviewed ? "✓" : row.doubts ? `?${row.doubts > 1 ? row.doubts : ""}` : ""),
-  el("small", {}, facts.filter(Boolean).join(" · "))));
+  row.reviewed ? "✓" : row.doubts ? "?" : "")));
 }
 
 function drawProgress() {

@@ -53,7 +53,10 @@ async function open(id, choose = (windows) => (windows.find((w) => !w.status) ??
   }
   history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   adopt(view);
-  if (other) showSelected(true);
+  if (other) {
+    showSelected(true);
+    showRow();
+  }
   return true;
 }
 
