@@ -112,9 +112,11 @@ class Guard:
 async def _read(receive: Receive) -> bytes | None:
     """The body of a request; None for one beyond `LARGEST_BODY`. Of a client that left, what came."""
     body = b""
-    while len(body) <= LARGEST_BODY:
+    more = True
+    while more:
         message = await receive()
         body += bytes(message.get("body", b""))
-        if not message.get("more_body"):
-            return body
-    return None
+        if len(body) > LARGEST_BODY:
+            return None
+        more = bool(message.get("more_body"))
+    return body

@@ -28,7 +28,7 @@ def serve(desk: Desk, port: int, told: Callable[[str], None]) -> None:
         if error.name is None or error.name.partition(".")[0] == "proactor":
             raise
         raise ReviewError(NO_SERVER) from None
-    listener = _listen(port)
+    listener = listen(port)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)
     config = uvicorn.Config(
@@ -49,7 +49,7 @@ def serve(desk: Desk, port: int, told: Callable[[str], None]) -> None:
         listener.close()
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
     """A socket that listens on the loopback interface. Raises ReviewError for a port that cannot be had."""
     try:
         return socket.create_server((LOOPBACK, port))

@@ -109,11 +109,19 @@ const KEYS = {
   ArrowUp: () => moveEnd(-1), ArrowDown: () => moveEnd(1), ArrowLeft: () => chooseEnd(-1), ArrowRight: () => chooseEnd(1),
   Delete: () => state.selected && removeWindow(state.selected),
   Backspace: () => state.selected && removeWindow(state.selected),
-  e: () => { byId("inspector").classList.add("open"); drawInspector(); byId("inspector").querySelector(".value")?.focus(); },
+  e: editValues,
   "/": () => { openList(); byId("filters").elements.words.focus(); },
   "?": () => byId("help").showModal(),
   Escape: closeList,
 };
+
+function editValues() {
+  byId("inspector").classList.add("open");
+  drawInspector();
+  const first = byId("inspector").querySelector(".value");
+  first?.focus();
+  first?.select?.();
+}
 
 function openList() {
   document.body.classList.add("list-open");
