@@ -156,9 +156,9 @@ def _set_times(window: dict[str, Any], wanted: EditedWindow) -> None:
     reason = window.get("null_reason", "")
     if ready is not None:
         reason = ""
-    elif wanted.withdrawn:
-        reason = reason or WITHDRAWN
-    elif reason in ("", WITHDRAWN):
+    elif wanted.withdrawn and reason in ("", UNSURE):
+        reason = WITHDRAWN
+    elif not wanted.withdrawn and reason in ("", WITHDRAWN):
         reason = UNSURE
     if reason != window.get("null_reason", ""):
         window["null_reason"] = reason

@@ -221,7 +221,7 @@ def test_values_tools_and_status_are_edited(browser: Any, folder: Path) -> None:
         page.until(None, [7, 7])
         page.tab.check("#withdrawn")
         page.until([7, 7])
-        assert page.record()["withdrawn"][0]["null_reason"] == "unsure"
+        assert page.record()["withdrawn"][0]["null_reason"] == "withdrawn"
         page.tab.select_option("#tool", "find")
         page.press("n")
         page.decided("", "accepted")
