@@ -52,13 +52,13 @@ def review(
     desk = Desk(windows[0], name.strip(), beside)
 
     def tell(address: str) -> None:
-        console.print(f"{desk.file.path}: {desk.progress()}", markup=False, soft_wrap=True)
+        console.print(f"{windows[0]}: {desk.progress()}", markup=False, soft_wrap=True)
         console.print(f"{address}  (Ctrl-C ends it)", markup=False, soft_wrap=True)
         if open_browser:
             webbrowser.open(address)
 
     serve(desk, port, tell)
-    console.print(f"{desk.file.path}: {desk.progress()}", markup=False, soft_wrap=True)
+    console.print(f"{windows[0]}: {desk.progress()}", markup=False, soft_wrap=True)
 
 
 def _print_agreement(files: list[Path]) -> None:

@@ -48,7 +48,7 @@ def test_it_prints_an_address_that_works_and_ends_with_ctrl_c(tmp_path: Path, re
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().strip() == f"{tmp_path}/windows.jsonl: 0 of 1 dialogues reviewed"
+        assert process.stdout.readline().strip() == f"{tmp_path}: 0 of 1 dialogues reviewed"
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
         with urlopen(f"{address}api/overview", timeout=30) as answer:

@@ -1,4 +1,4 @@
-"""Windows under review, as files: dialogues with keys of other programs, odd spacing and markup in the words."""
+"""Windows under review, as files: dialogues with keys of other programs, odd spacing, markup in the words."""
 
 from __future__ import annotations
 
@@ -48,7 +48,14 @@ def window(id: str = "a1", name: str = "book", **fields: Any) -> dict[str, Any]:
 
 
 TALK = turns(
-    "A table on Monday, please.", "Shall I?", "Yes.", "A moment.", "No, Tuesday! Sure.", "Done.", "Bye.", "Bye."
+    "A table on Monday, please.",
+    "Shall I?",
+    "Yes.",
+    "A moment.",
+    "No, Tuesday! Sure.",
+    "Done.",
+    "Bye.",
+    "Bye.",
 )
 
 

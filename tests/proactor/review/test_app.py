@@ -52,7 +52,9 @@ def test_a_dialogue_is_shown_changed_and_changed_back(client: TestClient, folder
     assert shown["windows"][0]["status"] == "" and not shown["row"]["reviewed"]
     saved = client.post("api/dialogue", json=edit_of(shown, status="accepted")).json()
     assert saved["windows"][0]["review"]["by"] == "anna" and saved["row"]["reviewed"]
-    assert json.loads(lines_of(folder / "windows.jsonl")[0])["references"][0]["review"]["status"] == "accepted"
+    assert (
+        json.loads(lines_of(folder / "windows.jsonl")[0])["references"][0]["review"]["status"] == "accepted"
+    )
     back = {"id": "one", "version": saved["version"], "to": shown["version"]}
     assert client.post("api/undo", json=back).json() == shown
     assert (folder / "windows.jsonl").read_bytes() == before
@@ -112,7 +114,9 @@ def test_a_file_that_another_process_writes_is_told_and_can_be_tried_again(
 def request(client: TestClient, path: str, method: str = "GET", **headers: str) -> int:
     address = f"http://127.0.0.1:{PORT}/{path}"
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return client.request(method, address, headers=named, content=b"{}" if method == "POST" else None).status_code
+    return client.request(
+        method, address, headers=named, content=b"{}" if method == "POST" else None
+    ).status_code
 
 
 def test_only_the_address_that_was_printed_gets_in(client: TestClient) -> None:
@@ -187,7 +191,9 @@ def test_windows_beside_give_an_agreement(tmp_path: Path) -> None:
 
 
 def test_doubts_come_from_the_annotations_report(tmp_path: Path) -> None:
-    mine = put(tmp_path, dialogue("one", window(ready=None), window("b", value_turns={"day": 5}, coverage=[3, 5])))
+    mine = put(
+        tmp_path, dialogue("one", window(ready=None), window("b", value_turns={"day": 5}, coverage=[3, 5]))
+    )
     report = {
         "masked": [{"dialogue": "one", "reference": "a1", "tool": "book", "blocked_by": ["day: never said"]}],
         "repeated": [{"dialogue": "one", "actions": ["book at turn 5"]}],

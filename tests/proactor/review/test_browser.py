@@ -62,13 +62,27 @@ def served(folder: Path, reviewer: str = "anna", beside: Path | None = None) -> 
 def folder(tmp_path: Path) -> Path:
     script = dialogue(
         SCRIPT,
-        window(f"id{SCRIPT}", params={"day": SCRIPT, SCRIPT: SCRIPT}, review={"status": "edited", "by": SCRIPT, "at": SCRIPT}),
+        window(
+            f"id{SCRIPT}",
+            params={"day": SCRIPT, SCRIPT: SCRIPT},
+            review={"status": "edited", "by": SCRIPT, "at": SCRIPT},
+        ),
         domain=SCRIPT,
         turns=turns(SCRIPT, SCRIPT, SCRIPT, SCRIPT, SCRIPT),
     )
     empty = dialogue("empty")
     empty["references"] = []
-    put(tmp_path, dialogue("one", window("a", coverage=[1, 5]), window("b", name="find", params={}, coverage=[7, 7], ready=[7, 7])), ODD, empty, script)
+    put(
+        tmp_path,
+        dialogue(
+            "one",
+            window("a", coverage=[1, 5]),
+            window("b", name="find", params={}, coverage=[7, 7], ready=[7, 7]),
+        ),
+        ODD,
+        empty,
+        script,
+    )
     return tmp_path
 
 

@@ -63,7 +63,7 @@ def test_an_editor_may_change_the_file_meanwhile(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"one"', '"uno"'))
     file.change("two", version, renamed)
     assert list(WindowsFile(path).entries()) == ["uno", "two"]
-    with pytest.raises(Conflict, match="not in .* any more"):
+    with pytest.raises(Conflict, match=r"not in .* any more"):
         file.entry("one")
     path.write_text("{broken\n")
     with pytest.raises(SourceError, match=r"windows.jsonl:1: not JSON"):
