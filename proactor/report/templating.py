@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -16,9 +14,8 @@ from markupsafe import Markup
 
 from proactor.report import marks
 from proactor.report.comparison import Sides
+from proactor.report.inline import TEMPLATES, joined, policy_hash
 from proactor.report.numbers import number, signed_number
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(sides: Sides) -> jinja2.Environment:
@@ -44,16 +41,6 @@ def script(*names: str) -> dict[str, Any]:
     """The files ``names`` as the page's script, and the hash by which its content policy allows it."""
     text = joined(TEMPLATES / name for name in names)
     return {"script": text, "script_hash": policy_hash(text)}
-
-
-def joined(files: Iterable[Path]) -> Markup:
-    """The text of files of this package, one after the other, as it goes into a page."""
-    return Markup("".join(file.read_text(encoding="utf-8") for file in files))  # nosec B704
-
-
-def policy_hash(text: str) -> str:
-    """The hash by which a page's content policy allows a script or style."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def pack(rows: Sequence[dict[str, Any]]) -> Markup:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import jinja2
 
-from proactor.report.templating import TEMPLATES as OF_REPORTS
-from proactor.report.templating import joined, policy_hash
+from proactor.report.inline import TEMPLATES as OF_REPORTS
+from proactor.report.inline import joined, policy_hash
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("frame.css", "stage.css", "inspector.css", "narrow.css")
