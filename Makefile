@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
+.PHONY: help demo test test-browser test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,7 @@ help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
+	@echo "make test-browser    the review page in a headless chromium, with the mouse, a finger and keys"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
@@ -112,6 +113,14 @@ lock: $(VENV)/audit/.installed
 test: lint docs
 	$(say) "tests: $(JOBS) processes"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+
+# Of no use to anybody else, so not in the locks: playwright, and its chromium (150 MB) where none is installed.
+test-browser: $(VENV)/.installed-dev
+	$(say) "playwright, and a chromium where there is none"
+	@$(PIP) install -q playwright==1.65.2
+	@command -v chromium chromium-browser google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
+	$(say) "tests: the review page in a browser"
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/proactor/review/test_browser.py
 
 # The oldest versions (locks/oldest.txt), in an environment of their own; what that file does not name is as in
 # constraints.txt. torch of that age comes with CUDA's libraries (3 GB), without which it cannot be imported.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import atomic_file as atomic_file
     from proactor.engine.files import atomic_folder as atomic_folder
     from proactor.engine.files import naming as naming
+    from proactor.engine.files import open_atomic as open_atomic
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
@@ -73,7 +74,15 @@ _MODULES = {
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
-    "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
+    "proactor.engine.files": (
+        "append",
+        "atomic_file",
+        "atomic_folder",
+        "naming",
+        "open_atomic",
+        "remove",
+        "sweep",
+    ),
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),

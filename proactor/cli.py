@@ -24,6 +24,7 @@ from proactor.commands import (
     import_,
     plan,
     report,
+    review,
     train,
 )
 from proactor.engine import ProactorError, printable
@@ -62,6 +63,7 @@ for command in (
     import_.import_,
     annotate.annotate,
     plan.plan,
+    review.review,
     train.train,
     evaluate.evaluate,
     report.report,

@@ -28,6 +28,7 @@ from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.sources.corpus import Corpus, sample
+from proactor.sources.reviewed import count_reviews
 
 VERSION = 2
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
@@ -60,8 +61,9 @@ def annotate(
     and of the last `FAILED_WINDOW`.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
-    that is finished or was begun with other settings, where more dialogues than that share, or all, were not
-    answered (those that were are kept for the next call); WriterError while another process writes into OUT.
+    that is finished, was begun with other settings or holds reviews, where more dialogues than that share, or
+    all, were not answered (those that were are kept for the next call); WriterError while another process
+    writes into OUT.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}
@@ -94,8 +96,15 @@ def annotate(
 
 
 def _open_store(out: Path, settings: str, fresh: bool) -> RecordStore:
-    """The finished dialogues in ``out``. Raises AnnotationError where the annotation there has ended."""
+    """The finished dialogues in ``out``. Raises AnnotationError where the annotation there has ended, or its
+    windows were reviewed.
+    """
     partial = out / PARTIAL
+    if (out / WINDOWS).exists() and (reviews := count_reviews(out / WINDOWS)):
+        raise AnnotationError(
+            f"{out / WINDOWS}: holds {reviews} decisions of reviewers, which would be lost; "
+            "annotate into another folder (--out)"
+        )
     if fresh:
         remove(partial)
     elif (out / WINDOWS).exists() and not partial.exists():

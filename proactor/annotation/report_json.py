@@ -61,6 +61,10 @@ READER = {
     "unknown_tools": "actions and offers of tools not in the catalog, left out",
     "unreadable_calls": "calls whose arguments are no JSON, left out",
     "values_as_text": "numbers and the like, taken as text",
+    "windows_accepted": "windows that a reviewer accepted",
+    "windows_edited": "windows that a reviewer changed and did not decide on",
+    "windows_rejected": "windows that a reviewer rejected: masked",
+    "windows_removed": "windows that a reviewer took out",
 }
 """Words for the counters of `sources.jsonl`."""
 AGREEMENT = {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -16,9 +14,8 @@ from markupsafe import Markup
 
 from proactor.report import marks
 from proactor.report.comparison import Sides
+from proactor.report.inline import TEMPLATES, joined, policy_hash
 from proactor.report.numbers import number, signed_number
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(sides: Sides) -> jinja2.Environment:
@@ -42,12 +39,8 @@ def environment(sides: Sides) -> jinja2.Environment:
 
 def script(*names: str) -> dict[str, Any]:
     """The files ``names`` as the page's script, and the hash by which its content policy allows it."""
-    text = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {
-        "script": Markup(text),  # nosec B704 # files of this package
-        "script_hash": f"sha256-{digest}",
-    }
+    text = joined(TEMPLATES / name for name in names)
+    return {"script": text, "script_hash": policy_hash(text)}
 
 
 def pack(rows: Sequence[dict[str, Any]]) -> Markup:

@@ -1,6 +1,7 @@
 """A record of our own forms as a dialogue: who speaks, which turns count, where its actions stand.
 
-- a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes), or
+- a dialogue as `Dialogue.model_dump(mode="json")` gives it, with references (what `annotate` writes) and what
+  people decided about them (`sources.reviewed`), or
 - a transcript: ``{"id": …, "turns": [{"speaker": …, "text": …}, …]}``, with or without a log of actions
   (``references``). Turns stay unchanged, also two of one speaker in a row. Speakers go by the option
   `speakers`, else by common names (`USERS`, `AGENTS`). Other keys of a line are ignored and counted
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.files import SourceError, valid_utf8
-from proactor.sources import action_log, messages
+from proactor.sources import action_log, messages, reviewed
 from proactor.sources.base import Malformed
 
 USERS = frozenset("user customer human client caller member patient guest visitor".split())
@@ -101,6 +102,9 @@ class TranscriptOptions(BaseModel):
     one_speaker: Literal["drop", "keep", "error"] = Field(
         default="drop", description="what becomes of a dialogue without user turns, or without agent turns"
     )
+    undecided: Literal["keep", "mask"] = Field(
+        default="keep", description="what becomes of a window that no reviewer accepted"
+    )
 
 
 class TranscriptReader:
@@ -136,7 +140,7 @@ class TranscriptReader:
         if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
             raise Malformed("`turns` is not a list of objects")
         complete = bool(listed) and all("index" in turn for turn in listed)
-        dialogue = Dialogue.model_validate(record) if complete else self._transcript(record, listed)
+        dialogue = self._annotated(record) if complete else self._transcript(record, listed)
         return self._without_empty(dialogue)
 
     def keeps(self, where: str, dialogue: Dialogue) -> bool:
@@ -152,6 +156,10 @@ class TranscriptReader:
             return True
         self.dropped[dialogue.id] = f"no {missing} turns"
         return False
+
+    def _annotated(self, record: dict[str, Any]) -> Dialogue:
+        accepted_only = self.options.undecided == "mask"
+        return Dialogue.model_validate(reviewed.plain(record, self.counters, accepted_only=accepted_only))
 
     def _transcript(self, record: dict[str, Any], listed: list[dict[str, Any]]) -> Dialogue:
         turns: list[Turn] = []

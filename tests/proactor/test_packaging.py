@@ -54,7 +54,7 @@ def check_wheel(wheel: Path, tmp_path: Path, repo_root: Path) -> None:
     demo = site / "proactor" / "configs" / "demo.yaml"
     assert python(DEMO, tmp_path, site) == f"{demo} runs/demo runs/models/demo"
     assert demo.read_bytes() == (repo_root / "configs" / "demo.yaml").read_bytes()
-    for room in ("annotation", "report"):
+    for room in ("annotation", "report", "review"):
         templates = {p.name for p in (repo_root / "proactor" / room / "templates").iterdir()}
         assert {p.name for p in (site / "proactor" / room / "templates").iterdir()} == templates
 
