@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
+from proactor.commands import agent, annotate, calibrate, catalog, compare, evaluate, report, train
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -53,6 +53,8 @@ for command in (
     evaluate.evaluate,
     report.report,
     calibrate.calibrate,
+    agent.run,
+    agent.shadow,
     compare.compare,
     evaluate.sample,
     report.pool,

@@ -47,7 +47,7 @@ async def score_turn(engine: Engine, prompt: list[int], known: Answers, floor: f
     for before, token in known.edges:
         children.setdefault(before, []).append(token)
     paths: dict[Key | None, tuple[Path, ...]] = {None: (known.wait,)}
-    paths.update(known.beginnings)
+    paths |= {key: several for key, several in known.beginnings.items()}
     logps: dict[Path, float] = {(): 0.0}
     while True:
         alive = [p for several in paths.values() if _bound(several, logps) >= floor for p in several]

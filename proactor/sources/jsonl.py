@@ -9,6 +9,8 @@ with CSV files (`sources.table`), and the tools beside them in ``catalog.json``.
   (`USERS`, `AGENTS`). Other keys of a line are ignored and counted (``ignored_keys``), or
 - OpenAI's ``{"messages": [...]}`` (`sources.messages`). Without an id, its id is a hash of the line.
 
+A file may also be the log of an agent at work (`sources.agent_log`), whose lines are events.
+
 In transcripts
 
 - ``system`` is the agent only where no other agent speaks, as in corpora of user and system. Beside an
@@ -44,7 +46,7 @@ from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, Speaker, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
-from proactor.sources import action_log, base, messages, table
+from proactor.sources import action_log, agent_log, base, messages, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 
@@ -106,6 +108,8 @@ def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     entries: list[Line] | list[Record]
     if table.is_table(files[0]):
         entries = subset.choose(record for file in files for record in table.records(file))
+    elif agent_log.is_agent_log(files[0]):
+        entries = subset.choose(record for file in files for record in agent_log.records(file, counters))
     else:
         entries = subset.choose(_lines(files))
     dialogues = []
