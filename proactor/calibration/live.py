@@ -46,11 +46,10 @@ async def score_turn(engine: Engine, prompt: list[int], known: Answers, floor: f
     children: dict[Path, list[int]] = {}
     for before, token in known.edges:
         children.setdefault(before, []).append(token)
-    paths: dict[Key | None, tuple[Path, ...]] = {None: (known.wait,)}
-    paths |= {key: several for key, several in known.beginnings.items()}
+    paths: list[tuple[Key | None, tuple[Path, ...]]] = [(None, (known.wait,)), *known.beginnings.items()]
     logps: dict[Path, float] = {(): 0.0}
     while True:
-        alive = [p for several in paths.values() if _bound(several, logps) >= floor for p in several]
+        alive = [p for _, several in paths if _bound(several, logps) >= floor for p in several]
         nodes = dict.fromkeys(_deepest(path, logps) for path in alive if path not in logps)
         if not nodes:
             break
@@ -61,9 +60,9 @@ async def score_turn(engine: Engine, prompt: list[int], known: Answers, floor: f
             for token, logp in zip(chain, group.samples[0].policy_logprobs, strict=True):
                 logps[(*node, token)] = logps[node] + logp
                 node = (*node, token)
-    found = {key: _bound(several, logps) for key, several in paths.items()}
+    found = {key: _bound(several, logps) for key, several in paths}
     kept = {key: p for key, p in found.items() if key is not None and p >= floor}
-    openings = {key: max(paths[key], key=lambda path: logps[path]) for key in kept}
+    openings = {key: max(known.beginnings[key], key=lambda path: logps[path]) for key in kept}
     return TurnScores(found[None], kept, openings, len(logps) - 1)
 
 
