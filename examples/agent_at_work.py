@@ -1,5 +1,5 @@
-"""From transcripts to an agent at work: 30 conversations in OpenAI's form and a list of tools are annotated, a
-small model is trained on them, and the agent watches a new conversation.
+"""From transcripts to an agent at work: 30 conversations in OpenAI's form and a list of tools are annotated,
+a small model is trained on them, and the agent watches a new conversation.
 
 python examples/agent_at_work.py [FOLDER]
 """

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from proactor.agent import Agent, Decision
+from proactor.agent.conversation import Conversation
+from proactor.agent.draft import Draft, Proposal
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
 from proactor.config import RunConfig
-from proactor.dialogue import Dialogue
+from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.catalog import Catalog
 from tests.proactor.runs import values
 
@@ -58,3 +60,23 @@ def heard_at_once(agent: Agent, dialogues: Sequence[Dialogue]) -> dict[str, list
         return await asyncio.gather(*map(hear, dialogues))
 
     return dict(zip([d.id for d in dialogues], asyncio.run(all_of_them()), strict=True))
+
+
+class Scripted:
+    """A decider that knows what it proposes after each turn, without a model."""
+
+    def __init__(self, drafts: Mapping[int, Sequence[Proposal]]) -> None:
+        self.drafts = drafts
+
+    async def draft(self, conversation: Conversation, upto: int) -> Draft:
+        return Draft(tuple(self.drafts.get(upto, ())))
+
+    def keep(self, conversation: Conversation, upto: int, draft: Draft, fired: tuple[Action, ...]) -> None:
+        conversation.own.board = conversation.own.board.after(conversation.dialogue(upto), upto, fired)
+
+
+def scripted(agent: Agent, drafts: Mapping[int, Sequence[Proposal]], log: Path | None = None) -> Agent:
+    """An agent on the engine of ``agent`` that proposes ``drafts`` by turn."""
+    made = Agent(agent.engine, agent.encoder, agent.run, log=log)
+    made._decider = Scripted(drafts)
+    return made

@@ -1,4 +1,4 @@
-"""An agent at work decides as `evaluate` and `calibrate` do, computes each turn once, and serves many at once."""
+"""An agent at work decides as `evaluate` and `calibrate` do, computes each turn once, and serves many."""
 
 from __future__ import annotations
 
