@@ -8,6 +8,7 @@ state: `Agent` is imported when it is first used.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +20,5 @@ __all__ = ["Agent", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "Agent":
-        from proactor.agent import Agent
-
-        return Agent
+        return import_module("proactor.agent").Agent
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,7 +162,7 @@ def take_line(agent: Agent, line: str, where: str) -> dict[str, Any]:
         raise AgentError(f"{where}: not an object with a conversation")
     name = given["conversation"]
     if "confirm" in given:
-        return agent.confirm(name, given["confirm"]).model_dump(mode="json", exclude_defaults=True)
+        return agent.confirm(name, given["confirm"]).model_dump(mode="json")
     if "reject" in given:
         agent.reject(name, given["reject"])
         return {"conversation": name, "rejected": given["reject"]}
@@ -170,7 +170,7 @@ def take_line(agent: Agent, line: str, where: str) -> dict[str, Any]:
         agent.result(name, given.get("content"), act=given["result"], ok=bool(given.get("ok", True)))
         return {"conversation": name, "result": given["result"]}
     turn = {key: value for key, value in given.items() if key != "conversation"}
-    return agent.observe(name, turn).model_dump(mode="json", exclude_defaults=True)
+    return agent.observe(name, turn).model_dump(mode="json")
 
 
 # -- a conversation in a terminal ---

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from examples import agent_at_work
-from proactor.agent import Agent
-from proactor.agent.shadow import differences, shadow
+from proactor.agent import Agent, Decision
+from proactor.agent.shadow import differences
 from proactor.dialogue import Reference, Status
 from proactor.dialogue.matching import EXACT
 from proactor.evaluation.play import evaluate
@@ -59,16 +59,23 @@ def test_with_a_trained_model_too_decisions_are_those_of_evaluate(agent: Agent, 
     assert fires >= 25
 
 
+def third_turn(agent: Agent) -> Decision:
+    """The decision at which the new conversation calls for an action."""
+    agent.observe("c", "hello")
+    agent.observe("c", {"role": "assistant", "content": "what can i do ?"})
+    return agent.observe("c", agent_at_work.NEW[1])
+
+
 def test_thresholds_of_calibrate_are_used_by_default(run: Path, folder: Path, agent: Agent) -> None:
     call("calibrate", folder / "home.yaml", "--budget", "4")
-    calibrated = Agent.load(run)
+    calibrated = Agent.load(run, log=None)
     assert calibrated.thresholds is not None and calibrated.thresholds.budget == 4.0
-    decision = calibrated.observe("c", agent_at_work.NEW[1])
+    decision = third_turn(calibrated)
     assert decision.calibrated and decision.budget == 4.0
     [act] = decision.fires
     assert act.params == {"room": "hall"} and act.threshold is not None
     assert (act.probability or 0) >= act.threshold and "probability" in decision.reason
-    assert not Agent.load(run, greedy=True).observe("c", "hello").calibrated
+    assert not third_turn(Agent.load(run, log=None, greedy=True)).calibrated
 
 
 @pytest.mark.parametrize("log", ["windows", "transcripts.jsonl"])
@@ -86,30 +93,31 @@ def test_shadow_saves_the_turns_that_the_human_waited(
     row = next(row for row in found["found"] if row["what"] == "earlier")
     assert row["turn"] == 3 and row["human"] == 5 and row["params"] == row["wanted"]
     call("report", run / f"shadow-{log.split('.')[0]}.jsonl")
-    assert "home-7" in (run / f"shadow-{log.split('.')[0]}.html").read_text()
+    assert "home-29" in (run / f"shadow-{log.split('.')[0]}.html").read_text()
 
 
 def test_run_takes_lines_and_answers_each(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
+        '{"conversation": "c", "speaker": "user", "text": "hello"}',
+        '{"conversation": "c", "role": "assistant", "content": "what can i do ?"}',
         '{"conversation": "c", "speaker": "user", "text": "light for the hall please"}',
         '{"conversation": "c", "speaker": "robot", "text": "beep"}',
         "not json",
-        '{"conversation": "c", "result": "1.1", "content": "on"}',
+        '{"conversation": "c", "result": "3.1", "content": "on"}',
         '{"conversation": "c", "confirm": null}',
     ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
     call("run", run, "--stdin", "--greedy", "--log", "lines.jsonl")
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert len(answers) == 5 and answers[0]["kind"] == "fire"
-    assert answers[0]["actions"][0]["params"] == {"room": "hall"}
-    assert (
-        "speaker 'robot' is not known" in answers[1]["error"] and "line 3:1: not JSON" in answers[2]["error"]
-    )
-    assert (
-        answers[3] == {"conversation": "c", "result": "1.1"} and "no action was asked" in answers[4]["error"]
-    )
+    assert [answer.get("kind") for answer in answers] == ["wait", "wait", "fire", None, None, None, None]
+    assert [answer.get("decided") for answer in answers[:3]] == [True, False, True]
+    assert answers[2]["actions"][0]["params"] == {"room": "hall"}
+    assert "speaker 'robot' is not known" in answers[3]["error"]
+    assert "line 5:1: not JSON" in answers[4]["error"]
+    assert answers[5] == {"conversation": "c", "result": "3.1"}
+    assert "no action was asked" in answers[6]["error"]
 
 
 def test_run_plays_a_chat(
@@ -138,19 +146,17 @@ def test_differences_are_told_by_what_the_human_did() -> None:
         id="a", name="book", params={"day": "monday"}, coverage=(1, 6), ready=(3, 5), observed_trigger=4
     )
     dialogue = users(6, wanted)
-    told = {
-        3: "earlier",
-        4: "same turn",
-        5: "later",
-        6: "later",
-    }
+    told = {3: "earlier", 4: "same turn", 5: "later", 6: "later"}
     for turn, what in told.items():
         [only] = differences(dialogue, {turn: (ready("book", day="monday"),)}, frozenset(), EXACT)
         assert (only.what, only.turn, only.human) == (what, turn, 4)
     [early] = differences(dialogue, {1: (ready("book", day="monday"),)}, frozenset({"book"}), EXACT)
     assert early.what == "before assent"
-    wrong, missed = differences(
-        dialogue, {3: (ready("book", day="monday night"), ready("other"))}, frozenset(), EXACT
-    )[:2]
-    assert {wrong.what, missed.what} <= {"not called for", "wrong values", "missed"}
-    assert shadow.__doc__
+    values = {"day": "monday", "hour": "9"}
+    two = dialogue.model_copy(update={"references": (wanted.model_copy(update={"params": values}),)})
+    fires = {3: (ready("book", day="monday", hour="10"), ready("other"))}
+    assert [f.what for f in differences(two, fires, frozenset(), EXACT)] == [
+        "wrong values",
+        "not called for",
+        "missed",
+    ]

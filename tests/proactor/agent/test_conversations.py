@@ -80,7 +80,7 @@ def test_an_ask_is_made_once_and_fires_when_it_is_confirmed(base: Agent) -> None
     fired = agent.confirm("c")
     assert fired.kind == "fire" and [act.params for act in fired.fires] == [{"order": "7"}]
     assert agent._conversations["c"].own.board.render() == 'Board: [{"TRIGGERED":"cancel","order":"7"}]'
-    with pytest.raises(AgentError, match="^conversation 'c': confirm: no action was asked$"):
+    with pytest.raises(AgentError, match=r"^conversation 'c': confirm: no action was asked$"):
         agent.confirm("c")
 
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_one_line_and_the_log_keeps_it(base: Agent, tmp_p
         agent.result("c", "ok", act="2.1")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     refused = [line for line in lines if line["event"] == "refused"]
-    assert [line["error"] for line in refused][0].startswith("conversation 'c': speaker 'robot'")
+    assert refused[0]["error"].startswith("conversation 'c': speaker 'robot'")
     assert refused[0]["given"] == {"speaker": "robot", "text": "beep"} and len(refused) == len(faults) + 1
 
 
@@ -197,7 +197,7 @@ def test_a_log_is_read_again_as_transcripts(base: Agent, tmp_path: Path) -> None
 def test_folders_that_are_no_run_of_these_tools_are_refused(
     run: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(AgentError, match="no run .no config.yaml there"):
+    with pytest.raises(AgentError, match=r"no run \(no config.yaml there"):
         Agent.load(tmp_path)
     with pytest.raises(ConfigError, match="no adapter there"):
         Agent.load(run)

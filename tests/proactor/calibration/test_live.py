@@ -1,4 +1,4 @@
-"""A decision scored from cached pages: equal to `score` of the whole dialogue, and no more computed than new."""
+"""A decision scored from cached pages: equal to `score` of the whole dialogue."""
 
 from __future__ import annotations
 
