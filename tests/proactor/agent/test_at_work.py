@@ -60,10 +60,10 @@ def test_with_a_trained_model_too_decisions_are_those_of_evaluate(agent: Agent, 
 
 
 def third_turn(agent: Agent) -> Decision:
-    """The decision at which the new conversation calls for an action."""
-    agent.observe("c", "hello")
-    agent.observe("c", {"role": "assistant", "content": "what can i do ?"})
-    return agent.observe("c", agent_at_work.NEW[1])
+    """The decision at which the first transcript calls for an action."""
+    messages = agent_at_work.transcripts()[0]["messages"]
+    assert isinstance(messages, list)
+    return [agent.observe("c", message) for message in messages[:3]][-1]
 
 
 def test_thresholds_of_calibrate_are_used_by_default(run: Path, folder: Path, agent: Agent) -> None:
@@ -73,7 +73,7 @@ def test_thresholds_of_calibrate_are_used_by_default(run: Path, folder: Path, ag
     decision = third_turn(calibrated)
     assert decision.calibrated and decision.budget == 4.0
     [act] = decision.fires
-    assert act.params == {"room": "hall"} and act.threshold is not None
+    assert act.params == {"room": "kitchen"} and act.threshold is not None
     assert (act.probability or 0) >= act.threshold and "probability" in decision.reason
     assert not third_turn(Agent.load(run, log=None, greedy=True)).calibrated
 
