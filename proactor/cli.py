@@ -15,6 +15,7 @@ import typer
 
 from proactor import __version__
 from proactor.commands import (
+    agent,
     annotate,
     calibrate,
     catalog,
@@ -68,6 +69,8 @@ for command in (
     evaluate.evaluate,
     report.report,
     calibrate.calibrate,
+    agent.run,
+    agent.shadow,
     compare.compare,
     doctor.doctor,
     evaluate.sample,

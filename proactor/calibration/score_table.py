@@ -106,7 +106,7 @@ def score_table(
             progress(len(probabilities), total)
     rows, unread = [], 0
     for fire, text in zip(fires, _complete(engine, encoder, fires, max_tokens), strict=True):
-        values = _values(text, fire.tool)
+        values = forced_values(text, fire.tool)
         unread += values is None
         rows.append(
             ToolScore(
@@ -139,9 +139,7 @@ def _complete(engine: Engine, encoder: PromptEncoder, fires: Sequence[_Fire], ma
     if not fires:
         return []
     prompts = [[*encoder.prompt(fire.dialogue, fire.turn), *fire.opening] for fire in fires]
-    settings = [
-        Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(fire.opening))) for fire in fires
-    ]
+    settings = [forced_sampling(fire.opening, max_tokens) for fire in fires]
     groups = engine.sample(prompts, settings)
     return [
         encoder.chat.decode([*fire.opening, *group.samples[0].token_ids])
@@ -149,6 +147,11 @@ def _complete(engine: Engine, encoder: PromptEncoder, fires: Sequence[_Fire], ma
     ]
 
 
-def _values(text: str, tool: str) -> Mapping[str, str] | None:
-    """Parameters of the first READY action of the tool; None when none can be parsed."""
-    return next((a.params for a in parse(text).actions if a.name == tool and a.status is Status.READY), None)
+def forced_sampling(opening: Path, max_tokens: int) -> Sampling:
+    """How an answer that begins with ``opening`` is completed; it has ``max_tokens`` in all."""
+    return Sampling(temperature=0.0, max_tokens=max(1, max_tokens - len(opening)))
+
+
+def forced_values(text: str, tool: str, status: Status = Status.READY) -> Mapping[str, str] | None:
+    """Parameters of the first action of the tool with that status; None when none can be parsed."""
+    return next((a.params for a in parse(text).actions if a.name == tool and a.status is status), None)

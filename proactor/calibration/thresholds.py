@@ -70,9 +70,13 @@ class Thresholds(BaseModel):
     budget: float = BUDGET
     dialogues: int = 0
 
+    def of(self, tool: str) -> float:
+        """The threshold of a tool."""
+        return self.tools.get(tool, self.default)
+
     def admits(self, tool: str, probability: float) -> bool:
         """Whether the tool fires."""
-        return probability >= self.tools.get(tool, self.default)
+        return probability >= self.of(tool)
 
     def replay(self, table: ScoreTable) -> dict[str, dict[int, tuple[Action, ...]]]:
         """Dialogue id -> its fires, by turn."""

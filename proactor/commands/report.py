@@ -14,7 +14,11 @@ from proactor.commands.common import UsageError, all_in_environment, console, ru
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="a run's folder, or the config it came from", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="a run's folder, or the config it came from; or the log of an agent (decisions.jsonl)",
+            show_default=False,
+        ),
     ],
     others: Annotated[
         list[Path] | None,
@@ -25,7 +29,16 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a run's report.html again from its files, or one page with several runs side by side."""
+    """Write a run's report.html again from its files, or one page with several runs side by side; of an
+    agent's log, a page beside it.
+    """
+    if run.suffix == ".jsonl" and run.is_file():
+        if others:
+            raise UsageError(f"{run}: the log of an agent; its page shows nothing else")
+        from proactor.report.agent_page import write_agent_report
+
+        _print_line(f"report: {write_agent_report(run)}")
+        return
     folders = [run_folder(run), *map(run_folder, others or ())]
     if len(folders) == 1:
         write_report(folders[0])

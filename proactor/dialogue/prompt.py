@@ -184,23 +184,39 @@ class PromptEncoder:
         return earlier_graph(dialogue, turn, board, self.catalog) if self.style.mode == "graph" else NO_GRAPH
 
     def trunk(self, dialogue: Dialogue) -> Trunk:
-        """The dialogue's trunk, encoded on first use."""
+        """The dialogue's trunk, each turn encoded on first use: a dialogue under way may grow."""
         known = self._trunks.get(dialogue.id)
         if known is not None and (known[0] is dialogue or known[0] == dialogue):
             return known[1]
+        if known is not None and _begins(known[0], dialogue):
+            trunk = Trunk(list(known[1].ids), list(known[1].ends))
+        else:
+            system = self._system(dialogue)
+            trunk = Trunk(list(system), [len(system)])
+        for turn in dialogue.turns[len(trunk.ends) - 1 :]:
+            trunk.ids.extend(self.chat.encode_message(_turn_message(turn.speaker, turn.text)))
+            trunk.ends.append(len(trunk.ids))
+        if dialogue.id not in self._trunks and len(self._trunks) >= self.keep:
+            del self._trunks[next(iter(self._trunks))]
+        self._trunks[dialogue.id] = dialogue, trunk
+        return trunk
+
+    def _system(self, dialogue: Dialogue) -> list[int]:
+        """Ids of the system message, the same for all dialogues with these tools."""
         system = self._systems.get(dialogue.tools)
         if system is None:
             system = self.chat.encode_message(system_message(dialogue, self.catalog, self.style), first=True)
             self._systems[dialogue.tools] = system
-        ids, ends = list(system), [len(system)]
-        for turn in dialogue.turns:
-            ids += self.chat.encode_message(_turn_message(turn.speaker, turn.text))
-            ends.append(len(ids))
-        if len(self._trunks) >= self.keep:
-            del self._trunks[next(iter(self._trunks))]
-        trunk = Trunk(ids, ends)
-        self._trunks[dialogue.id] = dialogue, trunk
-        return trunk
+        return system
+
+    def forget(self, dialogue_id: str) -> None:
+        """Let go of a dialogue's trunk."""
+        self._trunks.pop(dialogue_id, None)
+
+
+def _begins(known: Dialogue, dialogue: Dialogue) -> bool:
+    """Whether the turns of ``known`` are the first ones of ``dialogue``, with the same tools on offer."""
+    return known.tools == dialogue.tools and known.turns == dialogue.turns[: len(known.turns)]
 
 
 def _merge_roles(whole: list[Message], system: bool) -> list[Message]:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.decisions import noise_key
 from proactor.dialogue.matching import EXACT, MatchRule, exact_rule
-from proactor.dialogue.parse import Parsed, parse, render
+from proactor.dialogue.parse import Parsed, render
 from proactor.dialogue.prompt import PromptEncoder
-from proactor.dialogue.state_graph import NO_GRAPH, StateGraph
 from proactor.engine import Engine, Sampling
+from proactor.evaluation.own_board import OwnBoard
 from proactor.evaluation.policies import HUMAN, POLICIES, logs_triggers
 from proactor.rewards import TurnReward, score_replay
 from proactor.scoring.metrics import Contribution, aggregate
@@ -68,25 +67,21 @@ def evaluate(
     pages are reused from one decision to the next. ``progress(done, total)`` counts decisions. In graph mode
     each prompt shows the graph that the agent wrote last.
     """
-    boards: dict[str, Board] = {d.id: EMPTY for d in dialogues}
-    graphs: dict[str, StateGraph] = {d.id: NO_GRAPH for d in dialogues}
+    played = {d.id: OwnBoard() for d in dialogues}
     keeps_graph = encoder.style.mode == "graph"
     parsed: dict[str, dict[int, Parsed]] = {d.id: {} for d in dialogues}
     texts: dict[str, dict[int, str]] = {d.id: {} for d in dialogues}
     total, done, unread, cut, unread_graphs = sum(len(d.decision_turns) for d in dialogues), 0, 0, 0, 0
-    sampling = Sampling(n=1, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    sampling = answer_sampling(max_tokens, temperature, seed)
     for k in range(max((len(d.decision_turns) for d in dialogues), default=0)):
         points = [(d, d.decision_turns[k]) for d in dialogues if k < len(d.decision_turns)]
-        prompts = [encoder.prompt(d, turn, boards[d.id], graphs[d.id]) for d, turn in points]
+        prompts = [played[d.id].prompt(encoder, d, turn) for d, turn in points]
         groups = engine.sample(prompts, sampling, keys=[noise_key(d, turn) for d, turn in points])
         for (dialogue, turn), group in zip(points, groups, strict=True):
             sample = group.samples[0]
-            read = parse(sample.text)
+            read, whole = played[dialogue.id].take(encoder, dialogue, turn, sample.text)
             texts[dialogue.id][turn], parsed[dialogue.id][turn] = sample.text, read
-            boards[dialogue.id] = boards[dialogue.id].after(dialogue, turn, read.actions)
-            if keeps_graph:
-                graphs[dialogue.id], unread_pieces = graphs[dialogue.id].after(sample.text)
-                unread_graphs += bool(unread_pieces)
+            unread_graphs += not whole
             unread += not read.ok
             cut += sample.finish_reason != "stop"
         done += len(points)
@@ -97,6 +92,11 @@ def evaluate(
     evaluation.unparsed_share, evaluation.truncated_share = unread / max(total, 1), cut / max(total, 1)
     evaluation.unread_graph_share = unread_graphs / max(total, 1) if keeps_graph else None
     return evaluation
+
+
+def answer_sampling(max_tokens: int, temperature: float, seed: int) -> Sampling:
+    """How an answer is drawn that the agent acts on."""
+    return Sampling(n=1, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
 
 def join_evaluations(dialogues: Sequence[Dialogue], parts: Sequence[tuple[Evaluation, int]]) -> Evaluation:

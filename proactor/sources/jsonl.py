@@ -2,7 +2,8 @@
 
 A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line in one
 of the forms of `sources.transcript`, or with CSV files (`sources.table`), and the tools beside them in
-``catalog.json``. A chat without an id has a hash of its line as id.
+``catalog.json``. A chat without an id has a hash of its line as id. A file may also be the log of an agent at
+work (`sources.agent_log`), whose lines are events.
 
 An action of a tool that the catalog lacks is an error, or with ``unknown_tools=drop`` left out and counted.
 `Corpus.losses` names each action that was left out, `Corpus.places` the line of each dialogue without an id,
@@ -27,7 +28,7 @@ from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, valid_utf8
-from proactor.sources import action_log, base, messages, table
+from proactor.sources import action_log, agent_log, base, messages, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 from proactor.sources.transcript import TranscriptOptions, TranscriptReader
@@ -68,6 +69,8 @@ def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     entries: list[Line] | list[Record]
     if table.is_table(files[0]):
         entries = subset.choose(record for file in files for record in table.records(file))
+    elif agent_log.is_agent_log(files[0]):
+        entries = subset.choose(record for file in files for record in agent_log.records(file, counters))
     else:
         entries = subset.choose(_lines(files))
     dialogues = []

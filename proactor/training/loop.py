@@ -95,6 +95,7 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
 def _train(config: RunConfig, run: Run, resume: bool, ui: Progress) -> Row:
     """The run in a folder that is this process's own."""
     workspace = Workspace.open(config, ui)
+    run.keep_catalog(workspace.encoder.catalog)
     with workspace.engine.together("training"):
         return _run(workspace, run, resume, ui)
 

@@ -2,6 +2,7 @@
 
     runs/<name>/
       config.yaml                    the whole config, defaults included
+      catalog.json                   the tools of its dialogues
       metrics.jsonl                  one row per training step (`kind` sft, grpo) or evaluation (eval), in
                                      order; `step` counts over phases
       tensorboard/                   the same numbers as scalars
@@ -38,8 +39,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from proactor.catalogs import write_catalog
+from proactor.catalogs.proactor import NAME as CATALOG
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue
+from proactor.dialogue.catalog import Catalog
 from proactor.engine import append, atomic_file, fault_point, remove, sweep
 from proactor.episode_config import EpisodeConfig
 from proactor.evaluation.play import Evaluation
@@ -89,6 +93,7 @@ FILES = (
     "summary.json",
     "evaluations.json",
     "episodes.json",
+    CATALOG,
     *CALIBRATION,
 )
 FOLDERS = ("tensorboard", "samples", "start", "best", "last", "scores")
@@ -146,6 +151,11 @@ class Run:
             self.folder / "config.yaml",
             yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         )
+
+    def keep_catalog(self, catalog: Catalog) -> None:
+        """Write the tools that the run is trained with, for an agent at work without its dialogues."""
+        if self.writer:
+            write_catalog(catalog, self.folder / CATALOG)
 
     def clear(self) -> None:
         """Delete the files of a run, the state first: after a kill in between, nothing looks resumable."""

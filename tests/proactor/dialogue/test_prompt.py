@@ -277,3 +277,26 @@ def test_following_the_targets_is_perfect_timing(synthetic: Any) -> None:
         sums = score_replay(dialogue, outputs)[0].sums
         assert sums["first_on_time"] == sums["first_fires"] == sums["references"]
         assert sums["unparsed"] == 0
+
+
+def test_a_growing_dialogue_encodes_its_new_turns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of the whole dialogue; one that begins otherwise, or has other tools, is encoded anew."""
+    chat = byte_chat()
+    encoder, encoded = PromptEncoder(chat, CATALOG), list[str]()
+    whole = users(5, id="grows")
+    plainly = chat.encode_message
+
+    def counted(message: dict[str, str], first: bool = False) -> list[int]:
+        encoded.append(message["content"])
+        return plainly(message, first=first)
+
+    monkeypatch.setattr(chat, "encode_message", counted)
+    for turn in range(1, 6):
+        part = whole.model_copy(update={"turns": whole.turns[:turn]})
+        assert encoder.trunk(part).ends[-1] == len(encoder.trunk(part).ids)
+    assert encoded[1:] == [f"turn {i}" for i in range(1, 6)]
+    assert encoder.trunk(whole) == PromptEncoder(byte_chat(), CATALOG).trunk(whole)
+    shorter = whole.model_copy(update={"turns": users(4, id="x").turns[:2], "tools": ("call",)})
+    assert encoder.trunk(shorter) == PromptEncoder(byte_chat(), CATALOG).trunk(shorter)
+    encoder.forget("grows")
+    assert encoder.trunk(whole) == PromptEncoder(byte_chat(), CATALOG).trunk(whole)

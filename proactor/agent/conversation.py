@@ -1,0 +1,127 @@
+"""`Conversation`: the turns, the board and the actions of one live conversation. It knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from proactor.agent.errors import AgentError
+from proactor.dialogue import Action, Dialogue, Speaker, Status, Turn
+from proactor.dialogue.agent_log import Act
+from proactor.dialogue.board import Board
+from proactor.dialogue.parse import collapse, key
+from proactor.evaluation.own_board import OwnBoard
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+"""A tool with its values (`parse.key`)."""
+
+
+class Fate(StrEnum):
+    """What became of an action."""
+
+    ASKED = "asked"
+    FIRED = "fired"
+    REJECTED = "rejected"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Conversation:
+    """``first``: how many of the oldest turns are no longer read. ``fates``: of each action, by its id."""
+
+    id: str
+    tools: tuple[str, ...] = ()
+    turns: list[Turn] = field(default_factory=list)
+    first: int = 0
+    own: OwnBoard = field(default_factory=OwnBoard)
+    acts: dict[str, Act] = field(default_factory=dict)
+    fates: dict[str, Fate] = field(default_factory=dict)
+    _last: Future[None] | None = None
+
+    def say(self, speaker: Speaker, text: str) -> Turn:
+        """Add a turn."""
+        turn = Turn(index=len(self.turns) + 1, speaker=speaker, text=text)
+        self.turns.append(turn)
+        return turn
+
+    def dialogue(self, upto: int) -> Dialogue:
+        """The turns that are still read, up to number ``upto``; they count from 1."""
+        read = self.turns[self.first : upto]
+        if self.first:
+            read = [turn.model_copy(update={"index": i}) for i, turn in enumerate(read, start=1)]
+        return Dialogue(id=self.id, turns=tuple(read), tools=self.tools)
+
+    def drop(self, upto: int) -> bool:
+        """Leave the older half of the turns that are read out; False where only the last one is left."""
+        read = upto - self.first
+        if read < 2:
+            return False
+        self.first += (read + 1) // 2
+        return True
+
+    # -- one decision after the other ---
+
+    def take_number(self) -> tuple[Future[None] | None, Future[None]]:
+        """(what the next decision waits for, what it resolves when it has ended)."""
+        before, mine = self._last, Future[None]()
+        self._last = mine
+        return before, mine
+
+    # -- actions ---
+
+    def standing(self, action: Action) -> Act | None:
+        """The same action with the same values, asked about or fired before, and not failed."""
+        wanted = key(action)
+        return next(
+            (
+                act
+                for act in self.acts.values()
+                if self.fates[act.id] is not Fate.FAILED and _key_of(act) == wanted
+            ),
+            None,
+        )
+
+    def add(self, acts: Iterable[Act]) -> None:
+        """Remember the actions of a decision."""
+        for act in acts:
+            self.acts[act.id] = act
+            self.fates[act.id] = Fate.FIRED if act.kind == "fire" else Fate.ASKED
+
+    def find(self, act_id: str | None, call: str, fates: Sequence[Fate]) -> Act:
+        """The action ``act_id``, or the latest, of one of ``fates``. AgentError where there is none."""
+        words = " or ".join(fates)
+        if act_id is None:
+            found = [act for act in self.acts.values() if self.fates[act.id] in fates]
+            if not found:
+                raise AgentError(f"conversation {self.id!r}: {call}: no action was {words}")
+            return found[-1]
+        act = self.acts.get(act_id)
+        if act is None:
+            known = ", ".join(self.acts) or "none"
+            raise AgentError(f"conversation {self.id!r}: {call}: no action {act_id!r} (its actions: {known})")
+        if self.fates[act_id] not in fates:
+            raise AgentError(
+                f"conversation {self.id!r}: {call}: {act.name} ({act_id}) was {self.fates[act_id]}, "
+                f"not {words}"
+            )
+        return act
+
+    def trigger(self, act: Act) -> None:
+        """An action that was asked about fires."""
+        self.fates[act.id] = Fate.FIRED
+        entry = Action(name=act.name, params=act.params, status=Status.TRIGGERED)
+        self.own.board = Board(collapse((*self.own.board.entries, entry)), self.own.board.fired)
+
+    def fail(self, act: Act) -> None:
+        """A fired action failed: it leaves the board, so that it may fire again."""
+        self.fates[act.id] = Fate.FAILED
+        board = self.own.board
+        left = tuple(entry for entry in board.entries if key(entry) != _key_of(act))
+        self.own.board = Board(left, board.fired)
+
+
+def _key_of(act: Act) -> Key:
+    return key(Action(name=act.name, params=act.params, status=Status.READY))
