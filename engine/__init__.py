@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
+    from proactor.engine.chat_request import ChatRequest as ChatRequest
     from proactor.engine.checkpoint_writer import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
+    "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.drawing": ("Drawing", "Piece"),
