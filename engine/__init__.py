@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
+    from proactor.engine.chat_chunk import ChatCompletionChunk as ChatCompletionChunk
     from proactor.engine.chat_request import ChatRequest as ChatRequest
     from proactor.engine.checkpoint_writer import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
+    "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
     "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import ClassVar
 from weakref import WeakKeyDictionary, ref
 
 from proactor.engine.sampling_loop import SamplingLoop
@@ -135,7 +136,7 @@ class _Reader:
 class Pulse:
     """Wakes those who wait in one event loop, once however often it is told."""
 
-    _all: WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = WeakKeyDictionary()
+    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)  # weak: it is the key under which this is kept

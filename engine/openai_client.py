@@ -226,7 +226,7 @@ class AsyncCompletions:
         return self._desk.completion(request, group)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[ChatCompletionChunk]:
-        """The completion of a request in chunks, as it is drawn; the last one has its ``usage`` and no choice.
+        """The completion of a request in chunks, as it is drawn; the last one has the ``usage``, no choice.
 
         With tools a choice comes whole, when it ends: only then is it known what it calls. Leaving the loop
         (`aclose`) ends the sampling. Errors as `create`.

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from proactor import __version__
-from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, train
+from proactor.commands import annotate, calibrate, catalog, compare, evaluate, report, serve, train
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -55,6 +55,7 @@ for command in (
     calibrate.calibrate,
     compare.compare,
     evaluate.sample,
+    serve.serve,
     report.pool,
     train.pretrain,
     train.demo,

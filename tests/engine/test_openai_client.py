@@ -371,7 +371,7 @@ def test_the_chunks_of_a_completion_are_the_completion(engine: Engine, more: dic
         assert "".join(part.delta.content or "" for part in parts) == choice.message.content
         assert [i for part in parts for i in part.token_ids] == choice.token_ids
         assert [part.finish_reason for part in parts if part.finish_reason] == [choice.finish_reason]
-        assert [part.delta.role for part in parts][0] == "assistant"
+        assert parts[0].delta.role == "assistant"
         if choice.logprobs is not None:
             logprobs = [entry for part in parts for entry in part.logprobs.content]
             assert [entry.token for entry in logprobs] == [entry.token for entry in choice.logprobs.content]
