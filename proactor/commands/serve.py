@@ -10,25 +10,23 @@ import typer
 from proactor.commands.common import UsageError, console, terminal
 
 
+EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+"""What the extra ``serve`` brings."""
+
+
 def serve(
     target: Annotated[
         str, typer.Argument(metavar="MODEL_OR_RUN", help="a model's folder or hub id, or a run's folder")
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[engine.KEY=VALUE]...", help="e.g. engine.kv_tokens=65536", show_default=False
-        ),
+        typer.Argument(metavar="[engine.KEY=VALUE]...", help="engine.kv_tokens=65536", show_default=False),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER", help="an adapter to serve beside the model; of a run also best, …"
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="an adapter beside the model; of a run also best, …"),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="address to listen at; beyond loopback with keys alone")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="address; beyond loopback with keys alone")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
     key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="keys, one a line; without any, everybody may ask")
@@ -36,9 +34,7 @@ def serve(
     key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="an environment variable that holds a key")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="name of the model in requests; default: its folder's")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="the model's name; default: its folder's")] = None,
     adapters_from: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="let requests swap the adapter for one in this folder"),
@@ -55,12 +51,7 @@ def serve(
         from proactor.server.app import create_app
         from proactor.server.run import bind, run
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in (
-            "fastapi",
-            "uvicorn",
-            "prometheus_client",
-            "starlette",
-        ):
+        if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise UsageError(f"serve: {error.name} is missing: pip install 'proactor[serve]'") from None
     from proactor.server.keys import Keys
