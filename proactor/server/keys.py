@@ -53,8 +53,8 @@ class Keys:
                     keys.append(_checked(line, f"{file}:{number}"))
             if not keys:
                 raise KeyFileError(f"{file}: no key in it; one a line")
-        if variable is not None and (key := read_key(variable)):
-            keys.append(_checked(key, f"the environment variable {variable}"))
+        if variable is not None:
+            keys.append(_checked(read_key(variable), f"the environment variable {variable}"))
         return cls(keys)
 
 
