@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -225,7 +225,7 @@ class AsyncCompletions:
             raise
         return self._desk.completion(request, group)
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatCompletionChunk]:
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatCompletionChunk, None]:
         """The completion of a request in chunks, as it is drawn; the last one has the ``usage``, no choice.
 
         With tools a choice comes whole, when it ends: only then is it known what it calls. Leaving the loop

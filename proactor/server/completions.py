@@ -38,7 +38,7 @@ async def completions(request: Request) -> Response:
     async with serving.place(request), serving.models.use(asked.model) as adapter:
         groups = await answered(await drawing(serving.engine, prompts, asked, adapter))
     usage = usage_of(serving, groups)
-    choices = []
+    choices: list[dict[str, Any]] = []
     for group in groups:
         for sample in group.samples:
             choice = form.choice(len(choices), sample.text, sample.token_ids, sample.policy_logprobs, 0)

@@ -40,7 +40,7 @@ async def generate(request: Request) -> Response:
 
 
 def _choice(index: int, sample: Sample, logprobs: bool) -> dict[str, Any]:
-    content = [
+    content: list[dict[str, Any]] = [
         {"token": f"token_id:{token}", "logprob": logprob, "bytes": None, "top_logprobs": []}
         for token, logprob in zip(sample.token_ids, sample.policy_logprobs, strict=True)
     ]

@@ -51,7 +51,7 @@ class Models:
             yield True
         finally:
             self._users -= 1
-            if self._changing and not self._users:
+            if not self._users:
                 async with self._changed:
                     self._changed.notify_all()
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,11 @@ class Served:
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        asyncio.run(self.server.serve([self.bound]))
+        async def serve() -> None:
+            self.loop = asyncio.get_running_loop()
+            await self.server.serve([self.bound])
+
+        asyncio.run(serve())
 
     def __enter__(self) -> Served:
         self.thread.start()
@@ -93,10 +98,11 @@ class Served:
     def raw(self, data: bytes) -> bytes:
         """Whatever comes back for these bytes, until the server closes."""
         with self.connect() as connection:
-            connection.sendall(data)
             received = b""
-            while piece := connection.recv(1 << 16):
-                received += piece
+            with suppress(ConnectionError):  # it closed before it had read everything
+                connection.sendall(data)
+                while piece := connection.recv(1 << 16):
+                    received += piece
             return received
 
     def counted(self, name: str, **labels: str) -> float:
