@@ -93,7 +93,7 @@ def test_tools_are_read(server: Served, monkeypatch: pytest.MonkeyPatch) -> None
     assert message.content == "I look." and message.tool_calls is not None
     [call] = message.tool_calls
     assert call.function.name == "weather"  # type: ignore[union-attr]
-    with client.chat.completions.stream(**{k: v for k, v in asked.items()}) as stream:
+    with client.chat.completions.stream(**asked) as stream:
         final = stream.get_final_completion().choices[0]
     assert final.finish_reason == "tool_calls" and final.message.content == "I look."
     [streamed] = final.message.tool_calls or ()

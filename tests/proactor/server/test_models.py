@@ -125,7 +125,9 @@ def test_an_adapter_that_does_not_fit_leaves_the_present_one(server: Served, ada
     before = drawn(server, "one")
     status, body = swap(server, "two", "empty")
     (adapters / "empty").rmdir()
-    assert status == 400 and "adapter_config.json" in error(body)["message"] and drawn(server, "one") == before
+    assert (
+        status == 400 and "adapter_config.json" in error(body)["message"] and drawn(server, "one") == before
+    )
 
 
 def test_without_the_flag_nothing_is_loaded(chat_folder: Path) -> None:
