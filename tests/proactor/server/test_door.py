@@ -143,7 +143,7 @@ def test_a_body_of_another_kind_is_refused(locked: Served) -> None:
 
 def test_a_large_body_is_refused_whether_or_not_it_says_so(locked: Served) -> None:
     big = json.dumps({**CHAT, "user": "x" * 5000}).encode()
-    status, headers, answer = ask(locked, big)
+    status, _, answer = ask(locked, big)
     assert status == 413 and error(answer)["code"] == "body_too_large"
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
