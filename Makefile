@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
+.PHONY: help demo test test-browser test-neighbours test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,7 @@ help:
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
 	@echo "make test-browser    the review page in a headless chromium, with the mouse, a finger and keys"
+	@echo "make test-neighbours clients of other projects against the server, in .venv-neighbours"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
@@ -46,7 +47,7 @@ help:
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
 	@echo "make bench-episodes  one training step in an environment of several turns beside TRL"
 	@echo "make bench-gpu       on a GPU: everything checked and timed beside its limits (GPU=--quick: 90 s; bench/GPU.md)"
-	@echo "make clean           remove .venv, .venv-oldest and caches"
+	@echo "make clean           remove .venv, .venv-oldest, .venv-neighbours and caches"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found. Install one (Debian: apt install python3-venv) or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -145,6 +146,18 @@ test-oldest: $(OLDEST)/.installed
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OLDEST)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 		tests/kernels tests/engine tests/card/test_driver.py
 
+# Clients of other projects, whose pins exclude ours, in an environment of their own. It asks a server in ours.
+NEIGHBOURS := .venv-neighbours
+$(NEIGHBOURS)/.installed: | $(BIN)/python
+	$(say) "verifiers in $(NEIGHBOURS)"
+	@$(PYTHON) -m venv $(NEIGHBOURS)
+	@$(NEIGHBOURS)/bin/python -m pip --disable-pip-version-check install -q verifiers==0.4.0
+	@touch $@
+
+test-neighbours: $(VENV)/.installed-dev $(NEIGHBOURS)/.installed
+	$(say) "tests: other projects' clients"
+	@NEIGHBOURS=$(NEIGHBOURS) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/neighbours
+
 fuzz: $(VENV)/.installed-dev
 	$(say) "fuzzers: $(FUZZ) cases a class"
 	@FUZZ=$(FUZZ) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/fuzz
@@ -167,4 +180,4 @@ bench-gpu: $(VENV)/.installed
 	@PYTHONPATH=. $(BIN)/python -m bench.gpu $(GPU)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) $(NEIGHBOURS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

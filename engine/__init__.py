@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
+    from proactor.engine.chat_chunk import ChatCompletionChunk as ChatCompletionChunk
+    from proactor.engine.chat_request import ChatRequest as ChatRequest
     from proactor.engine.checkpoint_writer import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
     from proactor.engine.config import SFT as SFT
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
+    from proactor.engine.drawing import Drawing as Drawing
+    from proactor.engine.drawing import Piece as Piece
     from proactor.engine.engine import Engine as Engine
     from proactor.engine.faults import fault_point as fault_point
     from proactor.engine.files import append as append
@@ -70,8 +74,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
+    "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
+    "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.drawing": ("Drawing", "Piece"),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": (

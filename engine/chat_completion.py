@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from proactor.engine.types import BASE_VERSION
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -96,7 +98,9 @@ class CompletionUsage(Record):
 
 
 class ChatCompletion(Record):
-    """The answers to a request. ``system_fingerprint`` names the weights."""
+    """The answers to a request. ``system_fingerprint`` names the weights, ``policy_version`` counts them
+    (`Sample.policy_version`).
+    """
 
     id: str
     choices: list[Choice]
@@ -106,3 +110,9 @@ class ChatCompletion(Record):
     usage: CompletionUsage
     object: Literal["chat.completion"] = "chat.completion"
     system_fingerprint: str | None = None
+    policy_version: int = BASE_VERSION
+
+
+def fingerprint(version: int) -> str:
+    """The name of the weights of a policy version."""
+    return "base" if version == BASE_VERSION else f"policy-{version}"

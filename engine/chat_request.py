@@ -90,6 +90,11 @@ class ChatRequest(Config):
         """Whether answers should be JSON."""
         return self.response_format is not None and self.response_format["type"] != "text"
 
+    @property
+    def reads_calls(self) -> bool:
+        """Whether answers may call tools."""
+        return bool(self.tools) and self.tool_choice != "none"
+
     def fulfils(self, called: list[str]) -> bool:
         """Whether an answer that called these tools is what ``tool_choice`` asked for."""
         if isinstance(self.tool_choice, str):

@@ -11,20 +11,21 @@ from torch import Tensor
 
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
-from proactor.engine.arguments import instance, listed, path_of, short
+from proactor.engine.arguments import instance, integer, listed, path_of, short
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
+from proactor.engine.drawing import Drawing
 from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
 from proactor.engine.loss import Loss
 from proactor.engine.openai_client import OpenAIClient
 from proactor.engine.parts import Parts
-from proactor.engine.prompts import Prompt, encode_prompt
-from proactor.engine.session import Session
+from proactor.engine.prompts import Prompt, check_prompts, encode_prompt
+from proactor.engine.session import UNNAMED, Session
 from proactor.engine.shared_sampling import SharedSampling, arriving
 from proactor.engine.state import check_counts, load_state, save_state
 from proactor.engine.stream import GroupStream
-from proactor.engine.submission import Submission
+from proactor.engine.submission import Submission, time_limit
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError, Group, Sample
 
@@ -104,6 +105,27 @@ class Engine(Parts):
         ends the samples that still run.
         """
         return GroupStream(self._loop, self._submission(prompts, sampling, keys))
+
+    def draw(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Drawing:
+        """Samples to look at while they are drawn: ``async with``. For whoever answers others as it goes.
+
+        With a ``seed`` in ``sampling`` they are those of `sample` with that seed, else each prompt draws a
+        noise of its own. ``priority`` and ``deadline``: as `Session.sample`. Errors as `sample`.
+        """
+        self._policy.refuse_released()
+        check_prompts(prompts, "draw")
+        until, keys = time_limit(deadline, "draw"), None
+        if sampling is None or sampling.seed is None:
+            keys = [next(self._unnamed) & 0xFFFFFFFF for _ in prompts]
+        jobs = self._maker.make(prompts, sampling, keys, (self.seed, UNNAMED))
+        return Drawing(self._loop, Submission(jobs, integer(priority, "draw: priority"), until), self._texts)
 
     def sample_shared(
         self,

@@ -13,19 +13,20 @@ itself.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
-import math
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from proactor.engine.arguments import integer
 from proactor.engine.chat import ChatFormat
+from proactor.engine.chat_chunk import ChatChunks, ChatCompletionChunk
 from proactor.engine.chat_completion import (
     ChatCompletion,
     ChatCompletionMessage,
@@ -35,16 +36,19 @@ from proactor.engine.chat_completion import (
     ChoiceLogprobs,
     CompletionUsage,
     Function,
+    fingerprint,
 )
 from proactor.engine.chat_request import ChatRequest
+from proactor.engine.drawing import Drawing
 from proactor.engine.jobs import JobMaker
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.session import UNNAMED
-from proactor.engine.submission import Submission, arrived
+from proactor.engine.submission import Submission, arrived, time_limit
 from proactor.engine.text import decode
+from proactor.engine.text_stream import TextPieces
 from proactor.engine.tool_calls import Reply
 from proactor.engine.tool_template import ToolTemplate
-from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
+from proactor.engine.types import EngineError, Group, Sample
 
 C = TypeVar("C")
 
@@ -67,6 +71,7 @@ class _Desk:
     loop: SamplingLoop
     maker: JobMaker
     template: ToolTemplate
+    texts: TextPieces
     names: Mapping[str, bool]
     engine_seed: int
     unnamed: Iterator[int]
@@ -77,55 +82,63 @@ class _Desk:
     counters: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def send(self, request: ChatRequest) -> Submission:
-        """Submit a request. Raises EngineError for one that cannot be sampled."""
+    def number(self, request: ChatRequest) -> int:
+        """The key of the next request's noise; 0 where it has a seed."""
+        if request.seed is not None:
+            return 0
+        return next(self.unnamed if self.seed is None else self.numbers) & 0xFFFFFFFF
+
+    def submission(self, request: ChatRequest, key: int) -> Submission:
+        """What is to be sampled for a request; encodes it. Raises EngineError for one that cannot be."""
         if request.model not in self.names:
             raise EngineError(f"model {request.model!r} is none of {', '.join(map(repr, self.names))}")
         sampling = request.sampling(self.names[request.model], self.maker.config.context_length)
         ids = self.template.encode(request.messages, request.tools)
-        seed, iteration, key = self.seed, 0, 0
-        if seed is None:
-            seed, iteration = self.engine_seed, UNNAMED
-        if request.seed is None:
-            key = next(self.unnamed if self.seed is None else self.numbers) & 0xFFFFFFFF
-        jobs = self.maker.make([ids], sampling, [key], (seed, iteration))
+        noise = (self.engine_seed, UNNAMED) if self.seed is None else (self.seed, 0)
+        jobs = self.maker.make([ids], sampling, [key], noise)
         timeout = self.timeout if request.timeout is None else request.timeout
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        submission = Submission(jobs, self.priority, until)
+        return Submission(jobs, self.priority, time_limit(timeout, "openai"))
+
+    def send(self, submission: Submission) -> None:
+        """Submit a request."""
         self.count({"requests": 1})
         self.loop.submit(submission)
-        return submission
 
-    def completion(self, request: ChatRequest, group: Group) -> ChatCompletion:
-        """The completion of a request. Raises RequestTimeout where its time was over."""
+    def usage(self, request: ChatRequest, group: Group) -> CompletionUsage:
+        """The tokens of a request, counted. Raises RequestTimeout where its time was over."""
         prompt, samples = group.prompt_ids, group.samples
         drawn = sum(len(sample.token_ids) for sample in samples)
         self.count({"tokens_in": len(prompt), "tokens_out": drawn})
         if any(sample.finish_reason == "deadline" for sample in samples):
             self.count({"timeouts": 1})
             raise RequestTimeout(f"model {request.model!r}: no answer in time, {drawn} tokens were drawn")
-        version = samples[0].policy_version
-        completion = ChatCompletion(
+        self.count({"replies": len(samples)})
+        return CompletionUsage(
+            prompt_tokens=len(prompt), completion_tokens=drawn, total_tokens=len(prompt) + drawn
+        )
+
+    def completion(self, request: ChatRequest, group: Group) -> ChatCompletion:
+        """The completion of a request. Raises RequestTimeout where its time was over."""
+        usage, version = self.usage(request, group), group.samples[0].policy_version
+        return ChatCompletion(
             id=f"chatcmpl-{uuid.uuid4().hex}",
-            choices=[self._choice(request, i, sample) for i, sample in enumerate(samples)],
+            choices=[self.choice(request, i, sample) for i, sample in enumerate(group.samples)],
             created=int(time.time()),
             model=request.model,
-            prompt_token_ids=prompt,
-            usage=CompletionUsage(
-                prompt_tokens=len(prompt), completion_tokens=drawn, total_tokens=len(prompt) + drawn
-            ),
-            system_fingerprint="base" if version == BASE_VERSION else f"policy-{version}",
+            prompt_token_ids=group.prompt_ids,
+            usage=usage,
+            system_fingerprint=fingerprint(version),
+            policy_version=version,
         )
-        self.count({"replies": len(samples)})
-        return completion
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to the counters."""
         with self.lock:
             self.counters.update(counts)
 
-    def _choice(self, request: ChatRequest, index: int, sample: Sample) -> Choice:
-        if request.tools and request.tool_choice != "none":
+    def choice(self, request: ChatRequest, index: int, sample: Sample) -> Choice:
+        """A sample as an answer; what it holds is counted."""
+        if request.reads_calls:
             reply = self.template.read(sample.token_ids, request.stop)
             self.count(reply.counts() - Counter(replies=1))
         else:
@@ -153,12 +166,13 @@ class _Desk:
             index=index,
             message=message,
             token_ids=sample.token_ids,
-            logprobs=self._logprobs(sample) if request.logprobs else None,
+            logprobs=self.logprobs(sample.token_ids, sample.policy_logprobs) if request.logprobs else None,
         )
 
-    def _logprobs(self, sample: Sample) -> ChoiceLogprobs:
+    def logprobs(self, ids: Sequence[int], logprobs: Sequence[float]) -> ChoiceLogprobs:
+        """Tokens with their log-probabilities."""
         tokenizer, content = self.template.chat.tokenizer, []
-        for token, logprob in zip(sample.token_ids, sample.policy_logprobs, strict=True):
+        for token, logprob in zip(ids, logprobs, strict=True):
             text = decode(tokenizer, [token], specials=True)
             content.append(
                 ChatCompletionTokenLogprob(
@@ -180,7 +194,8 @@ class Completions:
         Raises EngineError, in one line, for what is refused, and RequestTimeout.
         """
         request = ChatRequest.of(fields)
-        submission = self._desk.send(request)
+        submission = self._desk.submission(request, self._desk.number(request))
+        self._desk.send(submission)
         try:
             group = submission.arrivals[0].result()
         except BaseException:  # Ctrl-C too
@@ -197,14 +212,38 @@ class AsyncCompletions:
 
     async def create(self, **fields: Any) -> ChatCompletion:
         """As `Completions.create`."""
-        request = ChatRequest.of(fields)
-        submission = self._desk.send(request)
+        return await self.answer(ChatRequest.of(fields))
+
+    async def answer(self, request: ChatRequest) -> ChatCompletion:
+        """The completion of a request. Errors as `create`."""
+        submission = await self._encoded(request)
+        self._desk.send(submission)
         try:
             group = await arrived(submission.arrivals[0])
         except BaseException:
             self._desk.loop.cancel(submission)
             raise
         return self._desk.completion(request, group)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatCompletionChunk, None]:
+        """The completion of a request in chunks, as it is drawn; the last one has the ``usage``, no choice.
+
+        With tools a choice comes whole, when it ends: only then is it known what it calls. Leaving the loop
+        (`aclose`) ends the sampling. Errors as `create`.
+        """
+        submission = await self._encoded(request)
+        chunks = ChatChunks(request, submission.jobs[0].prompt_ids, self._desk.choice, self._desk.logprobs)
+        self._desk.count({"requests": 1})
+        async with Drawing(self._desk.loop, submission, self._desk.texts) as drawing:
+            async for piece in drawing.pieces():
+                if piece.sample.finish_reason != "deadline":
+                    yield chunks.of(piece)
+            [group] = await drawing.groups()
+        yield chunks.end(self._desk.usage(request, group))
+
+    async def _encoded(self, request: ChatRequest) -> Submission:
+        # the key first: requests of one event loop are numbered in their order
+        return await asyncio.to_thread(self._desk.submission, request, self._desk.number(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +294,7 @@ class OpenAIClient:
                     f"openai: alias {alias!r} stands for {name!r}, which is none of {list(MODELS)}"
                 )
             names[alias] = MODELS[name]
-        return cls(_Desk(loop, maker, ToolTemplate(chat), names, *noise))
+        return cls(_Desk(loop, maker, ToolTemplate(chat), TextPieces(chat.tokenizer), names, *noise))
 
     @property
     def asynchronous(self) -> AsyncOpenAIClient:

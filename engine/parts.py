@@ -24,6 +24,7 @@ from proactor.engine.policy import Policy
 from proactor.engine.prompts import encode_prompt
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.text import drawable_ids
+from proactor.engine.text_stream import TextPieces
 from proactor.engine.trainer import Trainer
 from proactor.engine.types import EngineError
 
@@ -54,6 +55,7 @@ class Parts:
         self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
         encode = partial(encode_prompt, chat=self.chat, model=name)
         self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
+        self._texts = TextPieces(tokenizer) if tokenizer is not None else None
         self._unnamed, self._counting = itertools.count(), threading.Lock()
         self._rank_events = Counter(late_groups=0, roll_calls=0)
 

@@ -115,7 +115,8 @@ class Running:
 
     def promised(self) -> int:
         """Pages that sequences which decode, and forks that are held, will allocate."""
-        return sum(map(self.decode_pages, self.decoding)) + sum(map(self.held_pages, self.requests.values()))
+        runs = list(self.requests.values())  # copied at once: counters are read from other threads too
+        return sum(map(self.decode_pages, self.decoding)) + sum(map(self.held_pages, runs))
 
     def first_page(self, run: AdmittedRequest) -> int:
         """Pages that the next fork of a run takes when it begins: 1, or 0 for a page that it goes on with."""

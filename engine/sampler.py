@@ -165,11 +165,11 @@ class Sampler:
                 self._close(job, sample, reason)
 
     def _close(self, job: Job, sample: Sample, reason: FinishReason) -> None:
-        sample.finish_reason = reason
         if sample.versions is not None:
             sample.stamp(job.version)
         if self.tokenizer is not None:
             sample.text = self._stops.text(sample.token_ids, job.sampling.stop)
+        sample.finish_reason = reason  # last: whoever watches the sample takes it as complete then
 
     @torch.no_grad()
     def _step(self, step: Step) -> list[Ended]:

@@ -49,6 +49,7 @@ class SamplingLoop:
         self._line: deque[Submission | _Change] = deque()
         self._live: dict[int, tuple[Submission, Job]] = {}  # by request id
         self._timed: list[Submission] = []  # those with a deadline
+        self._watched: list[Submission] = []
         self._askers: list[Callable[[], None]] = []  # who waits for room
 
     # -- from any thread ---
@@ -122,6 +123,8 @@ class SamplingLoop:
                 at -= 1
             if entry.deadline < math.inf:
                 self._timed.append(entry)
+            if entry.watch is not None:
+                self._watched.append(entry)
         self._line.insert(at, entry)
         self._owner.pursue(self._advance)
 
@@ -175,6 +178,14 @@ class SamplingLoop:
                 self._fail(self._live[request][0], raised)
         for end in ended:
             self._finish(end)
+        if self._watched:
+            self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        self._watched = [submission for submission in self._watched if not submission.ended]
+        for watch in {submission.watch for submission in self._watched}:
+            if watch is not None:
+                watch()
 
     def _finish(self, end: Ended) -> None:
         if end.request_id not in self._live:  # it failed, in this step

@@ -194,6 +194,7 @@ class Scheduler:
             "waiting": self.waiting,
             "running": len(self._running.requests),
             "decoding": len(self._running.decoding),
+            "pages_total": self.pool.num_pages,
             "pages_used": self.pool.used,
             "pages_cached": self.pool.cached,
             "pages_reserved": self.reserved,

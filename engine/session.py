@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
@@ -14,7 +12,7 @@ from proactor.engine.jobs import Job, JobMaker
 from proactor.engine.parking import lease_name
 from proactor.engine.prompts import Prompt, check_keys, check_prompt, ids_of
 from proactor.engine.sampling_loop import SamplingLoop
-from proactor.engine.submission import Submission, arrived
+from proactor.engine.submission import Submission, arrived, time_limit
 from proactor.engine.types import EngineError, Group, Sample
 
 UNNAMED = 0xFFFFFFFF
@@ -182,10 +180,7 @@ class Session:
 
     async def _run(self, job: Job, priority: int, deadline: float | None) -> Group:
         integer(priority, "session: priority")
-        if deadline is not None and not (isinstance(deadline, int | float) and deadline >= 0):
-            raise EngineError(f"session: deadline {deadline!r} is not a number of seconds")
-        until = math.inf if deadline is None else time.monotonic() + deadline
-        submission = Submission([job], priority, until, self._number)
+        submission = Submission([job], priority, time_limit(deadline, "session"), self._number)
         self._running.add(submission)
         try:
             if self._closed:

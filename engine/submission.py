@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from proactor.engine.jobs import Job
-from proactor.engine.types import Group
+from proactor.engine.types import EngineError, Group
 
 
 @dataclass(slots=True, eq=False)
@@ -17,13 +19,15 @@ class Submission:
     """Jobs that are taken up together. Higher ``priority`` first; ``deadline``: a time of `time.monotonic`.
 
     ``arrivals``: a future for each job, filled in the order in which the groups end; an error fills the rest.
-    ``parked_for``: the session that may continue the samples; their pages are kept for it.
+    ``parked_for``: the session that may continue the samples; their pages are kept for it. ``watch``: called
+    in the engine's thread after each step in which the samples may have grown.
     """
 
     jobs: list[Job]
     priority: int = 0
     deadline: float = math.inf
     parked_for: int | None = None
+    watch: Callable[[], None] | None = None
     arrivals: list[Future[Group]] = field(default_factory=list)
     ended: bool = False
     _count: int = 0
@@ -43,6 +47,17 @@ class Submission:
         self.ended = True
         for arrival in self.arrivals[self._count :]:
             arrival.set_exception(error)
+
+
+def time_limit(seconds: float | None, what: str) -> float:
+    """The time of `time.monotonic` in so many seconds; None: never. Raises EngineError, beginning with
+    ``what``, for anything else.
+    """
+    if seconds is None:
+        return math.inf
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise EngineError(f"{what}: deadline {seconds!r} is not a number of seconds")
+    return time.monotonic() + seconds
 
 
 async def arrived(arrival: Future[Group]) -> Group:

@@ -26,6 +26,7 @@ from proactor.commands import (
     plan,
     report,
     review,
+    serve,
     train,
 )
 from proactor.engine import ProactorError, printable
@@ -74,6 +75,7 @@ for command in (
     compare.compare,
     doctor.doctor,
     evaluate.sample,
+    serve.serve,
     report.pool,
     train.pretrain,
     train.demo,

@@ -1,1 +1,4 @@
-"""The HTTP server."""
+"""HTTP: OpenAI's interface, tokens, metrics.
+
+`app.create_app` puts the routers together; `serving.Serving` is what they share. Needs the extra ``serve``.
+"""

@@ -1,0 +1,129 @@
+"""A chat completion in chunks, with the names and fields of ``openai.types.chat.ChatCompletionChunk``."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from proactor.engine.chat_completion import (
+    ChatCompletionMessageToolCall,
+    Choice,
+    ChoiceLogprobs,
+    CompletionUsage,
+    FinishReason,
+    Record,
+    fingerprint,
+)
+from proactor.engine.chat_request import ChatRequest
+from proactor.engine.drawing import Piece
+from proactor.engine.types import BASE_VERSION, Sample
+
+
+class ChoiceDeltaToolCall(ChatCompletionMessageToolCall):
+    """A call of a tool, whole; ``index``: its place in the message."""
+
+    index: int
+
+
+class ChoiceDelta(Record):
+    """What a message gained."""
+
+    content: str | None = None
+    role: Literal["assistant"] | None = None
+    tool_calls: list[ChoiceDeltaToolCall] | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(Record):
+    """What an answer gained."""
+
+    delta: ChoiceDelta
+    index: int
+    finish_reason: FinishReason | None = None
+    logprobs: ChoiceLogprobs | None = None
+    token_ids: list[int]
+
+
+class ChatCompletionChunk(Record):
+    """A part of a completion. ``prompt_token_ids``: in the first chunk; ``usage``: in the last one."""
+
+    id: str
+    choices: list[ChunkChoice]
+    created: int
+    model: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    prompt_token_ids: list[int] | None = None
+    system_fingerprint: str | None = None
+    policy_version: int = BASE_VERSION
+    usage: CompletionUsage | None = None
+
+
+class ChatChunks:
+    """The chunks of one completion.
+
+    ``choice`` reads a sample that ended, ``logprobs`` shows tokens: those of the client.
+    """
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        prompt_ids: list[int],
+        choice: Callable[[ChatRequest, int, Sample], Choice],
+        logprobs: Callable[[Sequence[int], Sequence[float]], ChoiceLogprobs],
+    ) -> None:
+        self._request, self._prompt_ids = request, prompt_ids
+        self._choice, self._logprobs = choice, logprobs
+        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self._begun: set[int] = set()
+        self._version = BASE_VERSION
+
+    def of(self, piece: Piece) -> ChatCompletionChunk:
+        """The chunk of a piece."""
+        first = not self._begun
+        self._version = piece.sample.policy_version
+        content: str | None = "" if self._request.reads_calls else piece.text
+        reason, calls, thinking = None, None, None
+        if piece.last:
+            whole = self._choice(self._request, piece.index, piece.sample)
+            reason = whole.finish_reason
+            if self._request.reads_calls:
+                content, thinking = whole.message.content, whole.message.reasoning_content
+                calls = [
+                    ChoiceDeltaToolCall(index=i, **call.model_dump())
+                    for i, call in enumerate(whole.message.tool_calls or ())
+                ]
+        delta = ChoiceDelta(
+            content=content,
+            role=None if piece.index in self._begun else "assistant",
+            tool_calls=calls or None,
+            reasoning_content=thinking,
+        )
+        self._begun.add(piece.index)
+        choice = ChunkChoice(
+            delta=delta,
+            index=piece.index,
+            finish_reason=reason,
+            logprobs=self._logprobs(piece.token_ids, piece.logprobs) if self._request.logprobs else None,
+            token_ids=piece.token_ids,
+        )
+        return self._chunk([choice], self._prompt_ids if first else None, None)
+
+    def end(self, usage: CompletionUsage) -> ChatCompletionChunk:
+        """The last chunk."""
+        return self._chunk([], None, usage)
+
+    def _chunk(
+        self, choices: list[ChunkChoice], prompt_ids: list[int] | None, usage: CompletionUsage | None
+    ) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self._id,
+            choices=choices,
+            created=self._created,
+            model=self._request.model,
+            prompt_token_ids=prompt_ids,
+            system_fingerprint=fingerprint(self._version),
+            policy_version=self._version,
+            usage=usage,
+        )

@@ -1,0 +1,112 @@
+"""`Models`: the names that a request may give, and the adapter behind one of them, which can be swapped.
+
+An engine holds one adapter. A request by its name holds it until it is answered; a swap waits for those that
+do, and refuses others meanwhile, so that no answer comes from another adapter than the one it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from proactor.engine import Engine
+from proactor.server.refusals import Refused, busy
+
+NAME = re.compile(r"[\w.:-]{1,128}")
+
+
+class Models:
+    """The model ``base``, and ``adapter`` where the engine's adapter has a name.
+
+    ``root``: the folder that adapters may be loaded from while serving; None: none may.
+    """
+
+    def __init__(
+        self, engine: Engine, base: str, adapter: str | None = None, root: Path | None = None
+    ) -> None:
+        self.engine, self.base, self.adapter = engine, base, adapter
+        self.root = None if root is None else root.resolve()
+        self._users = 0
+        self._changed = asyncio.Condition()
+        self._changing = False
+        self._since = int(time.time())
+
+    @asynccontextmanager
+    async def use(self, name: Any) -> AsyncIterator[bool]:
+        """A block that uses a model; gives whether the adapter is on. Raises Refused for an unknown name."""
+        if name == self.base:
+            yield False
+            return
+        if self._changing:
+            raise busy("an adapter is being loaded; try again in a second", 503)
+        if self.adapter is None or name != self.adapter:
+            raise Refused(404, f"model {name!r} is none of {self._names()}", "model_not_found")
+        self._users += 1
+        try:
+            yield True
+        finally:
+            self._users -= 1
+            if not self._users:
+                async with self._changed:
+                    self._changed.notify_all()
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The models as ``/v1/models`` lists them, with vLLM's ``max_model_len``."""
+        card = {"object": "model", "created": self._since, "owned_by": "proactor"}
+        card["max_model_len"] = self.engine.context_length
+        cards = [{"id": self.base, **card, "parent": None}]
+        if self.adapter is not None:
+            cards.append({"id": self.adapter, **card, "parent": self.base})
+        return cards
+
+    async def load(self, name: Any, path: Any) -> str:
+        """Load the adapter in a folder below ``root`` under a name, in place of the present one.
+
+        Returns the name that it replaced, "" for none. Raises Refused, and what `Engine.load_adapter` does;
+        the present one then stays.
+        """
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == self.base:
+            raise Refused(400, f"lora_name {name!r}: letters, digits, . : _ and -, and not the model's own")
+        folder = self._inside(path)
+        async with self._swapping():
+            await asyncio.to_thread(self.engine.load_adapter, folder)
+            before, self.adapter = self.adapter, name
+        return before or ""
+
+    async def unload(self, name: Any) -> None:
+        """Forget the name of the adapter. Raises Refused where it is another one's."""
+        if self.adapter is None or name != self.adapter:
+            raise Refused(404, f"lora_name {name!r}: no such adapter is loaded", "model_not_found")
+        async with self._swapping():
+            self.adapter = None
+
+    @asynccontextmanager
+    async def _swapping(self) -> AsyncIterator[None]:
+        if self._changing:
+            raise busy("an adapter is being loaded; try again in a second", 409)
+        self._changing = True
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._users)
+            yield
+        finally:
+            self._changing = False
+
+    def _inside(self, path: Any) -> Path:
+        """The folder ``path``, relative to the root or in it, links followed."""
+        if self.root is None:
+            raise Refused(403, "adapters are not loaded here: start with --adapters-from FOLDER")
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise Refused(400, f"lora_path should be the path of a folder, not {path!r:.80}")
+        folder = (self.root / path).resolve()
+        if not folder.is_relative_to(self.root) or not folder.is_dir():
+            raise Refused(400, f"lora_path {path!r}: no folder below the one that adapters are loaded from")
+        return folder
+
+    def _names(self) -> str:
+        return ", ".join(repr(card["id"]) for card in self.cards())

@@ -1,0 +1,106 @@
+"""What ``proactor serve`` was given: a run, or a model with or without an adapter; and the engine for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from proactor.config import RunBase
+from proactor.engine import Engine, EngineConfig, LoRA, has_adapter, read_lora
+from proactor.files import SourceError, first_problem
+from proactor.server.run import ServeError
+from proactor.training.adapters import OWN, adapter_folder
+from proactor.yaml_values import parse_yaml, read_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A model (folder or hub id), its name, how it is run, and the adapter with its name, if any."""
+
+    model: str
+    base: str
+    engine: EngineConfig
+    lora: LoRA | None = None
+    folder: Path | None = None
+    adapter: str | None = None
+    seed: int = 0
+    run: Path | None = field(default=None)
+
+    @classmethod
+    def of(cls, target: str, adapters: Sequence[str] = (), overrides: Sequence[str] = ()) -> Opening:
+        """Of a run's folder, or of a model.
+
+        ``adapters``: none, one ``NAME=FOLDER``, or for a run one of its own (best unless it says otherwise).
+        ``overrides``: ``engine.KEY=VALUE``. Raises ServeError, and what reading a run does.
+        """
+        if len(adapters) > 1:
+            raise ServeError(
+                f"--adapter {adapters[1]}: an engine holds one adapter; POST /v1/load_lora_adapter swaps it"
+            )
+        given = _engine_options(overrides)
+        folder = Path(target)
+        if (folder / "config.yaml").is_file():
+            return cls._of_run(folder, adapters[0] if adapters else "best", given)
+        opening = cls(target, folder.resolve().name if folder.is_dir() else target, _engine_config({}, given))
+        return opening._with(adapters[0]) if adapters else opening
+
+    @classmethod
+    def _of_run(cls, run: Path, adapter: str, given: Mapping[str, Any]) -> Opening:
+        file = run / "config.yaml"
+        values = read_yaml(file)
+        try:
+            config = RunBase.model_validate({k: v for k, v in values.items() if k in RunBase.model_fields})
+        except ValidationError as error:
+            raise SourceError(f"{file}: {first_problem(error)}") from None
+        beside = run / config.model
+        model = str(beside) if not Path(config.model).is_dir() and beside.is_dir() else config.model
+        base = Path(model).resolve().name if Path(model).is_dir() else model
+        engine = _engine_config(config.engine.model_dump(), given)
+        opening = cls(model, base, engine, seed=config.seed, run=run)
+        if adapter not in OWN:
+            return opening._with(adapter)
+        folder = adapter_folder(run, adapter)
+        if folder is None:
+            return opening
+        name = run.resolve().name
+        return cls(model, base, engine, config.lora, folder, name, config.seed, run)
+
+    def _with(self, adapter: str) -> Opening:
+        name, equals, path = adapter.partition("=")
+        folder = Path(path)
+        if not equals or not name or not path:
+            own = f"{', '.join(OWN)}, or " if self.run is not None else ""
+            raise ServeError(f"--adapter {adapter}: write {own}NAME=FOLDER")
+        if name == self.base:
+            raise ServeError(f"--adapter {adapter}: {name!r} is the model's own name; give another one")
+        if not folder.is_dir() or not has_adapter(folder):
+            raise ServeError(f"--adapter {adapter}: {folder}: no adapter there")
+        return Opening(
+            self.model, self.base, self.engine, read_lora(folder), folder, name, self.seed, self.run
+        )
+
+    def load(self, progress: Callable[[int, int], None] | None = None) -> Engine:
+        """The engine, with the adapter. Raises what `Engine.load` and `Engine.load_adapter` do."""
+        engine = Engine.load(self.model, self.engine, lora=self.lora, seed=self.seed, progress=progress)
+        if self.folder is not None:
+            engine.load_adapter(self.folder)
+        return engine
+
+
+def _engine_options(overrides: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, _, name = key.partition(".")
+        if section != "engine" or not equals or not name:
+            raise ServeError(f"{override!r}: write engine.KEY=VALUE, as in a config's section engine")
+        options[name] = parse_yaml(text, f"override {override}")
+    return options
+
+
+def _engine_config(config: Mapping[str, Any], given: Mapping[str, Any]) -> EngineConfig:
+    return EngineConfig.from_options({**config, **given})
