@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
+    from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.engine import Engine as Engine
     from proactor.engine.faults import fault_point as fault_point
     from proactor.engine.files import append as append
@@ -69,6 +70,7 @@ _MODULES = {
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.constraint": ("Constraint",),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": ("append", "atomic_file", "atomic_folder", "naming", "remove", "sweep"),
