@@ -84,10 +84,12 @@ JUDGES: dict[str, Schema] = {
     "pair": {"type": "array", "prefixItems": [enum("left", "right"), SHARE], "items": False, "minItems": 2},
     "marks": record(
         actions=array(
-            record(name=enum("book", "cancel"), status=enum("ready", "waits"), params=record(("day",), day=WORD))
+            record(
+                name=enum("book", "cancel"), status=enum("ready", "waits"), params=record(("day",), day=WORD)
+            )
         )
     ),
-    "bare enum": enum("accept", "reject", 1, 2.5, None, True, "ä\"ö"),
+    "bare enum": enum("accept", "reject", 1, 2.5, None, True, 'ä"ö'),
     "bare boolean": FLAG,
     "bare number": {"type": "number", "minimum": -10, "maximum": 10},
 }
@@ -99,7 +101,9 @@ EXTRACTION: dict[str, Schema] = {
         lines=array(record(what=WORD, price={"type": "number", "minimum": 0, "maximum": 999}), 4, 1),
         paid=FLAG,
     ),
-    "nullable": record(middle={"type": ["string", "null"], "maxLength": 8}, age={"type": ["integer", "null"]}),
+    "nullable": record(
+        middle={"type": ["string", "null"], "maxLength": 8}, age={"type": ["integer", "null"]}
+    ),
     "map of numbers": {"type": "object", "additionalProperties": INTEGER, "maxProperties": 4},
     "map of names": {
         "type": "object",

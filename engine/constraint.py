@@ -31,10 +31,12 @@ class Constraint(Config):
     json_schema: str | None = Field(
         None,
         description="JSON schema (draft 2020-12) as a mapping, a pydantic model or JSON; kept as JSON. "
-        "Properties come in the schema's order, with a space, or a line break and an indent, between the parts; "
+        "Properties come in the schema's order, with a space, or a line break and an indent, between; "
         "additional ones are allowed unless additionalProperties is false",
     )
-    regex: str | None = Field(None, description="Rust's syntax, without look-around; the whole text matches it")
+    regex: str | None = Field(
+        None, min_length=1, description="Rust's syntax, without look-around; the whole text matches it"
+    )
     grammar: str | None = Field(None, description="a context-free grammar in llguidance's dialect of Lark")
 
     @field_validator("json_schema", mode="before")

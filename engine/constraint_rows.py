@@ -71,9 +71,14 @@ class ConstraintRows:
         if self.device.type == "cpu":
             octets = self._bits.numpy().view(np.uint8)
             return torch.from_numpy(np.unpackbits(octets, axis=1, count=width, bitorder="little").view(bool))
-        bits = self._bits.to(self.device, non_blocking=True)  # read before the step ends, which waits for it
-        shifts = torch.arange(WORD, dtype=torch.int32, device=self.device)
-        return ((bits.unsqueeze(-1) >> shifts) & 1).view(len(bits), -1)[:, :width].bool()
+        # read before the step ends, which waits for the device: the next one may write
+        return spread_bits(self._bits.to(self.device, non_blocking=True), width)
+
+
+def spread_bits(bits: Tensor, width: int) -> Tensor:
+    """Bool [C, ``width``] of words int32 [C, W], lowest bit first, where they are."""
+    shifts = torch.arange(WORD, dtype=torch.int32, device=bits.device)
+    return ((bits.unsqueeze(-1) >> shifts) & 1).view(len(bits), -1)[:, :width].bool()
 
 
 def _packed(named: Tensor) -> np.ndarray[Any, np.dtype[np.uint32]]:

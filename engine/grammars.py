@@ -33,6 +33,7 @@ JSON_STYLE: Final = {"whitespace_pattern": r" |\n[ ]{0,20}"}
 WORD: Final = 32
 """Bits of a word of a mask."""
 _QUOTED: Final = re.compile(r"\d+ \|")
+_ODD: Final = re.compile(r"\\.|/|\n", re.DOTALL)
 
 
 class Matcher:
@@ -116,8 +117,8 @@ class Grammars:
             if constraint.json_schema is None:
                 kind = "regex" if constraint.regex is not None else "grammar"
                 raise EngineError(f"constraint: {kind}: {fault}")
-            place = place_of(json.loads(constraint.json_schema), _schema_fault)
-            raise EngineError(f"constraint: json_schema, at {place or 'its root'}: {fault}")
+            check_schema(json.loads(constraint.json_schema), "constraint: json_schema")
+            raise EngineError(f"constraint: json_schema: {fault}")
         return core
 
     def _words(self) -> LLTokenizer:
@@ -147,19 +148,39 @@ def _library() -> Any:
 
 
 def _grammar(constraint: Constraint) -> str:
-    """A constraint in the library's own form."""
-    matcher = _library().LLMatcher
+    """A constraint in the library's form, at whose end every token is allowed that the text may go on with:
+    by default a text that can go on in one way alone is only allowed in the tokenizer's own tokens.
+    """
     if constraint.json_schema is not None:
-        text: str = matcher.grammar_from_json_schema(constraint.json_schema, overrides=JSON_STYLE)
+        rules = f"start: {json_rule(json.loads(constraint.json_schema))}"
     elif constraint.regex is not None:
-        text = matcher.grammar_from_regex(constraint.regex)
+        rules = f"start: /{_ODD.sub(_in_slashes, constraint.regex)}/"
     else:
-        text = matcher.grammar_from_lark(constraint.grammar)
-    return text
+        rules = constraint.grammar or ""
+    return f'{rules}\n%llguidance {{"no_forcing": true}}\n'
+
+
+def json_rule(schema: Any) -> str:
+    """A JSON schema as a part of a rule."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"enum": []}
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_STYLE}, ensure_ascii=False)}"
+
+
+def _in_slashes(found: re.Match[str]) -> str:
+    """What stands for a slash, a line break or an escape of a regular expression between slashes."""
+    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(found[0], found[0])
+
+
+def check_schema(schema: Any, what: str) -> None:
+    """Raise EngineError, with ``what`` first and the place, for a schema that cannot be kept to."""
+    if fault := _schema_fault(schema):
+        place = place_of(schema, _schema_fault)
+        raise EngineError(f"{what}, at {place or 'its root'}: {fault}")
 
 
 def _schema_fault(schema: Any) -> str:
-    """What the library says against a schema, in one line; "" for nothing."""
+    """What the library says against a schema; "" for nothing."""
     matcher = _library().LLMatcher
     return _one_line(matcher.validate_grammar(matcher.grammar_from_json_schema(json.dumps(schema))))
 
