@@ -154,9 +154,10 @@ class _Writer:
 
     def calls(self, tools: Sequence[Mapping[str, Any]], parallel: bool) -> None:
         """The reply may be calls."""
-        form = self.form
-        again = f"({self.literal(form.between)} one)* " if parallel and form.between is not None else ""
-        if "texts" not in self.kinds:
+        form, again = self.form, ""
+        if "texts" not in self.kinds:  # where a further call is one more piece of the text
+            if parallel and form.between is not None:
+                again = f"({self.literal(form.between)} one)* "
             self.kinds.append("calls")
             self.rules.append(f"calls: {self.literal(form.before)} called")
         self.rules.append(f"called: one {again}{self.literal(form.after)}")
