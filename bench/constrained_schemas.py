@@ -24,7 +24,14 @@ def pattern(regex: str, **more: Any) -> Schema:
 
 
 def form(name: str) -> Schema:
-    return {"type": "string", "format": name}
+    return {"type": "string", "format": name, "maxLength": 40}
+
+
+DATE = {**form("date"), "pattern": r"^20[0-9]{2}-[0-9]{2}-([01][0-9]|2[0-8])$"}
+"""The format is RFC 3339's syntax, which has 29 February in every year and a year 0; the validator's calendar
+has not.
+"""
+INSTANT = {**form("date-time"), "pattern": r"^20[0-9]{2}-[0-9]{2}-([01][0-9]|2[0-8])T"}
 
 
 def array(items: Schema, most: int = 3, least: int = 0) -> Schema:
@@ -50,7 +57,7 @@ POINT = record(x=SHARE, y=SHARE)
 
 TOOLS: dict[str, Schema] = {
     "book repair": record(
-        ("note",), device=enum("phone", "laptop", "tablet"), day=form("date"), time=form("time"), note=TEXT
+        ("note",), device=enum("phone", "laptop", "tablet"), day=DATE, time=form("time"), note=TEXT
     ),
     "find restaurant": record(
         ("price", "open"),
@@ -65,7 +72,7 @@ TOOLS: dict[str, Schema] = {
         currency=enum("EUR", "USD", "CHF"),
     ),
     "ride": record(pickup=ADDRESS, dropoff=ADDRESS, seats={"type": "integer", "minimum": 1, "maximum": 6}),
-    "calendar": record(("with",), title=TEXT, start=form("date-time"), **{"with": array(form("email"))}),
+    "calendar": record(("guests",), title=TEXT, start=INSTANT, guests=array(form("email"))),
     "lamp": record(on=FLAG, level={"type": "integer", "minimum": 0, "maximum": 100, "multipleOf": 5}),
     "search": record(("limit",), query={"type": "string", "minLength": 1, "maxLength": 30}, limit=INTEGER),
     "no arguments": record(),
@@ -95,7 +102,7 @@ JUDGES: dict[str, Schema] = {
 }
 
 EXTRACTION: dict[str, Schema] = {
-    "person": record(("email", "born"), name=WORD, email=form("email"), born=form("date")),
+    "person": record(("email", "born"), name=WORD, email=form("email"), born=DATE),
     "invoice": record(
         number=pattern(r"^INV-[0-9]{6}$"),
         lines=array(record(what=WORD, price={"type": "number", "minimum": 0, "maximum": 999}), 4, 1),
@@ -174,7 +181,7 @@ REFERENCES: dict[str, Schema] = {
 }
 
 STRINGS: dict[str, Schema] = {
-    "dates": record(d=form("date"), t=form("time"), dt=form("date-time"), p=form("duration")),
+    "dates": record(d=DATE, t=form("time"), dt=INSTANT, p=form("duration")),
     "addresses": record(v4=form("ipv4"), v6=form("ipv6"), host=form("hostname")),
     "uuid": record(id=form("uuid")),
     "lengths": record(three={"type": "string", "minLength": 3, "maxLength": 3}, some=WORD),

@@ -59,8 +59,8 @@ class ConstraintRows:
         if self._named is not None:
             host &= self._named
         failed = {}
-        for i, (open_, (matcher, ids)) in enumerate(zip(host.any(axis=1).tolist(), self.texts, strict=True)):
-            if open_ and not matcher.core.is_error():
+        for i, (matcher, ids) in enumerate(self.texts):
+            if host[i].any() and not matcher.core.is_error():
                 continue
             failed[self.rows[i]] = f"{matcher.fault() or 'no token goes on'} at position {len(ids)}"
             host[i] = ~np.uint32(0) if self._named is None else self._named
