@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
+    from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
     from proactor.engine.drawing import Piece as Piece
     from proactor.engine.engine import Engine as Engine
@@ -79,6 +80,7 @@ _MODULES = {
     "proactor.engine.checkpoint_writer": ("save_quantized",),
     "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
     "proactor.engine.drawing": ("Drawing", "Piece"),
+    "proactor.engine.constraint": ("Constraint",),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": (

@@ -8,7 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from proactor.engine.config import Sampling
+from proactor.engine.constraint import Constraint
 from proactor.engine.frozen import Config
+from proactor.engine.reply_grammar import OBJECT, reply_constraint
+from proactor.engine.tool_template import ToolTemplate
 from proactor.engine.types import EngineError
 
 UNUSED = (
@@ -18,7 +21,6 @@ UNUSED = (
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
-    "parallel_tool_calls",
 )
 """Fields that change nothing about an answer here."""
 _TRANSPORT = ("extra_headers", "extra_query")
@@ -28,8 +30,9 @@ class ChatRequest(Config):
     """A request, with OpenAI's names and defaults; ``top_k``, ``min_p`` (in ``extra_body``, as for other
     servers) and ``logit_mask`` are the engine's (`Sampling`).
 
-    ``response_format`` and a ``tool_choice`` of ``required`` or a function are wishes: nothing but a mask
-    makes the model keep to them, and answers that do not are counted.
+    ``response_format``, a ``tool_choice`` of ``required`` or a function, and tools that say ``strict`` are
+    kept to, token by token (`reply_constraint`; with the extra ``constrain``). Answers that ``max_tokens`` or
+    ``stop`` cut before they are what was asked for are counted.
     """
 
     messages: Any
@@ -46,6 +49,7 @@ class ChatRequest(Config):
     seed: int | None = None
     tools: Any = ()
     tool_choice: Literal["auto", "none", "required"] | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     response_format: Mapping[str, Any] | None = None
     logprobs: bool = False
     top_logprobs: Literal[0] = 0
@@ -83,6 +87,19 @@ class ChatRequest(Config):
     def _known_format(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         if value is not None and value.get("type") not in ("text", "json_object", "json_schema"):
             raise ValueError("should be {'type': 'text'}, 'json_object' or 'json_schema'")
+        if value is not None and value["type"] == "json_schema":
+            named = value.get("json_schema")
+            if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping | bool):
+                raise ValueError("of type json_schema needs json_schema: {'name': …, 'schema': {…}}")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _names_a_function(cls, value: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+        if not isinstance(value, str):
+            function = value.get("function")
+            if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+                raise ValueError("should be {'type': 'function', 'function': {'name': …}}")
         return value
 
     @property
@@ -101,7 +118,21 @@ class ChatRequest(Config):
             return self.tool_choice != "required" or bool(called)
         return self.tool_choice.get("function", {}).get("name") in called
 
-    def sampling(self, adapter: bool, context: int) -> Sampling:
+    def constraint(self, template: ToolTemplate) -> Constraint | None:
+        """What answers must be; None for anything. Raises EngineError for what cannot be kept to."""
+        choice = (
+            self.tool_choice if isinstance(self.tool_choice, str) else self.tool_choice["function"]["name"]
+        )
+        schema = None
+        if self.response_format is not None and choice in ("auto", "none"):
+            schema = {
+                "text": None,
+                "json_object": OBJECT,
+                "json_schema": self.response_format.get("json_schema", {}).get("schema"),
+            }[self.response_format["type"]]
+        return reply_constraint(template, self.tools, choice, schema, self.parallel_tool_calls)
+
+    def sampling(self, adapter: bool, context: int, template: ToolTemplate) -> Sampling:
         """How it is sampled; without a limit on new tokens, up to the end of the context."""
         limit = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
         return Sampling(
@@ -111,6 +142,7 @@ class ChatRequest(Config):
             top_k=self.top_k,
             min_p=self.min_p,
             logit_mask=self.logit_mask,
+            constraint=self.constraint(template),
             max_tokens=context if limit is None else limit,
             stop=self.stop,
             seed=self.seed,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from proactor.engine.constraint import Constraint
 from proactor.engine.frozen import Config, describe, near_name
 from proactor.engine.types import EngineError
 
@@ -180,6 +181,9 @@ class Sampling(Config):
         description="callable (token ids so far: list[int], position: int) -> bool tensor [V] of allowed "
         "ids (V: the model's vocab_size), or None for all",
     )
+    constraint: Constraint | None = Field(
+        None, description="what the text must be: {json_schema: …}, {regex: …} or {grammar: …}"
+    )
 
     @field_validator("temperature")
     @classmethod
@@ -200,7 +204,8 @@ class Sampling(Config):
     @property
     def filtered(self) -> bool:
         """Whether the distribution sampled from differs from the full softmax at this temperature."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.logit_mask is not None
+        cut = self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        return cut or self.logit_mask is not None or self.constraint is not None
 
 
 class AdamW(Config):
@@ -240,7 +245,7 @@ class GRPO(AdamW):
     token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
     alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
-    top-k, top-p, min-p or a mask filtered the distribution; None leaves the weight out. ``importance``:
+    top-k, top-p, min-p, a mask or a constraint filtered the distribution; None leaves the weight out. ``importance``:
     a token beyond the cap counts as at the cap, or (masked) not at all.
 
     ``advantages``, ``ratio``, ``clip`` and ``kl`` give its relatives (`kernels/grpo.py` and

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proactor.engine.constraint_rows import ConstraintRows
+from proactor.engine.grammars import Matcher
 from proactor.engine.jobs import Job
 from proactor.engine.step import SampleId
 from proactor.engine.stops import StopSearch
@@ -29,14 +31,16 @@ AHEAD: Final = 16
 
 @dataclass(slots=True, eq=False)
 class Draw:
-    """A sample that is being drawn. ``stops``: the search for its stop strings, None where it has none;
-    ``ahead``: noise of its next draws, on a CPU, the next one last.
+    """A sample that is being drawn. ``stops``: the search for its stop strings, ``matcher``: the state of its
+    text in its constraint, None where it has none; ``ahead``: noise of its next draws, on a CPU, the next
+    one last.
     """
 
     id: SampleId
     job: Job
     sample: Sample
     stops: StopSearch | None = None
+    matcher: Matcher | None = None
     ahead: list[float] = field(default_factory=list)
 
     def noise_key(self) -> tuple[int, int, int, int, int]:
@@ -52,7 +56,8 @@ class DrawColumns:
     """The settings of draws [B], for as long as the same samples draw.
 
     ``named``: bool [V] on the device, False for ids that are never drawn; None: all may be. ``adapter``:
-    `adapter_mask` of the draws. ``masked``: rows with a ``logit_mask``.
+    `adapter_mask` of the draws. ``masked``: rows with a ``logit_mask``; ``constraints``: those with a
+    constraint, None where none has.
     """
 
     def __init__(self, draws: list[Draw], named: Tensor | None, device: torch.device) -> None:
@@ -64,6 +69,8 @@ class DrawColumns:
             np.asarray(values, np.float32).reshape(-1, 3), device
         )
         self.masked = [i for i, s in enumerate(settings) if s.logit_mask is not None]
+        texts = {i: (d.matcher, d.sample.token_ids) for i, d in enumerate(draws) if d.matcher is not None}
+        self.constraints = ConstraintRows([*texts], [*texts.values()], named, device) if texts else None
         self.filtered = named is not None or any(s.filtered for s in settings)
         if self.filtered:
             self._top_k = torch.tensor([s.top_k for s in settings], device=device)
@@ -92,16 +99,34 @@ class DrawColumns:
         """The filters over logits [B, ``width``]; None where no row has any. `allow` first."""
         if not self.filtered:
             return None
-        masked = self._named is not None or bool(self.masked)
+        masked = self._named is not None or self.masked or self.constraints is not None
         allowed = self._allowed_rows(width) if masked else None
         return Filters(self._top_k, self._top_p, self._min_p, allowed)
 
+    def constrain(self, width: int) -> list[tuple[Draw, str]]:
+        """Let the rows of `constraints` draw what their texts may go on with next, of ``width`` ids.
+
+        Returns the draws that cannot go on, and why; they may draw everything, and are to be ended.
+        """
+        if self.constraints is None:
+            return []
+        failed = self.constraints.fill(width)
+        self._allowed_rows(width)[self.constraints.rows] = self.constraints.spread(width)
+        return [(self.draws[row], why) for row, why in failed.items()]
+
     def allow(self, row: int, mask: Tensor | None, width: int) -> None:
-        """Let a row of ``masked`` draw what bool [``width``] allows next, or everything."""
-        allowed = self._allowed_rows(width)[row]
-        allowed.fill_(True) if self._named is None else allowed.copy_(self._named)
+        """Let a row of ``masked`` draw what bool [``width``] allows next, or everything; after `constrain`,
+        nothing that its constraint forbids.
+        """
+        allowed = self.allowed(row, width)
+        if self.draws[row].matcher is None:
+            allowed.fill_(True) if self._named is None else allowed.copy_(self._named)
         if mask is not None:
             allowed &= mask.to(self.device)
+
+    def allowed(self, row: int, width: int) -> Tensor:
+        """Bool [``width``]: what a row may draw."""
+        return self._allowed_rows(width)[row]
 
     def _allowed_rows(self, width: int) -> Tensor:
         """Bool [B, V]: what each row may draw."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from proactor.engine.arguments import short
 from proactor.engine.config import Sampling
+from proactor.engine.grammars import Grammar, Grammars
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.prompts import Prompt, check_keys, check_prompts
 from proactor.engine.types import BASE_VERSION, EngineError, Sample
@@ -20,9 +21,9 @@ class Job:
 
     ``noise``: (unsigned 64-bit seed, iteration, group key), which with sample index and position decides
     every token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
-    ``index``: place of the prompt in the call, for errors. ``namespace`` (cache key of its KV) and
-    ``version`` (policy version of what it draws) are set when sampling starts; ``renewals``: updates that
-    it has gone on through since.
+    ``index``: place of the prompt in the call, for errors. ``grammar``: its constraint, compiled.
+    ``namespace`` (cache key of its KV) and ``version`` (policy version of what it draws) are set when
+    sampling starts; ``renewals``: updates that it has gone on through since.
 
     Where the prompt is a trajectory so far: ``first`` is the noise's index of the first sample, ``offset``
     the position of the first token from the trajectory's root, ``known`` how many tokens of the prompt were
@@ -35,6 +36,7 @@ class Job:
     limit: int
     end_ids: frozenset[int]
     index: int = 0
+    grammar: Grammar | None = None
     first: int = 0
     offset: int = 0
     known: int = 0
@@ -49,13 +51,15 @@ class Job:
 class JobMaker:
     """Prompts to jobs for one model.
 
-    ``encode`` gives a prompt's token ids. ``stop_strings``: whether a tokenizer can find them.
+    ``encode`` gives a prompt's token ids. ``grammars`` compiles constraints. ``stop_strings``: whether a
+    tokenizer can find them.
     """
 
     encode: Callable[[Prompt], list[int]]
     config: ModelConfig
     eos_ids: frozenset[int]
     stop_strings: bool
+    grammars: Grammars
 
     def make(
         self,
@@ -84,31 +88,35 @@ class JobMaker:
         jobs = []
         for i, (prompt, setting, key) in enumerate(zip(prompts, settings, keys, strict=True)):
             seed, step = noise if setting.seed is None else (setting.seed, 0)
-            try:
-                ids = self.encode(prompt)
-            except EngineError as error:
-                raise type(error)(f"prompt {i}: {error}") from error
-            limit = _limit(i, ids, setting, self.config)
             end_ids = frozenset(setting.stop_ids)
             if not setting.ignore_eos:
                 end_ids |= self.eos_ids
-            jobs.append(Job(ids, setting, (seed & UINT64, step, int(key)), limit, end_ids, i))
+            grammar = None
+            try:
+                ids = self.encode(prompt)
+                limit = _limit(ids, setting, self.config)
+                if setting.constraint is not None:
+                    grammar = self.grammars.compile(setting.constraint, end_ids)
+            except EngineError as error:
+                raise type(error)(f"prompt {i}: {error}") from error
+            noise_key = seed & UINT64, step, int(key)
+            jobs.append(Job(ids, setting, noise_key, limit, end_ids, i, grammar))
         return jobs
 
 
-def _limit(index: int, ids: list[int], sampling: Sampling, config: ModelConfig) -> int:
+def _limit(ids: list[int], sampling: Sampling, config: ModelConfig) -> int:
     """Most tokens of a sample. Raises EngineError for ids outside the vocabulary and a prompt too long."""
     size, context = config.vocab_size, config.context_length
     if not ids:
-        raise EngineError(f"prompt {index}: empty; it needs at least one token")
+        raise EngineError("empty; it needs at least one token")
     if min(ids) < 0 or max(ids) >= size:
         place = next(i for i, token in enumerate(ids) if not 0 <= token < size)
-        raise EngineError(f"prompt {index}: id {ids[place]} at position {place} is outside 0 … {size - 1}")
+        raise EngineError(f"id {ids[place]} at position {place} is outside 0 … {size - 1}")
     room = context - len(ids)
     if room < 1:
-        raise EngineError(f"prompt {index}: {len(ids)} tokens leave no room in a context of {context}")
+        raise EngineError(f"{len(ids)} tokens leave no room in a context of {context}")
     if max(sampling.stop_ids, default=0) >= size:
-        raise EngineError(f"prompt {index}: stop_ids outside 0 … {size - 1}")
+        raise EngineError(f"stop_ids outside 0 … {size - 1}")
     return min(sampling.max_tokens, room)
 
 

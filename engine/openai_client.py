@@ -92,7 +92,8 @@ class _Desk:
         """What is to be sampled for a request; encodes it. Raises EngineError for one that cannot be."""
         if request.model not in self.names:
             raise EngineError(f"model {request.model!r} is none of {', '.join(map(repr, self.names))}")
-        sampling = request.sampling(self.names[request.model], self.maker.config.context_length)
+        context = self.maker.config.context_length
+        sampling = request.sampling(self.names[request.model], context, self.template)
         ids = self.template.encode(request.messages, request.tools)
         noise = (self.engine_seed, UNNAMED) if self.seed is None else (self.seed, 0)
         jobs = self.maker.make([ids], sampling, [key], noise)
@@ -264,7 +265,8 @@ class OpenAIClient:
     """Made by `Engine.openai`; from any thread.
 
     ``counters``: requests, replies, timeouts, tokens_in, tokens_out, what replies to requests with tools held
-    (`Reply.counts`), and the answers that were not as asked for: json_unmet, tool_choice_unmet.
+    (`Reply.counts`), and the answers that were cut before they were as asked for: json_unmet,
+    tool_choice_unmet.
     """
 
     def __init__(self, desk: _Desk) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from proactor.engine.chat import open_chat
 from proactor.engine.config import EngineConfig
+from proactor.engine.grammars import Grammars
 from proactor.engine.jobs import JobMaker
 from proactor.engine.loading import Model
 from proactor.engine.memory import Budgets
@@ -54,7 +55,8 @@ class Parts:
         self._owner = Owner(decoder.device)
         self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
         encode = partial(encode_prompt, chat=self.chat, model=name)
-        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None)
+        grammars = Grammars(tokenizer, self.config.vocab_size, self.eos_ids)
+        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None, grammars)
         self._texts = TextPieces(tokenizer) if tokenizer is not None else None
         self._unnamed, self._counting = itertools.count(), threading.Lock()
         self._rank_events = Counter(late_groups=0, roll_calls=0)

@@ -92,7 +92,13 @@ class Sampler:
             ) from error
         job.samples = _records(job)
         self._draws[request.id] = [
-            Draw((request.id, i), job, sample, self._stops.search(stop) if stop else None)
+            Draw(
+                (request.id, i),
+                job,
+                sample,
+                self._stops.search(stop) if stop else None,
+                job.grammar.matcher(job.end_ids) if job.grammar is not None else None,
+            )
             for i, sample in enumerate(job.samples)
         ]
         self._next_id += 1
@@ -232,9 +238,13 @@ class Sampler:
     def _draw(self, logits: Tensor, draws: DrawColumns) -> list[int]:
         """Draw one token a row from logits [B, V] and record it. Synchronises with the device once."""
         width = logits.shape[1]
+        for draw, why in draws.constrain(width):
+            error = EngineError(f"prompt {draw.job.index}: constraint: {why}")
+            self._failures.setdefault(draw.id[0], error)
         for row in draws.masked:
             draw = draws.draws[row]
-            draws.allow(row, self._on_behalf(draw, self._mask, draw, width), width)
+            before = self.named if draw.matcher is None else draws.allowed(row, width)
+            draws.allow(row, self._on_behalf(draw, self._mask, draw, before, width), width)
         drawn = sample_tokens(
             logits, draws.temperature, draws.uniforms(), draws.filters(width), checked=False
         )
@@ -264,8 +274,10 @@ class Sampler:
             self._failures[draw.id[0]] = error
             return None
 
-    def _mask(self, draw: Draw, width: int) -> Tensor | None:
-        """What the request's ``logit_mask`` allows next, checked; None for everything."""
+    def _mask(self, draw: Draw, before: Tensor | None, width: int) -> Tensor | None:
+        """What the request's ``logit_mask`` allows next, checked; None for everything. ``before``: what may
+        be drawn without it.
+        """
         hook, ids = draw.job.sampling.logit_mask, draw.sample.token_ids
         mask = hook(ids, len(ids)) if callable(hook) else None
         if mask is None:
@@ -276,7 +288,7 @@ class Sampler:
                 f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
             )
             raise EngineError(f"{where}: should return a bool tensor [{width}] or None, not {shown}")
-        drawable = mask if self.named is None else mask & self.named.to(mask.device)
+        drawable = mask if before is None else mask & before.to(mask.device)
         if not bool(drawable.any()):  # before the copy: a CPU mask needs no sync
             raise EngineError(f"{where}: no token allowed at position {len(ids)}")
         return mask

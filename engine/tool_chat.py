@@ -19,13 +19,15 @@ changes the *beginning* of a conversation as it goes on is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_messages import read_messages, read_tools
 from proactor.engine.chat_template import ChatError, Message
+from proactor.engine.constraint import Constraint
+from proactor.engine.reply_grammar import reply_constraint
 from proactor.engine.tool_calls import Form, Reply
 from proactor.engine.tool_template import (
     PROBE_RESULT,
@@ -138,6 +140,17 @@ class ToolChat:
     def read(self, sampled_ids: Sequence[int], stop: Sequence[str] = ()) -> Reply:
         """A sampled turn: what it says and calls, up to the first of ``stop`` (those it was sampled with)."""
         return self.template.read(sampled_ids, stop)
+
+    def constraint(
+        self, tools: Any, choice: str = "auto", schema: Mapping[str, Any] | None = None
+    ) -> Constraint | None:
+        """What a turn must be (`Sampling.constraint`), as the template writes it; None for anything.
+
+        ``choice``: ``required`` (one call or more), a tool's name, ``none`` (no calls), or ``auto`` (calls or
+        text; the calls of tools that say ``strict`` keep to their schemas). ``schema``: the text is JSON.
+        Raises EngineError for a schema that cannot be kept to, with its place, and for an unknown tool.
+        """
+        return reply_constraint(self.template, tools, choice, schema)
 
     # -- the check ---
 

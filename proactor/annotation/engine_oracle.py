@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from proactor.annotation.marks import answer_schema
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.annotation.prompt import messages, parts
 from proactor.dialogue.decisions import noise_key
-from proactor.engine import Engine, EngineError, Sampling, read_lora
+from proactor.engine import Constraint, Engine, EngineError, Sampling, read_lora
 from proactor.files import folder_hash
 from proactor.progress import Progress
 
@@ -22,8 +23,9 @@ class EngineOracle:
 
     ``brief``: the prompt without instructions, for a model trained on it. ``temperature``: sampling
     temperature of the first reading (0: greedy). ``second``: that of a second reading, above 0 so that it can
-    differ. ``adapter``: use the engine's adapter, if any; `identity` includes the hash of its folder, so that
-    an annotation is never resumed with another adapter.
+    differ. ``constrained``: answers keep to `answer_schema` (`Constraint`; the extra ``constrain``), for a
+    model that was not trained on another form. ``adapter``: use the engine's adapter, if any; `identity`
+    includes the hash of its folder, so that an annotation is never resumed with another adapter.
 
     Raises EngineError where the model folder holds no tokenizer.
     """
@@ -41,16 +43,17 @@ class EngineOracle:
         max_tokens: int = 256,
         batch: int = 16,
         adapter: bool | Path = True,
+        constrained: bool = False,
     ) -> None:
         if engine.chat is None:
             raise EngineError(f"{engine.base_name}: the folder holds no tokenizer, so nothing can be asked")
         self.engine, self.chat, self.brief, self.batch = engine, engine.chat, brief, batch
         self.temperature, self.second = temperature, second
-        self.max_tokens, self.adapter = max_tokens, bool(adapter)
+        self.max_tokens, self.adapter, self.constrained = max_tokens, bool(adapter), constrained
         adapter_name = folder_hash(adapter) if isinstance(adapter, Path) else adapter
         self.identity = (
             f"engine {engine.base_name} brief={brief} temperature={temperature:g}/{second:g} "
-            f"max_tokens={max_tokens} adapter={adapter_name}"
+            f"max_tokens={max_tokens} adapter={adapter_name}" + " constrained" * constrained
         )
         self.prompt_tokens = 0
         report = engine.chat.report
@@ -84,6 +87,7 @@ class EngineOracle:
                 temperature=self.second if requests[i].repeat else self.temperature,
                 max_tokens=self.max_tokens,
                 seed=requests[i].repeat,
+                constraint=self._form(requests[i]),
             )
             for i in fit
         ]
@@ -97,6 +101,10 @@ class EngineOracle:
                 answers[i] = OracleAnswer(group.samples[0].text)
                 self.prompt_tokens += len(prompts[i])
         return answers
+
+    def _form(self, request: OracleRequest) -> Constraint | None:
+        """What an answer must be; None for any text."""
+        return Constraint(json_schema=answer_schema(request.tools)) if self.constrained else None
 
     def tokens(self, text: str) -> int:
         """Tokens of ``text``."""

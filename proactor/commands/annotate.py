@@ -46,6 +46,10 @@ Infer = Annotated[
 Brief = Annotated[
     bool, typer.Option(help="send the prompt without instructions, to a model trained that way (engine)")
 ]
+Constrained = Annotated[
+    bool,
+    typer.Option("--constrained", help="let the engine write nothing but answers in the asked form"),
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="requests in flight at once (endpoint)")]
 PriceIn = Annotated[float | None, typer.Option(help="price of a million prompt tokens, for the estimate")]
 MaxFailedShare = Annotated[
@@ -71,6 +75,7 @@ def annotate(
     causality: Causality = True,
     infer: Infer = True,
     brief: Brief = False,
+    constrained: Constrained = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of one answer")] = 512,
     concurrency: Concurrency = 8,
     timeout: Annotated[float, typer.Option(help="seconds for one request (endpoint)")] = 60.0,
@@ -103,7 +108,7 @@ def annotate(
     options = AnnotationOptions(gates=gates, causality=causality, seed=seed)
     with terminal() as ui:
         annotator = _open_oracle(
-            oracle, model, adapter, base_url, infer, brief, max_tokens, concurrency, timeout, ui
+            oracle, model, adapter, base_url, infer, brief, constrained, max_tokens, concurrency, timeout, ui
         )
         ui.say(str(estimate(corpus.dialogues, tools, annotator, price_in, price_out, brief=brief)))
         if dry_run:
@@ -201,6 +206,7 @@ def _open_oracle(
     base_url: str | None,
     infer: bool,
     brief: bool,
+    constrained: bool,
     max_tokens: int,
     concurrency: int,
     timeout: float,
@@ -220,5 +226,9 @@ def _open_oracle(
     from proactor.annotation.engine_oracle import EngineOracle, load_engine
 
     return EngineOracle(
-        load_engine(model, adapter, ui), brief=brief, max_tokens=max_tokens, adapter=adapter or True
+        load_engine(model, adapter, ui),
+        brief=brief,
+        max_tokens=max_tokens,
+        adapter=adapter or True,
+        constrained=constrained,
     )

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proactor.engine import Sampling
+from proactor.engine import Constraint, Sampling
 from proactor.files import folder_hash
 from proactor.ruler.judge import JudgeFailure
 from proactor.ruler.question import JudgeRequest
 from proactor.ruler.rubric import RulerError
+from proactor.ruler.verdict import verdict_schema
 
 if TYPE_CHECKING:  # an import at run time would import torch
     from torch import Tensor
@@ -59,7 +60,8 @@ class EngineJudge:
     digit standing for the middle of its tenth, so it lies in 0.05..0.95. Any model thus gives a readable
     verdict in one pass, without explanations; no number depends on another, and candidates with the same most
     probable digit still differ. Otherwise the model generates up to ``max_tokens`` at ``temperature`` (0:
-    greedy), and with the adapter off questions stay cached over training steps.
+    greedy), and with the adapter off questions stay cached over training steps. ``constrained``: what it
+    generates is a verdict with every id once (`Constraint`; the extra ``constrain``), without thinking first.
 
     A reply leaves the policy's noise, version, weights and optimizer as they were. Another adapter must have
     the shape of the policy's; it is swapped in for the batch, which drops the policy's cached prompts.
@@ -70,6 +72,7 @@ class EngineJudge:
     forced: bool = True
     max_tokens: int = 1024
     temperature: float = 0.0
+    constrained: bool = False
     concurrent: bool = field(default=False, init=False)
     _chat: ChatFormat | None = field(default=None, init=False, repr=False)
     _digits: tuple[int, ...] = field(default=(), init=False, repr=False)
@@ -78,6 +81,8 @@ class EngineJudge:
     def __post_init__(self) -> None:
         if self.forced and self.temperature:
             raise RulerError(f"engine judge: temperature={self.temperature:g} goes with forced=False")
+        if self.forced and self.constrained:
+            raise RulerError("engine judge: constrained goes with forced=False")
         if self.engine is not None:
             self.bind(self.engine)
 
@@ -85,7 +90,8 @@ class EngineJudge:
     def name(self) -> str:
         """The base model, the adapter with its content hash, and the form of the verdict."""
         base = self.engine.base_name if self.engine is not None else ""
-        form = "digits" if self.forced else f"free,{self.max_tokens},t={self.temperature:g}"
+        written = "constrained" if self.constrained else "free"
+        form = "digits" if self.forced else f"{written},{self.max_tokens},t={self.temperature:g}"
         adapter = "no adapter"
         if self.adapter is not None:
             adapter = f"{self.adapter}={self._content}" if self._content else f"{self.adapter}"
@@ -143,6 +149,7 @@ class EngineJudge:
                 max_tokens=self.max_tokens,
                 adapter=self.adapter is not None,
                 seed=prompt.request.seed,
+                constraint=self._verdict(prompt.request),
             )
             for prompt in prompts
         ]
@@ -152,6 +159,12 @@ class EngineJudge:
         finally:
             engine.samplings = samplings  # the policy's noise must not depend on how often a judge was asked
         return [group.samples[0].text for group in groups]
+
+    def _verdict(self, request: JudgeRequest) -> Constraint | None:
+        """What a verdict must be; None for any text."""
+        if not self.constrained:
+            return None
+        return Constraint(json_schema=verdict_schema(request.ids, request.rubric.parts, each=True))
 
     def _grade_by_digits(self, engine: Engine, prompts: Sequence[_Prompt]) -> list[str]:
         """Verdicts whose numbers are means over digits. All questions about one dialogue are one tree."""

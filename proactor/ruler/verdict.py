@@ -19,6 +19,9 @@ Reason = Literal["bad_json", "wrong_ids", "bad_scores"]
 LONGEST = 200_000
 """Characters of an answer; a longer one is no verdict."""
 
+LONGEST_EXPLANATION = 300
+"""Characters of an explanation where a schema bounds it, so that a model comes to its numbers."""
+
 LONGEST_NUMBER = 400
 """Characters of a number; a longer one is no score."""
 
@@ -52,12 +55,21 @@ class Unusable:
     detail: str
 
 
-def verdict_schema(ids: Sequence[str], parts: Sequence[str] = ()) -> dict[str, Any]:
-    """JSON schema of a verdict. The explanation comes before the numbers, so that they can depend on it."""
+def verdict_schema(ids: Sequence[str], parts: Sequence[str] = (), each: bool = False) -> dict[str, Any]:
+    """JSON schema of a verdict. The explanation comes before the numbers, so that they can depend on it.
+
+    ``each``: every id once, in this order, numbers in 0..1 and short explanations, which few servers can
+    keep to.
+    """
     numbers: dict[str, Any] = {name: {"type": "number"} for name in (*parts, "score")}
     entry = {"id": {"type": "string", "enum": list(ids)}, "explanation": {"type": "string"}, **numbers}
     item = {"type": "object", "properties": entry, "required": list(entry), "additionalProperties": False}
-    scores = {"type": "array", "items": item}
+    scores: dict[str, Any] = {"type": "array", "items": item}
+    if each:
+        bounds = {name: {"type": "number", "minimum": 0, "maximum": 1} for name in numbers}
+        entry |= {"explanation": {"type": "string", "maxLength": LONGEST_EXPLANATION}, **bounds}
+        ordered = [{**item, "properties": {**entry, "id": {"const": id}}} for id in ids]
+        scores = {"type": "array", "prefixItems": ordered, "items": False, "minItems": len(ids)}
     return {
         "type": "object",
         "properties": {"scores": scores},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from proactor.annotation import AnnotationOptions, OracleRequest, annotate, marks_of
+from proactor.annotation import AnnotationOptions, MarkReader, OracleRequest, annotate, marks_of
 from proactor.annotation.endpoint_oracle import EndpointOracle
 from proactor.annotation.engine_oracle import EngineOracle
 from proactor.annotation.marks import answer_schema, render
@@ -30,6 +31,8 @@ from tests.proactor.fake_endpoint import (
 )
 from tests.proactor.runs import OPTIONS
 
+OUTSIDE = ("outside_dialogue", "hindsight_value", "duplicate", "too_many")
+"""What is wrong with marks that a schema cannot say."""
 CORPUS = load("synthetic", limit=4, **OPTIONS)
 
 
@@ -92,6 +95,25 @@ def test_the_engine_annotates_and_says_the_same_again(engine: Engine, tmp_path: 
     ]
     assert reports[0]["entries"] == reports[1]["entries"] and reports[0]["dialogues"]["kept"] == 4
     assert (tmp_path / "1" / "windows.jsonl").read_bytes() == (tmp_path / "3" / "windows.jsonl").read_bytes()
+
+
+def test_answers_of_a_model_without_any_sense_keep_to_the_form(engine: Engine) -> None:
+    pytest.importorskip("llguidance")
+    dialogue = CORPUS.dialogues[0]
+    tools = CORPUS.catalog.subset(dialogue.tools)
+    oracle = EngineOracle(engine, brief=True, max_tokens=300, temperature=1.0, constrained=True)
+    requests = [OracleRequest(dialogue, turn, tools) for turn in dialogue.decision_turns]
+    answers = asyncio.run(oracle.answer(requests))
+    readings = [MarkReader(dialogue, tools).read(1, answer.text) for answer in answers]
+    assert all(answer.text.startswith("{") for answer in answers) and any(
+        r.entries == r.valid for r in readings
+    )
+    assert sum((reading.drops for reading in readings), Counter()).keys() <= {
+        "not_json",
+        "truncated",
+        *OUTSIDE,
+    }
+    assert oracle.identity != EngineOracle(engine, brief=True, max_tokens=300, temperature=1.0).identity
 
 
 def test_a_dialogue_longer_than_the_context_is_dropped_and_counted(engine: Engine, tmp_path: Path) -> None:

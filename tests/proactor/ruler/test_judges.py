@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from proactor.engine.model import Decoder
 from proactor.engine.tree import Tree
 from proactor.ruler import EndpointJudge, EngineJudge, Rubric, Ruler, RulerError
 from proactor.ruler.question import Question
+from proactor.ruler.verdict import Verdict, read_verdict
 from tests.engine.engines import load, shake, write_folder, write_text_folder
 from tests.proactor.fake_endpoint import (
     Behaviour,
@@ -245,9 +247,29 @@ def test_the_policy_does_not_notice_the_judge(engine: Engine, forced: bool) -> N
     assert drawn(None) == drawn(EngineJudge(engine, forced=forced, max_tokens=3))
 
 
+def test_a_judge_without_any_sense_writes_verdicts_where_it_can_write_nothing_else(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llguidance")
+    monkeypatch.setattr("proactor.ruler.verdict.LONGEST_EXPLANATION", 12)
+    judge = EngineJudge(engine, forced=False, constrained=True, max_tokens=400, temperature=1.0)
+    request = Question.of(group(FULL, PART), SHORT).ask(MINE, 0)
+    requests = [replace(request, seed=seed) for seed in range(6)]
+    answers = run(judge.reply(requests))
+    verdicts = [read_verdict(str(answer), request.ids, MINE.parts) for answer in answers]
+    for answer, read in zip(answers, verdicts, strict=True):
+        assert isinstance(read, Verdict) or (read.reason == "bad_json" and str(answer).startswith("{")), (
+            answer
+        )
+    assert sum(isinstance(read, Verdict) for read in verdicts) > 1
+    assert judge.name != EngineJudge(engine, forced=False, max_tokens=400, temperature=1.0).name
+
+
 def test_a_temperature_needs_something_to_draw(engine: Engine) -> None:
     with pytest.raises(RulerError, match=r"temperature=1 goes with forced=False"):
         EngineJudge(engine, temperature=1.0)
+    with pytest.raises(RulerError, match="constrained goes with forced=False"):
+        EngineJudge(engine, constrained=True)
 
 
 def test_another_adapter_grades_and_the_policys_comes_back(engine: Engine, tmp_path: Path) -> None:
