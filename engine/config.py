@@ -245,8 +245,8 @@ class GRPO(AdamW):
     token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
     alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
-    top-k, top-p, min-p, a mask or a constraint filtered the distribution; None leaves the weight out. ``importance``:
-    a token beyond the cap counts as at the cap, or (masked) not at all.
+    top-k, top-p, min-p, a mask or a constraint filtered the distribution; None leaves the weight out.
+    ``importance``: a token beyond the cap counts as at the cap, or (masked) not at all.
 
     ``advantages``, ``ratio``, ``clip`` and ``kl`` give its relatives (`kernels/grpo.py` and
     `engine/policy_terms.py` have the formulas): Dr. GRPO is mean with ``normalizer`` constant, RLOO is rloo,

@@ -9,8 +9,8 @@ from typing import Any
 from proactor.agent.errors import AgentError
 from proactor.dialogue import Speaker, Turn
 from proactor.files import valid_utf8
-from proactor.sources.jsonl import AGENTS, USERS
 from proactor.sources.messages import INSTRUCTIONS, RESULTS
+from proactor.sources.transcript import AGENTS, USERS
 
 
 @dataclass(frozen=True, slots=True)
