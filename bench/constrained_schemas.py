@@ -125,8 +125,17 @@ EXTRACTION: dict[str, Schema] = {
         "additionalProperties": {"type": "string", "maxLength": 5},
         "maxProperties": 3,
     },
-    "unicode keys": record((), **{"größe": INTEGER, "naïve key": FLAG, 'with "quotes"': WORD}),
-    "many properties": record(tuple(f"p{i}" for i in range(20)), **{f"p{i}": INTEGER for i in range(20)}),
+    "odd keys": {
+        "type": "object",
+        "properties": {"größe": INTEGER, "naïve key": FLAG, 'with "quotes"': WORD},
+        "required": ["größe", "naïve key", 'with "quotes"'],
+        "additionalProperties": False,
+    },
+    "many properties": {
+        "type": "object",
+        "properties": {f"p{i}": INTEGER for i in range(20)},
+        "additionalProperties": False,
+    },
     "matrix": array(array(INTEGER, 3, 3), 3, 3),
     "deep": record(a=record(b=record(c=record(d=record(e=array(record(f=FLAG), 2)))))),
 }

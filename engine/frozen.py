@@ -27,6 +27,8 @@ OTHER_NAMES = {
     "stop_token_ids": "stop_ids",
     "stop_strings": "stop",
     "logits_processor": "logit_mask",
+    "structured_outputs": "constraint",
+    "guided_json": "constraint",
     "learning_rate": "lr",
     "max_grad_norm": "max_norm",
     "warmup_steps": "warmup",
