@@ -157,7 +157,9 @@ HEAVY = {
     "yaml",
     "matplotlib",
 }
-COMMANDS = "catalog annotate train evaluate report calibrate compare sample pool pretrain demo".split()
+COMMANDS = (
+    "catalog import annotate train evaluate report calibrate compare doctor sample pool pretrain demo".split()
+)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_help_and_version_import_nothing_slow(arguments: list[str], repo_root: P
 
 
 def test_help_names_every_command_and_format() -> None:
-    named = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    named = [command.name for command in cli.app.registered_commands]
     assert named == COMMANDS
     assert commands_catalog.FORMATS == FORMATS and commands_catalog.NAME == NAME
 
