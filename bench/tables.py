@@ -85,9 +85,12 @@ def is_number(cell: str) -> bool:
 
 
 def look_up(record: Any, path: str) -> Any:
-    """The value at a key path. Raises `TableError` where a step leads nowhere."""
-    value = record
-    for step in path.split("."):
+    """The value at a key path, whose keys may hold dots. Raises `TableError` where a step leads nowhere."""
+    value, steps = record, path.split(".")
+    while steps:
+        step = steps.pop(0)
+        while isinstance(value, dict) and step not in value and steps:
+            step = f"{step}.{steps.pop(0)}"
         try:
             if isinstance(value, list) and "=" in step:
                 key, _, wanted = step.partition("=")
