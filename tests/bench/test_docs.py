@@ -9,7 +9,7 @@ import pytest
 
 from bench import docs
 from bench.markdown import anchors
-from bench.tables import check_tables
+from bench.tables import TableError, check_tables, look_up
 
 RECORD = {
     "before": {"f1": 0.5, "recall": 0.25},
