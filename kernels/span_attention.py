@@ -202,8 +202,8 @@ SPAN_ATTENTION = Op(
         _case("siblings", TREES["siblings"], 32, 1, 16),  # enough query blocks that key tiles are split
     ],
     {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
-    bytes=lambda q, k, v, spans, scale, past: 2 * q.nbytes + 2 * spans.rows * k[0].nbytes,
-    flops=lambda q, k, v, spans, scale, past: 4 * spans.pairs * q.shape[1] * q.shape[2],
+    bytes=lambda q, k, v, spans, scale, past=None: 2 * q.nbytes + 2 * spans.rows * k[0].nbytes,
+    flops=lambda q, k, v, spans, scale, past=None: 4 * spans.pairs * q.shape[1] * q.shape[2],
     gradients=("q", "k", "v"),
     launches=_launches(),
     timed=_timed_cases,

@@ -29,6 +29,12 @@ def _is_causal(spans: Any) -> bool:
     return len(spans.start) == 1
 
 
+def _without_past(build: Callable[[Arguments], Form | None]) -> Callable[[Arguments], Form | None]:
+    """``build``, which has no form for keys without queries."""
+    return lambda a: build(a) if a.get("past") is None else None
+
+
+@_without_past
 def _sdpa(a: Arguments) -> Form:
     """SDPA: causal where the tree is one run, with a dense mask elsewhere."""
     q, k, v = _heads_first(a)
@@ -40,6 +46,7 @@ def _sdpa(a: Arguments) -> Form:
     return Form(call, [a[n] for n in ("q", "k", "v")], _rows_first)
 
 
+@_without_past
 def _varlen(a: Arguments) -> Form | None:
     """varlen_attn, only for separate causal runs: it does not support trees."""
     from torch.nn.attention.varlen import varlen_attn
@@ -77,6 +84,7 @@ def _paths(spans: Any) -> list[list[int]]:
     return [[row for a, b in spans.runs(i) for row in range(a, b)] for i in leaves]
 
 
+@_without_past
 def _varlen_copies(a: Arguments) -> Form | None:
     """varlen_attn on a tree: each leaf with a copy of its whole context, as a packed batch has it."""
     from torch.nn.attention.varlen import varlen_attn
@@ -105,6 +113,7 @@ def _compiled_once(function: Any) -> Any:
     return torch.compile(function)
 
 
+@_without_past
 def _flex(a: Arguments) -> Form:
     """FlexAttention with a prepared block mask of the tree; on a CPU not compiled, which takes minutes."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention

@@ -35,7 +35,7 @@ def doctor(
     folder = run_folder(run)
     findings = diagnose_folder(folder)
     if not findings:
-        console.print(f"{folder}: healthy, by {len(RULES)} rules", markup=False)
+        console.print(f"{folder}: healthy, by {len(RULES)} rules", markup=False, soft_wrap=True)
         return
     console.print(_table(findings))
     raise typer.Exit(1)

@@ -34,7 +34,7 @@ from proactor.engine import GRPO, SFT, AdamW, EngineConfig, EngineError, LoRA, S
         (lambda: LoRA(targets=("q", "lm_head")), ["targets", "lm_head"]),
         (lambda: LoRA(dropout=0.1), ["dropout above 0 would depend on the sequence as a whole"]),
         (lambda: GRPO(lr=0.0), ["lr"]),
-        (lambda: GRPO(advantages="mine"), ["advantages", "'art' or 'verl'"]),
+        (lambda: GRPO(advantages="mine"), ["advantages", "'art', 'verl', 'mean' or 'rloo'"]),
         (lambda: GRPO(decay="cosine"), ["decay=cosine needs total"]),
         (lambda: GRPO(epochs=0), ["epochs"]),
         (lambda: Sampling(max_new_tokens=4), ["Sampling: unknown option", "did you mean 'max_tokens'?"]),

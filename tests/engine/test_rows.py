@@ -139,7 +139,7 @@ def test_the_adapter_sees_each_row_once(untied: Path) -> None:
 
 @pytest.mark.parametrize("budget", [60, 1])
 def test_trees_cut_by_the_budget_add_up(untied: Path, budget: int) -> None:
-    engine, groups = load(untied, token_budget=budget), dialogue()
+    engine, groups = load(untied, token_budget=budget, chunk_rows=1 << 20), dialogue()
     with recorded(engine) as (recorder, addresses):
         tallied = engine.forward_backward(groups, GRPOLoss(GRPO()))
     reads = recorder.reads[addresses[1, ("down",)]]

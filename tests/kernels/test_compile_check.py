@@ -124,6 +124,9 @@ STEPPED = {
     "policy_loss_kernel": ["count", "programs"],
     "policy_statistics_kernel": ["count", "programs"],
     "ragged_advantages_kernel": ["count"],
+    "span_forward_kernel": ["origin"],
+    "span_query_gradient_kernel": ["origin"],
+    "span_key_gradient_kernel": ["origin"],
 }
 """Arguments that change from step to step, by kernel."""
 

@@ -248,7 +248,8 @@ def test_configs_of_recorded_runs_still_load(repo_root: Path) -> None:
     recorded = [config for file in records for config in configs(json.loads(file.read_text()))]
     assert len(recorded) >= 9
     for values in recorded:
-        assert RunConfig.model_validate(values).name == values["name"]
+        kind = EpisodeConfig if "environment" in values else RunConfig
+        assert kind.model_validate(values).name == values["name"]
 
 
 def test_a_user_without_a_home_is_one_line(file: Path) -> None:

@@ -158,7 +158,8 @@ HEAVY = {
     "matplotlib",
 }
 COMMANDS = (
-    "catalog import annotate train evaluate report calibrate compare doctor sample pool pretrain demo".split()
+    "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample serve "
+    "pool pretrain demo".split()
 )
 
 

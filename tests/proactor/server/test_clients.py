@@ -176,7 +176,7 @@ def test_what_runs_may_end_and_nothing_new_begins(engine: Engine) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_takes_too_long_is_cut_short(engine: Engine, stream: bool) -> None:
-    with Served(engine, drain=0.2) as served:
+    with Served(engine, drain=0.01) as served:  # sooner than any machine ends it
         thread, answers = ask_in_thread(served, {**LONG, "stream": stream})
     thread.join()
     [(status, _, body)] = answers

@@ -25,6 +25,8 @@ from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
 
 REWARD = "tests.proactor.runs:length_reward"
+SETTINGS = (f"reward={REWARD}", "data.dev.limit=6")
+"""Of fewer dev dialogues the held-out loss may rise within these few steps."""
 LOGGED = """
 loss entropy clip_share sampler_trainer_gap adapter_norm grad_norm lr reward_mean reward_std zero_spread_share
 truncated_share unparsed_share tokens_computed tokens_avoided parts/reward parts/reward_std
@@ -44,7 +46,7 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    train(config(folder, tiny_model, f"reward={REWARD}"))
+    train(config(folder, tiny_model, *SETTINGS))
     return folder / "runs" / "tiny"
 
 
@@ -150,7 +152,7 @@ def test_a_killed_run_continues_bitwise(
     finished: Path, tiny_model: Path, tmp_path: Path, repo_root: Path
 ) -> None:
     file = config_file(tmp_path, tiny_model)
-    command = [sys.executable, "-m", "proactor.cli", "train", str(file), f"reward={REWARD}", "--resume"]
+    command = [sys.executable, "-m", "proactor.cli", "train", str(file), *SETTINGS, "--resume"]
     # inside a supervised step; when rows are ahead of the state; while sampling. Between state and adapter:
     # see below
     for fault in ("backward:5", "metrics:2", "sampling:60"):
@@ -182,7 +184,7 @@ class Asks(Quiet):
 def test_sigterm_saves_and_the_run_continues_bitwise(
     finished: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path, tiny_model, f"reward={REWARD}", "save_every=100")
+    settings = config(tmp_path, tiny_model, *SETTINGS, "save_every=100")
     handler = signal.getsignal(signal.SIGTERM)
     for step, update in ((3, 3), (2, 5)):
         with pytest.raises(Stopped, match=f"after step {update}, saved") as stopped:
@@ -266,7 +268,7 @@ def test_two_processes_train_the_same_adapter(
         "proactor.cli",
     ]
     ended = subprocess.run(
-        [*command, "train", str(file), f"reward={REWARD}"], cwd=repo_root, capture_output=True, text=True
+        [*command, "train", str(file), *SETTINGS], cwd=repo_root, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     folder = tmp_path / "runs" / "tiny"

@@ -17,7 +17,7 @@ def learnable(tmp_path: Path, model: Path, *overrides: str) -> RunConfig:
         "sft.lr=2e-2",
         "sft.pending=false",
         "sft.max_steps=60",
-        "grpo.lr=1e-3",
+        "grpo.lr=1e-4",
         "lora.rank=8",
         "engine.deterministic=false",
     )
