@@ -44,7 +44,7 @@ def test_decisions_are_those_of_evaluate(run: Path, at_once: bool) -> None:
         decided = heard_at_once(agent, CORPUS.dialogues)
     else:
         decided = {d.id: heard(agent, d) for d in CORPUS.dialogues}
-    later = 0  # answers whose noise is not that of the first decisions
+    later = 0
     for replay in played.replays:
         decisions = decided[replay.dialogue_id]
         assert {d.turn: d.answer for d in decisions} == replay.outputs
