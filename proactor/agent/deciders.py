@@ -90,9 +90,8 @@ class Greedy:
         """All actions of the answer."""
         own, encoder = conversation.own, self.prompts.encoder
         dialogue, prompt = self.prompts.fitting(conversation, upto, lambda d, u: own.prompt(encoder, d, u))
-        played = sum(turn.speaker == "user" for turn in conversation.turns[:upto]) - 1
-        key = noise_key(dialogue, len(dialogue.turns))
-        async with self.engine.session(played) as session:  # the noise of the k-th decisions of `evaluate`
+        key = noise_key(dialogue, len(dialogue.turns))  # with the config's seed: the noise of `evaluate`
+        async with self.engine.session() as session:
             sample = await session.sample(prompt, self._sampling, key=key)
         proposals = tuple(map(Proposal, parse(sample.text).actions))
         return Draft(proposals, answer=sample.text, tokens=len(sample.token_ids))

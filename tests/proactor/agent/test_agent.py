@@ -19,7 +19,7 @@ from tests.proactor.agent.agents import heard, heard_at_once, load_agent, run_fo
 from tests.proactor.runs import OPTIONS
 
 CORPUS = load("synthetic", split="dev", limit=5, **{**OPTIONS, "tools": 2})
-RANDOM = {"seed": 1, "eval": {"max_tokens": 40, "temperature": 1.0, "resamples": 100}}
+RANDOM = {"seed": 1, "eval": {"max_tokens": 40, "temperature": 1.5, "resamples": 100}}
 """Sampled answers: a model of seconds has few answers of its own, and these are of every kind."""
 
 
@@ -39,12 +39,12 @@ def test_decisions_are_those_of_evaluate(run: Path, at_once: bool) -> None:
     agent = load_agent(run, guard=False)
     assert agent.engine.deterministic and agent.thresholds is None
     engine = Engine.load(agent.run.config.model, deterministic=True, kv_tokens=8192)
-    played = evaluate(engine, agent.encoder, CORPUS.dialogues, max_tokens=40, temperature=1.0, seed=1)
+    played = evaluate(engine, agent.encoder, CORPUS.dialogues, max_tokens=40, temperature=1.5, seed=1)
     if at_once:
         decided = heard_at_once(agent, CORPUS.dialogues)
     else:
         decided = {d.id: heard(agent, d) for d in CORPUS.dialogues}
-    fires = 0
+    later = 0
     for replay in played.replays:
         decisions = decided[replay.dialogue_id]
         assert {d.turn: d.answer for d in decisions} == replay.outputs
@@ -53,8 +53,8 @@ def test_decisions_are_those_of_evaluate(run: Path, at_once: bool) -> None:
             assert [(a.name, a.params) for a in decision.fires] == [(a.name, a.params) for a in ready]
             assert not decision.calibrated and "without thresholds" in decision.reason
             assert decision.kind == ("fire" if ready else "ask" if decision.asks else "wait")
-            fires += len(ready)
-    assert fires and agent.counters["fires"] == fires
+            later += decision.turn > 1 and decision.answer != "[]"
+    assert later > 3 and agent.counters["decisions"] == sum(map(len, decided.values()))
 
 
 def test_with_thresholds_decisions_are_those_of_the_replay(run: Path, tiny_model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from proactor.agent import Agent, AgentError
-from proactor.agent.draft import Proposal
+from proactor.agent.conversation import Conversation
+from proactor.agent.draft import Draft, Proposal
 from proactor.annotation import annotate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.calibration.thresholds import Thresholds
@@ -19,7 +21,7 @@ from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError
 from proactor.report.agent_page import write_agent_report
 from proactor.sources import load
-from tests.proactor.agent.agents import load_agent, run_folder, scripted
+from tests.proactor.agent.agents import Scripted, load_agent, run_folder, scripted
 from tests.proactor.dialogues import pending, ready
 
 SIZES = Parameter(name="size", type="enum", values=("small", "large"))
@@ -215,3 +217,39 @@ def test_folders_that_are_no_run_of_these_tools_are_refused(
         Agent.load(odd, adapter="none", thresholds=odd / "thresholds.json")
     with pytest.raises(AgentError, match="a greedy agent uses none"):
         Agent.load(run, adapter="none", thresholds="x.json", greedy=True)
+
+
+def test_decisions_of_one_conversation_come_one_after_the_other(base: Agent) -> None:
+    """Also where the first is given up, and where the one between them is given up before it began."""
+    told: list[str] = []
+
+    class Waiting(Scripted):
+        gate: asyncio.Event
+
+        async def draft(self, conversation: Conversation, upto: int) -> Draft:
+            told.append(f"begins {upto}")
+            await self.gate.wait()
+            told.append(f"ends {upto}")
+            return Draft()
+
+    agent = scripted(base, {})
+
+    async def talk(given_up: tuple[int, ...]) -> list[str]:
+        told.clear()
+        agent._decider = decider = Waiting({})
+        decider.gate = asyncio.Event()
+        turns = [asyncio.create_task(agent.observe_async(f"c{given_up}", f"turn {i}")) for i in (1, 2, 3)]
+        while not told:
+            await asyncio.sleep(0)
+        for turn in given_up:
+            turns[turn - 1].cancel()
+        for _ in range(20):  # whoever may begin does
+            await asyncio.sleep(0)
+        decider.gate.set()
+        await asyncio.wait(turns)
+        return list(told)
+
+    one_by_one = [f"{word} {turn}" for turn in (1, 2, 3) for word in ("begins", "ends")]
+    assert asyncio.run(talk(())) == one_by_one
+    assert asyncio.run(talk((1,))) == ["begins 1", *one_by_one[2:]]
+    assert asyncio.run(talk((2,))) == [*one_by_one[:2], *one_by_one[4:]]
