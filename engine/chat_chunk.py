@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from proactor.engine.chat_completion import (
     ChatCompletionMessageToolCall,
@@ -79,36 +79,30 @@ class ChatChunks:
         self._begun: set[int] = set()
         self._version = BASE_VERSION
 
-    def of(self, piece: Piece) -> ChatCompletionChunk:
-        """The chunk of a piece."""
-        first = not self._begun
-        self._version = piece.sample.policy_version
-        content: str | None = "" if self._request.reads_calls else piece.text
-        reason, calls, thinking = None, None, None
-        if piece.last:
-            whole = self._choice(self._request, piece.index, piece.sample)
-            reason = whole.finish_reason
-            if self._request.reads_calls:
-                content, thinking = whole.message.content, whole.message.reasoning_content
-                calls = [
-                    ChoiceDeltaToolCall(index=i, **call.model_dump())
-                    for i, call in enumerate(whole.message.tool_calls or ())
-                ]
-        delta = ChoiceDelta(
-            content=content,
-            role=None if piece.index in self._begun else "assistant",
-            tool_calls=calls or None,
-            reasoning_content=thinking,
-        )
+    def of(self, piece: Piece) -> ChatCompletionChunk | None:
+        """The chunk of a piece; None where there is nothing to tell yet."""
+        whole, first, new = self._request.reads_calls, not self._begun, piece.index not in self._begun
+        if whole and not new and not piece.last:  # what it calls is known when it ends
+            return None
         self._begun.add(piece.index)
-        choice = ChunkChoice(
+        self._version = piece.sample.policy_version
+        start, end = (0, piece.end if piece.last else 0) if whole else (piece.start, piece.end)
+        delta = ChoiceDelta(content="" if whole else piece.text, role="assistant" if new else None)
+        reason = None
+        if piece.last:
+            choice = self._choice(self._request, piece.index, piece.sample)
+            reason = choice.finish_reason
+            if whole:
+                delta = delta.model_copy(update=_message(choice))
+        ids, logprobs = piece.sample.token_ids[start:end], piece.sample.policy_logprobs[start:end]
+        part = ChunkChoice(
             delta=delta,
             index=piece.index,
             finish_reason=reason,
-            logprobs=self._logprobs(piece.token_ids, piece.logprobs) if self._request.logprobs else None,
-            token_ids=piece.token_ids,
+            logprobs=self._logprobs(ids, logprobs) if self._request.logprobs else None,
+            token_ids=ids,
         )
-        return self._chunk([choice], self._prompt_ids if first else None, None)
+        return self._chunk([part], self._prompt_ids if first else None, None)
 
     def end(self, usage: CompletionUsage) -> ChatCompletionChunk:
         """The last chunk."""
@@ -127,3 +121,16 @@ class ChatChunks:
             policy_version=self._version,
             usage=usage,
         )
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    """A whole message, as fields of a delta."""
+    calls = [
+        ChoiceDeltaToolCall(index=i, **call.model_dump())
+        for i, call in enumerate(choice.message.tool_calls or ())
+    ]
+    return {
+        "content": choice.message.content,
+        "reasoning_content": choice.message.reasoning_content,
+        "tool_calls": calls or None,
+    }

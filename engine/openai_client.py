@@ -237,8 +237,8 @@ class AsyncCompletions:
         self._desk.count({"requests": 1})
         async with Drawing(self._desk.loop, submission, self._desk.texts) as drawing:
             async for piece in drawing.pieces():
-                if piece.sample.finish_reason != "deadline":
-                    yield chunks.of(piece)
+                if piece.sample.finish_reason != "deadline" and (chunk := chunks.of(piece)) is not None:
+                    yield chunk
             [group] = await drawing.groups()
         yield chunks.end(self._desk.usage(request, group))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import serving
+from bench import serving, serving_requests
 from bench.serving_clients import Clients, answers_of
 
 SLOW = {"at least 90% of Engine.sample"}
@@ -21,8 +21,9 @@ def test_every_kind_of_request_has_its_outcome(
     monkeypatch.setattr(
         serving, "SMALL", {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     )
-    monkeypatch.setattr(serving, "STALL", 0.5)
-    monkeypatch.setattr(serving, "CASES", 12)
+    for module in (serving, serving_requests):
+        monkeypatch.setattr(module, "STALL", 0.5)
+    monkeypatch.setattr(serving_requests, "CASES", 12)
     monkeypatch.setattr(serving, "KINDS", dict.fromkeys(serving.KINDS, 1))
     small = [
         "--requests",

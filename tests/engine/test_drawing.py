@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from proactor.engine import Engine, EngineError, Piece, Sampling
 from proactor.engine.stops import StopStrings, text_before_stop
 from proactor.engine.text_stream import TextPieces, TextStream
 from tests.engine.engines import drawn, idle, load, write_text_folder
-from tests.engine.sessions import run
+from tests.engine.sessions import PATIENCE, run
 
 WORDS = [[72, 101, 108], [108, 111]]
 
@@ -66,14 +67,22 @@ def test_without_a_seed_each_call_draws_its_own(engine: Engine) -> None:
 
 
 def test_who_leaves_ends_the_sampling(engine: Engine) -> None:
+    seen = threading.Event()
+
+    def wait(ids: list[int], position: int) -> None:
+        assert position < 5 or seen.wait(PATIENCE)
+
     async def leave() -> int:
-        async with engine.draw([[1]], Sampling(max_tokens=900, ignore_eos=True)) as drawing:
+        sampling = Sampling(max_tokens=100, ignore_eos=True, logit_mask=wait)
+        async with engine.draw([[1]], sampling) as drawing:
             async for piece in drawing.pieces():
+                seen.set()
                 return piece.end
         raise AssertionError
 
-    assert run(leave()) < 900
-    assert idle(engine)
+    before = engine.counters().get("tokens_sampled", 0)
+    assert 0 < run(leave()) <= 5
+    assert idle(engine) and engine.counters()["tokens_sampled"] - before < 100
 
 
 def test_a_deadline_and_an_error_reach_the_reader(engine: Engine) -> None:
