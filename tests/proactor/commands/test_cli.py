@@ -158,8 +158,9 @@ HEAVY = {
     "matplotlib",
 }
 COMMANDS = (
-    "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample serve "
-    "pool pretrain demo".split()
+    "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample "
+    "serve pool pretrain demo".split()
+)
 )
 
 
