@@ -161,7 +161,6 @@ COMMANDS = (
     "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample "
     "serve pool pretrain demo".split()
 )
-)
 
 
 @pytest.mark.parametrize(
