@@ -156,8 +156,10 @@ HEAVY = {
     "jinja2",
     "yaml",
     "matplotlib",
+    "fastapi",
+    "uvicorn",
 }
-COMMANDS = "catalog annotate train evaluate report calibrate compare sample pool pretrain demo".split()
+COMMANDS = "catalog annotate train evaluate report calibrate compare sample serve pool pretrain demo".split()
 
 
 @pytest.mark.parametrize(
