@@ -156,6 +156,8 @@ HEAVY = {
     "jinja2",
     "yaml",
     "matplotlib",
+    "fastapi",
+    "uvicorn",
 }
 COMMANDS = (
     "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample "
