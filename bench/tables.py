@@ -88,9 +88,9 @@ def look_up(record: Any, path: str) -> Any:
     """The value at a key path, whose keys may hold dots. Raises `TableError` where a step leads nowhere."""
     value, steps = record, path.split(".")
     while steps:
-        step = steps.pop(0)
-        while isinstance(value, dict) and step not in value and steps:
-            step = f"{step}.{steps.pop(0)}"
+        dotted = (n for n in range(1, len(steps) + 1) if isinstance(value, dict))
+        taken = next((n for n in dotted if ".".join(steps[:n]) in value), 1)
+        step, steps = ".".join(steps[:taken]), steps[taken:]
         try:
             if isinstance(value, list) and "=" in step:
                 key, _, wanted = step.partition("=")
