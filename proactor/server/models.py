@@ -70,9 +70,10 @@ class Models:
         Returns the name that it replaced, "" for none. Raises Refused, and what `Engine.load_adapter` does;
         the present one then stays.
         """
+        root = self._open_root()
         if not isinstance(name, str) or not NAME.fullmatch(name) or name == self.base:
             raise Refused(400, f"lora_name {name!r}: letters, digits, . : _ and -, and not the model's own")
-        folder = self._inside(path)
+        folder = _inside(root, path)
         async with self._swapping():
             await asyncio.to_thread(self.engine.load_adapter, folder)
             before, self.adapter = self.adapter, name
@@ -80,6 +81,7 @@ class Models:
 
     async def unload(self, name: Any) -> None:
         """Forget the name of the adapter. Raises Refused where it is another one's."""
+        self._open_root()
         if self.adapter is None or name != self.adapter:
             raise Refused(404, f"lora_name {name!r}: no such adapter is loaded", "model_not_found")
         async with self._swapping():
@@ -97,16 +99,20 @@ class Models:
         finally:
             self._changing = False
 
-    def _inside(self, path: Any) -> Path:
-        """The folder ``path``, relative to the root or in it, links followed."""
+    def _open_root(self) -> Path:
         if self.root is None:
-            raise Refused(403, "adapters are not loaded here: start with --adapters-from FOLDER")
-        if not isinstance(path, str) or not path or "\0" in path:
-            raise Refused(400, f"lora_path should be the path of a folder, not {path!r:.80}")
-        folder = (self.root / path).resolve()
-        if not folder.is_relative_to(self.root) or not folder.is_dir():
-            raise Refused(400, f"lora_path {path!r}: no folder below the one that adapters are loaded from")
-        return folder
+            raise Refused(403, "adapters are not swapped here: start with --adapters-from FOLDER")
+        return self.root
 
     def _names(self) -> str:
         return ", ".join(repr(card["id"]) for card in self.cards())
+
+
+def _inside(root: Path, path: Any) -> Path:
+    """The folder ``path``, relative to the root or in it, links followed."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise Refused(400, f"lora_path should be the path of a folder, not {path!r:.80}")
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root) or not folder.is_dir():
+        raise Refused(400, f"lora_path {path!r}: no folder below the one that adapters are loaded from")
+    return folder

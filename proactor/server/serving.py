@@ -1,8 +1,10 @@
 """`Serving`: the state that the routers of a server share, and how a request is attended to.
 
-fields = await serving.fields(request)
-async with serving.place(request):      # refused where all are taken; ends when the client leaves
-    ...
+    fields = await serving.fields(request)
+    async with serving.place(request):
+        ...
+
+A place is refused where all are taken, and the block ends when the client leaves.
 """
 
 from __future__ import annotations

@@ -135,4 +135,5 @@ def test_without_the_flag_nothing_is_loaded(chat_folder: Path) -> None:
     with Served(engine) as served:
         status, body = swap(served, "two", "two")
         assert status == 403 and "--adapters-from" in error(body)["message"]
+        assert served.ask("POST", "/v1/unload_lora_adapter", {"lora_name": "tiny"})[0] == 403
     engine.release()
