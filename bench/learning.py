@@ -60,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def recorded_config(config: RunConfig | EpisodeConfig) -> dict[str, Any]:
-    """A config as a record keeps it: without the path of the data."""
-    return config.model_dump(mode="json", exclude={"data": {"path"}, "environment": {"path"}})
+    """A config as a record keeps it: without the places of data and runs, the model by its name."""
+    values = config.model_dump(mode="json", exclude={"data": {"path"}, "environment": {"path"}})
+    del values["runs"]
+    return values | {"model": Path(config.model).name if Path(config.model).is_absolute() else config.model}
 
 
 def has_summary(run: Run) -> bool:
