@@ -105,7 +105,8 @@ def measure(agent: Agent, conversations: int, turns: int) -> dict[str, float]:
     encoder = agent.encoder
     trunk = encoder.trunk(dialogue)
     boards = sum(len(encoder.prompt(dialogue, d.turn)) - trunk.ends[d.turn] for d in decisions)
-    read = trunk.ends[decisions[-1].turn] + boards + agent.counters["answer_tokens"] - drawn
+    said = trunk.ends[decisions[-1].turn] - trunk.ends[0]  # the system message was read by the first dialogue
+    read = said + boards + agent.counters["answer_tokens"] - drawn
     many, seconds = hear_at_once(
         agent, [long_dialogue(f"c{i}", turns, i % 8 + 2) for i in range(conversations)]
     )
