@@ -184,9 +184,7 @@ def throughput(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """The same requests in process, over HTTP, and streamed; returns their part of the record."""
     rng = random.Random(options.seed)
     size = engine.vocabulary
-    prompts = [
-        [rng.randrange(3, size) for _ in range(rng.randint(16, 64))] for _ in range(options.prompts)
-    ]
+    prompts = [[rng.randrange(3, size) for _ in range(rng.randint(16, 64))] for _ in range(options.prompts)]
     sampling = Sampling(max_tokens=options.tokens, ignore_eos=True, adapter=False)
     total = len(prompts) * options.tokens
     rates: dict[str, list[float]] = {"in process": [], "HTTP": [], "HTTP, streamed": []}
