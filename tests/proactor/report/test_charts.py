@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,5 +19,5 @@ def test_marks_at_the_end_stand_before_it() -> None:
 @given(st.lists(st.floats(6, 174), max_size=10))
 def test_no_two_marks_touch(places: list[float]) -> None:
     moved = side_by_side(sorted(places), gap=7, end=174)
-    assert all(right - left >= 7 - 1e-9 for left, right in zip(moved, moved[1:], strict=False))
+    assert all(right - left >= 7 - 1e-9 for left, right in pairwise(moved))
     assert all(at <= 174 for at in moved)
