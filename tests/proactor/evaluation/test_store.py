@@ -238,7 +238,7 @@ def test_missing_cut_off_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         load_evaluations(tmp_path / "evaluations.json")
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(SourceError, match="the run has not ended, or its eval.final is false"):
+    with pytest.raises(SourceError, match=r"has not ended, or its eval\.final is false"):
         load_evaluations(tmp_path / "evaluations.json")
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
