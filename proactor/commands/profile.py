@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -112,6 +113,7 @@ def _rates(ceilings: Ceilings) -> str:
 @contextmanager
 def profiled(folder: Path) -> Iterator[None]:
     """Profile what runs inside, and say on standard error where its time went."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "3")  # read with torch; else it tells when it starts and stops
     from proactor.profiling import Profile
 
     with Profile(folder) as found:
