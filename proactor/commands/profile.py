@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +47,7 @@ def profile(
     prompts: Annotated[int, typer.Option(min=1, help="of step")] = 4,
     samples: Annotated[int, typer.Option(min=2, help="of step: of each prompt")] = 8,
     only: Annotated[str, typer.Option(help="of kernels: operations whose name contains this")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers as JSON")] = None,
 ) -> None:
     """Each kernel, or each phase of a decode or GRPO step, beside what this machine could do at best.
 
@@ -57,14 +60,28 @@ def profile(
         raise UsageError(f"{bare[0]!r}: options of the engine are written KEY=VALUE")
     options = EngineConfig.from_options(dict(item.split("=", 1) for item in overrides or ()))
     if what is What.kernels:
-        _show_kernels(*profile_kernels(model, options, only))
+        ceilings, found = profile_kernels(model, options, only)
+        rows = list(found)
+        _show_kernels(ceilings, rows)
+        _write(out, {"ceilings": asdict(ceilings), "operations": [asdict(row) for row in rows]})
         return
     engine = load_to_profile(model, options)
     if what is What.step:
-        _show(profile_step(engine, prompts, samples, context, tokens))
+        steps = [profile_step(engine, prompts, samples, context, tokens)]
+    else:
+        steps = [profile_decode(engine, count, context, tokens) for count in batch or (1, 8, 32)]
+    for step in steps:
+        _show(step)
+    _write(out, {"steps": [asdict(step) for step in steps]})
+
+
+def _write(out: Path | None, record: dict[str, Any]) -> None:
+    if out is None:
         return
-    for count in batch or (1, 8, 32):
-        _show(profile_decode(engine, count, context, tokens))
+    from proactor.engine import atomic_file
+    from proactor.training.origin import processor
+
+    atomic_file(out, (json.dumps({"machine": processor(), **record}, indent=2) + "\n").encode())
 
 
 def _show(found: StepProfile) -> None:

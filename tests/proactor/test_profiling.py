@@ -12,6 +12,7 @@ import torch
 from proactor.engine import ranged
 from proactor.profiling import Profile
 from tests.proactor.commands.calls import call, refusal
+from tests.tiny import save_tiny
 
 
 def work() -> None:
@@ -55,6 +56,20 @@ def test_any_command_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[s
     call("--profile", tmp_path / "out", "plan", "qwen2.5-0.5b", "--gpu", "24")
     assert "ranges.json" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "ranges.json").read_text())["ranges"] == {}
+
+
+def test_the_numbers_of_a_profile_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny(tmp_path / "model")
+    words = ["--context", "8", "--tokens", "4", "--out", tmp_path / "out.json"]
+    call("profile", "step", tmp_path / "model", "--prompts", "1", "--samples", "2", *words)
+    call("profile", "kernels", tmp_path / "model", "--only", "swiglu", "--out", tmp_path / "kernels.json")
+    said = capsys.readouterr().out
+    assert "train: backward" in said and "GFLOP/s" in said
+    [step] = json.loads((tmp_path / "out.json").read_text())["steps"]
+    assert "train: model" in {phase["name"] for phase in step["phases"]}
+    assert {row["name"] for row in json.loads((tmp_path / "kernels.json").read_text())["operations"]} == {
+        "swiglu"
+    }
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
