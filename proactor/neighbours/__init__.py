@@ -1,1 +1,1 @@
-"""Data and functions of other projects in ours, and ours in theirs: a file a neighbour, none of them imported."""
+"""Data and functions of other projects here, and ours there: a file a neighbour, none of them imported."""

@@ -22,8 +22,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
-from os.path import commonprefix
+from itertools import pairwise, takewhile
 from typing import Any
 
 from proactor.engine import EngineError, Group, ProactorError, Sample, ToolChat
@@ -44,10 +43,9 @@ class ArtGroups:
     drew trajectories which do not say so (`Engine.policy_version`).
 
     ``counters``: ``exceptions`` (rollouts that failed, which ART lists beside the trajectories),
-    ``groups_without_trajectories`` (left out), ``choices_without_logprobs`` (context), and ``turns_reencoded``:
-    trained turns before which a server that encodes the messages anew, as chat completions do, saw other ids
-    than are trained here. Their log-probabilities are of that other context; more than a few say that the
-    tokenizer does not give back the ids of a text it wrote.
+    ``groups_without_trajectories`` (left out), ``choices_without_logprobs`` (context), and
+    ``turns_reencoded``: trained turns before which a server that encodes all messages anew, as chat
+    completions do, saw other ids than are trained here. Their log-probabilities are of that other context.
     """
 
     def __init__(self, chat: ToolChat, *, temperature: float = 1.0, version: int = 0) -> None:
@@ -68,7 +66,8 @@ class ArtGroups:
                 self.counters["groups_without_trajectories"] += 1
                 continue
             samples = [self._sample(t, f"group {i}, trajectory {j}") for j, t in enumerate(trajectories)]
-            shared: list[int] = commonprefix([sample.prompt_ids for sample in samples])
+            columns = zip(*(sample.prompt_ids for sample in samples))
+            shared = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, columns)]
             if not shared:
                 raise ArtError(f"group {i}: its prompts have no beginning in common")
             for sample in samples:
@@ -83,7 +82,7 @@ class ArtGroups:
         tools: Sequence[Mapping[str, Any]] = (),
         choice: Callable[[Fields], Any] = dict,
     ) -> list[Fields]:
-        """Groups as the fields of ART's ``TrajectoryGroup``, each trajectory as the fields of a ``Trajectory``.
+        """Groups as the fields of ART's ``TrajectoryGroup``, each trajectory as those of a ``Trajectory``.
 
         ``prompts[group.index]``: the messages that the group was sampled from. ``choice`` makes a choice of
         its fields: ART tells choices from messages by the class, ``openai``'s ``Choice``. A sample of several
@@ -124,7 +123,8 @@ class ArtGroups:
                 continue
             try:
                 if sample is None:
-                    sample = Sample(self.chat.opening(ahead, tools), [], mask=[], temperature=self.temperature)
+                    sample = Sample(self.chat.opening(ahead, tools), [], mask=[])
+                    sample.temperature = self.temperature
                     sample.policy_version = self.version if version is None else version
                 else:
                     sample.extend(self.chat.observation(sample.token_ids, ahead))
@@ -213,7 +213,7 @@ class ArtGroups:
                 }
                 for n, c in enumerate(reply.calls)
             ]
-        logprobs = [
+        logprobs: list[Fields] = [
             {"token": f"{_TOKEN}{token}", "logprob": value, "bytes": None, "top_logprobs": []}
             for token, value in zip(ids, sample.policy_logprobs[start:end], strict=True)
         ]

@@ -5,9 +5,8 @@
     thinks = from_trl(think_format_reward)
 
     data = TrlData(dialogues, catalog)
-    trainer = GRPOTrainer(
-        model, reward_funcs=data.reward(load_reward("weighted_metric")), train_dataset=Dataset.from_list(data.rows), ...
-    )
+    timing = data.reward(load_reward("weighted_metric"))
+    GRPOTrainer(model, reward_funcs=timing, train_dataset=Dataset.from_list(data.rows)).train()
 
 A function of the user's own takes ``(prompts, completions, **columns)`` in both. What differs: TRL's own
 functions read completions as lists of one message, and may be coroutines or say None; a data set of TRL's
@@ -94,10 +93,10 @@ class TrlData:
                 self.rows.append({"prompt": prompt, "dialogue": dialogue.id, "turn": turn})
 
     def reward(self, reward: RewardFunction | TurnReward) -> RewardFunction:
-        """A reward of ours (built in, or a function) as one of ``GRPOTrainer``'s ``reward_funcs``, for these rows.
+        """A reward of ours (built in, or a function) as one of ``GRPOTrainer``'s ``reward_funcs``.
 
-        What TRL passes beside the rows' columns is not handed on. Raises RewardError for a reward that compares
-        the answers of a group (a judge, a mixture), and in a call for a row that is not of these dialogues.
+        It knows these rows alone. What TRL passes beside their columns is not handed on. Raises RewardError
+        for a reward that compares the answers of a group (a judge, a mixture), and in a call for another row.
         """
         if isinstance(reward, GroupReward):
             raise RewardError(f"{type(reward).__name__}: a reward that compares answers does not run in TRL")

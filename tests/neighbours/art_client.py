@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 
 import art
 from openai.types.chat.chat_completion import Choice
@@ -56,8 +57,8 @@ def tokens(path, folder, packages):
         said = [Choice.model_validate(m) if "message" in m else m for m in fields["messages_and_choices"]]
         return art.Trajectory(**{**fields, "messages_and_choices": said})
 
-    with open(path) as stream:
-        groups = [art.TrajectoryGroup(map(trajectory, g["trajectories"])) for g in json.load(stream)]
+    written = json.loads(Path(path).read_text())
+    groups = [art.TrajectoryGroup(map(trajectory, group["trajectories"])) for group in written]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     results = tokenize_trajectory_groups(tokenizer, groups, False, True, shuffle_group_trajectories=False)
     return [

@@ -1,5 +1,5 @@
-"""ART 0.5: rollouts of its client through the server become groups, and groups of ours its trajectories, whose
-tokens its own preprocessing reads: `make test-neighbours`.
+"""ART 0.5: rollouts of its client through the server become groups, and groups of ours its trajectories,
+whose tokens its own preprocessing reads: `make test-neighbours`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def art(engine: Engine) -> ArtGroups:
     return ArtGroups(ToolChat(engine.chat), version=engine.policy_version)
 
 
-def test_rollouts_of_arts_client_train(client: Client, served: Served, engine: Engine, art: ArtGroups) -> None:
+def test_rollouts_of_arts_client_train(
+    client: Client, served: Served, engine: Engine, art: ArtGroups
+) -> None:
     told = client("art", "art_client.py", "rollouts", served.url, "policy")
     [group] = art.read([told])
     assert art.counters["exceptions"] == 1 and "the world did not answer" in told["exceptions"][0]["message"]

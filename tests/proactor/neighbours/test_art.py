@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,7 +188,7 @@ def test_tokens_that_cannot_be_trained(art: ArtGroups, changed: dict[str, Any], 
 def test_what_cannot_be_written_is_refused(art: ArtGroups, group: Group) -> None:
     bare = [Group(group.prompt_ids, copy.deepcopy(group.samples))]
     bare[0].samples[0].info.clear()
-    with pytest.raises(ArtError, match="group 0, sample 0: 3 turns, .* messages of 0 places"):
+    with pytest.raises(ArtError, match=r"group 0, sample 0: 3 turns, .* messages of 0 places"):
         art.write(bare, [ASK])
     bare[0].samples[0].reward = None
     with pytest.raises(ArtError, match="group 0, sample 0: it has no reward"):
