@@ -29,7 +29,7 @@ def client(repo_root: Path) -> Client:
         home = Path(os.environ.get("NEIGHBOURS", repo_root / ".venv-neighbours")) / neighbour
         if not (home / "bin" / "python").exists():
             pytest.skip(f"no environment in {home}: make test-neighbours builds it")
-        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "WANDB_MODE": "disabled"}
+        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else asked for over the network
         done = subprocess.run(
             [home / "bin" / "python", Path(__file__).with_name(script), *map(str, arguments)],
             env={**os.environ, **quiet, "SERVER_KEY": KEY, "PYTHONPATH": ""},
