@@ -97,10 +97,17 @@ def test_rewards_get_the_dialogue_and_the_board_of_a_row() -> None:
 
 
 def test_the_catalog_reaches_the_reward() -> None:
-    data = TrlData([DIALOGUE], TOOLS, shares=BoardShares(logged=0.0, acted=0.0))
+    """A tool that reads may fire with half of its values; what is not known to read writes."""
+    reads = Catalog(tools=tuple(tool.model_copy(update={"effect": "read"}) for tool in TOOLS.tools))
     half, ask = '[{"READY":"book","dest":"SFO"}]', {"dialogue": [DIALOGUE.id], "turn": [2]}
-    exact = data.reward(load_reward("weighted_metric", {"values": "exact"}))
-    assert exact(["p"], [half], **ask)[0] < 0 < exact(["p"], [FIRE], **ask)[0]
+    boards = BoardShares(logged=0.0, acted=0.0)
+    [writing], [reading] = (
+        TrlData([DIALOGUE], catalog, shares=boards).reward(
+            load_reward("weighted_metric", {"values": "exact"})
+        )(["p"], [half], **ask)
+        for catalog in (TOOLS, reads)
+    )
+    assert writing < 0 < reading
 
 
 def test_what_does_not_run_in_trl_is_refused() -> None:
