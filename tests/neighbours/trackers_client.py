@@ -1,4 +1,4 @@
-"""A run's numbers through Weights & Biases or Trackio, offline; run in their environment, prints what was kept.
+"""A run's numbers through Weights & Biases or Trackio, offline; run in their environment, prints what is kept.
 
 python trackers_client.py wandb|trackio RUN SCRATCH OUR_FOLDER OUR_SITE_PACKAGES
 """
@@ -51,7 +51,8 @@ def with_trackio(replay):
     trackio.finish()
     own = ("step", "timestamp")
     return [
-        [row["step"], {k: v for k, v in row.items() if k not in own}] for row in SQLiteStorage.get_logs("p", "n")
+        [row["step"], {k: v for k, v in row.items() if k not in own}]
+        for row in SQLiteStorage.get_logs("p", "n")
     ]
 
 
