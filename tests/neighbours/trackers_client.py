@@ -1,4 +1,4 @@
-"""A run's numbers through Weights & Biases or Trackio, offline; run in their environment, prints what is kept.
+"""A run's numbers through Weights & Biases or Trackio, offline; in their environment, prints what is kept.
 
 python trackers_client.py wandb|trackio RUN SCRATCH OUR_FOLDER OUR_SITE_PACKAGES
 """
