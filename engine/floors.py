@@ -42,10 +42,15 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> dict[str, Work]:
     }
 
 
+def pass_work(decoder: Decoder, rows: int) -> Work:
+    """One pass of ``rows`` rows through all layers, without attention."""
+    held = decoder.nbytes()
+    return Work(held["dense"] + held["nf4"], 2.0 * rows * linear_weights(decoder.config))
+
+
 def train_work(decoder: Decoder, rows: int, head_rows: int) -> dict[str, Work]:
     """A gradient of trees of ``rows`` rows, ``head_rows`` of which predict; attention is left out."""
-    held = decoder.nbytes()
-    model = Work(held["dense"] + held["nf4"], 2.0 * rows * linear_weights(decoder.config))
+    model = pass_work(decoder, rows)
     head = _head(decoder, head_rows)
     return {"train: model": model, "train: head and loss": head, "train: backward": model + head}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from proactor.engine.config import GRPO, EngineConfig, LoRA, Sampling
 from proactor.engine.device import choose_device, choose_dtype
 from proactor.engine.engine import Engine
-from proactor.engine.floors import Work, decode_work, train_work
+from proactor.engine.floors import Work, decode_work, pass_work, train_work
 from proactor.engine.known_models import known_model
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.ranges import Times, listening
@@ -33,7 +33,7 @@ FIRST_ID = 3
 class PhaseTime:
     """A phase of one step: seconds of its own, its share of the step, and what its least work takes.
 
-    ``bound``: "memory", "arithmetic", or "" for work of the host.
+    ``bound``: "memory", "arithmetic", or "" where no floor is known, as for work of the host.
     """
 
     name: str
@@ -110,6 +110,7 @@ def profile_step(
     steps = times.by_name["sample: model"].count
     decode = decode_work(engine.decoder, prompts * samples, context + tokens // 2)
     work = {name: Work(steps * part.bytes, steps * part.flops) for name, part in decode.items()}
+    work["sample: prompts"] = pass_work(engine.decoder, prompts * context)
     work |= train_work(engine.decoder, int(stats["tokens_computed"]), int(stats["tokens_trained"]))
     title = f"GRPO step, {prompts} prompts of {context} tokens x {samples} samples of {tokens}"
     return _profile(engine, title, spent, work, whole)

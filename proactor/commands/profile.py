@@ -94,7 +94,7 @@ def _show(found: StepProfile) -> None:
             (f"{1e3 * phase.floor:.2f}", f"{phase.floor / phase.seconds:.0%}") if phase.bound else ("", "")
         )
         table.add_row(
-            phase.name, f"{1e3 * phase.seconds:.2f}", f"{phase.share:.0%}", *floor, phase.bound or "host"
+            phase.name, f"{1e3 * phase.seconds:.2f}", f"{phase.share:.0%}", *floor, phase.bound or "–"
         )
     console.print(table)
 

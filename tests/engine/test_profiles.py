@@ -49,6 +49,7 @@ def test_a_training_step(folder: Path) -> None:
     found = profile_step(engine, prompts=2, samples=2, context=8, tokens=4)
     names = [phase.name for phase in found.phases]
     assert {"train: model", "train: backward", "train: optimizer", "sample: model"} <= set(names)
+    assert all(phase.bound for phase in found.phases if phase.name in ("sample: prompts", "train: backward"))
     assert sum(phase.share for phase in found.phases) <= 1 and engine.policy_version == 2
 
 
