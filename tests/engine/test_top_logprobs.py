@@ -49,7 +49,9 @@ def test_they_are_those_of_the_full_softmax(
             reference = full_softmax(folder, sample, temperature)
             for logp, near in zip(reference, sample.top_logprobs, strict=True):
                 assert [token for token, _ in near] == logp.topk(count).indices.tolist()
-                assert [value for _, value in near] == pytest.approx(logp.topk(count).values.tolist(), abs=1e-5)
+                assert [value for _, value in near] == pytest.approx(
+                    logp.topk(count).values.tolist(), abs=1e-5
+                )
 
 
 def test_nothing_else_changes_and_the_drawn_token_has_its_own_number(engine: Engine) -> None:

@@ -91,9 +91,7 @@ def test_a_conversation(served: Served) -> None:
         ("close", {}, 400, "is not open"),
     ],
 )
-def test_what_cannot_be_used(
-    served: Served, call: str, body: dict[str, Any], code: int, said: str
-) -> None:
+def test_what_cannot_be_used(served: Served, call: str, body: dict[str, Any], code: int, said: str) -> None:
     status, answer = ask(served, call, **body)
     told = error(answer)["message"]
     assert status == code and said in told and "\n" not in told
@@ -156,11 +154,10 @@ def test_an_agent_that_is_locked_elsewhere_holds_up_no_other_request(served: Ser
     """A thread of the same process, or a log on a slow disk."""
     ask(served, "observe", text="where is order 1")
     for call, body in (("observe", {"text": "and now"}), ("result", {}), ("reject", {}), ("close", {})):
-        with agent._lock:
-            with served.connect() as connection:
-                connection.sendall(post(f"/v1/agent/{call}", {"conversation": "c", **body}))
-                until(lambda: served.serving.taken == 1)
-                assert served.ask("GET", "/health")[0] == 200
+        with agent._lock, served.connect() as connection:
+            connection.sendall(post(f"/v1/agent/{call}", {"conversation": "c", **body}))
+            until(lambda: served.serving.taken == 1)
+            assert served.ask("GET", "/health")[0] == 200
         served.wait_idle()
 
 

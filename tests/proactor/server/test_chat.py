@@ -64,7 +64,13 @@ def test_ids_are_shown_on_request_alone(server: Served) -> None:
 
 def test_a_stream_is_the_answer(server: Served) -> None:
     client = server.openai()
-    more: dict[str, Any] = {"n": 2, "logprobs": True, "top_logprobs": 2, "stop": "e", "extra_body": {"return_token_ids": True}}
+    more: dict[str, Any] = {
+        "n": 2,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "stop": "e",
+        "extra_body": {"return_token_ids": True},
+    }
     whole = client.chat.completions.create(**DRAWN, **more)
     stream = client.chat.completions.create(
         **DRAWN, **more, stream=True, stream_options={"include_usage": True}

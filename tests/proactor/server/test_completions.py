@@ -152,7 +152,8 @@ def test_a_text_keeps_to_the_format_as_an_answer_does(server: Served) -> None:
     asked = {**DRAWN, "max_tokens": 80, "n": 4, "response_format": FORMAT}
     choices = json.loads(server.ask("POST", "/v1/completions", asked)[2])["choices"]
     wanted = server.engine.sample(
-        ["Is it?"], Sampling(n=4, max_tokens=80, seed=3, adapter=False, constraint=Constraint(json_schema=DAY))
+        ["Is it?"],
+        Sampling(n=4, max_tokens=80, seed=3, adapter=False, constraint=Constraint(json_schema=DAY)),
     )
     assert [choice["text"] for choice in choices] == [sample.text for sample in wanted[0].samples]
     for choice in choices:
