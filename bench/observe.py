@@ -8,8 +8,8 @@ decisions a second, latency at the median and the 99th percentile. Both without 
 thresholds that nothing reaches.
 
 With --http as many other conversations come over HTTP, each on a connection of its own to a server in this
-process: what a client waits for a decision. Clients and server share the interpreter, so that is an upper bound
-of what HTTP costs.
+process: what a client waits for a decision. Clients and server share the interpreter, so that is an upper
+bound of what HTTP costs.
 
 Without RUN (a run's folder) the model has random weights, two layers and a tokenizer of its own: it shows the
 cost of everything around the model.
