@@ -1,11 +1,15 @@
 """An agent at work: the latency of a decision, what is computed for it, and many conversations at once.
 
-    python -m bench.observe [RUN] [--conversations 100] [--results DIR]
+    python -m bench.observe [RUN] [--conversations 100] [--http] [--results DIR]
 
 First one dialogue of 40 turns, heard turn by turn: median latency, and model rows over tokens read (the
 dialogue, the boards, the answers drawn or scored). Then as many such dialogues at once through one engine:
 decisions a second, latency at the median and the 99th percentile. Both without thresholds, and with
 thresholds that nothing reaches.
+
+With --http as many other conversations come over HTTP, each on a connection of its own to a server in this
+process: what a client waits for a decision. Clients and server share the interpreter, so that is an upper
+bound of what HTTP costs.
 
 Without RUN (a run's folder) the model has random weights, two layers and a tokenizer of its own: it shows the
 cost of everything around the model.
@@ -18,21 +22,27 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 
 from bench.records import add_results, say, stamp, write_record
+from bench.serving import Host
+from bench.serving_clients import bytes_of, read
 from proactor.agent import Agent, Decision
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
 from proactor.config import SmallModel
 from proactor.dialogue import Dialogue, Turn
+from proactor.event_loop import BackgroundLoop
+from proactor.server.agent_routes import agent_router
 from proactor.sources import load
 from proactor.training.small_model import build_model, train_tokenizer
+
+T = TypeVar("T")
 
 TURNS = 40
 SIZE = SmallModel(hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128, vocabulary=600, context=4096)
@@ -47,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--http", action="store_true", help="over HTTP too")
     add_results(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, chosen in (("greedy", {"greedy": True}), ("thresholds", {"thresholds": never})):
             agent = Agent.load(run, adapter=adapter, log=None, **chosen)
             record[name] = measure(agent, options.conversations, options.turns)
+            if options.http:
+                record[name] |= measure_http(agent, options.conversations, options.turns)
             say(f"{name}: {record[name]}")
             agent.engine.release()
     write_record(options.results, "observe", record)
@@ -123,6 +136,24 @@ def measure(agent: Agent, conversations: int, turns: int) -> dict[str, float]:
     }
 
 
+def measure_http(agent: Agent, conversations: int, turns: int) -> dict[str, float]:
+    """What clients wait for a decision over HTTP, alone and at once, and the throughput."""
+    home = BackgroundLoop("agent")
+    with Host(agent.engine, conversations, (agent_router(agent, home),)) as host:
+        port = host.bound.getsockname()[1]
+        hear_over_http(port, [long_dialogue("warm-http", 4, 10)])
+        alone, _ = hear_over_http(port, [long_dialogue("alone-http", turns, 11)])
+        dialogues = [long_dialogue(f"h{i}", turns, i % 8 + 12) for i in range(conversations)]
+        waits, seconds = hear_over_http(port, dialogues)
+    home.close()
+    return {
+        "http_median_ms": statistics.median(alone) * 1000,
+        "http_decisions_per_second": len(waits) / seconds,
+        "http_at_once_median_ms": statistics.median(waits) * 1000,
+        "http_at_once_p99_ms": float(np.percentile(waits, 99)) * 1000,
+    }
+
+
 def hear_at_once(agent: Agent, dialogues: Sequence[Dialogue]) -> tuple[list[Decision], float]:
     """The decisions of all dialogues, heard at once, and the seconds they took."""
 
@@ -133,12 +164,41 @@ def hear_at_once(agent: Agent, dialogues: Sequence[Dialogue]) -> tuple[list[Deci
             if (decision := await agent.observe_async(dialogue.id, turn)).decided
         ]
 
-    async def every() -> list[list[Decision]]:
+    return _at_once(hear, dialogues)
+
+
+def hear_over_http(port: int, dialogues: Sequence[Dialogue]) -> tuple[list[float], float]:
+    """The seconds that each decision of the dialogues was waited for, and those that all took."""
+
+    async def hear(dialogue: Dialogue) -> list[float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        waits = []
+        for turn in dialogue.turns:
+            asked = {"conversation": dialogue.id, "speaker": turn.speaker, "text": turn.text}
+            began = time.perf_counter()
+            writer.write(bytes_of({"path": "/v1/agent/observe", "body": asked}))
+            status, body, _, _ = await read(reader)
+            if status != 200:
+                raise SystemExit(f"observe: {status} {body.decode()}")
+            if Decision.model_validate_json(body).decided:
+                waits.append(time.perf_counter() - began)
+        writer.close()
+        return waits
+
+    return _at_once(hear, dialogues)
+
+
+def _at_once(
+    hear: Callable[[Dialogue], Coroutine[Any, Any, list[T]]], dialogues: Sequence[Dialogue]
+) -> tuple[list[T], float]:
+    """All that was heard, and the seconds it took."""
+
+    async def every() -> list[list[T]]:
         return await asyncio.gather(*map(hear, dialogues))
 
     began = time.perf_counter()
     heard = asyncio.run(every())
-    return [decision for decisions in heard for decision in decisions], time.perf_counter() - began
+    return [each for parts in heard for each in parts], time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from fastapi import APIRouter
 
 from bench.models import write_tiny_qwen2
 from bench.protocol import ROOT
@@ -58,7 +59,7 @@ SMALL_NAME = "2 layers, 64 wide, random"
 class Host:
     """A server of an engine in a thread of this process."""
 
-    def __init__(self, engine: Engine, concurrent: int) -> None:
+    def __init__(self, engine: Engine, concurrent: int, more: Sequence[APIRouter] = ()) -> None:
         limits = Limits(
             max_concurrent=2 * concurrent,
             max_body=MAX_BODY,
@@ -69,7 +70,7 @@ class Host:
         self.serving = Serving(engine, Models(engine, "model", "adapter"), limits, Keys())
         self.bound = bind("127.0.0.1", 0, keys=False)
         self.ready = threading.Event()
-        self.server = server_of(create_app(self.serving), self.serving, self.ready.set)
+        self.server = server_of(create_app(self.serving, more), self.serving, self.ready.set)
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:

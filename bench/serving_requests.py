@@ -66,7 +66,7 @@ class Cases:
             else:
                 prompt = {"messages": messages} if form == "chat" else {"prompt": text}
                 body |= {**prompt, **drawn, **SHOWN}
-                body["logprobs"] = True if form == "chat" else 1
+                body["logprobs"] = True if form == "chat" else 0
             self.asked.append({"form": form, "body": body})
 
     def request(self, kind: str, rng: random.Random) -> dict[str, Any]:

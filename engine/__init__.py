@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
+    from proactor.engine.response_format import ResponseFormat as ResponseFormat
+    from proactor.engine.response_format import format_constraint as format_constraint
     from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
     from proactor.engine.types import Sample as Sample
+    from proactor.engine.types import Tops as Tops
     from proactor.kernels.ceilings import Ceilings as Ceilings
     from proactor.kernels.errors import ProactorError as ProactorError
     from proactor.kernels.errors import printable as printable
@@ -117,13 +120,14 @@ _MODULES = {
     ),
     "proactor.engine.ranges": ("Time", "Times", "listening", "ranged"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
+    "proactor.engine.response_format": ("ResponseFormat", "format_constraint"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tool_calls": ("Problem", "Reply", "ToolCall", "read_reply"),
     "proactor.engine.tool_chat": ("ToolChat", "ToolReport"),
     "proactor.engine.layout": ("TokenBatch",),
     "proactor.engine.tree": ("Tree",),
-    "proactor.engine.types": ("EngineError", "Group", "Sample"),
+    "proactor.engine.types": ("EngineError", "Group", "Sample", "Tops"),
     "proactor.kernels.ceilings": ("Ceilings",),
     "proactor.kernels.errors": ("ProactorError", "printable"),
     "proactor.kernels.grpo": ("Convention", "group_advantages"),

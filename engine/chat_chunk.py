@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from proactor.engine.chat_completion import (
@@ -18,7 +19,7 @@ from proactor.engine.chat_completion import (
 )
 from proactor.engine.chat_request import ChatRequest
 from proactor.engine.drawing import Piece
-from proactor.engine.types import BASE_VERSION, Sample
+from proactor.engine.types import BASE_VERSION, Sample, Tops
 
 
 class ChoiceDeltaToolCall(ChatCompletionMessageToolCall):
@@ -71,7 +72,7 @@ class ChatChunks:
         request: ChatRequest,
         prompt_ids: list[int],
         choice: Callable[[ChatRequest, int, Sample], Choice],
-        logprobs: Callable[[Sequence[int], Sequence[float]], ChoiceLogprobs],
+        logprobs: Callable[[Sequence[int], Sequence[float], Tops], ChoiceLogprobs],
     ) -> None:
         self._request, self._prompt_ids = request, prompt_ids
         self._choice, self._logprobs = choice, logprobs
@@ -94,13 +95,15 @@ class ChatChunks:
             reason = choice.finish_reason
             if whole:
                 delta = delta.model_copy(update=_message(choice))
-        ids, logprobs = piece.sample.token_ids[start:end], piece.sample.policy_logprobs[start:end]
+        shown = replace(piece, start=start, end=end)
         part = ChunkChoice(
             delta=delta,
             index=piece.index,
             finish_reason=reason,
-            logprobs=self._logprobs(ids, logprobs) if self._request.logprobs else None,
-            token_ids=ids,
+            logprobs=self._logprobs(shown.token_ids, shown.logprobs, shown.tops)
+            if self._request.logprobs
+            else None,
+            token_ids=shown.token_ids,
         )
         return self._chunk([part], self._prompt_ids if first else None, None)
 

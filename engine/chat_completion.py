@@ -56,10 +56,11 @@ class ChatCompletionMessage(Record):
 
 
 class TopLogprob(Record):
-    """Another token that might have been drawn."""
+    """A token that might have been drawn; ``token_id`` is not OpenAI's."""
 
     token: str
     logprob: float
+    token_id: int
     bytes: list[int] | None = None
 
 

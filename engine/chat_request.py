@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from proactor.engine.config import Sampling
+from proactor.engine.config import MOST_TOP_LOGPROBS, Sampling
 from proactor.engine.constraint import Constraint
 from proactor.engine.frozen import Config
-from proactor.engine.reply_grammar import OBJECT, reply_constraint
+from proactor.engine.reply_grammar import reply_constraint
+from proactor.engine.response_format import ResponseFormat, format_schema
 from proactor.engine.tool_template import ToolTemplate
 from proactor.engine.types import EngineError
 
@@ -50,9 +51,9 @@ class ChatRequest(Config):
     tools: Any = ()
     tool_choice: Literal["auto", "none", "required"] | Mapping[str, Any] = "auto"
     parallel_tool_calls: bool = True
-    response_format: Mapping[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     logprobs: bool = False
-    top_logprobs: Literal[0] = 0
+    top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
     stream: Literal[False] = False
     presence_penalty: float = Field(0.0, ge=0, le=0)
     frequency_penalty: float = Field(0.0, ge=0, le=0)
@@ -82,15 +83,11 @@ class ChatRequest(Config):
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("response_format")
+    @field_validator("top_logprobs")
     @classmethod
-    def _known_format(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        if value is not None and value.get("type") not in ("text", "json_object", "json_schema"):
-            raise ValueError("should be {'type': 'text'}, 'json_object' or 'json_schema'")
-        if value is not None and value["type"] == "json_schema":
-            named = value.get("json_schema")
-            if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping | bool):
-                raise ValueError("of type json_schema needs json_schema: {'name': …, 'schema': {…}}")
+    def _beside_logprobs(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
         return value
 
     @field_validator("tool_choice")
@@ -105,7 +102,7 @@ class ChatRequest(Config):
     @property
     def wants_json(self) -> bool:
         """Whether answers should be JSON."""
-        return self.response_format is not None and self.response_format["type"] != "text"
+        return format_schema(self.response_format) is not None
 
     @property
     def reads_calls(self) -> bool:
@@ -123,13 +120,7 @@ class ChatRequest(Config):
         choice = (
             self.tool_choice if isinstance(self.tool_choice, str) else self.tool_choice["function"]["name"]
         )
-        schema = None
-        if self.response_format is not None and choice in ("auto", "none"):
-            schema = {
-                "text": None,
-                "json_object": OBJECT,
-                "json_schema": self.response_format.get("json_schema", {}).get("schema"),
-            }[self.response_format["type"]]
+        schema = format_schema(self.response_format) if choice in ("auto", "none") else None
         return reply_constraint(template, self.tools, choice, schema, self.parallel_tool_calls)
 
     def sampling(self, adapter: bool, context: int, template: ToolTemplate) -> Sampling:
@@ -147,4 +138,5 @@ class ChatRequest(Config):
             stop=self.stop,
             seed=self.seed,
             adapter=adapter,
+            top_logprobs=self.top_logprobs,
         )

@@ -16,6 +16,7 @@ ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 MOST_KV_TOKENS, LARGEST_PAGE = 2**28, 2**16
 """Tokens of a KV cache and of its pages: beyond these a number is a mistake, and its page list a burden."""
 MOST_SAMPLES, MOST_MINIBATCHES = 2**20, 2**16
+MOST_TOP_LOGPROBS = 20
 
 
 class EngineConfig(Config):
@@ -183,6 +184,12 @@ class Sampling(Config):
     )
     constraint: Constraint | None = Field(
         None, description="what the text must be: {json_schema: …}, {regex: …} or {grammar: …}"
+    )
+    top_logprobs: int = Field(
+        0,
+        ge=0,
+        le=MOST_TOP_LOGPROBS,
+        description="how many of the most probable ids `Sample.top_logprobs` keeps at each token",
     )
 
     @field_validator("temperature")

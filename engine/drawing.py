@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, ref
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.submission import Submission
 from proactor.engine.text_stream import TextPieces, TextStream
-from proactor.engine.types import Group, Sample
+from proactor.engine.types import Group, Sample, Tops
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ class Piece:
     def logprobs(self) -> list[float]:
         """Their log-probabilities in the full softmax (`Sample.policy_logprobs`)."""
         return self.sample.policy_logprobs[self.start : self.end]
+
+    @property
+    def tops(self) -> Tops:
+        """The most probable ids at each of them (`Sample.top_logprobs`); none where nobody asked."""
+        kept = self.sample.top_logprobs
+        return [[] for _ in self.token_ids] if kept is None else kept[self.start : self.end]
 
 
 class Drawing:

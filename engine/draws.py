@@ -83,6 +83,7 @@ class DrawColumns:
         self._ends = [draw.job.end_ids for draw in draws]
         self._any_end: frozenset[int] = frozenset().union(*self._ends)
         self._stopping = [(i, draw, draw.stops) for i, draw in enumerate(draws) if draw.stops is not None]
+        self._topped = [i for i, s in enumerate(settings) if s.top_logprobs]
         samples = [draw.sample for draw in draws]
         self._ids = [s.token_ids.append for s in samples]
         self._logprobs = [s.logprobs.append for s in samples]
@@ -144,8 +145,38 @@ class DrawColumns:
         ids, logprobs, policy = self._drawn.tolist()
         return list(map(int, ids)), logprobs, policy
 
-    def record(self, tokens: list[int], logprobs: list[float], policy: list[float]) -> None:
-        """Append what was drawn to the samples."""
+    def tops(self, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(log-probabilities in the full softmax at the temperature, ids) [T, k], the most probable first, of
+        the T rows that ask for `Sampling.top_logprobs`, of logits [B, V]; None where none does.
+        """
+        if not self._topped:
+            return None
+        most = max(self.draws[i].job.sampling.top_logprobs for i in self._topped)
+        temperature = self.temperature[self._topped]
+        scaled = logits[self._topped].float() / torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
+        found = torch.log_softmax(scaled, -1)
+        if self._named is not None:
+            found = found.masked_fill(~self._named, -torch.inf)
+        values, ids = found.topk(min(most, found.shape[1]))
+        return values, ids
+
+    def record(
+        self,
+        tokens: list[int],
+        logprobs: list[float],
+        policy: list[float],
+        tops: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Append what was drawn to the samples, their log-probabilities last: readers go by those."""
+        if tops is not None:
+            for i, values, near in zip(self._topped, tops[0].tolist(), tops[1].tolist(), strict=True):
+                draw = self.draws[i]
+                assert draw.sample.top_logprobs is not None
+                # the drawn one as it was recorded: another sum may differ in the last bit
+                pairs = [(t, policy[i] if t == tokens[i] else v) for t, v in zip(near, values, strict=True)]
+                draw.sample.top_logprobs.append(
+                    [pair for pair in pairs[: draw.job.sampling.top_logprobs] if pair[1] > -torch.inf]
+                )
         for ids, token, first, logprob, second, other in zip(
             self._ids, tokens, self._logprobs, logprobs, self._policy, policy, strict=True
         ):

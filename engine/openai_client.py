@@ -36,6 +36,7 @@ from proactor.engine.chat_completion import (
     ChoiceLogprobs,
     CompletionUsage,
     Function,
+    TopLogprob,
     fingerprint,
 )
 from proactor.engine.chat_request import ChatRequest
@@ -48,7 +49,7 @@ from proactor.engine.text import decode
 from proactor.engine.text_stream import TextPieces
 from proactor.engine.tool_calls import Reply
 from proactor.engine.tool_template import ToolTemplate
-from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.types import EngineError, Group, Sample, Tops
 
 C = TypeVar("C")
 
@@ -167,20 +168,25 @@ class _Desk:
             index=index,
             message=message,
             token_ids=sample.token_ids,
-            logprobs=self.logprobs(sample.token_ids, sample.policy_logprobs) if request.logprobs else None,
+            logprobs=self.logprobs(sample.token_ids, sample.policy_logprobs, sample.token_tops())
+            if request.logprobs
+            else None,
         )
 
-    def logprobs(self, ids: Sequence[int], logprobs: Sequence[float]) -> ChoiceLogprobs:
-        """Tokens with their log-probabilities."""
-        tokenizer, content = self.template.chat.tokenizer, []
-        for token, logprob in zip(ids, logprobs, strict=True):
-            text = decode(tokenizer, [token], specials=True)
-            content.append(
-                ChatCompletionTokenLogprob(
-                    token=text, logprob=logprob, bytes=list(text.encode()), top_logprobs=[]
-                )
+    def logprobs(self, ids: Sequence[int], logprobs: Sequence[float], tops: Tops) -> ChoiceLogprobs:
+        """Tokens with their log-probabilities, and the most probable ones in their places."""
+        content = [
+            ChatCompletionTokenLogprob(
+                **self._token(token, logprob),
+                top_logprobs=[TopLogprob(**self._token(*top), token_id=top[0]) for top in near],
             )
+            for token, logprob, near in zip(ids, logprobs, tops, strict=True)
+        ]
         return ChoiceLogprobs(content=content)
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        text = decode(self.template.chat.tokenizer, [token], specials=True)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 class Completions:

@@ -252,12 +252,13 @@ class Sampler:
             draw = draws.draws[row]
             before = self.named if draw.matcher is None else draws.allowed(row, width)
             draws.allow(row, self._on_behalf(draw, self._mask, draw, before, width), width)
+        tops = draws.tops(logits)  # before the draw, which may overwrite them
         drawn = sample_tokens(
             logits, draws.temperature, draws.uniforms(), draws.filters(width), checked=False
         )
         tokens, logprobs, policy = draws.take(drawn)
         check_drawn(tokens)
-        draws.record(tokens, logprobs, policy)
+        draws.record(tokens, logprobs, policy, tops)
         return tokens
 
     def _stopped(self, draws: DrawColumns, tokens: list[int]) -> set[SampleId]:
@@ -310,6 +311,7 @@ def _records(job: Job) -> list[Sample]:
             policy_version=job.version,
             temperature=job.sampling.temperature,
             noise=(*job.noise, job.first + i),
+            top_logprobs=[] if job.sampling.top_logprobs else None,
         )
         for i in range(job.sampling.n)
     ]

@@ -212,6 +212,7 @@ def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
         mask=None if sample.mask is None else sample.mask[:cut],
         temperature=sample.temperature,
         noise=turn.noise,
+        top_logprobs=None if sample.top_logprobs is None else sample.top_logprobs[:cut],
     )
     grafted.append(turn)
     return grafted

@@ -16,6 +16,9 @@ FinishReason = Literal["stop", "length", "context", "cancelled", "deadline", "ou
 not drawn by this engine.
 """
 
+Tops = list[list[tuple[int, float]]]
+"""(id, log-probability) of the most probable ids at each token, the most probable first."""
+
 BASE_VERSION = -1
 """``policy_version`` of samples drawn with the adapter off, from no version of it."""
 
@@ -41,7 +44,9 @@ class Sample:
     they do not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
-    no engine drew it. ``info`` is the caller's own; the engine neither reads nor writes it.
+    no engine drew it. ``top_logprobs``: at each token the most probable ids, most probable first, with their
+    ``policy_logprobs``; None unless `Sampling.top_logprobs` asked. ``info`` is the caller's own; the engine
+    neither reads nor writes it.
     """
 
     prompt_ids: list[int]
@@ -57,6 +62,7 @@ class Sample:
     mask: list[bool] | None = None
     temperature: float = 1.0
     noise: tuple[int, int, int, int] | None = field(default=None, compare=False)
+    top_logprobs: Tops | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     def trained_mask(self) -> list[bool]:
@@ -74,6 +80,10 @@ class Sample:
         if len(self.versions) != len(self.token_ids):
             raise EngineError(f"sample: {len(self.versions)} versions for {len(self.token_ids)} tokens")
         return self.versions
+
+    def token_tops(self) -> Tops:
+        """``top_logprobs`` of each token; none where nothing was kept."""
+        return [[] for _ in self.token_ids] if self.top_logprobs is None else self.top_logprobs
 
     def stamp(self, version: int) -> None:
         """Tokens without a version of their own yet were drawn by policy ``version``."""
@@ -95,6 +105,8 @@ class Sample:
         self.token_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
         self.policy_logprobs.extend([0.0] * len(ids))
+        if self.top_logprobs is not None:
+            self.top_logprobs.extend([] for _ in ids)
 
     def append(self, other: Sample) -> None:
         """Append a turn that was sampled from ``prompt_ids + token_ids``, with all that was recorded of it.
@@ -111,6 +123,8 @@ class Sample:
             )
         if other.policy_version != self.policy_version or self.versions or other.versions:
             self.versions = [*self.token_versions(), *other.token_versions()]
+        if self.top_logprobs is not None or other.top_logprobs is not None:
+            self.top_logprobs = [*self.token_tops(), *other.token_tops()]
         self.mask = [*self.trained_mask(), *other.trained_mask()]
         self.token_ids.extend(other.token_ids)
         self.logprobs.extend(other.logprobs)

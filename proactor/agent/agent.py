@@ -111,15 +111,24 @@ class Agent:
         folder = RunFolder.read(run, adapter, thresholds, tuple(overrides), greedy=greedy)
         if tools is not None:
             folder.check_tools(tools)
-        style = prompt_style(folder.config, folder.catalog)
+        prompt_style(folder.config, folder.catalog)  # what it refuses is known before the model is loaded
         engine = load_engine(folder.config, ui or Quiet())
-        if engine.chat is None:
-            raise ConfigError(f"model {folder.config.model}: the folder holds no tokenizer")
         if folder.adapter is not None:
             engine.load_adapter(folder.adapter)
+        return cls.on(engine, folder, log=log, guard=guard)
+
+    @classmethod
+    def on(cls, engine: Engine, run: RunFolder, *, log: str | Path | None = LOG, guard: bool = True) -> Agent:
+        """The agent of a run on an engine that has its model and adapter; ``log``, ``guard`` as `load`.
+
+        Raises ConfigError for a model without a tokenizer.
+        """
+        if engine.chat is None:
+            raise ConfigError(f"model {run.config.model}: the folder holds no tokenizer")
         if log is not None and Path(log).parent == Path():
-            log = folder.folder / log
-        return cls(engine, PromptEncoder(engine.chat, folder.catalog, style), folder, log=log, guard=guard)
+            log = run.folder / log
+        encoder = PromptEncoder(engine.chat, run.catalog, prompt_style(run.config, run.catalog))
+        return cls(engine, encoder, run, log=log, guard=guard)
 
     # -- turns ---
 

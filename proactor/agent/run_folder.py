@@ -15,7 +15,7 @@ from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.files import read_validated
-from proactor.training.adapters import adapter_folder
+from proactor.training.adapters import adapter_digest, adapter_folder
 from proactor.training.corpora import load_corpus, merge_catalogs
 
 THRESHOLDS = "thresholds.json"
@@ -45,7 +45,7 @@ class RunFolder:
         of `best` left; none for ``greedy``.
 
         Raises AgentError or ConfigError, one line, for a folder that is no run on dialogues, without that
-        adapter, or with thresholds of tools that it does not have.
+        adapter, or with thresholds of tools that it does not have, or of another adapter.
         """
         folder = Path(run)
         file = folder / "config.yaml"
@@ -61,7 +61,14 @@ class RunFolder:
                 f"{thresholds or folder / THRESHOLDS}: threshold of {gone[0]!r}, which is none of the run's "
                 "tools; run `proactor calibrate` again"
             )
-        return cls(folder, config, catalog, adapter_folder(folder, adapter), chosen)
+        loaded = adapter_folder(folder, adapter)
+        if chosen is not None and chosen.adapter_digest not in ("", adapter_digest(loaded)):
+            raise AgentError(
+                f"{thresholds or folder / THRESHOLDS}: chosen for the adapter {chosen.adapter!r} "
+                f"({chosen.adapter_digest}), not for {adapter!r} as it is now ({adapter_digest(loaded)}); "
+                "run `proactor calibrate` again, or take none (--greedy)"
+            )
+        return cls(folder, config, catalog, loaded, chosen)
 
     def check_tools(self, definitions: str | Path) -> None:
         """Raise AgentError unless ``definitions``, of any form of `read_catalog`, hold the run's tools."""

@@ -60,7 +60,8 @@ Value = tuple[float, float, float]
 class Thresholds(BaseModel):
     """Fire a tool where its probability is at least its threshold; ``default`` for tools not listed.
 
-    ``dialogues``: how many the thresholds were chosen on.
+    ``budget``: wrong fires allowed in 100 dialogues; ``dialogues``: how many the thresholds were chosen on;
+    ``adapter``, ``adapter_digest``: for which adapter (`training.adapters`), "" in files of older versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,8 @@ class Thresholds(BaseModel):
     tools: dict[str, float] = Field(default_factory=dict)
     budget: float = BUDGET
     dialogues: int = 0
+    adapter: str = ""
+    adapter_digest: str = ""
 
     def of(self, tool: str) -> float:
         """The threshold of a tool."""

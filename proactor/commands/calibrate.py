@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -127,7 +128,7 @@ def _score_and_choose(
     from proactor.dialogue.matching import SIMILAR
     from proactor.evaluation.breakdown import outputs_of
     from proactor.scoring.utility import needs_assent
-    from proactor.training.adapters import adapter_folder
+    from proactor.training.adapters import OWN, adapter_digest, adapter_folder
 
     on_dev, on_test = dialogues_of(workspace, split_dev), dialogues_of(workspace, split)
     loaded, rule = adapter_folder(settings.folder, adapter), workspace.rule if exact else SIMILAR
@@ -143,6 +144,12 @@ def _score_and_choose(
         )
     thresholds, curves = calibrate_on_dev(
         dev.table, on_dev, test.table, on_test, assent, budget=budget, rule=rule, resamples=resamples
+    )
+    thresholds = thresholds.model_copy(
+        update={
+            "adapter": adapter if adapter in OWN else Path(adapter).resolve().name,
+            "adapter_digest": adapter_digest(loaded),
+        }
     )
     greedy = single_point(
         "greedy", on_test, outputs_of(played, on_test), assent, rule=rule, resamples=resamples

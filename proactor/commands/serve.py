@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proactor.commands.common import UsageError, console, terminal
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from proactor.engine import Engine
+    from proactor.event_loop import BackgroundLoop
+    from proactor.server.opening import Opening
 
 EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 """What the extra ``serve`` brings."""
@@ -45,7 +52,10 @@ def serve(
     timeout: Annotated[float, typer.Option(help="seconds for a request")] = 600.0,
     drain: Annotated[float, typer.Option(help="seconds for what runs, once SIGTERM comes")] = 30.0,
 ) -> None:
-    """Serve a model or a trained run over HTTP, as OpenAI's and vLLM's clients ask for it."""
+    """Serve a model or a trained run over HTTP, as OpenAI's and vLLM's clients ask for it.
+
+    Of a run on dialogues the agent is served too (/v1/agent/observe), unless its adapter may be swapped.
+    """
     try:
         from proactor.server.app import create_app
         from proactor.server.run import bind, run
@@ -53,6 +63,7 @@ def serve(
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise UsageError(f"serve: {error.name} is missing: pip install 'proactor[serve]'") from None
+    from proactor.event_loop import BackgroundLoop
     from proactor.server.keys import Keys
     from proactor.server.limits import Limits
     from proactor.server.models import Models
@@ -79,6 +90,8 @@ def serve(
         engine = opening.load(lambda done, total: ui.substep("loading the model", done, total))
     models = Models(engine, name or opening.base, opening.adapter, adapters_from)
     serving = Serving(engine, models, limits, keys)
+    home = BackgroundLoop("agent")
+    routers = [] if adapters_from is not None else _agent_routers(opening, engine, home)
     place = "[{}]:{}" if ":" in host else "{}:{}"
 
     def ready() -> None:
@@ -86,6 +99,20 @@ def serve(
         address = place.format(host, bound.getsockname()[1])
         console.print(f"serving {names} at http://{address}/v1", markup=False, soft_wrap=True)
 
-    run(create_app(serving), serving, bound, ready)
+    run(create_app(serving, routers), serving, bound, ready)
+    home.close()
     console.print("served; all requests have ended", markup=False)
     engine.release()
+
+
+def _agent_routers(opening: Opening, engine: Engine, home: BackgroundLoop) -> list[APIRouter]:
+    """The routes of the run's agent; none for what has none, which is said."""
+    from proactor.engine import ProactorError
+    from proactor.server.agent_routes import agent_router
+
+    try:
+        agent = opening.agent(engine)
+    except ProactorError as error:
+        console.print(f"without /v1/agent: {error}", markup=False, soft_wrap=True)
+        return []
+    return [] if agent is None else [agent_router(agent, home)]

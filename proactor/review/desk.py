@@ -90,6 +90,7 @@ class Desk:
     def _view(self, entry: Entry) -> dict[str, Any]:
         dialogue = entry.dialogue
         doubts = window_doubts(dialogue, self.catalog, self.notes)
+        known = {r.id: r for r in (*dialogue.references, *dialogue.withdrawn)}
         other = self.beside.get(dialogue.id)
         return {
             **self.row(entry),
@@ -98,7 +99,7 @@ class Desk:
             "doubts": dialogue_doubts(dialogue, self.notes),
             "complete": entry.record.get(REVIEW) is not None,
             "removed": [w.get("id") for w in windows_in(entry.record, REMOVED)],
-            "windows": [_shown(window, kind, doubts) for window, kind in _windows(entry)],
+            "windows": [_shown(w, kind, known[w["id"]], doubts) for w, kind in _windows(entry)],
             "beside": [] if other is None else [_outline(r) for r in standing(other)],
             "row": self.row(entry),
         }
@@ -154,8 +155,9 @@ def _status(window: Mapping[str, Any]) -> str:
     return "" if review is None else review.status
 
 
-def _shown(window: Mapping[str, Any], kind: str, doubts: Mapping[str, list[str]]) -> dict[str, Any]:
-    reference = Reference.model_validate({k: v for k, v in window.items() if k in Reference.model_fields})
+def _shown(
+    window: Mapping[str, Any], kind: str, reference: Reference, doubts: Mapping[str, list[str]]
+) -> dict[str, Any]:
     status, review = _status(window), review_of(window)
     return {
         **reference.model_dump(mode="json"),

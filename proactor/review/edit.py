@@ -7,6 +7,7 @@ window that differs, is new or was taken out carries who did that and when (`sou
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from proactor.dialogue import Dialogue, Interval, Reference
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.windows import mentions
 from proactor.review.windows_file import KINDS, Entry, ReviewError
+from proactor.sources.messages import params_as_text
 from proactor.sources.reviewed import REMOVED, REVIEW, Review, Verdict, review_of, windows_in
 
 Status = Literal["", "accepted", "rejected"]
@@ -124,15 +126,17 @@ def _check_ids(record: Mapping[str, Any], edit: Edit) -> None:
 
 
 def _set_values(window: dict[str, Any], wanted: EditedWindow, dialogue: Dialogue) -> None:
-    """The tool and its values. What rests on a value that changed is found again in the words, or dropped."""
+    """The tool and its values. One that is no text, a number, is shown as text and stays as it is until it
+    changes. What rests on a value that changed is found again in the words, or dropped.
+    """
     window["name"] = wanted.name
-    if window.get("params") == wanted.params:
-        return
     old = window.get("params") or {}
-    changed = {name: value for name, value in wanted.params.items() if old.get(name) != value}
-    window["params"] = {
-        name: wanted.params[name] for name in (*(n for n in old if n in wanted.params), *changed)
-    }
+    shown = params_as_text(old, Counter())
+    if window.get("params") is not None and shown == wanted.params:
+        return
+    changed = {name: value for name, value in wanted.params.items() if shown.get(name) != value}
+    kept = {name: value for name, value in old.items() if name in wanted.params or name not in shown}
+    window["params"] = kept | changed
     said, _ = mentions(dialogue.turns, changed)
     kept = {
         n: t for n, t in (window.get("value_turns") or {}).items() if n in wanted.params and n not in changed

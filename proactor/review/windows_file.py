@@ -26,6 +26,7 @@ from proactor.engine import ProactorError, open_atomic
 from proactor.files import SourceError, read_bytes
 from proactor.sole_writer import sole_writer
 from proactor.sources import reviewed
+from proactor.sources.action_log import values_as_text
 from proactor.sources.base import Line, Malformed, convert
 
 WINDOWS = "windows.jsonl"
@@ -181,14 +182,16 @@ def _entry(line: Line) -> Entry:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
-    """The dialogue of a record, without keys that a `Dialogue` does not have. Raises Malformed."""
+    """The dialogue of a record, without keys that a `Dialogue` does not have, values as text. Raises
+    Malformed.
+    """
     turns = record.get("turns")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and "index" in t for t in turns):
         raise Malformed("no windows as `proactor annotate` writes them: its turns have no `index`")
     for window in (record, *(w for kind in KINDS for w in reviewed.windows_in(record, kind))):
         if isinstance(window, dict):
             reviewed.review_of(window)
-    known = _known_keys(record, Dialogue)
+    known = values_as_text(_known_keys(record, Dialogue), counters)
     parts: dict[str, type[BaseModel]] = {"turns": Turn, "references": Reference, "withdrawn": Reference}
     for key, fields in parts.items():
         if isinstance(known.get(key), list):

@@ -6,29 +6,37 @@
     POST /v1/agent/result    {"conversation", "act", "content", "ok"}
     POST /v1/agent/close     {"conversation"}
 
-``act`` null: the latest that fits. What cannot be used is answered with 400 and one line.
+``act`` null: the latest that fits. What cannot be used is answered with 400 and one line. The agent has an
+event loop of its own: it takes locks, encodes prompts and writes its log, none of which may hold up others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
 
 from proactor.agent import Agent, Decision
-from proactor.engine import ProactorError
+from proactor.engine import Config
+from proactor.event_loop import BackgroundLoop
+from proactor.server.refusals import as_json
+from proactor.server.serving import Serving
+
+T = TypeVar("T")
+A = TypeVar("A", bound="OfConversation")
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class OfConversation(Config):
+    """A request about a conversation."""
 
     conversation: str = Field(min_length=1)
 
 
-class Observed(_Request):
+class Observed(OfConversation):
     """A turn. ``tools``: those on offer, where it is the first one."""
 
     speaker: str = "user"
@@ -36,65 +44,65 @@ class Observed(_Request):
     tools: tuple[str, ...] = ()
 
 
-class Answer(_Request):
+class Verdict(OfConversation):
     """What a person made of an action."""
 
     act: str | None = None
 
 
-class Outcome(Answer):
+class Outcome(Verdict):
     """How an action went."""
 
     content: Any = None
     ok: bool = True
 
 
-def add_agent_routes(router: APIRouter, agent: Agent) -> APIRouter:
-    """Add the routes of ``agent`` to ``router``."""
+def agent_router(agent: Agent, home: BackgroundLoop) -> APIRouter:
+    """The routes of ``agent``, which works in the event loop ``home``."""
+    router = APIRouter()
 
-    @router.post("/v1/agent/observe", response_model=None)
-    async def observe(asked: Observed) -> JSONResponse:
-        try:
-            if asked.tools:
-                agent.open(asked.conversation, asked.tools)
-            turn = {"speaker": asked.speaker, "text": asked.text}
-            return _decided(await agent.observe_async(asked.conversation, turn))
-        except ProactorError as error:
-            return _refused(error)
+    def add(call: str, kind: type[A], work: Callable[[A], Coroutine[Any, Any, Decision | None]]) -> None:
+        @router.post(f"/v1/agent/{call}")
+        async def route(request: Request) -> Response:
+            serving = Serving.of(request)
+            asked = kind(**await serving.fields(request))
+            async with serving.place(request):
+                decision = await _to_its_end(home, work(asked))
+            return as_json({"ok": True} if decision is None else decision.model_dump(mode="json"))
 
-    @router.post("/v1/agent/confirm", response_model=None)
-    async def confirm(asked: Answer) -> JSONResponse:
-        try:
-            return _decided(agent.confirm(asked.conversation, asked.act))
-        except ProactorError as error:
-            return _refused(error)
+    async def observe(asked: Observed) -> Decision:
+        if asked.tools:
+            agent.open(asked.conversation, asked.tools)
+        turn = {"speaker": asked.speaker, "text": asked.text}
+        return await agent.observe_async(asked.conversation, turn)
 
-    @router.post("/v1/agent/reject", response_model=None)
-    async def reject(asked: Answer) -> JSONResponse:
-        return _told(lambda: agent.reject(asked.conversation, asked.act))
+    async def confirm(asked: Verdict) -> Decision:
+        return agent.confirm(asked.conversation, asked.act)
 
-    @router.post("/v1/agent/result", response_model=None)
-    async def result(asked: Outcome) -> JSONResponse:
-        return _told(lambda: agent.result(asked.conversation, asked.content, act=asked.act, ok=asked.ok))
+    async def reject(asked: Verdict) -> None:
+        agent.reject(asked.conversation, asked.act)
 
-    @router.post("/v1/agent/close", response_model=None)
-    async def close(asked: _Request) -> JSONResponse:
-        return _told(lambda: agent.close(asked.conversation))
+    async def result(asked: Outcome) -> None:
+        agent.result(asked.conversation, asked.content, act=asked.act, ok=asked.ok)
 
+    async def close(asked: OfConversation) -> None:
+        agent.close(asked.conversation)
+
+    add("observe", Observed, observe)
+    add("confirm", Verdict, confirm)
+    add("reject", Verdict, reject)
+    add("result", Outcome, result)
+    add("close", OfConversation, close)
     return router
 
 
-def _decided(decision: Decision) -> JSONResponse:
-    return JSONResponse(decision.model_dump(mode="json"))
-
-
-def _told(call: Callable[[], None]) -> JSONResponse:
+async def _to_its_end(home: BackgroundLoop, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work`` in another event loop. What has begun there ends there, whoever stops waiting: a
+    turn that was heard is decided, and keeps its place until then.
+    """
+    done = asyncio.wrap_future(home.submit(work))
     try:
-        call()
-    except ProactorError as error:
-        return _refused(error)
-    return JSONResponse({"ok": True})
-
-
-def _refused(error: ProactorError) -> JSONResponse:
-    return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        raise

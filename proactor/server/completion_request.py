@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from proactor.engine import Config, Sampling
+from proactor.engine import Config, ResponseFormat, Sampling, format_constraint
 from proactor.server.refusals import Refused
 
 UNUSED = ("user", "service_tier", "cache_salt", "request_id", "skip_special_tokens", "detokenize")
@@ -66,15 +66,39 @@ class _Drawn(Config):
 class CompletionRequest(_Drawn):
     """OpenAI's ``completions``: ``prompt`` is a text, token ids, or a list of either.
 
-    ``logprobs`` 0 or 1: the tokens that were drawn, with their log-probabilities, and no others.
+    ``logprobs``: with the tokens that were drawn so many of the most probable ones, 0 for none. ``best_of``:
+    so many samples are drawn, and the ``n`` of the highest mean log-probability returned, the best first.
+    ``response_format``, not OpenAI's here, is that of chats: the text as a whole keeps to it.
     """
 
     model: Any
     prompt: Any
     max_tokens: int | None = 16
-    logprobs: int | None = Field(None, ge=0, le=1)
-    echo: Literal[False] = False
-    best_of: Literal[1] = 1
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    best_of: int | None = Field(None, ge=1)
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo with logprobs: there are none of prompts here; leave one of them out")
+        if self.drawn < self.n:
+            raise ValueError(f"best_of={self.best_of}: should be n={self.n} or more")
+        return self
+
+    @property
+    def drawn(self) -> int:
+        """Samples that are drawn of a prompt."""
+        return self.n if self.best_of is None else self.best_of
+
+    def sampling(self, adapter: bool, context: int) -> Sampling:
+        """As it says; may take seconds for the first constraint. Raises EngineError for one that cannot be
+        kept to.
+        """
+        more = {"n": self.drawn, "constraint": format_constraint(self.response_format)}
+        drawn = super().sampling(adapter, context)
+        return drawn.model_copy(update={**more, "top_logprobs": self.logprobs or 0})
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> CompletionRequest:

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from proactor.engine import Sample
+from proactor.server.answering import answered, drawing, finish_reason, usage_of
 from proactor.server.completion_request import GenerateRequest
-from proactor.server.completions import answered, drawing, finish_reason, usage_of
 from proactor.server.refusals import as_json
 from proactor.server.serving import Serving
 

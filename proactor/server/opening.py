@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from proactor.agent import Agent
+from proactor.agent.run_folder import RunFolder
 from proactor.config import RunBase
 from proactor.engine import Engine, EngineConfig, LoRA, has_adapter, read_lora
 from proactor.files import SourceError, first_problem
@@ -19,7 +21,10 @@ from proactor.yaml_values import parse_yaml, read_yaml
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A model (folder or hub id), its name, how it is run, and the adapter with its name, if any."""
+    """A model (folder or hub id), its name, how it is run, and the adapter with its name, if any.
+
+    ``run``: the folder of a run; ``own``: which of its own adapters it is, "" for another one.
+    """
 
     model: str
     base: str
@@ -29,6 +34,7 @@ class Opening:
     adapter: str | None = None
     seed: int = 0
     run: Path | None = field(default=None)
+    own: str = ""
 
     @classmethod
     def of(cls, target: str, adapters: Sequence[str] = (), overrides: Sequence[str] = ()) -> Opening:
@@ -65,9 +71,9 @@ class Opening:
             return opening._with(adapter)
         folder = adapter_folder(run, adapter)
         if folder is None:
-            return opening
+            return replace(opening, own=adapter)
         name = run.resolve().name
-        return cls(model, base, engine, config.lora, folder, name, config.seed, run)
+        return cls(model, base, engine, config.lora, folder, name, config.seed, run, adapter)
 
     def _with(self, adapter: str) -> Opening:
         name, equals, path = adapter.partition("=")
@@ -89,6 +95,16 @@ class Opening:
         if self.folder is not None:
             engine.load_adapter(self.folder)
         return engine
+
+    def agent(self, engine: Engine) -> Agent | None:
+        """The agent of a run with an adapter of its own, on the engine of `load`; None for anything else.
+
+        Raises ProactorError, one line, for a run without dialogues, and one whose tools or thresholds cannot
+        be used.
+        """
+        if self.run is None or not self.own:
+            return None
+        return Agent.on(engine, RunFolder.read(self.run, self.own))
 
 
 def _engine_options(overrides: Sequence[str]) -> dict[str, Any]:

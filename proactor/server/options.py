@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from proactor.engine import Config
+from proactor.server.refusals import Refused
 
 
 class StreamOptions(Config):
     """OpenAI's ``stream_options``; ``include_obfuscation`` changes nothing here."""
 
     include_usage: bool = False
-    continuous_usage_stats: bool = False
+    continuous_usage_stats: Literal[False] = False
     include_obfuscation: bool = False
 
 
@@ -34,8 +35,17 @@ class AnswerOptions(Config):
         """Whether the last event of a stream has the usage."""
         return self.stream_options.include_usage
 
+    def token(self, token: int, text: str) -> str:
+        """How a token is named among log-probabilities."""
+        return f"token_id:{token}" if self.return_tokens_as_token_ids else text
+
     @classmethod
     def take(cls, fields: dict[str, Any]) -> AnswerOptions:
-        """Take these options out of a request's fields. Raises EngineError for a value that cannot be."""
+        """Take these options out of a request's fields. Raises EngineError for a value that cannot be, and
+        Refused for vLLM's names of constraints.
+        """
+        for name, value in fields.items():
+            if value is not None and (name.startswith("guided_") or name == "structured_outputs"):
+                raise Refused(400, f"{name}: not known here; response_format takes a JSON schema")
         given = {name: fields.pop(name, None) for name in cls.model_fields}
         return cls(**{name: value for name, value in given.items() if value is not None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from proactor.config import ConfigError
@@ -28,3 +29,15 @@ def _holds_adapter(folder: Path) -> bool:
     from proactor.engine import has_adapter  # imports torch: only for a folder that exists
 
     return has_adapter(folder)
+
+
+def adapter_digest(folder: Path | None) -> str:
+    """What tells the adapter in a folder from others: a hash of its files, 16 hex digits; "none" for None."""
+    from proactor.engine import read_regular
+
+    if folder is None:
+        return "none"
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("adapter_*")):
+        digest.update(file.name.encode() + b"\0" + read_regular(file))
+    return digest.hexdigest()[:16]

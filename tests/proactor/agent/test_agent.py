@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import proactor
-from proactor.agent import Agent
+from proactor.agent import Agent, AgentError
+from proactor.agent.run_folder import RunFolder
 from proactor.calibration.score_table import score_table
 from proactor.calibration.thresholds import Thresholds
 from proactor.dialogue import Dialogue, Status, Turn
 from proactor.engine import Engine
 from proactor.evaluation.play import evaluate
 from proactor.sources import load
+from proactor.training.adapters import adapter_digest
 from tests.proactor.agent.agents import heard, heard_at_once, load_agent, run_folder
 from tests.proactor.runs import OPTIONS
 
@@ -125,3 +128,34 @@ def test_threads_talk_in_conversations_of_their_own_and_in_one(run: Path) -> Non
     assert together.counters["decisions"] == agent.counters["decisions"] + 6
     last = together.observe("shared", "and now")
     assert last.turn == 7 and last.decided
+
+
+def test_thresholds_of_another_adapter_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Also of the run's own adapter as it was before more training; not those of files that name none."""
+    folder = run_folder(tmp_path / "run", tiny_model, CORPUS.catalog)
+    for name in ("best", "last"):
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").write_text("{}")
+        (folder / name / "adapter_model.safetensors").write_text(name)
+    best, last = (adapter_digest(folder / name) for name in ("best", "last"))
+    assert len({best, last, adapter_digest(None)}) == 3
+
+    def read(adapter: str, digest: str, **given: Any) -> Thresholds | None:
+        chosen = Thresholds(budget=2.0, adapter="best", adapter_digest=digest)
+        (folder / "thresholds.json").write_text(chosen.model_dump_json())
+        return RunFolder.read(folder, adapter, **given).thresholds
+
+    for digest in (best, ""):
+        own = read("best", digest)
+        assert own is not None and (own.budget, own.adapter) == (2.0, "best")
+    assert read("last", best) is None, "the run's own thresholds are those of best"
+    assert read("best", last, greedy=True) is None
+    file = folder / "thresholds.json"
+    for adapter, digest, given in (
+        ("best", last, None),
+        ("last", best, file),
+        ("none", best, file),
+        ("best", "none", None),
+    ):
+        with pytest.raises(AgentError, match=r"thresholds.json: chosen for the adapter 'best' .* calibrate"):
+            read(adapter, digest, thresholds=given)

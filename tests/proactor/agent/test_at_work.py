@@ -15,6 +15,7 @@ from proactor.dialogue import Reference, Status
 from proactor.dialogue.matching import EXACT
 from proactor.evaluation.play import evaluate
 from proactor.sources import load
+from proactor.training.adapters import adapter_digest
 from tests.proactor.agent.agents import heard_at_once
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.dialogues import ready, users
@@ -70,6 +71,8 @@ def test_thresholds_of_calibrate_are_used_by_default(run: Path, folder: Path, ag
     call("calibrate", folder / "home.yaml", "--budget", "4")
     calibrated = Agent.load(run, log=None)
     assert calibrated.thresholds is not None and calibrated.thresholds.budget == 4.0
+    assert calibrated.thresholds.adapter == "best"
+    assert calibrated.thresholds.adapter_digest == adapter_digest(run / "best")
     decision = third_turn(calibrated)
     assert decision.calibrated and decision.budget == 4.0
     [act] = decision.fires

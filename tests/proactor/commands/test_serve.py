@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
+from proactor.catalogs import write_catalog
+from proactor.commands.serve import _agent_routers
+from proactor.dialogue.catalog import Catalog, Tool
 from proactor.engine import EngineError, LoRA, ProactorError
+from proactor.event_loop import BackgroundLoop
 from proactor.server.opening import Opening
 from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import load
@@ -44,6 +49,7 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"path": "/gone"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_catalog(Catalog(tools=(Tool(name="status"),)), folder / "catalog.json")
     engine = load(model)
     engine.save_adapter(folder / "best")
     engine.release()
@@ -79,10 +85,13 @@ def asked(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
     return urllib.request.urlopen(urllib.request.Request(url + path, data, headers), timeout=60)
 
 
-def test_a_run_is_served_until_it_is_asked_to_end(process: tuple[Any, str]) -> None:
+def test_a_run_is_served_until_it_is_asked_to_end(process: tuple[Any, str], run: Path) -> None:
     server, url = process
     names = [card["id"] for card in json.load(asked(url, "/models"))["data"]]
     assert names == ["tiny", "support"]
+    turn = {"conversation": "c", "text": "where is my order", "tools": ["status"]}
+    decision = json.load(asked(url, "/agent/observe", turn))
+    assert decision["decided"] and decision["turn"] == 1
     body = {"model": "support", "prompt": "a", "max_tokens": 600, "ignore_eos": True, "stream": True}
     with asked(url, "/completions", body) as answer:
         assert answer.readline().startswith(b"data: {")
@@ -92,6 +101,24 @@ def test_a_run_is_served_until_it_is_asked_to_end(process: tuple[Any, str]) -> N
     said = server.stdout.read()
     assert server.wait(60) == 0 and "all requests have ended" in said
     assert "Traceback" not in said and KEY not in said
+    kept = (run / "decisions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in kept] == ["started", "opened", "turn", "decision"]
+
+
+def test_a_run_without_an_agent_is_served_all_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tools are gone, or it is none on dialogues; and another adapter than its own is no agent."""
+    shutil.copytree(run, tmp_path / "bare")
+    (tmp_path / "bare" / "catalog.json").unlink()
+    opening = Opening.of(str(tmp_path / "bare"))
+    home, engine = BackgroundLoop("agent"), opening.load()
+    assert _agent_routers(opening, engine, home) == []
+    said = capsys.readouterr().out
+    assert said.startswith("without /v1/agent: ") and "/gone" in said and said.count("\n") == 1
+    assert Opening.of(str(run), [f"mine={run / 'best'}"]).agent(engine) is None
+    assert Opening.of(str(run / ".." / ".." / "nowhere")).agent(engine) is None
+    engine.release()
 
 
 def test_a_busy_port_and_an_open_door_are_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

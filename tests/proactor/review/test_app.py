@@ -14,6 +14,7 @@ from proactor.review.app import build_app
 from proactor.review.desk import Desk
 from proactor.review.guard import LARGEST_BODY
 from proactor.sole_writer import sole_writer
+from proactor.sources import load
 from tests.proactor.review.desk_files import SCRIPT, dialogue, lines_of, put, turns, window
 
 TOKEN, PORT = "secret-token", 8765
@@ -208,3 +209,27 @@ def test_doubts_come_from_the_annotations_report(tmp_path: Path) -> None:
     ]
     assert shown["doubts"] == ["book at turn 5: logged in the window of the call before"]
     assert shown["row"]["doubts"] == 4
+
+
+def test_a_value_that_is_a_number_is_shown_as_text_and_stays_a_number(tmp_path: Path) -> None:
+    values = {"day": 3, "size": 1.5, "code": 12345678901234567890, "on": True, "none": None, "text": "3"}
+    texts = {"day": "3", "size": "1.5", "code": "12345678901234567890", "on": "true", "text": "3"}
+    file = put(tmp_path, dialogue("d", window(params=values, value_turns={}, values_seen=None)))
+    before = file.read_bytes()
+    client = TestClient(
+        build_app(Desk(tmp_path, "anna"), TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}/{TOKEN}/"
+    )
+
+    def kept() -> str:
+        [line] = lines_of(file)
+        return json.dumps(json.loads(line)["references"][0]["params"])
+
+    shown = view(client, "d")
+    assert shown["windows"][0]["params"] == texts
+    assert client.post("api/dialogue", json=edit_of(shown)).json() == shown and file.read_bytes() == before
+    saved = client.post("api/dialogue", json=edit_of(shown, status="accepted")).json()
+    assert saved["windows"][0]["params"] == texts and kept() == json.dumps(values)
+    changed = {**{name: text for name, text in texts.items() if name != "on"}, "day": "4"}
+    client.post("api/dialogue", json=edit_of(saved, params=changed))
+    assert kept() == json.dumps({**{n: v for n, v in values.items() if n != "on"}, "day": "4"})
+    assert load("jsonl", tmp_path).dialogues[0].references[0].params == changed

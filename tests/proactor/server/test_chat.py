@@ -40,6 +40,21 @@ def test_an_answer_is_the_sample_of_the_same_seed(server: Served) -> None:
     )
 
 
+def test_the_most_probable_tokens_are_those_of_the_sample(server: Served) -> None:
+    asked = {**DRAWN, "logprobs": True, "top_logprobs": 4}
+    ids = ToolChat(server.engine.chat).opening(ASK)  # type: ignore[arg-type]
+    sampling = Sampling(max_tokens=16, seed=5, adapter=False, top_logprobs=4)
+    [sample] = server.engine.sample([ids], sampling)[0].samples
+    for by_id in (False, True):
+        options = {"return_tokens_as_token_ids": by_id}
+        _, _, body = server.ask("POST", "/v1/chat/completions", {**asked, **options})
+        entries = json.loads(body)["choices"][0]["logprobs"]["content"]
+        found = [[(top["token"], top["logprob"]) for top in entry["top_logprobs"]] for entry in entries]
+        name = (lambda i: f"token_id:{i}") if by_id else (lambda i: server.engine.tokenizer.decode([i]))
+        assert found == [[(name(i), value) for i, value in tops] for tops in sample.token_tops()]
+        assert all(top.keys() == {"token", "logprob", "bytes"} for e in entries for top in e["top_logprobs"])
+
+
 def test_ids_are_shown_on_request_alone(server: Served) -> None:
     status, _, body = server.ask("POST", "/v1/chat/completions", {**DRAWN, "logprobs": True})
     assert status == 200 and "token_ids" not in body and "token_id:" not in body
@@ -49,7 +64,13 @@ def test_ids_are_shown_on_request_alone(server: Served) -> None:
 
 def test_a_stream_is_the_answer(server: Served) -> None:
     client = server.openai()
-    more: dict[str, Any] = {"n": 2, "logprobs": True, "stop": "e", "extra_body": {"return_token_ids": True}}
+    more: dict[str, Any] = {
+        "n": 2,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "stop": "e",
+        "extra_body": {"return_token_ids": True},
+    }
     whole = client.chat.completions.create(**DRAWN, **more)
     stream = client.chat.completions.create(
         **DRAWN, **more, stream=True, stream_options={"include_usage": True}
@@ -128,7 +149,8 @@ def force(monkeypatch: pytest.MonkeyPatch, server: Served, ids: list[int]) -> No
         ({"messages": ASK * 200}, 400, "leave no room in a context of 1024"),
         ({"temprature": 1}, 400, "did you mean 'temperature'?"),
         ({"temperature": -1}, 400, "temperature=-1"),
-        ({"top_logprobs": 3, "logprobs": True}, 400, "top_logprobs=3"),
+        ({"top_logprobs": 21, "logprobs": True}, 400, "top_logprobs=21"),
+        ({"top_logprobs": 3}, 400, "top_logprobs: needs logprobs: true"),
         ({"n": 65}, 400, "65 samples in one request, the server draws 64"),
         ({"n": "1000000"}, 400, "1000000 samples in one request"),
         ({"logit_mask": "x"}, 400, "logit_mask"),

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,22 @@ def test_a_body_that_does_not_end(hasty: Served) -> None:
         connection.sendall(post("/v1/chat/completions", LONG)[:-1])
         status, headers, body = parsed(read_all(connection))
     assert status == 408 and "no whole body" in error(body)["message"] and headers["connection"] == "close"
+    assert hasty.counted("proactor_clients_stalled_total", what="body") == 1
+
+
+def test_a_body_that_comes_drop_by_drop(hasty: Served) -> None:
+    """Each chunk in time, the whole not."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with hasty.connect() as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.settimeout(0.02)
+        received, end = b"", time.monotonic() + PATIENCE
+        while not received:
+            assert time.monotonic() < end
+            connection.sendall(b"1\r\n \r\n")
+            with suppress(TimeoutError):
+                received = connection.recv(1 << 16)
+    assert received.startswith(b"HTTP/1.1 408 ")
     assert hasty.counted("proactor_clients_stalled_total", what="body") == 1
 
 

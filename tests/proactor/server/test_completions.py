@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proactor.engine import Sampling
+from proactor.engine import Constraint, Sampling
 from tests.proactor.server.served import Served, error
 
 DRAWN: dict[str, Any] = {"model": "tiny", "prompt": "Is it?", "max_tokens": 12, "seed": 3}
@@ -41,8 +41,9 @@ def test_completions_are_the_samples_of_the_same_seed(server: Served, prompt: An
     assert done.usage is not None and done.usage.prompt_tokens == sum(len(g.prompt_ids) for g in groups)
 
 
-def test_a_stream_is_the_completion(server: Served) -> None:
-    client, more = server.openai(), {"n": 2, "stop": ["e", "th"], "logprobs": 0}
+@pytest.mark.parametrize("logprobs", [0, 4])
+def test_a_stream_is_the_completion(server: Served, logprobs: int) -> None:
+    client, more = server.openai(), {"n": 2, "stop": ["e", "th"], "logprobs": logprobs}
     whole = client.completions.create(**DRAWN, **more)  # type: ignore[call-overload]
     stream = client.completions.create(  # type: ignore[call-overload]
         **DRAWN, **more, stream=True, stream_options={"include_usage": True}
@@ -53,6 +54,8 @@ def test_a_stream_is_the_completion(server: Served) -> None:
         parts = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
         assert "".join(part.text for part in parts) == choice.text
         assert [t for part in parts for t in part.logprobs.tokens] == choice.logprobs.tokens
+        near = [n for part in parts for n in part.logprobs.top_logprobs or ()]
+        assert near == (choice.logprobs.top_logprobs or [])
         assert parts[-1].finish_reason == choice.finish_reason
 
 
@@ -105,8 +108,11 @@ def test_generate_takes_what_verifiers_sends_along(server: Served) -> None:
         ("/v1/completions", {**DRAWN, "prompt": [IDS, "x"]}, "a text, token ids, or a list"),
         ("/v1/completions", {**DRAWN, "prompt": [1, 10**9]}, "id 1000000000 at position 1"),
         ("/v1/completions", {**DRAWN, "prompt": ["a"] * 65}, "65 samples"),
-        ("/v1/completions", {**DRAWN, "echo": True}, "echo=True"),
-        ("/v1/completions", {**DRAWN, "logprobs": 5}, "logprobs=5"),
+        ("/v1/completions", {**DRAWN, "echo": True, "logprobs": 0}, "echo with logprobs"),
+        ("/v1/completions", {**DRAWN, "logprobs": 21}, "logprobs=21"),
+        ("/v1/completions", {**DRAWN, "n": 3, "best_of": 2}, "best_of=2: should be n=3 or more"),
+        ("/v1/completions", {**DRAWN, "best_of": 2, "stream": True}, "best_of beyond n: not with stream"),
+        ("/v1/completions", {**DRAWN, "best_of": 65}, "65 samples"),
         ("/v1/completions", {**DRAWN, "stop": [""]}, "stop"),
         ("/inference/v1/generate", {"sampling_params": {}}, "token_ids and sampling_params"),
         ("/inference/v1/generate", {**GENERATE, "sampling_params": 3}, "an object"),
@@ -128,3 +134,102 @@ def test_a_request_out_of_time(server: Served) -> None:
     ):
         status, _, answer = server.ask("POST", path, body)
         assert status == 504 and error(answer)["type"] == "timeout_error"
+
+
+# -- what a text keeps to, and what is shown of it ---
+
+DAY = {
+    "type": "object",
+    "properties": {"day": {"enum": ["Friday", "Sunday"]}},
+    "required": ["day"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "day", "schema": DAY}}
+
+
+def test_a_text_keeps_to_the_format_as_an_answer_does(server: Served) -> None:
+    pytest.importorskip("llguidance", reason="the extra `constrain` is not installed")
+    asked = {**DRAWN, "max_tokens": 80, "n": 4, "response_format": FORMAT}
+    choices = json.loads(server.ask("POST", "/v1/completions", asked)[2])["choices"]
+    wanted = server.engine.sample(
+        ["Is it?"],
+        Sampling(n=4, max_tokens=80, seed=3, adapter=False, constraint=Constraint(json_schema=DAY)),
+    )
+    assert [choice["text"] for choice in choices] == [sample.text for sample in wanted[0].samples]
+    for choice in choices:
+        assert choice["finish_reason"] == "stop" and json.loads(choice["text"])["day"] in ("Friday", "Sunday")
+    messages = [{"role": "user", "content": "Is it?"}]
+    chat = {"model": "tiny", "messages": messages, "max_tokens": 80, "seed": 3, "response_format": FORMAT}
+    [choice] = json.loads(server.ask("POST", "/v1/chat/completions", chat)[2])["choices"]
+    assert json.loads(choice["message"]["content"])["day"] in ("Friday", "Sunday")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"response_format": {"type": "yaml"}}, "response_format: should be {'type': 'text'}"),
+        ({"response_format": {"type": "json_schema"}}, "needs json_schema"),
+        ({"response_format": "json"}, "response_format='json'"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "at its root"),
+        ({"guided_json": DAY}, "guided_json: not known here; response_format"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs: not known here; response_format"),
+        ({"stream_options": {"continuous_usage_stats": True}}, "continuous_usage_stats=True"),
+        ({"logit_bias": {"5": 1}}, "unknown option 'logit_bias'"),
+        ({"presence_penalty": 1}, "presence_penalty=1"),
+    ],
+)
+def test_what_both_refuse_by_name(server: Served, path: str, change: dict[str, Any], said: str) -> None:
+    body = {**DRAWN, **change}
+    if "chat" in path:
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+    if "at its root" in said:
+        pytest.importorskip("llguidance", reason="the extra `constrain` is not installed")
+    for streamed in (False, True):
+        status, _, answer = server.ask("POST", path, {**body, "stream": streamed})
+        told = error(answer)["message"]
+        assert status == 400 and said in told and "\n" not in told, answer
+
+
+def test_the_most_probable_tokens_are_those_of_the_sample(server: Served) -> None:
+    asked = {**DRAWN, "logprobs": 3, "return_tokens_as_token_ids": True}
+    [choice] = json.loads(server.ask("POST", "/v1/completions", asked)[2])["choices"]
+    [sample] = sampled(server, ["Is it?"], top_logprobs=3)[0].samples
+    for near, tops, token, logprob in zip(
+        choice["logprobs"]["top_logprobs"],
+        sample.top_logprobs,
+        sample.token_ids,
+        sample.policy_logprobs,
+        strict=True,
+    ):
+        assert near == {f"token_id:{i}": value for i, value in [*tops, (token, logprob)]}
+    plain = json.loads(server.ask("POST", "/v1/completions", {**DRAWN, "logprobs": 0})[2])["choices"][0]
+    assert plain["logprobs"]["top_logprobs"] is None
+
+
+def test_the_best_of_several_come_first(server: Served) -> None:
+    done = server.openai().completions.create(**DRAWN, n=2, best_of=6, extra_body={"return_token_ids": True})
+    samples = sampled(server, ["Is it?"], n=6)[0].samples
+
+    def mean(sample: Any) -> float:
+        return sum(sample.policy_logprobs) / len(sample.policy_logprobs)
+
+    best = sorted(samples, key=mean, reverse=True)[:2]
+    assert [choice.token_ids for choice in done.choices] == [sample.token_ids for sample in best]  # type: ignore[attr-defined]
+    assert done.usage is not None and done.usage.completion_tokens == sum(len(s.token_ids) for s in samples)
+
+
+@pytest.mark.parametrize("prompt", ["Is it?", IDS, ["Is it?", "No."]])
+def test_an_echo_begins_with_the_prompt(server: Served, prompt: Any) -> None:
+    client, asked = server.openai(), {**DRAWN, "prompt": prompt, "n": 2}
+    plain = client.completions.create(**asked)
+    echoed = client.completions.create(**asked, echo=True)
+    prompts = prompt if isinstance(prompt[0], str) and isinstance(prompt, list) else [prompt]
+    texts = [p if isinstance(p, str) else server.engine.tokenizer.decode(p) for p in prompts]  # type: ignore[union-attr]
+    wanted = [texts[choice.index // 2] + choice.text for choice in plain.choices]
+    assert [choice.text for choice in echoed.choices] == wanted
+    parts: dict[int, str] = {}
+    for chunk in client.completions.create(**asked, echo=True, stream=True):
+        for choice in chunk.choices:
+            parts[choice.index] = parts.get(choice.index, "") + choice.text
+    assert [parts[i] for i in range(len(wanted))] == wanted

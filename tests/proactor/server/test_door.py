@@ -67,6 +67,18 @@ def test_only_a_key_lets_in(locked: Served, caplog: pytest.LogCaptureFixture) ->
     assert KEY not in caplog.text and KEY not in repr(locked.serving.keys)
 
 
+def test_no_key_is_logged_at_any_level(locked: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """All loggers tell everything before the server begins: uvicorn decides then what it traces."""
+    caplog.set_level(1)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with Served(locked.engine, keys=(KEY,), more=(router,)) as served:
+        assert served.ask("GET", "/v1/models", headers=headers)[0] == 200
+        assert served.ask("GET", f"/broken?key={KEY}", headers=headers)[0] == 500
+        assert served.ask("GET", "/v1/models", headers={"Authorization": f"Basic {KEY}"})[0] == 401
+        served.raw(f"GET / HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\nHost: a\r\nHost: b\r\n\r\n".encode())
+    assert "asyncio" in {record.name for record in caplog.records} and KEY not in caplog.text
+
+
 def test_health_needs_no_key_and_metrics_do(locked: Served) -> None:
     assert locked.ask("GET", "/health")[::2] == (200, '{"status":"ok"}')
     status, headers, body = locked.ask("GET", "/metrics", headers={"Authorization": f"Bearer {KEY}"})
@@ -181,6 +193,31 @@ def test_more_at_once_than_there_are_places(locked: Served) -> None:
     assert ask(locked, CHAT)[0] == 200
 
 
+def test_a_body_that_nobody_reads_ends_with_its_answer(locked: Served) -> None:
+    """Who has no key, or asks what is not there, is answered before the body, and the connection closes."""
+    endless = b"400\r\n" + b"x" * 0x400 + b"\r\n"
+    for path, key, status in (("/v1/completions", "none", 401), ("/nowhere", KEY, 404), ("/health", "", 405)):
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = locked.raw(head.encode() + endless * 4)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and b"connection: close" in answer.lower()
+
+
+def test_more_connections_than_are_served_are_refused(locked: Served) -> None:
+    most = locked.serving.limits.max_connections
+    held = [locked.connect() for _ in range(most)]
+    try:
+        while len(locked.server.server_state.connections) < most:
+            time.sleep(0.001)
+        assert locked.ask("GET", "/health")[0] == 503
+    finally:
+        for connection in held:
+            connection.close()
+    while locked.server.server_state.connections:
+        time.sleep(0.001)
+    assert locked.ask("GET", "/health")[0] == 200
+
+
 # -- paths and heads ---
 
 
@@ -191,6 +228,10 @@ def test_more_at_once_than_there_are_places(locked: Served) -> None:
         "/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
         "/..%2f..%2fetc/passwd",
         "/v1/models/%00",
+        "/v1/models/..%5c..%5cetc%5cpasswd",
+        "//etc/passwd",
+        "http://evil.example/etc/passwd",
+        "/v1/models/%ff%fe",
         "/docs",
         "/openapi.json",
         "/v1",
@@ -210,6 +251,25 @@ def test_heads_that_break_lines_are_refused(server: Served) -> None:
     assert server.raw(b"\x16\x03\x01 rubbish\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 2_000_000
     assert b" 200 " not in server.raw(head + b"\r\n\r\n")[:20]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 2", "Content-Length: 9"),
+        ("Content-Length: -2",),
+        ("Content-Length: 2, 9",),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Host: evil.example", "Content-Length: 2"),
+        ("X: a\rb", "Content-Length: 2"),
+        ("X\0: a", "Content-Length: 2"),
+        (" folded: a", "Content-Length: 2"),
+    ],
+)
+def test_heads_that_can_be_read_in_two_ways_are_refused(server: Served, lines: tuple[str, ...]) -> None:
+    head = ["POST /v1/completions HTTP/1.1", *lines, "Host: localhost", "Content-Type: application/json"]
+    answer = server.raw("\r\n".join([*head, "", "{}"]).encode("latin-1"))
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")) and answer.count(b"HTTP/1.1") == 1
 
 
 def test_a_page_elsewhere_cannot_ask_a_server_without_keys(server: Served) -> None:

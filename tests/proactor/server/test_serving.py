@@ -1,0 +1,84 @@
+"""How a body is read, and how a swap waits: what a test from outside sees only by luck."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Request
+
+from proactor.server.keys import Keys
+from proactor.server.limits import Limits
+from proactor.server.models import Models
+from proactor.server.refusals import Refused
+from proactor.server.serving import DISCARDED, Serving
+from tests.proactor.server.served import Served
+
+MOST, PIECE = 1 << 16, 1 << 12
+
+
+class Piece(bytes):
+    """A piece of a body; all that exist are counted."""
+
+    held = most_held = 0
+
+    def __init__(self, *_: Any) -> None:
+        Piece.held += len(self)
+        Piece.most_held = max(Piece.most_held, Piece.held)
+
+    def __del__(self) -> None:
+        Piece.held -= len(self)
+
+
+def test_of_a_body_that_is_too_large_no_more_is_held_than_may_come(server: Served) -> None:
+    serving = Serving(server.engine, Models(server.engine, "tiny"), Limits(max_body=MOST), Keys())
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        sent += PIECE
+        return {"type": "http.request", "body": Piece(PIECE), "more_body": True}
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(Refused, match=f"a body of more than {MOST} bytes"):
+        asyncio.run(serving.fields(request))
+    assert sent == DISCARDED * MOST + PIECE, "read on for the client's sake, and then no more"
+    assert MOST <= Piece.most_held <= MOST + 2 * PIECE
+
+
+class Recorder:
+    """An engine whose adapter is loaded at once."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def load_adapter(self, folder: Path) -> None:
+        self.loaded.append(folder.name)
+
+
+@pytest.mark.parametrize("call", ["load", "unload"])
+def test_a_swap_waits_for_who_holds_the_adapter_and_has_not_begun(tmp_path: Path, call: str) -> None:
+    """Its prompt is still encoded: the engine knows nothing of it, and would swap under it."""
+    (tmp_path / "two").mkdir()
+    engine: Any = Recorder()
+
+    async def swap() -> None:
+        models = Models(engine, "base", "one", tmp_path)
+        async with models.use("one") as on, models.use("one"):
+            work = models.load("two", "two") if call == "load" else models.unload("one")
+            swapping = asyncio.create_task(work)
+            done, _ = await asyncio.wait([swapping], timeout=0.2)
+            assert on and not done and not engine.loaded and models.adapter == "one"
+            with pytest.raises(Refused, match="an adapter is being loaded"):
+                await models.use("one").__aenter__()
+            async with models.use("base") as base:
+                assert not base
+            with pytest.raises(Refused, match="an adapter is being loaded"):
+                await models.load("two", "two")
+        await asyncio.wait_for(swapping, 30)
+        assert (engine.loaded, models.adapter) == ((["two"], "two") if call == "load" else ([], None))
+
+    asyncio.run(swap())
