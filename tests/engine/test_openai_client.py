@@ -306,7 +306,7 @@ def test_from_inside_a_step_it_is_refused(engine: Engine) -> None:
         ({"messages": None}, "messages=… is needed"),
         ({"messages": []}, "without messages"),
         ({"stream": True}, "stream=True"),
-        ({"top_logprobs": 3}, "top_logprobs=3"),
+        ({"top_logprobs": 21}, "top_logprobs=21"),
         ({"n": 0}, "n=0"),
         ({"presence_penalty": 0.5}, "presence_penalty=0.5"),
         ({"logit_bias": {1: 2}}, "unknown option 'logit_bias'"),
