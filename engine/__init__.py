@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
+    from proactor.engine.group_plan import GroupPlan as GroupPlan
     from proactor.engine.layout import TokenBatch as TokenBatch
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
     from proactor.engine.openai_client import RequestTimeout as RequestTimeout
+    from proactor.engine.outline import read_outline as read_outline
     from proactor.engine.plan import ModelPlan as ModelPlan
+    from proactor.engine.plan import plan_here as plan_here
     from proactor.engine.plan import plan_model as plan_model
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
@@ -95,7 +98,9 @@ _MODULES = {
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
-    "proactor.engine.plan": ("ModelPlan", "plan_model"),
+    "proactor.engine.group_plan": ("GroupPlan",),
+    "proactor.engine.outline": ("read_outline",),
+    "proactor.engine.plan": ("ModelPlan", "plan_here", "plan_model"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
