@@ -53,10 +53,13 @@ if TYPE_CHECKING:
     from proactor.engine.plan import ModelPlan as ModelPlan
     from proactor.engine.plan import plan_here as plan_here
     from proactor.engine.plan import plan_model as plan_model
+    from proactor.engine.rates import Rates as Rates
+    from proactor.engine.rates import measure_rates as measure_rates
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
+    from proactor.engine.sampling_plan import SamplingPlan as SamplingPlan
     from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
@@ -101,7 +104,9 @@ _MODULES = {
     "proactor.engine.group_plan": ("GroupPlan",),
     "proactor.engine.outline": ("read_outline",),
     "proactor.engine.plan": ("ModelPlan", "plan_here", "plan_model"),
+    "proactor.engine.rates": ("Rates", "measure_rates"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
+    "proactor.engine.sampling_plan": ("SamplingPlan",),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
     "proactor.engine.tool_calls": ("Problem", "Reply", "ToolCall", "read_reply"),

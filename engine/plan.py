@@ -23,6 +23,7 @@ from proactor.engine.memory import Budgets, Memory, Planner, device_memory
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.operations import Operations
 from proactor.engine.peak import Peak
+from proactor.engine.sampling_plan import SamplingPlan, plan_sampling
 from proactor.engine.types import EngineError, Group
 
 CUDA_BYTES = 600_000_000
@@ -54,9 +55,9 @@ class ModelPlan:
     memory: Memory | None
     config: ModelConfig
     lora: LoRA
+    options: EngineConfig
     footprint: Footprint
     budgets: Budgets
-    exact: bool = False
 
     @property
     def one_pass(self) -> int:
@@ -81,7 +82,18 @@ class ModelPlan:
         """What a step on ``groups`` computes, as `Engine.plan`."""
         peak = Peak(self.footprint)
         held = self.footprint.held
-        return GroupPlanner(self.budgets, self.operations, peak, held, self.exact).plan(groups, config)
+        exact = self.options.deterministic
+        return GroupPlanner(self.budgets, self.operations, peak, held, exact).plan(groups, config)
+
+    def sampling(self, groups: Sequence[Group], in_turn: int = 0) -> SamplingPlan:
+        """What sampling ``groups`` takes (`plan_sampling`), as many at once as the KV cache holds."""
+        batch, count = self.options.max_batch, sum(len(g.samples) for g in groups)
+        found = plan_sampling(groups, self.operations, self.footprint, batch, in_turn)
+        needed, room = found.prompts + found.drawn, self.budgets.tokens
+        if room is None or needed <= room:
+            return found
+        fitting = max(1, min(batch, count * room // needed))
+        return plan_sampling(groups, self.operations, self.footprint, fitting, in_turn)
 
 
 def tree_plan(budgets: Budgets, rows: int, kept: int, name: str = "this engine") -> TreePlan:
@@ -134,10 +146,10 @@ def plan_model(
     ``model``: a folder, or the name of a Qwen2.5, whose files are not needed. ``lora`` None: rank 8. Raises
     EngineError for what does not fit, saying what would.
     """
-    lora = lora or LoRA()
-    plans, memory = planner(model, lora, options or EngineConfig()), card(gigabytes)
+    lora, options = lora or LoRA(), options or EngineConfig()
+    plans, memory = planner(model, lora, options), card(gigabytes)
     config, _ = read_shapes(model)
-    return ModelPlan(plans.where, memory, config, lora, plans.footprint, plans.plan(memory))
+    return ModelPlan(plans.where, memory, config, lora, options, plans.footprint, plans.plan(memory))
 
 
 def plan_here(model: str | Path, lora: LoRA | None = None, options: EngineConfig | None = None) -> ModelPlan:
@@ -155,5 +167,4 @@ def plan_here(model: str | Path, lora: LoRA | None = None, options: EngineConfig
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
     dtype = choose_dtype(options.dtype, device)
     footprint = Footprint.of(config, lora, nf4 and options.resident == "nf4", dtype)
-    budgets = Budgets.fixed(options)
-    return ModelPlan(Path(model).name, None, config, lora, footprint, budgets, options.deterministic)
+    return ModelPlan(Path(model).name, None, config, lora, options, footprint, Budgets.fixed(options))
