@@ -24,6 +24,7 @@ from proactor.engine.operations import Operations, Work
 from proactor.engine.peak import Peak
 from proactor.engine.tree import Tree
 from proactor.engine.types import Group, with_parents
+from proactor.kernels.op import use_triton
 
 PARTS = ("forward", "backward", "computed again", "reference")
 """What a step's operations are for: the pass with gradient and its backward, what is computed once more
@@ -186,4 +187,5 @@ def group_planner(decoder: Decoder, lora: LoRA, budgets: Budgets) -> GroupPlanne
     config, nf4 = decoder.config, decoder.nbytes()["nf4"] > 0
     footprint = Footprint.of(config, lora, nf4, decoder.dtype)
     operations = Operations.of(config, lora)
-    return GroupPlanner(budgets, operations, Peak(footprint), footprint.held, decoder.form.exact)
+    peak = Peak(config, lora.rank, footprint, use_triton(decoder.embed))
+    return GroupPlanner(budgets, operations, peak, footprint.held, decoder.form.exact)

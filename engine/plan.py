@@ -80,7 +80,7 @@ class ModelPlan:
 
     def groups(self, groups: Sequence[Group], config: GRPO | SFT | Loss | None = None) -> GroupPlan:
         """What a step on ``groups`` computes, as `Engine.plan`."""
-        peak = Peak(self.footprint)
+        peak = Peak(self.config, self.lora.rank, self.footprint, self.memory is not None)
         held = self.footprint.held
         exact = self.options.deterministic
         return GroupPlanner(self.budgets, self.operations, peak, held, exact).plan(groups, config)
