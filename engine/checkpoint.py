@@ -37,7 +37,8 @@ PLAIN_DTYPES = ("F32", "F16", "BF16")
 def resolve_model(path_or_hub_id: str | Path, revision: str | None = None, weights: bool = True) -> Path:
     """A local folder as it is, or a Hub repository at ``revision``, downloaded or from the offline cache.
 
-    ``weights`` False downloads the other files alone. Raises CheckpointError naming the argument when it is neither.
+    ``weights`` False downloads the other files alone. Raises CheckpointError naming the argument when it is
+    neither.
     """
     try:
         check_name(path_or_hub_id)

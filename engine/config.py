@@ -54,8 +54,8 @@ class EngineConfig(Config):
         None,
         ge=1,
         lt=1 << 31,
-        description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits, and "
-        "so is a larger dialogue where cutting it up costs more than recomputing its context by turns. "
+        description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits, "
+        "and so is a larger dialogue where cutting it up costs more than recomputing its context by turns. "
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
     chunk_rows: int | None = Field(

@@ -132,9 +132,7 @@ class GroupPlanner:
         `layout` do.
         """
         config = GRPO() if config is None else config
-        loss: Loss = (
-            GRPOLoss(config) if isinstance(config, GRPO) else SFTLoss(config) if isinstance(config, SFT) else config
-        )
+        loss = _loss(config)
         kept = with_parents(groups, lambda group: not group.masked)
         trees = self.budgets.pack(kept, gradient=True, exact=self.exact)
         epochs = config.epochs if isinstance(config, GRPO) else 1
@@ -168,6 +166,13 @@ class GroupPlanner:
             bytes=self.peak.of(tree, flat, chunks, loss),
             operations=counts,
         )
+
+
+def _loss(config: GRPO | SFT | Loss) -> Loss:
+    """The loss of a config, or the one that is given."""
+    if isinstance(config, GRPO):
+        return GRPOLoss(config)
+    return SFTLoss(config) if isinstance(config, SFT) else config
 
 
 def _work_of(flat: Layout, rows: Tensor, heads: bool = True) -> Work:

@@ -86,9 +86,7 @@ def _fit(
         parts = [[replace(unit[0], samples=s)] for s in (unit[0].samples[:half], unit[0].samples[half:])]
     else:
         return [tree]
-    pieces = [
-        piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, fits, cost)
-    ]
+    pieces = [piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, fits, cost)]
     return [tree] if fits(tree) and cost(tree) <= sum(map(cost, pieces)) < math.inf else pieces
 
 

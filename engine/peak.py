@@ -15,7 +15,7 @@ import torch
 
 from proactor.engine.blocks import segment_families, stack
 from proactor.engine.chunks import Chunk
-from proactor.engine.footprint import COLUMNS, SPAN_PARTS, Footprint, passing_row, saved_row
+from proactor.engine.footprint import COLUMNS, SPAN_PARTS, Footprint, saved_row
 from proactor.engine.layout import Layout
 from proactor.engine.loss import Loss, by_token
 from proactor.engine.model_config import ModelConfig
@@ -45,24 +45,20 @@ class Peak:
     kernels: bool
 
     def of(self, tree: Tree, flat: Layout, chunks: Sequence[Chunk], loss: Loss) -> int:
-        """Most bytes beside the model while ``tree`` is trained, in ``chunks`` or, without any, in one pass."""
-        fused = self.kernels and by_token(loss)
+        """Most bytes beside the model while ``tree`` is trained: in ``chunks``, or in one pass without any."""
+        columns = tree.rows * COLUMNS
         if not chunks:
             whole = Pass(tree.rows, len(flat.head_row), 0, tree_segments(tree, flat.start))
-            return self._columns(tree.rows) + self._pass(whole, fused)
-        needed = torch.zeros(tree.rows, dtype=torch.int64).index_add_(
-            0, flat.head_row, torch.ones_like(flat.head_row)
+            return columns + self._pass(whole, fused=self.kernels and by_token(loss))
+        needed = torch.bincount(flat.head_row, minlength=tree.rows)
+        passes = (
+            Pass(len(c.rows), int(needed[torch.from_numpy(c.rows)].sum()), c.before, c.segments)
+            for c in chunks
         )
-        fused = self.kernels  # a loss that couples tokens has slopes by then, which do not
-        passes = [
-            Pass(len(c.rows), int(needed[torch.from_numpy(c.rows)].sum()), c.before, c.segments) for c in chunks
-        ]
         kept = max(c.before + len(c.keep) for c in chunks)
-        beside = kept * self.footprint.kept_row + self._columns(tree.rows)
-        return beside + max(self._pass(one, fused) for one in passes)
-
-    def _columns(self, rows: int) -> int:
-        return rows * COLUMNS
+        beside = kept * self.footprint.kept_row + columns
+        # a loss that couples tokens is one of slopes by now, which does not
+        return beside + max(self._pass(one, fused=self.kernels) for one in passes)
 
     def _pass(self, one: Pass, fused: bool) -> int:
         c, size = self.config, self.footprint.size
@@ -82,9 +78,15 @@ class Peak:
         return rows + chunk + (heads * row if heads * row <= KEEP_BYTES else chunk)
 
     def _kernel_layer(self, one: Pass) -> int:
+        """As `passing_row`, whose larger side is not the same with earlier rows: their keys and values are
+        joined to the own ones, and so are the gradients of both.
+        """
         c, size = self.config, self.footprint.size
-        joined = 4 * one.past * c.num_kv_heads * c.head_dim * max(size, 4) if one.past else 0
-        return one.rows * passing_row(c, size) + self.footprint.product + min(SPAN_PARTS, joined or SPAN_PARTS)
+        stream = one.rows * (4 * c.hidden_size * size + COLUMNS)
+        kv = c.num_kv_heads * c.head_dim
+        mlp = one.rows * 3 * c.intermediate_size
+        attention = one.rows * 5 * (c.num_heads * c.head_dim + 2 * kv) + 4 * one.past * kv
+        return stream + max(self.footprint.product + mlp * size, SPAN_PARTS + attention * size)
 
     def _torch_layer(self, one: Pass) -> int:
         """The larger of the MLP's and the attention's backward, beside the stream and its gradient."""

@@ -13,7 +13,7 @@ from proactor.commands.common import UsageError, console, terminal
 if TYPE_CHECKING:
     from proactor.config import RunBase, RunConfig
     from proactor.engine import ModelPlan, Rates
-    from proactor.training.run_plan import RunPlan, RunPlanner, StagePlan
+    from proactor.training.run_plan import Answers, RunPlan, RunPlanner, StagePlan
 
 TOKENIZER = "a folder with the model's tokenizer, where the model is a name alone"
 
@@ -38,18 +38,16 @@ def dry_run(
     count = ranks or int(os.environ.get("WORLD_SIZE", "1"))
     from proactor.engine import plan_here, plan_model
 
-    place = _shapes(settings, tokenizer)
-    options = settings.engine
-    model = plan_here(place, settings.lora, options) if gpu is None else plan_model(place, gpu, settings.lora, options)
+    place, lora, options = _shapes(settings, tokenizer), settings.lora, settings.engine
+    model = plan_here(place, lora, options) if gpu is None else plan_model(place, gpu, lora, options)
     with terminal() as ui:
         ui.say("reading the data")
         planner = open_planner(settings, model, tokenizer)
-        wanted, longest = (planner.plan(model, answers, count) for answers in ("wanted", "longest"))
+        lengths: tuple[Answers, ...] = ("wanted", "longest")
+        wanted, longest = (planner.plan(model, answers, count) for answers in lengths)
     where = "this machine's CPU" if model.memory is None else f"{model.memory.total / 1e9:.0f} GB"
-    table = Table(
-        title=f"{settings.name} on {settings.model}, a rank of {count}, {where}: computed from data and shapes, "
-        "nothing was run"
-    )
+    title = f"{settings.name} on {settings.model}, a rank of {count}, {where}"
+    table = Table(title=f"{title}: computed from data and shapes, nothing was run")
     for name in ("", "answers as wanted", "answers of max_tokens"):
         table.add_column(name, justify="right" if name else "left")
     both = [_lines(model, plan) for plan in (wanted, longest)]
@@ -150,9 +148,12 @@ def _notes(plan: RunPlan, rates: Rates | None) -> None:
     sizes = ", ".join(f"{count} {name}" for name, count in plan.dialogues.items())
     dropped = sum(plan.dropped.values())
     left = f"; {dropped} left out, longer than the context" if dropped else ""
-    lines = [f"dialogues: {sizes}{left}. A step's figures are means of {len(plan.stages[0].training)} planned."]
+    looked_at = len(plan.stages[0].training)
+    lines = [f"dialogues: {sizes}{left}. A step's figures are means of {looked_at} planned."]
     if rates is None:
-        lines.append("Hours are not projected: no rates of that card are known here (--tflops, --bandwidth).")
+        lines.append(
+            "Hours are not projected: nothing is known of that card's rates (--tflops, --bandwidth)."
+        )
     else:
         lines.append(
             f"Hours are a projection at {rates.product / 1e12:.3g} TFLOP/s and {rates.copy / 1e9:.3g} GB/s, "

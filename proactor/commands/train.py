@@ -42,7 +42,9 @@ def train(
     gpu: Annotated[
         float | None, typer.Option(help="dry run: 10^9 bytes of the card  \\[default: this machine]")
     ] = None,
-    tflops: Annotated[float | None, typer.Option(help="dry run: 10^12 operations a second of products")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="dry run: 10^12 operations a second of products")
+    ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="dry run: 10^9 bytes a second of memory")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="dry run: ranks of the run")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help=f"dry run: {TOKENIZER}")] = None,

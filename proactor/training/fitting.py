@@ -35,9 +35,7 @@ class Fitting:
                     f"has {self.context}; data.too_long=drop leaves such dialogues out"
                 )
         if not kept:
-            raise ConfigError(
-                f"data.{part}: no dialogue fits the model's context of {self.context} tokens"
-            )
+            raise ConfigError(f"data.{part}: no dialogue fits the model's context of {self.context} tokens")
         return tuple(kept)
 
     def tokens_needed(self, dialogue: Dialogue) -> int:

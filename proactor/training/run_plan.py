@@ -38,11 +38,11 @@ class StagePlan:
 
     def mean(self, name: str) -> float:
         """Mean of an attribute of the planned steps' training."""
-        return sum(getattr(step, name) for step in self.training) / len(self.training)
+        return float(sum(getattr(step, name) for step in self.training)) / len(self.training)
 
     def drawn(self, name: str) -> float:
         """Mean of an attribute of the planned steps' sampling; 0 where nothing is sampled."""
-        return sum(getattr(step, name) for step in self.sampling) / max(1, len(self.sampling))
+        return float(sum(getattr(step, name) for step in self.sampling)) / max(1, len(self.sampling))
 
     @property
     def peak(self) -> int:
@@ -129,9 +129,7 @@ class RunPlanner:
     def _sft(self, stage: SFTStage, model: ModelPlan, ranks: int, looked_at: int) -> StagePlan:
         plans = []
         for step in _spread(stage.max_steps, looked_at):
-            epoch, chosen = batch(
-                self.parts["train"], stage.batch_dialogues, self.config.seed, "sft", step
-            )
+            epoch, chosen = batch(self.parts["train"], stage.batch_dialogues, self.config.seed, "sft", step)
             groups, _ = sft_groups(
                 self.encoder,
                 chosen[::ranks],
@@ -148,9 +146,7 @@ class RunPlanner:
     ) -> StagePlan:
         training, sampling = [], []
         for step in _spread(stage.steps, looked_at):
-            epoch, chosen = batch(
-                self.parts["train"], stage.batch_dialogues, self.config.seed, "grpo", step
-            )
+            epoch, chosen = batch(self.parts["train"], stage.batch_dialogues, self.config.seed, "grpo", step)
             groups = []
             for point in decisions(
                 self.encoder, chosen[::ranks], seed=self.config.seed, epoch=epoch, shares=stage.boards

@@ -9,8 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.gpu.floors import train_flops
-from proactor.engine import GRPO, SFT, Engine, EngineConfig, EngineError, Group, GRPOLoss, Sample, Tree
-from proactor.engine import plan_here, plan_model
+from proactor.engine import (
+    GRPO,
+    SFT,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Group,
+    GRPOLoss,
+    Sample,
+    Tree,
+    plan_here,
+    plan_model,
+)
 from proactor.engine.config import LoRA
 from proactor.engine.known_models import FAMILY
 from proactor.engine.memory import AGAIN, Budgets
@@ -101,7 +112,7 @@ def test_a_dialogue_above_the_budget_is_recomputed_where_that_is_cheaper() -> No
 
 
 def test_groups_that_share_little_are_cut_apart() -> None:
-    """Two long prompts of one key with a short common beginning: that costs less than computing both again."""
+    """Two long prompts of one key with a short common beginning, which is cheaper to compute twice."""
     several = [
         Group([1] * 20 + [i] * 800, [Sample([1] * 20 + [i] * 800, [5] * 9)] * 2, tree="d") for i in (2, 3)
     ]

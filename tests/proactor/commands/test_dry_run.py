@@ -56,7 +56,7 @@ def test_a_card_has_no_hours_without_rates(
     file = config_file(tmp_path, outline, engine={})
     call("train", file, "--dry-run", "--gpu", "24")
     said = capsys.readouterr().out
-    assert "Hours are not projected: no rates of that card" in said and "projected hours" not in said
+    assert "nothing is known of that card's rates" in said and "projected hours" not in said
     call("train", file, "--dry-run", "--gpu", "24", "--tflops", "100", "--bandwidth", "900", "--ranks", "2")
     said = " ".join(capsys.readouterr().out.split())
     assert "a rank of 2, 24 GB" in said and "100 TFLOP/s and 900 GB/s, given by --tflops and" in said
@@ -72,7 +72,9 @@ def test_it_plans_what_the_run_then_computes(tiny_model: Path, tmp_path: Path) -
     call("train", file, *overrides)
     rows = Run(load_config(file, overrides).folder, writer=False).rows()
     for stage in plan.stages:
-        computed = [row for row in rows if row.get("phase") == stage.name.lower() and "tokens_computed" in row]
+        computed = [
+            row for row in rows if row.get("phase") == stage.name.lower() and "tokens_computed" in row
+        ]
         assert len(computed) == stage.steps == 4
         for row, step in zip(computed, stage.training, strict=True):
             assert (step.tokens, step.flat) == (
@@ -115,7 +117,10 @@ def test_wanted_answers_and_ranks(outline: Path, tmp_path: Path) -> None:
         (["--dry-run", "--tflops", "3"], "--tflops and --bandwidth: a projection needs both"),
         (["--dry-run", "prompt.mode=graph"], "prompt.mode: graph is not planned"),
         (["--dry-run", "sft=null", "grpo=null"], "neither sft nor grpo"),
-        (["--dry-run", "--tokenizer", "FOLDER"], "the folder holds no tokenizer; --tokenizer FOLDER names one"),
+        (
+            ["--dry-run", "--tokenizer", "FOLDER"],
+            "the folder holds no tokenizer; --tokenizer FOLDER names one",
+        ),
         (["--dry-run", "--gpu", "0.5"], "needs at least"),
     ],
 )

@@ -42,8 +42,12 @@ def scaled_down(abcd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [turn.text for dialogue in corpus.dialogues for turn in dialogue.turns]
     tokenizer = train_tokenizer([*texts, corpus.catalog.render("compact")], 1000)
     large = FAMILY["14B"]
-    shape = ModelShape("scaled down", large.hidden // 16, 2, 5, 1, 64, large.intermediate // 16, len(tokenizer))
-    keys = qwen2_keys(shape, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
+    shape = ModelShape(
+        "scaled down", large.hidden // 16, 2, 5, 1, 64, large.intermediate // 16, len(tokenizer)
+    )
+    keys = qwen2_keys(
+        shape, max_position_embeddings=8192, eos_token_id=tokenizer.eos_token_id, bos_token_id=None
+    )
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config(**keys)).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
