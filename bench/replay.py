@@ -1,6 +1,6 @@
 """Where a shared segment is too short to be worth a branch: sharing it beside replaying it in every sample.
 
-    python -m bench.replay [--layers 2] [--hidden 128] [--repeats 5]
+    python -m bench.replay [--layers 2] [--hidden 128] [--repeats 5] [--lengths 1 2 …] [--counts 2 4 …]
 
 At each turn of a dialogue (a caterpillar tree) a segment of so many tokens stands between the trunk and the
 turn's samples, as a board does. Branched, it is a node of the tree, computed once; replayed, each sample
@@ -8,7 +8,7 @@ begins with a copy of it, untrained. Both give one gradient, which is compared f
 of one thread, so that other processes on the machine do not count. Small models have cheap rows, so that a
 branch is worth least there.
 
-Writes ``bench/results/<machine>/replay.json``: median seconds of both, and branched over replayed.
+Writes ``bench/results/<machine>/replay-<layers>x<hidden>.json``: median seconds of both, and branched over replayed.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of a segment")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="samples behind it")
     add_results(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,14 +107,15 @@ def main() -> None:
         assert engine.trainer is not None
         engine.trainer.lora.flat.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
         found: dict[str, Any] = {}
-        for count in COUNTS:
-            for length in LENGTHS:
+        for count in options.counts:
+            for length in options.lengths:
                 name = f"{length} tokens, {count} samples"
                 found[name] = one = compare(engine, length, count, options.repeats)
                 say(f"{name}: branched / replayed {one['ratio']:.3f} {one['spread']}")
     shape = {"layers": options.layers, "hidden": options.hidden, "repeats": options.repeats}
     record = {"shape": shape, "segments": found, **stamp()}
-    print(f"record: {write_record(options.results, 'replay', record)}")
+    name = f"replay-{options.layers}x{options.hidden}"
+    print(f"record: {write_record(options.results, name, record)}")
 
 
 if __name__ == "__main__":

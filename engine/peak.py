@@ -45,7 +45,7 @@ class Peak:
     kernels: bool
 
     def of(self, tree: Tree, flat: Layout, chunks: Sequence[Chunk], loss: Loss) -> int:
-        """Most bytes beside the model while ``tree`` is trained: in ``chunks``, or in one pass without any."""
+        """Most bytes beside the model while ``tree`` is trained, in ``chunks``; without any: in one pass."""
         columns = tree.rows * COLUMNS
         if not chunks:
             whole = Pass(tree.rows, len(flat.head_row), 0, tree_segments(tree, flat.start))
