@@ -5,10 +5,11 @@
 At each turn of a dialogue (a caterpillar tree) a segment of so many tokens stands between the trunk and the
 turn's samples, as a board does. Branched, it is a node of the tree, computed once; replayed, each sample
 begins with a copy of it, untrained. Both give one gradient, which is compared first. Time is processor time
-of one thread, so that other processes on the machine do not count. Small models have cheap rows, so that a
+of one thread, so that other processes on the machine count less. Small models have cheap rows, so that a
 branch is worth least there.
 
-Writes ``bench/results/<machine>/replay-<layers>x<hidden>.json``: median seconds of both, and branched over replayed.
+Writes ``bench/results/<machine>/replay-<layers>x<hidden>.json``: median seconds of both ways, and the first
+over the second.
 """
 
 from __future__ import annotations
