@@ -81,12 +81,12 @@ class Shape:
 
 
 SHAPES = {
-    "deep, one pass": Shape(24, 256, True, 600, 4, 4, 40),
-    "deep, by turns": Shape(24, 256, True, 1200, 8, 4, 40, chunk=320),
-    "wide, one pass": Shape(4, 768, False, 600, 4, 4, 40),
-    "wide, by turns": Shape(4, 768, False, 1200, 8, 4, 40, chunk=320),
-    "middle, one pass, KL": Shape(8, 512, True, 400, 4, 8, 40, beta=0.1),
-    "middle, by turns, KL": Shape(8, 512, False, 1200, 6, 8, 40, chunk=640, beta=0.1),
+    "deep, one pass": Shape(24, 256, True, 400, 4, 4, 32),
+    "deep, by turns": Shape(24, 256, True, 800, 8, 4, 32, chunk=256),
+    "wide, one pass": Shape(4, 768, False, 400, 4, 4, 32),
+    "wide, by turns": Shape(4, 768, False, 800, 8, 4, 32, chunk=256),
+    "middle, one pass, KL": Shape(8, 512, True, 300, 3, 8, 32, beta=0.1),
+    "middle, by turns, KL": Shape(8, 512, False, 800, 5, 8, 32, chunk=448, beta=0.1),
 }
 
 

@@ -9,6 +9,7 @@ A CPU has fixed defaults: nothing here asks it what is free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,9 +135,14 @@ class Budgets:
         return pack(groups, self.rows, not exact, fits, self.cost)
 
     def cost(self, tree: Tree) -> float:
-        """What a tree's gradient takes, in rows of one pass: by turns, rows that others see count again."""
+        """What a tree's gradient takes, in rows of one pass: by turns, rows that others see count again.
+
+        Infinite for a pass above what a CPU's trees aim at: nothing is known of its memory.
+        """
         kept = self.kept(tree)
-        return tree.rows + (AGAIN * kept if tree.rows > self.chunk_rows(tree.rows, kept) else 0)
+        if tree.rows > self.chunk_rows(tree.rows, kept):
+            return tree.rows + AGAIN * kept
+        return tree.rows if self.footprint is not None or tree.rows <= self.rows else math.inf
 
     @property
     def _least(self) -> int:
