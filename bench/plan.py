@@ -109,8 +109,8 @@ def main() -> None:
             f"{name}: predicted {mib(found['predicted'])}, measured {mib(found['measured'])}, by default "
             f"{mib(found['heap'])}, live {mib(found['live'])}: {found['ratio']:.3f}"
         )
-    if not options.shape:
-        print(f"record: {write_record(options.results, 'plan', {'shapes': shapes, **stamp()})}")
+        if not options.shape:
+            write_record(options.results, "plan", {"shapes": shapes, **stamp()})
 
 
 def child(name: str, environment: dict[str, str], *flags: str) -> dict[str, Any]:
