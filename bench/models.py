@@ -25,13 +25,12 @@ def write_tiny_qwen2(folder: Path, seed: int = 0, tokenizer: Any = None, **chang
     logging.disable_progress_bar()
 
     size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
-    size |= {"max_position_embeddings": 2048, **changes}
+    size |= {"max_position_embeddings": 2048, "tie_word_embeddings": True, **changes}
     config = Qwen2Config(
         **size,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=VOCAB,
-        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=EOS,
         pad_token_id=PAD,

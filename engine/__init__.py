@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
+    from proactor.engine.group_plan import GroupPlan as GroupPlan
     from proactor.engine.layout import TokenBatch as TokenBatch
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
     from proactor.engine.openai_client import RequestTimeout as RequestTimeout
+    from proactor.engine.outline import read_outline as read_outline
     from proactor.engine.plan import ModelPlan as ModelPlan
+    from proactor.engine.plan import plan_here as plan_here
     from proactor.engine.plan import plan_model as plan_model
     from proactor.engine.profiles import PhaseTime as PhaseTime
     from proactor.engine.profiles import StepProfile as StepProfile
@@ -60,12 +63,15 @@ if TYPE_CHECKING:
     from proactor.engine.ranges import Times as Times
     from proactor.engine.ranges import listening as listening
     from proactor.engine.ranges import ranged as ranged
+    from proactor.engine.rates import Rates as Rates
+    from proactor.engine.rates import measure_rates as measure_rates
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
     from proactor.engine.reading import read_regular as read_regular
     from proactor.engine.response_format import ResponseFormat as ResponseFormat
     from proactor.engine.response_format import format_constraint as format_constraint
+    from proactor.engine.sampling_plan import SamplingPlan as SamplingPlan
     from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
@@ -87,14 +93,27 @@ if TYPE_CHECKING:
     from proactor.kernels.grpo import group_advantages as group_advantages
 
 _MODULES = {
-    "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
+    "proactor.engine.adapter_io": (
+        "has_adapter",
+        "read_lora",
+    ),
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
     "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
-    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
-    "proactor.engine.drawing": ("Drawing", "Piece"),
+    "proactor.engine.config": (
+        "AdamW",
+        "EngineConfig",
+        "GRPO",
+        "LoRA",
+        "Sampling",
+        "SFT",
+    ),
     "proactor.engine.constraint": ("Constraint",),
+    "proactor.engine.drawing": (
+        "Drawing",
+        "Piece",
+    ),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": (
@@ -107,30 +126,82 @@ _MODULES = {
         "sweep",
     ),
     "proactor.engine.frozen": ("Config",),
-    "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
-    "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
-    "proactor.engine.plan": ("ModelPlan", "plan_model"),
+    "proactor.engine.group_plan": ("GroupPlan",),
+    "proactor.engine.layout": ("TokenBatch",),
+    "proactor.engine.loss": (
+        "GRPOLoss",
+        "SFTLoss",
+    ),
+    "proactor.engine.openai_client": (
+        "OpenAIClient",
+        "RequestTimeout",
+    ),
+    "proactor.engine.outline": ("read_outline",),
+    "proactor.engine.plan": (
+        "ModelPlan",
+        "plan_here",
+        "plan_model",
+    ),
     "proactor.engine.profiles": (
-        "PhaseTime",
-        "StepProfile",
         "load_to_profile",
+        "PhaseTime",
         "profile_decode",
         "profile_kernels",
         "profile_step",
+        "StepProfile",
     ),
-    "proactor.engine.ranges": ("Time", "Times", "listening", "ranged"),
-    "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
-    "proactor.engine.response_format": ("ResponseFormat", "format_constraint"),
+    "proactor.engine.ranges": (
+        "listening",
+        "ranged",
+        "Time",
+        "Times",
+    ),
+    "proactor.engine.rates": (
+        "measure_rates",
+        "Rates",
+    ),
+    "proactor.engine.reading": (
+        "check_name",
+        "LARGEST_FILE",
+        "open_regular",
+        "read_regular",
+    ),
+    "proactor.engine.response_format": (
+        "format_constraint",
+        "ResponseFormat",
+    ),
+    "proactor.engine.sampling_plan": ("SamplingPlan",),
     "proactor.engine.session": ("Session",),
-    "proactor.engine.templates": ("Template", "TemplateError"),
-    "proactor.engine.tool_calls": ("Problem", "Reply", "ToolCall", "read_reply"),
-    "proactor.engine.tool_chat": ("ToolChat", "ToolReport"),
-    "proactor.engine.layout": ("TokenBatch",),
+    "proactor.engine.templates": (
+        "Template",
+        "TemplateError",
+    ),
+    "proactor.engine.tool_calls": (
+        "Problem",
+        "read_reply",
+        "Reply",
+        "ToolCall",
+    ),
+    "proactor.engine.tool_chat": (
+        "ToolChat",
+        "ToolReport",
+    ),
     "proactor.engine.tree": ("Tree",),
-    "proactor.engine.types": ("EngineError", "Group", "Sample", "Tops"),
+    "proactor.engine.types": (
+        "EngineError",
+        "Group",
+        "Sample",
+        "Tops",
+    ),
     "proactor.kernels.ceilings": ("Ceilings",),
-    "proactor.kernels.errors": ("ProactorError", "printable"),
-    "proactor.kernels.grpo": ("Convention", "group_advantages"),
+    "proactor.kernels.errors": (
+        "printable",
+        "ProactorError",
+    ),
+    "proactor.kernels.grpo": (
+        "Convention",
+        "group_advantages",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

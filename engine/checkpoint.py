@@ -29,14 +29,16 @@ __all__ = ["CheckpointError", "load_weights", "resolve_model", "weight_shapes"]
 Quantization = Literal["auto", "nf4", "none"]
 Weights = dict[str, Tensor | NF4Tensor]
 
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+HUB_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+"""Files of a model beside its weights."""
 PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
-def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+def resolve_model(path_or_hub_id: str | Path, revision: str | None = None, weights: bool = True) -> Path:
     """A local folder as it is, or a Hub repository at ``revision``, downloaded or from the offline cache.
 
-    Raises CheckpointError naming the argument when it is neither.
+    ``weights`` False downloads the other files alone. Raises CheckpointError naming the argument when it is
+    neither.
     """
     try:
         check_name(path_or_hub_id)
@@ -53,8 +55,9 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
         )
     if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{name}: no such folder")
+    patterns = [*HUB_FILES, *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(

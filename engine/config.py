@@ -55,7 +55,8 @@ class EngineConfig(Config):
         None,
         ge=1,
         lt=1 << 31,
-        description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits. "
+        description="rows (tokens) a forward pass aims at; a larger group is one tree, as long as it fits, "
+        "and so is a larger dialogue where cutting it up costs more than recomputing its context by turns. "
         "None: 8192; for trees on a GPU what fits, at most 16384",
     )
     chunk_rows: int | None = Field(
@@ -63,7 +64,7 @@ class EngineConfig(Config):
         ge=1,
         lt=1 << 31,
         description="rows that are computed with gradient at a time: larger trees are recomputed by turns, "
-        "which takes less memory and more time. None: token_budget; on a GPU what fits",
+        "which takes less memory and more time. None: token_budget, and without one on a GPU what fits",
     )
     max_batch: int = Field(256, ge=1, lt=1 << 31, description="most sequences that decode at once")
     batching: Literal["adaptive", "fixed"] = Field(

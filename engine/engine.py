@@ -14,6 +14,7 @@ from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, integer, listed, path_of, short
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
 from proactor.engine.drawing import Drawing
+from proactor.engine.group_plan import GroupPlan, group_planner
 from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
@@ -209,6 +210,18 @@ class Engine(Parts):
         """
         train = partial(training.train, self._trainer(), self._policy, data, config)
         return self._loop.change(train, update=True)
+
+    def plan(self, groups: Sequence[Group], config: GRPO | SFT | Loss | None = None) -> GroupPlan:
+        """What `train` (or `forward_backward`, with a loss) would compute for ``groups``, from their tokens.
+
+        Tokens and chunks are those of the step itself; its peak of memory and its shares of the time are
+        computed from shapes. Groups need no rewards. Raises EngineError as `train` does for tokens that
+        cannot be trained.
+        """
+        groups = listed(groups, (Group,), "plan")
+        lora = self._trainer().lora.lora
+        budgets = self._policy.budgets
+        return group_planner(self.decoder, lora, budgets).plan(groups, config)
 
     def forward_backward(self, trees: Sequence[Tree] | Sequence[Group], loss: Loss) -> dict[str, float]:
         """Add the gradient of ``loss`` over trees (or groups) to the adapter's; returns this rank's sums.

@@ -9,7 +9,8 @@ A CPU has fixed defaults: nothing here asks it what is free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,8 +20,9 @@ import torch
 from proactor.engine.chunks import most_kept
 from proactor.engine.config import EngineConfig
 from proactor.engine.footprint import COLUMNS, Footprint
+from proactor.engine.packing import pack
 from proactor.engine.tree import Tree
-from proactor.engine.types import EngineError
+from proactor.engine.types import EngineError, Group
 from proactor.kernels.paged_attention import SPLIT
 
 ROWS, MOST_ROWS = 8192, 16384
@@ -29,6 +31,9 @@ UNLIMITED = (1 << 31) - 1
 """Rows of a chunk where nothing but memory limits them."""
 LEAST_TOKENS, LEAST_ROWS = 2048, 512
 """A model fits a GPU if so much KV, and a tree of so many rows, fit beside it (or a whole context)."""
+AGAIN = 0.5
+"""What a row costs without gradient, beside one with: a forward without its backward, which takes as long,
+because frozen linears have no weight gradient."""
 STEP_SHARE = 8
 """The rows of a sampler step get one part in so many of the arena."""
 
@@ -117,6 +122,28 @@ class Budgets:
         """`chunk_rows` of a tree."""
         return self.chunk_rows(tree.rows, self.kept(tree))
 
+    def pack(self, groups: Sequence[Group], gradient: bool, exact: bool) -> list[Tree]:
+        """The trees of ``groups`` for passes with or without ``gradient``; ``exact``: deterministic mode, in
+        which no tree depends on other groups. A group that does not fit is split.
+        """
+
+        def fits(tree: Tree) -> bool:
+            return self.fits(tree.rows, self.kept(tree), gradient)
+
+        if not gradient:
+            return pack(groups, min(self.rows, self.step_rows), not exact, fits)
+        return pack(groups, self.rows, not exact, fits, self.cost)
+
+    def cost(self, tree: Tree) -> float:
+        """What a tree's gradient takes, in rows of one pass: by turns, rows that others see count again.
+
+        Infinite for a pass above what a CPU's trees aim at: nothing is known of its memory.
+        """
+        kept = self.kept(tree)
+        if tree.rows > self.chunk_rows(tree.rows, kept):
+            return tree.rows + AGAIN * kept
+        return tree.rows if self.footprint is not None or tree.rows <= self.rows else math.inf
+
     @property
     def _least(self) -> int:
         return min(LEAST_ROWS, self.chunk)
@@ -172,7 +199,7 @@ class Planner:
             share = min(share, arena - self.cache_bytes(self._whole_pages(tokens)))
         step_rows = (share - least) // self.footprint.row + self.options.max_batch
         rows = self._rows(self.footprint.most_rows(arena, self.trains))
-        chunk = self.options.chunk_rows or UNLIMITED
+        chunk = self.options.chunk_rows or self.options.token_budget or UNLIMITED
         return Budgets(rows, step_rows, tokens, arena, self.footprint, chunk)
 
     def least_arena(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 
@@ -36,8 +37,10 @@ def pack(
     budget: int,
     together: bool = True,
     fits: Callable[[Tree], bool] = lambda tree: True,
+    cost: Callable[[Tree], float] = lambda tree: math.inf,
 ) -> list[Tree]:
-    """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit.
+    """Trees of at most ``budget`` rows; groups of one ``tree`` key stay together while they fit, and above
+    the budget where that costs less than trees of their own (``cost``).
 
     Trees are filled in the order of the prompts, because neighbours share the longest prefixes. With
     ``together`` off each key gets trees of its own, so that no tree depends on other groups, which
@@ -45,7 +48,7 @@ def pack(
     fit (``fits``) becomes several, each with the prompt and some samples; a group whose `Group.parent` is in
     another tree then has the parent's tokens as prompt. The sum over trained tokens stays the same.
     """
-    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget, fits)]
+    pieces = [piece for unit in by_tree(groups) for piece in _fit(unit, budget, fits, cost)]
     if not together:
         return pieces
     pieces.sort(key=lambda t: t.groups[0].prompt_ids)
@@ -63,8 +66,12 @@ def pack(
     return [*trees, Tree(held)] if held else trees
 
 
-def _fit(unit: list[Group], budget: int, fits: Callable[[Tree], bool]) -> list[Tree]:
-    """Halve a unit until its trees fit; lone groups and those that hang off others only where they must."""
+def _fit(
+    unit: list[Group], budget: int, fits: Callable[[Tree], bool], cost: Callable[[Tree], float]
+) -> list[Tree]:
+    """Halve a unit until its trees fit, unless they cost more than the unit; lone groups and those that hang
+    off others only where they must.
+    """
     if not unit:
         return []
     tree = Tree(unit)
@@ -79,7 +86,8 @@ def _fit(unit: list[Group], budget: int, fits: Callable[[Tree], bool]) -> list[T
         parts = [[replace(unit[0], samples=s)] for s in (unit[0].samples[:half], unit[0].samples[half:])]
     else:
         return [tree]
-    return [piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, fits)]
+    pieces = [piece for part in parts for piece in _fit(_apart(part) if whole else part, budget, fits, cost)]
+    return [tree] if fits(tree) and cost(tree) <= sum(map(cost, pieces)) < math.inf else pieces
 
 
 def _apart(groups: list[Group]) -> list[Group]:

@@ -5,19 +5,26 @@ The formulas are those by which `Engine.load` makes its budgets (`engine/memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from proactor.engine.bnb4bit import is_4bit
-from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config import GRPO, SFT, EngineConfig, LoRA
 from proactor.engine.config_keys import read_json
+from proactor.engine.device import choose_device, choose_dtype
 from proactor.engine.footprint import Footprint
+from proactor.engine.group_plan import GroupPlan, GroupPlanner
 from proactor.engine.known_models import known_model
-from proactor.engine.memory import Budgets, Memory, Planner
+from proactor.engine.loss import Loss
+from proactor.engine.memory import Budgets, Memory, Planner, device_memory
 from proactor.engine.model_config import ModelConfig
-from proactor.engine.types import EngineError
+from proactor.engine.operations import Operations
+from proactor.engine.peak import Peak
+from proactor.engine.sampling_plan import SamplingPlan, plan_sampling
+from proactor.engine.types import EngineError, Group
 
 CUDA_BYTES = 600_000_000
 """Bytes that CUDA and the modules of torch take before anything is loaded: assumed."""
@@ -42,10 +49,13 @@ class TreePlan:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """A model on a card. ``budgets`` are those of the loaded engine."""
+    """A model on a card, or on a CPU (``memory`` None). ``budgets`` are those of the loaded engine."""
 
     name: str
-    memory: Memory
+    memory: Memory | None
+    config: ModelConfig
+    lora: LoRA
+    options: EngineConfig
     footprint: Footprint
     budgets: Budgets
 
@@ -62,6 +72,28 @@ class ModelPlan:
     def tree(self, rows: int, kept: int) -> TreePlan:
         """How a tree is trained: `tree_plan`."""
         return tree_plan(self.budgets, rows, kept, self.name)
+
+    @property
+    def operations(self) -> Operations:
+        """Operations of a row, of attention and of the head."""
+        return Operations.of(self.config, self.lora)
+
+    def groups(self, groups: Sequence[Group], config: GRPO | SFT | Loss | None = None) -> GroupPlan:
+        """What a step on ``groups`` computes, as `Engine.plan`."""
+        peak = Peak(self.config, self.lora.rank, self.footprint, self.memory is not None)
+        held = self.footprint.held
+        exact = self.options.deterministic
+        return GroupPlanner(self.budgets, self.operations, peak, held, exact).plan(groups, config)
+
+    def sampling(self, groups: Sequence[Group], in_turn: int = 0) -> SamplingPlan:
+        """What sampling ``groups`` takes (`plan_sampling`), as many at once as the KV cache holds."""
+        batch, count = self.options.max_batch, sum(len(g.samples) for g in groups)
+        found = plan_sampling(groups, self.operations, self.footprint, batch, in_turn)
+        needed, room = found.prompts + found.drawn, self.budgets.tokens
+        if room is None or needed <= room:
+            return found
+        fitting = max(1, min(batch, count * room // needed))
+        return plan_sampling(groups, self.operations, self.footprint, fitting, in_turn)
 
 
 def tree_plan(budgets: Budgets, rows: int, kept: int, name: str = "this engine") -> TreePlan:
@@ -82,23 +114,28 @@ def card(gigabytes: float) -> Memory:
     return Memory(total - CUDA_BYTES, total)
 
 
+def read_shapes(model: str | Path) -> tuple[ModelConfig, bool]:
+    """(the config of a folder or of a name that `known_model` knows, whether its linears are stored 4-bit).
+
+    By name they are. Raises EngineError for neither a folder nor a known name.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return known_model(str(model)), True
+    file = folder / "config.json"
+    return ModelConfig.from_folder(folder), is_4bit(read_json(file), str(file))
+
+
 def planner(model: str | Path, lora: LoRA | None, options: EngineConfig) -> Planner:
-    """Plans for a folder or a name that `known_model` knows, activations in bfloat16.
+    """Plans on a card for a folder or a name that `known_model` knows, activations in bfloat16.
 
     Its linears are 4-bit unless ``options`` keep them dense (quantization "none", resident "dense") or a
     folder's are not. Raises EngineError for neither a folder nor a known name.
     """
-    folder = Path(model)
-    stored = True
-    if folder.is_dir():
-        config = ModelConfig.from_folder(folder)
-        file = folder / "config.json"
-        stored = is_4bit(read_json(file), str(file))
-    else:
-        config = known_model(str(model))
+    config, stored = read_shapes(model)
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
     footprint = Footprint.of(config, lora, nf4 and options.resident != "dense", torch.bfloat16)
-    return Planner(footprint, options, config.context_length, folder.name)
+    return Planner(footprint, options, config.context_length, Path(model).name)
 
 
 def plan_model(
@@ -109,5 +146,25 @@ def plan_model(
     ``model``: a folder, or the name of a Qwen2.5, whose files are not needed. ``lora`` None: rank 8. Raises
     EngineError for what does not fit, saying what would.
     """
-    plans, memory = planner(model, lora or LoRA(), options or EngineConfig()), card(gigabytes)
-    return ModelPlan(plans.where, memory, plans.footprint, plans.plan(memory))
+    lora, options = lora or LoRA(), options or EngineConfig()
+    plans, memory = planner(model, lora, options), card(gigabytes)
+    config, _ = read_shapes(model)
+    return ModelPlan(plans.where, memory, config, lora, options, plans.footprint, plans.plan(memory))
+
+
+def plan_here(model: str | Path, lora: LoRA | None = None, options: EngineConfig | None = None) -> ModelPlan:
+    """The plan of a model on this machine: on the GPU that `Engine.load` would take, or on the CPU.
+
+    A CPU holds a dense copy of 4-bit linears, unless ``options.resident`` is "nf4". Raises EngineError as
+    `plan_model`, and for a device that is not there.
+    """
+    lora, options = lora or LoRA(), options or EngineConfig()
+    device = choose_device(options.device)
+    memory = device_memory(device)
+    if memory is not None:
+        return plan_model(model, memory.total / 10**9, lora, options)
+    config, stored = read_shapes(model)
+    nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
+    dtype = choose_dtype(options.dtype, device)
+    footprint = Footprint.of(config, lora, nf4 and options.resident == "nf4", dtype)
+    return ModelPlan(Path(model).name, None, config, lora, options, footprint, Budgets.fixed(options))

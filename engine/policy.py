@@ -14,7 +14,7 @@ from proactor.engine.jobs import Job
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
 from proactor.engine.owner import RELEASED
-from proactor.engine.packing import pack, refuse_long
+from proactor.engine.packing import refuse_long
 from proactor.engine.paged import cache_pages
 from proactor.engine.sampler import Sampler
 from proactor.engine.tree import Tree
@@ -143,13 +143,7 @@ class Policy:
         On a GPU a group that does not fit is split; `refuse_long` first. Raises EngineError where the memory
         is needed that samples in flight hold.
         """
-        budgets, exact = self.budgets, self.decoder.form.exact
-        rows = budgets.rows if gradient else min(budgets.rows, budgets.step_rows)
-
-        def fits(tree: Tree) -> bool:
-            return budgets.fits(tree.rows, budgets.kept(tree), gradient)
-
-        for tree in pack(groups, rows, not exact, fits):
+        for tree in self.budgets.pack(groups, gradient, self.decoder.form.exact):
             self._make_room(tree, gradient)
             yield tree
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from proactor.commands.common import Overrides, UsageError, console
+from proactor.commands.dry_run import TOKENIZER, gib, open_planner, stage_lines
 
 if TYPE_CHECKING:
     from proactor.engine import ModelPlan
+    from proactor.training.run_plan import RunPlanner
 
 
 def plan(
@@ -28,12 +32,16 @@ def plan(
     turns: Annotated[int, typer.Option(min=1, help="its turns, at each of which samples are drawn")] = 21,
     samples: Annotated[int, typer.Option(min=1, help="samples a turn")] = 8,
     tokens: Annotated[int, typer.Option(min=1, help="tokens a sample")] = 100,
+    data: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="plan the steps of this run, by its own dialogues")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help=f"with --data: {TOKENIZER}")] = None,
 ) -> None:
     """What a model fits on which card: weights, cache, and how a dialogue's tree is trained.
 
     Computed from shapes; no card, and for a known name no files. KEY=VALUE sets options of the engine
     (kv_tokens=65536). The last rows are of a dialogue of --context tokens with --samples samples of --tokens
-    at each of its --turns.
+    at each of its --turns; with --data of the trees that a run's steps make, answers of max_tokens.
     """
     from proactor.engine import EngineConfig, EngineError, LoRA, plan_model
 
@@ -51,50 +59,74 @@ def plan(
             refusals[card] = str(error)
     if not plans:
         raise UsageError(next(iter(refusals.values())))
-    tree = (context + turns * samples * tokens, context)
+    columns = [_held(p) for p in plans.values()]
+    if data is None:
+        tree = (context + turns * samples * tokens, context)
+        columns = [column | _tree(p, tree) for column, p in zip(columns, plans.values(), strict=True)]
+    else:
+        columns = [
+            column | steps
+            for column, steps in zip(columns, _steps(model, data, tokenizer, plans.values()), strict=True)
+        ]
     table = Table(title=f"{model}: computed from its shape, not measured")
     table.add_column("")
     for card in plans:
         table.add_column(f"{card:g} GB", justify="right")
-    columns = [list(_rows(p, tree).values()) for p in plans.values()]
-    for name, *cells in zip(_rows(next(iter(plans.values())), tree), *columns, strict=True):
-        table.add_row(name, *cells)
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "–") for column in columns))
     console.print(table)
     for line in refusals.values():
         console.print(line, markup=False, highlight=False)
 
 
-def _rows(plan: ModelPlan, tree: tuple[int, int]) -> dict[str, str]:
-    """What the table says of one card."""
-    from proactor.engine import EngineError
-
+def _held(plan: ModelPlan) -> dict[str, str]:
+    """What the table says of a model on one card."""
     f, budgets = plan.footprint, plan.budgets
-    rows = {
-        "weights": _gib(f.weights),
-        "adapter, gradient, optimizer": _gib(f.adapter + f.optimizer),
-        "left for sampling and training": _gib(budgets.arena),
+    return {
+        "weights": gib(f.weights),
+        "adapter, gradient, optimizer": gib(f.adapter + f.optimizer),
+        "left for sampling and training": gib(budgets.arena),
         "tokens of KV": f"{budgets.tokens or 0:,}",
         "rows of a sampler step": f"{budgets.step_rows:,}",
         "rows of a tree in one pass": f"{plan.one_pass:,}",
         "rows of a tree by turns, at least": f"{plan.in_chunks:,}",
-        f"a dialogue of {tree[0]:,} rows": "does not fit",
-        "  rows at a time": "–",
-        "  rows computed twice": "–",
-        "  bytes beside the model": "–",
     }
+
+
+def _tree(plan: ModelPlan, tree: tuple[int, int]) -> dict[str, str]:
+    """What it says of a dialogue's tree of (rows, rows of its context)."""
+    from proactor.engine import EngineError
+
+    name = f"a dialogue of {tree[0]:,} rows"
     try:
         found = plan.tree(*tree)
     except EngineError:
-        return rows
+        return {
+            name: "does not fit",
+            "  rows at a time": "–",
+            "  rows computed twice": "–",
+            "  bytes beside the model": "–",
+        }
     by_turns = found.chunk < found.rows
-    found_rows = {
-        f"a dialogue of {tree[0]:,} rows": "by turns" if by_turns else "one pass",
+    return {
+        name: "by turns" if by_turns else "one pass",
         "  rows at a time": f"{found.chunk:,}",
         "  rows computed twice": f"{found.kept:,}" if by_turns else "0",
-        "  bytes beside the model": _gib(found.bytes),
+        "  bytes beside the model": gib(found.bytes),
     }
-    return rows | found_rows
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def _steps(
+    model: str, data: Path, tokenizer: Path | None, plans: Iterable[ModelPlan]
+) -> Iterator[dict[str, str]]:
+    """What it says of the steps of the run ``data``, on each card."""
+    from proactor.config_file import load_config
+
+    settings = load_config(data, [f"model={model}"])
+    planner: RunPlanner | None = None
+    for plan in plans:
+        planner = planner or open_planner(settings, plan, tokenizer)
+        lines: dict[str, str] = {}
+        for stage in planner.plan(plan, "longest").stages:
+            lines |= stage_lines(stage)
+        yield lines

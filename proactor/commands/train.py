@@ -11,6 +11,7 @@ import typer
 
 from proactor.commands.common import ConfigFile, Overrides, UsageError, console, terminal
 from proactor.commands.doctor import point_to_doctor
+from proactor.commands.dry_run import TOKENIZER, dry_run
 from proactor.commands.report import write_report
 
 if TYPE_CHECKING:
@@ -34,8 +35,23 @@ def train(
     ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last save")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run of this name")] = False,
+    plan_only: Annotated[
+        bool,
+        typer.Option("--dry-run", help="read the data and say what the run will compute; nothing is loaded"),
+    ] = False,
+    gpu: Annotated[
+        float | None, typer.Option(help="dry run: 10^9 bytes of the card  \\[default: this machine]")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="dry run: 10^12 operations a second of products")
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="dry run: 10^9 bytes a second of memory")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="dry run: ranks of the run")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help=f"dry run: {TOKENIZER}")] = None,
 ) -> None:
     """Train a run; its metrics, samples, adapters and state go to runs/<name>/."""
+    if not plan_only and any(given is not None for given in (gpu, tflops, bandwidth, ranks, tokenizer)):
+        raise UsageError("--gpu, --tflops, --bandwidth, --ranks and --tokenizer belong to --dry-run")
     if resume and fresh:
         raise UsageError("--resume continues the run, --fresh replaces it: give one of them")
     from proactor.config_file import load_run
@@ -44,6 +60,9 @@ def train(
     settings = load_run(config, overrides or [])
     if overfit and isinstance(settings, EpisodeConfig):
         raise UsageError("--overfit learns dialogues; a run in an environment has none")
+    if plan_only:
+        dry_run(settings, gpu, (tflops, bandwidth), ranks, tokenizer)
+        return
     console.outlives = True
     _ensure_model(settings)
     if isinstance(settings, EpisodeConfig):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from proactor.config import ConfigError, RunConfig
 from proactor.dialogue import Dialogue, windows
-from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.matching import MatchRule, exact_rule
 from proactor.dialogue.prompt import PromptEncoder
@@ -26,6 +25,7 @@ from proactor.rewards import (
 )
 from proactor.scoring.utility import CostError, CostTable
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
+from proactor.training.fitting import Fitting
 from proactor.training.loading import load_engine
 from proactor.training.provenance import check_provenance
 
@@ -137,45 +137,16 @@ class Workspace:
             return tuple(windows.as_points(d) for d in self.dev)
         return self.dev
 
+    @property
+    def fitting(self) -> Fitting:
+        """Which dialogues fit the engine's context."""
+        return Fitting(self.config, self.encoder, self.engine.context_length)
+
     def select_fitting(self, part: str, dialogues: Sequence[Dialogue]) -> tuple[Dialogue, ...]:
-        """The dialogues that fit the context.
-
-        Raises ConfigError for one that does not, or counts it in `dropped`, as `Data.too_long` says.
-        """
-        kept = []
-        for dialogue in dialogues:
-            need, context = self.tokens_needed(dialogue), self.engine.context_length
-            if need <= context:
-                kept.append(dialogue)
-            elif self.config.data.too_long == "error":
-                raise ConfigError(
-                    f"data.{part}: dialogue {dialogue.id!r} needs up to {need} tokens, the model's context "
-                    f"has {context}; data.too_long=drop leaves such dialogues out"
-                )
+        """`Fitting.select`; those left out are counted in `dropped`."""
+        kept = self.fitting.select(part, dialogues)
         self.dropped[part] = len(dialogues) - len(kept)
-        if not kept:
-            raise ConfigError(
-                f"data.{part}: no dialogue fits the model's context of {self.engine.context_length} tokens"
-            )
-        return tuple(kept)
-
-    def tokens_needed(self, dialogue: Dialogue) -> int:
-        """Most tokens of a prompt with its answer.
-
-        That is the last decision, on a board with every logged action and one full answer per decision.
-        """
-        turns = dialogue.decision_turns
-        if not turns:
-            return 0
-        board: Board = logged_board(dialogue, len(dialogue.turns) + 1)
-        tokens = self.config.eval.max_tokens
-        if self.config.grpo is not None:
-            tokens = max(tokens, self.config.grpo.sampling.max_tokens)
-        return (
-            len(self.encoder.prompt(dialogue, turns[-1], board))
-            + tokens
-            + self.config.eval.max_tokens * (len(turns) - 1)
-        )
+        return kept
 
     def cut_answers(self, dialogues: Sequence[Dialogue]) -> str:
         """One sentence on the wanted answers that a token limit of the config cuts; empty if none."""

@@ -1,6 +1,7 @@
 """Live bytes of whole models, 0.5B to 72B, at the size of their budgets: what is allowed must fit the card.
 
     python -m tests.card.live              a table: each Qwen2.5 on cards of 24, 48, 80 and 141 GB
+    python -m tests.card.live --predicted  a record: peaks that plans predict beside those counted (`PLANNED`)
 
 A cell has the bytes counted as shares of those that the formula gives: loading, held, sampling, training.
 
@@ -24,13 +25,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from bench.memory_budgets import CARDS, SIZES, planner
+from bench.records import RESULTS, stamp, write_record
 from proactor.engine import GRPO, EngineError, Group, GRPOLoss, LoRA, Sample, Sampling
 from proactor.engine import trainer as trainer_module
 from proactor.engine.config import AdamW
+from proactor.engine.group_plan import GroupPlanner
 from proactor.engine.jobs import Job
 from proactor.engine.known_models import qwen25
 from proactor.engine.memory import Memory
+from proactor.engine.operations import Operations
 from proactor.engine.parallel import Parallel
+from proactor.engine.peak import Peak
 from proactor.engine.plan import card
 from proactor.engine.policy import Policy
 from proactor.engine.sampler import Sampler
@@ -42,6 +47,8 @@ from tests.card.driver import META, Driver, Recorder, empty_model, pretend
 PHASES = ("loading", "held", "sampling", "training", "chunks")
 SHARED, NEW = 8, 16
 """Samples behind a short prompt, and tokens that each draws."""
+PLANNED = (("0.5B", 24), ("3B", 24), ("7B", 48), ("14B", 24), ("14B", 80), ("72B", 141))
+"""Models and cards of the record."""
 CHUNK, CHUNKED = 1024, 4096
 """Rows of a chunk, and of the tree that is computed in chunks."""
 
@@ -82,12 +89,16 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Most bytes of a phase, counted and by the formula; rows of its largest pass, and those allowed."""
+    """Most bytes of a phase, counted and by the formula; rows of its largest pass, and those allowed.
+
+    ``predicted``: what a plan predicts for the phase's own tree (`Peak`); 0: nothing.
+    """
 
     bytes: int
     formula: int
     rows: int = 0
     allowed: int = 0
+    predicted: int = 0
 
 
 def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
@@ -116,18 +127,25 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
         held = log.reset()
         rows = sample(policy.ready_sampler(), budgets.tokens, config.context_length)
         sampling = log.peak - held
-        tally = trainer.forward_backward([group_of(most, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
+        loss = GRPOLoss(GRPO(beta=0.02))
+        large, small = (group_of(rows, config.context_length) for rows in (most, CHUNKED))
+        tally = trainer.forward_backward([large], loss)
         trainer.step(AdamW())
         training = log.peak - held
         trainer.chunk_rows = parts.chunk_of
-        trainer.forward_backward([group_of(CHUNKED, config.context_length)], GRPOLoss(GRPO(beta=0.02)))
+        trainer.forward_backward([small], loss)
         chunks = log.peak - held
+    operations, peak = Operations.of(config, LoRA()), Peak(config, LoRA().rank, f, kernels=True)
+    large_peak, small_peak = (
+        GroupPlanner(given, operations, peak, held=0).plan([group], loss).peak
+        for given, group in ((whole, large), (parts, small))
+    )
     counted = (
         Phase(loading, f.weights + f.adapter + f.loading),
         Phase(held, f.held),
         Phase(sampling, budgets.arena, rows, budgets.step_rows),
-        Phase(training, budgets.arena, int(tally.sums["rows"]), most),
-        Phase(chunks, parts.tree_bytes(CHUNKED, CHUNKED, gradient=True)),
+        Phase(training, budgets.arena, int(tally.sums["rows"]), most, large_peak),
+        Phase(chunks, parts.tree_bytes(CHUNKED, CHUNKED, gradient=True), predicted=small_peak),
     )
     return dict(zip(PHASES, counted, strict=True))
 
@@ -199,9 +217,28 @@ def cells(driver: Driver, size: str) -> Iterator[tuple[str, list[Phase]]]:
         yield shares, list(phases.values())
 
 
-def main() -> int:
-    """Print the table. Exit code: 1 if a phase takes more than the formula gives it."""
+def predicted(driver: Driver) -> dict[str, Any]:
+    """The record of `PLANNED`: bytes predicted and counted of the largest tree and of one in chunks."""
+    found: dict[str, Any] = {}
+    for size, gigabytes in PLANNED:
+        phases = measure(driver, size, card(gigabytes))
+        found[f"{size} on {gigabytes} GB"] = {
+            name: {
+                "predicted": phases[name].predicted,
+                "counted": phases[name].bytes,
+                "ratio": phases[name].predicted / phases[name].bytes,
+            }
+            for name in ("training", "chunks")
+        }
+    return {"shapes": found, **stamp()}
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the table, or write the record. Exit code: 1 if a phase takes more than the formula gives it."""
     driver, fit = pretend(), True
+    if "--predicted" in arguments:
+        print(f"record: {write_record(RESULTS, 'card-peaks', predicted(driver))}")
+        return 0
     print(" | ".join(["| Qwen2.5", *(f"{gigabytes} GB" for gigabytes in CARDS)]) + " |")
     print("|---" * (1 + len(CARDS)) + "|")
     for size in SIZES:
@@ -212,4 +249,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

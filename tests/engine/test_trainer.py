@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import proactor.engine.model as model_module
 from proactor.engine import GRPO, SFT, AdamW, Engine, EngineError, Group, GRPOLoss, SFTLoss, Tree
+from proactor.engine.packing import pack
 from proactor.kernels.adamw import clip_by_norm
 from tests.engine.engines import TRAIN, adapter, gradient, load, outside, prompts, rollout
 
@@ -59,9 +61,14 @@ def test_a_tree_has_the_gradient_of_its_sequences(folder: Path) -> None:
             engine.forward_backward([Group(sample.prompt_ids, [sample])], GRPOLoss(GRPO()))
     apart = gradient(engine)
     assert float((together - apart).norm() / apart.norm()) < 1e-5
-    small = load(folder, token_budget=32)  # the unit is halved until its trees fit
-    stats = small.forward_backward(caterpillar(), GRPOLoss(GRPO()))
-    assert stats["rows"] > Tree(caterpillar()).rows
+    small, whole = load(folder, token_budget=32), Tree(caterpillar()).rows
+    by_turns = small.forward_backward(caterpillar(), GRPOLoss(GRPO()))["rows"]
+    assert by_turns == whole < small.counters()["rows_computed"]
+    assert float((gradient(small) - apart).norm() / apart.norm()) < 1e-5
+    small.zero_grad()
+    assert small.trainer is not None
+    small.trainer.trees = lambda groups: pack(groups, 32)  # where cutting up costs less: halved until it fits
+    assert small.forward_backward(caterpillar(), GRPOLoss(GRPO()))["rows"] > whole
     assert float((gradient(small) - apart).norm() / apart.norm()) < 1e-5
 
 
@@ -130,8 +137,9 @@ def test_a_loss_that_raises_leaves_nothing_behind(folder: Path) -> None:
             raise ZeroDivisionError
         return logprobs.sum()
 
+    others = [replace(group, tree="other") for group in caterpillar()]
     with pytest.raises(ZeroDivisionError):
-        engine.forward_backward(caterpillar(), broken)
+        engine.forward_backward([*caterpillar(), *others], broken)  # in the second tree
     engine.train(caterpillar(), TRAIN)
     clean.train(caterpillar(), TRAIN)
     assert torch.equal(adapter(engine), adapter(clean))

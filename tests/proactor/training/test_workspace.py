@@ -72,7 +72,7 @@ def test_every_mode_plays_and_says_what_limits_cut(mode: Mode, tiny_model: Path,
 def test_dialogues_longer_than_the_context_are_named_or_counted(tiny_model: Path, tmp_path: Path) -> None:
     settings = config(tmp_path, tiny_model)
     workspace = Workspace.open(settings)
-    needed = {d.id: workspace.tokens_needed(d) for d in workspace.train}
+    needed = {d.id: workspace.fitting.tokens_needed(d) for d in workspace.train}
     longest = max(needed, key=lambda k: needed[k])
     workspace.engine.config = dataclasses.replace(workspace.engine.config, context_length=needed[longest] - 1)
     with pytest.raises(
