@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
     from proactor.engine.config import EngineConfig as EngineConfig
-    from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
     from proactor.engine.layout import TokenBatch as TokenBatch
+    from proactor.engine.lora_config import LoRA as LoRA
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
@@ -78,7 +78,7 @@ _MODULES = {
     "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
     "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
-    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "SFT", "Sampling"),
     "proactor.engine.drawing": ("Drawing", "Piece"),
     "proactor.engine.constraint": ("Constraint",),
     "proactor.engine.engine": ("Engine",),
@@ -93,6 +93,7 @@ _MODULES = {
         "sweep",
     ),
     "proactor.engine.frozen": ("Config",),
+    "proactor.engine.lora_config": ("LoRA",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
     "proactor.engine.plan": ("ModelPlan", "plan_model"),

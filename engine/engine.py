@@ -12,11 +12,12 @@ from torch import Tensor
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, integer, listed, path_of, short
-from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
+from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, Sampling
 from proactor.engine.drawing import Drawing
 from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
 from proactor.engine.logprobs import mean_nll, sequence_logprobs
+from proactor.engine.lora_config import LoRA
 from proactor.engine.loss import Loss
 from proactor.engine.openai_client import OpenAIClient
 from proactor.engine.parts import Parts

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from proactor.engine.bnb4bit import is_4bit
-from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config import EngineConfig
 from proactor.engine.config_keys import read_json
 from proactor.engine.footprint import Footprint
 from proactor.engine.known_models import known_model
+from proactor.engine.lora_config import LoRA
 from proactor.engine.memory import Budgets, Memory, Planner
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, Sample
-from proactor.engine.lora import module_name
 
 
 def padded_logits(model: Any, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -84,16 +83,8 @@ def engine_gradients(engine: Engine) -> dict[str, tuple[Tensor, Tensor]]:
     """{module: (gradient of A, gradient of B)} after `Engine.reduce_gradients`, in Hugging Face's names."""
     assert engine.trainer is not None
     lora = engine.trainer.lora
-    rank, a, b = lora.lora.rank, {}, {}
-    for factor, leaf in zip(lora.factors, engine.parameters(), strict=True):
-        assert leaf.grad is not None
-        for i, target in enumerate(factor.names):
-            name = module_name(factor.layer, target)
-            if factor.kind == "a":
-                a[name] = leaf.grad[i * rank : (i + 1) * rank].clone()
-            else:
-                b[name] = leaf.grad.clone()
-    return {name: (a[name], b[name]) for name in a}
+    grads = [leaf.grad for leaf in engine.parameters() if leaf.grad is not None]
+    return {name: (a.clone(), b.clone()) for name, (a, b) in lora.by_module(grads).items()}
 
 
 def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from proactor.engine.config import LoRA
 from proactor.engine.lora import LoRABuffer, shapes
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 

@@ -17,9 +17,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, GRPOLoss, LoRA, Sample
-from proactor.engine.config import ALL_TARGETS
 from proactor.engine.forward import tree_logprobs, tree_view
 from proactor.engine.layout import layout
+from proactor.engine.lora_config import ALL_TARGETS
 from proactor.engine.tree import Tree
 from tests.engine.engines import prompts, shake
 from tests.engine.peers import (
