@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's layout: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
-Supported is one plain low-rank pair for any of the seven linears, with ranks and scales as PEFT's settings give
-them. A setting that would give the same tensors another meaning is refused by name, never dropped.
+Supported is one plain low-rank pair for any of the seven linears, with ranks and scales as PEFT's settings
+give them. A setting that would give the same tensors another meaning is refused by name, never dropped.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def load_adapter(folder: str | Path, buffer: LoRABuffer) -> None:
         mine = buffer.modules.get(place, pair)
         if pair.rank != mine.rank or not math.isclose(pair.scale, mine.scale, rel_tol=1e-6):
             raise EngineError(
-                f"{folder}: {module_name(*place)} has rank {pair.rank} and scale {pair.scale:g}, this engine's "
-                f"adapter has {mine.rank} and {mine.scale:g}"
+                f"{folder}: {module_name(*place)} has rank {pair.rank} and scale {pair.scale:g}, this "
+                f"engine's adapter has {mine.rank} and {mine.scale:g}"
             )
     try:
         buffer.load(tensors)

@@ -1,7 +1,7 @@
 """Which linears an adapter is on, with which rank and scale: the rules by which PEFT matches names.
 
-PEFT's own code is the source (`check_target_module_exists`, `get_pattern_key`); `tests/engine/test_adapter_io.py`
-compares with it.
+PEFT's own code is the source (`check_target_module_exists`, `get_pattern_key`);
+`tests/engine/test_lora_targets.py` compares with it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from proactor.engine.lora_config import LEAVES, LoRA, Target
+from proactor.engine.lora_config import ALL_TARGETS, LEAVES, LoRA, Target
 from proactor.engine.types import EngineError
 
 MODULE: dict[Target, str] = {
-    target: f"{'self_attn' if target in ('q', 'k', 'v', 'o') else 'mlp'}.{leaf}"
-    for target, leaf in LEAVES.items()
+    target: f"{'self_attn' if target in ('q', 'k', 'v', 'o') else 'mlp'}.{LEAVES[target]}"
+    for target in ALL_TARGETS
 }
 TARGETS: dict[str, Target] = {module: target for target, module in MODULE.items()}
 

@@ -1,4 +1,4 @@
-"""PEFT's ``adapter_config.json`` and `LoRA`, each from the other; what is not supported is refused by its key."""
+"""PEFT's ``adapter_config.json`` and `LoRA`, each from the other; what else it sets is refused by key."""
 
 from __future__ import annotations
 
@@ -87,8 +87,9 @@ def in_peft_names(message: str) -> str:
 
 
 def read_settings(path: Path) -> LoRA:
-    """The settings in an ``adapter_config.json``. Raises CheckpointError, naming file and key, for any that is not
-    supported or cannot be.
+    """The settings in an ``adapter_config.json``.
+
+    Raises CheckpointError, naming file and key, for any that is not supported or cannot be.
     """
     values = read_json(path)
 

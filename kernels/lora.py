@@ -12,9 +12,10 @@ formed:
 The backward needs x, the widest of a layer's activations. Where x is cheap to compute from a tensor that is
 kept for another backward (a norm's input, the stacked gate and up), `Remade` names both, and x is not kept.
 
-On a GPU one kernel adds the updates of all spans, with scale and mask in float32, where they have one rank and
-one scale; the library's products do otherwise. For few rows and no gradient another computes x Aᵀ, and the base product may stay 4-bit (`nf4_linear`). Large products go to the
-library. LoRA: Hu et al., arXiv 2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
+On a GPU one kernel adds the updates of all spans, with scale and mask in float32, where they have one rank
+and one scale; otherwise the library's products do. For few rows and no gradient another computes x Aᵀ, and
+the base product may stay 4-bit (`nf4_linear`). Large products go to the library. LoRA: Hu et al., arXiv
+2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class Adapter:
         """Compare ranks and scales once, not at every product."""
         self.uniform = len(set(self.ranks)) == 1 == len(set(self.scales))
 
-    def parts(self, xa: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, xa: Tensor) -> Sequence[Tensor]:
         """The columns of x Aᵀ [T, Σ r_i] (or of its gradient) that belong to each target, as views."""
-        return xa.split(list(self.ranks), dim=1)
+        parts: Sequence[Tensor] = xa.split(list(self.ranks), dim=1)
+        return parts
 
     def gate(self, xa: Tensor, row_mask: Tensor | None) -> Tensor:
         """x Aᵀ [T, Σ r_i] times scales and mask, in place."""
@@ -94,8 +96,8 @@ def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
-    """Whether the adapter runs in Triton: not for float64, several ranks or scales, ranks above 64, or another
-    ``linear``.
+    """Whether the adapter runs in Triton: not for float64, several ranks or scales, ranks above 64, or
+    another ``linear``.
     """
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     fits = adapter.uniform and adapter.ranks[0] <= RANKS
@@ -217,8 +219,8 @@ def lora_linear(
     `PackedNF4`, which `nf4_linear` multiplies. ``row_mask`` [T]: 1 for rows that use the adapter, else 0.
     ``remade``: how the backward computes x again; None keeps x.
 
-    The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError naming the
-    argument when shapes or devices do not match, or spans overlap.
+    The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError
+    naming the argument when shapes or devices do not match, or spans overlap.
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)

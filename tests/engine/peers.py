@@ -12,6 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, Sample
+from proactor.engine.forward import tree_view
+from proactor.engine.layout import layout
+from proactor.engine.tree import Tree
 
 
 def padded_logits(model: Any, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -31,6 +34,25 @@ def padded_logprobs(model: Any, sequences: Sequence[Sequence[int]], temperature:
         wide = logits[:-1] if logits.dtype == torch.float64 else logits[:-1].float()
         logp = (wide / temperature).log_softmax(-1)
         out.append(logp.gather(1, torch.tensor(sequence[1:])[:, None])[:, 0])
+    return out
+
+
+def tree_logits(engine: Engine, groups: Sequence[Group]) -> list[Tensor]:
+    """Logits of all rows of each group's prompt, from one forward over their tree."""
+    tree = Tree(list(groups))
+    flat = layout(tree)
+    view = tree_view(engine.decoder, tree, flat.start)
+    with torch.no_grad():
+        hidden = engine.decoder.hidden(flat.ids, flat.positions, view)
+        logits = engine.decoder.head_linear(engine.decoder.final_norm(hidden), engine.decoder.head)
+    out = []
+    for end in tree.prompt_end:
+        rows: list[int] = []
+        node = end
+        while node >= 0:
+            rows = [*range(flat.start[node], flat.start[node] + len(tree.nodes[node].ids)), *rows]
+            node = tree.nodes[node].parent
+        out.append(logits[rows])
     return out
 
 
