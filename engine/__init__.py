@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proactor.engine.adapter_io import base_model_of as base_model_of
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from proactor.engine.drawing import Drawing as Drawing
     from proactor.engine.drawing import Piece as Piece
     from proactor.engine.engine import Engine as Engine
+    from proactor.engine.export import export_merged as export_merged
+    from proactor.engine.export import export_peft as export_peft
     from proactor.engine.faults import fault_point as fault_point
     from proactor.engine.files import append as append
     from proactor.engine.files import atomic_file as atomic_file
@@ -73,7 +76,7 @@ if TYPE_CHECKING:
     from proactor.kernels.grpo import group_advantages as group_advantages
 
 _MODULES = {
-    "proactor.engine.adapter_io": ("has_adapter", "read_lora"),
+    "proactor.engine.adapter_io": ("base_model_of", "has_adapter", "read_lora"),
     "proactor.engine.chat": ("ChatFormat",),
     "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
     "proactor.engine.chat_request": ("ChatRequest",),
@@ -82,6 +85,7 @@ _MODULES = {
     "proactor.engine.drawing": ("Drawing", "Piece"),
     "proactor.engine.constraint": ("Constraint",),
     "proactor.engine.engine": ("Engine",),
+    "proactor.engine.export": ("export_merged", "export_peft"),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": (
         "append",

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from proactor.engine.config_keys import CheckpointError
+from proactor.engine.checkpoint_writer import copy_tokenizer
+from proactor.engine.config_keys import CheckpointError, read_json
 from proactor.engine.files import atomic_folder, recover
 from proactor.engine.lora import LoRABuffer, shapes
 from proactor.engine.lora_config import ALL_TARGETS, LoRA, Target
@@ -42,12 +43,14 @@ def write_peft(
     tensors: Mapping[str, tuple[Tensor, Tensor]],
     lora: LoRA,
     base_model: str | None = None,
+    tokenizer_from: str | Path | None = None,
 ) -> None:
     """Write an adapter that PEFT loads.
 
     ``tensors``: {"model.layers.0.self_attn.q_proj": (A [r, K], B [N, r]), ...}, those that ``lora`` names.
-    The metadata hold a checksum of tensors, ranks and scales. Atomic: an earlier save survives any failure.
-    Other files in the folder stay. Raises CheckpointError when it cannot be written.
+    ``tokenizer_from``: a model folder whose tokenizer is copied. The metadata hold a checksum of tensors,
+    ranks and scales. Atomic: an earlier save survives any failure. Other files in the folder stay. Raises
+    CheckpointError when it cannot be written.
     """
     flat: dict[str, Tensor] = {}
     for name, (a, b) in tensors.items():
@@ -65,6 +68,8 @@ def write_peft(
     try:
         with atomic_folder(folder, owned=(CONFIG, "adapter_model.*")) as temporary:
             (temporary / CONFIG).write_text(config, encoding="utf-8")
+            if tokenizer_from is not None:
+                copy_tokenizer(tokenizer_from, temporary)
             (temporary / TENSORS).write_bytes(_packed(flat, _checksum(flat, lora)))
     except OSError as error:
         raise CheckpointError(
@@ -120,6 +125,12 @@ def has_adapter(folder: str | Path) -> bool:
 def read_lora(folder: str | Path) -> LoRA:
     """The settings of an adapter folder. CheckpointError when they cannot be read or are not supported."""
     return read_settings(Path(folder) / CONFIG)
+
+
+def base_model_of(folder: str | Path) -> str | None:
+    """The model that an adapter's settings name. CheckpointError when they cannot be read."""
+    name = read_json(Path(folder) / CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
 
 
 def read_peft(folder: str | Path, config: ModelConfig | None = None) -> tuple[Pairs, LoRA]:
