@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proactor.commands.common import Adapter, UsageError, console, terminal
 
 if TYPE_CHECKING:
-    from proactor.evaluation.drift import Scores
+    from proactor.engine import Engine
 
 
 class Format(StrEnum):
@@ -62,7 +64,7 @@ def export(
         raise UsageError("--check BASE and --texts FILE: one goes with the other")
     folder, model = _source(source, adapter, base)
     from proactor.engine import export_merged, export_peft
-    from proactor.evaluation.drift import Drift, read_texts
+    from proactor.evaluation.drift import Drift, Scores, read_texts
 
     prompts = read_texts(texts) if texts is not None else []
     with terminal() as ui:
@@ -73,10 +75,12 @@ def export(
     console.print(f"{out}: {form.value} of {folder}, on {model}", markup=False, soft_wrap=True)
     if check is None:
         return
-    trained = _scores(check, folder, prompts, "nf4")
-    serving = (
-        _scores(model, out, prompts, "none") if form is Format.PEFT else _scores(str(out), None, prompts)
-    )
+    with _loaded(check, folder, "nf4") as engine:
+        sequences = [engine.encode(prompt) for prompt in prompts]
+        trained = Scores.of(engine, sequences)
+    merged = form is Format.MERGED
+    with _loaded(str(out) if merged else model, None if merged else out, "none") as engine:
+        serving = Scores.of(engine, sequences)
     console.print(f"from {check} in 4 bits to this export:", markup=False, soft_wrap=True)
     console.print(str(Drift.between(trained, serving)), markup=False, soft_wrap=True)
 
@@ -100,9 +104,9 @@ def _source(source: Path, adapter: str, base: str | None) -> tuple[Path, str]:
     return source, model
 
 
-def _scores(model: str, adapter: Path | None, prompts: list[Any], quantization: str) -> Scores:
+@contextmanager
+def _loaded(model: str, adapter: Path | None, quantization: str) -> Iterator[Engine]:
     from proactor.engine import Engine, read_lora
-    from proactor.evaluation.drift import Scores
 
     lora = None if adapter is None else read_lora(adapter)
     with terminal() as ui:
@@ -112,8 +116,7 @@ def _scores(model: str, adapter: Path | None, prompts: list[Any], quantization: 
             quantization=quantization,
             progress=lambda done, total: ui.substep(f"loading {model}", done, total),
         )
-        if adapter is not None:
-            engine.load_adapter(adapter)
-        scores = Scores.of(engine, [engine.encode(prompt) for prompt in prompts])
+    if adapter is not None:
+        engine.load_adapter(adapter)
+    yield engine
     engine.release()
-    return scores

@@ -28,7 +28,9 @@ class Scores:
 
     @classmethod
     def of(cls, engine: Engine, sequences: list[list[int]]) -> Scores:
-        """Those of an engine, with its adapter if it has one."""
+        """Those of an engine, with its adapter if it has one. Raises SourceError without any."""
+        if not any(len(ids) > 1 for ids in sequences):
+            raise SourceError("texts: none has two tokens")
         return cls(torch.cat(engine.logprobs(sequences)), torch.cat(engine.greedy(sequences)))
 
 
