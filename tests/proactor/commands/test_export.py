@@ -9,10 +9,12 @@ import pytest
 import torch
 import yaml
 
-from proactor.engine import Engine, read_lora
+from proactor.engine import Engine, LoRA, read_lora
+from proactor.server.opening import Opening
 from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import load
 from tests.proactor.commands.calls import call, refusal
+from tests.proactor.runs import config_file
 
 TEXT = "a line that both models read\n"
 
@@ -54,20 +56,16 @@ def test_a_run_in_both_formats(run: Path, model: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_merged_into_the_model_it_names_or_is_given(
-    run: Path, model: Path, tmp_path: Path
+    run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(model, tmp_path / "other")
-    call("export", run / "best", "--format", "merged-bf16", "--out", tmp_path / "named")
-    call(
-        "export",
-        run / "best",
-        "--format",
-        "merged-bf16",
-        "--out",
-        tmp_path / "given",
-        "--base",
-        tmp_path / "other",
-    )
+    merged = ("export", run / "best", "--format", "merged-bf16")
+    call(*merged, "--out", tmp_path / "named")
+    model.rename(model.with_name("away"))
+    try:
+        call(*merged, "--out", tmp_path / "given", "--base", tmp_path / "other")
+    finally:
+        model.with_name("away").rename(model)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("named", "given")]
     assert weights[0] == weights[1]
     config = tmp_path / "nameless" / "adapter_config.json"
@@ -99,6 +97,31 @@ def test_the_check_tells_how_far_the_4bit_base_is(
     assert f"{2 * len(gap)} tokens: {float(gap.abs().mean()):.4f} nats apart in the mean" in said
     assert f"at most {float(gap.abs().max()):.3f}" in said
     assert f"greedy decisions that changed: {changed} of {2 * len(gap)}" in said
+
+
+def test_a_run_on_few_linears_is_trained_served_and_exported(tiny_model: Path, tmp_path: Path) -> None:
+    few = {
+        "rank": 4,
+        "targets": ["k_proj", "mlp.down_proj"],
+        "layers_to_transform": [1],
+        "rank_pattern": {"down_proj": 2},
+    }
+    changes = {"lora": few, "reward": "tests.proactor.runs:length_reward", "sft": None}
+    call("train", config_file(tmp_path, tiny_model, **changes), "grpo.steps=1", "grpo.eval_every=1")
+    run = tmp_path / "runs" / "tiny"
+    lora = read_lora(run / "last")
+    assert lora == LoRA(**few) and lora.targets == ("k", "down")
+    opened = Opening.of(str(run), ["last"], ["engine.deterministic=false"]).load()
+    assert opened.memory()["adapter"] == 8 * sum(p.numel() for p in opened.parameters())
+    assert len(opened.parameters()) == 4 and all(bool(p.any()) for p in opened.parameters())
+    ids = [[3, 4, 5, 6, 7], list(range(20, 60))]
+    served = torch.cat(opened.logprobs(ids))
+    opened.release()
+    call("export", run, "--adapter", "last", "--out", tmp_path / "out")
+    beside = Opening.of(str(tiny_model), [f"few={tmp_path / 'out'}"]).load()
+    torch.testing.assert_close(torch.cat(beside.logprobs(ids)), served, rtol=0, atol=1e-5)
+    assert float((torch.cat(beside.logprobs(ids, adapter=False)) - served).abs().max()) > 1e-4
+    beside.release()
 
 
 def test_refusals(run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
