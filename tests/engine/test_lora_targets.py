@@ -237,6 +237,7 @@ def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None
         ({"layers_to_transform": [1, 3]}, "lora.layers_to_transform: 3 fits none"),
         ({"targets": ["q"], "rank_pattern": {"k_proj": 2}}, "lora.rank_pattern: 'k_proj' fits none"),
         ({"targets": ["q"], "alpha_pattern": {"k_proj": 2}}, "lora.alpha_pattern: 'k_proj' fits none"),
+        ({"rank_pattern": {"p_proj": 2}}, "lora.rank_pattern: 'p_proj' fits none"),  # whole parts of a name
         ({"targets": ["q"], "exclude_modules": ["q"]}, "every linear that targets names is excluded"),
         ({"rank_pattern": {"q_proj": 10**6}}, "lora.rank=1000000: above 48"),
     ],
@@ -334,6 +335,9 @@ def test_deterministic_results_do_not_depend_on_the_batch(base: Path) -> None:
     ids = prompts(5, shared=3)
     together, alone = engine.logprobs(ids), [engine.logprobs([one])[0] for one in ids]
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    size = {(2 + 4 + 4, 32), (32, 2), (16, 4), (4, 32), (32, 4), (4 + 3, 32), (48, 4), (48, 3), (4, 48)}
+    stacked = {(64, 32), (32, 32), (96, 32), (32, 48), (101, 32)}
+    assert engine.decoder.linear_shapes() == size | stacked
 
 
 def test_a_state_goes_to_an_adapter_of_the_same_linears_alone(base: Path, tmp_path: Path) -> None:
