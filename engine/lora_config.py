@@ -76,10 +76,11 @@ class LoRA(Config):
         """Names in one form: the seven linears first, in the model's order, by their short names."""
         if value == "all-linear":
             return ALL_TARGETS
-        if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset):
+        listed = isinstance(value, list | tuple | set | frozenset)
+        if not (listed and all(isinstance(name, str) for name in value)):  # type: ignore[attr-defined]
             return value
-        names = {SHORT.get(_without_block(name), name) if isinstance(name, str) else name for name in value}
-        rest = sorted(names - set(ALL_TARGETS), key=str)
+        names = {SHORT.get(_without_block(name), name) for name in value}  # type: ignore[attr-defined]
+        rest = sorted(names - set(ALL_TARGETS))
         return (*(target for target in ALL_TARGETS if target in names), *rest)
 
     @field_validator("targets", "exclude_modules")

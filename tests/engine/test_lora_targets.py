@@ -209,6 +209,7 @@ def test_names_have_one_form() -> None:
     ("values", "message"),
     [
         ({"targets": ["q_proj", "lm_head"]}, "targets: 'lm_head' is none of the linears"),
+        ({"targets": [["q_proj"]]}, "targets"),
         ({"targets": ["proj"]}, "targets: 'proj' is none of the linears"),
         ({"targets": "(q"}, r"targets: '\(q' is no regular expression"),
         ({"targets": []}, "targets: at least one target"),
