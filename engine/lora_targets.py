@@ -7,7 +7,7 @@ PEFT's own code is the source (`check_target_module_exists`, `get_pattern_key`);
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from proactor.engine.lora_config import ALL_TARGETS, LEAVES, LoRA, Target
@@ -79,19 +79,13 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def _unused(lora: LoRA, layers: int, names: list[str], found: list[str]) -> Iterator[tuple[str, object]]:
-    """Keys and values of ``lora`` that name nothing."""
-    whole: Iterable[str] = [lora.targets] if isinstance(lora.targets, str) else lora.targets
-    fits: Callable[[str, str], bool] = _regular if isinstance(lora.targets, str) else _ends
-    yield from (("targets", end) for end in whole if not any(fits(end, name) for name in names))
+    """Keys and values of ``lora`` that fit nothing."""
+    for key in ("targets", "exclude_modules"):
+        given: tuple[str, ...] | str = getattr(lora, key)
+        for one in [given] if isinstance(given, str) else given:
+            if not any(_named(given if isinstance(given, str) else (one,), name) for name in names):
+                yield key, one
     yield from (("layers_to_transform", layer) for layer in lora.layers_to_transform or () if layer >= layers)
     for key in ("rank_pattern", "alpha_pattern"):
         patterns: Iterable[str] = getattr(lora, key)
         yield from ((key, p) for p in patterns if found and not any(_fits(p, name) for name in found))
-
-
-def _regular(pattern: str, name: str) -> bool:
-    return _named(pattern, name)
-
-
-def _ends(end: str, name: str) -> bool:
-    return _named((end,), name)

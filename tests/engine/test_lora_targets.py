@@ -238,6 +238,7 @@ def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None
         ({"layers_to_transform": [1, 3]}, "lora.layers_to_transform: 3 fits none"),
         ({"targets": ["q"], "rank_pattern": {"k_proj": 2}}, "lora.rank_pattern: 'k_proj' fits none"),
         ({"targets": ["q"], "alpha_pattern": {"k_proj": 2}}, "lora.alpha_pattern: 'k_proj' fits none"),
+        ({"exclude_modules": "nothing"}, "lora.exclude_modules: 'nothing' fits none"),
         ({"rank_pattern": {"p_proj": 2}}, "lora.rank_pattern: 'p_proj' fits none"),  # whole parts of a name
         ({"targets": ["q"], "exclude_modules": ["q"]}, "every linear that targets names is excluded"),
         ({"rank_pattern": {"q_proj": 10**6}}, "lora.rank=1000000: above 48"),
