@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config import EngineConfig
 from proactor.engine.known_models import FAMILY
+from proactor.engine.lora_config import LoRA
 from proactor.engine.memory import Planner
 from proactor.engine.plan import plan_model
 from proactor.engine.plan import planner as plans_of

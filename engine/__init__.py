@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proactor.engine.adapter_io import base_model_of as base_model_of
     from proactor.engine.adapter_io import has_adapter as has_adapter
     from proactor.engine.adapter_io import read_lora as read_lora
     from proactor.engine.chat import ChatFormat as ChatFormat
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
     from proactor.engine.config import EngineConfig as EngineConfig
-    from proactor.engine.config import LoRA as LoRA
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
     from proactor.engine.drawing import Piece as Piece
     from proactor.engine.engine import Engine as Engine
+    from proactor.engine.export import export_merged as export_merged
+    from proactor.engine.export import export_peft as export_peft
     from proactor.engine.faults import fault_point as fault_point
     from proactor.engine.files import append as append
     from proactor.engine.files import atomic_file as atomic_file
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from proactor.engine.frozen import Config as Config
     from proactor.engine.group_plan import GroupPlan as GroupPlan
     from proactor.engine.layout import TokenBatch as TokenBatch
+    from proactor.engine.lora_config import LoRA as LoRA
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "proactor.engine.adapter_io": (
+        "base_model_of",
         "has_adapter",
         "read_lora",
     ),
@@ -115,6 +119,10 @@ _MODULES = {
         "Piece",
     ),
     "proactor.engine.engine": ("Engine",),
+    "proactor.engine.export": (
+        "export_merged",
+        "export_peft",
+    ),
     "proactor.engine.faults": ("fault_point",),
     "proactor.engine.files": (
         "append",
@@ -128,6 +136,7 @@ _MODULES = {
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.group_plan": ("GroupPlan",),
     "proactor.engine.layout": ("TokenBatch",),
+    "proactor.engine.lora_config": ("LoRA",),
     "proactor.engine.loss": (
         "GRPOLoss",
         "SFTLoss",

@@ -6,7 +6,7 @@ names file and tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -126,7 +126,7 @@ def load_weights(
     shapes = weight_shapes(config)
     weights: Weights = {}
     with Shards(path) as shards:
-        _check(shards, shapes, config.tie_embeddings)
+        check_weights(shards, config)
         for done, (name, shape) in enumerate(shapes.items(), 1):
             if name + bnb4bit.STATE in shards:
                 weights[name] = _load_quantized(shards, name, shape, quantization, dtype, device)
@@ -138,8 +138,22 @@ def load_weights(
     return weights
 
 
-def _check(shards: Shards, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    """Check names, shapes and dtypes, from the headers alone."""
+def read_plain(shards: Shards, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One tensor on the CPU, as stored; a 4-bit one is dequantised to the dtype that its file names.
+
+    `check_weights` first. Raises CheckpointError for values that are malformed or not finite.
+    """
+    if name + bnb4bit.STATE in shards:
+        tensor = _load_quantized(shards, name, shape, "none", None, "cpu")
+    else:
+        tensor = _load_plain(shards, name, False, None, "cpu")
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def check_weights(shards: Shards, config: ModelConfig) -> None:
+    """Check names, shapes and dtypes, from the headers alone. Raises CheckpointError as `load_weights`."""
+    shapes, tied = weight_shapes(config), config.tie_embeddings
     for name in shards.names():
         kind = name.rpartition(".quant_state.")[2]
         if kind != name and not name.endswith(bnb4bit.STATE):

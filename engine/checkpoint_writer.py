@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
     "*.jinja",
     "generation_config.json",
 )
+SHARD_BYTES = 5_000_000_000
 MODEL_FILES = ("*.safetensors", INDEX, "config.json", *TOKENIZER_FILES)
 
 
@@ -37,7 +38,7 @@ def save_bnb4bit(
     config_json: Mapping[str, Any],
     tensors: Mapping[str, Tensor | NF4Tensor],
     tokenizer_from: str | Path | None = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a folder that `load_weights` reads, and transformers with bitsandbytes too.
 
@@ -62,12 +63,34 @@ def save_bnb4bit(
         )
     else:
         config.pop("quantization_config", None)
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    write_folder(folder, config, sizes, tensors.__getitem__, tokenizer_from, shard_bytes)
+
+
+def write_folder(
+    folder: str | Path,
+    config_json: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    make: Callable[[str], Tensor | NF4Tensor],
+    tokenizer_from: str | Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model folder whose tensors, of ``sizes`` bytes, ``make`` gives by name.
+
+    At most one shard's tensors are held. Nothing is begun where the disk has no room. The rest as
+    `save_bnb4bit`.
+    """
+    total = sum(sizes.values())
     try:
         with atomic_folder(folder, owned=MODEL_FILES) as temporary:
-            (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if (free := shutil.disk_usage(temporary).free) < total:
+                raise CheckpointError(
+                    f"{folder}: needs {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there"
+                )
+            (temporary / "config.json").write_text(json.dumps(config_json, indent=2) + "\n", encoding="utf-8")
             if tokenizer_from is not None:
-                _copy_tokenizer(Path(tokenizer_from), temporary)
-            _write_shards(temporary, tensors, shard_bytes)
+                copy_tokenizer(tokenizer_from, temporary)
+            _write_shards(temporary, sizes, make, shard_bytes)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: cannot be written, an earlier save is untouched: {one_line(error)}"
@@ -88,22 +111,25 @@ def save_quantized(
     save_bnb4bit(folder, config_json, packed, tokenizer_from)
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def copy_tokenizer(source: str | Path, target: Path) -> None:
+    """Copy the tokenizer's files, chat template and generation config of a model folder."""
     for path in sorted(
-        {path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}
+        {path for pattern in TOKENIZER_FILES for path in Path(source).glob(pattern) if path.is_file()}
     ):
         shutil.copyfile(path, target / path.name)
 
 
-def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> None:
+def _write_shards(
+    folder: Path, sizes: Mapping[str, int], make: Callable[[str], Tensor | NF4Tensor], shard_bytes: int
+) -> None:
     """One file, or numbered shards with an index; only one shard's tensors are on the CPU at a time."""
-    plan = list(_plan_shards(tensors, shard_bytes))
+    plan = list(_plan_shards(sizes, shard_bytes))
     weight_map: dict[str, str] = {}
     for number, names in enumerate(plan, 1):
         file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
         parts: dict[str, Tensor] = {}
         for name in names:
-            tensor = tensors[name]
+            tensor = make(name)
             parts |= (
                 bnb4bit.pack(name, tensor)
                 if isinstance(tensor, NF4Tensor)
@@ -112,20 +138,17 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard
         save_file(parts, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(parts, file)
     if len(plan) > 1:
-        index = {
-            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-            "weight_map": weight_map,
-        }
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_shards(tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> Iterator[list[str]]:
+def _plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> Iterator[list[str]]:
     names: list[str] = []
     held = 0
-    for name, tensor in tensors.items():
-        if names and held + tensor.nbytes > shard_bytes:
+    for name, size in sizes.items():
+        if names and held + size > shard_bytes:
             yield names
             names, held = [], 0
         names.append(name)
-        held += tensor.nbytes
+        held += size
     yield names

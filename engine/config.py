@@ -11,8 +11,6 @@ from proactor.engine.constraint import Constraint
 from proactor.engine.frozen import Config, describe, near_name
 from proactor.engine.types import EngineError
 
-Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
-ALL_TARGETS: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 MOST_KV_TOKENS, LARGEST_PAGE = 2**28, 2**16
 """Tokens of a KV cache and of its pages: beyond these a number is a mistake, and its page list a burden."""
 MOST_SAMPLES, MOST_MINIBATCHES = 2**20, 2**16
@@ -118,42 +116,6 @@ class EngineConfig(Config):
             return cls.model_validate(options)
         except ValidationError as error:
             raise EngineError(describe(error, cls)) from None
-
-
-class LoRA(Config):
-    """Low-rank adapters (arXiv 2106.09685); the defaults are ProActor's reported settings [NOTES]."""
-
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
-    targets: tuple[Target, ...] = ALL_TARGETS
-    dropout: float = 0.0
-    rslora: bool = False
-
-    @property
-    def scale(self) -> float:
-        """Factor of the low-rank product: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
-
-    def identity(self) -> dict[str, Any]:
-        """What the adapter's numbers mean, JSON-able: rank, scale and targets."""
-        return {"rank": self.rank, "scale": self.scale, "targets": list(self.targets)}
-
-    @field_validator("targets")
-    @classmethod
-    def _ordered(cls, value: tuple[Target, ...]) -> tuple[Target, ...]:
-        if not value:
-            raise ValueError("at least one target is needed")
-        return tuple(t for t in ALL_TARGETS if t in value)
-
-    @field_validator("dropout")
-    @classmethod
-    def _no_dropout(cls, value: float) -> float:
-        if value != 0:
-            raise ValueError(
-                "dropout above 0 would depend on the sequence as a whole, which a token tree cannot share; "
-                "use 0"
-            )
-        return value
 
 
 LEAST_TEMPERATURE = 1e-4

@@ -12,12 +12,13 @@ from torch import Tensor
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, integer, listed, path_of, short
-from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, LoRA, Sampling
+from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, Sampling
 from proactor.engine.drawing import Drawing
 from proactor.engine.group_plan import GroupPlan, group_planner
 from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
-from proactor.engine.logprobs import mean_nll, sequence_logprobs
+from proactor.engine.logprobs import mean_nll, sequence_choices, sequence_logprobs
+from proactor.engine.lora_config import LoRA
 from proactor.engine.loss import Loss
 from proactor.engine.openai_client import OpenAIClient
 from proactor.engine.parts import Parts
@@ -288,6 +289,12 @@ class Engine(Parts):
         the sequence whose ids, length or span cannot be.
         """
         return self._owner.call(partial(sequence_logprobs, self._policy, sequences, spans, adapter, trees))
+
+    def greedy(self, sequences: Sequence[Sequence[int]], adapter: bool = True) -> list[Tensor]:
+        """What greedy sampling would write in place of each id of ``sequences`` from the second on, given the
+        ids before it: int64 on the CPU. ``adapter`` and errors as `logprobs`.
+        """
+        return self._owner.call(partial(sequence_choices, self._policy, sequences, adapter))
 
     def nll(self, groups: Sequence[Group]) -> float:
         """Mean negative log-likelihood (nats) of the groups' trained tokens, over all ranks; 0 where there is

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from proactor.engine.checkpoint import is_linear, weight_shapes
-from proactor.engine.config import LoRA
 from proactor.engine.lora import GROUPS, shapes
+from proactor.engine.lora_config import LoRA
+from proactor.engine.lora_targets import adapted
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.logprob import CHUNK_BYTES, KEEP_BYTES
 from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK
@@ -76,9 +77,10 @@ class Footprint:
         """The footprint of a model and its adapter; ``nf4``: linears stay 4-bit, else all is ``dtype``."""
         size, tensor = dtype.itemsize, shapes(config)
         largest = max(sum(tensor[t][0] for t in group) * tensor[group[0]][1] for group in GROUPS)
-        parameters = adapter_parameters(config, lora) if lora else 0
-        rank, layers = lora.rank if lora else 0, config.num_layers
-        trained = layers * saved_row(config, size, rank) + 6 * config.hidden_size * size
+        pairs = adapted(lora, config.num_layers) if lora else {}
+        parameters = sum(pair.rank * sum(tensor[target]) for (_, target), pair in pairs.items())
+        layers, ranks = config.num_layers, sum(pair.rank for pair in pairs.values())
+        trained = layers * saved_row(config, size) + (ranks + 6 * config.hidden_size) * size
         return cls(
             weights=weight_bytes(config, nf4, size),
             adapter=8 * parameters,
@@ -114,14 +116,11 @@ def nf4_bytes(rows: int, columns: int) -> int:
     return padded // 2 + blocks + 8 * -(-blocks // NESTED_BLOCK) + NF4_TABLES
 
 
-def adapter_parameters(config: ModelConfig, lora: LoRA) -> int:
-    """Numbers of A and B of all targets and layers."""
-    size = shapes(config)
-    return config.num_layers * sum(lora.rank * sum(size[t]) for t in lora.targets)
+def saved_row(config: ModelConfig, size: int, ranks: int = 0) -> int:
+    """Bytes that autograd keeps of a row and layer for the backward, ``size`` bytes a number.
 
-
-def saved_row(config: ModelConfig, size: int, rank: int) -> int:
-    """Bytes that autograd keeps of a row and layer for the backward, ``size`` bytes a number."""
+    ``ranks``: those of the layer's adapters together, of which it keeps x A.
+    """
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     kept = [
         2 * config.hidden_size,  # the residual stream at both norms
@@ -129,7 +128,7 @@ def saved_row(config: ModelConfig, size: int, rank: int) -> int:
         kv,  # v
         q,  # the attention's output
         2 * config.intermediate_size,  # gate and up
-        7 * rank,  # x A of each target
+        ranks,  # x A
     ]
     if config.qk_norm:
         kept.append(q + kv)  # q and k before their norms, in the projection that v is a part of

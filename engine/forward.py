@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from proactor.engine.blocks import segment_families, stack
@@ -14,7 +15,7 @@ from proactor.engine.segments import Segment, segment_spans, tree_segments
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError
 from proactor.kernels.attention_block import AttentionBlock
-from proactor.kernels.logprob import log_probabilities
+from proactor.kernels.logprob import log_probabilities, row_chunks
 from proactor.kernels.logprob_loss import PairLoss, logprob_loss
 from proactor.kernels.op import use_triton
 from proactor.kernels.past import Past
@@ -124,6 +125,22 @@ def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
     )
     flat.batch.entropy = entropy[flat.unsort]
     return logp[flat.unsort]
+
+
+def tree_choices(
+    decoder: Decoder, tree: Tree, allowed: Tensor | None, adapter: bool = True
+) -> tuple[Tensor, Layout]:
+    """(int64 [N], the tree's layout): the most probable id, of those ``allowed`` (bool [V]), where each
+    trained token stands. No gradient.
+    """
+    rows, flat = head_rows(decoder, tree, adapter)
+    out = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    for start, stop in row_chunks(len(rows), decoder.head):
+        logits = decoder.head_linear(rows[start:stop], decoder.head)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+        out[start:stop] = logits.argmax(-1)
+    return out[flat.pair_row][flat.unsort], flat
 
 
 def head_loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: PairLoss) -> tuple[Tensor, Tensor]:

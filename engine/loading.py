@@ -11,11 +11,12 @@ import torch
 from proactor.engine.arguments import instance, integer, path_of, short
 from proactor.engine.bnb4bit import is_4bit
 from proactor.engine.checkpoint import load_weights, resolve_model
-from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config import EngineConfig
 from proactor.engine.config_keys import read_json
 from proactor.engine.device import check_kernels, choose_device, choose_dtype
 from proactor.engine.footprint import Footprint
 from proactor.engine.lora import LoRABuffer
+from proactor.engine.lora_config import LoRA
 from proactor.engine.memory import (
     Budgets,
     Memory,

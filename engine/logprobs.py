@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from proactor.engine.arguments import integer, short
-from proactor.engine.forward import tree_logprobs
+from proactor.engine.forward import tree_choices, tree_logprobs
 from proactor.engine.layout import Layout
 from proactor.engine.memory import naming_shortage
 from proactor.engine.parallel import Parallel
@@ -31,6 +31,28 @@ def sequence_logprobs(
     Common beginnings before the spans are computed once; spans never merge. ``trees``: a key a sequence, as
     `Group.tree`. Raises EngineError for an impossible span or a sequence beyond the context.
     """
+    groups, places = _groups(policy, sequences, spans, trees)
+    return _by_sequence(scored_trees(policy, groups, adapter), places, [torch.empty(0) for _ in sequences])
+
+
+@torch.no_grad()
+def sequence_choices(policy: Policy, sequences: Sequence[Sequence[int]], adapter: bool) -> list[Tensor]:
+    """`Engine.greedy`."""
+    groups, places = _groups(policy, sequences, None, None)
+    results = (
+        tree_choices(policy.decoder, tree, policy.named, adapter)
+        for tree in policy.trees(groups, gradient=False)
+    )
+    return _by_sequence(results, places, [torch.empty(0, dtype=torch.int64) for _ in sequences])
+
+
+def _groups(
+    policy: Policy,
+    sequences: Sequence[Sequence[int]],
+    spans: Sequence[tuple[int, int]] | None,
+    trees: Sequence[Hashable] | None,
+) -> tuple[list[Group], dict[int, int]]:
+    """(a group for each sequence with something to score, {id of its sample: place of its sequence})."""
     if isinstance(sequences, str | bytes | Mapping) or not hasattr(sequences, "__len__"):
         raise EngineError(f"logprobs: takes a list of lists of token ids, not {short(sequences)}")
     sequences = [ids_of(ids, f"logprobs: sequence {i}") for i, ids in enumerate(sequences)]
@@ -39,7 +61,6 @@ def sequence_logprobs(
     for name, given in (("spans", spans), ("trees", trees)):
         if given is not None and len(given) != len(sequences):
             raise EngineError(f"logprobs: {len(sequences)} sequences with {len(given)} {name}")
-    out: list[Tensor] = [torch.empty(0) for _ in sequences]
     groups: list[Group] = []
     places: dict[int, int] = {}  # id of a sample -> place of its sequence
     room, most = policy.decoder.config.context_length, policy.budgets.most_rows(gradient=False)
@@ -61,11 +82,18 @@ def sequence_logprobs(
             sample = Sample(prompt, list(ids[start:end]))
             places[id(sample)] = i
             groups.append(Group(prompt, [sample], tree=None if trees is None else trees[i]))
-    for values, flat in scored_trees(policy, groups, adapter):
+    return groups, places
+
+
+def _by_sequence(
+    results: Iterable[tuple[Tensor, Layout]], places: Mapping[int, int], empty: list[Tensor]
+) -> list[Tensor]:
+    """Values of trees' trained tokens, dealt to the sequences; ``empty`` stands for those without any."""
+    for values, flat in results:
         counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
         for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
-            out[places[id(sample)]] = part
-    return out
+            empty[places[id(sample)]] = part
+    return empty
 
 
 def _span(span: Sequence[int], index: int) -> tuple[int, int]:

@@ -8,31 +8,21 @@ is a view of the flat gradient, so a caller's own optimizer can take the leaves 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from proactor.engine.config import LoRA, Target
+from proactor.engine.lora_config import ALL_TARGETS, LoRA, Target
+from proactor.engine.lora_targets import LowRank, adapted, module_name
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 from proactor.kernels.lora import Adapter
 
 GROUPS: tuple[tuple[Target, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-MODULE: dict[Target, str] = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-
-
-def module_name(layer: int, target: Target) -> str:
-    """Hugging Face's name of a linear: ``model.layers.3.self_attn.q_proj``."""
-    return f"model.layers.{layer}.{MODULE[target]}"
 
 
 def shapes(config: ModelConfig) -> dict[Target, tuple[int, int]]:
@@ -52,24 +42,32 @@ def shapes(config: ModelConfig) -> dict[Target, tuple[int, int]]:
 
 @dataclass(slots=True)
 class Factor:
-    """One leaf: ``flat[start : start + rows * columns]`` as [rows, columns], of the targets ``names``."""
+    """One leaf: ``flat[start : start + rows * columns]`` as [rows, columns], of the targets ``names``, whose
+    adapters have ``ranks``.
+    """
 
     layer: int
     kind: str
     names: tuple[Target, ...]
+    ranks: tuple[int, ...]
     start: int
     rows: int
     columns: int
 
 
 class LoRABuffer:
-    """All adapters of a model. A starts Kaiming-uniform as in PEFT, B zero: no change at first."""
+    """All adapters of a model. A starts Kaiming-uniform as in PEFT, B zero: no change at first.
+
+    ``modules``: `adapted`, which also says what is refused. Raises EngineError for a rank beyond any use.
+    """
 
     def __init__(self, config: ModelConfig, lora: LoRA, device: torch.device, seed: int = 0) -> None:
         self.config, self.lora = config, lora
-        largest = max(max(shapes(config)[target]) for target in lora.targets)
-        if lora.rank > largest:
-            raise EngineError(f"lora.rank={lora.rank}: above {largest}, the model's largest linear")
+        self.modules = adapted(lora, config.num_layers)
+        largest = max(max(shapes(config)[target]) for _, target in self.modules)
+        rank = max(pair.rank for pair in self.modules.values())
+        if rank > largest:
+            raise EngineError(f"lora.rank={rank}: above {largest}, the model's largest linear")
         self.factors = list(self._plan())
         size = self.factors[-1].start + self.factors[-1].rows * self.factors[-1].columns
         self.flat = torch.zeros(size, dtype=torch.float32, device=device)
@@ -82,14 +80,14 @@ class LoRABuffer:
         size, start, out = shapes(self.config), 0, []
         for layer in range(self.config.num_layers):
             for group in GROUPS:
-                names = tuple(t for t in group if t in self.lora.targets)
+                names = tuple(t for t in group if (layer, t) in self.modules)
                 if not names:
                     continue
-                rank, columns = self.lora.rank, size[names[0]][1]
-                out.append(Factor(layer, "a", names, start, rank * len(names), columns))
-                start += rank * len(names) * columns
-                for name in names:
-                    out.append(Factor(layer, "b", (name,), start, size[name][0], rank))
+                ranks, columns = tuple(self.modules[layer, t].rank for t in names), size[names[0]][1]
+                out.append(Factor(layer, "a", names, ranks, start, sum(ranks), columns))
+                start += sum(ranks) * columns
+                for name, rank in zip(names, ranks, strict=True):
+                    out.append(Factor(layer, "b", (name,), (rank,), start, size[name][0], rank))
                     start += size[name][0] * rank
         return out
 
@@ -105,12 +103,11 @@ class LoRABuffer:
         for factor, leaf in pairs:
             group = next(g for g in GROUPS if factor.names[0] in g)
             b = [next(pairs)[1] for _ in factor.names]
-            offsets, at = {}, 0
-            for name in group:
-                offsets[name] = (at, at + size[name][0])
-                at += size[name][0]
+            ends = accumulate(size[name][0] for name in group)
+            offsets = {name: (end - size[name][0], end) for name, end in zip(group, ends, strict=True)}
             spans = [offsets[name] for name in factor.names]
-            adapters[factor.layer, group] = Adapter(leaf, b, spans, self.lora.rank, self.lora.scale)
+            scales = [self.modules[factor.layer, name].scale for name in factor.names]
+            adapters[factor.layer, group] = Adapter(leaf, b, spans, factor.ranks, scales)
         return adapters
 
     @torch.no_grad()
@@ -139,18 +136,30 @@ class LoRABuffer:
 
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """{Hugging Face's module name: (A [r, K], B [N, r])}, as views."""
-        rank, out = self.lora.rank, {}
-        b = {
-            (f.layer, f.names[0]): leaf
-            for f, leaf in zip(self.factors, self.leaves, strict=True)
-            if f.kind == "b"
-        }
-        for factor, leaf in zip(self.factors, self.leaves, strict=True):
-            if factor.kind == "a":
-                for i, name in enumerate(factor.names):
-                    part = leaf.detach()[i * rank : (i + 1) * rank]
-                    out[module_name(factor.layer, name)] = (part, b[factor.layer, name].detach())
+        return self.by_module(self.leaves)
+
+    def by_module(self, leaves: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The same of tensors like the leaves, as their gradients are."""
+        out, pairs = {}, iter(zip(self.factors, leaves, strict=True))
+        for factor, leaf in pairs:
+            for name, a in zip(factor.names, leaf.detach().split(factor.ranks), strict=True):
+                out[module_name(factor.layer, name)] = (a, next(pairs)[1].detach())
         return out
+
+    def identity(self) -> dict[str, Any]:
+        """What the adapter's numbers mean, JSON-able: rank, scale and targets; and as ``modules`` those of
+        these targets, over all layers, that have another rank and scale, or no adapter (None).
+        """
+        common = LowRank(self.lora.rank, self.lora.scale)
+        present = {target for _, target in self.modules}
+        targets = [target for target in ALL_TARGETS if target in present]
+        others: dict[str, list[float] | None] = {}
+        for place in ((layer, target) for layer in range(self.config.num_layers) for target in targets):
+            pair = self.modules.get(place)
+            if pair != common:
+                others[module_name(*place)] = None if pair is None else list(pair)
+        facts = {"rank": common.rank, "scale": common.scale, "targets": targets}
+        return {**facts, "modules": others} if others else facts
 
     @torch.no_grad()
     def load(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -160,9 +169,7 @@ class LoRABuffer:
         mine = self.tensors()
         for name in tensors:
             if name not in mine:
-                raise EngineError(
-                    f"adapter: {name} is not among this engine's targets {', '.join(self.lora.targets)}"
-                )
+                raise EngineError(f"adapter: {name} is not among this engine's targets {self._targets()}")
         for name, (a, b) in mine.items():
             if name not in tensors:
                 raise EngineError(f"adapter: {name} is missing")
@@ -177,3 +184,8 @@ class LoRABuffer:
         for name, (a, b) in mine.items():
             a.copy_(tensors[name][0])
             b.copy_(tensors[name][1])
+
+    def _targets(self) -> str:
+        layers = sorted({layer for layer, _ in self.modules})
+        where = f" in layers {', '.join(map(str, layers))}" if len(layers) < self.config.num_layers else ""
+        return ", ".join(self.identity()["targets"]) + where

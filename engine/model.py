@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from proactor.engine.config import Target
-from proactor.engine.lora import GROUPS, LoRABuffer, module_name, shapes
+from proactor.engine.lora import GROUPS, LoRABuffer, shapes
+from proactor.engine.lora_config import Target
+from proactor.engine.lora_targets import module_name
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.linear import Linear, library_linear, padded_rows
 from proactor.kernels.lora import Remade, lora_linear
@@ -177,11 +178,8 @@ class Decoder:
         for group in GROUPS:
             inputs = size[group[0]][1]
             products.add((sum(size[t][0] for t in group), inputs))
-            names = [t for t in group if t in self.lora.lora.targets] if self.lora else []
-            if self.lora and names:
-                rank = self.lora.lora.rank
-                products.add((rank * len(names), inputs))
-                products |= {(size[t][0], rank) for t in names}
+        for adapter in self.lora.adapters.values() if self.lora else ():
+            products |= {(factor.shape[0], factor.shape[1]) for factor in (adapter.a, *adapter.b)}
         return products
 
     def hidden(

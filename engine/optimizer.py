@@ -86,13 +86,13 @@ class Optimizer:
             "steps": self.steps,
             "skipped_steps": self.skipped_steps,
             "empty_steps": self.empty_steps,
-            "lora": self.lora.lora.identity(),
+            "lora": self.lora.identity(),
         }
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any], where: str = "state") -> None:
         """Take over a ``state``. Raises EngineError as `check_state` does, with nothing changed."""
-        check_state(state, self.lora.lora.identity(), self.lora.flat.shape, where)
+        check_state(state, self.lora.identity(), self.lora.flat.shape, where)
         self.lora.flat.copy_(state["adapter"])
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from proactor.engine.bnb4bit import is_4bit
-from proactor.engine.config import GRPO, SFT, EngineConfig, LoRA
+from proactor.engine.config import GRPO, SFT, EngineConfig
 from proactor.engine.config_keys import read_json
 from proactor.engine.device import choose_device, choose_dtype
 from proactor.engine.footprint import Footprint
 from proactor.engine.group_plan import GroupPlan, GroupPlanner
 from proactor.engine.known_models import known_model
+from proactor.engine.lora_config import LoRA
 from proactor.engine.loss import Loss
 from proactor.engine.memory import Budgets, Memory, Planner, device_memory
 from proactor.engine.model_config import ModelConfig

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from proactor.engine.config import GRPO, EngineConfig, LoRA, Sampling
+from proactor.engine.config import GRPO, EngineConfig, Sampling
 from proactor.engine.device import choose_device, choose_dtype
 from proactor.engine.engine import Engine
 from proactor.engine.floors import Work, decode_work, pass_work, train_work
 from proactor.engine.known_models import known_model
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.ranges import Times, listening
 from proactor.engine.types import Group

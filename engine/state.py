@@ -129,16 +129,33 @@ def check_state(
     if not isinstance(recorded, Mapping):
         raise EngineError(f"{where}: lora should be rank, scale and targets, not {recorded!r}")
     for name, mine in identity.items():
-        if recorded.get(name, mine) != mine:
+        if recorded.get(name, mine) != mine and name != "modules":
             raise EngineError(
                 f"{where}: an adapter of {name} {recorded[name]}, this engine's has {name} {mine}"
             )
+    if recorded and (problem := _module_problem(recorded.get("modules"), identity.get("modules", {}))):
+        raise EngineError(f"{where}: {problem}")
     for name in ("adapter", "m", "v"):
         if problem := _tensor_problem(state.get(name), shape):
             raise EngineError(f"{where}: {name} {problem}")
     if bool((state["v"] < 0).any()):
         raise EngineError(f"{where}: v holds negative numbers, which no second moment does")
     check_counts(state, ("steps", "skipped_steps"), optional=("empty_steps",), where=where)
+
+
+def _module_problem(recorded: object, mine: Mapping[str, Any]) -> str:
+    """How the linears differ whose rank and scale are not the adapter's common ones, or that have none."""
+    theirs = {} if recorded is None else recorded
+    if not isinstance(theirs, Mapping):
+        return f"lora: modules should be ranks and scales by name, not {recorded!r}"
+    for name in sorted({*theirs, *mine}):
+        if theirs.get(name, "common") != mine.get(name, "common"):
+            has = [
+                "no adapter" if pair is None else f"(rank, scale) {pair}"
+                for pair in (side.get(name, "common") for side in (theirs, mine))
+            ]
+            return f"{name} has {has[0]}, in this engine {has[1]}"
+    return ""
 
 
 def _tensor_problem(value: object, shape: torch.Size) -> str:

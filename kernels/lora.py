@@ -1,25 +1,27 @@
 """Linear layer with a frozen base weight and low-rank adapters on spans of its output.
 
-    y = x Wᵀ + b,   y[:, span_i] += scale * m * (x A_iᵀ) B_iᵀ
+    y = x Wᵀ + b,   y[:, span_i] += s_i * m * (x A_iᵀ) B_iᵀ
 
-x [T, K]; W [N, K] frozen; the A_i stacked into one [t*r, K] (one product for q, k and v, or gate and up); B_i
-[n_i, r] float32; m [T] or None switches the adapter per row. No weight gradient of the base is formed:
+x [T, K]; W [N, K] frozen; the A_i [r_i, K] stacked (one product for q, k and v, or gate and up); B_i [n_i,
+r_i] float32; s_i a scale; m [T] or None switches the adapter per row. No weight gradient of the base is
+formed:
 
-    g_i = scale * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
-    dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (scale * m * x A_iᵀ)
+    g_i = s_i * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
+    dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (s_i * m * x A_iᵀ)
 
 The backward needs x, the widest of a layer's activations. Where x is cheap to compute from a tensor that is
 kept for another backward (a norm's input, the stacked gate and up), `Remade` names both, and x is not kept.
 
-On a GPU one kernel adds the updates of all spans, with scale and mask in float32. For few rows and no
-gradient another computes x Aᵀ, and the base product may stay 4-bit (`nf4_linear`). Large products go to the
-library. LoRA: Hu et al., arXiv 2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
+On a GPU one kernel adds the updates of all spans, with scale and mask in float32, where they have one rank
+and one scale; otherwise the library's products do. For few rows and no gradient another computes x Aᵀ, and
+the base product may stay 4-bit (`nf4_linear`). Large products go to the library. LoRA: Hu et al., arXiv
+2106.09685; a frozen 4-bit base: QLoRA, arXiv 2305.14314.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -38,15 +40,37 @@ from proactor.kernels.op import require, use_triton
 class Adapter:
     """Low-rank factors of one (possibly fused) linear layer of t targets.
 
-    ``a`` [t*r, K]; ``b``: one [n_i, r] per target; ``spans``: (start, stop) output columns of each target;
-    ``rank`` r; ``scale`` multiplies the update.
+    ``a`` [Σ r_i, K]; for each target: ``b`` [n_i, r_i]; ``spans`` (start, stop), its output columns;
+    ``ranks`` r_i; ``scales``, by which its update is multiplied.
     """
 
     a: Tensor
     b: Sequence[Tensor]
     spans: Sequence[tuple[int, int]]
-    rank: int
-    scale: float
+    ranks: Sequence[int]
+    scales: Sequence[float]
+    uniform: bool = field(init=False)
+    """Whether all have one rank and one scale, as our kernels need it."""
+
+    def __post_init__(self) -> None:
+        """Compare ranks and scales once, not at every product."""
+        self.uniform = len(set(self.ranks)) == 1 == len(set(self.scales))
+
+    def parts(self, xa: Tensor) -> Sequence[Tensor]:
+        """The columns of x Aᵀ [T, Σ r_i] (or of its gradient) that belong to each target, as views."""
+        parts: Sequence[Tensor] = xa.split(list(self.ranks), dim=1)
+        return parts
+
+    def gate(self, xa: Tensor, row_mask: Tensor | None) -> Tensor:
+        """x Aᵀ [T, Σ r_i] times scales and mask, in place."""
+        if self.uniform:
+            xa *= self.scales[0]
+        else:
+            for part, scale in zip(self.parts(xa), self.scales, strict=True):
+                part *= scale
+        if row_mask is not None:
+            xa *= row_mask.unsqueeze(1)
+        return xa
 
 
 @dataclass(slots=True)
@@ -72,16 +96,22 @@ def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
-    """Whether the adapter runs in Triton: not for float64, ranks above 64, or another ``linear``."""
+    """Whether the adapter runs in Triton: not for float64, several ranks or scales, ranks above 64, or
+    another ``linear``.
+    """
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    return use_triton(x) and x.dtype in dtypes and adapter.rank <= RANKS and linear is library_linear
+    fits = adapter.uniform and adapter.ranks[0] <= RANKS
+    return use_triton(x) and x.dtype in dtypes and fits and linear is library_linear
 
 
 def _delta(
-    xa: Tensor, y: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], rank: int, linear: Linear
+    parts: Sequence[Tensor],
+    y: Tensor,
+    b: Sequence[Tensor],
+    spans: Sequence[tuple[int, int]],
+    linear: Linear,
 ) -> None:
-    for i, (factor, (start, stop)) in enumerate(zip(b, spans, strict=True)):
-        part = xa[:, i * rank : (i + 1) * rank]
+    for part, factor, (start, stop) in zip(parts, b, spans, strict=True):
         # addmm_ is faster, but not batch-invariant
         if linear is exact_linear:
             y[:, start:stop] += linear(part.contiguous(), factor, None)
@@ -107,12 +137,10 @@ def _forward(
             xa = torch.mm(x, adapter.a.to(x.dtype).t()).unsqueeze(0)
         inside = all(stop <= y.shape[1] for _, stop in adapter.spans)
         require(inside, "adapter", f"spans {list(adapter.spans)} pass {y.shape[1]} outputs")
-        launch_add(y, xa, adapter.b, adapter.spans, adapter.rank, adapter.scale, row_mask)
+        launch_add(y, xa, adapter.b, adapter.spans, adapter.ranks[0], adapter.scales[0], row_mask)
         return y, xa[0]
-    xa = linear(x, adapter.a.to(x.dtype), None) * adapter.scale
-    if row_mask is not None:
-        xa = xa * row_mask.unsqueeze(1)
-    _delta(xa, y, [b.to(x.dtype) for b in adapter.b], adapter.spans, adapter.rank, linear)
+    xa = adapter.gate(linear(x, adapter.a.to(x.dtype), None), row_mask)
+    _delta(adapter.parts(xa), y, [b.to(x.dtype) for b in adapter.b], adapter.spans, linear)
     return y, xa
 
 
@@ -144,20 +172,16 @@ class _LoRALinear(torch.autograd.Function):
         if ctx.make is not None:
             x = ctx.make(x)
         adapter: Adapter = ctx.adapter
-        rank = adapter.rank
         if ctx.plain:
-            xa = xa * adapter.scale
-            if row_mask is not None:
-                xa = xa * row_mask.unsqueeze(1)
+            xa = adapter.gate(xa.clone(), row_mask)
         g = torch.empty_like(xa)
         db = []
-        for i, (factor, (start, stop)) in enumerate(zip(b, adapter.spans, strict=True)):
+        targets = zip(b, adapter.spans, adapter.parts(g), adapter.parts(xa), strict=True)
+        for factor, (start, stop), slope, low in targets:
             part = dy[:, start:stop]
-            torch.mm(part, factor.to(x.dtype), out=g[:, i * rank : (i + 1) * rank])
-            db.append(torch.mm(part.t(), xa[:, i * rank : (i + 1) * rank]).to(factor.dtype))
-        g *= adapter.scale
-        if row_mask is not None:
-            g *= row_mask.unsqueeze(1)
+            torch.mm(part, factor.to(x.dtype), out=slope)
+            db.append(torch.mm(part.t(), low).to(factor.dtype))
+        adapter.gate(g, row_mask)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.linear(dy, _dense(ctx.source(), dy.dtype).t(), None)
@@ -195,8 +219,8 @@ def lora_linear(
     `PackedNF4`, which `nf4_linear` multiplies. ``row_mask`` [T]: 1 for rows that use the adapter, else 0.
     ``remade``: how the backward computes x again; None keeps x.
 
-    The Triton form takes ranks up to 64; larger ranks take the torch form. It raises KernelError naming the
-    argument when shapes or devices do not match, or spans overlap.
+    The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError
+    naming the argument when shapes or devices do not match, or spans overlap.
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)
@@ -230,18 +254,19 @@ def lora_add(
         launch_add(y, xa.contiguous().unsqueeze(0), b, spans, rank, scale, row_mask)
         return y
     xa = xa * scale if row_mask is None else xa * scale * row_mask.unsqueeze(1)
-    _delta(xa.to(y.dtype), y, [factor.to(y.dtype) for factor in b], spans, rank, library_linear)
+    parts = xa.to(y.dtype).split(rank, dim=1)
+    _delta(parts, y, [factor.to(y.dtype) for factor in b], spans, library_linear)
     return y
 
 
 def _check(x: Tensor, adapter: Adapter, row_mask: Tensor | None) -> None:
-    a, stacked = adapter.a, adapter.rank * len(adapter.b)
+    a, stacked = adapter.a, adapter.ranks[0] * len(adapter.b)
     require(x.ndim == 2, "x", f"shape {tuple(x.shape)}: two dimensions wanted")
     require(
         a.shape == (stacked, x.shape[1]), "adapter", f"a {tuple(a.shape)}: [{stacked}, {x.shape[1]}] wanted"
     )
     require(a.device == x.device, "adapter", f"a on {a.device}, x on {x.device}")
-    _check_factors(x, adapter.b, adapter.spans, adapter.rank, row_mask)
+    _check_factors(x, adapter.b, adapter.spans, adapter.ranks[0], row_mask)
 
 
 def _check_factors(
@@ -289,8 +314,10 @@ def lora_linear_reference(
     """`lora_linear` in plain torch, differentiable by autograd; the weight [N, K] is dense."""
     delta = torch.zeros(x.shape[0], weight.shape[0], dtype=x.dtype, device=x.device)
     gate = 1.0 if row_mask is None else row_mask.unsqueeze(1)
-    for i, (factor, (start, stop)) in enumerate(zip(adapter.b, adapter.spans, strict=True)):
-        a = adapter.a[i * adapter.rank : (i + 1) * adapter.rank]
-        update = adapter.scale * gate * (x @ a.t().to(x.dtype)) @ factor.t().to(x.dtype)
+    factors = adapter.a.split(list(adapter.ranks))
+    for a, factor, (start, stop), scale in zip(
+        factors, adapter.b, adapter.spans, adapter.scales, strict=True
+    ):
+        update = scale * gate * (x @ a.t().to(x.dtype)) @ factor.t().to(x.dtype)
         delta = delta + torch.nn.functional.pad(update, (start, weight.shape[0] - stop))
     return torch.nn.functional.linear(x, weight, bias) + delta

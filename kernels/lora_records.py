@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
 def _adapter(a: Tensor, b: Sequence[Tensor], spans: Sequence[tuple[int, int]], scale: float) -> Adapter:
-    return Adapter(a, b, spans, b[0].shape[1], scale)
+    return Adapter(a, b, spans, [b[0].shape[1]] * len(b), [scale] * len(b))
 
 
 def _linear(

@@ -11,10 +11,11 @@ from torch import Tensor
 from bench.gpu.floors import RANK
 from bench.shapes import model_config
 from proactor.engine.checkpoint import is_linear, weight_shapes
-from proactor.engine.config import EngineConfig, LoRA
+from proactor.engine.config import EngineConfig
 from proactor.engine.engine import Engine
 from proactor.engine.loading import Model
 from proactor.engine.lora import LoRABuffer
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model import Decoder
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.nf4 import NF4Tensor

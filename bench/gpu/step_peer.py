@@ -23,7 +23,7 @@ from bench.gpu.timing import Stopwatch
 from bench.shapes import model_config
 from proactor.engine.config import SFT
 from proactor.engine.known_models import qwen2_keys
-from proactor.engine.lora import LoRABuffer, module_name
+from proactor.engine.lora import LoRABuffer
 from proactor.engine.loss import SFTLoss
 from proactor.engine.types import Group, Sample
 from proactor.kernels.nf4 import NF4Tensor
@@ -97,13 +97,10 @@ def _measure(job: Job, setting: Setting, rows: int, watch: Stopwatch) -> list[Ro
 
 def least_cosine(lora: LoRABuffer, peer: Any) -> float:
     """Least cosine between our gradient of one of the adapter's factors and the peer's."""
-    rank, found = lora.lora.rank, 1.0
-    for factor, leaf in zip(lora.factors, lora.leaves, strict=True):
-        assert leaf.grad is not None
-        for i, name in enumerate(factor.names):
-            layer = peer.base_model.model.get_submodule(module_name(factor.layer, name))
-            theirs = layer.lora_A if factor.kind == "a" else layer.lora_B
-            mine = leaf.grad[i * rank : (i + 1) * rank] if factor.kind == "a" else leaf.grad
+    found = 1.0
+    for name, pair in lora.by_module([leaf.grad for leaf in lora.leaves if leaf.grad is not None]).items():
+        layer = peer.base_model.model.get_submodule(name)
+        for mine, theirs in zip(pair, (layer.lora_A, layer.lora_B), strict=True):
             a, b = (grad.double().flatten() for grad in (mine, theirs["default"].weight.grad))
             found = min(found, float(torch.nn.functional.cosine_similarity(a, b, dim=0)))
     return found

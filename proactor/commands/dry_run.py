@@ -129,7 +129,7 @@ def _rates(model: ModelPlan, gpu: float | None, given: tuple[float | None, float
         return Rates(tflops * 1e12, gigabytes * 1e9, "given by --tflops and --bandwidth")
     if tflops is not None or gigabytes is not None:
         raise UsageError("--tflops and --bandwidth: a projection needs both")
-    return None if gpu is not None else measure_rates(model.config, model.options)
+    return None if gpu is not None else measure_rates(model.options)
 
 
 def _add_time(table: Table, seconds: list[dict[str, float]]) -> None:

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from proactor.agent import Agent
 from proactor.agent.run_folder import RunFolder
-from proactor.config import RunBase
 from proactor.engine import Engine, EngineConfig, LoRA, has_adapter, read_lora
-from proactor.files import SourceError, first_problem
 from proactor.server.run import ServeError
 from proactor.training.adapters import OWN, adapter_folder
-from proactor.yaml_values import parse_yaml, read_yaml
+from proactor.training.run_model import CONFIG, run_model
+from proactor.yaml_values import parse_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +46,14 @@ class Opening:
             )
         given = _engine_options(overrides)
         folder = Path(target)
-        if (folder / "config.yaml").is_file():
+        if (folder / CONFIG).is_file():
             return cls._of_run(folder, adapters[0] if adapters else "best", given)
         opening = cls(target, folder.resolve().name if folder.is_dir() else target, _engine_config({}, given))
         return opening._with(adapters[0]) if adapters else opening
 
     @classmethod
     def _of_run(cls, run: Path, adapter: str, given: Mapping[str, Any]) -> Opening:
-        file = run / "config.yaml"
-        values = read_yaml(file)
-        try:
-            config = RunBase.model_validate({k: v for k, v in values.items() if k in RunBase.model_fields})
-        except ValidationError as error:
-            raise SourceError(f"{file}: {first_problem(error)}") from None
-        beside = run / config.model
-        model = str(beside) if not Path(config.model).is_dir() and beside.is_dir() else config.model
+        config, model = run_model(run)
         base = Path(model).resolve().name if Path(model).is_dir() else model
         engine = _engine_config(config.engine.model_dump(), given)
         opening = cls(model, base, engine, seed=config.seed, run=run)

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proactor.engine.checkpoint import is_linear, weight_shapes
-from proactor.engine.config import LoRA
 from proactor.engine.lora import LoRABuffer
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model import Decoder
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels import nf4_decode, op

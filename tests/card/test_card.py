@@ -116,7 +116,7 @@ def test_counted_at_the_line_of_the_engine(tmp_path: Path) -> None:
         engine.zero_grad()
         assert not card.waits
         trainer = engine._trainer()
-        check_state(engine.state_dict(), trainer.lora.lora.identity(), trainer.lora.flat.shape)
+        check_state(engine.state_dict(), trainer.lora.identity(), trainer.lora.flat.shape)
         assert {line.split(":")[0] for line in card.waits} == {"engine/state.py"} and card.waits.total() == 4
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, Sample
-from proactor.engine.lora import module_name
+from proactor.engine.forward import tree_view
+from proactor.engine.layout import layout
+from proactor.engine.tree import Tree
 
 
 def padded_logits(model: Any, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -32,6 +34,25 @@ def padded_logprobs(model: Any, sequences: Sequence[Sequence[int]], temperature:
         wide = logits[:-1] if logits.dtype == torch.float64 else logits[:-1].float()
         logp = (wide / temperature).log_softmax(-1)
         out.append(logp.gather(1, torch.tensor(sequence[1:])[:, None])[:, 0])
+    return out
+
+
+def tree_logits(engine: Engine, groups: Sequence[Group]) -> list[Tensor]:
+    """Logits of all rows of each group's prompt, from one forward over their tree."""
+    tree = Tree(list(groups))
+    flat = layout(tree)
+    view = tree_view(engine.decoder, tree, flat.start)
+    with torch.no_grad():
+        hidden = engine.decoder.hidden(flat.ids, flat.positions, view)
+        logits = engine.decoder.head_linear(engine.decoder.final_norm(hidden), engine.decoder.head)
+    out = []
+    for end in tree.prompt_end:
+        rows: list[int] = []
+        node = end
+        while node >= 0:
+            rows = [*range(flat.start[node], flat.start[node] + len(tree.nodes[node].ids)), *rows]
+            node = tree.nodes[node].parent
+        out.append(logits[rows])
     return out
 
 
@@ -84,16 +105,8 @@ def engine_gradients(engine: Engine) -> dict[str, tuple[Tensor, Tensor]]:
     """{module: (gradient of A, gradient of B)} after `Engine.reduce_gradients`, in Hugging Face's names."""
     assert engine.trainer is not None
     lora = engine.trainer.lora
-    rank, a, b = lora.lora.rank, {}, {}
-    for factor, leaf in zip(lora.factors, engine.parameters(), strict=True):
-        assert leaf.grad is not None
-        for i, target in enumerate(factor.names):
-            name = module_name(factor.layer, target)
-            if factor.kind == "a":
-                a[name] = leaf.grad[i * rank : (i + 1) * rank].clone()
-            else:
-                b[name] = leaf.grad.clone()
-    return {name: (a[name], b[name]) for name in a}
+    grads = [leaf.grad for leaf in engine.parameters() if leaf.grad is not None]
+    return {name: (a.clone(), b.clone()) for name, (a, b) in lora.by_module(grads).items()}
 
 
 def peft_gradients(model: Any, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from proactor.engine.adapter_io import has_adapter, read_lora, read_peft, write_peft
 from proactor.engine.config_keys import CheckpointError
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
 from tests.tiny import tiny_config, tiny_model
 
@@ -61,8 +62,8 @@ def logits(model: Any) -> Tensor:
 
 def test_reads_what_peft_writes(saved: tuple[Path, Any]) -> None:
     folder, model = saved
-    pairs, rank, alpha, targets = read_peft(folder, CONFIG)
-    assert (rank, alpha, targets) == (4, 6.0, ("q", "k", "v", "o", "gate", "up", "down"))
+    pairs, lora = read_peft(folder, CONFIG)
+    assert lora == LoRA(rank=4, alpha=6.0)
     assert len(pairs) == 14 and next(iter(pairs)) == "model.layers.0.self_attn.q_proj"
     for name, (a, b) in pairs.items():
         module = model.base_model.model.get_submodule(name)
@@ -72,102 +73,66 @@ def test_reads_what_peft_writes(saved: tuple[Path, Any]) -> None:
 
 
 def test_peft_reads_what_we_write(saved: tuple[Path, Any], tmp_path: Path) -> None:
-    pairs, rank, alpha, targets = read_peft(saved[0])
-    write_peft(tmp_path / "ours", pairs, rank, alpha, targets, base_model="someone/tiny")
+    pairs, lora = read_peft(saved[0])
+    write_peft(tmp_path / "ours", pairs, lora, base_model="someone/tiny")
     again = read_peft(tmp_path / "ours", CONFIG)
-    assert again[1:] == (rank, alpha, targets) and list(again[0]) == list(pairs)
+    assert again[1] == lora and list(again[0]) == list(pairs)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()
     assert loaded.peft_config["default"].base_model_name_or_path == "someone/tiny"
     assert torch.equal(logits(loaded), logits(saved[1]))
     assert not torch.allclose(logits(loaded), logits(tiny_model()), atol=1e-3)
 
 
-@pytest.mark.parametrize("targets", [("q", "down"), ("q_proj", "down_proj")])
-def test_some_targets_only(tmp_path: Path, targets: tuple[str, ...]) -> None:
-    torch.manual_seed(2)
-    model = peft_model(target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
-    model.save_pretrained(tmp_path / "theirs")
-    pairs, rank, alpha, names = read_peft(tmp_path / "theirs", CONFIG)
-    assert names == ("q", "down") and list(pairs) == [
-        "model.layers.1.self_attn.q_proj",
-        "model.layers.1.mlp.down_proj",
-    ]
-    # PEFT makes an adapter for every layer with such a module: the others' are zero
-    filled = {
-        name.replace("layers.1", f"layers.{layer}"): (a * (layer == 1), b * (layer == 1))
-        for name, (a, b) in pairs.items()
-        for layer in (0, 1)
-    }
-    write_peft(tmp_path / "ours", filled, rank, alpha, targets)
-    assert torch.equal(
-        logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model)
-    )
-
-
-def test_rank_stabilised_scale_is_kept(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    model = peft_model(use_rslora=True)
-    model.save_pretrained(tmp_path / "theirs")
-    pairs, rank, alpha, targets = read_peft(tmp_path / "theirs")
-    assert alpha == 12.0  # 6 * sqrt(4): alpha / rank is now 6 / sqrt(4)
-    write_peft(tmp_path / "ours", pairs, rank, alpha, targets)
-    assert torch.equal(
-        logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "ours").eval()), logits(model)
-    )
-
-
 def test_an_adapter_that_was_changed_is_damaged(saved: tuple[Path, Any], tmp_path: Path) -> None:
     """PEFT writes no checksum: what it wrote is taken as it is."""
-    pairs, rank, alpha, targets = read_peft(saved[0])
+    pairs, lora = read_peft(saved[0])
     for name in ("ours", "again"):
-        write_peft(tmp_path / name, pairs, rank, alpha, targets)
+        write_peft(tmp_path / name, pairs, lora)
     config, file = (tmp_path / "ours" / name for name in ("adapter_config.json", "adapter_model.safetensors"))
     data = file.read_bytes()
     assert data == (tmp_path / "again" / file.name).read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert_refused(tmp_path / "ours", "damaged, it or adapter_config.json is not", file.name)
     file.write_bytes(data)
-    for changed in ({"lora_alpha": alpha + 1}, {"use_rslora": True}):
+    for changed in ({"lora_alpha": lora.alpha + 1}, {"use_rslora": True}):
         config.write_text(json.dumps(json.loads(config.read_text()) | changed))
         assert_refused(tmp_path / "ours", "damaged, it or adapter_config.json is not", file.name)
     written = json.loads((tmp_path / "again" / config.name).read_text())
     config.write_text(json.dumps(written | {"base_model_name_or_path": "another/place"}))
-    assert read_peft(tmp_path / "ours")[1:] == (rank, alpha, targets)
+    assert read_peft(tmp_path / "ours")[1] == lora
 
 
 def test_views_of_one_buffer_can_be_written(tmp_path: Path) -> None:
     flat = torch.randn(4 * 64 + 64 * 4, requires_grad=True)
     pair = (flat[:256].view(4, 64), flat[256:].view(4, 64).T)  # shared memory, one half not contiguous
-    write_peft(tmp_path, {"model.layers.0.self_attn.q_proj": pair}, 4, 8, ("q",))
+    write_peft(tmp_path, {"model.layers.0.self_attn.q_proj": pair}, LoRA(rank=4, targets=("q",)))
     (a, b), *_ = read_peft(tmp_path)[0].values()
     assert torch.equal(a, pair[0]) and torch.equal(b, pair[1])
 
 
 def test_a_full_disk_leaves_the_earlier_adapter(saved: tuple[Path, Any], tmp_path: Path) -> None:
-    pairs, rank, alpha, targets = read_peft(saved[0])
-    write_peft(tmp_path / "out", pairs, rank, alpha, targets)
+    pairs, lora = read_peft(saved[0])
+    write_peft(tmp_path / "out", pairs, lora)
     (tmp_path / "out" / "notes.txt").write_text("mine")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
     try:
         with pytest.raises(CheckpointError, match="cannot be written, an earlier save is untouched"):
-            write_peft(
-                tmp_path / "out", {name: (a + 1, b) for name, (a, b) in pairs.items()}, rank, alpha, targets
-            )
+            write_peft(tmp_path / "out", {name: (a + 1, b) for name, (a, b) in pairs.items()}, lora)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     again = read_peft(tmp_path / "out")[0]
     assert all(torch.equal(again[name][0], a) for name, (a, _) in pairs.items())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    write_peft(tmp_path / "out", pairs, rank, alpha, targets)
+    write_peft(tmp_path / "out", pairs, lora)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_whose_replacement_was_cut_off_is_put_back(broken: Path) -> None:
     broken.rename(broken.with_name(f".{broken.name}.replaced"))
-    assert read_peft(broken)[1] == 4
+    assert read_peft(broken)[1].rank == 4
 
 
 def test_wrong_rank_is_not_written(tmp_path: Path) -> None:
@@ -175,9 +140,7 @@ def test_wrong_rank_is_not_written(tmp_path: Path) -> None:
         write_peft(
             tmp_path / "out",
             {"model.layers.0.self_attn.q_proj": (torch.ones(4, 64), torch.ones(64, 4))},
-            8,
-            8,
-            ("q",),
+            LoRA(rank=8, targets=("q",)),
         )
     assert not (tmp_path / "out").exists()
 
@@ -197,8 +160,6 @@ def assert_refused(folder: Path, message: str, file: str) -> None:
         ({"use_dora": True}, "use_dora: True is not supported"),
         ({"bias": "all"}, "bias: 'all' is not supported"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: .*lm_head"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' changes the base weights"),
         ({"lora_bias": True}, "lora_bias: True"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
@@ -303,8 +264,9 @@ def test_missing_truncated_and_empty_files(broken: Path) -> None:
 def test_the_settings_of_a_folder_give_a_buffer_that_takes_it(tmp_path: Path, rslora: bool) -> None:
     peft_model(r=4, lora_alpha=6, use_rslora=rslora).save_pretrained(tmp_path)
     assert has_adapter(tmp_path) and not has_adapter(tmp_path / "none")
-    lora, (_, rank, alpha, _) = read_lora(tmp_path), read_peft(tmp_path)
-    assert lora.rank == rank == 4 and lora.scale == pytest.approx(6 / (2 if rslora else 4)) == alpha / rank
+    lora = read_lora(tmp_path)
+    assert lora == read_peft(tmp_path)[1]
+    assert lora.rank == 4 and lora.scale == pytest.approx(6 / (2 if rslora else 4))
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 0}))
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: lora_alpha: 0 is not above 0"):

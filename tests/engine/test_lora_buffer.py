@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from proactor.engine.config import LoRA
 from proactor.engine.lora import LoRABuffer, shapes
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
 
@@ -88,7 +88,8 @@ def test_loading_names_what_does_not_fit(config: ModelConfig) -> None:
 def test_scale(config: ModelConfig) -> None:
     assert LoRA(rank=4, alpha=8).scale == 2 and LoRA(rank=4, alpha=8, rslora=True).scale == 4
     adapter = buffer(config, rslora=True).adapters[0, ("q", "k", "v")]
-    assert adapter.scale == pytest.approx(6 / 3**0.5) and adapter.spans == [(0, 32), (32, 48), (48, 64)]
+    assert adapter.scales == pytest.approx([6 / 3**0.5] * 3)
+    assert adapter.spans == [(0, 32), (32, 48), (48, 64)]
 
 
 def test_what_is_not_finite_in_float32_is_refused_and_nothing_changes(config: ModelConfig) -> None:

@@ -17,9 +17,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, GRPOLoss, LoRA, Sample
-from proactor.engine.config import ALL_TARGETS
-from proactor.engine.forward import tree_logprobs, tree_view
-from proactor.engine.layout import layout
+from proactor.engine.forward import tree_logprobs
+from proactor.engine.lora_config import ALL_TARGETS
 from proactor.engine.tree import Tree
 from tests.engine.engines import prompts, shake
 from tests.engine.peers import (
@@ -29,6 +28,7 @@ from tests.engine.peers import (
     padded_logits,
     padded_logprobs,
     peft_gradients,
+    tree_logits,
     with_adapter,
 )
 from tests.tiny import LLAMA3, YARN, save_tiny_4bit, tiny_model
@@ -89,25 +89,6 @@ def load(folder: Path, **changes: Any) -> Engine:
 def sequences() -> list[list[int]]:
     """Three with one beginning, one without, one past the original context (32) of the scaled models."""
     return [*prompts(3, 9, shared=6), *prompts(1, 5, seed=1), *prompts(1, 100, seed=2, shared=6)]
-
-
-def tree_logits(engine: Engine, groups: list[Group]) -> list[torch.Tensor]:
-    """Logits of all rows of each group's prompt, from one forward over their tree."""
-    tree = Tree(groups)
-    flat = layout(tree)
-    view = tree_view(engine.decoder, tree, flat.start)
-    with torch.no_grad():
-        hidden = engine.decoder.hidden(flat.ids, flat.positions, view)
-        logits = engine.decoder.head_linear(engine.decoder.final_norm(hidden), engine.decoder.head)
-    out = []
-    for end in tree.prompt_end:
-        rows: list[int] = []
-        node = end
-        while node >= 0:
-            rows = [*range(flat.start[node], flat.start[node] + len(tree.nodes[node].ids)), *rows]
-            node = tree.nodes[node].parent
-        out.append(logits[rows])
-    return out
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -42,7 +42,7 @@ def case(shape: tuple[int, int, tuple[int, ...], tuple[int, ...], int], dtype: t
     b = [torch.randn(widths[t], rank, dtype=dtype, requires_grad=True) for t in targets]
     x = torch.randn(rows, k, dtype=dtype, requires_grad=True)
     weight, bias = torch.randn(edges[-1], k, dtype=dtype), torch.randn(edges[-1], dtype=dtype)
-    return x, weight, bias, Adapter(a, b, spans, rank, 1.75)
+    return x, weight, bias, Adapter(a, b, spans, [rank] * len(b), [1.75] * len(b))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -191,7 +191,8 @@ def adapter_case(
         return copy_between_nans(torch.randn(shape, generator=generator, device=DEVICE))
 
     a = copy_between_nans(draw(rank * len(spans), k) / k**0.5)
-    adapter = Adapter(a, [draw(stop - start, rank) for start, stop in spans], spans, rank, 1.5)
+    b = [draw(stop - start, rank) for start, stop in spans]
+    adapter = Adapter(a, b, spans, [rank] * len(b), [1.5] * len(b))
     mask = copy_between_nans((torch.arange(m, device=DEVICE) % 2).to(dtype))
     return copy_between_nans(draw(m, k).to(dtype)), copy_between_nans(draw(n, k).to(dtype)), adapter, mask
 
@@ -334,7 +335,7 @@ def test_a_float32_mask_switches_rows_of_any_type(mode: str, monkeypatch: pytest
         torch.randn(4, 32, requires_grad=True),
         torch.randn(24, 4, requires_grad=True),
     )
-    adapter = Adapter(a, [b], [(0, 24)], 4, 2.0)
+    adapter = Adapter(a, [b], [(0, 24)], [4], [2.0])
     x = torch.randn(5, 32).half().requires_grad_()
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
     y = lora_linear(x, lambda: weight.half(), None, adapter, mask)
