@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import remove as remove
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
+    from proactor.engine.known_models import known_keys as known_keys
     from proactor.engine.layout import TokenBatch as TokenBatch
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from proactor.engine.openai_client import RequestTimeout as RequestTimeout
     from proactor.engine.plan import ModelPlan as ModelPlan
     from proactor.engine.plan import plan_model as plan_model
+    from proactor.engine.random_checkpoint import make_checkpoint as make_checkpoint
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
@@ -95,7 +97,9 @@ _MODULES = {
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
+    "proactor.engine.known_models": ("known_keys",),
     "proactor.engine.plan": ("ModelPlan", "plan_model"),
+    "proactor.engine.random_checkpoint": ("make_checkpoint",),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),

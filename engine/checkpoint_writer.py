@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def save_bnb4bit(
         with atomic_folder(folder, owned=MODEL_FILES) as temporary:
             (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             if tokenizer_from is not None:
-                _copy_tokenizer(Path(tokenizer_from), temporary)
+                copy_tokenizer(Path(tokenizer_from), temporary)
             _write_shards(temporary, tensors, shard_bytes)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -88,7 +88,8 @@ def save_quantized(
     save_bnb4bit(folder, config_json, packed, tokenizer_from)
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what belongs to a tokenizer, and generation_config.json, from one folder into another."""
     for path in sorted(
         {path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}
     ):
@@ -97,10 +98,9 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> None:
     """One file, or numbered shards with an index; only one shard's tensors are on the CPU at a time."""
-    plan = list(_plan_shards(tensors, shard_bytes))
+    plan = plan_shards({name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes)
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(plan, 1):
-        file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+    for file, names in zip(shard_files(len(plan)), plan, strict=True):
         parts: dict[str, Tensor] = {}
         for name in names:
             tensor = tensors[name]
@@ -112,20 +112,29 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor | NF4Tensor], shard
         save_file(parts, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(parts, file)
     if len(plan) > 1:
-        index = {
-            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-            "weight_map": weight_map,
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(folder, weight_map, sum(t.nbytes for t in tensors.values()))
 
 
-def _plan_shards(tensors: Mapping[str, Tensor | NF4Tensor], shard_bytes: int) -> Iterator[list[str]]:
-    names: list[str] = []
+def shard_files(count: int) -> list[str]:
+    """The names of a model's files, as transformers gives them."""
+    numbered = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return [SINGLE] if count == 1 else numbered
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], total_bytes: int) -> None:
+    """Write which file holds which tensor."""
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
+    """Names by file: in order, a new file where ``shard_bytes`` would be passed. ``sizes``: bytes by name."""
+    plan: list[list[str]] = [[]]
     held = 0
-    for name, tensor in tensors.items():
-        if names and held + tensor.nbytes > shard_bytes:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += tensor.nbytes
-    yield names
+    for name, size in sizes.items():
+        if plan[-1] and held + size > shard_bytes:
+            plan.append([])
+            held = 0
+        plan[-1].append(name)
+        held += size
+    return plan

@@ -23,6 +23,7 @@ from proactor.commands import (
     doctor,
     evaluate,
     import_,
+    make_checkpoint,
     plan,
     report,
     review,
@@ -65,6 +66,7 @@ for command in (
     import_.import_,
     annotate.annotate,
     plan.plan,
+    make_checkpoint.make_checkpoint,
     review.review,
     train.train,
     evaluate.evaluate,
@@ -80,7 +82,7 @@ for command in (
     train.pretrain,
     train.demo,
 ):
-    app.command(command.__name__.strip("_"))(command)
+    app.command(command.__name__.strip("_").replace("_", "-"))(command)
 
 
 def main() -> None:
