@@ -49,9 +49,7 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None) -> Pa
     if path.is_dir() and partial != path:
         return path
     if partial is not None:
-        raise CheckpointError(
-            f"{name}: was not written to its end ({partial} is what there is): write it again"
-        )
+        raise CheckpointError(f"{name}: not written to its end ({partial} is what there is): write it again")
     if path.exists():
         raise CheckpointError(
             f"{name}: is a file; a model is a folder with config.json and safetensors files"
