@@ -19,7 +19,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ import torch
 from bench.records import add_results, say, stamp, write_record
 from bench.turns import peak_bytes
 from proactor.engine import GRPO, Engine, Group, LoRA, Sampling
-from proactor.kernels.linear import library_linear
 from proactor.kernels.lora import lora_linear
 
 ROUNDS = 3
@@ -136,7 +135,7 @@ def timed_steps(engine: Engine) -> Iterator[list[float]]:
 def bound_seconds(engine: Engine, rows: int) -> float:
     """Seconds that every base linear and the head take for so many rows, one after the other."""
     decoder = engine.decoder
-    linear: Callable[..., torch.Tensor] = decoder.form.linear or library_linear
+    linear = decoder.form.linear
     inputs: dict[int, torch.Tensor] = {}
 
     def rows_of(width: int) -> torch.Tensor:

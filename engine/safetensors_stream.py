@@ -46,7 +46,7 @@ class StreamedFile:
         for part in parts:
             assert part.dtype == dtype, name
             data = part.contiguous().view(-1).view(torch.uint8).numpy()
-            self._file.write(memoryview(data))
+            self._file.write(data.data)
             self._size += data.nbytes
         assert self._size - start == torch.Size(shape).numel() * dtype.itemsize, name
         place = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, self._size]}

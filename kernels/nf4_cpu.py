@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -236,11 +236,9 @@ def crossover(columns: int) -> int:
     dense, largest = replace(weight, coarse=None), FEW
     for count in COUNTS:
         x = torch.randn(count, columns, generator=generator).to(torch.bfloat16)
-        fused, apart = _seconds(
-            lambda x=x: fused_linear(x, weight.codes, weight.coarse, weight.shape),
-            lambda x=x: host_linear(x, dense, None, fastest_cpu_linear()),
-        )
-        if fused > apart:
+        fused = partial(fused_linear, x, weight.codes, weight.coarse, weight.shape)
+        seconds = _seconds(fused, partial(host_linear, x, dense, None, fastest_cpu_linear()))
+        if seconds[0] > seconds[1]:
             break
         largest = count
     return largest

@@ -50,7 +50,7 @@ def _functional() -> ModuleType | None:
             from bitsandbytes import cextension, functional
     except (ImportError, OSError, RuntimeError):  # no package; no library for this system
         return None
-    return None if "Mock" in type(cextension.lib).__name__ else functional  # type: ignore[no-any-return]
+    return None if "Mock" in type(cextension.lib).__name__ else functional
 
 
 def library_dequantize(
