@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from bench.shapes import model_config
+from proactor.engine.base_linear import BaseLinear
 from proactor.engine.forward import head_rows
 from proactor.engine.lora import GROUPS, LoRABuffer, shapes
 from proactor.engine.lora_config import LoRA, Target
-from proactor.engine.model import BaseLinear, Decoder, Layer
+from proactor.engine.model import Decoder, Layer
 from proactor.engine.tree import Tree
 from proactor.engine.types import Group, Sample
 from proactor.kernels.op import QWEN25, ModelShape

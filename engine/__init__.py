@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from proactor.engine.files import sweep as sweep
     from proactor.engine.frozen import Config as Config
     from proactor.engine.group_plan import GroupPlan as GroupPlan
+    from proactor.engine.known_models import known_keys as known_keys
     from proactor.engine.layout import TokenBatch as TokenBatch
     from proactor.engine.lora_config import LoRA as LoRA
     from proactor.engine.loss import GRPOLoss as GRPOLoss
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from proactor.engine.profiles import profile_decode as profile_decode
     from proactor.engine.profiles import profile_kernels as profile_kernels
     from proactor.engine.profiles import profile_step as profile_step
+    from proactor.engine.random_checkpoint import make_checkpoint as make_checkpoint
     from proactor.engine.ranges import Time as Time
     from proactor.engine.ranges import Times as Times
     from proactor.engine.ranges import listening as listening
@@ -135,6 +137,7 @@ _MODULES = {
     ),
     "proactor.engine.frozen": ("Config",),
     "proactor.engine.group_plan": ("GroupPlan",),
+    "proactor.engine.known_models": ("known_keys",),
     "proactor.engine.layout": ("TokenBatch",),
     "proactor.engine.lora_config": ("LoRA",),
     "proactor.engine.loss": (
@@ -159,6 +162,7 @@ _MODULES = {
         "profile_step",
         "StepProfile",
     ),
+    "proactor.engine.random_checkpoint": ("make_checkpoint",),
     "proactor.engine.ranges": (
         "listening",
         "ranged",

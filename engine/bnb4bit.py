@@ -93,7 +93,10 @@ def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.devi
 
 
 def _copy(shards: Shards, name: str, device: torch.device | str) -> Tensor:
-    return shards.read(name).to(device, copy=True)
+    stored = shards.read(name)
+    kept = stored.to(device, copy=True)
+    shards.release(stored)
+    return kept
 
 
 def _read_state(shards: Shards, name: str, shape: tuple[int, int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proactor.engine import bnb4bit
 from proactor.engine.config_keys import CheckpointError, read_json
-from proactor.engine.files import recover
+from proactor.engine.files import recover, unfinished
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.reading import check_name
 from proactor.engine.shards import Shards
@@ -46,9 +46,12 @@ def resolve_model(path_or_hub_id: str | Path, revision: str | None = None, weigh
     except (OSError, RuntimeError) as error:  # no name of a file; a user without a home
         raise CheckpointError(f"{path_or_hub_id}: {one_line(error)}") from None
     recover(path)
-    if path.is_dir():
-        return path
     name = str(path_or_hub_id)
+    partial = unfinished(path)
+    if path.is_dir() and partial != path:
+        return path
+    if partial is not None:
+        raise CheckpointError(f"{name}: not written to its end ({partial} is what there is): write it again")
     if path.exists():
         raise CheckpointError(
             f"{name}: is a file; a model is a folder with config.json and safetensors files"
@@ -228,8 +231,12 @@ def _load_plain(
         except ValueError as error:
             raise shards.error(name, str(error)) from error
     converted = tensor.to(device, dtype or tensor.dtype, copy=True)
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(converted))).all()):
-        finite = bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
-        what = f"does not fit {dtype}: pick another dtype" if finite else "holds values that are not finite"
-        raise shards.error(name, what)
+    if not _finite(converted):
+        what = f"does not fit {dtype}: pick another dtype"
+        raise shards.error(name, what if _finite(tensor) else "holds values that are not finite")
+    shards.release(tensor)
     return converted
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

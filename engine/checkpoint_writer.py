@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,9 @@ def _write_shards(
     folder: Path, sizes: Mapping[str, int], make: Callable[[str], Tensor | NF4Tensor], shard_bytes: int
 ) -> None:
     """One file, or numbered shards with an index; only one shard's tensors are on the CPU at a time."""
-    plan = list(_plan_shards(sizes, shard_bytes))
+    plan = plan_shards(sizes, shard_bytes)
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(plan, 1):
-        file = SINGLE if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+    for file, names in zip(shard_files(len(plan)), plan, strict=True):
         parts: dict[str, Tensor] = {}
         for name in names:
             tensor = make(name)
@@ -138,17 +137,29 @@ def _write_shards(
         save_file(parts, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(parts, file)
     if len(plan) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(folder, weight_map, sum(sizes.values()))
 
 
-def _plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> Iterator[list[str]]:
-    names: list[str] = []
+def shard_files(count: int) -> list[str]:
+    """The names of a model's files, as transformers gives them."""
+    numbered = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return [SINGLE] if count == 1 else numbered
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], total_bytes: int) -> None:
+    """Write which file holds which tensor."""
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
+    """Names by file: in order, a new file where ``shard_bytes`` would be passed. ``sizes``: bytes by name."""
+    plan: list[list[str]] = [[]]
     held = 0
     for name, size in sizes.items():
-        if names and held + size > shard_bytes:
-            yield names
-            names, held = [], 0
-        names.append(name)
+        if plan[-1] and held + size > shard_bytes:
+            plan.append([])
+            held = 0
+        plan[-1].append(name)
         held += size
-    yield names
+    return plan

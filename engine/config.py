@@ -35,8 +35,8 @@ class EngineConfig(Config):
     )
     resident: Literal["auto", "dense", "nf4"] = Field(
         "auto",
-        description="how 4-bit linears stay in memory: nf4 as they are (auto, where the fused kernels run), "
-        "dense as a dequantised copy, which is faster elsewhere",
+        description="how 4-bit linears stay in memory: nf4 as they are (auto, on a GPU and where a copy does "
+        "not fit), dense as a dequantised copy, which is faster for many rows on a CPU",
     )
     deterministic: bool = Field(
         False, description="results are bitwise independent of batching and ranks (CPU; float32 or bfloat16)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -149,6 +150,15 @@ def recover(folder: str | Path) -> None:
     aside = _aside(final)
     if aside.is_dir() and not aside.is_symlink() and not final.exists():
         aside.rename(final)
+
+
+def unfinished(folder: str | Path) -> Path | None:
+    """The temporary folder that a writer of ``folder`` left or still fills, or ``folder`` if it is one."""
+    final = Path(folder)
+    if MARK in final.name and final.name.startswith("."):
+        return final
+    left = sorted(final.parent.glob(f"{glob.escape(_prefix(final))}*"))
+    return left[0] if left else None
 
 
 def _temporary(final: Path) -> Path:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proactor.engine.lora import shapes
 from proactor.engine.model import Decoder
-from proactor.engine.model_config import ModelConfig
+from proactor.engine.operations import Operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +23,15 @@ class Work:
         return Work(self.bytes + other.bytes, self.flops + other.flops)
 
 
-def linear_weights(config: ModelConfig) -> int:
-    """Weights of all linears of all layers, the head left out."""
-    return config.num_layers * sum(rows * columns for rows, columns in shapes(config).values())
-
-
 def decode_work(decoder: Decoder, batch: int, context: int) -> dict[str, Work]:
     """A decode step of ``batch`` sequences that each see ``context`` tokens: its model and its head."""
     c, held = decoder.config, decoder.nbytes()
     size = decoder.embed.element_size()
     keys = 2 * c.num_layers * c.num_kv_heads * c.head_dim * context * size
-    attention = 4 * c.num_layers * c.num_heads * c.head_dim * context
+    count = Operations.of(c, None)
     weights = held["dense"] + held["nf4"] + held["adapter"] / 2
     return {
-        "sample: model": Work(weights + batch * keys, batch * (2 * linear_weights(c) + attention)),
+        "sample: model": Work(weights + batch * keys, batch * (count.linear + count.pair * context)),
         "sample: head": _head(decoder, batch),
     }
 
@@ -45,7 +39,7 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> dict[str, Work]:
 def pass_work(decoder: Decoder, rows: int) -> Work:
     """One pass of ``rows`` rows through all layers, without attention."""
     held = decoder.nbytes()
-    return Work(held["dense"] + held["nf4"], 2.0 * rows * linear_weights(decoder.config))
+    return Work(held["dense"] + held["nf4"], rows * Operations.of(decoder.config, None).linear)
 
 
 def train_work(decoder: Decoder, rows: int, head_rows: int) -> dict[str, Work]:
@@ -56,5 +50,4 @@ def train_work(decoder: Decoder, rows: int, head_rows: int) -> dict[str, Work]:
 
 
 def _head(decoder: Decoder, rows: int) -> Work:
-    c = decoder.config
-    return Work(decoder.head.nbytes, 2.0 * rows * c.vocab_size * c.hidden_size)
+    return Work(decoder.head.nbytes, rows * Operations.of(decoder.config, None).head)

@@ -78,7 +78,7 @@ class Footprint:
         size, tensor = dtype.itemsize, shapes(config)
         largest = max(sum(tensor[t][0] for t in group) * tensor[group[0]][1] for group in GROUPS)
         pairs = adapted(lora, config.num_layers) if lora else {}
-        parameters = sum(pair.rank * sum(tensor[target]) for (_, target), pair in pairs.items())
+        parameters = adapter_parameters(config, lora) if lora else 0
         layers, ranks = config.num_layers, sum(pair.rank for pair in pairs.values())
         trained = layers * saved_row(config, size) + (ranks + 6 * config.hidden_size) * size
         return cls(
@@ -96,6 +96,13 @@ class Footprint:
             parts=2 * config.num_heads * (config.head_dim + 1) * 4,  # float32, of shared and of own pages
             size=size,
         )
+
+
+def adapter_parameters(config: ModelConfig, lora: LoRA) -> int:
+    """Numbers of A and B of all adapted linears."""
+    size = shapes(config)
+    pairs = adapted(lora, config.num_layers)
+    return sum(pair.rank * sum(size[target]) for (_, target), pair in pairs.items())
 
 
 def weight_bytes(config: ModelConfig, nf4: bool, size: int) -> int:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from proactor.engine.chunks import Chunk, cut, kept_alone
-from proactor.engine.config import GRPO, SFT, LoRA
+from proactor.engine.config import GRPO, SFT
 from proactor.engine.footprint import Footprint
 from proactor.engine.layout import Layout, layout
+from proactor.engine.lora_config import LoRA
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss, by_token
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder

@@ -45,7 +45,12 @@ def qwen25(size: str) -> ModelConfig:
 
 
 def known_model(name: str) -> ModelConfig:
-    """The config of a model by name, in any case and with any suffix after it: "Qwen/Qwen2.5-14B-Instruct".
+    """The config of a model by name, as `known_keys` finds it."""
+    return ModelConfig.from_dict(known_keys(name))
+
+
+def known_keys(name: str) -> dict[str, Any]:
+    """``config.json`` of a model by name, in any case and with any suffix: "Qwen/Qwen2.5-14B-Instruct".
 
     Raises EngineError for a name that is not known.
     """
@@ -53,6 +58,6 @@ def known_model(name: str) -> ModelConfig:
     for size, shape in FAMILY.items():
         known = shape.name.lower()
         if plain == known or plain.startswith(f"{known}-"):
-            return qwen25(size)
+            return qwen2_keys(shape, tie_word_embeddings=size in TIED)
     names = ", ".join(shape.name for shape in FAMILY.values())
     raise EngineError(f"model {name!r}: neither a folder nor a known name ({names})")

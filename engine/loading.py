@@ -22,6 +22,7 @@ from proactor.engine.memory import (
     Memory,
     Planner,
     device_memory,
+    fits_host,
     naming_shortage,
 )
 from proactor.engine.model import Decoder, Exactness
@@ -86,9 +87,12 @@ def build(
             f"{str(dtype).removeprefix('torch.')} on this {device.type}"
         )
     fused = on_gpu(device) and use_triton(torch.empty(0, device=device))
+    stored_4bit = _is_4bit(folder, options)
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
+    if device.type == "cpu" and stored_4bit and not fused:
+        dense = fits_host(config, lora, dtype, options.resident, Path(path).name)
     planner = Planner(
-        Footprint.of(config, lora, not dense and _is_4bit(folder, options), dtype),
+        Footprint.of(config, lora, not dense and stored_4bit, dtype),
         options,
         config.context_length,
         f"{Path(path).name} on {device}",
@@ -101,7 +105,7 @@ def build(
             folder, config, quantization=options.quantization, dtype=dtype, device=device, progress=progress
         )
         buffer = LoRABuffer(config, lora, device, seed) if lora is not None else None
-        decoder = Decoder.build(config, weights, dtype, buffer, dense)
+        decoder = Decoder.build(config, weights, dtype, buffer, dense, deterministic)
     if deterministic:
         min_rows = exact_minimum(exact_linear, decoder.linear_shapes(), dtype)
         decoder.form = Exactness(exact_linear, min_rows, exact=True)

@@ -20,7 +20,10 @@ import torch
 from proactor.engine.chunks import most_kept
 from proactor.engine.config import EngineConfig
 from proactor.engine.footprint import COLUMNS, Footprint
+from proactor.engine.lora_config import LoRA
+from proactor.engine.model_config import ModelConfig
 from proactor.engine.packing import pack
+from proactor.engine.reading import read_regular
 from proactor.engine.tree import Tree
 from proactor.engine.types import EngineError, Group
 from proactor.kernels.paged_attention import SPLIT
@@ -272,6 +275,38 @@ class Planner:
 def gib(size: float) -> str:
     """Bytes for a message."""
     return f"{size / 2**30:.1f} GiB"
+
+
+HOST_SHARE = 0.7
+"""Part of a machine's available memory that a model may hold; the rest is for the cache and activations."""
+
+
+def host_memory() -> int | None:
+    """Bytes that can be allocated without swapping; None where the system does not say (`/proc/meminfo`)."""
+    try:
+        lines = read_regular("/proc/meminfo").decode().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return found[0] << 10 if found else None
+
+
+def fits_host(config: ModelConfig, lora: LoRA | None, dtype: torch.dtype, resident: str, name: str) -> bool:
+    """Whether the 4-bit linears of a model on the CPU are held dense: as asked, or ("auto") where it fits.
+
+    Raises EngineError, before anything is read, for a model that is larger than the available memory.
+    """
+    free = host_memory()
+    dense, nf4 = (Footprint.of(config, lora, kept, dtype).held for kept in (False, True))
+    held = resident == "dense" or (resident == "auto" and (free is None or dense <= HOST_SHARE * free))
+    need = dense if held else nf4
+    if free is not None and need > free:
+        better = "set dtype to bfloat16, or " if dtype == torch.float32 else ""
+        better = "leave resident out, or " if held else better
+        raise EngineError(
+            f"{name} on cpu: needs {gib(need)}, and {gib(free)} are available: {better}take a smaller model"
+        )
+    return held
 
 
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"

@@ -6,23 +6,20 @@ sequence or tree node, with a position. The view decides which rows it sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from proactor.engine.base_linear import BaseLinear, form_of, stack_linears
 from proactor.engine.lora import GROUPS, LoRABuffer, shapes
 from proactor.engine.lora_config import Target
-from proactor.engine.lora_targets import module_name
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.linear import Linear, library_linear, padded_rows
 from proactor.kernels.lora import Remade, lora_linear
 from proactor.kernels.nf4 import NF4Tensor
-from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
 from proactor.kernels.norm import add_rms_norm, rms_norm
-from proactor.kernels.op import use_triton
 from proactor.kernels.rope import rope
 from proactor.kernels.swiglu import swiglu
 
@@ -39,43 +36,6 @@ class AttentionView(Protocol):
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """[T, Hq * D] of q [T, Hq, D], k and v [T, Hkv, D], as `rotate` returned them."""
         ...
-
-
-class BaseLinear:
-    """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
-
-    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts. Otherwise NF4 parts are
-    repacked for the fused product where the kernels can take them, or dequantised at each use.
-    """
-
-    def __init__(
-        self, parts: Sequence[Tensor | NF4Tensor], bias: Tensor | None, dtype: torch.dtype, resident: bool
-    ) -> None:
-        self.parts: list[Tensor | NF4Tensor] = list(parts)
-        self.bias, self.dtype = bias, dtype
-        self.ready: Tensor | PackedNF4 | None = None
-        quantised = [p for p in parts if isinstance(p, NF4Tensor)]
-        if resident or not quantised:
-            self.ready = self._build()
-        elif len(quantised) == len(parts) and use_triton(quantised[0].packed) and can_repack(*quantised):
-            self.ready = repack(*quantised)
-        if self.ready is not None:
-            self.parts = []
-
-    def _build(self) -> Tensor:
-        # dequantise to the stored dtype, then widen, as bitsandbytes does: float32 equals transformers then
-        dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
-        return dense[0] if len(dense) == 1 else torch.cat(dense)
-
-    def weight(self) -> Tensor | PackedNF4:
-        """The weight [N, K]: the resident dense or packed one, else a new dense one in ``dtype``."""
-        return self.ready if self.ready is not None else self._build()
-
-    def nbytes(self) -> tuple[int, int]:
-        """(bytes held dense, bytes held as NF4)."""
-        held = self.parts if self.ready is None else [self.ready]
-        dense = sum(p.nbytes for p in held if isinstance(p, Tensor))
-        return dense, sum(p.nbytes for p in held if not isinstance(p, Tensor))
 
 
 @dataclass(slots=True)
@@ -128,6 +88,7 @@ class Decoder:
         dtype: torch.dtype,
         lora: LoRABuffer | None,
         resident: bool,
+        exact: bool = False,
     ) -> Decoder:
         """Take over ``weights`` by Hugging Face's names; popped when used, so that none is held twice."""
 
@@ -141,7 +102,9 @@ class Decoder:
         layers = []
         for i in range(config.num_layers):
             prefix = f"model.layers.{i}"
-            linears = {group: _stack(weights, i, group, config, dtype, resident) for group in GROUPS}
+            linears = {
+                group: stack_linears(weights, i, group, config, dtype, resident, exact) for group in GROUPS
+            }
             q_norm = plain(f"{prefix}.self_attn.q_norm.weight") if config.qk_norm else None
             k_norm = plain(f"{prefix}.self_attn.k_norm.weight") if config.qk_norm else None
             norm1, norm2 = (
@@ -266,6 +229,11 @@ class Decoder:
             return self.form.linear(x, weight, bias)
         return self.form.linear(torch.cat([x, x[:1].expand(pad, -1)]), weight, bias)[: x.shape[0]]
 
+    def linear_forms(self) -> tuple[str, ...]:
+        """How the base linears are held and multiplied, in words, one entry a kind."""
+        held = [base.ready for layer in self.layers for base in layer.linears.values()]
+        return tuple(dict.fromkeys(form_of(weight, self.dtype) for weight in held))
+
     def nbytes(self) -> dict[str, int]:
         """Bytes by kind: dense and nf4 linears, embeddings (with the head), adapter (with its gradient)."""
         sizes = [base.nbytes() for layer in self.layers for base in layer.linears.values()]
@@ -273,25 +241,3 @@ class Decoder:
         tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
         adapter = 2 * self.lora.flat.nbytes if self.lora else 0
         return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter}
-
-
-def _stack(
-    weights: dict[str, Tensor | NF4Tensor],
-    layer: int,
-    group: tuple[Target, ...],
-    config: ModelConfig,
-    dtype: torch.dtype,
-    resident: bool,
-) -> BaseLinear:
-    size = shapes(config)
-    parts = [weights.pop(f"{module_name(layer, t)}.weight") for t in group]
-    biases = {t: weights.pop(f"{module_name(layer, t)}.bias", None) for t in group}
-    if all(bias is None for bias in biases.values()):
-        return BaseLinear(parts, None, dtype, resident)
-    device = parts[0].device if isinstance(parts[0], Tensor) else parts[0].packed.device
-    stacked = torch.zeros(sum(size[t][0] for t in group), dtype=dtype, device=device)
-    for part, t in zip(stacked.split([size[t][0] for t in group]), group, strict=True):
-        bias = biases[t]
-        if isinstance(bias, Tensor):
-            part.copy_(bias)
-    return BaseLinear(parts, stacked, dtype, resident)

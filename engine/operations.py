@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proactor.engine.config import LoRA
 from proactor.engine.footprint import adapter_parameters
 from proactor.engine.lora import shapes
+from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
 
 

@@ -93,6 +93,11 @@ class Parts:
         """Whether results are bitwise independent of batching and ranks."""
         return self.decoder.form.exact
 
+    @property
+    def linear_forms(self) -> tuple[str, ...]:
+        """How the base linears are held and multiplied, in words, one entry a kind."""
+        return self.decoder.linear_forms()
+
     def memory(self) -> dict[str, int]:
         """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
         return {

@@ -5,6 +5,8 @@ Opening reads every header, so a truncated file or a missing shard is an error b
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,7 @@ from proactor.engine.types import one_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MADV_DONTNEED = 4
 
 
 def open_tensors(path: str | Path) -> Any:
@@ -76,6 +79,16 @@ class Shards:
         except (SafetensorError, OSError) as error:
             raise self.error(name, one_line(error)) from error
         return tensor
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the system take back the pages of a tensor that was read, when what is kept of it was copied.
+
+        They would count as this process's until the file is closed: twice the model.
+        """
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if length > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_DONTNEED)
 
     @property
     def source(self) -> Path:

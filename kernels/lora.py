@@ -31,6 +31,7 @@ from torch import Tensor
 from proactor.kernels.linear import Linear, exact_linear, library_linear
 from proactor.kernels.lora_kernels import RANKS, launch_add, launch_down
 from proactor.kernels.nf4 import NF4Tensor
+from proactor.kernels.nf4_cpu import HostNF4, host_back, host_linear
 from proactor.kernels.nf4_linear import nf4_linear
 from proactor.kernels.nf4_pack import PackedNF4
 from proactor.kernels.op import require, use_triton
@@ -81,18 +82,23 @@ class Remade:
     make: Callable[[Tensor], Tensor]
 
 
-Weight = Tensor | NF4Tensor | PackedNF4
+Weight = Tensor | NF4Tensor | PackedNF4 | HostNF4
 WeightSource = Callable[[], Weight]
 DECODE_ROWS = 64
 """Most rows for which x Aᵀ uses our kernel: above, the library's product fills the GPU by itself."""
 
 
 def _base(x: Tensor, weight: Weight, bias: Tensor | None, linear: Linear) -> Tensor:
+    if isinstance(weight, HostNF4):
+        return host_linear(x, weight, bias, linear)
     return linear(x, weight, bias) if isinstance(weight, Tensor) else nf4_linear(x, weight, bias)
 
 
-def _dense(weight: Weight, dtype: torch.dtype) -> Tensor:
-    return weight if isinstance(weight, Tensor) else weight.dequantize().to(dtype)
+def _base_back(dy: Tensor, weight: Weight, linear: Linear) -> Tensor:
+    if isinstance(weight, HostNF4):
+        return host_back(dy, weight, linear)
+    dense = weight if isinstance(weight, Tensor) else weight.dequantize().to(dy.dtype)
+    return linear(dy, dense.t(), None)
 
 
 def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
@@ -184,7 +190,7 @@ class _LoRALinear(torch.autograd.Function):
         adapter.gate(g, row_mask)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = ctx.linear(dy, _dense(ctx.source(), dy.dtype).t(), None)
+            dx = _base_back(dy, ctx.source(), ctx.linear)
             dx.addmm_(g, a.to(x.dtype))
         da = torch.mm(g.t(), x).to(a.dtype)
         return (dx, None, None, None, None, None, None, da, *db)
@@ -200,7 +206,7 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.linear(grads[0], _dense(ctx.source(), grads[0].dtype).t(), None), None, None, None
+        return _base_back(grads[0], ctx.source(), ctx.linear), None, None, None
 
 
 def lora_linear(
@@ -215,9 +221,9 @@ def lora_linear(
     """Frozen linear layer with an optional adapter: x [T, K] -> [T, N] in x's dtype, differentiable.
 
     ``source`` returns the base weight [N, K] on each call: a dense tensor (dequantised on the fly, so that a
-    4-bit base is never kept in full precision between forward and backward), or an `NF4Tensor` or
-    `PackedNF4`, which `nf4_linear` multiplies. ``row_mask`` [T]: 1 for rows that use the adapter, else 0.
-    ``remade``: how the backward computes x again; None keeps x.
+    4-bit base is never kept in full precision between forward and backward), an `NF4Tensor` or `PackedNF4`,
+    which `nf4_linear` multiplies, or a `HostNF4` (`host_linear`). ``row_mask`` [T]: 1 for rows that use the
+    adapter, else 0. ``remade``: how the backward computes x again; None keeps x.
 
     The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError
     naming the argument when shapes or devices do not match, or spans overlap.

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from proactor.kernels.errors import KernelError
 from proactor.kernels.nf4_kernels import launch_dequantize, launch_quantize
+from proactor.kernels.nf4_library import library_available, library_dequantize, library_takes
 from proactor.kernels.op import use_triton
 
 BLOCK = 64
@@ -57,6 +59,25 @@ NF4_CODE = torch.tensor(
 """The sixteen levels, f32 [16], ascending. [CODE] bitsandbytes `_NF4_QUANT_TABLE`."""
 MIDPOINTS = (NF4_CODE[:-1] + NF4_CODE[1:]) / 2
 """A value above midpoint i lies above level i."""
+
+
+class BlockScales(NamedTuple):
+    """Block scales as stored: ``absmax`` f32 [blocks], or u8 with the parts of the double quantisation."""
+
+    absmax: Tensor
+    nested_absmax: Tensor | None
+    nested_code: Tensor | None
+    nested_offset: float
+    nested_blocksize: int
+
+    def expand(self) -> Tensor:
+        """The scales f32 [blocks] (the formula of the module docstring)."""
+        if self.nested_absmax is None or self.nested_code is None:
+            return self.absmax
+        coarse = self.nested_absmax.repeat_interleave(self.nested_blocksize)[: self.absmax.numel()]
+        # Two roundings, multiplication then addition: a fused multiply-add would differ from bitsandbytes in
+        # the last bit.
+        return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +152,12 @@ class NF4Tensor:
 
     def scales(self) -> Tensor:
         """Block scales f32 [blocks] (the formula of the module docstring)."""
-        if self.nested_absmax is None or self.nested_code is None:
-            return self.absmax
-        coarse = self.nested_absmax.repeat_interleave(self.nested_blocksize)[: self.absmax.numel()]
-        # Two roundings, multiplication then addition: a fused multiply-add would differ from bitsandbytes in
-        # the last bit.
-        return self.nested_code[self.absmax.long()].mul_(coarse).add_(self.nested_offset)
+        return self.stored_scales().expand()
+
+    def stored_scales(self) -> BlockScales:
+        """The block scales without the codes."""
+        nested = self.nested_absmax, self.nested_code, self.nested_offset, self.nested_blocksize
+        return BlockScales(self.absmax, *nested)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight [N, K] in ``dtype`` (default: its own), the bits of bitsandbytes `dequantize_4bit`."""
@@ -146,7 +167,8 @@ class NF4Tensor:
 def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The weight [N, K]: w[i] = code[index[i]] * scale[i // blocksize] in fp32, rounded once to ``dtype``.
 
-    Triton takes fp32, fp16 and bf16, with block sizes that are powers of two from 16 to 4096; torch the rest.
+    Triton takes fp32, fp16 and bf16, with block sizes that are powers of two from 16 to 4096; bitsandbytes'
+    CPU library, where it is there, rows of whole blocks (`library_takes`); torch the rest.
     """
     target = weight.dtype if dtype is None else dtype
     if use_triton(weight.packed) and target in FLOATS and weight.blocksize in TRITON_BLOCKS:
@@ -157,25 +179,59 @@ def dequantize_nf4(weight: NF4Tensor, dtype: torch.dtype | None = None) -> Tenso
         return launch_dequantize(*stored, math.prod(weight.shape), weight.blocksize, target).view(
             weight.shape
         )
+    if library_takes(weight.packed, weight.shape, weight.blocksize, target) and _library_agrees():
+        return library_dequantize(weight.packed, weight.scales(), weight.shape, weight.blocksize, target)
     return dequantize_torch(weight, target)
+
+
+@lru_cache(maxsize=1)
+def _library_agrees() -> bool:
+    """Whether bitsandbytes' CPU library is there, and gives the torch form's bits of a small weight."""
+    if not library_available():
+        return False
+    weight = quantize_nf4(torch.randn(4, 2 * BLOCK, generator=torch.Generator().manual_seed(0)), nested=False)
+    stored = weight.packed, weight.scales(), weight.shape, BLOCK
+    return all(torch.equal(library_dequantize(*stored, d), dequantize_torch(weight, d)) for d in FLOATS)
 
 
 def dequantize_torch(weight: NF4Tensor, target: torch.dtype) -> Tensor:
     """The torch form of `dequantize_nf4`, `CHUNK` values at a time."""
     size = weight.shape[0] * weight.shape[1]
-    scales = weight.scales()
-    high, low = weight.code.repeat_interleave(16), weight.code.repeat(16)
-    pairs = torch.stack((high, low), dim=1)  # [256, 2]: both values of a byte in one look-up
+    scales, packed = weight.scales(), weight.packed
+    if packed.numel() % 2 or packed.storage_offset() % 2:  # two bytes are looked up at once
+        packed = F.pad(packed, (0, packed.numel() % 2)).clone()
+    table = word_table(tuple(weight.code.tolist()), (1, 0, 3, 2)).to(weight.device)
     out = torch.empty(size, dtype=target, device=weight.device)
     for start in range(0, size, CHUNK):
         stop = min(start + CHUNK, size)
-        values = F.embedding(weight.packed[start // 2 : (stop + 1) // 2].int(), pairs).flatten()
+        words = packed[start // 2 : (stop + 3) // 4 * 2].view(torch.int16)
+        values = look_up(table, words).view(torch.float64).view(torch.float32)
         part = scales[start // weight.blocksize : -(-stop // weight.blocksize)]
         whole = values.numel() // weight.blocksize * weight.blocksize
         values[:whole].view(-1, weight.blocksize).mul_(part[: whole // weight.blocksize, None])
         values[whole:].mul_(part[-1])
         out[start:stop] = values[: stop - start]
     return out.view(weight.shape)
+
+
+@lru_cache(maxsize=8)
+def word_table(code: tuple[float, ...], nibbles: tuple[int, ...]) -> Tensor:
+    """The levels of some nibbles of each 16-bit word, counted from its lowest, as one number a word [65536].
+
+    Two float32 levels are the bits of a float64, four those of a complex128: a gather then moves them at
+    once. [OWN]
+    """
+    words, levels = torch.arange(65536), torch.tensor(code, dtype=torch.float32)
+    pairs = torch.stack([levels[words >> 4 * nibble & 15] for nibble in nibbles], dim=1).view(torch.float64)
+    return pairs.view(torch.complex128).view(-1) if len(nibbles) == 4 else pairs.view(-1)
+
+
+def look_up(table: Tensor, words: Tensor) -> Tensor:
+    """``table`` at each of the 16-bit ``words`` (int16 of any shape): their shape, in the table's dtype."""
+    index = words.reshape(-1).to(torch.int32).bitwise_and_(0xFFFF)
+    # on a CPU index_select is twice as fast as take, and runs in one thread
+    found = table.index_select(0, index) if torch.get_num_threads() < 3 else table.take(index.long())
+    return found.view(words.shape)
 
 
 def quantize_nf4(weight: Tensor, nested: bool = True, dtype: torch.dtype | None = None) -> NF4Tensor:

@@ -25,6 +25,7 @@ from proactor.commands import (
     evaluate,
     export,
     import_,
+    make_checkpoint,
     plan,
     profile,
     report,
@@ -76,6 +77,7 @@ for command in (
     import_.import_,
     annotate.annotate,
     plan.plan,
+    make_checkpoint.make_checkpoint,
     review.review,
     train.train,
     evaluate.evaluate,
@@ -93,7 +95,7 @@ for command in (
     train.pretrain,
     train.demo,
 ):
-    app.command(command.__name__.strip("_"))(command)
+    app.command(command.__name__.strip("_").replace("_", "-"))(command)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from bench.micro.baseline import (
 )
 from proactor.training.origin import processor
 
-RATIOS = pytest.StashKey[dict[str, float]]()
+RATIOS: pytest.StashKey[dict[str, float]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,8 +66,9 @@ def part(request: pytest.FixtureRequest, benchmark: Any) -> Part:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save the baseline where it was asked for."""
     config = session.config
+    ratios = config.stash[RATIOS]
     if config.getoption("--save-baseline"):
-        save_baseline(processor(), config.stash[RATIOS], config.getoption("--baselines"))
+        save_baseline(processor(), ratios, config.getoption("--baselines"))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -22,8 +22,8 @@ from proactor.engine import (
     plan_here,
     plan_model,
 )
-from proactor.engine.config import LoRA
 from proactor.engine.known_models import FAMILY
+from proactor.engine.lora_config import LoRA
 from proactor.engine.memory import AGAIN, Budgets
 from proactor.engine.operations import Operations, Work
 from proactor.engine.plan import read_shapes

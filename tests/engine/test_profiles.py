@@ -8,15 +8,16 @@ import pytest
 
 from proactor.engine import EngineError, load_to_profile, profile_decode, profile_kernels, profile_step
 from proactor.engine.config import EngineConfig
-from proactor.engine.floors import decode_work, linear_weights, train_work
+from proactor.engine.floors import decode_work, train_work
 from proactor.engine.known_models import qwen25
+from proactor.engine.operations import Operations
 from tests.engine.engines import load
 
 OPTIONS = EngineConfig(kv_tokens=2048, max_batch=8, page_size=4)
 
 
 def test_weights_of_a_model_that_is_known() -> None:
-    assert linear_weights(qwen25("14B")) == 48 * 275_251_200
+    assert Operations.of(qwen25("14B"), None).linear == 2 * 48 * 275_251_200
 
 
 def test_work_counts_each_weight_once(folder: Path) -> None:
@@ -27,7 +28,7 @@ def test_work_counts_each_weight_once(folder: Path) -> None:
     assert one.bytes == held["dense"] + held["adapter"] / 2 + keys and four.bytes - one.bytes == 3 * keys
     assert four.flops == 4 * one.flops
     work = train_work(engine.decoder, 10, 3)
-    assert work["train: model"].flops == 20 * linear_weights(c)
+    assert work["train: model"].flops == 10 * Operations.of(c, None).linear
     assert work["train: head and loss"].flops == 6 * c.vocab_size * c.hidden_size
     assert work["train: backward"].flops == sum(
         work[name].flops for name in ("train: model", "train: head and loss")
