@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from proactor.engine.lora import GROUPS
 from proactor.engine.model import Decoder
 from proactor.kernels.linear import Linear
+from proactor.kernels.ordered import OrderedWeight
 
 
 class BareLoop:
@@ -102,5 +103,7 @@ class BareLoop:
 
 
 def _dense(weight: object) -> Tensor:
+    if isinstance(weight, OrderedWeight):
+        return weight.dense()
     assert isinstance(weight, Tensor), "the bare loop multiplies dense weights"
     return weight

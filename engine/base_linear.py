@@ -15,12 +15,14 @@ from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_cpu import HostNF4, can_host, host, path_of
 from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
 from proactor.kernels.op import use_triton
+from proactor.kernels.ordered import OrderedWeight, can_order, order
 
 
 class BaseLinear:
     """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
-    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts. Otherwise NF4 parts are
+    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts; in bfloat16 on a CPU,
+    unless ``exact``, it lies in the order of products. Otherwise NF4 parts are
     repacked for the products of the GPU or, unless ``exact``, of the CPU, where these can take them; else
     they are dequantised at each use.
     """
@@ -35,10 +37,12 @@ class BaseLinear:
     ) -> None:
         self.parts: list[Tensor | NF4Tensor] = list(parts)
         self.bias, self.dtype = bias, dtype
-        self.ready: Tensor | PackedNF4 | HostNF4 | None = None
+        self.ready: Tensor | OrderedWeight | PackedNF4 | HostNF4 | None = None
         quantised = [p for p in parts if isinstance(p, NF4Tensor)]
         if resident or not quantised:
-            self.ready = self._build()
+            dense = self._build()
+            ordered = not exact and can_order(dense) and not use_triton(dense)
+            self.ready = order(dense) if ordered else dense
         elif len(quantised) == len(parts) and use_triton(quantised[0].packed) and can_repack(*quantised):
             self.ready = repack(*quantised)
         elif len(quantised) == len(parts) and not exact and can_host(*quantised):
@@ -51,24 +55,26 @@ class BaseLinear:
         dense = [(p.dequantize() if isinstance(p, NF4Tensor) else p).to(self.dtype) for p in self.parts]
         return dense[0] if len(dense) == 1 else torch.cat(dense)
 
-    def weight(self) -> Tensor | PackedNF4 | HostNF4:
+    def weight(self) -> Tensor | OrderedWeight | PackedNF4 | HostNF4:
         """The weight [N, K]: the resident dense or packed one, else a new dense one in ``dtype``."""
         return self.ready if self.ready is not None else self._build()
 
     def nbytes(self) -> tuple[int, int]:
         """(bytes held dense, bytes held as NF4)."""
         held = self.parts if self.ready is None else [self.ready]
-        dense = sum(p.nbytes for p in held if isinstance(p, Tensor))
-        return dense, sum(p.nbytes for p in held if not isinstance(p, Tensor))
+        dense = sum(p.nbytes for p in held if isinstance(p, Tensor | OrderedWeight))
+        return dense, sum(p.nbytes for p in held if not isinstance(p, Tensor | OrderedWeight))
 
 
-def form_of(weight: Tensor | PackedNF4 | HostNF4 | None, dtype: torch.dtype) -> str:
+def form_of(weight: Tensor | OrderedWeight | PackedNF4 | HostNF4 | None, dtype: torch.dtype) -> str:
     """How a weight is held and multiplied, in words; ``dtype``: of the rows."""
     if isinstance(weight, HostNF4):
         return path_of(weight)
     if isinstance(weight, PackedNF4):
         return "nf4, fused for few rows on the GPU"
     name = str(dtype).removeprefix("torch.")
+    if isinstance(weight, OrderedWeight):
+        return f"dense {name}, in the order of oneDNN's products"
     return f"dense {name}" if weight is not None else f"nf4, dequantised to {name} at each use"
 
 

@@ -35,6 +35,7 @@ from proactor.kernels.nf4_cpu import HostNF4, host_back, host_linear
 from proactor.kernels.nf4_linear import nf4_linear
 from proactor.kernels.nf4_pack import PackedNF4
 from proactor.kernels.op import require, use_triton
+from proactor.kernels.ordered import OrderedWeight, ordered_back, ordered_linear
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Remade:
     make: Callable[[Tensor], Tensor]
 
 
-Weight = Tensor | NF4Tensor | PackedNF4 | HostNF4
+Weight = Tensor | NF4Tensor | PackedNF4 | HostNF4 | OrderedWeight
 WeightSource = Callable[[], Weight]
 DECODE_ROWS = 64
 """Most rows for which x Aᵀ uses our kernel: above, the library's product fills the GPU by itself."""
@@ -91,12 +92,16 @@ DECODE_ROWS = 64
 def _base(x: Tensor, weight: Weight, bias: Tensor | None, linear: Linear) -> Tensor:
     if isinstance(weight, HostNF4):
         return host_linear(x, weight, bias, linear)
+    if isinstance(weight, OrderedWeight):
+        return ordered_linear(x, weight, bias)
     return linear(x, weight, bias) if isinstance(weight, Tensor) else nf4_linear(x, weight, bias)
 
 
 def _base_back(dy: Tensor, weight: Weight, linear: Linear) -> Tensor:
     if isinstance(weight, HostNF4):
         return host_back(dy, weight, linear)
+    if isinstance(weight, OrderedWeight):
+        return ordered_back(dy, weight, linear)
     dense = weight if isinstance(weight, Tensor) else weight.dequantize().to(dy.dtype)
     return linear(dy, dense.t(), None)
 
@@ -222,8 +227,8 @@ def lora_linear(
 
     ``source`` returns the base weight [N, K] on each call: a dense tensor (dequantised on the fly, so that a
     4-bit base is never kept in full precision between forward and backward), an `NF4Tensor` or `PackedNF4`,
-    which `nf4_linear` multiplies, or a `HostNF4` (`host_linear`). ``row_mask`` [T]: 1 for rows that use the
-    adapter, else 0. ``remade``: how the backward computes x again; None keeps x.
+    which `nf4_linear` multiplies, a `HostNF4` (`host_linear`) or an `OrderedWeight`. ``row_mask`` [T]: 1 for
+    rows that use the adapter, else 0. ``remade``: how the backward computes x again; None keeps x.
 
     The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError
     naming the argument when shapes or devices do not match, or spans overlap.

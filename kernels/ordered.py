@@ -1,0 +1,60 @@
+"""A dense bfloat16 weight in the order that oneDNN's products want, instead of row by row.
+
+    y = x Wᵀ + b,   dx = dy W        x [T, K], W [N, K]
+
+Given a weight row by row, a product puts it into that order at each call: for few rows that takes as long as
+the product. The order is the only copy that is held; the backward puts it back, which many rows pay for. The
+bits of every product are those of the plain weight. [OWN]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proactor.kernels.linear import Linear, onednn_available
+
+ROWS = 8
+"""Rows that oneDNN is told to expect. On an AMD EPYC the order is as good for one row as for a thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedWeight:
+    """A weight [N, K] in oneDNN's order. ``opaque``: torch's tensor of it, which has no strides."""
+
+    opaque: Tensor
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device = torch.device("cpu")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def dense(self) -> Tensor:
+        """The weight row by row, a new tensor with the bits that `order` was given."""
+        return self.opaque.to_dense(self.dtype)
+
+
+def can_order(weight: Tensor) -> bool:
+    """Whether `order` takes this weight: bfloat16 on a CPU whose oneDNN multiplies it."""
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and onednn_available(weight.dtype)
+
+
+def order(weight: Tensor) -> OrderedWeight:
+    """The weight [N, K] in the order of products."""
+    opaque = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+    return OrderedWeight(opaque, (weight.shape[0], weight.shape[1]), weight.dtype)
+
+
+def ordered_linear(x: Tensor, weight: OrderedWeight, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` without gradient: x [T, K] bfloat16, bias [N] or None -> [T, N]."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight.opaque, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def ordered_back(dy: Tensor, weight: OrderedWeight, linear: Linear) -> Tensor:
+    """``dy W``, the gradient of x [T, K]; dy [T, N]. ``linear`` multiplies the weight put back."""
+    return linear(dy, weight.dense().t(), None)

@@ -1,0 +1,53 @@
+"""Dense bfloat16 weights in oneDNN's order: the products of the plain weight, one copy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proactor.kernels.linear import library_linear, onednn_available, onednn_linear
+from proactor.kernels.lora import Adapter, lora_linear
+from proactor.kernels.ordered import can_order, order, ordered_linear
+
+pytestmark = pytest.mark.skipif(not onednn_available(torch.bfloat16), reason="no bfloat16 on this processor")
+SHAPES = [(96, 64), (576, 1536), (33, 20)]
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 32, 300])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_have_the_bits_of_the_plain_weight(shape: tuple[int, int], rows: int, biased: bool) -> None:
+    weight, x = drawn(*shape), drawn(rows, shape[1], seed=1)
+    bias = drawn(shape[0], seed=2) if biased else None
+    found = ordered_linear(x, order(weight), bias)
+    assert found.shape == (rows, shape[0]) and torch.equal(found, onednn_linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_weight_comes_back_bit_by_bit(shape: tuple[int, int]) -> None:
+    weight = drawn(*shape)
+    held = order(weight)
+    assert torch.equal(held.dense(), weight)
+    assert held.shape == shape and held.nbytes == weight.nbytes
+    assert torch.equal(order(weight.t().contiguous().t()).dense(), weight), "a view with strides"
+
+
+def test_what_cannot_be_ordered() -> None:
+    assert can_order(drawn(4, 4))
+    assert not can_order(drawn(4, 4).float()) and not can_order(drawn(4, 4).half())
+
+
+def test_gradients_of_a_linear_with_an_adapter() -> None:
+    weight, x = drawn(96, 64), drawn(40, 64, seed=1)
+    found = []
+    for held in (weight, order(weight)):
+        a, b = (torch.randn(*s, generator=torch.Generator().manual_seed(3)) for s in ((4, 64), (96, 4)))
+        leaves = [t.requires_grad_() for t in (x.clone(), a, b)]
+        adapter = Adapter(leaves[1], [leaves[2]], [(0, 96)], [4], [2.0])
+        y = lora_linear(leaves[0], lambda held=held: held, None, adapter, linear=library_linear)  # type: ignore[misc]
+        found.append([y.detach(), *torch.autograd.grad(y.float().square().sum(), leaves)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
