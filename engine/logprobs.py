@@ -60,10 +60,8 @@ def sequence_logprobs(
             sample = Sample(prompt, list(ids[start:end]))
             places[id(sample)] = i
             groups.append(Group(prompt, [sample], tree=None if trees is None else trees[i]))
-    for values, flat in scored_trees(policy, groups, adapter):
-        counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
-        for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
-            out[places[id(sample)]] = part
+    for sample, values in scored_samples(policy, groups, adapter):
+        out[places[id(sample)]] = values.cpu()
     return out
 
 
@@ -72,6 +70,15 @@ def _span(span: Sequence[int], index: int) -> tuple[int, int]:
         raise EngineError(f"logprobs: the span of sequence {index} is (start, end), not {short(span)}")
     what = f"logprobs: each end of the span of sequence {index}"
     return integer(span[0], what), integer(span[1], what)
+
+
+def scored_samples(
+    policy: Policy, groups: Sequence[Group], adapter: bool = True
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Each sample of ``groups`` with the log-probabilities of its trained tokens."""
+    for values, flat in scored_trees(policy, groups, adapter):
+        counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
+        yield from zip(flat.batch.samples, values.split(counts), strict=True)
 
 
 def scored_trees(

@@ -111,6 +111,7 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     answered, scoring = sample_and_score(workspace, stage, step, epoch, chosen)
     kept = [answers.group for answers in answered if not answers.dropped]
     if workspace.encoder.style.mode == "graph":  # samples of one decision then have different prompts
+        assert stage.advantages not in ("reinforce", "reinforce_baseline"), "the config refuses them"
         kept = trainable(kept, stage.advantages)
     stats = update(workspace.engine, kept, stage)
     rewards = reward_statistics(partial(workspace.engine.gather, phase="rewards"), answered)
