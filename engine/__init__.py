@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proactor.engine.config import AdamW as AdamW
     from proactor.engine.config import EngineConfig as EngineConfig
     from proactor.engine.config import LoRA as LoRA
+    from proactor.engine.config import Overlong as Overlong
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
@@ -78,7 +79,7 @@ _MODULES = {
     "proactor.engine.chat_chunk": ("ChatCompletionChunk",),
     "proactor.engine.chat_request": ("ChatRequest",),
     "proactor.engine.checkpoint_writer": ("save_quantized",),
-    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "SFT", "Sampling"),
+    "proactor.engine.config": ("AdamW", "EngineConfig", "GRPO", "LoRA", "Overlong", "SFT", "Sampling"),
     "proactor.engine.drawing": ("Drawing", "Piece"),
     "proactor.engine.constraint": ("Constraint",),
     "proactor.engine.engine": ("Engine",),

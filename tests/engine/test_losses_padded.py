@@ -1,5 +1,4 @@
-"""Gradients of every loss on a token tree, under any cut, are those of separate padded sequences, in float64.
-"""
+"""Every loss on a token tree, under any cut, has the gradient of separate padded sequences (float64)."""
 
 from __future__ import annotations
 
