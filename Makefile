@@ -111,9 +111,10 @@ lock: $(VENV)/audit/.installed
 	@$(LOCK) $(VENV)/audit/build.in -o locks/run.txt
 	@$(LOCK) --extra dev --extra bench -o locks/dev.txt
 
+# Hypothesis draws the same examples each time here; pytest by itself draws new ones.
 test: lint docs
 	$(say) "tests: $(JOBS) processes"
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --hypothesis-profile=ci -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
 
 # Of no use to anybody else, so not in the locks: playwright, and its chromium (150 MB) where none is installed.
 test-browser: $(VENV)/.installed-dev

@@ -7,7 +7,7 @@ Two parts. *Mixed*: requests of all kinds, with clients that leave, stall and se
 deterministic mode; each answer's ids, log-probabilities and text are compared with those of `Engine.sample`
 for the same seed. *Throughput*: the same prompts through `Engine.sample`, through ``/v1/completions`` all at
 once, and streamed. Clients are a process of their own (`bench.serving_clients`). Exit code 1 where a check
-fails. Without ``--model`` it is a small random one.
+fails. The first part's model is a small random one; the second's too without ``--model``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ FLAT = 0.05
 ENOUGH = 2000
 """Requests after which memory says something."""
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+SMALL_NAME = "2 layers, 64 wide, random"
 
 
 class Host:
@@ -183,15 +184,13 @@ def throughput(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """The same requests in process, over HTTP, and streamed; returns their part of the record."""
     rng = random.Random(options.seed)
     size = engine.vocabulary
-    prompts = [
-        [rng.randrange(3, size) for _ in range(rng.randint(16, 64))] for _ in range(options.concurrent)
-    ]
+    prompts = [[rng.randrange(3, size) for _ in range(rng.randint(16, 64))] for _ in range(options.prompts)]
     sampling = Sampling(max_tokens=options.tokens, ignore_eos=True, adapter=False)
     total = len(prompts) * options.tokens
     rates: dict[str, list[float]] = {"in process": [], "HTTP": [], "HTTP, streamed": []}
     body = {"model": "model", "max_tokens": options.tokens, "ignore_eos": True, "return_token_ids": True}
     wrong = 0
-    with Host(engine, options.concurrent) as host:
+    with Host(engine, options.prompts) as host:
         for round_ in range(options.repeats + 1):  # the first is not counted
             for name, measured in rates.items():
                 if name == "in process":
@@ -213,7 +212,7 @@ def throughput(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
                         }
                         for prompt in prompts
                     ]
-                    found = host.play(requests, options.concurrent, ())
+                    found = host.play(requests, options.prompts, ())
                     seconds, done = found["wall"], found["tokens"]
                     wrong += sum(c for o, c in found["outcomes"][name].items() if o != "right")
                 wrong += done != total
@@ -273,10 +272,11 @@ def load(folder: Path, deterministic: bool, concurrent: int) -> Engine:
 def main(argv: list[str] | None = None) -> int:
     """Run both parts, print the tables and the checks, write the record; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="a folder; its random weights will do")
+    parser.add_argument("--model", type=Path, help="of the second part: a folder; random weights will do")
     parser.add_argument("--requests", type=int, default=10_000, help="of the mixed part; 0: without it")
     parser.add_argument("--concurrent", type=int, default=200)
     parser.add_argument("--mixed-tokens", type=int, default=16, help="most new tokens of a mixed request")
+    parser.add_argument("--prompts", type=int, default=64, help="of the second part, all at once")
     parser.add_argument("--tokens", type=int, default=128, help="new tokens of a request of the second part")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the second part; 0: without it")
     parser.add_argument("--seed", type=int, default=0)
@@ -284,16 +284,18 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.model or write_tiny_qwen2(Path(scratch) / "model", **SMALL)
+        small = write_tiny_qwen2(Path(scratch) / "model", **SMALL)
         for name, part in (("mixed", mixed), ("throughput", throughput)):
             if not (options.requests if name == "mixed" else options.repeats):
                 continue
-            engine = load(folder, name == "mixed", options.concurrent)
+            first = name == "mixed"
+            folder = small if first else options.model or small
+            engine = load(folder, first, options.concurrent if first else options.prompts)
             parts[name] = part(engine, options)
             engine.release()
     record = {
         **stamp(),
-        "model": "SmolLM2-135M" if options.model else "2 layers, 64 wide, random",
+        "models": {"mixed": SMALL_NAME, "throughput": "SmolLM2-135M" if options.model else SMALL_NAME},
         "threads": torch.get_num_threads(),
         "requests": options.requests,
         "concurrent": options.concurrent,

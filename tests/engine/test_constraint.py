@@ -221,31 +221,36 @@ MANY = [
 ]
 
 
+def preemptions_without_effect(
+    engine: Engine, folder: Path, chosen: list[Sampling], ids: list[list[int]], tokens: int, batch: int
+) -> int:
+    """How often a cache of ``tokens`` tokens preempted; its bits are those of a cache with room for all."""
+    wanted = drawn(engine.sample(ids, chosen))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proactor.engine.policy.load_policy", lambda *_: Hopeful(8))
+        small = load(folder, deterministic=True, kv_tokens=tokens, max_batch=batch)
+        assert drawn(small.sample(ids, chosen)) == wanted
+    preempted = small.counters()["preemptions"]
+    small.release()
+    return preempted
+
+
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_neither_batch_nor_preemption_nor_forks_show(
     chat_folder: Path, engine: Engine, data: st.DataObject
 ) -> None:
-    """Any requests in any order through a cache too small for them: the same bits as with room for all."""
+    """Any requests in any order through a cache too small for them."""
     chosen = data.draw(st.lists(st.sampled_from(MANY), min_size=2, max_size=5))
     seed, tokens = data.draw(st.integers(0, 99)), data.draw(st.sampled_from([64, 96]))
     ids = prompts(len(chosen), length=4, shared=data.draw(st.sampled_from([0, 6])), seed=seed)
-    expected = drawn(engine.sample(ids, chosen))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("proactor.engine.policy.load_policy", lambda *_: Hopeful(8))
-        small = load(
-            chat_folder, deterministic=True, kv_tokens=tokens, max_batch=data.draw(st.integers(3, 8))
-        )
-        assert drawn(small.sample(ids, chosen)) == expected
-    PREEMPTED.append(small.counters()["preemptions"])
-    small.release()
+    preemptions_without_effect(engine, chat_folder, chosen, ids, tokens, data.draw(st.integers(3, 8)))
 
 
-PREEMPTED: list[int] = []
-
-
-def test_some_of_these_were_preempted() -> None:
-    assert sum(PREEMPTED) > 0
+def test_what_was_preempted_keeps_its_constraint(chat_folder: Path, engine: Engine) -> None:
+    chosen = [Sampling(n=3, max_tokens=24, seed=s, constraint=PAIRS) for s in range(4)]
+    ids = prompts(4, length=4)
+    assert preemptions_without_effect(engine, chat_folder, chosen, ids, tokens=64, batch=8) > 0
 
 
 def test_the_state_is_that_of_the_text(engine: Engine) -> None:
