@@ -11,7 +11,8 @@ import pytest
 from proactor.engine import Sample
 from proactor.environments.episode import Episode
 from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.methods.bao import SECTIONS, read_sections
+from proactor.environments.wording import SECTIONS
+from proactor.methods.bao import read_sections
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
