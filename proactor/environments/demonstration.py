@@ -14,12 +14,12 @@ from proactor.environments.scripted import Played
 from proactor.environments.wording import Wording
 
 if TYPE_CHECKING:
-    from proactor.engine import ToolChat  # imports torch
+    from proactor.engine import Sample, ToolChat  # import torch
 
 TOOL = INTERACT["function"]["name"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demonstration:
     """``opening``: as the environment says it; ``said``: what comes before the call of each turn."""
 
@@ -70,11 +70,17 @@ class Demonstration:
         ]
         return replace(self.played.episode, sample=sample, turns=turns)
 
+    def samples(self, chat: ToolChat) -> list[Sample]:
+        """What is learned from it."""
+        return [self.episode(chat).sample]
+
     def refused_by(self, replayed: Episode) -> bool:
         """Whether the environment answered the teacher's turns otherwise when they were played again."""
         recorded = [turn.feedback for turn in self.played.episode.turns]
         seen = [turn.feedback for turn in replayed.turns]
-        return len(seen) != len(recorded) or not all(map(str.startswith, seen, recorded))  # a line of reward may follow
+        if len(seen) != len(recorded):
+            return True
+        return not all(map(str.startswith, seen, recorded))  # a line with the reward may follow
 
 
 def turn_ids(episode: Episode) -> list[list[int]]:

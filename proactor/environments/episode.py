@@ -26,8 +26,8 @@ class Turn:
 
     ``calls``: what was read in the reply, in order, none where nothing could be read; ``reward`` is the last
     one's. ``action`` and ``observation`` are token spans of the episode's sample; the second is empty after
-    the last turn. ``said``: what the reply held beside its calls, thoughts included. ``context``: the ids that
-    the turn was drawn after, where a method edits the history; None: those of the sample before it.
+    the last turn. ``said``: what the reply held beside its calls, thoughts included. ``context``: the ids
+    that the turn was drawn after, where a method edits the history; None: those of the sample before it.
     """
 
     calls: tuple[Call, ...]
@@ -93,7 +93,9 @@ class Episode:
         """Tokens after the prompt as they stood at the end, without what an edited history had lost."""
         if not self.turns or (context := self.turns[-1].context) is None:
             return len(self.sample.token_ids)
-        return len(context) - len(self.sample.prompt_ids) + len(self.sample.token_ids) - self.turns[-1].action[0]
+        return (
+            len(context) - len(self.sample.prompt_ids) + len(self.sample.token_ids) - self.turns[-1].action[0]
+        )
 
     def pieces(self, turns: Sequence[Turn] | None = None) -> list[Sample]:
         """Samples that hold each of ``turns`` (all) after exactly the ids that it was drawn after.

@@ -72,7 +72,8 @@ class Player:
     ) -> Episode:
         """One episode. ``key`` and ``index`` name its noise, as in `Session.sample`.
 
-        ``lead``: the ids of its first turns, which are not drawn and not trained; the agent goes on from there.
+        ``lead``: the ids of its first turns, which are not drawn and not trained; the agent goes on from
+        there.
         """
         hosted = await self.host.begin(task, seed)
         try:
@@ -137,7 +138,12 @@ class Player:
         return [*log.prompt_ids, *log.token_ids, *shown]
 
     def _recorded(
-        self, turn: Turn, before: Sequence[Turn], reads: Sequence[int], log: Sample, messages: Sequence[Message]
+        self,
+        turn: Turn,
+        before: Sequence[Turn],
+        reads: Sequence[int],
+        log: Sample,
+        messages: Sequence[Message],
     ) -> Turn:
         """The record of a turn that was drawn after ``reads``, and that ``messages`` will answer."""
         return turn

@@ -21,8 +21,8 @@ KEYS = 2**16
 
 
 class TurnSampler:
-    """``log``: the prompt, and in order all that was drawn, given and shown, edits left aside. Tokens that were
-    not drawn are not trained.
+    """``log``: the prompt, and in order all that was drawn, given and shown, edits left aside. Tokens that
+    were not drawn are not trained.
 
     ``key``, ``index``: as in `Session.sample`; key and index name all of the episode's noise.
     """

@@ -5,6 +5,7 @@ Methods with a format of their own (`proactor.methods.agent_omit`) override part
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from proactor.environments.protocol import Message, Opening
@@ -12,6 +13,8 @@ from proactor.environments.scripted import Move
 
 SECTIONS = ("memory", "hypotheses", "plan", "query")
 """What a teacher writes before its call, as ``<memory>…</memory>``: our names of BAO's four behaviours."""
+
+_TAGS = re.compile("</?(?:think|tool_call)>")
 
 
 class Wording:
@@ -54,5 +57,5 @@ class Thinking(Wording):
 
 
 def thinking(text: str) -> str:
-    """A thought as it stands before a call; an empty one is an omitted one."""
-    return f"<think>{text}</think>"
+    """A thought as it stands before a call, without tags of its own; an empty one is an omitted one."""
+    return f"<think>{_TAGS.sub('', text)}</think>"

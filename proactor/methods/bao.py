@@ -127,6 +127,7 @@ def token_advantages(group: Sequence[Episode], config: BAO) -> list[list[float]]
 
 # --- stage A: which of a teacher's episodes are learned from ---
 
+
 class DemonstrationFilter(Config):
     """Which demonstrations are kept: a success, each section written in ``share`` of the turns at least, and
     no call made twice. All of it is ours.

@@ -5,7 +5,7 @@ would play them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proactor.config import ConfigError
@@ -22,12 +22,15 @@ from proactor.environments.wording import Wording
 from proactor.episode_config import Teacher
 from proactor.methods.bao import DemonstrationFilter, kept_demonstrations
 
+Edit = Callable[[Demonstration], Demonstration | None]
+
+
 @dataclass(slots=True)
 class Demonstrations:
     """The teacher's episodes, each made when it is first asked for.
 
-    ``thoughts``: whether it says before each call what it thinks, as ``wording`` has it. ``revised``: other
-    words for some turns (from 1) of some tasks; None: the task is left out.
+    ``thoughts``: whether it says before each call what it thinks, as ``wording`` has it. ``edit``: what a
+    method makes of an episode; None: it is left out.
     """
 
     gym: FunctionGyms
@@ -35,8 +38,8 @@ class Demonstrations:
     thoughts: bool
     teacher: Teacher = "expert"
     wording: Wording = field(default_factory=Wording)
-    revised: Mapping[str, Mapping[int, str] | None] = field(default_factory=dict)
-    _made: dict[str, Sample | str] = field(default_factory=dict)
+    edit: Edit | None = None
+    _made: dict[str, list[Sample] | str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -46,9 +49,10 @@ class Demonstrations:
         thoughts: bool,
         teacher: Teacher = "expert",
         wording: Wording | None = None,
+        edit: Edit | None = None,
     ) -> Demonstrations:
         """Those of a gym. Raises as `check`."""
-        return cls(cls.check(gym), chat, thoughts, teacher, wording or Wording())
+        return cls(cls.check(gym), chat, thoughts, teacher, wording or Wording(), edit)
 
     @staticmethod
     def check(gym: Gym) -> FunctionGyms:
@@ -61,40 +65,42 @@ class Demonstrations:
 
     def groups(self, tasks: Sequence[str]) -> tuple[list[Group], Counter[str]]:
         """A group of one for each task's episode; ``demonstrations`` that were kept, and those left out by
-        reason: ``left_out_failed``, ``_sections``, ``_repeated`` (`bao.fault`), ``_refused`` (`revised`).
+        reason: ``left_out_failed``, ``_sections``, ``_repeated`` (`bao.fault`), ``_refused`` (``edit``).
         """
         counts, groups = Counter[str](), []
         for task in tasks:
-            made = self.sample(task)
-            if isinstance(made, Sample):
-                groups.append(Group(made.prompt_ids, [made]))
-                counts["demonstrations"] += 1
-            else:
+            made = self.samples(task)
+            if isinstance(made, str):
                 counts[f"left_out_{made}"] += 1
+            else:
+                groups += [Group(sample.prompt_ids, [sample]) for sample in made]
+                counts["demonstrations"] += 1
         return groups, counts
 
-    def sample(self, task: str) -> Sample | str:
+    def samples(self, task: str) -> list[Sample] | str:
         """The task's episode, trained on the teacher's turns, or why it is left out."""
         if task not in self._made:
-            self._made[task] = self._sample(task)
+            self._made[task] = self._samples(task)
         return self._made[task]
 
-    def _sample(self, task: str) -> Sample | str:
-        if self.revised.get(task, {}) is None:
-            return "refused"
+    def _samples(self, task: str) -> list[Sample] | str:
         episode, replies = self._played(task)
         wanted = DemonstrationFilter(sections=self.wording.sections if self.thoughts else ())
         kept, reasons = kept_demonstrations([(episode, replies)], wanted)
-        return kept[0].sample if kept else next(iter(reasons))
+        if not kept:
+            return next(iter(reasons))
+        if self.edit is None:
+            return [kept[0].sample]
+        edited = self.edit(self.demonstration(task))
+        return "refused" if edited is None else edited.samples(self.chat)
 
     def _played(self, task: str) -> tuple[Episode, Sequence[str]]:
         demonstration = self.demonstration(task)
         return demonstration.episode(self.chat), demonstration.said
 
     def demonstration(self, task: str) -> Demonstration:
-        """The teacher's episode of a task, with its revised words."""
+        """The teacher's episode of a task, as nobody has edited it."""
         expert = FunctionExpert(rules_of(self.gym))
         played = play(self.gym, task, Hasty(self.gym, task) if self.teacher == "hasty" else expert)
         said = tuple(self.wording.thought(move) if self.thoughts else "" for move in played.moves)
-        made = Demonstration(played, self.gym.make(task).reset(0), said, self.wording)
-        return made.saying(self.revised.get(task) or {})
+        return Demonstration(played, self.gym.make(task).reset(0), said, self.wording)
