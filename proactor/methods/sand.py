@@ -187,7 +187,7 @@ class ModelCritic:
 def first_sentences(text: str, most: int = MOST_SENTENCES) -> str:
     """The text up to the end of its sentence ``most``."""
     ends = [found.end() for found in re.finditer(r"[.!?](?=\s|$)", text)]
-    return text[: ends[most - 1]] if len(ends) > most else text
+    return text[: ends[most - 1]] if len(ends) >= most else text
 
 
 def build_critic(spec: str | Mapping[str, Any]) -> RuleCritic | ModelCritic:
