@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -291,6 +292,20 @@ async def deliberated(
     await asyncio.gather(*(step(number) for number in range(1, len(turns) + 1)))
     found.thoughts = dict(sorted(found.thoughts.items()))
     return found
+
+
+def thinking_at_random(demonstration: Demonstration) -> Demonstration:
+    """With a deliberation of one action before some calls, drawn by the task's name: it teaches the words of
+    `RuleCritic` to a model that has never seen them, and not when to think.
+    """
+    drawn, critic = random.Random(f"sand/{demonstration.task}"), RuleCritic()
+    said = {}
+    for number, turn in enumerate(demonstration.played.episode.turns, start=1):
+        if drawn.random() < 0.5:
+            trial = Trial(turn.calls, number, demonstration.played.episode)
+            critiques = [(trial.action, critic.critique("", trial))]
+            said[number] = thinking(critic.deliberation("", critiques, trial.action))
+    return demonstration.saying(said)
 
 
 def told(demonstration: Demonstration, number: int) -> str:

@@ -21,7 +21,7 @@ from proactor.environments.player import Player
 from proactor.environments.wording import Thinking, Wording
 from proactor.episode_config import MethodOptions
 from proactor.files import settings_problem
-from proactor.methods import agent_omit, bao, infopo, turn_credit
+from proactor.methods import agent_omit, bao, infopo, sand, turn_credit
 from proactor.methods.agent_omit import AgentOmit, OmittingPlayer, OmitWording
 from proactor.methods.bao import BAO
 from proactor.methods.infopo import InfoPO
@@ -72,6 +72,8 @@ class Credit:
         """An episode from which a model that is built here learns the method's format."""
         if isinstance(self.method, AgentOmit):
             return agent_omit.omitting_at_random(demonstration)
+        if isinstance(self.method, SAND) and self.method.critic == sand.RULE:
+            return sand.thinking_at_random(demonstration)
         return demonstration
 
     @property
