@@ -145,7 +145,7 @@ class Study:
             if row["kind"] in tokens:
                 tokens[row["kind"]].append(row["tokens_trained"])
         assert self.base.sft is not None, "checked in main"
-        tasks = self.base.method.options.get("batch_tasks", self.base.sft.batch_tasks)
+        tasks = float(self.base.method.options.get("batch_tasks", self.base.sft.batch_tasks))
         each = sum(tokens["sft"]) / len(tokens["sft"]) / self.base.sft.batch_tasks * tasks
         return max(1, round(sum(tokens["sand"]) / each))
 
