@@ -209,12 +209,9 @@ class Study:
         """What a run trained, and what its method counted."""
         total: dict[str, float] = {}
         for row in self.run(arm, seed).rows():
-            iteration = row.get("iteration")  # counters of an iteration stand in each of its rows
             for key, value in row.items():
-                if key == "tokens_trained" or key.startswith("omit/"):
+                if key == "tokens_trained" or key.startswith(("omit/", "sand/")):
                     total[key] = total.get(key, 0.0) + (value or 0.0)
-                elif key.startswith("sand/"):
-                    total[f"{key}/{iteration:.0f}"] = value
         return total
 
     def change(self, arm: str, ended: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:

@@ -95,6 +95,7 @@ class EpisodeTraining(Stages):
         taught, counts = self._teaching.iteration(sand, iteration, self.position.update - first)
         spent = time.perf_counter() - began
         row = self._supervised(taught, sand.update, sand.batch_tasks, "sand", step)
+        counts = counts if first == 0 else {}  # the iteration's, once
         return {**row, **counts, "iteration": float(iteration), "seconds_sampling": spent}
 
     def held_out_loss(self) -> float:

@@ -120,6 +120,7 @@ def test_sand_deliberates_anew_in_each_iteration_and_resumes_bitwise(
     assert [row["iteration"] for row in steps] == [0, 0, 1, 1]
     assert all(row["grad_norm"] > 0 and row["demonstrations"] == 2 for row in steps)
     assert steps[0]["sand/steps"] > 0 and steps[0]["sand/refused"] == 0
+    assert ["sand/steps" in row for row in steps] == [True, False, True, False], "once an iteration"
     files = sorted(file.name for file in (whole.folder / "samples").iterdir())
     assert files == ["deliberations-000000.jsonl", "deliberations-000002.jsonl"]
     made = [json.loads(line) for line in (whole.folder / "samples" / files[0]).read_text().splitlines()]
