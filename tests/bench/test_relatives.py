@@ -134,11 +134,13 @@ def test_tokens_per_success_and_the_verdict() -> None:
     found = measures(np.array([[4.0, 2.0, 100.0], [4.0, 0.0, 100.0]]))
     assert found["tokens_per_success"][0] == 50 and np.isnan(found["tokens_per_success"][1])
     assert found["solved"].tolist() == [0.5, 0.0] and found["tokens"].tolist() == [25.0, 25.0]
-    assert verdict({"solved": Interval(0, -0.019, 0.1), "tokens_per_success": Interval(-5, -9, -1)}) == {
+    assert verdict(
+        {"solved": Interval(0, -0.019, 0.1, 0.95), "tokens_per_success": Interval(-5, -9, -1, 0.95)}
+    ) == {
         "not_lower": True,
         "higher": False,
         "fewer_tokens": True,
     }
-    assert not verdict({"solved": Interval(0, -0.021, 0.1), "tokens_per_success": Interval(0, -9, 1)})[
-        "not_lower"
-    ]
+    assert not verdict(
+        {"solved": Interval(0, -0.021, 0.1, 0.95), "tokens_per_success": Interval(0, -9, 1, 0.95)}
+    )["not_lower"]
