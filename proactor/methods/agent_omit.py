@@ -401,7 +401,7 @@ async def cold_start(
         ]
         return fmean(end.solves() for end in ends), fmean(end.tokens for end in ends)
 
-    thoughts, results = list[int](), list[int]()
+    thoughts, results, count = list[int](), list[int](), 0
     for number, ids in enumerate(turns, start=1):
         solved, tokens = await going_on(number, ids)
         for kept, place, one in (
@@ -410,10 +410,10 @@ async def cold_start(
         ):
             if not place or (kept is thoughts and demonstration.said[number - 1] == thinking("")):
                 continue
+            count += 1
             tried = leaving_out(demonstration, one).reply(number)
             solved_so, tokens_so = await going_on(number, player.chat.answer(tried))
             if solved_so >= solved and tokens_so < tokens:
                 kept.append(place)
     found = Omittable(tuple(thoughts), tuple(results))
-    tried_so = 2 * len(turns) - 1
-    return found, Counter({"omit/tried": tried_so, "omit/kept": len(thoughts) + len(results)})
+    return found, Counter({"omit/tried": count, "omit/kept": len(thoughts) + len(results)})

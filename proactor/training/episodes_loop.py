@@ -55,7 +55,7 @@ class EpisodeTraining(Stages):
         self.later = "sand" if self.sand is not None else "grpo"
         super().__init__(arena.config, arena.engine, run, stopping, ui)
         self._taught: Demonstrations | None = None
-        self._teaching = Teaching(arena, run)
+        self.teaching = Teaching(arena, run)
         self._failure = ""
 
     @property
@@ -67,7 +67,7 @@ class EpisodeTraining(Stages):
     def taught(self) -> Demonstrations:
         """The expert's episodes of stage A, made when they are first needed."""
         if self._taught is None:
-            self._taught = self._teaching.stage_a()
+            self._taught = self.teaching.stage_a()
         return self._taught
 
     def sft_row(self, step: int) -> Row:
@@ -92,7 +92,7 @@ class EpisodeTraining(Stages):
         """An update on the expert's episodes with the deliberations of the step's iteration."""
         iteration, first = divmod(step, sand.updates)
         began = time.perf_counter()
-        taught, counts = self._teaching.iteration(sand, iteration, self.position.update - first)
+        taught, counts = self.teaching.iteration(sand, iteration, self.position.update - first)
         spent = time.perf_counter() - began
         row = self._supervised(taught, sand.update, sand.batch_tasks, "sand", step)
         counts = counts if first == 0 else {}  # the iteration's, once
@@ -232,9 +232,12 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
         ui.say(f"chat template: {problem}")
     with stop_signals() as signals:
         training = EpisodeTraining(arena, run, signals, ui)
-        if resume:
-            training.restore()
-        training.go()
+        try:
+            if resume:
+                training.restore()
+            training.go()
+        finally:
+            training.teaching.close()
     rows = run.rows() if run.writer else []
     adapter = training.adapter
     best = chosen.outcome(rows, config.eval.metric) if adapter == "best" else None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from proactor.environments.demonstration import Demonstration
 from proactor.environments.player import Player
 from proactor.training.demonstrations import Edit
 from proactor.training.episodes import Arena, dealt_back
@@ -63,10 +64,10 @@ def counted(rows: Mapping[str, Row]) -> Row:
     return {name: float(count) for name, count in sorted(total.items())}
 
 
-def editing(rows: Mapping[str, Row], edit: Callable[[Any, Row], Any]) -> Edit:
+def editing(rows: Mapping[str, Row], edit: Callable[[Demonstration, Row], Demonstration]) -> Edit:
     """The edit of episodes that ``rows`` know; others stay, and refused ones are left out."""
 
-    def edited(demonstration: Any) -> Any:
+    def edited(demonstration: Demonstration) -> Demonstration | None:
         row = rows.get(demonstration.task)
         if row is None:
             return demonstration

@@ -7,16 +7,16 @@ are.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from proactor.config import ConfigError
 from proactor.endpoint_errors import EndpointSetupError
+from proactor.environments.demonstration import Demonstration
 from proactor.environments.errors import GymError
 from proactor.environments.player import Player
 from proactor.methods import agent_omit, sand
 from proactor.methods.agent_omit import AgentOmit, Omittable
 from proactor.methods.sand import SAND, Deliberated, ModelCritic, RuleCritic
-from proactor.training.demonstrations import Demonstrations
+from proactor.training.demonstrations import Demonstrations, Edit
 from proactor.training.episodes import Arena
 from proactor.training.revisions import Revisions, Row, counted, editing
 from proactor.training.runs import Run
@@ -35,20 +35,24 @@ class Teaching:
     _made: tuple[int, Demonstrations, Row] | None = None
     _rows: dict[str, Row] = field(default_factory=dict)
 
-    def plain(self, **edit: Any) -> Demonstrations:
+    def episodes(self, edit: Edit | None = None) -> Demonstrations:
         """The teacher's episodes, edited or as they are."""
         section = self.arena.config.sft
         thoughts = section.thoughts if section is not None else True
-        return Demonstrations.of(
-            self.arena.gym, self.arena.chat, thoughts, wording=self.arena.credit.wording, **edit
-        )
+        wording = self.arena.credit.wording
+        return Demonstrations.of(self.arena.gym, self.arena.chat, thoughts, wording=wording, edit=edit)
+
+    def close(self) -> None:
+        """End the connections of the critic."""
+        if isinstance(self._critic, ModelCritic):
+            self._critic.model.close()
 
     def stage_a(self) -> Demonstrations:
         """Those of the supervised stage."""
         method, tasks = self.arena.credit.method, self.arena.tasks
         if not isinstance(method, AgentOmit) or not method.cold_tasks:
-            return self.plain()
-        teacher = self.plain()
+            return self.episodes()
+        teacher = self.episodes()
 
         async def tried(player: Player, task: str, place: int) -> Row:
             found, counts = await agent_omit.cold_start(
@@ -67,7 +71,7 @@ class Teaching:
         wanted = [*tasks.train[: method.cold_tasks], *tasks.dev]
         rows = Revisions(self.arena, self.run, "omit").rows(0, wanted, COLD_START, tried)
         self.arena.ui.say(f"omissions: {counted(rows)}")
-        return self.plain(edit=editing(rows, _omitting))
+        return self.episodes(editing(rows, _omitting))
 
     def iteration(self, method: SAND, number: int, update: int) -> tuple[Demonstrations, Row]:
         """Those of an iteration of SAND that begins before update ``update``, and its counters."""
@@ -78,10 +82,10 @@ class Teaching:
 
     def _deliberated(self, method: SAND, number: int, update: int) -> tuple[Demonstrations, Row]:
         if not method.candidates:
-            return self.plain(), {}
+            return self.episodes(), {}
         if number and not self._rows:  # resumed: what the iteration before had made is the expert's
             self._rows = self._read(method, update - method.updates)
-        teacher, before = self.plain(), editing(self._rows, _deliberating)
+        teacher, before = self.episodes(), editing(self._rows, _deliberating)
         critic = self._open_critic(method)
 
         async def thought(player: Player, task: str, place: int) -> Row:
@@ -104,7 +108,7 @@ class Teaching:
         self._rows = Revisions(self.arena, self.run, "deliberations").rows(update, wanted, update, thought)
         counts = counted(self._rows)
         self.arena.ui.say(f"deliberations ({critic.name}): {counts}")
-        return self.plain(edit=editing(self._rows, _deliberating)), counts
+        return self.episodes(editing(self._rows, _deliberating)), counts
 
     def _read(self, method: SAND, update: int) -> dict[str, Row]:
         """The rows of the iteration that began before update ``update``."""
@@ -131,12 +135,12 @@ def open_critic(method: SAND) -> RuleCritic | ModelCritic:
         raise ConfigError(f"method.options.critic: {error}") from None
 
 
-def _omitting(demonstration: Any, row: Row) -> Any:
+def _omitting(demonstration: Demonstration, row: Row) -> Demonstration:
     left_out = Omittable(tuple(row["thoughts"]), tuple(row["results"]))
     return agent_omit.omitting(demonstration, left_out)
 
 
-def _deliberating(demonstration: Any, row: Row) -> Any:
+def _deliberating(demonstration: Demonstration, row: Row) -> Demonstration:
     return Deliberated(row["task"], thoughts=_thoughts(row)).revise(demonstration)
 
 
