@@ -382,7 +382,7 @@ async def cold_start(
     player: Player, demonstration: Demonstration, tries: int, key: int
 ) -> tuple[Omittable | None, Counter[str]]:
     """What can be left out: the agent plays on from there ``tries`` times and solves the task as often as
-    without the omission, with fewer tokens.
+    without the omission (and at all), with fewer tokens.
 
     None where the environment refuses the teacher's turns (``omit/refused``); ``omit/tried`` omissions, of
     which ``omit/kept`` are.
@@ -413,7 +413,7 @@ async def cold_start(
             count += 1
             tried = leaving_out(demonstration, one).reply(number)
             solved_so, tokens_so = await going_on(number, player.chat.answer(tried))
-            if solved_so >= solved and tokens_so < tokens:
+            if 0 < solved_so >= solved and tokens_so < tokens:
                 kept.append(place)
     found = Omittable(tuple(thoughts), tuple(results))
     return found, Counter({"omit/tried": count, "omit/kept": len(thoughts) + len(results)})

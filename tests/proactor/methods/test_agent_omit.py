@@ -364,6 +364,8 @@ def test_what_can_be_left_out_is_what_does_not_cost_the_task_and_saves_tokens(
     found, counts = tried(engine, demonstrated(long), said("right"), WorldGym(long))
     assert found == Omittable(thoughts=(1, 2, 3), results=(1,)), "result 2 would go when nothing follows"
     assert counts == {"omit/tried": 5, "omit/kept": 4}
+    lost, _ = tried(engine, demonstrated(long), said("4"), WorldGym(long))
+    assert lost == Omittable(thoughts=(3,)), "where nobody solves the task, nothing is shown to be spare"
     short, _ = tried(engine, demonstrated(""), said("right"), WorldGym(""))
     assert short is not None and short.results == (), "a tag is longer than a result of one character"
 
