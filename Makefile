@@ -114,7 +114,12 @@ lock: $(VENV)/audit/.installed
 # Hypothesis draws the same examples each time here; pytest by itself draws new ones.
 test: lint docs
 	$(say) "tests: $(JOBS) processes"
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --hypothesis-profile=ci -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -p no:benchmark --hypothesis-profile=ci -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+
+# Parts beside references of the same moment; a part that takes 1.6 times its saved ratio fails. SAVE=1 saves ratios.
+bench-micro: $(VENV)/.installed-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --benchmark-max-time=0.3 --benchmark-disable-gc \
+		--benchmark-columns=min,median,rounds $(if $(SAVE),--save-baseline) bench/micro
 
 # Of no use to anybody else, so not in the locks: playwright, and its chromium (150 MB) where none is installed.
 test-browser: $(VENV)/.installed-dev
