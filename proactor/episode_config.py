@@ -81,11 +81,12 @@ class EnvironmentOptions(Section):
 
 
 class MethodOptions(Section):
-    """How the turns of an episode become advantages: UserRL's turn credit, BAO or InfoPO, with the options of
-    `turn_credit.TurnCredit`, `bao.BAO` or `infopo.InfoPO`.
+    """What stage B does with episodes, with the options of the method: their turns get advantages (UserRL's
+    turn credit, `turn_credit.TurnCredit`; BAO, `bao.BAO`; InfoPO, `infopo.InfoPO`; Agent-Omit, which also
+    edits their history, `agent_omit.AgentOmit`), or the policy teaches itself (SAND, `sand.SAND`: no GRPO).
     """
 
-    name: Literal["userrl", "bao", "infopo"] = "userrl"
+    name: Literal["userrl", "bao", "infopo", "agent_omit", "sand"] = "userrl"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -192,4 +193,10 @@ class EpisodeConfig(RunBase):
     def _no_dialogues(self) -> EpisodeConfig:
         if self.pretrain is not None and self.pretrain.synthetic:
             raise ValueError("pretrain.synthetic: dialogues teach no environment; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_stage_b(self) -> EpisodeConfig:
+        if self.method.name == "sand" and self.grpo is not None:
+            raise ValueError("grpo: SAND is a stage B of its own; grpo=null, its updates are method.options")
         return self

@@ -48,7 +48,7 @@ class Facts:
         for a run that has not made a step.
         """
         rows = read_rows(folder / "metrics.jsonl")
-        if not any(row.get("kind") in ("sft", "grpo") for row in rows):
+        if not any(row.get("kind") in ("sft", "grpo", "sand") for row in rows):
             raise SourceError(f"{folder}: has not made a training step yet")
         files = [file for file in (folder / "samples").glob("*.jsonl") if SAMPLES.fullmatch(file.name)]
         last = max(files, key=lambda file: file.name.rpartition("-")[2], default=None)

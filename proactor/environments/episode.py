@@ -26,7 +26,8 @@ class Turn:
 
     ``calls``: what was read in the reply, in order, none where nothing could be read; ``reward`` is the last
     one's. ``action`` and ``observation`` are token spans of the episode's sample; the second is empty after
-    the last turn. ``said``: what the reply held beside its calls, thoughts included.
+    the last turn. ``said``: what the reply held beside its calls, thoughts included. ``context``: the ids
+    that the turn was drawn after, where a method edits the history; None: those of the sample before it.
     """
 
     calls: tuple[Call, ...]
@@ -37,6 +38,7 @@ class Turn:
     user_involved: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
     said: str = ""
+    context: tuple[int, ...] | None = None
 
     @property
     def verb(self) -> str:
@@ -50,7 +52,8 @@ class Episode:
 
     ``horizon``: most turns that it might have taken. ``error``: one line, where an environment failed.
     ``info``: the last that the environment gave; see `score` and `solves`. ``opening``: what the user said
-    before the first turn.
+    before the first turn. ``sample``: all that was drawn and shown; where a history was edited, what to train
+    on are the `pieces`.
     """
 
     gym: str
@@ -84,6 +87,44 @@ class Episode:
     def user_actions(self) -> int:
         """U: turns that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens after the prompt as they stood at the end, without what an edited history had lost."""
+        if not self.turns or (context := self.turns[-1].context) is None:
+            return len(self.sample.token_ids)
+        return (
+            len(context) - len(self.sample.prompt_ids) + len(self.sample.token_ids) - self.turns[-1].action[0]
+        )
+
+    def pieces(self, turns: Sequence[Turn] | None = None) -> list[Sample]:
+        """Samples that hold each of ``turns`` (all) after exactly the ids that it was drawn after.
+
+        A turn that goes on from what the turn before it read and said is in one sample with it.
+        """
+        ids, found = self.sample.token_ids, list[Sample]()
+        for turn in self.turns if turns is None else turns:
+            start, end = turn.action
+            reads = [*self.sample.prompt_ids, *ids[:start]] if turn.context is None else list(turn.context)
+            last = found[-1].prompt_ids + found[-1].token_ids if found else []
+            if found and reads[: len(last)] == last:
+                found[-1].extend(reads[len(last) :])
+            else:
+                found.append(Sample(reads, [], mask=[], temperature=self.sample.temperature))
+            self._append(found[-1], start, end)
+        return found
+
+    def _append(self, piece: Sample, start: int, end: int) -> None:
+        """Append tokens of the sample, with all that was recorded of them, to a piece."""
+        whole, here = self.sample, slice(start, end)
+        own = whole.token_versions()[here]
+        piece.versions = [*(piece.versions or [whole.policy_version] * len(piece.token_ids)), *own]
+        piece.policy_version = whole.policy_version
+        piece.mask = [*piece.trained_mask(), *whole.trained_mask()[here]]
+        piece.token_ids.extend(whole.token_ids[here])
+        piece.logprobs.extend(whole.logprobs[here])
+        piece.policy_logprobs.extend(whole.policy_logprobs[here])
+        piece.finish_reason = whole.finish_reason
 
     def logprobs(self, turn: Turn) -> list[float]:
         """Log-probabilities of a turn's tokens under the policy that drew them (natural logarithm)."""

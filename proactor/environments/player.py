@@ -5,7 +5,7 @@
         episode = await player.play("func-1", seed=0)
 
 The sampled ids of a turn are never encoded again: a next turn appends the ids of the observation and draws on
-(`Session.advance`). Many episodes play at once, each at its own pace.
+(`TurnSampler`). Many episodes play at once, each at its own pace.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from proactor.environments.calls import read_call
 from proactor.environments.episode import Ending, Episode, Turn
 from proactor.environments.host import Answer, Host, HostedEpisode
 from proactor.environments.protocol import Message
+from proactor.environments.turn_sampler import TurnSampler
+from proactor.environments.wording import Wording
 
 if TYPE_CHECKING:
     from proactor.engine import Session, ToolChat  # import torch; configs hold a `PlayConfig`
@@ -43,20 +45,39 @@ class Player:
     """Plays episodes of one host in one session. Its methods belong to one event loop.
 
     ``context``: tokens that the model reads at most. ``counters``: episodes by ending (``terminated``, …).
+    A method that edits what was said overrides `_reads` and `_recorded`.
     """
 
     def __init__(
-        self, session: Session, chat: ToolChat, host: Host, config: PlayConfig, context: int
+        self,
+        session: Session,
+        chat: ToolChat,
+        host: Host,
+        config: PlayConfig,
+        context: int,
+        wording: Wording | None = None,
     ) -> None:
         self.session, self.chat, self.host, self.config = session, chat, host, config
-        self.context = context
+        self.context, self.wording = context, wording or Wording()
         self.counters: Counter[str] = Counter()
 
-    async def play(self, task: str, seed: int, *, key: int | None = None, index: int = 0) -> Episode:
-        """One episode. ``key`` and ``index`` name its noise, as in `Session.sample`."""
+    async def play(
+        self,
+        task: str,
+        seed: int,
+        *,
+        key: int | None = None,
+        index: int = 0,
+        lead: Sequence[Sequence[int]] = (),
+    ) -> Episode:
+        """One episode. ``key`` and ``index`` name its noise, as in `Session.sample`.
+
+        ``lead``: the ids of its first turns, which are not drawn and not trained; the agent goes on from
+        there.
+        """
         hosted = await self.host.begin(task, seed)
         try:
-            episode = await self._played(hosted, key, index)
+            episode = await self._played(hosted, key, index, lead)
         finally:
             hosted.close()
         self.counters[episode.ending] += 1
@@ -66,7 +87,9 @@ class Player:
         """``n`` episodes of one task with one seed, to be compared with one another."""
         return list(await asyncio.gather(*(self.play(task, seed, key=key, index=i) for i in range(n))))
 
-    async def _played(self, hosted: HostedEpisode, key: int | None, index: int) -> Episode:
+    async def _played(
+        self, hosted: HostedEpisode, key: int | None, index: int, lead: Sequence[Sequence[int]]
+    ) -> Episode:
         turns: list[Turn] = []
 
         def ended(sample: Sample, ending: Ending) -> Episode:
@@ -85,39 +108,59 @@ class Player:
 
         if hosted.ending is not None:
             return ended(Sample([], []), hosted.ending)
-        prompt = self.chat.opening(hosted.opening.messages, hosted.opening.tools)
-        if len(prompt) >= self.context:
-            return ended(Sample(prompt, []), "context")
-        sample = await self.session.sample(prompt, self._sampling(0), key=key, index=index)
-        start = 0
+        opening = self.wording.opening(hosted.opening)
+        prompt = self.chat.opening(opening.messages, opening.tools)
+        drawn = TurnSampler(self.session, prompt, self.config.sampling.temperature, key, index)
+        log, shown = drawn.log, list[int]()
         while True:
-            turn, answer, messages = await self._turn(hosted, sample, start)
-            turns.append(turn)
-            ending = answer.ending or _cut(sample)
-            if ending is not None:
-                return ended(sample, _why(sample, ending, len(sample.token_ids) >= self.config.max_tokens))
-            observation = self.chat.observation(sample.token_ids[start:], messages)
-            before = len(sample.token_ids)
-            start = before + len(observation)
+            before, start = len(log.token_ids), len(log.token_ids) + len(shown)
+            reads = self._reads(log, turns, shown)
             if start >= self.config.max_tokens:
-                return ended(sample, "tokens")
-            if len(prompt) + start >= self.context:
-                return ended(sample, "context")
-            turns[-1] = replace(turn, observation=(before, start))
-            await self.session.advance(sample, observation, self._sampling(start))
+                return ended(log, "tokens")
+            if len(reads) >= self.context:
+                return ended(log, "context")
+            if turns:
+                turns[-1] = replace(turns[-1], observation=(before, start))
+                drawn.show(shown)
+            if len(turns) < len(lead):
+                drawn.show(lead[len(turns)])
+            else:
+                await drawn.draw(reads, self._sampling(start))
+            turn, answer, messages = await self._turn(hosted, log, start, len(turns) + 1)
+            turns.append(self._recorded(turn, turns, reads, log, messages))
+            ending = answer.ending or _cut(log)
+            if ending is not None:
+                return ended(log, _why(log, ending, len(log.token_ids) >= self.config.max_tokens))
+            shown = self.chat.observation(log.token_ids[start:], messages)
+
+    def _reads(self, log: Sample, turns: Sequence[Turn], shown: Sequence[int]) -> list[int]:
+        """The ids that the next turn is drawn after; ``shown``: those that answer the last of ``turns``."""
+        return [*log.prompt_ids, *log.token_ids, *shown]
+
+    def _recorded(
+        self,
+        turn: Turn,
+        before: Sequence[Turn],
+        reads: Sequence[int],
+        log: Sample,
+        messages: Sequence[Message],
+    ) -> Turn:
+        """The record of a turn that was drawn after ``reads``, and that ``messages`` will answer."""
+        return turn
 
     async def _turn(
-        self, hosted: HostedEpisode, sample: Sample, start: int
-    ) -> tuple[Turn, Answer, list[dict[str, str]]]:
+        self, hosted: HostedEpisode, log: Sample, start: int, number: int
+    ) -> tuple[Turn, Answer, list[Message]]:
         """The turn that begins at token ``start``, its answer, and the messages that show it."""
-        drawn = sample.token_ids[start:]
+        drawn = log.token_ids[start:]
         reply = self.chat.read(drawn, self.config.sampling.stop)
         calls = tuple(read_call(call.name, call.arguments) for call in reply.calls)
         answer = await hosted.step(calls)
         end = start + len(drawn)
         said = "\n".join(filter(None, (reply.thinking, reply.content)))
         turn = replace(answer.turn(calls, (start, end), (end, end)), said=said)
-        return turn, answer, _results([call.name for call in reply.calls], answer.observations)
+        names = [call.name for call in reply.calls]
+        return turn, answer, self.wording.results(number, names, answer.observations)
 
     def _sampling(self, used: int) -> Sampling:
         """A turn's, with no more tokens than the episode has left."""
@@ -129,14 +172,6 @@ class Player:
 
 def _said_by_user(messages: Sequence[Message]) -> str:
     return "\n".join(str(m.get("content") or "") for m in messages if m.get("role") == "user")
-
-
-def _results(names: Sequence[str], observations: Sequence[str]) -> list[dict[str, str]]:
-    """Messages with the results of calls."""
-    return [
-        {"role": "tool", "tool_call_id": f"call_{i}", "name": name, "content": observation}
-        for i, (name, observation) in enumerate(zip(names, observations, strict=False))
-    ]
 
 
 def _cut(sample: Sample) -> Ending | None:

@@ -200,7 +200,7 @@ def _series(history: Rows, xs: Sequence[float]) -> dict[str, list[Point]]:
         zeros = {k: 0.0 for k, kinds in counted.items() if kind in kinds and k not in values and k not in row}
         for key, value in (values | zeros).items():
             # Supervised and policy losses share a name, but not a meaning.
-            name = f"{kind}/{key}" if key == "loss" and kind in ("sft", "grpo") else key
+            name = f"{kind}/{key}" if key == "loss" and kind in ("sft", "grpo", "sand") else key
             series.setdefault(name, []).append((x, value))
     if "reward_mean" in series:
         series.pop("parts/reward", None)

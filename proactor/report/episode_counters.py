@@ -21,7 +21,7 @@ SENTENCES = {
     "user/nonsense": ("Answers of the user without sense", 'counted as "Maybe." or as no score'),
 }
 """(name, sentence) of counters by their key in a row."""
-MORE = ("left_out_", "host/", "method/", "user/")
+MORE = ("left_out_", "host/", "omit/", "sand/", "user/")
 """Beginnings of the keys of other counters, shown under their own names."""
 
 
@@ -29,7 +29,7 @@ def episode_counters(rows: Sequence[Mapping[str, Any]]) -> list[CounterRow]:
     """The counters that any row has, added over the steps."""
     totals: dict[str, float] = {}
     for row in rows:
-        if row.get("kind") not in ("sft", "grpo"):
+        if row.get("kind") not in ("sft", "grpo", "sand"):
             continue
         for key, value in row.items():
             if (key in SENTENCES or key.startswith(MORE)) and isinstance(value, int | float):

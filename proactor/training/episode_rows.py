@@ -102,7 +102,7 @@ class EpisodeRow(BaseModel):
             ending=episode.ending,
             error=episode.error,
             opening=episode.opening,
-            tokens=len(episode.sample.token_ids),
+            tokens=episode.tokens,
             turns=tuple(TurnRow.of(episode, turn) for turn in episode.turns),
         )
 

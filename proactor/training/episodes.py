@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -126,10 +126,6 @@ class Arena:
         on (the run's seed, ``epoch``, the task): not on which ends first.
         ``evaluating``: with the reward line hidden, at the temperature of evaluations.
         """
-        options = self.config.environment
-        host_config, play_config = options.host, options.play
-        if evaluating:
-            host_config, play_config = _evaluating(host_config, play_config, self.config.eval.temperature)
         done, seed = 0, self.config.seed
 
         async def group(player: Player, key: int, task: str) -> list[Episode]:
@@ -140,17 +136,31 @@ class Arena:
             self.ui.substep(name, done, len(tasks))
             return episodes
 
-        async def played() -> tuple[list[list[Episode]], Counter[str]]:
-            async with self.engine.session(iteration) as session, Host(self.gym, host_config) as host:
-                player = Player(session, self.chat, host, play_config, self.engine.context_length)
-                groups = await asyncio.gather(*(group(player, key, task) for key, task in places))
-                return list(groups), host.counters
+        async def played(player: Player) -> list[list[Episode]]:
+            return list(await asyncio.gather(*(group(player, key, task) for key, task in places)))
 
         places = self.engine.share(list(enumerate(tasks)))
+        return self.playing(iteration, played, evaluating)
+
+    def playing(
+        self, iteration: int, work: Callable[[Player], Awaitable[T]], evaluating: bool = False
+    ) -> tuple[T, Row]:
+        """What ``work`` returns, given the method's player in a session; and the counters as `play`."""
+        options = self.config.environment
+        host_config, play_config = options.host, options.play
+        if evaluating:
+            host_config, play_config = _evaluating(host_config, play_config, self.config.eval.temperature)
+
+        async def worked() -> tuple[T, Counter[str]]:
+            async with self.engine.session(iteration) as session, Host(self.gym, host_config) as host:
+                make, context = self.credit.player, self.engine.context_length
+                player = make(session, self.chat, host, play_config, context, self.credit.wording)
+                return await work(player), host.counters
+
         before = self._asked()
-        groups, events = run_to_end(played())
+        result, events = run_to_end(worked())
         counts = {f"host/{name}": float(count) for name, count in events.items()}
-        return groups, counts | {name: value - before[name] for name, value in self._asked().items()}
+        return result, counts | {name: value - before[name] for name, value in self._asked().items()}
 
     def _asked(self) -> Counter[str]:
         """What the user was asked until now."""

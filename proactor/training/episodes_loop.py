@@ -15,9 +15,10 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 from proactor.config import ConfigError
-from proactor.engine import Engine
+from proactor.engine import SFT, Engine
 from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeConfig
+from proactor.methods.sand import SAND
 from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics, paired_change
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
@@ -28,9 +29,10 @@ from proactor.training.episodes import Arena, added, dealt_back, open_tasks, ope
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
-from proactor.training.stages import Stages, stop_signals
+from proactor.training.stages import StageB, Stages, stop_signals
 from proactor.training.steps import SFT_STATISTICS, Row, batch, update
 from proactor.training.summary import interval_values
+from proactor.training.teaching import Teaching, open_critic
 
 COUNTS = (
     "episodes_failed",
@@ -48,33 +50,53 @@ class EpisodeTraining(Stages):
     """The training of a run in an environment."""
 
     def __init__(self, arena: Arena, run: Run, stopping: list[int], ui: Progress) -> None:
-        super().__init__(arena.config, arena.engine, run, stopping, ui)
         self.arena, self.sft, self.grpo = arena, arena.config.sft, arena.config.grpo
+        self.sand = arena.credit.method if isinstance(arena.credit.method, SAND) else None
+        self.later = "sand" if self.sand is not None else "grpo"
+        super().__init__(arena.config, arena.engine, run, stopping, ui)
         self._taught: Demonstrations | None = None
+        self.teaching = Teaching(arena, run)
         self._failure = ""
+
+    @property
+    def stage_b(self) -> StageB | None:
+        """See `Stages`."""
+        return self.sand or self.grpo
 
     @property
     def taught(self) -> Demonstrations:
         """The expert's episodes of stage A, made when they are first needed."""
-        assert self.sft is not None, "the stage is in the config"
         if self._taught is None:
-            self._taught = Demonstrations.of(self.arena.gym, self.arena.chat, self.sft.thoughts)
+            self._taught = self.teaching.stage_a()
         return self._taught
 
     def sft_row(self, step: int) -> Row:
         """An update on the expert's episodes of a batch of tasks."""
         assert self.sft is not None, "the stage is in the config"
+        return self._supervised(self.taught, self.sft, self.sft.batch_tasks, "sft", step)
+
+    def _supervised(self, taught: Demonstrations, stage: SFT, size: int, phase: str, step: int) -> Row:
         tasks = self.arena.tasks.train
-        epoch, chosen_tasks = batch(tasks, self.sft.batch_tasks, self.config.seed, "sft", step, str)
-        groups, left_out = self.taught.groups(self.engine.share(chosen_tasks))
+        epoch, chosen_tasks = batch(tasks, size, self.config.seed, phase, step, str)
+        groups, left_out = taught.groups(self.engine.share(chosen_tasks))
         given = any(self.engine.gather(bool(groups), "demonstrations"))
-        stats = self.engine.train(groups, self.sft) if given else NOTHING_LEARNED
+        stats = self.engine.train(groups, stage) if given else NOTHING_LEARNED
         return {
             "epoch": epoch,
             **{key: stats[key] for key in SFT_STATISTICS},
             "skipped_update": float(not given),
             **added(self.engine, left_out, "demonstrations"),
         }
+
+    def _sand_row(self, sand: SAND, step: int) -> Row:
+        """An update on the expert's episodes with the deliberations of the step's iteration."""
+        iteration, first = divmod(step, sand.updates)
+        began = time.perf_counter()
+        taught, counts = self.teaching.iteration(sand, iteration, self.position.update - first)
+        spent = time.perf_counter() - began
+        row = self._supervised(taught, sand.update, sand.batch_tasks, "sand", step)
+        counts = counts if first == 0 else {}  # the iteration's, once
+        return {**row, **counts, "iteration": float(iteration), "seconds_sampling": spent}
 
     def held_out_loss(self) -> float:
         """Loss of the expert's episodes on the dev tasks. Raises RunError where none is left."""
@@ -86,6 +108,8 @@ class EpisodeTraining(Stages):
 
     def grpo_row(self, step: int) -> tuple[Row, list[Row]]:
         """An update on the agent's episodes of a batch of tasks."""
+        if self.sand is not None:
+            return self._sand_row(self.sand, step), []
         assert self.grpo is not None, "the stage is in the config"
         arena, stage, engine = self.arena, self.grpo, self.engine
         epoch, tasks = batch(arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str)
@@ -114,10 +138,7 @@ class EpisodeTraining(Stages):
     def _played_row(self, played: Sequence[Sequence[Episode]]) -> Row:
         """What the episodes of all ranks were like."""
         success = self.arena.config.eval.success
-        mine = [
-            [(Outcome.of(e, success=success), e.ending, len(e.sample.token_ids)) for e in group]
-            for group in played
-        ]
+        mine = [[(Outcome.of(e, success=success), e.ending, e.tokens) for e in group] for group in played]
         everyone = [one for group in dealt_back(self.engine.gather(mine, "episodes")) for one in group]
         endings = Counter(ending for _, ending, _ in everyone)
         values = metrics([result for result, _, _ in everyone])
@@ -136,7 +157,8 @@ class EpisodeTraining(Stages):
 
     def finished(self) -> str:
         """The stop rule for a collapse: many steps in a row in which no group had spread."""
-        assert self.grpo is not None, "asked in the GRPO stage"
+        if self.grpo is None:
+            return ""
         most, flat = self.grpo.max_flat_steps, self.position.flat
         if most is None or flat < most or self.position.step >= self.grpo.steps:
             return ""
@@ -146,8 +168,15 @@ class EpisodeTraining(Stages):
             f"group had spread, so there is nothing to learn from (grpo.max_flat_steps){why}"
         )
 
+    @property
+    def adapter(self) -> Literal["best", "last"]:
+        """Which adapter the run ends with; stage A alone always with its best."""
+        return self.arena.config.eval.adapter if self.stage_b is not None else "best"
+
     def told(self, row: Row) -> str:
         """Score, user involvement, the groups that were trained on, and the episodes that failed."""
+        if self.sand is not None:
+            return f"iteration {row['iteration']:.0f}, loss {row['loss']:.3f}"
         groups = f"{row['groups_with_spread']:.0f} groups with spread"
         failed = row["episodes_failed"]
         why = f", {failed:.0f} episodes failed ({self._failure})" if failed else ""
@@ -167,11 +196,14 @@ def train_episodes(
 
     ``resume``, ``fresh`` and what is raised: as `loop.train`; GymError and ChatError too.
     """
-    if config.sft is None and config.grpo is None:
+    credit = Credit.of(config.method)  # refuses what cannot work before anything is written
+    stage_b = config.grpo is not None
+    if isinstance(credit.method, SAND):
+        stage_b = bool(open_critic(credit.method))
+    if config.sft is None and not stage_b:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
-    Credit.of(config.method)  # refuses what cannot work before anything is written
     gym, tasks = open_tasks(config, open_user(config))
-    if config.sft is not None:
+    if config.sft is not None or config.grpo is None:
         Demonstrations.check(gym)
     if not tasks.test and config.eval.final:
         raise ConfigError(
@@ -200,44 +232,44 @@ def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
         ui.say(f"chat template: {problem}")
     with stop_signals() as signals:
         training = EpisodeTraining(arena, run, signals, ui)
-        if resume:
-            training.restore()
-        training.go()
+        try:
+            if resume:
+                training.restore()
+            training.go()
+        finally:
+            training.teaching.close()
     rows = run.rows() if run.writer else []
-    best = chosen.outcome(rows, config.eval.metric) if adapter_of(config) == "best" else None
+    adapter = training.adapter
+    best = chosen.outcome(rows, config.eval.metric) if adapter == "best" else None
     result = engine.gather(best, "end of training")[0]
     if result is not None:
         ui.say(str(result))
     if not config.eval.final:
         return {}
-    summary = compare(arena, run, initial) | {"seconds": training.position.seconds} | origin()
+    before = None if training.stage_b is not None else initial
+    summary = compare(arena, run, before, adapter) | {"seconds": training.position.seconds} | origin()
     if result is not None:
         summary["chosen"] = result.model_dump()
-    if config.grpo is not None and (why := training.finished()):
+    if why := training.finished():
         summary["stopped"] = why
     run.write_summary(summary)
     return summary
 
 
-def adapter_of(config: EpisodeConfig) -> Literal["best", "last"]:
-    """Which adapter a run ends with; stage A alone always with its best."""
-    return config.eval.adapter if config.grpo is not None else "best"
+def compare(arena: Arena, run: Run, initial: Mapping[str, Any] | None, name: Literal["best", "last"]) -> Row:
+    """Start and end (adapter ``name``) on the test tasks, with intervals over tasks; the engine keeps the
+    end.
 
-
-def compare(arena: Arena, run: Run, initial: Mapping[str, Any]) -> Row:
-    """Start and end (`adapter_of`) on the test tasks, with intervals over tasks; the engine keeps the end.
-
-    ``before`` is the adapter that GRPO began with, or ``initial`` without a GRPO stage; ``difference`` is
+    ``before`` is the state ``initial``, or (None) the adapter that stage B began with; ``difference`` is
     after - before, paired. Writes ``episodes.json``.
     """
     engine = arena.engine
     engine.barrier("adapters")
-    if arena.config.grpo is not None:
+    if initial is None:
         engine.load_adapter(run.start)
     else:
         engine.load_state_dict(initial)
     _, before, episodes_before = arena.evaluate(arena.tasks.test, "before, on test")
-    name = adapter_of(arena.config)
     engine.load_adapter(run.folder / name)
     _, after, episodes_after = arena.evaluate(arena.tasks.test, "after, on test")
     run.write_episodes(

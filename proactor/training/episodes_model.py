@@ -8,14 +8,15 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from proactor.config import ConfigError, SmallModel
 from proactor.engine import ChatFormat, Sample, ToolChat, atomic_folder
-from proactor.environments.protocol import Gym
-from proactor.episode_config import EpisodeConfig, EpisodePretrain, Teacher
+from proactor.episode_config import EpisodeConfig, EpisodePretrain
 from proactor.progress import Progress
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks, open_user
+from proactor.training.method_credit import Credit
 from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
 from proactor.training.pretrain import fit, fit_line
 from proactor.training.provenance import build_once, write_environment
@@ -45,23 +46,31 @@ def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Pr
     pool = config.environment.model_copy(update={"share": section.share})
     gym, parts = open_tasks(config.model_copy(update={"environment": pool}), open_user(config))
     tasks = parts.train[: section.limit]
-    tokenizer = train_tokenizer(_texts(gym, tasks, section.teacher, thoughts), size.vocabulary, size.pieces)
-    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts, section.teacher)
-    rows, left_out = [], 0
+    credit = Credit.of(config.method)
+
+    def taught_by(tokenizer: Any) -> Demonstrations:
+        chat = ToolChat(ChatFormat(tokenizer))
+        return Demonstrations.of(gym, chat, thoughts, section.teacher, credit.wording, credit.format_taught)
+
+    texts = _texts(taught_by(train_tokenizer([], BYTES)), tasks)
+    tokenizer = train_tokenizer(texts, size.vocabulary, size.pieces)
+    taught = taught_by(tokenizer)
+    rows, episodes, left_out = list[TokenRow](), 0, 0
     for task in tasks:
-        sample = taught.sample(task)
-        if isinstance(sample, Sample):
-            rows.append(episode_row(sample))
-        else:
+        samples = taught.samples(task)
+        if isinstance(samples, str):
             left_out += 1
+        else:
+            episodes += 1
+            rows += map(episode_row, samples)
     number = min(HELD_OUT, max(1, len(rows) // 20))
     held_out, train = rows[:number], rows[number:]
     if not train:
-        raise ConfigError(f"pretrain: {len(rows)} episodes of the teacher; two are the least")
+        raise ConfigError(f"pretrain: {episodes} episodes of the teacher; two are the least")
     longest = max(len(row.ids) for row in rows)
     if longest > size.context:
         raise ConfigError(f"pretrain.size.context: {size.context} tokens; an episode has up to {longest}")
-    teacher = f"{len(rows)} episodes of the teacher ({section.teacher})"
+    teacher = f"{episodes} episodes of the teacher ({section.teacher})"
     ui.say(f"{gym.name}: {teacher}, {left_out} left out, up to {longest} tokens")
     length = f"{section.steps} steps, at most " if section.steps else ""
     ui.phase(f"pre-training a small model for {length}{section.seconds:.0f} s", PARTS)
@@ -82,12 +91,12 @@ def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Pr
     ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
 
 
-def _texts(gym: Gym, tasks: Sequence[str], teacher: Teacher, thoughts: bool) -> Iterator[str]:
+def _texts(taught: Demonstrations, tasks: Sequence[str]) -> Iterator[str]:
     """Some episodes as the template writes them: read back from a tokenizer of bytes."""
-    tokenizer = train_tokenizer([], BYTES)
-    taught = Demonstrations.of(gym, ToolChat(ChatFormat(tokenizer)), thoughts, teacher)
+    tokenizer = taught.chat.template.chat.tokenizer
     for task in tasks[:LEARNED_TEXTS]:
-        if isinstance(sample := taught.sample(task), Sample):
+        samples = taught.samples(task)
+        for sample in () if isinstance(samples, str) else samples:
             yield tokenizer.decode(sample.prompt_ids + sample.token_ids, skip_special_tokens=True)
 
 

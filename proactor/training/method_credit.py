@@ -1,4 +1,6 @@
-"""`Credit`: episodes become the engine's groups, with the advantages of the run's method on their tokens."""
+"""`Credit`: what a run's method does with episodes. How they are worded and played, and how they become the
+engine's groups, with advantages on their tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,20 @@ from pydantic import ValidationError
 
 from proactor.config import ConfigError
 from proactor.engine import Engine, Group, ToolChat
+from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode
+from proactor.environments.player import Player
+from proactor.environments.wording import Thinking, Wording
 from proactor.episode_config import MethodOptions
 from proactor.files import settings_problem
-from proactor.methods import bao, infopo, turn_credit
+from proactor.methods import agent_omit, bao, infopo, sand, turn_credit
+from proactor.methods.agent_omit import AgentOmit, OmittingPlayer, OmitWording
 from proactor.methods.bao import BAO
 from proactor.methods.infopo import InfoPO
+from proactor.methods.sand import SAND
 from proactor.methods.turn_credit import TurnCredit
 
-Method = TurnCredit | BAO | InfoPO
+Method = TurnCredit | BAO | InfoPO | AgentOmit | SAND
 FAILED = ("error", "timeout", "cancelled")
 """Endings that are not the agent's: such an episode says nothing about what it did."""
 
@@ -32,7 +39,13 @@ class Credit:
 
     method: Method
 
-    KINDS: ClassVar[dict[str, type[Method]]] = {"userrl": TurnCredit, "bao": BAO, "infopo": InfoPO}
+    KINDS: ClassVar[dict[str, type[Method]]] = {
+        "userrl": TurnCredit,
+        "bao": BAO,
+        "infopo": InfoPO,
+        "agent_omit": AgentOmit,
+        "sand": SAND,
+    }
 
     @classmethod
     def of(cls, options: MethodOptions) -> Credit:
@@ -44,6 +57,29 @@ class Credit:
             known = ", ".join(kind.model_fields)
             _, problem = settings_problem(error, lambda _: f" of {options.name} (known: {known})")
             raise ConfigError(f"method.options: {problem}") from None
+
+    @property
+    def wording(self) -> Wording:
+        """How episodes are put to the agent."""
+        match self.method:
+            case AgentOmit() as config:
+                return OmitWording(config.instruct)
+            case SAND():
+                return Thinking()
+        return Wording()
+
+    def format_taught(self, demonstration: Demonstration) -> Demonstration:
+        """An episode from which a model that is built here learns the method's format."""
+        if isinstance(self.method, AgentOmit):
+            return agent_omit.omitting_at_random(demonstration)
+        if isinstance(self.method, SAND) and self.method.critic == sand.RULE:
+            return sand.thinking_at_random(demonstration)
+        return demonstration
+
+    @property
+    def player(self) -> type[Player]:
+        """What plays episodes."""
+        return OmittingPlayer if isinstance(self.method, AgentOmit) else Player
 
     def groups(
         self, played: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
@@ -67,6 +103,8 @@ class Credit:
                 left_out["groups_too_small"] += 1
             else:
                 kept.append(acted)
+        if isinstance(self.method, AgentOmit):
+            return self._omit_groups(kept, self.method, left_out)
         groups = []
         for episodes, advantages in zip(kept, self.advantages(kept, engine, chat, epoch), strict=True):
             for episode, values in zip(episodes, advantages, strict=True):
@@ -75,6 +113,19 @@ class Credit:
             left_out["groups_with_spread" if spread else "groups_without_spread"] += 1
             groups.append(Group(episodes[0].sample.prompt_ids, [e.sample for e in episodes]))
         return groups, left_out
+
+    def _omit_groups(
+        self, kept: Sequence[Sequence[Episode]], config: AgentOmit, counts: Counter[str]
+    ) -> tuple[list[Group], Counter[str]]:
+        """Of each group of episodes several: a sample stands after the history that it was drawn after."""
+        groups: list[Group] = []
+        for episodes in kept:
+            made, events = agent_omit.groups_of(episodes, config, (episodes[0].task, episodes[0].seed))
+            spread = any(any(s.token_advantages()) for group in made for s in group.samples)
+            counts["groups_with_spread" if spread else "groups_without_spread"] += 1
+            counts.update(events)
+            groups += made
+        return groups, counts
 
     def advantages(
         self, groups: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
@@ -92,6 +143,7 @@ class Credit:
                 by_group = [[next(gains) for _ in group] for group in groups]
                 gather = partial(engine.gather, phase="information")
                 return infopo.token_advantages(groups, by_group, config, epoch, gather)
+        raise AssertionError(f"{type(self.method).__name__} gives no advantages of this form")
 
 
 def frame(chat: ToolChat) -> tuple[int, int]:

@@ -14,9 +14,12 @@ MANY_FLAT = 0.8
 [INFERRED].
 """
 
+STAGE_B = ("grpo", "sand")
+"""Phases that are judged by playing or scoring on dev; "sft" by its held-out loss."""
+
 
 class Outcome(BaseModel):
-    """``phase``: "grpo" or "sft". ``measure``: the metric on dev, or ``held_out_loss``.
+    """``phase``: "sft" or one of `STAGE_B`. ``measure``: the metric on dev, or ``held_out_loss``.
 
     ``best_step`` counts within the phase (0: its start was never beaten), out of ``steps`` that were run.
     ``start``, ``best``, ``end``: the measure at the first, best and last check; None where it was not finite.
@@ -67,9 +70,9 @@ def outcome(rows: Sequence[Mapping[str, Any]], metric: str) -> Outcome | None:
 
     ``metric``: `eval.metric`, by which GRPO's best adapter is chosen.
     """
-    phase = "grpo" if any(row["phase"] == "grpo" for row in rows) else "sft"
-    measure, sign = (metric, 1.0) if phase == "grpo" else ("held_out_loss", -1.0)
-    key = f"eval_{metric}" if phase == "grpo" else measure
+    phase = next((name for name in STAGE_B if any(row["phase"] == name for row in rows)), "sft")
+    measure, sign = (metric, 1.0) if phase in STAGE_B else ("held_out_loss", -1.0)
+    key = f"eval_{metric}" if phase in STAGE_B else measure
     steps, best_step, best = 0, 0, float("-inf")
     checks: list[float | None] = []
     flat: list[float] = []
@@ -83,7 +86,7 @@ def outcome(rows: Sequence[Mapping[str, Any]], metric: str) -> Outcome | None:
         elif key in row:
             value = row[key]
             # an undefined metric counts as 0 when the best is chosen, a loss that is not finite as the worst
-            score = sign * value if value is not None else (0.0 if phase == "grpo" else float("-inf"))
+            score = sign * value if value is not None else (0.0 if phase in STAGE_B else float("-inf"))
             if not checks or score > best:
                 best, best_step = score, steps
             checks.append(value)
@@ -103,7 +106,7 @@ def outcome(rows: Sequence[Mapping[str, Any]], metric: str) -> Outcome | None:
 
 def chosen_row(rows: Sequence[Mapping[str, Any]], chosen: Outcome) -> int | None:
     """The index in ``rows`` of the check that chose the step; None where they do not hold it."""
-    steps, key = 0, f"eval_{chosen.measure}" if chosen.phase == "grpo" else chosen.measure
+    steps, key = 0, f"eval_{chosen.measure}" if chosen.phase in STAGE_B else chosen.measure
     for i, row in enumerate(rows):
         if row.get("phase") != chosen.phase:
             continue

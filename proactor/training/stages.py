@@ -1,4 +1,5 @@
-"""A run's stages: supervised until the held-out loss stops falling, then GRPO; saved and resumed exactly.
+"""A run's stages: supervised until the held-out loss stops falling, then GRPO (or a stage of a method's own);
+saved and resumed exactly.
 
 The position of a run is a handful of numbers, because every step is a function of (seed, phase, step). The
 order of writes makes a killed run resumable; see `proactor.training.runs`. Dialogues (`training.loop`) and
@@ -16,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from proactor.config import GRPOStage, RunConfig, SFTStage
+from proactor.config import RunConfig, SFTStage
 from proactor.engine import Engine, ranged
-from proactor.episode_config import EpisodeConfig, EpisodeGRPO, EpisodeSFT
+from proactor.episode_config import EpisodeConfig, EpisodeSFT
 from proactor.files import first_problem
 from proactor.progress import Progress, Stopped
 from proactor.tables import plain_name
@@ -74,6 +75,20 @@ def sample_order(row: Row) -> tuple[Any, ...]:
 _POSITION = TypeAdapter(Position)
 
 
+class StageB(Protocol):
+    """How long stage B is, and how often it is checked."""
+
+    @property
+    def steps(self) -> int:
+        """Updates."""
+        ...
+
+    @property
+    def eval_every(self) -> int:
+        """Updates between checks."""
+        ...
+
+
 class Stages(ABC):
     """The training of a run: its engine, folder and position. What a step does is the subclass's.
 
@@ -84,7 +99,7 @@ class Stages(ABC):
         self, config: RunConfig | EpisodeConfig, engine: Engine, run: Run, stopping: list[int], ui: Progress
     ) -> None:
         self.config, self.engine, self.run, self.stopping, self.ui = config, engine, run, stopping, ui
-        self.position = Position("sft" if self.config.sft else "grpo")
+        self.position = Position("sft" if self.config.sft else self.later)
         self._saved_at = time.perf_counter()
 
     # -- what a step does ---
@@ -97,9 +112,17 @@ class Stages(ABC):
     def held_out_loss(self) -> float:
         """Loss on what is held out, in nats per token."""
 
+    later = "grpo"
+    """The name of stage B: of its phase, its rows and its samples."""
+
+    @property
+    def stage_b(self) -> StageB | None:
+        """What follows the supervised stage."""
+        return self.config.grpo
+
     @abstractmethod
     def grpo_row(self, step: int) -> tuple[Row, list[Row]]:
-        """Sample, score, update; the row, and this rank's samples as rows."""
+        """A step of stage B: sample, score, update; the row, and this rank's samples as rows."""
 
     @abstractmethod
     def check(self) -> tuple[Row, float]:
@@ -130,17 +153,17 @@ class Stages(ABC):
         self.position, length = read_position(record, self.run)
         self.run.rewind(length, self.position.update)
         self._write_best()
-        grpo = self.config.grpo
-        if self.position.phase == "done" and grpo is not None and self.position.step < grpo.steps:
-            self.position.phase = "grpo"
+        stage = self.stage_b
+        if self.position.phase == "done" and stage is not None and self.position.step < stage.steps:
+            self.position.phase = self.later
         self.ui.say(f"resumed {self.run.folder} after step {self.position.update} ({self.position.phase})")
 
     def go(self) -> None:
         """Both phases from the current position to the end."""
         if self.position.phase == "sft" and self.config.sft is not None:
             self.supervise(self.config.sft)
-        if self.config.grpo is not None and self.position.phase in ("sft", "grpo"):
-            self.reinforce(self.config.grpo)
+        if self.stage_b is not None and self.position.phase in ("sft", self.later):
+            self.reinforce(self.stage_b)
         if self.position.phase != "done":
             self.position.phase = "done"
             self.save()
@@ -166,29 +189,30 @@ class Stages(ABC):
             self.ui.step(f"loss {row['loss']:.3f}, held-out {p.best:.3f}")
             self._save_if_due(checked)
 
-    def reinforce(self, stage: GRPOStage | EpisodeGRPO) -> None:
-        """The GRPO phase, from the supervised phase's best adapter with a fresh optimizer.
+    def reinforce(self, stage: StageB) -> None:
+        """Stage B, from the supervised phase's best adapter with a fresh optimizer.
 
         The adapter that did best on dev ends in `best`.
         """
         if self.position.phase == "sft":
             self._begin_grpo()
         p = self.position
-        self.ui.phase("GRPO", stage.steps, p.step)
+        self.ui.phase(self.later.upper(), stage.steps, p.step)
         if p.best is None:
             self._check_metric()
             self._write_adapter("start")
             self.save()
         while p.step < stage.steps and not self.finished():
             began = time.perf_counter()
-            with ranged("run: GRPO step"):
+            with ranged(f"run: {self.later.upper()} step"):
                 row, samples = self.grpo_row(p.step)
-            self._advance("grpo", row, time.perf_counter() - began)
+            self._advance(self.later, row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
                 ranks = self.engine.gather(samples, "samples")
                 rows = [row for rank in ranks for row in rank]
                 rows.sort(key=sample_order)  # whoever drew them
-                self.run.write_samples("grpo", p.update, rows)
+                if rows:
+                    self.run.write_samples(self.later, p.update, rows)
             self.note(row, last=p.step == stage.steps)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps or bool(self.finished())
             if checked:
@@ -202,7 +226,7 @@ class Stages(ABC):
     def _begin_grpo(self) -> None:
         self.engine.barrier("adapter of the SFT stage")
         self.engine.load_adapter(self.run.start)  # with a fresh optimizer
-        self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
+        self.position = Position(self.later, update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self) -> None:
         with ranged("run: held-out loss"):
@@ -279,7 +303,7 @@ class Stages(ABC):
         """Write the current adapter as the best one, if it is."""
         p = self.position
         if p.best is not None and p.best_step == p.step and p.phase != "done":
-            self._write_adapter("start" if p.phase == "sft" and self.config.grpo is not None else "best")
+            self._write_adapter("start" if p.phase == "sft" and self.stage_b is not None else "best")
 
     def _write_adapter(self, name: str) -> None:
         if self.run.writer:

@@ -14,6 +14,7 @@ from proactor.config_file import load_run
 from proactor.engine import ChatFormat, ToolChat
 from proactor.environments.calls import INTERACT
 from proactor.environments.protocol import Call, Opening, Outcome
+from proactor.environments.wording import Wording
 from proactor.episode_config import EpisodeConfig
 from proactor.training.episodes_model import episode_row
 from proactor.training.small_model import build_model, train_tokenizer
@@ -67,12 +68,12 @@ class GuessGym:
         return Guess(task[-1], task in self._broken, self.right)
 
 
-def _call(verb: str, number: str) -> dict[str, Any]:
+def _call(verb: str, number: str, said: str = "") -> dict[str, Any]:
     arguments = json.dumps({"choice": verb, "content": number})
     function = {"name": TOOL, "arguments": arguments}
     return {
         "role": "assistant",
-        "content": "",
+        "content": said,
         "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
     }
 
@@ -88,21 +89,28 @@ def calling_folder(
     steps: int = 40,
     context: int = SIZE.context,
     words: Sequence[str] = ("no", "go", "yes", "less"),
+    said: tuple[str, str] = ("", ""),
+    wording: Wording | None = None,
 ) -> Path:
     """A model that calls, with numbers at random, after an opening. What surrounds a number in a call is two
     tokens, and so is a longer line of the opening. ``words``: what else it knows; the first is a result.
+    ``said``: what it says before the calls of its first and its second turn, one token each.
     """
+    wording = wording or Wording()
+    opening = wording.opening(opening)
     tokenizer = train_tokenizer([" ".join(words)], SIZE.vocabulary)
     head = f'<tool_call>\n{{"name": "{TOOL}", "arguments": {{"choice": "%s", "content": "'
     tokenizer.add_tokens([*(head % verb for verb in ("action", "answer")), '"}}\n</tool_call>'])
+    tokenizer.add_tokens([text for text in said if text])
     written = tokenizer.decode(ToolChat(ChatFormat(tokenizer)).opening(opening.messages, opening.tools))
     tokenizer.add_tokens([line for line in written.split("\n") if len(line) > 20 and "<|" not in line])
     chat = ToolChat(ChatFormat(tokenizer))
     rows = []
     for number in NUMBERS:
         for verb, other in (("action", "answer"), ("answer", "action")):
-            result = {"role": "tool", "tool_call_id": "call_0", "name": TOOL, "content": words[0]}
-            told = [*opening.messages, _call(verb, number), result, _call(other, number)]
+            result = wording.results(1, [TOOL], [words[0]])
+            first, second = _call(verb, number, said[0]), _call(other, number, said[1])
+            told = [*opening.messages, first, *result, second]
             rows.append(episode_row(chat.sample(told, opening.tools)))
     batch = collate(rows, tokenizer.pad_token_id, 0.0)
     model = build_model(tokenizer, SIZE.model_copy(update={"context": context}))

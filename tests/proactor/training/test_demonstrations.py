@@ -11,7 +11,8 @@ import pytest
 from proactor.engine import Sample
 from proactor.environments.episode import Episode
 from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.methods.bao import SECTIONS, read_sections
+from proactor.environments.wording import SECTIONS
+from proactor.methods.bao import read_sections
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
@@ -55,7 +56,7 @@ def test_a_run_learns_thoughts_and_counts_what_it_drops(
     )
     arena = Arena.open(settings)
     taught = Demonstrations.of(arena.gym, arena.chat, thoughts=True)
-    sample = taught.sample(arena.tasks.train[3])
+    [sample] = taught.samples(arena.tasks.train[3])
     assert isinstance(sample, Sample) and len(sample.turns()) >= 3
     for start, end in sample.turns():
         said = arena.chat.template.chat.tokenizer.decode(sample.token_ids[start:end])

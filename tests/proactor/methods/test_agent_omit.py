@@ -1,0 +1,402 @@
+"""Agent-Omit: rewards, the format, what a turn is trained after, partial samples, cold start."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proactor.engine import GRPO, Engine, Group, Sample, Sampling, ToolChat
+from proactor.environments.demonstration import TOOL, Demonstration, turn_ids
+from proactor.environments.episode import Episode
+from proactor.environments.host import Host
+from proactor.environments.player import PlayConfig
+from proactor.environments.protocol import Call, Opening, Outcome
+from proactor.environments.scripted import Move, play
+from proactor.methods import agent_omit
+from proactor.methods.agent_omit import (
+    INSTRUCTION,
+    AgentOmit,
+    Omittable,
+    OmittingPlayer,
+    OmitTurn,
+    OmitWording,
+    cold_start,
+    edited,
+    groups_of,
+    lessons,
+    marker,
+    omission,
+    omit_turns,
+    partials,
+    read_omissions,
+    rewards,
+)
+from tests.engine.engines import load
+from tests.engine.sessions import run
+from tests.proactor.methods.episodes import episode
+from tests.proactor.training.episodes import calling_folder
+
+LONG = "many words "
+
+
+CONTEXT = 1024
+
+
+class World:
+    """Answers with some words, ends at the ``stop``-th call or the one that says "right", which solves it."""
+
+    user_verbs = frozenset({"answer"})
+
+    def __init__(self, stop: int, told: str = LONG) -> None:
+        self.stop, self.told, self.count = stop, told, 0
+
+    def reset(self, seed: int) -> Opening:
+        self.count = 0
+        return Opening([{"role": "user", "content": "go"}])
+
+    def step(self, call: Call) -> Outcome:
+        self.count += 1
+        solved = call.content == "right"
+        return Outcome(f"{self.told}{self.count}", float(solved), solved or self.count >= self.stop)
+
+
+class WorldGym:
+    """Worlds of four calls."""
+
+    name, max_turns = "world", 9
+
+    def __init__(self, told: str = LONG) -> None:
+        self.told = told
+
+    def tasks(self, split: str) -> Sequence[str]:
+        return ["a"]
+
+    def make(self, task: str) -> World:
+        return World(4, self.told)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder, opening = tmp_path_factory.mktemp("chat") / "model", World(1).reset(0)
+    known = (
+        LONG,
+        "<think>",
+        "</think>",
+        "<tool_response_",
+        "</tool_response_",
+        "omit_tool_",
+        "<omitted_tool_",
+    )
+    calling_folder(folder, opening, steps=1, context=CONTEXT, words=known)
+    return load(folder, kv_tokens=4 * CONTEXT, deterministic=True)
+
+
+def said(content: str, thought: str | None = "hm") -> str:
+    written = json.dumps({"name": TOOL, "arguments": {"choice": "action", "content": content}})
+    return f"{'' if thought is None else f'<think>{thought}</think>'}<tool_call>\n{written}\n</tool_call>"
+
+
+def saying(engine: Engine, script: Sequence[str]) -> Sampling:
+    """Settings under which the model says these replies, turn after turn, and the last one again."""
+    assert engine.chat is not None
+    ids, size = [engine.chat.encode_answer(reply) for reply in script], engine.config.vocab_size
+    turns = itertools.chain(ids, itertools.repeat(ids[-1]))
+    said: list[list[int]] = []
+
+    def only(_: list[int], position: int) -> torch.Tensor:
+        if position == 0:
+            said.append(next(turns))
+        return torch.arange(size) == said[-1][position]
+
+    return Sampling(max_tokens=300, logit_mask=only)
+
+
+def played(
+    engine: Engine, *scripts: Sequence[str], instruct: bool = False, gym: Any = None, **options: Any
+) -> list[Episode]:
+    """An episode for each script, one after the other."""
+
+    async def go() -> list[Episode]:
+        found = []
+        async with engine.session() as session, Host(gym or WorldGym()) as host:
+            for index, script in enumerate(scripts):
+                assert engine.chat is not None
+                config = PlayConfig(sampling=saying(engine, script), max_tokens=CONTEXT)
+                chat, wording = ToolChat(engine.chat), OmitWording(instruct)
+                player = OmittingPlayer(session, chat, host, config, CONTEXT, wording)
+                found.append(await player.play("a", 0, key=5, index=index, **options))
+        return found
+
+    return run(go())
+
+
+OMITTING = [said("1"), said("2"), omission(1) + said("3", None), said("right", "")]
+"""Takes the first result out in its third turn; the fourth has no thought."""
+
+
+# --- rewards ---
+
+
+def test_success_is_paid_for_what_it_left_out_and_failure_is_not() -> None:
+    share = agent_omit.omit_share(thoughts=30, observations=50, tokens=400)
+    assert agent_omit.reward(1.0, share, 0.2, solved=True) == pytest.approx(0.84)
+    assert agent_omit.reward(1.0, 0.0, 0.2, solved=True) == pytest.approx(0.8)
+    assert agent_omit.reward(0.0, share, 0.2, solved=False) == 0
+    assert agent_omit.reward(0.5, share, 0.2, solved=False) == pytest.approx(0.4)
+
+
+def turned(one: Episode, omits: int = 0, observed: int = 0, thoughts: Sequence[int] = ()) -> Episode:
+    """An episode whose turns omit ``omits`` thoughts, and whose history lost ``observed`` tokens."""
+    turns = []
+    for number, turn in enumerate(one.turns):
+        reads = [*one.sample.prompt_ids, *one.sample.token_ids[: turn.action[0]]]
+        if number == len(one.turns) - 1:
+            reads = reads[: len(reads) - observed]
+        plain = {name: getattr(turn, name) for name in type(turn).__slots__} | {"context": tuple(reads)}
+        written = thoughts[number] if thoughts else 0
+        turns.append(OmitTurn(**plain, no_thought=number < omits, thought=written))
+    return replace(one, turns=turns)
+
+
+def test_the_share_counts_tokens_and_the_group_s_median_thought() -> None:
+    """370 tokens in the log, 50 of them omitted, a thought of 30 (median of 20, 30, 90): 80 of 400."""
+    first = turned(episode([0.0, 1.0], lengths=[100, 200], observation=70), omits=1, observed=50)
+    other = turned(episode([0, 0, 1.0], lengths=[100, 100, 100]), thoughts=[20, 90, 30])
+    failed = turned(episode([0.0, 0.0], lengths=[100, 200], observation=70), omits=1, observed=50)
+    assert len(first.sample.token_ids) == 370 and first.tokens == 320
+    assert rewards([first, other, failed], AgentOmit()) == pytest.approx([0.84, 0.8, 0.0])
+    assert rewards([first, other], AgentOmit(mu=0.0)) == [1.0, 1.0]
+
+
+def test_the_relative_form_compares_with_the_group_before_omissions() -> None:
+    first = turned(episode([0.0, 1.0], lengths=[100, 200], observation=100), observed=100)
+    other = turned(episode([0.0, 1.0], lengths=[100, 200], observation=300))
+    found = rewards([first, other], AgentOmit(omit_reward="relative"))  # 400 and 600: 500 is usual
+    assert found == pytest.approx([0.8 + 0.2 * (500 - 300) / 500, 0.8])
+
+
+# --- the format ---
+
+
+def turn(omits: tuple[int, ...] = ()) -> OmitTurn:
+    return OmitTurn((), (0, 0), (0, 0), omits=omits)
+
+
+@given(st.lists(st.integers(0, 9)), st.integers(0, 6), st.sets(st.integers(1, 6)))
+def test_each_number_takes_effect_once_or_is_counted(named: list[int], shown: int, gone: set[int]) -> None:
+    before = [turn() for _ in range(shown)]
+    gone = {n for n in gone if n <= shown}
+    if before:
+        before[-1] = turn(tuple(gone))
+    omits, unknown, repeated = read_omissions("".join(map(omission, named)), before)
+    assert len(omits) + unknown + repeated == len(named)
+    assert set(omits) == {n for n in named if 1 <= n <= shown} - gone and len(set(omits)) == len(omits)
+    assert unknown == sum(not 1 <= n <= shown for n in named)
+
+
+def test_a_tag_edits_its_message_alone_and_a_repeat_does_nothing(engine: Engine) -> None:
+    again = [said("1"), said("2"), said("3"), omission(2) + omission(2) + said("4")]
+    [one] = played(engine, again)
+    assert engine.chat is not None
+    turns = omit_turns(one)
+    before, after = (edited(one.sample.prompt_ids, one.sample.token_ids, ts) for ts in (turns[:3], turns))
+    text = engine.chat.tokenizer.decode
+    for number in (1, 2, 3):
+        assert f"<tool_response_{number}>{LONG}{number}</tool_response_{number}>" in text(before)
+    assert f"<tool_response_2>{LONG}" not in text(after) and text(after).count(marker(2)) == 1
+    assert f"<tool_response_1>{LONG}1" in text(after) and f"<tool_response_3>{LONG}3" in text(after)
+    assert turns[3].omits == (2,) and turns[3].repeated == 1 and turns[3].unknown == 0
+    twice = edited(one.sample.prompt_ids, one.sample.token_ids, [*turns[:3], replace(turns[3], omits=(2, 2))])
+    assert twice == after
+
+
+def test_later_turns_read_the_edited_history_and_numbers_without_a_message_are_counted(
+    engine: Engine,
+) -> None:
+    [one] = played(
+        engine, [said("1"), omission(1) + omission(7) + omission(2) + said("2"), said("3"), said("4")]
+    )
+    turns = omit_turns(one)
+    assert engine.chat is not None
+    texts = [engine.chat.tokenizer.decode(turn.context or ()) for turn in turns]
+    assert [f"{LONG}1" in text for text in texts] == [False, True, False, False]
+    assert [marker(1) in text for text in texts] == [False, False, True, True]
+    assert (turns[1].omits, turns[1].unknown) == ((1,), 2)
+    assert one.tokens < len(one.sample.token_ids)
+    [plain] = played(engine, [said("1"), said("2"), said("3"), said("4")])
+    assert plain.tokens == len(plain.sample.token_ids) and len(plain.pieces()) == 1
+
+
+def test_thoughts_are_measured_in_tokens_and_empty_tags_omit_them(engine: Engine) -> None:
+    assert engine.chat is not None
+    [one] = played(
+        engine, [said("1", "four words of thought"), said("2", " "), said("3", None), said("right")]
+    )
+    turns = omit_turns(one)
+    assert [turn.no_thought for turn in turns] == [False, True, False, False]
+    first = one.sample.token_ids[slice(*turns[0].action)]
+    assert engine.chat.tokenizer.decode(first[: turns[0].thought]).endswith("thought</think>")
+    assert turns[1].thought == turns[2].thought == 0 < turns[3].thought < turns[0].thought
+
+
+def test_the_instruction_stands_in_the_system_message() -> None:
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "go"}
+    told = OmitWording().opening(Opening([system, user]))
+    assert told.messages[0]["content"] == f"Be brief.\n{INSTRUCTION}" and told.messages[1] == user
+    assert [m["role"] for m in OmitWording().opening(Opening([user])).messages] == ["system", "user"]
+    assert OmitWording(instruct=False).opening(Opening([user])).messages == [user]
+
+
+# --- training ---
+
+
+def stats(engine: Engine, groups: Sequence[Group]) -> dict[str, float]:
+    state = engine.state_dict()
+    found = engine.train(list(groups), GRPO(lr=1e-3))
+    engine.load_state_dict(state)
+    return found
+
+
+def test_each_turn_is_trained_after_what_it_was_drawn_after(engine: Engine) -> None:
+    """The ratio of the first step is exactly 1, which it is not on the log that was never edited."""
+    episodes = played(engine, OMITTING, [said("1"), said("2"), said("3"), said("4")])
+    groups, counts = groups_of(episodes, AgentOmit(), "a")
+    assert counts["omit/observations"] == 1 and counts["omit/thoughts"] == 1 and counts["omit/partials"] == 2
+    found = stats(engine, groups)
+    assert found["ratio_max_error"] == 0 and found["sampler_trainer_gap"] == 0 and found["grad_norm"] > 0
+    drawn = sum(sum(e.sample.trained_mask()) for e in episodes)
+    alone = sum(sum(sample.trained_mask()) for e in episodes for _, sample in partials(e))
+    assert found["tokens_trained"] == drawn + alone
+    log = [Group(e.sample.prompt_ids, [e.sample]) for e in episodes]
+    assert stats(engine, log)["ratio_max_error"] > 1e-4
+
+
+def test_pieces_hold_each_trained_token_once_with_its_records(engine: Engine) -> None:
+    [one] = played(engine, OMITTING)
+    pieces = one.pieces()
+    assert len(pieces) == 2 and len(pieces[0].turns()) == 3, "the third turn's omission shows in the fourth"
+    kept = [
+        (t, p) for s in pieces for t, p, on in zip(s.token_ids, s.policy_logprobs, s.trained_mask()) if on
+    ]
+    sample = one.sample
+    assert kept == [
+        (t, p)
+        for t, p, on in zip(sample.token_ids, sample.policy_logprobs, sample.trained_mask(), strict=True)
+        if on
+    ]
+    assert all(
+        sum(piece.trained_mask()) and piece.policy_version == engine.policy_version for piece in pieces
+    )
+
+
+def test_two_omission_turns_give_two_partial_samples_of_half_the_weight(engine: Engine) -> None:
+    script = [said("1"), omission(1) + said("2"), omission(2) + said("3"), said("right")]
+    [one] = played(engine, script)
+    found = partials(one)
+    assert [weight for weight, _ in found] == [0.5, 0.5] and engine.chat is not None
+    for number, (_, sample) in enumerate(found, start=1):
+        read, drawn = (engine.chat.tokenizer.decode(ids) for ids in (sample.prompt_ids, sample.token_ids))
+        assert f"<tool_response_{number}>{LONG}{number}" in read and omission(number) in drawn
+        assert all(sample.trained_mask()), "the decision alone"
+    [failed] = played(engine, [said("1"), said("2"), said("3"), said("4")])
+    assert partials(failed) == []
+    groups, _ = groups_of([one, failed], AgentOmit(), "a")
+    values = [sample.advantage for group in groups for sample in group.samples]
+    alone = sorted(v for v in values if isinstance(v, float))
+    assert alone[1:3] == pytest.approx([0.5 * max(alone)] * 2), (
+        "R_task's advantage is r's here, at half weight"
+    )
+    without, counts = groups_of([one, failed], AgentOmit(partial=False), "a")
+    assert counts["omit/partials"] == 0
+    assert sum(len(g.samples) for g in without) == sum(len(g.samples) for g in groups) - 2
+
+
+# --- cold start ---
+
+
+class Script:
+    """Says three contents, the last one right."""
+
+    def __init__(self) -> None:
+        self.left = iter(["1", "2", "right"])
+
+    def move(self) -> Move | None:
+        return Move(Call("action", next(self.left)))
+
+    def see(self, call: Call, observation: str) -> None:
+        pass
+
+
+def demonstrated(told: str = LONG) -> Demonstration:
+    shown = play(WorldGym(told), "a", Script())
+    thoughts = ("<think>one</think>", "<think>two</think>", "<think>three</think>")
+    return Demonstration(shown, Opening([{"role": "user", "content": "go"}]), thoughts, OmitWording(False))
+
+
+@pytest.fixture(scope="module")
+def taught() -> Demonstration:
+    return demonstrated()
+
+
+def tried(engine: Engine, demonstration: Demonstration, then: str, gym: Any = None) -> Any:
+    async def go() -> Any:
+        async with engine.session() as session, Host(gym or WorldGym()) as host:
+            assert engine.chat is not None
+            config = PlayConfig(sampling=saying(engine, [then]), max_tokens=CONTEXT)
+            player = OmittingPlayer(session, ToolChat(engine.chat), host, config, CONTEXT, OmitWording(False))
+            return await cold_start(player, demonstration, 1, 3)
+
+    return run(go())
+
+
+def test_what_can_be_left_out_is_what_does_not_cost_the_task_and_saves_tokens(
+    engine: Engine,
+) -> None:
+    long = "of words " * 15
+    found, counts = tried(engine, demonstrated(long), said("right"), WorldGym(long))
+    assert found == Omittable(thoughts=(1, 2, 3), results=(1,)), "result 2 would go when nothing follows"
+    assert counts == {"omit/tried": 5, "omit/kept": 4}
+    lost, _ = tried(engine, demonstrated(long), said("4"), WorldGym(long))
+    assert lost == Omittable(thoughts=(3,)), "where nobody solves the task, nothing is shown to be spare"
+    short, _ = tried(engine, demonstrated(""), said("right"), WorldGym(""))
+    assert short is not None and short.results == (), "a tag is longer than a result of one character"
+
+
+def test_an_episode_that_the_environment_refuses_is_counted(engine: Engine, taught: Demonstration) -> None:
+    found, counts = tried(engine, taught, said("right"), WorldGym("other words "))
+    assert found is None and counts == {"omit/refused": 1}
+
+
+def test_lessons_are_each_omission_alone_and_the_episode_with_all(
+    engine: Engine, taught: Demonstration
+) -> None:
+    assert engine.chat is not None
+    chat = ToolChat(engine.chat)
+    text = engine.chat.tokenizer.decode
+    found = lessons(taught, Omittable(thoughts=(2,), results=(1,)), chat)
+    whole, rest, single = found
+    assert isinstance(whole, Sample) and f"{LONG}1" in text(whole.token_ids)
+    assert marker(1) in text(rest.prompt_ids) and f"{LONG}1" not in text(rest.prompt_ids)
+    assert text(single.token_ids).startswith("<think></think>" + omission(1)) and len(single.turns()) == 1
+    assert len(whole.turns()) + len(rest.turns()) == 3
+    plain = taught.episode(chat)
+    assert text(turn_ids(plain)[1]).startswith("<think>two</think>")
+    assert [s.token_ids for s in lessons(taught, Omittable(), chat)] == [plain.sample.token_ids]
+
+
+def test_random_omissions_depend_on_the_task_alone(taught: Demonstration) -> None:
+    one, two = (agent_omit.omitting_at_random(taught) for _ in range(2))
+    assert one.left_out == two.left_out and one.said == taught.said
+    other = replace(taught, played=replace(taught.played, episode=replace(taught.played.episode, task="b")))
+    drawn = {agent_omit.omitting_at_random(replace(other)).left_out, one.left_out}
+    assert all(n <= 3 for found in drawn for n in found.thoughts) and all(
+        n <= 2 for found in drawn for n in found.results
+    )
