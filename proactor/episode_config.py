@@ -81,11 +81,12 @@ class EnvironmentOptions(Section):
 
 
 class MethodOptions(Section):
-    """How the turns of an episode become advantages: UserRL's turn credit, BAO or InfoPO, with the options of
-    `turn_credit.TurnCredit`, `bao.BAO` or `infopo.InfoPO`.
+    """How stage B learns. From the agent's episodes, whose turns become advantages: UserRL's turn credit, BAO
+    or InfoPO, with the options of `turn_credit.TurnCredit`, `bao.BAO` or `infopo.InfoPO`. Or at the states of
+    an expert's episodes: StepAgent, with those of `stepagent.StepAgent`.
     """
 
-    name: Literal["userrl", "bao", "infopo"] = "userrl"
+    name: Literal["userrl", "bao", "infopo", "stepagent"] = "userrl"
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -67,3 +67,13 @@ def plain(call: Call) -> Call:
     where the call's own is none, white space around the content does not.
     """
     return from_text(to_text(call))
+
+
+def canonical(call: Call) -> tuple[str, str, str]:
+    """Equal for calls that differ in case, white space or the order of arguments alone.
+
+    The arguments of a call with content are that content again (`read_call`).
+    """
+    if call.content:
+        return call.verb, " ".join(call.content.casefold().split()), ""
+    return call.verb, "", repr(sorted(call.arguments.items()))

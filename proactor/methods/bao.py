@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import Field
 
 from proactor.engine import Config, ProactorError
+from proactor.environments.calls import canonical
 from proactor.environments.episode import Episode
 from proactor.methods.turn_credit import (
     TurnCredit,
@@ -158,16 +159,8 @@ def fault(episode: Episode, replies: Sequence[str], config: DemonstrationFilter)
     read = [read_sections(reply, config.sections) for reply in replies]
     if any(sum(bool(r[name]) for r in read) < config.share * len(read) for name in config.sections):
         return "sections"
-    calls = [
-        (call.verb, " ".join(call.content.casefold().split()), _plain(call.arguments))
-        for turn in episode.turns
-        for call in turn.calls
-    ]
+    calls = [canonical(call) for turn in episode.turns for call in turn.calls]
     return "repeated" if len(set(calls)) < len(calls) else ""
-
-
-def _plain(arguments: Mapping[str, object]) -> str:
-    return repr(sorted(arguments.items()))
 
 
 def kept_demonstrations(

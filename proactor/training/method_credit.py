@@ -19,9 +19,10 @@ from proactor.files import settings_problem
 from proactor.methods import bao, infopo, turn_credit
 from proactor.methods.bao import BAO
 from proactor.methods.infopo import InfoPO
+from proactor.methods.stepagent import StepAgent
 from proactor.methods.turn_credit import TurnCredit
 
-Method = TurnCredit | BAO | InfoPO
+Method = TurnCredit | BAO | InfoPO | StepAgent
 FAILED = ("error", "timeout", "cancelled")
 """Endings that are not the agent's: such an episode says nothing about what it did."""
 
@@ -32,7 +33,12 @@ class Credit:
 
     method: Method
 
-    KINDS: ClassVar[dict[str, type[Method]]] = {"userrl": TurnCredit, "bao": BAO, "infopo": InfoPO}
+    KINDS: ClassVar[dict[str, type[Method]]] = {
+        "userrl": TurnCredit,
+        "bao": BAO,
+        "infopo": InfoPO,
+        "stepagent": StepAgent,
+    }
 
     @classmethod
     def of(cls, options: MethodOptions) -> Credit:
@@ -79,8 +85,12 @@ class Credit:
     def advantages(
         self, groups: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
     ) -> list[list[list[float]]]:
-        """The advantage of each token of each episode, by group."""
+        """The advantage of each token of each episode, by group. Raises ConfigError for a method that does
+        not learn from episodes.
+        """
         match self.method:
+            case StepAgent():
+                raise ConfigError("method.name: stepagent learns at an expert's states, not from episodes")
             case TurnCredit() as credit:
                 return [turn_credit.token_advantages(group, credit) for group in groups]
             case BAO() as config:

@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -38,7 +38,8 @@ class Position:
     ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
     or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
     ``flat``: steps until now, in a row, that had no group to train on (episodes); ``failure``: what the last
-    of them said of an environment that failed.
+    of them said of an environment that failed. ``memory``: what a method carries from step to step besides
+    the adapter, JSON-able.
     """
 
     phase: str = "sft"
@@ -50,6 +51,7 @@ class Position:
     flat: int = 0
     failure: str = ""
     seconds: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:
@@ -184,7 +186,8 @@ class Stages(ABC):
                 ranks = self.engine.gather(samples, "samples")
                 rows = [row for rank in ranks for row in rank]
                 rows.sort(key=sample_order)  # whoever drew them
-                self.run.write_samples("grpo", p.update, rows)
+                if rows:
+                    self.run.write_samples("grpo", p.update, rows)
             self.note(row, last=p.step == stage.steps)
             checked = p.step % stage.eval_every == 0 or p.step == stage.steps or bool(self.finished())
             if checked:
