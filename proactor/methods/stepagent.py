@@ -219,10 +219,11 @@ def features(step: ExpertStep, action: Action) -> Features:
     words = {word for call in done for word in [call, *WORD.findall(call)]}
     seen = {f"turn {step.turn}", *WORD.findall(MARK.sub(" ", step.seen))}
     names = {"any", *words, *(f"{word} after {one}" for word in words for one in seen)}
-    return np.array(sorted({_place(name) for name in names}), dtype=np.int64)
+    return np.array(sorted({place(name) for name in names}), dtype=np.int64)
 
 
-def _place(name: str) -> int:
+def place(name: str) -> int:
+    """Where a name stands among the `Features`; two names may share a place."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) % PLACES
 
 

@@ -20,6 +20,7 @@ from proactor.environments.protocol import Gym
 from proactor.environments.users import UserModel, build_user
 from proactor.episode_config import EpisodeConfig
 from proactor.event_loop import run_to_end
+from proactor.methods.proactive_agent import AcceptReject
 from proactor.methods.user_metrics import Outcome, metrics
 from proactor.progress import Progress, Quiet
 from proactor.training.episode_rows import sample_rows
@@ -63,7 +64,7 @@ def open_user(config: EpisodeConfig) -> UserModel | None:
     """The model that plays the users, if a config names one. Raises ConfigError for one that cannot be."""
     spec = config.environment.user
     try:
-        return None if spec is None else build_user(spec)
+        return None if spec is None else build_user(spec, {"accept_reject": AcceptReject})
     except (GymError, EndpointSetupError) as error:
         raise ConfigError(f"environment.{error}") from None
 
