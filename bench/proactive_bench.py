@@ -1,4 +1,4 @@
-"""How well an accept-reject model judges ProactiveBench's proposals, beside lines that read little or nothing.
+"""How well an accept-reject model judges ProactiveBench's proposals, beside lines that read next to nothing.
 
     python -m bench.proactive_bench FOLDER --model MODEL [--steps 120] [--lines N] [--test N] [--seed 0]
 
@@ -8,8 +8,8 @@ by lines would test on what was learned. The model learns the balanced lines of 
 a line that people accepted. Beside it stand the majority, always and never, a bag of words (`Discriminator`
 over the words of task and last event), and the model before training.
 
-Prints a table and what an update and a judged line took; writes
-``bench/results/<machine>/proactive-bench-<model>.json``, but not where ``--lines`` or ``--test`` cut the data.
+Prints a table, and what an update and a judged line took in processor seconds. Writes
+``bench/results/<machine>/proactive-bench-<model>.json``, unless ``--lines`` or ``--test`` cut the data.
 """
 
 from __future__ import annotations
@@ -55,25 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.model, lora=LoRA(rank=16, alpha=32), seed=options.seed, dtype=options.dtype, kv_tokens=16384
     )
     judge = RewardModel(engine)
-    began = time.perf_counter()
+    began = time.process_time()
     systems["the model, untrained"] = judge.judge(test)
-    a_line = (time.perf_counter() - began) / len(test)
+    a_line = (time.process_time() - began) / len(test)
     training = JudgeTraining(
         steps=options.steps, batch_lines=options.batch, limit=options.lines, seed=options.seed
     )
-    began = time.perf_counter()
+    began = time.process_time()
     losses = judge.learn(train, training)
-    an_update = (time.perf_counter() - began) / len(losses)
+    an_update = (time.process_time() - began) / len(losses)
     systems["accept-reject model"] = judge.judge(test)
     rows = {name: judge_counts(valid, said).metrics for name, said in systems.items()}
     for name, row in rows.items():
-        print(
-            f"{name:24}"
-            + "".join(f"  {key} {value:.3f}" for key, value in row.items() if key != "false_alarm")
-        )
-    print(
-        f"an update {an_update:.1f} s, a judged line {a_line:.2f} s; loss {losses[0]:.3f} to {losses[-1]:.3f}"
-    )
+        cells = (f"{key} {row[key]:.3f}" for key in ("recall", "precision", "accuracy", "f1"))
+        print(f"{name:24}{'  '.join(cells)}")
+    fell = f"loss {losses[0]:.3f} to {losses[-1]:.3f}"
+    print(f"an update {an_update:.1f} s of processor time, a judged line {a_line:.2f} s; {fell}")
     if options.lines is None and options.test is None:
         name = Path(options.model).name.lower()
         record = stamp() | {"systems": rows, "test": len(test), "train": len(train), "steps": options.steps}
