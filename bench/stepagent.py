@@ -1,15 +1,15 @@
 """StepAgent beside imitation of the same expert, on the same episodes and for as many trained tokens.
 
-    python -m bench.stepagent CONFIG [--arms stepagent,sft] [--seeds 5] [--report] [key=value …]
+    python -m bench.stepagent CONFIG [--arms stepagent,stepagent-inverse] [--seeds 5] [--report] [key=value …]
 
-CONFIG: configs/stepagent-small.yaml. Of a seed, stage A (``start``) is trained once, and every arm begins at
-its best adapter. The first arm takes as many steps as the config says. Its trained tokens are the budget of
-the others, whose steps follow from what a step of stage A takes. Tokens that are sampled stand beside, since
-imitation samples none. Each run is a process, `proactor train CONFIG name=… seed=…`; a finished one is reused
-and an interrupted one goes on.
+CONFIG: configs/stepagent-small.yaml. Of a seed, stage A (``start``) is trained once, and all go on from its
+best adapter: each arm for as many steps as the config says, and beside it stage A again (``ARM-sft``) until
+it has trained as many tokens as the arm. Tokens that are sampled stand beside: imitation samples none. Each
+run is a process, `proactor train CONFIG name=… seed=…`; a finished one is reused and an interrupted one goes
+on.
 
-``--report`` trains nothing and reports on what has ended. Prints each arm's metrics on the test tasks and the
-differences from ``sft``, with intervals over runs and tasks; writes
+``--report`` trains nothing and reports on what has ended. Prints the metrics on the test tasks and the
+differences from imitation, with intervals over runs and tasks; writes
 ``bench/results/<machine>/stepagent-<name>.json``.
 """
 
@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +30,21 @@ from proactor.training.episode_pairs import read_tested
 from proactor.training.runs import Run
 from proactor.training.summary import interval_values
 
-START, REFERENCE = "start", "sft"
+START = "start"
 SHOWN = ("score", "solved", "user_actions", "tokens")
+ARMS = {"stepagent": "implicit", "stepagent-inverse": "inverse"}
+"""The reward of each arm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """``steps``: the overrides that let it take so many."""
-
-    says: str
-    overrides: Callable[[EpisodeConfig], list[str]]
-    steps: Callable[[int], list[str]]
-
-
-def by_reward(reward: str) -> Callable[[EpisodeConfig], list[str]]:
-    """StepAgent with this reward."""
-
-    def overrides(base: EpisodeConfig) -> list[str]:
-        options = {**(base.method.options if base.method.name == "stepagent" else {}), "reward": reward}
-        assert base.sft is not None, "checked"
-        options["thoughts"] = base.sft.thoughts
-        return ["sft=null", f"method={json.dumps({'name': 'stepagent', 'options': options})}"]
-
-    return overrides
-
-
-ARMS: dict[str, Arm] = {
-    "stepagent": Arm("StepAgent, pairs", by_reward("implicit"), lambda n: [f"grpo.steps={n}"]),
-    "stepagent-inverse": Arm("StepAgent, discriminator", by_reward("inverse"), lambda n: [f"grpo.steps={n}"]),
-    REFERENCE: Arm(
-        "stage A, continued",
-        lambda base: ["grpo=null"],
-        lambda n: [f"sft.max_steps={n}", f"sft.patience={n}", f"sft.eval_every={max(1, n // 4)}"],
-    ),
-}
-"""By name."""
+def imitation(arm: str) -> str:
+    """The name of the arm's companion."""
+    return f"{arm}-sft"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
     parser = run_parser("bench.stepagent", "StepAgent beside imitation of the same expert")
-    parser.add_argument(
-        "--arms", default=",".join(ARMS), help="names, with commas; the first sets the budget"
-    )
+    parser.add_argument("--arms", default=",".join(ARMS), help="names, with commas")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--report", action="store_true", help="train nothing, report on what has ended")
     options = parser.parse_intermixed_args(arguments)
@@ -113,63 +84,69 @@ def of_seed(
     if start is None:
         return {}
     runs: dict[str, Run] = {}
-    budget: float | None = None
+    there = f"start={start.folder / 'best'}"
     for name in arms:
-        arm = ARMS[name]
-        own = [f"start={start.folder / 'best'}", *arm.overrides(base)]
-        if budget is not None:
-            own += arm.steps(max(1, math.ceil(budget / tokens_a_step(start, "sft"))))
-        run = ended(settings(name, *own))
+        run = ended(settings(name, there, "sft=null", f"method={json.dumps(method_of(base, ARMS[name]))}"))
         if run is None:
-            break
+            continue
         runs[name] = run
-        budget = trained_tokens(run) if budget is None else budget
+        steps = max(1, math.ceil(trained_tokens(run) / tokens_a_step(start)))
+        more = [f"sft.max_steps={steps}", f"sft.patience={steps}", f"sft.eval_every={max(1, steps // 4)}"]
+        companion = ended(settings(imitation(name), there, "grpo=null", *more))
+        if companion is not None:
+            runs[imitation(name)] = companion
     return runs
 
 
-def trained_tokens(run: Run, kind: str = "") -> float:
-    """Tokens of all training steps, or of those of one kind, that had a gradient."""
-    return sum(row["tokens_trained"] for row in _steps(run, kind))
+def method_of(base: EpisodeConfig, reward: str) -> dict[str, Any]:
+    """StepAgent with this reward, and else the config's options."""
+    assert base.sft is not None, "checked"
+    given = base.method.options if base.method.name == "stepagent" else {}
+    return {"name": "stepagent", "options": {**given, "reward": reward, "thoughts": base.sft.thoughts}}
 
 
-def tokens_a_step(run: Run, kind: str) -> float:
-    """The mean over a run's steps of one kind."""
-    return trained_tokens(run, kind) / len(_steps(run, kind))
+def trained_tokens(run: Run) -> float:
+    """Tokens of all training steps that had a gradient."""
+    return float(sum(row["tokens_trained"] for row in _steps(run)))
 
 
-def _steps(run: Run, kind: str = "") -> list[Mapping[str, Any]]:
-    return [row for row in run.rows() if "tokens_trained" in row and kind in ("", row["kind"])]
+def tokens_a_step(run: Run) -> float:
+    """The mean over a run's steps."""
+    return trained_tokens(run) / len(_steps(run))
+
+
+def _steps(run: Run) -> list[Mapping[str, Any]]:
+    return [row for row in run.rows() if "tokens_trained" in row]
 
 
 def record_of(base: EpisodeConfig, runs: Mapping[str, Mapping[int, Run]]) -> dict[str, Any]:
-    """Metrics of each arm over its seeds, and its difference from `REFERENCE` over those that both have."""
+    """Metrics of each arm over its seeds, and its difference from imitation over those that both have."""
     outcomes = {
         name: {seed: read_tested(run.folder).outcomes("after", seed) for seed, run in of_arm.items()}
         for name, of_arm in runs.items()
     }
-    reference = outcomes.get(REFERENCE, {})
+    pairs = {name: outcomes.get(imitation(name), {}) for name in ARMS if name in outcomes}
     return {
         **stamp(),
         "config": recorded_config(base),
         "arms": {
             name: {
-                "says": ARMS[name].says,
                 "seeds": sorted(of_arm),
                 **interval_values(intervals(_flat(of_arm, of_arm), SHOWN)),
-                "tokens_trained": sum(map(trained_tokens, runs[name].values())) / len(of_arm),
-                "tokens_sampled": sum(
-                    row.get("tokens_sampled", 0) for run in runs[name].values() for row in _steps(run)
-                )
-                / len(of_arm),
+                **{key: _mean(runs[name].values(), key) for key in ("tokens_trained", "tokens_sampled")},
             }
             for name, of_arm in outcomes.items()
         },
         "difference": {
-            name: interval_values(paired_change(_flat(reference, same), _flat(of_arm, same), SHOWN))
-            for name, of_arm in outcomes.items()
-            if name != REFERENCE and (same := of_arm.keys() & reference.keys())
+            name: interval_values(paired_change(_flat(other, same), _flat(outcomes[name], same), SHOWN))
+            for name, other in pairs.items()
+            if (same := outcomes[name].keys() & other.keys())
         },
     }
+
+
+def _mean(runs: Collection[Run], key: str) -> float:
+    return sum(float(row.get(key, 0)) for run in runs for row in _steps(run)) / len(runs)
 
 
 def _flat(outcomes: Mapping[int, Sequence[Outcome]], seeds: Any) -> list[Outcome]:
@@ -177,11 +154,11 @@ def _flat(outcomes: Mapping[int, Sequence[Outcome]], seeds: Any) -> list[Outcome
 
 
 def show(record: Mapping[str, Any]) -> None:
-    """Print the arms, and how they differ from `REFERENCE`."""
-    for title, part in (("arm", record["arms"]), (f"less {REFERENCE}", record["difference"])):
+    """Print the arms, and how they differ from imitation."""
+    for title, part in (("arm", record["arms"]), ("less imitation", record["difference"])):
         for name, row in part.items():
             cells = (f"{key} {_interval(row[key])}" for key in SHOWN)
-            print(f"{title:9} {name:18} {'  '.join(cells)}")
+            print(f"{title:14} {name:21} {'  '.join(cells)}")
     for name, row in record["arms"].items():
         print(
             f"{name}: {row['tokens_trained']:.0f} tokens trained, {row['tokens_sampled']:.0f} sampled a seed"

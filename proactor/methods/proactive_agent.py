@@ -4,7 +4,7 @@ A reward model judges a proposed task, or a silence (null), at an event: its log
 answers "accepted" and "rejected" to `event_streams.question`. It learns them from people's judgements, rare
 categories oversampled up to a fifth of the largest, and then is the user of the gym ``events``:
 
-    user: {kind: accept_reject, model: FOLDER, adapter: FOLDER, data: FOLDER}
+    user: {kind: accept_reject, adapter: FOLDER}
 
 Confirmed by ProactiveAgent's code: null is judged as well, the balancing, what TP, FP, TN and FN are, and
 every metric, false alarm being 1 - precision. Ours: the prompt, that the model answers by one word at once
@@ -213,9 +213,10 @@ def _hash(seed: int, place: int) -> bytes:
 class AcceptReject(UserModel):
     """A reward model as the user of a run: kind ``accept_reject``.
 
-    ``model``: folder or hub id; ``adapter``: folder of its adapter. Where that does not exist it is trained
-    first, from the judged lines at ``data``, with ``train`` (`JudgeTraining`) and ``lora``. It has an engine
-    of its own, with the options ``engine``. Equal questions are judged once.
+    ``model``: folder or hub id (of a run: by default the agent's); ``adapter``: folder of its adapter. Where
+    that does not exist it is trained first, from the judged lines at ``data`` (of a run: by default the gym's
+    path), with ``train`` (`JudgeTraining`) and ``lora``. It has an engine of its own, with the options
+    ``engine``. Equal questions are judged once.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from proactor.config import ConfigError
@@ -64,7 +65,8 @@ def open_user(config: EpisodeConfig) -> UserModel | None:
     """The model that plays the users, if a config names one. Raises ConfigError for one that cannot be."""
     spec = config.environment.user
     try:
-        return None if spec is None else build_user(spec, {"accept_reject": AcceptReject})
+        judge = partial(AcceptReject, model=config.model, data=config.environment.path)
+        return None if spec is None else build_user(spec, {"accept_reject": judge})
     except (GymError, EndpointSetupError) as error:
         raise ConfigError(f"environment.{error}") from None
 

@@ -37,9 +37,7 @@ def settings(folder: Path, model: Path, data: Path, judge: Path, *overrides: str
     folder.mkdir(exist_ok=True)
     user = {
         "kind": "accept_reject",
-        "model": str(model),
         "adapter": str(judge),
-        "data": str(data),
         "train": {"lr": 1e-2, "steps": 30, "batch_lines": 24},
         "engine": {"kv_tokens": 4096},
     }
