@@ -40,7 +40,7 @@ class EngineConfig(Config):
         "dense as a dequantised copy, which is faster elsewhere",
     )
     deterministic: bool = Field(
-        False, description="results are bitwise independent of batching and ranks (CPU and float32 only)"
+        False, description="results are bitwise independent of batching and ranks (CPU; float32 or bfloat16)"
     )
     kv_tokens: int | None = Field(
         None,

@@ -79,8 +79,11 @@ def build(
     dtype = choose_dtype(options.dtype, device)
     check_kernels(device)
     deterministic = options.deterministic
-    if deterministic and (device.type != "cpu" or dtype != torch.float32 or not onednn_available()):
-        raise EngineError("deterministic=True needs a CPU, float32 and oneDNN for now")
+    if deterministic and (device.type != "cpu" or not onednn_available(dtype)):
+        raise EngineError(
+            "deterministic=True needs a CPU whose oneDNN takes the dtype, float32 or bfloat16: not "
+            f"{str(dtype).removeprefix('torch.')} on this {device.type}"
+        )
     fused = on_gpu(device) and use_triton(torch.empty(0, device=device))
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
     planner = Planner(

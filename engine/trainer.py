@@ -23,6 +23,7 @@ from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
+from proactor.engine.ranges import ranged
 from proactor.engine.tree import Tree
 from proactor.engine.tree_gradient import backward
 from proactor.engine.types import EngineError, Group, with_parents
@@ -108,7 +109,8 @@ class Trainer:
         return tally
 
     def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
-        done = backward(self.decoder, tree, loss, self.chunk_rows(tree))
+        with ranged("train: tree"):
+            done = backward(self.decoder, tree, loss, self.chunk_rows(tree))
         if self.fixed is not None:
             self._add_fixed()
         tally.add(done.statistics)
@@ -135,6 +137,10 @@ class Trainer:
         Raises EngineError, on every rank and with nothing changed, after a `forward_backward` that raised
         (until `zero_grad`), and when the ranks' losses named different normalisers.
         """
+        with ranged("train: reduce"):
+            return self._reduce()
+
+    def _reduce(self) -> float:
         total = self._divisor()
         self.normalizer, self.counted = None, 0.0
         self.lora.attach_grad()
@@ -167,7 +173,8 @@ class Trainer:
     def step(self, config: AdamW) -> dict[str, float]:
         """`reduce`, and the optimizer's step with the sum."""
         normalizer = self.reduce()
-        return {**self.optimizer.step(config), "normalizer": normalizer}
+        with ranged("train: optimizer"):
+            return {**self.optimizer.step(config), "normalizer": normalizer}
 
     def reset(self) -> None:
         """Start anew: moments, step count and accumulated gradient."""

@@ -21,6 +21,7 @@ from proactor.engine.loss import (
     slopes,
 )
 from proactor.engine.model import Decoder
+from proactor.engine.ranges import ranged
 from proactor.engine.recompute import Walk
 from proactor.engine.tree import Tree
 from proactor.kernels.logprob_loss import autograd_loss
@@ -48,14 +49,17 @@ def backward(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
 def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss) -> Backward:
     reference = None
     if getattr(loss, "needs_reference", False):
-        with torch.no_grad():
+        with torch.no_grad(), ranged("train: reference"):
             reference = tree_logprobs(decoder, tree, adapter=False)[0]
-    rows, flat = head_rows(decoder, tree)
+    with ranged("train: model"):
+        rows, flat = head_rows(decoder, tree)
     flat.batch.reference = reference
     _weigh_by_sample(loss, flat.batch)
-    value, logp, statistics = _loss(decoder, rows, flat, loss)
+    with ranged("train: head and loss"):
+        value, logp, statistics = _loss(decoder, rows, flat, loss)
     fault_point("backward")
-    value.backward()
+    with ranged("train: backward"):
+        value.backward()
     return Backward(float(value.detach()), logp.detach(), flat.batch, statistics)
 
 
@@ -68,12 +72,15 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
     walk = Walk(decoder, tree, most)
     batch = walk.batch
     if getattr(loss, "needs_reference", False):
-        batch.reference = walk.logprobs(adapter=False)
+        with ranged("train: reference"):
+            batch.reference = walk.logprobs(adapter=False)
     _weigh_by_sample(loss, batch)
     if by_token(loss):
-        walk.remember()
+        with ranged("train: pass one"):
+            walk.remember()
         return _chunks(decoder, walk, loss)
-    value, slope, statistics = slopes(loss, walk.logprobs(), batch)
+    with ranged("train: pass one"):
+        value, slope, statistics = slopes(loss, walk.logprobs(), batch)
     walk.batch = replace(batch, weight=slope)
     done = _chunks(decoder, walk, SlopeLoss())
     return replace(done, value=float(value), batch=batch, statistics=statistics)
@@ -89,8 +96,10 @@ def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
         if not len(tokens):
             rows.sum().backward()  # nothing of its own: only what later chunks left for its rows
             continue
-        total, mine, statistics = _loss(decoder, rows, part, loss)
-        total.backward()
+        with ranged("train: head and loss"):
+            total, mine, statistics = _loss(decoder, rows, part, loss)
+        with ranged("train: backward"):
+            total.backward()
         logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy
         value += total.detach()
         for name, number in statistics.items():

@@ -51,9 +51,13 @@ def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return onednn_linear(x, weight, bias)
 
 
-def onednn_available() -> bool:
-    """Whether this build of torch has the oneDNN linear."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def onednn_available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of torch has the oneDNN linear, and this processor takes it in ``dtype``."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -124,8 +124,8 @@ def gap(facts: Facts) -> Finding | None:
     evidence = f"mean gap {share:.3f} nats a token ({span(facts.steps)})"
     cause = "the trainer's log-probabilities are not those that were sampled from"
     dtype = facts.setting("engine.dtype", "auto")
-    better = "grpo.importance_cap=2" + ("" if dtype == "float32" else " engine.dtype=float32")
-    return Finding("sampler-trainer gap", 3, evidence, cause, better)
+    exact = "" if dtype == "float32" else ", or engine.deterministic=true on a CPU"
+    return Finding("sampler-trainer gap", 3, evidence, cause, f"grpo.importance_cap=2{exact}")
 
 
 def never_beat_start(facts: Facts) -> Finding | None:

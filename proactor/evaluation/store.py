@@ -94,6 +94,8 @@ def load_evaluations(path: str | Path) -> tuple[list[Dialogue], dict[str, Evalua
     Raises SourceError, one line, with the file and the fault, for a file that is missing or malformed.
     """
     path = Path(path)
+    if not path.exists() and (path.parent / "config.yaml").exists():
+        raise SourceError(f"{path}: no such file: the run has not ended, or its eval.final is false")
     raw = read_json(path)
     if isinstance(raw, dict) and raw.get("version") not in range(1, VERSION + 1):
         raise SourceError(f"{path}: version: {raw.get('version')!r}, this program reads {VERSION}")

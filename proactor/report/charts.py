@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -42,15 +42,14 @@ def strip(
     parts = [f'<line class="axis" x1="{x(low)}" x2="{x(high)}" y1="16" y2="16"/>']
     if low < 0 < high:
         parts.append(f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="2" y2="30"/>')
-    last = -100.0
-    for name, value in sorted(others.items(), key=lambda item: (item[1] is None, item[1] or 0.0)):
-        if value is None or not math.isfinite(value):
-            continue
-        place = x(value)
-        parts.append(f'<line class="other" x1="{place}" x2="{place}" y1="12" y2="24"/>')
-        last = max(place, last + 7)  # initials of systems close together stand side by side
+    known = sorted(
+        (value, name) for name, value in others.items() if value is not None and math.isfinite(value)
+    )
+    places = [x(value) for value, _ in known]
+    for (value, name), place, at in zip(known, places, side_by_side(places, gap=7, end=x(high)), strict=True):
         parts.append(
-            f'<text class="other" x="{last:.1f}" y="34" text-anchor="middle">{escape(name[:1])}'
+            f'<line class="other" x1="{place}" x2="{place}" y1="12" y2="24"/>'
+            f'<text class="other" x="{at:.1f}" y="34" text-anchor="middle">{escape(name[:1])}'
             f"<title>{escape(name)} {number(value)}</title></text>"
         )
     for kind, name, y, shown in (("before", names[0], 8, before), ("after", names[1], 20, after)):
@@ -64,6 +63,17 @@ def strip(
         parts.append(f'<g class="{kind}">{whisker}{dot}<title>{title}</title></g>')
     label = f"{names[0]} and {names[1]} with intervals, beside the trivial policies"
     return svg("strip", 180, 38, parts, label)
+
+
+def side_by_side(places: Sequence[float], gap: float, end: float) -> list[float]:
+    """``places``, ascending, moved so that ``gap`` lies between neighbours and none is beyond ``end``."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], end)
+        end = moved[i] - gap
+    return moved
 
 
 def offsets(before: Mapping[int, int], after: Mapping[int, int], reach: int = 6) -> Markup:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue import Dialogue
-from proactor.engine import GRPO, Engine, Group
+from proactor.engine import GRPO, Engine, Group, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -108,7 +108,8 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
     if workspace.encoder.style.mode == "graph":  # a rank's dialogues go side by side, turn after turn
         chosen = workspace.engine.share(chosen)
-    answered, scoring = sample_and_score(workspace, stage, step, epoch, chosen)
+    with ranged("run: sampling and rewards"):
+        answered, scoring = sample_and_score(workspace, stage, step, epoch, chosen)
     kept = [answers.group for answers in answered if not answers.dropped]
     if workspace.encoder.style.mode == "graph":  # samples of one decision then have different prompts
         kept = trainable(kept, stage.advantages)
@@ -168,7 +169,8 @@ def update(engine: Engine, groups: Sequence[Group], stage: GRPO) -> Row:
     if not any(engine.gather(bool(groups), "sampling and rewards")):
         version = float(engine.policy_version)
         return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
-    stats = engine.train(groups, stage)
+    with ranged("run: update"):
+        stats = engine.train(groups, stage)
     return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
 
 

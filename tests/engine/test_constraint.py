@@ -224,7 +224,7 @@ MANY = [
 def preemptions_without_effect(
     engine: Engine, folder: Path, chosen: list[Sampling], ids: list[list[int]], tokens: int, batch: int
 ) -> int:
-    """How often a cache of ``tokens`` tokens preempted, having given the same bits as one with room for all."""
+    """How often a cache of ``tokens`` tokens preempted; its bits are those of a cache with room for all."""
     wanted = drawn(engine.sample(ids, chosen))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("proactor.engine.policy.load_policy", lambda *_: Hopeful(8))

@@ -206,7 +206,7 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "gap": (
         lambda f: with_steps(f, sampler_trainer_gap=0.2),
         "sampler-trainer gap",
-        "grpo.importance_cap=2 engine.dtype=float32",
+        "grpo.importance_cap=2, or engine.deterministic=true on a CPU",
     ),
     "sft": (lambda f: supervised(f, 1.0, 1.3, 1.6), "supervised loss rises", "sft.lr=0.0001"),
     "sft start": (lambda f: supervised(f, 1.0, 1.01), "SFT never beat its start", "sft.lr="),

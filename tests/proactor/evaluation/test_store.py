@@ -237,6 +237,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> N
 def test_missing_cut_off_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         load_evaluations(tmp_path / "evaluations.json")
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(SourceError, match=r"has not ended, or its eval\.final is false"):
+        load_evaluations(tmp_path / "evaluations.json")
     file = saved(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(SourceError, match=r"evaluations\.json:1: not JSON"):
