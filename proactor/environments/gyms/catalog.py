@@ -26,7 +26,6 @@ from proactor.environments.gyms.turtle import turtle_gym
 from proactor.environments.protocol import Gym
 
 GYMS: dict[str, Callable[..., Gym]] = {
-    "events": EventsGym,
     "function": FunctionGym,
     "function_family": FunctionFamily,
     "intention": IntentionGym,
@@ -34,6 +33,7 @@ GYMS: dict[str, Callable[..., Gym]] = {
     "tau": TauGym,
     "telepathy": telepathy_gym,
     "turtle": turtle_gym,
+    "events": EventsGym,
 }
 FROM_CALLER = ("user", "customer")
 """What is no option: the caller gives it."""
