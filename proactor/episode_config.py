@@ -81,12 +81,13 @@ class EnvironmentOptions(Section):
 
 
 class MethodOptions(Section):
-    """What stage B does with episodes, with the options of the method: their turns get advantages (UserRL's
-    turn credit, `turn_credit.TurnCredit`; BAO, `bao.BAO`; InfoPO, `infopo.InfoPO`; Agent-Omit, which also
-    edits their history, `agent_omit.AgentOmit`), or the policy teaches itself (SAND, `sand.SAND`: no GRPO).
+    """How stage B learns. From the agent's episodes, whose turns get advantages: UserRL's turn credit
+    (`turn_credit.TurnCredit`), BAO (`bao.BAO`), InfoPO (`infopo.InfoPO`), Agent-Omit, which also edits their
+    history (`agent_omit.AgentOmit`). Or the policy teaches itself (SAND, `sand.SAND`: no GRPO), or learns at
+    the states of an expert's episodes (StepAgent, `stepagent.StepAgent`). ``options``: those of the class.
     """
 
-    name: Literal["userrl", "bao", "infopo", "agent_omit", "sand"] = "userrl"
+    name: Literal["userrl", "bao", "infopo", "agent_omit", "sand", "stepagent"] = "userrl"
     options: dict[str, Any] = Field(default_factory=dict)
 
 

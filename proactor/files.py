@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ from proactor.engine import LARGEST_FILE, ProactorError, open_regular, read_regu
 
 Value = TypeVar("Value")
 
+LONGEST_LINE = 2**26
+"""Bytes of a line of a JSONL file, which is one dialogue, unpacked."""
 LONGEST_INTEGER = 300
 """Characters of an integer in JSON: a longer one fits no float."""
 
@@ -52,6 +54,24 @@ def read_bytes(file: Path, most: int = LARGEST_FILE) -> bytes:
     if len(data) > most:
         raise SourceError(f"{file}: cannot be read (more than {most} bytes, unpacked)")
     return data
+
+
+def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes without the line break) of a file's lines, gzip or plain. Raises SourceError for an
+    empty line and for a file that breaks off.
+    """
+    number = 0
+    try:
+        with open_regular(file) as plain, gzip.open(plain) if file.suffix == ".gz" else plain as stream:
+            while text := stream.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(text) > LONGEST_LINE:
+                    raise SourceError(f"{file}:{number}: a line of more than {LONGEST_LINE} bytes")
+                if not text.strip():
+                    raise SourceError(f"{file}:{number}: empty line")
+                yield number, text.rstrip(b"\r\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{file}:{number + 1}: cannot be read ({reason(error)})") from None
 
 
 def reason(error: Exception) -> str:

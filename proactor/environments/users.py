@@ -154,12 +154,14 @@ def _endpoint_user(
 _KINDS: dict[str, Callable[..., UserModel]] = {"engine": EngineUser, "endpoint": _endpoint_user}
 
 
-def build_user(spec: str | Mapping[str, Any]) -> UserModel:
-    """The user of ``spec``, checked as far as is possible without a model.
+def build_user(
+    spec: str | Mapping[str, Any], more: Mapping[str, Callable[..., UserModel]] | None = None
+) -> UserModel:
+    """The user of ``spec``, checked as far as is possible without a model; ``more``: kinds beside these.
 
     Raises GymError for an unknown kind, field or model, EndpointSetupError for an endpoint's impossible value
     and one without its client or key.
     """
-    user = build_kind("user", spec, _KINDS, GymError)
+    user = build_kind("user", spec, {**_KINDS, **(more or {})}, GymError)
     user.check()
     return user

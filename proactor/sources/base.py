@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
-from proactor.engine import open_regular
-from proactor.files import SourceError, first_problem, parse_json, reason
+from proactor.files import SourceError, first_problem, parse_json, text_lines
 from proactor.sources.corpus import Corpus, SelectionError, Split, make_corpus, sample, split_of
-
-LONGEST_LINE = 2**26
-"""Bytes of a line of a JSONL file, which is one dialogue, unpacked."""
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -132,24 +126,6 @@ def _lines_by_key(files: Iterable[Path], key: str, name: Callable[[Path, str], s
             if match is None:
                 raise SourceError(f"{file}:{number}: no {key}")
             yield Line(file, number, name(file, match[1].decode(errors="replace")), text)
-
-
-def text_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes without the line break) of a file's lines, gzip or plain. Raises SourceError for an
-    empty line and for a file that breaks off.
-    """
-    number = 0
-    try:
-        with open_regular(file) as plain, gzip.open(plain) if file.suffix == ".gz" else plain as stream:
-            while text := stream.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(text) > LONGEST_LINE:
-                    raise SourceError(f"{file}:{number}: a line of more than {LONGEST_LINE} bytes")
-                if not text.strip():
-                    raise SourceError(f"{file}:{number}: empty line")
-                yield number, text.rstrip(b"\r\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}:{number + 1}: cannot be read ({reason(error)})") from None
 
 
 Build = Callable[[dict[str, Any], Counter[str]], Dialogue]

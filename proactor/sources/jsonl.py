@@ -27,7 +27,7 @@ from proactor.catalogs import propose, read_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, find_files, valid_utf8
+from proactor.files import SourceError, find_files, text_lines, valid_utf8
 from proactor.sources import action_log, agent_log, base, messages, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
@@ -95,7 +95,7 @@ def _lines(files: Iterable[Path]) -> Iterator[Line]:
     """
     hashed: Counter[str] = Counter()
     for file in files:
-        for number, text in base.text_lines(file):
+        for number, text in text_lines(file):
             line = Line(file, number, "", text)
             if match := _ID.match(text):
                 try:

@@ -23,7 +23,7 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, find_files
+from proactor.files import SourceError, find_files, text_lines
 from proactor.sources import base
 from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus
@@ -64,7 +64,7 @@ def _conversations(files: list[Path]) -> Iterator[Record]:
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column) of a TSV file; quotes have no meaning."""
     head: list[str] = []
-    for number, line in base.text_lines(file):
+    for number, line in text_lines(file):
         try:
             cells = line.decode().split("\t")
         except UnicodeDecodeError as error:

@@ -24,25 +24,20 @@ folder test_data (traces with candidate tasks, without `help_needed`) is not rea
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
-from proactor.files import SourceError, find_files, first_problem, parse_json
+from proactor.dialogue.event_streams import FILES, Events, Judged, joined, read_judged, stream_name
+from proactor.files import find_files
 from proactor.sources import base
 from proactor.sources.base import Subset
 from proactor.sources.corpus import Corpus, make_corpus, sample
-
-Events = tuple[tuple[str, str], ...]
-"""(time, event) of a stream, in order."""
 
 
 class ProactivebenchOptions(BaseModel):
@@ -58,27 +53,12 @@ class ProactivebenchOptions(BaseModel):
     )
 
 
-class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True)
+class _Judgement(Judged):
+    """A line with the labels that windows are made of."""
 
-    time: str
-    event: str
-
-
-class _Judgement(BaseModel):
-    """A line of the corpus; other fields are ignored."""
-
-    model_config = ConfigDict(frozen=True)
-
-    obs: tuple[_Event, ...] = Field(min_length=1)
-    pred_task: str | None
     valid: bool
     help_needed: bool
     category: str
-
-    @property
-    def events(self) -> Events:
-        return tuple((e.time, e.event) for e in self.obs)
 
 
 OPTIONS = ProactivebenchOptions
@@ -86,26 +66,27 @@ OPTIONS = ProactivebenchOptions
 
 def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
     """Reads a folder or file of judgements; see `sources.load`. The limit counts dialogues of the unit."""
-    files = find_files(path, "*.jsonl.gz", "*.jsonl", "reward_data/*.jsonl", "dataset/reward_data/*.jsonl")
-    judgements = [judged for file in files for judged in _read_judgements(file)]
+    files = find_files(path, *FILES)
+    judgements = [judged for file in files for judged in read_judged(file, _Judgement)]
     counters: Counter[str] = Counter()
     for judged in judgements:
         counters[f"category_{judged.category}"] += 1
         unneeded = judged.pred_task and judged.valid and not judged.help_needed
         counters["accepted_without_need"] += bool(unneeded)
-    streams = _streams(judgements)
-    kept = [events for events in streams if subset.includes(_name(events))]
+    streams = joined(judgements)
+    kept = [events for events in streams if subset.includes(stream_name(events))]
     if options.unit == "trace":
         taken: Counter[str] = Counter()
         dialogues = []
         for events in kept:
-            taken[_name(events)] += 1
-            name = _name(events) + (f"-{taken[_name(events)]}" if taken[_name(events)] > 1 else "")
+            name = stream_name(events)
+            taken[name] += 1
+            name += f"-{taken[name]}" if taken[name] > 1 else ""
             dialogues.append(_trace(name, events, streams[events], options, counters))
     else:
         firsts = {events[0] for events in kept}
         dialogues = [
-            _single(f"{_name(judged.events)}/{number}", judged, options)
+            _single(f"{stream_name(judged.events)}/{number}", judged, options)
             for number, judged in enumerate(judgements, start=1)
             if judged.events[0] in firsts
         ]
@@ -127,33 +108,6 @@ def _catalog(options: ProactivebenchOptions) -> Catalog:
             ),
         )
     )
-
-
-def _read_judgements(file: Path) -> Iterator[_Judgement]:
-    for number, text in base.text_lines(file):
-        record = parse_json(text, file, number)
-        try:
-            judged = _Judgement.model_validate(record)
-        except ValidationError as error:
-            raise SourceError(f"{file}:{number}: {first_problem(error)}") from None
-        yield judged
-
-
-def _streams(judgements: Sequence[_Judgement]) -> dict[Events, list[_Judgement]]:
-    """The longest streams, in the order of the corpus, each with the judgements of its prefixes."""
-    by_events: dict[Events, list[_Judgement]] = defaultdict(list)
-    for judged in judgements:
-        by_events[judged.events].append(judged)
-    streams: dict[Events, list[_Judgement]] = {}
-    for events in sorted(by_events, key=len, reverse=True):
-        whole = next((s for s in streams if s[: len(events)] == events), events)
-        streams.setdefault(whole, []).extend(by_events[events])
-    order = {events: position for position, events in enumerate(by_events)}
-    return dict(sorted(streams.items(), key=lambda item: min(order[j.events] for j in item[1])))
-
-
-def _name(events: Events) -> str:
-    return f"proactivebench/{hashlib.sha256(json.dumps(events[:1]).encode()).hexdigest()[:10]}"
 
 
 def _trace(

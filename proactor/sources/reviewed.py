@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proactor.files import first_problem, parse_json, read_bytes
-from proactor.sources.base import Malformed, text_lines
+from proactor.files import first_problem, parse_json, read_bytes, text_lines
+from proactor.sources.base import Malformed
 
 Verdict = Literal["edited", "accepted", "rejected", "removed"]
 REVIEW, REMOVED = "review", "removed"

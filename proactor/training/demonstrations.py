@@ -59,7 +59,7 @@ class Demonstrations:
         """Raise ConfigError for a gym that has no expert."""
         if not isinstance(gym, FunctionGym | FunctionFamily):
             raise ConfigError(
-                f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out"
+                f"environment.gym: {gym.name} has no symbolic expert; leave sft, pretrain and stepagent out"
             )
         return gym
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from proactor.config import ConfigError
@@ -20,6 +21,7 @@ from proactor.environments.protocol import Gym
 from proactor.environments.users import UserModel, build_user
 from proactor.episode_config import EpisodeConfig
 from proactor.event_loop import run_to_end
+from proactor.methods.proactive_agent import AcceptReject
 from proactor.methods.user_metrics import Outcome, metrics
 from proactor.progress import Progress, Quiet
 from proactor.training.episode_rows import sample_rows
@@ -63,7 +65,8 @@ def open_user(config: EpisodeConfig) -> UserModel | None:
     """The model that plays the users, if a config names one. Raises ConfigError for one that cannot be."""
     spec = config.environment.user
     try:
-        return None if spec is None else build_user(spec)
+        judge = partial(AcceptReject, model=config.model, data=config.environment.path)
+        return None if spec is None else build_user(spec, {"accept_reject": judge})
     except (GymError, EndpointSetupError) as error:
         raise ConfigError(f"environment.{error}") from None
 

@@ -17,8 +17,10 @@ from typing import Any, Literal
 from proactor.config import ConfigError
 from proactor.engine import SFT, Engine
 from proactor.environments.episode import Episode
+from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.sand import SAND
+from proactor.methods.stepagent import StepAgent
 from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics, paired_change
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
@@ -26,6 +28,7 @@ from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_rows import sample_rows
 from proactor.training.episodes import Arena, added, dealt_back, open_tasks, open_user
+from proactor.training.expert_steps import ExpertSteps
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
@@ -65,7 +68,9 @@ class EpisodeTraining(Stages):
 
     @property
     def taught(self) -> Demonstrations:
-        """The expert's episodes of stage A, made when they are first needed."""
+        """The expert's episodes of stage A, or of a method that learns from them, made when they are first
+        needed.
+        """
         if self._taught is None:
             self._taught = self.teaching.stage_a()
         return self._taught
@@ -107,12 +112,14 @@ class EpisodeTraining(Stages):
         return self.engine.nll(groups)
 
     def grpo_row(self, step: int) -> tuple[Row, list[Row]]:
-        """An update on the agent's episodes of a batch of tasks."""
+        """An update on a batch of tasks: on the agent's episodes, or at the states of the expert's."""
         if self.sand is not None:
             return self._sand_row(self.sand, step), []
         assert self.grpo is not None, "the stage is in the config"
         arena, stage, engine = self.arena, self.grpo, self.engine
         epoch, tasks = batch(arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str)
+        if isinstance(arena.credit.method, StepAgent):
+            return self._expert_row(arena.credit.method, epoch, step, tasks), []
         began = time.perf_counter()
         with engine.together("episodes"):
             played, events = arena.play(tasks, n=stage.n, iteration=step, epoch=epoch)
@@ -134,6 +141,15 @@ class EpisodeTraining(Stages):
             "seconds_sampling": sampled,
         }
         return row, sample_rows(played)
+
+    def _expert_row(self, method: StepAgent, epoch: int, step: int, tasks: Sequence[str]) -> Row:
+        """An update at the expert's states of some tasks."""
+        assert self.grpo is not None, "the stage is in the config"
+        steps = ExpertSteps(self.arena, method, self.grpo, self.taught, self.position.memory)
+        row = steps.row(step, tasks)
+        flat = not row["pairs" if method.reward == "implicit" else "groups_with_spread"]
+        self.position.flat = self.position.flat + 1 if flat else 0
+        return {"epoch": epoch, **row, "flat_steps": float(self.position.flat)}
 
     def _played_row(self, played: Sequence[Sequence[Episode]]) -> Row:
         """What the episodes of all ranks were like."""
@@ -174,9 +190,13 @@ class EpisodeTraining(Stages):
         return self.arena.config.eval.adapter if self.stage_b is not None else "best"
 
     def told(self, row: Row) -> str:
-        """Score, user involvement, the groups that were trained on, and the episodes that failed."""
+        """Score, user involvement, the groups that were trained on, and the episodes that failed; at an
+        expert's states the agreement with it.
+        """
         if self.sand is not None:
             return f"iteration {row['iteration']:.0f}, loss {row['loss']:.3f}"
+        if "agreement" in row:
+            return f"{row['states']:.0f} states, {row['agreement']:.0%} of the actions are the expert's"
         groups = f"{row['groups_with_spread']:.0f} groups with spread"
         failed = row["episodes_failed"]
         why = f", {failed:.0f} episodes failed ({self._failure})" if failed else ""
@@ -203,8 +223,8 @@ def train_episodes(
     if config.sft is None and not stage_b:
         raise RunError(f"{config.name}: the config has neither sft nor grpo: nothing to train")
     gym, tasks = open_tasks(config, open_user(config))
-    if config.sft is not None or config.grpo is None:
-        Demonstrations.check(gym)
+    if config.sft is not None or config.grpo is None or isinstance(credit.method, StepAgent):
+        check_teaching(config, credit, gym)
     if not tasks.test and config.eval.final:
         raise ConfigError(
             "environment: the gym has no test tasks; eval.final=false leaves the comparison out"
@@ -218,6 +238,19 @@ def train_episodes(
                 return _run(arena, run, resume, ui or Quiet())
         finally:
             arena.close()
+
+
+def check_teaching(config: EpisodeConfig, credit: Credit, gym: Gym) -> None:
+    """Raise ConfigError for a gym without an expert, and where the method and stage A would teach its
+    episodes in different words.
+    """
+    Demonstrations.check(gym)
+    method = credit.method
+    if isinstance(method, StepAgent) and config.sft is not None and method.thoughts != config.sft.thoughts:
+        raise ConfigError(
+            f"method.options.thoughts: {method.thoughts}, and sft.thoughts is {config.sft.thoughts}: the "
+            "expert speaks the same in both stages"
+        )
 
 
 def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:

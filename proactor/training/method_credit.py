@@ -26,9 +26,10 @@ from proactor.methods.agent_omit import AgentOmit, OmittingPlayer, OmitWording
 from proactor.methods.bao import BAO
 from proactor.methods.infopo import InfoPO
 from proactor.methods.sand import SAND
+from proactor.methods.stepagent import StepAgent
 from proactor.methods.turn_credit import TurnCredit
 
-Method = TurnCredit | BAO | InfoPO | AgentOmit | SAND
+Method = TurnCredit | BAO | InfoPO | AgentOmit | SAND | StepAgent
 FAILED = ("error", "timeout", "cancelled")
 """Endings that are not the agent's: such an episode says nothing about what it did."""
 
@@ -45,6 +46,7 @@ class Credit:
         "infopo": InfoPO,
         "agent_omit": AgentOmit,
         "sand": SAND,
+        "stepagent": StepAgent,
     }
 
     @classmethod
@@ -130,8 +132,12 @@ class Credit:
     def advantages(
         self, groups: Sequence[Sequence[Episode]], engine: Engine, chat: ToolChat, epoch: int
     ) -> list[list[list[float]]]:
-        """The advantage of each token of each episode, by group."""
+        """The advantage of each token of each episode, by group. Raises ConfigError for a method that does
+        not learn from episodes.
+        """
         match self.method:
+            case StepAgent():
+                raise ConfigError("method.name: stepagent learns at an expert's states, not from episodes")
             case TurnCredit() as credit:
                 return [turn_credit.token_advantages(group, credit) for group in groups]
             case BAO() as config:

@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
@@ -40,7 +40,8 @@ class Position:
     or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
     ``flat``: steps until now, in a row, that had no group to train on (episodes); ``failure``: what the last
     of them said of an environment that failed. ``nonfinite``: steps until now, in a row, that were skipped
-    for a gradient that is not finite.
+    for a gradient that is not finite. ``memory``: what a method carries from step to step besides the
+    adapter, JSON-able.
     """
 
     phase: str = "sft"
@@ -53,6 +54,7 @@ class Position:
     failure: str = ""
     nonfinite: int = 0
     seconds: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:

@@ -16,6 +16,7 @@ from proactor.environments.player import Player
 from proactor.methods import agent_omit, sand
 from proactor.methods.agent_omit import AgentOmit, Omittable
 from proactor.methods.sand import SAND, Deliberated, ModelCritic, RuleCritic
+from proactor.methods.stepagent import StepAgent
 from proactor.training.demonstrations import Demonstrations, Edit
 from proactor.training.episodes import Arena
 from proactor.training.revisions import Revisions, Row, counted, editing
@@ -37,7 +38,8 @@ class Teaching:
 
     def episodes(self, edit: Edit | None = None) -> Demonstrations:
         """The teacher's episodes, edited or as they are."""
-        section = self.arena.config.sft
+        method = self.arena.credit.method
+        section = method if isinstance(method, StepAgent) else self.arena.config.sft
         thoughts = section.thoughts if section is not None else True
         wording = self.arena.credit.wording
         return Demonstrations.of(self.arena.gym, self.arena.chat, thoughts, wording=wording, edit=edit)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from proactor.engine import GRPO, SFT, Group, Sample
-from proactor.engine.config import Target
 from proactor.engine.lora import GROUPS
+from proactor.engine.lora_config import Target
 from proactor.engine.model import Decoder
 
 

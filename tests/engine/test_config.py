@@ -34,7 +34,10 @@ from proactor.engine import GRPO, SFT, AdamW, EngineConfig, EngineError, LoRA, S
         (lambda: LoRA(targets=("q", "lm_head")), ["targets", "lm_head"]),
         (lambda: LoRA(dropout=0.1), ["dropout above 0 would depend on the sequence as a whole"]),
         (lambda: GRPO(lr=0.0), ["lr"]),
-        (lambda: GRPO(advantages="mine"), ["advantages", "'art', 'verl', 'mean' or 'rloo'"]),
+        (
+            lambda: GRPO(advantages="mine"),
+            ["advantages", "'art', 'verl', 'mean', 'rloo', 'reinforce' or 'reinforce_baseline'"],
+        ),
         (lambda: GRPO(decay="cosine"), ["decay=cosine needs total"]),
         (lambda: GRPO(epochs=0), ["epochs"]),
         (lambda: Sampling(max_new_tokens=4), ["Sampling: unknown option", "did you mean 'max_tokens'?"]),
@@ -54,7 +57,7 @@ from proactor.engine import GRPO, SFT, AdamW, EngineConfig, EngineError, LoRA, S
         (lambda: AdamW(lr=math.nan), ["lr=nan"]),
         (lambda: AdamW(weight_decay=True), ["weight_decay: should be a number, not True"]),
         (lambda: LoRA(8), ["LoRA: options go by name, LoRA(rank=…), not 8"]),  # type: ignore[call-arg]
-        (lambda: LoRA(targets="all-linear"), ["targets='all-linear': should be a list"]),
+        (lambda: LoRA(targets=5), ["targets", "should be a list"]),  # type: ignore[arg-type]
         (lambda: Sampling(stop="\n"), ["stop='\\n': should be a list"]),
     ],
 )

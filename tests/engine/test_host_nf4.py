@@ -82,7 +82,7 @@ def test_the_form_is_named_and_the_codes_are_held_once(folder: Path) -> None:
     exact = Engine.load(folder, deterministic=True, resident="nf4")
     assert exact.linear_forms == ("nf4, dequantised to float32 at each use",)
     dense = Engine.load(folder, dtype="bfloat16")
-    assert dense.linear_forms == ("dense bfloat16",)
+    assert [form.startswith("dense bfloat16") for form in dense.linear_forms] == [True]
 
 
 def _bases(engine: Engine) -> list[Any]:

@@ -176,10 +176,10 @@ def test_lora_trains_on_it() -> None:
     held, exact = host(*parts, dtype=torch.float32), dense(parts).to(torch.bfloat16).double()
     a, b = rows(4, 192, torch.float32, 5), [rows(96, 2, torch.float32, 6), rows(32, 2, torch.float32, 7)]
     leaves = [t.requires_grad_() for t in (rows(6, 192, torch.float32), a, *b)]
-    adapter = Adapter(a, b, [(0, 96), (96, 128)], 2, 0.5)
+    adapter = Adapter(a, b, [(0, 96), (96, 128)], [2, 2], [0.5, 0.5])
     lora_linear(leaves[0], lambda: held, None, adapter).square().sum().backward()
     wide = [t.detach().double().requires_grad_() for t in leaves]
-    doubled = Adapter(wide[1], wide[2:], adapter.spans, 2, 0.5)
+    doubled = Adapter(wide[1], wide[2:], adapter.spans, [2, 2], [0.5, 0.5])
     lora_linear_reference(wide[0], exact, None, doubled).square().sum().backward()
     for leaf, wanted in zip(leaves, wide, strict=True):
         assert leaf.grad is not None and wanted.grad is not None

@@ -3,8 +3,8 @@
     gym = open_gym({"name": "function", "path": "data/userrl", "split": "official"})
 
 Keys are those of each gym's class: ``path`` (the file or folder of its tasks), ``split`` ("official" keeps
-UserRL's test ids out of training), ``max_turns`` and its own. Telepathy and Turtle need a model as user and
-judge: the caller gives it (`environments.users`).
+UserRL's test ids out of training), ``max_turns`` and its own. Telepathy, Turtle and the streams of events
+need a model as user and judge: the caller gives it (`environments.users`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from proactor.environments.errors import GymError
+from proactor.environments.gyms.event_streams import EventsGym
 from proactor.environments.gyms.function import FunctionGym
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.gyms.intention import IntentionGym
@@ -32,6 +33,7 @@ GYMS: dict[str, Callable[..., Gym]] = {
     "tau": TauGym,
     "telepathy": telepathy_gym,
     "turtle": turtle_gym,
+    "events": EventsGym,
 }
 FROM_CALLER = ("user", "customer")
 """What is no option: the caller gives it."""

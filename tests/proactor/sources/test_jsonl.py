@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proactor import files
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError, read_bytes
-from proactor.sources import Corpus, base, load, split_of
+from proactor.sources import Corpus, load, split_of
 
 CATALOG = Catalog(
     tools=(
@@ -288,7 +289,7 @@ def test_no_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["windows.jsonl", "windows.jsonl.gz"])
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A small gzip file may unpack to any length."""
-    monkeypatch.setattr(base, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1000)
     data = json.dumps(talk("hi", "yes?")).encode() + b"\n" + b" " * 10**6
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     with pytest.raises(SourceError, match=f"{name}:2: a line of more than 1000 bytes"):

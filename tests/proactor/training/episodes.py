@@ -13,6 +13,7 @@ from proactor.config import SmallModel
 from proactor.config_file import load_run
 from proactor.engine import ChatFormat, ToolChat
 from proactor.environments.calls import INTERACT
+from proactor.environments.gyms.event_streams import JUDGE, SYSTEM, TOOLS, question
 from proactor.environments.protocol import Call, Opening, Outcome
 from proactor.environments.wording import Wording
 from proactor.episode_config import EpisodeConfig
@@ -69,13 +70,7 @@ class GuessGym:
 
 
 def _call(verb: str, number: str, said: str = "") -> dict[str, Any]:
-    arguments = json.dumps({"choice": verb, "content": number})
-    function = {"name": TOOL, "arguments": arguments}
-    return {
-        "role": "assistant",
-        "content": said,
-        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-    }
+    return _tool(TOOL, choice=verb, content=number) | {"content": said}
 
 
 def guess_folder(folder: Path, steps: int = 40) -> Path:
@@ -115,6 +110,37 @@ def calling_folder(
     batch = collate(rows, tokenizer.pad_token_id, 0.0)
     model = build_model(tokenizer, SIZE.model_copy(update={"context": context}))
     return trained_folder(folder, model, tokenizer, [batch], steps)
+
+
+def events_folder(folder: Path, steps: int = 30) -> Path:
+    """A model that proposes "good" or "bad", or waits, after any event of `EventsGym`; it can learn to judge.
+    What its prompts have in common is a few tokens.
+    """
+    proposing = {"good": _tool("propose", task="good"), "bad": _tool("propose", task="bad")}
+    calls = [*proposing.values(), _tool("wait")]
+    tokenizer = train_tokenizer(["good bad null a does 0 1 2 [0] [1]"], SIZE.vocabulary)
+    head, end = '<tool_call>\n{"name": "', "}}\n</tool_call>"
+    propose, wait = (head + rest for rest in ('propose", "arguments": {"task": "', 'wait", "arguments": {'))
+    tokenizer.add_tokens([propose, f'"{end}', wait + end, *JUDGE.split(". ")])
+    tokenizer.add_tokens(["accepted", "rejected", "Proposed task: ", "Answer accepted or rejected."])
+    told = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "[0] a does 0"}]
+    opening = Opening(told, TOOLS)
+    written = tokenizer.decode(ToolChat(ChatFormat(tokenizer)).opening(opening.messages, opening.tools))
+    tokenizer.add_tokens([line for line in written.split("\n") if len(line) > 20 and "<|" not in line])
+    chat = ToolChat(ChatFormat(tokenizer))
+    rows = [episode_row(chat.sample([*opening.messages, call], opening.tools)) for call in calls]
+    for task in ("good", "bad", None):
+        asked = {"role": "user", "content": question((("0", "a does 0"),), task)}
+        said = ({"role": "assistant", "content": answer} for answer in ("accepted", "rejected"))
+        rows += [episode_row(chat.sample([asked, answer])) for answer in said]
+    batch = collate(rows, tokenizer.pad_token_id, 0.0)
+    return trained_folder(folder, build_model(tokenizer, SIZE), tokenizer, [batch], steps)
+
+
+def _tool(name: str, **arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    calls = [{"id": "call_0", "type": "function", "function": function}]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""How well an accept-reject model judges ProactiveBench's proposals, beside lines that read next to nothing.
+
+    python -m bench.proactive_bench FOLDER --model MODEL [--steps 120] [--lines N] [--test N] [--seed 0]
+
+FOLDER holds the judged lines (reward_data/train_data.jsonl of github.com/thunlp/ProactiveAgent, Apache-2.0).
+A fixed fifth of its streams is held out (3 of 16): lines of one stream are prefixes of each other, so a split
+by lines would test on what was learned. The model learns the balanced lines of the other streams. Positive is
+a line that people accepted. Beside it stand the majority, always and never, a bag of words (`Discriminator`
+over the words of task and last event), and the model before training.
+
+Prints a table, and what an update and a judged line took in processor seconds. Writes
+``bench/results/<machine>/proactive-bench-<model>.json``, unless ``--lines`` or ``--test`` cut the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.records import add_results, say, stamp, write_record
+from proactor.dialogue.event_streams import Judged
+from proactor.engine import Engine, LoRA
+from proactor.methods.proactive_agent import JudgeTraining, RewardModel, balanced, judge_counts, read_labelled
+from proactor.methods.stepagent import WORD, Discriminator, Features, place
+
+EPOCHS = 5
+"""Of the bag of words."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m bench.proactive_bench")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch", type=int, default=32, help="lines of an update")
+    parser.add_argument("--lines", type=int, help="learn from the first so many of the balanced lines")
+    parser.add_argument("--test", type=int, help="test on so many of the held-out lines, drawn by the seed")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    add_results(parser)
+    options = parser.parse_args(arguments)
+    train, test, counts = read_labelled(options.data)
+    if options.test is not None:
+        test = random.Random(options.seed).sample(test, min(options.test, len(test)))
+    say(f"{len(train)} lines to learn from, {len(test)} to test on, {dict(counts)}")
+    valid = [line.valid is True for line in test]
+    systems = lines(train, test, options.seed)
+    engine = Engine.load(
+        options.model, lora=LoRA(rank=16, alpha=32), seed=options.seed, dtype=options.dtype, kv_tokens=16384
+    )
+    judge = RewardModel(engine)
+    began = time.process_time()
+    systems["the model, untrained"] = judge.judge(test)
+    a_line = (time.process_time() - began) / len(test)
+    training = JudgeTraining(
+        steps=options.steps, batch_lines=options.batch, limit=options.lines, seed=options.seed
+    )
+    began = time.process_time()
+    losses = judge.learn(train, training)
+    an_update = (time.process_time() - began) / len(losses)
+    systems["accept-reject model"] = judge.judge(test)
+    rows = {name: judge_counts(valid, said).metrics for name, said in systems.items()}
+    for name, row in rows.items():
+        cells = (f"{key} {row[key]:.3f}" for key in ("recall", "precision", "accuracy", "f1"))
+        print(f"{name:24}{'  '.join(cells)}")
+    fell = f"loss {losses[0]:.3f} to {losses[-1]:.3f}"
+    print(f"an update {an_update:.1f} s of processor time, a judged line {a_line:.2f} s; {fell}")
+    if options.lines is None and options.test is None:
+        name = Path(options.model).name.lower()
+        record = stamp() | {"systems": rows, "test": len(test), "train": len(train), "steps": options.steps}
+        record |= {"batch": options.batch, "seed": options.seed, "model": name}
+        print(f"record: {write_record(options.results, f'proactive-bench-{name}', record)}")
+
+
+def lines(train: Sequence[Judged], test: Sequence[Judged], seed: int) -> dict[str, list[bool]]:
+    """What each line of comparison says of the test lines."""
+    accepted = sum(line.valid is True for line in train)
+    words = bag_of_words(train, seed)
+    return {
+        "majority": [accepted * 2 > len(train)] * len(test),
+        "always accepts": [True] * len(test),
+        "bag of words": [words.logit(bag(line)) > 0 for line in test],
+    }
+
+
+def bag_of_words(train: Sequence[Judged], seed: int) -> Discriminator:
+    """A logistic model over the words of the balanced lines, `EPOCHS` times round."""
+    model, order = Discriminator(rate=0.1), random.Random(seed)
+    learned = balanced(train, seed)
+    for _ in range(EPOCHS):
+        for line in order.sample(learned, len(learned)):
+            model.learn(bag(line), line.valid is True)
+    return model
+
+
+def bag(line: Judged) -> Features:
+    """The words of the proposed task, and those of the last event."""
+    task = [f"task {word}" for word in WORD.findall((line.pred_task or "none").lower())]
+    last = [f"event {word}" for word in WORD.findall(line.events[-1][1].lower())]
+    return np.array(sorted({place(name) for name in ("any", *task, *last)}), dtype=np.int64)
+
+
+if __name__ == "__main__":
+    main()
