@@ -19,13 +19,18 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Fate(StrEnum):
-    """What became of an action."""
+    """What became of an action. ``REPLACED``: asked about, and then fired as an action of a later turn."""
 
     ASKED = "asked"
+    REPLACED = "replaced"
     FIRED = "fired"
     REJECTED = "rejected"
     DONE = "done"
     FAILED = "failed"
+
+
+GONE = (Fate.FAILED, Fate.REPLACED)
+"""Fates of actions that keep the same one from nothing."""
 
 
 @dataclass(slots=True)
@@ -73,20 +78,19 @@ class Conversation:
     # -- actions ---
 
     def standing(self, action: Action) -> Act | None:
-        """The same action with the same values, asked about or fired before, and not failed."""
-        wanted = key(action)
-        return next(
-            (
-                act
-                for act in self.acts.values()
-                if self.fates[act.id] is not Fate.FAILED and _key_of(act) == wanted
-            ),
-            None,
-        )
+        """The latest of the same action with the same values: asked about or fired before, and not failed."""
+        same = self._same(key(action))
+        return next((act for act in reversed(same) if self.fates[act.id] not in GONE), None)
+
+    def _same(self, wanted: Key) -> list[Act]:
+        return [act for act in self.acts.values() if _key_of(act) == wanted]
 
     def add(self, acts: Iterable[Act]) -> None:
-        """Remember the actions of a decision."""
+        """Remember the actions of a decision. One that fires replaces what was asked of it."""
         for act in acts:
+            for earlier in self._same(_key_of(act)):
+                if act.kind == "fire" and self.fates[earlier.id] is Fate.ASKED:
+                    self.fates[earlier.id] = Fate.REPLACED
             self.acts[act.id] = act
             self.fates[act.id] = Fate.FIRED if act.kind == "fire" else Fate.ASKED
 

@@ -86,11 +86,20 @@ def test_an_ask_is_made_once_and_fires_when_it_is_confirmed(base: Agent) -> None
         agent.confirm("c")
 
 
-def test_a_ready_answer_fires_what_was_asked_and_a_rejected_one_is_left(base: Agent) -> None:
-    drafts = {1: [Proposal(pending("cancel", order="7"))], 2: [Proposal(ready("cancel", order="7"))]}
-    agent = scripted(base, drafts)
+def test_a_ready_answer_fires_what_was_asked_once_and_a_rejected_one_is_left(base: Agent) -> None:
+    again = [Proposal(ready("cancel", order="7"))]
+    agent = scripted(base, {1: [Proposal(pending("cancel", order="7"))], **dict.fromkeys(range(2, 7), again)})
     agent.observe("yes", "cancel order 7")
     assert agent.observe("yes", "yes").kind == "fire"
+    assert [near.why for near in agent.observe("yes", "yes").near] == ["fired before (2.1)"]
+    with pytest.raises(AgentError, match=r"confirm: no action was asked$"):
+        agent.confirm("yes")
+    agent.result("yes", "timed out", ok=False)
+    assert agent.observe("yes", "again").kind == "fire"
+    agent.reject("yes")
+    assert [near.why for near in agent.observe("yes", "no").near] == ["rejected before (4.1)"]
+    with pytest.raises(AgentError, match=r"result: cancel \(1.1\) was replaced, not fired$"):
+        agent.result("yes", act="1.1")
     agent.observe("no", "cancel order 7")
     agent.reject("no")
     assert [near.why for near in agent.observe("no", "no").near] == ["rejected before (1.1)"]
@@ -149,9 +158,16 @@ def test_the_oldest_turns_are_dropped_where_the_context_is_full(run: Path, tmp_p
     assert len(agent._conversations["c"].dialogue(24).turns) == 24 - dropped[-1]
     with pytest.raises(AgentError, match=r"^conversation 'c': turn 25 needs \d+ tokens .* context has 1024"):
         agent.observe("c", long * 40)
-    assert agent.observe("c", "short").turn == 26
+    assert agent.counters["dropped_turns"] == dropped[-1] + 1
+    short = agent.observe("c", "short")
+    assert (short.turn, short.dropped) == (26, dropped[-1] + 1)
+    read = [turn.text for turn in agent._conversations["c"].dialogue(26).turns]
+    assert read == [*(f"{i} {long}".strip() for i in range(dropped[-1], 24)), "short"]
+    later = [agent.observe("c", f"{i} {long}").dropped for i in range(26, 50)]  # the one left out counts once
+    assert later == sorted(later) and agent.counters["dropped_turns"] == later[-1]
+    assert len(agent._conversations["c"].dialogue(50).turns) == 50 - later[-1]
     said = [line for line in log.read_text().splitlines() if '"event": "turn"' in line]
-    assert len(said) == 26
+    assert len(said) == 50
 
 
 def test_a_log_is_read_again_as_transcripts(base: Agent, tmp_path: Path) -> None:
