@@ -179,12 +179,12 @@ class Agent:
             _resolve_after(before, mine)
 
     async def _decide(self, conversation: Conversation, upto: int) -> Decision:
-        began, read = time.perf_counter(), conversation.first
+        began, dropped = time.perf_counter(), conversation.dropped
         try:
             draft = await self._decider.draft(conversation, upto)
         except AgentError as error:
             with self._lock:
-                self.counters["refused"] += 1
+                self.counters.update(refused=1, dropped_turns=conversation.dropped - dropped)
             self.log.write(Refused(conversation=conversation.id, error=str(error), given={"turn": upto}))
             raise
         offered = self.catalog.offered_in(conversation.dialogue(upto))
@@ -202,7 +202,7 @@ class Agent:
                 wait=draft.wait,
                 budget=budget,
                 answer=draft.answer,
-                dropped=conversation.first,
+                dropped=conversation.dropped,
                 seconds=time.perf_counter() - began,
             )
             self.log.write(Decided(conversation=conversation.id, decision=decision))
@@ -213,7 +213,7 @@ class Agent:
                 fires=len(decision.fires),
                 asks=len(decision.asks),
                 answer_tokens=draft.tokens,
-                dropped_turns=conversation.first - read,
+                dropped_turns=conversation.dropped - dropped,
             )
         return decision
 
@@ -239,7 +239,7 @@ class Agent:
             actions=(fired,),
             reason=f"{fired.name}: the user agreed",
             budget=budget,
-            dropped=conversation.first,
+            dropped=conversation.dropped,
         )
 
     def reject(self, conversation_id: str, act: str | None = None) -> None:

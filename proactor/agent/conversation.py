@@ -35,12 +35,15 @@ GONE = (Fate.FAILED, Fate.REPLACED)
 
 @dataclass(slots=True)
 class Conversation:
-    """``first``: how many of the oldest turns are no longer read. ``fates``: of each action, by its id."""
+    """``first``: how many of the oldest turns are no longer read. ``too_long``: numbers of turns that alone
+    exceed the context; none is read. ``fates``: of each action, by its id.
+    """
 
     id: str
     tools: tuple[str, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     first: int = 0
+    too_long: set[int] = field(default_factory=set)
     own: OwnBoard = field(default_factory=OwnBoard)
     acts: dict[str, Act] = field(default_factory=dict)
     fates: dict[str, Fate] = field(default_factory=dict)
@@ -54,10 +57,15 @@ class Conversation:
 
     def dialogue(self, upto: int) -> Dialogue:
         """The turns that are still read, up to number ``upto``; they count from 1."""
-        read = self.turns[self.first : upto]
-        if self.first:
+        read = [turn for turn in self.turns[self.first : upto] if turn.index not in self.too_long]
+        if len(read) < upto:
             read = [turn.model_copy(update={"index": i}) for i, turn in enumerate(read, start=1)]
         return Dialogue(id=self.id, turns=tuple(read), tools=self.tools)
+
+    @property
+    def dropped(self) -> int:
+        """How many turns are no longer read."""
+        return self.first + sum(number > self.first for number in self.too_long)
 
     def drop(self, upto: int) -> bool:
         """Leave the older half of the turns that are read out; False where only the last one is left."""

@@ -55,7 +55,7 @@ class Decision(_Frozen):
 
     ``decided``: False after a turn of the agent's own, when nothing is decided. ``wait``: the probability of
     waiting. ``budget``: wrong fires in 100 dialogues that the thresholds were chosen for; None where there
-    are none, and the model's greedy ``answer`` decides. ``dropped``: oldest turns that it no longer reads.
+    are none, and the model's greedy ``answer`` decides. ``dropped``: turns that it no longer reads.
     """
 
     conversation: str
