@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from proactor.agent.errors import AgentError
 from proactor.dialogue import Action, Dialogue, Speaker, Status, Turn
-from proactor.dialogue.agent_log import Act
+from proactor.dialogue.agent_log import Act, Decision
 from proactor.dialogue.board import Board
 from proactor.dialogue.parse import collapse, key
 from proactor.evaluation.own_board import OwnBoard
@@ -36,7 +36,8 @@ GONE = (Fate.FAILED, Fate.REPLACED)
 @dataclass(slots=True)
 class Conversation:
     """``first``: how many of the oldest turns are no longer read. ``too_long``: numbers of turns that alone
-    exceed the context; none is read. ``fates``: of each action, by its id.
+    exceed the context; none is read. ``decisions``: by turn. ``fates``: of each action, by its id. ``used``:
+    when something came last, in seconds.
     """
 
     id: str
@@ -44,9 +45,11 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     first: int = 0
     too_long: set[int] = field(default_factory=set)
+    decisions: dict[int, Decision] = field(default_factory=dict)
     own: OwnBoard = field(default_factory=OwnBoard)
     acts: dict[str, Act] = field(default_factory=dict)
     fates: dict[str, Fate] = field(default_factory=dict)
+    used: float = 0.0
     _last: Future[None] | None = None
 
     def say(self, speaker: Speaker, text: str) -> Turn:
@@ -83,6 +86,11 @@ class Conversation:
         self._last = mine
         return before, mine
 
+    @property
+    def deciding(self) -> bool:
+        """Whether a decision is under way."""
+        return self._last is not None and not self._last.done()
+
     # -- actions ---
 
     def standing(self, action: Action) -> Act | None:
@@ -93,9 +101,10 @@ class Conversation:
     def _same(self, wanted: Key) -> list[Act]:
         return [act for act in self.acts.values() if _key_of(act) == wanted]
 
-    def add(self, acts: Iterable[Act]) -> None:
-        """Remember the actions of a decision. One that fires replaces what was asked of it."""
-        for act in acts:
+    def add(self, decision: Decision) -> None:
+        """Remember a decision with its actions. One that fires replaces what was asked of it."""
+        self.decisions[decision.turn] = decision
+        for act in decision.actions:
             for earlier in self._same(_key_of(act)):
                 if act.kind == "fire" and self.fates[earlier.id] is Fate.ASKED:
                     self.fates[earlier.id] = Fate.REPLACED
