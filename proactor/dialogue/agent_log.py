@@ -93,12 +93,10 @@ class Decision(_Frozen):
 
 
 def _loggable(value: Any) -> Any:
-    """A value that a program gave, with text for what JSON, or `parse_json`, does not have: bytes and integers
-    that are too long.
-    """
+    """A value that a program gave, with text in place of bytes, and of integers that `parse_json` refuses."""
     if isinstance(value, Mapping):
         return {
-            _loggable(key) if isinstance(key, bytes | int) else key: _loggable(value[key]) for key in value
+            _loggable(key) if isinstance(key, bytes | int) else key: _loggable(v) for key, v in value.items()
         }
     if isinstance(value, list | tuple):
         return [_loggable(item) for item in value]
