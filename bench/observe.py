@@ -39,6 +39,7 @@ from proactor.config import SmallModel
 from proactor.dialogue import Dialogue, Turn
 from proactor.event_loop import BackgroundLoop
 from proactor.server.agent_routes import agent_router
+from proactor.server.limits import Limits
 from proactor.sources import load
 from proactor.training.small_model import build_model, train_tokenizer
 
@@ -139,7 +140,7 @@ def measure(agent: Agent, conversations: int, turns: int) -> dict[str, float]:
 def measure_http(agent: Agent, conversations: int, turns: int) -> dict[str, float]:
     """What clients wait for a decision over HTTP, alone and at once, and the throughput."""
     home = BackgroundLoop("agent")
-    with Host(agent.engine, conversations, (agent_router(agent, home),)) as host:
+    with Host(agent.engine, conversations, (agent_router(agent, home, Limits()),)) as host:
         port = host.bound.getsockname()[1]
         hear_over_http(port, [long_dialogue("warm-http", 4, 10)])
         alone, _ = hear_over_http(port, [long_dialogue("alone-http", turns, 11)])

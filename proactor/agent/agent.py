@@ -19,27 +19,16 @@ from typing import Any
 
 from proactor import __version__
 from proactor.agent.conversation import Conversation, Fate
+from proactor.agent.conversations import Conversations
 from proactor.agent.deciders import Decider, Greedy, Prompts, Thresholded
 from proactor.agent.draft import settle
 from proactor.agent.errors import AgentError
 from proactor.agent.log import DecisionLog
 from proactor.agent.reasons import reason_of
 from proactor.agent.run_folder import RunFolder
-from proactor.agent.said import read_said
 from proactor.config import ConfigError
 from proactor.dialogue import Turn
-from proactor.dialogue.agent_log import (
-    Act,
-    Answered,
-    Closed,
-    Decided,
-    Decision,
-    LeftOut,
-    Opened,
-    Refused,
-    Said,
-    Started,
-)
+from proactor.dialogue.agent_log import Answered, Decided, Decision, Started
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.engine import Engine
 from proactor.event_loop import run_to_end
@@ -54,9 +43,9 @@ class Agent:
     """Made by `Agent.load`. Any number of threads and event loops may call it, on any conversations.
 
     Decisions of one conversation are made one after the other, in the order of its turns; those of several at
-    once, by the same steps of the engine. ``counters``: conversations, turns, decisions, fires, asks, refused
-    (what was given and could not be used), dropped_turns (no longer read), left_out (no turns), answer_tokens
-    (drawn or scored).
+    once, by the same steps of the engine. ``conversations``: the open ones. ``counters``: conversations,
+    turns, decisions, fires, asks, refused (what was given and could not be used), dropped_turns (no longer
+    read), left_out (no turns), closed_idle, answer_tokens (drawn or scored).
     """
 
     def __init__(
@@ -78,7 +67,7 @@ class Agent:
             if run.thresholds is None
             else Thresholded(engine, self._prompts, run.thresholds, self.catalog)
         )
-        self._conversations: dict[str, Conversation] = {}
+        self.conversations = Conversations(self.catalog, self.log, self.counters)
         self._lock = threading.Lock()  # of the conversations, their turns and actions; never held in a wait
         self.log.write(_started(run))
 
@@ -138,35 +127,41 @@ class Agent:
         Raises AgentError for a tool that the run does not have, and for a conversation that is open.
         """
         with self._lock:
-            if conversation_id in self._conversations:
-                raise AgentError(f"conversation {conversation_id!r}: is open already")
-            if unknown := [name for name in tools if name not in self.catalog]:
-                raise self._refuse(
-                    conversation_id,
-                    f"offers {unknown[0]!r}, which is none of the run's tools "
-                    f"({', '.join(self.catalog.names)})",
-                    list(tools),
-                )
-            self._open(conversation_id, tuple(tools))
+            self.conversations.open(conversation_id, tuple(tools))
 
-    def observe(self, conversation_id: str, turn: Mapping[str, Any] | Turn | str) -> Decision:
+    def observe(
+        self,
+        conversation_id: str,
+        turn: Mapping[str, Any] | Turn | str,
+        *,
+        tools: Sequence[str] = (),
+        number: int | None = None,
+    ) -> Decision:
         """Hear a turn, and decide if it is the user's.
 
         ``turn``: text of the user's, or a mapping with ``speaker`` and ``text`` (or ``role`` and
-        ``content``); speakers go by common names. Raises AgentError, one line, for a turn that cannot be
-        used; the log keeps it.
+        ``content``); speakers go by common names. ``tools``: as `open` has them. ``number``: of the turn
+        (from 1); one that was heard before, with the same text, is answered with its decision once more.
+        Raises AgentError, one line, for a turn that cannot be used; the log keeps it.
         """
-        return run_to_end(self.observe_async(conversation_id, turn))
+        return run_to_end(self.observe_async(conversation_id, turn, tools=tools, number=number))
 
-    async def observe_async(self, conversation_id: str, turn: Mapping[str, Any] | Turn | str) -> Decision:
+    async def observe_async(
+        self,
+        conversation_id: str,
+        turn: Mapping[str, Any] | Turn | str,
+        *,
+        tools: Sequence[str] = (),
+        number: int | None = None,
+    ) -> Decision:
         """As `observe`, in any event loop."""
         with self._lock:
-            conversation, heard = self._hear(conversation_id, turn)
+            conversation, heard, again = self.conversations.hear(conversation_id, turn, tuple(tools), number)
             if heard is None or heard.speaker != "user":
                 why = "the agent spoke" if heard is not None else "no turn of the conversation"
                 return Decision(
                     conversation=conversation_id,
-                    turn=len(conversation.turns),
+                    turn=len(conversation.turns) if heard is None else heard.index,
                     reason=f"{why}: it decides after the user's turns",
                     decided=False,
                 )
@@ -174,22 +169,33 @@ class Agent:
         try:
             if before is not None:
                 await asyncio.shield(asyncio.wrap_future(before))
+            with self._lock:
+                self.conversations.check_open(conversation, heard.index)
+                if again:
+                    return self._decided(conversation, heard.index)
             return await self._decide(conversation, heard.index)
         finally:
             _resolve_after(before, mine)
 
+    def _decided(self, conversation: Conversation, upto: int) -> Decision:
+        if (decision := conversation.decisions.get(upto)) is None:
+            why = f"turn {upto} was heard before, and has no decision"
+            raise self.conversations.refuse(conversation.id, why, {"turn": upto})
+        return decision
+
     async def _decide(self, conversation: Conversation, upto: int) -> Decision:
-        began, read = time.perf_counter(), conversation.first
+        began, dropped = time.perf_counter(), conversation.dropped
         try:
             draft = await self._decider.draft(conversation, upto)
         except AgentError as error:
             with self._lock:
-                self.counters["refused"] += 1
-            self.log.write(Refused(conversation=conversation.id, error=str(error), given={"turn": upto}))
-            raise
+                self.counters["dropped_turns"] += conversation.dropped - dropped
+                raise self.conversations.note(conversation.id, error, {"turn": upto}) from None
         offered = self.catalog.offered_in(conversation.dialogue(upto))
         budget = None if self.thresholds is None else self.thresholds.budget
         with self._lock:
+            self.counters["answer_tokens"] += draft.tokens
+            self.conversations.check_open(conversation, upto)
             settled = settle(conversation, upto, draft.proposals, offered, guard=self.guard)
             kinds = {act.kind for act in settled.acts}
             decision = Decision(
@@ -202,18 +208,17 @@ class Agent:
                 wait=draft.wait,
                 budget=budget,
                 answer=draft.answer,
-                dropped=conversation.first,
+                dropped=conversation.dropped,
                 seconds=time.perf_counter() - began,
             )
             self.log.write(Decided(conversation=conversation.id, decision=decision))
             self._decider.keep(conversation, upto, draft, settled.fired)
-            conversation.add(settled.acts)
+            conversation.add(decision)
             self.counters.update(
                 decisions=1,
                 fires=len(decision.fires),
                 asks=len(decision.asks),
-                answer_tokens=draft.tokens,
-                dropped_turns=conversation.first - read,
+                dropped_turns=conversation.dropped - dropped,
             )
         return decision
 
@@ -225,8 +230,7 @@ class Agent:
         Raises AgentError where nothing was asked.
         """
         with self._lock:
-            conversation = self._find(conversation_id, "confirm")
-            asked = self._find_act(conversation, act, "confirm", (Fate.ASKED,))
+            conversation, asked = self.conversations.find_act(conversation_id, act, "confirm", (Fate.ASKED,))
             self.log.write(Answered(event="confirm", conversation=conversation_id, act=asked.id))
             conversation.trigger(asked)
             self.counters["fires"] += 1
@@ -239,7 +243,7 @@ class Agent:
             actions=(fired,),
             reason=f"{fired.name}: the user agreed",
             budget=budget,
-            dropped=conversation.first,
+            dropped=conversation.dropped,
         )
 
     def reject(self, conversation_id: str, act: str | None = None) -> None:
@@ -248,8 +252,9 @@ class Agent:
         Raises AgentError where there is none.
         """
         with self._lock:
-            conversation = self._find(conversation_id, "reject")
-            found = self._find_act(conversation, act, "reject", (Fate.ASKED, Fate.FIRED))
+            conversation, found = self.conversations.find_act(
+                conversation_id, act, "reject", (Fate.ASKED, Fate.FIRED)
+            )
             self.log.write(Answered(event="reject", conversation=conversation_id, act=found.id))
             conversation.fates[found.id] = Fate.REJECTED
 
@@ -261,8 +266,9 @@ class Agent:
         Raises AgentError for an action that was never fired.
         """
         with self._lock:
-            conversation = self._find(conversation_id, "result")
-            fired = self._find_act(conversation, act, "result", (Fate.FIRED,), content)
+            conversation, fired = self.conversations.find_act(
+                conversation_id, act, "result", (Fate.FIRED,), content
+            )
             self.log.write(
                 Answered(event="result", conversation=conversation_id, act=fired.id, ok=ok, content=content)
             )
@@ -272,66 +278,22 @@ class Agent:
                 conversation.fail(fired)
 
     def close(self, conversation_id: str) -> None:
-        """End a conversation: what was kept of it is let go. Raises AgentError where it is not open."""
+        """End a conversation: what was kept of it is let go, and a decision under way is dropped: who waits
+        for it gets an AgentError. Raises AgentError where it is not open.
+        """
         with self._lock:
-            self._find(conversation_id, "close")
-            self.log.write(Closed(conversation=conversation_id))
-            del self._conversations[conversation_id]
+            self.conversations.close(self.conversations.find(conversation_id, "close"))
         self._prompts.forget(conversation_id)
 
-    # -- under the lock ---
-
-    def _open(self, conversation_id: str, tools: tuple[str, ...]) -> Conversation:
-        if not isinstance(conversation_id, str) or not conversation_id:
-            raise AgentError(f"a conversation's id is text, not {conversation_id!r}")
-        self.log.write(Opened(conversation=conversation_id, tools=tools))
-        self.counters["conversations"] += 1
-        return self._conversations.setdefault(conversation_id, Conversation(conversation_id, tools))
-
-    def _hear(
-        self, conversation_id: str, turn: Mapping[str, Any] | Turn | str
-    ) -> tuple[Conversation, Turn | None]:
-        """The conversation, and the turn as it was added; None for what is no turn."""
-        try:
-            said = read_said(turn)
-        except AgentError as error:
-            raise self._refuse(conversation_id, str(error), turn) from None
-        conversation = self._conversations.get(conversation_id) or self._open(conversation_id, ())
-        if said.speaker is None:
-            self.log.write(LeftOut(conversation=conversation_id, speaker=said.name, text=said.text))
-            self.counters["left_out"] += 1
-            return conversation, None
-        number = len(conversation.turns) + 1
-        self.log.write(Said(conversation=conversation_id, turn=number, speaker=said.speaker, text=said.text))
-        self.counters["turns"] += 1
-        return conversation, conversation.say(said.speaker, said.text)
-
-    def _find(self, conversation_id: str, call: str) -> Conversation:
-        if (found := self._conversations.get(conversation_id)) is None:
-            raise self._refuse(conversation_id, f"{call}: is not open", {"call": call})
-        return found
-
-    def _find_act(
-        self,
-        conversation: Conversation,
-        act: str | None,
-        call: str,
-        fates: tuple[Fate, ...],
-        content: Any = None,
-    ) -> Act:
-        try:
-            return conversation.find(act, call, fates)
-        except AgentError as error:
-            given = {"call": call, "act": act, "content": content}
-            self.counters["refused"] += 1
-            self.log.write(Refused(conversation=conversation.id, error=str(error), given=given))
-            raise
-
-    def _refuse(self, conversation_id: str, why: str, given: Any) -> AgentError:
-        error = f"conversation {conversation_id!r}: {why}"
-        self.counters["refused"] += 1
-        self.log.write(Refused(conversation=str(conversation_id), error=error, given=given))
-        return AgentError(error)
+    def close_idle(self, seconds: float) -> None:
+        """End the conversations in which nothing came for so long."""
+        with self._lock:
+            idle = self.conversations.idle(seconds)
+            for conversation in idle:
+                self.conversations.close(conversation, idle=True)
+            self.counters["closed_idle"] += len(idle)
+        for conversation in idle:
+            self._prompts.forget(conversation.id)
 
 
 def _started(run: RunFolder) -> Started:

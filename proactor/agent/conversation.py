@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from proactor.agent.errors import AgentError
 from proactor.dialogue import Action, Dialogue, Speaker, Status, Turn
-from proactor.dialogue.agent_log import Act
+from proactor.dialogue.agent_log import Act, Decision
 from proactor.dialogue.board import Board
 from proactor.dialogue.parse import collapse, key
 from proactor.evaluation.own_board import OwnBoard
@@ -19,26 +19,37 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Fate(StrEnum):
-    """What became of an action."""
+    """What became of an action. ``REPLACED``: asked about, and then fired as an action of a later turn."""
 
     ASKED = "asked"
+    REPLACED = "replaced"
     FIRED = "fired"
     REJECTED = "rejected"
     DONE = "done"
     FAILED = "failed"
 
 
+GONE = (Fate.FAILED, Fate.REPLACED)
+"""Fates of actions that keep the same one from nothing."""
+
+
 @dataclass(slots=True)
 class Conversation:
-    """``first``: how many of the oldest turns are no longer read. ``fates``: of each action, by its id."""
+    """``first``: how many of the oldest turns are no longer read. ``too_long``: numbers of turns that alone
+    exceed the context; none is read. ``decisions``: by turn. ``fates``: of each action, by its id. ``used``:
+    when something came last, in seconds.
+    """
 
     id: str
     tools: tuple[str, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     first: int = 0
+    too_long: set[int] = field(default_factory=set)
+    decisions: dict[int, Decision] = field(default_factory=dict)
     own: OwnBoard = field(default_factory=OwnBoard)
     acts: dict[str, Act] = field(default_factory=dict)
     fates: dict[str, Fate] = field(default_factory=dict)
+    used: float = 0.0
     _last: Future[None] | None = None
 
     def say(self, speaker: Speaker, text: str) -> Turn:
@@ -49,10 +60,15 @@ class Conversation:
 
     def dialogue(self, upto: int) -> Dialogue:
         """The turns that are still read, up to number ``upto``; they count from 1."""
-        read = self.turns[self.first : upto]
-        if self.first:
+        read = [turn for turn in self.turns[self.first : upto] if turn.index not in self.too_long]
+        if len(read) < upto:
             read = [turn.model_copy(update={"index": i}) for i, turn in enumerate(read, start=1)]
         return Dialogue(id=self.id, turns=tuple(read), tools=self.tools)
+
+    @property
+    def dropped(self) -> int:
+        """How many turns are no longer read."""
+        return self.first + sum(number > self.first for number in self.too_long)
 
     def drop(self, upto: int) -> bool:
         """Leave the older half of the turns that are read out; False where only the last one is left."""
@@ -70,23 +86,28 @@ class Conversation:
         self._last = mine
         return before, mine
 
+    @property
+    def deciding(self) -> bool:
+        """Whether a decision is under way."""
+        return self._last is not None and not self._last.done()
+
     # -- actions ---
 
     def standing(self, action: Action) -> Act | None:
-        """The same action with the same values, asked about or fired before, and not failed."""
-        wanted = key(action)
-        return next(
-            (
-                act
-                for act in self.acts.values()
-                if self.fates[act.id] is not Fate.FAILED and _key_of(act) == wanted
-            ),
-            None,
-        )
+        """The latest of the same action with the same values: asked about or fired before, and not failed."""
+        same = self._same(key(action))
+        return next((act for act in reversed(same) if self.fates[act.id] not in GONE), None)
 
-    def add(self, acts: Iterable[Act]) -> None:
-        """Remember the actions of a decision."""
-        for act in acts:
+    def _same(self, wanted: Key) -> list[Act]:
+        return [act for act in self.acts.values() if _key_of(act) == wanted]
+
+    def add(self, decision: Decision) -> None:
+        """Remember a decision with its actions. One that fires replaces what was asked of it."""
+        self.decisions[decision.turn] = decision
+        for act in decision.actions:
+            for earlier in self._same(_key_of(act)):
+                if act.kind == "fire" and self.fates[earlier.id] is Fate.ASKED:
+                    self.fates[earlier.id] = Fate.REPLACED
             self.acts[act.id] = act
             self.fates[act.id] = Fate.FIRED if act.kind == "fire" else Fate.ASKED
 

@@ -48,7 +48,8 @@ class Prompts:
     """The prompts of live conversations. From any thread.
 
     A prompt leaves room for an answer of ``max_tokens``. Where it does not fit, the older half of the turns
-    that are read is dropped, again until it fits: so the pages of what stays serve many turns.
+    that are read is dropped, again until it fits: so the pages of what stays serve many turns. A turn that
+    does not fit alone is left out itself, and what was said before it stays.
     """
 
     encoder: PromptEncoder
@@ -60,6 +61,7 @@ class Prompts:
         self, conversation: Conversation, upto: int, encode: Callable[[Dialogue, int], list[int]]
     ) -> tuple[Dialogue, list[int]]:
         """(what is read, ids) of the prompt after turn ``upto``. Raises AgentError as `Decider.draft`."""
+        first = conversation.first
         while True:
             dialogue = conversation.dialogue(upto)
             with self._lock:
@@ -67,6 +69,8 @@ class Prompts:
             if len(ids) + self.max_tokens <= self.context:
                 return dialogue, ids
             if not conversation.drop(upto):
+                conversation.first = first
+                conversation.too_long.add(upto)
                 raise AgentError(
                     f"conversation {conversation.id!r}: turn {upto} needs {len(ids)} tokens with the tools "
                     f"and {self.max_tokens} for an answer, the context has {self.context}"

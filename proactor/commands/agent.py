@@ -226,7 +226,7 @@ def _print_decision(decision: Decision) -> None:
         console.print(f"  {word} {act.name}({values})", style=style, markup=False)
     if not decision.actions:
         console.print("  wait", style="bold", markup=False)
-    dropped = f"; {decision.dropped} oldest turns no longer read" if decision.dropped else ""
+    dropped = f"; {decision.dropped} turns no longer read" if decision.dropped else ""
     console.print(
         f"  {decision.reason}{dropped}; {decision.seconds * 1000:.0f} ms", style="dim", markup=False
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from proactor.engine import Engine
     from proactor.event_loop import BackgroundLoop
+    from proactor.server.limits import Limits
     from proactor.server.opening import Opening
 
 EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
@@ -50,6 +51,10 @@ def serve(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="new tokens of a sample")] = None,
     max_samples: Annotated[int, typer.Option(min=1, help="samples of a request")] = 64,
     timeout: Annotated[float, typer.Option(help="seconds for a request")] = 600.0,
+    max_conversations: Annotated[int, typer.Option(min=1, help="an agent's conversations at once")] = 10000,
+    conversation_idle: Annotated[
+        float, typer.Option(help="seconds until a conversation without a turn is closed")
+    ] = 21600.0,
     drain: Annotated[float, typer.Option(help="seconds for what runs, once SIGTERM comes")] = 30.0,
 ) -> None:
     """Serve a model or a trained run over HTTP, as OpenAI's and vLLM's clients ask for it.
@@ -76,6 +81,8 @@ def serve(
         max_tokens=max_tokens,
         max_samples=max_samples,
         timeout=timeout,
+        max_conversations=max_conversations,
+        conversation_idle=conversation_idle,
         drain=drain,
     )
     keys = Keys.read(key_file, key_env)
@@ -91,7 +98,7 @@ def serve(
     models = Models(engine, name or opening.base, opening.adapter, adapters_from)
     serving = Serving(engine, models, limits, keys)
     home = BackgroundLoop("agent")
-    routers = [] if adapters_from is not None else _agent_routers(opening, engine, home)
+    routers = [] if adapters_from is not None else _agent_routers(opening, engine, home, limits)
     place = "[{}]:{}" if ":" in host else "{}:{}"
 
     def ready() -> None:
@@ -105,7 +112,7 @@ def serve(
     engine.release()
 
 
-def _agent_routers(opening: Opening, engine: Engine, home: BackgroundLoop) -> list[APIRouter]:
+def _agent_routers(opening: Opening, engine: Engine, home: BackgroundLoop, limits: Limits) -> list[APIRouter]:
     """The routes of the run's agent; none for what has none, which is said."""
     from proactor.engine import ProactorError
     from proactor.server.agent_routes import agent_router
@@ -115,4 +122,4 @@ def _agent_routers(opening: Opening, engine: Engine, home: BackgroundLoop) -> li
     except ProactorError as error:
         console.print(f"without /v1/agent: {error}", markup=False, soft_wrap=True)
         return []
-    return [] if agent is None else [agent_router(agent, home)]
+    return [] if agent is None else [agent_router(agent, home, limits)]

@@ -7,14 +7,14 @@ their actions by `sources.agent_log`, and drawn by `proactor report`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from proactor.dialogue.dialogue import Speaker
-from proactor.files import SourceError, first_problem, parse_json, read_bytes
+from proactor.files import LONGEST_INTEGER, SourceError, first_problem, parse_json, read_bytes
 
 Kind = Literal["wait", "ask", "fire"]
 
@@ -55,7 +55,7 @@ class Decision(_Frozen):
 
     ``decided``: False after a turn of the agent's own, when nothing is decided. ``wait``: the probability of
     waiting. ``budget``: wrong fires in 100 dialogues that the thresholds were chosen for; None where there
-    are none, and the model's greedy ``answer`` decides. ``dropped``: oldest turns that it no longer reads.
+    are none, and the model's greedy ``answer`` decides. ``dropped``: turns that it no longer reads.
     """
 
     conversation: str
@@ -92,7 +92,27 @@ class Decision(_Frozen):
         return self.budget is not None
 
 
+def _loggable(value: Any) -> Any:
+    """A value that a program gave, with text in place of bytes, and of integers that `parse_json` refuses."""
+    if isinstance(value, Mapping):
+        return {
+            _loggable(key) if isinstance(key, bytes | int) else key: _loggable(v) for key, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_loggable(item) for item in value]
+    if isinstance(value, bytes | bytearray):
+        return repr(value)
+    return hex(value) if isinstance(value, int) and abs(value) >= _TOO_LONG else value
+
+
+_TOO_LONG = 10 ** (LONGEST_INTEGER - 1)
+Loggable = Annotated[Any, BeforeValidator(_loggable)]
+
+
 class _Event(_Frozen):
+    """``agent``: which one wrote it; several may write to one log."""
+
+    agent: str = ""
     at: str = Field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 
@@ -144,7 +164,7 @@ class Answered(_Event):
     conversation: str
     act: str
     ok: bool = True
-    content: Any = None
+    content: Loggable = None
 
 
 class Refused(_Event):
@@ -153,7 +173,7 @@ class Refused(_Event):
     event: Literal["refused"] = "refused"
     conversation: str
     error: str
-    given: Any = None
+    given: Loggable = None
 
 
 class LeftOut(_Event):
@@ -166,10 +186,11 @@ class LeftOut(_Event):
 
 
 class Closed(_Event):
-    """A conversation ends."""
+    """A conversation ends. ``idle``: by itself, because nothing came for long."""
 
     event: Literal["closed"] = "closed"
     conversation: str
+    idle: bool = False
 
 
 Event = Started | Opened | Said | Decided | Answered | Refused | LeftOut | Closed

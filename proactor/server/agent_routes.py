@@ -1,12 +1,13 @@
 """The routes of a trained agent: turns in, decisions out.
 
-    POST /v1/agent/observe   {"conversation", "speaker", "text"}    -> a `Decision`
+    POST /v1/agent/observe   {"conversation", "speaker", "text", "turn"} -> a `Decision`
     POST /v1/agent/confirm   {"conversation", "act"}                -> the `Decision` that fires it
     POST /v1/agent/reject    {"conversation", "act"}
     POST /v1/agent/result    {"conversation", "act", "content", "ok"}
     POST /v1/agent/close     {"conversation"}
 
-``act`` null: the latest that fits. What cannot be used is answered with 400 and one line. The agent has an
+``act`` null: the latest that fits. ``turn`` null: the next one; with its number a turn may be sent again by
+a client that lost the answer. What cannot be used is answered with 400 and one line. The agent has an
 event loop of its own: it takes locks, encodes prompts and writes its log, none of which may hold up others.
 """
 
@@ -23,24 +24,29 @@ from pydantic import Field
 from proactor.agent import Agent, Decision
 from proactor.engine import Config
 from proactor.event_loop import BackgroundLoop
-from proactor.server.refusals import as_json
+from proactor.server.limits import Limits
+from proactor.server.refusals import as_json, busy
 from proactor.server.serving import Serving
 
 T = TypeVar("T")
 A = TypeVar("A", bound="OfConversation")
 
+LONGEST_ID = 256
+"""Characters of a conversation's id."""
+
 
 class OfConversation(Config):
     """A request about a conversation."""
 
-    conversation: str = Field(min_length=1)
+    conversation: str = Field(min_length=1, max_length=LONGEST_ID)
 
 
 class Observed(OfConversation):
-    """A turn. ``tools``: those on offer, where it is the first one."""
+    """A turn, and its number. ``tools``: those on offer, where it is the first one."""
 
     speaker: str = "user"
     text: str
+    turn: int | None = None
     tools: tuple[str, ...] = ()
 
 
@@ -57,7 +63,7 @@ class Outcome(Verdict):
     ok: bool = True
 
 
-def agent_router(agent: Agent, home: BackgroundLoop) -> APIRouter:
+def agent_router(agent: Agent, home: BackgroundLoop, limits: Limits) -> APIRouter:
     """The routes of ``agent``, which works in the event loop ``home``."""
     router = APIRouter()
 
@@ -71,10 +77,12 @@ def agent_router(agent: Agent, home: BackgroundLoop) -> APIRouter:
             return as_json({"ok": True} if decision is None else decision.model_dump(mode="json"))
 
     async def observe(asked: Observed) -> Decision:
-        if asked.tools:
-            agent.open(asked.conversation, asked.tools)
-        turn = {"speaker": asked.speaker, "text": asked.text}
-        return await agent.observe_async(asked.conversation, turn)
+        agent.close_idle(limits.conversation_idle)
+        open_now = agent.conversations
+        if len(open_now) >= limits.max_conversations and asked.conversation not in open_now:
+            raise busy(f"{len(open_now)} conversations are open at once, and no more")
+        said = {"speaker": asked.speaker, "text": asked.text}
+        return await agent.observe_async(asked.conversation, said, tools=asked.tools, number=asked.turn)
 
     async def confirm(asked: Verdict) -> Decision:
         return agent.confirm(asked.conversation, asked.act)

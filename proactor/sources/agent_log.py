@@ -3,7 +3,7 @@
 An action that was fired, or confirmed after it was asked about, is a reference; its trigger is the last user
 turn that had been said. One that was rejected, and one whose run failed, is none: rejected ones are counted
 (`fires_rejected`), failed ones too (`fires_failed`). A conversation that was closed and opened again under
-its id goes on as ``id#2``, and so does one in the log of an agent that was started anew.
+its id goes on as ``id#2``, and so does one in the log of an agent that was started anew, or of another one.
 """
 
 from __future__ import annotations
@@ -64,23 +64,24 @@ def is_agent_log(file: Path) -> bool:
 def read_log(file: Path) -> AgentLog:
     """The conversations of a log, in the order in which they begin. Raises SourceError naming the line."""
     log = AgentLog([], [])
-    open_now: dict[str, LoggedConversation] = {}
+    open_now: dict[tuple[str, str], LoggedConversation] = {}  # by agent and id
     times: Counter[str] = Counter()
     for number, event in read_events(file):
         if isinstance(event, Started):
             log.started.append(event)
-            open_now.clear()  # another process, or another agent: nothing of the old ones goes on
+            open_now = {key: of for key, of in open_now.items() if key[0] != event.agent}
             continue
         name = event.conversation
-        if isinstance(event, Opened) or name not in open_now:
+        key = event.agent, name
+        if isinstance(event, Opened) or key not in open_now:
             times[name] += 1
             again = f"{name}#{times[name]}" if times[name] > 1 else name
             tools = event.tools if isinstance(event, Opened) else ()
-            open_now[name] = LoggedConversation(again, number, tools)
-            log.conversations.append(open_now[name])
-        open_now[name].events.append((number, event))
+            open_now[key] = LoggedConversation(again, number, tools)
+            log.conversations.append(open_now[key])
+        open_now[key].events.append((number, event))
         if isinstance(event, Closed):
-            del open_now[name]
+            del open_now[key]
     return log
 
 

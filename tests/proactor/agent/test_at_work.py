@@ -41,7 +41,7 @@ def run(folder: Path, agent: Agent) -> Path:
 def test_it_fires_in_a_new_conversation(agent: Agent, run: Path) -> None:
     assert len(agent_at_work.transcripts()) == 30
     assert not any(agent_at_work.NEW[1] in json.dumps(line) for line in agent_at_work.transcripts())
-    [act] = agent._conversations["new"].acts.values()
+    [act] = agent.conversations["new"].acts.values()
     assert (act.id, act.name, act.params) == ("3.1", "set_light", {"room": "hall"})
     events = [json.loads(line)["event"] for line in (run / "decisions.jsonl").read_text().splitlines()]
     assert events[:3] == ["started", "opened", "turn"] and "result" in events

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proactor.agent import Agent, AgentError
+from proactor.agent import Agent, AgentError, Decision
 from proactor.agent.conversation import Conversation
 from proactor.agent.draft import Draft, Proposal
 from proactor.annotation import annotate
@@ -17,6 +18,7 @@ from proactor.annotation.log_oracle import LogOracle
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
 from proactor.config import ConfigError
+from proactor.dialogue.agent_log import Answered, read_events
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError
 from proactor.report.agent_page import write_agent_report
@@ -68,7 +70,7 @@ def test_nothing_fires_twice_unless_it_failed(base: Agent) -> None:
     assert first is not None and first.id == "1.1"
     assert [near.why for near in agent.observe("c", "b").near] == ["fired before (1.1)"]
     agent.result("c", "timed out", act="1.1", ok=False)
-    assert agent._conversations["c"].own.board.entries == ()
+    assert agent.conversations["c"].own.board.entries == ()
     assert agent.observe("c", "c").kind == "fire"
     agent.result("c", "shipped")
     assert [near.why for near in agent.observe("c", "d").near] == ["done before (3.1)"]
@@ -81,16 +83,25 @@ def test_an_ask_is_made_once_and_fires_when_it_is_confirmed(base: Agent) -> None
     assert [near.why for near in agent.observe("c", "well").near] == ["asked before (1.1)"]
     fired = agent.confirm("c")
     assert fired.kind == "fire" and [act.params for act in fired.fires] == [{"order": "7"}]
-    assert agent._conversations["c"].own.board.render() == 'Board: [{"TRIGGERED":"cancel","order":"7"}]'
+    assert agent.conversations["c"].own.board.render() == 'Board: [{"TRIGGERED":"cancel","order":"7"}]'
     with pytest.raises(AgentError, match=r"^conversation 'c': confirm: no action was asked$"):
         agent.confirm("c")
 
 
-def test_a_ready_answer_fires_what_was_asked_and_a_rejected_one_is_left(base: Agent) -> None:
-    drafts = {1: [Proposal(pending("cancel", order="7"))], 2: [Proposal(ready("cancel", order="7"))]}
-    agent = scripted(base, drafts)
+def test_a_ready_answer_fires_what_was_asked_once_and_a_rejected_one_is_left(base: Agent) -> None:
+    again = [Proposal(ready("cancel", order="7"))]
+    agent = scripted(base, {1: [Proposal(pending("cancel", order="7"))], **dict.fromkeys(range(2, 7), again)})
     agent.observe("yes", "cancel order 7")
     assert agent.observe("yes", "yes").kind == "fire"
+    assert [near.why for near in agent.observe("yes", "yes").near] == ["fired before (2.1)"]
+    with pytest.raises(AgentError, match=r"confirm: no action was asked$"):
+        agent.confirm("yes")
+    agent.result("yes", "timed out", ok=False)
+    assert agent.observe("yes", "again").kind == "fire"
+    agent.reject("yes")
+    assert [near.why for near in agent.observe("yes", "no").near] == ["rejected before (4.1)"]
+    with pytest.raises(AgentError, match=r"result: cancel \(1.1\) was replaced, not fired$"):
+        agent.result("yes", act="1.1")
     agent.observe("no", "cancel order 7")
     agent.reject("no")
     assert [near.why for near in agent.observe("no", "no").near] == ["rejected before (1.1)"]
@@ -146,12 +157,19 @@ def test_the_oldest_turns_are_dropped_where_the_context_is_full(run: Path, tmp_p
     assert agent.counters["dropped_turns"] == dropped[-1] and [d.turn for d in decisions] == list(
         range(1, 25)
     )
-    assert len(agent._conversations["c"].dialogue(24).turns) == 24 - dropped[-1]
+    assert len(agent.conversations["c"].dialogue(24).turns) == 24 - dropped[-1]
     with pytest.raises(AgentError, match=r"^conversation 'c': turn 25 needs \d+ tokens .* context has 1024"):
         agent.observe("c", long * 40)
-    assert agent.observe("c", "short").turn == 26
+    assert agent.counters["dropped_turns"] == dropped[-1] + 1
+    short = agent.observe("c", "short")
+    assert (short.turn, short.dropped) == (26, dropped[-1] + 1)
+    read = [turn.text for turn in agent.conversations["c"].dialogue(26).turns]
+    assert read == [*(f"{i} {long}".strip() for i in range(dropped[-1], 24)), "short"]
+    later = [agent.observe("c", f"{i} {long}").dropped for i in range(26, 50)]  # the one left out counts once
+    assert later == sorted(later) and agent.counters["dropped_turns"] == later[-1]
+    assert len(agent.conversations["c"].dialogue(50).turns) == 50 - later[-1]
     said = [line for line in log.read_text().splitlines() if '"event": "turn"' in line]
-    assert len(said) == 26
+    assert len(said) == 50
 
 
 def test_a_log_is_read_again_as_transcripts(base: Agent, tmp_path: Path) -> None:
@@ -253,3 +271,140 @@ def test_decisions_of_one_conversation_come_one_after_the_other(base: Agent) -> 
     assert asyncio.run(talk(())) == one_by_one
     assert asyncio.run(talk((1,))) == ["begins 1", *one_by_one[2:]]
     assert asyncio.run(talk((2,))) == [*one_by_one[:2], *one_by_one[4:]]
+
+
+class Gated(Scripted):
+    """A decider that says when it begins, and waits."""
+
+    def __init__(self, drafts: Mapping[int, Sequence[Proposal]]) -> None:
+        super().__init__(drafts)
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def draft(self, conversation: Conversation, upto: int) -> Draft:
+        self.begun.set()
+        await self.gate.wait()
+        return await super().draft(conversation, upto)
+
+
+def test_a_decision_of_a_closed_conversation_is_dropped(base: Agent, tmp_path: Path) -> None:
+    """The one under way, and the one behind it; neither lands in a conversation opened anew."""
+    log = tmp_path / "log.jsonl"
+    agent = scripted(base, {}, log)
+
+    async def talk() -> list[Decision | BaseException]:
+        agent._decider = decider = Gated({1: [Proposal(ready("status", order="1"))]})
+        turns = [asyncio.create_task(agent.observe_async("c", text)) for text in ("a", "b")]
+        await decider.begun.wait()
+        agent.close("c")
+        agent.open("c")
+        decider.gate.set()
+        return await asyncio.gather(*turns, return_exceptions=True)
+
+    errors = asyncio.run(talk())
+    assert [type(error) for error in errors] == [AgentError, AgentError]
+    assert str(errors[0]) == "conversation 'c': was closed before turn 1 was decided"
+    assert not agent.conversations["c"].acts and agent.counters["refused"] == 2
+    assert '"event": "decision"' not in log.read_text() and agent.counters["fires"] == 0
+
+
+def test_an_idle_conversation_is_closed_but_not_while_it_decides(base: Agent) -> None:
+    agent = scripted(base, {})
+    now = 0.0
+    agent.conversations.clock = lambda: now
+
+    async def talk() -> None:
+        nonlocal now
+        agent._decider = decider = Gated({})
+        turn = asyncio.create_task(agent.observe_async("c", "a"))
+        await decider.begun.wait()
+        now = 11.0
+        agent.close_idle(10)
+        assert "c" in agent.conversations
+        decider.gate.set()
+        await turn
+
+    asyncio.run(talk())
+    agent.close_idle(11)
+    assert "c" in agent.conversations
+    agent.close_idle(10)
+    assert "c" not in agent.conversations and agent.counters["closed_idle"] == 1
+
+
+def test_a_turn_sent_again_by_its_number_is_not_heard_twice(base: Agent) -> None:
+    agent = scripted(base, {1: [Proposal(ready("status", order="1"))]})
+    first = agent.observe("c", "where is order 1", number=1)
+    spoke = agent.observe("c", {"speaker": "agent", "text": "here"}, number=2)
+    agent.observe("c", "thanks", number=3)
+    assert agent.observe("c", " where is order 1 ", number=1) == first and first.kind == "fire"
+    assert agent.observe("c", {"speaker": "agent", "text": "here"}, number=2) == spoke
+    for number, text, said in (
+        (1, "where is order 2", "turn 1 was heard with another text"),
+        (2, "here", "turn 2 was heard with another text"),
+        (5, "well", "turn 5: the next one is 4"),
+        (0, "well", "turn 0: the next one is 4"),
+    ):
+        with pytest.raises(AgentError, match=said):
+            agent.observe("c", text, number=number)
+    assert agent.counters["turns"] == 3 and agent.counters["decisions"] == 2
+
+
+def test_a_turn_sent_again_waits_for_its_decision(base: Agent) -> None:
+    agent = scripted(base, {})
+
+    async def talk() -> list[Decision | BaseException]:
+        agent._decider = decider = Gated({1: [Proposal(ready("status", order="1"))]})
+        turns = [asyncio.create_task(agent.observe_async("c", "a", number=1)) for _ in range(2)]
+        await decider.begun.wait()
+        decider.gate.set()
+        decided = await asyncio.gather(*turns)
+        decider.begun.clear()
+        decider.gate.clear()
+        lost = asyncio.create_task(agent.observe_async("c", "b", number=2))
+        await decider.begun.wait()
+        lost.cancel()
+        again = agent.observe_async("c", "b", number=2)
+        return [*decided, *await asyncio.gather(again, return_exceptions=True)]
+
+    first, second, lost = asyncio.run(talk())
+    assert first == second and isinstance(first, Decision) and first.fires
+    assert str(lost) == "conversation 'c': turn 2 was heard before, and has no decision"
+
+
+def test_two_agents_write_one_log(base: Agent, tmp_path: Path) -> None:
+    """As `serve` and `run` do in a run's folder: what each does goes on after the other began."""
+    log = tmp_path / "decisions.jsonl"
+    drafts = {1: [Proposal(ready("status", order="1"))], 2: [Proposal(pending("cancel", order="1"))]}
+    one = scripted(base, drafts, log)
+    one.observe("c", "where is order 1")
+    other = scripted(base, drafts, log)
+    other.observe("c", "where is order 1")
+    one.result("c", "shipped", act="1.1")
+    one.observe("c", "cancel it")
+    other.reject("c", "1.1")
+    one.confirm("c", "2.1")
+    write_catalog(CATALOG, tmp_path / "catalog.json")
+    found = {d.id: [r.name for r in d.references] for d in load("jsonl", log, one_speaker="keep").dialogues}
+    assert found == {"c": ["status", "cancel"], "c#2": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "logged"),
+    [
+        (b"\xff", "b'\\xff'"),
+        ({"page": [b"ok", (1, 2)]}, {"page": ["b'ok'", [1, 2]]}),
+        ({b"\xff": 10**400, "n": 10**298}, {"b'\\xff'": hex(10**400), "n": 10**298}),
+        (-(10**5000), hex(-(10**5000))),
+    ],
+    ids=["bytes", "nested", "keys", "integer"],
+)
+def test_whatever_a_tool_gives_the_log_stays_readable(
+    base: Agent, tmp_path: Path, content: Any, logged: Any
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    agent = scripted(base, {1: [Proposal(ready("status", order="1"))]}, log)
+    with pytest.raises(AgentError, match=r"a turn is|a turn without a speaker"):
+        agent.observe("c", content)
+    agent.observe("c", "where is order 1")
+    agent.result("c", content)
+    [*_, (_, event)] = read_events(log)
+    assert isinstance(event, Answered) and event.content == logged

@@ -18,6 +18,7 @@ from proactor.agent.draft import Draft, Proposal
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.event_loop import BackgroundLoop
 from proactor.server.agent_routes import agent_router
+from proactor.server.limits import Limits
 from tests.proactor.agent.agents import Scripted, load_agent, run_folder, scripted
 from tests.proactor.dialogues import pending, ready
 from tests.proactor.server.served import Served, error
@@ -49,7 +50,8 @@ def agent(base: Agent, tmp_path: Path) -> Agent:
 @pytest.fixture
 def served(agent: Agent) -> Iterator[Served]:
     home = BackgroundLoop("agent")
-    with Served(agent.engine, more=(agent_router(agent, home),), max_body=4096) as served:
+    limits = Limits(max_conversations=2, conversation_idle=60)
+    with Served(agent.engine, more=(agent_router(agent, home, limits),), max_body=4096) as served:
         yield served
         served.wait_idle()
     home.close()
@@ -84,6 +86,8 @@ def test_a_conversation(served: Served) -> None:
         ("observe", {"text": 3}, 400, "text=3"),
         ("observe", {"text": "x", "mood": "fine"}, 400, "unknown option 'mood'"),
         ("observe", {"text": "x", "conversation": ""}, 400, "conversation="),
+        ("observe", {"text": "x", "conversation": "c" * 257}, 400, "conversation="),
+        ("observe", {"text": "x", "turn": 2}, 400, "turn 2: the next one is 1"),
         ("observe", {}, 400, "text"),
         ("observe", {"text": "x" * 5000}, 413, "a body of more than 4096 bytes"),
         ("result", {"act": "9.9"}, 400, "is not open"),
@@ -108,6 +112,35 @@ def test_actions_that_never_fired_are_refused_and_the_conversation_goes_on(serve
         status, answer = ask(served, call, **body)
         assert status == 400 and said in error(answer)["message"]
     assert Decision.model_validate_json(ask(served, "observe", text="then cancel it")[1]).turn == 2
+
+
+def test_a_bad_first_turn_opens_nothing_and_tools_may_come_again(served: Served, agent: Agent) -> None:
+    assert ask(served, "observe", text="x", speaker="robot", tools=["status"])[0] == 400
+    for number in (1, 2):
+        assert ask(served, "observe", text="where is order 1", tools=["status"])[0] == 200
+        assert len(agent.conversations["c"].turns) == number
+    status, answer = ask(served, "observe", text="x", tools=["cancel"])
+    assert status == 400 and "is open already, with other tools" in error(answer)["message"]
+    assert agent.log.file is not None and agent.log.file.read_text().count("with other tools") == 1
+
+
+def test_so_many_conversations_are_open_and_idle_ones_are_closed(served: Served, agent: Agent) -> None:
+    now = 0.0
+    agent.conversations.clock = lambda: now
+    for name in ("a", "b"):
+        assert ask(served, "observe", conversation=name, text="hello")[0] == 200
+    status, answer = ask(served, "observe", conversation="d", text="hello")
+    assert status == 429 and "2 conversations are open at once" in error(answer)["message"]
+    assert ask(served, "observe", conversation="b", text="I am here")[0] == 200
+    now = 59.0
+    assert ask(served, "result", conversation="a", act="1.1")[0] == 200  # it is used, b is not
+    now = 61.0
+    assert ask(served, "observe", conversation="d", text="hello")[0] == 200
+    assert "a" in agent.conversations and "b" not in agent.conversations
+    assert agent.counters["closed_idle"] == 1
+    assert agent.log.file is not None
+    [closed] = [line for line in agent.log.file.read_text().splitlines() if '"event": "closed"' in line]
+    assert '"conversation": "b", "idle": true' in closed
 
 
 def test_markup_is_text_and_half_a_character_ends_nothing(served: Served, agent: Agent) -> None:
@@ -172,4 +205,6 @@ def test_a_turn_that_was_heard_is_decided_whoever_leaves(served: Served, agent: 
     stuck.may_go.set()
     served.wait_idle()
     assert agent.log.file is not None and '"event": "decision"' in agent.log.file.read_text()
+    sent_again = ask(served, "observe", text="where is order 1", turn=1)
+    assert sent_again[0] == 200 and Decision.model_validate_json(sent_again[1]).fires[0].id == "1.1"
     assert ask(served, "result", act="1.1")[0] == 200
