@@ -48,9 +48,13 @@ def bind(host: str, port: int, keys: bool) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        hint = "; stop what listens there, or give another --port" if error.errno == errno.EADDRINUSE else ""
-        raise ServeError(f"{host}:{port}: {os.strerror(error.errno or 0)}{hint}") from None
+        raise _not_ours(f"{host}:{port}", error) from None
     return bound
+
+
+def _not_ours(address: str, error: OSError) -> ServeError:
+    hint = "; stop what listens there, or give another --port" if error.errno == errno.EADDRINUSE else ""
+    return ServeError(f"{address}: {os.strerror(error.errno or 0)}{hint}")
 
 
 def run(
@@ -58,7 +62,15 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT: then nothing new is taken, what runs may end within `Limits.drain`, and
     this returns. A second signal ends at once. ``ready`` is called once connections are taken.
+
+    Raises ServeError where another process has begun to listen at the address since `bind`.
     """
+    host, port = bound.getsockname()[:2]
+    try:
+        bound.listen()
+    except OSError as error:
+        bound.close()
+        raise _not_ours(f"{host}:{port}", error) from None
     asyncio.run(server_of(app, serving, ready).serve([bound]))
 
 

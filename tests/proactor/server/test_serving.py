@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from proactor.server.app import create_app
 from proactor.server.keys import Keys
 from proactor.server.limits import Limits
 from proactor.server.models import Models
 from proactor.server.refusals import Refused
+from proactor.server.run import ServeError, bind, run
 from proactor.server.serving import DISCARDED, Serving
 from tests.proactor.server.served import Served
 
@@ -47,6 +49,17 @@ def test_of_a_body_that_is_too_large_no_more_is_held_than_may_come(server: Serve
         asyncio.run(serving.fields(request))
     assert sent == DISCARDED * MOST + PIECE, "read on for the client's sake, and then no more"
     assert MOST <= Piece.most_held <= MOST + 2 * PIECE
+
+
+def test_a_port_that_was_taken_while_the_model_loaded(server: Served) -> None:
+    """Two may bind one port as long as neither listens."""
+    first = bind("127.0.0.1", 0, False)
+    port = first.getsockname()[1]
+    second = bind("127.0.0.1", port, False)
+    first.listen()
+    with first, pytest.raises(ServeError, match=f"127.0.0.1:{port}: Address already in use; stop"):
+        run(create_app(server.serving), server.serving, second)
+    assert second.fileno() == -1
 
 
 class Recorder:
