@@ -58,7 +58,7 @@ def serve(
     """
     try:
         from proactor.server.app import create_app
-        from proactor.server.run import bind, run
+        from proactor.server.run import bind, make_room, run
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -84,7 +84,10 @@ def serve(
         what = "no adapter to swap: give --adapter" if opening.folder is None else "no such folder"
         raise UsageError(f"--adapters-from {adapters_from}: {what}")
     if opening.adapter == (name or opening.base):
-        raise UsageError(f"the model and its adapter are both named {opening.adapter!r}: --name gives another")
+        raise UsageError(
+            f"the model and its adapter are both named {opening.adapter!r}: --name gives another"
+        )
+    make_room(limits)
     bound = bind(host, port, bool(keys))  # before the model is loaded: a port that is taken is known at once
     with terminal() as ui:
         engine = opening.load(lambda done, total: ui.substep("loading the model", done, total))

@@ -188,7 +188,10 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
     turns = record.get("turns")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and "index" in t for t in turns):
         raise Malformed("no windows as `proactor annotate` writes them: its turns have no `index`")
-    for window in (record, *(w for kind in (*KINDS, reviewed.REMOVED) for w in reviewed.windows_in(record, kind))):
+    for window in (
+        record,
+        *(w for kind in (*KINDS, reviewed.REMOVED) for w in reviewed.windows_in(record, kind)),
+    ):
         if isinstance(window, dict):
             reviewed.review_of(window)
     removed = record.get(reviewed.REMOVED, [])

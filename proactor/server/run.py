@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from proactor.engine import ProactorError
 from proactor.server.connection import patient_protocol
+from proactor.server.limits import Limits
 from proactor.server.serving import Serving
 
 LARGEST_HEAD = 64 * 1024
@@ -23,9 +25,26 @@ LARGEST_HEAD = 64 * 1024
 BACKSTOP = 5.0
 """Seconds after `Limits.drain` in which what was cut short may end by itself."""
 
+OWN_FILES = 256
+"""Files that a server opens beside its connections, at the most: the model's, libraries, logs."""
+
 
 class ServeError(ProactorError):
     """A server that cannot begin. One line that says what to do."""
+
+
+def make_room(limits: Limits) -> None:
+    """Let this process open a file for each connection. Raises ServeError where the system does not."""
+    needed = limits.max_connections + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ServeError(
+            f"--max-concurrent {limits.max_concurrent}: takes up to {limits.max_connections} connections, and "
+            f"this process may open {hard} files; give a smaller one, or run `ulimit -Hn {needed}` before"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def bind(host: str, port: int, keys: bool) -> socket.socket:
@@ -87,7 +106,6 @@ def server_of(app: ASGIApp, serving: Serving, ready: Callable[[], None] | None =
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=limits.max_connections,
         timeout_keep_alive=round(limits.idle_timeout) or 1,
         timeout_graceful_shutdown=round(limits.drain + BACKSTOP),
         h11_max_incomplete_event_size=LARGEST_HEAD,

@@ -20,7 +20,9 @@ WRITTEN = {
     "clock": lambda n: f"{n // 60}:{n % 60:02}",
     "clock with seconds": lambda n: f"{n // 3600}:{n // 60 % 60:02}:{n % 60:02}.5",
     "ISO 8601": lambda n: (START + timedelta(seconds=n)).isoformat(),
-    "with Z and odd fractions": lambda n: f"{START + timedelta(seconds=n):%Y-%m-%dT%H:%M:%S}{'.2' * (n % 2)}Z",
+    "with Z and odd fractions": lambda n: (
+        f"{START + timedelta(seconds=n):%Y-%m-%dT%H:%M:%S}{'.2' * (n % 2)}Z"
+    ),
 }
 
 
